@@ -1,0 +1,227 @@
+//! From a category set and a cache to a bank's folder.
+
+use std::path::Path;
+use std::time::Instant;
+
+use lgd_data::ArtefactError;
+use lgd_data::bank::{
+    BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, TargetShardWriter, VsbMode,
+};
+use lgd_data::cache::{Cache, Existing};
+use lgd_data::job::Job;
+use lgd_data::manifest::ContentHash;
+use serde::Serialize;
+
+use crate::categories::Categories;
+use crate::distributions::storage;
+use crate::encoder::PromptEncoder;
+use crate::error::BankError;
+use crate::prompts::Templates;
+use crate::rows::EmbeddingRows;
+use crate::targets::{PassSeconds, TargetOptions, TargetSink, Targets, build_targets};
+use crate::tsb::{PromptCounts, Tsb, build_tsb};
+
+/// What a bank is made from, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct BankRequest<'a> {
+    /// The cached image embeddings.
+    pub cache: &'a Cache,
+    /// The category set.
+    pub categories: &'a Categories,
+    /// The prompt templates.
+    pub templates: &'a Templates,
+    /// Folder in which prompt embeddings are kept from bank to bank.
+    pub prompt_cache: &'a Path,
+    /// The bank's folder.
+    pub out: &'a Path,
+    /// What to do where a bank is there already.
+    pub existing: Existing,
+    /// How distributions are made and stored.
+    pub targets: TargetOptions,
+}
+
+/// What was built, and what it cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BankReport {
+    /// Views.
+    pub rows: usize,
+    /// Views per category, in the order of the category set.
+    pub counts: Vec<CategoryCount>,
+    /// Names of the categories without a view.
+    pub unassigned: Vec<String>,
+    /// Prompts needed, encoded and reused.
+    pub prompts: PromptCounts,
+    /// Mass that the stored text distributions hold.
+    pub text_mass: CapturedMass,
+    /// Mass that the stored visual distributions hold.
+    pub visual_mass: CapturedMass,
+    /// Wall time per stage.
+    pub seconds: StageSeconds,
+}
+
+/// How many views took a category for their pseudo-category.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CategoryCount {
+    /// The category.
+    pub name: String,
+    /// Its views.
+    pub count: u64,
+}
+
+/// Wall time of a bank.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StageSeconds {
+    /// Encoding prompts and averaging them.
+    pub prompts: f64,
+    /// The passes over the embeddings.
+    #[serde(flatten)]
+    pub passes: PassSeconds,
+    /// Prototypes, hashes and manifest.
+    pub finish: f64,
+}
+
+/// Builds the bank. Its manifest is written last: an interrupted or failed build leaves nothing that opens as a bank.
+///
+/// # Errors
+/// [`BankError`]: a folder that already holds a bank, widths that differ, the text encoder, bad embeddings, I/O, or an interruption.
+pub fn build_bank(
+    request: &BankRequest<'_>,
+    encoder: &mut dyn PromptEncoder,
+    job: &Job,
+) -> Result<BankReport, BankError> {
+    let embeddings = request.cache.embeddings();
+    // Before the prompts, which may take minutes.
+    if encoder.dim() != embeddings.width() {
+        return Err(BankError::Width { text: encoder.dim(), image: embeddings.width() });
+    }
+    let categories = request.categories;
+    let storage = storage(categories.len(), request.targets.top_k);
+    let writer = BankWriter::create(request.out, categories.len(), storage, request.existing)?;
+
+    let started = Instant::now();
+    let tsb = build_tsb(categories, request.templates, encoder, request.prompt_cache, job)?;
+    let prompts = started.elapsed().as_secs_f64();
+
+    let mut shards = Shards::new(&writer, embeddings.shard_rows());
+    let targets = build_targets(embeddings, &tsb, &request.targets, request.out, &mut shards, job)?;
+    let started = Instant::now();
+    shards.finish()?;
+
+    let record = record(request, encoder.hash(), &tsb, &targets);
+    let unassigned = record.unassigned.clone();
+    let (shards, rows) = (embeddings.shard_rows().len(), EmbeddingRows::rows(embeddings));
+    writer.finish(record, tsb.values(), &targets.vsb, shards, rows)?;
+    let finish = started.elapsed().as_secs_f64();
+    let counts = categories.names().zip(targets.counts);
+    Ok(BankReport {
+        rows,
+        counts: counts.map(|(name, count)| CategoryCount { name: name.to_owned(), count }).collect(),
+        unassigned,
+        prompts: tsb.prompts(),
+        text_mass: targets.text_mass,
+        visual_mass: targets.visual_mass,
+        seconds: StageSeconds { prompts, passes: targets.seconds, finish },
+    })
+}
+
+fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targets: &Targets) -> BankRecord {
+    let categories = request.categories.as_slice().iter().zip(&targets.counts);
+    let categories: Vec<CategoryRecord> = categories
+        .map(|(category, &count)| CategoryRecord {
+            name: category.name().to_owned(),
+            synonyms: category.phrases().to_vec(),
+            prompts: category.prompts().to_vec(),
+            count,
+        })
+        .collect();
+    let unassigned = categories.iter().filter(|category| category.count == 0);
+    BankRecord {
+        cache: request.cache.hash(),
+        text_encoder,
+        dim: tsb.dim(),
+        unassigned: unassigned.map(|category| category.name.clone()).collect(),
+        categories,
+        templates: request.templates.as_slice().to_vec(),
+        teacher_temperature: request.targets.temperature.get(),
+        vsb: VsbMode::Mean,
+        unassigned_slots: request.targets.unassigned,
+        storage: targets.storage,
+        text_mass: targets.text_mass,
+        visual_mass: targets.visual_mass,
+    }
+}
+
+/// Cuts the stream of targets into files that follow the cache's shards, empty ones included.
+struct Shards<'a> {
+    writer: &'a BankWriter,
+    rows: &'a [usize],
+    /// The next shard to be opened.
+    next: usize,
+    /// Rows that the open shard still takes.
+    left: usize,
+    open: Option<TargetShardWriter>,
+}
+
+impl<'a> Shards<'a> {
+    fn new(writer: &'a BankWriter, rows: &'a [usize]) -> Self {
+        Self { writer, rows, next: 0, left: 0, open: None }
+    }
+
+    /// Completes the open shard and opens the next.
+    fn turn(&mut self) -> Result<(), ArtefactError> {
+        if let Some(open) = self.open.take() {
+            open.finish()?;
+        }
+        if let Some(&rows) = self.rows.get(self.next) {
+            self.open = Some(self.writer.shard(self.next)?);
+            self.left = rows;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), ArtefactError> {
+        while self.open.is_some() || self.next < self.rows.len() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+}
+
+impl TargetSink for Shards<'_> {
+    fn push(
+        &mut self,
+        pseudo_category: &[i32],
+        text: Distribution<'_>,
+        visual: Distribution<'_>,
+    ) -> Result<(), ArtefactError> {
+        let total = pseudo_category.len();
+        let mut start = 0;
+        while start < total {
+            while self.left == 0 && self.next < self.rows.len() {
+                self.turn()?;
+            }
+            let Some(open) = &mut self.open else { break };
+            let end = total.min(start + self.left);
+            let part = |distribution| rows_of(distribution, total, start, end);
+            open.push(&pseudo_category[start..end], part(text), part(visual))?;
+            self.left -= end - start;
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+/// Rows `start..end` of a block of `total` rows.
+fn rows_of(distribution: Distribution<'_>, total: usize, start: usize, end: usize) -> Distribution<'_> {
+    match distribution {
+        Distribution::Dense(values) => {
+            let width = values.len() / total;
+            Distribution::Dense(&values[start * width..end * width])
+        }
+        Distribution::TopK { index, probability } => {
+            let range = start * (index.len() / total)..end * (index.len() / total);
+            Distribution::TopK { index: &index[range.clone()], probability: &probability[range] }
+        }
+    }
+}

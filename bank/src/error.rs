@@ -1,0 +1,111 @@
+//! The error of everything between a category set and a finished bank.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use lgd_data::ArtefactError;
+use thiserror::Error;
+
+/// Whatever a text encoder has to say when it fails.
+pub type EncodeFailure = Box<dyn Error + Send + Sync>;
+
+/// Why a bank cannot be built.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BankError {
+    /// A file of a cache or a bank cannot be read or written.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactError),
+    /// The text encoder failed.
+    #[error("cannot encode prompts {first:?} and {} more: {source}", count - 1)]
+    Encode {
+        /// First prompt of the batch.
+        first: String,
+        /// Prompts in the batch.
+        count: usize,
+        /// The encoder's words.
+        source: EncodeFailure,
+    },
+    /// The text encoder returned another number of values than asked for.
+    #[error("the text encoder returned {got} values for {prompts} prompts of width {dim}")]
+    EncodedLength {
+        /// Prompts in the batch.
+        prompts: usize,
+        /// Width that the encoder announced.
+        dim: usize,
+        /// Values returned.
+        got: usize,
+    },
+    /// A prompt's embedding cannot be normalised.
+    #[error(
+        "the text embedding of {prompt:?} has norm {norm}\nhint: the text model is damaged or overflows; try it in f32"
+    )]
+    PromptNorm {
+        /// The prompt.
+        prompt: String,
+        /// Its norm: zero, infinite or not a number.
+        norm: f64,
+    },
+    /// The prompts of a category cancel out.
+    #[error(
+        "the prompts of category {category:?} have a mean of norm {norm}\nhint: give prompts that mean the same thing"
+    )]
+    CategoryNorm {
+        /// The category.
+        category: String,
+        /// Norm of the mean.
+        norm: f64,
+    },
+    /// A segment of the prompt cache is not what was written.
+    #[error("{}: {reason}\nhint: delete this file; its prompts will be encoded again", path.display())]
+    PromptSegment {
+        /// The segment.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Text and image embeddings cannot be compared.
+    #[error(
+        "the text encoder gives {text} values, the cached image embeddings have {image}\nhint: both must come from one aligned teacher"
+    )]
+    Width {
+        /// Width of the text embeddings.
+        text: usize,
+        /// Width of the image embeddings.
+        image: usize,
+    },
+    /// An embedding is zero, not finite or not normalised.
+    #[error(
+        "row {row} of the embeddings has norm {norm}, but 1 was expected\nhint: extract the cache again; a zero or NaN embedding says nothing about its image"
+    )]
+    RowNorm {
+        /// The row, from 0.
+        row: usize,
+        /// Its norm.
+        norm: f32,
+    },
+    /// There are no embeddings.
+    #[error("there are no embeddings to build a bank from\nhint: finish the extraction first")]
+    NoRows,
+    /// Partial sums of different shapes.
+    #[error("partial sums of shape {left:?} and {right:?} cannot be merged")]
+    MergeShape {
+        /// Categories and width of one.
+        left: (usize, usize),
+        /// Categories and width of the other.
+        right: (usize, usize),
+    },
+    /// An option outside its range.
+    #[error("{what} must be {range}, got {got}")]
+    Option {
+        /// The option.
+        what: &'static str,
+        /// The values it can take.
+        range: &'static str,
+        /// The value given.
+        got: String,
+    },
+    /// Somebody asked the job to stop.
+    #[error("interrupted; prompts encoded so far are kept")]
+    Interrupted,
+}

@@ -1,0 +1,35 @@
+//! Textual and visual semantics banks and the similarity distributions that a student learns from (METHODS section 1).
+//!
+//! - [`categories`], [`prompts`]: from files of names and templates to prompts;
+//! - [`tsb`]: prompts to text prototypes, through a [`PromptEncoder`] and a prompt cache on disk;
+//! - [`targets`], [`vsb`]: cached image embeddings to visual prototypes and per-row distributions, in two passes;
+//! - [`build`]: all of it, into a bank's folder.
+//!
+//! No image and no image encoder is ever opened: a new category set costs two matrix products over the cache.
+
+pub mod build;
+pub mod categories;
+mod distributions;
+mod encoder;
+mod error;
+mod kernel;
+mod options;
+mod prompt_cache;
+pub mod prompts;
+mod rows;
+mod spill;
+pub mod targets;
+mod top_k;
+pub mod tsb;
+pub mod vsb;
+
+pub use build::{BankReport, BankRequest, build_bank};
+pub use categories::{Categories, CategoryError, JsonEntries, NameForm, ReadOptions};
+pub use encoder::PromptEncoder;
+pub use error::{BankError, EncodeFailure};
+pub use options::{Temperature, TopK};
+pub use prompts::{TemplateError, Templates};
+pub use rows::EmbeddingRows;
+pub use targets::{PassSeconds, TargetOptions, TargetSink, build_targets};
+pub use tsb::{PromptCounts, Tsb, build_tsb};
+pub use vsb::VsbPartial;

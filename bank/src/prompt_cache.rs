@@ -1,0 +1,221 @@
+//! Prompt embeddings on disk, by text encoder and prompt, so that a rerun encodes only what it has not seen.
+//!
+//! ```text
+//! FOLDER/<text encoder hash>/<BLAKE3 of the file>.safetensors      a segment, never changed
+//!     embeddings   f32 [n, D], as the encoder gave them
+//!     prompts      u8  [m], a JSON list of n strings
+//! ```
+//!
+//! A segment is written beside its name and renamed. Its name is the hash of its content, so damage is found on opening
+//! (an error that names the file to delete: silently encoding again would hide a failing disk), and two runs that
+//! write at the same time cannot disturb each other.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use lgd_data::error::IoContext;
+use lgd_data::manifest::{ContentHash, write_atomic};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::BankError;
+
+const EMBEDDINGS: &str = "embeddings";
+const PROMPTS: &str = "prompts";
+
+/// The embeddings known for one text encoder. Memory holds the prompts only; embeddings are read when asked for.
+#[derive(Debug)]
+pub(crate) struct PromptCache {
+    dir: PathBuf,
+    dim: usize,
+    segments: Vec<Segment>,
+    index: HashMap<String, Place>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    file: File,
+    /// Byte position of the first embedding.
+    start: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    segment: usize,
+    row: usize,
+}
+
+impl PromptCache {
+    /// Opens, or makes, the part of `folder` that belongs to `encoder`, whose embeddings have `dim` values.
+    pub(crate) fn open(folder: &Path, encoder: ContentHash, dim: usize) -> Result<Self, BankError> {
+        let dir = folder.join(encoder.to_string());
+        fs::create_dir_all(&dir).during("create", &dir)?;
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&dir).during("list", &dir)? {
+            let path = entry.during("list", &dir)?.path();
+            if let Some(hash) = named_hash(&path) {
+                paths.push((path, hash));
+            }
+        }
+        paths.sort();
+        let mut cache = Self { dir, dim, segments: Vec::new(), index: HashMap::new() };
+        for (path, hash) in paths {
+            let bytes = fs::read(&path).during("read", &path)?;
+            let got = ContentHash::of(&bytes);
+            if got != hash {
+                let reason = format!("damaged prompt embeddings: the content's BLAKE3 is {got}");
+                return Err(BankError::PromptSegment { path, reason });
+            }
+            cache.add(path, &bytes)?;
+        }
+        Ok(cache)
+    }
+
+    /// Whether the prompt's embedding is known.
+    pub(crate) fn contains(&self, prompt: &str) -> bool {
+        self.index.contains_key(prompt)
+    }
+
+    /// Reads the embedding of a known prompt into `out` (D values); false for an unknown prompt.
+    pub(crate) fn read(&mut self, prompt: &str, out: &mut [f32]) -> Result<bool, BankError> {
+        let Some(&Place { segment, row }) = self.index.get(prompt) else { return Ok(false) };
+        let segment = &mut self.segments[segment];
+        let mut bytes = vec![0; self.dim * size_of::<f32>()];
+        let mut fill = || -> io::Result<()> {
+            let offset = u64::try_from(row * bytes.len()).map_err(io::Error::other)?;
+            segment.file.seek(SeekFrom::Start(segment.start + offset))?;
+            segment.file.read_exact(&mut bytes)
+        };
+        fill().during("read", &segment.path)?;
+        for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        Ok(true)
+    }
+
+    /// Keeps new embeddings, row-major `[prompts.len(), D]`, as one segment.
+    pub(crate) fn append(&mut self, prompts: &[String], embeddings: &[f32]) -> Result<(), BankError> {
+        let invalid = |reason: String| BankError::PromptSegment { path: self.dir.clone(), reason };
+        let list = serde_json::to_vec(prompts).map_err(|e| invalid(e.to_string()))?;
+        let values: Vec<u8> = embeddings.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let view =
+            |dtype, shape, data| TensorView::new(dtype, shape, data).map_err(|e| invalid(e.to_string()));
+        let tensors = [
+            (EMBEDDINGS, view(Dtype::F32, vec![prompts.len(), self.dim], &values)?),
+            (PROMPTS, view(Dtype::U8, vec![list.len()], &list)?),
+        ];
+        let bytes = safetensors::serialize(tensors, None).map_err(|e| invalid(e.to_string()))?;
+        let path = self.dir.join(format!("{}.safetensors", ContentHash::of(&bytes)));
+        write_atomic(&path, &bytes)?;
+        self.add(path, &bytes)
+    }
+
+    /// Enters a segment whose content is `bytes` into the index. A prompt that is known already keeps its embedding.
+    fn add(&mut self, path: PathBuf, bytes: &[u8]) -> Result<(), BankError> {
+        let (prompts, start) = parse(bytes, self.dim)
+            .map_err(|reason| BankError::PromptSegment { path: path.clone(), reason })?;
+        let file = File::open(&path).during("open", &path)?;
+        for (row, prompt) in prompts.into_iter().enumerate() {
+            self.index.entry(prompt).or_insert(Place { segment: self.segments.len(), row });
+        }
+        self.segments.push(Segment { path, file, start });
+        Ok(())
+    }
+}
+
+/// The hash in a segment's name; `None` for files that are no segments, such as an interrupted run's leftovers.
+fn named_hash(path: &Path) -> Option<ContentHash> {
+    if path.extension()? != "safetensors" {
+        return None;
+    }
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+/// The prompts of a segment and the byte position of its first embedding.
+fn parse(bytes: &[u8], dim: usize) -> Result<(Vec<String>, u64), String> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+    let list = tensors.tensor(PROMPTS).map_err(|e| e.to_string())?;
+    let prompts: Vec<String> = serde_json::from_slice(list.data()).map_err(|e| e.to_string())?;
+    let embeddings = tensors.tensor(EMBEDDINGS).map_err(|e| e.to_string())?;
+    let expected = [prompts.len(), dim];
+    if embeddings.dtype() != Dtype::F32 || embeddings.shape() != expected {
+        let (dtype, shape) = (embeddings.dtype(), embeddings.shape());
+        return Err(format!("embeddings: expected F32 {expected:?}, got {dtype:?} {shape:?}"));
+    }
+    // The library orders tensors by alignment, so the position is taken from the slice and not computed.
+    let data = embeddings.data().as_ptr().addr() - bytes.as_ptr().addr();
+    Ok((prompts, u64::try_from(data).map_err(|e| e.to_string())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIM: usize = 3;
+
+    fn open(dir: &Path) -> Result<PromptCache, BankError> {
+        PromptCache::open(dir, ContentHash::of(b"encoder"), DIM)
+    }
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|&s| s.to_owned()).collect()
+    }
+
+    fn segment_paths(dir: &Path) -> Vec<PathBuf> {
+        let dir = dir.join(ContentHash::of(b"encoder").to_string());
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn embeddings_come_back_to_the_bit_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let values = [0.1, -0.0, f32::MIN_POSITIVE, 1e-45, 3.5, -7.25];
+        open(dir.path()).unwrap().append(&strings(&["a\n\"{}\"", "é"]), &values).unwrap();
+        open(dir.path()).unwrap().append(&strings(&["third"]), &[1.0, 2.0, 3.0]).unwrap();
+        let mut cache = open(dir.path()).unwrap();
+        let mut out = [0.0; DIM];
+        assert!(cache.read("é", &mut out).unwrap());
+        assert_eq!(out.map(f32::to_bits), [values[3], values[4], values[5]].map(f32::to_bits));
+        assert!(cache.read("a\n\"{}\"", &mut out).unwrap());
+        assert_eq!(out.map(f32::to_bits), [values[0], values[1], values[2]].map(f32::to_bits));
+        assert!(cache.read("third", &mut out).unwrap());
+        assert_eq!(out, [1.0, 2.0, 3.0]);
+        assert!(!cache.read("fourth", &mut out).unwrap());
+        assert!(!PromptCache::open(dir.path(), ContentHash::of(b"other"), DIM).unwrap().contains("third"));
+    }
+
+    #[test]
+    fn a_flipped_byte_or_a_lost_tail_is_found_and_the_file_named() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).unwrap().append(&strings(&["a"]), &[1.0, 2.0, 3.0]).unwrap();
+        let path = segment_paths(dir.path()).remove(0);
+        let good = fs::read(&path).unwrap();
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for bad in [&flipped[..], &good[..good.len() - 1], &[]] {
+            fs::write(&path, bad).unwrap();
+            let message = open(dir.path()).unwrap_err().to_string();
+            assert!(
+                message.contains(&path.display().to_string()) && message.contains("hint: delete"),
+                "{message}"
+            );
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(!open(dir.path()).unwrap().contains("a"));
+    }
+
+    #[test]
+    fn a_segment_of_another_width_is_refused_and_foreign_files_are_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).unwrap().append(&strings(&["a"]), &[1.0, 2.0, 3.0]).unwrap();
+        let wider = PromptCache::open(dir.path(), ContentHash::of(b"encoder"), DIM + 1);
+        assert!(wider.unwrap_err().to_string().contains("expected F32 [1, 4], got F32 [1, 3]"));
+        let folder = segment_paths(dir.path()).remove(0).parent().unwrap().to_owned();
+        fs::write(folder.join(".half.safetensors.tmp"), b"x").unwrap();
+        fs::write(folder.join("notes.txt"), b"x").unwrap();
+        assert!(open(dir.path()).unwrap().contains("a"));
+    }
+}

@@ -1,0 +1,141 @@
+//! Prompt templates, and the prompts that a category set makes of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::categories::Category;
+
+/// Where the name goes in a template.
+const SLOT: &str = "{}";
+
+/// Why templates cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file of templates.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A template has no place for the name, or several.
+    #[error(
+        "{origin}:{line}: template {template:?} has {found} places for the name\nhint: write {{}} exactly once"
+    )]
+    Slots {
+        /// The file, or "template" for those given one by one.
+        origin: String,
+        /// Line or position, from 1.
+        line: usize,
+        /// The template.
+        template: String,
+        /// How often `{}` stands in it.
+        found: usize,
+    },
+    /// There is none.
+    #[error("{origin}: no templates\nhint: give at least one, such as \"a photo of a {{}}.\"")]
+    None {
+        /// The file, or "template" for those given one by one.
+        origin: String,
+    },
+}
+
+/// A non-empty list of templates, each with exactly one `{}`.
+///
+/// A template that stands twice counts twice in the mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Templates(Vec<String>);
+
+impl Default for Templates {
+    /// `a photo of a {}.`
+    fn default() -> Self {
+        Self(vec!["a photo of a {}.".to_owned()])
+    }
+}
+
+impl Templates {
+    /// Templates given one by one.
+    ///
+    /// # Errors
+    /// [`TemplateError::Slots`] or [`TemplateError::None`].
+    pub fn new(templates: Vec<String>) -> Result<Self, TemplateError> {
+        Self::checked(templates, "template")
+    }
+
+    /// Reads one template per line.
+    ///
+    /// # Errors
+    /// [`TemplateError`]; a blank line is a template without a place for the name.
+    pub fn read(path: &Path) -> Result<Self, TemplateError> {
+        let text =
+            fs::read_to_string(path).map_err(|source| TemplateError::Io { path: path.to_owned(), source })?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        Self::checked(text.lines().map(str::to_owned).collect(), &path.display().to_string())
+    }
+
+    fn checked(templates: Vec<String>, origin: &str) -> Result<Self, TemplateError> {
+        if templates.is_empty() {
+            return Err(TemplateError::None { origin: origin.to_owned() });
+        }
+        for (index, template) in templates.iter().enumerate() {
+            let found = template.matches(SLOT).count();
+            if found != 1 {
+                return Err(TemplateError::Slots {
+                    origin: origin.to_owned(),
+                    line: index + 1,
+                    template: template.clone(),
+                    found,
+                });
+            }
+        }
+        Ok(Self(templates))
+    }
+
+    /// The templates in order.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The prompts of one category: every phrase in every template, then its whole prompts. Never empty.
+    pub fn prompts(&self, category: &Category) -> Vec<String> {
+        let filled = category.phrases().iter().flat_map(|phrase| {
+            // Once only: a name may itself contain braces.
+            self.0.iter().map(move |template| template.replacen(SLOT, phrase, 1))
+        });
+        filled.chain(category.prompts().iter().cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::categories::{Categories, NameForm};
+
+    #[test]
+    fn every_phrase_fills_every_template() {
+        let templates = Templates::new(vec!["a {}.".into(), "many {}".into()]).unwrap();
+        let categories = Categories::from_names(["{} cat"], NameForm::Normalized).unwrap();
+        assert_eq!(templates.prompts(&categories.as_slice()[0]), ["a {} cat.", "many {} cat"]);
+    }
+
+    #[test]
+    fn a_template_needs_exactly_one_place_and_the_error_names_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("templates.txt");
+        for (text, at, count) in [("a {}.\nno place\n", 2, 0), ("{} and {}", 1, 2), ("{}\n\n{}", 2, 0)] {
+            fs::write(&path, text).unwrap();
+            match Templates::read(&path) {
+                Err(TemplateError::Slots { line, found, .. }) => assert_eq!((line, found), (at, count)),
+                other => panic!("{other:?}"),
+            }
+        }
+        fs::write(&path, "").unwrap();
+        assert!(matches!(Templates::read(&path), Err(TemplateError::None { .. })));
+        fs::write(&path, "a {}.\r\nthe {}.\r\n").unwrap();
+        assert_eq!(Templates::read(&path).unwrap().as_slice(), ["a {}.", "the {}."]);
+    }
+}

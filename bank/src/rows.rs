@@ -1,0 +1,38 @@
+//! Where a bank's image embeddings come from.
+
+use std::ops::Range;
+
+use lgd_data::ArtefactError;
+use lgd_data::column::MappedColumn;
+
+/// Rows of L2-normalised embeddings that can be read piecewise, from several threads.
+///
+/// A bank reads all rows twice and keeps few in memory, so an implementation should read them from a file as they are asked for.
+pub trait EmbeddingRows: Sync {
+    /// Number of rows, N.
+    fn rows(&self) -> usize;
+
+    /// Width, D.
+    fn dim(&self) -> usize;
+
+    /// Copies `rows` into `out`, row-major `[rows.len(), D]`.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the rows cannot be read.
+    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError>;
+}
+
+impl EmbeddingRows for MappedColumn<f32> {
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.width()
+    }
+
+    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError> {
+        self.copy_rows(rows, out);
+        Ok(())
+    }
+}

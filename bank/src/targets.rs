@@ -1,0 +1,308 @@
+//! The image side of a bank: two passes over the cached embeddings.
+//!
+//! ```text
+//! pass 1   t . TSB^T   ->  pseudo-category, text distribution (to a temporary file), sums by category
+//!          sums / counts = VSB
+//! pass 2   t . VSB^T   ->  visual distribution; both distributions to the bank's writer
+//! ```
+//!
+//! Rows flow in chunks, a chunk is shared out in blocks, and only one chunk is in memory: the peak does not depend on
+//! the number of rows. Nothing stored depends on the number of threads or on the chunks, see [`crate::kernel`]
+//! and [`VsbPartial`].
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+
+use lgd_data::ArtefactError;
+use lgd_data::bank::{CapturedMass, Distribution, Storage, UnassignedSlots};
+use lgd_data::job::Job;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::distributions::{DistributionBlock, DistributionBuffer, MassTally, Scratch, Softmax, storage};
+use crate::error::BankError;
+use crate::kernel::{Isa, PackedBank};
+use crate::options::{Temperature, TopK};
+use crate::rows::EmbeddingRows;
+use crate::spill::{SpillReader, SpillWriter};
+use crate::tsb::{Tsb, as_units};
+use crate::vsb::VsbPartial;
+
+/// Rows of one block: enough to repay streaming the packed bank, few enough that block and logits stay in the second-level cache.
+const BLOCK: usize = 128;
+
+/// Blocks of one chunk per thread, and at least: enough that threads which finish early find another.
+const BLOCKS_PER_THREAD: usize = 8;
+const LEAST_BLOCKS: usize = 16;
+
+/// Furthest that the norm of a cached embedding, a unit vector rounded to f16, may be from 1.
+const NORM_TOLERANCE: f32 = 0.01;
+
+/// How distributions are made and stored.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetOptions {
+    /// tau_t of both distributions.
+    pub temperature: Temperature,
+    /// Entries kept per row where there are more than 256 categories.
+    pub top_k: TopK,
+    /// What becomes of the visual slots of categories without a view.
+    pub unassigned: UnassignedSlots,
+}
+
+impl Default for TargetOptions {
+    /// The paper's temperature, 64 entries, unassigned slots masked.
+    fn default() -> Self {
+        Self {
+            temperature: Temperature::TEACHER,
+            top_k: TopK::default(),
+            unassigned: UnassignedSlots::Masked,
+        }
+    }
+}
+
+/// Takes the finished targets in row order.
+pub trait TargetSink {
+    /// Takes a block of rows: pseudo-category `[n]`, text `[n, C]` and visual `[n, C + 1]` distributions in their stored form.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where they cannot be written.
+    fn push(
+        &mut self,
+        pseudo_category: &[i32],
+        text: Distribution<'_>,
+        visual: Distribution<'_>,
+    ) -> Result<(), ArtefactError>;
+}
+
+/// What the two passes found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Targets {
+    /// The visual semantics bank, `[C, D]`; zero rows for categories without a view.
+    pub vsb: Vec<f32>,
+    /// Views per pseudo-category, `[C]`.
+    pub counts: Vec<u64>,
+    /// How the distributions were stored.
+    pub storage: Storage,
+    /// Mass that the stored text distributions hold, before rounding to f16.
+    pub text_mass: CapturedMass,
+    /// The same for the visual ones.
+    pub visual_mass: CapturedMass,
+    /// Time per pass.
+    pub seconds: PassSeconds,
+}
+
+/// Wall time of the image side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PassSeconds {
+    /// First pass: pseudo-categories, text distributions, VSB.
+    pub text: f64,
+    /// Second pass: visual distributions.
+    pub visual: f64,
+    /// Handing the targets to the sink.
+    pub write: f64,
+}
+
+/// Makes the VSB and every row's distributions and hands the rows to `sink`. `scratch` is a folder for a temporary file.
+///
+/// # Errors
+/// [`BankError`]: widths that differ, no rows, a row that is no unit vector, I/O, or an interruption.
+pub fn build_targets(
+    embeddings: &dyn EmbeddingRows,
+    tsb: &Tsb,
+    options: &TargetOptions,
+    scratch: &Path,
+    sink: &mut dyn TargetSink,
+    job: &Job,
+) -> Result<Targets, BankError> {
+    let (categories, dim) = (tsb.categories(), tsb.dim());
+    if embeddings.dim() != dim {
+        return Err(BankError::Width { text: dim, image: embeddings.dim() });
+    }
+    if embeddings.rows() == 0 {
+        return Err(BankError::NoRows);
+    }
+    job.begin(2 * as_units(embeddings.rows()));
+    let isa = Isa::detect();
+    let storage = storage(categories, options.top_k);
+    let softmax = |slots, masked| Softmax { slots, storage, temperature: options.temperature, masked, isa };
+
+    let text = Pass {
+        embeddings,
+        bank: PackedBank::new(tsb.values(), dim, isa),
+        softmax: softmax(categories, Vec::new()),
+        positive: false,
+        job,
+    };
+    let started = Instant::now();
+    let (partial, spill, text_mass) = text.aggregate(SpillWriter::create(scratch)?)?;
+    let mut seconds = PassSeconds { text: started.elapsed().as_secs_f64(), ..PassSeconds::default() };
+
+    let vsb = partial.vsb();
+    let masked = match options.unassigned {
+        UnassignedSlots::Kept => Vec::new(),
+        UnassignedSlots::Masked => {
+            let slots = (1..).zip(partial.counts());
+            slots.filter(|&(_, &count)| count == 0).map(|(slot, _)| slot).collect()
+        }
+    };
+    // Slot 0 has no prototype: a zero row keeps its place, and its logit is set afterwards.
+    let mut prototypes = vec![0.0; dim];
+    prototypes.extend_from_slice(&vsb);
+    let visual = Pass {
+        bank: PackedBank::new(&prototypes, dim, isa),
+        softmax: softmax(categories + 1, masked),
+        positive: true,
+        ..text
+    };
+    drop(prototypes);
+    let started = Instant::now();
+    let visual_mass = visual.deliver(spill, &text.softmax, sink, &mut seconds)?;
+    seconds.visual = started.elapsed().as_secs_f64() - seconds.write;
+    let counts = partial.counts().to_vec();
+    Ok(Targets { vsb, counts, storage, text_mass, visual_mass, seconds })
+}
+
+/// One pass over the embeddings: rows times a bank, and a distribution of each row's logits.
+struct Pass<'a> {
+    embeddings: &'a dyn EmbeddingRows,
+    bank: PackedBank,
+    softmax: Softmax,
+    /// Whether slot 0 is the positive, whose logit is t . t = 1.
+    positive: bool,
+    job: &'a Job,
+}
+
+/// One block's share of a chunk.
+struct Block<'a> {
+    first_row: usize,
+    rows: &'a mut [f32],
+    winners: &'a mut [i32],
+    distributions: DistributionBlock<'a>,
+}
+
+/// Buffers that one thread reuses from block to block.
+struct Workspace {
+    logits: Vec<f32>,
+    scratch: Scratch,
+}
+
+/// One chunk's buffers.
+struct Chunk {
+    rows: Vec<f32>,
+    winners: Vec<i32>,
+    distributions: DistributionBuffer,
+}
+
+impl Chunk {
+    fn new(softmax: &Softmax) -> Self {
+        Self { rows: Vec::new(), winners: Vec::new(), distributions: DistributionBuffer::new(softmax, 1) }
+    }
+}
+
+impl Pass<'_> {
+    /// First pass: sums by category, with pseudo-categories and text distributions spilled.
+    fn aggregate(
+        &self,
+        mut spill: SpillWriter,
+    ) -> Result<(VsbPartial, SpillReader, CapturedMass), BankError> {
+        let mut partial = VsbPartial::new(self.softmax.slots, self.embeddings.dim());
+        let mut mass = MassTally::EMPTY;
+        let mut chunk = Chunk::new(&self.softmax);
+        for range in self.chunks() {
+            self.run(range, &mut chunk, &mut mass)?;
+            partial.add(&chunk.rows, &chunk.winners);
+            spill.push(&chunk.winners, &chunk.distributions)?;
+        }
+        Ok((partial, spill.into_reader()?, mass.finish()))
+    }
+
+    /// Second pass: visual distributions, delivered together with what the first pass spilled.
+    fn deliver(
+        &self,
+        mut spill: SpillReader,
+        text_softmax: &Softmax,
+        sink: &mut dyn TargetSink,
+        seconds: &mut PassSeconds,
+    ) -> Result<CapturedMass, BankError> {
+        let mut mass = MassTally::EMPTY;
+        let mut chunk = Chunk::new(&self.softmax);
+        let mut pseudo_category = Vec::new();
+        let mut text = DistributionBuffer::new(text_softmax, 1);
+        for range in self.chunks() {
+            pseudo_category.resize(range.len(), 0);
+            text.resize(range.len());
+            self.run(range, &mut chunk, &mut mass)?;
+            let started = Instant::now();
+            spill.pull(&mut pseudo_category, &mut text)?;
+            sink.push(&pseudo_category, text.stored(), chunk.distributions.stored())?;
+            seconds.write += started.elapsed().as_secs_f64();
+        }
+        Ok(mass.finish())
+    }
+
+    /// The rows, cut into chunks of whole blocks.
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let rows = self.embeddings.rows();
+        let size = BLOCK * LEAST_BLOCKS.max(BLOCKS_PER_THREAD * rayon::current_num_threads());
+        (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
+    }
+
+    /// Fills `chunk` with the embeddings, distributions and winning slots of `range`.
+    fn run(&self, range: Range<usize>, chunk: &mut Chunk, mass: &mut MassTally) -> Result<(), BankError> {
+        if self.job.interrupted() {
+            return Err(BankError::Interrupted);
+        }
+        let (rows, dim) = (range.len(), self.embeddings.dim());
+        chunk.rows.resize(rows * dim, 0.0);
+        chunk.winners.resize(rows, 0);
+        chunk.distributions.resize(rows);
+        let outputs = chunk.winners.chunks_mut(BLOCK).zip(chunk.distributions.blocks(BLOCK));
+        let starts = range.step_by(BLOCK);
+        let blocks: Vec<_> = starts
+            .zip(chunk.rows.chunks_mut(BLOCK * dim))
+            .zip(outputs)
+            .map(|((first_row, rows), (winners, distributions))| Block {
+                first_row,
+                rows,
+                winners,
+                distributions,
+            })
+            .collect();
+        let workspace =
+            || Workspace { logits: vec![0.0; BLOCK * self.bank.stride()], scratch: Scratch::default() };
+        let tallies: Vec<MassTally> = blocks
+            .into_par_iter()
+            .map_init(workspace, |workspace, block| self.block(block, workspace))
+            .collect::<Result<_, BankError>>()?;
+        // In the order of the rows, whichever thread was first: sums of rounded numbers depend on it.
+        tallies.into_iter().for_each(|tally| mass.merge(tally));
+        self.job.advance(as_units(rows));
+        Ok(())
+    }
+
+    fn block(&self, mut block: Block<'_>, workspace: &mut Workspace) -> Result<MassTally, BankError> {
+        let (count, dim, stride) = (block.winners.len(), self.embeddings.dim(), self.bank.stride());
+        self.embeddings.copy_rows_f32(block.first_row..block.first_row + count, block.rows)?;
+        for (row, values) in (block.first_row..).zip(block.rows.chunks_exact(dim)) {
+            let norm = self.softmax.isa.squared_norm(values).sqrt();
+            // Written so that a norm that is not a number fails.
+            if !((norm - 1.0).abs() <= NORM_TOLERANCE) {
+                return Err(BankError::RowNorm { row, norm });
+            }
+        }
+        let logits = &mut workspace.logits[..count * stride];
+        self.bank.logits(block.rows, logits);
+        let mut tally = MassTally::EMPTY;
+        for (row, logits) in logits.chunks_exact_mut(stride).enumerate() {
+            if self.positive {
+                logits[0] = 1.0;
+            }
+            let (index, probability) = block.distributions.row(row);
+            let summary = self.softmax.row(logits, &mut workspace.scratch, index, probability);
+            block.winners[row] = summary.first;
+            tally.add(summary.mass);
+        }
+        Ok(tally)
+    }
+}

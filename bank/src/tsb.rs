@@ -1,0 +1,264 @@
+//! The textual semantics bank: one unit vector per category, from its prompts (METHODS section 1).
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use lgd_data::job::Job;
+use serde::Serialize;
+
+use crate::categories::Categories;
+use crate::encoder::PromptEncoder;
+use crate::error::BankError;
+use crate::prompt_cache::PromptCache;
+use crate::prompts::Templates;
+
+/// Prompts per call of the encoder and per segment of the prompt cache: what an interruption can lose.
+const BATCH: usize = 512;
+
+/// The textual semantics bank, `[C, D]`, rows of norm 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tsb {
+    values: Vec<f32>,
+    dim: usize,
+    prompts: PromptCounts,
+}
+
+/// How many prompts a bank needed, and how many of them had to be encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PromptCounts {
+    /// Prompts over all categories.
+    pub total: usize,
+    /// Distinct ones among them.
+    pub distinct: usize,
+    /// Distinct ones that went through the text encoder now.
+    pub encoded: usize,
+    /// Distinct ones found in the prompt cache.
+    pub reused: usize,
+}
+
+impl Tsb {
+    /// A bank made elsewhere: row-major `[C, dim]`, rows of norm 1.
+    ///
+    /// # Errors
+    /// [`BankError::Option`] where `values` is empty or no whole number of rows.
+    pub fn from_values(values: Vec<f32>, dim: usize) -> Result<Self, BankError> {
+        if values.is_empty() || dim == 0 || !values.len().is_multiple_of(dim) {
+            let got = format!("{} values of width {dim}", values.len());
+            return Err(BankError::Option {
+                what: "a bank",
+                range: "a whole number of rows, at least 1",
+                got,
+            });
+        }
+        Ok(Self { values, dim, prompts: PromptCounts::default() })
+    }
+
+    /// The rows, `[C, D]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Number of categories, C.
+    pub fn categories(&self) -> usize {
+        self.values.len() / self.dim
+    }
+
+    /// Width, D.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Prompts needed, encoded and reused.
+    pub fn prompts(&self) -> PromptCounts {
+        self.prompts
+    }
+}
+
+/// Builds the bank: every prompt's embedding is normalised, a category's are averaged, the mean is normalised.
+/// Sums and norms are taken in f64.
+///
+/// `prompt_cache` is the folder in which prompt embeddings are kept; only those not found there are encoded.
+///
+/// # Errors
+/// [`BankError`]: the encoder, a damaged prompt cache, an embedding or a mean of norm 0, or an interruption.
+pub fn build_tsb(
+    categories: &Categories,
+    templates: &Templates,
+    encoder: &mut dyn PromptEncoder,
+    prompt_cache: &Path,
+    job: &Job,
+) -> Result<Tsb, BankError> {
+    let dim = encoder.dim();
+    let mut cache = PromptCache::open(prompt_cache, encoder.hash(), dim)?;
+    let mut counts = PromptCounts::default();
+    let mut distinct = HashSet::new();
+    let mut unseen = Vec::new();
+    for prompt in categories.as_slice().iter().flat_map(|category| templates.prompts(category)) {
+        counts.total += 1;
+        if !distinct.contains(&prompt) {
+            if !cache.contains(&prompt) {
+                unseen.push(prompt.clone());
+            }
+            distinct.insert(prompt);
+        }
+    }
+    counts.distinct = distinct.len();
+    counts.encoded = unseen.len();
+    counts.reused = counts.distinct - counts.encoded;
+    drop(distinct);
+
+    encode(&unseen, encoder, &mut cache, job)?;
+
+    let mut values = Vec::with_capacity(categories.len() * dim);
+    let mut embedding = vec![0.0; dim];
+    for category in categories.as_slice() {
+        let mut sum = vec![0.0f64; dim];
+        for prompt in templates.prompts(category) {
+            cache.read(&prompt, &mut embedding)?;
+            let norm = norm(embedding.iter().map(|&value| f64::from(value)));
+            for (sum, &value) in sum.iter_mut().zip(&embedding) {
+                *sum += f64::from(value) / norm;
+            }
+        }
+        // The mean's norm cancels in the last normalisation, so the sum serves.
+        let norm = norm(sum.iter().copied());
+        // Unit vectors that cancel leave rounding errors behind, not an exact zero.
+        if norm < 1e-6 {
+            return Err(BankError::CategoryNorm { category: category.name().to_owned(), norm });
+        }
+        values.extend(sum.iter().map(|value| rounded(value / norm)));
+    }
+    Ok(Tsb { values, dim, prompts: counts })
+}
+
+/// Sends unseen prompts through the encoder, batch by batch, each batch kept before the next begins.
+fn encode(
+    unseen: &[String],
+    encoder: &mut dyn PromptEncoder,
+    cache: &mut PromptCache,
+    job: &Job,
+) -> Result<(), BankError> {
+    let dim = encoder.dim();
+    job.begin(as_units(unseen.len()));
+    for batch in unseen.chunks(BATCH) {
+        if job.interrupted() {
+            return Err(BankError::Interrupted);
+        }
+        let failed = |source| BankError::Encode { first: batch[0].clone(), count: batch.len(), source };
+        let embeddings = encoder.encode(batch).map_err(failed)?;
+        if embeddings.len() != batch.len() * dim {
+            return Err(BankError::EncodedLength { prompts: batch.len(), dim, got: embeddings.len() });
+        }
+        for (prompt, row) in batch.iter().zip(embeddings.chunks_exact(dim)) {
+            let norm = norm(row.iter().map(|&value| f64::from(value)));
+            if !norm.is_finite() || norm == 0.0 {
+                return Err(BankError::PromptNorm { prompt: prompt.clone(), norm });
+            }
+        }
+        cache.append(batch, &embeddings)?;
+        job.advance(as_units(batch.len()));
+    }
+    Ok(())
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|value| value * value).sum::<f64>().sqrt()
+}
+
+/// The nearest f32.
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+pub(crate) fn rounded(value: f64) -> f32 {
+    value as f32
+}
+
+/// A count as a job counts it.
+pub(crate) fn as_units(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::categories::NameForm;
+    use crate::error::EncodeFailure;
+    use lgd_data::manifest::ContentHash;
+
+    /// Encodes a prompt by its length and first letter, and remembers what it was asked.
+    #[derive(Default)]
+    struct Counting {
+        asked: Vec<String>,
+        value: Option<f32>,
+    }
+
+    impl PromptEncoder for Counting {
+        fn hash(&self) -> ContentHash {
+            ContentHash::of(b"counting")
+        }
+        fn dim(&self) -> usize {
+            2
+        }
+        fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
+            self.asked.extend_from_slice(prompts);
+            Ok(prompts
+                .iter()
+                .flat_map(|p| {
+                    let len = f32::from(u8::try_from(p.len()).unwrap());
+                    self.value.map_or([len, f32::from(p.as_bytes()[0])], |value| [value; 2])
+                })
+                .collect())
+        }
+    }
+
+    fn names(list: &[&str]) -> Categories {
+        Categories::from_names(list, NameForm::Normalized).unwrap()
+    }
+
+    #[test]
+    fn a_rerun_encodes_only_prompts_it_has_not_seen_and_gives_the_same_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        let templates = Templates::new(vec!["{}".into(), "a {}".into()]).unwrap();
+        let mut encoder = Counting::default();
+        let mut build = |list: &[&str]| {
+            build_tsb(&names(list), &templates, &mut encoder, dir.path(), &Job::new()).unwrap()
+        };
+        let first = build(&["cat", "a cat"]);
+        assert_eq!(first.prompts(), PromptCounts { total: 4, distinct: 3, encoded: 3, reused: 0 });
+        let second = build(&["cat", "a cat", "dog"]);
+        assert_eq!(second.prompts(), PromptCounts { total: 6, distinct: 5, encoded: 2, reused: 3 });
+        assert_eq!(second.values()[..4], first.values()[..]);
+        let third = build(&["dog"]);
+        assert_eq!(third.prompts(), PromptCounts { total: 2, distinct: 2, encoded: 0, reused: 2 });
+        assert_eq!(third.values(), &second.values()[4..]);
+        assert_eq!(encoder.asked, ["cat", "a cat", "a a cat", "dog", "a dog"]);
+    }
+
+    #[test]
+    fn bad_embeddings_are_refused_and_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for value in [0.0, f32::NAN, f32::INFINITY] {
+            let mut encoder = Counting { value: Some(value), ..Counting::default() };
+            let result =
+                build_tsb(&names(&["cat"]), &Templates::default(), &mut encoder, dir.path(), &Job::new());
+            assert!(matches!(result, Err(BankError::PromptNorm { .. })), "{result:?}");
+        }
+        let good = build_tsb(
+            &names(&["cat"]),
+            &Templates::default(),
+            &mut Counting::default(),
+            dir.path(),
+            &Job::new(),
+        );
+        assert_eq!(good.unwrap().prompts().encoded, 1);
+    }
+
+    #[test]
+    fn an_interrupted_job_stops_before_the_encoder() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = Job::new();
+        job.interrupt();
+        let mut encoder = Counting::default();
+        let result = build_tsb(&names(&["cat"]), &Templates::default(), &mut encoder, dir.path(), &job);
+        assert!(matches!(result, Err(BankError::Interrupted)));
+        assert!(encoder.asked.is_empty());
+    }
+}

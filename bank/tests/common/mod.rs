@@ -1,0 +1,114 @@
+//! What the tests of this crate share: embeddings in memory, a sink that keeps everything, an encoder that looks prompts up.
+
+#![allow(dead_code, reason = "every test binary uses its own part")]
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use half::f16;
+use lgd_bank::{EmbeddingRows, EncodeFailure, PromptEncoder, TargetSink};
+use lgd_data::ArtefactError;
+use lgd_data::bank::Distribution;
+use lgd_data::manifest::ContentHash;
+
+/// Embeddings in memory.
+pub struct Rows {
+    pub values: Vec<f32>,
+    pub dim: usize,
+}
+
+impl EmbeddingRows for Rows {
+    fn rows(&self) -> usize {
+        self.values.len() / self.dim
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError> {
+        out.copy_from_slice(&self.values[rows.start * self.dim..rows.end * self.dim]);
+        Ok(())
+    }
+}
+
+/// Keeps all targets.
+#[derive(Debug, Default, PartialEq)]
+pub struct Kept {
+    pub pseudo_category: Vec<i32>,
+    pub text: Stored,
+    pub visual: Stored,
+}
+
+/// One distribution column.
+#[derive(Debug, Default, PartialEq)]
+pub struct Stored {
+    pub index: Vec<i32>,
+    pub probability: Vec<f16>,
+}
+
+impl Stored {
+    fn push(&mut self, distribution: Distribution<'_>) {
+        match distribution {
+            Distribution::Dense(values) => self.probability.extend_from_slice(values),
+            Distribution::TopK { index, probability } => {
+                self.index.extend_from_slice(index);
+                self.probability.extend_from_slice(probability);
+            }
+        }
+    }
+}
+
+impl TargetSink for Kept {
+    fn push(
+        &mut self,
+        pseudo_category: &[i32],
+        text: Distribution<'_>,
+        visual: Distribution<'_>,
+    ) -> Result<(), ArtefactError> {
+        self.pseudo_category.extend_from_slice(pseudo_category);
+        self.text.push(text);
+        self.visual.push(visual);
+        Ok(())
+    }
+}
+
+/// Knows every prompt's embedding beforehand.
+pub struct Lookup {
+    pub table: HashMap<String, Vec<f32>>,
+    pub dim: usize,
+    pub encoded: usize,
+}
+
+impl PromptEncoder for Lookup {
+    fn hash(&self) -> ContentHash {
+        ContentHash::of(b"lookup")
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
+        self.encoded += prompts.len();
+        let rows = prompts.iter().map(|prompt| self.table.get(prompt).cloned().ok_or("unknown prompt"));
+        Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+/// Unit rows in f16, from a seed: a few common directions plus noise.
+pub fn unit_rows(rows: usize, dim: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f32::from(u16::try_from(state >> 48).unwrap()) / 32768.0 - 1.0
+    };
+    let mut values = Vec::with_capacity(rows * dim);
+    for row in 0..rows {
+        let mut vector: Vec<f32> = (0..dim).map(|_| noise()).collect();
+        vector[row % dim.min(7)] += 2.0;
+        let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+        values.extend(vector.iter().map(|v| f16::from_f32(v / norm).to_f32()));
+    }
+    values
+}

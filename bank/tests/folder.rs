@@ -1,0 +1,190 @@
+//! A bank's folder, built from a cache on disk: row for row, tied to its cache, written last, never half taken for whole.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use common::{Kept, Lookup, Rows, unit_rows};
+use lgd_bank::{
+    BankError, BankReport, BankRequest, Categories, NameForm, TargetOptions, Templates, TopK, build_bank,
+    build_targets, build_tsb,
+};
+use lgd_data::ArtefactError;
+use lgd_data::bank::Bank;
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, TeacherRecord};
+use lgd_data::job::Job;
+use lgd_data::manifest::{ContentHash, Verify};
+use lgd_data::render::{Normalization, Resample};
+use lgd_data::view::{Policy, View};
+
+const DIM: usize = 16;
+const VIEWS: usize = 2;
+/// Samples accepted per shard: of full shards, of none at all, and of a short last one.
+const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
+
+fn config() -> CacheConfig {
+    CacheConfig {
+        teacher: TeacherRecord {
+            name: "test".to_owned(),
+            image_model: ContentHash::of(b"model"),
+            size: 32,
+            normalization: Normalization { mean: [0.5; 3], std: [0.5; 3] },
+            resample: Resample::Bicubic,
+            output: "embedding".to_owned(),
+            pooling: "none".to_owned(),
+            prefix_tokens: 0,
+        },
+        dim: DIM,
+        listing: ContentHash::of(b"listing"),
+        samples: 40 * ACCEPTED.len(),
+        class_names: None,
+        views: u16::try_from(VIEWS).unwrap(),
+        center_fraction: None,
+        policy: Policy::CropFlip,
+        seed: 1,
+        batch: 8,
+        shard_samples: 40,
+        device: "cpu".to_owned(),
+    }
+}
+
+/// Writes a cache whose embeddings are `values`, `[samples x VIEWS, DIM]`.
+fn write_cache(dir: &Path, values: &[f32]) -> Cache {
+    let builder = CacheBuilder::open(dir, config(), Existing::Refuse).unwrap();
+    let mut samples = values.chunks(VIEWS * DIM).enumerate();
+    for (shard, &accepted) in ACCEPTED.iter().enumerate() {
+        let mut writer = builder.shard_writer(shard).unwrap();
+        for (index, rows) in samples.by_ref().take(accepted) {
+            let key = format!("{index:04}.png");
+            let sample = CachedSample { key: &key, label: None, width: 32, height: 32 };
+            writer.push(&sample, &[View::center(); VIEWS], &[1.0; VIEWS], rows).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+    builder.finalize().unwrap().unwrap();
+    Cache::open(dir, Verify::Full).unwrap()
+}
+
+fn values() -> Vec<f32> {
+    unit_rows(ACCEPTED.iter().sum::<usize>() * VIEWS, DIM, 11)
+}
+
+fn names(count: usize) -> Categories {
+    Categories::from_names((0..count).map(|c| format!("c{c}")), NameForm::Normalized).unwrap()
+}
+
+fn encoder(count: usize, dim: usize) -> Lookup {
+    let rows = unit_rows(count, dim, 12);
+    let table: HashMap<String, Vec<f32>> = (0..count)
+        .zip(rows.chunks(dim))
+        .map(|(c, row)| (format!("a photo of a c{c}."), row.to_vec()))
+        .collect();
+    Lookup { table, dim, encoded: 0 }
+}
+
+fn build(
+    root: &Path,
+    cache: &Cache,
+    categories: &Categories,
+    encoder: &mut Lookup,
+    existing: Existing,
+) -> Result<BankReport, BankError> {
+    let request = BankRequest {
+        cache,
+        categories,
+        templates: &Templates::default(),
+        prompt_cache: &root.join("prompts"),
+        out: &root.join("bank"),
+        existing,
+        targets: TargetOptions { top_k: TopK::new(8).unwrap(), ..TargetOptions::default() },
+    };
+    build_bank(&request, encoder, &Job::new())
+}
+
+#[test]
+fn a_bank_follows_its_cache_row_for_row_in_both_forms_of_storage() {
+    for count in [12, 300] {
+        let root = tempfile::tempdir().unwrap();
+        let values = values();
+        let cache = write_cache(&root.path().join("cache"), &values);
+        let (categories, mut encoder) = (names(count), encoder(count, DIM));
+        let report = build(root.path(), &cache, &categories, &mut encoder, Existing::Refuse).unwrap();
+        assert_eq!(
+            (report.rows, report.prompts.encoded, encoder.encoded),
+            (values.len() / DIM, count, count)
+        );
+        assert_eq!(report.counts.iter().map(|c| c.count).sum::<u64>(), 174);
+
+        let templates = Templates::default();
+        let tsb = build_tsb(&categories, &templates, &mut encoder, &root.path().join("prompts"), &Job::new())
+            .unwrap();
+        assert_eq!((tsb.prompts().reused, encoder.encoded), (count, count));
+        let options = TargetOptions { top_k: TopK::new(8).unwrap(), ..TargetOptions::default() };
+        let mut kept = Kept::default();
+        let rows = Rows { values, dim: DIM };
+        let targets = build_targets(&rows, &tsb, &options, root.path(), &mut kept, &Job::new()).unwrap();
+
+        let bank = Bank::open(&root.path().join("bank"), Verify::Full).unwrap();
+        bank.require_cache(&cache).unwrap();
+        assert_eq!((bank.tsb(), bank.vsb()), (tsb.values(), &targets.vsb[..]));
+        assert_eq!(bank.manifest().targets.len(), ACCEPTED.len());
+        let record = &bank.manifest().record;
+        assert_eq!(record.categories.iter().map(|c| c.count).collect::<Vec<_>>(), targets.counts);
+        let empty =
+            record.categories.iter().filter(|c| c.count == 0).map(|c| c.name.clone()).collect::<Vec<_>>();
+        assert_eq!((&record.unassigned, &report.unassigned), (&empty, &empty));
+
+        let stored = bank.targets().unwrap();
+        let pseudo: Vec<i32> = stored.pseudo_category.iter().map(|&c| i32::try_from(c).unwrap()).collect();
+        assert_eq!(pseudo, kept.pseudo_category);
+        let mut row = vec![0.0; count + 1];
+        for index in 0..174 {
+            stored.visual.copy_rows(&[index], &mut row).unwrap();
+            let largest = row.iter().copied().fold(0.0, f32::max);
+            let width = kept.visual.probability.len() / 174;
+            let expected: Vec<f32> =
+                kept.visual.probability[index * width..][..width].iter().map(|p| p.to_f32()).collect();
+            let sum: f32 = expected.iter().sum();
+            let expected = expected.iter().copied().fold(0.0, f32::max) / sum;
+            assert!((largest - expected).abs() < 1e-6, "row {index}: {largest} {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_bank_is_refused_for_another_cache_and_its_folder_for_another_bank() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = write_cache(&root.path().join("cache"), &values());
+    build(root.path(), &cache, &names(5), &mut encoder(5, DIM), Existing::Refuse).unwrap();
+    let again = build(root.path(), &cache, &names(6), &mut encoder(6, DIM), Existing::Refuse);
+    assert!(matches!(again, Err(BankError::Artefact(ArtefactError::Occupied { .. }))), "{again:?}");
+    let report = build(root.path(), &cache, &names(6), &mut encoder(6, DIM), Existing::Overwrite).unwrap();
+    assert_eq!((report.prompts.encoded, report.prompts.reused), (1, 5));
+
+    let mut other = values();
+    other.rotate_left(DIM);
+    let other = write_cache(&root.path().join("other"), &other);
+    let bank = Bank::open(&root.path().join("bank"), Verify::Full).unwrap();
+    assert!(matches!(bank.require_cache(&other), Err(ArtefactError::Mismatch { .. })));
+}
+
+#[test]
+fn a_failed_build_leaves_nothing_that_opens_as_a_bank() {
+    let root = tempfile::tempdir().unwrap();
+    let mut bad = values();
+    bad[100 * DIM..101 * DIM].fill(0.0);
+    let cache = write_cache(&root.path().join("cache"), &bad);
+    let result = build(root.path(), &cache, &names(5), &mut encoder(5, DIM), Existing::Refuse);
+    assert!(matches!(result, Err(BankError::RowNorm { row: 100, .. })), "{result:?}");
+    assert!(Bank::open(&root.path().join("bank"), Verify::Length).is_err());
+
+    let narrow = build(root.path(), &cache, &names(5), &mut encoder(5, DIM - 1), Existing::Refuse);
+    assert!(matches!(narrow, Err(BankError::Width { text: 15, image: 16 })), "{narrow:?}");
+    let mut silent = Lookup { table: HashMap::new(), dim: DIM, encoded: 0 };
+    let unknown = build(root.path(), &cache, &names(7), &mut silent, Existing::Refuse);
+    assert!(unknown.unwrap_err().to_string().contains("unknown prompt"));
+    assert!(!root.path().join("bank/bank.json").exists());
+    assert_eq!(fs::read_dir(root.path().join("bank")).unwrap().count(), 0);
+}

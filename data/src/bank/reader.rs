@@ -1,0 +1,235 @@
+//! Reading a bank.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int32Type;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use safetensors::{Dtype, SafeTensors};
+
+use super::{BANK_VERSION, BankManifest, MANIFEST, Storage};
+use crate::cache::Cache;
+use crate::column::MappedColumn;
+use crate::error::{ArtefactError, IoContext};
+use crate::manifest::{ContentHash, Verify, read_manifest};
+
+/// A complete bank, opened for reading.
+#[derive(Debug)]
+pub struct Bank {
+    dir: PathBuf,
+    manifest: BankManifest,
+    hash: ContentHash,
+    tsb: Vec<f32>,
+    vsb: Vec<f32>,
+}
+
+impl Bank {
+    /// Opens the bank in `dir` and checks its files.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
+        let path = dir.join(MANIFEST);
+        let (manifest, hash) = read_manifest::<BankManifest>(&path, BANK_VERSION, "the bank's manifest")?;
+        manifest.prototypes.verify(dir, depth)?;
+        for shard in &manifest.targets {
+            shard.verify(dir, depth)?;
+        }
+        let path = dir.join(&manifest.prototypes.name);
+        let bytes = fs::read(&path).during("read", &path)?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+        let shape = [manifest.record.categories.len(), manifest.record.dim];
+        let tsb = prototypes(&path, &file, "tsb", shape)?;
+        let vsb = prototypes(&path, &file, "vsb", shape)?;
+        Ok(Self { dir: dir.to_owned(), manifest, hash, tsb, vsb })
+    }
+
+    /// Refuses a bank that was not made from `cache`.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Mismatch`] with both hashes.
+    pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtefactError> {
+        let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
+            path: self.dir.join(MANIFEST),
+            what: what.to_owned(),
+            expected,
+            got,
+            hint: "the bank belongs to another cache; build it again with `lgd bank`",
+        };
+        if self.manifest.record.cache != cache.hash() {
+            let (expected, got) = (cache.hash().to_string(), self.manifest.record.cache.to_string());
+            return Err(mismatch("the hash of the cache", expected, got));
+        }
+        if self.manifest.rows != cache.rows() {
+            return Err(mismatch("the number of rows", cache.rows().to_string(), self.manifest.rows.to_string()));
+        }
+        Ok(())
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &BankManifest {
+        &self.manifest
+    }
+
+    /// The hash of the manifest, which pins every file.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// Number of categories, C.
+    pub fn categories(&self) -> usize {
+        self.manifest.record.categories.len()
+    }
+
+    /// Width D.
+    pub fn dim(&self) -> usize {
+        self.manifest.record.dim
+    }
+
+    /// The textual semantics bank, `[C, D]`, unit rows.
+    pub fn tsb(&self) -> &[f32] {
+        &self.tsb
+    }
+
+    /// The visual semantics bank, `[C, D]`; zero rows where no view was assigned.
+    pub fn vsb(&self) -> &[f32] {
+        &self.vsb
+    }
+
+    /// Opens the per-row targets.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a shard is unreadable or its row count differs from the manifest's.
+    pub fn targets(&self) -> Result<Targets, ArtefactError> {
+        let shards = self.manifest.targets.iter();
+        let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
+        let slots = self.categories();
+        let open = |name: &str, slots: usize| match self.manifest.record.storage {
+            Storage::Dense => {
+                let column = MappedColumn::open(&paths, &format!("{name}_distribution"), slots)?;
+                Ok::<_, ArtefactError>(DistributionColumn { slots, values: Values::Dense(column) })
+            }
+            Storage::TopK { k } => {
+                let index = MappedColumn::open(&paths, &format!("{name}_index"), k)?;
+                let probability = MappedColumn::open(&paths, &format!("{name}_probability"), k)?;
+                Ok(DistributionColumn { slots, values: Values::TopK { k, index, probability } })
+            }
+        };
+        let targets = Targets {
+            pseudo_category: pseudo_categories(&paths, slots)?,
+            text: open("text", slots)?,
+            visual: open("visual", slots + 1)?,
+        };
+        let (expected, got) = (self.manifest.rows, targets.pseudo_category.len());
+        if expected != got {
+            return Err(ArtefactError::invalid(&self.dir, format!("expected {expected} target rows, got {got}")));
+        }
+        Ok(targets)
+    }
+}
+
+fn prototypes(
+    path: &Path,
+    file: &SafeTensors<'_>,
+    name: &str,
+    shape: [usize; 2],
+) -> Result<Vec<f32>, ArtefactError> {
+    let tensor = file.tensor(name).map_err(|error| ArtefactError::invalid(path, format!("{name}: {error}")))?;
+    if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+        let (dtype, got) = (tensor.dtype(), tensor.shape());
+        return Err(ArtefactError::invalid(path, format!("{name}: expected F32 {shape:?}, got {dtype:?} {got:?}")));
+    }
+    let bytes = tensor.data().chunks_exact(4);
+    Ok(bytes.map(|byte| f32::from_le_bytes([byte[0], byte[1], byte[2], byte[3]])).collect())
+}
+
+fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, ArtefactError> {
+    let mut out = Vec::new();
+    for path in paths {
+        let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+        let file = File::open(path).during("open", path)?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), ["pseudo_category"]);
+        let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+        for batch in reader {
+            let batch = batch.map_err(|error| parquet(&error))?;
+            let array = batch.column_by_name("pseudo_category").and_then(|array| array.as_primitive_opt::<Int32Type>());
+            let array = array.ok_or_else(|| ArtefactError::invalid(path, "column \"pseudo_category\" is not i32"))?;
+            for value in array.values() {
+                let category = u32::try_from(*value).ok().filter(|&value| (value as usize) < categories);
+                out.push(category.ok_or_else(|| {
+                    let reason = format!("row {}: pseudo-category {value} of {categories}", out.len());
+                    ArtefactError::invalid(path, reason)
+                })?);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The targets of every cache row.
+#[derive(Debug)]
+pub struct Targets {
+    /// Pseudo-category of each row, below C.
+    pub pseudo_category: Vec<u32>,
+    /// `p_tex`, C slots.
+    pub text: DistributionColumn,
+    /// `p_vis`, C + 1 slots, slot 0 the positive.
+    pub visual: DistributionColumn,
+}
+
+/// One distribution per row, whatever its storage.
+#[derive(Debug)]
+pub struct DistributionColumn {
+    slots: usize,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Dense(MappedColumn<f32>),
+    TopK { k: usize, index: MappedColumn<i32>, probability: MappedColumn<f32> },
+}
+
+impl DistributionColumn {
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Copies the distributions of `rows` into `out` (`[rows.len(), slots]`). Each is scaled to sum 1, which undoes
+    /// f16 rounding and spreads what top-K storage left out over the stored entries.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Invalid`] where a stored index is not a slot.
+    ///
+    /// # Panics
+    /// Where a row does not exist, like slice indexing.
+    pub fn copy_rows(&self, rows: &[usize], out: &mut [f32]) -> Result<(), ArtefactError> {
+        match &self.values {
+            Values::Dense(column) => column.copy_rows(rows.iter().copied(), out),
+            Values::TopK { k, index, probability } => {
+                let (mut slots, mut values) = (vec![0i32; *k], vec![0f32; *k]);
+                out.fill(0.0);
+                for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.slots)) {
+                    index.copy_row(row, &mut slots);
+                    probability.copy_row(row, &mut values);
+                    for (&slot, &value) in slots.iter().zip(&values) {
+                        let place = usize::try_from(slot).ok().and_then(|slot| out.get_mut(slot));
+                        let reason = || format!("target row {row}: slot {slot} of {}", self.slots);
+                        *place.ok_or_else(|| ArtefactError::invalid(Path::new("targets"), reason()))? += value;
+                    }
+                }
+            }
+        }
+        for out in out.chunks_exact_mut(self.slots) {
+            let sum: f32 = out.iter().sum();
+            if sum > 0.0 {
+                out.iter_mut().for_each(|value| *value /= sum);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! Writing a bank.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Int32Array, RecordBatch};
+use arrow_schema::{DataType, Field, Schema};
+use half::f16;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::{BANK_VERSION, BankManifest, BankRecord, MANIFEST, PROTOTYPES, Storage, target_file};
+use crate::cache::Existing;
+use crate::error::{ArtefactError, IoContext};
+use crate::manifest::{FileEntry, write_atomic, write_json};
+use crate::table::{TableWriter, fixed_list, item_field};
+
+/// Row groups of at most this many rows bound the writer's memory.
+const GROUP_ROWS: usize = 16_384;
+
+/// The distributions of a block of rows, in the bank's form of storage.
+#[derive(Clone, Copy, Debug)]
+pub enum Distribution<'a> {
+    /// `[rows, slots]`.
+    Dense(&'a [f16]),
+    /// `[rows, k]` each.
+    TopK {
+        /// Slots, largest probability first.
+        index: &'a [i32],
+        /// Their probabilities.
+        probability: &'a [f16],
+    },
+}
+
+/// A bank under construction.
+#[derive(Debug)]
+pub struct BankWriter {
+    dir: PathBuf,
+    storage: Storage,
+    categories: usize,
+}
+
+impl BankWriter {
+    /// Starts a bank of `categories` slots in `dir`.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`].
+    pub fn create(
+        dir: &Path,
+        categories: usize,
+        storage: Storage,
+        existing: Existing,
+    ) -> Result<Self, ArtefactError> {
+        fs::create_dir_all(dir).during("create", dir)?;
+        let manifest = dir.join(MANIFEST);
+        if manifest.exists() {
+            if existing != Existing::Overwrite {
+                return Err(ArtefactError::Occupied { path: dir.to_owned(), what: "a bank".to_owned() });
+            }
+            // Without its manifest it is no bank: a job killed from here on leaves nothing that looks whole.
+            fs::remove_file(&manifest).during("delete", &manifest)?;
+        }
+        for entry in fs::read_dir(dir).during("list", dir)? {
+            let path = entry.during("list", dir)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("targets-") && name.ends_with(".parquet") {
+                fs::remove_file(&path).during("delete", &path)?;
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), storage, categories })
+    }
+
+    /// The form of storage.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Starts the targets of one shard of the cache.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the file cannot be created.
+    pub fn shard(&self, shard: usize) -> Result<TargetShardWriter, ArtefactError> {
+        TargetShardWriter::create(&self.dir.join(target_file(shard)), self.categories, self.storage)
+    }
+
+    /// Writes the prototypes (`tsb` and `vsb`: `[C, D]`) and the manifest over `shards` target files.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] on I/O, or where a shape is not what `record` says.
+    pub fn finish(
+        self,
+        record: BankRecord,
+        tsb: &[f32],
+        vsb: &[f32],
+        shards: usize,
+        rows: usize,
+    ) -> Result<BankManifest, ArtefactError> {
+        let path = self.dir.join(PROTOTYPES);
+        let shape = vec![record.categories.len(), record.dim];
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let (tsb, vsb) = (bytes(tsb), bytes(vsb));
+        let counts: Vec<u8> = record.categories.iter().flat_map(|category| category.count.to_le_bytes()).collect();
+        let tensors = [
+            ("tsb", TensorView::new(Dtype::F32, shape.clone(), &tsb)),
+            ("vsb", TensorView::new(Dtype::F32, shape.clone(), &vsb)),
+            ("counts", TensorView::new(Dtype::I64, vec![shape[0]], &counts)),
+        ];
+        let mut views = Vec::with_capacity(tensors.len());
+        for (name, view) in tensors {
+            views.push((name, view.map_err(|error| ArtefactError::invalid(&path, format!("{name}: {error}")))?));
+        }
+        let file = safetensors::serialize(views, None::<HashMap<String, String>>)
+            .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+        write_atomic(&path, &file)?;
+        let targets = (0..shards).map(|shard| FileEntry::describe(&self.dir, &target_file(shard)));
+        let manifest = BankManifest {
+            format_version: BANK_VERSION,
+            record,
+            rows,
+            prototypes: FileEntry::describe(&self.dir, PROTOTYPES)?,
+            targets: targets.collect::<Result<_, _>>()?,
+        };
+        write_json(&self.dir.join(MANIFEST), &manifest)?;
+        Ok(manifest)
+    }
+}
+
+/// The targets of one shard under construction.
+pub struct TargetShardWriter {
+    table: TableWriter,
+    group_rows: usize,
+}
+
+impl TargetShardWriter {
+    fn create(path: &Path, categories: usize, storage: Storage) -> Result<Self, ArtefactError> {
+        let width = |slots: usize| i32::try_from(slots).map_err(|error| ArtefactError::parquet(path, error));
+        let list = |name: &str, item, slots| {
+            Ok::<_, ArtefactError>(Field::new(name, fixed_list(item, width(slots)?), false))
+        };
+        let mut fields = vec![Field::new("pseudo_category", DataType::Int32, false)];
+        match storage {
+            Storage::Dense => {
+                fields.push(list("text_distribution", DataType::Float16, categories)?);
+                fields.push(list("visual_distribution", DataType::Float16, categories + 1)?);
+            }
+            Storage::TopK { k } => {
+                fields.push(list("text_index", DataType::Int32, k)?);
+                fields.push(list("text_probability", DataType::Float16, k)?);
+                fields.push(list("visual_index", DataType::Int32, k)?);
+                fields.push(list("visual_probability", DataType::Float16, k)?);
+            }
+        }
+        Ok(Self { table: TableWriter::create(path, Schema::new(fields))?, group_rows: 0 })
+    }
+
+    /// Appends a block of rows.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Parquet`] where lengths do not fit the columns, or on I/O.
+    pub fn push(
+        &mut self,
+        pseudo_category: &[i32],
+        text: Distribution<'_>,
+        visual: Distribution<'_>,
+    ) -> Result<(), ArtefactError> {
+        let path = self.table.path().to_owned();
+        let schema = Arc::clone(self.table.schema());
+        let mut arrays: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(pseudo_category.to_vec()))];
+        let values = [text, visual].into_iter().flat_map(|distribution| match distribution {
+            Distribution::Dense(values) => vec![half_array(values)],
+            Distribution::TopK { index, probability } => {
+                vec![Arc::new(Int32Array::from(index.to_vec())) as ArrayRef, half_array(probability)]
+            }
+        });
+        for (field, values) in schema.fields().iter().skip(1).zip(values) {
+            let DataType::FixedSizeList(_, width) = field.data_type() else { continue };
+            let item = item_field(values.data_type().clone());
+            let list = FixedSizeListArray::try_new(item, *width, values, None)
+                .map_err(|error| ArtefactError::parquet(&path, error))?;
+            arrays.push(Arc::new(list));
+        }
+        let batch = RecordBatch::try_new(schema, arrays).map_err(|error| ArtefactError::parquet(&path, error))?;
+        self.table.write(&batch)?;
+        self.group_rows += pseudo_category.len();
+        if self.group_rows >= GROUP_ROWS {
+            self.group_rows = 0;
+            self.table.end_group()?;
+        }
+        Ok(())
+    }
+
+    /// Completes the file.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] on I/O; the file is then absent.
+    pub fn finish(self) -> Result<(), ArtefactError> {
+        self.table.finish()
+    }
+}
+
+fn half_array(values: &[f16]) -> ArrayRef {
+    Arc::new(Float16Array::from(values.to_vec()))
+}

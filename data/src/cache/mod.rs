@@ -1,0 +1,186 @@
+//! The cache: replayable views of every image with the teacher's embedding of each.
+//!
+//! ```text
+//! cache/cache.json             manifest; written last, so that a cache is either absent or complete
+//! cache/views-00000.parquet    one row per (sample, view), sample-major, in listing order
+//! cache/rejects.jsonl          every sample that could not be used, once, with the reason
+//! while extraction runs:
+//! cache/extract.json           the resolved configuration, which a resumed or parallel run must match
+//! cache/views-00000.json       the finished shard's entry and rejects; absent = the shard is still to do
+//! ```
+//!
+//! Row law: row = (position of the sample among the accepted ones) x K + view. A sample of which any view is bad is
+//! rejected whole, so that the law holds without gaps. Shard `s` covers the fixed range of listing positions
+//! `s x shard_samples ..`, whoever computes it and whenever.
+
+mod builder;
+mod reader;
+mod shard;
+mod views;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{ContentHash, FileEntry};
+use crate::render::{Normalization, Resample};
+use crate::view::Policy;
+
+pub use builder::{CacheBuilder, Existing};
+pub use reader::{Cache, CachedViews};
+pub use shard::{CachedSample, ShardWriter};
+
+/// The version of the cache format that this program writes and reads.
+pub const CACHE_VERSION: u32 = 1;
+
+const MANIFEST: &str = "cache.json";
+const PLAN: &str = "extract.json";
+const REJECTS: &str = "rejects.jsonl";
+
+fn shard_file(shard: usize) -> String {
+    format!("views-{shard:05}.parquet")
+}
+
+fn shard_record(shard: usize) -> String {
+    format!("views-{shard:05}.json")
+}
+
+/// The teacher whose embeddings a cache holds, as far as pixels and numbers depend on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TeacherRecord {
+    /// Name in `teacher.toml`.
+    pub name: String,
+    /// BLAKE3 of the image model's file.
+    pub image_model: ContentHash,
+    /// Side of the square input, pixels.
+    pub size: u32,
+    /// Per-channel mean and standard deviation of the input.
+    pub normalization: Normalization,
+    /// Resampling filter of the input.
+    pub resample: Resample,
+    /// Name of the model's output that is cached.
+    pub output: String,
+    /// How the output becomes one vector: "none", "cls", "mean" or "gap".
+    pub pooling: String,
+    /// Leading tokens that are no patches.
+    pub prefix_tokens: u32,
+    /// Hash of the text encoder that came with the image encoder: banks made with another one are refused.
+    pub text_encoder: Option<ContentHash>,
+}
+
+/// Everything that decides a cache's bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CacheConfig {
+    /// The teacher.
+    pub teacher: TeacherRecord,
+    /// Width D of the embeddings.
+    pub dim: usize,
+    /// Hash of the listing's keys and labels.
+    pub listing: ContentHash,
+    /// Samples in the listing.
+    pub samples: usize,
+    /// Class names that labels index, where the source has them.
+    pub class_names: Option<Vec<String>>,
+    /// Views per image, K.
+    pub views: u16,
+    /// Share of the short side that view 0 shows, where view 0 is the plain centre crop; `None` where it is drawn too.
+    pub center_fraction: Option<f32>,
+    /// How the other views are drawn.
+    pub policy: Policy,
+    /// Seed of the views.
+    pub seed: u64,
+    /// Images per encoder batch; kernels may round differently at another batch size.
+    pub batch: usize,
+    /// Samples per shard.
+    pub shard_samples: usize,
+    /// Kind of device that ran the encoder, "cpu", "cuda" or "tensorrt": kernels differ in rounding.
+    pub device: String,
+}
+
+impl CacheConfig {
+    /// Shards that the listing makes.
+    pub fn shards(&self) -> usize {
+        self.samples.div_ceil(self.shard_samples)
+    }
+}
+
+/// One complete shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// The Parquet file.
+    pub file: FileEntry,
+    /// Samples accepted.
+    pub samples: usize,
+    /// Rows, samples x K.
+    pub rows: usize,
+}
+
+/// `cache.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CacheManifest {
+    /// Version of the format, [`CACHE_VERSION`].
+    pub format_version: u32,
+    /// What the cache was made from.
+    pub config: CacheConfig,
+    /// Rows over all shards.
+    pub rows: usize,
+    /// Samples rejected.
+    pub rejected: usize,
+    /// The shards, in order.
+    pub shards: Vec<ShardEntry>,
+    /// `rejects.jsonl`.
+    pub rejects: FileEntry,
+}
+
+impl CacheManifest {
+    /// Accepted samples.
+    pub fn samples(&self) -> usize {
+        self.rows / usize::from(self.config.views)
+    }
+}
+
+/// A sample that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reject {
+    /// The sample's key.
+    pub key: String,
+    /// A short stable code, such as "corrupt" or "nan-embedding".
+    pub reason: String,
+    /// The full message.
+    pub detail: String,
+}
+
+/// One of `of` equal parts of the shards, for jobs that share a cache folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partition {
+    index: usize,
+    of: usize,
+}
+
+impl Partition {
+    /// All shards.
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
+
+    /// Part `index` (from 0) of `of`; `None` unless `index < of`.
+    pub fn new(index: usize, of: usize) -> Option<Self> {
+        (index < of).then_some(Self { index, of })
+    }
+
+    /// Whether `shard` belongs to this part: shards are dealt out in turn.
+    pub fn contains(self, shard: usize) -> bool {
+        shard % self.of == self.index
+    }
+
+    /// Whether there are other parts.
+    pub fn is_shared(self) -> bool {
+        self.of > 1
+    }
+}
+
+impl std::str::FromStr for Partition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.split_once('/')
+            .and_then(|(index, of)| Self::new(index.parse().ok()?, of.parse().ok()?))
+            .ok_or_else(|| format!("expected i/n with 0 <= i < n, got {text:?}"))
+    }
+}

@@ -1,0 +1,170 @@
+//! Reading a cache: the manifest, the views, and the embeddings in place.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, UInt16Type, UInt32Type};
+use arrow_array::{Array, RecordBatch};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::views::{ViewArrays, column, primitive, wrong_type};
+use super::{CACHE_VERSION, CacheManifest, MANIFEST};
+use crate::column::MappedColumn;
+use crate::error::{ArtefactError, IoContext};
+use crate::manifest::{ContentHash, Verify, read_manifest};
+use crate::view::View;
+
+/// A complete cache, opened for reading.
+#[derive(Debug)]
+pub struct Cache {
+    dir: PathBuf,
+    manifest: CacheManifest,
+    hash: ContentHash,
+    embeddings: MappedColumn<f32>,
+}
+
+impl Cache {
+    /// Opens the cache in `dir` and checks its files.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
+        let path = dir.join(MANIFEST);
+        let (manifest, hash) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
+        manifest.rejects.verify(dir, depth)?;
+        for shard in &manifest.shards {
+            shard.file.verify(dir, depth)?;
+        }
+        let shards = manifest.shards.iter();
+        let paths: Vec<PathBuf> = shards.map(|shard| dir.join(&shard.file.name)).collect();
+        let embeddings = MappedColumn::open(&paths, "embedding", manifest.config.dim)?;
+        for ((shard, path), &rows) in manifest.shards.iter().zip(&paths).zip(embeddings.shard_rows()) {
+            if shard.rows != rows {
+                let reason = format!("expected {} rows, got {rows}", shard.rows);
+                return Err(ArtefactError::invalid(path, reason));
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), manifest, hash, embeddings })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &CacheManifest {
+        &self.manifest
+    }
+
+    /// The hash of the manifest, which pins every file: what banks and runs refer to.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// Rows: accepted samples x K.
+    pub fn rows(&self) -> usize {
+        self.embeddings.rows()
+    }
+
+    /// Width D of an embedding.
+    pub fn dim(&self) -> usize {
+        self.manifest.config.dim
+    }
+
+    /// Views per sample, K.
+    pub fn views_per_sample(&self) -> usize {
+        usize::from(self.manifest.config.views)
+    }
+
+    /// The embeddings, `[rows, D]`, f16 on disk and f32 when copied out.
+    pub fn embeddings(&self) -> &MappedColumn<f32> {
+        &self.embeddings
+    }
+
+    /// Reads keys, labels and views, everything but the embeddings, into memory.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a shard is unreadable, or a row breaks the row law or holds an impossible view.
+    pub fn views(&self) -> Result<CachedViews, ArtefactError> {
+        let mut table = CachedViews { views_per_sample: self.views_per_sample(), ..CachedViews::default() };
+        for shard in &self.manifest.shards {
+            let path = self.dir.join(&shard.file.name);
+            let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(&path, error);
+            let file = File::open(&path).during("open", &path)?;
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
+            let names = builder.schema().fields().iter().map(|field| field.name().clone());
+            let wanted: Vec<String> = names.filter(|name| name != "embedding").collect();
+            let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.iter().map(String::as_str));
+            let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+            for batch in reader {
+                table.append(&path, &batch.map_err(|error| parquet(&error))?)?;
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// Keys, labels and views of a cache. Sample `i` owns rows `i x K .. (i + 1) x K`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CachedViews {
+    /// Key of each sample.
+    pub keys: Vec<String>,
+    /// Label of each sample.
+    pub labels: Vec<Option<u32>>,
+    /// Width and height of each sample's upright image, pixels.
+    pub sizes: Vec<(u32, u32)>,
+    /// View of each row.
+    pub views: Vec<View>,
+    views_per_sample: usize,
+}
+
+impl CachedViews {
+    /// Accepted samples.
+    pub fn samples(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// View `view` of sample `sample`.
+    pub fn view(&self, sample: usize, view: usize) -> &View {
+        &self.views[self.row(sample, view)]
+    }
+
+    /// The row of view `view` of sample `sample`.
+    pub fn row(&self, sample: usize, view: usize) -> usize {
+        sample * self.views_per_sample + view
+    }
+
+    fn append(&mut self, path: &Path, batch: &RecordBatch) -> Result<(), ArtefactError> {
+        let key = column(path, batch, "key")?;
+        let key = key.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, "key", key.data_type()))?;
+        let view = primitive::<UInt16Type>(path, batch, "view")?;
+        let label = primitive::<Int32Type>(path, batch, "label")?;
+        let width = primitive::<UInt32Type>(path, batch, "width")?;
+        let height = primitive::<UInt32Type>(path, batch, "height")?;
+        let views = ViewArrays::new(path, batch)?;
+        for row in 0..batch.num_rows() {
+            let at = self.views.len();
+            let invalid = |reason: &str| ArtefactError::invalid(path, format!("cache row {at}: {reason}"));
+            let expected = at % self.views_per_sample;
+            if usize::from(view.value(row)) != expected {
+                return Err(invalid(&format!("expected view {expected}, got {}", view.value(row))));
+            }
+            let size = (width.value(row), height.value(row));
+            if expected == 0 {
+                let value = label.is_valid(row).then(|| u32::try_from(label.value(row))).transpose();
+                self.keys.push(key.value(row).to_owned());
+                self.labels.push(value.map_err(|_| invalid("the label is negative"))?);
+                self.sizes.push(size);
+            } else if self.keys.last().is_none_or(|last| last != key.value(row)) {
+                return Err(invalid("the views of a sample do not stand together"));
+            }
+            let view = views.get(row).map_err(invalid)?;
+            view.validate(size.0, size.1).map_err(|error| invalid(&error.to_string()))?;
+            self.views.push(view);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! A view as columns of a Parquet row, and back.
+
+use std::path::Path;
+
+use arrow_array::builder::{BooleanBuilder, Float32Builder, UInt8Builder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, Float32Type};
+use arrow_array::{Array, ArrayRef, BooleanArray, Float32Array, PrimitiveArray, RecordBatch, UInt8Array};
+use arrow_schema::{DataType, Field};
+use std::sync::Arc;
+
+use crate::error::ArtefactError;
+use crate::view::{Crop, Jitter, JitterOrder, View};
+
+/// The columns of a view. Exactly one of (`crop_*`) and `center_fraction` is set; the five jitter columns are set
+/// together or not at all.
+pub(super) fn fields() -> Vec<Field> {
+    let f32 = |name: &str| Field::new(name, DataType::Float32, true);
+    let flag = |name: &str| Field::new(name, DataType::Boolean, false);
+    vec![
+        f32("center_fraction"),
+        f32("crop_x"),
+        f32("crop_y"),
+        f32("crop_w"),
+        f32("crop_h"),
+        flag("flip"),
+        f32("brightness"),
+        f32("contrast"),
+        f32("saturation"),
+        f32("hue"),
+        Field::new("jitter_order", DataType::UInt8, true),
+        flag("grey"),
+        f32("blur_sigma"),
+    ]
+}
+
+/// Collects views into arrays in the order of [`fields`].
+#[derive(Default)]
+pub(super) struct ViewBuilder {
+    center: Float32Builder,
+    crop: [Float32Builder; 4],
+    flip: BooleanBuilder,
+    jitter: [Float32Builder; 4],
+    order: UInt8Builder,
+    grey: BooleanBuilder,
+    blur: Float32Builder,
+}
+
+impl ViewBuilder {
+    pub(super) fn push(&mut self, view: &View) {
+        let (center, crop) = match view.crop {
+            Crop::Center { fraction } => (Some(fraction), None),
+            Crop::Box { x, y, w, h } => (None, Some([x, y, w, h])),
+        };
+        self.center.append_option(center);
+        for (at, builder) in self.crop.iter_mut().enumerate() {
+            builder.append_option(crop.map(|crop| crop[at]));
+        }
+        self.flip.append_value(view.flip);
+        let jitter = view.jitter.map(|jitter| [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue]);
+        for (at, builder) in self.jitter.iter_mut().enumerate() {
+            builder.append_option(jitter.map(|jitter| jitter[at]));
+        }
+        self.order.append_option(view.jitter.map(|jitter| jitter.order.index()));
+        self.grey.append_value(view.grey);
+        self.blur.append_option(view.blur_sigma);
+    }
+
+    pub(super) fn finish(&mut self) -> Vec<ArrayRef> {
+        let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.center.finish())];
+        arrays.extend(self.crop.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef));
+        arrays.push(Arc::new(self.flip.finish()));
+        arrays.extend(self.jitter.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef));
+        arrays.push(Arc::new(self.order.finish()));
+        arrays.push(Arc::new(self.grey.finish()));
+        arrays.push(Arc::new(self.blur.finish()));
+        arrays
+    }
+}
+
+/// A batch's view columns, checked for type once.
+pub(super) struct ViewArrays<'a> {
+    center: &'a Float32Array,
+    crop: [&'a Float32Array; 4],
+    flip: &'a BooleanArray,
+    jitter: [&'a Float32Array; 4],
+    order: &'a UInt8Array,
+    grey: &'a BooleanArray,
+    blur: &'a Float32Array,
+}
+
+impl<'a> ViewArrays<'a> {
+    pub(super) fn new(path: &Path, batch: &'a RecordBatch) -> Result<Self, ArtefactError> {
+        let f32 = |name: &str| primitive::<Float32Type>(path, batch, name);
+        let flag = |name: &str| {
+            let array = column(path, batch, name)?;
+            array.as_boolean_opt().ok_or_else(|| wrong_type(path, name, array.data_type()))
+        };
+        Ok(Self {
+            center: f32("center_fraction")?,
+            crop: [f32("crop_x")?, f32("crop_y")?, f32("crop_w")?, f32("crop_h")?],
+            flip: flag("flip")?,
+            jitter: [f32("brightness")?, f32("contrast")?, f32("saturation")?, f32("hue")?],
+            order: primitive(path, batch, "jitter_order")?,
+            grey: flag("grey")?,
+            blur: f32("blur_sigma")?,
+        })
+    }
+
+    /// The view in a row; `Err` says which rule of [`fields`] is broken.
+    pub(super) fn get(&self, row: usize) -> Result<View, &'static str> {
+        let value = |array: &Float32Array| array.is_valid(row).then(|| array.value(row));
+        let all = |arrays: &[&Float32Array; 4]| match arrays.map(value) {
+            [Some(a), Some(b), Some(c), Some(d)] => Ok(Some([a, b, c, d])),
+            [None, None, None, None] => Ok(None),
+            _ => Err("columns that belong together are only partly set"),
+        };
+        let crop = match (value(self.center), all(&self.crop)?) {
+            (Some(fraction), None) => Crop::Center { fraction },
+            (None, Some([x, y, w, h])) => Crop::Box { x, y, w, h },
+            _ => return Err("exactly one of center_fraction and crop_x, crop_y, crop_w, crop_h must be set"),
+        };
+        let jitter = match (all(&self.jitter)?, self.order.is_valid(row)) {
+            (Some([brightness, contrast, saturation, hue]), true) => {
+                let order = JitterOrder::new(self.order.value(row)).map_err(|_| "jitter_order is not below 24")?;
+                Some(Jitter { brightness, contrast, saturation, hue, order })
+            }
+            (None, false) => None,
+            _ => return Err("jitter factors and jitter_order must be set together"),
+        };
+        let blur_sigma = value(self.blur);
+        Ok(View { crop, flip: self.flip.value(row), jitter, grey: self.grey.value(row), blur_sigma })
+    }
+}
+
+/// A batch's primitive column by name.
+pub(super) fn primitive<'a, T: ArrowPrimitiveType>(
+    path: &Path,
+    batch: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a PrimitiveArray<T>, ArtefactError> {
+    let array = column(path, batch, name)?;
+    array.as_primitive_opt().ok_or_else(|| wrong_type(path, name, array.data_type()))
+}
+
+/// A batch's column by name.
+pub(super) fn column<'a>(path: &Path, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ArtefactError> {
+    batch.column_by_name(name).ok_or_else(|| ArtefactError::invalid(path, format!("column {name:?} is missing")))
+}
+
+/// The error for a column of an unexpected type.
+pub(super) fn wrong_type(path: &Path, name: &str, got: &DataType) -> ArtefactError {
+    ArtefactError::invalid(path, format!("column {name:?} has type {got}"))
+}

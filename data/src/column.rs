@@ -1,0 +1,288 @@
+//! Fixed-width Parquet columns read in place.
+//!
+//! A row of `width` items of a required `FixedSizeList` column, written PLAIN and uncompressed, lies contiguously in
+//! its data page: a page ends in exactly `rows x width x item` value bytes, so
+//!
+//! ```text
+//! value start = page offset + compressed page size - rows x width x item
+//!               └──────── from the footer's offset index ────────┘
+//! ```
+//!
+//! A reader maps the file, looks up the page and copies. Value starts are unaligned, so bytes are copied, never cast.
+//! A file that does not meet the conditions (someone rewrote it with compression, say) is read through the ordinary
+//! Arrow reader into memory instead; [`MappedColumn::not_in_place`] names the unmet condition.
+
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, Float16Type, Int32Type};
+use arrow_buffer::ToByteSlice;
+use arrow_schema::DataType;
+use bytes::Bytes;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, Encoding, Type as PhysicalType};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+
+use crate::error::{ArtefactError, IoContext};
+use crate::mapped::MappedFile;
+
+/// An item type of a mapped column.
+pub trait Item: Copy + Default {
+    /// Arrow's type.
+    type Arrow: ArrowPrimitiveType;
+    /// Bytes per item.
+    const BYTES: usize;
+    /// Parquet's physical type.
+    const PHYSICAL: PhysicalType;
+    /// Converts the little-endian bytes of a row; `out` has one item per [`Item::BYTES`] bytes.
+    fn decode(bytes: &[u8], out: &mut [Self]);
+}
+
+/// Half-precision items, delivered as `f32`.
+impl Item for f32 {
+    type Arrow = Float16Type;
+    const BYTES: usize = 2;
+    const PHYSICAL: PhysicalType = PhysicalType::FIXED_LEN_BYTE_ARRAY;
+
+    fn decode(bytes: &[u8], out: &mut [Self]) {
+        // Aligned scratch of a size that stays in L1, so that the vectorised conversion can be used.
+        let mut scratch = [0u16; 512];
+        for (bytes, out) in bytes.chunks(1024).zip(out.chunks_mut(512)) {
+            let bits = &mut scratch[..out.len()];
+            for (bit, byte) in bits.iter_mut().zip(bytes.chunks_exact(2)) {
+                *bit = u16::from_le_bytes([byte[0], byte[1]]);
+            }
+            bits.reinterpret_cast::<half::f16>().convert_to_f32_slice(out);
+        }
+    }
+}
+
+/// 32-bit integer items.
+impl Item for i32 {
+    type Arrow = Int32Type;
+    const BYTES: usize = 4;
+    const PHYSICAL: PhysicalType = PhysicalType::INT32;
+
+    fn decode(bytes: &[u8], out: &mut [Self]) {
+        for (value, byte) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+            *value = i32::from_le_bytes([byte[0], byte[1], byte[2], byte[3]]);
+        }
+    }
+}
+
+/// The bytes that hold a column's values.
+#[derive(Debug)]
+enum Storage {
+    Mapped(MappedFile),
+    /// Decoded by the ordinary reader.
+    Memory(Vec<u8>),
+}
+
+/// Consecutive rows whose values are contiguous.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    first_row: usize,
+    storage: usize,
+    value_start: usize,
+}
+
+/// One fixed-width column over all shards of an artefact, rows numbered through.
+#[derive(Debug)]
+pub struct MappedColumn<T> {
+    width: usize,
+    rows: usize,
+    pages: Vec<Page>,
+    storages: Vec<Storage>,
+    shard_rows: Vec<usize>,
+    not_in_place: Vec<(PathBuf, String)>,
+    item: PhantomData<T>,
+}
+
+impl<T: Item> MappedColumn<T> {
+    /// Opens column `name` of `width` items per row in every file, in order.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a file cannot be read, or the column is absent or of another type.
+    pub fn open(paths: &[PathBuf], name: &str, width: usize) -> Result<Self, ArtefactError> {
+        let mut column = Self {
+            width,
+            rows: 0,
+            pages: Vec::new(),
+            storages: Vec::new(),
+            shard_rows: Vec::new(),
+            not_in_place: Vec::new(),
+            item: PhantomData,
+        };
+        for path in paths {
+            column.append(path, name)?;
+        }
+        Ok(column)
+    }
+
+    fn append(&mut self, path: &Path, name: &str) -> Result<(), ArtefactError> {
+        let file = MappedFile::open(path)?;
+        // The length is checked first, because parsing a map of nothing is an obscure error.
+        let metadata = ParquetMetaDataReader::new()
+            .with_offset_index_policy(PageIndexPolicy::Optional)
+            .with_column_index_policy(PageIndexPolicy::Skip)
+            .parse_and_finish(&std::fs::File::open(path).during("open", path)?)
+            .map_err(|error| ArtefactError::parquet(path, error))?;
+        let rows = usize::try_from(metadata.file_metadata().num_rows())
+            .map_err(|error| ArtefactError::parquet(path, error))?;
+        let leaf = leaf_index(&metadata, name)
+            .ok_or_else(|| ArtefactError::invalid(path, format!("column {name:?} is missing")))?;
+        let storage = self.storages.len();
+        match in_place_pages::<T>(&metadata, leaf, self.width, file.bytes().len()) {
+            Ok(pages) => {
+                for (first_row, value_start) in pages {
+                    self.pages.push(Page { first_row: self.rows + first_row, storage, value_start });
+                }
+                self.storages.push(Storage::Mapped(file));
+            }
+            Err(condition) => {
+                self.pages.push(Page { first_row: self.rows, storage, value_start: 0 });
+                self.storages.push(Storage::Memory(decode_all::<T>(path, name, self.width)?));
+                self.not_in_place.push((path.to_owned(), condition));
+            }
+        }
+        self.rows += rows;
+        self.shard_rows.push(rows);
+        Ok(())
+    }
+
+    /// Rows over all shards.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Items per row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows of each shard.
+    pub fn shard_rows(&self) -> &[usize] {
+        &self.shard_rows
+    }
+
+    /// The shards that had to be decoded into memory, each with the condition it does not meet.
+    pub fn not_in_place(&self) -> &[(PathBuf, String)] {
+        &self.not_in_place
+    }
+
+    /// Copies one row into `out`, which holds [`Self::width`] items.
+    ///
+    /// # Panics
+    /// Where `row` is not below [`Self::rows`], like slice indexing.
+    pub fn copy_row(&self, row: usize, out: &mut [T]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let page = self.pages[self.pages.partition_point(|page| page.first_row <= row) - 1];
+        let bytes = match &self.storages[page.storage] {
+            Storage::Mapped(file) => file.bytes(),
+            Storage::Memory(bytes) => bytes,
+        };
+        let row_bytes = self.width * T::BYTES;
+        let start = page.value_start + (row - page.first_row) * row_bytes;
+        T::decode(&bytes[start..start + row_bytes], out);
+    }
+
+    /// Copies rows, in the order given, into `out` (`[rows.len(), width]`).
+    ///
+    /// # Panics
+    /// Where a row is not below [`Self::rows`].
+    pub fn copy_rows(&self, rows: impl IntoIterator<Item = usize>, out: &mut [T]) {
+        for (row, out) in rows.into_iter().zip(out.chunks_exact_mut(self.width)) {
+            self.copy_row(row, out);
+        }
+    }
+}
+
+/// The index of the leaf column whose path starts with `name`.
+fn leaf_index(metadata: &ParquetMetaData, name: &str) -> Option<usize> {
+    let schema = metadata.file_metadata().schema_descr();
+    schema.columns().iter().position(|column| column.path().parts().first().is_some_and(|part| part == name))
+}
+
+/// `(first row, value start)` of every page, or the condition that rules reading in place out.
+fn in_place_pages<T: Item>(
+    metadata: &ParquetMetaData,
+    leaf: usize,
+    width: usize,
+    file_bytes: usize,
+) -> Result<Vec<(usize, usize)>, String> {
+    let descriptor = metadata.file_metadata().schema_descr().column(leaf);
+    if descriptor.physical_type() != T::PHYSICAL || (T::BYTES == 2 && descriptor.type_length() != 2) {
+        return Err(format!("its physical type is {}", descriptor.physical_type()));
+    }
+    if descriptor.max_def_level() != 1 || descriptor.max_rep_level() != 1 {
+        return Err("the list or its items are not required".to_owned());
+    }
+    let index = metadata.page_index().ok_or("it has no page index")?;
+    let mut pages = Vec::new();
+    let mut group_start = 0;
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let chunk = group.column(leaf);
+        let rows = usize::try_from(group.num_rows()).map_err(|_| "a row group has a negative row count")?;
+        if chunk.compression() != Compression::UNCOMPRESSED {
+            return Err(format!("it is compressed ({})", chunk.compression()));
+        }
+        if chunk.dictionary_page_offset().is_some()
+            || chunk.encodings().any(|encoding| !matches!(encoding, Encoding::PLAIN | Encoding::RLE))
+        {
+            return Err("its values are not PLAIN encoded".to_owned());
+        }
+        if usize::try_from(chunk.num_values()).ok() != rows.checked_mul(width) {
+            return Err(format!("its rows do not all have {width} items"));
+        }
+        let offsets = index.offset_index(number, leaf).ok_or("it has no offset index")?;
+        let locations = offsets.page_locations();
+        for (position, page) in locations.iter().enumerate() {
+            let first = usize::try_from(page.first_row_index).map_err(|_| "a page has a negative first row")?;
+            let next = locations.get(position + 1).map_or(Ok(rows), |next| usize::try_from(next.first_row_index));
+            let page_rows = next.ok().and_then(|next| next.checked_sub(first)).ok_or("its pages are out of order")?;
+            let end = usize::try_from(page.offset + i64::from(page.compressed_page_size))
+                .map_err(|_| "a page has a negative offset")?;
+            let start = page_rows.checked_mul(width * T::BYTES).and_then(|bytes| end.checked_sub(bytes));
+            match start {
+                Some(start) if end <= file_bytes && i64::try_from(start).is_ok_and(|start| start > page.offset) => {
+                    pages.push((group_start + first, start));
+                }
+                _ => return Err("its pages do not hold the values they should".to_owned()),
+            }
+        }
+        group_start += rows;
+    }
+    Ok(pages)
+}
+
+/// Decodes a whole column through the ordinary reader, as the bytes of its items.
+fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtefactError> {
+    let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+    let bytes = Bytes::from(std::fs::read(path).during("read", path)?);
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| parquet(&error))?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [name]);
+    let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+    let mut out = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(|error| parquet(&error))?;
+        let column = batch.column(0);
+        let wanted = <T::Arrow as ArrowPrimitiveType>::DATA_TYPE;
+        let fits = matches!(column.data_type(), DataType::FixedSizeList(item, got)
+            if *item.data_type() == wanted && usize::try_from(*got) == Ok(width));
+        if !fits || column.null_count() > 0 {
+            let got = column.data_type();
+            let reason = format!("column {name:?}: expected a list of {width} x {wanted} without nulls, got {got}");
+            return Err(ArtefactError::invalid(path, reason));
+        }
+        let list = column.as_fixed_size_list();
+        let items = list.values().as_primitive::<T::Arrow>();
+        let first = list.value_offset_at(0);
+        let values = &items.values()[first..first + list.len() * width];
+        out.extend_from_slice(values.to_byte_slice());
+    }
+    Ok(out)
+}

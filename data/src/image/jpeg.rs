@@ -1,0 +1,84 @@
+//! JPEG: decoded strictly, so that data that end early or break the Huffman code become a reject and not a half-grey image.
+
+use image::metadata::Orientation;
+use image::{DynamicImage, RgbImage as RgbBuffer};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use super::{DecodeError, DecodeLimits, RgbImage, check_dimensions, finish};
+
+const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
+
+pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
+    if is_truncated(bytes) {
+        return Err(DecodeError::Truncated);
+    }
+    match decode_as(bytes, limits, true) {
+        // Stray bytes between segments hurt nothing; libjpeg skips them too. The entropy-coded data stay strict: the
+        // lenient mode is only entered for damage that the decoder has met in the headers.
+        Err(Failure::StrayBytes) => decode_as(bytes, limits, false).map_err(Failure::into_error),
+        outcome => outcome.map_err(Failure::into_error),
+    }
+}
+
+enum Failure {
+    StrayBytes,
+    Final(DecodeError),
+}
+
+impl Failure {
+    fn into_error(self) -> DecodeError {
+        match self {
+            Self::StrayBytes => DecodeError::Corrupt("stray bytes between JPEG segments".to_owned()),
+            Self::Final(error) => error,
+        }
+    }
+}
+
+impl From<DecodeErrors> for Failure {
+    fn from(error: DecodeErrors) -> Self {
+        match error {
+            DecodeErrors::FormatStatic(text) if text.starts_with("[strict-mode]") => Self::StrayBytes,
+            DecodeErrors::ExhaustedData => Self::Final(DecodeError::Truncated),
+            DecodeErrors::ZeroError => Self::Final(DecodeError::NoPixels),
+            DecodeErrors::Unsupported(scheme) => Self::Final(DecodeError::Unsupported(format!("{scheme:?}"))),
+            other => Self::Final(DecodeError::Corrupt(format!("{other:?}"))),
+        }
+    }
+}
+
+fn decode_as(bytes: &[u8], limits: &DecodeLimits, strict: bool) -> Result<RgbImage, Failure> {
+    let options = DecoderOptions::default()
+        .set_strict_mode(strict)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers()?;
+    let info = decoder.info().ok_or_else(|| corrupt("no header"))?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    check_dimensions(width, height, limits).map_err(Failure::Final)?;
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let pixels = decoder.decode()?;
+    let buffer = RgbBuffer::from_raw(width, height, pixels).ok_or_else(|| corrupt("unexpected channels"))?;
+    finish(DynamicImage::ImageRgb8(buffer), orientation.unwrap_or(Orientation::NoTransforms))
+        .map_err(Failure::Final)
+}
+
+fn corrupt(what: &str) -> Failure {
+    Failure::Final(DecodeError::Corrupt(what.to_owned()))
+}
+
+/// Whether no end-of-image marker follows the last scan. Entropy-coded data cannot contain either marker, and a
+/// thumbnail's come before the image's own scan. Pillow accepts a file that lacks nothing but the marker; we do not.
+fn is_truncated(bytes: &[u8]) -> bool {
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
+    match (last(END_OF_IMAGE), last(START_OF_SCAN)) {
+        (Some(end), Some(scan)) => end < scan,
+        (end, _) => end.is_none(),
+    }
+}

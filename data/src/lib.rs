@@ -1,0 +1,20 @@
+//! Views, on-disk formats and memory-mapped columns: everything that passes between the stages of `lgd`.
+//!
+//! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
+//! - [`manifest`], [`column`], [`cache`], [`bank`]: the folders on disk;
+//! - [`job`]: progress and interruption of a running stage.
+
+pub mod bank;
+pub mod cache;
+pub mod column;
+pub mod error;
+pub mod image;
+pub mod job;
+pub mod manifest;
+mod mapped;
+pub mod render;
+pub mod source;
+mod table;
+pub mod view;
+
+pub use error::ArtefactError;

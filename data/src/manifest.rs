@@ -1,0 +1,314 @@
+//! What every artefact folder shares: content hashes, file entries, atomic replacement and verification.
+//!
+//! An artefact is a folder of immutable files plus one JSON manifest. A file is written beside its final name,
+//! flushed, renamed, and its folder flushed, so that a name is either absent or whole. The manifest lists the
+//! length and the BLAKE3 hash of every file.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ArtefactError, IoContext};
+use crate::source::Sample;
+
+/// A BLAKE3 hash, 32 bytes; lower-case hexadecimal in text and JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContentHash([u8; 32]);
+
+impl ContentHash {
+    /// The hash of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The hash of a file's content, read through a memory map on all threads.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Io`] where the file cannot be read.
+    pub fn of_file(path: &Path) -> Result<Self, ArtefactError> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_mmap_rayon(path).during("hash", path)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<blake3::Hash> for ContentHash {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(*hash.as_bytes())
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContentHash({self})")
+    }
+}
+
+impl FromStr for ContentHash {
+    type Err = blake3::HexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        blake3::Hash::from_hex(text).map(Self::from)
+    }
+}
+
+impl Serialize for ContentHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ContentHash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The hash of a listing: every key and label, in order. It changes when an image is added, removed, renamed or
+/// relabelled.
+pub fn listing_hash(samples: &[Sample]) -> ContentHash {
+    let mut hasher = blake3::Hasher::new();
+    for sample in samples {
+        hasher.update(sample.key.as_bytes());
+        match sample.label {
+            Some(label) => hasher.update(format!("\0{label}\n").as_bytes()),
+            None => hasher.update(b"\0\n"),
+        };
+    }
+    hasher.finalize().into()
+}
+
+/// One file of an artefact, as its manifest lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// File name inside the artefact's folder.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 hash of the content.
+    pub blake3: ContentHash,
+}
+
+impl FileEntry {
+    /// Describes a file that has just been written to `dir`.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Io`] where the file cannot be read.
+    pub fn describe(dir: &Path, name: &str) -> Result<Self, ArtefactError> {
+        let path = dir.join(name);
+        let bytes = fs::metadata(&path).during("read", &path)?.len();
+        Ok(Self { name: name.to_owned(), bytes, blake3: ContentHash::of_file(&path)? })
+    }
+
+    /// Checks the file in `dir` against this entry.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Missing`], [`ArtefactError::Length`] or [`ArtefactError::Hash`].
+    pub fn verify(&self, dir: &Path, depth: Verify) -> Result<(), ArtefactError> {
+        let path = dir.join(&self.name);
+        let length = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ArtefactError::Missing { path, what: "a file listed in the manifest" });
+            }
+            Err(error) => return Err(error).during("read", &path),
+        };
+        if length != self.bytes {
+            return Err(ArtefactError::Length { path, expected: self.bytes, got: length });
+        }
+        if depth == Verify::Full {
+            let got = ContentHash::of_file(&path)?;
+            if got != self.blake3 {
+                return Err(ArtefactError::Hash { path, expected: self.blake3, got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How thoroughly files are checked against their manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// Presence and length.
+    Length,
+    /// Presence, length and BLAKE3 hash: one pass over all bytes at memory or disk speed.
+    Full,
+}
+
+/// A file that appears under its name only when [`AtomicFile::commit`] succeeds.
+#[derive(Debug)]
+pub struct AtomicFile {
+    writer: BufWriter<File>,
+    temporary: PathBuf,
+    path: PathBuf,
+    committed: bool,
+}
+
+impl AtomicFile {
+    /// Starts writing what will become `path`. A leftover of an earlier, interrupted attempt is overwritten.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Io`] where the temporary file cannot be created.
+    pub fn create(path: &Path) -> Result<Self, ArtefactError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.tmp"));
+        let file = File::create(&temporary).during("create", &temporary)?;
+        let writer = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self { writer, temporary, path: path.to_owned(), committed: false })
+    }
+
+    /// The name under which the file will appear.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Flushes to the disk, renames, and flushes the folder.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Io`]; the file is then absent, as if it had never been started.
+    pub fn commit(mut self) -> Result<(), ArtefactError> {
+        self.writer.flush().during("write", &self.path)?;
+        self.writer.get_ref().sync_all().during("flush", &self.path)?;
+        fs::rename(&self.temporary, &self.path).during("rename", &self.path)?;
+        self.committed = true;
+        if let Some(dir) = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            File::open(dir).and_then(|dir| dir.sync_all()).during("flush", dir)?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nothing can be done about a failure here, and the next attempt overwrites the leftover anyway.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Replaces `path` by `bytes`, atomically.
+///
+/// # Errors
+/// [`ArtefactError::Io`]; the old content is then still in place.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtefactError> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).during("write", path)?;
+    file.commit()
+}
+
+/// Replaces `path` by `value` as indented JSON, atomically; returns the hash of what was written.
+///
+/// # Errors
+/// [`ArtefactError::Io`] or [`ArtefactError::Json`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<ContentHash, ArtefactError> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() })?;
+    text.push(b'\n');
+    write_atomic(path, &text)?;
+    Ok(ContentHash::of(&text))
+}
+
+/// Reads a JSON manifest whose `format_version` must be `version`; returns it with the hash of its bytes.
+///
+/// # Errors
+/// [`ArtefactError::Missing`], [`ArtefactError::Version`], [`ArtefactError::Json`] or [`ArtefactError::Io`].
+pub fn read_manifest<T: DeserializeOwned>(
+    path: &Path,
+    version: u32,
+    what: &'static str,
+) -> Result<(T, ContentHash), ArtefactError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format_version: u32,
+    }
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(ArtefactError::Missing { path: path.to_owned(), what });
+        }
+        Err(error) => return Err(error).during("read", path),
+    };
+    let json = |error: serde_json::Error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() };
+    // The version comes first: a later format may have other fields, and its reader's advice is the useful one.
+    let Versioned { format_version } = serde_json::from_slice(&bytes).map_err(json)?;
+    if format_version != version {
+        return Err(ArtefactError::Version { path: path.to_owned(), expected: version, got: format_version });
+    }
+    Ok((serde_json::from_slice(&bytes).map_err(json)?, ContentHash::of(&bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_file_leaves_nothing_and_a_committed_one_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bin");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        write_atomic(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn verification_tells_missing_shortened_and_altered_files_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        write_atomic(&dir.path().join("a"), b"0123456789").unwrap();
+        let entry = FileEntry::describe(dir.path(), "a").unwrap();
+        entry.verify(dir.path(), Verify::Full).unwrap();
+
+        fs::write(dir.path().join("a"), b"0123456780").unwrap();
+        entry.verify(dir.path(), Verify::Length).unwrap();
+        assert!(matches!(entry.verify(dir.path(), Verify::Full), Err(ArtefactError::Hash { .. })));
+        fs::write(dir.path().join("a"), b"012345678").unwrap();
+        assert!(matches!(
+            entry.verify(dir.path(), Verify::Length),
+            Err(ArtefactError::Length { expected: 10, got: 9, .. })
+        ));
+        fs::remove_file(dir.path().join("a")).unwrap();
+        assert!(matches!(entry.verify(dir.path(), Verify::Length), Err(ArtefactError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_listing_hash_notices_every_kind_of_drift() {
+        let sample = |key: &str, label| Sample { key: key.to_owned(), label };
+        let base = listing_hash(&[sample("a/1", Some(0)), sample("b/1", Some(1))]);
+        assert_ne!(base, listing_hash(&[sample("a/1", Some(0)), sample("b/1", Some(2))]));
+        assert_ne!(base, listing_hash(&[sample("b/1", Some(1)), sample("a/1", Some(0))]));
+        assert_ne!(base, listing_hash(&[sample("a/1", Some(0))]));
+        assert_ne!(base, listing_hash(&[sample("a/1", None), sample("b/1", Some(1))]));
+    }
+}

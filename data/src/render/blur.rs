@@ -1,0 +1,130 @@
+//! Pillow's `GaussianBlur`, which MoCo-v2 uses: three passes of a box of fractional width, each rounded to 8 bits.
+//!
+//! The box's radius follows Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering" (SSVM 2011),
+//! in 24-bit fixed point. Integers only, hence bit for bit Pillow's and the same on every machine.
+
+const CHANNELS: usize = 3;
+const PASSES: u8 = 3;
+const ONE: u32 = 1 << 24;
+const HALF: u32 = 1 << 23;
+
+/// A box of `2 radius + 1` pixels of weight `full` and one of weight `far` at either end; the weights sum to 2^24.
+#[derive(Clone, Copy)]
+struct Kernel {
+    radius: usize,
+    full: u32,
+    far: u32,
+}
+
+/// Blurs RGB8 [side, side, 3] in place with a Gaussian of `sigma` pixels; edges are replicated.
+pub(super) fn gaussian(pixels: &mut Vec<u8>, side: usize, sigma: f32) {
+    let Some(kernel) = Kernel::of(sigma) else { return };
+    let stride = side * CHANNELS;
+    let mut scratch = vec![0; pixels.len()];
+    for _ in 0..PASSES {
+        for (source, target) in pixels.chunks_exact(stride).zip(scratch.chunks_exact_mut(stride)) {
+            kernel.blur_row(source, target);
+        }
+        std::mem::swap(pixels, &mut scratch);
+    }
+    let mut sums = vec![0; stride];
+    for _ in 0..PASSES {
+        kernel.blur_columns(pixels, &mut scratch, &mut sums);
+        std::mem::swap(pixels, &mut scratch);
+    }
+}
+
+impl Kernel {
+    /// `None` when nothing would change.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive and far below 2^24"
+    )]
+    fn of(sigma: f32) -> Option<Self> {
+        let radius = box_radius(sigma);
+        if radius <= 0.0 {
+            return None;
+        }
+        let full = (ONE as f32 / (radius * 2.0 + 1.0)) as u32;
+        let whole = radius as u32;
+        let far = (ONE - (whole * 2 + 1) * full) / 2;
+        Some(Self { radius: usize::try_from(whole).ok()?, full, far })
+    }
+
+    fn weigh(self, sum: u32, left: u8, right: u8) -> u8 {
+        ((sum * self.full + (u32::from(left) + u32::from(right)) * self.far + HALF) >> 24) as u8
+    }
+
+    /// One pass along a row, [side, 3].
+    fn blur_row(self, source: &[u8], target: &mut [u8]) {
+        let (source, _) = source.as_chunks::<CHANNELS>();
+        let (target, _) = target.as_chunks_mut::<CHANNELS>();
+        let last = source.len() - 1;
+        let mut sums = [0_u32; CHANNELS];
+        // The box around the pixel left of the first one.
+        for position in 0..self.radius {
+            add(&mut sums, &source[position.min(last)]);
+        }
+        for _ in 0..=self.radius {
+            add(&mut sums, &source[0]);
+        }
+        for (position, output) in target.iter_mut().enumerate() {
+            let left = &source[position.saturating_sub(self.radius + 1)];
+            add(&mut sums, &source[(position + self.radius).min(last)]);
+            subtract(&mut sums, left);
+            let right = &source[(position + self.radius + 1).min(last)];
+            for channel in 0..CHANNELS {
+                output[channel] = self.weigh(sums[channel], left[channel], right[channel]);
+            }
+        }
+    }
+
+    /// One pass down all columns at once: running sums of whole rows.
+    fn blur_columns(self, source: &[u8], target: &mut [u8], sums: &mut [u32]) {
+        let stride = sums.len();
+        let row = |index: usize| &source[index * stride..][..stride];
+        let last = source.len() / stride - 1;
+        sums.fill(0);
+        for position in 0..self.radius {
+            add(sums, row(position.min(last)));
+        }
+        for _ in 0..=self.radius {
+            add(sums, row(0));
+        }
+        for (position, output) in target.chunks_exact_mut(stride).enumerate() {
+            let left = row(position.saturating_sub(self.radius + 1));
+            let entering = row((position + self.radius).min(last));
+            let right = row((position + self.radius + 1).min(last));
+            let inputs = left.iter().zip(entering).zip(right);
+            for ((output, sum), ((&left, &entering), &right)) in output.iter_mut().zip(&mut *sums).zip(inputs)
+            {
+                *sum = *sum + u32::from(entering) - u32::from(left);
+                *output = self.weigh(*sum, left, right);
+            }
+        }
+    }
+}
+
+fn add(sums: &mut [u32], values: &[u8]) {
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        *sum += u32::from(value);
+    }
+}
+
+fn subtract(sums: &mut [u32], values: &[u8]) {
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        *sum -= u32::from(value);
+    }
+}
+
+/// The fractional radius of a box that, applied three times, has the variance of a Gaussian of `sigma`.
+#[expect(clippy::cast_possible_truncation, reason = "Pillow computes in double and keeps a float")]
+fn box_radius(sigma: f32) -> f32 {
+    let variance = sigma * sigma / f32::from(PASSES);
+    let length = (12.0 * f64::from(variance) + 1.0).sqrt() as f32;
+    let whole = ((f64::from(length) - 1.0) / 2.0).floor() as f32;
+    let fraction = (2.0 * whole + 1.0) * (whole * (whole + 1.0) - 3.0 * variance)
+        / (6.0 * (variance - (whole + 1.0) * (whole + 1.0)));
+    whole + fraction
+}

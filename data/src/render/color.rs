@@ -1,0 +1,133 @@
+//! Colour changes in the arithmetic of Pillow's `Image.blend`, `convert("L")` and `convert("HSV")`, which torchvision's `adjust_*`
+//! functions use on Pillow images. Bit for bit the same, in `f32` and `f64` where Pillow's C code has `float` and `double`.
+//!
+//! All functions work in place on RGB8 pixels, [n, 3].
+
+/// Blends with black: `factor` x value.
+pub(super) fn brightness(pixels: &mut [u8], factor: f32) {
+    map_levels(pixels, |value| blend(0, value, factor));
+}
+
+/// Blends with the mean grey of the image, rounded to a whole level.
+pub(super) fn contrast(pixels: &mut [u8], factor: f32) {
+    let mean = mean_grey(pixels);
+    map_levels(pixels, |value| blend(mean, value, factor));
+}
+
+/// Blends each pixel with its own grey.
+pub(super) fn saturation(pixels: &mut [u8], factor: f32) {
+    let (pixels, _) = pixels.as_chunks_mut::<3>();
+    for pixel in pixels {
+        let grey = luma(*pixel);
+        *pixel = pixel.map(|value| blend(grey, value, factor));
+    }
+}
+
+/// Replaces each pixel by its grey, three times.
+pub(super) fn grey(pixels: &mut [u8]) {
+    let (pixels, _) = pixels.as_chunks_mut::<3>();
+    for pixel in pixels {
+        *pixel = [luma(*pixel); 3];
+    }
+}
+
+/// Adds `turns` x 255, truncated to a whole number, to the 8-bit hue, modulo 256.
+pub(super) fn hue(pixels: &mut [u8], turns: f32) {
+    let shift = hue_shift(turns);
+    let (pixels, _) = pixels.as_chunks_mut::<3>();
+    for pixel in pixels {
+        let [h, s, v] = to_hsv(*pixel);
+        *pixel = to_rgb([h.wrapping_add(shift), s, v]);
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "|turns| <= 0.5; modulo 256 is meant"
+)]
+fn hue_shift(turns: f32) -> u8 {
+    (f64::from(turns) * 255.0) as i32 as u8
+}
+
+/// A change of each level by itself, through a table.
+fn map_levels(pixels: &mut [u8], level: impl Fn(u8) -> u8) {
+    let mut table = [0; 256];
+    for (value, entry) in (0..=u8::MAX).zip(&mut table) {
+        *entry = level(value);
+    }
+    for value in pixels {
+        *value = table[usize::from(*value)];
+    }
+}
+
+/// `base` + `factor` (`value` - `base`), truncated and clamped.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "Pillow truncates; `as` clamps")]
+fn blend(base: u8, value: u8, factor: f32) -> u8 {
+    let (base, value) = (f32::from(base), f32::from(value));
+    (base + factor * (value - base)) as u8
+}
+
+/// ITU-R 601 luma in 16-bit fixed point.
+#[expect(clippy::cast_possible_truncation, reason = "the weights sum to 2^16")]
+fn luma([r, g, b]: [u8; 3]) -> u8 {
+    let [r, g, b] = [r, g, b].map(u32::from);
+    ((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of bytes is a byte")]
+fn mean_grey(pixels: &[u8]) -> u8 {
+    let (pixels, _) = pixels.as_chunks::<3>();
+    let sum: u64 = pixels.iter().map(|pixel| u64::from(luma(*pixel))).sum();
+    (sum as f64 / pixels.len() as f64 + 0.5) as u8
+}
+
+/// Pillow's `rgb2hsv`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "Pillow truncates; the range is [0, 255]"
+)]
+fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
+    let max = r.max(g).max(b);
+    let min = r.min(g).min(b);
+    if max == min {
+        return [0, 0, max];
+    }
+    let range = f32::from(max - min);
+    let saturation = range / f32::from(max);
+    let [rc, gc, bc] = [r, g, b].map(|value| f32::from(max - value) / range);
+    let hue = if r == max {
+        bc - gc
+    } else if g == max {
+        (2.0 + f64::from(rc) - f64::from(bc)) as f32
+    } else {
+        (4.0 + f64::from(gc) - f64::from(rc)) as f32
+    };
+    let turns = ((f64::from(hue) / 6.0 + 1.0) % 1.0) as f32;
+    [(f64::from(turns) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, max]
+}
+
+/// Pillow's `hsv2rgb`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "Pillow truncates; `as` clamps")]
+fn to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
+    if s == 0 {
+        return [v; 3];
+    }
+    let sixths = f64::from(h) * 6.0 / 255.0;
+    let sector = sixths.floor();
+    let rest = f64::from((sixths - sector) as f32);
+    let saturation = f64::from((f64::from(s) / 255.0) as f32);
+    let level = |share: f64| (f64::from(v) * share).round() as u8;
+    let p = level(1.0 - saturation);
+    let q = level(1.0 - saturation * rest);
+    let t = level(1.0 - saturation * (1.0 - rest));
+    match sector as u8 % 6 {
+        0 => [v, t, p],
+        1 => [q, v, p],
+        2 => [p, v, t],
+        3 => [p, q, v],
+        4 => [t, p, v],
+        _ => [v, p, q],
+    }
+}

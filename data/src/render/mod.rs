@@ -1,0 +1,106 @@
+//! Rendering: (image, view, size) to the pixels a network sees, and pixels to normalised floats.
+//!
+//! One function serves the teacher at extraction and the student at training. The steps, in MoCo-v2's order: crop, resize,
+//! colour jitter in the stored order, grey, blur, flip. Each follows Pillow's and torchvision's arithmetic; how close it comes is
+//! stated where it is defined and tested against recorded renderings (`tests/render_goldens.rs`).
+//!
+//! Everything is a pure function of its arguments in integer or IEEE arithmetic without fused operations, so every thread
+//! and every machine gives the same bytes.
+
+mod blur;
+mod color;
+mod normalize;
+mod resize;
+
+use serde::{Deserialize, Serialize};
+
+pub use normalize::{Normalization, PixelLayout, normalize_into};
+
+use crate::image::RgbImage;
+use crate::view::{Jitter, JitterStep, REFERENCE_SIZE, View, ViewError};
+
+/// Largest output side, in pixels.
+pub const MAX_SIZE: u32 = 4_096;
+
+/// Interpolation filter; all but `Nearest` are antialiased when shrinking, as Pillow's are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resample {
+    /// The pixel under the centre.
+    Nearest,
+    /// Triangle of radius 1.
+    Bilinear,
+    /// Catmull-Rom of radius 2 (a = -0.5, as Pillow's).
+    Bicubic,
+    /// Windowed sinc of radius 3.
+    Lanczos,
+}
+
+/// Why a view could not be rendered.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RenderError {
+    /// The view does not fit the image.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The output side is 0 or above [`MAX_SIZE`].
+    #[error("output size {0} is not between 1 and {MAX_SIZE} pixels")]
+    Size(u32),
+    /// The output slice has the wrong length.
+    #[error("the output holds {got} numbers, the image needs {expected}")]
+    Length {
+        /// 3 x width x height.
+        expected: usize,
+        /// Length of the slice.
+        got: usize,
+    },
+    /// The resizer refused its input.
+    #[error("resizing failed: {0}")]
+    Resize(String),
+}
+
+/// Renders `view` of `image` as `size` x `size` pixels. Fails when the view does not fit the image (see
+/// [`View::validate`]) or the size is out of range.
+pub fn render(image: &RgbImage, view: &View, size: u32, resample: Resample) -> Result<RgbImage, RenderError> {
+    if size == 0 || size > MAX_SIZE {
+        return Err(RenderError::Size(size));
+    }
+    view.validate(image.width(), image.height())?;
+    let mut pixels = resize::crop_resize(image, view.crop, size, resample)?;
+    if let Some(jitter) = &view.jitter {
+        apply_jitter(&mut pixels, jitter);
+    }
+    if view.grey {
+        color::grey(&mut pixels);
+    }
+    let side = usize::try_from(size).unwrap_or(usize::MAX);
+    if let Some(sigma) = view.blur_sigma {
+        blur::gaussian(&mut pixels, side, sigma * scale(size));
+    }
+    if view.flip {
+        flip(&mut pixels, side);
+    }
+    RgbImage::new(size, size, pixels).map_err(|error| RenderError::Resize(error.to_string()))
+}
+
+/// size / 224; both are far below 2^24 and exact.
+fn scale(size: u32) -> f32 {
+    size as f32 / REFERENCE_SIZE as f32
+}
+
+fn apply_jitter(pixels: &mut [u8], jitter: &Jitter) {
+    for step in jitter.order.steps() {
+        match step {
+            JitterStep::Brightness => color::brightness(pixels, jitter.brightness),
+            JitterStep::Contrast => color::contrast(pixels, jitter.contrast),
+            JitterStep::Saturation => color::saturation(pixels, jitter.saturation),
+            JitterStep::Hue => color::hue(pixels, jitter.hue),
+        }
+    }
+}
+
+fn flip(pixels: &mut [u8], side: usize) {
+    for row in pixels.chunks_exact_mut(side * 3) {
+        let (mirrored, _) = row.as_chunks_mut::<3>();
+        mirrored.reverse();
+    }
+}

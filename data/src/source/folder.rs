@@ -1,0 +1,148 @@
+//! A folder of class folders, as torchvision's `ImageFolder`.
+//!
+//! - The class of a file is the first folder on its way; files may lie at any depth below. Classes are the first-level folders in
+//!   bytewise order of their names, empty ones included, so that labels do not depend on which files are there.
+//! - A folder without folders is a flat set without labels; files beside class folders have no label.
+//! - Samples are sorted bytewise by key. Every file is a sample whatever its name: what is not an image is found out when it is
+//!   decoded and becomes a reject, since looking into every file here would cost a read of each.
+//! - Names that start with a dot are skipped.
+//! - Symbolic links are followed; a folder that contains itself is entered once and the link is rejected.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{ImageSource, Rejected, Sample, SourceError, read_sample};
+
+/// Deepest nesting followed below the root.
+const MAX_DEPTH: usize = 64;
+
+/// A listed folder.
+#[derive(Debug)]
+pub struct ImageFolder {
+    root: PathBuf,
+    samples: Vec<Sample>,
+    classes: Vec<String>,
+    rejected: Vec<Rejected>,
+}
+
+impl ImageFolder {
+    /// Lists `root`. An error when it cannot be read or holds no file at all.
+    pub fn open(root: &Path) -> Result<Self, SourceError> {
+        let mut listing = Listing::default();
+        let chain = vec![fs::canonicalize(root).map_err(|error| SourceError::io(root, error))?];
+        let entries = visible_entries(root).map_err(|error| SourceError::io(root, error))?;
+        let (folders, files): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|name| root.join(name).is_dir());
+        for name in files {
+            listing.visit(&root.join(&name), name, None, &chain);
+        }
+        let mut classes = Vec::new();
+        for name in folders {
+            match name.into_string() {
+                Ok(name) => {
+                    let label = u32::try_from(classes.len()).ok();
+                    listing.visit(&root.join(&name), OsString::from(&name), label, &chain);
+                    classes.push(name);
+                }
+                Err(name) => listing.reject(&name, "not-utf8", "the name is not UTF-8"),
+            }
+        }
+        let Listing { mut samples, mut rejected } = listing;
+        if samples.is_empty() {
+            let hint = "expected FOLDER/class/image files, or image files directly in the folder";
+            return Err(SourceError::NoImages { path: root.to_owned(), hint });
+        }
+        samples.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        rejected.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self { root: root.to_owned(), samples, classes, rejected })
+    }
+}
+
+impl ImageSource for ImageFolder {
+    fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        (!self.classes.is_empty()).then_some(&*self.classes)
+    }
+
+    fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
+        read_sample(&self.root, &self.samples, index, max_bytes)
+    }
+
+    fn rejected(&self) -> &[Rejected] {
+        &self.rejected
+    }
+}
+
+#[derive(Default)]
+struct Listing {
+    samples: Vec<Sample>,
+    rejected: Vec<Rejected>,
+}
+
+impl Listing {
+    /// Adds the file or folder at `path`, whose key is `key`. `chain`: canonical paths of the folders on the way.
+    fn visit(&mut self, path: &Path, key: OsString, label: Option<u32>, chain: &[PathBuf]) {
+        // Follows links; a dangling one is an error here.
+        let metadata = match path.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) => return self.reject(&key, "unreadable", &error.to_string()),
+        };
+        if metadata.is_dir() {
+            self.enter(path, &key, label, chain);
+        } else if !metadata.is_file() {
+            self.reject(&key, "not-a-file", "neither a file nor a folder");
+        } else {
+            match key.into_string() {
+                Ok(key) => self.samples.push(Sample { key, label }),
+                Err(key) => self.reject(&key, "not-utf8", "the name is not UTF-8"),
+            }
+        }
+    }
+
+    fn enter(&mut self, path: &Path, key: &OsString, label: Option<u32>, chain: &[PathBuf]) {
+        let canonical = match fs::canonicalize(path) {
+            Ok(canonical) => canonical,
+            Err(error) => return self.reject(key, "unreadable", &error.to_string()),
+        };
+        if chain.contains(&canonical) {
+            return self.reject(key, "link-cycle", "the link leads to a folder that contains it");
+        }
+        if chain.len() > MAX_DEPTH {
+            return self.reject(key, "too-deep", "folders are nested too deeply");
+        }
+        let names = match visible_entries(path) {
+            Ok(names) => names,
+            Err(error) => return self.reject(key, "unreadable", &error.to_string()),
+        };
+        let mut chain = chain.to_vec();
+        chain.push(canonical);
+        for name in names {
+            let mut child = key.clone();
+            child.push("/");
+            child.push(&name);
+            self.visit(&path.join(name), child, label, &chain);
+        }
+    }
+
+    fn reject(&mut self, key: &OsString, reason: &'static str, detail: &str) {
+        let key = key.to_string_lossy().into_owned();
+        self.rejected.push(Rejected { key, reason, detail: detail.to_owned() });
+    }
+}
+
+/// Names in a folder, without hidden ones, in bytewise order.
+fn visible_entries(folder: &Path) -> std::io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}

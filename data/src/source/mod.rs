@@ -1,0 +1,209 @@
+//! Where images come from: a folder of class folders, or a CSV list.
+//!
+//! A source lists its samples once, in an order that depends on nothing but the data, and reads encoded bytes on demand.
+//! What cannot even be listed (an unreadable folder, a name that is not UTF-8) is kept apart as [`Rejected`] and changes
+//! neither the listing nor the run.
+
+mod csv_list;
+mod folder;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use csv_list::CsvList;
+pub use folder::ImageFolder;
+
+/// One image by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sample {
+    /// Unique in its source: the path relative to the source, parts joined by `/`.
+    pub key: String,
+    /// Class index, where the source knows one.
+    pub label: Option<u32>,
+}
+
+/// An entry that was found but cannot be listed as a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its path relative to the source, with replacement characters where it is not UTF-8.
+    pub key: String,
+    /// A short stable code for `rejects.jsonl`.
+    pub reason: &'static str,
+    /// What happened, for people.
+    pub detail: String,
+}
+
+/// A listed set of encoded images.
+pub trait ImageSource: Send + Sync {
+    /// All samples, in listing order; keys are unique.
+    fn samples(&self) -> &[Sample];
+
+    /// Names of the classes, by label; `None` when labels are plain numbers or absent.
+    fn class_names(&self) -> Option<&[String]>;
+
+    /// The encoded bytes of sample `index`; an error when there are more than `max_bytes`, which are then not read.
+    fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError>;
+
+    /// Entries left out of the listing.
+    fn rejected(&self) -> &[Rejected];
+}
+
+/// Why a source cannot be opened or a sample not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file system refused.
+    #[error("cannot read {}: {error}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Neither a folder nor a CSV file.
+    #[error("{} is not a source of images\nhint: give a folder of images or a .csv list with the columns path[,label]", path.display())]
+    Kind {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// Nothing to list.
+    #[error("no images found in {}\nhint: {hint}", path.display())]
+    NoImages {
+        /// The folder or list.
+        path: PathBuf,
+        /// What is expected there.
+        hint: &'static str,
+    },
+    /// A row of a CSV list is wrong.
+    #[error("{}, line {line}: {problem}", path.display())]
+    Row {
+        /// The list.
+        path: PathBuf,
+        /// Line of the file, from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: RowProblem,
+    },
+    /// A file larger than allowed.
+    #[error("{} has more than {limit} bytes", path.display())]
+    TooManyBytes {
+        /// The file.
+        path: PathBuf,
+        /// The limit it exceeds.
+        limit: u64,
+    },
+    /// No sample has this index.
+    #[error("sample {index} was asked for, the source has {samples}")]
+    Index {
+        /// The index asked for.
+        index: usize,
+        /// Length of the listing.
+        samples: usize,
+    },
+}
+
+/// What can be wrong with a row of a CSV list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowProblem {
+    /// Not CSV.
+    #[error("not valid CSV: {0}")]
+    Syntax(String),
+    /// Other columns than the first row has.
+    #[error("{got} columns, expected {expected}\nhint: every row is path or every row is path,label")]
+    Columns {
+        /// Columns of the first row, or the most allowed.
+        expected: usize,
+        /// Columns of this row.
+        got: usize,
+    },
+    /// The path is empty.
+    #[error("the path is empty")]
+    EmptyPath,
+    /// The label is empty.
+    #[error(
+        "\"{key}\" has no label, but other rows have one\nhint: label every row, or leave out the column"
+    )]
+    EmptyLabel {
+        /// The row's path.
+        key: String,
+    },
+    /// A path that stands in an earlier line.
+    #[error("\"{key}\" already stands in line {first}")]
+    Duplicate {
+        /// The path.
+        key: String,
+        /// The earlier line.
+        first: u64,
+    },
+    /// Numbers and names are mixed.
+    #[error(
+        "label \"{label}\" is not a class number, but the labels before it are\nhint: use numbers from 0 or names, not both"
+    )]
+    NotANumber {
+        /// The label found.
+        label: String,
+    },
+    /// Names and numbers are mixed.
+    #[error(
+        "label \"{label}\" is a number, but the labels before it are names\nhint: use numbers from 0 or names, not both"
+    )]
+    NotAName {
+        /// The label found.
+        label: String,
+    },
+    /// A label is not UTF-8.
+    #[error("the label is not UTF-8")]
+    LabelEncoding,
+}
+
+impl SourceError {
+    /// A short stable code for `rejects.jsonl`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => "missing",
+            Self::Io { .. } => "unreadable",
+            Self::TooManyBytes { .. } => "too-many-bytes",
+            Self::Kind { .. } | Self::NoImages { .. } | Self::Row { .. } | Self::Index { .. } => "source",
+        }
+    }
+
+    fn io(path: &Path, error: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), error }
+    }
+}
+
+/// Opens a folder as an [`ImageFolder`], a `.csv` file as a [`CsvList`].
+pub fn open_source(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
+    let metadata = path.metadata().map_err(|error| SourceError::io(path, error))?;
+    if metadata.is_dir() {
+        Ok(Box::new(ImageFolder::open(path)?))
+    } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+        Ok(Box::new(CsvList::open(path)?))
+    } else {
+        Err(SourceError::Kind { path: path.to_owned() })
+    }
+}
+
+/// Reads the file of sample `index` below `root`.
+fn read_sample(
+    root: &Path,
+    samples: &[Sample],
+    index: usize,
+    max_bytes: u64,
+) -> Result<Vec<u8>, SourceError> {
+    let sample = samples.get(index).ok_or(SourceError::Index { index, samples: samples.len() })?;
+    let path = root.join(&sample.key);
+    let too_many = || SourceError::TooManyBytes { path: path.clone(), limit: max_bytes };
+    let read = || -> io::Result<Option<Vec<u8>>> {
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        if length > max_bytes {
+            return Ok(None);
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        // The limit holds for what is read, too: a file may grow, and a device has no length.
+        file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+        Ok(Some(bytes).filter(|bytes| u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes)))
+    };
+    read().map_err(|error| SourceError::io(&path, error))?.ok_or_else(too_many)
+}

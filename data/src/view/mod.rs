@@ -1,0 +1,359 @@
+//! Replayable views: a view is a value that says which pixels of an image are seen and how they are altered.
+//!
+//! A view is drawn once, from a generator keyed by (seed, sample key, view index), and stored next to the embedding it
+//! produced. Rendering reads the stored value only, so a later change of generator changes no existing cache.
+//!
+//! The generator is counter-based: it is the BLAKE3 extendable output of
+//!
+//! ```text
+//! BLAKE3-derive-key("lgd view generator v1", seed: u64 LE | index: u16 LE | key: UTF-8)
+//! ```
+//!
+//! read as little-endian `u64`s; a uniform number in [0, 1) is the upper 53 bits times 2^-53. Numbers are consumed in the
+//! order of the code in [`Policy::draw`]. `tests/view.rs` freezes the outcome for fixed keys.
+//!
+//! The distributions are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
+//! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (METHODS section 1, "View").
+
+mod stream;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use stream::Stream;
+
+/// Output side, in pixels, at which [`View::blur_sigma`] is expressed.
+pub const REFERENCE_SIZE: u32 = 224;
+
+/// Fraction of the short side that the usual evaluation crop keeps: resize to 256, crop 224.
+pub const CENTER_FRACTION: f32 = 0.875;
+
+const SCALE: (f64, f64) = (0.2, 1.0);
+const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+const CROP_ATTEMPTS: usize = 10;
+const BRIGHTNESS: f64 = 0.4;
+const CONTRAST: f64 = 0.4;
+const SATURATION: f64 = 0.4;
+const HUE: f64 = 0.1;
+const JITTER_PROBABILITY: f64 = 0.8;
+const GREY_PROBABILITY: f64 = 0.2;
+const BLUR_PROBABILITY: f64 = 0.5;
+const BLUR_SIGMA: (f64, f64) = (0.1, 2.0);
+const FLIP_PROBABILITY: f64 = 0.5;
+
+/// Largest brightness, contrast and saturation factor accepted from disk.
+const MAX_FACTOR: f32 = 100.0;
+/// Smallest centre fraction accepted from disk.
+const MIN_FRACTION: f32 = 0.01;
+
+/// Which part of the image a view shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Crop {
+    /// A box in pixels of the original after its EXIF orientation was applied; resized to the output without keeping
+    /// the aspect ratio. Drawn boxes have integer sides, stored ones may not.
+    Box {
+        /// Left edge.
+        x: f32,
+        /// Top edge.
+        y: f32,
+        /// Width, above 0.
+        w: f32,
+        /// Height, above 0.
+        h: f32,
+    },
+    /// The short side is resized to round(size / fraction), then the central size x size square is kept.
+    Center {
+        /// Share of the short side that is kept, in [0.01, 1]; 0.875 is 224 of 256.
+        fraction: f32,
+    },
+}
+
+/// One of the four colour changes of a [`Jitter`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JitterStep {
+    /// Blend with black.
+    Brightness,
+    /// Blend with the image's mean grey.
+    Contrast,
+    /// Blend with the grey image.
+    Saturation,
+    /// Rotate the hue.
+    Hue,
+}
+
+/// The order in which the four colour changes are applied: the index of a permutation, in lexicographic order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JitterOrder(u8);
+
+impl JitterOrder {
+    /// Number of orders, 4!.
+    pub const COUNT: u8 = 24;
+
+    /// The order with this index; an error when it is 24 or more.
+    pub fn new(index: u8) -> Result<Self, ViewError> {
+        if index < Self::COUNT { Ok(Self(index)) } else { Err(ViewError::Order { index }) }
+    }
+
+    /// The permutation index, 0..24; 0 is brightness, contrast, saturation, hue.
+    pub fn index(self) -> u8 {
+        self.0
+    }
+
+    /// The four steps, first applied first.
+    pub fn steps(self) -> [JitterStep; 4] {
+        use JitterStep::{Brightness, Contrast, Hue, Saturation};
+        let mut steps = [Brightness, Contrast, Saturation, Hue];
+        let mut rest = usize::from(self.0);
+        // The digits of the index in the factorial number system choose, place by place, among the steps left over.
+        for (place, radix) in [(0, 6), (1, 2), (2, 1)] {
+            steps[place..=place + rest / radix].rotate_right(1);
+            rest %= radix;
+        }
+        steps
+    }
+}
+
+/// Colour factors, as torchvision's `ColorJitter` draws them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Jitter {
+    /// Factor on the distance from black, 1 = unchanged.
+    pub brightness: f32,
+    /// Factor on the distance from the mean grey, 1 = unchanged.
+    pub contrast: f32,
+    /// Factor on the distance from the pixel's own grey, 1 = unchanged.
+    pub saturation: f32,
+    /// Hue rotation in turns, [-0.5, 0.5].
+    pub hue: f32,
+    /// Order of application.
+    pub order: JitterOrder,
+}
+
+/// Everything that decides the pixels a network sees of an image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct View {
+    /// The part shown.
+    pub crop: Crop,
+    /// Mirrored left to right, as the last step.
+    pub flip: bool,
+    /// Colour factors, when the colours are changed at all.
+    pub jitter: Option<Jitter>,
+    /// Reduced to grey (three equal channels).
+    pub grey: bool,
+    /// Standard deviation of the Gaussian blur in pixels at [`REFERENCE_SIZE`]; scaled by size / 224 when rendered, so
+    /// that a teacher and a student of different input sizes see the same blur.
+    pub blur_sigma: Option<f32>,
+}
+
+/// Why a stored view cannot be rendered.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ViewError {
+    /// A number is NaN or infinite, or lies outside its range.
+    #[error("view has {field} = {value}, expected a number in [{low}, {high}]")]
+    Range {
+        /// Name of the number.
+        field: &'static str,
+        /// What was found.
+        value: f32,
+        /// Smallest value allowed.
+        low: f32,
+        /// Largest value allowed.
+        high: f32,
+    },
+    /// The crop box is empty, not finite or not inside the image.
+    #[error(
+        "view has the crop box x {x}, y {y}, width {w}, height {h}, which is not inside {width} x {height} pixels"
+    )]
+    Box {
+        /// Left edge.
+        x: f32,
+        /// Top edge.
+        y: f32,
+        /// Width.
+        w: f32,
+        /// Height.
+        h: f32,
+        /// Width of the image.
+        width: u32,
+        /// Height of the image.
+        height: u32,
+    },
+    /// No such order of colour changes.
+    #[error("view has jitter order {index}, expected less than 24")]
+    Order {
+        /// The index found.
+        index: u8,
+    },
+}
+
+impl View {
+    /// The plain evaluation view: centre crop of 224/256, nothing altered.
+    pub fn center() -> Self {
+        let crop = Crop::Center { fraction: CENTER_FRACTION };
+        Self { crop, flip: false, jitter: None, grey: false, blur_sigma: None }
+    }
+
+    /// Checks a view that came from outside against the image it is meant for: all numbers finite and in range, the
+    /// box inside `width` x `height` pixels.
+    pub fn validate(&self, width: u32, height: u32) -> Result<(), ViewError> {
+        match self.crop {
+            Crop::Box { x, y, w, h } => {
+                let fits = |start: f32, extent: f32, side: u32| {
+                    // NaN and infinities fail these comparisons.
+                    start >= 0.0 && extent > 0.0 && f64::from(start) + f64::from(extent) <= f64::from(side)
+                };
+                if !fits(x, w, width) || !fits(y, h, height) {
+                    return Err(ViewError::Box { x, y, w, h, width, height });
+                }
+            }
+            Crop::Center { fraction } => in_range("crop fraction", fraction, MIN_FRACTION, 1.0)?,
+        }
+        if let Some(jitter) = &self.jitter {
+            in_range("brightness", jitter.brightness, 0.0, MAX_FACTOR)?;
+            in_range("contrast", jitter.contrast, 0.0, MAX_FACTOR)?;
+            in_range("saturation", jitter.saturation, 0.0, MAX_FACTOR)?;
+            in_range("hue", jitter.hue, -0.5, 0.5)?;
+        }
+        match self.blur_sigma {
+            Some(sigma) => in_range("blur sigma", sigma, 0.0, 224.0),
+            None => Ok(()),
+        }
+    }
+}
+
+fn in_range(field: &'static str, value: f32, low: f32, high: f32) -> Result<(), ViewError> {
+    if (low..=high).contains(&value) { Ok(()) } else { Err(ViewError::Range { field, value, low, high }) }
+}
+
+/// How views are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// MoCo-v2: random resized crop, colour jitter, grey, blur, flip (METHODS section 1).
+    MocoV2,
+    /// Random resized crop and flip only.
+    CropFlip,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 2] = [Self::MocoV2, Self::CropFlip];
+
+    /// The name used in manifests and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MocoV2 => "moco-v2",
+            Self::CropFlip => "crop-flip",
+        }
+    }
+
+    /// Draws view `index` of the sample `key`, whose oriented image has `width` x `height` pixels (both above 0).
+    /// A pure function of its arguments: neither the number of workers nor the order of calls matters.
+    pub fn draw(self, seed: u64, key: &str, index: u16, width: u32, height: u32) -> View {
+        let mut stream = Stream::new(seed, key, index);
+        let crop = random_resized_crop(&mut stream, width, height);
+        let flip = stream.chance(FLIP_PROBABILITY);
+        match self {
+            Self::CropFlip => View { crop, flip, jitter: None, grey: false, blur_sigma: None },
+            Self::MocoV2 => {
+                let jitter = random_jitter(&mut stream);
+                let grey = stream.chance(GREY_PROBABILITY);
+                let blurred = stream.chance(BLUR_PROBABILITY);
+                let sigma = stream.uniform_f32(BLUR_SIGMA.0, BLUR_SIGMA.1);
+                View { crop, flip, jitter, grey, blur_sigma: blurred.then_some(sigma) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The error of parsing a [`Policy`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown view policy \"{0}\"\nhint: the policies are moco-v2 and crop-flip")]
+pub struct UnknownPolicy(String);
+
+impl FromStr for Policy {
+    type Err = UnknownPolicy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.name() == name)
+            .ok_or_else(|| UnknownPolicy(name.to_owned()))
+    }
+}
+
+/// torchvision's `RandomResizedCrop.get_params`, with Python's rounding of halves to even.
+fn random_resized_crop(stream: &mut Stream, width: u32, height: u32) -> Crop {
+    let (full_w, full_h) = (f64::from(width), f64::from(height));
+    for _ in 0..CROP_ATTEMPTS {
+        let area = full_w * full_h * stream.uniform(SCALE.0, SCALE.1);
+        let ratio = stream.uniform(RATIO.0.ln(), RATIO.1.ln()).exp();
+        let w = (area * ratio).sqrt().round_ties_even();
+        let h = (area / ratio).sqrt().round_ties_even();
+        if w > 0.0 && w <= full_w && h > 0.0 && h <= full_h {
+            let y = stream.below(full_h - h + 1.0);
+            let x = stream.below(full_w - w + 1.0);
+            return integer_box(x, y, w, h);
+        }
+    }
+    let ratio = full_w / full_h;
+    let (w, h) = if ratio < RATIO.0 {
+        (full_w, (full_w / RATIO.0).round_ties_even())
+    } else if ratio > RATIO.1 {
+        ((full_h * RATIO.1).round_ties_even(), full_h)
+    } else {
+        (full_w, full_h)
+    };
+    integer_box(((full_w - w) / 2.0).floor(), ((full_h - h) / 2.0).floor(), w, h)
+}
+
+/// Sides are whole numbers of at most [`crate::image::MAX_SIDE`] pixels, which `f32` holds exactly.
+#[expect(clippy::cast_possible_truncation, reason = "whole numbers below 2^24 are exact in f32")]
+fn integer_box(x: f64, y: f64, w: f64, h: f64) -> Crop {
+    Crop::Box { x: x as f32, y: y as f32, w: w as f32, h: h as f32 }
+}
+
+fn random_jitter(stream: &mut Stream) -> Option<Jitter> {
+    // All numbers are drawn whether or not they are used, so that the ones after them do not depend on the outcome.
+    let applied = stream.chance(JITTER_PROBABILITY);
+    let jitter = Jitter {
+        brightness: stream.uniform_f32(1.0 - BRIGHTNESS, 1.0 + BRIGHTNESS),
+        contrast: stream.uniform_f32(1.0 - CONTRAST, 1.0 + CONTRAST),
+        saturation: stream.uniform_f32(1.0 - SATURATION, 1.0 + SATURATION),
+        hue: stream.uniform_f32(-HUE, HUE),
+        order: JitterOrder(stream.below_u8(JitterOrder::COUNT)),
+    };
+    applied.then_some(jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_orders_are_the_permutations_in_lexicographic_order() {
+        let all: Vec<Vec<u8>> = (0..24)
+            .map(|i| JitterOrder::new(i).unwrap().steps().iter().map(|step| *step as u8).collect())
+            .collect();
+        assert_eq!(all[0], [0, 1, 2, 3]);
+        assert_eq!(all[23], [3, 2, 1, 0]);
+        assert!(all.windows(2).all(|pair| pair[0] < pair[1]), "{all:?}");
+        assert_eq!(JitterOrder::new(24), Err(ViewError::Order { index: 24 }));
+    }
+
+    #[test]
+    fn policy_names_round_trip() {
+        for policy in Policy::ALL {
+            assert_eq!(policy.name().parse::<Policy>().unwrap(), policy);
+            assert_eq!(serde_json::to_string(&policy).unwrap(), format!("\"{policy}\""));
+        }
+        assert!("moco".parse::<Policy>().unwrap_err().to_string().contains("hint:"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Decoding against Pillow, and against bytes that mean harm. The fixtures come from `goldens/make_goldens.py`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lgd_data::image::{DecodeError, DecodeLimits, MAX_SIDE, RgbImage, decode};
+use proptest::prelude::*;
+
+fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    fs::read(goldens().join(name)).unwrap()
+}
+
+fn decoded(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
+    decode(bytes, &DecodeLimits::default())
+}
+
+/// Every encoded fixture, by name.
+fn fixtures() -> Vec<(String, Vec<u8>)> {
+    let folder = goldens().join("decode");
+    let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| folder.join(format!("{name}.png")).exists()).collect();
+    names.sort();
+    names.into_iter().map(|name| (name.clone(), golden(&format!("decode/{name}")))).collect()
+}
+
+/// Largest and mean difference of two images of one size.
+fn difference(a: &RgbImage, b: &RgbImage) -> (u8, f64) {
+    assert_eq!((a.width(), a.height()), (b.width(), b.height()));
+    let differences: Vec<u8> = a.pixels().iter().zip(b.pixels()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let sum: f64 = differences.iter().map(|&d| f64::from(d)).sum();
+    (differences.iter().copied().max().unwrap(), sum / differences.len() as f64)
+}
+
+#[test]
+fn pixels_of_a_png_are_the_bytes_python_wrote() {
+    let image = decoded(&golden("decode/rgb.png")).unwrap();
+    assert_eq!((image.width(), image.height()), (37, 23));
+    assert_eq!(image.pixels(), golden("rgb.raw"));
+}
+
+#[test]
+fn every_format_decodes_as_in_pillow() {
+    let fixtures = fixtures();
+    assert_eq!(fixtures.len(), 51, "all fixtures are there");
+    for (name, bytes) in fixtures {
+        let expected = decoded(&golden(&format!("decode/{name}.png"))).unwrap();
+        let image = decoded(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (max, mean) = difference(&image, &expected);
+        // Only the JPEG decoders differ: another inverse transform and another interpolation of the colour planes.
+        let allowed = if name.ends_with("jpg") { (4, 0.5) } else { (0, 0.0) };
+        assert!(max <= allowed.0 && mean <= allowed.1, "{name}: max {max}, mean {mean}");
+    }
+}
+
+#[test]
+fn a_jpeg_cut_anywhere_is_a_reject() {
+    for (name, bytes) in fixtures().into_iter().filter(|(name, _)| name.ends_with(".jpg")) {
+        for end in 0..bytes.len() - 1 {
+            assert!(decoded(&bytes[..end]).is_err(), "{name} cut after {end} of {} bytes", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn any_format_cut_in_half_is_a_reject() {
+    // The first frame of an animation may well be whole.
+    for (name, bytes) in fixtures().into_iter().filter(|(name, _)| !name.starts_with("animated")) {
+        let outcome = decoded(&bytes[..bytes.len() / 2]);
+        let reason = outcome.map(|_| ()).expect_err(&name).reason();
+        assert!(["truncated", "corrupt"].contains(&reason), "{name}: {reason}");
+    }
+}
+
+#[test]
+fn stray_bytes_around_jpeg_segments_are_skipped_as_libjpeg_does() {
+    let whole = golden("decode/444.jpg");
+    let expected = decoded(&whole).unwrap();
+    let tables = whole.windows(2).position(|pair| pair == [0xff, 0xdb]).unwrap();
+    let mut stray = whole.clone();
+    stray.splice(tables..tables, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(decoded(&stray).unwrap(), expected);
+    let trailing = [&whole[..], b"trailing text"].concat();
+    assert_eq!(decoded(&trailing).unwrap(), expected);
+}
+
+#[test]
+fn a_broken_huffman_code_is_a_reject() {
+    let mut bytes = golden("photo-500x375.jpg");
+    let middle = bytes.len() / 2;
+    // A run of ones is no code; stuffed, so that it is no marker either.
+    bytes[middle..middle + 20].copy_from_slice(&[0xff, 0].repeat(10));
+    assert_eq!(decoded(&bytes).unwrap_err().reason(), "corrupt");
+}
+
+#[test]
+fn reasons_are_stable() {
+    let small = DecodeLimits { max_bytes: 100, max_pixels: 850 };
+    let png = golden("decode/rgb.png");
+    assert_eq!(decoded(b"").unwrap_err(), DecodeError::Empty);
+    assert_eq!(decoded(b"hello, this is no image").unwrap_err(), DecodeError::UnknownFormat);
+    assert_eq!(decoded(b"qoif\0\0\0\x01\0\0\0\x01\x03\0").unwrap_err(), DecodeError::UnknownFormat);
+    let too_long = DecodeError::TooManyBytes { bytes: png.len() as u64, limit: 100 };
+    assert_eq!(decode(&png, &small).unwrap_err(), too_long);
+    let limits = DecodeLimits { max_bytes: 1 << 20, ..small };
+    let too_large = DecodeError::TooManyPixels { width: 37, height: 23, limit: 850 };
+    for name in ["rgb.png", "444.jpg", "palette.gif", "rgb.bmp", "rgb.tiff", "lossy.webp", "rgb.ppm"] {
+        assert_eq!(decode(&golden(&format!("decode/{name}")), &limits).unwrap_err(), too_large, "{name}");
+    }
+    let exact = DecodeLimits { max_pixels: 851, ..limits };
+    assert!(decode(&png, &exact).is_ok());
+    let reasons = [too_long.reason(), too_large.reason(), DecodeError::Empty.reason()];
+    assert_eq!(reasons, ["too-many-bytes", "too-many-pixels", "empty"]);
+}
+
+/// Peak address space of this process in KiB: what was asked for, touched or not.
+#[cfg(target_os = "linux")]
+fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmPeak")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_header_that_promises_too_much_costs_no_memory() {
+    let patched = |name: &str, offset: usize, with: &[u8]| {
+        let mut bytes = golden(&format!("decode/{name}"));
+        bytes[offset..offset + with.len()].copy_from_slice(with);
+        bytes
+    };
+    let jpeg = golden("decode/444.jpg");
+    let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    let bombs = [
+        golden("bomb.png"),
+        patched("444.jpg", frame + 5, &[0xff; 4]),
+        patched("palette.gif", 6, &[0xff; 4]),
+        patched("rgb.bmp", 18, &[0x60, 0xea, 0, 0, 0x60, 0xea, 0, 0]),
+        patched("lossless.webp", 21, &[0xfe, 0xbf, 0xff, 0x0f]),
+        b"P6\n60000 60000\n255\nabc".to_vec(),
+    ];
+    let before = peak_kib();
+    for (index, bomb) in bombs.iter().enumerate() {
+        assert_eq!(decoded(bomb).unwrap_err().reason(), "too-many-pixels", "bomb {index}");
+    }
+    assert_eq!(
+        decoded(&golden("long.png")).unwrap_err(),
+        DecodeError::SideTooLong { width: 100_000, height: 2 }
+    );
+    assert!(peak_kib() - before < 32 << 10, "{} KiB more", peak_kib() - before);
+}
+
+#[test]
+fn an_image_has_the_pixels_it_says() {
+    assert!(RgbImage::new(2, 1, vec![0; 6]).is_ok());
+    for (width, height, bytes) in
+        [(2, 1, 5), (0, 1, 0), (1, 0, 0), (MAX_SIDE + 1, 1, (MAX_SIDE as usize + 1) * 3)]
+    {
+        assert!(RgbImage::new(width, height, vec![0; bytes]).is_err(), "{width} x {height}");
+    }
+}
+
+/// Small enough that a lying header cannot make the test slow.
+const SMALL: DecodeLimits = DecodeLimits { max_bytes: 1 << 20, max_pixels: 1 << 18 };
+
+/// Any outcome but a panic is right, as long as an image is within the limits.
+fn check(bytes: &[u8]) -> Result<(), TestCaseError> {
+    match decode(bytes, &SMALL) {
+        Ok(image) => prop_assert!(u64::from(image.width()) * u64::from(image.height()) <= SMALL.max_pixels),
+        Err(error) => prop_assert!(!error.reason().is_empty() && !error.to_string().is_empty()),
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn random_bytes_never_panic(
+        magic in prop::sample::select(vec![
+            &b""[..], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"II*\0", b"MM\0*", b"BM",
+            b"P1", b"P3\n", b"P4", b"P6 3 3 255\n", b"P7",
+        ]),
+        tail in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        check(&[magic, &tail].concat())?;
+    }
+
+    #[test]
+    fn damaged_files_never_panic(
+        which in 0_usize..51,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (_, mut bytes) = fixtures().swap_remove(which);
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        check(&bytes)?;
+    }
+}

@@ -1,0 +1,157 @@
+//! Rendering against Pillow and torchvision: `goldens/cases.json` and `goldens/render/`, written by `goldens/make_goldens.py`.
+
+use std::fs;
+use std::path::Path;
+
+use lgd_data::image::{DecodeLimits, RgbImage, decode};
+use lgd_data::render::{Normalization, PixelLayout, Resample, normalize_into, render};
+use lgd_data::view::{Crop, Jitter, JitterOrder, View};
+use serde::Deserialize;
+
+/// One rendering; fields as `render_cases` of the script writes them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    image: String,
+    size: u32,
+    resample: Resample,
+    r#box: Option<[f32; 4]>,
+    center: Option<f32>,
+    jitter: Option<[f32; 4]>,
+    order: Option<u8>,
+    #[serde(default)]
+    grey: bool,
+    #[serde(default)]
+    flip: bool,
+    blur: Option<f32>,
+}
+
+impl Case {
+    fn view(&self) -> View {
+        let crop = match (self.r#box, self.center) {
+            (Some([x, y, w, h]), None) => Crop::Box { x, y, w, h },
+            (None, Some(fraction)) => Crop::Center { fraction },
+            _ => panic!("{}: one of box and center", self.name),
+        };
+        let jitter = self.jitter.map(|[brightness, contrast, saturation, hue]| Jitter {
+            brightness,
+            contrast,
+            saturation,
+            hue,
+            order: JitterOrder::new(self.order.unwrap()).unwrap(),
+        });
+        View { crop, flip: self.flip, jitter, grey: self.grey, blur_sigma: self.blur }
+    }
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)).unwrap()
+}
+
+fn image(name: &str) -> RgbImage {
+    decode(&golden(name), &DecodeLimits::default()).unwrap()
+}
+
+/// How far a rendering is from the reference: largest level, mean level, share of bytes that differ at all.
+struct Distance {
+    max: u8,
+    mean: f64,
+    share: f64,
+}
+
+fn distance(case: &Case) -> Distance {
+    let ours = render(&image(&case.image), &case.view(), case.size, case.resample).unwrap();
+    let reference = image(&format!("render/{}.png", case.name));
+    assert_eq!((ours.width(), ours.height()), (case.size, case.size), "{}", case.name);
+    assert_eq!(ours.pixels().len(), reference.pixels().len(), "{}", case.name);
+    let levels: Vec<u8> = ours.pixels().iter().zip(reference.pixels()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let count = levels.len() as f64;
+    Distance {
+        max: levels.iter().copied().max().unwrap(),
+        mean: levels.iter().map(|&level| f64::from(level)).sum::<f64>() / count,
+        share: levels.iter().filter(|&&level| level > 0).count() as f64 / count,
+    }
+}
+
+fn cases(prefixes: &[&str]) -> Vec<Case> {
+    let all: Vec<Case> = serde_json::from_slice(&golden("cases.json")).unwrap();
+    assert_eq!(all.len(), 54, "all cases are there");
+    all.into_iter().filter(|case| prefixes.iter().any(|prefix| case.name.starts_with(prefix))).collect()
+}
+
+/// Prints every distance and asserts the bounds.
+fn check(prefixes: &[&str], expected: usize, max: u8, mean: f64, share: f64) {
+    let cases = cases(prefixes);
+    assert_eq!(cases.len(), expected, "cases for {prefixes:?}");
+    let mut worst = Vec::new();
+    for case in cases {
+        let d = distance(&case);
+        println!("{:22} max {:3} mean {:.4} share {:.4}", case.name, d.max, d.mean, d.share);
+        if d.max > max || d.mean > mean || d.share > share {
+            worst.push(case.name);
+        }
+    }
+    assert!(worst.is_empty(), "too far from the reference: {worst:?}");
+}
+
+#[test]
+fn colour_grey_flip_and_blur_equal_pillow_bit_for_bit() {
+    check(
+        &["copy", "jitter-", "colours-", "order-", "grey", "flip", "blur-0", "blur-2", "blur-7", "blur-6"],
+        28,
+        0,
+        0.0,
+        0.0,
+    );
+}
+
+#[test]
+fn nearest_equals_pillow_bit_for_bit() {
+    check(&["shrink-nearest", "enlarge-nearest", "mixed-nearest", "center-nearest"], 4, 0, 0.0, 0.0);
+}
+
+#[test]
+fn filters_are_within_one_level_of_torchvision_in_few_bytes() {
+    for filter in ["bilinear", "bicubic", "lanczos"] {
+        let names = ["shrink", "enlarge", "mixed", "center"].map(|kind| format!("{kind}-{filter}"));
+        check(&names.each_ref().map(|name| &**name), 4, 1, 0.01, 0.01);
+    }
+    check(
+        &["center-portrait", "center-whole", "center-small", "center-enlarge", "one-pixel"],
+        5,
+        1,
+        0.01,
+        0.01,
+    );
+}
+
+#[test]
+fn blur_is_within_two_levels_of_torchvisions_true_gaussian() {
+    // Single bytes near hard edges and the border (replicated here, reflected there) are further away than the mean.
+    check(&["blur-torchvision"], 3, 24, 1.0, 1.0);
+}
+
+#[test]
+fn all_steps_together_are_within_two_levels_on_the_mean() {
+    // One level from the resize can turn the hue of a nearly grey pixel, so that the mean is what is bounded tightly.
+    check(&["everything"], 2, 16, 0.5, 0.2);
+}
+
+#[test]
+fn normalisation_equals_torchvision_bit_for_bit() {
+    let image = image("colours.png");
+    let expected: Vec<f32> =
+        golden("normalized.f32").as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let mut planes = vec![0.0; expected.len()];
+    normalize_into(&image, &Normalization::CLIP, PixelLayout::Nchw, &mut planes).unwrap();
+    assert_eq!(planes, expected);
+    let mut interleaved = vec![0.0; expected.len()];
+    normalize_into(&image, &Normalization::CLIP, PixelLayout::Nhwc, &mut interleaved).unwrap();
+    let pixels = expected.len() / 3;
+    let transposed: Vec<f32> =
+        (0..pixels).flat_map(|at| [0, 1, 2].map(|c| expected[c * pixels + at])).collect();
+    assert_eq!(interleaved, transposed);
+    let short = normalize_into(&image, &Normalization::CLIP, PixelLayout::Nhwc, &mut interleaved[1..]);
+    assert!(short.unwrap_err().to_string().contains("needs 12288"));
+}

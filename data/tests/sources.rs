@@ -1,0 +1,203 @@
+//! Image folders and CSV lists: order, labels, and what is refused.
+
+use std::fs;
+use std::path::Path;
+
+use lgd_data::source::{ImageSource, Sample, SourceError, open_source};
+use proptest::prelude::*;
+use tempfile::{TempDir, tempdir};
+
+/// A folder with these files; each file holds its own name.
+fn folder(files: &[&str]) -> TempDir {
+    let root = tempdir().unwrap();
+    for file in files {
+        let path = root.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, file).unwrap();
+    }
+    root
+}
+
+fn open(path: &Path) -> Box<dyn ImageSource> {
+    open_source(path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn listed(source: &dyn ImageSource) -> Vec<(&str, Option<u32>)> {
+    source.samples().iter().map(|Sample { key, label }| (&**key, *label)).collect()
+}
+
+fn csv(root: &Path, text: impl AsRef<[u8]>) -> Result<Box<dyn ImageSource>, SourceError> {
+    fs::write(root.join("list.csv"), text).unwrap();
+    open_source(&root.join("list.csv"))
+}
+
+fn message(outcome: Result<Box<dyn ImageSource>, SourceError>) -> String {
+    outcome.map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn classes_are_first_level_folders_and_keys_are_sorted_bytewise() {
+    let root =
+        folder(&["b/2.png", "b/deep/er/1.JPEG", "a/z", "a/.hidden", ".git/x", "B/1.txt", "a-1/x", "top.jpg"]);
+    fs::create_dir(root.path().join("empty")).unwrap();
+    let source = open(root.path());
+    assert_eq!(source.class_names().unwrap(), ["B", "a", "a-1", "b", "empty"]);
+    let expected = [
+        ("B/1.txt", Some(0)),
+        ("a-1/x", Some(2)),
+        ("a/z", Some(1)),
+        ("b/2.png", Some(3)),
+        ("b/deep/er/1.JPEG", Some(3)),
+        ("top.jpg", None),
+    ];
+    assert_eq!(listed(&*source), expected);
+    assert_eq!(source.read(4, 100).unwrap(), b"b/deep/er/1.JPEG");
+    assert!(source.rejected().is_empty());
+}
+
+#[test]
+fn a_flat_folder_has_no_labels() {
+    let root = folder(&["2.png", "10.png"]);
+    let source = open(root.path());
+    assert_eq!(listed(&*source), [("10.png", None), ("2.png", None)]);
+    assert_eq!(source.class_names(), None);
+}
+
+#[test]
+fn a_folder_without_files_says_what_is_expected() {
+    let root = folder(&[".hidden"]);
+    fs::create_dir(root.path().join("cats")).unwrap();
+    let error = message(open_source(root.path()));
+    assert!(error.starts_with("no images found in ") && error.contains("hint: "), "{error}");
+    assert!(message(open_source(&root.path().join("nothing"))).contains("cannot read"));
+    fs::write(root.path().join("x.json"), "").unwrap();
+    assert!(message(open_source(&root.path().join("x.json"))).contains("hint: give a folder"));
+}
+
+#[test]
+#[cfg(unix)]
+fn links_are_followed_once_and_odd_entries_are_rejected() {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+    let elsewhere = folder(&["c/1.png"]);
+    let root = folder(&["a/1.png"]);
+    symlink(elsewhere.path().join("c"), root.path().join("c")).unwrap();
+    symlink(root.path(), root.path().join("a/loop")).unwrap();
+    symlink("nowhere", root.path().join("a/dangling.png")).unwrap();
+    symlink("1.png", root.path().join("a/2.png")).unwrap();
+    fs::write(root.path().join("a").join(std::ffi::OsStr::from_bytes(b"\xff.png")), "x").unwrap();
+    let source = open(root.path());
+    assert_eq!(listed(&*source), [("a/1.png", Some(0)), ("a/2.png", Some(0)), ("c/1.png", Some(1))]);
+    let rejected: Vec<_> = source.rejected().iter().map(|r| (&*r.key, r.reason)).collect();
+    let expected =
+        [("a/dangling.png", "unreadable"), ("a/loop", "link-cycle"), ("a/\u{fffd}.png", "not-utf8")];
+    assert_eq!(rejected, expected);
+}
+
+#[test]
+fn reading_is_limited_and_names_the_file() {
+    let root = folder(&["a/1.png"]);
+    let source = open(root.path());
+    assert_eq!(source.read(0, 7).unwrap(), b"a/1.png");
+    let error = source.read(0, 6).unwrap_err();
+    assert_eq!(
+        (error.reason(), error.to_string().contains("1.png has more than 6 bytes")),
+        ("too-many-bytes", true)
+    );
+    fs::remove_file(root.path().join("a/1.png")).unwrap();
+    assert_eq!(source.read(0, 7).unwrap_err().reason(), "missing");
+    assert_eq!(source.read(1, 7).unwrap_err().to_string(), "sample 1 was asked for, the source has 1");
+}
+
+#[test]
+fn a_csv_keeps_its_order_and_numbers_names() {
+    let root = folder(&["x/2.png", "1.png"]);
+    let text = "\u{feff}Path,Label\r\nx/2.png, dog\r\n\r\n\"1.png\",cat\nmissing.png,dog\n";
+    let source = csv(root.path(), text).unwrap();
+    assert_eq!(listed(&*source), [("x/2.png", Some(1)), ("1.png", Some(0)), ("missing.png", Some(1))]);
+    assert_eq!(source.class_names().unwrap(), ["cat", "dog"]);
+    assert_eq!(source.read(0, 100).unwrap(), b"x/2.png");
+    assert_eq!(source.read(2, 100).unwrap_err().reason(), "missing");
+}
+
+#[test]
+fn csv_labels_may_be_numbers_or_absent() {
+    let root = folder(&[]);
+    let source = csv(root.path(), "a,7\nb,0\n").unwrap();
+    assert_eq!((listed(&*source), source.class_names()), (vec![("a", Some(7)), ("b", Some(0))], None));
+    let source = csv(root.path(), "path\nb\na\n").unwrap();
+    assert_eq!((listed(&*source), source.class_names()), (vec![("b", None), ("a", None)], None));
+}
+
+#[test]
+fn wrong_csv_rows_are_errors_with_their_line() {
+    let root = folder(&[]);
+    for (text, line, part) in [
+        ("a,1\nb\n", 2, "1 columns, expected 2"),
+        ("a\nb,1\n", 2, "2 columns, expected 1"),
+        ("a,1,2\n", 1, "3 columns, expected 2"),
+        ("path,label\na,1\nb,\n", 3, "\"b\" has no label"),
+        ("a,1\n,2\n", 2, "the path is empty"),
+        ("a,1\nb,cat\n", 2, "\"cat\" is not a class number"),
+        ("a,1\nb,-1\n", 2, "\"-1\" is not a class number"),
+        ("a,cat\nb,1\n", 2, "\"1\" is a number"),
+        ("path\na\nb\na\n", 4, "\"a\" already stands in line 2"),
+        ("a\n\n\nb\na\n", 5, "\"a\" already stands in line 1"),
+    ] {
+        let error = message(csv(root.path(), text));
+        assert!(error.contains(&format!("line {line}: ")) && error.contains(part), "{text:?}: {error}");
+    }
+    for text in ["", "path,label\n"] {
+        assert!(message(csv(root.path(), text)).contains("hint: expected one row"), "{text:?}");
+    }
+}
+
+#[test]
+fn csv_paths_that_are_not_utf8_are_rejects() {
+    let root = folder(&[]);
+    let source = csv(root.path(), b"a,1\n\xff.png,2\n").unwrap();
+    assert_eq!(listed(&*source), [("a", Some(1))]);
+    assert_eq!(source.rejected()[0].reason, "not-utf8");
+    assert_eq!(source.rejected()[0].detail, "line 2: the path is not UTF-8");
+    assert!(message(csv(root.path(), b"a,\xff\n")).contains("line 1: the label is not UTF-8"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn folder_listings_are_sorted_complete_and_repeatable(
+        files in prop::collection::btree_set("[A-Za-z]{1,2}/([a-z]{1,2}_d/)?[a-z0-9]{1,4}\\.x", 1..20),
+    ) {
+        let names: Vec<&str> = files.iter().map(|name| &**name).collect();
+        let root = folder(&names);
+        let source = open(root.path());
+        let keys: Vec<&str> = source.samples().iter().map(|sample| &*sample.key).collect();
+        prop_assert_eq!(&keys, &names, "a BTreeSet is in bytewise order too");
+        let classes = source.class_names().unwrap();
+        prop_assert!(classes.is_sorted());
+        for sample in source.samples() {
+            let class = &classes[sample.label.unwrap() as usize];
+            prop_assert_eq!(Some(&**class), sample.key.split('/').next());
+        }
+        let again = open(root.path());
+        prop_assert_eq!(again.samples(), source.samples());
+    }
+
+    #[test]
+    fn csv_listings_keep_rows_and_order(
+        rows in prop::collection::hash_map("[a-z/,\"]{1,6}[a-z]", "[a-z]{1,3}", 1..20),
+    ) {
+        let root = tempdir().unwrap();
+        let rows: Vec<(String, String)> = rows.into_iter().collect();
+        let quote = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        let text: String = rows.iter().map(|(path, label)| format!("{},{}\n", quote(path), quote(label))).collect();
+        let source = csv(root.path(), format!("path,label\n{text}")).unwrap();
+        let names = source.class_names().unwrap();
+        prop_assert!(names.is_sorted());
+        prop_assert_eq!(source.samples().len(), rows.len());
+        for (sample, (path, label)) in source.samples().iter().zip(&rows) {
+            prop_assert_eq!((&sample.key, &names[sample.label.unwrap() as usize]), (path, label));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Normalised embeddings with the norm they had, and what can be wrong with one.
+
+use std::fmt;
+
+/// Why an embedding cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbeddingFault {
+    /// It holds a NaN or an infinity.
+    NotFinite,
+    /// All its elements are zero: it has no direction.
+    Zero,
+}
+
+impl fmt::Display for EmbeddingFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFinite => "not finite",
+            Self::Zero => "all zeros",
+        })
+    }
+}
+
+/// Rows of width `dim`, each divided by its L2 norm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    dim: usize,
+    values: Vec<f32>,
+    norms: Vec<f32>,
+}
+
+impl Embeddings {
+    /// Normalises the raw rows in place. A row with a fault is left as it is, with a norm of 0 or NaN or infinity.
+    pub(crate) fn normalise(dim: usize, mut values: Vec<f32>) -> Self {
+        let norms = values.chunks_exact_mut(dim).map(normalise_row).collect();
+        Self { dim, values, norms }
+    }
+
+    /// Width D.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.norms.len()
+    }
+
+    /// All values, [rows, D].
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// One unit vector, [D].
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.dim..(row + 1) * self.dim]
+    }
+
+    /// L2 norm of a row before it was normalised.
+    pub fn norm(&self, row: usize) -> f32 {
+        self.norms[row]
+    }
+
+    /// What is wrong with a row, if anything.
+    pub fn fault(&self, row: usize) -> Option<EmbeddingFault> {
+        match self.norms[row] {
+            norm if !norm.is_finite() => Some(EmbeddingFault::NotFinite),
+            0.0 => Some(EmbeddingFault::Zero),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+}
+
+/// Divides a row by its norm and returns the norm.
+fn normalise_row(row: &mut [f32]) -> f32 {
+    // Squares of f32 neither overflow nor vanish in f64.
+    let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+    #[expect(clippy::cast_possible_truncation, reason = "a norm out of the range of f32 becomes infinite and so a fault")]
+    let norm = squares.sqrt() as f32;
+    if norm.is_finite() && norm > 0.0 {
+        for value in row {
+            *value /= norm;
+        }
+    }
+    norm
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_unit_vectors_and_keep_their_norm() {
+        let embeddings = Embeddings::normalise(2, vec![3.0, 4.0, 0.0, -2.0]);
+        assert_eq!(embeddings.values(), [0.6, 0.8, 0.0, -1.0]);
+        assert_eq!((embeddings.norm(0), embeddings.norm(1)), (5.0, 2.0));
+        assert_eq!((embeddings.fault(0), embeddings.rows()), (None, 2));
+    }
+
+    #[test]
+    fn extreme_but_finite_rows_are_normalised() {
+        for scale in [1e-30, 1e30_f32] {
+            let embeddings = Embeddings::normalise(2, vec![3.0 * scale, 4.0 * scale]);
+            assert_eq!(embeddings.fault(0), None);
+            assert!((embeddings.row(0)[0] - 0.6).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn faults_are_found_row_by_row() {
+        let values = vec![0.0, 0.0, f32::NAN, 1.0, f32::INFINITY, 1.0, f32::NEG_INFINITY, 0.0, f32::MAX, f32::MAX, 1.0, 0.0];
+        let embeddings = Embeddings::normalise(2, values);
+        let faults: Vec<_> = (0..6).map(|row| embeddings.fault(row)).collect();
+        let not_finite = Some(EmbeddingFault::NotFinite);
+        assert_eq!(faults, [Some(EmbeddingFault::Zero), not_finite, not_finite, not_finite, not_finite, None]);
+    }
+}

@@ -1,0 +1,32 @@
+//! Encoders: images or prompts in, unit vectors out.
+
+mod embeddings;
+mod image;
+mod output;
+mod pixels;
+mod text;
+
+pub use embeddings::{EmbeddingFault, Embeddings};
+pub use image::ImageEncoder;
+pub use pixels::{PixelBuffer, PixelType};
+pub use text::TextEncoder;
+
+use crate::device::ExecutionDevice;
+
+/// Images per batch where neither the user nor the model says, on the processor.
+pub const CPU_BATCH: usize = 32;
+/// Images per batch where neither the user nor the model says, on a GPU.
+pub const GPU_BATCH: usize = 256;
+/// Prompts per batch where neither the user nor the model says.
+pub const TEXT_BATCH: usize = 64;
+
+/// How an encoder runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncoderOptions {
+    /// Where.
+    pub device: ExecutionDevice,
+    /// Rows per run; `None` = the model's own where it is fixed, else [`CPU_BATCH`], [`GPU_BATCH`] or [`TEXT_BATCH`].
+    pub batch: Option<usize>,
+    /// Threads that share one operation on the processor; 0 = all cores.
+    pub threads: usize,
+}

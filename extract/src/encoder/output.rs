@@ -1,0 +1,135 @@
+//! Choosing a model's output, and pooling it to one vector per row.
+
+use lgd_data::render::PixelLayout;
+
+use crate::error::ExtractError;
+use crate::session::{Model, Port, Tensor, describe};
+use crate::teacher::Pooling;
+
+/// The output to take: the named one, the only one, or the first of `known` that the model has.
+pub(crate) fn choose<'m>(model: &'m Model, named: Option<&str>, known: &[&str]) -> Result<&'m Port, ExtractError> {
+    let outputs = model.outputs();
+    let find = |name: &str| outputs.iter().find(|port| port.name == name);
+    match named {
+        Some(name) => {
+            find(name).ok_or_else(|| model.mismatch(format!("an output '{name}'"), describe(outputs), "correct output in teacher.toml"))
+        }
+        None => match outputs {
+            [only] => Ok(only),
+            _ => known.iter().find_map(|name| find(name)).ok_or_else(|| {
+                let expected = format!("one output, or one named {}", known.join(", "));
+                model.mismatch(expected, describe(outputs), "name the output in teacher.toml")
+            }),
+        },
+    }
+}
+
+/// The pooling for an output of this rank: the one set, checked, or `none` where nothing needs pooling.
+pub(crate) fn pooling_for(model: &Model, output: &Port, set: Option<Pooling>) -> Result<Pooling, ExtractError> {
+    use ort::value::TensorElementType::{Float16, Float32};
+    if !matches!(output.element, Some(Float32 | Float16)) {
+        return Err(model.mismatch("an output of f32 or f16", output.to_string(), "name another output in teacher.toml"));
+    }
+    match (output.shape.len(), set) {
+        (2, None | Some(Pooling::None)) => Ok(Pooling::None),
+        (3, Some(pooling @ (Pooling::Cls | Pooling::Mean))) | (4, Some(pooling @ Pooling::Gap)) => Ok(pooling),
+        (3, None) => Err(model.mismatch(
+            "one vector per row, [N, D]",
+            output.to_string(),
+            "set pooling = \"cls\" or \"mean\" (with prefix_tokens) in teacher.toml, as the model was trained",
+        )),
+        (4, None) => Err(model.mismatch(
+            "one vector per row, [N, D]",
+            output.to_string(),
+            "a feature map: set pooling = \"gap\" in teacher.toml",
+        )),
+        (2..=4, Some(pooling)) => Err(model.mismatch(
+            format!("an output that goes with pooling = {pooling:?}"),
+            output.to_string(),
+            "none takes [N, D], cls and mean take [N, T, D], gap takes a feature map of four axes",
+        )),
+        _ => Err(model.mismatch("an output of two to four axes", output.to_string(), "")),
+    }
+}
+
+/// How the rows of a run are pooled.
+pub(crate) struct PoolingPlan<'a> {
+    pub pooling: Pooling,
+    /// Leading tokens that the mean leaves out.
+    pub prefix_tokens: usize,
+    /// Axes of a feature map.
+    pub layout: PixelLayout,
+    /// Which tokens the mean counts, [N, T] of 0 and 1; `None` = all.
+    pub mask: Option<&'a [i64]>,
+}
+
+impl PoolingPlan<'_> {
+    /// Raw vectors of the first `rows` rows, and their width.
+    pub(crate) fn apply(&self, tensor: &Tensor<'_>, rows: usize) -> Result<(Vec<f32>, usize), String> {
+        let data = tensor.to_f32();
+        let wrong = |what: &str| format!("the output has shape {:?}, expected {what}", tensor.shape);
+        match (self.pooling, tensor.shape.as_slice()) {
+            (Pooling::None, &[n, dim]) if n >= rows && dim > 0 => Ok((data[..rows * dim].to_vec(), dim)),
+            (Pooling::Cls, &[n, tokens, dim]) if n >= rows && tokens > 0 && dim > 0 => {
+                let vectors = (0..rows).flat_map(|row| &data[row * tokens * dim..][..dim]).copied().collect();
+                Ok((vectors, dim))
+            }
+            (Pooling::Mean, &[n, tokens, dim]) if n >= rows && tokens > self.prefix_tokens && dim > 0 => {
+                Ok((self.token_mean(&data, rows, tokens, dim), dim))
+            }
+            (Pooling::Gap, &[n, a, b, c]) if n >= rows && a * b * c > 0 => {
+                let (dim, positions, channels_last) = match self.layout {
+                    PixelLayout::Nchw => (a, b * c, false),
+                    PixelLayout::Nhwc => (c, a * b, true),
+                };
+                Ok((map_mean(&data[..rows * dim * positions], dim, positions, channels_last), dim))
+            }
+            (Pooling::None, _) => Err(wrong("[N, D]")),
+            (Pooling::Cls, _) => Err(wrong("[N, T, D]")),
+            (Pooling::Mean, _) => Err(wrong(&format!("[N, T, D] with T above prefix_tokens = {}", self.prefix_tokens))),
+            (Pooling::Gap, _) => Err(wrong("a feature map of four axes")),
+        }
+    }
+
+    fn token_mean(&self, data: &[f32], rows: usize, tokens: usize, dim: usize) -> Vec<f32> {
+        let mut means = vec![0.0; rows * dim];
+        for (row, mean) in means.chunks_exact_mut(dim).enumerate() {
+            let mut count = 0.0_f32;
+            for token in self.prefix_tokens..tokens {
+                if self.mask.is_some_and(|mask| mask[row * tokens + token] == 0) {
+                    continue;
+                }
+                count += 1.0;
+                let vector = &data[(row * tokens + token) * dim..][..dim];
+                for (sum, value) in mean.iter_mut().zip(vector) {
+                    *sum += value;
+                }
+            }
+            for sum in mean {
+                *sum /= count.max(1.0);
+            }
+        }
+        means
+    }
+}
+
+/// Mean over the positions of feature maps, one row of `dim` per map.
+#[expect(clippy::cast_precision_loss, reason = "a feature map has far fewer than 2^24 positions")]
+fn map_mean(data: &[f32], dim: usize, positions: usize, channels_last: bool) -> Vec<f32> {
+    let count = positions as f32;
+    let maps = data.chunks_exact(dim * positions);
+    if channels_last {
+        maps.flat_map(|map| {
+            let mut mean = vec![0.0; dim];
+            for position in map.chunks_exact(dim) {
+                for (sum, value) in mean.iter_mut().zip(position) {
+                    *sum += value;
+                }
+            }
+            mean.into_iter().map(move |sum| sum / count)
+        })
+        .collect()
+    } else {
+        maps.flat_map(|map| map.chunks_exact(positions).map(|plane| plane.iter().sum::<f32>() / count)).collect()
+    }
+}

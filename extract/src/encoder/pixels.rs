@@ -1,0 +1,109 @@
+//! Normalised pixels in the element type that the image model takes.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use lgd_data::image::RgbImage;
+use lgd_data::render::{Normalization, PixelLayout, RenderError, normalize_into};
+
+/// Element type of an image model's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PixelType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+}
+
+/// Normalised pixels of one or more images, one after the other.
+#[derive(Clone, Debug)]
+pub enum PixelBuffer {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 16-bit floats.
+    F16(Vec<f16>),
+}
+
+impl PixelBuffer {
+    /// `len` zeros.
+    pub fn zeros(pixel_type: PixelType, len: usize) -> Self {
+        match pixel_type {
+            PixelType::F32 => Self::F32(vec![0.0; len]),
+            PixelType::F16 => Self::F16(vec![f16::ZERO; len]),
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn pixel_type(&self) -> PixelType {
+        match self {
+            Self::F32(_) => PixelType::F32,
+            Self::F16(_) => PixelType::F16,
+        }
+    }
+
+    /// Normalises an image into the place from `start` on. `scratch` saves an allocation where elements are f16.
+    ///
+    /// # Errors
+    /// [`RenderError::Length`] where the image does not fit.
+    pub fn normalise(
+        &mut self,
+        start: usize,
+        image: &RgbImage,
+        normalization: &Normalization,
+        layout: PixelLayout,
+        scratch: &mut Vec<f32>,
+    ) -> Result<(), RenderError> {
+        let expected = image.pixels().len();
+        let got = self.len().saturating_sub(start);
+        if got < expected {
+            return Err(RenderError::Length { expected, got });
+        }
+        let place = start..start + expected;
+        match self {
+            Self::F32(values) => normalize_into(image, normalization, layout, &mut values[place]),
+            Self::F16(values) => {
+                scratch.resize(expected, 0.0);
+                normalize_into(image, normalization, layout, scratch)?;
+                values[place].convert_from_f32_slice(scratch);
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies `len` elements of `source` from `from` on to the place from `start` on, converting where types differ.
+    ///
+    /// # Panics
+    /// Where either range lies outside its buffer.
+    pub fn copy_from(&mut self, start: usize, source: &Self, from: usize, len: usize) {
+        let (to, from) = (start..start + len, from..from + len);
+        match (self, source) {
+            (Self::F32(to_values), Self::F32(values)) => to_values[to].copy_from_slice(&values[from]),
+            (Self::F16(to_values), Self::F16(values)) => to_values[to].copy_from_slice(&values[from]),
+            (Self::F16(to_values), Self::F32(values)) => to_values[to].convert_from_f32_slice(&values[from]),
+            (Self::F32(to_values), Self::F16(values)) => values[from].convert_to_f32_slice(&mut to_values[to]),
+        }
+    }
+
+    /// Sets everything from `start` on to zero.
+    ///
+    /// # Panics
+    /// Where `start` lies outside the buffer.
+    pub fn clear_from(&mut self, start: usize) {
+        match self {
+            Self::F32(values) => values[start..].fill(0.0),
+            Self::F16(values) => values[start..].fill(f16::ZERO),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The error of teachers, encoders and the pipeline: which file or model, what was expected, what was found.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lgd_data::ArtefactError;
+use thiserror::Error;
+
+/// Why a teacher cannot be used or an extraction cannot go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ExtractError {
+    /// No ONNX Runtime library was found.
+    #[error(
+        "ONNX Runtime was not found; looked at {}\nhint: run scripts/setup runtime, or set ORT_DYLIB_PATH to the full path of {}",
+        list(tried), library_name()
+    )]
+    RuntimeMissing {
+        /// Every place that was tried, in order.
+        tried: Vec<PathBuf>,
+    },
+    /// A library was found but cannot be used.
+    #[error("{}: not a usable ONNX Runtime library: {reason}\nhint: version 1.24 or later is needed; run scripts/setup runtime", path.display())]
+    RuntimeLoad {
+        /// The library.
+        path: PathBuf,
+        /// The loader's words.
+        reason: String,
+    },
+    /// A second, different library was asked for in one process.
+    #[error("ONNX Runtime is already loaded from {}; {} cannot be loaded beside it", loaded.display(), asked.display())]
+    RuntimeConflict {
+        /// The library in use.
+        loaded: PathBuf,
+        /// The library asked for.
+        asked: PathBuf,
+    },
+    /// A device that cannot be parsed.
+    #[error("device '{asked}': {reason}\nhint: one of cpu, cuda:0, cuda:0,1, tensorrt:0")]
+    DeviceSyntax {
+        /// What was typed.
+        asked: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A device that this program or library cannot use. There is never a fall-back to another device.
+    #[error("device {device} cannot be used: {reason}{}", hint_line(hint))]
+    DeviceUnavailable {
+        /// The device asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+        /// The remedy; may be empty.
+        hint: &'static str,
+    },
+    /// A teacher's file cannot be read.
+    #[error("cannot read {}: {source}{}", path.display(), hint_line(hint))]
+    TeacherFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+        /// The remedy; may be empty.
+        hint: &'static str,
+    },
+    /// A teacher's setting is malformed, missing, or contradicts another.
+    #[error("{}: {reason}{}", path.display(), hint_line(hint))]
+    TeacherSetting {
+        /// The file that holds, or should hold, the setting.
+        path: PathBuf,
+        /// Key and value, and what is wrong.
+        reason: String,
+        /// The remedy; may be empty.
+        hint: String,
+    },
+    /// A model that ONNX Runtime refuses to load.
+    #[error("{}: ONNX Runtime cannot load the model on {device}: {reason}", path.display())]
+    ModelLoad {
+        /// The model.
+        path: PathBuf,
+        /// Where it was to run.
+        device: String,
+        /// The runtime's words.
+        reason: String,
+    },
+    /// A model whose inputs or outputs are not what the teacher says or what can be used.
+    #[error("{}: expected {expected}, got {got}{}", path.display(), hint_line(hint))]
+    ModelInterface {
+        /// The model.
+        path: PathBuf,
+        /// What was needed.
+        expected: String,
+        /// What the model has.
+        got: String,
+        /// The remedy; may be empty.
+        hint: String,
+    },
+    /// A model that failed while running.
+    #[error("{}: inference failed: {reason}", path.display())]
+    Inference {
+        /// The model.
+        path: PathBuf,
+        /// The runtime's words.
+        reason: String,
+    },
+    /// A tokeniser that cannot be loaded or that failed.
+    #[error("{}: {reason}", path.display())]
+    Tokenizer {
+        /// The tokeniser's file.
+        path: PathBuf,
+        /// The tokeniser's words.
+        reason: String,
+    },
+    /// A prompt whose embedding cannot be normalised.
+    #[error("{}: the embedding of prompt '{prompt}' is {fault}", path.display())]
+    PromptEmbedding {
+        /// The text model.
+        path: PathBuf,
+        /// The prompt.
+        prompt: String,
+        /// "all zeros" or "not finite".
+        fault: String,
+    },
+    /// The cache does not fit the extraction that was asked for.
+    #[error("{what}: the cache was started with {expected}, but this run has {got}\nhint: use the same settings with --resume, or another folder")]
+    CacheMismatch {
+        /// The setting.
+        what: &'static str,
+        /// Its value in the cache.
+        expected: String,
+        /// Its value now.
+        got: String,
+    },
+    /// A folder on disk cannot be read or written.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactError),
+    /// The job was asked to stop. Complete shards stay; the rest is done by a later run.
+    #[error("interrupted; complete shards are kept\nhint: run again with --resume to do the rest")]
+    Interrupted,
+}
+
+impl ExtractError {
+    /// Whether this is the answer to a request to stop, and not a failure.
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
+
+    pub(crate) fn setting(path: &Path, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::TeacherSetting { path: path.to_owned(), reason: reason.into(), hint: hint.into() }
+    }
+
+    pub(crate) fn inference(path: &Path, error: impl std::fmt::Display) -> Self {
+        Self::Inference { path: path.to_owned(), reason: error.to_string() }
+    }
+}
+
+/// File name of the ONNX Runtime library on this system.
+pub(crate) fn library_name() -> String {
+    format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn hint_line(hint: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") }
+}

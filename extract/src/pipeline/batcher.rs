@@ -1,0 +1,130 @@
+//! Putting prepared samples, in order, into whole batches.
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use lgd_data::cache::Reject;
+use lgd_data::job::Job;
+use lgd_data::view::View;
+
+use super::encode::{EncodeTask, Encoded};
+use super::feed::Ordered;
+use super::prepare::{BlockPool, Prepared, Preparer};
+use crate::encoder::{ImageEncoder, PixelBuffer};
+
+/// A sample as the writer needs it.
+pub(super) enum Item {
+    /// All its rows are in the batches sent so far.
+    Sample { sample: usize, width: u32, height: u32, views: Vec<View> },
+    /// It takes no rows.
+    Reject(Reject),
+}
+
+/// A shard, piece by piece, as the writer sees it.
+pub(super) enum ShardPart {
+    /// A shard begins.
+    Begin(usize),
+    /// The next rows, and the samples that are complete with them.
+    Batch { items: Vec<Item>, embeddings: Receiver<Encoded> },
+    /// The samples after the last batch, rejects all, and the end of the shard.
+    End { items: Vec<Item> },
+}
+
+/// The next stage has gone or the job is to stop: there is no use in going on.
+struct Stopped;
+
+/// Makes `count` batch buffers. They go round between batcher and encoders; their number bounds what waits.
+pub(super) fn batch_buffers(encoder: &ImageEncoder, count: usize) -> (Sender<PixelBuffer>, Receiver<PixelBuffer>) {
+    let (give, take) = bounded(count);
+    for _ in 0..count {
+        // The queue has room for exactly this many.
+        let _ = give.try_send(encoder.new_batch());
+    }
+    (give, take)
+}
+
+/// The stage between decoders and encoders.
+pub(super) struct Batcher<'a> {
+    pub preparer: &'a Preparer<'a>,
+    pub batch: usize,
+    pub blocks: &'a BlockPool,
+    pub buffers: Receiver<PixelBuffer>,
+    pub encoders: Sender<EncodeTask>,
+    pub writer: Sender<ShardPart>,
+}
+
+/// The batch being filled.
+#[derive(Default)]
+struct Filling {
+    pixels: Option<PixelBuffer>,
+    rows: usize,
+    items: Vec<Item>,
+}
+
+impl Batcher<'_> {
+    /// Works until the listing ends, or a neighbour has gone, or the job is to stop.
+    pub(super) fn run(self, ordered: &Receiver<Ordered>, job: &Job) {
+        let mut filling = Filling::default();
+        for next in ordered {
+            if job.interrupted() || self.handle(next, &mut filling).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn handle(&self, next: Ordered, filling: &mut Filling) -> Result<(), Stopped> {
+        match next {
+            Ordered::Begin(shard) => self.writer.send(ShardPart::Begin(shard)).map_err(|_| Stopped),
+            Ordered::Sample { sample, prepared } => {
+                let prepared = prepared.recv().map_err(|_| Stopped)?;
+                self.add(sample, prepared, filling)
+            }
+            Ordered::End => {
+                if filling.rows > 0 {
+                    self.send_batch(filling)?;
+                }
+                let items = std::mem::take(&mut filling.items);
+                self.writer.send(ShardPart::End { items }).map_err(|_| Stopped)
+            }
+        }
+    }
+
+    fn add(&self, sample: usize, prepared: Prepared, filling: &mut Filling) -> Result<(), Stopped> {
+        let rendered = match prepared {
+            Ok(rendered) => rendered,
+            Err(reject) => {
+                filling.items.push(Item::Reject(reject));
+                return Ok(());
+            }
+        };
+        let (len, views) = (self.preparer.image_len(), rendered.views.len());
+        let mut item =
+            Some(Item::Sample { sample, width: rendered.width, height: rendered.height, views: rendered.views });
+        for view in 0..views {
+            let pixels = match &mut filling.pixels {
+                Some(pixels) => pixels,
+                empty => empty.insert(self.buffers.recv().map_err(|_| Stopped)?),
+            };
+            pixels.copy_from(filling.rows * len, &rendered.pixels, view * len, len);
+            filling.rows += 1;
+            if view + 1 == views {
+                filling.items.extend(item.take());
+            }
+            if filling.rows == self.batch {
+                self.send_batch(filling)?;
+            }
+        }
+        self.blocks.give_back(rendered.pixels);
+        Ok(())
+    }
+
+    /// Sends the batch first to the encoders and then, as a promise, to the writer.
+    fn send_batch(&self, filling: &mut Filling) -> Result<(), Stopped> {
+        let Some(mut pixels) = filling.pixels.take() else { return Ok(()) };
+        let rows = std::mem::take(&mut filling.rows);
+        // A buffer's last use must not show in the padding: a kernel might be swayed by it.
+        pixels.clear_from(rows * self.preparer.image_len());
+        let (reply, embeddings) = bounded(1);
+        self.encoders.send(EncodeTask { pixels, rows, reply }).map_err(|_| Stopped)?;
+        let items = std::mem::take(&mut filling.items);
+        self.writer.send(ShardPart::Batch { items, embeddings }).map_err(|_| Stopped)
+    }
+}

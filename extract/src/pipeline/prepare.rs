@@ -1,0 +1,166 @@
+//! From a sample to the pixels of its K views: reading, decoding once, drawing and rendering each view.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use lgd_data::cache::{CacheConfig, Reject};
+use lgd_data::image::{DecodeLimits, decode};
+use lgd_data::render::{Normalization, PixelLayout, Resample, render};
+use lgd_data::source::ImageSource;
+use lgd_data::view::{Crop, Policy, View};
+
+use super::feed::ReadTask;
+use crate::encoder::{ImageEncoder, PixelBuffer, PixelType};
+
+/// A sample ready to be batched, or the reason why it never will be.
+pub(super) type Prepared = Result<Rendered, Reject>;
+
+/// The views of one sample and their pixels.
+pub(super) struct Rendered {
+    pub width: u32,
+    pub height: u32,
+    pub views: Vec<View>,
+    /// [K, image].
+    pub pixels: PixelBuffer,
+}
+
+/// Encoded bytes on their way to a decoder.
+pub(super) struct DecodeTask {
+    sample: usize,
+    bytes: Vec<u8>,
+    reply: Sender<Prepared>,
+}
+
+/// What all samples have in common.
+pub(super) struct Preparer<'a> {
+    source: &'a dyn ImageSource,
+    limits: DecodeLimits,
+    views: u16,
+    center_fraction: Option<f32>,
+    policy: Policy,
+    seed: u64,
+    size: u32,
+    resample: Resample,
+    normalization: Normalization,
+    layout: PixelLayout,
+    pixel_type: PixelType,
+    image_len: usize,
+}
+
+impl<'a> Preparer<'a> {
+    pub(super) fn new(
+        source: &'a dyn ImageSource,
+        config: &CacheConfig,
+        encoder: &ImageEncoder,
+        limits: DecodeLimits,
+    ) -> Self {
+        Self {
+            source,
+            limits,
+            views: config.views,
+            center_fraction: config.center_fraction,
+            policy: config.policy,
+            seed: config.seed,
+            size: encoder.size(),
+            resample: encoder.resample(),
+            normalization: *encoder.normalization(),
+            layout: encoder.layout(),
+            pixel_type: encoder.pixel_type(),
+            image_len: encoder.image_len(),
+        }
+    }
+
+    /// Elements of one image.
+    pub(super) fn image_len(&self) -> usize {
+        self.image_len
+    }
+
+    /// Bytes of one sample's pixels.
+    pub(super) fn sample_bytes(&self) -> usize {
+        let element = match self.pixel_type {
+            PixelType::F32 => 4,
+            PixelType::F16 => 2,
+        };
+        usize::from(self.views) * self.image_len * element
+    }
+
+    fn reject(&self, sample: usize, reason: &str, detail: String) -> Reject {
+        Reject { key: self.source.samples()[sample].key.clone(), reason: reason.to_owned(), detail }
+    }
+
+    fn read(&self, sample: usize) -> Result<Vec<u8>, Reject> {
+        self.source
+            .read(sample, self.limits.max_bytes)
+            .map_err(|error| self.reject(sample, error.reason(), error.to_string()))
+    }
+
+    fn prepare(&self, sample: usize, bytes: &[u8], blocks: &BlockPool, scratch: &mut Vec<f32>) -> Prepared {
+        let image =
+            decode(bytes, &self.limits).map_err(|error| self.reject(sample, error.reason(), error.to_string()))?;
+        let key = &self.source.samples()[sample].key;
+        let (width, height) = (image.width(), image.height());
+        let mut views = Vec::with_capacity(usize::from(self.views));
+        let mut pixels = blocks.take(self.pixel_type, usize::from(self.views) * self.image_len);
+        for index in 0..self.views {
+            let view = match self.center_fraction {
+                Some(fraction) if index == 0 => View { crop: Crop::Center { fraction }, ..View::center() },
+                _ => self.policy.draw(self.seed, key, index, width, height),
+            };
+            let start = usize::from(index) * self.image_len;
+            render(&image, &view, self.size, self.resample)
+                .and_then(|shown| pixels.normalise(start, &shown, &self.normalization, self.layout, scratch))
+                .map_err(|error| self.reject(sample, "render", error.to_string()))?;
+            views.push(view);
+        }
+        Ok(Rendered { width, height, views, pixels })
+    }
+}
+
+/// Reads samples until there are no more tasks or no decoders.
+pub(super) fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, decoders: &Sender<DecodeTask>) {
+    for ReadTask { sample, reply } in tasks {
+        let sent = match preparer.read(sample) {
+            Ok(bytes) => decoders.send(DecodeTask { sample, bytes, reply }).is_ok(),
+            // A closed reply means that the batcher has gone, and the tasks will end.
+            Err(reject) => reply.send(Err(reject)).is_ok(),
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+/// Decodes and renders samples until there are no more tasks.
+pub(super) fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, blocks: &BlockPool) {
+    let mut scratch = Vec::new();
+    for DecodeTask { sample, bytes, reply } in tasks {
+        // Decoders of outside bytes may panic on one file in a million; that file must not end the run.
+        let prepared = catch_unwind(AssertUnwindSafe(|| preparer.prepare(sample, &bytes, blocks, &mut scratch)))
+            .unwrap_or_else(|_| Err(preparer.reject(sample, "panic", "the decoder panicked".to_owned())));
+        if reply.send(prepared).is_err() {
+            return;
+        }
+    }
+}
+
+/// Pixel blocks that go round between decoders and batcher, so that the same memory is used again.
+pub(super) struct BlockPool {
+    give: Sender<PixelBuffer>,
+    take: Receiver<PixelBuffer>,
+}
+
+impl BlockPool {
+    pub(super) fn new(capacity: usize) -> Self {
+        let (give, take) = bounded(capacity);
+        Self { give, take }
+    }
+
+    fn take(&self, pixel_type: PixelType, len: usize) -> PixelBuffer {
+        self.take.try_recv().unwrap_or_else(|_| PixelBuffer::zeros(pixel_type, len))
+    }
+
+    pub(super) fn give_back(&self, block: PixelBuffer) {
+        // A full pool needs no more blocks: this one is freed.
+        let _ = self.give.try_send(block);
+    }
+}

@@ -1,0 +1,119 @@
+//! Finding and loading the ONNX Runtime library, once per process.
+//!
+//! The library is not linked: it is looked for at a path given explicitly, then at `ORT_DYLIB_PATH`, then in
+//! `third_party/onnxruntime/` of the working folder, then beside the executable.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use ort::environment::Environment;
+
+use crate::error::{ExtractError, library_name};
+
+/// The one loaded runtime: the library can neither be unloaded nor loaded twice.
+static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+
+/// The loaded ONNX Runtime library. Cheap to clone; lives as long as the process.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    environment: Environment,
+    path: PathBuf,
+}
+
+impl Runtime {
+    /// Loads the library, or returns it where it is loaded already.
+    ///
+    /// # Errors
+    /// [`ExtractError::RuntimeMissing`], [`ExtractError::RuntimeLoad`] for a file that is no ONNX Runtime or too old
+    /// a one, [`ExtractError::RuntimeConflict`] where another library is loaded.
+    pub fn load(explicit: Option<&Path>) -> Result<Self, ExtractError> {
+        let environment_variable = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
+        let path = locate(explicit, environment_variable.as_deref().map(Path::new), &default_folders())?;
+        let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(runtime) = &*loaded {
+            if explicit.is_some() && runtime.path != path {
+                return Err(ExtractError::RuntimeConflict { loaded: runtime.path.clone(), asked: path });
+            }
+            return Ok(runtime.clone());
+        }
+        let load_error = |reason: String| ExtractError::RuntimeLoad { path: path.clone(), reason };
+        let environment = ort::init_from(&path)
+            .map_err(|error| load_error(error.to_string()))?
+            .with_name("lgd")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| load_error(error.to_string()))?;
+        let runtime = Self { environment, path };
+        *loaded = Some(runtime.clone());
+        Ok(runtime)
+    }
+
+    /// The library's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Version and build flags in the library's own words.
+    pub fn build_info(&self) -> &'static str {
+        ort::info()
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+}
+
+/// Folders searched where no path was given.
+fn default_folders() -> Vec<PathBuf> {
+    let below = Path::new("third_party").join("onnxruntime");
+    let mut folders = Vec::new();
+    if let Ok(working) = std::env::current_dir() {
+        folders.push(working.join(&below));
+    }
+    if let Some(beside) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        folders.push(beside.join(&below));
+        folders.push(beside.to_owned());
+    }
+    folders
+}
+
+/// The library's canonical path. A path that somebody named must exist: it is never replaced by a default.
+fn locate(explicit: Option<&Path>, variable: Option<&Path>, folders: &[PathBuf]) -> Result<PathBuf, ExtractError> {
+    let tried: Vec<PathBuf> = match explicit.or(variable) {
+        Some(named) => vec![named.to_owned()],
+        None => folders.iter().map(|folder| folder.join(library_name())).collect(),
+    };
+    match tried.iter().find_map(|path| path.canonicalize().ok().filter(|path| path.is_file())) {
+        Some(path) => Ok(path),
+        None => Err(ExtractError::RuntimeMissing { tried }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_path_wins_and_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let (named, default) = (root.join("named.so"), root.join(library_name()));
+        std::fs::write(&named, b"").unwrap();
+        std::fs::write(&default, b"").unwrap();
+        let folders = [root.clone()];
+        assert_eq!(locate(Some(&named), Some(&default), &folders).unwrap(), named);
+        assert_eq!(locate(None, Some(&named), &folders).unwrap(), named);
+        assert_eq!(locate(None, None, &folders).unwrap(), default);
+        let absent = root.join("absent.so");
+        assert!(locate(Some(&absent), Some(&named), &folders).is_err());
+        assert!(locate(None, Some(&absent), &folders).is_err());
+    }
+
+    #[test]
+    fn a_missing_library_says_how_to_get_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = locate(None, None, &[dir.path().to_owned()]).unwrap_err().to_string();
+        assert!(text.contains(&dir.path().join(library_name()).display().to_string()), "{text}");
+        assert!(text.lines().last().unwrap().starts_with("hint: run scripts/setup runtime"), "{text}");
+    }
+}

@@ -1,0 +1,198 @@
+//! One ONNX Runtime session: opening a model on a device, and what its inputs and outputs are.
+
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
+use ort::value::{DynValue, Outlet, TensorElementType};
+
+use crate::device::{Precision, Slot};
+use crate::error::ExtractError;
+use crate::runtime::Runtime;
+
+/// An input or output of a model. A dimension that is not fixed is `None`.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub name: String,
+    pub element: Option<TensorElementType>,
+    pub shape: Vec<Option<usize>>,
+}
+
+impl Port {
+    fn new(outlet: &Outlet) -> Self {
+        let dimensions = outlet.dtype().tensor_shape().map_or(&[][..], |shape| &**shape);
+        Self {
+            name: outlet.name().to_owned(),
+            element: outlet.dtype().tensor_type(),
+            shape: dimensions.iter().map(|&size| usize::try_from(size).ok()).collect(),
+        }
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sizes: Vec<String> =
+            self.shape.iter().map(|size| size.map_or_else(|| "?".to_owned(), |size| size.to_string())).collect();
+        match self.element {
+            Some(element) => write!(f, "{}: {element}[{}]", self.name, sizes.join(", ")),
+            None => write!(f, "{}: not a tensor", self.name),
+        }
+    }
+}
+
+/// All ports in one line, for messages.
+pub(crate) fn describe(ports: &[Port]) -> String {
+    if ports.is_empty() { "none".to_owned() } else { ports.iter().map(Port::to_string).collect::<Vec<_>>().join("; ") }
+}
+
+/// A model opened on one device, of which one output is taken.
+#[derive(Debug)]
+pub(crate) struct Model {
+    session: Session,
+    path: PathBuf,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+impl Model {
+    /// Opens `path`. `threads` counts the threads that one operation is split over; 0 = all cores.
+    pub(crate) fn open(
+        runtime: &Runtime,
+        path: &Path,
+        slot: Slot,
+        precision: Precision,
+        threads: usize,
+    ) -> Result<Self, ExtractError> {
+        if let Err(source) = std::fs::metadata(path) {
+            return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "teacher.toml names this model" });
+        }
+        let failed = |error: &dyn std::fmt::Display| ExtractError::ModelLoad {
+            path: path.to_owned(),
+            device: slot.to_string(),
+            reason: error.to_string(),
+        };
+        let providers = slot.providers(precision)?;
+        let mut builder = configure(runtime, slot, threads).map_err(|error| failed(&error))?;
+        if !providers.is_empty() {
+            builder = builder.with_execution_providers(providers).map_err(|error| ExtractError::DeviceUnavailable {
+                device: slot.to_string(),
+                reason: error.to_string(),
+                hint: "the ONNX Runtime library must be the GPU one, and find CUDA, cuDNN and a driver",
+            })?;
+        }
+        let session = builder.commit_from_file(path).map_err(|error| failed(&error))?;
+        let inputs = session.inputs().iter().map(Port::new).collect();
+        let outputs = session.outputs().iter().map(Port::new).collect();
+        Ok(Self { session, path: path.to_owned(), inputs, outputs })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    pub(crate) fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    pub(crate) fn mismatch(
+        &self,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> ExtractError {
+        ExtractError::ModelInterface {
+            path: self.path.clone(),
+            expected: expected.into(),
+            got: got.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// Runs the model and hands the one selected output to `take`.
+    pub(crate) fn run<T>(
+        &mut self,
+        inputs: Vec<(&str, SessionInputValue<'_>)>,
+        selection: &Selection,
+        take: impl FnOnce(&Tensor<'_>) -> Result<T, ExtractError>,
+    ) -> Result<T, ExtractError> {
+        let path = &self.path;
+        let outputs = self
+            .session
+            .run_with_options(inputs, &selection.options)
+            .map_err(|error| ExtractError::inference(path, error))?;
+        let value = outputs.values().next().ok_or_else(|| ExtractError::inference(path, "the model gave no output"))?;
+        take(&Tensor::new(&value, path)?)
+    }
+}
+
+/// Settings common to all sessions.
+fn configure(runtime: &Runtime, slot: Slot, threads: usize) -> ort::Result<SessionBuilder> {
+    let builder = Session::builder(runtime.environment())?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        // The promise of identical bytes needs kernels that do not race.
+        .with_deterministic_compute(true)?
+        .with_intra_threads(threads)?;
+    // Idle threads that spin would take the cores that decode the next images.
+    Ok(if slot == Slot::Cpu { builder.with_intra_op_spinning(false)? } else { builder })
+}
+
+/// Which output a run computes; parts of the model that it does not need are skipped.
+pub(crate) struct Selection {
+    options: RunOptions<HasSelectedOutputs>,
+}
+
+impl std::fmt::Debug for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Selection").finish_non_exhaustive()
+    }
+}
+
+impl Selection {
+    pub(crate) fn of(model: &Model, output: &str) -> Result<Self, ExtractError> {
+        let options = RunOptions::new().map_err(|error| ExtractError::inference(model.path(), error))?;
+        Ok(Self { options: options.with_outputs(OutputSelector::no_default().with(output)) })
+    }
+}
+
+/// An output of f32 or f16 elements, with its shape.
+pub(crate) struct Tensor<'a> {
+    pub shape: Vec<usize>,
+    data: Elements<'a>,
+}
+
+enum Elements<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+}
+
+impl<'a> Tensor<'a> {
+    fn new(value: &'a DynValue, path: &Path) -> Result<Self, ExtractError> {
+        let (shape, data) = if let Ok((shape, data)) = value.try_extract_tensor::<f32>() {
+            (shape, Elements::F32(data))
+        } else {
+            let (shape, data) =
+                value.try_extract_tensor::<f16>().map_err(|error| ExtractError::inference(path, error))?;
+            (shape, Elements::F16(data))
+        };
+        let shape = shape.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect();
+        Ok(Self { shape, data })
+    }
+
+    /// The elements as f32, row-major; converted where they are f16.
+    pub(crate) fn to_f32(&self) -> std::borrow::Cow<'a, [f32]> {
+        match self.data {
+            Elements::F32(data) => data.into(),
+            Elements::F16(data) => {
+                let mut wide = vec![0.0; data.len()];
+                data.convert_to_f32_slice(&mut wide);
+                wide.into()
+            }
+        }
+    }
+}

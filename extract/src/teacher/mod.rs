@@ -1,0 +1,250 @@
+//! A teacher: a folder with an image model, a text model, a tokeniser, and `teacher.toml`, which says how to feed them.
+//!
+//! ```text
+//! teacher/teacher.toml
+//! teacher/image.onnx        pixels [N, 3, S, S] or [N, S, S, 3], f32 or f16, to embeddings
+//! teacher/text.onnx         token ids [N, T] to embeddings of the same width
+//! teacher/tokenizer.json
+//! teacher/preprocessor_config.json, open_clip_config.json, tokenizer_config.json    optional: defaults
+//! ```
+//!
+//! Opening a teacher reads the small files only. A stage that needs prompts never touches the image model, and the
+//! other way round.
+
+mod preprocessor;
+mod settings;
+mod toml_file;
+mod tokenizer_files;
+
+use std::path::{Path, PathBuf};
+
+use lgd_data::manifest::ContentHash;
+use lgd_data::render::{Normalization, PixelLayout, Resample};
+
+pub use settings::{ImageSettings, Padding, Pooling, TextSettings};
+
+use crate::device::Slot;
+use crate::encoder::{EncoderOptions, ImageEncoder, TextEncoder};
+use crate::error::ExtractError;
+use crate::runtime::Runtime;
+use preprocessor::ImageDefaults;
+use toml_file::{ImageToml, LayoutName, ResampleName, TEACHER_TOML, TeacherToml, TextToml};
+
+/// Longest context that is taken for a real one: tokenisers without a limit write 10^30.
+const MAX_CONTEXT: usize = 65_536;
+
+/// A teacher's settings, resolved; its models are opened on demand.
+#[derive(Clone, Debug)]
+pub struct Teacher {
+    dir: PathBuf,
+    name: String,
+    image: Option<ImageSettings>,
+    text: Option<TextSettings>,
+}
+
+impl Teacher {
+    /// Reads `teacher.toml` in `dir` and the defaults beside it. Opens no model.
+    ///
+    /// # Errors
+    /// [`ExtractError::TeacherFile`] for a file that cannot be read; [`ExtractError::TeacherSetting`] for an unknown
+    /// key, a value out of range, a value that is nowhere to be found, and files that contradict each other.
+    pub fn open(dir: &Path) -> Result<Self, ExtractError> {
+        let path = dir.join(TEACHER_TOML);
+        let parsed = TeacherToml::read(&path)?;
+        let defaults = ImageDefaults::read(dir)?;
+        let folder_name = || dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        Ok(Self {
+            name: parsed.name.unwrap_or_else(folder_name),
+            image: parsed.image.map(|image| resolve_image(dir, &path, image, &defaults)).transpose()?,
+            text: parsed.text.map(|text| resolve_text(dir, &path, text, &defaults)).transpose()?,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Name in `teacher.toml`, or the folder's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Settings of the image model.
+    ///
+    /// # Errors
+    /// [`ExtractError::TeacherSetting`] where `teacher.toml` has no `[image]`.
+    pub fn image(&self) -> Result<&ImageSettings, ExtractError> {
+        self.image.as_ref().ok_or_else(|| self.no_section("[image]"))
+    }
+
+    /// Settings of the text model.
+    ///
+    /// # Errors
+    /// [`ExtractError::TeacherSetting`] where `teacher.toml` has no `[text]`.
+    pub fn text(&self) -> Result<&TextSettings, ExtractError> {
+        self.text.as_ref().ok_or_else(|| self.no_section("[text]"))
+    }
+
+    /// Whether there is a `[text]`.
+    pub fn has_text(&self) -> bool {
+        self.text.is_some()
+    }
+
+    fn no_section(&self, section: &str) -> ExtractError {
+        ExtractError::setting(&self.dir.join(TEACHER_TOML), format!("there is no {section}"), "")
+    }
+
+    /// BLAKE3 of the image model, weights in side files included. Reads them whole.
+    ///
+    /// # Errors
+    /// [`ExtractError::Artefact`] where a file cannot be read.
+    pub fn image_hash(&self) -> Result<ContentHash, ExtractError> {
+        let mut hasher = blake3::Hasher::new();
+        hash_model(&mut hasher, &self.image()?.model)?;
+        Ok(hasher.finalize().into())
+    }
+
+    /// BLAKE3 of everything that decides a prompt's embedding: text model, tokeniser and settings.
+    ///
+    /// # Errors
+    /// [`ExtractError::Artefact`] where a file cannot be read.
+    pub fn text_hash(&self) -> Result<ContentHash, ExtractError> {
+        let settings = self.text()?;
+        let mut hasher = blake3::Hasher::new();
+        hash_model(&mut hasher, &settings.model)?;
+        hasher.update(ContentHash::of_file(&settings.tokenizer)?.as_bytes());
+        hasher.update(settings.fingerprint().as_bytes());
+        Ok(hasher.finalize().into())
+    }
+
+    /// Opens the image model on the first device of `options`.
+    ///
+    /// # Errors
+    /// [`ExtractError`] where the device cannot be used or the model is not what the settings say.
+    pub fn image_encoder(&self, runtime: &Runtime, options: &EncoderOptions) -> Result<ImageEncoder, ExtractError> {
+        let slot = options.device.slots().first().copied().unwrap_or(Slot::Cpu);
+        ImageEncoder::open(runtime, self.image()?, slot, options)
+    }
+
+    /// Opens the text model on the first device of `options`.
+    ///
+    /// # Errors
+    /// [`ExtractError`] where the device cannot be used or model and tokeniser are not what the settings say.
+    pub fn text_encoder(&self, runtime: &Runtime, options: &EncoderOptions) -> Result<TextEncoder, ExtractError> {
+        TextEncoder::open(runtime, self.text()?, self.text_hash()?, options)
+    }
+}
+
+/// Adds a model to a hash: its file, and the files beside it that exporters put large weights in.
+fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractError> {
+    hasher.update(ContentHash::of_file(model)?.as_bytes());
+    let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = model.parent().unwrap_or(Path::new("."));
+    let listing = std::fs::read_dir(folder).map_err(|source| ExtractError::TeacherFile {
+        path: folder.to_owned(),
+        source,
+        hint: "",
+    })?;
+    let mut weights: Vec<PathBuf> = listing
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            let other = entry.file_name().to_string_lossy().into_owned();
+            other.strip_prefix(&name).is_some_and(|rest| rest.starts_with("_data") || rest.starts_with(".data"))
+        })
+        .map(|entry| entry.path())
+        .collect();
+    weights.sort();
+    for path in weights {
+        hasher.update(ContentHash::of_file(&path)?.as_bytes());
+    }
+    Ok(())
+}
+
+fn resolve_image(
+    dir: &Path,
+    path: &Path,
+    image: ImageToml,
+    defaults: &ImageDefaults,
+) -> Result<ImageSettings, ExtractError> {
+    let size = if image.size.is_some() { image.size } else { defaults.size()? };
+    if size.is_some_and(|size| size == 0 || size > lgd_data::render::MAX_SIZE) {
+        return Err(ExtractError::setting(path, format!("[image] size = {}: out of range", size.unwrap_or(0)), ""));
+    }
+    let normalization = match (image.mean, image.std) {
+        (Some(mean), Some(std)) => Normalization { mean, std },
+        (None, None) => defaults.normalization()?.ok_or_else(|| {
+            ExtractError::setting(
+                path,
+                "[image] mean and std are neither here nor in preprocessor_config.json or open_clip_config.json",
+                "CLIP: mean = [0.48145466, 0.4578275, 0.40821073], std = [0.26862954, 0.26130258, 0.27577711]; \
+                 torchvision: mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]",
+            )
+        })?,
+        _ => return Err(ExtractError::setting(path, "[image] mean and std must be given together", "")),
+    };
+    let usable = normalization.mean.iter().all(|mean| mean.is_finite())
+        && normalization.std.iter().all(|std| std.is_finite() && *std > 0.0);
+    if !usable {
+        return Err(ExtractError::setting(path, format!("[image] {normalization:?}: std must be above 0"), ""));
+    }
+    let resample = match image.resample {
+        Some(name) => resample_of(name),
+        None => defaults.resample()?.unwrap_or(Resample::Bicubic),
+    };
+    Ok(ImageSettings {
+        model: dir.join(image.model.unwrap_or_else(|| "image.onnx".into())),
+        size,
+        normalization,
+        resample,
+        layout: image.layout.map(|name| match name {
+            LayoutName::Nchw => PixelLayout::Nchw,
+            LayoutName::Nhwc => PixelLayout::Nhwc,
+        }),
+        input: image.input,
+        output: image.output,
+        pooling: image.pooling,
+        prefix_tokens: image.prefix_tokens.unwrap_or(0),
+    })
+}
+
+fn resample_of(name: ResampleName) -> Resample {
+    match name {
+        ResampleName::Nearest => Resample::Nearest,
+        ResampleName::Bilinear => Resample::Bilinear,
+        ResampleName::Bicubic => Resample::Bicubic,
+        ResampleName::Lanczos => Resample::Lanczos,
+    }
+}
+
+fn resolve_text(
+    dir: &Path,
+    path: &Path,
+    text: TextToml,
+    defaults: &ImageDefaults,
+) -> Result<TextSettings, ExtractError> {
+    let tokenizer = dir.join(text.tokenizer.unwrap_or_else(|| "tokenizer.json".into()));
+    let beside = tokenizer_files::read(&tokenizer)?;
+    let context_length = text
+        .context_length
+        .or(defaults.context_length())
+        .or(beside.context_length.filter(|length| *length <= MAX_CONTEXT));
+    if context_length.is_some_and(|length| !(1..=MAX_CONTEXT).contains(&length)) {
+        let reason = format!("[text] context_length = {}: out of range", context_length.unwrap_or(0));
+        return Err(ExtractError::setting(path, reason, ""));
+    }
+    Ok(TextSettings {
+        model: dir.join(text.model.unwrap_or_else(|| "text.onnx".into())),
+        tokenizer,
+        context_length,
+        padding: text.padding,
+        pad_id: text.pad_id.or(beside.pad_id),
+        input: text.input,
+        output: text.output,
+        pooling: text.pooling,
+    })
+}
+
+#[cfg(test)]
+mod tests;

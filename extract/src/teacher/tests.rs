@@ -1,0 +1,109 @@
+use super::*;
+
+const MINIMAL: &str = "[image]\nsize = 32\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n";
+
+fn open(files: &[(&str, &str)]) -> Result<Teacher, ExtractError> {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    Teacher::open(dir.path())
+}
+
+fn message(files: &[(&str, &str)]) -> String {
+    open(files).unwrap_err().to_string()
+}
+
+#[test]
+fn a_minimal_teacher_opens_without_any_model_file() {
+    let teacher = open(&[(TEACHER_TOML, &format!("name = 'tiny'\n{MINIMAL}"))]).unwrap();
+    let image = teacher.image().unwrap();
+    assert_eq!(teacher.name(), "tiny");
+    assert_eq!((image.size, image.resample, image.prefix_tokens), (Some(32), Resample::Bicubic, 0));
+    assert!(image.model.ends_with("image.onnx"));
+    assert!(teacher.text().unwrap_err().to_string().contains("there is no [text]"));
+}
+
+#[test]
+fn an_absent_description_says_what_a_teacher_is() {
+    let text = message(&[]);
+    assert!(text.contains("teacher.toml") && text.contains("hint: a teacher is a folder"), "{text}");
+}
+
+#[test]
+fn unknown_keys_and_wrong_values_name_the_file() {
+    for (toml, part) in [
+        (format!("{MINIMAL}colour = 1\n"), "colour"),
+        (format!("{MINIMAL}resample = 'cubic'\n"), "resample"),
+        (format!("{MINIMAL}pooling = 'max'\n"), "pooling"),
+        (format!("{MINIMAL}normalize = false\n"), "normalize"),
+        (format!("{MINIMAL}pooling = 'cls'\nprefix_tokens = 5\n"), "prefix_tokens"),
+        (MINIMAL.replace("size = 32", "size = 0"), "size = 0"),
+        (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std must be above 0"),
+        (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "together"),
+        ("[image]\nsize = 32\n".to_owned(), "hint: CLIP: mean"),
+        ("[text]\ncontext_length = 0\n".to_owned(), "context_length"),
+        ("[text]\npooling = 'gap'\n".to_owned(), "gap"),
+        ("name = 'x'\n".to_owned(), "neither"),
+        ("[image\n".to_owned(), "TOML parse error"),
+    ] {
+        let text = message(&[(TEACHER_TOML, &toml)]);
+        assert!(text.contains(TEACHER_TOML) && text.contains(part), "{part} is not in: {text}");
+    }
+}
+
+#[test]
+fn teacher_toml_decides_over_files_that_disagree() {
+    let files = [
+        ("preprocessor_config.json", r#"{"size": 224}"#),
+        ("open_clip_config.json", r#"{"model_cfg": {"vision_cfg": {"image_size": 240}}}"#),
+        (TEACHER_TOML, MINIMAL),
+    ];
+    assert_eq!(open(&files).unwrap().image().unwrap().size, Some(32));
+    let undecided = MINIMAL.replace("size = 32\n", "");
+    let text = message(&[files[0], files[1], (TEACHER_TOML, &undecided)]);
+    assert!(text.contains("240") && text.contains("224"), "{text}");
+}
+
+#[test]
+fn prompts_take_their_defaults_from_the_tokenizer() {
+    let teacher = open(&[
+        (TEACHER_TOML, "[text]\n"),
+        ("tokenizer.json", r#"{"added_tokens": [{"id": 7, "content": "<pad>"}]}"#),
+        ("tokenizer_config.json", r#"{"model_max_length": 77, "pad_token": {"content": "<pad>"}}"#),
+    ]);
+    let text = teacher.unwrap().text().unwrap().clone();
+    assert_eq!((text.context_length, text.pad_id), (Some(77), Some(7)));
+
+    let unlimited = ("tokenizer_config.json", r#"{"model_max_length": 1000000000000000019884624838656}"#);
+    let text = open(&[(TEACHER_TOML, "[text]\n"), unlimited]).unwrap().text().unwrap().clone();
+    assert_eq!(text.context_length, None);
+}
+
+#[test]
+fn hashes_follow_content_and_settings_and_keep_to_their_own_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let hashes = || {
+        let teacher = Teacher::open(dir.path()).unwrap();
+        (teacher.image_hash().unwrap(), teacher.text_hash().unwrap())
+    };
+    write(TEACHER_TOML, &format!("{MINIMAL}[text]\ncontext_length = 8\n"));
+    for (name, text) in [("image.onnx", "image"), ("text.onnx", "text"), ("tokenizer.json", "{}")] {
+        write(name, text);
+    }
+    let (image, text) = hashes();
+
+    write("image.onnx.data", "weights");
+    let (with_weights, unchanged) = hashes();
+    assert!(with_weights != image && unchanged == text);
+    write("tokenizer.json", "{ }");
+    let (unchanged, other_tokenizer) = hashes();
+    assert!(unchanged == with_weights && other_tokenizer != text);
+    write(TEACHER_TOML, &format!("{MINIMAL}[text]\ncontext_length = 9\n"));
+    assert!(hashes().1 != other_tokenizer);
+
+    std::fs::remove_file(dir.path().join("image.onnx")).unwrap();
+    let teacher = Teacher::open(dir.path()).unwrap();
+    assert!(teacher.text_hash().is_ok() && teacher.image_hash().is_err());
+}

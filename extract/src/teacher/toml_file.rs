@@ -1,0 +1,105 @@
+//! `teacher.toml` as it is written: every key optional, unknown keys refused.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::settings::{Padding, Pooling};
+use crate::error::ExtractError;
+
+/// File name of a teacher's description.
+pub(crate) const TEACHER_TOML: &str = "teacher.toml";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TeacherToml {
+    pub name: Option<String>,
+    pub image: Option<ImageToml>,
+    pub text: Option<TextToml>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageToml {
+    pub model: Option<PathBuf>,
+    pub size: Option<u32>,
+    pub mean: Option<[f32; 3]>,
+    pub std: Option<[f32; 3]>,
+    pub resample: Option<ResampleName>,
+    pub layout: Option<LayoutName>,
+    pub input: Option<String>,
+    pub output: Option<String>,
+    pub pooling: Option<Pooling>,
+    pub prefix_tokens: Option<usize>,
+    pub normalize: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TextToml {
+    pub model: Option<PathBuf>,
+    pub tokenizer: Option<PathBuf>,
+    pub context_length: Option<usize>,
+    pub padding: Option<Padding>,
+    pub pad_id: Option<u32>,
+    pub input: Option<String>,
+    pub output: Option<String>,
+    pub pooling: Option<Pooling>,
+    pub normalize: Option<bool>,
+}
+
+/// Resampling by name.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ResampleName {
+    Nearest,
+    Bilinear,
+    Bicubic,
+    Lanczos,
+}
+
+/// Axis order by name.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LayoutName {
+    Nchw,
+    Nhwc,
+}
+
+impl TeacherToml {
+    /// Reads the file and checks what can be checked without another file.
+    pub(crate) fn read(path: &Path) -> Result<Self, ExtractError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ExtractError::TeacherFile {
+            path: path.to_owned(),
+            source,
+            hint: "a teacher is a folder with teacher.toml, its models and its tokeniser",
+        })?;
+        let parsed: Self =
+            toml::from_str(&text).map_err(|error| ExtractError::setting(path, error.to_string().trim_end(), ""))?;
+        parsed.check(path)?;
+        Ok(parsed)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ExtractError> {
+        let refuse = |reason: &str| Err(ExtractError::setting(path, reason, ""));
+        if self.image.is_none() && self.text.is_none() {
+            return refuse("neither [image] nor [text] is there");
+        }
+        let normalize = [
+            self.image.as_ref().and_then(|image| image.normalize),
+            self.text.as_ref().and_then(|text| text.normalize),
+        ];
+        if normalize.contains(&Some(false)) {
+            return refuse("normalize = false: embeddings are always stored as unit vectors, with their norm beside them");
+        }
+        if let Some(image) = &self.image {
+            if image.prefix_tokens.is_some() && image.pooling.is_some_and(|pooling| pooling != Pooling::Mean) {
+                return refuse("[image] prefix_tokens only goes with pooling = \"mean\"");
+            }
+        }
+        if self.text.as_ref().is_some_and(|text| text.pooling == Some(Pooling::Gap)) {
+            return refuse("[text] pooling = \"gap\": prompts have no feature map; use none, cls or mean");
+        }
+        Ok(())
+    }
+}

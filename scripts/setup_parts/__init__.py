@@ -1,0 +1,1 @@
+"""What `scripts/setup` fetches and builds, one module for each kind of thing."""

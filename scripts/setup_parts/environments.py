@@ -1,0 +1,62 @@
+"""The two Python environments: `venv` for the demo and tests, `torch-venv` for goldens and peers."""
+
+from __future__ import annotations
+
+import platform
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+from . import cuda_stubs
+from .core import REQUIREMENTS, THIRD_PARTY, fingerprint, is_complete, make_in_place, say, timed
+from .packages import pip_install
+
+VENV = THIRD_PARTY / "venv"
+TORCH_VENV = THIRD_PARTY / "torch-venv"
+
+
+def python_of(folder: Path) -> Path:
+    """The interpreter of an environment."""
+    return folder / "bin" / "python"
+
+
+def setup_venv() -> None:
+    """numpy, onnx, ONNX Runtime, Pillow, pyarrow, polars, DuckDB and what else the scripts import."""
+    _environment("venv", VENV, REQUIREMENTS / "venv.txt")
+
+
+def setup_torch() -> None:
+    """PyTorch and torchvision for the CPU.
+
+    On x86-64 Linux the registry's wheel of PyTorch is a CUDA build, which wants gigabytes of CUDA
+    libraries to be imported at all. Only the two that are called while importing are installed;
+    the others are stood in for by stubs.
+    """
+
+    def finish(folder: Path) -> None:
+        for stub in cuda_stubs.build(site_packages(folder)):
+            say("torch", f"stands in for {stub}")
+
+    _environment("torch", TORCH_VENV, REQUIREMENTS / "torch.txt", finish)
+
+
+def site_packages(folder: Path) -> Path:
+    """Where an environment keeps its packages."""
+    return next(folder.glob("lib/python*/site-packages"))
+
+
+def _environment(part: str, folder: Path, requirements: Path, finish: Callable[[Path], None] | None = None) -> None:
+    # A venv names its own path and the Python it was made from: a moved checkout needs a new one.
+    mark = fingerprint(requirements, platform.python_version(), str(folder))
+    if is_complete(folder, mark):
+        return
+
+    def fill(target: Path) -> None:
+        venv.create(target, with_pip=False, symlinks=True)
+        pip_install(python_of(target), requirements)
+        if finish is not None:
+            finish(target)
+
+    with timed(part):
+        say(part, f"installs {requirements.name} into {folder.relative_to(THIRD_PARTY.parent)}")
+        make_in_place(folder, mark, fill)

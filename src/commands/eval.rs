@@ -1,0 +1,72 @@
+//! `lgd eval`: zero-shot, kNN and linear probe, the teacher beside the student.
+
+use std::path::Path;
+
+use anyhow::Context;
+use lgd_data::bank::Bank;
+use lgd_data::cache::Cache;
+use lgd_data::manifest::Verify;
+use lgd_data::source::{ImageSource, open_source};
+use lgd_train::eval::{EvalInputs, EvalOptions, LabelledImages, Protocol, evaluate};
+use lgd_train::run::Run;
+
+use super::{print, print_json, set_threads};
+use crate::args::{EvalArgs, ProtocolArg};
+use crate::exit::Exit;
+use crate::progress::{JOB, Progress};
+
+/// Labelled images and, where there is one, their cache.
+struct Labelled<'a> {
+    images: &'a Path,
+    source: Box<dyn ImageSource>,
+    cache: Option<Cache>,
+}
+
+impl<'a> Labelled<'a> {
+    fn open(images: &'a Path, cache: Option<&Path>) -> anyhow::Result<Self> {
+        let source =
+            open_source(images).with_context(|| format!("cannot list the images in {}", images.display()))?;
+        let cache = cache.map(|dir| Cache::open(dir, Verify::Full)).transpose()?;
+        Ok(Self { images, source, cache })
+    }
+
+    fn borrow(&self) -> LabelledImages<'_> {
+        LabelledImages { source: self.source.as_ref(), images: self.images, cache: self.cache.as_ref() }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
+    set_threads(args.threads)?;
+    let run = Run::open(&args.run, Verify::Full)?;
+    let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
+    let test = Labelled::open(&args.images, args.cache.as_deref())?;
+    let train =
+        args.train_images.as_deref().map(|images| Labelled::open(images, args.train_cache.as_deref())).transpose()?;
+    let inputs = EvalInputs {
+        run: &run,
+        bank: bank.as_ref(),
+        test: test.borrow(),
+        train: train.as_ref().map(Labelled::borrow),
+    };
+    let options = EvalOptions {
+        protocols: args.protocol.iter().map(|&protocol| resolve(protocol)).collect(),
+        center_fraction: args.center_fraction,
+        seed: args.seed,
+        ..EvalOptions::default()
+    };
+    let report = {
+        let _progress = Progress::show("eval", "images");
+        evaluate(&inputs, &options, &JOB)?
+    };
+    if args.json { print_json(&report)? } else { print(&report.to_table())? }
+    Ok(Exit::Done)
+}
+
+fn resolve(protocol: ProtocolArg) -> Protocol {
+    match protocol {
+        ProtocolArg::ZeroShot => Protocol::ZeroShot,
+        ProtocolArg::Knn => Protocol::Knn,
+        ProtocolArg::Linear => Protocol::Linear,
+    }
+}

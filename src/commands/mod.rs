@@ -1,0 +1,45 @@
+//! From typed arguments to resolved objects to results.
+//!
+//! One file per command; each prints data to standard output and everything else to standard error.
+
+mod bank;
+mod eval;
+mod extract;
+mod inspect;
+mod train;
+
+use std::io::Write;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::args::Command;
+use crate::exit::Exit;
+
+/// Runs a command.
+pub fn run(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Extract(args) => extract::run(&args),
+        Command::Bank(args) => bank::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Inspect(args) => inspect::inspect(&args.path),
+        Command::Verify(args) => inspect::verify(&args.path),
+    }
+}
+
+/// Prints `value` as indented JSON to standard output.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    print(&text)
+}
+
+/// Prints a line to standard output; a closed pipe is an error like any other.
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
+}
+
+/// Sets the size of the thread pool that decoding, banks and kernels share; 0 = all cores.
+fn set_threads(threads: usize) -> anyhow::Result<()> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start the thread pool")
+}

@@ -1,0 +1,79 @@
+//! `lgd train`: a student from a cache and a bank.
+
+use anyhow::Context;
+use lgd_data::bank::Bank;
+use lgd_data::cache::Cache;
+use lgd_data::manifest::Verify;
+use lgd_data::source::open_source;
+use lgd_train::run::{TrainConfig, VisualMode};
+use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
+
+use super::{print_json, set_threads};
+use crate::args::{TrainArgs, VsbArg};
+use crate::exit::Exit;
+use crate::progress::{JOB, Progress};
+
+/// Runs the command.
+pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
+    set_threads(args.threads)?;
+    let config = config(args);
+    config.validate()?;
+    let cache = Cache::open(&args.cache, Verify::Full)?;
+    let bank = Bank::open(&args.bank, Verify::Full)?;
+    let source = open_source(&args.images)
+        .with_context(|| format!("cannot list the images in {}", args.images.display()))?;
+    let inputs = TrainInputs { cache: &cache, bank: &bank, source: source.as_ref(), images: &args.images };
+    let settings = LoopSettings {
+        existing: args.output.existing(),
+        checkpoint_steps: args.checkpoint_steps,
+        ..LoopSettings::default()
+    };
+    let report = {
+        let _progress = Progress::show("train", "steps");
+        train(&config, &settings, &inputs, &args.output.out, &JOB, &mut |line| {
+            if line.is_epoch() {
+                eprintln!("{line}");
+            }
+        })?
+    };
+    summarise(&report, args);
+    print_json(&report)?;
+    Ok(Exit::Done)
+}
+
+/// The paper's settings with whatever was typed in their place.
+fn config(args: &TrainArgs) -> TrainConfig {
+    let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
+    if let Some(lr) = args.lr {
+        config.base_lr = lr;
+        config.start_lr = config.start_lr.min(lr);
+    }
+    if let Some(warmup) = args.warmup_epochs {
+        config.warmup_epochs = warmup;
+    }
+    config.momentum = args.momentum;
+    config.weight_decay = args.weight_decay;
+    config.alpha = args.alpha;
+    config.student_temperature = args.tau_s;
+    config.vsb = match args.vsb {
+        VsbArg::Mean => VisualMode::Mean,
+        VsbArg::Ema => VisualMode::Ema,
+    };
+    config.vsb_momentum = args.ema_momentum;
+    config.init.clone_from(&args.init);
+    config
+}
+
+fn summarise(report: &TrainReport, args: &TrainArgs) {
+    if let Some(init) = &report.init {
+        eprintln!("initial weights: {init}");
+    }
+    eprintln!(
+        "train: {} steps in {:.1} s, {:.1} images/s, waiting for data {:.1}% of the time; {}",
+        report.steps,
+        report.seconds,
+        report.images_per_second,
+        100.0 * report.data_wait,
+        args.output.out.display(),
+    );
+}

@@ -1,0 +1,52 @@
+//! `lgd`: cache a vision teacher once, aim it at any category names in seconds, train small students from the cache.
+//!
+//! This crate is the command line only: [`args`] says what can be typed, [`commands`] resolves and runs it.
+
+mod args;
+mod commands;
+mod exit;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Training allocates and frees large activations all the time; this allocator keeps them (worth 20-40%).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    if let Err(error) = ctrlc::set_handler(on_interrupt) {
+        eprintln!("warning: an interrupt will not be handled gracefully: {error}");
+    }
+    match commands::run(args.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            report(&error);
+            exit::of_error(&error).into()
+        }
+    }
+}
+
+/// The first interrupt asks the job to stop at the next safe point, the second does not wait for it.
+fn on_interrupt() {
+    if progress::JOB.interrupted() {
+        std::process::exit(130);
+    }
+    progress::JOB.interrupt();
+    eprintln!("\nstopping at the next safe point; once more to stop at once");
+}
+
+/// Prints the causes on one line, the way they were wrapped; a cause whose words its wrapper repeats is left out.
+fn report(error: &anyhow::Error) {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    eprintln!("error: {text}");
+}

@@ -1,0 +1,107 @@
+//! A checkpoint: everything that the next step depends on, in one safetensors file.
+//!
+//! ```text
+//! student/NAME      parameters and running statistics
+//! optimiser/NAME    momentum, by parameter
+//! objective/NAME    the objective's own state (the moving average of the visual bank)
+//! loop/step         i64 [1]: steps done
+//! loop/epoch_loss   f64 [1 + n]: steps and summed losses of the unfinished epoch
+//! ```
+//!
+//! The order of the samples, the views, the learning rate and every random number follow from the configuration and the
+//! step, so that a resumed run is the uninterrupted one to the last bit. Length and hash stand in `run.json`
+//! ([`crate::run`]), which also says which checkpoints there are.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use lgd_data::ArtefactError;
+
+use crate::error::TrainError;
+use crate::objective::Objective;
+use crate::optim::Sgd;
+use crate::run::RunError;
+use crate::student::Student;
+
+const STUDENT: &str = "student/";
+const OPTIMISER: &str = "optimiser/";
+const OBJECTIVE: &str = "objective/";
+const STEP: &str = "loop/step";
+const EPOCH_LOSS: &str = "loop/epoch_loss";
+
+/// What a run keeps besides tensors.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Steps done, over all epochs.
+    pub step: usize,
+    /// Steps of the unfinished epoch, then its summed total loss and the sums of its parts.
+    pub epoch_loss: Vec<f64>,
+}
+
+/// The parts of a run that have state.
+pub struct Stateful<'a> {
+    /// The student.
+    pub student: &'a Student,
+    /// Its optimiser.
+    pub sgd: &'a mut Sgd,
+    /// Its objective.
+    pub objective: &'a mut dyn Objective,
+}
+
+/// The bytes of a checkpoint.
+///
+/// # Errors
+/// [`RunError::Diverged`] where a parameter is NaN or infinite: such a state is not worth keeping, and would push out
+/// the last good one. [`RunError::Train`] where a tensor cannot be read.
+pub fn encode(state: &Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, RunError> {
+    let mut tensors = BTreeMap::new();
+    for (name, tensor) in state.student.params().tensors() {
+        require_finite(&name, &tensor, progress.step)?;
+        tensors.insert(format!("{STUDENT}{name}"), tensor);
+    }
+    tensors
+        .extend(state.sgd.state().into_iter().map(|(name, tensor)| (format!("{OPTIMISER}{name}"), tensor)));
+    tensors.extend(
+        state.objective.state()?.into_iter().map(|(name, tensor)| (format!("{OBJECTIVE}{name}"), tensor)),
+    );
+    let step = i64::try_from(progress.step).unwrap_or(i64::MAX);
+    tensors.insert(STEP.to_owned(), Tensor::new(&[step], &Device::Cpu)?);
+    tensors.insert(EPOCH_LOSS.to_owned(), Tensor::new(progress.epoch_loss.as_slice(), &Device::Cpu)?);
+    let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), None);
+    Ok(bytes.map_err(TrainError::from)?)
+}
+
+fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunError> {
+    // Any NaN or infinity makes the sum of absolute values one too; finite f32 cannot overflow an f64 sum.
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    let finite = values.iter().map(|value| f64::from(value.abs())).sum::<f64>().is_finite();
+    if finite { Ok(()) } else { Err(RunError::Diverged { step, name: name.to_owned() }) }
+}
+
+/// Puts the state in `bytes` back; `path` names the file in messages.
+///
+/// # Errors
+/// [`ArtefactError::Invalid`] where the bytes are not a checkpoint of such a run.
+pub fn restore(bytes: &[u8], path: &Path, state: &mut Stateful<'_>) -> Result<Progress, RunError> {
+    let invalid = |reason: String| RunError::from(ArtefactError::invalid(path, reason));
+    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
+        .map_err(|error| invalid(format!("not a valid safetensors file: {error}")))?;
+    let part = |prefix: &str| -> BTreeMap<String, Tensor> {
+        let named = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
+        named.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect()
+    };
+    let single =
+        |name: &str| tensors.get(name).ok_or_else(|| invalid(format!("the entry {name} is missing")));
+    let report = state.student.params().load(&part(STUDENT))?;
+    if !report.is_complete() || !report.unused.is_empty() {
+        return Err(invalid(format!("it belongs to another student: {report}")));
+    }
+    state.sgd.load_state(&part(OPTIMISER)).map_err(|error| invalid(error.to_string()))?;
+    state.objective.load_state(&part(OBJECTIVE)).map_err(|error| invalid(error.to_string()))?;
+    let step = single(STEP)?.to_vec1::<i64>().ok().and_then(|step| usize::try_from(*step.first()?).ok());
+    let step = step.ok_or_else(|| invalid(format!("{STEP} is not a step")))?;
+    let epoch_loss =
+        single(EPOCH_LOSS)?.to_vec1::<f64>().map_err(|error| invalid(format!("{EPOCH_LOSS}: {error}")))?;
+    Ok(Progress { step, epoch_loss })
+}

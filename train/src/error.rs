@@ -1,0 +1,66 @@
+//! What can go wrong in the numerical half of training.
+
+use thiserror::Error;
+
+use crate::kernels::geometry::ShapeError;
+
+/// An error of students, operations, objectives or optimisers.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// A tensor operation failed: wrong shape, type or device.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// Shapes do not fit.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// A tensor has other dimensions than its use demands.
+    #[error("{what}: expected shape {expected:?}, got {got:?}")]
+    Dimensions {
+        /// What the tensor is.
+        what: String,
+        /// The shape that fits.
+        expected: Vec<usize>,
+        /// The shape given.
+        got: Vec<usize>,
+    },
+    /// An objective was given no values for a column it asked for.
+    #[error("the objective needs the target column {column}, which the batch lacks")]
+    MissingColumn {
+        /// The column.
+        column: &'static str,
+    },
+    /// A saved state lacks an entry.
+    #[error("the saved state has no entry {name}\nhint: it was written by another configuration or version")]
+    MissingState {
+        /// The entry.
+        name: String,
+    },
+    /// A setting is out of range.
+    #[error("{name} is {value}, must be {range}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The range that is allowed, in words.
+        range: &'static str,
+    },
+    /// A name that stands for no architecture.
+    #[error("unknown student {name:?}\nhint: students are resnet18 and mobilenet_v2")]
+    UnknownArchitecture {
+        /// The name given.
+        name: String,
+    },
+    /// Bytes that are not a safetensors file.
+    #[error("not a valid safetensors file: {0}")]
+    Safetensors(#[from] safetensors::SafeTensorError),
+}
+
+/// `Err(Dimensions)` unless `tensor` has the shape `expected`.
+pub(crate) fn expect_dims(what: &str, tensor: &candle_core::Tensor, expected: &[usize]) -> Result<(), TrainError> {
+    if tensor.dims() == expected {
+        return Ok(());
+    }
+    let (expected, got) = (expected.to_vec(), tensor.dims().to_vec());
+    Err(TrainError::Dimensions { what: what.to_owned(), expected, got })
+}

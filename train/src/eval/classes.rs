@@ -1,0 +1,103 @@
+//! From a source's classes to a bank's categories, by name.
+
+use std::path::Path;
+
+use lgd_data::source::ImageSource;
+
+use crate::run::RunError;
+
+/// Categories that an error message shows.
+const SHOWN: usize = 20;
+
+/// A name without what folders and lists do to it: lower case, underscores and hyphens as blanks, one blank between words.
+pub fn normalize_name(name: &str) -> String {
+    let blanks = name.replace(['_', '-'], " ").to_lowercase();
+    blanks.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The category of every class: the one of exactly the same name, else the only one whose normalised name is the same.
+///
+/// # Errors
+/// The classes for which there is none, or more than one.
+pub fn class_slots(classes: &[String], categories: &[&str]) -> Result<Vec<u32>, Vec<String>> {
+    let normalized: Vec<String> = categories.iter().map(|name| normalize_name(name)).collect();
+    let slot = |class: &String| {
+        if let Some(exact) = categories.iter().position(|name| name == class) {
+            return u32::try_from(exact).ok();
+        }
+        let wanted = normalize_name(class);
+        let mut alike = (0..).zip(&normalized).filter(|(_, name)| **name == wanted);
+        match (alike.next(), alike.next()) {
+            (Some((slot, _)), None) => Some(slot),
+            _ => None,
+        }
+    };
+    let slots: Vec<Option<u32>> = classes.iter().map(slot).collect();
+    let unmatched = classes.iter().zip(&slots).filter(|(_, slot)| slot.is_none());
+    let unmatched: Vec<String> = unmatched.map(|(class, _)| class.clone()).collect();
+    if unmatched.is_empty() { Ok(slots.into_iter().flatten().collect()) } else { Err(unmatched) }
+}
+
+/// [`class_slots`] of a source. Labels that are plain numbers are taken as slots themselves.
+pub(super) fn slots_of_source(
+    source: &dyn ImageSource,
+    images: &Path,
+    categories: &[&str],
+) -> Result<Vec<u32>, RunError> {
+    let unmatched = |classes| RunError::UnmatchedClasses {
+        images: images.to_owned(),
+        classes,
+        categories: shown(categories),
+    };
+    let Some(names) = source.class_names() else {
+        let slots = u32::try_from(categories.len()).unwrap_or(u32::MAX);
+        let mut outside: Vec<u32> = source
+            .samples()
+            .iter()
+            .filter_map(|sample| sample.label)
+            .filter(|label| *label >= slots)
+            .collect();
+        outside.sort_unstable();
+        outside.dedup();
+        let outside: Vec<String> = outside.iter().map(u32::to_string).collect();
+        return if outside.is_empty() { Ok((0..slots).collect()) } else { Err(unmatched(outside)) };
+    };
+    class_slots(names, categories).map_err(unmatched)
+}
+
+fn shown(categories: &[&str]) -> Vec<String> {
+    let mut shown: Vec<String> = categories.iter().take(SHOWN).map(|name| (*name).to_owned()).collect();
+    if categories.len() > SHOWN {
+        shown.push(format!("… {} in all", categories.len()));
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn names_match_through_case_blanks_and_underscores() {
+        let slots =
+            class_slots(&names(&["Fire_Truck", "cat", "t-shirt "]), &["cat", "T shirt", "fire truck", "dog"]);
+        assert_eq!(slots.unwrap(), [2, 0, 1]);
+    }
+
+    #[test]
+    fn an_exact_name_wins_and_an_ambiguous_one_is_refused() {
+        let categories = ["crane", "Crane"];
+        assert_eq!(class_slots(&names(&["Crane"]), &categories).unwrap(), [1]);
+        assert_eq!(class_slots(&names(&["CRANE", "crane"]), &categories).unwrap_err(), ["CRANE"]);
+    }
+
+    #[test]
+    fn all_unmatched_classes_are_listed() {
+        let unmatched = class_slots(&names(&["cat", "owl", "elk"]), &["cat"]).unwrap_err();
+        assert_eq!(unmatched, ["owl", "elk"]);
+    }
+}

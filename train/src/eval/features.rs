@@ -1,0 +1,207 @@
+//! Features of labelled images: one plain view each, through the frozen student.
+
+use std::collections::HashSet;
+
+use candle_core::{Device, Tensor};
+use lgd_data::cache::Reject;
+use lgd_data::image::RgbImage;
+use lgd_data::job::Job;
+use lgd_data::source::ImageSource;
+use lgd_data::view::{Crop, View};
+
+use super::matrix::Matrix;
+use super::{EvalOptions, LabelledImages};
+use crate::error::TrainError;
+use crate::loader::matching::match_samples;
+use crate::loader::ordered::{Ordered, ordered_map};
+use crate::loader::pixels::{InputFormat, PixelError, load_view};
+use crate::ops::to_host;
+use crate::run::RunError;
+use crate::student::{Mode, Student};
+
+/// Batches that the workers may be ahead.
+const LOOK_AHEAD: usize = 2;
+
+/// What is known of a set of images once the student has seen it; row for row.
+pub(super) struct Features {
+    pub(super) labels: Vec<u32>,
+    /// Pooled features, `[N, d]`.
+    pub(super) pooled: Matrix,
+    /// L2-normalised embeddings, `[N, D]`.
+    pub(super) embedding: Matrix,
+    /// The teacher's embeddings, `[N, D]`.
+    pub(super) teacher: Option<Matrix>,
+    pub(super) rejects: Vec<Reject>,
+    /// The view shown, in words.
+    pub(super) view: String,
+}
+
+/// Which images are to be shown, and how.
+pub(super) struct Plan<'a> {
+    images: LabelledImages<'a>,
+    items: Vec<Item>,
+    /// Cache row of each item, for the teacher's embedding.
+    rows: Option<Vec<usize>>,
+    rejects: Vec<Reject>,
+    view: String,
+}
+
+struct Item {
+    position: usize,
+    label: u32,
+    view: View,
+    size: Option<(u32, u32)>,
+}
+
+impl Plan<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+}
+
+/// The student and how it is fed.
+pub(super) struct Extraction<'a> {
+    pub(super) student: &'a Student,
+    pub(super) format: InputFormat,
+    pub(super) options: &'a EvalOptions,
+    pub(super) job: &'a Job,
+}
+
+impl Extraction<'_> {
+    /// Decides what is shown; no image is opened.
+    pub(super) fn plan<'a>(&self, images: &LabelledImages<'a>) -> Result<Plan<'a>, RunError> {
+        let labels = labels(images)?;
+        let entries = images.source.rejected().iter();
+        let mut rejects: Vec<Reject> =
+            entries.map(|entry| reject(&entry.key, entry.reason, &entry.detail)).collect();
+        let Some(cache) = images.cache else {
+            let crop = Crop::Center { fraction: self.options.center_fraction };
+            let view = View { crop, ..View::center() };
+            let item = |(position, label)| Item { position, label, view, size: None };
+            let items = labels.into_iter().enumerate().map(item).collect();
+            let view = format!("centre crop {}", self.options.center_fraction);
+            return Ok(Plan { images: *images, items, rows: None, rejects, view });
+        };
+        let views = cache.views()?;
+        let positions = match_samples(cache, &views, images.source, images.images)?;
+        let item = |(sample, &position): (usize, &usize)| Item {
+            position,
+            label: labels[position],
+            view: *views.view(sample, 0),
+            size: Some(views.sizes[sample]),
+        };
+        let items = positions.iter().enumerate().map(item).collect();
+        let rows = Some((0..positions.len()).map(|sample| views.row(sample, 0)).collect());
+        let cached: HashSet<usize> = positions.into_iter().collect();
+        let all = images.source.samples().iter().enumerate();
+        let absent = all.filter(|(position, _)| !cached.contains(position));
+        let detail = format!("the cache {} does not have it", cache.dir().display());
+        rejects.extend(absent.map(|(_, sample)| reject(&sample.key, "not-cached", &detail)));
+        let view = match cache.manifest().config.center_fraction {
+            Some(fraction) => format!("the cache's view 0, centre crop {fraction}"),
+            None => format!("the cache's view 0, drawn by {}", cache.manifest().config.policy),
+        };
+        Ok(Plan { images: *images, items, rows, rejects, view })
+    }
+
+    /// Shows the images to the student. Those that cannot be used are rejected.
+    pub(super) fn run(&self, plan: Plan<'_>) -> Result<Features, RunError> {
+        let Plan { images, items, rows, rejects, view } = plan;
+        let width = self.student.architecture().feature_dim();
+        let mut features = Features {
+            labels: Vec::with_capacity(items.len()),
+            pooled: Matrix::new(width, Vec::new()),
+            embedding: Matrix::new(self.student.embedding_dim(), Vec::new()),
+            teacher: None,
+            rejects,
+            view,
+        };
+        let load = |ticket: usize| {
+            let item = &items[ticket];
+            load_view(images.source, item.position, &item.view, item.size, &self.format, &self.options.limits)
+        };
+        let window = LOOK_AHEAD * self.options.batch.max(1);
+        let used = ordered_map(items.len(), self.options.threads, window, load, |results| {
+            self.consume(results, &items, images.source, &mut features)
+        })?;
+        if used.is_empty() {
+            let listed = images.source.samples().len();
+            return Err(RunError::NoImages { images: images.images.to_owned(), images_listed: listed });
+        }
+        if let Some((cache, rows)) = images.cache.zip(rows) {
+            let mut values = vec![0.0; used.len() * cache.dim()];
+            cache.embeddings().copy_rows(used.iter().map(|&item| rows[item]), &mut values);
+            features.teacher = Some(Matrix::new(cache.dim(), values));
+        }
+        Ok(features)
+    }
+
+    /// Returns the items that were accepted, in order.
+    fn consume(
+        &self,
+        results: &mut Ordered<'_, Result<RgbImage, PixelError>>,
+        items: &[Item],
+        source: &dyn ImageSource,
+        features: &mut Features,
+    ) -> Result<Vec<usize>, RunError> {
+        let mut used = Vec::with_capacity(items.len());
+        let mut batch = Vec::with_capacity(self.options.batch);
+        for (index, result) in results.enumerate() {
+            if self.job.interrupted() {
+                return Err(RunError::EvaluationInterrupted);
+            }
+            match result {
+                Ok(image) => {
+                    batch.push(image);
+                    used.push(index);
+                    features.labels.push(items[index].label);
+                }
+                // Unlike in training, nothing else depends on this image: it is counted, and the rest goes on.
+                Err(error) => {
+                    let key = &source.samples()[items[index].position].key;
+                    features.rejects.push(reject(key, error.reason(), &error.to_string()));
+                    self.job.reject(1);
+                }
+            }
+            self.job.advance(1);
+            if batch.len() == self.options.batch.max(1) {
+                self.forward(&mut batch, features)?;
+            }
+        }
+        self.forward(&mut batch, features)?;
+        Ok(used)
+    }
+
+    fn forward(&self, batch: &mut Vec<RgbImage>, features: &mut Features) -> Result<(), RunError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let pixels = self.format.normalize(batch)?;
+        let side = usize::try_from(self.format.size).unwrap_or(usize::MAX);
+        let images =
+            Tensor::from_vec(pixels, (batch.len(), side, side, 3), &Device::Cpu).map_err(TrainError::from)?;
+        batch.clear();
+        let output = self.student.forward(&images, Mode::Inference)?;
+        features.pooled.extend(&to_host(&output.pooled)?);
+        features.embedding.extend(&to_host(&output.embedding)?);
+        Ok(())
+    }
+}
+
+fn reject(key: &str, reason: &str, detail: &str) -> Reject {
+    Reject { key: key.to_owned(), reason: reason.to_owned(), detail: detail.to_owned() }
+}
+
+/// The label of every sample of a source.
+fn labels(images: &LabelledImages<'_>) -> Result<Vec<u32>, RunError> {
+    let samples = images.source.samples();
+    let labels: Vec<u32> = samples.iter().filter_map(|sample| sample.label).collect();
+    match samples.iter().find(|sample| sample.label.is_none()) {
+        None => Ok(labels),
+        Some(sample) => Err(RunError::Unlabelled {
+            images: images.images.to_owned(),
+            key: sample.key.clone(),
+            count: samples.len() - labels.len(),
+        }),
+    }
+}

@@ -1,0 +1,125 @@
+//! Weighted k nearest neighbours on frozen features.
+
+use rayon::prelude::*;
+
+use super::features::Features;
+use super::matrix::{Matrix, argmax, top1};
+use super::report::KnnReport;
+use crate::run::RunError;
+
+/// Test images whose similarities are held at once.
+const BLOCK: usize = 256;
+
+/// Settings of the vote; the defaults are the usual ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KnnSettings {
+    /// Neighbours that vote.
+    pub neighbours: usize,
+    /// A neighbour of cosine similarity s votes with exp(s / temperature).
+    pub temperature: f32,
+}
+
+impl Default for KnnSettings {
+    fn default() -> Self {
+        Self { neighbours: 20, temperature: 0.07 }
+    }
+}
+
+/// The class of each test row by weighted vote (Wu et al. 2018, arXiv 1805.01978, section 3.4): the `k` training rows of
+/// largest cosine similarity s vote for their label with weight exp(s / T). Of equally similar rows the earlier counts as
+/// nearer, of equally voted classes the smaller label wins.
+///
+/// # Errors
+/// [`RunError::Train`] where widths differ.
+pub fn nearest_neighbours(
+    (train, labels): (&Matrix, &[u32]),
+    test: &Matrix,
+    settings: KnnSettings,
+) -> Result<Vec<u32>, RunError> {
+    let (train, test) = (train.normalized(), test.normalized());
+    let classes = labels.iter().max().map_or(0, |&label| usize::try_from(label).unwrap_or(usize::MAX) + 1);
+    let right = train.tensor()?.t()?.contiguous()?;
+    let mut predicted = Vec::with_capacity(test.rows());
+    let mut pending: Vec<f32> = Vec::with_capacity(BLOCK * train.rows());
+    let mut vote_all = |pending: &mut Vec<f32>| {
+        let rows = pending.par_chunks_exact(train.rows().max(1));
+        predicted.par_extend(rows.map(|similarities| vote(similarities, labels, classes, settings)));
+        pending.clear();
+    };
+    test.for_each_product(&right, |row| {
+        pending.extend_from_slice(row);
+        if pending.len() == BLOCK * train.rows() {
+            vote_all(&mut pending);
+        }
+    })?;
+    vote_all(&mut pending);
+    Ok(predicted)
+}
+
+fn vote(similarities: &[f32], labels: &[u32], classes: usize, settings: KnnSettings) -> u32 {
+    let mut votes = vec![0.0; classes];
+    for (similarity, index) in nearest(similarities, settings.neighbours) {
+        if let Some(vote) = usize::try_from(labels[index]).ok().and_then(|label| votes.get_mut(label)) {
+            // Relative to the largest possible similarity, so that no temperature overflows.
+            *vote += ((similarity - 1.0) / settings.temperature).exp();
+        }
+    }
+    argmax(&votes)
+}
+
+/// The `k` largest, largest first; of equals the earlier first.
+fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
+    let mut nearest: Vec<(f32, usize)> = Vec::with_capacity(k + 1);
+    for (index, &similarity) in similarities.iter().enumerate() {
+        let full = nearest.len() == k;
+        // Most rows end here: a full list is left alone by anything that is not larger than its last.
+        if full && nearest.last().is_none_or(|(last, _)| similarity <= *last) {
+            continue;
+        }
+        let place = nearest.partition_point(|(other, _)| *other >= similarity);
+        nearest.insert(place, (similarity, index));
+        nearest.truncate(k);
+    }
+    nearest
+}
+
+/// Student on pooled features and, where both sets have them, teacher on embeddings.
+pub(super) fn judge(train: &Features, test: &Features, settings: KnnSettings) -> Result<KnnReport, RunError> {
+    let score = |train_rows: &Matrix, test_rows: &Matrix| {
+        let predicted = nearest_neighbours((train_rows, &train.labels), test_rows, settings)?;
+        Ok::<_, RunError>(top1(&predicted, &test.labels))
+    };
+    let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
+    Ok(KnnReport {
+        neighbours: settings.neighbours,
+        temperature: settings.temperature,
+        student: score(&train.pooled, &test.pooled)?,
+        teacher: teacher.map(|(train, test)| score(train, test)).transpose()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_come_first_and_earlier_ones_win_ties() {
+        let got = nearest(&[0.1, 0.9, 0.5, 0.9, 0.7], 3);
+        assert_eq!(got, [(0.9, 1), (0.9, 3), (0.7, 4)]);
+        assert_eq!(nearest(&[0.2], 3), [(0.2, 0)]);
+    }
+
+    #[test]
+    fn one_near_neighbour_outweighs_two_far_ones_at_a_low_temperature() {
+        // Cosines with the test row (1, 0): 1.0 for label 1, 0.6 twice for label 0.
+        let train = Matrix::new(2, vec![0.6, 0.8, 0.6, -0.8, 2.0, 0.0]);
+        let test = Matrix::new(2, vec![5.0, 0.0]);
+        let ask = |temperature| {
+            let settings = KnnSettings { neighbours: 3, temperature };
+            nearest_neighbours((&train, &[0, 0, 1]), &test, settings).unwrap()
+        };
+        // exp(-0.4 / 0.07) * 2 = 0.0066 < 1, but exp(-0.4 / 10) * 2 = 1.92 > 1.
+        assert_eq!(ask(0.07), [1]);
+        assert_eq!(ask(10.0), [0]);
+    }
+}

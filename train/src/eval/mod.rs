@@ -1,0 +1,260 @@
+//! Evaluation of a finished student: zero-shot, k nearest neighbours, linear probe.
+//!
+//! The backbone is frozen and in inference mode; every image is seen once, plainly cropped. Where a cache of the same images
+//! is given, its view 0 is rendered instead and the teacher's embeddings of it stand beside the student's.
+//!
+//! Everything is a function of the run, the images and [`EvalOptions`]: neither threads nor chance enter.
+
+mod classes;
+mod features;
+mod knn;
+mod matrix;
+mod probe;
+mod report;
+mod zero_shot;
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::thread;
+use std::time::Instant;
+
+use candle_core::Device;
+use lgd_data::ArtefactError;
+use lgd_data::bank::Bank;
+use lgd_data::cache::Cache;
+use lgd_data::image::DecodeLimits;
+use lgd_data::job::Job;
+use lgd_data::source::ImageSource;
+use lgd_data::view::CENTER_FRACTION;
+
+use crate::run::{Run, RunError};
+use features::{Extraction, Features};
+
+pub use classes::{class_slots, normalize_name};
+pub use knn::{KnnSettings, nearest_neighbours};
+pub use matrix::Matrix;
+pub use probe::{Probe, ProbeSettings, linear_probe};
+pub use report::{EvalReport, ImagesReport, KnnReport, ProbeReport, ZeroShotReport};
+pub use zero_shot::classify;
+
+/// A way to judge a student.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Argmax over the textual semantics bank.
+    ZeroShot,
+    /// Weighted vote of the nearest training images.
+    Knn,
+    /// A linear classifier on frozen features.
+    Linear,
+}
+
+impl Protocol {
+    /// Every protocol.
+    pub const ALL: [Self; 3] = [Self::ZeroShot, Self::Knn, Self::Linear];
+
+    /// The name used on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ZeroShot => "zero-shot",
+            Self::Knn => "knn",
+            Self::Linear => "linear",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|protocol| protocol.name() == name);
+        found.ok_or_else(|| format!("expected zero-shot, knn or linear, got {name:?}"))
+    }
+}
+
+/// Labelled images and, where they went through the teacher too, their cache.
+#[derive(Clone, Copy)]
+pub struct LabelledImages<'a> {
+    /// The images.
+    pub source: &'a dyn ImageSource,
+    /// Where they are, for messages.
+    pub images: &'a Path,
+    /// A cache of the same images by the run's teacher: its view 0 is shown, and the teacher is judged too.
+    pub cache: Option<&'a Cache>,
+}
+
+/// What is evaluated, and on what.
+pub struct EvalInputs<'a> {
+    /// The finished run.
+    pub run: &'a Run,
+    /// A bank by the run's text encoder; zero-shot needs one.
+    pub bank: Option<&'a Bank>,
+    /// The images that are classified.
+    pub test: LabelledImages<'a>,
+    /// The images whose labels are known; kNN and the linear probe need them.
+    pub train: Option<LabelledImages<'a>>,
+}
+
+/// How it is evaluated.
+#[derive(Clone, Debug)]
+pub struct EvalOptions {
+    /// What to do.
+    pub protocols: Vec<Protocol>,
+    /// Share of the short side that is shown where no cache says otherwise.
+    pub center_fraction: f32,
+    /// Settings of the vote.
+    pub knn: KnnSettings,
+    /// Shares of the training labels that the probe is given, one probe for each.
+    pub fractions: Vec<f64>,
+    /// Settings of the probe.
+    pub probe: ProbeSettings,
+    /// Images per forward pass.
+    pub batch: usize,
+    /// Threads that decode and render.
+    pub threads: usize,
+    /// What an image may cost at most.
+    pub limits: DecodeLimits,
+}
+
+impl Default for EvalOptions {
+    fn default() -> Self {
+        Self {
+            protocols: Protocol::ALL.to_vec(),
+            center_fraction: CENTER_FRACTION,
+            knn: KnnSettings::default(),
+            fractions: vec![0.01, 0.1, 1.0],
+            probe: ProbeSettings::default(),
+            batch: 64,
+            threads: thread::available_parallelism().map_or(1, usize::from),
+            limits: DecodeLimits::default(),
+        }
+    }
+}
+
+/// Evaluates a finished student. `job` counts images and may interrupt.
+///
+/// # Errors
+/// [`RunError::MissingInput`] where a protocol lacks bank or training images; [`RunError::Unlabelled`],
+/// [`RunError::UnmatchedClasses`] and [`RunError::ClassesDiffer`] where labels do not fit; [`RunError::Artefact`] where bank or
+/// cache come from other encoders than the run's.
+pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
+    let start = Instant::now();
+    let wants = |protocol| options.protocols.contains(&protocol);
+    let needs_train = wants(Protocol::Knn) || wants(Protocol::Linear);
+    let slots = if wants(Protocol::ZeroShot) { Some(zero_shot_slots(inputs)?) } else { None };
+    let train = if needs_train { Some(training_images(inputs)?) } else { None };
+    for images in train.iter().chain([&inputs.test]) {
+        require_teacher(inputs.run, images)?;
+    }
+    let student = inputs.run.student(&Device::Cpu)?;
+    let format = inputs.run.manifest().input_format();
+    let extraction = Extraction { student: &student, format, options, job };
+    let (test_plan, train_plan) =
+        (extraction.plan(&inputs.test)?, train.as_ref().map(|images| extraction.plan(images)).transpose()?);
+    let total = test_plan.len() + train_plan.as_ref().map_or(0, |plan| plan.len());
+    job.begin(u64::try_from(total).unwrap_or(u64::MAX));
+    let test = extraction.run(test_plan)?;
+    let train = train_plan.map(|plan| extraction.run(plan)).transpose()?;
+    let feature_seconds = start.elapsed().as_secs_f64();
+
+    let mut report = EvalReport::new(inputs, &test, train.as_ref());
+    report.images_per_second = crate::trainer::per_second(total, feature_seconds);
+    if let (Some(bank), Some(slots)) = (inputs.bank, slots) {
+        report.zero_shot = Some(zero_shot::judge(&test, bank, &slots)?);
+    }
+    if let Some(train) = &train {
+        if wants(Protocol::Knn) {
+            report.knn = Some(knn::judge(train, &test, options.knn)?);
+        }
+        if wants(Protocol::Linear) {
+            report.linear = judge_probes(train, &test, options, job)?;
+        }
+    }
+    report.seconds = start.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+fn judge_probes(
+    train: &Features,
+    test: &Features,
+    options: &EvalOptions,
+    job: &Job,
+) -> Result<Vec<ProbeReport>, RunError> {
+    let mut reports = Vec::with_capacity(options.fractions.len());
+    for &fraction in &options.fractions {
+        if job.interrupted() {
+            return Err(RunError::EvaluationInterrupted);
+        }
+        let probe = linear_probe((&train.pooled, &train.labels), fraction, &options.probe)?;
+        let predicted = probe.classify(&test.pooled)?;
+        reports.push(ProbeReport::new(fraction, &probe, matrix::top1(&predicted, &test.labels)));
+    }
+    Ok(reports)
+}
+
+/// The category of every class of the test images.
+fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
+    let missing = RunError::MissingInput { protocol: "zero-shot", input: "a bank of category names" };
+    let bank = inputs.bank.ok_or(missing)?;
+    let (run, record) = (inputs.run.manifest(), &bank.manifest().record);
+    if record.text_encoder != run.text_encoder {
+        let what = "the text encoder of the bank";
+        return Err(mismatch(
+            inputs.run,
+            what,
+            run.text_encoder.to_string(),
+            record.text_encoder.to_string(),
+        ));
+    }
+    if record.dim != run.dim {
+        return Err(mismatch(
+            inputs.run,
+            "the width of the bank",
+            run.dim.to_string(),
+            record.dim.to_string(),
+        ));
+    }
+    let categories: Vec<&str> = record.categories.iter().map(|category| category.name.as_str()).collect();
+    classes::slots_of_source(inputs.test.source, inputs.test.images, &categories)
+}
+
+fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabelledImages<'a>, RunError> {
+    let missing = RunError::MissingInput { protocol: "knn and linear", input: "labelled training images" };
+    let train = inputs.train.ok_or(missing)?;
+    let names = |images: &LabelledImages<'_>| match images.source.class_names() {
+        Some(names) => names.join(", "),
+        None => "numbers only".to_owned(),
+    };
+    let (train_names, test_names) = (names(&train), names(&inputs.test));
+    if train_names != test_names {
+        return Err(RunError::ClassesDiffer { train: train_names, test: test_names });
+    }
+    Ok(train)
+}
+
+/// Refuses a cache by another teacher than the run's.
+fn require_teacher(run: &Run, images: &LabelledImages<'_>) -> Result<(), RunError> {
+    let Some(cache) = images.cache else { return Ok(()) };
+    let (expected, got) = (&run.manifest().teacher, &cache.manifest().config.teacher);
+    if expected.image_model != got.image_model {
+        let what = "the image model of the evaluation cache";
+        return Err(mismatch(run, what, expected.image_model.to_string(), got.image_model.to_string()));
+    }
+    if run.manifest().dim != cache.dim() {
+        let what = "the width of the evaluation cache";
+        return Err(mismatch(run, what, run.manifest().dim.to_string(), cache.dim().to_string()));
+    }
+    Ok(())
+}
+
+fn mismatch(run: &Run, what: &str, expected: String, got: String) -> RunError {
+    let (path, what) = (run.dir().to_owned(), what.to_owned());
+    let hint = "evaluate with the teacher that the student was trained from";
+    ArtefactError::Mismatch { path, what, expected, got, hint }.into()
+}

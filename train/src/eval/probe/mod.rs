@@ -1,0 +1,190 @@
+//! The linear probe: a linear classifier on frozen features.
+//!
+//! METHODS section 1 trains the classifier with SGD at a learning rate of 30 x batch/256 for 100 epochs (x 0.1 at 60 and 80) on
+//! features of freshly cropped and flipped images. Here the features of one plain view are computed once, which is what makes a
+//! probe a matter of seconds, so there is no augmentation; and since features of different students differ in scale, they are
+//!
+//! - standardised by mean and standard deviation of all training features (no label is needed for that) and divided by
+//!   sqrt(d), so that a row has a mean square norm of 1 and learning rates mean the same at every width;
+//! - trained at a learning rate chosen from [`ProbeSettings::learning_rates`] on a held-out tenth of the *training* labels;
+//!   then the classifier is trained anew on all of them. The test images are seen once, at the end.
+
+mod sgd;
+mod split;
+
+use candle_core::Device;
+
+use super::matrix::{Matrix, argmax, top1};
+use crate::run::RunError;
+use sgd::{Classifier, Examples, fit};
+use split::{hold_out, stratified};
+
+/// Settings of the probe; the defaults are METHODS' where it says something.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeSettings {
+    /// Passes over the labelled features; the rate falls to a tenth after 60% and again after 80% of them.
+    pub epochs: u32,
+    /// Rows per step, at most.
+    pub batch: usize,
+    /// Momentum of SGD.
+    pub momentum: f32,
+    /// Standard deviation of the initial weights.
+    pub deviation: f64,
+    /// Rates to choose from, each to be multiplied by batch / 256.
+    pub learning_rates: Vec<f32>,
+    /// Seed of subsets, order and initial weights.
+    pub seed: u64,
+}
+
+impl Default for ProbeSettings {
+    fn default() -> Self {
+        let learning_rates = vec![0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+        Self { epochs: 100, batch: 256, momentum: 0.9, deviation: 0.01, learning_rates, seed: 0 }
+    }
+}
+
+/// A trained classifier and how it came about.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    scaler: Scaler,
+    classifier: Classifier,
+    /// Labels it was given.
+    pub labels: usize,
+    /// The learning rate chosen, before the factor batch / 256.
+    pub learning_rate: f32,
+    /// Percentage right on the held-out labels at that rate; `None` where there were too few labels to hold any out.
+    pub held_out: Option<f64>,
+}
+
+impl Probe {
+    /// The class of each row of raw features.
+    ///
+    /// # Errors
+    /// [`RunError::Train`] where the width is not the training features'.
+    pub fn classify(&self, features: &Matrix) -> Result<Vec<u32>, RunError> {
+        self.classifier.classify(&self.scaler.apply(features))
+    }
+
+    /// The weights `[d, classes]` and biases `[classes]`, on scaled features.
+    pub fn weights(&self) -> (&[f32], &[f32]) {
+        (&self.classifier.weight, &self.classifier.bias)
+    }
+}
+
+/// Trains a probe on a `fraction` of the labels: of every class the same fraction, at least one.
+///
+/// # Errors
+/// [`RunError::Train`] where a product fails.
+pub fn linear_probe(
+    (features, labels): (&Matrix, &[u32]),
+    fraction: f64,
+    settings: &ProbeSettings,
+) -> Result<Probe, RunError> {
+    let scaler = Scaler::of(features);
+    let scaled = scaler.apply(features);
+    let classes = labels.iter().max().map_or(0, |&label| usize::try_from(label).unwrap_or(usize::MAX) + 1);
+    let subset = stratified(labels, fraction, settings.seed);
+    let examples = Examples { features: scaled.tensor()?, labels, classes };
+    let (learning_rate, held_out) = choose_rate(&examples, &scaled, &subset, settings)?;
+    let classifier = fit(&examples, &subset, &[learning_rate], settings)?.remove(0);
+    Ok(Probe { scaler, classifier, labels: subset.len(), learning_rate, held_out })
+}
+
+/// The rate that is right most often on held-out labels; of equals the one of smaller loss, then the smaller rate.
+fn choose_rate(
+    examples: &Examples<'_>,
+    scaled: &Matrix,
+    subset: &[usize],
+    settings: &ProbeSettings,
+) -> Result<(f32, Option<f64>), RunError> {
+    let rates = &settings.learning_rates;
+    let middle = rates.get(rates.len() / 2).copied().unwrap_or(1.0);
+    let (kept, held) = hold_out(examples.labels, subset);
+    if held.is_empty() || rates.len() < 2 {
+        return Ok((middle, None));
+    }
+    let truth: Vec<u32> = held.iter().map(|&row| examples.labels[row]).collect();
+    let rows: Vec<f32> = held.iter().flat_map(|&row| scaled.row(row).iter().copied()).collect();
+    let rows = Matrix::new(scaled.width(), rows);
+    let mut best: Option<(f64, f64, f32)> = None;
+    for (&rate, classifier) in rates.iter().zip(fit(examples, &kept, rates, settings)?) {
+        let (accuracy, loss) = classifier.score(&rows, &truth)?;
+        if best.is_none_or(|(top, least, _)| accuracy > top || (accuracy == top && loss < least)) {
+            best = Some((accuracy, loss, rate));
+        }
+    }
+    Ok(best.map_or((middle, None), |(accuracy, _, rate)| (rate, Some(accuracy))))
+}
+
+/// Standardisation by training statistics, divided by sqrt(d).
+#[derive(Clone, Debug)]
+struct Scaler {
+    mean: Vec<f64>,
+    factor: Vec<f64>,
+}
+
+impl Scaler {
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    fn of(features: &Matrix) -> Self {
+        let (n, d) = (features.rows().max(1) as f64, features.width());
+        let mut mean = vec![0.0; d];
+        for row in features.iter() {
+            mean.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+        mean.iter_mut().for_each(|sum| *sum /= n);
+        let mut factor = vec![0.0; d];
+        for row in features.iter() {
+            let squares = row.iter().zip(&mean).map(|(&value, mean)| (f64::from(value) - mean).powi(2));
+            factor.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+        }
+        let scale = |sum: f64| {
+            let deviation = (sum / n).sqrt();
+            // A feature that never varies says nothing.
+            if deviation > 1e-12 { 1.0 / (deviation * (d as f64).sqrt()) } else { 0.0 }
+        };
+        factor.iter_mut().for_each(|sum| *sum = scale(*sum));
+        Self { mean, factor }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
+    fn apply(&self, features: &Matrix) -> Matrix {
+        let scale =
+            |((&value, mean), factor): ((&f32, &f64), &f64)| ((f64::from(value) - mean) * factor) as f32;
+        let rows = features.iter().flat_map(|row| row.iter().zip(&self.mean).zip(&self.factor).map(scale));
+        Matrix::new(features.width(), rows.collect())
+    }
+}
+
+impl Classifier {
+    fn classify(&self, scaled: &Matrix) -> Result<Vec<u32>, RunError> {
+        let mut predicted = Vec::with_capacity(scaled.rows());
+        self.for_each_logits(scaled, |logits| predicted.push(argmax(logits)))?;
+        Ok(predicted)
+    }
+
+    /// Percentage right and mean cross-entropy; a diverged classifier has an infinite one.
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    fn score(&self, scaled: &Matrix, truth: &[u32]) -> Result<(f64, f64), RunError> {
+        let (mut predicted, mut loss) = (Vec::with_capacity(truth.len()), 0.0);
+        self.for_each_logits(scaled, |logits| {
+            let label =
+                truth.get(predicted.len()).and_then(|&label| logits.get(usize::try_from(label).ok()?));
+            let peak = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let mass: f64 = logits.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum();
+            loss += mass.ln() + peak - label.map_or(f64::NEG_INFINITY, |&logit| f64::from(logit));
+            predicted.push(argmax(logits));
+        })?;
+        let loss = loss / truth.len().max(1) as f64;
+        Ok((top1(&predicted, truth), if loss.is_finite() { loss } else { f64::INFINITY }))
+    }
+
+    fn for_each_logits(&self, scaled: &Matrix, mut visit: impl FnMut(&[f32])) -> Result<(), RunError> {
+        let shape = (scaled.width(), self.bias.len());
+        let weight = candle_core::Tensor::from_slice(&self.weight, shape, &Device::Cpu)?;
+        let mut logits = vec![0.0; self.bias.len()];
+        scaled.for_each_product(&weight, |row| {
+            logits.iter_mut().zip(row).zip(&self.bias).for_each(|((out, value), bias)| *out = value + bias);
+            visit(&logits);
+        })
+    }
+}

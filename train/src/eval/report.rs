@@ -1,0 +1,189 @@
+//! The outcome of an evaluation, as JSON and as a table.
+
+use std::fmt::Write;
+
+use lgd_data::cache::Reject;
+use lgd_data::manifest::ContentHash;
+use serde::Serialize;
+
+use super::features::Features;
+use super::probe::Probe;
+use super::{EvalInputs, LabelledImages};
+use crate::student::Architecture;
+
+/// Rejects that the table names; the JSON has them all.
+const NAMED: usize = 5;
+
+/// What was shown of a set of images.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImagesReport {
+    /// Where they are.
+    pub path: String,
+    /// Images used.
+    pub images: usize,
+    /// Images that could not be used.
+    pub rejects: Vec<Reject>,
+    /// The view shown, in words.
+    pub view: String,
+}
+
+/// Percentages of images whose category is right.
+#[derive(Clone, Debug, Serialize)]
+pub struct ZeroShotReport {
+    /// Categories to choose from.
+    pub categories: usize,
+    /// The student's, 0 to 100.
+    pub student: f64,
+    /// The teacher's, where its embeddings were given.
+    pub teacher: Option<f64>,
+    /// How often both choose the same.
+    pub agreement: Option<f64>,
+}
+
+/// Percentages of images whose neighbours vote right.
+#[derive(Clone, Debug, Serialize)]
+pub struct KnnReport {
+    /// Neighbours that voted.
+    pub neighbours: usize,
+    /// Temperature of the votes.
+    pub temperature: f32,
+    /// On the student's pooled features, 0 to 100.
+    pub student: f64,
+    /// On the teacher's embeddings, where both caches were given.
+    pub teacher: Option<f64>,
+}
+
+/// One probe.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProbeReport {
+    /// Share of the training labels.
+    pub fraction: f64,
+    /// Labels that this was.
+    pub labels: usize,
+    /// Learning rate chosen, before the factor batch / 256.
+    pub learning_rate: f32,
+    /// Percentage right on the held-out labels by which it was chosen.
+    pub held_out: Option<f64>,
+    /// Percentage right on the test images, 0 to 100.
+    pub student: f64,
+}
+
+impl ProbeReport {
+    pub(super) fn new(fraction: f64, probe: &Probe, student: f64) -> Self {
+        let Probe { labels, learning_rate, held_out, .. } = *probe;
+        Self { fraction, labels, learning_rate, held_out, student }
+    }
+}
+
+/// All of an evaluation.
+#[derive(Clone, Debug, Serialize)]
+pub struct EvalReport {
+    /// Hash of the run's manifest.
+    pub run: ContentHash,
+    /// The student.
+    pub student: Architecture,
+    /// Epochs it was trained.
+    pub epochs: u32,
+    /// Hash of the bank's manifest, where one was given.
+    pub bank: Option<ContentHash>,
+    /// The images classified.
+    pub test: ImagesReport,
+    /// The images whose labels were known.
+    pub train: Option<ImagesReport>,
+    /// Zero-shot, where asked for.
+    pub zero_shot: Option<ZeroShotReport>,
+    /// Nearest neighbours, where asked for.
+    pub knn: Option<KnnReport>,
+    /// The probes, where asked for; one for each fraction.
+    pub linear: Vec<ProbeReport>,
+    /// Images per second through reading, rendering and the student.
+    pub images_per_second: f64,
+    /// Seconds in all.
+    pub seconds: f64,
+}
+
+impl EvalReport {
+    pub(super) fn new(inputs: &EvalInputs<'_>, test: &Features, train: Option<&Features>) -> Self {
+        let manifest = inputs.run.manifest();
+        Self {
+            run: inputs.run.hash(),
+            student: manifest.config.student,
+            epochs: manifest.config.epochs,
+            bank: inputs.bank.map(lgd_data::bank::Bank::hash),
+            test: images_report(&inputs.test, test),
+            train: inputs.train.as_ref().zip(train).map(|(images, features)| images_report(images, features)),
+            zero_shot: None,
+            knn: None,
+            linear: Vec::new(),
+            images_per_second: 0.0,
+            seconds: 0.0,
+        }
+    }
+
+    /// Images that could not be used, over both sets.
+    pub fn rejected(&self) -> usize {
+        self.test.rejects.len() + self.train.as_ref().map_or(0, |train| train.rejects.len())
+    }
+
+    /// A plain-text table; percentages with one decimal, the teacher's where known.
+    pub fn to_table(&self) -> String {
+        let mut out = String::new();
+        let mut line = |text: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "{text}");
+        };
+        line(format!("{} after {} epochs", self.student, self.epochs));
+        for (name, images) in [("test", Some(&self.test)), ("train", self.train.as_ref())] {
+            let Some(images) = images else { continue };
+            let rejects = if images.rejects.is_empty() {
+                String::new()
+            } else {
+                format!(", {} rejected", images.rejects.len())
+            };
+            line(format!("{name:<6}{} images{rejects} · {} · {}", images.images, images.view, images.path));
+            for reject in images.rejects.iter().take(NAMED) {
+                line(format!("      {}: {} ({})", reject.key, reject.reason, reject.detail));
+            }
+        }
+        line(String::new());
+        line(row("top-1, %", "student", "teacher", ""));
+        if let Some(ZeroShotReport { categories, student, teacher, agreement }) = &self.zero_shot {
+            let agreement =
+                agreement.map_or(String::new(), |share| format!(", same choice as the teacher {share:.1}"));
+            line(row(
+                "zero-shot",
+                &percent(Some(*student)),
+                &percent(*teacher),
+                &format!("{categories} categories{agreement}"),
+            ));
+        }
+        if let Some(KnnReport { neighbours, temperature, student, teacher }) = &self.knn {
+            let note = format!("k = {neighbours}, temperature {temperature}");
+            line(row("kNN", &percent(Some(*student)), &percent(*teacher), &note));
+        }
+        for ProbeReport { fraction, labels, learning_rate, student, .. } in &self.linear {
+            let name = format!("linear probe, {}% of labels", fraction * 100.0);
+            line(row(&name, &percent(Some(*student)), "-", &format!("{labels} labels, lr {learning_rate}")));
+        }
+        line(String::new());
+        line(format!("{:.1} s, {:.0} images/s", self.seconds, self.images_per_second));
+        out
+    }
+}
+
+fn images_report(images: &LabelledImages<'_>, features: &Features) -> ImagesReport {
+    ImagesReport {
+        path: images.images.display().to_string(),
+        images: features.labels.len(),
+        rejects: features.rejects.clone(),
+        view: features.view.clone(),
+    }
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.1}"))
+}
+
+fn row(name: &str, student: &str, teacher: &str, note: &str) -> String {
+    format!("{name:<28}{student:>8}{teacher:>9}  {note}").trim_end().to_owned()
+}

@@ -1,0 +1,48 @@
+//! Zero-shot: the category whose text prototype is nearest.
+
+use lgd_data::bank::Bank;
+
+use super::features::Features;
+use super::matrix::{Matrix, argmax, top1};
+use super::report::ZeroShotReport;
+use crate::run::RunError;
+
+/// The category of each row of `embeddings` (`[N, D]`): argmax of its products with `prototypes` (`[C, D]`), the first of
+/// equals (METHODS section 1, "Evaluation").
+///
+/// # Errors
+/// [`RunError::Train`] where widths differ.
+pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, RunError> {
+    let mut predicted = Vec::with_capacity(embeddings.rows());
+    let right = prototypes.tensor()?.t()?.contiguous()?;
+    embeddings.for_each_product(&right, |row| predicted.push(argmax(row)))?;
+    Ok(predicted)
+}
+
+/// Student and, where there is one, teacher side by side. `slots`: category of each label.
+pub(super) fn judge(test: &Features, bank: &Bank, slots: &[u32]) -> Result<ZeroShotReport, RunError> {
+    let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
+    // Labels were checked against the class names, and slots has one entry per class.
+    let truth: Vec<u32> =
+        test.labels.iter().filter_map(|&label| slots.get(usize::try_from(label).ok()?)).copied().collect();
+    let student = classify(&test.embedding, &prototypes)?;
+    let teacher = test.teacher.as_ref().map(|teacher| classify(teacher, &prototypes)).transpose()?;
+    Ok(ZeroShotReport {
+        categories: bank.categories(),
+        student: top1(&student, &truth),
+        teacher: teacher.as_ref().map(|teacher| top1(teacher, &truth)),
+        agreement: teacher.as_ref().map(|teacher| top1(&student, teacher)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_prototype_wins() {
+        let prototypes = Matrix::new(2, vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0]);
+        let embeddings = Matrix::new(2, vec![0.1, 0.9, -0.8, 0.1, 0.7, 0.7]);
+        assert_eq!(classify(&embeddings, &prototypes).unwrap(), [1, 2, 0]);
+    }
+}

@@ -1,0 +1,46 @@
+//! Run-time choice of instruction set (AVX-512, AVX2, NEON, portable), through the safe interface of `pulp`.
+//!
+//! Detection costs a few atomic loads, so it happens once per task (thousands of multiplications), not once per tile.
+
+use pulp::{Arch, Scalar256b, Simd, WithSimd};
+
+/// Runs `op` with the widest instruction set of this machine.
+#[inline(always)]
+pub(super) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    match Arch::new() {
+        // Eight lanes of plain floats: the compiler turns them into whatever the target's baseline has.
+        Arch::Scalar => Scalar256b.vectorize(op),
+        arch => arch.dispatch(op),
+    }
+}
+
+/// Compiles `f`, with everything inlined into it, for the widest instruction set of this machine.
+///
+/// For loops that the compiler vectorises by itself.
+#[inline(always)]
+pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(f)
+}
+
+/// Lanes of one f32 vector in the instruction set that [`dispatch`] chooses.
+pub(super) fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    dispatch(Lanes)
+}
+
+/// Number of rows of a tile: as many as keep the accumulators, the weights and one broadcast in registers.
+pub(super) const fn tile_rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { WIDE_ROWS } else { NARROW_ROWS }
+}
+
+/// Tile rows on machines with 32 vector registers.
+pub(super) const WIDE_ROWS: usize = 8;
+/// Tile rows on machines with 16 vector registers.
+pub(super) const NARROW_ROWS: usize = 6;

@@ -1,0 +1,15 @@
+//! Students, differentiable operations, objectives and the training loop.
+
+pub mod checkpoint;
+pub mod error;
+pub mod eval;
+pub mod kernels;
+pub mod loader;
+pub mod objective;
+pub mod ops;
+pub mod optim;
+pub mod params;
+pub mod rng;
+pub mod run;
+pub mod student;
+pub mod trainer;

@@ -1,0 +1,14 @@
+//! From cached views to batches: which samples, in which order, rendered as the teacher saw them.
+//!
+//! - [`order`]: the permutation of an epoch, a function of (seed, epoch) alone;
+//! - [`ordered`]: worker threads with a bounded look-ahead that hand results over in order;
+//! - [`matching`]: a cache's samples found again in an image source;
+//! - [`pixels`]: read, decode, check and render one view;
+//! - [`batches`]: the training stream; [`targets`]: the teacher's columns of a batch.
+
+pub mod batches;
+pub mod matching;
+pub mod order;
+pub mod ordered;
+pub mod pixels;
+pub mod targets;

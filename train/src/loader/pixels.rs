@@ -1,0 +1,94 @@
+//! One view of one image: read, decode, check, render.
+
+use lgd_data::image::{DecodeError, DecodeLimits, RgbImage, decode};
+use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, normalize_into, render};
+use lgd_data::source::{ImageSource, SourceError};
+use lgd_data::view::View;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// How a student's input is made from a rendered view; taken over from the teacher, so that both see the same pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputFormat {
+    /// Side of the square input, pixels.
+    pub size: u32,
+    /// Interpolation filter.
+    pub resample: Resample,
+    /// Per-channel mean and standard deviation.
+    pub normalization: Normalization,
+}
+
+impl InputFormat {
+    /// Numbers per image, S x S x 3.
+    pub fn numbers(&self) -> usize {
+        let side = usize::try_from(self.size).unwrap_or(usize::MAX);
+        side.saturating_mul(side).saturating_mul(3)
+    }
+
+    /// Normalises rendered images into one NHWC block, `[B, S, S, 3]`, on all threads.
+    ///
+    /// # Errors
+    /// [`RenderError::Length`] where an image is not S x S.
+    pub fn normalize(&self, images: &[RgbImage]) -> Result<Vec<f32>, RenderError> {
+        let mut out = vec![0.0; images.len() * self.numbers()];
+        let each = out.par_chunks_exact_mut(self.numbers().max(1)).zip(images);
+        each.try_for_each(|(out, image)| normalize_into(image, &self.normalization, PixelLayout::Nhwc, out))?;
+        Ok(out)
+    }
+}
+
+/// Why one view of one image cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PixelError {
+    /// The source cannot deliver the bytes.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The bytes are no usable image.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The view does not fit the image.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// The image is not the one that the teacher saw.
+    #[error("the image changed since extraction: it was {} x {} pixels and is now {} x {}", expected.0, expected.1, got.0, got.1)]
+    Changed {
+        /// Width and height in the cache.
+        expected: (u32, u32),
+        /// Width and height now.
+        got: (u32, u32),
+    },
+}
+
+impl PixelError {
+    /// A short stable code, as in a cache's `rejects.jsonl`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "unreadable",
+            Self::Decode(error) => error.reason(),
+            Self::Render(_) => "render",
+            Self::Changed { .. } => "changed",
+        }
+    }
+}
+
+/// Renders `view` of image `index` of `source`. `expected` is the size of the upright image in the cache, where there is
+/// one to compare with.
+///
+/// # Errors
+/// [`PixelError`], which does not name the image: the caller knows its key.
+pub fn load_view(
+    source: &dyn ImageSource,
+    index: usize,
+    view: &View,
+    expected: Option<(u32, u32)>,
+    format: &InputFormat,
+    limits: &DecodeLimits,
+) -> Result<RgbImage, PixelError> {
+    let bytes = source.read(index, limits.max_bytes)?;
+    let image = decode(&bytes, limits)?;
+    let got = (image.width(), image.height());
+    if let Some(expected) = expected.filter(|&expected| expected != got) {
+        return Err(PixelError::Changed { expected, got });
+    }
+    Ok(render(&image, view, format.size, format.resample)?)
+}

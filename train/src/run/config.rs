@@ -1,0 +1,215 @@
+//! Everything that decides the bits of a run.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use lgd_data::render::MAX_SIZE;
+use serde::{Deserialize, Serialize};
+
+use super::RunError;
+use crate::student::Architecture;
+
+/// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (METHODS section 1).
+const REFERENCE_LR: f32 = 0.03;
+const REFERENCE_BATCH: f32 = 256.0;
+const WARMUP_EPOCHS: u32 = 5;
+/// Smallest input that leaves every stage of a student at least one pixel of its own.
+const MIN_SIZE: u32 = 16;
+
+/// Where the visual semantics bank of the loss comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VisualMode {
+    /// The bank's means; the visual distributions are read from disk.
+    Mean,
+    /// The paper's online form: a moving average, computed in the loop.
+    Ema,
+}
+
+impl fmt::Display for VisualMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mean => "mean",
+            Self::Ema => "ema",
+        })
+    }
+}
+
+impl FromStr for VisualMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "mean" => Ok(Self::Mean),
+            "ema" => Ok(Self::Ema),
+            _ => Err(format!("expected mean or ema, got {name:?}")),
+        }
+    }
+}
+
+/// The resolved configuration of a run: `config.toml`. Together with cache and bank it decides every bit of the student.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// The student.
+    pub student: Architecture,
+    /// Side of its square input, pixels.
+    pub size: u32,
+    /// Passes over the samples; 0 saves the untrained student.
+    pub epochs: u32,
+    /// Samples per step.
+    pub batch: usize,
+    /// Learning rate after the warm-up.
+    pub base_lr: f32,
+    /// Learning rate at the start of the warm-up.
+    pub start_lr: f32,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: u32,
+    /// Momentum of SGD.
+    pub momentum: f32,
+    /// Weight decay.
+    pub weight_decay: f32,
+    /// Weight of the visual part of the loss; the textual part has 1 - alpha.
+    pub alpha: f32,
+    /// Temperature tau_s of the student's distributions.
+    pub student_temperature: f32,
+    /// Where the visual semantics bank comes from.
+    pub vsb: VisualMode,
+    /// Momentum of the moving average, used with [`VisualMode::Ema`] only.
+    pub vsb_momentum: f32,
+    /// Seed of initialisation, order and dropout.
+    pub seed: u64,
+    /// Weights to start from, torchvision's names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+}
+
+impl TrainConfig {
+    /// The paper's settings (METHODS section 1) at another student, size, length and batch. The warm-up takes at most a
+    /// quarter of the epochs, and never starts above the learning rate it leads to.
+    pub fn new(student: Architecture, size: u32, epochs: u32, batch: usize, seed: u64) -> Self {
+        let base_lr = Self::default_lr(batch);
+        Self {
+            student,
+            size,
+            epochs,
+            batch,
+            base_lr,
+            start_lr: base_lr.min(REFERENCE_LR),
+            warmup_epochs: WARMUP_EPOCHS.min(epochs / 4),
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            alpha: 0.5,
+            student_temperature: 0.2,
+            vsb: VisualMode::Mean,
+            vsb_momentum: 0.999,
+            seed,
+            init: None,
+        }
+    }
+
+    /// 0.03 x batch / 256.
+    pub fn default_lr(batch: usize) -> f32 {
+        // A batch that f32 cannot hold exactly would not fit any memory.
+        u16::try_from(batch).map_or(f32::from(u16::MAX), f32::from) * (REFERENCE_LR / REFERENCE_BATCH)
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`RunError::Configuration`] with the first setting that is out of range.
+    pub fn validate(&self) -> Result<(), RunError> {
+        let positive = |value: f32| value.is_finite() && value > 0.0;
+        let share = |value: f32| (0.0..=1.0).contains(&value);
+        let not_negative = |value: f32| value.is_finite() && value >= 0.0;
+        let below_one = |value: f32| (0.0..1.0).contains(&value);
+        let checks = [
+            ("size", self.size.to_string(), (MIN_SIZE..=MAX_SIZE).contains(&self.size), "16 to 4096 pixels"),
+            // Batch statistics of a single image say nothing about the data.
+            ("batch", self.batch.to_string(), (2..=65_535).contains(&self.batch), "2 to 65535"),
+            ("base_lr", self.base_lr.to_string(), positive(self.base_lr), "a positive number"),
+            (
+                "start_lr",
+                self.start_lr.to_string(),
+                not_negative(self.start_lr),
+                "a number that is not negative",
+            ),
+            ("momentum", self.momentum.to_string(), below_one(self.momentum), "at least 0 and below 1"),
+            ("weight_decay", self.weight_decay.to_string(), not_negative(self.weight_decay), "not negative"),
+            ("alpha", self.alpha.to_string(), share(self.alpha), "between 0 and 1"),
+            (
+                "student_temperature",
+                self.student_temperature.to_string(),
+                positive(self.student_temperature),
+                "a positive number",
+            ),
+            (
+                "vsb_momentum",
+                self.vsb_momentum.to_string(),
+                below_one(self.vsb_momentum),
+                "at least 0 and below 1",
+            ),
+            (
+                "warmup_epochs",
+                self.warmup_epochs.to_string(),
+                self.warmup_epochs <= self.epochs,
+                "at most the number of epochs",
+            ),
+            // TOML has signed integers only.
+            ("seed", self.seed.to_string(), i64::try_from(self.seed).is_ok(), "below 2^63"),
+        ];
+        match checks.into_iter().find(|(_, _, valid, _)| !valid) {
+            Some((setting, value, _, rule)) => Err(RunError::Configuration { setting, value, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_papers_and_valid() {
+        let config = TrainConfig::new(Architecture::ResNet18, 224, 200, 2048, 0);
+        config.validate().unwrap();
+        assert!((config.base_lr - 0.24).abs() < 1e-6);
+        assert_eq!((config.start_lr, config.warmup_epochs), (0.03, 5));
+        let small = TrainConfig::new(Architecture::MobileNetV2, 32, 8, 128, 0);
+        small.validate().unwrap();
+        assert!((small.base_lr - 0.015).abs() < 1e-7);
+        assert_eq!((small.start_lr, small.warmup_epochs), (small.base_lr, 2));
+    }
+
+    #[test]
+    fn a_setting_out_of_range_is_named() {
+        let valid = TrainConfig::new(Architecture::ResNet18, 32, 4, 64, 0);
+        let broken = [
+            ("size", TrainConfig { size: 8, ..valid.clone() }),
+            ("batch", TrainConfig { batch: 1, ..valid.clone() }),
+            ("base_lr", TrainConfig { base_lr: f32::NAN, ..valid.clone() }),
+            ("alpha", TrainConfig { alpha: 1.5, ..valid.clone() }),
+            ("student_temperature", TrainConfig { student_temperature: 0.0, ..valid.clone() }),
+            ("warmup_epochs", TrainConfig { warmup_epochs: 5, ..valid.clone() }),
+            ("seed", TrainConfig { seed: u64::MAX, ..valid.clone() }),
+        ];
+        for (name, config) in broken {
+            let error = config.validate().unwrap_err();
+            assert!(
+                matches!(error, RunError::Configuration { setting, .. } if setting == name),
+                "{name}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_configuration_survives_toml_and_json() {
+        let mut config = TrainConfig::new(Architecture::MobileNetV2, 160, 90, 100, 42);
+        config.init = Some(PathBuf::from("a/b.safetensors"));
+        config.vsb = VisualMode::Ema;
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config, "{json}");
+    }
+}

@@ -1,0 +1,208 @@
+//! The error of loading, training and evaluation.
+
+use std::path::PathBuf;
+
+use lgd_data::ArtefactError;
+use lgd_data::render::RenderError;
+use thiserror::Error;
+
+use crate::error::TrainError;
+
+/// Why a run cannot start, go on or be evaluated.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A cache, bank, run or checkpoint is missing, damaged or belongs to something else.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactError),
+    /// The numerical part failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A setting is out of range.
+    #[error("{setting} is {value}, must be {rule}")]
+    Configuration {
+        /// The setting, as in `config.toml`.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The source lacks a sample that the cache has.
+    #[error("{} of the cached samples are not among the images, the first is {key}: cache {}, images {}\nhint: give the images that the cache was extracted from, or extract again", missing, cache.display(), images.display())]
+    MissingSample {
+        /// First key that is missing.
+        key: String,
+        /// The cache's folder.
+        cache: PathBuf,
+        /// The image source.
+        images: PathBuf,
+        /// How many are missing.
+        missing: usize,
+    },
+    /// An image is not the one that the teacher saw.
+    #[error("{key}: the image changed since extraction: the cache has {} x {} pixels, the image {} x {}\nhint: restore the image, or extract again", expected.0, expected.1, got.0, got.1)]
+    ImageChanged {
+        /// The sample's key.
+        key: String,
+        /// Width and height in the cache.
+        expected: (u32, u32),
+        /// Width and height now.
+        got: (u32, u32),
+    },
+    /// An image that was readable at extraction no longer is.
+    #[error(
+        "{key}: {reason}\nhint: the image was readable when the cache was made; restore it and go on with --resume"
+    )]
+    Image {
+        /// The sample's key.
+        key: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// A rendered image does not fit its place in the batch.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// Not even one batch can be filled.
+    #[error("{samples} samples do not fill one batch of {batch}\nhint: take a smaller batch, or more images")]
+    TooFewSamples {
+        /// Samples in the cache.
+        samples: usize,
+        /// Samples per step.
+        batch: usize,
+    },
+    /// The loss is NaN or infinite; the parameters were not touched by it.
+    #[error(
+        "the loss of step {step} (epoch {epoch}) is {loss} ({parts})\nhint: lower the learning rate or lengthen the warm-up; the checkpoint before this step is intact"
+    )]
+    NonFinite {
+        /// Epoch, from 0.
+        epoch: u32,
+        /// Step over all epochs, from 0.
+        step: usize,
+        /// The loss.
+        loss: f32,
+        /// Its parts by name.
+        parts: String,
+    },
+    /// A parameter became NaN or infinite.
+    #[error(
+        "{name} is no longer finite after step {step}\nhint: lower the learning rate; the checkpoint before this one is intact"
+    )]
+    Diverged {
+        /// Steps done.
+        step: usize,
+        /// The first such parameter or buffer.
+        name: String,
+    },
+    /// Initial weights cannot be used.
+    #[error("{}: {reason}\nhint: a safetensors file with torchvision's parameter names is expected", path.display())]
+    InitialWeights {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Somebody asked to stop.
+    #[error("interrupted after step {step}\nhint: {} holds a checkpoint; go on with --resume", dir.display())]
+    Interrupted {
+        /// Steps done.
+        step: usize,
+        /// The run.
+        dir: PathBuf,
+    },
+    /// Somebody asked to stop an evaluation, which keeps nothing.
+    #[error("interrupted; an evaluation starts anew")]
+    EvaluationInterrupted,
+    /// A protocol lacks an input.
+    #[error("{protocol} needs {input}")]
+    MissingInput {
+        /// The protocol.
+        protocol: &'static str,
+        /// What is missing.
+        input: &'static str,
+    },
+    /// Labels are needed, and some are absent.
+    #[error("{}: {count} of the images have no label, the first is {key}\nhint: put the images into one folder per class, or add a label column to the list", images.display())]
+    Unlabelled {
+        /// The image source.
+        images: PathBuf,
+        /// First key without a label.
+        key: String,
+        /// How many have none.
+        count: usize,
+    },
+    /// A source's classes are not the bank's categories.
+    #[error("{}: these classes are not categories of the bank: {}\nhint: build a bank of these names, the categories are {}", images.display(), classes.join(", "), categories.join(", "))]
+    UnmatchedClasses {
+        /// The image source.
+        images: PathBuf,
+        /// The classes without a category.
+        classes: Vec<String>,
+        /// Some of the bank's categories.
+        categories: Vec<String>,
+    },
+    /// Training and test images do not have the same classes.
+    #[error(
+        "the training images have the classes {train}, the test images {test}\nhint: both must have the same class folders"
+    )]
+    ClassesDiffer {
+        /// Classes of the training images.
+        train: String,
+        /// Classes of the test images.
+        test: String,
+    },
+    /// Nothing usable was left.
+    #[error("{}: none of the {images_listed} images could be used", images.display())]
+    NoImages {
+        /// The image source.
+        images: PathBuf,
+        /// Images listed.
+        images_listed: usize,
+    },
+}
+
+/// What kind of failure an error is; the command line turns it into an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The caller asked for something impossible.
+    Usage,
+    /// An artefact or the images are damaged, or do not belong together.
+    Artefact,
+    /// Stopped on request, resumable.
+    Interrupted,
+    /// Anything else.
+    Other,
+}
+
+impl RunError {
+    /// The kind of failure.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            // A folder in the way is a matter of flags, not of a damaged artefact.
+            Self::Artefact(ArtefactError::Occupied { .. })
+            | Self::Configuration { .. }
+            | Self::TooFewSamples { .. }
+            | Self::NonFinite { .. }
+            | Self::Diverged { .. }
+            | Self::MissingInput { .. }
+            | Self::Unlabelled { .. }
+            | Self::UnmatchedClasses { .. }
+            | Self::ClassesDiffer { .. } => FailureKind::Usage,
+            Self::Artefact(_)
+            | Self::MissingSample { .. }
+            | Self::ImageChanged { .. }
+            | Self::Image { .. }
+            | Self::InitialWeights { .. }
+            | Self::NoImages { .. } => FailureKind::Artefact,
+            Self::Interrupted { .. } | Self::EvaluationInterrupted => FailureKind::Interrupted,
+            Self::Train(_) | Self::Render(_) => FailureKind::Other,
+        }
+    }
+}
+
+impl From<candle_core::Error> for RunError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Train(error.into())
+    }
+}

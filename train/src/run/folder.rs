@@ -1,0 +1,205 @@
+//! Writing a run folder: starting, resuming, checkpoints, completion.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lgd_data::ArtefactError;
+use lgd_data::cache::Existing;
+use lgd_data::error::IoContext;
+use lgd_data::manifest::{FileEntry, Verify, read_manifest, write_atomic, write_json};
+use serde_json::Value;
+
+use super::{
+    CHECKPOINTS, CONFIG, CheckpointEntry, MANIFEST, METRICS, RUN_VERSION, RunManifest, STUDENT,
+    checkpoint_file,
+};
+
+/// Checkpoints that are kept: should the latest turn out damaged, there is one before it.
+const KEPT: usize = 2;
+
+/// A run under way.
+#[derive(Debug)]
+pub(crate) struct RunFolder {
+    dir: PathBuf,
+    manifest: RunManifest,
+}
+
+impl RunFolder {
+    /// Starts the run that `fresh` describes in `dir`, or goes on with the one that is there.
+    pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, ArtefactError> {
+        fs::create_dir_all(dir).during("create", dir)?;
+        if existing == Existing::Overwrite {
+            remove_run(dir)?;
+        }
+        let path = dir.join(MANIFEST);
+        if path.exists() && existing == Existing::Resume {
+            let (manifest, _) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
+            require_same(&path, &manifest, &fresh)?;
+            return Ok(Self { dir: dir.to_owned(), manifest });
+        }
+        if existing == Existing::Refuse && fs::read_dir(dir).during("list", dir)?.next().is_some() {
+            let what = if path.exists() { "a run" } else { "files" };
+            return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned() });
+        }
+        let config = dir.join(CONFIG);
+        let text = toml::to_string(&fresh.config).map_err(|error| {
+            ArtefactError::invalid(&config, format!("cannot be written as TOML: {error}"))
+        })?;
+        write_atomic(&config, text.as_bytes())?;
+        let checkpoints = dir.join(CHECKPOINTS);
+        fs::create_dir_all(&checkpoints).during("create", &checkpoints)?;
+        write_json(&path, &fresh)?;
+        Ok(Self { dir: dir.to_owned(), manifest: fresh })
+    }
+
+    /// The manifest as it is on disk.
+    pub(crate) fn manifest(&self) -> &RunManifest {
+        &self.manifest
+    }
+
+    /// The metrics file.
+    pub(crate) fn metrics_path(&self) -> PathBuf {
+        self.dir.join(METRICS)
+    }
+
+    /// The bytes of the latest checkpoint with its path, checked against its hash; `None` where the run was stopped before
+    /// its first. A damaged checkpoint is an error, never silently passed over; one that was deleted is taken as the wish
+    /// to go back to the one before.
+    pub(crate) fn latest_checkpoint(&self) -> Result<Option<(PathBuf, Vec<u8>)>, ArtefactError> {
+        let entries = &self.manifest.checkpoints;
+        let present = |entry: &&CheckpointEntry| self.dir.join(&entry.file.name).exists();
+        let Some(latest) = entries.iter().rev().find(present) else {
+            return match entries.last() {
+                None => Ok(None),
+                Some(entry) => {
+                    let path = self.dir.join(&entry.file.name);
+                    let reason = "neither this checkpoint nor an earlier one is there\nhint: start anew with --overwrite";
+                    Err(ArtefactError::invalid(&path, reason))
+                }
+            };
+        };
+        let path = self.dir.join(&latest.file.name);
+        latest.file.verify(&self.dir, Verify::Full).map_err(|error| {
+            let earlier = entries.iter().rev().filter(present).find(|entry| entry.step < latest.step);
+            let remedy = earlier.map_or("start anew with --overwrite".to_owned(), |entry| {
+                format!("delete this file to go on from {}", self.dir.join(&entry.file.name).display())
+            });
+            ArtefactError::invalid(
+                &path,
+                format!("damaged checkpoint: {}\nhint: {remedy}", without_hint(&error)),
+            )
+        })?;
+        let bytes = fs::read(&path).during("read", &path)?;
+        Ok(Some((path, bytes)))
+    }
+
+    /// Writes and lists a checkpoint, then deletes those that are no longer kept.
+    pub(crate) fn save_checkpoint(&mut self, step: usize, bytes: &[u8]) -> Result<(), ArtefactError> {
+        let name = checkpoint_file(step);
+        write_atomic(&self.dir.join(&name), bytes)?;
+        let entry = CheckpointEntry { step, file: FileEntry::describe(&self.dir, &name)? };
+        // After a return to an earlier checkpoint, later ones may still be listed.
+        self.manifest.checkpoints.retain(|entry| entry.step < step);
+        self.manifest.checkpoints.push(entry);
+        let surplus = self.manifest.checkpoints.len().saturating_sub(KEPT);
+        self.manifest.checkpoints.drain(..surplus);
+        self.manifest.step = step;
+        write_json(&self.dir.join(MANIFEST), &self.manifest)?;
+        self.remove_unlisted()
+    }
+
+    /// Writes the finished student and lists every file.
+    pub(crate) fn finish(&mut self, weights: &[u8]) -> Result<(), ArtefactError> {
+        write_atomic(&self.dir.join(STUDENT), weights)?;
+        let files = [CONFIG, METRICS, STUDENT].iter().map(|name| FileEntry::describe(&self.dir, name));
+        self.manifest.files = files.collect::<Result<_, _>>()?;
+        self.manifest.complete = true;
+        write_json(&self.dir.join(MANIFEST), &self.manifest)?;
+        Ok(())
+    }
+
+    fn remove_unlisted(&self) -> Result<(), ArtefactError> {
+        let dir = self.dir.join(CHECKPOINTS);
+        for entry in fs::read_dir(&dir).during("list", &dir)? {
+            let path = entry.during("list", &dir)?.path();
+            let listed =
+                self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name) == path);
+            if !listed && is_checkpoint(&path) {
+                fs::remove_file(&path).during("delete", &path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `path` has the name of a checkpoint or of one that was never finished.
+fn is_checkpoint(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_prefix('.').unwrap_or(&name);
+    let name = name.strip_suffix(".tmp").unwrap_or(name);
+    name.starts_with("step-") && name.ends_with(".safetensors")
+}
+
+/// The first line of a message: the remedy of a general error is not the one for a checkpoint.
+fn without_hint(error: &ArtefactError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Names the first thing in which the recorded run and the wanted one differ.
+fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Result<(), ArtefactError> {
+    let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        expected,
+        got,
+        hint: "resume with the inputs and settings the run was begun with, or give --overwrite or another folder",
+    };
+    if recorded.cache != wanted.cache {
+        return Err(mismatch("the hash of the cache", recorded.cache.to_string(), wanted.cache.to_string()));
+    }
+    if recorded.bank != wanted.bank {
+        return Err(mismatch("the hash of the bank", recorded.bank.to_string(), wanted.bank.to_string()));
+    }
+    if recorded.config == wanted.config {
+        return Ok(());
+    }
+    let json = |manifest: &RunManifest| serde_json::to_value(&manifest.config).unwrap_or_default();
+    let (recorded, wanted) = (json(recorded), json(wanted));
+    let names = [&recorded, &wanted].into_iter().filter_map(Value::as_object).flat_map(serde_json::Map::keys);
+    let show = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
+    for name in names {
+        let (expected, got) = (recorded.get(name), wanted.get(name));
+        if expected != got {
+            return Err(mismatch(&format!("the setting {name}"), show(expected), show(got)));
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a run's files, the manifest first, so that a half-deleted run is no run. Other files are left alone.
+fn remove_run(dir: &Path) -> Result<(), ArtefactError> {
+    for name in [MANIFEST, CONFIG, METRICS, STUDENT] {
+        remove_if_there(&dir.join(name))?;
+    }
+    let checkpoints = dir.join(CHECKPOINTS);
+    let entries = match fs::read_dir(&checkpoints) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).during("list", &checkpoints),
+    };
+    for entry in entries {
+        let path = entry.during("list", &checkpoints)?.path();
+        if is_checkpoint(&path) {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), ArtefactError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("delete", path),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,121 @@
+//! `metrics.jsonl`: how a run went, one JSON object per line.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use lgd_data::ArtefactError;
+use lgd_data::error::IoContext;
+use lgd_data::manifest::write_atomic;
+use serde::{Deserialize, Serialize};
+
+/// What a line sums up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsKind {
+    /// The steps since the line before.
+    Step,
+    /// A whole epoch.
+    Epoch,
+}
+
+/// One line. Losses are means over the steps that the line sums up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricsLine {
+    /// What the line sums up.
+    pub kind: MetricsKind,
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// Steps done so far over all epochs.
+    pub step: usize,
+    /// Learning rate of the latest step.
+    pub lr: f64,
+    /// Total loss.
+    pub loss: f64,
+    /// Unweighted parts of the loss by name.
+    pub parts: BTreeMap<String, f64>,
+    /// Images per second, since the run was started or resumed where that was later.
+    pub images_per_second: f64,
+    /// Share of the time in which the step waited for data, 0 to 1.
+    pub data_wait: f64,
+}
+
+/// The open metrics file.
+#[derive(Debug)]
+pub(crate) struct MetricsFile {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl MetricsFile {
+    /// Opens `path`, keeping the lines of an earlier attempt up to step `done`: what came after is about to be done again.
+    pub(crate) fn open(path: &Path, done: usize) -> Result<Self, ArtefactError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).during("read", path),
+        };
+        let mut kept = String::new();
+        for line in text.split_inclusive('\n') {
+            // A process killed while it wrote leaves a torn last line.
+            if serde_json::from_str::<MetricsLine>(line).is_ok_and(|line| line.step <= done) {
+                kept.push_str(line);
+            }
+        }
+        write_atomic(path, kept.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(path).during("open", path)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Appends a line.
+    pub(crate) fn push(&mut self, line: &MetricsLine) -> Result<(), ArtefactError> {
+        let json = |error: serde_json::Error| ArtefactError::Json {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        };
+        let mut text = serde_json::to_string(line).map_err(json)?;
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).during("write", &self.path)
+    }
+
+    /// Flushes the file to the disk.
+    pub(crate) fn sync(&self) -> Result<(), ArtefactError> {
+        self.file.sync_all().during("flush", &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: usize) -> MetricsLine {
+        MetricsLine {
+            kind: MetricsKind::Step,
+            epoch: 0,
+            step,
+            lr: 0.1,
+            loss: 2.5,
+            parts: BTreeMap::from([("text".to_owned(), 1.0)]),
+            images_per_second: 10.0,
+            data_wait: 0.25,
+        }
+    }
+
+    #[test]
+    fn reopening_drops_what_will_be_done_again_and_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut file = MetricsFile::open(&path, 0).unwrap();
+        for step in [10, 20, 30] {
+            file.push(&line(step)).unwrap();
+        }
+        fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"kind\":\"st").unwrap();
+        let mut file = MetricsFile::open(&path, 20).unwrap();
+        file.push(&line(25)).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let steps: Vec<usize> =
+            text.lines().map(|line| serde_json::from_str::<MetricsLine>(line).unwrap().step).collect();
+        assert_eq!(steps, [10, 20, 25]);
+    }
+}

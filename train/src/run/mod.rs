@@ -1,0 +1,187 @@
+//! The run: a student in the making, and the finished one.
+//!
+//! ```text
+//! runs/NAME/run.json                                 manifest; replaced at every checkpoint
+//! runs/NAME/config.toml                              the resolved configuration, to be read by people
+//! runs/NAME/metrics.jsonl                            one line per epoch and per so many steps
+//! runs/NAME/checkpoints/step-000000120.safetensors   the two latest: parameters, buffers, optimiser, objective
+//! runs/NAME/student.safetensors                      parameters and buffers of the finished student, torchvision's names
+//! ```
+//!
+//! `run.json` lists length and hash of the checkpoints, and once the run is complete of the other files too. A checkpoint
+//! is written first, then listed, then its predecessor but one is deleted: a kill between any two of these leaves a run
+//! that resumes from what is listed.
+
+mod config;
+mod error;
+mod folder;
+mod metrics;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use lgd_data::ArtefactError;
+use lgd_data::cache::TeacherRecord;
+use lgd_data::error::IoContext;
+use lgd_data::manifest::{ContentHash, FileEntry, Verify, read_manifest};
+use serde::{Deserialize, Serialize};
+
+pub use config::{TrainConfig, VisualMode};
+pub use error::{FailureKind, RunError};
+pub(crate) use folder::RunFolder;
+pub(crate) use metrics::MetricsFile;
+pub use metrics::{MetricsKind, MetricsLine};
+
+use crate::loader::pixels::InputFormat;
+use crate::student::Student;
+
+/// The version of the run format that this program writes and reads.
+pub const RUN_VERSION: u32 = 1;
+
+const MANIFEST: &str = "run.json";
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
+const STUDENT: &str = "student.safetensors";
+
+fn checkpoint_file(step: usize) -> String {
+    format!("{CHECKPOINTS}/step-{step:09}.safetensors")
+}
+
+/// Where the initial weights came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InitRecord {
+    /// The file.
+    pub path: PathBuf,
+    /// Its hash.
+    pub blake3: ContentHash,
+    /// Tensors taken over.
+    pub applied: usize,
+    /// The student's tensors that the file does not have.
+    pub missing: Vec<String>,
+    /// The file's tensors that the student does not have.
+    pub unused: Vec<String>,
+    /// Tensors of another shape, left as initialised.
+    pub mismatched: Vec<String>,
+}
+
+/// One checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointEntry {
+    /// Steps done.
+    pub step: usize,
+    /// The file.
+    pub file: FileEntry,
+}
+
+/// `run.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunManifest {
+    /// Version of the format, [`RUN_VERSION`].
+    pub format_version: u32,
+    /// The resolved configuration.
+    pub config: TrainConfig,
+    /// Hash of the cache's manifest.
+    pub cache: ContentHash,
+    /// Hash of the bank's manifest.
+    pub bank: ContentHash,
+    /// Hash of the text encoder that made the bank: other banks must come from the same one.
+    pub text_encoder: ContentHash,
+    /// The teacher, which decides how the student's input is made.
+    pub teacher: TeacherRecord,
+    /// Width D of the embeddings.
+    pub dim: usize,
+    /// Samples in the cache.
+    pub samples: usize,
+    /// Steps per epoch.
+    pub steps_per_epoch: usize,
+    /// Steps done at the latest checkpoint.
+    pub step: usize,
+    /// Whether the student is finished.
+    pub complete: bool,
+    /// Where the initial weights came from, if not from the seed alone.
+    pub init: Option<InitRecord>,
+    /// The latest checkpoints, oldest first.
+    pub checkpoints: Vec<CheckpointEntry>,
+    /// The files of a complete run; empty before.
+    pub files: Vec<FileEntry>,
+}
+
+impl RunManifest {
+    /// How the student's input is made.
+    pub fn input_format(&self) -> InputFormat {
+        let TeacherRecord { resample, normalization, .. } = self.teacher;
+        InputFormat { size: self.config.size, resample, normalization }
+    }
+}
+
+/// A complete run, opened for reading.
+#[derive(Debug)]
+pub struct Run {
+    dir: PathBuf,
+    manifest: RunManifest,
+    hash: ContentHash,
+}
+
+impl Run {
+    /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; those that are there are checked too.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the run is not complete, or a file is missing or altered.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, RunError> {
+        let path = dir.join(MANIFEST);
+        let (manifest, hash) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
+        if !manifest.complete {
+            return Err(
+                ArtefactError::Missing { path: dir.join(STUDENT), what: "the finished student" }.into()
+            );
+        }
+        let checkpoints = manifest.checkpoints.iter().map(|checkpoint| &checkpoint.file);
+        let checkpoints = checkpoints.filter(|file| dir.join(&file.name).exists());
+        for file in manifest.files.iter().chain(checkpoints) {
+            file.verify(dir, depth)?;
+        }
+        Ok(Self { dir: dir.to_owned(), manifest, hash })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &RunManifest {
+        &self.manifest
+    }
+
+    /// The hash of the manifest, which pins every file.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// The file of the finished weights.
+    pub fn weights(&self) -> PathBuf {
+        self.dir.join(STUDENT)
+    }
+
+    /// The finished student on `device`.
+    ///
+    /// # Errors
+    /// [`RunError`] where the weights are unreadable or are not this student's.
+    pub fn student(&self, device: &Device) -> Result<Student, RunError> {
+        let config = &self.manifest.config;
+        let student = Student::new(config.student, self.manifest.dim, config.seed, device)?;
+        let path = self.weights();
+        let bytes = fs::read(&path).during("read", &path)?;
+        let report = student
+            .params()
+            .load_safetensors(&bytes)
+            .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+        if !report.is_complete() || !report.unused.is_empty() {
+            let reason = format!("it does not hold a {}: {report}", config.student);
+            return Err(ArtefactError::invalid(&path, reason).into());
+        }
+        Ok(student)
+    }
+}

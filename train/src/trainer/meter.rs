@@ -1,0 +1,99 @@
+//! Running sums of losses and time, and the lines made of them.
+
+use std::time::{Duration, Instant};
+
+use crate::run::{MetricsKind, MetricsLine};
+
+use super::session::StepLoss;
+
+/// Sums since some point of the run: an epoch's beginning, or the line before.
+#[derive(Debug)]
+pub(super) struct Meter {
+    /// Steps, then the summed total loss and the sums of its parts: what a checkpoint keeps.
+    sums: Vec<f64>,
+    names: Vec<&'static str>,
+    /// Steps taken since `began`; fewer than `sums` counts where a checkpoint lies in between.
+    timed_steps: usize,
+    began: Instant,
+    waited_before: Duration,
+}
+
+impl Meter {
+    /// A meter that starts now, with the sums of a checkpoint (empty for none); the loader has waited `waited` so far.
+    pub(super) fn new(sums: Vec<f64>, waited: Duration) -> Self {
+        Self { sums, names: Vec::new(), timed_steps: 0, began: Instant::now(), waited_before: waited }
+    }
+
+    /// Adds a step.
+    pub(super) fn add(&mut self, loss: &StepLoss) {
+        self.names = loss.parts.iter().map(|(name, _)| *name).collect();
+        self.sums.resize(2 + self.names.len(), 0.0);
+        let parts = loss.parts.iter().map(|(_, value)| f64::from(*value));
+        let values = [1.0, f64::from(loss.total)].into_iter().chain(parts);
+        self.sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        self.timed_steps += 1;
+    }
+
+    /// The sums, for a checkpoint.
+    pub(super) fn sums(&self) -> &[f64] {
+        &self.sums
+    }
+
+    /// The line of what was added so far. `waited`: the loader's account at this moment.
+    pub(super) fn line(&self, kind: MetricsKind, place: Place, waited: Duration) -> MetricsLine {
+        let mean =
+            |sum: Option<&f64>| sum.copied().unwrap_or(0.0) / self.sums.first().copied().unwrap_or(1.0);
+        let parts = self.names.iter().zip(self.sums.iter().skip(2));
+        let parts = parts.map(|(name, sum)| ((*name).to_owned(), mean(Some(sum)))).collect();
+        let seconds = self.began.elapsed().as_secs_f64();
+        MetricsLine {
+            kind,
+            epoch: place.epoch,
+            step: place.step,
+            lr: place.lr,
+            loss: mean(self.sums.get(1)),
+            parts,
+            images_per_second: per_second(self.timed_steps * place.batch, seconds),
+            data_wait: share(waited.saturating_sub(self.waited_before), seconds),
+        }
+    }
+}
+
+/// Where a line belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) epoch: u32,
+    pub(super) step: usize,
+    pub(super) lr: f64,
+    pub(super) batch: usize,
+}
+
+/// A rate; 0 where no time has passed.
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+pub(crate) fn per_second(count: usize, seconds: f64) -> f64 {
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+/// The part of `seconds` that `waited` is; 0 where no time has passed.
+pub(super) fn share(waited: Duration, seconds: f64) -> f64 {
+    if seconds > 0.0 { (waited.as_secs_f64() / seconds).min(1.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_means_and_a_restored_meter_goes_on_summing() {
+        let loss = |total| StepLoss { total, parts: vec![("text", total + 1.0), ("visual", total + 2.0)] };
+        let mut meter = Meter::new(Vec::new(), Duration::ZERO);
+        meter.add(&loss(1.0));
+        let mut meter = Meter::new(meter.sums().to_vec(), Duration::ZERO);
+        meter.add(&loss(3.0));
+        let place = Place { epoch: 4, step: 9, lr: 0.5, batch: 8 };
+        let line = meter.line(MetricsKind::Epoch, place, Duration::ZERO);
+        assert_eq!((line.epoch, line.step, line.loss), (4, 9, 2.0));
+        assert_eq!((line.parts["text"], line.parts["visual"]), (3.0, 4.0));
+        assert_eq!(meter.sums(), [2.0, 4.0, 6.0, 8.0]);
+    }
+}

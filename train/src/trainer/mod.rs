@@ -1,0 +1,190 @@
+//! Training a student: from a cache, a bank and the images to a finished run.
+
+mod meter;
+mod session;
+mod steps;
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use candle_core::Device;
+use lgd_data::bank::Bank;
+use lgd_data::cache::{Cache, Existing};
+use lgd_data::image::DecodeLimits;
+use lgd_data::job::Job;
+use lgd_data::manifest::ContentHash;
+use lgd_data::source::ImageSource;
+use serde::Serialize;
+
+use crate::loader::batches::TrainingImages;
+use crate::loader::pixels::InputFormat;
+use crate::loader::targets::TargetSource;
+use crate::params::LoadReport;
+use crate::run::{InitRecord, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest, TrainConfig};
+use crate::student::Student;
+pub(crate) use meter::per_second;
+use session::Session;
+use steps::Loop;
+
+/// What a run is made from.
+pub struct TrainInputs<'a> {
+    /// The views and the teacher's embeddings.
+    pub cache: &'a Cache,
+    /// The bank, made from this cache.
+    pub bank: &'a Bank,
+    /// The images that the cache was extracted from.
+    pub source: &'a dyn ImageSource,
+    /// Where the source is, for messages.
+    pub images: &'a Path,
+}
+
+/// How a run is carried out; nothing here changes its result.
+#[derive(Clone, Debug)]
+pub struct LoopSettings {
+    /// What to do with a folder that already holds a run.
+    pub existing: Existing,
+    /// Steps between checkpoints besides those at the end of every epoch.
+    pub checkpoint_steps: Option<usize>,
+    /// Steps between lines in `metrics.jsonl` besides those of every epoch; 0 for none.
+    pub log_steps: usize,
+    /// Threads that decode and render.
+    pub threads: usize,
+    /// What an image may cost at most.
+    pub limits: DecodeLimits,
+}
+
+impl Default for LoopSettings {
+    fn default() -> Self {
+        Self {
+            existing: Existing::Refuse,
+            checkpoint_steps: None,
+            log_steps: 50,
+            threads: thread::available_parallelism().map_or(1, usize::from),
+            limits: DecodeLimits::default(),
+        }
+    }
+}
+
+/// How a run went. Times and rates are those of this call, which may have resumed an earlier one.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrainReport {
+    /// Steps of the whole run.
+    pub steps: usize,
+    /// Epochs of the whole run.
+    pub epochs: u32,
+    /// Samples in the cache.
+    pub samples: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Samples left over at the end of every epoch.
+    pub dropped_per_epoch: usize,
+    /// Trainable numbers of the student and its head.
+    pub parameters: usize,
+    /// Steps that were already done when this call began.
+    pub resumed_from: Option<usize>,
+    /// Images that went through the student in this call.
+    pub images: usize,
+    /// Seconds this call took, opening and checkpoints included.
+    pub seconds: f64,
+    /// Images per second over the steps of this call.
+    pub images_per_second: f64,
+    /// Share of the steps' time spent waiting for data, 0 to 1.
+    pub data_wait: f64,
+    /// Mean loss of the first epoch that ended in this call.
+    pub first_epoch_loss: Option<f64>,
+    /// Mean loss of the last epoch.
+    pub last_epoch_loss: Option<f64>,
+    /// What became of the initial weights, where they were loaded in this call.
+    pub init: Option<LoadReport>,
+}
+
+/// Trains the student that `config` describes into the run folder `dir`. `observe` sees every line of `metrics.jsonl` as it
+/// is written; `job` counts steps and may interrupt.
+///
+/// # Errors
+/// [`RunError::Interrupted`] after a checkpoint was written; everything else that [`RunError`] names.
+pub fn train(
+    config: &TrainConfig,
+    settings: &LoopSettings,
+    inputs: &TrainInputs<'_>,
+    dir: &Path,
+    job: &Job,
+    observe: &mut dyn FnMut(&MetricsLine),
+) -> Result<TrainReport, RunError> {
+    let start = Instant::now();
+    config.validate()?;
+    let targets = TargetSource::open(inputs.cache, inputs.bank, &Device::Cpu)?;
+    let teacher = &inputs.cache.manifest().config.teacher;
+    let format =
+        InputFormat { size: config.size, resample: teacher.resample, normalization: teacher.normalization };
+    let images = TrainingImages::open(inputs.cache, inputs.source, inputs.images, format, settings.limits)?;
+    let steps_per_epoch = images.steps_per_epoch(config.batch, config.epochs)?;
+    let mut session = Session::new(config, inputs.bank)?;
+    let init = config.init.as_deref().map(|path| load_initial(&session.student, path)).transpose()?;
+    let manifest = RunManifest {
+        format_version: RUN_VERSION,
+        config: config.clone(),
+        cache: inputs.cache.hash(),
+        bank: inputs.bank.hash(),
+        text_encoder: inputs.bank.manifest().record.text_encoder,
+        teacher: teacher.clone(),
+        dim: inputs.cache.dim(),
+        samples: images.samples(),
+        steps_per_epoch,
+        step: 0,
+        complete: false,
+        init: init.as_ref().map(|(record, _)| record.clone()),
+        checkpoints: Vec::new(),
+        files: Vec::new(),
+    };
+    let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
+    let mut report = TrainReport {
+        steps: steps_per_epoch * usize::try_from(config.epochs).unwrap_or(usize::MAX),
+        epochs: config.epochs,
+        samples: images.samples(),
+        batch: config.batch,
+        dropped_per_epoch: images.samples() - steps_per_epoch * config.batch,
+        parameters: session.student.params().parameter_count(),
+        resumed_from: None,
+        images: 0,
+        seconds: 0.0,
+        images_per_second: 0.0,
+        data_wait: 0.0,
+        first_epoch_loss: None,
+        last_epoch_loss: None,
+        init: init.map(|(_, report)| report),
+    };
+    job.begin(u64::try_from(report.steps).unwrap_or(u64::MAX));
+    if folder.manifest().complete {
+        job.advance(job.total());
+        report.resumed_from = Some(report.steps);
+    } else {
+        let mut running = Loop::open(config, settings, dir, &mut folder, job)?;
+        running.restore(&mut session, &mut report)?;
+        running.run(&mut session, &images, &targets, observe, &mut report)?;
+        folder.finish(&session.student.params().to_safetensors(Default::default())?)?;
+    }
+    report.seconds = start.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Starts `student` from the file at `path`; whatever the file lacks keeps its random initialisation.
+fn load_initial(student: &Student, path: &Path) -> Result<(InitRecord, LoadReport), RunError> {
+    let wrong = |reason: String| RunError::InitialWeights { path: path.to_owned(), reason };
+    let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let report = student.params().load_safetensors(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if report.applied.is_empty() {
+        return Err(wrong("none of its tensors is one of the student's".to_owned()));
+    }
+    let record = InitRecord {
+        path: path.to_owned(),
+        blake3: ContentHash::of(&bytes),
+        applied: report.applied.len(),
+        missing: report.missing.clone(),
+        unused: report.unused.clone(),
+        mismatched: report.mismatched.iter().map(|tensor| tensor.name.clone()).collect(),
+    };
+    Ok((record, report))
+}

@@ -1,0 +1,175 @@
+//! The loop over steps and epochs: metrics, checkpoints, interruption.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lgd_data::job::Job;
+
+use super::meter::{Meter, Place, per_second, share};
+use super::session::{Session, schedule};
+use super::{LoopSettings, TrainReport};
+use crate::checkpoint::{self, Progress};
+use crate::loader::batches::{Batch, Batches, StreamPlan, TrainingImages};
+use crate::loader::targets::TargetSource;
+use crate::optim::Schedule;
+use crate::run::{MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig};
+
+/// A run under way.
+pub(super) struct Loop<'a> {
+    config: &'a TrainConfig,
+    settings: &'a LoopSettings,
+    dir: &'a Path,
+    folder: &'a mut RunFolder,
+    job: &'a Job,
+    schedule: Schedule,
+    /// Steps done, over all epochs.
+    step: usize,
+    /// Step of the latest checkpoint on disk.
+    saved: Option<usize>,
+    epoch_loss: Vec<f64>,
+}
+
+/// What one call of the loop measures.
+struct Meters {
+    epoch: Meter,
+    line: Meter,
+}
+
+impl<'a> Loop<'a> {
+    pub(super) fn open(
+        config: &'a TrainConfig,
+        settings: &'a LoopSettings,
+        dir: &'a Path,
+        folder: &'a mut RunFolder,
+        job: &'a Job,
+    ) -> Result<Self, RunError> {
+        let schedule = schedule(config)?;
+        Ok(Self {
+            config,
+            settings,
+            dir,
+            folder,
+            job,
+            schedule,
+            step: 0,
+            saved: None,
+            epoch_loss: Vec::new(),
+        })
+    }
+
+    /// Goes back to the latest checkpoint, if there is one.
+    pub(super) fn restore(
+        &mut self,
+        session: &mut Session,
+        report: &mut TrainReport,
+    ) -> Result<(), RunError> {
+        let Some((path, bytes)) = self.folder.latest_checkpoint()? else { return Ok(()) };
+        let progress = checkpoint::restore(&bytes, &path, &mut session.stateful())?;
+        self.step = progress.step;
+        self.saved = Some(progress.step);
+        self.epoch_loss = progress.epoch_loss;
+        report.resumed_from = Some(progress.step);
+        self.job.advance(u64::try_from(progress.step).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    /// Runs what is left of the run.
+    pub(super) fn run(
+        &mut self,
+        session: &mut Session,
+        images: &TrainingImages<'_>,
+        targets: &TargetSource<'_>,
+        observe: &mut dyn FnMut(&MetricsLine),
+        report: &mut TrainReport,
+    ) -> Result<(), RunError> {
+        let mut metrics = MetricsFile::open(&self.folder.metrics_path(), self.step)?;
+        let plan = StreamPlan {
+            batch: self.config.batch,
+            epochs: self.config.epochs,
+            seed: self.config.seed,
+            done: self.step,
+        };
+        let start = (Instant::now(), self.step);
+        let mut write = |line: MetricsLine| {
+            metrics.push(&line)?;
+            observe(&line);
+            Ok(line)
+        };
+        let waited = images.stream(plan, self.settings.threads, |batches| {
+            self.steps(session, batches, targets, &mut write, report)?;
+            Ok(batches.waited())
+        })?;
+        metrics.sync()?;
+        let seconds = start.0.elapsed().as_secs_f64();
+        report.images = (self.step - start.1) * self.config.batch;
+        report.images_per_second = per_second(report.images, seconds);
+        report.data_wait = share(waited, seconds);
+        Ok(())
+    }
+
+    fn steps(
+        &mut self,
+        session: &mut Session,
+        batches: &mut Batches<'_, '_>,
+        targets: &TargetSource<'_>,
+        write: &mut dyn FnMut(MetricsLine) -> Result<MetricsLine, RunError>,
+        report: &mut TrainReport,
+    ) -> Result<(), RunError> {
+        let epoch = Meter::new(std::mem::take(&mut self.epoch_loss), Duration::ZERO);
+        let mut meters = Meters { epoch, line: Meter::new(Vec::new(), Duration::ZERO) };
+        loop {
+            if self.job.interrupted() {
+                self.save(session, &meters.epoch)?;
+                return Err(RunError::Interrupted { step: self.step, dir: self.dir.to_owned() });
+            }
+            let Some(batch) = batches.next_batch()? else { break };
+            let ends_epoch = batch.ends_epoch;
+            let place = self.take_step(session, batch, targets, &mut meters)?;
+            if self.settings.log_steps > 0 && self.step.is_multiple_of(self.settings.log_steps) {
+                write(meters.line.line(MetricsKind::Step, place, batches.waited()))?;
+                meters.line = Meter::new(Vec::new(), batches.waited());
+            }
+            if ends_epoch {
+                let line = write(meters.epoch.line(MetricsKind::Epoch, place, batches.waited()))?;
+                report.first_epoch_loss.get_or_insert(line.loss);
+                report.last_epoch_loss = Some(line.loss);
+                meters.epoch = Meter::new(Vec::new(), batches.waited());
+            }
+            let due =
+                self.settings.checkpoint_steps.is_some_and(|every| self.step.is_multiple_of(every.max(1)));
+            if ends_epoch || due {
+                self.save(session, &meters.epoch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_step(
+        &mut self,
+        session: &mut Session,
+        batch: Batch,
+        targets: &TargetSource<'_>,
+        meters: &mut Meters,
+    ) -> Result<Place, RunError> {
+        let epoch = batch.epoch;
+        let lr = self.schedule.lr(epoch);
+        #[expect(clippy::cast_possible_truncation, reason = "the optimiser computes in f32")]
+        let loss = session.step(batch, self.step, lr as f32, targets)?;
+        self.step += 1;
+        self.job.advance(1);
+        meters.epoch.add(&loss);
+        meters.line.add(&loss);
+        Ok(Place { epoch, step: self.step, lr, batch: self.config.batch })
+    }
+
+    fn save(&mut self, session: &mut Session, epoch: &Meter) -> Result<(), RunError> {
+        if self.saved == Some(self.step) {
+            return Ok(());
+        }
+        let progress = Progress { step: self.step, epoch_loss: epoch.sums().to_vec() };
+        let bytes = checkpoint::encode(&session.stateful(), &progress)?;
+        self.folder.save_checkpoint(self.step, &bytes)?;
+        self.saved = Some(self.step);
+        Ok(())
+    }
+}
