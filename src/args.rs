@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand};
 use lgd_data::cache::{Existing, Partition};
+use lgd_data::view::Policy;
 use lgd_extract::ExecutionDevice;
+use lgd_train::eval::Protocol;
+use lgd_train::run::VisualMode;
+use lgd_train::student::Architecture;
 
 /// Cache a vision teacher once, aim it at any category names in seconds, train small students from the cache.
 #[derive(Parser)]
@@ -75,15 +79,6 @@ pub struct RuntimeArgs {
     pub threads: usize,
 }
 
-/// How views are drawn.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum PolicyArg {
-    /// Random resized crop, colour jitter, grey, blur and flip, as MoCo v2 and LGD.
-    MocoV2,
-    /// Random resized crop and flip.
-    CropFlip,
-}
-
 /// `lgd extract`.
 #[derive(ClapArgs)]
 pub struct ExtractArgs {
@@ -102,9 +97,9 @@ pub struct ExtractArgs {
     /// Share of the short side that the centre crop keeps.
     #[arg(long, default_value_t = 0.875, value_parser = fraction)]
     pub center_fraction: f32,
-    /// How the other views are drawn.
-    #[arg(long, value_enum, default_value_t = PolicyArg::MocoV2)]
-    pub policy: PolicyArg,
+    /// How the other views are drawn: moco-v2 (crop, colour, grey, blur, flip) or crop-flip.
+    #[arg(long, default_value = "moco-v2")]
+    pub policy: Policy,
     /// Seed of the views.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -181,15 +176,6 @@ pub struct BankArgs {
     pub overwrite: bool,
 }
 
-/// Which visual semantics bank the student sees.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum VsbArg {
-    /// The bank's means.
-    Mean,
-    /// The paper's online form: an exponential moving average over training batches.
-    Ema,
-}
-
 /// `lgd train`.
 #[derive(ClapArgs)]
 pub struct TrainArgs {
@@ -204,7 +190,7 @@ pub struct TrainArgs {
     pub bank: PathBuf,
     /// Architecture: resnet18 or mobilenet_v2.
     #[arg(long, default_value = "resnet18")]
-    pub student: lgd_train::student::Architecture,
+    pub student: Architecture,
     /// Side of the student's input, pixels.
     #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..))]
     pub size: u32,
@@ -214,10 +200,10 @@ pub struct TrainArgs {
     /// Images per step.
     #[arg(long, default_value_t = 256, value_parser = at_least_one)]
     pub batch: usize,
-    /// Learning rate after warm-up; default 0.03 x batch / 256.
+    /// Learning rate after the warm-up; default 0.03 x batch / 256.
     #[arg(long)]
-    pub lr: Option<f64>,
-    /// Epochs of linear warm-up; default 5, or 0 where there are fewer than 10 epochs.
+    pub lr: Option<f32>,
+    /// Epochs of linear warm-up; default 5, at most a quarter of the epochs.
     #[arg(long)]
     pub warmup_epochs: Option<u32>,
     /// Momentum of SGD.
@@ -232,9 +218,9 @@ pub struct TrainArgs {
     /// Temperature of the student's logits.
     #[arg(long, default_value_t = 0.2, value_parser = temperature)]
     pub tau_s: f32,
-    /// Which visual semantics bank the student sees.
-    #[arg(long, value_enum, default_value_t = VsbArg::Mean)]
-    pub vsb: VsbArg,
+    /// The visual semantics bank: mean (the bank's) or ema (the paper's moving average over batches).
+    #[arg(long, default_value = "mean")]
+    pub vsb: VisualMode,
     /// Momentum of the moving-average bank.
     #[arg(long, default_value_t = 0.999)]
     pub ema_momentum: f32,
@@ -246,24 +232,13 @@ pub struct TrainArgs {
     pub init: Option<PathBuf>,
     /// Also save a checkpoint every N steps.
     #[arg(long, value_name = "N")]
-    pub checkpoint_steps: Option<u64>,
+    pub checkpoint_steps: Option<usize>,
     /// CPU threads; 0 = all cores.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub output: OutputArgs,
-}
-
-/// How a student is measured.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProtocolArg {
-    /// Nearest category name.
-    ZeroShot,
-    /// Weighted vote of the 20 nearest training images.
-    Knn,
-    /// A linear classifier on frozen features, with 1%, 10% and 100% of the labels.
-    Linear,
 }
 
 /// `lgd eval`.
@@ -287,9 +262,9 @@ pub struct EvalArgs {
     /// The bank with the category names, for zero-shot; any bank of the same text encoder.
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
-    /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["zero-shot"])]
-    pub protocol: Vec<ProtocolArg>,
+    /// What to measure: zero-shot, knn, linear; several with commas.
+    #[arg(long, value_delimiter = ',', default_values = ["zero-shot"])]
+    pub protocol: Vec<Protocol>,
     /// Share of the short side that the centre crop keeps.
     #[arg(long, default_value_t = 0.875, value_parser = fraction)]
     pub center_fraction: f32,

@@ -37,7 +37,7 @@ pub fn of_error(error: &anyhow::Error) -> Exit {
             return match error.kind() {
                 FailureKind::Interrupted => Exit::Interrupted,
                 FailureKind::Artefact => Exit::Artefact,
-                FailureKind::Usage | FailureKind::Internal => Exit::Usage,
+                FailureKind::Usage | FailureKind::Other => Exit::Usage,
             };
         }
         match cause.downcast_ref() {

@@ -83,7 +83,8 @@ pub struct StageSeconds {
 /// Builds the bank. Its manifest is written last: an interrupted or failed build leaves nothing that opens as a bank.
 ///
 /// # Errors
-/// [`BankError`]: a folder that already holds a bank, widths that differ, the text encoder, bad embeddings, I/O, or an interruption.
+/// [`BankError`]: a folder that already holds a bank, a text encoder that does not belong to the cache, bad embeddings, I/O, or an
+/// interruption.
 pub fn build_bank(
     request: &BankRequest<'_>,
     encoder: &mut dyn PromptEncoder,
@@ -91,6 +92,7 @@ pub fn build_bank(
 ) -> Result<BankReport, BankError> {
     let embeddings = request.cache.embeddings();
     // Before the prompts, which may take minutes.
+    require_teacher(request.cache, encoder.hash())?;
     if encoder.dim() != embeddings.width() {
         return Err(BankError::Width { text: encoder.dim(), image: embeddings.width() });
     }
@@ -122,6 +124,20 @@ pub fn build_bank(
         visual_mass: targets.visual_mass,
         seconds: StageSeconds { prompts, passes: targets.seconds, finish },
     })
+}
+
+/// Refuses a text encoder other than the one that belongs to the cache's image encoder, where the cache knows it.
+fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), ArtefactError> {
+    match cache.manifest().config.teacher.text_encoder {
+        Some(expected) if expected != text_encoder => Err(ArtefactError::Mismatch {
+            path: cache.dir().to_owned(),
+            what: "the text encoder".to_owned(),
+            expected: expected.to_string(),
+            got: text_encoder.to_string(),
+            hint: "use the teacher folder that the cache was extracted with; embeddings of other encoders mean nothing here",
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targets: &Targets) -> BankRecord {

@@ -1,4 +1,5 @@
 //! A bank's folder, built from a cache on disk: row for row, tied to its cache, written last, never half taken for whole.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
 
@@ -24,7 +25,7 @@ const VIEWS: usize = 2;
 /// Samples accepted per shard: of full shards, of none at all, and of a short last one.
 const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
 
-fn config() -> CacheConfig {
+fn config(text_encoder: Option<ContentHash>) -> CacheConfig {
     CacheConfig {
         teacher: TeacherRecord {
             name: "test".to_owned(),
@@ -35,6 +36,7 @@ fn config() -> CacheConfig {
             output: "embedding".to_owned(),
             pooling: "none".to_owned(),
             prefix_tokens: 0,
+            text_encoder,
         },
         dim: DIM,
         listing: ContentHash::of(b"listing"),
@@ -50,9 +52,13 @@ fn config() -> CacheConfig {
     }
 }
 
-/// Writes a cache whose embeddings are `values`, `[samples x VIEWS, DIM]`.
+/// Writes a cache of the tests' text encoder whose embeddings are `values`, `[samples x VIEWS, DIM]`.
 fn write_cache(dir: &Path, values: &[f32]) -> Cache {
-    let builder = CacheBuilder::open(dir, config(), Existing::Refuse).unwrap();
+    write_cache_of(dir, values, Some(ContentHash::of(b"lookup")))
+}
+
+fn write_cache_of(dir: &Path, values: &[f32], text_encoder: Option<ContentHash>) -> Cache {
+    let builder = CacheBuilder::open(dir, config(text_encoder), Existing::Refuse).unwrap();
     let mut samples = values.chunks(VIEWS * DIM).enumerate();
     for (shard, &accepted) in ACCEPTED.iter().enumerate() {
         let mut writer = builder.shard_writer(shard).unwrap();
@@ -168,6 +174,22 @@ fn a_bank_is_refused_for_another_cache_and_its_folder_for_another_bank() {
     let other = write_cache(&root.path().join("other"), &other);
     let bank = Bank::open(&root.path().join("bank"), Verify::Full).unwrap();
     assert!(matches!(bank.require_cache(&other), Err(ArtefactError::Mismatch { .. })));
+}
+
+#[test]
+fn a_text_encoder_of_another_teacher_is_refused_where_the_cache_knows_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let foreign = write_cache_of(&root.path().join("foreign"), &values(), Some(ContentHash::of(b"another")));
+    let message = build(root.path(), &foreign, &names(5), &mut encoder(5, DIM), Existing::Refuse)
+        .unwrap_err()
+        .to_string();
+    for part in
+        ["text encoder", &ContentHash::of(b"another").to_string(), &ContentHash::of(b"lookup").to_string()]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+    let unknown = write_cache_of(&root.path().join("unknown"), &values(), None);
+    build(root.path(), &unknown, &names(5), &mut encoder(5, DIM), Existing::Refuse).unwrap();
 }
 
 #[test]

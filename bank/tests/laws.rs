@@ -1,4 +1,5 @@
 //! What holds for any data: partitions and threads do not matter, distributions are distributions, bad rows are refused.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
 
@@ -174,6 +175,19 @@ fn rows_that_are_no_unit_vectors_are_refused_by_number() {
             other => panic!("{bad}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn an_interrupted_job_stops_and_leaves_no_temporary_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = Rows { values: unit_rows(10, 4, 1), dim: 4 };
+    let job = Job::new();
+    job.interrupt();
+    let mut kept = Kept::default();
+    let result = build_targets(&rows, &tsb(3, 4), &TargetOptions::default(), dir.path(), &mut kept, &job);
+    assert!(matches!(result, Err(BankError::Interrupted)));
+    assert_eq!(kept, Kept::default());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! Decoding against Pillow, and against bytes that mean harm. The fixtures come from `goldens/make_goldens.py`.
+//! Decoding against Pillow, and against bytes that mean harm. The fixtures come from
+//! `goldens/make_goldens.py`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

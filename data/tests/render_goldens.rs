@@ -1,4 +1,6 @@
-//! Rendering against Pillow and torchvision: `goldens/cases.json` and `goldens/render/`, written by `goldens/make_goldens.py`.
+//! Rendering against Pillow and torchvision: `goldens/cases.json` and `goldens/render/`, written by
+//! `goldens/make_goldens.py`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use std::fs;
 use std::path::Path;
@@ -87,7 +89,7 @@ fn check(prefixes: &[&str], expected: usize, max: u8, mean: f64, share: f64) {
     let mut worst = Vec::new();
     for case in cases {
         let d = distance(&case);
-        println!("{:22} max {:3} mean {:.4} share {:.4}", case.name, d.max, d.mean, d.share);
+        eprintln!("{:22} max {:3} mean {:.4} share {:.4}", case.name, d.max, d.mean, d.share);
         if d.max > max || d.mean > mean || d.share > share {
             worst.push(case.name);
         }

@@ -1,4 +1,11 @@
-//! Laws of views: what is drawn is a function of its key alone, lies inside the image, and renders to the size asked for.
+//! Laws of views: what is drawn is a function of its key alone, lies inside the image, and renders to the
+//! size asked for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a failed step is a failed test"
+)]
 
 use std::collections::HashMap;
 
@@ -74,7 +81,8 @@ proptest! {
     }
 }
 
-/// Frozen: a change of generator or of the order of draws must be noticed, since it changes what new caches hold.
+/// Frozen: a change of generator or of the order of draws must be noticed, since it changes what new caches
+/// hold.
 #[test]
 fn the_generator_is_frozen() {
     let frozen = include_str!("goldens/views.txt");

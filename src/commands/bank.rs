@@ -32,9 +32,6 @@ pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
     let options =
         EncoderOptions { device: args.runtime.device.clone(), batch: None, threads: args.runtime.threads };
     let mut encoder = Encoder(teacher.text_encoder(&runtime, &options)?);
-    for warning in encoder.0.warnings() {
-        eprintln!("warning: {warning}");
-    }
     let request = BankRequest {
         cache: &cache,
         categories: &categories,

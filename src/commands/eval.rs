@@ -7,11 +7,11 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
 use lgd_data::source::{ImageSource, open_source};
-use lgd_train::eval::{EvalInputs, EvalOptions, LabelledImages, Protocol, evaluate};
+use lgd_train::eval::{EvalInputs, EvalOptions, LabelledImages, ProbeSettings, evaluate};
 use lgd_train::run::Run;
 
 use super::{print, print_json, set_threads};
-use crate::args::{EvalArgs, ProtocolArg};
+use crate::args::EvalArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 
@@ -50,9 +50,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         train: train.as_ref().map(Labelled::borrow),
     };
     let options = EvalOptions {
-        protocols: args.protocol.iter().map(|&protocol| resolve(protocol)).collect(),
+        protocols: args.protocol.clone(),
         center_fraction: args.center_fraction,
-        seed: args.seed,
+        probe: ProbeSettings { seed: args.seed, ..ProbeSettings::default() },
         ..EvalOptions::default()
     };
     let report = {
@@ -61,12 +61,4 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     };
     if args.json { print_json(&report)? } else { print(&report.to_table())? }
     Ok(Exit::Done)
-}
-
-fn resolve(protocol: ProtocolArg) -> Protocol {
-    match protocol {
-        ProtocolArg::ZeroShot => Protocol::ZeroShot,
-        ProtocolArg::Knn => Protocol::Knn,
-        ProtocolArg::Linear => Protocol::Linear,
-    }
 }

@@ -5,11 +5,11 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
 use lgd_data::source::open_source;
-use lgd_train::run::{TrainConfig, VisualMode};
+use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
 use super::{print_json, set_threads};
-use crate::args::{TrainArgs, VsbArg};
+use crate::args::TrainArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 
@@ -31,8 +31,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     let report = {
         let _progress = Progress::show("train", "steps");
         train(&config, &settings, &inputs, &args.output.out, &JOB, &mut |line| {
-            if line.is_epoch() {
-                eprintln!("{line}");
+            if line.kind == MetricsKind::Epoch {
+                show_epoch(line, args.epochs);
             }
         })?
     };
@@ -55,13 +55,22 @@ fn config(args: &TrainArgs) -> TrainConfig {
     config.weight_decay = args.weight_decay;
     config.alpha = args.alpha;
     config.student_temperature = args.tau_s;
-    config.vsb = match args.vsb {
-        VsbArg::Mean => VisualMode::Mean,
-        VsbArg::Ema => VisualMode::Ema,
-    };
+    config.vsb = args.vsb;
     config.vsb_momentum = args.ema_momentum;
     config.init.clone_from(&args.init);
     config
+}
+
+fn show_epoch(line: &MetricsLine, epochs: u32) {
+    let parts: Vec<String> = line.parts.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+    eprintln!(
+        "epoch {}/{epochs}: loss {:.4} ({}), lr {:.4}, {:.1} images/s",
+        line.epoch + 1,
+        line.loss,
+        parts.join(", "),
+        line.lr,
+        line.images_per_second
+    );
 }
 
 fn summarise(report: &TrainReport, args: &TrainArgs) {

@@ -31,7 +31,12 @@ fn uniform_distribution(batch: usize, columns: usize) -> Result<Tensor, TrainErr
 }
 
 /// Seconds of each of `steps` steps, after two that are not counted.
-fn measure(architecture: Architecture, batch: usize, side: usize, steps: usize) -> Result<Vec<f64>, TrainError> {
+fn measure(
+    architecture: Architecture,
+    batch: usize,
+    side: usize,
+    steps: usize,
+) -> Result<Vec<f64>, TrainError> {
     let student = Student::new(architecture, DIM, 0, &Device::Cpu)?;
     let vsb = random("vsb", &[CATEGORIES, DIM])?;
     let tsb = random("tsb", &[CATEGORIES, DIM])?;
@@ -58,7 +63,11 @@ fn measure(architecture: Architecture, batch: usize, side: usize, steps: usize) 
         if step >= 2 {
             seconds.push(total);
         } else if step == 1 {
-            eprintln!("forward {forward:.3} s, backward {:.3} s, sgd {:.3} s", backward - forward, total - backward);
+            eprintln!(
+                "forward {forward:.3} s, backward {:.3} s, sgd {:.3} s",
+                backward - forward,
+                total - backward
+            );
         }
     }
     Ok(seconds)

@@ -57,7 +57,11 @@ pub enum TrainError {
 }
 
 /// `Err(Dimensions)` unless `tensor` has the shape `expected`.
-pub(crate) fn expect_dims(what: &str, tensor: &candle_core::Tensor, expected: &[usize]) -> Result<(), TrainError> {
+pub(crate) fn expect_dims(
+    what: &str,
+    tensor: &candle_core::Tensor,
+    expected: &[usize],
+) -> Result<(), TrainError> {
     if tensor.dims() == expected {
         return Ok(());
     }

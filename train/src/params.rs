@@ -162,7 +162,12 @@ impl<'a> Initializer<'a> {
 
     /// A value of a dense layer with `inputs` inputs: uniform within `1 / sqrt(inputs)`, PyTorch's default of `Linear` for
     /// weights and biases.
-    pub(crate) fn linear_value(&mut self, name: String, shape: &[usize], inputs: usize) -> Result<Var, TrainError> {
+    pub(crate) fn linear_value(
+        &mut self,
+        name: String,
+        shape: &[usize],
+        inputs: usize,
+    ) -> Result<Var, TrainError> {
         let bound = 1.0 / real(inputs).sqrt();
         self.random(name, shape, |stream| (2.0 * stream.uniform() - 1.0) * bound)
     }

@@ -20,7 +20,8 @@ fn mix(value: u64) -> u64 {
 impl Stream {
     /// The stream of `key`.
     pub fn new(key: &[u64]) -> Self {
-        let fold = |state: u64, &word: &u64| mix(state.wrapping_add(INCREMENT) ^ mix(word.wrapping_add(INCREMENT)));
+        let fold =
+            |state: u64, &word: &u64| mix(state.wrapping_add(INCREMENT) ^ mix(word.wrapping_add(INCREMENT)));
         Self { state: key.iter().fold(0, fold) }
     }
 

@@ -1,5 +1,5 @@
 //! What the tests of this crate share: embeddings in memory, a sink that keeps everything, an encoder that looks prompts up.
-
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! JPEG: decoded strictly, so that data that end early or break the Huffman code become a reject and not a half-grey image.
+//! JPEG: decoded strictly, so that data that end early or break the Huffman code become a reject and not a
+//! half-grey image.
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage as RgbBuffer};
@@ -73,8 +74,9 @@ fn corrupt(what: &str) -> Failure {
     Failure::Final(DecodeError::Corrupt(what.to_owned()))
 }
 
-/// Whether no end-of-image marker follows the last scan. Entropy-coded data cannot contain either marker, and a
-/// thumbnail's come before the image's own scan. Pillow accepts a file that lacks nothing but the marker; we do not.
+/// Whether no end-of-image marker follows the last scan. Entropy-coded data cannot contain either marker, and
+/// a thumbnail's come before the image's own scan. Pillow accepts a file that lacks nothing but the marker;
+/// we do not.
 fn is_truncated(bytes: &[u8]) -> bool {
     let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
     match (last(END_OF_IMAGE), last(START_OF_SCAN)) {

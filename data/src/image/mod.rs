@@ -15,10 +15,11 @@
 //! | ICC profiles, gamma | ignored, as Pillow and torchvision do |
 //! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, also where Pillow fills with grey |
 //!
-//! Damage that still decodes (a changed pixel, a JPEG scan that an end marker cuts short) cannot be told from an image.
+//! Damage that still decodes (a changed pixel, a JPEG scan that an end marker cuts short) cannot be told from
+//! an image.
 //!
-//! The header is read first and nothing is allocated before its dimensions have passed [`DecodeLimits`]: a decompression
-//! bomb is a reject, not an abort.
+//! The header is read first and nothing is allocated before its dimensions have passed [`DecodeLimits`]: a
+//! decompression bomb is a reject, not an abort.
 
 mod jpeg;
 
@@ -30,7 +31,8 @@ use image::error::LimitErrorKind;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-/// Longest side accepted, in pixels: JPEG's own limit. Sides up to here are exact in the `f32` of a stored crop box.
+/// Longest side accepted, in pixels: JPEG's own limit. Sides up to here are exact in the `f32` of a stored
+/// crop box.
 pub const MAX_SIDE: u32 = 65_535;
 
 /// Bytes a decoder may allocate per pixel allowed: RGBA, or RGB and a decoder's own buffer.
@@ -56,7 +58,8 @@ pub struct ShapeError {
 }
 
 impl RgbImage {
-    /// `pixels`: RGB8, [height, width, 3]. An error when the length does not fit, a side is 0 or above [`MAX_SIDE`].
+    /// `pixels`: RGB8, [height, width, 3]. An error when the length does not fit, a side is 0 or above
+    /// [`MAX_SIDE`].
     pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, ShapeError> {
         let sides = 1..=MAX_SIDE;
         let expected = u64::from(width) * u64::from(height) * 3;
@@ -172,8 +175,8 @@ impl DecodeError {
     }
 }
 
-/// Decodes an image of any supported format to RGB8 with its EXIF orientation applied, by the rules in the module's
-/// documentation. Never panics, whatever the bytes.
+/// Decodes an image of any supported format to RGB8 with its EXIF orientation applied, by the rules in the
+/// module's documentation. Never panics, whatever the bytes.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);

@@ -1,14 +1,17 @@
-//! Pillow's `GaussianBlur`, which MoCo-v2 uses: three passes of a box of fractional width, each rounded to 8 bits.
+//! Pillow's `GaussianBlur`, which MoCo-v2 uses: three passes of a box of fractional width, each rounded to 8
+//! bits.
 //!
-//! The box's radius follows Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering" (SSVM 2011),
-//! in 24-bit fixed point. Integers only, hence bit for bit Pillow's and the same on every machine.
+//! The box's radius follows Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box
+//! Filtering" (SSVM 2011), in 24-bit fixed point. Integers only, hence bit for bit Pillow's and the same on
+//! every machine.
 
 const CHANNELS: usize = 3;
 const PASSES: u8 = 3;
 const ONE: u32 = 1 << 24;
 const HALF: u32 = 1 << 23;
 
-/// A box of `2 radius + 1` pixels of weight `full` and one of weight `far` at either end; the weights sum to 2^24.
+/// A box of `2 radius + 1` pixels of weight `full` and one of weight `far` at either end; the weights sum to
+/// 2^24.
 #[derive(Clone, Copy)]
 struct Kernel {
     radius: usize,

@@ -1,5 +1,6 @@
-//! Colour changes in the arithmetic of Pillow's `Image.blend`, `convert("L")` and `convert("HSV")`, which torchvision's `adjust_*`
-//! functions use on Pillow images. Bit for bit the same, in `f32` and `f64` where Pillow's C code has `float` and `double`.
+//! Colour changes in the arithmetic of Pillow's `Image.blend`, `convert("L")` and `convert("HSV")`, which
+//! torchvision's `adjust_*` functions use on Pillow images. Bit for bit the same, in `f32` and `f64` where
+//! Pillow's C code has `float` and `double`.
 //!
 //! All functions work in place on RGB8 pixels, [n, 3].
 
@@ -34,10 +35,11 @@ pub(super) fn grey(pixels: &mut [u8]) {
 /// Adds `turns` x 255, truncated to a whole number, to the 8-bit hue, modulo 256.
 pub(super) fn hue(pixels: &mut [u8], turns: f32) {
     let shift = hue_shift(turns);
+    let to_rgb = ToRgb::new();
     let (pixels, _) = pixels.as_chunks_mut::<3>();
     for pixel in pixels {
         let [h, s, v] = to_hsv(*pixel);
-        *pixel = to_rgb([h.wrapping_add(shift), s, v]);
+        *pixel = to_rgb.convert([h.wrapping_add(shift), s, v]);
     }
 }
 
@@ -83,11 +85,7 @@ fn mean_grey(pixels: &[u8]) -> u8 {
 }
 
 /// Pillow's `rgb2hsv`.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "Pillow truncates; the range is [0, 255]"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "Pillow truncates to [0, 255]")]
 fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     let max = r.max(g).max(b);
     let min = r.min(g).min(b);
@@ -96,38 +94,59 @@ fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     }
     let range = f32::from(max - min);
     let saturation = range / f32::from(max);
-    let [rc, gc, bc] = [r, g, b].map(|value| f32::from(max - value) / range);
+    let distance = |value: u8| f32::from(max - value) / range;
     let hue = if r == max {
-        bc - gc
+        distance(b) - distance(g)
     } else if g == max {
-        (2.0 + f64::from(rc) - f64::from(bc)) as f32
+        (2.0 + f64::from(distance(r)) - f64::from(distance(b))) as f32
     } else {
-        (4.0 + f64::from(gc) - f64::from(rc)) as f32
+        (4.0 + f64::from(distance(g)) - f64::from(distance(r))) as f32
     };
-    let turns = ((f64::from(hue) / 6.0 + 1.0) % 1.0) as f32;
+    // Pillow's fmod(.., 1); the argument is below 2, where subtracting is exact and much faster.
+    let turns = f64::from(hue) / 6.0 + 1.0;
+    let turns = (if turns >= 1.0 { turns - 1.0 } else { turns }) as f32;
     [(f64::from(turns) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, max]
 }
 
-/// Pillow's `hsv2rgb`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "Pillow truncates; `as` clamps")]
-fn to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
-    if s == 0 {
-        return [v; 3];
+/// Pillow's `hsv2rgb`, with what depends on one byte alone in tables.
+struct ToRgb {
+    /// By hue: the sixth of the circle, and how far into it.
+    sectors: [(u8, f64); 256],
+    /// By saturation: its share of 255.
+    shares: [f64; 256],
+}
+
+impl ToRgb {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float as in Pillow; a sixth")]
+    fn new() -> Self {
+        let (mut sectors, mut shares) = ([(0, 0.0); 256], [0.0; 256]);
+        for (byte, (sector, share)) in (0..=u8::MAX).zip(sectors.iter_mut().zip(&mut shares)) {
+            let sixths = f64::from(byte) * 6.0 / 255.0;
+            *sector = (sixths as u8 % 6, f64::from((sixths - sixths.floor()) as f32));
+            *share = f64::from((f64::from(byte) / 255.0) as f32);
+        }
+        Self { sectors, shares }
     }
-    let sixths = f64::from(h) * 6.0 / 255.0;
-    let sector = sixths.floor();
-    let rest = f64::from((sixths - sector) as f32);
-    let saturation = f64::from((f64::from(s) / 255.0) as f32);
-    let level = |share: f64| (f64::from(v) * share).round() as u8;
-    let p = level(1.0 - saturation);
-    let q = level(1.0 - saturation * rest);
-    let t = level(1.0 - saturation * (1.0 - rest));
-    match sector as u8 % 6 {
-        0 => [v, t, p],
-        1 => [q, v, p],
-        2 => [p, v, t],
-        3 => [p, q, v],
-        4 => [t, p, v],
-        _ => [v, p, q],
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shares of a byte")]
+    fn convert(&self, [h, s, v]: [u8; 3]) -> [u8; 3] {
+        if s == 0 {
+            return [v; 3];
+        }
+        let (sector, rest) = self.sectors[usize::from(h)];
+        let share = self.shares[usize::from(s)];
+        // Never negative, so that truncation after adding a half rounds, without a call per pixel.
+        let level = |part: f64| (f64::from(v) * part + 0.5) as u8;
+        let p = level(1.0 - share);
+        let q = level(1.0 - share * rest);
+        let t = level(1.0 - share * (1.0 - rest));
+        match sector {
+            0 => [v, t, p],
+            1 => [q, v, p],
+            2 => [p, v, t],
+            3 => [p, q, v],
+            4 => [t, p, v],
+            _ => [v, p, q],
+        }
     }
 }

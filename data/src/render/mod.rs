@@ -1,11 +1,12 @@
 //! Rendering: (image, view, size) to the pixels a network sees, and pixels to normalised floats.
 //!
-//! One function serves the teacher at extraction and the student at training. The steps, in MoCo-v2's order: crop, resize,
-//! colour jitter in the stored order, grey, blur, flip. Each follows Pillow's and torchvision's arithmetic; how close it comes is
-//! stated where it is defined and tested against recorded renderings (`tests/render_goldens.rs`).
+//! One function serves the teacher at extraction and the student at training. The steps, in MoCo-v2's order:
+//! crop, resize, colour jitter in the stored order, grey, blur, flip. Each follows Pillow's and torchvision's
+//! arithmetic; how close it comes is stated where it is defined and tested against recorded renderings
+//! (`tests/render_goldens.rs`).
 //!
-//! Everything is a pure function of its arguments in integer or IEEE arithmetic without fused operations, so every thread
-//! and every machine gives the same bytes.
+//! Everything is a pure function of its arguments in integer or IEEE arithmetic without fused operations, so
+//! every thread and every machine gives the same bytes.
 
 mod blur;
 mod color;

@@ -23,7 +23,8 @@ impl Normalization {
     /// torchvision's for ImageNet.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
-    /// The 256 possible values of each channel, in torchvision's order of operations (`ToTensor`, `Normalize`).
+    /// The 256 possible values of each channel, in torchvision's order of operations (`ToTensor`,
+    /// `Normalize`).
     fn tables(&self) -> [[f32; 256]; 3] {
         let mut tables = [[0.0; 256]; 3];
         for (channel, table) in tables.iter_mut().enumerate() {
@@ -44,8 +45,8 @@ pub enum PixelLayout {
     Nhwc,
 }
 
-/// Writes the normalised image to `out`, which must hold exactly 3 x width x height numbers. Equal to torchvision's
-/// `ToTensor` and `Normalize` to the last bit.
+/// Writes the normalised image to `out`, which must hold exactly 3 x width x height numbers. Equal to
+/// torchvision's `ToTensor` and `Normalize` to the last bit.
 pub fn normalize_into(
     image: &RgbImage,
     normalization: &Normalization,

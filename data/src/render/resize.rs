@@ -1,7 +1,8 @@
 //! Crop and resize, with Pillow's filters and order of passes.
 //!
-//! Pillow filters the width, rounds to 8 bits, then filters the height. `fast_image_resize` does it the other way round when asked
-//! for both at once, so it is called once for each: the result then differs from Pillow by at most one level in few bytes.
+//! Pillow filters the width, rounds to 8 bits, then filters the height. `fast_image_resize` does it the other
+//! way round when asked for both at once, so it is called once for each: the result then differs from Pillow
+//! by at most one level in few bytes.
 
 use std::cell::RefCell;
 
@@ -25,8 +26,8 @@ thread_local! {
     static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
 }
 
-/// RGB8 [size, size, 3] of the crop. Equals torchvision's `resized_crop` for an integer box, and its `Resize(round(size /
-/// fraction))` followed by `CenterCrop(size)` for a centre crop.
+/// RGB8 [size, size, 3] of the crop. Equals torchvision's `resized_crop` for an integer box, and its
+/// `Resize(round(size / fraction))` followed by `CenterCrop(size)` for a centre crop.
 pub(super) fn crop_resize(
     image: &RgbImage,
     crop: Crop,
@@ -52,8 +53,8 @@ fn box_region([x, y, w, h]: [f64; 4]) -> Region {
     }
 }
 
-/// Only the pixels that end in the central square are computed: resizing that part of the source to `size` uses the same
-/// coefficients as resizing the whole and cutting afterwards.
+/// Only the pixels that end in the central square are computed: resizing that part of the source to `size`
+/// uses the same coefficients as resizing the whole and cutting afterwards.
 fn center_region(image: &RgbImage, fraction: f32, size: u32, resample: Resample) -> Region {
     let (width, height) = (image.width(), image.height());
     let short_to = u64::from(size).max(whole_u64((f64::from(size) / f64::from(fraction)).round_ties_even()));

@@ -1,10 +1,12 @@
 //! A CSV list of images: `path` or `path,label` per row, with or without that header.
 //!
-//! - Paths are relative to the list's folder (absolute ones are taken as they are); the key is the path as written. Listing order is the
-//!   order of the rows.
-//! - Labels are all numbers from 0, or all names; names are numbered in bytewise order. Either every row has one or none.
+//! - Paths are relative to the list's folder (absolute ones are taken as they are); the key is the path as
+//!   written. Listing order is the order of the rows.
+//! - Labels are all numbers from 0, or all names; names are numbered in bytewise order. Either every row has
+//!   one or none.
 //! - Blanks around values and a leading byte order mark are dropped; empty lines are skipped.
-//! - A file that is missing is found out when it is read and becomes a reject; a wrong row is an error that names its line.
+//! - A file that is missing is found out when it is read and becomes a reject; a wrong row is an error that
+//!   names its line.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -141,7 +143,8 @@ fn parse_row(line: u64, record: &ByteRecord) -> Result<Result<Row, Rejected>, Pr
 
 type Labels = (Vec<Option<u32>>, Option<Vec<String>>);
 
-/// The label of each row, and the names they stand for when they are not plain numbers. The first row decides.
+/// The label of each row, and the names they stand for when they are not plain numbers. The first row
+/// decides.
 fn resolve_labels(rows: &[Row]) -> Result<Labels, Problem> {
     let labelled: Vec<_> = rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?))).collect();
     let number = |label: &str| label.parse::<u32>().ok();

@@ -1,10 +1,12 @@
 //! A folder of class folders, as torchvision's `ImageFolder`.
 //!
-//! - The class of a file is the first folder on its way; files may lie at any depth below. Classes are the first-level folders in
-//!   bytewise order of their names, empty ones included, so that labels do not depend on which files are there.
+//! - The class of a file is the first folder on its way; files may lie at any depth below. Classes are the
+//!   first-level folders in bytewise order of their names, empty ones included, so that labels do not depend
+//!   on which files are there.
 //! - A folder without folders is a flat set without labels; files beside class folders have no label.
-//! - Samples are sorted bytewise by key. Every file is a sample whatever its name: what is not an image is found out when it is
-//!   decoded and becomes a reject, since looking into every file here would cost a read of each.
+//! - Samples are sorted bytewise by key. Every file is a sample whatever its name: what is not an image is
+//!   found out when it is decoded and becomes a reject, since looking into every file here would cost a read
+//!   of each.
 //! - Names that start with a dot are skipped.
 //! - Symbolic links are followed; a folder that contains itself is entered once and the link is rejected.
 
@@ -84,7 +86,8 @@ struct Listing {
 }
 
 impl Listing {
-    /// Adds the file or folder at `path`, whose key is `key`. `chain`: canonical paths of the folders on the way.
+    /// Adds the file or folder at `path`, whose key is `key`. `chain`: canonical paths of the folders on the
+    /// way.
     fn visit(&mut self, path: &Path, key: OsString, label: Option<u32>, chain: &[PathBuf]) {
         // Follows links; a dangling one is an error here.
         let metadata = match path.metadata() {

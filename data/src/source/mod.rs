@@ -1,8 +1,8 @@
 //! Where images come from: a folder of class folders, or a CSV list.
 //!
-//! A source lists its samples once, in an order that depends on nothing but the data, and reads encoded bytes on demand.
-//! What cannot even be listed (an unreadable folder, a name that is not UTF-8) is kept apart as [`Rejected`] and changes
-//! neither the listing nor the run.
+//! A source lists its samples once, in an order that depends on nothing but the data, and reads encoded bytes
+//! on demand. What cannot even be listed (an unreadable folder, a name that is not UTF-8) is kept apart as
+//! [`Rejected`] and changes neither the listing nor the run.
 
 mod csv_list;
 mod folder;
@@ -42,7 +42,8 @@ pub trait ImageSource: Send + Sync {
     /// Names of the classes, by label; `None` when labels are plain numbers or absent.
     fn class_names(&self) -> Option<&[String]>;
 
-    /// The encoded bytes of sample `index`; an error when there are more than `max_bytes`, which are then not read.
+    /// The encoded bytes of sample `index`; an error when there are more than `max_bytes`, which are then not
+    /// read.
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError>;
 
     /// Entries left out of the listing.
@@ -61,7 +62,10 @@ pub enum SourceError {
         error: io::Error,
     },
     /// Neither a folder nor a CSV file.
-    #[error("{} is not a source of images\nhint: give a folder of images or a .csv list with the columns path[,label]", path.display())]
+    #[error(
+        "{} is not a source of images\nhint: give a folder of images or a .csv list with the columns path[,label]",
+        path.display()
+    )]
     Kind {
         /// What was given.
         path: PathBuf,
@@ -137,7 +141,8 @@ pub enum RowProblem {
     },
     /// Numbers and names are mixed.
     #[error(
-        "label \"{label}\" is not a class number, but the labels before it are\nhint: use numbers from 0 or names, not both"
+        "label \"{label}\" is not a class number, but the labels before it are\n\
+         hint: use numbers from 0 or names, not both"
     )]
     NotANumber {
         /// The label found.
@@ -145,7 +150,8 @@ pub enum RowProblem {
     },
     /// Names and numbers are mixed.
     #[error(
-        "label \"{label}\" is a number, but the labels before it are names\nhint: use numbers from 0 or names, not both"
+        "label \"{label}\" is a number, but the labels before it are names\n\
+         hint: use numbers from 0 or names, not both"
     )]
     NotAName {
         /// The label found.

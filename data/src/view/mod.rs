@@ -1,7 +1,8 @@
 //! Replayable views: a view is a value that says which pixels of an image are seen and how they are altered.
 //!
-//! A view is drawn once, from a generator keyed by (seed, sample key, view index), and stored next to the embedding it
-//! produced. Rendering reads the stored value only, so a later change of generator changes no existing cache.
+//! A view is drawn once, from a generator keyed by (seed, sample key, view index), and stored next to the
+//! embedding it produced. Rendering reads the stored value only, so a later change of generator changes no
+//! existing cache.
 //!
 //! The generator is counter-based: it is the BLAKE3 extendable output of
 //!
@@ -9,8 +10,8 @@
 //! BLAKE3-derive-key("lgd view generator v1", seed: u64 LE | index: u16 LE | key: UTF-8)
 //! ```
 //!
-//! read as little-endian `u64`s; a uniform number in [0, 1) is the upper 53 bits times 2^-53. Numbers are consumed in the
-//! order of the code in [`Policy::draw`]. `tests/view.rs` freezes the outcome for fixed keys.
+//! read as little-endian `u64`s; a uniform number in [0, 1) is the upper 53 bits times 2^-53. Numbers are
+//! consumed in the order of the code in [`Policy::draw`]. `tests/view.rs` freezes the outcome for fixed keys.
 //!
 //! The distributions are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
 //! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (METHODS section 1, "View").
@@ -51,8 +52,8 @@ const MIN_FRACTION: f32 = 0.01;
 /// Which part of the image a view shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Crop {
-    /// A box in pixels of the original after its EXIF orientation was applied; resized to the output without keeping
-    /// the aspect ratio. Drawn boxes have integer sides, stored ones may not.
+    /// A box in pixels of the original after its EXIF orientation was applied; resized to the output without
+    /// keeping the aspect ratio. Drawn boxes have integer sides, stored ones may not.
     Box {
         /// Left edge.
         x: f32,
@@ -83,7 +84,8 @@ pub enum JitterStep {
     Hue,
 }
 
-/// The order in which the four colour changes are applied: the index of a permutation, in lexicographic order.
+/// The order in which the four colour changes are applied: the index of a permutation, in lexicographic
+/// order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JitterOrder(u8);
 
@@ -141,8 +143,8 @@ pub struct View {
     pub jitter: Option<Jitter>,
     /// Reduced to grey (three equal channels).
     pub grey: bool,
-    /// Standard deviation of the Gaussian blur in pixels at [`REFERENCE_SIZE`]; scaled by size / 224 when rendered, so
-    /// that a teacher and a student of different input sizes see the same blur.
+    /// Standard deviation of the Gaussian blur in pixels at [`REFERENCE_SIZE`]; scaled by size / 224 when
+    /// rendered, so that a teacher and a student of different input sizes see the same blur.
     pub blur_sigma: Option<f32>,
 }
 
@@ -194,8 +196,8 @@ impl View {
         Self { crop, flip: false, jitter: None, grey: false, blur_sigma: None }
     }
 
-    /// Checks a view that came from outside against the image it is meant for: all numbers finite and in range, the
-    /// box inside `width` x `height` pixels.
+    /// Checks a view that came from outside against the image it is meant for: all numbers finite and in
+    /// range, the box inside `width` x `height` pixels.
     pub fn validate(&self, width: u32, height: u32) -> Result<(), ViewError> {
         match self.crop {
             Crop::Box { x, y, w, h } => {
@@ -248,8 +250,8 @@ impl Policy {
         }
     }
 
-    /// Draws view `index` of the sample `key`, whose oriented image has `width` x `height` pixels (both above 0).
-    /// A pure function of its arguments: neither the number of workers nor the order of calls matters.
+    /// Draws view `index` of the sample `key`, whose oriented image has `width` x `height` pixels (both above
+    /// 0). A pure function of its arguments: neither the number of workers nor the order of calls matters.
     pub fn draw(self, seed: u64, key: &str, index: u16, width: u32, height: u32) -> View {
         let mut stream = Stream::new(seed, key, index);
         let crop = random_resized_crop(&mut stream, width, height);

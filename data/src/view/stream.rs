@@ -42,7 +42,8 @@ impl Stream {
         self.unit() < probability
     }
 
-    /// A whole number in [0, count); `count` is a whole number far below 2^53, so that the bias is below 2^-29.
+    /// A whole number in [0, count); `count` is a whole number far below 2^53, so that the bias is below
+    /// 2^-29.
     pub(super) fn below(&mut self, count: f64) -> f64 {
         (self.unit() * count).floor()
     }

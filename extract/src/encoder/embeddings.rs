@@ -68,10 +68,6 @@ impl Embeddings {
             _ => None,
         }
     }
-
-    pub(crate) fn into_values(self) -> Vec<f32> {
-        self.values
-    }
 }
 
 /// Divides a row by its norm and returns the norm.

@@ -16,8 +16,8 @@ const MAX_PARTS: usize = 64;
 /// Statistics of one batch, per channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchStatistics {
-    /// Mean.
-    pub mean: Vec<f32>,
+    /// Mean; in f64, because a mean far from zero rounded to f32 would shift the normalised values.
+    pub mean: Vec<f64>,
     /// Biased variance: what normalises the batch.
     pub variance: Vec<f32>,
     /// `1 / sqrt(variance + eps)`.
@@ -49,7 +49,8 @@ pub fn forward(
 ) -> Result<(Vec<f32>, BatchStatistics), ShapeError> {
     let rows = check(x, scale, shift)?;
     let statistics = statistics(x, rows, scale.len(), eps);
-    let y = affine(x, scale, shift, (&statistics.mean, &statistics.inverse_deviation), activation);
+    let factor: Vec<f32> = scale.iter().zip(&statistics.inverse_deviation).map(|(a, b)| a * b).collect();
+    let y = affine(x, &statistics.mean, &factor, shift, activation);
     Ok((y, statistics))
 }
 
@@ -67,8 +68,9 @@ pub fn inference(
     check(x, scale, shift)?;
     expect_eq("running mean", scale.len(), mean.len())?;
     expect_eq("running variance", scale.len(), variance.len())?;
-    let inverse: Vec<f32> = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-    Ok(affine(x, scale, shift, (mean, &inverse), activation))
+    let factor: Vec<f32> = scale.iter().zip(variance).map(|(scale, v)| scale / (v + eps).sqrt()).collect();
+    let mean: Vec<f64> = mean.iter().copied().map(f64::from).collect();
+    Ok(affine(x, &mean, &factor, shift, activation))
 }
 
 /// Gradients of [`forward`], from its input, its output `y` and the output's gradient.
@@ -87,27 +89,32 @@ pub fn backward(
     expect_eq("batch statistics", c, statistics.mean.len())?;
     expect_eq("normalised rows", statistics.rows * c, x.len())?;
     let bounds = activation.bounds();
-    let (mean, inverse) = (&statistics.mean[..c], &statistics.inverse_deviation[..c]);
-    let (shift, centred) = sum_rows(
+    let (near, rest) = split(&statistics.mean);
+    let inverse = &statistics.inverse_deviation;
+    let (shift, mut centred) = sum_rows(
         statistics.rows,
         c,
         #[inline(always)]
         |row, sums, centred| {
             let (x, y, dy) = (&x[row * c..][..c], &y[row * c..][..c], &dy[row * c..][..c]);
+            let near = &near[..c];
             for j in 0..c {
                 let g = pass(dy[j], y[j], bounds);
                 sums[j] += g;
-                centred[j] += g * (x[j] - mean[j]);
+                centred[j] += g * (x[j] - near[j]);
             }
         },
     );
-    // dx = scale * inverse * (g - mean(g) - xhat * mean(g * xhat)), as dx = a*g - slope*x + offset.
+    for ((centred, shift), rest) in centred.iter_mut().zip(&shift).zip(&rest) {
+        *centred -= shift * rest;
+    }
+    // dx = scale * inverse * (g - mean(g) - xhat * mean(g * xhat)), as dx = a*g + offset - slope*(x - near).
     let rows = float(statistics.rows);
     let channel = |j: usize| {
-        let (inverse, mean) = (f64::from(inverse[j]), f64::from(mean[j]));
+        let inverse = f64::from(inverse[j]);
         let a = f64::from(scale[j]) * inverse;
         let slope = a * centred[j] * inverse * inverse / rows;
-        (a, slope, mean * slope - a * shift[j] / rows)
+        (a, slope, rest[j] * slope - a * shift[j] / rows)
     };
     let a: Vec<f32> = (0..c).map(|j| single(channel(j).0)).collect();
     let slope: Vec<f32> = (0..c).map(|j| single(channel(j).1)).collect();
@@ -121,15 +128,17 @@ pub fn backward(
             || {
                 for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
                     let (x, y, dy) = (&x[i * c..][..c], &y[i * c..][..c], &dy[i * c..][..c]);
-                    let (a, slope, offset) = (&a[..c], &slope[..c], &offset[..c]);
+                    let (a, slope, offset, near) = (&a[..c], &slope[..c], &offset[..c], &near[..c]);
                     for j in 0..c {
-                        dx[j] = a[j] * pass(dy[j], y[j], bounds) + (offset[j] - x[j] * slope[j]);
+                        let straight = offset[j] - (x[j] - near[j]) * slope[j];
+                        dx[j] = a[j] * pass(dy[j], y[j], bounds) + straight;
                     }
                 }
             },
         );
     });
-    let scale = centred.iter().zip(inverse).map(|(&sum, &inverse)| single(sum * f64::from(inverse))).collect();
+    let scale =
+        centred.iter().zip(inverse).map(|(&sum, &inverse)| single(sum * f64::from(inverse))).collect();
     Ok(BatchNormGradients { input, scale, shift: shift.iter().map(|&sum| single(sum)).collect() })
 }
 
@@ -138,7 +147,7 @@ pub fn update_running(statistics: &BatchStatistics, momentum: f32, mean: &mut [f
     let rows = float(statistics.rows);
     let unbiased = single(rows / (rows - 1.0).max(1.0));
     for (running, batch) in mean.iter_mut().zip(&statistics.mean) {
-        *running = (1.0 - momentum) * *running + momentum * batch;
+        *running = (1.0 - momentum) * *running + momentum * single(*batch);
     }
     for (running, batch) in variance.iter_mut().zip(&statistics.variance) {
         *running = (1.0 - momentum) * *running + momentum * batch * unbiased;
@@ -179,40 +188,42 @@ fn statistics(x: &[f32], rows: usize, c: usize, eps: f32) -> BatchStatistics {
     for j in 0..c {
         let mean = sums[j] / float(rows);
         let variance = (squares[j] / float(rows) - mean * mean).max(0.0);
-        out.mean.push(single(mean + f64::from(origin[j])));
+        out.mean.push(mean + f64::from(origin[j]));
         out.variance.push(single(variance));
         out.inverse_deviation.push(single(1.0 / (variance + f64::from(eps)).sqrt()));
     }
     out
 }
 
-/// `activation(x * (scale * inverse) + (shift - mean * scale * inverse))`.
-fn affine(
-    x: &[f32],
-    scale: &[f32],
-    shift: &[f32],
-    (mean, inverse): (&[f32], &[f32]),
-    activation: Activation,
-) -> Vec<f32> {
-    let c = scale.len();
+/// `activation((x - mean) * factor + shift)`.
+fn affine(x: &[f32], mean: &[f64], factor: &[f32], shift: &[f32], activation: Activation) -> Vec<f32> {
+    let c = factor.len();
     let bounds = activation.bounds();
-    let factor: Vec<f32> = (0..c).map(|j| scale[j] * inverse[j]).collect();
-    let offset: Vec<f32> = (0..c).map(|j| shift[j] - mean[j] * factor[j]).collect();
+    let (near, rest) = split(mean);
+    let offset: Vec<f32> =
+        (0..c).map(|j| single(f64::from(shift[j]) - rest[j] * f64::from(factor[j]))).collect();
     let mut y = vec![0.0; x.len()];
     y.par_chunks_mut(c * BLOCK).zip(x.par_chunks(c * BLOCK)).for_each(|(y, x)| {
         simd::vectorized(
             #[inline(always)]
             || {
                 for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    let (factor, offset) = (&factor[..c], &offset[..c]);
+                    let (near, factor, offset) = (&near[..c], &factor[..c], &offset[..c]);
                     for j in 0..c {
-                        y[j] = clamp(x[j] * factor[j] + offset[j], bounds);
+                        y[j] = clamp((x[j] - near[j]) * factor[j] + offset[j], bounds);
                     }
                 }
             },
         );
     });
     y
+}
+
+/// Means rounded to f32, and what the rounding took away.
+fn split(mean: &[f64]) -> (Vec<f32>, Vec<f64>) {
+    let near: Vec<f32> = mean.iter().copied().map(single).collect();
+    let rest = mean.iter().zip(&near).map(|(mean, near)| mean - f64::from(*near)).collect();
+    (near, rest)
 }
 
 /// Two sums per channel over all rows; `add(row, first, second)` adds one row to f32 block sums.

@@ -91,8 +91,7 @@ pub fn backward_data(conv: &Conv, dy: &[f32], weights: &[f32]) -> Result<Vec<f32
     expect_eq("convolution weights", conv.weight_len(), weights.len())?;
     let rows = Axis::new(s, s.kernel.0, s.height, s.out_height);
     let columns = Axis::new(s, s.kernel.1, s.width, s.out_width);
-    let border =
-        Border { top: rows.before, bottom: rows.after, left: columns.before, right: columns.after };
+    let border = Border { top: rows.before, bottom: rows.after, left: columns.before, right: columns.after };
     let padded = pad(dy, (s.out_height, s.out_width, conv.out_channels), border);
     let width = s.out_width + columns.before + columns.after;
     let strides = WeightStrides { column: s.taps(), channel: s.channels * s.taps() };

@@ -77,14 +77,16 @@ impl PackedGradient {
         let panels = columns.div_ceil(width);
         let chunks = (dy.len() / columns).div_ceil(CHUNK);
         let mut data = vec![0.0; chunks * panels * CHUNK * width];
-        data.par_chunks_mut(panels * CHUNK * width).zip(dy.par_chunks(CHUNK * columns)).for_each(|(out, dy)| {
-            for (j, panel) in out.chunks_exact_mut(CHUNK * width).enumerate() {
-                let used = (columns - j * width).min(width);
-                for (out, dy) in panel.chunks_exact_mut(width).zip(dy.chunks_exact(columns)) {
-                    out[..used].copy_from_slice(&dy[j * width..][..used]);
+        data.par_chunks_mut(panels * CHUNK * width).zip(dy.par_chunks(CHUNK * columns)).for_each(
+            |(out, dy)| {
+                for (j, panel) in out.chunks_exact_mut(CHUNK * width).enumerate() {
+                    let used = (columns - j * width).min(width);
+                    for (out, dy) in panel.chunks_exact_mut(width).zip(dy.chunks_exact(columns)) {
+                        out[..used].copy_from_slice(&dy[j * width..][..used]);
+                    }
                 }
-            }
-        });
+            },
+        );
         Self { data, width, panels }
     }
 

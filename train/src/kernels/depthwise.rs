@@ -200,9 +200,7 @@ impl WithSimd for WeightTask<'_> {
 #[inline(always)]
 fn weight_row<S: Simd>(simd: S, s: &Sliding, q: usize, x: &[f32], dy: &[f32], sums: &mut [f32]) {
     let c = s.channels;
-    let pairs = || {
-        (0..s.out_width).filter_map(move |j| s.source(j, q, s.width).map(|at| (at * c, j * c)))
-    };
+    let pairs = || (0..s.out_width).filter_map(move |j| s.source(j, q, s.width).map(|at| (at * c, j * c)));
     let (wide, rest) = S::as_mut_simd_f32s(sums);
     let (blocks, vectors) = wide.as_chunks_mut::<2>();
     let mut at = 0;

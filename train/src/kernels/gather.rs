@@ -99,7 +99,9 @@ impl Gather<'_> {
         let mut pixels = Pixels::default();
         for row in 0..rows {
             let (image, y) = ((first_row + row) / height, (first_row + row) % height);
-            let Some(y) = y.checked_sub(phase.first.0).filter(|y| y % self.output_step == 0) else { continue };
+            let Some(y) = y.checked_sub(phase.first.0).filter(|y| y % self.output_step == 0) else {
+                continue;
+            };
             let input_row = (image * input_height + y / self.output_step * self.input_step) * input_width;
             for (i, x) in (phase.first.1..width).step_by(self.output_step).enumerate() {
                 pixels.inputs.push((input_row + i * self.input_step) * channels);

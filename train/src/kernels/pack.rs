@@ -44,7 +44,8 @@ impl Panels {
                 for (t, &tap) in taps.iter().enumerate() {
                     let row = &mut panel[(t * channels + channel) * stored..][..used];
                     let start = j * width * strides.column + channel * strides.channel + tap;
-                    for (value, source) in row.iter_mut().zip(weights[start..].iter().step_by(strides.column)) {
+                    for (value, source) in row.iter_mut().zip(weights[start..].iter().step_by(strides.column))
+                    {
                         *value = *source;
                     }
                 }

@@ -16,7 +16,11 @@ pub fn max_forward(s: &Sliding, x: &[f32]) -> Result<(Vec<f32>, Vec<u8>), ShapeE
     }
     let half = s.kernel.0.min(s.kernel.1) / 2;
     if s.window.padding > half {
-        return Err(ShapeError::Mismatch { what: "most padding of a pool", expected: half, got: s.window.padding });
+        return Err(ShapeError::Mismatch {
+            what: "most padding of a pool",
+            expected: half,
+            got: s.window.padding,
+        });
     }
     let c = s.channels;
     let mut y = vec![f32::NEG_INFINITY; s.out_pixels() * c];

@@ -8,7 +8,13 @@ use super::simd;
 const TASK: usize = 16 * 1024;
 
 /// `velocity = momentum * velocity + gradient + weight_decay * parameter`.
-pub fn accumulate(velocity: &mut [f32], gradient: &[f32], parameter: &[f32], momentum: f32, weight_decay: f32) {
+pub fn accumulate(
+    velocity: &mut [f32],
+    gradient: &[f32],
+    parameter: &[f32],
+    momentum: f32,
+    weight_decay: f32,
+) {
     let inputs = gradient.par_chunks(TASK).zip(parameter.par_chunks(TASK));
     velocity.par_chunks_mut(TASK).zip(inputs).for_each(|(velocity, (gradient, parameter))| {
         simd::vectorized(

@@ -1,25 +1,39 @@
 //! Run-time choice of instruction set (AVX-512, AVX2, NEON, portable), through the safe interface of `pulp`.
 //!
-//! Detection costs a few atomic loads, so it happens once per task (thousands of multiplications), not once per tile.
+//! `LGD_SIMD=avx2` or `LGD_SIMD=portable` in the environment asks for less than the machine has: for the same bits on machines of
+//! different generations, and for tests.
+
+use std::sync::OnceLock;
 
 use pulp::{Arch, Scalar256b, Simd, WithSimd};
 
-/// Runs `op` with the widest instruction set of this machine.
+/// The instruction set of this process.
+fn arch() -> Arch {
+    static ARCH: OnceLock<Arch> = OnceLock::new();
+    *ARCH.get_or_init(|| match std::env::var("LGD_SIMD").as_deref() {
+        Ok("portable") => Arch::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        Ok("avx2") => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
+        _ => Arch::new(),
+    })
+}
+
+/// Runs `op` with the process's instruction set.
 #[inline(always)]
 pub(super) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
-    match Arch::new() {
+    match arch() {
         // Eight lanes of plain floats: the compiler turns them into whatever the target's baseline has.
         Arch::Scalar => Scalar256b.vectorize(op),
         arch => arch.dispatch(op),
     }
 }
 
-/// Compiles `f`, with everything inlined into it, for the widest instruction set of this machine.
+/// Compiles `f`, with everything inlined into it, for the process's instruction set.
 ///
 /// For loops that the compiler vectorises by itself.
 #[inline(always)]
 pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(f)
+    arch().dispatch(f)
 }
 
 /// Lanes of one f32 vector in the instruction set that [`dispatch`] chooses.

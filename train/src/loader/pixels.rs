@@ -63,7 +63,7 @@ impl PixelError {
     /// A short stable code, as in a cache's `rejects.jsonl`.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Source(_) => "unreadable",
+            Self::Source(error) => error.reason(),
             Self::Decode(error) => error.reason(),
             Self::Render(_) => "render",
             Self::Changed { .. } => "changed",

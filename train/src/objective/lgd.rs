@@ -96,7 +96,8 @@ impl Lgd {
         let active = &self.visual_active;
         let mut p = Vec::with_capacity(scaled.len());
         for row in scaled.chunks_exact(active.len()) {
-            let max = row.iter().zip(&**active).filter(|(_, on)| **on).map(|(v, _)| *v).fold(f32::MIN, f32::max);
+            let max =
+                row.iter().zip(&**active).filter(|(_, on)| **on).map(|(v, _)| *v).fold(f32::MIN, f32::max);
             p.extend(row.iter().zip(&**active).map(|(v, on)| if *on { (v - max).exp() } else { 0.0 }));
         }
         self.normalized_over_active(p, t.dims()[0])

@@ -40,10 +40,18 @@ pub(super) struct EmaBank {
 
 impl EmaBank {
     /// Random unit vectors, none seen.
-    pub(super) fn new(momentum: f32, seed: u64, (categories, dim): (usize, usize)) -> Result<Self, TrainError> {
+    pub(super) fn new(
+        momentum: f32,
+        seed: u64,
+        (categories, dim): (usize, usize),
+    ) -> Result<Self, TrainError> {
         if !(0.0..=1.0).contains(&momentum) {
             let value = momentum.into();
-            return Err(TrainError::Setting { name: "the visual bank's momentum", value, range: "within 0 and 1" });
+            return Err(TrainError::Setting {
+                name: "the visual bank's momentum",
+                value,
+                range: "within 0 and 1",
+            });
         }
         let mut rows = Vec::with_capacity(categories * dim);
         for (category, _) in (0u64..).zip(0..categories) {
@@ -91,7 +99,8 @@ impl EmaBank {
     }
 
     pub(super) fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
-        let entry = |name: &str| state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() });
+        let entry =
+            |name: &str| state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() });
         let (rows, seen) = (entry(ROWS)?, entry(SEEN)?);
         expect_dims(ROWS, rows, &[self.categories, self.dim])?;
         expect_dims(SEEN, seen, &[self.categories])?;

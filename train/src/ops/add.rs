@@ -36,13 +36,18 @@ impl CustomOp2 for Add {
         Ok((CpuStorage::F32(y), a_layout.shape().clone()))
     }
 
-    fn bwd(&self, _a: &Tensor, _b: &Tensor, y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        _a: &Tensor,
+        _b: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         if self.activation == Activation::Identity {
             return Ok((Some(dy.clone()), Some(dy.clone())));
         }
         let dy = dy.contiguous()?;
-        let gradient =
-            activation::add_backward(self.activation, &host(y)?, &host(&dy)?).map_err(wrap)?;
+        let gradient = activation::add_backward(self.activation, &host(y)?, &host(&dy)?).map_err(wrap)?;
         let gradient = tensor(gradient, y.shape())?;
         Ok((Some(gradient.clone()), Some(gradient)))
     }

@@ -79,7 +79,8 @@ impl CustomOp3 for BatchNorm {
         shift_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         check_channels(x_layout, scale_layout)?;
-        let (x, scale, shift) = (slice(x, x_layout)?, slice(scale, scale_layout)?, slice(shift, shift_layout)?);
+        let (x, scale, shift) =
+            (slice(x, x_layout)?, slice(scale, scale_layout)?, slice(shift, shift_layout)?);
         let (y, statistics) = batch_norm::forward(x, scale, shift, EPS, self.activation).map_err(wrap)?;
         if self.statistics.set(statistics).is_err() {
             bail!("a batch normalisation was applied twice");
@@ -99,7 +100,8 @@ impl CustomOp3 for BatchNorm {
         let dy = dy.contiguous()?;
         let inputs = (host(x)?, host(y)?, host(&dy)?);
         let inputs = (&*inputs.0, &*inputs.1, &*inputs.2);
-        let gradients = batch_norm::backward(inputs, &host(scale)?, statistics, self.activation).map_err(wrap)?;
+        let gradients =
+            batch_norm::backward(inputs, &host(scale)?, statistics, self.activation).map_err(wrap)?;
         Ok((
             Some(tensor(gradients.input, x.shape())?),
             Some(tensor(gradients.scale, scale.shape())?),
@@ -130,7 +132,8 @@ impl CustomOp3 for BatchNormInference {
         check_channels(x_layout, scale_layout)?;
         let affine = (slice(scale, scale_layout)?, slice(shift, shift_layout)?);
         let running = (&self.running.0[..], &self.running.1[..]);
-        let y = batch_norm::inference(slice(x, x_layout)?, affine, running, EPS, self.activation).map_err(wrap)?;
+        let y = batch_norm::inference(slice(x, x_layout)?, affine, running, EPS, self.activation)
+            .map_err(wrap)?;
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 }

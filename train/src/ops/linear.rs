@@ -107,7 +107,13 @@ impl CustomOp2 for Similarity {
         Ok((CpuStorage::F32(y), Shape::from((x_layout.dims()[0], bank_layout.dims()[0]))))
     }
 
-    fn bwd(&self, x: &Tensor, bank: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        bank: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         product_gradients(x, bank, &host(&dy)?)
     }

@@ -41,7 +41,11 @@ impl Sgd {
     pub fn new(settings: SgdSettings, params: &ParameterSet) -> Result<Self, TrainError> {
         for (name, value) in [("momentum", settings.momentum), ("weight decay", settings.weight_decay)] {
             if !value.is_finite() || value < 0.0 {
-                return Err(TrainError::Setting { name, value: value.into(), range: "finite and at least 0" });
+                return Err(TrainError::Setting {
+                    name,
+                    value: value.into(),
+                    range: "finite and at least 0",
+                });
             }
         }
         let zeros = |(name, var): (&str, &candle_core::Var)| Ok((name.to_owned(), var.zeros_like()?));

@@ -23,7 +23,12 @@ struct Dense {
 }
 
 impl Dense {
-    fn new(init: &mut Initializer<'_>, name: &str, inputs: usize, outputs: usize) -> Result<Self, TrainError> {
+    fn new(
+        init: &mut Initializer<'_>,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self, TrainError> {
         let weight = init.linear_value(format!("{name}.weight"), &[outputs, inputs], inputs)?;
         Ok(Self { weight, bias: init.linear_value(format!("{name}.bias"), &[outputs], inputs)? })
     }

@@ -72,7 +72,8 @@ impl ConvNorm {
         activation: Activation,
     ) -> Result<Self, TrainError> {
         let inner = if spec.depthwise { 1 } else { spec.inputs };
-        let weight = init.conv_weight(format!("{conv}.weight"), [spec.outputs, inner, spec.side, spec.side])?;
+        let weight =
+            init.conv_weight(format!("{conv}.weight"), [spec.outputs, inner, spec.side, spec.side])?;
         let window = Window { stride: spec.stride, padding: spec.side / 2, dilation: 1 };
         let norm = Norm::new(init, norm, spec.outputs, activation)?;
         Ok(Self { weight, window, depthwise: spec.depthwise, norm })

@@ -115,8 +115,8 @@ def conv_cases(cases):
         ("conv3_wide_padding", 2, 4, 5, 3, 5, 3, 3, 1, 4, 1),
         ("conv3_one_pixel", 1, 1, 1, 5, 7, 3, 3, 1, 1, 1),
         ("conv3_batch1", 1, 6, 9, 16, 40, 3, 3, 1, 1, 1),
-        ("conv3_deep", 2, 4, 4, 70, 66, 3, 3, 1, 1, 1),
-        ("conv3_many_pixels", 3, 40, 36, 3, 5, 3, 3, 1, 1, 1),
+        ("conv3_deep", 2, 4, 4, 40, 34, 3, 3, 1, 1, 1),
+        ("conv3_many_pixels", 2, 36, 34, 3, 5, 3, 3, 1, 1, 1),
         ("conv5_s2_p0", 2, 12, 9, 3, 4, 5, 5, 2, 0, 1),
     ]:
         conv = lambda x, k, s=s, p=p, d=d: F.conv2d(x, k, stride=s, padding=p, dilation=d)
@@ -332,10 +332,8 @@ def watch_kinks(model, margins):
             module.register_forward_hook(hook)
 
 
-def train_step(name, seed, dtype, margins=None):
+def train_step(name, seed, dtype):
     model = build(name, seed, dtype).train()
-    if margins is not None:
-        watch_kinks(model, margins)
     x = spread(seed, "images", (BATCH, HEIGHT, WIDTH, 3), 2.0).to(dtype).permute(0, 3, 1, 2)
     t, tsb, vsb = banks(seed, dtype)
     mask = dropout_mask(seed, 1280, dtype) if name == "mobilenet_v2" else None
@@ -369,29 +367,41 @@ def summary(seed, name, tensor, full=256, directions=8):
     }
 
 
-def choose_seed(name, tries=60):
-    """The seed whose activations stay farthest from their kinks."""
-    best = (0.0, 0)
+def gradient_errors(name, seed):
+    """PyTorch's own f32 against f64, per tensor, and the gradients that vanish: shifts that a later normalisation takes away."""
+    model, x, stored = train_step(name, seed, torch.float64)
+    single, _, _ = train_step(name, seed, torch.float32)
+    exact = {key: p.grad for key, p in learnt(model).items()}
+    vanishing = [key for key, gradient in exact.items() if gradient.norm() < 1e-12]
+    rounded = {key: p.grad.double() for key, p in learnt(single).items() if key not in vanishing}
+    errors = {key: ((value - exact[key]).norm() / exact[key].norm()).item() for key, value in rounded.items()}
+    return errors, vanishing, (model, x, stored)
+
+
+def choose_seed(name, tries=60, finalists=8):
+    """Away from ties: of the seeds whose activations stay farthest from their kinks, the one where rounding matters least."""
+    margins = []
     for seed in range(tries):
-        margins = []
+        near = []
         with torch.no_grad():
             model = build(name, seed, torch.float64).train()
-            watch_kinks(model, margins)
+            watch_kinks(model, near)
             model(spread(seed, "images", (BATCH, HEIGHT, WIDTH, 3), 2.0).double().permute(0, 3, 1, 2))
-        best = max(best, (min(margins), seed))
-    return best
+        margins.append((min(near), seed))
+    finalists = sorted(margins, reverse=True)[:finalists]
+    return min((max(gradient_errors(name, seed)[0].values()), margin, seed) for margin, seed in finalists)
 
 
 def write_network(name):
-    margin, seed = choose_seed(name)
-    model, x, stored = train_step(name, seed, torch.float64)
-    single, _, _ = train_step(name, seed, torch.float32)
+    worst, margin, seed = choose_seed(name)
+    _, vanishing, (model, x, stored) = gradient_errors(name, seed)
     gradients = {key: p.grad.clone() for key, p in learnt(model).items()}
-    errors = {key: ((p.grad.double() - gradients[key]).norm() / gradients[key].norm()).item() for key, p in learnt(single).items()}
-    worst = max(errors, key=errors.get)
-    print(f"{name}: seed {seed}, nearest kink {margin:.1e}, PyTorch's own f32: worst gradient error {errors[worst]:.1e} ({worst})")
+    print(f"{name}: seed {seed}, nearest kink {margin:.1e}, {len(vanishing)} gradients vanish,")
+    print(f"    PyTorch's own f32 against f64: worst gradient error {worst:.1e}")
     fixture = {key: f32(value) for key, value in stored.items()}
     for key, gradient in gradients.items():
+        if key in vanishing:
+            continue
         fixture |= summary(seed, f"gradient.{key}", gradient)
     for key, tensor in model.named():
         if "running" in key:
@@ -405,7 +415,8 @@ def write_network(name):
         fixture["inference.embedding"] = f32(embedding)
         fixture["inference.logits"] = f32(fresh.classifier()(pooled))
         torch.testing.assert_close(fresh.classifier()(pooled), fresh.net(x))
-    save_file(fixture, HERE / f"{name}.safetensors", metadata={"seed": str(seed)})
+    metadata = {"seed": str(seed), "vanishing": json.dumps(vanishing)}
+    save_file(fixture, HERE / f"{name}.safetensors", metadata=metadata)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,279 @@
+//! The pipeline: identical bytes whatever the threads, partition and interruptions; rejects; failures.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Existing, Partition};
+use lgd_data::job::Job;
+use lgd_data::manifest::Verify;
+use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
+use lgd_data::view::{Crop, Policy};
+use lgd_extract::pipeline::ViewPlan;
+use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor};
+use tempfile::TempDir;
+
+use crate::common::{MemorySource, image_teacher, ppm, runtime};
+
+const PLAN: ViewPlan = ViewPlan { views: 3, center_fraction: Some(0.875), policy: Policy::MocoV2, seed: 11 };
+
+fn extractor(model: &str, batch: usize, threads: usize) -> Extractor {
+    let options = ExtractOptions {
+        encoder: EncoderOptions { batch: Some(batch), threads, ..EncoderOptions::default() },
+        decode_threads: threads,
+        read_threads: threads,
+        ..ExtractOptions::default()
+    };
+    Extractor::open(&image_teacher(model, "").unwrap(), &runtime(), options).unwrap()
+}
+
+/// Coloured gradients of several sizes; some files are no images.
+fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
+    let image = |i: usize| {
+        if broken(i) {
+            return b"not an image".to_vec();
+        }
+        ppm(20 + i % 17, 30 - i % 11, |x, y| [(i * 13 + x * 5) % 251, (i * 7 + y * 9) % 241, (x * y + i) % 239].map(byte))
+    };
+    MemorySource::new((0..count).map(|i| (format!("{i:04}.ppm"), image(i))).collect())
+}
+
+fn byte(value: usize) -> u8 {
+    u8::try_from(value).unwrap()
+}
+
+fn builder(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: &Path) -> CacheBuilder {
+    CacheBuilder::open(dir, extractor.cache_config(source, &PLAN, shard), Existing::Resume).unwrap()
+}
+
+/// Runs each part and finalises; the files' names and contents.
+fn files(extractor: &mut Extractor, source: &dyn ImageSource, shard: usize, parts: usize) -> BTreeMap<String, Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    for part in (0..parts).rev() {
+        let builder = builder(extractor, source, shard, dir.path());
+        extractor.extract(source, &builder, Partition::new(part, parts).unwrap(), &Job::new()).unwrap();
+    }
+    finalize(extractor, source, shard, dir.path());
+    contents(dir.path())
+}
+
+fn finalize(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: &Path) -> CacheManifest {
+    builder(extractor, source, shard, dir).finalize().unwrap().unwrap()
+}
+
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())).collect()
+}
+
+fn assert_same(got: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>, case: &str) {
+    let names: Vec<_> = got.keys().chain(expected.keys()).filter(|name| got.get(*name) != expected.get(*name)).collect();
+    assert!(names.is_empty(), "{case}: {names:?} differ");
+}
+
+#[test]
+fn threads_and_partitions_do_not_change_a_byte() {
+    let source = images(83, |i| i % 10 == 3);
+    let reference = files(&mut extractor("conv", 8, 1), &source, 16, 1);
+    assert_eq!(reference.len(), 6 + 2);
+    for (threads, parts) in [(2, 1), (5, 1), (1, 2), (3, 4), (2, 9)] {
+        let other = files(&mut extractor("conv", 8, threads), &source, 16, parts);
+        assert_same(&other, &reference, &format!("{threads} threads, {parts} parts"));
+    }
+}
+
+#[test]
+fn rows_are_sample_major_and_hold_the_stored_views() {
+    let source = images(10, |_| false);
+    let mut extractor = extractor("conv", 4, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder(&extractor, &source, 8, dir.path());
+    let job = Job::new();
+    let summary = extractor.extract(&source, &builder, Partition::WHOLE, &job).unwrap();
+    assert_eq!((summary.samples, summary.views, summary.rejected, summary.shards), (10, 30, 0, 2));
+    assert_eq!((job.total(), job.done(), job.rejected()), (10, 10, 0));
+    builder.finalize().unwrap().unwrap();
+
+    let cache = Cache::open(dir.path(), Verify::Full).unwrap();
+    assert_eq!((cache.rows(), cache.dim(), cache.views_per_sample()), (30, 24, 3));
+    let views = cache.views().unwrap();
+    for sample in 0..10 {
+        let key = format!("{sample:04}.ppm");
+        assert_eq!(views.keys[sample], key);
+        let (width, height) = views.sizes[sample];
+        assert_eq!(views.view(sample, 0).crop, Crop::Center { fraction: 0.875 });
+        assert_eq!(*views.view(sample, 2), Policy::MocoV2.draw(11, &key, 2, width, height));
+    }
+}
+
+#[test]
+fn embeddings_are_those_of_the_encoder_on_the_stored_views() {
+    use lgd_data::image::{DecodeLimits, decode};
+    use lgd_data::render::render;
+    let source = images(7, |i| i == 2);
+    let mut extractor = extractor("conv", 4, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder(&extractor, &source, 7, dir.path());
+    extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
+    builder.finalize().unwrap().unwrap();
+    let cache = Cache::open(dir.path(), Verify::Full).unwrap();
+    let views = cache.views().unwrap();
+
+    let options = EncoderOptions { batch: Some(4), ..EncoderOptions::default() };
+    let mut encoder = image_teacher("conv", "").unwrap().image_encoder(&runtime(), &options).unwrap();
+    let mut row = vec![0.0; cache.dim()];
+    for (position, sample) in [0, 1, 3, 4, 5, 6].into_iter().enumerate() {
+        assert_eq!(views.keys[position], source.samples()[sample].key);
+        let image = decode(&source.read(sample, u64::MAX).unwrap(), &DecodeLimits::default()).unwrap();
+        for view in 0..3 {
+            let shown = render(&image, views.view(position, view), encoder.size(), encoder.resample()).unwrap();
+            let mut pixels = encoder.new_batch();
+            pixels.normalise(0, &shown, encoder.normalization(), encoder.layout(), &mut Vec::new()).unwrap();
+            let embeddings = encoder.encode(&pixels, 1).unwrap();
+            cache.embeddings().copy_row(views.row(position, view), &mut row);
+            let rounded: Vec<f32> = embeddings.row(0).iter().map(|&value| half::f16::from_f32(value).to_f32()).collect();
+            assert_eq!(row, rounded, "sample {sample}, view {view}");
+        }
+    }
+}
+
+#[test]
+fn bad_samples_are_rejected_once_and_the_run_goes_on() {
+    for (model, reason) in [("nan", "nan-embedding"), ("zero", "zero-embedding")] {
+        // Every fifth image is dark, every seventh no image at all.
+        let image = |i: usize| match i {
+            _ if i % 7 == 6 => b"junk".to_vec(),
+            _ if i % 5 == 4 => ppm(9, 9, |_, _| [3, 2, 1]),
+            _ => ppm(9, 9, |x, y| [200, 210, byte(200 + x + y)]),
+        };
+        let source = MemorySource::new((0..40).map(|i| (format!("{i:02}"), image(i))).collect());
+        let mut extractor = extractor(model, 8, 2);
+        let dir = tempfile::tempdir().unwrap();
+        let builder = builder(&extractor, &source, 16, dir.path());
+        let job = Job::new();
+        let summary = extractor.extract(&source, &builder, Partition::WHOLE, &job).unwrap();
+        let bad: Vec<usize> = (0..40).filter(|i| i % 7 == 6 || i % 5 == 4).collect();
+        assert_eq!((summary.rejected, summary.samples), (bad.len() as u64, 40 - bad.len() as u64));
+        assert_eq!((job.done(), job.rejected()), (40, bad.len() as u64));
+
+        let manifest = builder.finalize().unwrap().unwrap();
+        assert_eq!((manifest.rejected, manifest.rows), (bad.len(), 3 * (40 - bad.len())));
+        let lines = std::fs::read_to_string(dir.path().join("rejects.jsonl")).unwrap();
+        for (line, i) in lines.lines().zip(bad) {
+            assert!(line.contains(&format!("\"{i:02}\"")), "{line}");
+            assert_eq!(line.contains(reason), i % 7 != 6, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_source_of_nothing_but_rejects_makes_an_empty_cache() {
+    let source = images(5, |_| true);
+    let mut extractor = extractor("conv", 4, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder(&extractor, &source, 4, dir.path());
+    let summary = extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
+    assert_eq!((summary.samples, summary.rejected, summary.shards), (0, 5, 2));
+    assert_eq!(builder.finalize().unwrap().unwrap().rows, 0);
+}
+
+/// Interrupts the job when a certain number of samples has been read.
+struct Interrupting {
+    inner: MemorySource,
+    job: Arc<Job>,
+    after: usize,
+    reads: AtomicUsize,
+}
+
+impl ImageSource for Interrupting {
+    fn samples(&self) -> &[Sample] {
+        self.inner.samples()
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        None
+    }
+
+    fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
+        if self.reads.fetch_add(1, Ordering::Relaxed) == self.after {
+            self.job.interrupt();
+        }
+        self.inner.read(index, max_bytes)
+    }
+
+    fn rejected(&self) -> &[Rejected] {
+        &[]
+    }
+}
+
+#[test]
+fn an_interrupted_run_resumes_to_the_same_bytes() {
+    let broken = |i: usize| i % 9 == 5;
+    let source = images(90, broken);
+    let reference = files(&mut extractor("conv", 8, 2), &source, 12, 1);
+    for after in [0, 1, 40, 70] {
+        let dir = tempfile::tempdir().unwrap();
+        let job = Arc::new(Job::new());
+        let cut = Interrupting { inner: images(90, broken), job: Arc::clone(&job), after, reads: AtomicUsize::new(0) };
+        let mut extractor = extractor("conv", 8, 2);
+        let first = builder(&extractor, &cut, 12, dir.path());
+        let error = extractor.extract(&cut, &first, Partition::WHOLE, &job).unwrap_err();
+        assert!(error.is_interrupted(), "{error}");
+        assert!(first.finalize().unwrap().is_none());
+        assert!(!contents(dir.path()).keys().any(|name| name.ends_with(".tmp")));
+
+        let missing = first.missing_shards(Partition::WHOLE).unwrap().len();
+        let summary = extractor.extract(&source, &first, Partition::WHOLE, &Job::new()).unwrap();
+        assert_eq!(summary.shards, missing);
+        finalize(&extractor, &source, 12, dir.path());
+        assert_same(&contents(dir.path()), &reference, &format!("interrupted after {after}"));
+    }
+}
+
+#[test]
+fn a_finished_cache_has_nothing_to_do() {
+    let source = images(9, |_| false);
+    let mut extractor = extractor("conv", 4, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder(&extractor, &source, 4, dir.path());
+    extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
+    let again = extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
+    assert_eq!((again.samples, again.shards), (0, 0));
+}
+
+#[test]
+fn a_cache_begun_otherwise_is_refused() {
+    let source = images(9, |_| false);
+    let dir = tempfile::tempdir().unwrap();
+    let begun = extractor("conv", 4, 1);
+    let builder = builder(&begun, &source, 4, dir.path());
+    for (mut other, samples, what) in
+        [(extractor("conv", 8, 1), 9, "batch"), (extractor("linear", 4, 1), 9, "image model"), (extractor("conv", 4, 1), 8, "listing")]
+    {
+        let source = images(samples, |_| false);
+        let error = other.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap_err();
+        assert!(matches!(&error, ExtractError::CacheMismatch { what: found, .. } if *found == what), "{error}");
+    }
+}
+
+#[test]
+fn a_folder_that_vanishes_ends_the_run_with_its_name() {
+    let source = images(40, |_| false);
+    let mut extractor = extractor("conv", 4, 2);
+    let dir: TempDir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let builder = builder(&extractor, &source, 4, &path);
+    std::fs::remove_dir_all(&path).unwrap();
+    let error = extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap_err();
+    assert!(matches!(error, ExtractError::Artefact(_)) && error.to_string().contains("cache"), "{error}");
+}
+
+#[test]
+fn shards_are_aligned_to_whole_batches() {
+    let extractor = extractor("conv", 8, 1);
+    assert_eq!(extractor.aligned_shard_samples(1000, 3), 1000);
+    assert_eq!(extractor.aligned_shard_samples(1001, 3), 1008);
+    assert_eq!(extractor.aligned_shard_samples(1001, 4), 1002);
+    assert_eq!(extractor.aligned_shard_samples(0, 16), 1);
+}

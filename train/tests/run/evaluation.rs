@@ -1,0 +1,160 @@
+//! Evaluation end to end, on an untrained student and a teacher that is always right.
+
+use std::path::Path;
+
+use lgd_data::ArtefactError;
+use lgd_data::job::Job;
+use lgd_data::manifest::Verify;
+use lgd_train::eval::{
+    EvalInputs, EvalOptions, EvalReport, LabelledImages, ProbeSettings, Protocol, evaluate,
+};
+use lgd_train::run::{FailureKind, Run, RunError};
+use lgd_train::trainer::train;
+
+use crate::fixture::{Images, World, cache, config, resuming};
+
+fn untrained(world: &World) -> Run {
+    let dir = world.path("run");
+    train(&config(0), &resuming(), &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {}).unwrap();
+    Run::open(&dir, Verify::Full).unwrap()
+}
+
+fn options() -> EvalOptions {
+    let probe = ProbeSettings { epochs: 20, ..ProbeSettings::default() };
+    EvalOptions { batch: 8, threads: 2, fractions: vec![0.1, 1.0], probe, ..EvalOptions::default() }
+}
+
+fn labelled(images: &Images) -> LabelledImages<'_> {
+    LabelledImages { source: images, images: Path::new("images"), cache: None }
+}
+
+/// The report without what depends on the clock.
+fn timeless(report: &EvalReport) -> serde_json::Value {
+    let mut value = serde_json::to_value(report).unwrap();
+    for name in ["seconds", "images_per_second"] {
+        assert!(value.as_object_mut().unwrap().remove(name).is_some());
+    }
+    value
+}
+
+#[test]
+fn all_protocols_with_caches_judge_teacher_and_student() {
+    let world = World::new(30);
+    let run = untrained(&world);
+    let test_images = Images::new(21, 5);
+    let test_cache = cache(&world.path("test-cache"), &test_images, 5);
+    let inputs = EvalInputs {
+        run: &run,
+        bank: Some(&world.bank),
+        test: LabelledImages { cache: Some(&test_cache), ..labelled(&test_images) },
+        train: Some(LabelledImages { cache: Some(&world.cache), ..labelled(&world.images) }),
+    };
+    let job = Job::new();
+    let report = evaluate(&inputs, &options(), &job).unwrap();
+    assert_eq!((job.total(), job.done()), (51, 51));
+    assert_eq!((report.test.images, report.train.as_ref().unwrap().images, report.rejected()), (21, 30, 0));
+    let zero_shot = report.zero_shot.as_ref().unwrap();
+    assert_eq!(zero_shot.teacher, Some(100.0));
+    // The teacher is always right, so agreeing with it is being right.
+    assert_eq!(zero_shot.agreement, Some(zero_shot.student));
+    let knn = report.knn.as_ref().unwrap();
+    assert_eq!((knn.neighbours, knn.teacher), (20, Some(100.0)));
+    assert_eq!(report.linear.iter().map(|probe| probe.labels).collect::<Vec<_>>(), [3, 30]);
+    // Colours survive a random network: all labels make a probe far better than chance, 33%.
+    assert!(report.linear[1].student > 60.0, "{report:?}");
+
+    let table = report.to_table();
+    for text in ["zero-shot", "kNN", "linear probe, 10% of labels", "100.0", "21 images", "view 0"] {
+        assert!(table.contains(text), "{text} is missing in\n{table}");
+    }
+    let one_thread = EvalOptions { threads: 1, ..options() };
+    assert_eq!(timeless(&report), timeless(&evaluate(&inputs, &one_thread, &Job::new()).unwrap()));
+}
+
+#[test]
+fn without_caches_a_centre_crop_is_shown_and_bad_images_are_counted() {
+    let world = World::new(30);
+    let run = untrained(&world);
+    let broken = world.images.hooked(|index| (index == 4).then(|| b"P6\n20 24\n255\nshort".to_vec()));
+    let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labelled(&broken), train: None };
+    let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
+    let job = Job::new();
+    let report = evaluate(&inputs, &options, &job).unwrap();
+    assert_eq!((report.test.images, report.rejected(), job.rejected()), (29, 1, 1));
+    assert_eq!(report.test.rejects[0].key, world.images.samples[4].key);
+    assert_eq!(report.test.view, "centre crop 0.875");
+    assert_eq!(report.zero_shot.as_ref().unwrap().teacher, None);
+    assert!(report.knn.is_none() && report.linear.is_empty());
+    assert!(report.to_table().contains("1 rejected"));
+}
+
+#[test]
+fn classes_that_are_no_categories_are_listed() {
+    let world = World::new(9);
+    let run = untrained(&world);
+    let mut images = world.images.clone();
+    images.names = Some(["RED THING", "owl", "elk"].map(str::to_owned).to_vec());
+    let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
+    let ask = |images: &Images| {
+        let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labelled(images), train: None };
+        evaluate(&inputs, &options, &Job::new()).unwrap_err()
+    };
+    let error = ask(&images);
+    assert!(matches!(&error, RunError::UnmatchedClasses { classes, .. } if *classes == ["owl", "elk"]), "{error}");
+    assert_eq!(error.kind(), FailureKind::Usage);
+
+    images.names = None;
+    images.samples[3].label = Some(7);
+    let error = ask(&images);
+    assert!(matches!(&error, RunError::UnmatchedClasses { classes, .. } if *classes == ["7"]), "{error}");
+
+    images.samples[3].label = None;
+    let error = ask(&images);
+    let key = images.samples[3].key.clone();
+    assert!(matches!(&error, RunError::Unlabelled { key: named, count: 1, .. } if *named == key), "{error}");
+}
+
+#[test]
+fn what_is_missing_or_does_not_belong_is_named() {
+    let world = World::new(9);
+    let run = untrained(&world);
+    let inputs = EvalInputs { run: &run, bank: None, test: labelled(&world.images), train: None };
+    for protocol in Protocol::ALL {
+        let options = EvalOptions { protocols: vec![protocol], ..options() };
+        let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
+        assert!(matches!(error, RunError::MissingInput { .. }), "{error}");
+    }
+    let mut other = world.images.clone();
+    other.names = Some(["a", "b", "c"].map(str::to_owned).to_vec());
+    let inputs = EvalInputs { train: Some(labelled(&other)), ..inputs };
+    let options = EvalOptions { protocols: vec![Protocol::Knn], ..options() };
+    let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
+    assert!(matches!(error, RunError::ClassesDiffer { .. }), "{error}");
+
+    let empty = world.images.hooked(|_| Some(Vec::new()));
+    let inputs = EvalInputs { bank: Some(&world.bank), test: labelled(&empty), train: None, ..inputs };
+    let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options };
+    let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
+    assert!(matches!(error, RunError::NoImages { images_listed: 9, .. }), "{error}");
+}
+
+#[test]
+fn an_evaluation_cache_of_another_teacher_is_refused() {
+    let world = World::new(9);
+    let run = untrained(&world);
+    let foreign = world.path("foreign");
+    cache(&foreign, &world.images, 3);
+    let manifest = foreign.join("cache.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let ours = run.manifest().teacher.image_model.to_string();
+    let theirs = lgd_data::manifest::ContentHash::of(b"another model").to_string();
+    assert!(text.contains(&ours));
+    std::fs::write(&manifest, text.replace(&ours, &theirs)).unwrap();
+    let foreign = lgd_data::cache::Cache::open(&foreign, Verify::Full).unwrap();
+    let test = LabelledImages { cache: Some(&foreign), ..labelled(&world.images) };
+    let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test, train: None };
+    let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
+    let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
+    assert!(matches!(error, RunError::Artefact(ArtefactError::Mismatch { .. })), "{error}");
+    assert!(error.to_string().contains(&ours) && error.to_string().contains(&theirs), "{error}");
+}

@@ -1,0 +1,80 @@
+//! kNN and linear probe against numpy (`goldens/eval.py`).
+
+use lgd_train::eval::{KnnSettings, Matrix, ProbeSettings, linear_probe, nearest_neighbours};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    width: usize,
+    train: Vec<f32>,
+    labels: Vec<u32>,
+    test: Vec<f32>,
+    truth: Vec<u32>,
+    knn: Vec<Knn>,
+    probe: Probe,
+}
+
+#[derive(Deserialize)]
+struct Knn {
+    k: usize,
+    temperature: f32,
+    predicted: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Probe {
+    rate: f32,
+    epochs: u32,
+    batch: usize,
+    momentum: f32,
+    deviation: f64,
+    seed: u64,
+    predicted: Vec<u32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+fn golden() -> (Golden, Matrix, Matrix) {
+    let golden: Golden = serde_json::from_str(include_str!("../goldens/eval.json")).unwrap();
+    let train = Matrix::new(golden.width, golden.train.clone());
+    let test = Matrix::new(golden.width, golden.test.clone());
+    (golden, train, test)
+}
+
+#[test]
+fn neighbours_vote_as_in_numpy() {
+    let (golden, train, test) = golden();
+    for Knn { k, temperature, predicted } in golden.knn {
+        let settings = KnnSettings { neighbours: k, temperature };
+        let got = nearest_neighbours((&train, &golden.labels), &test, settings).unwrap();
+        assert_eq!(got, predicted, "k {k}, temperature {temperature}");
+    }
+}
+
+#[test]
+fn a_probe_is_the_one_trained_in_numpy() {
+    let (golden, train, test) = golden();
+    let Probe { rate, epochs, batch, momentum, deviation, seed, predicted, weight, bias } = golden.probe;
+    let settings = ProbeSettings { epochs, batch, momentum, deviation, learning_rates: vec![rate], seed };
+    let probe = linear_probe((&train, &golden.labels), 1.0, &settings).unwrap();
+    assert_eq!(probe.labels, golden.labels.len());
+    assert_eq!(probe.classify(&test).unwrap(), predicted);
+    for (got, expected) in [(probe.weights().0, weight), (probe.weights().1, bias)] {
+        let largest = expected.iter().map(|value| value.abs()).fold(0.0, f32::max);
+        let far = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert_eq!(got.len(), expected.len());
+        assert!(far < 1e-4 * largest, "off by {far} of {largest}");
+    }
+}
+
+#[test]
+fn the_chosen_rate_separates_what_can_be_separated() {
+    let (golden, train, test) = golden();
+    let probe = linear_probe((&train, &golden.labels), 1.0, &ProbeSettings::default()).unwrap();
+    assert!(ProbeSettings::default().learning_rates.contains(&probe.learning_rate));
+    assert!(probe.held_out.is_some());
+    let predicted = probe.classify(&test).unwrap();
+    let right = predicted.iter().zip(&golden.truth).filter(|(a, b)| a == b).count();
+    let numpy = golden.probe.predicted.iter().zip(&golden.truth).filter(|(a, b)| a == b).count();
+    assert!(right + 2 >= numpy, "{right} right, at a fixed rate {numpy}");
+}

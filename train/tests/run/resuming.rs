@@ -1,0 +1,187 @@
+//! A run that was stopped and resumed is the uninterrupted one, bit for bit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lgd_data::job::Job;
+use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, RunError, TrainConfig, VisualMode};
+use lgd_train::trainer::{LoopSettings, TrainReport, train};
+
+use crate::fixture::{Images, World, config, resuming};
+
+fn run(
+    world: &World,
+    images: &Images,
+    config: &TrainConfig,
+    settings: &LoopSettings,
+    dir: &Path,
+    job: &Job,
+) -> Result<TrainReport, RunError> {
+    train(config, settings, &world.inputs(images), dir, job, &mut |_| {})
+}
+
+fn weights(dir: &Path) -> Vec<u8> {
+    fs::read(dir.join("student.safetensors")).unwrap()
+}
+
+/// Epoch, step, loss and parts of the epochs' lines.
+fn epoch_lines(dir: &Path) -> Vec<(u32, usize, f64, Vec<f64>)> {
+    let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<MetricsLine>(line).unwrap());
+    let epochs = lines.filter(|line| line.kind == MetricsKind::Epoch);
+    epochs.map(|line| (line.epoch, line.step, line.loss, line.parts.into_values().collect())).collect()
+}
+
+fn checkpoints(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(dir.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Two visual banks, and 20 samples: 2 steps per epoch, 4 dropped.
+fn cases() -> [TrainConfig; 2] {
+    let mean = config(3);
+    let ema = TrainConfig { vsb: VisualMode::Ema, vsb_momentum: 0.5, ..mean.clone() };
+    [mean, ema]
+}
+
+#[test]
+fn interrupted_in_the_middle_of_an_epoch() {
+    let world = World::new(20);
+    for (number, config) in cases().iter().enumerate() {
+        let (whole, parts) = (world.path(&format!("whole{number}")), world.path(&format!("parts{number}")));
+        let report = run(&world, &world.images, config, &resuming(), &whole, &Job::new()).unwrap();
+        assert_eq!((report.steps, report.dropped_per_epoch, report.resumed_from), (6, 4, None));
+
+        // Steps 1 and 5 lie within an epoch, step 4 ends one.
+        for stop in [1, 4, 5] {
+            let job = Job::new();
+            let mut observe = |line: &MetricsLine| {
+                if line.kind == MetricsKind::Step && line.step == stop {
+                    job.interrupt();
+                }
+            };
+            let settings = LoopSettings { threads: 1, log_steps: 1, ..resuming() };
+            let inputs = world.inputs(&world.images);
+            let error = train(config, &settings, &inputs, &parts, &job, &mut observe).unwrap_err();
+            assert!(matches!(error, RunError::Interrupted { step, .. } if step == stop), "{error}");
+            assert_eq!(error.kind(), FailureKind::Interrupted);
+            assert!(!parts.join("student.safetensors").exists());
+        }
+        let report = run(&world, &world.images, config, &resuming(), &parts, &Job::new()).unwrap();
+        assert_eq!(report.resumed_from, Some(5));
+        assert!(weights(&whole) == weights(&parts), "{} differs", config.vsb);
+        assert_eq!(epoch_lines(&whole), epoch_lines(&parts));
+        assert_eq!(epoch_lines(&whole).len(), 3);
+    }
+}
+
+#[test]
+fn killed_between_two_checkpoints() {
+    let world = World::new(20);
+    let config = config(3);
+    let (whole, parts) = (world.path("whole"), world.path("parts"));
+    let settings = LoopSettings { checkpoint_steps: Some(1), ..resuming() };
+    run(&world, &world.images, &config, &settings, &whole, &Job::new()).unwrap();
+
+    // The 39th image to be read is broken: the run dies in the third epoch, as unprepared as by a kill.
+    let reads = AtomicUsize::new(0);
+    let dying = world.images.hooked(move |_| (reads.fetch_add(1, Ordering::SeqCst) == 38).then(Vec::new));
+    let error = run(&world, &dying, &config, &settings, &parts, &Job::new()).unwrap_err();
+    assert!(matches!(error, RunError::Image { .. }), "{error}");
+    // What a kill leaves besides: a half-written checkpoint, one that is not listed yet, a torn line.
+    fs::write(parts.join("checkpoints/.step-000000005.safetensors.tmp"), b"half").unwrap();
+    fs::write(parts.join("checkpoints/step-000000099.safetensors"), b"unlisted").unwrap();
+    let metrics = fs::read_to_string(parts.join("metrics.jsonl")).unwrap();
+    fs::write(parts.join("metrics.jsonl"), metrics + "{\"kind\":\"epo").unwrap();
+
+    let report = run(&world, &world.images, &config, &settings, &parts, &Job::new()).unwrap();
+    assert!(report.resumed_from.is_some_and(|step| (1..6).contains(&step)), "{report:?}");
+    assert!(weights(&whole) == weights(&parts));
+    assert_eq!(epoch_lines(&whole), epoch_lines(&parts));
+    assert_eq!(
+        checkpoints(&parts),
+        ["step-000000005.safetensors", "step-000000006.safetensors"]
+            .map(|name| parts.join("checkpoints").join(name))
+    );
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_and_its_predecessor_named() {
+    let world = World::new(20);
+    let config = config(3);
+    let (whole, parts) = (world.path("whole"), world.path("parts"));
+    run(&world, &world.images, &config, &resuming(), &whole, &Job::new()).unwrap();
+    let reads = AtomicUsize::new(0);
+    let dying = world.images.hooked(move |_| (reads.fetch_add(1, Ordering::SeqCst) == 47).then(Vec::new));
+    run(&world, &dying, &config, &resuming(), &parts, &Job::new()).unwrap_err();
+    let [earlier, latest]: [PathBuf; 2] = checkpoints(&parts).try_into().unwrap();
+
+    let good = fs::read(&latest).unwrap();
+    let mut flipped = good.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for (what, bad) in [("BLAKE3", flipped), ("bytes", good[..middle].to_vec()), ("bytes", Vec::new())] {
+        fs::write(&latest, bad).unwrap();
+        let error = run(&world, &world.images, &config, &resuming(), &parts, &Job::new()).unwrap_err();
+        assert_eq!(error.kind(), FailureKind::Artefact);
+        let text = error.to_string();
+        assert!(text.contains(what) && text.contains(latest.to_str().unwrap()), "{text}");
+        let hint = text.lines().last().unwrap();
+        assert!(hint.starts_with("hint: ") && hint.contains(earlier.to_str().unwrap()), "{text}");
+        assert!(!parts.join("student.safetensors").exists());
+    }
+
+    // The hint, followed.
+    fs::remove_file(&latest).unwrap();
+    let report = run(&world, &world.images, &config, &resuming(), &parts, &Job::new()).unwrap();
+    assert_eq!(report.resumed_from, Some(2));
+    assert!(weights(&whole) == weights(&parts));
+    assert_eq!(epoch_lines(&whole), epoch_lines(&parts));
+}
+
+#[test]
+fn resuming_with_other_settings_or_inputs_is_refused() {
+    let world = World::new(20);
+    let dir = world.path("run");
+    run(&world, &world.images, &config(1), &resuming(), &dir, &Job::new()).unwrap();
+    let other = TrainConfig { alpha: 0.25, ..config(1) };
+    let error = run(&world, &world.images, &other, &resuming(), &dir, &Job::new()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("the setting alpha differs: expected 0.5, got 0.25") && text.contains("\nhint: "),
+        "{text}"
+    );
+    assert_eq!(error.kind(), FailureKind::Artefact);
+
+    let cache = crate::fixture::cache(&world.path("cache2"), &world.images, 2);
+    let bank = crate::fixture::bank(&world.path("bank2"), &cache);
+    let inputs =
+        lgd_train::trainer::TrainInputs { cache: &cache, bank: &bank, ..world.inputs(&world.images) };
+    let error = train(&config(1), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {}).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(&world.cache.hash().to_string()) && text.contains(&cache.hash().to_string()),
+        "{text}"
+    );
+
+    let inputs = lgd_train::trainer::TrainInputs { bank: &bank, ..world.inputs(&world.images) };
+    let error =
+        train(&config(1), &resuming(), &inputs, &world.path("new"), &Job::new(), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("the hash of the cache differs"), "{error}");
+    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert!(!world.path("new").exists());
+}
+
+#[test]
+fn resuming_a_finished_run_does_nothing() {
+    let world = World::new(20);
+    let dir = world.path("run");
+    run(&world, &world.images, &config(1), &resuming(), &dir, &Job::new()).unwrap();
+    let before = fs::read(dir.join("run.json")).unwrap();
+    let report = run(&world, &world.images, &config(1), &resuming(), &dir, &Job::new()).unwrap();
+    assert_eq!((report.resumed_from, report.images), (Some(2), 0));
+    assert_eq!(fs::read(dir.join("run.json")).unwrap(), before);
+}

@@ -1,0 +1,153 @@
+//! The run folder and what training reports.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::Device;
+use lgd_data::ArtefactError;
+use lgd_data::cache::Existing;
+use lgd_data::job::Job;
+use lgd_data::manifest::Verify;
+use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, Run, RunError, TrainConfig};
+use lgd_train::trainer::{LoopSettings, train};
+
+use crate::fixture::{World, config, resuming};
+
+#[test]
+fn a_run_leaves_what_its_documentation_says() {
+    let world = World::new(20);
+    let dir = world.path("run");
+    let mut lines: Vec<MetricsLine> = Vec::new();
+    let settings = LoopSettings { existing: Existing::Refuse, ..resuming() };
+    let job = Job::new();
+    let report = train(&config(4), &settings, &world.inputs(&world.images), &dir, &job, &mut |line| {
+        lines.push(line.clone())
+    });
+    let report = report.unwrap();
+    assert_eq!((report.steps, report.images, report.samples), (8, 64, 20));
+    assert_eq!((job.total(), job.done()), (8, 8));
+    assert!(report.images_per_second > 0.0 && (0.0..=1.0).contains(&report.data_wait));
+    assert!(report.last_epoch_loss < report.first_epoch_loss, "{report:?}");
+
+    let run = Run::open(&dir, Verify::Full).unwrap();
+    let manifest = run.manifest();
+    assert!(manifest.complete);
+    assert_eq!(
+        (manifest.config.clone(), manifest.cache, manifest.bank),
+        (config(4), world.cache.hash(), world.bank.hash())
+    );
+    let text = fs::read_to_string(dir.join("config.toml")).unwrap();
+    assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config(4), "{text}");
+    let on_disk = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let on_disk: Vec<MetricsLine> = on_disk.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(on_disk.len(), lines.len());
+    let epochs = on_disk.iter().filter(|line| line.kind == MetricsKind::Epoch);
+    for line in epochs {
+        let mean = 0.5 * (line.parts["text"] + line.parts["visual"]);
+        assert!((line.loss - mean).abs() < 1e-5, "{line:?}");
+    }
+    assert_eq!(on_disk.iter().filter(|line| line.kind == MetricsKind::Step).count(), 4);
+    assert_eq!(run.student(&Device::Cpu).unwrap().params().parameter_count(), report.parameters);
+}
+
+#[test]
+fn an_occupied_folder_is_refused_and_can_be_overwritten() {
+    let world = World::new(20);
+    let dir = world.path("run");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("notes.txt"), "mine").unwrap();
+    let go = |existing| {
+        let settings = LoopSettings { existing, ..resuming() };
+        train(&config(0), &settings, &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {})
+    };
+    let error = go(Existing::Refuse).unwrap_err();
+    assert!(matches!(error, RunError::Artefact(ArtefactError::Occupied { .. })), "{error}");
+    assert_eq!(error.kind(), FailureKind::Usage);
+    go(Existing::Overwrite).unwrap();
+    assert!(go(Existing::Refuse).is_err());
+    go(Existing::Overwrite).unwrap();
+    assert_eq!(fs::read_to_string(dir.join("notes.txt")).unwrap(), "mine");
+}
+
+#[test]
+fn no_epochs_save_the_untrained_student_even_without_a_full_batch() {
+    let world = World::new(4);
+    let dir = world.path("untrained");
+    let report =
+        train(&config(0), &resuming(), &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {}).unwrap();
+    assert_eq!((report.steps, report.images), (0, 0));
+    Run::open(&dir, Verify::Full).unwrap().student(&Device::Cpu).unwrap();
+}
+
+#[test]
+fn damaged_weights_are_refused() {
+    let world = World::new(4);
+    let dir = world.path("run");
+    train(&config(0), &resuming(), &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {}).unwrap();
+    let path = dir.join("student.safetensors");
+    let good = fs::read(&path).unwrap();
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    fs::write(&path, flipped).unwrap();
+    let error = Run::open(&dir, Verify::Full).unwrap_err();
+    assert!(matches!(error, RunError::Artefact(ArtefactError::Hash { .. })), "{error}");
+    fs::write(&path, &good[..good.len() - 1]).unwrap();
+    let error = Run::open(&dir, Verify::Length).unwrap_err();
+    assert!(matches!(error, RunError::Artefact(ArtefactError::Length { .. })), "{error}");
+    assert_eq!(error.kind(), FailureKind::Artefact);
+}
+
+#[test]
+fn an_unfinished_run_cannot_be_opened() {
+    let world = World::new(20);
+    let dir = world.path("run");
+    let job = Job::new();
+    job.interrupt();
+    let error =
+        train(&config(1), &resuming(), &world.inputs(&world.images), &dir, &job, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, RunError::Interrupted { step: 0, .. }), "{error}");
+    let error = Run::open(&dir, Verify::Full).unwrap_err();
+    assert!(matches!(error, RunError::Artefact(ArtefactError::Missing { .. })), "{error}");
+    assert!(error.to_string().contains("--resume"));
+}
+
+#[test]
+fn a_loss_that_blows_up_names_the_step() {
+    let world = World::new(20);
+    let dir = world.path("run");
+    let config = TrainConfig { base_lr: 1e30, start_lr: 1e30, ..config(4) };
+    let error = train(&config, &resuming(), &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {})
+        .unwrap_err();
+    assert!(matches!(error, RunError::NonFinite { .. } | RunError::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("step ") && error.to_string().contains("\nhint: "), "{error}");
+    assert_eq!(error.kind(), FailureKind::Usage);
+}
+
+#[test]
+fn initial_weights_are_taken_over_and_reported() {
+    let world = World::new(4);
+    let (first, second) = (world.path("first"), world.path("second"));
+    let go = |config: &TrainConfig, dir: &Path| {
+        train(config, &resuming(), &world.inputs(&world.images), dir, &Job::new(), &mut |_| {})
+    };
+    go(&config(0), &first).unwrap();
+    let weights = first.join("student.safetensors");
+    let warm = TrainConfig { init: Some(weights.clone()), seed: 77, ..config(0) };
+    let report = go(&warm, &second).unwrap();
+    let init = report.init.unwrap();
+    assert!(init.is_complete() && !init.applied.is_empty());
+    assert_eq!(
+        Run::open(&second, Verify::Full).unwrap().manifest().init.as_ref().unwrap().applied,
+        init.applied.len()
+    );
+    assert!(fs::read(&weights).unwrap() == fs::read(second.join("student.safetensors")).unwrap());
+
+    let garbage = world.path("garbage.safetensors");
+    fs::write(&garbage, b"no tensors here").unwrap();
+    for path in [garbage, world.path("absent.safetensors")] {
+        let error =
+            go(&TrainConfig { init: Some(path.clone()), ..config(0) }, &world.path("third")).unwrap_err();
+        assert!(matches!(&error, RunError::InitialWeights { path: named, .. } if *named == path), "{error}");
+        assert_eq!(error.kind(), FailureKind::Artefact);
+    }
+}
