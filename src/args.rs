@@ -288,7 +288,11 @@ pub struct InspectArgs {
 
 fn bounded(text: &str, low: f64, high: f64) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
-    if value >= low && value <= high { Ok(value) } else { Err(format!("expected {low} to {high}, got {value}")) }
+    if value >= low && value <= high {
+        Ok(value)
+    } else {
+        Err(format!("expected {low} to {high}, got {value}"))
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {

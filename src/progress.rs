@@ -68,6 +68,9 @@ fn draw_lines(name: &'static str, unit: &'static str, finished: &AtomicBool) {
         let rate = done as f64 / started.elapsed().as_secs_f64();
         let left = total.saturating_sub(done) as f64 / rate.max(f64::MIN_POSITIVE);
         let eta = if left.is_finite() && left < 1e9 { format!("{left:.0} s") } else { "unknown".to_owned() };
-        eprintln!("{name}: {done}/{total} {unit}, {rate:.1} {unit}/s, eta {eta}, {} rejected", JOB.rejected());
+        eprintln!(
+            "{name}: {done}/{total} {unit}, {rate:.1} {unit}/s, eta {eta}, {} rejected",
+            JOB.rejected()
+        );
     }
 }

@@ -4,26 +4,26 @@
 //! cargo bench -p lgd-bank --bench bank -- [--rows 50000]... [--dim 1280] [--categories 1000] [--data DIR] [--threads 2]
 //! ```
 //!
-//! For each number of rows, `DIR/embeddings-ROWSxDIM.npy` (f16, unit rows) and `DIR/tsb-CATEGORIESxDIM.npy` (f32) are made unless
-//! they are there, so that another program can read the same files; then one line of JSON goes to standard output. Embeddings are read from
-//! the file piece by piece. Targets go into a bank's Parquet shards under `DIR/bank`, as they would in earnest. The peak is the process's
-//! (`VmHWM`), so numbers of rows should be given in increasing order.
+//! For each number of rows a cache `DIR/cache-ROWSxDIM` is made unless it is there, and the same numbers as
+//! `DIR/embeddings-ROWSxDIM.npy` (f16, unit rows) and `DIR/tsb-CATEGORIESxDIM.npy` (f32) for another program; then one
+//! line of JSON goes to standard output. Embeddings come from the mapped cache and targets go into a bank's shards under
+//! `DIR/bank`, as in earnest. The peak is the process's (`VmHWM`), so numbers of rows should be given in increasing
+//! order, and in a run that finds its data made: making them takes memory too.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-use lgd_bank::{EmbeddingRows, TargetOptions, TargetSink, Tsb, build_targets};
+use lgd_bank::{TargetOptions, TargetSink, Tsb, build_targets};
 use lgd_data::ArtefactError;
 use lgd_data::bank::{BankWriter, Distribution, Storage, TargetShardWriter};
-use lgd_data::cache::Existing;
-use lgd_data::error::IoContext;
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, Partition, TeacherRecord};
 use lgd_data::job::Job;
+use lgd_data::manifest::{ContentHash, Verify};
+use lgd_data::render::{Normalization, Resample};
+use lgd_data::view::{Policy, View};
 use rayon::prelude::*;
 
 type Failure = Box<dyn std::error::Error>;
@@ -89,7 +89,12 @@ fn main() -> Result<(), Failure> {
                 row.iter().for_each(|&value| out.extend(f16::from_f32(value).to_le_bytes()));
             })?;
         }
-        let embeddings = NpyRows { file: File::open(&path)?, path, rows, dim };
+        let cache = options.data.join(format!("cache-{rows}x{dim}"));
+        if !cache.join("cache.json").exists() {
+            write_cache(&cache, rows, dim)?;
+        }
+        let cache = Cache::open(&cache, Verify::Length)?;
+        let embeddings = cache.embeddings();
         let bank = options.data.join("bank");
         let storage =
             if categories <= 256 { Storage::Dense } else { Storage::TopK { k: 64.min(categories) } };
@@ -101,7 +106,7 @@ fn main() -> Result<(), Failure> {
         };
         let started = Instant::now();
         let targets = build_targets(
-            &embeddings,
+            embeddings,
             &tsb,
             &TargetOptions::default(),
             &options.data,
@@ -116,7 +121,7 @@ fn main() -> Result<(), Failure> {
             "seconds": seconds, "stages": targets.seconds,
             "unassigned": targets.counts.iter().filter(|&&count| count == 0).count(),
             "text_mass": targets.text_mass, "visual_mass": targets.visual_mass,
-            "peak_bytes": peak_bytes()?, "embeddings": embeddings.path,
+            "peak_bytes": peak_bytes()?, "embeddings": path, "tsb": tsb_path,
         });
         println!("{line}");
     }
@@ -196,31 +201,45 @@ fn read_tsb(path: &Path, categories: usize, dim: usize) -> Result<Tsb, Failure> 
     Ok(Tsb::from_values(values, dim)?)
 }
 
-/// An npy file of f16 rows, read where it is asked for.
-struct NpyRows {
-    file: File,
-    path: PathBuf,
-    rows: usize,
-    dim: usize,
-}
-
-impl EmbeddingRows for NpyRows {
-    fn rows(&self) -> usize {
-        self.rows
+/// A cache of the same rows as [`write_npy`]'s, one view per sample.
+fn write_cache(dir: &Path, rows: usize, dim: usize) -> Result<(), Failure> {
+    let config = CacheConfig {
+        teacher: TeacherRecord {
+            name: "synthetic".to_owned(),
+            image_model: ContentHash::of(b""),
+            size: 224,
+            normalization: Normalization::CLIP,
+            resample: Resample::Bicubic,
+            output: "synthetic".to_owned(),
+            pooling: "none".to_owned(),
+            prefix_tokens: 0,
+            text_encoder: None,
+        },
+        dim,
+        listing: ContentHash::of(b""),
+        samples: rows,
+        class_names: None,
+        views: 1,
+        center_fraction: None,
+        policy: Policy::CropFlip,
+        seed: 0,
+        batch: 32,
+        shard_samples: SHARD,
+        device: "cpu".to_owned(),
+    };
+    let builder = CacheBuilder::open(dir, config, Existing::Resume)?;
+    for shard in builder.missing_shards(Partition::WHOLE)? {
+        let mut writer = builder.shard_writer(shard)?;
+        for row in builder.sample_range(shard) {
+            let key = row.to_string();
+            let sample = CachedSample { key: &key, label: None, width: 32, height: 32 };
+            let values = unit_row(u64::try_from(row)?, dim, 1);
+            writer.push(&sample, &[View::center()], &[1.0], &values)?;
+        }
+        writer.finish()?;
     }
-
-    fn dim(&self) -> usize {
-        self.dim
-    }
-
-    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError> {
-        let mut bytes = vec![0; out.len() * 2];
-        let offset = NPY_HEADER + u64::try_from(rows.start * self.dim * 2).unwrap_or(u64::MAX);
-        self.file.read_exact_at(&mut bytes, offset).during("read", &self.path)?;
-        let bits: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
-        bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
-        Ok(())
-    }
+    builder.finalize()?;
+    Ok(())
 }
 
 /// Writes shards of [`SHARD`] rows.

@@ -36,8 +36,19 @@ pub struct BankRequest<'a> {
     pub out: &'a Path,
     /// What to do where a bank is there already.
     pub existing: Existing,
+    /// Which text encoders are accepted.
+    pub text_encoder: TextEncoderRule,
     /// How distributions are made and stored.
     pub targets: TargetOptions,
+}
+
+/// Which text encoders may name the categories of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextEncoderRule {
+    /// The one that belongs to the cache's image encoder, where the cache knows it.
+    SameTeacher,
+    /// Any that shares the image encoder's space, such as one for another language; the caller vouches for it.
+    Any,
 }
 
 /// What was built, and what it cost.
@@ -92,7 +103,9 @@ pub fn build_bank(
 ) -> Result<BankReport, BankError> {
     let embeddings = request.cache.embeddings();
     // Before the prompts, which may take minutes.
-    require_teacher(request.cache, encoder.hash())?;
+    if request.text_encoder == TextEncoderRule::SameTeacher {
+        require_teacher(request.cache, encoder.hash())?;
+    }
     if encoder.dim() != embeddings.width() {
         return Err(BankError::Width { text: encoder.dim(), image: embeddings.width() });
     }
@@ -134,7 +147,7 @@ fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), Artef
             what: "the text encoder".to_owned(),
             expected: expected.to_string(),
             got: text_encoder.to_string(),
-            hint: "use the teacher folder that the cache was extracted with; embeddings of other encoders mean nothing here",
+            hint: "use the teacher folder that the cache was extracted with, or give --other-text-encoder if both share one space",
         }),
         _ => Ok(()),
     }

@@ -23,7 +23,7 @@ mod top_k;
 pub mod tsb;
 pub mod vsb;
 
-pub use build::{BankReport, BankRequest, build_bank};
+pub use build::{BankReport, BankRequest, TextEncoderRule, build_bank};
 pub use categories::{Categories, CategoryError, JsonEntries, NameForm, ReadOptions};
 pub use encoder::PromptEncoder;
 pub use error::{BankError, EncodeFailure};

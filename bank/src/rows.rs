@@ -32,7 +32,9 @@ impl EmbeddingRows for MappedColumn<f32> {
     }
 
     fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError> {
-        self.copy_rows(rows, out);
+        self.copy_rows(rows.clone(), out);
+        // A bank passes over all rows: without this its resident memory would grow with the cache.
+        self.release(rows);
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common::{Kept, Lookup, Rows, unit_rows};
 use lgd_bank::{
-    BankError, BankReport, BankRequest, Categories, NameForm, TargetOptions, Templates, TopK, build_bank,
-    build_targets, build_tsb,
+    BankError, BankReport, BankRequest, Categories, NameForm, TargetOptions, Templates, TextEncoderRule,
+    TopK, build_bank, build_targets, build_tsb,
 };
 use lgd_data::ArtefactError;
 use lgd_data::bank::Bank;
@@ -104,6 +104,7 @@ fn build(
         prompt_cache: &root.join("prompts"),
         out: &root.join("bank"),
         existing,
+        text_encoder: TextEncoderRule::SameTeacher,
         targets: TargetOptions { top_k: TopK::new(8).unwrap(), ..TargetOptions::default() },
     };
     build_bank(&request, encoder, &Job::new())

@@ -4,7 +4,11 @@
 //! ratio shows what looking up pages and copying unaligned rows costs. Prints one JSON line per width.
 //!
 //! `cargo bench -p lgd-data --bench gather`
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench stops where a step fails, and prints its result")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench stops where a step fails, and prints its result"
+)]
 #![allow(clippy::cast_possible_truncation, reason = "indices of a bench's own data")]
 
 use std::hint::black_box;

@@ -13,6 +13,7 @@
 //! Arrow reader into memory instead; [`MappedColumn::not_in_place`] names the unmet condition.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
@@ -190,6 +191,19 @@ impl<T: Item> MappedColumn<T> {
         T::decode(&bytes[start..start + row_bytes], out);
     }
 
+    /// Gives the memory of mapped rows back to the system, for passes that go through once.
+    pub fn release(&self, rows: Range<usize>) {
+        let first = self.pages.partition_point(|page| page.first_row <= rows.start).saturating_sub(1);
+        for page in self.pages[first..].iter().take_while(|page| page.first_row < rows.end) {
+            if let Storage::Mapped(file) = &self.storages[page.storage] {
+                let row_bytes = self.width * T::BYTES;
+                let start = page.value_start + rows.start.saturating_sub(page.first_row) * row_bytes;
+                // Past the page's own rows lie headers and the next page: releasing a little more is harmless.
+                file.release(start..page.value_start + (rows.end - page.first_row) * row_bytes);
+            }
+        }
+    }
+
     /// Copies rows, in the order given, into `out` (`[rows.len(), width]`).
     ///
     /// # Panics
@@ -241,14 +255,19 @@ fn in_place_pages<T: Item>(
         let offsets = index.offset_index(number, leaf).ok_or("it has no offset index")?;
         let locations = offsets.page_locations();
         for (position, page) in locations.iter().enumerate() {
-            let first = usize::try_from(page.first_row_index).map_err(|_| "a page has a negative first row")?;
-            let next = locations.get(position + 1).map_or(Ok(rows), |next| usize::try_from(next.first_row_index));
-            let page_rows = next.ok().and_then(|next| next.checked_sub(first)).ok_or("its pages are out of order")?;
+            let first =
+                usize::try_from(page.first_row_index).map_err(|_| "a page has a negative first row")?;
+            let next =
+                locations.get(position + 1).map_or(Ok(rows), |next| usize::try_from(next.first_row_index));
+            let page_rows =
+                next.ok().and_then(|next| next.checked_sub(first)).ok_or("its pages are out of order")?;
             let end = usize::try_from(page.offset + i64::from(page.compressed_page_size))
                 .map_err(|_| "a page has a negative offset")?;
             let start = page_rows.checked_mul(width * T::BYTES).and_then(|bytes| end.checked_sub(bytes));
             match start {
-                Some(start) if end <= file_bytes && i64::try_from(start).is_ok_and(|start| start > page.offset) => {
+                Some(start)
+                    if end <= file_bytes && i64::try_from(start).is_ok_and(|start| start > page.offset) =>
+                {
                     pages.push((group_start + first, start));
                 }
                 _ => return Err("its pages do not hold the values they should".to_owned()),
@@ -275,7 +294,8 @@ fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>,
             if *item.data_type() == wanted && usize::try_from(*got) == Ok(width));
         if !fits || column.null_count() > 0 {
             let got = column.data_type();
-            let reason = format!("column {name:?}: expected a list of {width} x {wanted} without nulls, got {got}");
+            let reason =
+                format!("column {name:?}: expected a list of {width} x {wanted} without nulls, got {got}");
             return Err(ArtefactError::invalid(path, reason));
         }
         let list = column.as_fixed_size_list();

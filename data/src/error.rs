@@ -128,10 +128,15 @@ fn io_hint(error: &io::Error) -> &'static str {
 
 fn disk_full_hint(reason: &str) -> &'static str {
     // The Parquet library keeps only the text of the system's error.
-    if reason.contains("os error 28") || reason.contains("os error 27") || reason.contains("os error 122") { DISK_FULL } else { "" }
+    if reason.contains("os error 28") || reason.contains("os error 27") || reason.contains("os error 122") {
+        DISK_FULL
+    } else {
+        ""
+    }
 }
 
-const DISK_FULL: &str = "\nhint: make room on the disk and run again with --resume; nothing half-written was kept";
+const DISK_FULL: &str =
+    "\nhint: make room on the disk and run again with --resume; nothing half-written was kept";
 
 fn hint_line(hint: &str) -> String {
     if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") }

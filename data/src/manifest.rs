@@ -256,7 +256,8 @@ pub fn read_manifest<T: DeserializeOwned>(
         }
         Err(error) => return Err(error).during("read", path),
     };
-    let json = |error: serde_json::Error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() };
+    let json =
+        |error: serde_json::Error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() };
     // The version comes first: a later format may have other fields, and its reader's advice is the useful one.
     let Versioned { format_version } = serde_json::from_slice(&bytes).map_err(json)?;
     if format_version != version {

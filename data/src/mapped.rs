@@ -1,9 +1,10 @@
 //! Read-only memory maps: the one place of this crate that needs `unsafe`.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{ArtefactError, IoContext};
 
@@ -21,11 +22,30 @@ impl MappedFile {
     /// [`ArtefactError::Io`] where the file cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self, ArtefactError> {
         let file = File::open(path).during("open", path)?;
-        #[expect(unsafe_code, reason = "a map is unsound only if the file changes under it; artefacts are immutable")]
+        #[expect(
+            unsafe_code,
+            reason = "a map is unsound only if the file changes under it; artefacts are immutable"
+        )]
         // SAFETY: the map is read-only and private to this process; shards are replaced by rename, never rewritten,
         // so the mapped inode keeps its bytes for as long as the map lives.
         let map = unsafe { Mmap::map(&file) }.during("map", path)?;
         Ok(Self(map))
+    }
+
+    /// Gives the memory of a byte range back to the system; reading it again fetches it again from the page cache.
+    ///
+    /// Only for passes that will not return soon: without it, a pass over a large file ends with all of it resident.
+    /// Advice that the system does not take is no error.
+    pub fn release(&self, range: Range<usize>) {
+        let (start, end) = (range.start.min(self.0.len()), range.end.min(self.0.len()));
+        #[expect(
+            unsafe_code,
+            reason = "the call is unchecked because it may lose writes to a private map; there are none"
+        )]
+        // SAFETY: the map is read-only and file-backed, so a dropped page comes back with the same bytes.
+        let _ = unsafe {
+            self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end.saturating_sub(start))
+        };
     }
 
     /// The file's bytes.

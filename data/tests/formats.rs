@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use lgd_data::ArtefactError;
 use lgd_data::bank::{
-    Bank, BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, Storage, UnassignedSlots, VsbMode,
+    Bank, BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, Storage, UnassignedSlots,
+    VsbMode,
 };
 use lgd_data::cache::{
     Cache, CacheBuilder, CacheConfig, CachedSample, Existing, Partition, Reject, TeacherRecord,
@@ -174,7 +175,10 @@ fn every_flipped_byte_and_every_cut_is_found() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             fs::write(&path, &damaged).unwrap();
-            assert!(matches!(Cache::open(dir.path(), Verify::Full), Err(ArtefactError::Hash { .. })), "{name} {at}");
+            assert!(
+                matches!(Cache::open(dir.path(), Verify::Full), Err(ArtefactError::Hash { .. })),
+                "{name} {at}"
+            );
             fs::write(&path, &whole[..at]).unwrap();
             let cut = Cache::open(dir.path(), Verify::Length);
             assert!(matches!(cut, Err(ArtefactError::Length { .. })), "{name} {at}");
@@ -191,7 +195,8 @@ fn every_flipped_byte_and_every_cut_is_found() {
 
 /// A file rewritten by another program, with the given properties.
 fn rewrite(from: &Path, to: &Path, properties: parquet::file::properties::WriterProperties) {
-    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(fs::File::open(from).unwrap());
+    let reader =
+        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(fs::File::open(from).unwrap());
     let reader = reader.unwrap().build().unwrap();
     let file = fs::File::create(to).unwrap();
     let schema = arrow_array::RecordBatchReader::schema(&reader);
@@ -212,11 +217,24 @@ fn a_rewritten_file_is_named_and_still_read() {
     let original = dir.path().join("views-00000.parquet");
     let plain = || WriterProperties::builder().set_compression(Compression::UNCOMPRESSED);
     let cases = [
-        ("v2 pages", plain().set_dictionary_enabled(false).set_encoding(Encoding::PLAIN).set_writer_version(WriterVersion::PARQUET_2_0), None),
+        (
+            "v2 pages",
+            plain()
+                .set_dictionary_enabled(false)
+                .set_encoding(Encoding::PLAIN)
+                .set_writer_version(WriterVersion::PARQUET_2_0),
+            None,
+        ),
         ("dictionary", plain(), Some("PLAIN")),
         ("snappy", WriterProperties::builder().set_compression(Compression::SNAPPY), Some("compressed")),
-        ("no index", plain().set_dictionary_enabled(false).set_offset_index_disabled(true)
-            .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None), Some("index")),
+        (
+            "no index",
+            plain()
+                .set_dictionary_enabled(false)
+                .set_offset_index_disabled(true)
+                .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None),
+            Some("index"),
+        ),
     ];
     for (name, properties, condition) in cases {
         let copy = dir.path().join("copy.parquet");
@@ -341,7 +359,8 @@ fn a_bank_of_another_cache_is_refused_with_both_hashes() {
     write_shard(&builder, 1);
     builder.finalize().unwrap();
     let other = Cache::open(&other_dir, Verify::Full).unwrap();
-    let error = Bank::open(&dir.path().join("bank"), Verify::Full).unwrap().require_cache(&other).unwrap_err();
+    let error =
+        Bank::open(&dir.path().join("bank"), Verify::Full).unwrap().require_cache(&other).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&cache.hash().to_string()) && text.contains(&other.hash().to_string()), "{text}");
 }

@@ -102,7 +102,10 @@ pub(crate) enum Precision {
 
 impl Slot {
     /// The execution providers to register, each of which must succeed.
-    pub(crate) fn providers(self, precision: Precision) -> Result<Vec<ExecutionProviderDispatch>, ExtractError> {
+    pub(crate) fn providers(
+        self,
+        precision: Precision,
+    ) -> Result<Vec<ExecutionProviderDispatch>, ExtractError> {
         match self {
             Self::Cpu => Ok(Vec::new()),
             Self::Cuda(ordinal) => Ok(vec![self.cuda(ordinal, precision)?]),
@@ -176,7 +179,9 @@ mod tests {
 
     #[test]
     fn malformed_devices_are_refused() {
-        for text in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:0,0", "cuda:-1", "cuda:4294967295", "CUDA:0"] {
+        for text in
+            ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:0,0", "cuda:-1", "cuda:4294967295", "CUDA:0"]
+        {
             assert!(text.parse::<ExecutionDevice>().is_err(), "{text}");
         }
     }

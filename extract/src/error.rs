@@ -13,7 +13,8 @@ pub enum ExtractError {
     /// No ONNX Runtime library was found.
     #[error(
         "ONNX Runtime was not found; looked at {}\nhint: run scripts/setup runtime, or set ORT_DYLIB_PATH to the full path of {}",
-        list(tried), library_name()
+        list(tried),
+        library_name()
     )]
     RuntimeMissing {
         /// Every place that was tried, in order.
@@ -122,7 +123,9 @@ pub enum ExtractError {
         fault: String,
     },
     /// The cache does not fit the extraction that was asked for.
-    #[error("{what}: the cache was started with {expected}, but this run has {got}\nhint: use the same settings with --resume, or another folder")]
+    #[error(
+        "{what}: the cache was started with {expected}, but this run has {got}\nhint: use the same settings with --resume, or another folder"
+    )]
     CacheMismatch {
         /// The setting.
         what: &'static str,

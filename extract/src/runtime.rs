@@ -78,7 +78,11 @@ fn default_folders() -> Vec<PathBuf> {
 }
 
 /// The library's canonical path. A path that somebody named must exist: it is never replaced by a default.
-fn locate(explicit: Option<&Path>, variable: Option<&Path>, folders: &[PathBuf]) -> Result<PathBuf, ExtractError> {
+fn locate(
+    explicit: Option<&Path>,
+    variable: Option<&Path>,
+    folders: &[PathBuf],
+) -> Result<PathBuf, ExtractError> {
     let tried: Vec<PathBuf> = match explicit.or(variable) {
         Some(named) => vec![named.to_owned()],
         None => folders.iter().map(|folder| folder.join(library_name())).collect(),

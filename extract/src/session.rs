@@ -33,8 +33,11 @@ impl Port {
 
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let sizes: Vec<String> =
-            self.shape.iter().map(|size| size.map_or_else(|| "?".to_owned(), |size| size.to_string())).collect();
+        let sizes: Vec<String> = self
+            .shape
+            .iter()
+            .map(|size| size.map_or_else(|| "?".to_owned(), |size| size.to_string()))
+            .collect();
         match self.element {
             Some(element) => write!(f, "{}: {element}[{}]", self.name, sizes.join(", ")),
             None => write!(f, "{}: not a tensor", self.name),
@@ -44,7 +47,11 @@ impl std::fmt::Display for Port {
 
 /// All ports in one line, for messages.
 pub(crate) fn describe(ports: &[Port]) -> String {
-    if ports.is_empty() { "none".to_owned() } else { ports.iter().map(Port::to_string).collect::<Vec<_>>().join("; ") }
+    if ports.is_empty() {
+        "none".to_owned()
+    } else {
+        ports.iter().map(Port::to_string).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// A model opened on one device, of which one output is taken.
@@ -66,7 +73,11 @@ impl Model {
         threads: usize,
     ) -> Result<Self, ExtractError> {
         if let Err(source) = std::fs::metadata(path) {
-            return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "teacher.toml names this model" });
+            return Err(ExtractError::TeacherFile {
+                path: path.to_owned(),
+                source,
+                hint: "teacher.toml names this model",
+            });
         }
         let failed = |error: &dyn std::fmt::Display| ExtractError::ModelLoad {
             path: path.to_owned(),
@@ -76,10 +87,12 @@ impl Model {
         let providers = slot.providers(precision)?;
         let mut builder = configure(runtime, slot, threads).map_err(|error| failed(&error))?;
         if !providers.is_empty() {
-            builder = builder.with_execution_providers(providers).map_err(|error| ExtractError::DeviceUnavailable {
-                device: slot.to_string(),
-                reason: error.to_string(),
-                hint: "the ONNX Runtime library must be the GPU one, and find CUDA, cuDNN and a driver",
+            builder = builder.with_execution_providers(providers).map_err(|error| {
+                ExtractError::DeviceUnavailable {
+                    device: slot.to_string(),
+                    reason: error.to_string(),
+                    hint: "the ONNX Runtime library must be the GPU one, and find CUDA, cuDNN and a driver",
+                }
             })?;
         }
         let session = builder.commit_from_file(path).map_err(|error| failed(&error))?;
@@ -126,7 +139,10 @@ impl Model {
             .session
             .run_with_options(inputs, &selection.options)
             .map_err(|error| ExtractError::inference(path, error))?;
-        let value = outputs.values().next().ok_or_else(|| ExtractError::inference(path, "the model gave no output"))?;
+        let value = outputs
+            .values()
+            .next()
+            .ok_or_else(|| ExtractError::inference(path, "the model gave no output"))?;
         take(&Tensor::new(&value, path)?)
     }
 }

@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use lgd_bank::{
     BankReport, BankRequest, Categories, EncodeFailure, JsonEntries, NameForm, PromptEncoder, ReadOptions,
-    TargetOptions, Temperature, Templates, TopK, build_bank,
+    TargetOptions, Temperature, Templates, TextEncoderRule, TopK, build_bank,
 };
-use lgd_data::ArtefactError;
 use lgd_data::bank::UnassignedSlots;
 use lgd_data::cache::{Cache, Existing};
 use lgd_data::manifest::{ContentHash, Verify};
@@ -25,9 +23,6 @@ pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
     let categories = Categories::read(&args.categories, read_options(args))?;
     let templates = templates(args)?;
     let teacher = Teacher::open(&args.teacher)?;
-    if !args.other_text_encoder {
-        require_same_teacher(&cache, &teacher)?;
-    }
     let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
     let options =
         EncoderOptions { device: args.runtime.device.clone(), batch: None, threads: args.runtime.threads };
@@ -39,6 +34,11 @@ pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
         prompt_cache: &prompt_folder(args),
         out: &args.out,
         existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
+        text_encoder: if args.other_text_encoder {
+            TextEncoderRule::Any
+        } else {
+            TextEncoderRule::SameTeacher
+        },
         targets: TargetOptions {
             temperature: Temperature::new(args.tau_t)?,
             top_k: TopK::new(args.top_k)?,
@@ -72,23 +72,6 @@ fn templates(args: &BankArgs) -> anyhow::Result<Templates> {
 fn prompt_folder(args: &BankArgs) -> PathBuf {
     let beside = || args.out.parent().unwrap_or(Path::new("")).join("prompts");
     args.prompts.clone().unwrap_or_else(beside)
-}
-
-/// Refuses a text encoder that does not belong to the cache's image encoder: its distributions would mean nothing.
-fn require_same_teacher(cache: &Cache, teacher: &Teacher) -> anyhow::Result<()> {
-    let Some(expected) = cache.manifest().config.teacher.text_encoder else { return Ok(()) };
-    let got = teacher.text_hash()?;
-    if got == expected {
-        return Ok(());
-    }
-    Err(ArtefactError::Mismatch {
-        path: teacher.dir().to_owned(),
-        what: format!("the text encoder of the cache's teacher {:?}", cache.manifest().config.teacher.name),
-        expected: expected.to_string(),
-        got: got.to_string(),
-        hint: "name the teacher the cache was made with, or give --other-text-encoder if both share one embedding space",
-    })
-    .context("the cache and the text encoder do not belong together")
 }
 
 fn summarise(report: &BankReport, args: &BankArgs) {

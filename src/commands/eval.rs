@@ -41,8 +41,11 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let run = Run::open(&args.run, Verify::Full)?;
     let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
     let test = Labelled::open(&args.images, args.cache.as_deref())?;
-    let train =
-        args.train_images.as_deref().map(|images| Labelled::open(images, args.train_cache.as_deref())).transpose()?;
+    let train = args
+        .train_images
+        .as_deref()
+        .map(|images| Labelled::open(images, args.train_cache.as_deref()))
+        .transpose()?;
     let inputs = EvalInputs {
         run: &run,
         bank: bank.as_ref(),
@@ -59,6 +62,10 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         let _progress = Progress::show("eval", "images");
         evaluate(&inputs, &options, &JOB)?
     };
-    if args.json { print_json(&report)? } else { print(&report.to_table())? }
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&report.to_table())?
+    }
     Ok(Exit::Done)
 }

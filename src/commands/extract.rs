@@ -67,7 +67,9 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     };
     let manifest = builder.finalize()?;
     if manifest.is_none() {
-        eprintln!("note: other parts of the cache are still to do; the last one to finish writes the manifest");
+        eprintln!(
+            "note: other parts of the cache are still to do; the last one to finish writes the manifest"
+        );
     }
     for reject in source.rejected() {
         eprintln!("warning: {} was left out of the listing: {}", reject.key, reject.detail);
@@ -124,7 +126,10 @@ fn exit(args: &ExtractArgs, summary: &ExtractSummary, manifest: Option<&CacheMan
         None => (summary.rejected, summary.samples + summary.rejected),
     };
     if rejected > 0 {
-        eprintln!("note: {rejected} of {samples} samples were rejected; see {}/rejects.jsonl", args.output.out.display());
+        eprintln!(
+            "note: {rejected} of {samples} samples were rejected; see {}/rejects.jsonl",
+            args.output.out.display()
+        );
     }
     if rejected as f64 > args.max_rejects * samples as f64 { Exit::Rejects } else { Exit::Done }
 }

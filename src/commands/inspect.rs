@@ -29,7 +29,10 @@ impl Artefact {
         if path.join("run.json").exists() {
             return Ok(Self::Run(Run::open(path, depth)?));
         }
-        bail!("{}: no cache, bank or run\nhint: name a folder that holds cache.json, bank.json or run.json", path.display())
+        bail!(
+            "{}: no cache, bank or run\nhint: name a folder that holds cache.json, bank.json or run.json",
+            path.display()
+        )
     }
 }
 

@@ -41,5 +41,8 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 /// Sets the size of the thread pool that decoding, banks and kernels share; 0 = all cores.
 fn set_threads(threads: usize) -> anyhow::Result<()> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start the thread pool")
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start the thread pool")
 }

@@ -39,7 +39,8 @@ impl Bank {
         }
         let path = dir.join(&manifest.prototypes.name);
         let bytes = fs::read(&path).during("read", &path)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
         let shape = [manifest.record.categories.len(), manifest.record.dim];
         let tsb = prototypes(&path, &file, "tsb", shape)?;
         let vsb = prototypes(&path, &file, "vsb", shape)?;
@@ -63,7 +64,11 @@ impl Bank {
             return Err(mismatch("the hash of the cache", expected, got));
         }
         if self.manifest.rows != cache.rows() {
-            return Err(mismatch("the number of rows", cache.rows().to_string(), self.manifest.rows.to_string()));
+            return Err(mismatch(
+                "the number of rows",
+                cache.rows().to_string(),
+                self.manifest.rows.to_string(),
+            ));
         }
         Ok(())
     }
@@ -124,7 +129,10 @@ impl Bank {
         };
         let (expected, got) = (self.manifest.rows, targets.pseudo_category.len());
         if expected != got {
-            return Err(ArtefactError::invalid(&self.dir, format!("expected {expected} target rows, got {got}")));
+            return Err(ArtefactError::invalid(
+                &self.dir,
+                format!("expected {expected} target rows, got {got}"),
+            ));
         }
         Ok(targets)
     }
@@ -136,10 +144,14 @@ fn prototypes(
     name: &str,
     shape: [usize; 2],
 ) -> Result<Vec<f32>, ArtefactError> {
-    let tensor = file.tensor(name).map_err(|error| ArtefactError::invalid(path, format!("{name}: {error}")))?;
+    let tensor =
+        file.tensor(name).map_err(|error| ArtefactError::invalid(path, format!("{name}: {error}")))?;
     if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
         let (dtype, got) = (tensor.dtype(), tensor.shape());
-        return Err(ArtefactError::invalid(path, format!("{name}: expected F32 {shape:?}, got {dtype:?} {got:?}")));
+        return Err(ArtefactError::invalid(
+            path,
+            format!("{name}: expected F32 {shape:?}, got {dtype:?} {got:?}"),
+        ));
     }
     let bytes = tensor.data().chunks_exact(4);
     Ok(bytes.map(|byte| f32::from_le_bytes([byte[0], byte[1], byte[2], byte[3]])).collect())
@@ -155,8 +167,11 @@ fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, A
         let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
         for batch in reader {
             let batch = batch.map_err(|error| parquet(&error))?;
-            let array = batch.column_by_name("pseudo_category").and_then(|array| array.as_primitive_opt::<Int32Type>());
-            let array = array.ok_or_else(|| ArtefactError::invalid(path, "column \"pseudo_category\" is not i32"))?;
+            let array = batch
+                .column_by_name("pseudo_category")
+                .and_then(|array| array.as_primitive_opt::<Int32Type>());
+            let array =
+                array.ok_or_else(|| ArtefactError::invalid(path, "column \"pseudo_category\" is not i32"))?;
             for value in array.values() {
                 let category = u32::try_from(*value).ok().filter(|&value| (value as usize) < categories);
                 out.push(category.ok_or_else(|| {
@@ -219,7 +234,8 @@ impl DistributionColumn {
                     for (&slot, &value) in slots.iter().zip(&values) {
                         let place = usize::try_from(slot).ok().and_then(|slot| out.get_mut(slot));
                         let reason = || format!("target row {row}: slot {slot} of {}", self.slots);
-                        *place.ok_or_else(|| ArtefactError::invalid(Path::new("targets"), reason()))? += value;
+                        *place.ok_or_else(|| ArtefactError::invalid(Path::new("targets"), reason()))? +=
+                            value;
                     }
                 }
             }

@@ -101,7 +101,8 @@ impl BankWriter {
         let shape = vec![record.categories.len(), record.dim];
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let (tsb, vsb) = (bytes(tsb), bytes(vsb));
-        let counts: Vec<u8> = record.categories.iter().flat_map(|category| category.count.to_le_bytes()).collect();
+        let counts: Vec<u8> =
+            record.categories.iter().flat_map(|category| category.count.to_le_bytes()).collect();
         let tensors = [
             ("tsb", TensorView::new(Dtype::F32, shape.clone(), &tsb)),
             ("vsb", TensorView::new(Dtype::F32, shape.clone(), &vsb)),
@@ -109,7 +110,10 @@ impl BankWriter {
         ];
         let mut views = Vec::with_capacity(tensors.len());
         for (name, view) in tensors {
-            views.push((name, view.map_err(|error| ArtefactError::invalid(&path, format!("{name}: {error}")))?));
+            views.push((
+                name,
+                view.map_err(|error| ArtefactError::invalid(&path, format!("{name}: {error}")))?,
+            ));
         }
         let file = safetensors::serialize(views, None::<HashMap<String, String>>)
             .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
@@ -181,7 +185,8 @@ impl TargetShardWriter {
                 .map_err(|error| ArtefactError::parquet(&path, error))?;
             arrays.push(Arc::new(list));
         }
-        let batch = RecordBatch::try_new(schema, arrays).map_err(|error| ArtefactError::parquet(&path, error))?;
+        let batch =
+            RecordBatch::try_new(schema, arrays).map_err(|error| ArtefactError::parquet(&path, error))?;
         self.table.write(&batch)?;
         self.group_rows += pseudo_category.len();
         if self.group_rows >= GROUP_ROWS {

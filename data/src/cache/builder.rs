@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::shard::{ShardRecord, ShardWriter};
-use super::{CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, PLAN, Partition, REJECTS, shard_file, shard_record};
+use super::{
+    CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, PLAN, Partition, REJECTS, shard_file, shard_record,
+};
 use crate::error::{ArtefactError, IoContext};
 use crate::manifest::{FileEntry, Verify, read_manifest, write_atomic, write_json};
 
@@ -110,7 +112,8 @@ impl CacheBuilder {
     pub fn finalize(&self) -> Result<Option<CacheManifest>, ArtefactError> {
         let path = self.dir.join(MANIFEST);
         if path.exists() {
-            return read_manifest(&path, CACHE_VERSION, "the cache's manifest").map(|(manifest, _)| Some(manifest));
+            return read_manifest(&path, CACHE_VERSION, "the cache's manifest")
+                .map(|(manifest, _)| Some(manifest));
         }
         let mut shards = Vec::with_capacity(self.config.shards());
         let mut rejects = Vec::new();
@@ -121,8 +124,10 @@ impl CacheBuilder {
         }
         let mut lines = String::new();
         for reject in &rejects {
-            let line = serde_json::to_string(reject)
-                .map_err(|error| ArtefactError::Json { path: self.dir.join(REJECTS), reason: error.to_string() })?;
+            let line = serde_json::to_string(reject).map_err(|error| ArtefactError::Json {
+                path: self.dir.join(REJECTS),
+                reason: error.to_string(),
+            })?;
             lines.push_str(&line);
             lines.push('\n');
         }

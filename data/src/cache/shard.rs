@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::builder::{Float16Builder, Float32Builder, Int32Builder, StringBuilder, UInt16Builder, UInt32Builder};
+use arrow_array::builder::{
+    Float16Builder, Float32Builder, Int32Builder, StringBuilder, UInt16Builder, UInt32Builder,
+};
 use arrow_array::{ArrayRef, FixedSizeListArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
 use half::f16;
@@ -116,7 +118,8 @@ impl ShardWriter {
         let k = self.views_per_sample;
         if views.len() != k || norms.len() != k || embeddings.len() != k * self.dim {
             let (v, n, e) = (views.len(), norms.len(), embeddings.len());
-            let reason = format!("{}: expected {k} views of width {}, got {v}, {n} and {e}", sample.key, self.dim);
+            let reason =
+                format!("{}: expected {k} views of width {}, got {v}, {n} and {e}", sample.key, self.dim);
             return Err(ArtefactError::invalid(self.table.path(), reason));
         }
         let label = sample.label.map(i32::try_from).transpose();

@@ -57,7 +57,8 @@ impl ViewBuilder {
             builder.append_option(crop.map(|crop| crop[at]));
         }
         self.flip.append_value(view.flip);
-        let jitter = view.jitter.map(|jitter| [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue]);
+        let jitter =
+            view.jitter.map(|jitter| [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue]);
         for (at, builder) in self.jitter.iter_mut().enumerate() {
             builder.append_option(jitter.map(|jitter| jitter[at]));
         }
@@ -122,7 +123,8 @@ impl<'a> ViewArrays<'a> {
         };
         let jitter = match (all(&self.jitter)?, self.order.is_valid(row)) {
             (Some([brightness, contrast, saturation, hue]), true) => {
-                let order = JitterOrder::new(self.order.value(row)).map_err(|_| "jitter_order is not below 24")?;
+                let order =
+                    JitterOrder::new(self.order.value(row)).map_err(|_| "jitter_order is not below 24")?;
                 Some(Jitter { brightness, contrast, saturation, hue, order })
             }
             (None, false) => None,
@@ -144,8 +146,14 @@ pub(super) fn primitive<'a, T: ArrowPrimitiveType>(
 }
 
 /// A batch's column by name.
-pub(super) fn column<'a>(path: &Path, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ArtefactError> {
-    batch.column_by_name(name).ok_or_else(|| ArtefactError::invalid(path, format!("column {name:?} is missing")))
+pub(super) fn column<'a>(
+    path: &Path,
+    batch: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a ArrayRef, ArtefactError> {
+    batch
+        .column_by_name(name)
+        .ok_or_else(|| ArtefactError::invalid(path, format!("column {name:?} is missing")))
 }
 
 /// The error for a column of an unexpected type.

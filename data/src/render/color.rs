@@ -117,7 +117,11 @@ struct ToRgb {
 }
 
 impl ToRgb {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float as in Pillow; a sixth")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float as in Pillow; a sixth"
+    )]
     fn new() -> Self {
         let (mut sectors, mut shares) = ([(0, 0.0); 256], [0.0; 256]);
         for (byte, (sector, share)) in (0..=u8::MAX).zip(sectors.iter_mut().zip(&mut shares)) {

@@ -74,7 +74,10 @@ impl Embeddings {
 fn normalise_row(row: &mut [f32]) -> f32 {
     // Squares of f32 neither overflow nor vanish in f64.
     let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    #[expect(clippy::cast_possible_truncation, reason = "a norm out of the range of f32 becomes infinite and so a fault")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a norm out of the range of f32 becomes infinite and so a fault"
+    )]
     let norm = squares.sqrt() as f32;
     if norm.is_finite() && norm > 0.0 {
         for value in row {
@@ -107,10 +110,26 @@ mod tests {
 
     #[test]
     fn faults_are_found_row_by_row() {
-        let values = vec![0.0, 0.0, f32::NAN, 1.0, f32::INFINITY, 1.0, f32::NEG_INFINITY, 0.0, f32::MAX, f32::MAX, 1.0, 0.0];
+        let values = vec![
+            0.0,
+            0.0,
+            f32::NAN,
+            1.0,
+            f32::INFINITY,
+            1.0,
+            f32::NEG_INFINITY,
+            0.0,
+            f32::MAX,
+            f32::MAX,
+            1.0,
+            0.0,
+        ];
         let embeddings = Embeddings::normalise(2, values);
         let faults: Vec<_> = (0..6).map(|row| embeddings.fault(row)).collect();
         let not_finite = Some(EmbeddingFault::NotFinite);
-        assert_eq!(faults, [Some(EmbeddingFault::Zero), not_finite, not_finite, not_finite, not_finite, None]);
+        assert_eq!(
+            faults,
+            [Some(EmbeddingFault::Zero), not_finite, not_finite, not_finite, not_finite, None]
+        );
     }
 }

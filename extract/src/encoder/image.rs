@@ -13,7 +13,8 @@ use crate::session::{Model, Port, Selection, describe};
 use crate::teacher::{ImageSettings, Pooling};
 
 /// Outputs that hold a whole image's embedding, best first.
-const KNOWN_OUTPUTS: &[&str] = &["image_embeds", "image_embeddings", "embeddings", "pooler_output", "last_hidden_state"];
+const KNOWN_OUTPUTS: &[&str] =
+    &["image_embeds", "image_embeddings", "embeddings", "pooler_output", "last_hidden_state"];
 
 /// An image model on one device, with everything needed to prepare its input.
 #[derive(Debug)]
@@ -161,17 +162,31 @@ impl ImageEncoder {
 
     fn run(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<(Vec<f32>, usize), ExtractError> {
         let path = self.model.path().to_owned();
-        if pixels.len() != self.shape.iter().product::<usize>() || pixels.pixel_type() != self.pixel_type || rows > self.batch() {
+        if pixels.len() != self.shape.iter().product::<usize>()
+            || pixels.pixel_type() != self.pixel_type
+            || rows > self.batch()
+        {
             let got = format!("{} {:?} elements for {rows} rows", pixels.len(), pixels.pixel_type());
-            return Err(ExtractError::inference(&path, format!("expected a batch of shape {:?}, got {got}", self.shape)));
+            return Err(ExtractError::inference(
+                &path,
+                format!("expected a batch of shape {:?}, got {got}", self.shape),
+            ));
         }
         let failed = |error: ort::Error| ExtractError::inference(&path, error);
         let input: SessionInputValue<'_> = match pixels {
-            PixelBuffer::F32(values) => TensorRef::from_array_view((self.shape, &**values)).map_err(failed)?.into(),
-            PixelBuffer::F16(values) => TensorRef::from_array_view((self.shape, &**values)).map_err(failed)?.into(),
+            PixelBuffer::F32(values) => {
+                TensorRef::from_array_view((self.shape, &**values)).map_err(failed)?.into()
+            }
+            PixelBuffer::F16(values) => {
+                TensorRef::from_array_view((self.shape, &**values)).map_err(failed)?.into()
+            }
         };
-        let plan =
-            PoolingPlan { pooling: self.pooling, prefix_tokens: self.prefix_tokens, layout: self.layout, mask: None };
+        let plan = PoolingPlan {
+            pooling: self.pooling,
+            prefix_tokens: self.prefix_tokens,
+            layout: self.layout,
+            mask: None,
+        };
         let inputs = vec![(self.input.as_str(), input)];
         self.model.run(inputs, &self.selection, |output| {
             plan.apply(output, rows).map_err(|reason| ExtractError::inference(&path, reason))
@@ -192,7 +207,11 @@ fn choose_input<'m>(model: &'m Model, named: Option<&str>) -> Result<&'m Port, E
 }
 
 fn many_inputs(model: &Model) -> ExtractError {
-    model.mismatch("a model with one input, the pixels", describe(model.inputs()), "export the image encoder by itself")
+    model.mismatch(
+        "a model with one input, the pixels",
+        describe(model.inputs()),
+        "export the image encoder by itself",
+    )
 }
 
 fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, ExtractError> {
@@ -206,7 +225,11 @@ fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, ExtractError> {
 /// Where the model's shape puts the three channels, else what is set, else NCHW.
 fn layout(model: &Model, input: &Port, set: Option<PixelLayout>) -> Result<PixelLayout, ExtractError> {
     let &[_, second, _, fourth] = input.shape.as_slice() else {
-        return Err(model.mismatch("an input of four axes, [N, 3, S, S] or [N, S, S, 3]", input.to_string(), ""));
+        return Err(model.mismatch(
+            "an input of four axes, [N, 3, S, S] or [N, S, S, 3]",
+            input.to_string(),
+            "",
+        ));
     };
     let found = match (second, fourth) {
         (Some(3), Some(3)) | (None, None) => set,
@@ -214,12 +237,16 @@ fn layout(model: &Model, input: &Port, set: Option<PixelLayout>) -> Result<Pixel
         (_, Some(3)) => Some(PixelLayout::Nhwc),
         (None, Some(_)) => Some(PixelLayout::Nchw),
         (Some(_), None) => Some(PixelLayout::Nhwc),
-        (Some(_), Some(_)) => return Err(model.mismatch("an input of three channels", input.to_string(), "")),
+        (Some(_), Some(_)) => {
+            return Err(model.mismatch("an input of three channels", input.to_string(), ""));
+        }
     };
     match (found, set) {
-        (Some(found), Some(set)) if found != set => {
-            Err(model.mismatch(format!("an input with layout {set:?}"), input.to_string(), "correct layout in teacher.toml"))
-        }
+        (Some(found), Some(set)) if found != set => Err(model.mismatch(
+            format!("an input with layout {set:?}"),
+            input.to_string(),
+            "correct layout in teacher.toml",
+        )),
         _ => Ok(found.unwrap_or(PixelLayout::Nchw)),
     }
 }

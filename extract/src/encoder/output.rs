@@ -7,13 +7,17 @@ use crate::session::{Model, Port, Tensor, describe};
 use crate::teacher::Pooling;
 
 /// The output to take: the named one, the only one, or the first of `known` that the model has.
-pub(crate) fn choose<'m>(model: &'m Model, named: Option<&str>, known: &[&str]) -> Result<&'m Port, ExtractError> {
+pub(crate) fn choose<'m>(
+    model: &'m Model,
+    named: Option<&str>,
+    known: &[&str],
+) -> Result<&'m Port, ExtractError> {
     let outputs = model.outputs();
     let find = |name: &str| outputs.iter().find(|port| port.name == name);
     match named {
-        Some(name) => {
-            find(name).ok_or_else(|| model.mismatch(format!("an output '{name}'"), describe(outputs), "correct output in teacher.toml"))
-        }
+        Some(name) => find(name).ok_or_else(|| {
+            model.mismatch(format!("an output '{name}'"), describe(outputs), "correct output in teacher.toml")
+        }),
         None => match outputs {
             [only] => Ok(only),
             _ => known.iter().find_map(|name| find(name)).ok_or_else(|| {
@@ -25,10 +29,18 @@ pub(crate) fn choose<'m>(model: &'m Model, named: Option<&str>, known: &[&str]) 
 }
 
 /// The pooling for an output of this rank: the one set, checked, or `none` where nothing needs pooling.
-pub(crate) fn pooling_for(model: &Model, output: &Port, set: Option<Pooling>) -> Result<Pooling, ExtractError> {
+pub(crate) fn pooling_for(
+    model: &Model,
+    output: &Port,
+    set: Option<Pooling>,
+) -> Result<Pooling, ExtractError> {
     use ort::value::TensorElementType::{Float16, Float32};
     if !matches!(output.element, Some(Float32 | Float16)) {
-        return Err(model.mismatch("an output of f32 or f16", output.to_string(), "name another output in teacher.toml"));
+        return Err(model.mismatch(
+            "an output of f32 or f16",
+            output.to_string(),
+            "name another output in teacher.toml",
+        ));
     }
     match (output.shape.len(), set) {
         (2, None | Some(Pooling::None)) => Ok(Pooling::None),
@@ -86,7 +98,9 @@ impl PoolingPlan<'_> {
             }
             (Pooling::None, _) => Err(wrong("[N, D]")),
             (Pooling::Cls, _) => Err(wrong("[N, T, D]")),
-            (Pooling::Mean, _) => Err(wrong(&format!("[N, T, D] with T above prefix_tokens = {}", self.prefix_tokens))),
+            (Pooling::Mean, _) => {
+                Err(wrong(&format!("[N, T, D] with T above prefix_tokens = {}", self.prefix_tokens)))
+            }
             (Pooling::Gap, _) => Err(wrong("a feature map of four axes")),
         }
     }
@@ -130,6 +144,7 @@ fn map_mean(data: &[f32], dim: usize, positions: usize, channels_last: bool) -> 
         })
         .collect()
     } else {
-        maps.flat_map(|map| map.chunks_exact(positions).map(|plane| plane.iter().sum::<f32>() / count)).collect()
+        maps.flat_map(|map| map.chunks_exact(positions).map(|plane| plane.iter().sum::<f32>() / count))
+            .collect()
     }
 }

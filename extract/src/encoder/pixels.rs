@@ -92,7 +92,9 @@ impl PixelBuffer {
             (Self::F32(to_values), Self::F32(values)) => to_values[to].copy_from_slice(&values[from]),
             (Self::F16(to_values), Self::F16(values)) => to_values[to].copy_from_slice(&values[from]),
             (Self::F16(to_values), Self::F32(values)) => to_values[to].convert_from_f32_slice(&values[from]),
-            (Self::F32(to_values), Self::F16(values)) => values[from].convert_to_f32_slice(&mut to_values[to]),
+            (Self::F32(to_values), Self::F16(values)) => {
+                values[from].convert_to_f32_slice(&mut to_values[to])
+            }
         }
     }
 

@@ -19,7 +19,8 @@ use crate::session::{Model, Port, Selection, describe};
 use crate::teacher::{Padding, Pooling, TextSettings};
 
 /// Outputs that hold a whole prompt's embedding, best first.
-const KNOWN_OUTPUTS: &[&str] = &["text_embeds", "text_embeddings", "sentence_embedding", "embeddings", "last_hidden_state"];
+const KNOWN_OUTPUTS: &[&str] =
+    &["text_embeds", "text_embeddings", "sentence_embedding", "embeddings", "last_hidden_state"];
 
 /// Padding tokens of tokenisers whose files do not name theirs; CLIP's pads with 0.
 const PAD_TOKENS: &[&str] = &["[PAD]", "<pad>"];
@@ -153,7 +154,11 @@ impl TextEncoder {
     }
 
     /// Raw vectors of `members`, which have one length, and their width.
-    fn run(&mut self, tokens: &[tokenizers::Encoding], members: &[usize]) -> Result<(Vec<f32>, usize), ExtractError> {
+    fn run(
+        &mut self,
+        tokens: &[tokenizers::Encoding],
+        members: &[usize],
+    ) -> Result<(Vec<f32>, usize), ExtractError> {
         let path = self.model.path().to_owned();
         let rows = if self.batch_is_fixed { self.batch } else { members.len() };
         let batch = TokenBatch::gather(tokens, members, rows);
@@ -162,7 +167,8 @@ impl TextEncoder {
         }
         let mut inputs = Vec::with_capacity(self.feeds.len());
         for (name, feed, integer) in &self.feeds {
-            let value = batch.tensor(*feed, *integer).map_err(|error| ExtractError::inference(&path, error))?;
+            let value =
+                batch.tensor(*feed, *integer).map_err(|error| ExtractError::inference(&path, error))?;
             inputs.push((name.as_str(), value));
         }
         let plan = PoolingPlan {
@@ -175,7 +181,10 @@ impl TextEncoder {
             plan.apply(output, members.len()).map_err(|reason| ExtractError::inference(&path, reason))
         })?;
         if self.dim != 0 && dim != self.dim {
-            return Err(ExtractError::inference(&path, format!("the output's width changed from {} to {dim}", self.dim)));
+            return Err(ExtractError::inference(
+                &path,
+                format!("the output's width changed from {} to {dim}", self.dim),
+            ));
         }
         Ok((vectors, dim))
     }
@@ -207,7 +216,8 @@ impl TokenBatch {
             IntegerType::I64 => Tensor::from_array((shape, values.clone()))?.into(),
             IntegerType::I32 => {
                 // Token numbers come from u32 vocabularies of far fewer than 2^31 tokens.
-                let narrow: Vec<i32> = values.iter().map(|&value| i32::try_from(value).unwrap_or(i32::MAX)).collect();
+                let narrow: Vec<i32> =
+                    values.iter().map(|&value| i32::try_from(value).unwrap_or(i32::MAX)).collect();
                 Tensor::from_array((shape, narrow))?.into()
             }
         })
@@ -230,7 +240,10 @@ fn feeds(model: &Model, ids: Option<&str>) -> Result<Vec<(String, Feed, IntegerT
         let hint = "set input in teacher.toml to the name of the input that takes token ids";
         return Err(model.mismatch(format!("an input '{ids}'"), describe(inputs), hint));
     }
-    inputs.iter().map(|port| Ok((port.name.clone(), feed(model, port, ids)?, integer_type(model, port)?))).collect()
+    inputs
+        .iter()
+        .map(|port| Ok((port.name.clone(), feed(model, port, ids)?, integer_type(model, port)?)))
+        .collect()
 }
 
 fn feed(model: &Model, port: &Port, ids: &str) -> Result<Feed, ExtractError> {
@@ -294,12 +307,17 @@ fn load_tokenizer(
     let padding = settings.padding.unwrap_or(default);
     if padding == Padding::Longest && fixed_length.is_some() {
         let got = describe(model.inputs());
-        return Err(model.mismatch("a free token axis for padding = \"longest\"", got, "set padding = \"fixed\""));
+        return Err(model.mismatch(
+            "a free token axis for padding = \"longest\"",
+            got,
+            "set padding = \"fixed\"",
+        ));
     }
     let truncation = TruncationParams { max_length: length, ..TruncationParams::default() };
     tokenizer.with_truncation(Some(truncation)).map_err(|error| tokenizer_error(path, error))?;
     let pad_id = pad_id(&tokenizer, settings.pad_id);
-    let params = PaddingParams { strategy: PaddingStrategy::Fixed(length), pad_id, ..PaddingParams::default() };
+    let params =
+        PaddingParams { strategy: PaddingStrategy::Fixed(length), pad_id, ..PaddingParams::default() };
     tokenizer.with_padding((padding == Padding::Fixed).then_some(params));
     Ok(tokenizer)
 }

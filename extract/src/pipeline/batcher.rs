@@ -32,7 +32,10 @@ pub(super) enum ShardPart {
 struct Stopped;
 
 /// Makes `count` batch buffers. They go round between batcher and encoders; their number bounds what waits.
-pub(super) fn batch_buffers(encoder: &ImageEncoder, count: usize) -> (Sender<PixelBuffer>, Receiver<PixelBuffer>) {
+pub(super) fn batch_buffers(
+    encoder: &ImageEncoder,
+    count: usize,
+) -> (Sender<PixelBuffer>, Receiver<PixelBuffer>) {
     let (give, take) = bounded(count);
     for _ in 0..count {
         // The queue has room for exactly this many.
@@ -96,8 +99,12 @@ impl Batcher<'_> {
             }
         };
         let (len, views) = (self.preparer.image_len(), rendered.views.len());
-        let mut item =
-            Some(Item::Sample { sample, width: rendered.width, height: rendered.height, views: rendered.views });
+        let mut item = Some(Item::Sample {
+            sample,
+            width: rendered.width,
+            height: rendered.height,
+            views: rendered.views,
+        });
         for view in 0..views {
             let pixels = match &mut filling.pixels {
                 Some(pixels) => pixels,

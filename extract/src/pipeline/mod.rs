@@ -105,8 +105,10 @@ impl Extractor {
     pub fn open(teacher: &Teacher, runtime: &Runtime, options: ExtractOptions) -> Result<Self, ExtractError> {
         let settings = teacher.image()?;
         let slots = options.encoder.device.slots();
-        let encoders: Result<Vec<_>, _> =
-            slots.into_iter().map(|slot| ImageEncoder::open(runtime, settings, slot, &options.encoder)).collect();
+        let encoders: Result<Vec<_>, _> = slots
+            .into_iter()
+            .map(|slot| ImageEncoder::open(runtime, settings, slot, &options.encoder))
+            .collect();
         Ok(Self {
             encoders: encoders?,
             options,
@@ -131,7 +133,12 @@ impl Extractor {
     }
 
     /// The configuration of a cache of all of `source`.
-    pub fn cache_config(&self, source: &dyn ImageSource, plan: &ViewPlan, shard_samples: usize) -> CacheConfig {
+    pub fn cache_config(
+        &self,
+        source: &dyn ImageSource,
+        plan: &ViewPlan,
+        shard_samples: usize,
+    ) -> CacheConfig {
         let encoder = self.encoder();
         CacheConfig {
             teacher: TeacherRecord {

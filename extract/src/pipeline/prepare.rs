@@ -95,8 +95,8 @@ impl<'a> Preparer<'a> {
     }
 
     fn prepare(&self, sample: usize, bytes: &[u8], blocks: &BlockPool, scratch: &mut Vec<f32>) -> Prepared {
-        let image =
-            decode(bytes, &self.limits).map_err(|error| self.reject(sample, error.reason(), error.to_string()))?;
+        let image = decode(bytes, &self.limits)
+            .map_err(|error| self.reject(sample, error.reason(), error.to_string()))?;
         let key = &self.source.samples()[sample].key;
         let (width, height) = (image.width(), image.height());
         let mut views = Vec::with_capacity(usize::from(self.views));
@@ -135,8 +135,9 @@ pub(super) fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, 
     let mut scratch = Vec::new();
     for DecodeTask { sample, bytes, reply } in tasks {
         // Decoders of outside bytes may panic on one file in a million; that file must not end the run.
-        let prepared = catch_unwind(AssertUnwindSafe(|| preparer.prepare(sample, &bytes, blocks, &mut scratch)))
-            .unwrap_or_else(|_| Err(preparer.reject(sample, "panic", "the decoder panicked".to_owned())));
+        let prepared =
+            catch_unwind(AssertUnwindSafe(|| preparer.prepare(sample, &bytes, blocks, &mut scratch)))
+                .unwrap_or_else(|_| Err(preparer.reject(sample, "panic", "the decoder panicked".to_owned())));
         if reply.send(prepared).is_err() {
             return;
         }

@@ -101,7 +101,11 @@ impl<'a> OpenShard<'a> {
     }
 
     /// Writes a sample with the next K rows, unless one of them is bad.
-    fn write_sample(&mut self, sample: &CachedSample<'_>, views: &[View]) -> Result<Option<Reject>, ExtractError> {
+    fn write_sample(
+        &mut self,
+        sample: &CachedSample<'_>,
+        views: &[View],
+    ) -> Result<Option<Reject>, ExtractError> {
         let (first, norms, values, fault) = self.rows.take(self.views);
         if let Some((row, fault)) = fault {
             let reason = match fault {
@@ -140,7 +144,12 @@ impl Rows {
         let rows = self.taken..self.taken + count;
         self.taken = rows.end;
         let fault = rows.clone().find_map(|row| self.faults[row].map(|fault| (row, fault)));
-        (rows.start, &self.norms[rows.clone()], &self.values[rows.start * self.dim..rows.end * self.dim], fault)
+        (
+            rows.start,
+            &self.norms[rows.clone()],
+            &self.values[rows.start * self.dim..rows.end * self.dim],
+            fault,
+        )
     }
 
     fn drop_taken(&mut self) {

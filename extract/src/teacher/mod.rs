@@ -13,8 +13,8 @@
 
 mod preprocessor;
 mod settings;
-mod toml_file;
 mod tokenizer_files;
+mod toml_file;
 
 use std::path::{Path, PathBuf};
 
@@ -123,7 +123,11 @@ impl Teacher {
     ///
     /// # Errors
     /// [`ExtractError`] where the device cannot be used or the model is not what the settings say.
-    pub fn image_encoder(&self, runtime: &Runtime, options: &EncoderOptions) -> Result<ImageEncoder, ExtractError> {
+    pub fn image_encoder(
+        &self,
+        runtime: &Runtime,
+        options: &EncoderOptions,
+    ) -> Result<ImageEncoder, ExtractError> {
         let slot = options.device.slots().first().copied().unwrap_or(Slot::Cpu);
         ImageEncoder::open(runtime, self.image()?, slot, options)
     }
@@ -132,7 +136,11 @@ impl Teacher {
     ///
     /// # Errors
     /// [`ExtractError`] where the device cannot be used or model and tokeniser are not what the settings say.
-    pub fn text_encoder(&self, runtime: &Runtime, options: &EncoderOptions) -> Result<TextEncoder, ExtractError> {
+    pub fn text_encoder(
+        &self,
+        runtime: &Runtime,
+        options: &EncoderOptions,
+    ) -> Result<TextEncoder, ExtractError> {
         TextEncoder::open(runtime, self.text()?, self.text_hash()?, options)
     }
 }
@@ -151,7 +159,9 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
         .filter_map(Result::ok)
         .filter(|entry| {
             let other = entry.file_name().to_string_lossy().into_owned();
-            other.strip_prefix(&name).is_some_and(|rest| rest.starts_with("_data") || rest.starts_with(".data"))
+            other
+                .strip_prefix(&name)
+                .is_some_and(|rest| rest.starts_with("_data") || rest.starts_with(".data"))
         })
         .map(|entry| entry.path())
         .collect();
@@ -170,7 +180,11 @@ fn resolve_image(
 ) -> Result<ImageSettings, ExtractError> {
     let size = if image.size.is_some() { image.size } else { defaults.size()? };
     if size.is_some_and(|size| size == 0 || size > lgd_data::render::MAX_SIZE) {
-        return Err(ExtractError::setting(path, format!("[image] size = {}: out of range", size.unwrap_or(0)), ""));
+        return Err(ExtractError::setting(
+            path,
+            format!("[image] size = {}: out of range", size.unwrap_or(0)),
+            "",
+        ));
     }
     let normalization = match (image.mean, image.std) {
         (Some(mean), Some(std)) => Normalization { mean, std },
@@ -187,7 +201,11 @@ fn resolve_image(
     let usable = normalization.mean.iter().all(|mean| mean.is_finite())
         && normalization.std.iter().all(|std| std.is_finite() && *std > 0.0);
     if !usable {
-        return Err(ExtractError::setting(path, format!("[image] {normalization:?}: std must be above 0"), ""));
+        return Err(ExtractError::setting(
+            path,
+            format!("[image] {normalization:?}: std must be above 0"),
+            "",
+        ));
     }
     let resample = match image.resample {
         Some(name) => resample_of(name),

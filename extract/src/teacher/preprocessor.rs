@@ -91,7 +91,13 @@ impl ImageDefaults {
             let resample = match name {
                 "bicubic" => Resample::Bicubic,
                 "bilinear" => Resample::Bilinear,
-                _ => return Err(ExtractError::setting(path, format!("interpolation '{name}' is not known"), "")),
+                _ => {
+                    return Err(ExtractError::setting(
+                        path,
+                        format!("interpolation '{name}' is not known"),
+                        "",
+                    ));
+                }
             };
             self.resample.push((resample, path.to_owned()));
         }
@@ -106,7 +112,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, Extract
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),
     };
-    let json = serde_json::from_slice(&bytes).map_err(|error| ExtractError::setting(path, error.to_string(), ""))?;
+    let json =
+        serde_json::from_slice(&bytes).map_err(|error| ExtractError::setting(path, error.to_string(), ""))?;
     Ok(Some((path.to_owned(), json)))
 }
 
@@ -144,15 +151,21 @@ fn side(path: &Path, value: &Value) -> Result<u32, ExtractError> {
         },
         _ => None,
     };
-    side.and_then(|side| u32::try_from(side).ok())
-        .ok_or_else(|| ExtractError::setting(path, format!("the input size {value} is not that of a square"), "give size in teacher.toml"))
+    side.and_then(|side| u32::try_from(side).ok()).ok_or_else(|| {
+        ExtractError::setting(
+            path,
+            format!("the input size {value} is not that of a square"),
+            "give size in teacher.toml",
+        )
+    })
 }
 
 fn triple(path: &Path, value: &Value) -> Result<[f64; 3], ExtractError> {
-    let numbers: Option<Vec<f64>> = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
-    numbers
-        .and_then(|numbers| <[f64; 3]>::try_from(numbers).ok())
-        .ok_or_else(|| ExtractError::setting(path, format!("expected three numbers for mean or std, got {value}"), ""))
+    let numbers: Option<Vec<f64>> =
+        value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+    numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok()).ok_or_else(|| {
+        ExtractError::setting(path, format!("expected three numbers for mean or std, got {value}"), "")
+    })
 }
 
 /// (byte x factor - mean) / std, written for values in 0..1 instead of bytes.
@@ -173,7 +186,9 @@ fn pillow_code(path: &Path, code: &Value) -> Result<Resample, ExtractError> {
         Some(3) => Ok(Resample::Bicubic),
         _ => Err(ExtractError::setting(
             path,
-            format!("resample = {code}: expected a Pillow code, 0 nearest, 1 Lanczos, 2 bilinear or 3 bicubic"),
+            format!(
+                "resample = {code}: expected a Pillow code, 0 nearest, 1 Lanczos, 2 bilinear or 3 bicubic"
+            ),
             "give resample in teacher.toml",
         )),
     }
@@ -230,7 +245,8 @@ mod tests {
 
     #[test]
     fn files_that_disagree_are_named() {
-        let open_clip = r#"{"model_cfg": {"vision_cfg": {"image_size": 240}, "text_cfg": {"context_length": 77}}}"#;
+        let open_clip =
+            r#"{"model_cfg": {"vision_cfg": {"image_size": 240}, "text_cfg": {"context_length": 77}}}"#;
         let read = defaults(&[(HUGGING_FACE, CLIP), (OPEN_CLIP, open_clip)]).unwrap();
         assert_eq!(read.context_length(), Some(77));
         let text = read.size().unwrap_err().to_string();
@@ -242,7 +258,9 @@ mod tests {
     #[test]
     fn oblong_inputs_and_broken_files_are_refused() {
         assert!(defaults(&[(HUGGING_FACE, r#"{"size": {"height": 224, "width": 336}}"#)]).is_err());
-        assert!(defaults(&[(HUGGING_FACE, r#"{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}"#)]).is_err());
+        assert!(
+            defaults(&[(HUGGING_FACE, r#"{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}"#)]).is_err()
+        );
         assert!(defaults(&[(HUGGING_FACE, "{")]).is_err());
     }
 }

@@ -17,14 +17,18 @@ pub(crate) struct TokenizerDefaults {
 /// Reads `tokenizer.json` at `path` and `tokenizer_config.json` beside it; either may be absent.
 pub(crate) fn read(path: &Path) -> Result<TokenizerDefaults, ExtractError> {
     let tokenizer = read_json(path)?.map_or(Value::Null, |(_, json)| json);
-    let config = read_json(&path.with_file_name("tokenizer_config.json"))?.map_or(Value::Null, |(_, json)| json);
-    let length = |value: Option<&Value>| value.and_then(Value::as_u64).and_then(|length| usize::try_from(length).ok());
+    let config =
+        read_json(&path.with_file_name("tokenizer_config.json"))?.map_or(Value::Null, |(_, json)| json);
+    let length =
+        |value: Option<&Value>| value.and_then(Value::as_u64).and_then(|length| usize::try_from(length).ok());
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     Ok(TokenizerDefaults {
-        context_length: length(tokenizer.pointer("/truncation/max_length")).or(length(config.get("model_max_length"))),
+        context_length: length(tokenizer.pointer("/truncation/max_length"))
+            .or(length(config.get("model_max_length"))),
         pad_id: tokenizer.pointer("/padding/pad_id").and_then(id).or_else(|| {
             // A special token may be written as text or as an object with its text as content.
-            let token = config.get("pad_token").and_then(|token| token.get("content").unwrap_or(token).as_str())?;
+            let token =
+                config.get("pad_token").and_then(|token| token.get("content").unwrap_or(token).as_str())?;
             token_id(&tokenizer, token)
         }),
     })

@@ -74,8 +74,8 @@ impl TeacherToml {
             source,
             hint: "a teacher is a folder with teacher.toml, its models and its tokeniser",
         })?;
-        let parsed: Self =
-            toml::from_str(&text).map_err(|error| ExtractError::setting(path, error.to_string().trim_end(), ""))?;
+        let parsed: Self = toml::from_str(&text)
+            .map_err(|error| ExtractError::setting(path, error.to_string().trim_end(), ""))?;
         parsed.check(path)?;
         Ok(parsed)
     }
@@ -90,10 +90,13 @@ impl TeacherToml {
             self.text.as_ref().and_then(|text| text.normalize),
         ];
         if normalize.contains(&Some(false)) {
-            return refuse("normalize = false: embeddings are always stored as unit vectors, with their norm beside them");
+            return refuse(
+                "normalize = false: embeddings are always stored as unit vectors, with their norm beside them",
+            );
         }
         if let Some(image) = &self.image {
-            if image.prefix_tokens.is_some() && image.pooling.is_some_and(|pooling| pooling != Pooling::Mean) {
+            if image.prefix_tokens.is_some() && image.pooling.is_some_and(|pooling| pooling != Pooling::Mean)
+            {
                 return refuse("[image] prefix_tokens only goes with pooling = \"mean\"");
             }
         }

@@ -16,7 +16,9 @@ pub fn root() -> PathBuf {
 
 /// The library. A missing one fails the test: nothing here can be shown without it.
 pub fn runtime() -> Runtime {
-    let default = root().join("third_party/onnxruntime").join(format!("libonnxruntime{}", std::env::consts::DLL_SUFFIX));
+    let default = root()
+        .join("third_party/onnxruntime")
+        .join(format!("libonnxruntime{}", std::env::consts::DLL_SUFFIX));
     let path = std::env::var_os("ORT_DYLIB_PATH").map_or(default, PathBuf::from);
     Runtime::load(Some(&path)).unwrap_or_else(|error| panic!("these tests need ONNX Runtime:\n{error}"))
 }
@@ -24,15 +26,16 @@ pub fn runtime() -> Runtime {
 /// A teacher folder with `[image]` for one fixture model and further keys.
 pub fn image_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
     let toml = format!(
-        "[image]\nmodel = '{FIXTURES}/{model}.onnx'\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n{keys}\n"
+        "name = 'tiny'\n[image]\nmodel = '{FIXTURES}/{model}.onnx'\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n{keys}\n"
     );
     teacher(&toml).1
 }
 
 /// A teacher folder with `[text]` for one fixture model and further keys.
 pub fn text_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
-    let toml =
-        format!("[text]\nmodel = '{FIXTURES}/{model}.onnx'\ntokenizer = '{FIXTURES}/tokenizer.json'\n{keys}\n");
+    let toml = format!(
+        "[text]\nmodel = '{FIXTURES}/{model}.onnx'\ntokenizer = '{FIXTURES}/tokenizer.json'\n{keys}\n"
+    );
     teacher(&toml).1
 }
 

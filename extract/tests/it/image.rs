@@ -70,7 +70,9 @@ fn feature_maps_are_pooled_over_positions() {
     let map = expected("map_nhwc", "feature_map");
     let means: Vec<f32> = map
         .chunks(64 * 4)
-        .flat_map(|image| (0..4).map(|c| image.iter().skip(c).step_by(4).sum::<f32>() / 64.0).collect::<Vec<_>>())
+        .flat_map(|image| {
+            (0..4).map(|c| image.iter().skip(c).step_by(4).sum::<f32>() / 64.0).collect::<Vec<_>>()
+        })
         .collect();
     check("map_nhwc", "pooling = 'gap'", &means, 1e-5);
 }
@@ -141,7 +143,11 @@ fn unusable_models_name_the_file_what_was_expected_and_what_is_there() {
         ("vague_outputs", "", ["a: f32[?, 3]", "b: f32[?, 3]"]),
         ("tokens", "output = 'last_hidden_state'", ["[N, D]", "hint: set pooling = \"cls\" or \"mean\""]),
         ("map", "", ["[N, D]", "pooling = \"gap\""]),
-        ("tokens", "output = 'last_hidden_state'\npooling = 'mean'\nprefix_tokens = 5", ["prefix_tokens = 5", "[2, 5, 4]"]),
+        (
+            "tokens",
+            "output = 'last_hidden_state'\npooling = 'mean'\nprefix_tokens = 5",
+            ["prefix_tokens = 5", "[2, 5, 4]"],
+        ),
         ("two_inputs", "", ["one input", "b: f32[?]"]),
         ("two_inputs", "input = 'a'", ["one input", "export the image encoder"]),
         ("bytes_in", "", ["f32 or f16", "u8"]),

@@ -34,7 +34,9 @@ fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
         if broken(i) {
             return b"not an image".to_vec();
         }
-        ppm(20 + i % 17, 30 - i % 11, |x, y| [(i * 13 + x * 5) % 251, (i * 7 + y * 9) % 241, (x * y + i) % 239].map(byte))
+        ppm(20 + i % 17, 30 - i % 11, |x, y| {
+            [(i * 13 + x * 5) % 251, (i * 7 + y * 9) % 241, (x * y + i) % 239].map(byte)
+        })
     };
     MemorySource::new((0..count).map(|i| (format!("{i:04}.ppm"), image(i))).collect())
 }
@@ -48,7 +50,12 @@ fn builder(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: &
 }
 
 /// Runs each part and finalises; the files' names and contents.
-fn files(extractor: &mut Extractor, source: &dyn ImageSource, shard: usize, parts: usize) -> BTreeMap<String, Vec<u8>> {
+fn files(
+    extractor: &mut Extractor,
+    source: &dyn ImageSource,
+    shard: usize,
+    parts: usize,
+) -> BTreeMap<String, Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     for part in (0..parts).rev() {
         let builder = builder(extractor, source, shard, dir.path());
@@ -64,11 +71,14 @@ fn finalize(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: 
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())).collect()
+    entries
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
+        .collect()
 }
 
 fn assert_same(got: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>, case: &str) {
-    let names: Vec<_> = got.keys().chain(expected.keys()).filter(|name| got.get(*name) != expected.get(*name)).collect();
+    let names: Vec<_> =
+        got.keys().chain(expected.keys()).filter(|name| got.get(*name) != expected.get(*name)).collect();
     assert!(names.is_empty(), "{case}: {names:?} differ");
 }
 
@@ -127,12 +137,14 @@ fn embeddings_are_those_of_the_encoder_on_the_stored_views() {
         assert_eq!(views.keys[position], source.samples()[sample].key);
         let image = decode(&source.read(sample, u64::MAX).unwrap(), &DecodeLimits::default()).unwrap();
         for view in 0..3 {
-            let shown = render(&image, views.view(position, view), encoder.size(), encoder.resample()).unwrap();
+            let shown =
+                render(&image, views.view(position, view), encoder.size(), encoder.resample()).unwrap();
             let mut pixels = encoder.new_batch();
             pixels.normalise(0, &shown, encoder.normalization(), encoder.layout(), &mut Vec::new()).unwrap();
             let embeddings = encoder.encode(&pixels, 1).unwrap();
             cache.embeddings().copy_row(views.row(position, view), &mut row);
-            let rounded: Vec<f32> = embeddings.row(0).iter().map(|&value| half::f16::from_f32(value).to_f32()).collect();
+            let rounded: Vec<f32> =
+                embeddings.row(0).iter().map(|&value| half::f16::from_f32(value).to_f32()).collect();
             assert_eq!(row, rounded, "sample {sample}, view {view}");
         }
     }
@@ -215,7 +227,12 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
     for after in [0, 1, 40, 70] {
         let dir = tempfile::tempdir().unwrap();
         let job = Arc::new(Job::new());
-        let cut = Interrupting { inner: images(90, broken), job: Arc::clone(&job), after, reads: AtomicUsize::new(0) };
+        let cut = Interrupting {
+            inner: images(90, broken),
+            job: Arc::clone(&job),
+            after,
+            reads: AtomicUsize::new(0),
+        };
         let mut extractor = extractor("conv", 8, 2);
         let first = builder(&extractor, &cut, 12, dir.path());
         let error = extractor.extract(&cut, &first, Partition::WHOLE, &job).unwrap_err();
@@ -248,12 +265,17 @@ fn a_cache_begun_otherwise_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let begun = extractor("conv", 4, 1);
     let builder = builder(&begun, &source, 4, dir.path());
-    for (mut other, samples, what) in
-        [(extractor("conv", 8, 1), 9, "batch"), (extractor("linear", 4, 1), 9, "image model"), (extractor("conv", 4, 1), 8, "listing")]
-    {
+    for (mut other, samples, what) in [
+        (extractor("conv", 8, 1), 9, "batch"),
+        (extractor("linear", 4, 1), 9, "image model"),
+        (extractor("conv", 4, 1), 8, "listing"),
+    ] {
         let source = images(samples, |_| false);
         let error = other.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap_err();
-        assert!(matches!(&error, ExtractError::CacheMismatch { what: found, .. } if *found == what), "{error}");
+        assert!(
+            matches!(&error, ExtractError::CacheMismatch { what: found, .. } if *found == what),
+            "{error}"
+        );
     }
 }
 

@@ -6,8 +6,9 @@ use lgd_extract::{EncoderOptions, ImageEncoder, Teacher};
 use crate::common::{pixels, root, runtime};
 
 fn encoder(threads: usize) -> ImageEncoder {
-    let teacher = Teacher::open(&root().join("third_party/teacher"))
-        .unwrap_or_else(|error| panic!("this test needs the demo's teacher: run scripts/setup teacher\n{error}"));
+    let teacher = Teacher::open(&root().join("third_party/teacher")).unwrap_or_else(|error| {
+        panic!("this test needs the demo's teacher: run scripts/setup teacher\n{error}")
+    });
     let options = EncoderOptions { batch: Some(6), threads, ..EncoderOptions::default() };
     teacher.image_encoder(&runtime(), &options).unwrap()
 }
@@ -31,7 +32,10 @@ fn neither_neighbours_nor_position_nor_threads_change_an_embedding() {
         let order = [3, 6, 0, 5, 1, 6];
         let shuffled = other.encode(&batch(&other, &order), 6).unwrap();
         for (row, image) in order.into_iter().enumerate().filter(|(_, image)| *image < 6) {
-            assert!(shuffled.row(row) == straight.row(image), "{threads} threads, image {image} in row {row}");
+            assert!(
+                shuffled.row(row) == straight.row(image),
+                "{threads} threads, image {image} in row {row}"
+            );
         }
         let padded = other.encode(&batch(&other, &[2]), 1).unwrap();
         assert!(padded.row(0) == straight.row(2), "{threads} threads, padded batch");
@@ -43,7 +47,8 @@ fn prompts_are_encoded_to_unit_vectors_of_the_image_width() {
     let teacher = Teacher::open(&root().join("third_party/teacher")).unwrap();
     let mut text = teacher.text_encoder(&runtime(), &EncoderOptions::default()).unwrap();
     assert_eq!(text.dim(), encoder(1).dim());
-    let prompts: Vec<String> = ["a photo of a cat.", "a photo of a kitten.", "a photo of a lorry."].map(str::to_owned).into();
+    let prompts: Vec<String> =
+        ["a photo of a cat.", "a photo of a kitten.", "a photo of a lorry."].map(str::to_owned).into();
     let rows = text.encode(&prompts).unwrap();
     let row = |i: usize| &rows[i * text.dim()..][..text.dim()];
     let dot = |a: usize, b: usize| row(a).iter().zip(row(b)).map(|(x, y)| x * y).sum::<f32>();

@@ -49,7 +49,8 @@ fn refused(path: &Path, part: &str) {
 fn build(dir: &Path, name: &str, source: &str) -> std::path::PathBuf {
     let (code, library) = (dir.join(format!("{name}.c")), dir.join(format!("lib{name}.so")));
     std::fs::write(&code, source).unwrap();
-    let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&code).status().unwrap();
+    let status =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&code).status().unwrap();
     assert!(status.success());
     library.canonicalize().unwrap()
 }

@@ -51,7 +51,8 @@ fn hidden_states_are_pooled_over_the_mask() {
 #[test]
 fn neighbours_and_order_do_not_change_a_prompt() {
     let mut encoder = open("bert", LENGTH).unwrap();
-    let all: Vec<String> = (0..150).map(|i| ["a", "photo of", "cat dog cat", "dog"][i % 4].to_owned()).collect();
+    let all: Vec<String> =
+        (0..150).map(|i| ["a", "photo of", "cat dog cat", "dog"][i % 4].to_owned()).collect();
     let together = encoder.encode(&all).unwrap();
     for (prompt, row) in all.iter().zip(together.chunks(4)).take(4) {
         assert_eq!(encoder.encode(std::slice::from_ref(prompt)).unwrap(), row);
@@ -101,5 +102,8 @@ fn a_broken_tokenizer_names_its_file() {
     std::fs::write(dir.path().join("teacher.toml"), toml).unwrap();
     let teacher = lgd_extract::Teacher::open(dir.path()).unwrap();
     let error = teacher.text_encoder(&runtime(), &EncoderOptions::default()).map(|_| ()).unwrap_err();
-    assert!(matches!(error, ExtractError::Tokenizer { .. }) && error.to_string().contains("tokenizer.json"), "{error}");
+    assert!(
+        matches!(error, ExtractError::Tokenizer { .. }) && error.to_string().contains("tokenizer.json"),
+        "{error}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Dense convolution, forward and backward-data: how each becomes a [`Gather`].
+//! Dense convolution, forward and backward-data: how each becomes an implicit GEMM (`gather`).
 
 use super::gather::{Gather, Phase};
 use super::geometry::{ShapeError, Sliding, expect_eq, expect_positive};
@@ -159,7 +159,7 @@ impl Axis {
         let shift = ((taps - 1) * window.dilation).div_ceil(window.stride);
         let shifted = |phase: usize, tap: usize| {
             let start = phase + window.padding + shift * window.stride - tap * window.dilation;
-            (start % window.stride == 0).then_some(start / window.stride)
+            start.is_multiple_of(window.stride).then_some(start / window.stride)
         };
         let phase_taps = |phase: usize| -> Vec<PhaseTap> {
             let taps = (0..taps).rev();

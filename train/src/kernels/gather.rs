@@ -99,7 +99,7 @@ impl Gather<'_> {
         let mut pixels = Pixels::default();
         for row in 0..rows {
             let (image, y) = ((first_row + row) / height, (first_row + row) % height);
-            let Some(y) = y.checked_sub(phase.first.0).filter(|y| y % self.output_step == 0) else {
+            let Some(y) = y.checked_sub(phase.first.0).filter(|y| y.is_multiple_of(self.output_step)) else {
                 continue;
             };
             let input_row = (image * input_height + y / self.output_step * self.input_step) * input_width;
@@ -112,9 +112,12 @@ impl Gather<'_> {
     }
 }
 
+/// Pixels that tiles of 6 and of 8 rows both divide.
+const EVEN_PIXELS: usize = 24;
+
 /// Rows of `width` pixels after which tiles of 6 and of 8 rows come out even, where that takes few rows.
 fn whole_tiles(width: usize) -> usize {
-    [1, 2, 3, 4].into_iter().find(|rows| rows * width % (WIDE_ROWS * NARROW_ROWS / 2) == 0).unwrap_or(1)
+    [1, 2, 3, 4].into_iter().find(|rows| (rows * width).is_multiple_of(EVEN_PIXELS)).unwrap_or(1)
 }
 
 /// Offsets of a task's pixels in the input and in the task's part of the output.

@@ -136,7 +136,7 @@ impl Sliding {
     /// The window whose `tap` lies on input coordinate `at`, along an axis of `positions` windows.
     pub(super) fn target(&self, at: usize, tap: usize, positions: usize) -> Option<usize> {
         let start = (at + self.window.padding).checked_sub(tap * self.window.dilation)?;
-        if start % self.window.stride != 0 {
+        if !start.is_multiple_of(self.window.stride) {
             return None;
         }
         Some(start / self.window.stride).filter(|&position| position < positions)

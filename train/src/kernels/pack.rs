@@ -81,7 +81,7 @@ impl Panels {
         &self.data[j * self.depth * self.width..][..self.depth * self.width(j)]
     }
 
-    /// Bytes of one full panel.
+    /// Rows of a panel: taps times channels.
     pub(super) fn depth(&self) -> usize {
         self.depth
     }

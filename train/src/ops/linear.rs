@@ -17,7 +17,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation
 /// Dot products of the rows of `x` `[B, D]` with the rows of `bank` `[C, D]`: `[B, C]`.
 ///
 /// # Errors
-/// As [`linear`].
+/// As [`linear()`].
 pub fn similarity(x: &Tensor, bank: &Tensor) -> Result<Tensor> {
     x.apply_op2(bank, Similarity)
 }

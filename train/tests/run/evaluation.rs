@@ -100,7 +100,10 @@ fn classes_that_are_no_categories_are_listed() {
         evaluate(&inputs, &options, &Job::new()).unwrap_err()
     };
     let error = ask(&images);
-    assert!(matches!(&error, RunError::UnmatchedClasses { classes, .. } if *classes == ["owl", "elk"]), "{error}");
+    assert!(
+        matches!(&error, RunError::UnmatchedClasses { classes, .. } if *classes == ["owl", "elk"]),
+        "{error}"
+    );
     assert_eq!(error.kind(), FailureKind::Usage);
 
     images.names = None;

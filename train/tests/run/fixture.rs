@@ -112,7 +112,7 @@ fn teacher() -> TeacherRecord {
         output: "embedding".to_owned(),
         pooling: "none".to_owned(),
         prefix_tokens: 0,
-        text_encoder: ContentHash::of(b"text encoder"),
+        text_encoder: Some(ContentHash::of(b"text encoder")),
     }
 }
 

@@ -1,11 +1,9 @@
 //! Initial values, loading with a report, and the round trip through safetensors.
 
-mod common;
-
 use std::collections::{BTreeMap, HashMap};
 
+use crate::golden::values;
 use candle_core::{DType, Device, Tensor};
-use common::values;
 use lgd_train::student::{Architecture, Student};
 
 fn student(architecture: Architecture, seed: u64) -> Student {

@@ -1,9 +1,7 @@
 //! The LGD objective against its formula written out in f64 (METHODS.md section 1), and its online bank.
 
-mod common;
-
+use crate::golden::values;
 use candle_core::{DType, Device, Tensor, Var};
-use common::values;
 use lgd_train::error::TrainError;
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
 use lgd_train::ops;

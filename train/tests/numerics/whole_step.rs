@@ -1,12 +1,10 @@
 //! One training step of each student with the LGD loss against PyTorch and torchvision in f64: loss, every gradient, every
 //! parameter and running statistic afterwards; and inference. The weights follow a formula that `goldens/make_goldens.py` repeats.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::golden::{Golden, error, values};
 use candle_core::{Device, Tensor};
-use common::{Golden, error, values};
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
 use lgd_train::ops::{self, Activation};
 use lgd_train::optim::{Sgd, SgdSettings};

@@ -1,11 +1,9 @@
 //! Every operation and every gradient of it against PyTorch in f64 (`goldens/make_goldens.py`).
 
-mod common;
-
 use std::sync::Arc;
 
+use crate::golden::{Golden, error, values};
 use candle_core::{Tensor, Var};
-use common::{Golden, error, values};
 use lgd_train::ops::{self, Activation, Window};
 use serde_json::Value;
 
@@ -91,7 +89,7 @@ fn operations_and_gradients_equal_pytorchs() {
 fn every_instruction_set_gives_pytorchs_gradients() {
     for set in ["avx2", "portable"] {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["operations_and_gradients_equal_pytorchs", "--exact"])
+            .args(["ops::operations_and_gradients_equal_pytorchs", "--exact"])
             .env("LGD_SIMD", set)
             .output()
             .unwrap();

@@ -1,9 +1,7 @@
 //! The same seed gives the same bits, whatever the number of threads.
 
-mod common;
-
+use crate::golden::values;
 use candle_core::{DType, Device, Tensor};
-use common::values;
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
 use lgd_train::ops;
 use lgd_train::optim::{Sgd, SgdSettings};

@@ -23,25 +23,28 @@ impl Golden {
         Self { tensors: tensors.into_iter().collect(), metadata }
     }
 
+    /// A value of the header.
     pub fn metadata(&self, key: &str) -> &str {
         &self.metadata[key]
     }
 
+    /// A tensor.
     pub fn get(&self, name: &str) -> &Tensor {
         self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
     }
 
     /// The values of a tensor, in row-major order.
+    /// A tensor's values.
     pub fn values(&self, name: &str) -> Vec<f32> {
         values(self.get(name))
     }
 
-    #[allow(dead_code, reason = "not every test file looks for optional entries")]
+    /// Whether there is such a tensor.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    #[allow(dead_code, reason = "not every test file lists the entries")]
+    /// Every tensor's name.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
