@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use lgd_bank::BankError;
 use lgd_data::ArtefactError;
 use lgd_extract::ExtractError;
 use lgd_train::run::{FailureKind, RunError};
@@ -29,22 +30,34 @@ impl From<Exit> for ExitCode {
 
 /// The exit code of a failed command.
 pub fn of_error(error: &anyhow::Error) -> Exit {
-    for cause in error.chain() {
-        if cause.downcast_ref().is_some_and(ExtractError::is_interrupted) {
-            return Exit::Interrupted;
-        }
-        if let Some(error) = cause.downcast_ref::<RunError>() {
-            return match error.kind() {
-                FailureKind::Interrupted => Exit::Interrupted,
-                FailureKind::Artefact => Exit::Artefact,
-                FailureKind::Usage | FailureKind::Other => Exit::Usage,
-            };
-        }
-        match cause.downcast_ref() {
-            Some(ArtefactError::Occupied { .. }) => return Exit::Usage,
-            Some(_) => return Exit::Artefact,
-            None => {}
-        }
+    error.chain().find_map(of_cause).unwrap_or(Exit::Usage)
+}
+
+/// The stages' errors show an artefact's error as their own, so it is looked for inside them too.
+fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(error) = cause.downcast_ref::<ArtefactError>() {
+        return Some(of_artefact(error));
     }
-    Exit::Usage
+    match cause.downcast_ref() {
+        Some(ExtractError::Interrupted) => return Some(Exit::Interrupted),
+        Some(ExtractError::Artefact(error)) => return Some(of_artefact(error)),
+        _ => {}
+    }
+    match cause.downcast_ref() {
+        Some(BankError::Interrupted) => return Some(Exit::Interrupted),
+        Some(BankError::Artefact(error)) => return Some(of_artefact(error)),
+        _ => {}
+    }
+    cause.downcast_ref::<RunError>().map(|error| match error.kind() {
+        FailureKind::Interrupted => Exit::Interrupted,
+        FailureKind::Artefact => Exit::Artefact,
+        FailureKind::Usage | FailureKind::Other => Exit::Usage,
+    })
+}
+
+fn of_artefact(error: &ArtefactError) -> Exit {
+    match error {
+        ArtefactError::Occupied { .. } => Exit::Usage,
+        _ => Exit::Artefact,
+    }
 }

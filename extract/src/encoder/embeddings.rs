@@ -45,12 +45,12 @@ impl Embeddings {
         self.norms.len()
     }
 
-    /// All values, [rows, D].
+    /// All values, `[rows, D]`.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// One unit vector, [D].
+    /// One unit vector, `[D]`.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.dim..(row + 1) * self.dim]
     }

@@ -219,7 +219,7 @@ impl Extractor {
         let config = builder.config();
         let decoders = threads_or(self.options.decode_threads, cores());
         let readers = threads_or(self.options.read_threads, READ_THREADS);
-        let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits.clone());
+        let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);
         let window = window(decoders, preparer.sample_bytes());
 
         let (to_readers, reader_tasks) = bounded(window);

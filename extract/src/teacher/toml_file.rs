@@ -94,11 +94,11 @@ impl TeacherToml {
                 "normalize = false: embeddings are always stored as unit vectors, with their norm beside them",
             );
         }
-        if let Some(image) = &self.image {
-            if image.prefix_tokens.is_some() && image.pooling.is_some_and(|pooling| pooling != Pooling::Mean)
-            {
-                return refuse("[image] prefix_tokens only goes with pooling = \"mean\"");
-            }
+        let misplaced = |image: &ImageToml| {
+            image.prefix_tokens.is_some() && image.pooling.is_some_and(|p| p != Pooling::Mean)
+        };
+        if self.image.as_ref().is_some_and(misplaced) {
+            return refuse("[image] prefix_tokens only goes with pooling = \"mean\"");
         }
         if self.text.as_ref().is_some_and(|text| text.pooling == Some(Pooling::Gap)) {
             return refuse("[text] pooling = \"gap\": prompts have no feature map; use none, cls or mean");

@@ -1,8 +1,16 @@
 //! Tests against the real ONNX Runtime library and tiny models (`tests/fixtures/make_models.py`).
+//!
+//! `cfg(test)` on the modules tells clippy that their helpers are test code, too.
 
+#[cfg(test)]
 mod common;
+#[cfg(test)]
 mod image;
+#[cfg(test)]
 mod pipeline;
+#[cfg(test)]
 mod real_teacher;
+#[cfg(test)]
 mod runtime;
+#[cfg(test)]
 mod text;

@@ -378,7 +378,7 @@ def gradient_errors(name, seed):
     return errors, vanishing, (model, x, stored)
 
 
-def choose_seed(name, tries=200, finalists=40):
+def choose_seed(name, tries=60, finalists=8):
     """Away from ties: of the seeds whose activations stay farthest from their kinks, the one where rounding matters least."""
     margins = []
     for seed in range(tries):

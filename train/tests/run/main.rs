@@ -1,4 +1,5 @@
 //! Loader, run folder, checkpoints, training loop and evaluation, on small synthetic images.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod evaluation;
 mod fixture;

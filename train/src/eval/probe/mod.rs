@@ -38,7 +38,7 @@ pub struct ProbeSettings {
 
 impl Default for ProbeSettings {
     fn default() -> Self {
-        let learning_rates = vec![0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+        let learning_rates = vec![0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
         Self { epochs: 100, batch: 256, momentum: 0.9, deviation: 0.01, learning_rates, seed: 0 }
     }
 }

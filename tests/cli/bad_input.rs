@@ -1,0 +1,142 @@
+//! Input that cannot be used: each a clear error or a counted reject, with the documented exit code.
+
+use std::fs;
+
+use crate::common::{CLASSES, Desk, third_party};
+
+const EXTRACT: &str = "extract --images images --teacher teacher --out cache";
+
+#[test]
+fn bad_images_are_rejected_once_and_counted() {
+    let desk = Desk::new();
+    desk.images("images", 0, 2);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    let good =
+        fs::read(fs::read_dir(desk.path("images/cat")).unwrap().next().unwrap().unwrap().path()).unwrap();
+    desk.write("images/cat/a-cut.png", &good[..good.len() / 2]);
+    desk.write("images/cat/b-empty.png", b"");
+    desk.write("images/cat/c-text.png", b"this is no image at all, whatever it is called");
+    desk.write("images/cat/d-bomb.pgm", b"P5 60000 60000 255\n");
+    desk.write("images/cat/e-really-a-png.jpeg", &good);
+    let ran = desk.lgd(EXTRACT).ended(1, &["4 of 25 samples were rejected"]);
+    assert_eq!(ran.json()["cache"]["samples"], 21, "a wrong name is no reason to reject an image");
+    let rejects = fs::read_to_string(desk.path("cache/rejects.jsonl")).unwrap();
+    for (line, key) in rejects.lines().zip(["a-cut.png", "b-empty.png", "c-text.png", "d-bomb.pgm"]) {
+        assert!(line.contains(key), "{line}");
+    }
+    desk.lgd(&format!("{EXTRACT} --overwrite --max-rejects 0.5")).ended(0, &[]);
+}
+
+#[test]
+fn a_source_without_images_and_lists_that_disagree_are_errors() {
+    let desk = Desk::new();
+    desk.tiny_teacher("teacher", "linear.onnx");
+    fs::create_dir_all(desk.path("images/cat")).unwrap();
+    desk.lgd(EXTRACT).ended(2, &["hint:"]);
+    desk.write("list.csv", "path,label\na.png,3\nb.png\n");
+    desk.lgd("extract --images list.csv --teacher teacher --out cache").ended(2, &["list.csv", "3"]);
+    desk.write("list.csv", "a.png,3\na.png,4\n");
+    desk.lgd("extract --images list.csv --teacher teacher --out cache").ended(2, &["a.png"]);
+    desk.lgd("extract --images nowhere --teacher teacher --out cache").ended(2, &["nowhere"]);
+}
+
+#[test]
+fn models_that_do_not_fit_are_errors_that_say_what_they_have() {
+    let desk = Desk::new();
+    desk.images("images", 0, 1);
+    for (model, part) in
+        [("two_inputs.onnx", "input"), ("integers_out.onnx", "ids"), ("rank_three.onnx", "pixel_values")]
+    {
+        desk.tiny_teacher("teacher", model);
+        desk.lgd(EXTRACT).ended(2, &["image.onnx", part]);
+    }
+    desk.write("teacher/image.onnx", "no model");
+    desk.lgd(EXTRACT).ended(2, &["image.onnx"]);
+    fs::remove_file(desk.path("teacher/image.onnx")).unwrap();
+    desk.lgd(EXTRACT).ended(2, &["image.onnx"]);
+}
+
+#[test]
+fn useless_embeddings_are_rejects() {
+    for (model, reason) in [("nan.onnx", "nan"), ("zero.onnx", "zero")] {
+        let desk = Desk::new();
+        desk.images("images", 0, 2);
+        desk.tiny_teacher("teacher", model);
+        desk.lgd(EXTRACT).ended(1, &["rejected"]);
+        let rejects = fs::read_to_string(desk.path("cache/rejects.jsonl")).unwrap();
+        assert!(rejects.lines().next().unwrap().contains(reason), "{rejects}");
+    }
+}
+
+#[test]
+fn a_text_encoder_of_another_teacher_or_width_is_refused() {
+    let desk = Desk::new();
+    desk.images("images", 0, 1);
+    desk.tiny_teacher("tiny", "linear.onnx");
+    desk.lgd("extract --images images --teacher tiny --out cache").ended(0, &[]);
+    desk.names("names.txt", &CLASSES);
+    let teacher = third_party("teacher");
+    let bank =
+        format!("bank --cache cache --categories names.txt --out bank --teacher {}", teacher.display());
+    desk.lgd(&bank).ended(2, &["4", "1280"]);
+
+    let desk = Desk::cache_and_bank();
+    let settings = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
+    desk.write("teacher/teacher.toml", settings.replace("context_length = 64", "context_length = 32"));
+    let other = "bank --cache cache --teacher teacher --categories names.txt --out banks/other";
+    desk.lgd(other).ended(3, &["text encoder", "hint:"]);
+    desk.lgd(&format!("{other} --other-text-encoder")).ended(0, &[]);
+}
+
+#[test]
+fn names_that_cannot_be_used_are_errors_with_their_line() {
+    let desk = Desk::cache_and_bank();
+    let bank = "bank --cache cache --teacher teacher --out banks/x --categories";
+    desk.write("twice.txt", "cat\ndog\n cat \n");
+    desk.lgd(&format!("{bank} twice.txt")).ended(2, &["twice.txt", "3", "cat"]);
+    desk.lgd(&format!("{bank} twice.txt --verbatim")).ended(0, &[]);
+    desk.write("blank.csv", "name\ncat\n\"\"\n");
+    desk.lgd(&format!("{bank} blank.csv --overwrite")).ended(2, &["blank.csv", "3"]);
+    desk.write("bad.json", "{\"cat\": [}");
+    desk.lgd(&format!("{bank} bad.json --overwrite")).ended(2, &["bad.json"]);
+    desk.lgd(&format!("{bank} absent.txt --overwrite")).ended(2, &["absent.txt"]);
+}
+
+#[test]
+fn a_missing_library_says_how_to_get_it() {
+    let desk = Desk::new();
+    desk.images("images", 0, 1);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    let mut command = desk.command();
+    let output =
+        command.args(EXTRACT.split(' ')).env("ORT_DYLIB_PATH", "/nonexistent/lib.so").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("hint:") && text.contains("scripts/setup"), "{text}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_not_the_processor() {
+    let desk = Desk::new();
+    desk.images("images", 0, 1);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    desk.lgd(&format!("{EXTRACT} --device cuda:0")).ended(2, &["cuda"]);
+    assert!(!desk.path("cache/cache.json").exists());
+}
+
+#[test]
+fn training_refuses_images_that_are_not_the_cached_ones() {
+    let desk = Desk::cache_and_bank();
+    let train =
+        "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 1 --out runs/x";
+    let victim = fs::read_dir(desk.path("images/cat")).unwrap().next().unwrap().unwrap().path();
+    let bytes = fs::read(&victim).unwrap();
+    // Another size under the same name.
+    fs::write(&victim, b"P5 2 2 255\n0000").unwrap();
+    desk.lgd(train).ended(3, &["changed since extraction", "hint:"]);
+    fs::remove_file(&victim).unwrap();
+    let key = format!("cat/{}", victim.file_name().unwrap().to_str().unwrap());
+    desk.lgd(&format!("{train} --overwrite")).ended(3, &[&key]);
+    fs::write(&victim, bytes).unwrap();
+    desk.lgd(&format!("{train} --overwrite")).ended(0, &[]);
+}

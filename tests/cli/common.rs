@@ -1,0 +1,155 @@
+//! A small data set, the binary, and what it printed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub const CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn third_party(part: &str) -> PathBuf {
+    let path = root().join("third_party").join(part);
+    assert!(path.exists(), "{} is missing\nhint: run scripts/setup", path.display());
+    path
+}
+
+/// How a run of the binary ended.
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    fn new(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Checks the exit code and that standard error mentions every part.
+    #[track_caller]
+    pub fn ended(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, code, "standard error:\n{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "{part:?} is not in:\n{}", self.stderr);
+        }
+        self
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+/// A folder of its own for one test, with the binary's working folder in it.
+pub struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Runs `lgd` with the words of `line`, in this folder.
+    pub fn lgd(&self, line: &str) -> Ran {
+        Ran::new(&self.command().args(line.split_whitespace()).output().unwrap())
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lgd"));
+        command.current_dir(self.dir.path());
+        command.env("ORT_DYLIB_PATH", third_party("onnxruntime").join("libonnxruntime.so"));
+        command
+    }
+
+    /// A bash line in this folder, in which `lgd` is the binary.
+    pub fn bash(&self, line: &str) -> Ran {
+        let script = format!("lgd() {{ {} \"$@\"; }}; {line}", env!("CARGO_BIN_EXE_lgd"));
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).current_dir(self.dir.path());
+        command.env("ORT_DYLIB_PATH", third_party("onnxruntime").join("libonnxruntime.so"));
+        Ran::new(&command.output().unwrap())
+    }
+
+    /// `images/CLASS/*.png`: `per_class` training images of every class, from number `first` of each.
+    pub fn images(&self, name: &str, first: usize, per_class: usize) {
+        for class in CLASSES {
+            let from = third_party("cifar10/train").join(class);
+            let mut files: Vec<_> = fs::read_dir(&from).unwrap().map(|entry| entry.unwrap().path()).collect();
+            files.sort();
+            let to = self.path(name).join(class);
+            fs::create_dir_all(&to).unwrap();
+            for file in &files[first..first + per_class] {
+                fs::copy(file, to.join(file.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+
+    /// A copy of the demo's teacher that a test may damage.
+    pub fn teacher(&self, name: &str) -> PathBuf {
+        let to = self.path(name);
+        fs::create_dir_all(&to).unwrap();
+        for file in ["teacher.toml", "image.onnx", "text.onnx", "tokenizer.json"] {
+            fs::copy(third_party("teacher").join(file), to.join(file)).unwrap();
+        }
+        to
+    }
+
+    /// A teacher of one of the extract crate's tiny image models: 8 pixels in, 4 numbers out.
+    pub fn tiny_teacher(&self, name: &str, model: &str) {
+        let fixtures = root().join("extract/tests/fixtures");
+        let toml = "name = \"tiny\"\n[image]\nmodel = \"image.onnx\"\nsize = 8\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n";
+        self.write(&format!("{name}/teacher.toml"), toml);
+        fs::copy(fixtures.join(model), self.path(name).join("image.onnx")).unwrap();
+    }
+
+    /// Names, one per line.
+    pub fn names(&self, name: &str, names: &[&str]) {
+        self.write(name, names.join("\n") + "\n");
+    }
+
+    /// Images, teacher, cache of two views and a bank of the ten names; the teacher is the real one.
+    pub fn cache_and_bank() -> Self {
+        let desk = Self::new();
+        desk.images("images", 0, 4);
+        desk.teacher("teacher");
+        desk.names("names.txt", &CLASSES);
+        desk.lgd("extract --images images --teacher teacher --views 2 --with-center --out cache")
+            .ended(0, &[]);
+        desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
+        desk
+    }
+}
+
+/// Changes one bit in the middle of a file.
+pub fn flip_a_bit(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// Cuts a file in half.
+pub fn cut(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}

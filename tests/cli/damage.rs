@@ -1,0 +1,113 @@
+//! Artefacts that were cut, altered, mixed up or only half written are never taken for whole.
+
+use std::fs;
+
+use crate::common::{Desk, cut, flip_a_bit};
+
+const TRAIN: &str = "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 1";
+
+#[test]
+fn a_damaged_cache_or_bank_is_refused_by_every_command_that_reads_it() {
+    let desk = Desk::cache_and_bank();
+    let bank = "bank --cache cache --teacher teacher --categories names.txt --out banks/x --overwrite";
+    let train = format!("{TRAIN} --out runs/x --overwrite");
+    for (file, commands) in [
+        ("cache/views-00000.parquet", vec![bank, &train, "verify cache"]),
+        ("cache/cache.json", vec![bank, &train, "verify cache"]),
+        ("banks/ten/targets-00000.parquet", vec![&train, "verify banks/ten"]),
+        ("banks/ten/bank.safetensors", vec![&train, "verify banks/ten"]),
+    ] {
+        let path = desk.path(file);
+        let whole = fs::read(&path).unwrap();
+        for damage in [flip_a_bit, cut] {
+            damage(&path);
+            for command in &commands {
+                desk.lgd(command).ended(3, &["error:"]);
+            }
+            fs::write(&path, &whole).unwrap();
+        }
+        fs::remove_file(&path).unwrap();
+        desk.lgd(commands[0]).ended(3, &["error:"]);
+        fs::write(&path, &whole).unwrap();
+    }
+    desk.lgd(&train).ended(0, &[]);
+}
+
+#[test]
+fn a_damaged_checkpoint_or_student_is_refused() {
+    let desk = Desk::cache_and_bank();
+    let train = format!("{TRAIN} --out runs/a");
+    desk.lgd(&train).ended(0, &[]);
+    let student = desk.path("runs/a/student.safetensors");
+    let whole = fs::read(&student).unwrap();
+    for damage in [flip_a_bit, cut] {
+        damage(&student);
+        desk.lgd("eval --run runs/a --images images --bank banks/ten").ended(3, &["student.safetensors"]);
+        desk.lgd("verify runs/a").ended(3, &["student.safetensors"]);
+        fs::write(&student, &whole).unwrap();
+    }
+}
+
+#[test]
+fn a_bank_of_another_cache_is_refused_with_both_hashes() {
+    let desk = Desk::cache_and_bank();
+    desk.lgd("extract --images images --teacher teacher --views 2 --seed 1 --out other").ended(0, &[]);
+    let hash = |path: &str| {
+        let text = desk.lgd(&format!("verify {path}")).ended(0, &[]).stdout;
+        text.trim().rsplit(' ').next().unwrap().to_owned()
+    };
+    let (cache, other) = (hash("cache"), hash("other"));
+    assert_ne!(cache, other);
+    let train =
+        "train --cache other --images images --bank banks/ten --size 32 --batch 16 --epochs 1 --out runs/x";
+    desk.lgd(train).ended(3, &[&cache, &other, "hint:"]);
+}
+
+#[test]
+fn a_full_disk_ends_the_job_and_leaves_nothing_half_written() {
+    let desk = Desk::cache_and_bank();
+    // A limit on file size fails writes as a full disk does, in blocks of 1,024 bytes.
+    let limited = |line: &str| desk.bash(&format!("trap '' XFSZ; ulimit -f 16; lgd {line}"));
+    limited("extract --images images --teacher teacher --views 2 --out full").ended(3, &["hint: make room"]);
+    assert!(!desk.path("full/cache.json").exists() && !desk.path("full/views-00000.parquet").exists());
+    let leftovers = fs::read_dir(desk.path("full")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(leftovers.collect::<Vec<_>>(), ["extract.json"]);
+    desk.lgd("extract --images images --teacher teacher --views 2 --out full --resume").ended(0, &[]);
+    desk.lgd("verify full").ended(0, &[]);
+
+    limited("bank --cache cache --teacher teacher --categories names.txt --out banks/full")
+        .ended(3, &["hint:"]);
+    assert!(!desk.path("banks/full/bank.json").exists());
+    limited(&format!("{TRAIN} --out runs/full")).ended(3, &["hint:"]);
+    assert!(!desk.path("runs/full/student.safetensors").exists());
+}
+
+#[test]
+fn an_occupied_folder_is_refused_until_told_otherwise() {
+    let desk = Desk::cache_and_bank();
+    let extract = "extract --images images --teacher teacher --views 2 --with-center --out cache";
+    desk.lgd(extract).ended(2, &["already holds a cache", "--overwrite"]);
+    desk.lgd(&format!("{extract} --resume")).ended(0, &[]);
+    desk.lgd(&format!("{extract} --seed 5 --resume")).ended(3, &["seed", "expected 0, got 5"]);
+    let bank = "bank --cache cache --teacher teacher --categories names.txt --out banks/ten";
+    desk.lgd(bank).ended(2, &["already holds a bank"]);
+    desk.lgd(&format!("{bank} --overwrite")).ended(0, &[]);
+}
+
+#[test]
+fn a_killed_extraction_leaves_no_cache_and_resumes() {
+    let desk = Desk::new();
+    desk.images("images", 0, 60);
+    desk.teacher("teacher");
+    let extract = "extract --images images --teacher teacher --views 1 --shard-samples 64 --out";
+    desk.bash(&format!(
+        "{} {extract} cut & pid=$!; while [ ! -e cut/views-00001.json ]; do sleep 0.02; done; kill -KILL $pid; wait $pid",
+        env!("CARGO_BIN_EXE_lgd")
+    ));
+    assert!(!desk.path("cut/cache.json").exists());
+    desk.lgd("verify cut").ended(3, &["cache.json is missing", "--resume"]);
+    desk.lgd(&format!("{extract} cut --resume")).ended(0, &[]);
+    desk.lgd(&format!("{extract} whole")).ended(0, &[]);
+    let bytes = |folder: &str| fs::read(desk.path(folder).join("cache.json")).unwrap();
+    assert_eq!(bytes("cut"), bytes("whole"));
+}
