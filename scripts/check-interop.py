@@ -26,6 +26,7 @@ VIEW_COLUMNS = {
     "label": pa.int32(),
     "width": pa.uint32(),
     "height": pa.uint32(),
+    "content": pa.uint64(),
     "center_fraction": pa.float32(),
     "crop_x": pa.float32(),
     "crop_y": pa.float32(),

@@ -21,7 +21,8 @@ pub struct Args {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 done, but more rejects than allowed; 2 usage or configuration;
-3 a bad or mismatched cache, bank, run or checkpoint; 75 interrupted, go on with --resume.";
+3 a cache, bank, run or checkpoint that is bad, does not belong, or cannot be read or written;
+75 interrupted, go on with --resume.";
 
 /// The stages.
 #[derive(Subcommand)]
@@ -49,7 +50,7 @@ pub struct OutputArgs {
     /// Go on with an unfinished job in the folder.
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
-    /// Delete what the folder holds first.
+    /// Replace the cache or run in the folder; other files stay.
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -95,7 +96,7 @@ pub struct ExtractArgs {
     #[arg(long)]
     pub with_center: bool,
     /// Share of the short side that the centre crop keeps.
-    #[arg(long, default_value_t = 0.875, value_parser = fraction)]
+    #[arg(long, default_value_t = 0.875, value_parser = fraction, requires = "with_center")]
     pub center_fraction: f32,
     /// How the other views are drawn: moco-v2 (crop, colour, grey, blur, flip) or crop-flip.
     #[arg(long, default_value = "moco-v2")]
@@ -104,10 +105,10 @@ pub struct ExtractArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Images per encoder batch; default: the model's own, or 32 on CPU and 256 on a GPU.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
     /// Samples per shard, the unit of resumption.
-    #[arg(long, default_value_t = 4096, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
     pub shard_samples: usize,
     /// Decoding and rendering threads; 0 = all cores.
     #[arg(long, default_value_t = 0)]
@@ -135,7 +136,7 @@ pub struct BankArgs {
     /// Category names: .txt (one per line), .csv (name[,synonym...]) or .json ({"name": ["synonym", ...]}).
     #[arg(long, value_name = "FILE")]
     pub categories: PathBuf,
-    /// A prompt template with {} for the name; may be repeated.
+    /// A prompt template with {} for the name; may be repeated. Default: "a photo of a {}."
     #[arg(long, value_name = "TEXT", conflicts_with = "templates")]
     pub template: Vec<String>,
     /// A file of prompt templates, one per line.
@@ -147,7 +148,7 @@ pub struct BankArgs {
     /// The lists of a JSON file are complete prompts, not synonyms.
     #[arg(long)]
     pub json_prompts: bool,
-    /// Temperature of the teacher's distributions.
+    /// Temperature of the teacher's distributions; CLIP's logit scale of 100 is 0.01 here.
     #[arg(long, default_value_t = 0.01, value_parser = temperature)]
     pub tau_t: f32,
     /// Entries kept per distribution where there are more than 256 categories.
@@ -192,7 +193,7 @@ pub struct TrainArgs {
     #[arg(long, default_value = "resnet18")]
     pub student: Architecture,
     /// Side of the student's input, pixels.
-    #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(16..))]
     pub size: u32,
     /// Epochs; 0 saves the student untrained.
     #[arg(long, default_value_t = 200)]
@@ -231,7 +232,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
     /// Also save a checkpoint every N steps.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub checkpoint_steps: Option<usize>,
     /// CPU threads; 0 = all cores.
     #[arg(long, default_value_t = 0)]
@@ -256,8 +257,8 @@ pub struct EvalArgs {
     /// Labelled training images, for kNN and the linear probe.
     #[arg(long, value_name = "PATH")]
     pub train_images: Option<PathBuf>,
-    /// A cache of the training images, for the teacher's kNN and linear probe.
-    #[arg(long, value_name = "DIR")]
+    /// A cache of the training images, for the teacher's kNN.
+    #[arg(long, value_name = "DIR", requires_all = ["cache", "train_images"])]
     pub train_cache: Option<PathBuf>,
     /// The bank with the category names, for zero-shot; any bank of the same text encoder.
     #[arg(long, value_name = "DIR")]
@@ -311,7 +312,9 @@ fn fraction_or_zero(text: &str) -> Result<f32, String> {
 
 #[expect(clippy::cast_possible_truncation, reason = "settings are kept in f32; rounding is meant")]
 fn temperature(text: &str) -> Result<f32, String> {
-    bounded(text, 1e-4, 100.0).map(|value| value as f32)
+    bounded(text, 1e-4, 1.0).map(|value| value as f32).map_err(|error| {
+        format!("{error}\nhint: this divides the logits; a logit scale of 100 is a temperature of 0.01")
+    })
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -16,7 +16,7 @@ pub enum Exit {
     Rejects = 1,
     /// Wrong usage or configuration, or input that cannot be used.
     Usage = 2,
-    /// A cache, bank, run or checkpoint that is bad or does not belong.
+    /// A cache, bank, run or checkpoint that is bad, does not belong, or cannot be read or written.
     Artefact = 3,
     /// Interrupted; the same command with `--resume` goes on.
     Interrupted = 75,
@@ -41,11 +41,18 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     match cause.downcast_ref() {
         Some(ExtractError::Interrupted) => return Some(Exit::Interrupted),
         Some(ExtractError::Artefact(error)) => return Some(of_artefact(error)),
+        Some(ExtractError::CacheMismatch { .. }) => return Some(Exit::Artefact),
         _ => {}
     }
     match cause.downcast_ref() {
         Some(BankError::Interrupted) => return Some(Exit::Interrupted),
         Some(BankError::Artefact(error)) => return Some(of_artefact(error)),
+        Some(
+            BankError::PromptSegment { .. }
+            | BankError::RowNorm { .. }
+            | BankError::NoRows
+            | BankError::Width { .. },
+        ) => return Some(Exit::Artefact),
         _ => {}
     }
     cause.downcast_ref::<RunError>().map(|error| match error.kind() {

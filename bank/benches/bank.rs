@@ -19,7 +19,9 @@ use half::f16;
 use lgd_bank::{TargetOptions, TargetSink, Tsb, build_targets};
 use lgd_data::ArtefactError;
 use lgd_data::bank::{BankWriter, Distribution, Storage, TargetShardWriter};
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, Partition, TeacherRecord};
+use lgd_data::cache::{
+    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, Partition, TeacherRecord,
+};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Verify};
 use lgd_data::render::{Normalization, Resample};
@@ -232,13 +234,13 @@ fn write_cache(dir: &Path, rows: usize, dim: usize) -> Result<(), Failure> {
         let mut writer = builder.shard_writer(shard)?;
         for row in builder.sample_range(shard) {
             let key = row.to_string();
-            let sample = CachedSample { key: &key, label: None, width: 32, height: 32 };
+            let sample = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 32, 32) };
             let values = unit_row(u64::try_from(row)?, dim, 1);
             writer.push(&sample, &[View::center()], &[1.0], &values)?;
         }
         writer.finish()?;
     }
-    builder.finalize()?;
+    builder.finalize(&[])?;
     Ok(())
 }
 

@@ -111,12 +111,14 @@ pub fn build_bank(
     }
     let categories = request.categories;
     let storage = storage(categories.len(), request.targets.top_k);
-    let writer = BankWriter::create(request.out, categories.len(), storage, request.existing)?;
+    BankWriter::check(request.out, request.existing)?;
 
     let started = Instant::now();
     let tsb = build_tsb(categories, request.templates, encoder, request.prompt_cache, job)?;
     let prompts = started.elapsed().as_secs_f64();
 
+    // Only now is an old bank replaced: prompts may fail, and then it should still be there.
+    let writer = BankWriter::create(request.out, categories.len(), storage, request.existing)?;
     let mut shards = Shards::new(&writer, embeddings.shard_rows());
     let targets = build_targets(embeddings, &tsb, &request.targets, request.out, &mut shards, job)?;
     let started = Instant::now();

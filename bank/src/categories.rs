@@ -2,7 +2,7 @@
 //!
 //! [`Categories::read`] takes three kinds of file, told apart by their extension:
 //!
-//! - `.txt`: one name per line. A blank line is an empty name, hence an error.
+//! - `.txt`: one name per line. A blank line before the last name is an empty name, hence an error.
 //! - `.csv`: `name[,synonym...]`. A first record whose first cell is `name` or `category` is a header. Empty cells
 //!   after the name are ignored, since spreadsheets pad short rows with them.
 //! - `.json`: `["name", ...]`, or `{"name": [string, ...], ...}` with the order of the file kept. What the strings are,

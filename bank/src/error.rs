@@ -64,6 +64,12 @@ pub enum BankError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A prompt that should have been encoded by now.
+    #[error("the embedding of {prompt:?} is not in the prompt cache")]
+    PromptAbsent {
+        /// The prompt.
+        prompt: String,
+    },
     /// Text and image embeddings cannot be compared.
     #[error(
         "the text encoder gives {text} values, the cached image embeddings have {image}\nhint: both must come from one aligned teacher"
@@ -85,7 +91,9 @@ pub enum BankError {
         norm: f32,
     },
     /// There are no embeddings.
-    #[error("there are no embeddings to build a bank from\nhint: finish the extraction first")]
+    #[error(
+        "there are no embeddings to build a bank from\nhint: every sample was rejected; rejects.jsonl in the cache says why"
+    )]
     NoRows,
     /// Partial sums of different shapes.
     #[error("partial sums of shape {left:?} and {right:?} cannot be merged")]

@@ -79,9 +79,14 @@ impl PromptCache {
         self.index.contains_key(prompt)
     }
 
-    /// Reads the embedding of a known prompt into `out` (D values); false for an unknown prompt.
-    pub(crate) fn read(&mut self, prompt: &str, out: &mut [f32]) -> Result<bool, BankError> {
-        let Some(&Place { segment, row }) = self.index.get(prompt) else { return Ok(false) };
+    /// Reads the embedding of a known prompt into `out` (D values).
+    ///
+    /// # Errors
+    /// [`BankError::PromptAbsent`] for an unknown prompt; [`BankError::Artefact`] on I/O.
+    pub(crate) fn read(&mut self, prompt: &str, out: &mut [f32]) -> Result<(), BankError> {
+        let Some(&Place { segment, row }) = self.index.get(prompt) else {
+            return Err(BankError::PromptAbsent { prompt: prompt.to_owned() });
+        };
         let segment = &mut self.segments[segment];
         let mut bytes = vec![0; self.dim * size_of::<f32>()];
         let mut fill = || -> io::Result<()> {
@@ -93,7 +98,7 @@ impl PromptCache {
         for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *value = f32::from_le_bytes(*bytes);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Keeps new embeddings, row-major `[prompts.len(), D]`, as one segment.
@@ -177,13 +182,15 @@ mod tests {
         open(dir.path()).unwrap().append(&strings(&["third"]), &[1.0, 2.0, 3.0]).unwrap();
         let mut cache = open(dir.path()).unwrap();
         let mut out = [0.0; DIM];
-        assert!(cache.read("é", &mut out).unwrap());
+        cache.read("é", &mut out).unwrap();
         assert_eq!(out.map(f32::to_bits), [values[3], values[4], values[5]].map(f32::to_bits));
-        assert!(cache.read("a\n\"{}\"", &mut out).unwrap());
+        cache.read("a\n\"{}\"", &mut out).unwrap();
         assert_eq!(out.map(f32::to_bits), [values[0], values[1], values[2]].map(f32::to_bits));
-        assert!(cache.read("third", &mut out).unwrap());
+        cache.read("third", &mut out).unwrap();
         assert_eq!(out, [1.0, 2.0, 3.0]);
-        assert!(!cache.read("fourth", &mut out).unwrap());
+        assert!(
+            matches!(cache.read("fourth", &mut out), Err(BankError::PromptAbsent { prompt }) if prompt == "fourth")
+        );
         assert!(!PromptCache::open(dir.path(), ContentHash::of(b"other"), DIM).unwrap().contains("third"));
     }
 

@@ -14,7 +14,7 @@ use lgd_bank::{
 };
 use lgd_data::ArtefactError;
 use lgd_data::bank::Bank;
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, TeacherRecord};
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, TeacherRecord};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Verify};
 use lgd_data::render::{Normalization, Resample};
@@ -64,12 +64,12 @@ fn write_cache_of(dir: &Path, values: &[f32], text_encoder: Option<ContentHash>)
         let mut writer = builder.shard_writer(shard).unwrap();
         for (index, rows) in samples.by_ref().take(accepted) {
             let key = format!("{index:04}.png");
-            let sample = CachedSample { key: &key, label: None, width: 32, height: 32 };
+            let sample = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 32, 32) };
             writer.push(&sample, &[View::center(); VIEWS], &[1.0; VIEWS], rows).unwrap();
         }
         writer.finish().unwrap();
     }
-    builder.finalize().unwrap().unwrap();
+    builder.finalize(&[]).unwrap().unwrap();
     Cache::open(dir, Verify::Full).unwrap()
 }
 

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, TeacherRecord};
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, TeacherRecord};
 use lgd_data::manifest::{ContentHash, Verify};
 use lgd_data::render::{Normalization, Resample};
 use lgd_data::view::{Policy, View};
@@ -101,12 +101,12 @@ fn make(dir: &std::path::Path, dim: usize) -> (Cache, Vec<f16>) {
         for sample in builder.sample_range(shard) {
             memory[sample * dim..(sample + 1) * dim].convert_to_f32_slice(&mut row);
             let key = sample.to_string();
-            let sample = CachedSample { key: &key, label: None, width: 32, height: 32 };
+            let sample = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 32, 32) };
             writer.push(&sample, &[View::center()], &[1.0], &row).unwrap();
         }
         writer.finish().unwrap();
     }
-    builder.finalize().unwrap().unwrap();
+    builder.finalize(&[]).unwrap().unwrap();
     (Cache::open(dir, Verify::Length).unwrap(), memory)
 }
 

@@ -14,6 +14,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
@@ -26,7 +27,8 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, Type as PhysicalType};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::page_index::offset_index::PageLocation;
 
 use crate::error::{ArtefactError, IoContext};
 use crate::mapped::MappedFile;
@@ -95,6 +97,7 @@ struct Page {
 #[derive(Debug)]
 pub struct MappedColumn<T> {
     width: usize,
+    row_bytes: usize,
     rows: usize,
     pages: Vec<Page>,
     storages: Vec<Storage>,
@@ -107,10 +110,15 @@ impl<T: Item> MappedColumn<T> {
     /// Opens column `name` of `width` items per row in every file, in order.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file cannot be read, or the column is absent or of another type.
+    /// [`ArtefactError`] where a file cannot be read, the column is absent or of another type, or `width` is 0.
     pub fn open(paths: &[PathBuf], name: &str, width: usize) -> Result<Self, ArtefactError> {
+        let row_bytes = width.checked_mul(T::BYTES).filter(|&bytes| bytes > 0).ok_or_else(|| {
+            let path = paths.first().map_or(Path::new(name), PathBuf::as_path);
+            ArtefactError::invalid(path, format!("column {name:?} cannot have {width} items per row"))
+        })?;
         let mut column = Self {
             width,
+            row_bytes,
             rows: 0,
             pages: Vec::new(),
             storages: Vec::new(),
@@ -146,7 +154,18 @@ impl<T: Item> MappedColumn<T> {
             }
             Err(condition) => {
                 self.pages.push(Page { first_row: self.rows, storage, value_start: 0 });
-                self.storages.push(Storage::Memory(decode_all::<T>(path, name, self.width)?));
+                // The library's decoders trust lengths and dictionary indices in pages, and index out of bounds on bad ones.
+                let decode = AssertUnwindSafe(|| decode_all::<T>(path, name, self.width));
+                let bytes = catch_unwind(decode).unwrap_or_else(|_| {
+                    Err(ArtefactError::invalid(path, format!("the pages of column {name:?} are damaged")))
+                })?;
+                if Some(bytes.len()) != rows.checked_mul(self.row_bytes) {
+                    let (got, width) = (bytes.len(), self.width);
+                    let reason =
+                        format!("column {name:?}: expected {rows} rows of {width} items, got {got} bytes");
+                    return Err(ArtefactError::invalid(path, reason));
+                }
+                self.storages.push(Storage::Memory(bytes));
                 self.not_in_place.push((path.to_owned(), condition));
             }
         }
@@ -186,9 +205,8 @@ impl<T: Item> MappedColumn<T> {
             Storage::Mapped(file) => file.bytes(),
             Storage::Memory(bytes) => bytes,
         };
-        let row_bytes = self.width * T::BYTES;
-        let start = page.value_start + (row - page.first_row) * row_bytes;
-        T::decode(&bytes[start..start + row_bytes], out);
+        let start = page.value_start + (row - page.first_row) * self.row_bytes;
+        T::decode(&bytes[start..start + self.row_bytes], out);
     }
 
     /// Gives the memory of mapped rows back to the system, for passes that go through once.
@@ -196,7 +214,7 @@ impl<T: Item> MappedColumn<T> {
         let first = self.pages.partition_point(|page| page.first_row <= rows.start).saturating_sub(1);
         for page in self.pages[first..].iter().take_while(|page| page.first_row < rows.end) {
             if let Storage::Mapped(file) = &self.storages[page.storage] {
-                let row_bytes = self.width * T::BYTES;
+                let row_bytes = self.row_bytes;
                 let start = page.value_start + rows.start.saturating_sub(page.first_row) * row_bytes;
                 // Past the page's own rows lie headers and the next page: releasing a little more is harmless.
                 file.release(start..page.value_start + (rows.end - page.first_row) * row_bytes);
@@ -221,7 +239,8 @@ fn leaf_index(metadata: &ParquetMetaData, name: &str) -> Option<usize> {
     schema.columns().iter().position(|column| column.path().parts().first().is_some_and(|part| part == name))
 }
 
-/// `(first row, value start)` of every page, or the condition that rules reading in place out.
+/// `(first row, value start)` of every page, or the condition that rules reading in place out. The pages cover all rows
+/// of the file, and the values of each lie within it.
 fn in_place_pages<T: Item>(
     metadata: &ParquetMetaData,
     leaf: usize,
@@ -237,45 +256,61 @@ fn in_place_pages<T: Item>(
     }
     let index = metadata.page_index().ok_or("it has no page index")?;
     let mut pages = Vec::new();
-    let mut group_start = 0;
+    let mut group_start = 0_usize;
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let chunk = group.column(leaf);
         let rows = usize::try_from(group.num_rows()).map_err(|_| "a row group has a negative row count")?;
-        if chunk.compression() != Compression::UNCOMPRESSED {
-            return Err(format!("it is compressed ({})", chunk.compression()));
-        }
-        if chunk.dictionary_page_offset().is_some()
-            || chunk.encodings().any(|encoding| !matches!(encoding, Encoding::PLAIN | Encoding::RLE))
-        {
-            return Err("its values are not PLAIN encoded".to_owned());
-        }
+        require_plain(chunk)?;
         if usize::try_from(chunk.num_values()).ok() != rows.checked_mul(width) {
             return Err(format!("its rows do not all have {width} items"));
         }
-        let offsets = index.offset_index(number, leaf).ok_or("it has no offset index")?;
-        let locations = offsets.page_locations();
-        for (position, page) in locations.iter().enumerate() {
-            let first =
-                usize::try_from(page.first_row_index).map_err(|_| "a page has a negative first row")?;
-            let next =
-                locations.get(position + 1).map_or(Ok(rows), |next| usize::try_from(next.first_row_index));
-            let page_rows =
-                next.ok().and_then(|next| next.checked_sub(first)).ok_or("its pages are out of order")?;
-            let end = usize::try_from(page.offset + i64::from(page.compressed_page_size))
-                .map_err(|_| "a page has a negative offset")?;
-            let start = page_rows.checked_mul(width * T::BYTES).and_then(|bytes| end.checked_sub(bytes));
-            match start {
-                Some(start)
-                    if end <= file_bytes && i64::try_from(start).is_ok_and(|start| start > page.offset) =>
-                {
-                    pages.push((group_start + first, start));
-                }
-                _ => return Err("its pages do not hold the values they should".to_owned()),
-            }
+        let locations = index.offset_index(number, leaf).ok_or("it has no offset index")?.page_locations();
+        for (first, start) in group_pages(locations, rows, width * T::BYTES, file_bytes)? {
+            pages.push((group_start + first, start));
         }
-        group_start += rows;
+        group_start = group_start.checked_add(rows).ok_or("it has too many rows")?;
+    }
+    if i64::try_from(group_start) != Ok(metadata.file_metadata().num_rows()) {
+        return Err("its row groups do not add up to the rows of the file".to_owned());
     }
     Ok(pages)
+}
+
+/// Refuses a column chunk whose values do not lie in the file as they are in memory.
+fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
+    if chunk.compression() != Compression::UNCOMPRESSED {
+        return Err(format!("it is compressed ({})", chunk.compression()));
+    }
+    if chunk.dictionary_page_offset().is_some()
+        || chunk.encodings().any(|encoding| !matches!(encoding, Encoding::PLAIN | Encoding::RLE))
+    {
+        return Err("its values are not PLAIN encoded".to_owned());
+    }
+    Ok(())
+}
+
+/// `(first row, value start)` of the pages of one row group; every row lies in exactly one page.
+fn group_pages(
+    locations: &[PageLocation],
+    rows: usize,
+    row_bytes: usize,
+    file_bytes: usize,
+) -> Result<Vec<(usize, usize)>, &'static str> {
+    let first_rows = locations.iter().map(|page| usize::try_from(page.first_row_index));
+    let mut bounds =
+        first_rows.collect::<Result<Vec<_>, _>>().map_err(|_| "a page has a negative first row")?;
+    bounds.push(rows);
+    if bounds[0] != 0 || !bounds.is_sorted_by(|left, right| left < right) {
+        return Err("its pages do not cover its rows in order");
+    }
+    let place = |(page, bounds): (&PageLocation, &[usize])| {
+        let offset = usize::try_from(page.offset).ok()?;
+        let end = offset.checked_add(usize::try_from(page.compressed_page_size).ok()?)?;
+        let start = end.checked_sub((bounds[1] - bounds[0]).checked_mul(row_bytes)?)?;
+        (end <= file_bytes && start > offset).then_some((bounds[0], start))
+    };
+    let places: Option<_> = locations.iter().zip(bounds.windows(2)).map(place).collect();
+    places.ok_or("its pages do not hold the values they should")
 }
 
 /// Decodes a whole column through the ordinary reader, as the bytes of its items.
@@ -288,7 +323,9 @@ fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>,
     let mut out = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| parquet(&error))?;
-        let column = batch.column(0);
+        let Some(column) = batch.columns().first() else {
+            return Err(ArtefactError::invalid(path, format!("column {name:?} cannot be read")));
+        };
         let wanted = <T::Arrow as ArrowPrimitiveType>::DATA_TYPE;
         let fits = matches!(column.data_type(), DataType::FixedSizeList(item, got)
             if *item.data_type() == wanted && usize::try_from(*got) == Ok(width));

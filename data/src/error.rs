@@ -22,12 +22,14 @@ pub enum ArtefactError {
         source: io::Error,
     },
     /// A file that must be there is not.
-    #[error("{} is missing: {what}\nhint: an interrupted job leaves its manifest out; finish it with --resume", path.display())]
+    #[error("{} is missing: {what}{}", path.display(), hint_line(hint))]
     Missing {
         /// The absent file.
         path: PathBuf,
         /// What it would have been.
         what: &'static str,
+        /// The remedy; may be empty.
+        hint: &'static str,
     },
     /// A file is shorter or longer than its manifest says.
     #[error("{}: expected {expected} bytes, got {got}\nhint: the file was truncated or replaced; make it again", path.display())]
@@ -98,12 +100,14 @@ pub enum ArtefactError {
         reason: String,
     },
     /// The output folder already holds something.
-    #[error("{} already holds {what}\nhint: give --resume to go on, --overwrite to start anew, or another folder", path.display())]
+    #[error("{} already holds {what}{}", path.display(), hint_line(hint))]
     Occupied {
         /// The folder.
         path: PathBuf,
         /// What was found in it.
         what: String,
+        /// The remedy.
+        hint: &'static str,
     },
 }
 
@@ -136,7 +140,7 @@ fn disk_full_hint(reason: &str) -> &'static str {
 }
 
 const DISK_FULL: &str =
-    "\nhint: make room on the disk and run again with --resume; nothing half-written was kept";
+    "\nhint: make room on the disk and run the command again; nothing half-written was kept";
 
 fn hint_line(hint: &str) -> String {
     if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") }

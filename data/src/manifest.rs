@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -126,7 +127,8 @@ impl FileEntry {
         let length = match fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ArtefactError::Missing { path, what: "a file listed in the manifest" });
+                let hint = "the folder is incomplete; make it again";
+                return Err(ArtefactError::Missing { path, what: "a file listed in the manifest", hint });
             }
             Err(error) => return Err(error).during("read", &path),
         };
@@ -162,13 +164,16 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts writing what will become `path`. A leftover of an earlier, interrupted attempt is overwritten.
+    /// Starts writing what will become `path`.
     ///
     /// # Errors
     /// [`ArtefactError::Io`] where the temporary file cannot be created.
     pub fn create(path: &Path) -> Result<Self, ArtefactError> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.tmp"));
+        // Several processes may write the same name; each must have a file of its own until the rename.
+        let (process, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let temporary = path.with_file_name(format!(".{name}.{process}-{count}.tmp"));
         let file = File::create(&temporary).during("create", &temporary)?;
         let writer = BufWriter::with_capacity(1 << 20, file);
         Ok(Self { writer, temporary, path: path.to_owned(), committed: false })
@@ -184,14 +189,35 @@ impl AtomicFile {
     /// # Errors
     /// [`ArtefactError::Io`]; the file is then absent, as if it had never been started.
     pub fn commit(mut self) -> Result<(), ArtefactError> {
-        self.writer.flush().during("write", &self.path)?;
-        self.writer.get_ref().sync_all().during("flush", &self.path)?;
+        self.write_out()?;
         fs::rename(&self.temporary, &self.path).during("rename", &self.path)?;
         self.committed = true;
-        if let Some(dir) = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            File::open(dir).and_then(|dir| dir.sync_all()).during("flush", dir)?;
+        self.flush_folder()
+    }
+
+    /// As [`AtomicFile::commit`], but an existing file of that name stays: of several writers the first one wins.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Io`].
+    pub fn commit_new(mut self) -> Result<(), ArtefactError> {
+        self.write_out()?;
+        match fs::hard_link(&self.temporary, &self.path) {
+            Ok(()) => self.flush_folder(),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error).during("create", &self.path),
         }
-        Ok(())
+    }
+
+    fn write_out(&mut self) -> Result<(), ArtefactError> {
+        self.writer.flush().during("write", &self.path)?;
+        self.writer.get_ref().sync_all().during("flush", &self.path)
+    }
+
+    fn flush_folder(&self) -> Result<(), ArtefactError> {
+        match self.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            Some(dir) => File::open(dir).and_then(|dir| dir.sync_all()).during("flush", dir),
+            None => Ok(()),
+        }
     }
 }
 
@@ -208,7 +234,7 @@ impl Write for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.committed {
-            // Nothing can be done about a failure here, and the next attempt overwrites the leftover anyway.
+            // Nothing can be done about a failure here; a leftover is clutter that no reader looks at.
             let _ = fs::remove_file(&self.temporary);
         }
     }
@@ -224,22 +250,70 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtefactError> {
     file.commit()
 }
 
+/// What stands between a manifest's fields and its own hash, and behind it.
+const SEAL: (&[u8], &[u8]) = (b",\n  \"blake3\": \"", b"\"\n}\n");
+
 /// Replaces `path` by `value` as indented JSON, atomically; returns the hash of what was written.
+///
+/// The last field is the BLAKE3 of all bytes before it, so that an altered manifest is found like any altered file.
 ///
 /// # Errors
 /// [`ArtefactError::Io`] or [`ArtefactError::Json`].
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<ContentHash, ArtefactError> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() })?;
-    text.push(b'\n');
+    let text = seal(path, value)?;
     write_atomic(path, &text)?;
     Ok(ContentHash::of(&text))
+}
+
+/// As [`write_json`], but an existing file stays.
+pub(crate) fn write_new_json(path: &Path, value: &impl Serialize) -> Result<(), ArtefactError> {
+    let text = seal(path, value)?;
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(&text).during("write", path)?;
+    file.commit_new()
+}
+
+fn seal(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ArtefactError> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() })?;
+    // Without the closing brace and its line break.
+    text.truncate(text.len().saturating_sub(2));
+    let hash = ContentHash::of(&text);
+    text.extend_from_slice(SEAL.0);
+    text.extend_from_slice(hash.to_string().as_bytes());
+    text.extend_from_slice(SEAL.1);
+    Ok(text)
+}
+
+/// Refuses JSON whose last field is not the hash of what stands before it.
+fn check_seal(path: &Path, text: &[u8]) -> Result<(), ArtefactError> {
+    let unsealed = || {
+        ArtefactError::invalid(path, "it does not end in its own hash\nhint: it was altered; make it again")
+    };
+    let rest = text.strip_suffix(SEAL.1).ok_or_else(unsealed)?;
+    let (rest, hash) = rest.split_at_checked(rest.len().saturating_sub(64)).ok_or_else(unsealed)?;
+    let expected: ContentHash =
+        std::str::from_utf8(hash).ok().and_then(|hash| hash.parse().ok()).ok_or_else(unsealed)?;
+    let got = ContentHash::of(rest.strip_suffix(SEAL.0).ok_or_else(unsealed)?);
+    if got == expected { Ok(()) } else { Err(ArtefactError::Hash { path: path.to_owned(), expected, got }) }
+}
+
+/// Reads JSON that [`write_json`] wrote; `None` where the file is absent. Returns it with the hash of its bytes.
+///
+/// # Errors
+/// [`ArtefactError::Json`], [`ArtefactError::Hash`], [`ArtefactError::Invalid`] or [`ArtefactError::Io`].
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, ContentHash)>, ArtefactError> {
+    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
+    let value = parse(path, &bytes)?;
+    check_seal(path, &bytes)?;
+    Ok(Some((value, ContentHash::of(&bytes))))
 }
 
 /// Reads a JSON manifest whose `format_version` must be `version`; returns it with the hash of its bytes.
 ///
 /// # Errors
-/// [`ArtefactError::Missing`], [`ArtefactError::Version`], [`ArtefactError::Json`] or [`ArtefactError::Io`].
+/// [`ArtefactError::Missing`], [`ArtefactError::Version`], [`ArtefactError::Json`], [`ArtefactError::Hash`],
+/// [`ArtefactError::Invalid`] or [`ArtefactError::Io`].
 pub fn read_manifest<T: DeserializeOwned>(
     path: &Path,
     version: u32,
@@ -249,21 +323,63 @@ pub fn read_manifest<T: DeserializeOwned>(
     struct Versioned {
         format_version: u32,
     }
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ArtefactError::Missing { path: path.to_owned(), what });
-        }
-        Err(error) => return Err(error).during("read", path),
-    };
-    let json =
-        |error: serde_json::Error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() };
+    let bytes = read_if_there(path)?.ok_or_else(|| missing_manifest(path, what))?;
     // The version comes first: a later format may have other fields, and its reader's advice is the useful one.
-    let Versioned { format_version } = serde_json::from_slice(&bytes).map_err(json)?;
+    let Versioned { format_version } = parse(path, &bytes)?;
     if format_version != version {
         return Err(ArtefactError::Version { path: path.to_owned(), expected: version, got: format_version });
     }
-    Ok((serde_json::from_slice(&bytes).map_err(json)?, ContentHash::of(&bytes)))
+    check_seal(path, &bytes)?;
+    Ok((parse(path, &bytes)?, ContentHash::of(&bytes)))
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ArtefactError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() })
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, ArtefactError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).during("read", path),
+    }
+}
+
+/// Why a manifest may be absent: never begun, not finished, or the wrong folder.
+fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let hint = if !dir.is_dir() {
+        "there is no such folder"
+    } else if dir.join(PLAN).exists() {
+        "the extraction was not finished; go on with `lgd extract --resume`"
+    } else {
+        "is this the folder that was given as --out?"
+    };
+    ArtefactError::Missing { path: path.to_owned(), what, hint }
+}
+
+/// The plan of an unfinished cache; it stands in for the manifest while extraction runs.
+pub(crate) const PLAN: &str = "extract.json";
+
+/// The kind of artefact that each manifest marks.
+const KINDS: [(&str, &str); 4] =
+    [("cache.json", "cache"), (PLAN, "cache"), ("bank.json", "bank"), ("run.json", "run")];
+
+/// Creates the output folder `dir` where it is absent, and refuses one that holds an artefact of another kind.
+///
+/// # Errors
+/// [`ArtefactError::Occupied`] for a "cache", "bank" or "run" where `kind` is another; [`ArtefactError::Io`].
+pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtefactError> {
+    fs::create_dir_all(dir).during("create the folder", dir)?;
+    match KINDS.iter().find(|(name, other)| *other != kind && dir.join(name).exists()) {
+        Some((_, other)) => Err(ArtefactError::Occupied {
+            path: dir.to_owned(),
+            what: format!("a {other}, which a {kind} cannot replace"),
+            hint: "give another folder",
+        }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use lgd_data::bank::{
     VsbMode,
 };
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, Partition, Reject, TeacherRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, Partition, Reject, TeacherRecord,
 };
 use lgd_data::column::MappedColumn;
 use lgd_data::manifest::{ContentHash, Verify};
@@ -69,7 +69,7 @@ fn write_shard(builder: &CacheBuilder, shard: usize) {
         let label = (sample % 3 != 0).then(|| u32::try_from(sample % 10).unwrap());
         let embeddings: Vec<f32> =
             (0..2).flat_map(|view| (0..DIM).map(move |item| value(sample * 2 + view, item))).collect();
-        let sample_record = CachedSample { key: &key, label, width: 50, height: 40 };
+        let sample_record = CachedSample { key: &key, label, image: ImageStamp::new(key.as_bytes(), 50, 40) };
         writer.push(&sample_record, &views(sample), &[1.5, 2.5], &embeddings).unwrap();
     }
     writer.finish().unwrap();
@@ -80,7 +80,7 @@ fn write_cache(dir: &Path) -> Cache {
     for shard in builder.missing_shards(Partition::WHOLE).unwrap() {
         write_shard(&builder, shard);
     }
-    builder.finalize().unwrap().unwrap();
+    builder.finalize(&[]).unwrap().unwrap();
     Cache::open(dir, Verify::Full).unwrap()
 }
 
@@ -102,7 +102,7 @@ fn a_cache_returns_what_was_written() {
     for (position, sample) in accepted().enumerate() {
         assert_eq!(table.keys[position], format!("c/{sample}"));
         assert_eq!(table.labels[position], (sample % 3 != 0).then(|| u32::try_from(sample % 10).unwrap()));
-        assert_eq!(table.sizes[position], (50, 40));
+        assert_eq!(table.images[position], ImageStamp::new(table.keys[position].as_bytes(), 50, 40));
         for (view, expected) in views(sample).iter().enumerate() {
             assert_eq!(table.view(position, view), expected);
             cache.embeddings().copy_row(table.row(position, view), &mut row);
@@ -122,7 +122,7 @@ fn partitions_and_resumption_give_the_same_bytes() {
         let missing = builder.missing_shards(Partition::new(index, 2).unwrap()).unwrap();
         assert_eq!(missing, [index]);
         write_shard(&builder, index);
-        assert_eq!(builder.finalize().unwrap().is_some(), index == 0);
+        assert_eq!(builder.finalize(&[]).unwrap().is_some(), index == 0);
     }
     let names = |dir: &Path| {
         let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -160,7 +160,7 @@ fn a_shard_that_was_cut_before_the_manifest_is_made_again() {
     write_shard(&builder, 1);
     fs::write(dir.path().join("views-00000.parquet"), b"cut").unwrap();
     assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), [0]);
-    assert!(builder.finalize().unwrap().is_none());
+    assert!(builder.finalize(&[]).unwrap().is_none());
     assert!(matches!(Cache::open(dir.path(), Verify::Length), Err(ArtefactError::Missing { .. })));
 }
 
@@ -357,7 +357,7 @@ fn a_bank_of_another_cache_is_refused_with_both_hashes() {
     let builder = CacheBuilder::open(&other_dir, other_config, Existing::Refuse).unwrap();
     write_shard(&builder, 0);
     write_shard(&builder, 1);
-    builder.finalize().unwrap();
+    builder.finalize(&[]).unwrap();
     let other = Cache::open(&other_dir, Verify::Full).unwrap();
     let error =
         Bank::open(&dir.path().join("bank"), Verify::Full).unwrap().require_cache(&other).unwrap_err();

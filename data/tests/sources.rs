@@ -131,6 +131,18 @@ fn csv_labels_may_be_numbers_or_absent() {
 }
 
 #[test]
+fn a_csv_header_may_use_other_words_and_is_never_an_image() {
+    let root = folder(&[]);
+    for header in ["path,label", "file,class", "FileName,Category", "image,label", "\"image\" , class"] {
+        let source = csv(root.path(), format!("{header}\na,1\n")).unwrap();
+        assert_eq!(listed(&*source), [("a", Some(1))], "{header}");
+    }
+    for header in ["file", "filename", "Image"] {
+        assert_eq!(listed(&*csv(root.path(), format!("{header}\na\n")).unwrap()), [("a", None)], "{header}");
+    }
+}
+
+#[test]
 fn wrong_csv_rows_are_errors_with_their_line() {
     let root = folder(&[]);
     for (text, line, part) in [
@@ -142,7 +154,15 @@ fn wrong_csv_rows_are_errors_with_their_line() {
         ("a,1\nb,cat\n", 2, "\"cat\" is not a class number"),
         ("a,1\nb,-1\n", 2, "\"-1\" is not a class number"),
         ("a,cat\nb,1\n", 2, "\"1\" is a number"),
-        ("path\na\nb\na\n", 4, "\"a\" already stands in line 2"),
+        ("path\na\nb\na\n", 4, "\"a\" already stands in line 2\nhint: is the first column the path?"),
+        (
+            "label,path\n1,a\n",
+            1,
+            "the header \"label,path\" is not understood\nhint: the columns are path[,label]",
+        ),
+        ("Class,File\n1,a\n", 1, "the header \"Class,File\""),
+        ("path,target\na,1\n", 1, "the header \"path,target\""),
+        ("name,label\na,1\n", 1, "the header \"name,label\""),
         ("a\n\n\nb\na\n", 5, "\"a\" already stands in line 1"),
     ] {
         let error = message(csv(root.path(), text));

@@ -138,7 +138,9 @@ pub enum ExtractError {
     #[error(transparent)]
     Artefact(#[from] ArtefactError),
     /// The job was asked to stop. Complete shards stay; the rest is done by a later run.
-    #[error("interrupted; complete shards are kept\nhint: run again with --resume to do the rest")]
+    #[error(
+        "interrupted; only complete shards are kept\nhint: run again with --resume to do the rest; a smaller --shard-samples keeps more"
+    )]
     Interrupted,
 }
 

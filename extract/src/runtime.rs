@@ -1,7 +1,7 @@
 //! Finding and loading the ONNX Runtime library, once per process.
 //!
 //! The library is not linked: it is looked for at a path given explicitly, then at `ORT_DYLIB_PATH`, then in
-//! `third_party/onnxruntime/` of the working folder, then beside the executable.
+//! `third_party/onnxruntime/` of the working folder, then beside the executable and up to two folders above it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -71,8 +71,9 @@ fn default_folders() -> Vec<PathBuf> {
         folders.push(working.join(&below));
     }
     if let Some(beside) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
-        folders.push(beside.join(&below));
         folders.push(beside.to_owned());
+        // A build in target/release finds what scripts/setup put beside target.
+        folders.extend(beside.ancestors().take(3).map(|folder| folder.join(&below)));
     }
     folders
 }

@@ -23,6 +23,11 @@ pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
     let categories = Categories::read(&args.categories, read_options(args))?;
     let templates = templates(args)?;
     let teacher = Teacher::open(&args.teacher)?;
+    if cache.manifest().config.teacher.text_encoder.is_none() {
+        eprintln!(
+            "warning: the cache does not know the text encoder of its teacher; only the widths can be compared"
+        );
+    }
     let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
     let options =
         EncoderOptions { device: args.runtime.device.clone(), batch: None, threads: args.runtime.threads };

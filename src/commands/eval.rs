@@ -10,7 +10,7 @@ use lgd_data::source::{ImageSource, open_source};
 use lgd_train::eval::{EvalInputs, EvalOptions, LabelledImages, ProbeSettings, evaluate};
 use lgd_train::run::Run;
 
-use super::{print, print_json, set_threads};
+use super::{print, print_json, set_threads, threads_or_all};
 use crate::args::EvalArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
@@ -55,6 +55,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let options = EvalOptions {
         protocols: args.protocol.clone(),
         center_fraction: args.center_fraction,
+        threads: threads_or_all(args.threads),
         probe: ProbeSettings { seed: args.seed, ..ProbeSettings::default() },
         ..EvalOptions::default()
     };

@@ -1,9 +1,11 @@
 //! `lgd extract`: images and a teacher to a cache.
 
-use anyhow::Context;
-use lgd_data::cache::{CacheBuilder, CacheManifest, Existing, Partition};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use lgd_data::cache::{CacheBuilder, CacheManifest, Existing, Partition, Reject};
 use lgd_data::image::DecodeLimits;
-use lgd_data::source::open_source;
+use lgd_data::source::{Rejected, open_source};
 use lgd_extract::pipeline::ViewPlan;
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
 use serde::Serialize;
@@ -39,6 +41,7 @@ struct CacheReport {
 /// Runs the command.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     set_threads(args.runtime.threads)?;
+    require_apart(args)?;
     let source = open_source(&args.images)
         .with_context(|| format!("cannot list the images in {}", args.images.display()))?;
     let teacher = Teacher::open(&args.teacher)?;
@@ -49,7 +52,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
             batch: args.batch,
             threads: args.runtime.threads,
         },
-        decode_threads: args.decode_threads,
+        decode_threads: if args.decode_threads == 0 { args.runtime.threads } else { args.decode_threads },
         limits: DecodeLimits::default(),
         ..ExtractOptions::default()
     };
@@ -60,24 +63,61 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let partition = args.partition.unwrap_or(Partition::WHOLE);
     let shard_samples = extractor.aligned_shard_samples(args.shard_samples, args.views);
     let config = extractor.cache_config(source.as_ref(), &view_plan(args), shard_samples);
-    let builder = CacheBuilder::open(&args.output.out, config, existing(args, partition))?;
+    let builder = CacheBuilder::open(&args.output.out, config, existing(args, partition)?)?;
     let summary = {
         let _progress = Progress::show("extract", "samples");
         extractor.extract(source.as_ref(), &builder, partition, &JOB)?
     };
-    let manifest = builder.finalize()?;
+    let listed: Vec<Reject> = source.rejected().iter().map(listed_reject).collect();
+    let manifest = builder.finalize(&listed)?;
+    summarise(&summary, args);
     if manifest.is_none() {
         eprintln!(
             "note: other parts of the cache are still to do; the last one to finish writes the manifest"
         );
     }
-    for reject in source.rejected() {
-        eprintln!("warning: {} was left out of the listing: {}", reject.key, reject.detail);
-    }
     let report = report(&summary, manifest.as_ref());
-    let exit = exit(args, &summary, manifest.as_ref());
     print_json(&report)?;
-    Ok(exit)
+    if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.rows == 0) {
+        let rejects = args.output.out.join("rejects.jsonl");
+        bail!(
+            "{}: not one of the {} samples can be used\nhint: {} says why; a list is comma-separated, path[,label]",
+            args.images.display(),
+            manifest.config.samples,
+            rejects.display(),
+        );
+    }
+    Ok(exit(args, &summary, manifest.as_ref()))
+}
+
+fn summarise(summary: &ExtractSummary, args: &ExtractArgs) {
+    let seconds = summary.elapsed.as_secs_f64();
+    eprintln!(
+        "extract: {} samples x {} views in {seconds:.1} s, {:.1} views/s, {} rejected; {}",
+        summary.samples,
+        args.views,
+        summary.views as f64 / seconds.max(f64::MIN_POSITIVE),
+        summary.rejected,
+        args.output.out.display(),
+    );
+}
+
+/// Refuses an output folder inside the images: the cache's files would be listed as images the next time.
+fn require_apart(args: &ExtractArgs) -> anyhow::Result<()> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if absolute(&args.output.out).starts_with(absolute(&args.images)) {
+        bail!(
+            "{} lies in the images\nhint: give an output folder outside {}",
+            args.output.out.display(),
+            args.images.display()
+        );
+    }
+    Ok(())
+}
+
+/// An entry that could not be listed is a reject like any other.
+fn listed_reject(entry: &Rejected) -> Reject {
+    Reject { key: entry.key.clone(), reason: entry.reason.to_owned(), detail: entry.detail.clone() }
 }
 
 fn view_plan(args: &ExtractArgs) -> ViewPlan {
@@ -90,11 +130,16 @@ fn view_plan(args: &ExtractArgs) -> ViewPlan {
 }
 
 /// The parts of a shared cache are started by the same command, so finding the folder begun is no surprise to them.
-fn existing(args: &ExtractArgs, partition: Partition) -> Existing {
-    match args.output.existing() {
+fn existing(args: &ExtractArgs, partition: Partition) -> anyhow::Result<Existing> {
+    Ok(match args.output.existing() {
         Existing::Refuse if partition.is_shared() => Existing::Resume,
+        Existing::Overwrite if partition.is_shared() => {
+            bail!(
+                "--overwrite would delete what the other parts have done\nhint: delete the old cache once, before the parts start"
+            )
+        }
         existing => existing,
-    }
+    })
 }
 
 fn report(summary: &ExtractSummary, manifest: Option<&CacheManifest>) -> Report {
@@ -122,7 +167,7 @@ fn report(summary: &ExtractSummary, manifest: Option<&CacheManifest>) -> Report 
 /// Rejects are judged over the whole cache where it is complete, over this run's samples otherwise.
 fn exit(args: &ExtractArgs, summary: &ExtractSummary, manifest: Option<&CacheManifest>) -> Exit {
     let (rejected, samples) = match manifest {
-        Some(manifest) => (manifest.rejected as u64, manifest.config.samples as u64),
+        Some(manifest) => (manifest.rejected as u64, (manifest.samples() + manifest.rejected) as u64),
         None => (summary.rejected, summary.samples + summary.rejected),
     };
     if rejected > 0 {

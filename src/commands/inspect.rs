@@ -1,15 +1,18 @@
 //! `lgd inspect` and `lgd verify`: any artefact folder.
 
+use std::fs;
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
 use lgd_train::run::Run;
 
-use super::{print, print_json};
+use super::print;
 use crate::exit::Exit;
+
+const HINT: &str = "hint: name a folder that holds cache.json, bank.json or run.json";
 
 /// An artefact folder, told apart by its manifest.
 enum Artefact {
@@ -36,19 +39,27 @@ impl Artefact {
     }
 }
 
-/// Prints the manifest.
+/// Prints the manifest as it stands, also that of unfinished work.
 pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
-    match Artefact::open(path, Verify::Length)? {
-        Artefact::Cache(cache) => {
-            for (file, condition) in cache.embeddings().not_in_place() {
+    for name in ["cache.json", "extract.json", "bank.json", "run.json"] {
+        let manifest = path.join(name);
+        if !manifest.exists() {
+            continue;
+        }
+        let text =
+            fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+        if name == "extract.json" {
+            eprintln!("note: the extraction is not finished; go on with `lgd extract --resume`");
+        }
+        if name == "cache.json" {
+            for (file, condition) in Cache::open(path, Verify::Length)?.embeddings().not_in_place() {
                 eprintln!("note: {} is not read in place: {condition}", file.display());
             }
-            print_json(cache.manifest())?;
         }
-        Artefact::Bank(bank) => print_json(bank.manifest())?,
-        Artefact::Run(run) => print_json(run.manifest())?,
+        print(text.trim_end())?;
+        return Ok(Exit::Done);
     }
-    Ok(Exit::Done)
+    bail!("{}: no cache, bank or run\n{HINT}", path.display())
 }
 
 /// Checks every byte.
@@ -56,13 +67,13 @@ pub fn verify(path: &Path) -> anyhow::Result<Exit> {
     let summary = match Artefact::open(path, Verify::Full)? {
         Artefact::Cache(cache) => {
             let samples = cache.views()?.samples();
-            format!("cache: {samples} samples, {} rows, hash {}", cache.rows(), cache.hash())
+            format!("{samples} samples, {} rows, hash {}", cache.rows(), cache.hash())
         }
         Artefact::Bank(bank) => {
             let rows = bank.targets()?.pseudo_category.len();
-            format!("bank: {} categories, {rows} rows, hash {}", bank.categories(), bank.hash())
+            format!("{} categories, {rows} rows, hash {}", bank.categories(), bank.hash())
         }
-        Artefact::Run(run) => format!("run: step {}", run.manifest().step),
+        Artefact::Run(run) => format!("step {}", run.manifest().step),
     };
     print(&format!("{}: intact; {summary}", path.display()))?;
     Ok(Exit::Done)

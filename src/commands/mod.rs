@@ -46,3 +46,8 @@ fn set_threads(threads: usize) -> anyhow::Result<()> {
         .build_global()
         .context("cannot start the thread pool")
 }
+
+/// The number of threads typed, or that of the cores for 0.
+fn threads_or_all(threads: usize) -> usize {
+    if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
+}

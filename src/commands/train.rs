@@ -8,7 +8,7 @@ use lgd_data::source::open_source;
 use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
-use super::{print_json, set_threads};
+use super::{print_json, set_threads, threads_or_all};
 use crate::args::TrainArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
@@ -26,6 +26,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     let settings = LoopSettings {
         existing: args.output.existing(),
         checkpoint_steps: args.checkpoint_steps,
+        threads: threads_or_all(args.threads),
         ..LoopSettings::default()
     };
     let report = {

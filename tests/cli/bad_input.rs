@@ -62,7 +62,7 @@ fn useless_embeddings_are_rejects() {
         let desk = Desk::new();
         desk.images("images", 0, 2);
         desk.tiny_teacher("teacher", model);
-        desk.lgd(EXTRACT).ended(1, &["rejected"]);
+        desk.lgd(EXTRACT).ended(2, &["not one of the 20 samples can be used", "rejects.jsonl"]);
         let rejects = fs::read_to_string(desk.path("cache/rejects.jsonl")).unwrap();
         assert!(rejects.lines().next().unwrap().contains(reason), "{rejects}");
     }
@@ -78,7 +78,7 @@ fn a_text_encoder_of_another_teacher_or_width_is_refused() {
     let teacher = third_party("teacher");
     let bank =
         format!("bank --cache cache --categories names.txt --out bank --teacher {}", teacher.display());
-    desk.lgd(&bank).ended(2, &["4", "1280"]);
+    desk.lgd(&bank).ended(3, &["4", "1280"]);
 
     let desk = Desk::cache_and_bank();
     let settings = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
@@ -131,12 +131,60 @@ fn training_refuses_images_that_are_not_the_cached_ones() {
         "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 1 --out runs/x";
     let victim = fs::read_dir(desk.path("images/cat")).unwrap().next().unwrap().unwrap().path();
     let bytes = fs::read(&victim).unwrap();
-    // Another size under the same name.
+    // Another size, and another image of the same size, under the same name.
     fs::write(&victim, b"P5 2 2 255\n0000").unwrap();
     desk.lgd(train).ended(3, &["changed since extraction", "hint:"]);
+    let dog = fs::read_dir(desk.path("images/dog")).unwrap().next().unwrap().unwrap().path();
+    fs::copy(dog, &victim).unwrap();
+    desk.lgd(&format!("{train} --overwrite")).ended(3, &["changed since extraction", "hint:"]);
     fs::remove_file(&victim).unwrap();
     let key = format!("cat/{}", victim.file_name().unwrap().to_str().unwrap());
     desk.lgd(&format!("{train} --overwrite")).ended(3, &[&key]);
     fs::write(&victim, bytes).unwrap();
     desk.lgd(&format!("{train} --overwrite")).ended(0, &[]);
+}
+
+#[test]
+fn mistakes_that_would_spoil_results_in_silence_are_refused() {
+    let desk = Desk::cache_and_bank();
+    let bank = "bank --cache cache --teacher teacher --categories names.txt --out banks/x";
+    desk.lgd(&format!("{bank} --tau-t 100")).ended(2, &["logit scale"]);
+    let toml = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
+    desk.write("teacher/teacher.toml", toml.replace("0.485, 0.456, 0.406", "123.6, 116.2, 103.5"));
+    desk.lgd("extract --images images --teacher teacher --out y").ended(2, &["teacher.toml", "divide"]);
+    desk.write("teacher/teacher.toml", toml);
+    desk.lgd("extract --images images --teacher teacher --out images/cache")
+        .ended(2, &["lies in the images"]);
+
+    desk.lgd(
+        "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 0 --out runs/a",
+    )
+    .ended(0, &[]);
+    desk.lgd("extract --images images --teacher teacher --out drawn").ended(0, &[]);
+    desk.lgd("eval --run runs/a --images images --cache drawn --bank banks/ten").ended(2, &["--with-center"]);
+    let init = "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 1 --out runs/b \
+                --student mobilenet_v2 --init runs/a/student.safetensors";
+    desk.lgd(init).ended(3, &["student.safetensors", "of the", "mobilenet_v2"]);
+    for (command, kind) in [
+        ("bank --cache cache --teacher teacher --categories names.txt --out runs/a --overwrite", "a run"),
+        (
+            "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 0 --out cache --overwrite",
+            "a cache",
+        ),
+    ] {
+        desk.lgd(command).ended(2, &[kind, "another folder"]);
+    }
+}
+
+#[test]
+fn a_stray_file_beside_class_folders_is_a_reject_everywhere() {
+    let desk = Desk::cache_and_bank();
+    desk.write("images/README.txt", "about these images");
+    desk.lgd("extract --images images --teacher teacher --with-center --out again --max-rejects 0.1")
+        .ended(0, &["1 of 41"]);
+    desk.lgd(
+        "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 0 --out runs/a",
+    )
+    .ended(0, &[]);
+    desk.lgd("eval --run runs/a --images images --bank banks/ten").ended(0, &[]);
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Desk, cut, flip_a_bit};
+use crate::common::{Desk, Ran, cut, flip_a_bit};
 
 const TRAIN: &str = "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 1";
 
@@ -34,7 +34,7 @@ fn a_damaged_cache_or_bank_is_refused_by_every_command_that_reads_it() {
 }
 
 #[test]
-fn a_damaged_checkpoint_or_student_is_refused() {
+fn a_damaged_student_is_refused() {
     let desk = Desk::cache_and_bank();
     let train = format!("{TRAIN} --out runs/a");
     desk.lgd(&train).ended(0, &[]);
@@ -45,6 +45,33 @@ fn a_damaged_checkpoint_or_student_is_refused() {
         desk.lgd("eval --run runs/a --images images --bank banks/ten").ended(3, &["student.safetensors"]);
         desk.lgd("verify runs/a").ended(3, &["student.safetensors"]);
         fs::write(&student, &whole).unwrap();
+    }
+}
+
+/// Runs `lgd` and sends it a signal once `file` has content; gives up waiting where it ends first or takes 5 minutes.
+fn stop_once(desk: &Desk, line: &str, file: &str, signal: &str) -> Ran {
+    desk.bash(&format!(
+        "{} {line} & pid=$!; n=0; \
+         while [ ! -s {file} ] && kill -0 $pid && [ $((n += 1)) -le 15000 ]; do sleep 0.02; done; \
+         kill -{signal} $pid; wait $pid",
+        env!("CARGO_BIN_EXE_lgd")
+    ))
+}
+
+#[test]
+fn a_damaged_checkpoint_of_an_interrupted_run_is_refused_by_name() {
+    let desk = Desk::cache_and_bank();
+    let train = "train --cache cache --images images --bank banks/ten --student mobilenet_v2 --size 32 --batch 8 --epochs 200 --out runs/cut";
+    stop_once(&desk, train, "runs/cut/metrics.jsonl", "INT").ended(75, &[]);
+    let entries = fs::read_dir(desk.path("runs/cut/checkpoints")).unwrap();
+    let latest = entries.map(|entry| entry.unwrap().path()).max().unwrap();
+    let name = latest.file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with("step-") && name.ends_with(".safetensors"), "{name}");
+    let whole = fs::read(&latest).unwrap();
+    for damage in [flip_a_bit, cut] {
+        damage(&latest);
+        desk.lgd(&format!("{train} --resume")).ended(3, &[name, "damaged checkpoint", "hint:"]);
+        fs::write(&latest, &whole).unwrap();
     }
 }
 
@@ -100,14 +127,42 @@ fn a_killed_extraction_leaves_no_cache_and_resumes() {
     desk.images("images", 0, 60);
     desk.teacher("teacher");
     let extract = "extract --images images --teacher teacher --views 1 --shard-samples 64 --out";
-    desk.bash(&format!(
-        "{} {extract} cut & pid=$!; while [ ! -e cut/views-00001.json ]; do sleep 0.02; done; kill -KILL $pid; wait $pid",
-        env!("CARGO_BIN_EXE_lgd")
-    ));
+    stop_once(&desk, &format!("{extract} cut"), "cut/views-00001.json", "KILL");
     assert!(!desk.path("cut/cache.json").exists());
     desk.lgd("verify cut").ended(3, &["cache.json is missing", "--resume"]);
     desk.lgd(&format!("{extract} cut --resume")).ended(0, &[]);
     desk.lgd(&format!("{extract} whole")).ended(0, &[]);
     let bytes = |folder: &str| fs::read(desk.path(folder).join("cache.json")).unwrap();
     assert_eq!(bytes("cut"), bytes("whole"));
+}
+
+#[test]
+fn a_flip_anywhere_in_a_manifest_is_found() {
+    let desk = Desk::cache_and_bank();
+    desk.lgd(&format!("{TRAIN} --out runs/a")).ended(0, &[]);
+    for (file, folder) in
+        [("cache/cache.json", "cache"), ("banks/ten/bank.json", "banks/ten"), ("runs/a/run.json", "runs/a")]
+    {
+        let path = desk.path(file);
+        let whole = fs::read(&path).unwrap();
+        for at in (0..whole.len()).step_by(41) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            desk.lgd(&format!("verify {folder}")).ended(3, &["error:"]);
+        }
+        fs::write(&path, &whole).unwrap();
+        desk.lgd(&format!("verify {folder}")).ended(0, &[]);
+    }
+}
+
+#[test]
+fn a_failed_bank_leaves_the_old_one_in_place() {
+    let desk = Desk::cache_and_bank();
+    let segment = fs::read_dir(desk.path("banks/prompts")).unwrap().next().unwrap().unwrap().path();
+    let segment = fs::read_dir(segment).unwrap().next().unwrap().unwrap().path();
+    flip_a_bit(&segment);
+    let bank = "bank --cache cache --teacher teacher --categories names.txt --out banks/ten --overwrite";
+    desk.lgd(bank).ended(3, &["hint: delete this file"]);
+    desk.lgd("verify banks/ten").ended(0, &[]);
 }

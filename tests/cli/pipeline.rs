@@ -91,7 +91,9 @@ fn an_interrupted_training_goes_on_where_it_was() {
     let train = "train --cache cache --images images --bank banks/ten --student mobilenet_v2 --size 32 --batch 8 --epochs 12";
     desk.lgd(&format!("{train} --out runs/whole")).ended(0, &[]);
     let stopped = desk.bash(&format!(
-        "{} {train} --out runs/cut & pid=$!; while [ ! -s runs/cut/metrics.jsonl ]; do sleep 0.02; done; kill -INT $pid; wait $pid",
+        "{} {train} --out runs/cut & pid=$!; n=0; \
+         while [ ! -s runs/cut/metrics.jsonl ] && kill -0 $pid && [ $((n += 1)) -le 15000 ]; do sleep 0.02; done; \
+         kill -INT $pid; wait $pid",
         env!("CARGO_BIN_EXE_lgd")
     ));
     stopped.ended(75, &[]);
@@ -121,4 +123,36 @@ fn templates_come_from_flags_or_a_file() {
     let json =
         desk.lgd("bank --cache cache --teacher teacher --categories names.json --json-prompts --out banks/y");
     assert_eq!(json.ended(0, &[]).json()["prompts"]["total"], 10);
+}
+
+#[test]
+fn parts_that_start_together_do_not_disturb_each_other() {
+    for round in 0..10 {
+        let desk = Desk::new();
+        desk.images("images", 0, 2);
+        desk.tiny_teacher("teacher", "linear.onnx");
+        let extract =
+            "extract --images images --teacher teacher --views 2 --batch 4 --shard-samples 4 --out parts";
+        let parts = (0..4).map(|part| format!("lgd {extract} --partition {part}/4 >/dev/null & p{part}=$!;"));
+        let wait = (0..4).map(|part| format!("wait $p{part} || exit;"));
+        let line = parts.chain(wait).collect::<Vec<_>>().join(" ");
+        desk.bash(&line).ended(0, &[]);
+        let report = desk.lgd("verify parts").ended(0, &[]);
+        assert!(report.stdout.contains("20 samples, 40 rows"), "round {round}: {}", report.stdout);
+        desk.lgd(&format!("{extract} --partition 0/4 --overwrite")).ended(2, &["other parts"]);
+    }
+}
+
+#[test]
+fn a_plan_that_got_lost_does_not_let_old_shards_into_a_new_cache() {
+    let desk = Desk::new();
+    desk.images("images", 0, 2);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    let extract = "extract --images images --teacher teacher --batch 4 --shard-samples 8";
+    desk.lgd(&format!("{extract} --partition 0/3 --seed 1 --out mixed")).ended(0, &[]);
+    fs::remove_file(desk.path("mixed/extract.json")).unwrap();
+    desk.lgd(&format!("{extract} --seed 2 --out mixed")).ended(0, &[]);
+    desk.lgd(&format!("{extract} --seed 2 --out clean")).ended(0, &[]);
+    let bytes = |name: &str| fs::read(desk.path(name).join("cache.json")).unwrap();
+    assert_eq!(bytes("mixed"), bytes("clean"));
 }

@@ -120,6 +120,9 @@ impl LoadReport {
     }
 }
 
+/// Names that a report in words shows of each kind; its fields have them all.
+const NAMED: usize = 5;
+
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [&self.missing, &self.unused].map(Vec::len);
@@ -127,7 +130,8 @@ impl fmt::Display for LoadReport {
         write!(f, ", {} of another shape", self.mismatched.len())?;
         for (what, names) in [("missing", &self.missing), ("unused", &self.unused)] {
             if !names.is_empty() {
-                write!(f, "\n{what}: {}", names.join(", "))?;
+                let more = if names.len() > NAMED { ", ..." } else { "" };
+                write!(f, "\n{what}: {}{more}", names[..names.len().min(NAMED)].join(", "))?;
             }
         }
         for ShapeMismatch { name, expected, got } in &self.mismatched {

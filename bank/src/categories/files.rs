@@ -35,7 +35,8 @@ fn entry(path: &Path, line: usize) -> impl FnOnce(Problem) -> CategoryError {
 }
 
 fn txt(path: &Path, text: &str, _: JsonEntries, collector: &mut Collector) -> Result<(), CategoryError> {
-    for (index, name) in text.lines().enumerate() {
+    // Editors leave blank lines at the end; elsewhere one is more likely a name that got lost.
+    for (index, name) in text.trim_end().lines().enumerate() {
         collector.push(name, &[], &[]).map_err(entry(path, index + 1))?;
     }
     Ok(())

@@ -33,6 +33,10 @@ impl Bank {
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<BankManifest>(&path, BANK_VERSION, "the bank's manifest")?;
+        let top_k_of_nothing = matches!(manifest.record.storage, Storage::TopK { k: 0 });
+        if manifest.record.categories.is_empty() || manifest.record.dim == 0 || top_k_of_nothing {
+            return Err(ArtefactError::invalid(&path, "it tells of no categories, no width or no entries"));
+        }
         manifest.prototypes.verify(dir, depth)?;
         for shard in &manifest.targets {
             shard.verify(dir, depth)?;

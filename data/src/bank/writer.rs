@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use super::{BANK_VERSION, BankManifest, BankRecord, MANIFEST, PROTOTYPES, Storage, target_file};
 use crate::cache::Existing;
 use crate::error::{ArtefactError, IoContext};
-use crate::manifest::{FileEntry, write_atomic, write_json};
+use crate::manifest::{FileEntry, prepare_folder, write_atomic, write_json};
 use crate::table::{TableWriter, fixed_list, item_field};
 
 /// Row groups of at most this many rows bound the writer's memory.
@@ -43,29 +43,40 @@ pub struct BankWriter {
 }
 
 impl BankWriter {
-    /// Starts a bank of `categories` slots in `dir`.
+    /// Whether a bank may be written to `dir`; changes nothing in it.
     ///
     /// # Errors
-    /// [`ArtefactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`].
+    /// [`ArtefactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`], or another artefact.
+    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtefactError> {
+        prepare_folder(dir, "bank")?;
+        if dir.join(MANIFEST).exists() && existing != Existing::Overwrite {
+            let hint = "give --overwrite to replace it, or another folder";
+            return Err(ArtefactError::Occupied { path: dir.to_owned(), what: "a bank".to_owned(), hint });
+        }
+        Ok(())
+    }
+
+    /// Starts a bank of `categories` slots in `dir`; a bank that was there is gone from here on.
+    ///
+    /// # Errors
+    /// As [`BankWriter::check`]; [`ArtefactError::Io`].
     pub fn create(
         dir: &Path,
         categories: usize,
         storage: Storage,
         existing: Existing,
     ) -> Result<Self, ArtefactError> {
-        fs::create_dir_all(dir).during("create", dir)?;
+        Self::check(dir, existing)?;
         let manifest = dir.join(MANIFEST);
         if manifest.exists() {
-            if existing != Existing::Overwrite {
-                return Err(ArtefactError::Occupied { path: dir.to_owned(), what: "a bank".to_owned() });
-            }
             // Without its manifest it is no bank: a job killed from here on leaves nothing that looks whole.
             fs::remove_file(&manifest).during("delete", &manifest)?;
         }
         for entry in fs::read_dir(dir).during("list", dir)? {
             let path = entry.during("list", dir)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("targets-") && name.ends_with(".parquet") {
+            let temporary = name.starts_with(".targets-") && name.ends_with(".tmp");
+            if temporary || (name.starts_with("targets-") && name.ends_with(".parquet")) {
                 fs::remove_file(&path).during("delete", &path)?;
             }
         }

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::shard::{ShardRecord, ShardWriter};
 use super::{
-    CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, PLAN, Partition, REJECTS, shard_file, shard_record,
+    CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, REJECTS, Reject, shard_file, shard_record,
 };
 use crate::error::{ArtefactError, IoContext};
-use crate::manifest::{FileEntry, Verify, read_manifest, write_atomic, write_json};
+use crate::manifest::{
+    FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic, write_json,
+    write_new_json,
+};
 
 /// What to do with a folder that already holds a cache or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,19 +49,25 @@ impl CacheBuilder {
     /// [`ArtefactError::Occupied`] where something is there and `existing` is [`Existing::Refuse`];
     /// [`ArtefactError::Mismatch`] where a resumed cache was begun with another configuration.
     pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtefactError> {
-        fs::create_dir_all(dir).during("create", dir)?;
+        prepare_folder(dir, "cache")?;
         if existing == Existing::Overwrite {
             remove_cache(dir)?;
         }
-        let found = recorded_config(dir)?;
-        match (&found, existing) {
+        match (recorded_config(dir)?, existing) {
             (Some(_), Existing::Refuse) => {
-                return Err(ArtefactError::Occupied { path: dir.to_owned(), what: "a cache".to_owned() });
+                let complete = dir.join(MANIFEST).exists();
+                let what = if complete { "a cache" } else { "an unfinished cache" };
+                let hint = "give --resume to go on, --overwrite to start anew, or another folder";
+                return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
             }
-            (Some(recorded), _) => require_same(dir, recorded, &config)?,
+            (Some(recorded), _) => require_same(dir, &recorded, &config)?,
             (None, _) => {
                 let plan = Plan { format_version: CACHE_VERSION, config: config.clone() };
-                write_json(&dir.join(PLAN), &plan)?;
+                write_new_json(&dir.join(PLAN), &plan)?;
+                // Another part may have begun the folder a moment ago, and with other settings.
+                if let Some(recorded) = recorded_config(dir)? {
+                    require_same(dir, &recorded, &config)?;
+                }
             }
         }
         Ok(Self { dir: dir.to_owned(), config })
@@ -85,16 +94,14 @@ impl CacheBuilder {
     /// # Errors
     /// [`ArtefactError`] where a record cannot be read.
     pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtefactError> {
-        if self.dir.join(MANIFEST).exists() {
-            return Ok(Vec::new());
+        let mut missing = Vec::new();
+        for shard in (0..self.config.shards()).filter(|&shard| partition.contains(shard)) {
+            if self.record(shard)?.is_none() {
+                missing.push(shard);
+            }
         }
-        let mine = (0..self.config.shards()).filter(|&shard| partition.contains(shard));
-        mine.filter_map(|shard| match self.record(shard) {
-            Ok(Some(_)) => None,
-            Ok(None) => Some(Ok(shard)),
-            Err(error) => Some(Err(error)),
-        })
-        .collect()
+        // Looked at last: another part may have written the manifest and removed the records meanwhile.
+        if self.dir.join(MANIFEST).exists() { Ok(Vec::new()) } else { Ok(missing) }
     }
 
     /// Starts writing one shard.
@@ -105,20 +112,16 @@ impl CacheBuilder {
         ShardWriter::create(&self.dir, &self.config, shard)
     }
 
-    /// Writes the manifest if every shard is complete, whoever made it; `None` while some are missing.
+    /// Writes the manifest if every shard is complete, whoever made it; `None` while some are missing. `listed` are the
+    /// samples that were rejected when the images were listed.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O, or where a shard on disk is not what its record says.
-    pub fn finalize(&self) -> Result<Option<CacheManifest>, ArtefactError> {
-        let path = self.dir.join(MANIFEST);
-        if path.exists() {
-            return read_manifest(&path, CACHE_VERSION, "the cache's manifest")
-                .map(|(manifest, _)| Some(manifest));
-        }
+    /// [`ArtefactError`] on I/O, or where a record was altered.
+    pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtefactError> {
         let mut shards = Vec::with_capacity(self.config.shards());
-        let mut rejects = Vec::new();
+        let mut rejects = listed.to_vec();
         for shard in 0..self.config.shards() {
-            let Some(record) = self.record(shard)? else { return Ok(None) };
+            let Some(record) = self.record(shard)? else { return self.finished() };
             shards.push(record.entry);
             rejects.extend(record.rejects);
         }
@@ -140,21 +143,28 @@ impl CacheBuilder {
             shards,
             rejects: FileEntry::describe(&self.dir, REJECTS)?,
         };
-        write_json(&path, &manifest)?;
+        write_json(&self.dir.join(MANIFEST), &manifest)?;
         self.remove_records();
         Ok(Some(manifest))
     }
 
-    /// A shard's record, provided its file is there in full length.
+    /// The manifest, where another part or an earlier run has written it.
+    fn finished(&self) -> Result<Option<CacheManifest>, ArtefactError> {
+        let path = self.dir.join(MANIFEST);
+        if !path.exists() {
+            return Ok(None);
+        }
+        read_manifest(&path, CACHE_VERSION, "the cache's manifest").map(|(manifest, _)| Some(manifest))
+    }
+
+    /// A shard's record, provided that it was made with this configuration and its file is there in full length.
     fn record(&self, shard: usize) -> Result<Option<ShardRecord>, ArtefactError> {
-        let path = self.dir.join(shard_record(shard));
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).during("read", &path),
+        let Some((record, _)) = read_json::<ShardRecord>(&self.dir.join(shard_record(shard)))? else {
+            return Ok(None);
         };
-        let record: ShardRecord = serde_json::from_slice(&bytes)
-            .map_err(|error| ArtefactError::Json { path: path.clone(), reason: error.to_string() })?;
+        if record.config != self.config.hash() {
+            return Ok(None);
+        }
         match record.entry.file.verify(&self.dir, Verify::Length) {
             Ok(()) => Ok(Some(record)),
             // Someone deleted or cut the shard since: it is simply to be made again.
@@ -168,6 +178,7 @@ impl CacheBuilder {
         for shard in 0..self.config.shards() {
             let _ = fs::remove_file(self.dir.join(shard_record(shard)));
         }
+        let _ = remove_matching(&self.dir, is_temporary);
         let _ = fs::remove_file(self.dir.join(PLAN));
     }
 }
@@ -176,8 +187,9 @@ impl CacheBuilder {
 fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtefactError> {
     let manifest = dir.join(MANIFEST);
     if manifest.exists() {
-        let (manifest, _) = read_manifest::<CacheManifest>(&manifest, CACHE_VERSION, "the cache's manifest")?;
-        return Ok(Some(manifest.config));
+        let (found, _) = read_manifest::<CacheManifest>(&manifest, CACHE_VERSION, "the cache's manifest")?;
+        found.validate(&manifest)?;
+        return Ok(Some(found.config));
     }
     let plan = dir.join(PLAN);
     if plan.exists() {
@@ -213,16 +225,30 @@ fn first_difference(
     }
 }
 
-/// Deletes a cache's files, the manifest first, so that a half-deleted cache is no cache.
+/// Deletes a cache's files: the manifest first, so that a half-deleted cache is no cache, the plan last, so that until
+/// then it is known whose shards these are.
 fn remove_cache(dir: &Path) -> Result<(), ArtefactError> {
-    for name in [MANIFEST, PLAN, REJECTS] {
-        remove_if_there(&dir.join(name))?;
-    }
+    remove_if_there(&dir.join(MANIFEST))?;
+    remove_matching(dir, |name| is_shard(name) || is_temporary(name))?;
+    remove_if_there(&dir.join(REJECTS))?;
+    remove_if_there(&dir.join(PLAN))
+}
+
+/// Whether a file is a shard or the record of one.
+fn is_shard(name: &str) -> bool {
+    let number = name.strip_prefix("views-").and_then(|rest| rest.split('.').next()?.parse().ok());
+    number.is_some_and(|shard| name == shard_file(shard) || name == shard_record(shard))
+}
+
+/// Whether a file is what a killed job left of a shard.
+fn is_temporary(name: &str) -> bool {
+    name.starts_with(".views-") && name.ends_with(".tmp")
+}
+
+fn remove_matching(dir: &Path, matches: impl Fn(&str) -> bool) -> Result<(), ArtefactError> {
     for entry in fs::read_dir(dir).during("list", dir)? {
         let path = entry.during("list", dir)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let shard = name.strip_prefix("views-").and_then(|rest| rest.split('.').next()?.parse().ok());
-        if shard.is_some_and(|shard| name == shard_file(shard) || name == shard_record(shard)) {
+        if matches(&path.file_name().unwrap_or_default().to_string_lossy()) {
             remove_if_there(&path)?;
         }
     }

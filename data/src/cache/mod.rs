@@ -18,8 +18,11 @@ mod reader;
 mod shard;
 mod views;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use crate::error::ArtefactError;
 use crate::manifest::{ContentHash, FileEntry};
 use crate::render::{Normalization, Resample};
 use crate::view::Policy;
@@ -32,7 +35,6 @@ pub use shard::{CachedSample, ShardWriter};
 pub const CACHE_VERSION: u32 = 1;
 
 const MANIFEST: &str = "cache.json";
-const PLAN: &str = "extract.json";
 const REJECTS: &str = "rejects.jsonl";
 
 fn shard_file(shard: usize) -> String {
@@ -96,6 +98,23 @@ pub struct CacheConfig {
 }
 
 impl CacheConfig {
+    /// The hash of the configuration, by which shards know what they belong to.
+    pub fn hash(&self) -> ContentHash {
+        // A configuration is numbers and strings, which always serialise; nothing would hash as nothing.
+        ContentHash::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Names the first number that no cache can have.
+    fn fault(&self) -> Option<&'static str> {
+        let positive = [
+            (self.dim, "an embedding width of 0"),
+            (usize::from(self.views), "0 views per image"),
+            (self.shard_samples, "0 samples per shard"),
+            (self.batch, "a batch of 0"),
+        ];
+        positive.into_iter().find(|(value, _)| *value == 0).map(|(_, fault)| fault)
+    }
+
     /// Shards that the listing makes.
     pub fn shards(&self) -> usize {
         self.samples.div_ceil(self.shard_samples)
@@ -131,9 +150,44 @@ pub struct CacheManifest {
 }
 
 impl CacheManifest {
+    /// Refuses numbers that contradict each other; readers rely on them.
+    fn validate(&self, path: &Path) -> Result<(), ArtefactError> {
+        let rows: usize = self.shards.iter().map(|shard| shard.rows).fold(0, usize::saturating_add);
+        let views = usize::from(self.config.views);
+        let fault = match self.config.fault() {
+            Some(fault) => Some(fault),
+            None if rows != self.rows => Some("a number of rows other than its shards'"),
+            None if !rows.is_multiple_of(views) => Some("a sample with fewer than K views"),
+            None => None,
+        };
+        match fault {
+            Some(fault) => Err(ArtefactError::invalid(path, format!("it tells of {fault}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Accepted samples.
     pub fn samples(&self) -> usize {
         self.rows / usize::from(self.config.views)
+    }
+}
+
+/// Which image a sample was when the teacher saw it, so that another one under its key is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageStamp {
+    /// Width of the upright image in pixels.
+    pub width: u32,
+    /// Height of the upright image in pixels.
+    pub height: u32,
+    /// The first 64 bits of the BLAKE3 hash of the encoded file, little-endian.
+    pub content: u64,
+}
+
+impl ImageStamp {
+    /// The stamp of an image of `width` x `height` pixels whose file is `bytes`.
+    pub fn new(bytes: &[u8], width: u32, height: u32) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *ContentHash::of(bytes).as_bytes();
+        Self { width, height, content: u64::from_le_bytes([a, b, c, d, e, f, g, h]) }
     }
 }
 

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, UInt16Type, UInt32Type};
+use arrow_array::types::{Int32Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::views::{ViewArrays, column, primitive, wrong_type};
-use super::{CACHE_VERSION, CacheManifest, MANIFEST};
+use super::{CACHE_VERSION, CacheManifest, ImageStamp, MANIFEST};
 use crate::column::MappedColumn;
 use crate::error::{ArtefactError, IoContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
@@ -33,6 +33,7 @@ impl Cache {
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
+        manifest.validate(&path)?;
         manifest.rejects.verify(dir, depth)?;
         for shard in &manifest.shards {
             shard.file.verify(dir, depth)?;
@@ -114,8 +115,8 @@ pub struct CachedViews {
     pub keys: Vec<String>,
     /// Label of each sample.
     pub labels: Vec<Option<u32>>,
-    /// Width and height of each sample's upright image, pixels.
-    pub sizes: Vec<(u32, u32)>,
+    /// Image of each sample.
+    pub images: Vec<ImageStamp>,
     /// View of each row.
     pub views: Vec<View>,
     views_per_sample: usize,
@@ -144,6 +145,7 @@ impl CachedViews {
         let label = primitive::<Int32Type>(path, batch, "label")?;
         let width = primitive::<UInt32Type>(path, batch, "width")?;
         let height = primitive::<UInt32Type>(path, batch, "height")?;
+        let content = primitive::<UInt64Type>(path, batch, "content")?;
         let views = ViewArrays::new(path, batch)?;
         for row in 0..batch.num_rows() {
             let at = self.views.len();
@@ -152,17 +154,17 @@ impl CachedViews {
             if usize::from(view.value(row)) != expected {
                 return Err(invalid(&format!("expected view {expected}, got {}", view.value(row))));
             }
-            let size = (width.value(row), height.value(row));
+            let (width, height) = (width.value(row), height.value(row));
             if expected == 0 {
                 let value = label.is_valid(row).then(|| u32::try_from(label.value(row))).transpose();
                 self.keys.push(key.value(row).to_owned());
                 self.labels.push(value.map_err(|_| invalid("the label is negative"))?);
-                self.sizes.push(size);
+                self.images.push(ImageStamp { width, height, content: content.value(row) });
             } else if self.keys.last().is_none_or(|last| last != key.value(row)) {
                 return Err(invalid("the views of a sample do not stand together"));
             }
             let view = views.get(row).map_err(invalid)?;
-            view.validate(size.0, size.1).map_err(|error| invalid(&error.to_string()))?;
+            view.validate(width, height).map_err(|error| invalid(&error.to_string()))?;
             self.views.push(view);
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    Float16Builder, Float32Builder, Int32Builder, StringBuilder, UInt16Builder, UInt32Builder,
+    Float16Builder, Float32Builder, Int32Builder, StringBuilder, UInt16Builder, UInt32Builder, UInt64Builder,
 };
 use arrow_array::{ArrayRef, FixedSizeListArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
@@ -13,9 +13,9 @@ use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
 use super::views::{self, ViewBuilder};
-use super::{CacheConfig, Reject, ShardEntry, shard_file, shard_record};
+use super::{CacheConfig, ImageStamp, Reject, ShardEntry, shard_file, shard_record};
 use crate::error::ArtefactError;
-use crate::manifest::{FileEntry, write_json};
+use crate::manifest::{ContentHash, FileEntry, write_json};
 use crate::table::{TableWriter, fixed_list, item_field};
 use crate::view::View;
 
@@ -32,15 +32,15 @@ pub struct CachedSample<'a> {
     pub key: &'a str,
     /// Its label, where the source has one.
     pub label: Option<u32>,
-    /// Width of the upright image in pixels.
-    pub width: u32,
-    /// Height of the upright image in pixels.
-    pub height: u32,
+    /// The image.
+    pub image: ImageStamp,
 }
 
 /// The record that makes a shard complete: written after the shard itself.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ShardRecord {
+    /// Hash of the configuration that the shard was made with.
+    pub(super) config: ContentHash,
     pub(super) entry: ShardEntry,
     pub(super) rejects: Vec<Reject>,
 }
@@ -56,6 +56,7 @@ pub struct ShardWriter {
     batches: usize,
     rows: usize,
     rejects: Vec<Reject>,
+    config: ContentHash,
 }
 
 #[derive(Default)]
@@ -65,6 +66,7 @@ struct Columns {
     label: Int32Builder,
     width: UInt32Builder,
     height: UInt32Builder,
+    content: UInt64Builder,
     views: ViewBuilder,
     norm: Float32Builder,
     embedding: Float16Builder,
@@ -80,6 +82,7 @@ fn schema(path: &Path, dim: usize) -> Result<(Schema, i32), ArtefactError> {
         Field::new("label", DataType::Int32, true),
         Field::new("width", DataType::UInt32, false),
         Field::new("height", DataType::UInt32, false),
+        Field::new("content", DataType::UInt64, false),
     ];
     fields.extend(views::fields());
     fields.push(Field::new("norm", DataType::Float32, false));
@@ -101,6 +104,7 @@ impl ShardWriter {
             batches: 0,
             rows: 0,
             rejects: Vec::new(),
+            config: config.hash(),
         })
     }
 
@@ -131,8 +135,9 @@ impl ShardWriter {
             columns.key.append_value(sample.key);
             columns.view.append_value(index);
             columns.label.append_option(label);
-            columns.width.append_value(sample.width);
-            columns.height.append_value(sample.height);
+            columns.width.append_value(sample.image.width);
+            columns.height.append_value(sample.image.height);
+            columns.content.append_value(sample.image.content);
             columns.views.push(view);
         }
         columns.norm.append_slice(norms);
@@ -159,6 +164,7 @@ impl ShardWriter {
             Arc::new(columns.label.finish()),
             Arc::new(columns.width.finish()),
             Arc::new(columns.height.finish()),
+            Arc::new(columns.content.finish()),
         ];
         arrays.extend(columns.views.finish());
         arrays.push(Arc::new(columns.norm.finish()));
@@ -184,7 +190,7 @@ impl ShardWriter {
         self.table.finish()?;
         let file = FileEntry::describe(&self.dir, &shard_file(self.shard))?;
         let entry = ShardEntry { file, samples: self.rows / self.views_per_sample, rows: self.rows };
-        let record = ShardRecord { entry, rejects: self.rejects };
+        let record = ShardRecord { config: self.config, entry, rejects: self.rejects };
         write_json(&self.dir.join(shard_record(self.shard)), &record)?;
         Ok(())
     }

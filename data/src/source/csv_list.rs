@@ -1,5 +1,7 @@
 //! A CSV list of images: `path` or `path,label` per row, with or without that header.
 //!
+//! - A header may also say `file`, `filename` or `image`, and `class` or `category`. A first row that is half a header,
+//!   or one in the wrong order, is an error: taken as an image, it would silently add a class.
 //! - Paths are relative to the list's folder (absolute ones are taken as they are); the key is the path as
 //!   written. Listing order is the order of the rows.
 //! - Labels are all numbers from 0, or all names; names are numbered in bytewise order. Either every row has
@@ -14,6 +16,12 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, ReaderBuilder, Trim};
 
 use super::{ImageSource, Rejected, RowProblem, Sample, SourceError, read_sample};
+
+/// What a header may call the first column.
+const PATH_NAMES: [&str; 4] = ["path", "file", "filename", "image"];
+
+/// What a header may call the second column.
+const LABEL_NAMES: [&str; 3] = ["label", "class", "category"];
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -74,7 +82,7 @@ type Problem = (u64, RowProblem);
 fn parse(bytes: &[u8]) -> Result<(Vec<Row>, Vec<Rejected>), Problem> {
     let records = records(bytes)?;
     let columns = records.first().map_or(1, |(_, record)| record.len().min(2));
-    let has_header = records.first().is_some_and(|(_, record)| is_header(record));
+    let has_header = records.first().map_or(Ok(false), |(line, record)| is_header(*line, record))?;
     let (mut rows, mut rejected) = (Vec::new(), Vec::new());
     let mut lines = HashMap::new();
     for (line, record) in records.into_iter().skip(usize::from(has_header)) {
@@ -111,11 +119,23 @@ fn records(bytes: &[u8]) -> Result<Vec<(u64, ByteRecord)>, Problem> {
     }
 }
 
-fn is_header(record: &ByteRecord) -> bool {
-    let is = |column: usize, name: &str| {
-        record.get(column).is_none_or(|v| v.eq_ignore_ascii_case(name.as_bytes()))
+/// Whether the first row is a header.
+fn is_header(line: u64, record: &ByteRecord) -> Result<bool, Problem> {
+    let is = |column: usize, names: &[&str]| {
+        record
+            .get(column)
+            .is_some_and(|cell| names.iter().any(|name| cell.eq_ignore_ascii_case(name.as_bytes())))
     };
-    is(0, "path") && is(1, "label")
+    let (path, label) = (is(0, &PATH_NAMES), is(1, &LABEL_NAMES));
+    let swapped = is(0, &LABEL_NAMES) && is(1, &PATH_NAMES);
+    if path && (label || record.len() == 1) {
+        Ok(true)
+    } else if path || label || swapped {
+        let cells: Vec<_> = record.iter().map(String::from_utf8_lossy).collect();
+        Err((line, RowProblem::Header { got: cells.join(",") }))
+    } else {
+        Ok(false)
+    }
 }
 
 fn parse_row(line: u64, record: &ByteRecord) -> Result<Result<Row, Rejected>, Problem> {

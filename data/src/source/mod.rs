@@ -120,6 +120,15 @@ pub enum RowProblem {
         /// Columns of this row.
         got: usize,
     },
+    /// A first row that looks like a header, but of other columns.
+    #[error(
+        "the header \"{got}\" is not understood\n\
+         hint: the columns are path[,label], in this order; if this row is an image, put the line path[,label] above it"
+    )]
+    Header {
+        /// The row.
+        got: String,
+    },
     /// The path is empty.
     #[error("the path is empty")]
     EmptyPath,
@@ -132,7 +141,7 @@ pub enum RowProblem {
         key: String,
     },
     /// A path that stands in an earlier line.
-    #[error("\"{key}\" already stands in line {first}")]
+    #[error("\"{key}\" already stands in line {first}\nhint: is the first column the path?")]
     Duplicate {
         /// The path.
         key: String,

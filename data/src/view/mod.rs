@@ -11,7 +11,7 @@
 //! ```
 //!
 //! read as little-endian `u64`s; a uniform number in [0, 1) is the upper 53 bits times 2^-53. Numbers are
-//! consumed in the order of the code in [`Policy::draw`]. `tests/view.rs` freezes the outcome for fixed keys.
+//! consumed in the order of the code in [`Policy::draw`]. `tests/views.rs` freezes the outcome for fixed keys.
 //!
 //! The distributions are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
 //! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (METHODS section 1, "View").

@@ -27,6 +27,6 @@ pub struct EncoderOptions {
     pub device: ExecutionDevice,
     /// Rows per run; `None` = the model's own where it is fixed, else [`CPU_BATCH`], [`GPU_BATCH`] or [`TEXT_BATCH`].
     pub batch: Option<usize>,
-    /// Threads that share one operation on the processor; 0 = all cores.
+    /// Threads of the processor that compute; 0 = all cores.
     pub threads: usize,
 }

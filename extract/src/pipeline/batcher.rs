@@ -1,7 +1,7 @@
 //! Putting prepared samples, in order, into whole batches.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use lgd_data::cache::Reject;
+use lgd_data::cache::{ImageStamp, Reject};
 use lgd_data::job::Job;
 use lgd_data::view::View;
 
@@ -13,7 +13,7 @@ use crate::encoder::{ImageEncoder, PixelBuffer};
 /// A sample as the writer needs it.
 pub(super) enum Item {
     /// All its rows are in the batches sent so far.
-    Sample { sample: usize, width: u32, height: u32, views: Vec<View> },
+    Sample { sample: usize, image: ImageStamp, views: Vec<View> },
     /// It takes no rows.
     Reject(Reject),
 }
@@ -99,12 +99,7 @@ impl Batcher<'_> {
             }
         };
         let (len, views) = (self.preparer.image_len(), rendered.views.len());
-        let mut item = Some(Item::Sample {
-            sample,
-            width: rendered.width,
-            height: rendered.height,
-            views: rendered.views,
-        });
+        let mut item = Some(Item::Sample { sample, image: rendered.image, views: rendered.views });
         for view in 0..views {
             let pixels = match &mut filling.pixels {
                 Some(pixels) => pixels,

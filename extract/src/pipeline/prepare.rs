@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use lgd_data::cache::{CacheConfig, Reject};
+use lgd_data::cache::{CacheConfig, ImageStamp, Reject};
 use lgd_data::image::{DecodeLimits, decode};
 use lgd_data::render::{Normalization, PixelLayout, Resample, render};
 use lgd_data::source::ImageSource;
@@ -17,8 +17,7 @@ pub(super) type Prepared = Result<Rendered, Reject>;
 
 /// The views of one sample and their pixels.
 pub(super) struct Rendered {
-    pub width: u32,
-    pub height: u32,
+    pub image: ImageStamp,
     pub views: Vec<View>,
     /// [K, image].
     pub pixels: PixelBuffer,
@@ -112,7 +111,7 @@ impl<'a> Preparer<'a> {
                 .map_err(|error| self.reject(sample, "render", error.to_string()))?;
             views.push(view);
         }
-        Ok(Rendered { width, height, views, pixels })
+        Ok(Rendered { image: ImageStamp::new(bytes, width, height), views, pixels })
     }
 }
 

@@ -77,9 +77,9 @@ impl<'a> OpenShard<'a> {
         for item in items {
             let rejected = match item {
                 Item::Reject(reject) => Some(reject),
-                Item::Sample { sample, width, height, views } => {
+                Item::Sample { sample, image, views } => {
                     let sample = &self.samples[sample];
-                    let cached = CachedSample { key: &sample.key, label: sample.label, width, height };
+                    let cached = CachedSample { key: &sample.key, label: sample.label, image };
                     self.write_sample(&cached, &views)?
                 }
             };

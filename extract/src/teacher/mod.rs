@@ -198,13 +198,14 @@ fn resolve_image(
         })?,
         _ => return Err(ExtractError::setting(path, "[image] mean and std must be given together", "")),
     };
-    let usable = normalization.mean.iter().all(|mean| mean.is_finite())
-        && normalization.std.iter().all(|std| std.is_finite() && *std > 0.0);
+    // Pixels are in 0..1, so a mean far outside is one of bytes, and would make a whole cache worthless in silence.
+    let usable = normalization.mean.iter().all(|mean| mean.abs() <= 2.0)
+        && normalization.std.iter().all(|std| *std > 0.0 && *std <= 2.0);
     if !usable {
         return Err(ExtractError::setting(
             path,
-            format!("[image] {normalization:?}: std must be above 0"),
-            "",
+            format!("[image] {normalization:?}: expected means within -2..2 and std above 0, at most 2"),
+            "they are for pixels in 0..1; divide values for bytes by 255",
         ));
     }
     let resample = match image.resample {

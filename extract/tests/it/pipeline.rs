@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Existing, Partition};
+use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Existing, ImageStamp, Partition};
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
 use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
@@ -66,7 +66,7 @@ fn files(
 }
 
 fn finalize(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: &Path) -> CacheManifest {
-    builder(extractor, source, shard, dir).finalize().unwrap().unwrap()
+    builder(extractor, source, shard, dir).finalize(&[]).unwrap().unwrap()
 }
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -103,7 +103,7 @@ fn rows_are_sample_major_and_hold_the_stored_views() {
     let summary = extractor.extract(&source, &builder, Partition::WHOLE, &job).unwrap();
     assert_eq!((summary.samples, summary.views, summary.rejected, summary.shards), (10, 30, 0, 2));
     assert_eq!((job.total(), job.done(), job.rejected()), (10, 10, 0));
-    builder.finalize().unwrap().unwrap();
+    builder.finalize(&[]).unwrap().unwrap();
 
     let cache = Cache::open(dir.path(), Verify::Full).unwrap();
     assert_eq!((cache.rows(), cache.dim(), cache.views_per_sample()), (30, 24, 3));
@@ -111,7 +111,7 @@ fn rows_are_sample_major_and_hold_the_stored_views() {
     for sample in 0..10 {
         let key = format!("{sample:04}.ppm");
         assert_eq!(views.keys[sample], key);
-        let (width, height) = views.sizes[sample];
+        let ImageStamp { width, height, .. } = views.images[sample];
         assert_eq!(views.view(sample, 0).crop, Crop::Center { fraction: 0.875 });
         assert_eq!(*views.view(sample, 2), Policy::MocoV2.draw(11, &key, 2, width, height));
     }
@@ -126,7 +126,7 @@ fn embeddings_are_those_of_the_encoder_on_the_stored_views() {
     let dir = tempfile::tempdir().unwrap();
     let builder = builder(&extractor, &source, 7, dir.path());
     extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
-    builder.finalize().unwrap().unwrap();
+    builder.finalize(&[]).unwrap().unwrap();
     let cache = Cache::open(dir.path(), Verify::Full).unwrap();
     let views = cache.views().unwrap();
 
@@ -169,7 +169,7 @@ fn bad_samples_are_rejected_once_and_the_run_goes_on() {
         assert_eq!((summary.rejected, summary.samples), (bad.len() as u64, 40 - bad.len() as u64));
         assert_eq!((job.done(), job.rejected()), (40, bad.len() as u64));
 
-        let manifest = builder.finalize().unwrap().unwrap();
+        let manifest = builder.finalize(&[]).unwrap().unwrap();
         assert_eq!((manifest.rejected, manifest.rows), (bad.len(), 3 * (40 - bad.len())));
         let lines = std::fs::read_to_string(dir.path().join("rejects.jsonl")).unwrap();
         for (line, i) in lines.lines().zip(bad) {
@@ -187,7 +187,7 @@ fn a_source_of_nothing_but_rejects_makes_an_empty_cache() {
     let builder = builder(&extractor, &source, 4, dir.path());
     let summary = extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
     assert_eq!((summary.samples, summary.rejected, summary.shards), (0, 5, 2));
-    assert_eq!(builder.finalize().unwrap().unwrap().rows, 0);
+    assert_eq!(builder.finalize(&[]).unwrap().unwrap().rows, 0);
 }
 
 /// Interrupts the job when a certain number of samples has been read.
@@ -237,7 +237,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
         let first = builder(&extractor, &cut, 12, dir.path());
         let error = extractor.extract(&cut, &first, Partition::WHOLE, &job).unwrap_err();
         assert!(error.is_interrupted(), "{error}");
-        assert!(first.finalize().unwrap().is_none());
+        assert!(first.finalize(&[]).unwrap().is_none());
         assert!(!contents(dir.path()).keys().any(|name| name.ends_with(".tmp")));
 
         let missing = first.missing_shards(Partition::WHOLE).unwrap().len();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use candle_core::{Device, Tensor};
-use lgd_data::cache::Reject;
+use lgd_data::cache::{ImageStamp, Reject};
 use lgd_data::image::RgbImage;
 use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
@@ -50,7 +50,7 @@ struct Item {
     position: usize,
     label: u32,
     view: View,
-    size: Option<(u32, u32)>,
+    image: Option<ImageStamp>,
 }
 
 impl Plan<'_> {
@@ -70,38 +70,47 @@ pub(super) struct Extraction<'a> {
 impl Extraction<'_> {
     /// Decides what is shown; no image is opened.
     pub(super) fn plan<'a>(&self, images: &LabelledImages<'a>) -> Result<Plan<'a>, RunError> {
-        let labels = labels(images)?;
+        require_labels(images)?;
+        let samples = images.source.samples();
         let entries = images.source.rejected().iter();
         let mut rejects: Vec<Reject> =
             entries.map(|entry| reject(&entry.key, entry.reason, &entry.detail)).collect();
         let Some(cache) = images.cache else {
             let crop = Crop::Center { fraction: self.options.center_fraction };
             let view = View { crop, ..View::center() };
-            let item = |(position, label)| Item { position, label, view, size: None };
-            let items = labels.into_iter().enumerate().map(item).collect();
+            let mut items = Vec::with_capacity(samples.len());
+            for (position, sample) in samples.iter().enumerate() {
+                match sample.label {
+                    Some(label) => items.push(Item { position, label, view, image: None }),
+                    None => rejects.push(unlabelled(&sample.key)),
+                }
+            }
             let view = format!("centre crop {}", self.options.center_fraction);
             return Ok(Plan { images: *images, items, rows: None, rejects, view });
         };
         let views = cache.views()?;
         let positions = match_samples(cache, &views, images.source, images.images)?;
-        let item = |(sample, &position): (usize, &usize)| Item {
-            position,
-            label: labels[position],
-            view: *views.view(sample, 0),
-            size: Some(views.sizes[sample]),
-        };
-        let items = positions.iter().enumerate().map(item).collect();
-        let rows = Some((0..positions.len()).map(|sample| views.row(sample, 0)).collect());
+        let (mut items, mut rows) = (Vec::new(), Vec::new());
+        for (sample, &position) in positions.iter().enumerate() {
+            let (view, image) = (*views.view(sample, 0), Some(views.images[sample]));
+            match samples[position].label {
+                Some(label) => {
+                    items.push(Item { position, label, view, image });
+                    rows.push(views.row(sample, 0));
+                }
+                None => rejects.push(unlabelled(&samples[position].key)),
+            }
+        }
         let cached: HashSet<usize> = positions.into_iter().collect();
         let all = images.source.samples().iter().enumerate();
         let absent = all.filter(|(position, _)| !cached.contains(position));
         let detail = format!("the cache {} does not have it", cache.dir().display());
         rejects.extend(absent.map(|(_, sample)| reject(&sample.key, "not-cached", &detail)));
-        let view = match cache.manifest().config.center_fraction {
-            Some(fraction) => format!("the cache's view 0, centre crop {fraction}"),
-            None => format!("the cache's view 0, drawn by {}", cache.manifest().config.policy),
+        let Some(fraction) = cache.manifest().config.center_fraction else {
+            return Err(RunError::NoCenterView { cache: cache.dir().to_owned() });
         };
-        Ok(Plan { images: *images, items, rows, rejects, view })
+        let view = format!("the cache's view 0, centre crop {fraction}");
+        Ok(Plan { images: *images, items, rows: Some(rows), rejects, view })
     }
 
     /// Shows the images to the student. Those that cannot be used are rejected.
@@ -118,7 +127,14 @@ impl Extraction<'_> {
         };
         let load = |ticket: usize| {
             let item = &items[ticket];
-            load_view(images.source, item.position, &item.view, item.size, &self.format, &self.options.limits)
+            load_view(
+                images.source,
+                item.position,
+                &item.view,
+                item.image,
+                &self.format,
+                &self.options.limits,
+            )
         };
         let window = LOOK_AHEAD * self.options.batch.max(1);
         let used = ordered_map(items.len(), self.options.threads, window, load, |results| {
@@ -192,16 +208,19 @@ fn reject(key: &str, reason: &str, detail: &str) -> Reject {
     Reject { key: key.to_owned(), reason: reason.to_owned(), detail: detail.to_owned() }
 }
 
-/// The label of every sample of a source.
-fn labels(images: &LabelledImages<'_>) -> Result<Vec<u32>, RunError> {
+/// Refuses a source without a single label; an image that alone lacks one is a reject, as a stray file beside class folders.
+fn require_labels(images: &LabelledImages<'_>) -> Result<(), RunError> {
     let samples = images.source.samples();
-    let labels: Vec<u32> = samples.iter().filter_map(|sample| sample.label).collect();
-    match samples.iter().find(|sample| sample.label.is_none()) {
-        None => Ok(labels),
-        Some(sample) => Err(RunError::Unlabelled {
+    match samples.first() {
+        Some(first) if samples.iter().all(|sample| sample.label.is_none()) => Err(RunError::Unlabelled {
             images: images.images.to_owned(),
-            key: sample.key.clone(),
-            count: samples.len() - labels.len(),
+            key: first.key.clone(),
+            count: samples.len(),
         }),
+        _ => Ok(()),
     }
+}
+
+fn unlabelled(key: &str) -> Reject {
+    reject(key, "no-label", "it stands beside the class folders, not in one")
 }

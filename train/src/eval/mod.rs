@@ -22,7 +22,7 @@ use std::time::Instant;
 use candle_core::Device;
 use lgd_data::ArtefactError;
 use lgd_data::bank::Bank;
-use lgd_data::cache::Cache;
+use lgd_data::cache::{Cache, TeacherRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
@@ -200,7 +200,10 @@ fn judge_probes(
 
 /// The category of every class of the test images.
 fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
-    let missing = RunError::MissingInput { protocol: "zero-shot", input: "a bank of category names" };
+    let missing = RunError::MissingInput {
+        protocol: "zero-shot",
+        input: "a bank of category names\nhint: give --bank",
+    };
     let bank = inputs.bank.ok_or(missing)?;
     let (run, record) = (inputs.run.manifest(), &bank.manifest().record);
     if record.text_encoder != run.text_encoder {
@@ -225,7 +228,10 @@ fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
 }
 
 fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabelledImages<'a>, RunError> {
-    let missing = RunError::MissingInput { protocol: "knn and linear", input: "labelled training images" };
+    let missing = RunError::MissingInput {
+        protocol: "a protocol other than zero-shot",
+        input: "labelled training images\nhint: give --train-images",
+    };
     let train = inputs.train.ok_or(missing)?;
     let names = |images: &LabelledImages<'_>| match images.source.class_names() {
         Some(names) => names.join(", "),
@@ -245,6 +251,16 @@ fn require_teacher(run: &Run, images: &LabelledImages<'_>) -> Result<(), RunErro
     if expected.image_model != got.image_model {
         let what = "the image model of the evaluation cache";
         return Err(mismatch(run, what, expected.image_model.to_string(), got.image_model.to_string()));
+    }
+    // Names may differ between folders, and the text encoder plays no part here.
+    let comparable = |teacher: &TeacherRecord| TeacherRecord {
+        name: String::new(),
+        text_encoder: None,
+        ..teacher.clone()
+    };
+    if comparable(expected) != comparable(got) {
+        let what = "the preparation or the output of the evaluation cache's teacher";
+        return Err(mismatch(run, what, format!("{expected:?}"), format!("{got:?}")));
     }
     if run.manifest().dim != cache.dim() {
         let what = "the width of the evaluation cache";

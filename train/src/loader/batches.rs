@@ -144,7 +144,7 @@ impl<'a> TrainingImages<'a> {
     }
 
     fn load(&self, sample: usize, view: usize) -> Result<RgbImage, RunError> {
-        let (position, expected) = (self.positions[sample], Some(self.views.sizes[sample]));
+        let (position, expected) = (self.positions[sample], Some(self.views.images[sample]));
         let view = self.views.view(sample, view);
         load_view(self.source, position, view, expected, &self.format, &self.limits).map_err(|error| {
             let key = self.views.keys[sample].clone();

@@ -1,5 +1,6 @@
 //! One view of one image: read, decode, check, render.
 
+use lgd_data::cache::ImageStamp;
 use lgd_data::image::{DecodeError, DecodeLimits, RgbImage, decode};
 use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, normalize_into, render};
 use lgd_data::source::{ImageSource, SourceError};
@@ -50,12 +51,12 @@ pub enum PixelError {
     #[error(transparent)]
     Render(#[from] RenderError),
     /// The image is not the one that the teacher saw.
-    #[error("the image changed since extraction: it was {} x {} pixels and is now {} x {}", expected.0, expected.1, got.0, got.1)]
+    #[error("the image changed since extraction")]
     Changed {
-        /// Width and height in the cache.
-        expected: (u32, u32),
-        /// Width and height now.
-        got: (u32, u32),
+        /// The image in the cache.
+        expected: ImageStamp,
+        /// The image now.
+        got: ImageStamp,
     },
 }
 
@@ -71,7 +72,7 @@ impl PixelError {
     }
 }
 
-/// Renders `view` of image `index` of `source`. `expected` is the size of the upright image in the cache, where there is
+/// Renders `view` of image `index` of `source`. `expected` is the image that the teacher saw, where there is
 /// one to compare with.
 ///
 /// # Errors
@@ -80,15 +81,17 @@ pub fn load_view(
     source: &dyn ImageSource,
     index: usize,
     view: &View,
-    expected: Option<(u32, u32)>,
+    expected: Option<ImageStamp>,
     format: &InputFormat,
     limits: &DecodeLimits,
 ) -> Result<RgbImage, PixelError> {
     let bytes = source.read(index, limits.max_bytes)?;
     let image = decode(&bytes, limits)?;
-    let got = (image.width(), image.height());
-    if let Some(expected) = expected.filter(|&expected| expected != got) {
-        return Err(PixelError::Changed { expected, got });
+    if let Some(expected) = expected {
+        let got = ImageStamp::new(&bytes, image.width(), image.height());
+        if expected != got {
+            return Err(PixelError::Changed { expected, got });
+        }
     }
     Ok(render(&image, view, format.size, format.resample)?)
 }

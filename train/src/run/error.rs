@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use lgd_data::ArtefactError;
+use lgd_data::cache::ImageStamp;
 use lgd_data::render::RenderError;
 use thiserror::Error;
 
@@ -41,14 +42,14 @@ pub enum RunError {
         missing: usize,
     },
     /// An image is not the one that the teacher saw.
-    #[error("{key}: the image changed since extraction: the cache has {} x {} pixels, the image {} x {}\nhint: restore the image, or extract again", expected.0, expected.1, got.0, got.1)]
+    #[error("{key}: the image changed since extraction: the cache has {} x {} pixels with content {:016x}, the image {} x {} with {:016x}\nhint: restore the image, or extract again", expected.width, expected.height, expected.content, got.width, got.height, got.content)]
     ImageChanged {
         /// The sample's key.
         key: String,
-        /// Width and height in the cache.
-        expected: (u32, u32),
-        /// Width and height now.
-        got: (u32, u32),
+        /// The image in the cache.
+        expected: ImageStamp,
+        /// The image now.
+        got: ImageStamp,
     },
     /// An image that was readable at extraction no longer is.
     #[error(
@@ -122,14 +123,20 @@ pub enum RunError {
         /// What is missing.
         input: &'static str,
     },
-    /// Labels are needed, and some are absent.
-    #[error("{}: {count} of the images have no label, the first is {key}\nhint: put the images into one folder per class, or add a label column to the list", images.display())]
+    /// An evaluation cache whose first view is an augmented one.
+    #[error("{}: view 0 is an augmented view, not the centre crop\nhint: extract the images with --with-center", cache.display())]
+    NoCenterView {
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// Labels are needed, and there are none.
+    #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, or add a label column to the list", images.display())]
     Unlabelled {
         /// The image source.
         images: PathBuf,
-        /// First key without a label.
+        /// The first key.
         key: String,
-        /// How many have none.
+        /// How many there are.
         count: usize,
     },
     /// A source's classes are not the bank's categories.
@@ -186,6 +193,7 @@ impl RunError {
             | Self::NonFinite { .. }
             | Self::Diverged { .. }
             | Self::MissingInput { .. }
+            | Self::NoCenterView { .. }
             | Self::Unlabelled { .. }
             | Self::UnmatchedClasses { .. }
             | Self::ClassesDiffer { .. } => FailureKind::Usage,

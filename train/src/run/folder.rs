@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use lgd_data::ArtefactError;
 use lgd_data::cache::Existing;
 use lgd_data::error::IoContext;
-use lgd_data::manifest::{FileEntry, Verify, read_manifest, write_atomic, write_json};
+use lgd_data::manifest::{FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json};
 use serde_json::Value;
 
 use super::{
@@ -28,7 +28,7 @@ pub(crate) struct RunFolder {
 impl RunFolder {
     /// Starts the run that `fresh` describes in `dir`, or goes on with the one that is there.
     pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, ArtefactError> {
-        fs::create_dir_all(dir).during("create", dir)?;
+        prepare_folder(dir, "run")?;
         if existing == Existing::Overwrite {
             remove_run(dir)?;
         }
@@ -40,7 +40,8 @@ impl RunFolder {
         }
         if existing == Existing::Refuse && fs::read_dir(dir).during("list", dir)?.next().is_some() {
             let what = if path.exists() { "a run" } else { "files" };
-            return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned() });
+            let hint = "give --resume to go on, --overwrite to start anew, or another folder";
+            return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
         }
         let config = dir.join(CONFIG);
         let text = toml::to_string(&fresh.config).map_err(|error| {

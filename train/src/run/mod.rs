@@ -133,9 +133,12 @@ impl Run {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
         if !manifest.complete {
-            return Err(
-                ArtefactError::Missing { path: dir.join(STUDENT), what: "the finished student" }.into()
-            );
+            return Err(ArtefactError::Missing {
+                path: dir.join(STUDENT),
+                what: "the finished student",
+                hint: "the run was not finished; go on with `lgd train --resume`",
+            }
+            .into());
         }
         let checkpoints = manifest.checkpoints.iter().map(|checkpoint| &checkpoint.file);
         let checkpoints = checkpoints.filter(|file| dir.join(&file.name).exists());

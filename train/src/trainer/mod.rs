@@ -175,8 +175,12 @@ fn load_initial(student: &Student, path: &Path) -> Result<(InitRecord, LoadRepor
     let wrong = |reason: String| RunError::InitialWeights { path: path.to_owned(), reason };
     let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let report = student.params().load_safetensors(&bytes).map_err(|error| wrong(error.to_string()))?;
-    if report.applied.is_empty() {
-        return Err(wrong("none of its tensors is one of the student's".to_owned()));
+    let (applied, wanted) =
+        (report.applied.len(), report.applied.len() + report.missing.len() + report.mismatched.len());
+    // Chance agreements of two architectures are far fewer; days of training must not start from them.
+    if 2 * applied < wanted {
+        let architecture = student.architecture();
+        return Err(wrong(format!("it has {applied} of the {wanted} tensors of {architecture}")));
     }
     let record = InitRecord {
         path: path.to_owned(),

@@ -34,7 +34,6 @@ impl Golden {
     }
 
     /// The values of a tensor, in row-major order.
-    /// A tensor's values.
     pub fn values(&self, name: &str) -> Vec<f32> {
         values(self.get(name))
     }

@@ -8,7 +8,9 @@ use lgd_data::bank::{
     Bank, BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, Storage, UnassignedSlots,
     VsbMode,
 };
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, Partition, TeacherRecord};
+use lgd_data::cache::{
+    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, Partition, TeacherRecord,
+};
 use lgd_data::manifest::{ContentHash, Verify, listing_hash};
 use lgd_data::render::{Normalization, Resample};
 use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
@@ -141,12 +143,16 @@ pub fn cache(dir: &Path, images: &Images, seed: u64) -> Cache {
             let views = [View::center(), Policy::CropFlip.draw(seed, &sample.key, 1, width, height)];
             let rows: Vec<f32> =
                 views.iter().flat_map(|_| embedding(&mut stream, index % CLASSES.len())).collect();
-            let cached = CachedSample { key: &sample.key, label: sample.label, width, height };
+            let cached = CachedSample {
+                key: &sample.key,
+                label: sample.label,
+                image: ImageStamp::new(&images.bytes[index], width, height),
+            };
             writer.push(&cached, &views, &[1.0; VIEWS as usize], &rows).unwrap();
         }
         writer.finish().unwrap();
     }
-    builder.finalize().unwrap().unwrap();
+    builder.finalize(&[]).unwrap().unwrap();
     Cache::open(dir, Verify::Full).unwrap()
 }
 
