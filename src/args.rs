@@ -83,7 +83,7 @@ pub struct RuntimeArgs {
 /// `lgd extract`.
 #[derive(ClapArgs)]
 pub struct ExtractArgs {
-    /// Images: a folder (class = first-level folder) or a CSV list (path[,label]).
+    /// Images: a folder (class = first-level folder) or a CSV list (path, and a label where there is one).
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// Teacher folder with teacher.toml.
@@ -133,7 +133,7 @@ pub struct BankArgs {
     /// The cache.
     #[arg(long, value_name = "DIR")]
     pub cache: PathBuf,
-    /// Category names: .txt (one per line), .csv (name[,synonym...]) or .json ({"name": ["synonym", ...]}).
+    /// Category names: .txt (one per line), .csv (name, then synonyms) or .json (an object from names to lists of synonyms).
     #[arg(long, value_name = "FILE")]
     pub categories: PathBuf,
     /// A prompt template with {} for the name; may be repeated. Default: "a photo of a {}."

@@ -6,9 +6,10 @@
 //!     prompts      u8  [m], a JSON list of n strings
 //! ```
 //!
-//! A segment is written beside its name and renamed. Its name is the hash of its content, so damage is found on opening
-//! (an error that names the file to delete: silently encoding again would hide a failing disk), and two runs that
-//! write at the same time cannot disturb each other.
+//! A segment's name is the hash of its content, so damage is found on opening (an error that names the file to delete:
+//! silently encoding again would hide a failing disk). It is written under a temporary name of the writer's own, renamed
+//! and never changed after, so two runs that write at the same time cannot disturb each other; at worst both encode the
+//! same prompts.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -188,9 +189,8 @@ mod tests {
         assert_eq!(out.map(f32::to_bits), [values[0], values[1], values[2]].map(f32::to_bits));
         cache.read("third", &mut out).unwrap();
         assert_eq!(out, [1.0, 2.0, 3.0]);
-        assert!(
-            matches!(cache.read("fourth", &mut out), Err(BankError::PromptAbsent { prompt }) if prompt == "fourth")
-        );
+        let absent = cache.read("fourth", &mut out).unwrap_err();
+        assert_eq!(absent.to_string(), "the embedding of \"fourth\" is not in the prompt cache");
         assert!(!PromptCache::open(dir.path(), ContentHash::of(b"other"), DIM).unwrap().contains("third"));
     }
 

@@ -14,7 +14,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
@@ -154,15 +154,13 @@ impl<T: Item> MappedColumn<T> {
             }
             Err(condition) => {
                 self.pages.push(Page { first_row: self.rows, storage, value_start: 0 });
-                // The library's decoders trust lengths and dictionary indices in pages, and index out of bounds on bad ones.
-                let decode = AssertUnwindSafe(|| decode_all::<T>(path, name, self.width));
-                let bytes = catch_unwind(decode).unwrap_or_else(|_| {
-                    Err(ArtefactError::invalid(path, format!("the pages of column {name:?} are damaged")))
-                })?;
+                let bytes = decode_all::<T>(path, name, self.width)?;
                 if Some(bytes.len()) != rows.checked_mul(self.row_bytes) {
-                    let (got, width) = (bytes.len(), self.width);
-                    let reason =
-                        format!("column {name:?}: expected {rows} rows of {width} items, got {got} bytes");
+                    let got = bytes.len();
+                    let reason = format!(
+                        "column {name:?}: expected {rows} rows of {} bytes, got {got} bytes",
+                        self.row_bytes
+                    );
                     return Err(ArtefactError::invalid(path, reason));
                 }
                 self.storages.push(Storage::Memory(bytes));
@@ -315,6 +313,13 @@ fn group_pages(
 
 /// Decodes a whole column through the ordinary reader, as the bytes of its items.
 fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtefactError> {
+    // The library trusts lengths and dictionary indices that it finds in pages, and panics on some bad ones.
+    catch_unwind(|| decode_batches::<T>(path, name, width)).unwrap_or_else(|_| {
+        Err(ArtefactError::invalid(path, format!("the pages of column {name:?} are damaged")))
+    })
+}
+
+fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtefactError> {
     let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
     let bytes = Bytes::from(std::fs::read(path).during("read", path)?);
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| parquet(&error))?;

@@ -1,7 +1,7 @@
 //! Views, on-disk formats and memory-mapped columns: everything that passes between the stages of `lgd`.
 //!
 //! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
-//! - [`manifest`], [`column`], [`cache`], [`bank`]: the folders on disk;
+//! - [`manifest`], [`mod@column`], [`cache`], [`bank`]: the folders on disk;
 //! - [`job`]: progress and interruption of a running stage.
 
 pub mod bank;

@@ -58,14 +58,26 @@ fn models_that_do_not_fit_are_errors_that_say_what_they_have() {
 
 #[test]
 fn useless_embeddings_are_rejects() {
-    for (model, reason) in [("nan.onnx", "nan"), ("zero.onnx", "zero")] {
+    // On dark images the one model gives NaN and the other zeros.
+    for (model, reason) in [("nan.onnx", "nan-embedding"), ("zero.onnx", "zero-embedding")] {
         let desk = Desk::new();
         desk.images("images", 0, 2);
         desk.tiny_teacher("teacher", model);
-        desk.lgd(EXTRACT).ended(2, &["not one of the 20 samples can be used", "rejects.jsonl"]);
+        let ran = desk.lgd(EXTRACT).ended(1, &["of 20 samples were rejected"]);
         let rejects = fs::read_to_string(desk.path("cache/rejects.jsonl")).unwrap();
-        assert!(rejects.lines().next().unwrap().contains(reason), "{rejects}");
+        assert!(rejects.lines().all(|line| line.contains(reason)), "{rejects}");
+        let cache = &ran.json()["cache"];
+        assert_eq!(cache["rejected"], rejects.lines().count());
+        assert_eq!(cache["samples"], 20 - rejects.lines().count());
     }
+}
+
+#[test]
+fn a_source_of_nothing_usable_is_an_error() {
+    let desk = Desk::new();
+    desk.tiny_teacher("teacher", "linear.onnx");
+    desk.write("images/cat/notes.txt", "no image");
+    desk.lgd(EXTRACT).ended(2, &["not one of the 1 samples can be used", "rejects.jsonl"]);
 }
 
 #[test]

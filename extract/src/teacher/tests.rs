@@ -39,7 +39,7 @@ fn unknown_keys_and_wrong_values_name_the_file() {
         (format!("{MINIMAL}normalize = false\n"), "normalize"),
         (format!("{MINIMAL}pooling = 'cls'\nprefix_tokens = 5\n"), "prefix_tokens"),
         (MINIMAL.replace("size = 32", "size = 0"), "size = 0"),
-        (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std must be above 0"),
+        (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std above 0"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "together"),
         ("[image]\nsize = 32\n".to_owned(), "hint: CLIP: mean"),
         ("[text]\ncontext_length = 0\n".to_owned(), "context_length"),
