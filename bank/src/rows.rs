@@ -20,6 +20,12 @@ pub trait EmbeddingRows: Sync {
     /// # Errors
     /// [`ArtefactError`] where the rows cannot be read.
     fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError>;
+
+    /// Says that `rows` will not be needed again in this pass. A map of a file gives their memory back: otherwise a bank's
+    /// resident memory would grow with the cache.
+    fn release(&self, rows: Range<usize>) {
+        let _ = rows;
+    }
 }
 
 impl EmbeddingRows for MappedColumn<f32> {
@@ -32,9 +38,11 @@ impl EmbeddingRows for MappedColumn<f32> {
     }
 
     fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError> {
-        self.copy_rows(rows.clone(), out);
-        // A bank passes over all rows: without this its resident memory would grow with the cache.
-        self.release(rows);
+        self.copy_rows(rows, out);
         Ok(())
+    }
+
+    fn release(&self, rows: Range<usize>) {
+        MappedColumn::release(self, rows);
     }
 }

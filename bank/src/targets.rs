@@ -99,7 +99,7 @@ pub struct PassSeconds {
     pub text: f64,
     /// Second pass: visual distributions.
     pub visual: f64,
-    /// Handing the targets to the sink.
+    /// Handing the targets to the sink, which overlaps with the second pass.
     pub write: f64,
 }
 
@@ -112,7 +112,7 @@ pub fn build_targets(
     tsb: &Tsb,
     options: &TargetOptions,
     scratch: &Path,
-    sink: &mut dyn TargetSink,
+    sink: &mut (dyn TargetSink + Send),
     job: &Job,
 ) -> Result<Targets, BankError> {
     let (categories, dim) = (tsb.categories(), tsb.dim());
@@ -158,7 +158,7 @@ pub fn build_targets(
     drop(prototypes);
     let started = Instant::now();
     let visual_mass = visual.deliver(spill, &text.softmax, sink, &mut seconds)?;
-    seconds.visual = started.elapsed().as_secs_f64() - seconds.write;
+    seconds.visual = started.elapsed().as_secs_f64();
     let counts = partial.counts().to_vec();
     Ok(Targets { vsb, counts, storage, text_mass, visual_mass, seconds })
 }
@@ -208,12 +208,10 @@ impl Pass<'_> {
     ) -> Result<(VsbPartial, SpillReader, CapturedMass), BankError> {
         let mut partial = VsbPartial::new(self.softmax.slots, self.embeddings.dim());
         let mut mass = MassTally::EMPTY;
-        let mut chunk = Chunk::new(&self.softmax);
-        for range in self.chunks() {
-            self.run(range, &mut chunk, &mut mass)?;
+        self.stream(&mut mass, |chunk| {
             partial.add(&chunk.rows, &chunk.winners);
-            spill.push(&chunk.winners, &chunk.distributions)?;
-        }
+            Ok(spill.push(&chunk.winners, &chunk.distributions)?)
+        })?;
         Ok((partial, spill.into_reader()?, mass.finish()))
     }
 
@@ -222,23 +220,43 @@ impl Pass<'_> {
         &self,
         mut spill: SpillReader,
         text_softmax: &Softmax,
-        sink: &mut dyn TargetSink,
+        sink: &mut (dyn TargetSink + Send),
         seconds: &mut PassSeconds,
     ) -> Result<CapturedMass, BankError> {
         let mut mass = MassTally::EMPTY;
-        let mut chunk = Chunk::new(&self.softmax);
         let mut pseudo_category = Vec::new();
         let mut text = DistributionBuffer::new(text_softmax, 1);
-        for range in self.chunks() {
-            pseudo_category.resize(range.len(), 0);
-            text.resize(range.len());
-            self.run(range, &mut chunk, &mut mass)?;
+        self.stream(&mut mass, |chunk| {
             let started = Instant::now();
+            pseudo_category.resize(chunk.winners.len(), 0);
+            text.resize(chunk.winners.len());
             spill.pull(&mut pseudo_category, &mut text)?;
             sink.push(&pseudo_category, text.stored(), chunk.distributions.stored())?;
             seconds.write += started.elapsed().as_secs_f64();
-        }
+            Ok(())
+        })?;
         Ok(mass.finish())
+    }
+
+    /// Computes chunk after chunk and hands each to `consume`, in order; a chunk is consumed on one thread while the
+    /// others compute the next.
+    fn stream(
+        &self,
+        mass: &mut MassTally,
+        mut consume: impl FnMut(&Chunk) -> Result<(), BankError> + Send,
+    ) -> Result<(), BankError> {
+        let (mut filling, mut full) = (Chunk::new(&self.softmax), Chunk::new(&self.softmax));
+        let mut waiting = false;
+        for range in self.chunks() {
+            let hand_over = || if waiting { consume(&full) } else { Ok(()) };
+            let (consumed, computed) = rayon::join(hand_over, || self.run(range.clone(), &mut filling, mass));
+            consumed?;
+            computed?;
+            self.embeddings.release(range);
+            std::mem::swap(&mut filling, &mut full);
+            waiting = true;
+        }
+        if waiting { consume(&full) } else { Ok(()) }
     }
 
     /// The rows, cut into chunks of whole blocks.

@@ -37,7 +37,10 @@ impl MappedFile {
     /// Only for passes that will not return soon: without it, a pass over a large file ends with all of it resident.
     /// Advice that the system does not take is no error.
     pub fn release(&self, range: Range<usize>) {
-        let (start, end) = (range.start.min(self.0.len()), range.end.min(self.0.len()));
+        // A page fault also maps the pages around it, so the end of the range before has come back meanwhile.
+        const FAULT_AROUND: usize = 128 << 10;
+        let (start, end) = (range.start.saturating_sub(FAULT_AROUND), range.end);
+        let (start, end) = (start.min(self.0.len()), end.min(self.0.len()));
         #[expect(
             unsafe_code,
             reason = "the call is unchecked because it may lose writes to a private map; there are none"

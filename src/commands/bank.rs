@@ -85,7 +85,7 @@ fn summarise(report: &BankReport, args: &BankArgs) {
         "bank: {} categories x {} views in {:.2} s; prompts {:.2} s ({} encoded, {} reused); {}",
         report.counts.len(),
         report.rows,
-        seconds.passes.text + seconds.passes.visual + seconds.passes.write + seconds.finish,
+        seconds.passes.text + seconds.passes.visual + seconds.finish,
         seconds.prompts,
         report.prompts.encoded,
         report.prompts.reused,
