@@ -266,7 +266,7 @@ pub struct EvalArgs {
     /// What to measure: zero-shot, knn, linear; several with commas.
     #[arg(long, value_delimiter = ',', default_values = ["zero-shot"])]
     pub protocol: Vec<Protocol>,
-    /// Share of the short side that the centre crop keeps.
+    /// Share of the short side that the centre crop keeps; a --cache shows its own instead.
     #[arg(long, default_value_t = 0.875, value_parser = fraction)]
     pub center_fraction: f32,
     /// Seed of the labelled subsets.

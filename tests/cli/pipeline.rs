@@ -32,8 +32,7 @@ fn images_and_names_become_a_measured_student() {
     let report = eval.ended(0, &[]).json();
     let teacher = report["zero_shot"]["teacher"].as_f64().unwrap();
     assert!(teacher > 40.0, "the teacher is right on well over half of CIFAR-10, here {teacher}");
-    assert!(report["zero_shot"]["student"].as_f64().unwrap() >= 0.0);
-    assert!(report["knn"]["student"].as_f64().unwrap() >= 0.0);
+    assert!(report["zero_shot"]["student"].is_number() && report["knn"]["student"].is_number(), "{report}");
     assert_eq!(report["linear"].as_array().unwrap().len(), 3);
 }
 

@@ -43,7 +43,7 @@ pub struct BankWriter {
 }
 
 impl BankWriter {
-    /// Whether a bank may be written to `dir`; changes nothing in it.
+    /// Whether a bank may be written to `dir`, which is created where it is absent; changes nothing in it.
     ///
     /// # Errors
     /// [`ArtefactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`], or another artefact.

@@ -267,7 +267,7 @@ fn sessions(options: &EncoderOptions) -> Vec<(Slot, usize)> {
         return options.device.slots().into_iter().map(|slot| (slot, options.threads)).collect();
     }
     // The threads of one operation wait for each other, so a decoder that takes a core from one of them stops them all.
-    // A second session uses the time: measured on two cores, 3 to 6% more images/s than one session on two threads.
+    // A second session uses the time.
     match threads_or(options.threads, cores()) {
         1 => vec![(Slot::Cpu, 1)],
         threads => vec![(Slot::Cpu, threads.div_ceil(2)), (Slot::Cpu, threads / 2)],
