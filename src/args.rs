@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use lgd_data::cache::{Existing, Partition};
 use lgd_data::view::Policy;
 use lgd_extract::ExecutionDevice;
+use lgd_train::device::TrainDevice;
 use lgd_train::eval::Protocol;
 use lgd_train::run::VisualMode;
 use lgd_train::student::Architecture;
@@ -104,6 +105,18 @@ pub struct ExtractArgs {
     /// Seed of the views.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Also store every view's pixels in the cache, so that training opens no image: raw (bit for bit what rendering the
+    /// images gives) or jpeg (about a tenth of the bytes, not quite what the teacher saw). The bytes are told first.
+    #[arg(long, value_name = "ENCODING")]
+    pub store_views: Option<StoreViews>,
+    /// Side of the stored views, pixels: the --size of the training to come.
+    #[arg(long, value_name = "PX", default_value_t = 224, requires = "store_views",
+        value_parser = clap::value_parser!(u32).range(16..=4096))]
+    pub store_size: u32,
+    /// Quality of --store-views jpeg, 1 to 100.
+    #[arg(long, value_name = "Q", default_value_t = 90, requires = "store_views",
+        value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub store_quality: u8,
     /// Images per encoder batch; default: the model's own, or 32 on CPU and 256 on a GPU.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
@@ -125,6 +138,15 @@ pub struct ExtractArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub output: OutputArgs,
+}
+
+/// How `--store-views` keeps pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoreViews {
+    /// As they are.
+    Raw,
+    /// As JPEG.
+    Jpeg,
 }
 
 /// `lgd bank`.
@@ -183,13 +205,16 @@ pub struct TrainArgs {
     /// The cache.
     #[arg(long, value_name = "DIR")]
     pub cache: PathBuf,
-    /// The images the cache was made from.
+    /// The images the cache was made from; not needed where the cache stores views of the student's --size.
     #[arg(long, value_name = "PATH")]
-    pub images: PathBuf,
+    pub images: Option<PathBuf>,
+    /// Render every view from its image, even where the cache stores views of the right size.
+    #[arg(long, requires = "images")]
+    pub ignore_stored_views: bool,
     /// The bank, made from this cache.
     #[arg(long, value_name = "DIR")]
     pub bank: PathBuf,
-    /// Architecture: resnet18 or mobilenet_v2.
+    /// resnet18, resnet34, resnet50, mobilenet_v2, mobilenet_v3_large or efficientnet_b0.
     #[arg(long, default_value = "resnet18")]
     pub student: Architecture,
     /// Side of the student's input, pixels.
@@ -207,12 +232,51 @@ pub struct TrainArgs {
     /// Epochs of linear warm-up; default 5, at most a quarter of the epochs.
     #[arg(long)]
     pub warmup_epochs: Option<u32>,
-    /// Momentum of SGD.
+    /// What follows the warm-up: cosine (to zero), step or constant.
+    #[arg(long, value_enum, default_value_t = ScheduleArg::Cosine)]
+    pub schedule: ScheduleArg,
+    /// With --schedule step: epochs between two drops.
+    #[arg(long, value_name = "EPOCHS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    pub drop_every: u32,
+    /// With --schedule step: what remains of the learning rate after a drop.
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = fraction)]
+    pub drop_factor: f32,
+    /// Move the learning rate at every step, not at every epoch.
+    #[arg(long)]
+    pub lr_per_step: bool,
+    /// sgd, adamw or lars.
+    #[arg(long, value_enum, default_value_t = OptimizerArg::Sgd)]
+    pub optimizer: OptimizerArg,
+    /// Momentum of SGD and LARS.
     #[arg(long, default_value_t = 0.9)]
     pub momentum: f32,
-    /// Weight decay of SGD.
+    /// Nesterov's momentum, with SGD.
+    #[arg(long)]
+    pub nesterov: bool,
+    /// Betas of AdamW.
+    #[arg(long, num_args = 2, value_names = ["BETA1", "BETA2"], default_values_t = [0.9, 0.999])]
+    pub betas: Vec<f32>,
+    /// Trust coefficient of LARS.
+    #[arg(long, default_value_t = 0.001)]
+    pub trust: f32,
+    /// Weight decay; decoupled with AdamW.
     #[arg(long, default_value_t = 1e-4)]
     pub weight_decay: f32,
+    /// Keep weight decay off biases and normalisations.
+    #[arg(long)]
+    pub decay_weights_only: bool,
+    /// Largest L2 norm of the gradient; longer ones are scaled down.
+    #[arg(long, value_name = "NORM")]
+    pub clip_norm: Option<f32>,
+    /// Average the weights with this share kept at each step (0.9999, say); the finished student holds the average.
+    #[arg(long, value_name = "DECAY")]
+    pub ema: Option<f32>,
+    /// Parts that a batch goes through the student in, to save memory; batch statistics are those of a part.
+    #[arg(long, value_name = "PARTS", default_value_t = 1, value_parser = at_least_one)]
+    pub accumulate: usize,
+    /// Where the student trains: cpu or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: TrainDevice,
     /// Weight of the visual term; the textual one has the rest.
     #[arg(long, default_value_t = 0.5, value_parser = fraction_or_zero)]
     pub alpha: f32,
@@ -240,6 +304,28 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub output: OutputArgs,
+}
+
+/// Names of [`lgd_train::optim::ScheduleKind`].
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ScheduleArg {
+    /// Half a cosine to zero.
+    Cosine,
+    /// A factor every few epochs.
+    Step,
+    /// The base rate to the end.
+    Constant,
+}
+
+/// Names of [`lgd_train::optim::Rule`].
+#[derive(Clone, Copy, ValueEnum)]
+pub enum OptimizerArg {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Adam with decoupled weight decay.
+    Adamw,
+    /// Layer-wise adaptive rates.
+    Lars,
 }
 
 /// `lgd eval`.

@@ -228,6 +228,7 @@ fn write_cache(dir: &Path, rows: usize, dim: usize) -> Result<(), Failure> {
         batch: 32,
         shard_samples: SHARD,
         device: "cpu".to_owned(),
+        stored_views: None,
     };
     let builder = CacheBuilder::open(dir, config, Existing::Resume)?;
     for shard in builder.missing_shards(Partition::WHOLE)? {

@@ -49,6 +49,7 @@ fn config(text_encoder: Option<ContentHash>) -> CacheConfig {
         batch: 8,
         shard_samples: 40,
         device: "cpu".to_owned(),
+        stored_views: None,
     }
 }
 

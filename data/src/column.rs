@@ -232,7 +232,7 @@ impl<T: Item> MappedColumn<T> {
 }
 
 /// The index of the leaf column whose path starts with `name`.
-fn leaf_index(metadata: &ParquetMetaData, name: &str) -> Option<usize> {
+pub(crate) fn leaf_index(metadata: &ParquetMetaData, name: &str) -> Option<usize> {
     let schema = metadata.file_metadata().schema_descr();
     schema.columns().iter().position(|column| column.path().parts().first().is_some_and(|part| part == name))
 }
@@ -263,7 +263,8 @@ fn in_place_pages<T: Item>(
             return Err(format!("its rows do not all have {width} items"));
         }
         let locations = index.offset_index(number, leaf).ok_or("it has no offset index")?.page_locations();
-        for (first, start) in group_pages(locations, rows, width * T::BYTES, file_bytes)? {
+        let value_bytes = |rows: Range<usize>| rows.len().checked_mul(width * T::BYTES);
+        for (first, start) in group_pages(locations, rows, file_bytes, value_bytes)? {
             pages.push((group_start + first, start));
         }
         group_start = group_start.checked_add(rows).ok_or("it has too many rows")?;
@@ -275,7 +276,7 @@ fn in_place_pages<T: Item>(
 }
 
 /// Refuses a column chunk whose values do not lie in the file as they are in memory.
-fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
+pub(crate) fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
     if chunk.compression() != Compression::UNCOMPRESSED {
         return Err(format!("it is compressed ({})", chunk.compression()));
     }
@@ -287,12 +288,13 @@ fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
     Ok(())
 }
 
-/// `(first row, value start)` of the pages of one row group; every row lies in exactly one page.
-fn group_pages(
+/// `(first row, value start)` of the pages of one row group; every row lies in exactly one page. `value_bytes` is how many
+/// bytes the values of a range of the group's rows take.
+pub(crate) fn group_pages(
     locations: &[PageLocation],
     rows: usize,
-    row_bytes: usize,
     file_bytes: usize,
+    value_bytes: impl Fn(Range<usize>) -> Option<usize>,
 ) -> Result<Vec<(usize, usize)>, &'static str> {
     let first_rows = locations.iter().map(|page| usize::try_from(page.first_row_index));
     let mut bounds =
@@ -304,7 +306,7 @@ fn group_pages(
     let place = |(page, bounds): (&PageLocation, &[usize])| {
         let offset = usize::try_from(page.offset).ok()?;
         let end = offset.checked_add(usize::try_from(page.compressed_page_size).ok()?)?;
-        let start = end.checked_sub((bounds[1] - bounds[0]).checked_mul(row_bytes)?)?;
+        let start = end.checked_sub(value_bytes(bounds[0]..bounds[1])?)?;
         (end <= file_bytes && start > offset).then_some((bounds[0], start))
     };
     let places: Option<_> = locations.iter().zip(bounds.windows(2)).map(place).collect();

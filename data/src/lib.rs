@@ -12,6 +12,7 @@ pub mod image;
 pub mod job;
 pub mod manifest;
 mod mapped;
+mod positioned;
 pub mod render;
 pub mod source;
 mod table;

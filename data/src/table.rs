@@ -37,24 +37,41 @@ pub(crate) struct TableWriter {
 }
 
 impl TableWriter {
-    /// Starts `path`. Every fixed-size list of `schema` is laid out for reading in place: PLAIN, uncompressed, no
-    /// dictionary.
+    /// Starts `path`. Every fixed-size list of `schema`, and every column of bytes, is laid out for reading in place: PLAIN,
+    /// uncompressed, no dictionary.
     pub(crate) fn create(path: &Path, schema: Schema) -> Result<Self, ArtefactError> {
+        Self::with_page_rows(path, schema, PAGE_ROWS)
+    }
+
+    /// As [`TableWriter::create`] with at most `page_rows` rows per page of a wide column, for rows so wide that the usual
+    /// number would make pages of many megabytes.
+    pub(crate) fn with_page_rows(
+        path: &Path,
+        schema: Schema,
+        page_rows: usize,
+    ) -> Result<Self, ArtefactError> {
+        let page_rows = page_rows.clamp(1, PAGE_ROWS);
         let schema = Arc::new(schema);
         let mut properties = WriterProperties::builder()
             .set_writer_version(WriterVersion::PARQUET_1_0)
             .set_compression(Compression::UNCOMPRESSED)
             .set_statistics_enabled(EnabledStatistics::None)
             .set_created_by(concat!("lgd ", env!("CARGO_PKG_VERSION")).to_owned())
+            // The writer looks at a page's size once per so many rows.
+            .set_write_batch_size(page_rows)
             .set_offset_index_disabled(false);
         for field in schema.fields() {
-            if matches!(field.data_type(), DataType::FixedSizeList(..)) {
-                let parts = vec![field.name().clone(), "list".to_owned(), ITEM.to_owned()];
-                let column = ColumnPath::new(parts);
+            let name = field.name().clone();
+            let parts = match field.data_type() {
+                DataType::FixedSizeList(..) => Some(vec![name, "list".to_owned(), ITEM.to_owned()]),
+                DataType::FixedSizeBinary(_) | DataType::Binary => Some(vec![name]),
+                _ => None,
+            };
+            if let Some(column) = parts.map(ColumnPath::new) {
                 properties = properties
                     .set_column_dictionary_enabled(column.clone(), false)
                     .set_column_encoding(column.clone(), Encoding::PLAIN)
-                    .set_column_data_page_row_count_limit(column, PAGE_ROWS);
+                    .set_column_data_page_row_count_limit(column, page_rows);
             }
         }
         let file = AtomicFile::create(path)?;

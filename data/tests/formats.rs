@@ -46,6 +46,7 @@ fn config() -> CacheConfig {
         batch: 32,
         shard_samples: 1700,
         device: "cpu".to_owned(),
+        stored_views: None,
     }
 }
 

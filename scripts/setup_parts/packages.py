@@ -17,7 +17,7 @@ from .core import SetupError, run
 # Wheels taken apart for a library or for data need not match the Python that runs the set-up:
 # one fixed tag gives every machine the same file.
 WHEEL_PYTHON = "3.12"
-MANYLINUX = ("2_28", "2_27", "2_17")
+MANYLINUX = ("2_28", "2_27", "2_17", "2_12")
 
 
 @dataclass(frozen=True)

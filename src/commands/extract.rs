@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use lgd_data::cache::{CacheBuilder, CacheManifest, Existing, Partition, Reject};
+use indicatif::DecimalBytes;
+use lgd_data::cache::{CacheBuilder, CacheManifest, Encoding, Existing, Partition, Reject, StoredFormat};
 use lgd_data::image::DecodeLimits;
 use lgd_data::source::{Rejected, open_source};
-use lgd_extract::pipeline::ViewPlan;
+use lgd_extract::pipeline::{StoredEstimate, ViewPlan};
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
 use serde::Serialize;
 
 use super::{print_json, set_threads};
-use crate::args::ExtractArgs;
+use crate::args::{ExtractArgs, StoreViews};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 
@@ -34,6 +35,16 @@ struct CacheReport {
     samples: usize,
     rows: usize,
     rejected: usize,
+    bytes: u64,
+    bytes_per_view: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored_views: Option<StoredReport>,
+}
+
+#[derive(Serialize)]
+struct StoredReport {
+    #[serde(flatten)]
+    format: StoredFormat,
     bytes: u64,
     bytes_per_view: f64,
 }
@@ -63,6 +74,11 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let partition = args.partition.unwrap_or(Partition::WHOLE);
     let shard_samples = extractor.aligned_shard_samples(args.shard_samples, args.views);
     let config = extractor.cache_config(source.as_ref(), &view_plan(args), shard_samples);
+    if let Some((format, stored)) =
+        config.stored_views.zip(extractor.estimate_stored(source.as_ref(), &config, partition))
+    {
+        announce(format, &stored, &args.output.out)?;
+    }
     let builder = CacheBuilder::open(&args.output.out, config, existing(args, partition)?)?;
     let summary = {
         let _progress = Progress::show("extract", "samples");
@@ -88,6 +104,45 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
         );
     }
     Ok(exit(args, &summary, manifest.as_ref()))
+}
+
+/// States what the stored views will take, and refuses where the disk has less than that.
+fn announce(format: StoredFormat, stored: &StoredEstimate, out: &Path) -> anyhow::Result<()> {
+    let about = if stored.exact { "" } else { "about " };
+    let (views, each, all) = (stored.views, stored.bytes_per_view, DecimalBytes(stored.bytes()));
+    let free = free_bytes(out);
+    let room = free.map(|free| format!("; the disk has {} free", DecimalBytes(free))).unwrap_or_default();
+    eprintln!("stored views ({format}): {views} x {about}{each} bytes = {about}{all}{room}");
+    // What an earlier run has stored is both among the bytes and no longer free.
+    match free {
+        Some(free) if stored.bytes() > free.saturating_add(already_stored(out)) => bail!(
+            "the stored views need {about}{all}, {} has {} free\nhint: make room, or give a smaller --store-size or --store-views jpeg",
+            out.display(),
+            DecimalBytes(free)
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of the stored views that the folder holds already.
+fn already_stored(out: &Path) -> u64 {
+    let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
+    let stored = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("pixels-"));
+    stored.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// Bytes that may be written to the disk of `out`, a folder that need not exist yet; `None` where the system does not tell.
+#[cfg(unix)]
+fn free_bytes(out: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(out).ok()?;
+    let stat = absolute.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok())?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+/// Bytes that may be written to the disk of `out`; `None` where the system does not tell.
+#[cfg(not(unix))]
+fn free_bytes(_out: &Path) -> Option<u64> {
+    None
 }
 
 fn summarise(summary: &ExtractSummary, args: &ExtractArgs) {
@@ -126,6 +181,13 @@ fn view_plan(args: &ExtractArgs) -> ViewPlan {
         center_fraction: args.with_center.then_some(args.center_fraction),
         policy: args.policy,
         seed: args.seed,
+        stored: args.store_views.map(|encoding| StoredFormat {
+            size: args.store_size,
+            encoding: match encoding {
+                StoreViews::Raw => Encoding::Raw,
+                StoreViews::Jpeg => Encoding::Jpeg { quality: args.store_quality },
+            },
+        }),
     }
 }
 
@@ -145,13 +207,16 @@ fn existing(args: &ExtractArgs, partition: Partition) -> anyhow::Result<Existing
 fn report(summary: &ExtractSummary, manifest: Option<&CacheManifest>) -> Report {
     let seconds = summary.elapsed.as_secs_f64();
     let cache = manifest.map(|manifest| {
-        let bytes = manifest.shards.iter().map(|shard| shard.file.bytes).sum();
+        let (bytes, stored) = manifest.bytes();
+        let per_view = |bytes: u64| bytes as f64 / manifest.rows.max(1) as f64;
+        let stored_report = |format| StoredReport { format, bytes: stored, bytes_per_view: per_view(stored) };
         CacheReport {
             samples: manifest.samples(),
             rows: manifest.rows,
             rejected: manifest.rejected,
             bytes,
-            bytes_per_view: bytes as f64 / manifest.rows.max(1) as f64,
+            bytes_per_view: per_view(bytes),
+            stored_views: manifest.config.stored_views.map(stored_report),
         }
     });
     Report {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use indicatif::DecimalBytes;
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
@@ -52,8 +53,13 @@ pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
             eprintln!("note: the extraction is not finished; go on with `lgd extract --resume`");
         }
         if name == "cache.json" {
-            for (file, condition) in Cache::open(path, Verify::Length)?.embeddings().not_in_place() {
+            let cache = Cache::open(path, Verify::Length)?;
+            for (file, condition) in cache.embeddings().not_in_place() {
                 eprintln!("note: {} is not read in place: {condition}", file.display());
+            }
+            if let Some(format) = cache.manifest().config.stored_views {
+                let (_, bytes) = cache.manifest().bytes();
+                eprintln!("note: the views are stored ({format}), {}", DecimalBytes(bytes));
             }
         }
         print(text.trim_end())?;
@@ -67,7 +73,10 @@ pub fn verify(path: &Path) -> anyhow::Result<Exit> {
     let summary = match Artefact::open(path, Verify::Full)? {
         Artefact::Cache(cache) => {
             let samples = cache.views()?.samples();
-            format!("{samples} samples, {} rows, hash {}", cache.rows(), cache.hash())
+            cache.verify_stored_views()?;
+            let stored = cache.manifest().config.stored_views;
+            let stored = stored.map(|format| format!("views stored ({format}), ")).unwrap_or_default();
+            format!("{samples} samples, {} rows, {stored}hash {}", cache.rows(), cache.hash())
         }
         Artefact::Bank(bank) => {
             let rows = bank.targets()?.pseudo_category.len();

@@ -5,13 +5,18 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
 use lgd_data::source::open_source;
+use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
+use lgd_train::optim::{OptimiserSettings, Rule, ScheduleKind, Unit};
 use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
 use super::{print_json, set_threads, threads_or_all};
-use crate::args::TrainArgs;
+use crate::args::{OptimizerArg, ScheduleArg, TrainArgs};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
+
+/// PyTorch's default.
+const ADAMW_EPS: f32 = 1e-8;
 
 /// Runs the command.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
@@ -20,13 +25,22 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     config.validate()?;
     let cache = Cache::open(&args.cache, Verify::Full)?;
     let bank = Bank::open(&args.bank, Verify::Full)?;
-    let source = open_source(&args.images)
-        .with_context(|| format!("cannot list the images in {}", args.images.display()))?;
-    let inputs = TrainInputs { cache: &cache, bank: &bank, source: source.as_ref(), images: &args.images };
+    let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
+    eprintln!("note: {origin}");
+    // Listing millions of images that nobody opens would only take time.
+    let images = args.images.as_deref().filter(|_| origin.stored().is_none());
+    let source = images.map(|path| {
+        let source = open_source(path);
+        source.with_context(|| format!("cannot list the images in {}", path.display()))
+    });
+    let source = source.transpose()?;
+    let originals = source.as_deref().zip(images).map(|(source, path)| Originals { source, path });
+    let inputs = TrainInputs { cache: &cache, bank: &bank, originals };
     let settings = LoopSettings {
         existing: args.output.existing(),
         checkpoint_steps: args.checkpoint_steps,
         threads: threads_or_all(args.threads),
+        device: args.device.open()?,
         ..LoopSettings::default()
     };
     let report = {
@@ -52,25 +66,45 @@ fn config(args: &TrainArgs) -> TrainConfig {
     if let Some(warmup) = args.warmup_epochs {
         config.warmup_epochs = warmup;
     }
-    config.momentum = args.momentum;
-    config.weight_decay = args.weight_decay;
+    config.schedule = match args.schedule {
+        ScheduleArg::Cosine => ScheduleKind::Cosine,
+        ScheduleArg::Step => ScheduleKind::Step { every: args.drop_every, factor: args.drop_factor },
+        ScheduleArg::Constant => ScheduleKind::Constant,
+    };
+    config.lr_unit = if args.lr_per_step { Unit::Step } else { Unit::Epoch };
+    let rule = match (args.optimizer, &args.betas[..]) {
+        (OptimizerArg::Sgd, _) => Rule::Sgd { momentum: args.momentum, nesterov: args.nesterov },
+        (OptimizerArg::Adamw, &[beta1, beta2]) => Rule::Adamw { beta1, beta2, eps: ADAMW_EPS },
+        (OptimizerArg::Adamw, _) => Rule::Adamw { beta1: 0.9, beta2: 0.999, eps: ADAMW_EPS },
+        (OptimizerArg::Lars, _) => Rule::Lars { momentum: args.momentum, trust: args.trust },
+    };
+    config.optimiser = OptimiserSettings {
+        rule,
+        weight_decay: args.weight_decay,
+        decay_all: !args.decay_weights_only,
+        clip: args.clip_norm,
+        ema: args.ema,
+    };
+    config.accumulate = args.accumulate;
     config.alpha = args.alpha;
     config.student_temperature = args.tau_s;
     config.vsb = args.vsb;
     config.vsb_momentum = args.ema_momentum;
     config.init.clone_from(&args.init);
+    config.stored_views = if args.ignore_stored_views { StoredUse::Ignored } else { StoredUse::Fitting };
     config
 }
 
 fn show_epoch(line: &MetricsLine, epochs: u32) {
     let parts: Vec<String> = line.parts.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
     eprintln!(
-        "epoch {}/{epochs}: loss {:.4} ({}), lr {:.4}, {:.1} images/s",
+        "epoch {}/{epochs}: loss {:.4} ({}), lr {:.4}, {:.1} images/s, waiting for data {:.1}% of the time",
         line.epoch + 1,
         line.loss,
         parts.join(", "),
         line.lr,
-        line.images_per_second
+        line.images_per_second,
+        100.0 * line.data_wait
     );
 }
 

@@ -5,3 +5,4 @@ mod bad_input;
 mod common;
 mod damage;
 mod pipeline;
+mod stored_views;

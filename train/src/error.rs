@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::kernels::geometry::ShapeError;
+use lgd_kernels::ShapeError;
 
 /// An error of students, operations, objectives or optimisers.
 #[derive(Debug, Error)]
@@ -46,11 +46,30 @@ pub enum TrainError {
         range: &'static str,
     },
     /// A name that stands for no architecture.
-    #[error("unknown student {name:?}\nhint: students are resnet18 and mobilenet_v2")]
+    #[error(
+        "unknown student {name:?}\nhint: students are resnet18, resnet34, resnet50, mobilenet_v2, mobilenet_v3_large and efficientnet_b0"
+    )]
     UnknownArchitecture {
         /// The name given.
         name: String,
     },
+    /// A device that this build or this machine does not have.
+    #[error("the device {device} cannot be used: {reason}")]
+    Device {
+        /// The device asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A result was asked for before anything ran, or twice.
+    #[error("no forward pass has run that this belongs to")]
+    NothingRan,
+    /// A masked graph ran without a mask.
+    #[error("the graph is masked, but no mask was set")]
+    NoMask,
+    /// Pixels do not fit.
+    #[error(transparent)]
+    Pixels(#[from] lgd_data::render::RenderError),
     /// Bytes that are not a safetensors file.
     #[error("not a valid safetensors file: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),

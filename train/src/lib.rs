@@ -1,9 +1,10 @@
 //! Students, differentiable operations, objectives and the training loop.
 
 pub mod checkpoint;
+pub mod device;
+pub mod engine;
 pub mod error;
 pub mod eval;
-pub mod kernels;
 pub mod loader;
 pub mod objective;
 pub mod ops;

@@ -31,6 +31,11 @@ impl Stream {
         Self::new(&[seed, name.bytes().fold(0xCBF2_9CE4_8422_2325, fold)])
     }
 
+    /// The state before the next number: where a GPU takes the stream up.
+    pub fn state(&self) -> u64 {
+        self.state
+    }
+
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(INCREMENT);

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::shard::{ShardRecord, ShardWriter};
 use super::{
-    CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, REJECTS, Reject, shard_file, shard_record,
+    CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, REJECTS, Reject, pixel_file, shard_file,
+    shard_record,
 };
 use crate::error::{ArtefactError, IoContext};
 use crate::manifest::{
@@ -165,7 +166,11 @@ impl CacheBuilder {
         if record.config != self.config.hash() {
             return Ok(None);
         }
-        match record.entry.file.verify(&self.dir, Verify::Length) {
+        let checked = record.entry.file.verify(&self.dir, Verify::Length);
+        let checked = checked.and_then(|()| {
+            record.entry.pixels.iter().try_for_each(|file| file.verify(&self.dir, Verify::Length))
+        });
+        match checked {
             Ok(()) => Ok(Some(record)),
             // Someone deleted or cut the shard since: it is simply to be made again.
             Err(ArtefactError::Missing { .. } | ArtefactError::Length { .. }) => Ok(None),
@@ -216,10 +221,14 @@ fn first_difference(
     b: &serde_json::Value,
 ) -> Option<(String, String, String)> {
     match (a, b) {
-        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => a.iter().find_map(|(key, a)| {
-            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-            first_difference(&name, a, b.get(key).unwrap_or(&serde_json::Value::Null))
-        }),
+        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
+            // A setting may stand in one of them only.
+            a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).find_map(|key| {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                let value = |of: &serde_json::Map<_, _>| of.get(key).cloned().unwrap_or_default();
+                first_difference(&name, &value(a), &value(b))
+            })
+        }
         _ if a == b => None,
         _ => Some((name.to_owned(), a.to_string(), b.to_string())),
     }
@@ -234,15 +243,18 @@ fn remove_cache(dir: &Path) -> Result<(), ArtefactError> {
     remove_if_there(&dir.join(PLAN))
 }
 
-/// Whether a file is a shard or the record of one.
+/// Whether a file is a shard, its stored views or its record.
 fn is_shard(name: &str) -> bool {
-    let number = name.strip_prefix("views-").and_then(|rest| rest.split('.').next()?.parse().ok());
-    number.is_some_and(|shard| name == shard_file(shard) || name == shard_record(shard))
+    let rest = name.strip_prefix("views-").or_else(|| name.strip_prefix("pixels-"));
+    let number = rest.and_then(|rest| rest.split('.').next()?.parse().ok());
+    number.is_some_and(|shard| {
+        [shard_file(shard), pixel_file(shard), shard_record(shard)].contains(&name.to_owned())
+    })
 }
 
 /// Whether a file is what a killed job left of a shard.
 fn is_temporary(name: &str) -> bool {
-    name.starts_with(".views-") && name.ends_with(".tmp")
+    (name.starts_with(".views-") || name.starts_with(".pixels-")) && name.ends_with(".tmp")
 }
 
 fn remove_matching(dir: &Path, matches: impl Fn(&str) -> bool) -> Result<(), ArtefactError> {

@@ -3,6 +3,7 @@
 //! ```text
 //! cache/cache.json             manifest; written last, so that a cache is either absent or complete
 //! cache/views-00000.parquet    one row per (sample, view), sample-major, in listing order
+//! cache/pixels-00000.parquet   the same rows' rendered pixels, where the cache stores its views (see `stored`)
 //! cache/rejects.jsonl          every sample that could not be used, once, with the reason
 //! while extraction runs:
 //! cache/extract.json           the resolved configuration, which a resumed or parallel run must match
@@ -16,6 +17,7 @@
 mod builder;
 mod reader;
 mod shard;
+mod stored;
 mod views;
 
 use std::path::Path;
@@ -30,6 +32,7 @@ use crate::view::Policy;
 pub use builder::{CacheBuilder, Existing};
 pub use reader::{Cache, CachedViews};
 pub use shard::{CachedSample, ShardWriter};
+pub use stored::{Encoding, StoredFormat, StoredViews};
 
 /// The version of the cache format that this program writes and reads.
 pub const CACHE_VERSION: u32 = 1;
@@ -39,6 +42,10 @@ const REJECTS: &str = "rejects.jsonl";
 
 fn shard_file(shard: usize) -> String {
     format!("views-{shard:05}.parquet")
+}
+
+fn pixel_file(shard: usize) -> String {
+    format!("pixels-{shard:05}.parquet")
 }
 
 fn shard_record(shard: usize) -> String {
@@ -95,6 +102,9 @@ pub struct CacheConfig {
     pub shard_samples: usize,
     /// Kind of device that ran the encoder, "cpu", "cuda" or "tensorrt": kernels differ in rounding.
     pub device: String,
+    /// The size and encoding of the stored views, where the cache has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_views: Option<StoredFormat>,
 }
 
 impl CacheConfig {
@@ -112,7 +122,8 @@ impl CacheConfig {
             (self.shard_samples, "0 samples per shard"),
             (self.batch, "a batch of 0"),
         ];
-        positive.into_iter().find(|(value, _)| *value == 0).map(|(_, fault)| fault)
+        let zero = positive.into_iter().find(|(value, _)| *value == 0).map(|(_, fault)| fault);
+        zero.or_else(|| self.stored_views.and_then(|format| format.fault()))
     }
 
     /// Shards that the listing makes.
@@ -130,6 +141,9 @@ pub struct ShardEntry {
     pub samples: usize,
     /// Rows, samples x K.
     pub rows: usize,
+    /// The Parquet file of the stored views, where the cache has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<FileEntry>,
 }
 
 /// `cache.json`.
@@ -154,16 +168,26 @@ impl CacheManifest {
     fn validate(&self, path: &Path) -> Result<(), ArtefactError> {
         let rows: usize = self.shards.iter().map(|shard| shard.rows).fold(0, usize::saturating_add);
         let views = usize::from(self.config.views);
+        let stored = self.config.stored_views.is_some();
         let fault = match self.config.fault() {
             Some(fault) => Some(fault),
             None if rows != self.rows => Some("a number of rows other than its shards'"),
             None if !rows.is_multiple_of(views) => Some("a sample with fewer than K views"),
+            None if self.shards.iter().any(|shard| shard.pixels.is_some() != stored) => {
+                Some("stored views that only some of its shards have")
+            }
             None => None,
         };
         match fault {
             Some(fault) => Err(ArtefactError::invalid(path, format!("it tells of {fault}"))),
             None => Ok(()),
         }
+    }
+
+    /// Bytes of all shards: views and embeddings, and the stored views.
+    pub fn bytes(&self) -> (u64, u64) {
+        let stored = self.shards.iter().filter_map(|shard| shard.pixels.as_ref());
+        (self.shards.iter().map(|shard| shard.file.bytes).sum(), stored.map(|file| file.bytes).sum())
     }
 
     /// Accepted samples.

@@ -9,6 +9,7 @@ use arrow_array::{Array, RecordBatch};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::stored::StoredViews;
 use super::views::{ViewArrays, column, primitive, wrong_type};
 use super::{CACHE_VERSION, CacheManifest, ImageStamp, MANIFEST};
 use crate::column::MappedColumn;
@@ -26,7 +27,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache in `dir` and checks its files.
+    /// Opens the cache in `dir` and checks its files. Of the stored views only presence and length are checked, whatever the
+    /// `depth`: see [`Cache::verify_stored_views`].
     ///
     /// # Errors
     /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
@@ -37,6 +39,7 @@ impl Cache {
         manifest.rejects.verify(dir, depth)?;
         for shard in &manifest.shards {
             shard.file.verify(dir, depth)?;
+            shard.pixels.iter().try_for_each(|file| file.verify(dir, Verify::Length))?;
         }
         let shards = manifest.shards.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| dir.join(&shard.file.name)).collect();
@@ -83,6 +86,28 @@ impl Cache {
     /// The embeddings, `[rows, D]`, f16 on disk and f32 when copied out.
     pub fn embeddings(&self) -> &MappedColumn<f32> {
         &self.embeddings
+    }
+
+    /// The stored views, where the cache has them.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a file is unreadable or cannot be read in place.
+    pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtefactError> {
+        let shards = self.manifest.shards.iter();
+        let files =
+            shards.filter_map(|shard| Some((self.dir.join(&shard.pixels.as_ref()?.name), shard.rows)));
+        self.manifest.config.stored_views.map(|format| StoredViews::open(format, files)).transpose()
+    }
+
+    /// Hashes the files of the stored views: one pass over all their bytes, which may take long. A reader of single views
+    /// does without, since every row carries a check of its own.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a file is missing, altered or inconsistent.
+    pub fn verify_stored_views(&self) -> Result<(), ArtefactError> {
+        let files = self.manifest.shards.iter().filter_map(|shard| shard.pixels.as_ref());
+        files.into_iter().try_for_each(|file| file.verify(&self.dir, Verify::Full))?;
+        self.stored_views().map(|_| ())
     }
 
     /// Reads keys, labels and views, everything but the embeddings, into memory.

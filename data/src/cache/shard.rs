@@ -12,8 +12,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
+use super::stored::PixelWriter;
 use super::views::{self, ViewBuilder};
-use super::{CacheConfig, ImageStamp, Reject, ShardEntry, shard_file, shard_record};
+use super::{CacheConfig, ImageStamp, Reject, ShardEntry, pixel_file, shard_file, shard_record};
 use crate::error::ArtefactError;
 use crate::manifest::{ContentHash, FileEntry, write_json};
 use crate::table::{TableWriter, fixed_list, item_field};
@@ -50,6 +51,7 @@ pub struct ShardWriter {
     dir: PathBuf,
     shard: usize,
     table: TableWriter,
+    pixels: Option<PixelWriter>,
     views_per_sample: usize,
     dim: usize,
     columns: Columns,
@@ -94,10 +96,13 @@ impl ShardWriter {
     pub(super) fn create(dir: &Path, config: &CacheConfig, shard: usize) -> Result<Self, ArtefactError> {
         let path = dir.join(shard_file(shard));
         let (schema, _) = schema(&path, config.dim)?;
+        let pixels = config.stored_views;
+        let pixels = pixels.map(|format| PixelWriter::create(&dir.join(pixel_file(shard)), format));
         Ok(Self {
             dir: dir.to_owned(),
             shard,
             table: TableWriter::create(&path, schema)?,
+            pixels: pixels.transpose()?,
             views_per_sample: usize::from(config.views),
             dim: config.dim,
             columns: Columns::default(),
@@ -108,7 +113,8 @@ impl ShardWriter {
         })
     }
 
-    /// Appends a sample: its K views, the K norms of the raw embeddings, and the normalised embeddings `[K, D]`.
+    /// Appends a sample to a cache that does not store views: its K views, the K norms of the raw embeddings, and the
+    /// normalised embeddings `[K, D]`.
     ///
     /// # Errors
     /// [`ArtefactError::Invalid`] where the counts are not K, K and K x D; [`ArtefactError::Parquet`] on I/O.
@@ -119,7 +125,28 @@ impl ShardWriter {
         norms: &[f32],
         embeddings: &[f32],
     ) -> Result<(), ArtefactError> {
+        self.push_stored(sample, views, norms, embeddings, &[])
+    }
+
+    /// As [`ShardWriter::push`], with the K views as [`super::StoredFormat::encode`] gave them; none for a cache that does
+    /// not store views.
+    ///
+    /// # Errors
+    /// As [`ShardWriter::push`], also where there are not K stored views.
+    pub fn push_stored(
+        &mut self,
+        sample: &CachedSample<'_>,
+        views: &[View],
+        norms: &[f32],
+        embeddings: &[f32],
+        stored: &[Vec<u8>],
+    ) -> Result<(), ArtefactError> {
         let k = self.views_per_sample;
+        let wanted = if self.pixels.is_some() { k } else { 0 };
+        if stored.len() != wanted {
+            let reason = format!("{}: expected {wanted} stored views, got {}", sample.key, stored.len());
+            return Err(ArtefactError::invalid(self.table.path(), reason));
+        }
         if views.len() != k || norms.len() != k || embeddings.len() != k * self.dim {
             let (v, n, e) = (views.len(), norms.len(), embeddings.len());
             let reason =
@@ -146,6 +173,9 @@ impl ShardWriter {
         columns.embedding.append_slice(&half);
         columns.pending += k;
         self.rows += k;
+        if let Some(pixels) = &mut self.pixels {
+            stored.iter().try_for_each(|view| pixels.push(view))?;
+        }
         if columns.pending >= BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
@@ -189,7 +219,14 @@ impl ShardWriter {
         }
         self.table.finish()?;
         let file = FileEntry::describe(&self.dir, &shard_file(self.shard))?;
-        let entry = ShardEntry { file, samples: self.rows / self.views_per_sample, rows: self.rows };
+        let pixels = match self.pixels {
+            Some(pixels) => {
+                pixels.finish()?;
+                Some(FileEntry::describe(&self.dir, &pixel_file(self.shard))?)
+            }
+            None => None,
+        };
+        let entry = ShardEntry { file, samples: self.rows / self.views_per_sample, rows: self.rows, pixels };
         let record = ShardRecord { config: self.config, entry, rejects: self.rejects };
         write_json(&self.dir.join(shard_record(self.shard)), &record)?;
         Ok(())

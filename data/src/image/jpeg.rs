@@ -1,18 +1,33 @@
 //! JPEG: decoded strictly, so that data that end early or break the Huffman code become a reject and not a
 //! half-grey image.
 
+use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, RgbImage as RgbBuffer};
+use image::{DynamicImage, ExtendedColorType, RgbImage as RgbBuffer};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use crate::render::RenderError;
+
 use super::{DecodeError, DecodeLimits, RgbImage, check_dimensions, finish};
 
 const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
 const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
+
+/// Encodes as baseline JPEG with full chroma resolution; `quality` is libjpeg's, 1 to 100. The same bytes on every machine.
+///
+/// # Errors
+/// [`RenderError::Encode`], which an image of at most [`super::MAX_SIDE`] pixels a side does not meet.
+pub fn encode(image: &RgbImage, quality: u8) -> Result<Vec<u8>, RenderError> {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, quality)
+        .encode(image.pixels(), image.width(), image.height(), ExtendedColorType::Rgb8)
+        .map_err(|error| RenderError::Encode(error.to_string()))?;
+    Ok(bytes)
+}
 
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
     if is_truncated(bytes) {

@@ -23,6 +23,8 @@
 
 mod jpeg;
 
+pub use jpeg::encode as encode_jpeg;
+
 use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -78,6 +80,11 @@ impl RgbImage {
     /// Height in pixels, above 0.
     pub fn height(&self) -> u32 {
         self.height
+    }
+
+    /// RGB8, [height, width, 3], as a vector.
+    pub fn into_pixels(self) -> Vec<u8> {
+        self.pixels
     }
 
     /// RGB8, [height, width, 3].

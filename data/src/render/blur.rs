@@ -20,20 +20,22 @@ struct Kernel {
 }
 
 /// Blurs RGB8 [side, side, 3] in place with a Gaussian of `sigma` pixels; edges are replicated.
-pub(super) fn gaussian(pixels: &mut Vec<u8>, side: usize, sigma: f32) {
+pub(super) fn gaussian(pixels: &mut [u8], side: usize, sigma: f32) {
     let Some(kernel) = Kernel::of(sigma) else { return };
     let stride = side * CHANNELS;
     let mut scratch = vec![0; pixels.len()];
+    // The passes go to and fro; their number is even, so that the last one ends where the first began.
+    let (mut source, mut target) = (pixels, &mut scratch[..]);
     for _ in 0..PASSES {
-        for (source, target) in pixels.chunks_exact(stride).zip(scratch.chunks_exact_mut(stride)) {
+        for (source, target) in source.chunks_exact(stride).zip(target.chunks_exact_mut(stride)) {
             kernel.blur_row(source, target);
         }
-        std::mem::swap(pixels, &mut scratch);
+        std::mem::swap(&mut source, &mut target);
     }
     let mut sums = vec![0; stride];
     for _ in 0..PASSES {
-        kernel.blur_columns(pixels, &mut scratch, &mut sums);
-        std::mem::swap(pixels, &mut scratch);
+        kernel.blur_columns(source, target, &mut sums);
+        std::mem::swap(&mut source, &mut target);
     }
 }
 

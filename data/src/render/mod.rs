@@ -15,7 +15,7 @@ mod resize;
 
 use serde::{Deserialize, Serialize};
 
-pub use normalize::{Normalization, PixelLayout, normalize_into};
+pub use normalize::{Normalization, NormalizationTable, PixelLayout, normalize_into};
 
 use crate::image::RgbImage;
 use crate::view::{Jitter, JitterStep, REFERENCE_SIZE, View, ViewError};
@@ -54,6 +54,9 @@ pub enum RenderError {
         /// Length of the slice.
         got: usize,
     },
+    /// An encoder refused its input.
+    #[error("encoding failed: {0}")]
+    Encode(String),
     /// The resizer refused its input.
     #[error("resizing failed: {0}")]
     Resize(String),
@@ -62,25 +65,53 @@ pub enum RenderError {
 /// Renders `view` of `image` as `size` x `size` pixels. Fails when the view does not fit the image (see
 /// [`View::validate`]) or the size is out of range.
 pub fn render(image: &RgbImage, view: &View, size: u32, resample: Resample) -> Result<RgbImage, RenderError> {
-    if size == 0 || size > MAX_SIZE {
-        return Err(RenderError::Size(size));
+    let mut pixels = vec![0; rendered_bytes(size)?];
+    render_into(image, view, size, resample, &mut pixels)?;
+    RgbImage::new(size, size, pixels).map_err(|error| RenderError::Resize(error.to_string()))
+}
+
+/// As [`render`], into `out` (RGB8, `[size, size, 3]`), which is overwritten whole where the view can be rendered.
+///
+/// # Errors
+/// As [`render`], and [`RenderError::Length`] where `out` has another length.
+pub fn render_into(
+    image: &RgbImage,
+    view: &View,
+    size: u32,
+    resample: Resample,
+    out: &mut [u8],
+) -> Result<(), RenderError> {
+    let expected = rendered_bytes(size)?;
+    if out.len() != expected {
+        return Err(RenderError::Length { expected, got: out.len() });
     }
     view.validate(image.width(), image.height())?;
-    let mut pixels = resize::crop_resize(image, view.crop, size, resample)?;
+    resize::crop_resize(image, view.crop, size, resample, out)?;
     if let Some(jitter) = &view.jitter {
-        apply_jitter(&mut pixels, jitter);
+        apply_jitter(out, jitter);
     }
     if view.grey {
-        color::grey(&mut pixels);
+        color::grey(out);
     }
     let side = usize::try_from(size).unwrap_or(usize::MAX);
     if let Some(sigma) = view.blur_sigma {
-        blur::gaussian(&mut pixels, side, sigma * scale(size));
+        blur::gaussian(out, side, sigma * scale(size));
     }
     if view.flip {
-        flip(&mut pixels, side);
+        flip(out, side);
     }
-    RgbImage::new(size, size, pixels).map_err(|error| RenderError::Resize(error.to_string()))
+    Ok(())
+}
+
+/// Bytes of a rendered view, size x size x 3.
+///
+/// # Errors
+/// [`RenderError::Size`].
+pub fn rendered_bytes(size: u32) -> Result<usize, RenderError> {
+    match usize::try_from(size) {
+        Ok(side) if (1..=MAX_SIZE).contains(&size) => Ok(side * side * 3),
+        _ => Err(RenderError::Size(size)),
+    }
 }
 
 /// size / 224; both are far below 2^24 and exact.

@@ -25,16 +25,21 @@ impl Normalization {
 
     /// The 256 possible values of each channel, in torchvision's order of operations (`ToTensor`,
     /// `Normalize`).
-    fn tables(&self) -> [[f32; 256]; 3] {
+    pub fn table(&self) -> NormalizationTable {
         let mut tables = [[0.0; 256]; 3];
         for (channel, table) in tables.iter_mut().enumerate() {
             for (level, entry) in (0..=u8::MAX).zip(table.iter_mut()) {
                 *entry = (f32::from(level) / 255.0 - self.mean[channel]) / self.std[channel];
             }
         }
-        tables
+        NormalizationTable(tables)
     }
 }
+
+/// A [`Normalization`] worked out for every level: a look-up costs less than the two divisions, and is exact where a
+/// multiplication by the inverse is not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormalizationTable([[f32; 256]; 3]);
 
 /// Order of the numbers of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,38 +50,50 @@ pub enum PixelLayout {
     Nhwc,
 }
 
-/// Writes the normalised image to `out`, which must hold exactly 3 x width x height numbers. Equal to
-/// torchvision's `ToTensor` and `Normalize` to the last bit.
+impl NormalizationTable {
+    /// Writes the normalised `pixels` (RGB8, any number of whole pixels) to `out`, which must hold as many numbers. Equal to
+    /// torchvision's `ToTensor` and `Normalize` to the last bit.
+    ///
+    /// # Errors
+    /// [`RenderError::Length`].
+    pub fn apply(&self, pixels: &[u8], layout: PixelLayout, out: &mut [f32]) -> Result<(), RenderError> {
+        if out.len() != pixels.len() {
+            return Err(RenderError::Length { expected: pixels.len(), got: out.len() });
+        }
+        let [red, green, blue] = &self.0;
+        let (pixels, _) = pixels.as_chunks::<3>();
+        match layout {
+            PixelLayout::Nhwc => {
+                let (out, _) = out.as_chunks_mut::<3>();
+                for (&[r, g, b], out) in pixels.iter().zip(out) {
+                    *out = [red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]];
+                }
+            }
+            PixelLayout::Nchw => {
+                let (reds, rest) = out.split_at_mut(pixels.len());
+                let (greens, blues) = rest.split_at_mut(pixels.len());
+                let planes = reds.iter_mut().zip(greens).zip(blues);
+                for (&[r, g, b], ((out_r, out_g), out_b)) in pixels.iter().zip(planes) {
+                    *out_r = red[usize::from(r)];
+                    *out_g = green[usize::from(g)];
+                    *out_b = blue[usize::from(b)];
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes one normalised image to `out`, which must hold exactly 3 x width x height numbers; see
+/// [`NormalizationTable::apply`], which serves many images with one table.
+///
+/// # Errors
+/// [`RenderError::Length`].
 pub fn normalize_into(
     image: &RgbImage,
     normalization: &Normalization,
     layout: PixelLayout,
     out: &mut [f32],
 ) -> Result<(), RenderError> {
-    let bytes = image.pixels();
-    if out.len() != bytes.len() {
-        return Err(RenderError::Length { expected: bytes.len(), got: out.len() });
-    }
-    // A table look-up costs less than the two divisions, and is exact where a multiplication by the inverse is not.
-    let [red, green, blue] = &normalization.tables();
-    let (pixels, _) = bytes.as_chunks::<3>();
-    match layout {
-        PixelLayout::Nhwc => {
-            let (out, _) = out.as_chunks_mut::<3>();
-            for (&[r, g, b], out) in pixels.iter().zip(out) {
-                *out = [red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]];
-            }
-        }
-        PixelLayout::Nchw => {
-            let (reds, rest) = out.split_at_mut(pixels.len());
-            let (greens, blues) = rest.split_at_mut(pixels.len());
-            let planes = reds.iter_mut().zip(greens).zip(blues);
-            for (&[r, g, b], ((out_r, out_g), out_b)) in pixels.iter().zip(planes) {
-                *out_r = red[usize::from(r)];
-                *out_g = green[usize::from(g)];
-                *out_b = blue[usize::from(b)];
-            }
-        }
-    }
-    Ok(())
+    normalization.table().apply(image.pixels(), layout, out)
 }

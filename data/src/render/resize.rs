@@ -22,24 +22,28 @@ struct Region {
 }
 
 thread_local! {
-    /// A resizer keeps scratch memory; it holds no state that a result depends on.
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+    /// A resizer keeps scratch memory; it holds no state that a result depends on. With it, the pixels between the passes.
+    static RESIZER: RefCell<(Resizer, Vec<u8>)> = RefCell::new((Resizer::new(), Vec::new()));
 }
 
-/// RGB8 [size, size, 3] of the crop. Equals torchvision's `resized_crop` for an integer box, and its
+/// RGB8 [size, size, 3] of the crop, into `out`, which has that length. Equals torchvision's `resized_crop` for an integer box, and its
 /// `Resize(round(size / fraction))` followed by `CenterCrop(size)` for a centre crop.
 pub(super) fn crop_resize(
     image: &RgbImage,
     crop: Crop,
     size: u32,
     resample: Resample,
-) -> Result<Vec<u8>, RenderError> {
+    out: &mut [u8],
+) -> Result<(), RenderError> {
     let region = match crop {
         Crop::Box { x, y, w, h } => box_region([x, y, w, h].map(f64::from)),
         Crop::Center { fraction } => center_region(image, fraction, size, resample),
     };
     RESIZER
-        .with_borrow_mut(|resizer| resize(resizer, image, &region, size, resample))
+        .with_borrow_mut(|(resizer, between)| {
+            let mut output = Image::from_slice_u8(size, size, out, PixelType::U8x3).map_err(text)?;
+            resize((resizer, between), image, &region, &mut output, resample)
+        })
         .map_err(RenderError::Resize)
 }
 
@@ -80,27 +84,27 @@ fn center_span(from: u32, to: u64, size: u32) -> (f64, f64) {
 }
 
 fn resize(
-    resizer: &mut Resizer,
+    (resizer, between): (&mut Resizer, &mut Vec<u8>),
     image: &RgbImage,
     region: &Region,
-    size: u32,
+    output: &mut Image<'_>,
     resample: Resample,
-) -> Result<Vec<u8>, String> {
+) -> Result<(), String> {
     let [left, top, width, height] = region.bounds;
     let [x, y, w, h] = region.window;
     let source =
         ImageRef::new(image.width(), image.height(), image.pixels(), PixelType::U8x3).map_err(text)?;
     let source = CroppedImage::new(&source, left, top, width, height).map_err(text)?;
     let options = ResizeOptions::new().resize_alg(algorithm(resample));
-    let mut output = Image::new(size, size, PixelType::U8x3);
     if resample == Resample::Nearest {
-        resizer.resize(&source, &mut output, &options.crop(x, y, w, h)).map_err(text)?;
-        return Ok(output.into_vec());
+        return resizer.resize(&source, output, &options.crop(x, y, w, h)).map_err(text);
     }
-    let mut narrowed = Image::new(size, height, PixelType::U8x3);
+    let size = output.width();
+    let bytes = u64::from(size) * u64::from(height) * 3;
+    between.resize(usize::try_from(bytes).map_err(text)?, 0);
+    let mut narrowed = Image::from_slice_u8(size, height, between, PixelType::U8x3).map_err(text)?;
     resizer.resize(&source, &mut narrowed, &options.crop(x, 0.0, w, f64::from(height))).map_err(text)?;
-    resizer.resize(&narrowed, &mut output, &options.crop(0.0, y, f64::from(size), h)).map_err(text)?;
-    Ok(output.into_vec())
+    resizer.resize(&narrowed, output, &options.crop(0.0, y, f64::from(size), h)).map_err(text)
 }
 
 fn text(error: impl ToString) -> String {

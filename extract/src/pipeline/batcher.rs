@@ -7,13 +7,13 @@ use lgd_data::view::View;
 
 use super::encode::{EncodeTask, Encoded};
 use super::feed::Ordered;
-use super::prepare::{BlockPool, Prepared, Preparer};
+use super::prepare::{BlockPool, Prepared, Preparer, Rendered};
 use crate::encoder::{ImageEncoder, PixelBuffer};
 
 /// A sample as the writer needs it.
 pub(super) enum Item {
     /// All its rows are in the batches sent so far.
-    Sample { sample: usize, image: ImageStamp, views: Vec<View> },
+    Sample { sample: usize, image: ImageStamp, views: Vec<View>, stored: Vec<Vec<u8>> },
     /// It takes no rows.
     Reject(Reject),
 }
@@ -99,13 +99,14 @@ impl Batcher<'_> {
             }
         };
         let (len, views) = (self.preparer.image_len(), rendered.views.len());
-        let mut item = Some(Item::Sample { sample, image: rendered.image, views: rendered.views });
+        let Rendered { image, views: drawn, stored, pixels: block } = rendered;
+        let mut item = Some(Item::Sample { sample, image, views: drawn, stored });
         for view in 0..views {
             let pixels = match &mut filling.pixels {
                 Some(pixels) => pixels,
                 empty => empty.insert(self.buffers.recv().map_err(|_| Stopped)?),
             };
-            pixels.copy_from(filling.rows * len, &rendered.pixels, view * len, len);
+            pixels.copy_from(filling.rows * len, &block, view * len, len);
             filling.rows += 1;
             if view + 1 == views {
                 filling.items.extend(item.take());
@@ -114,7 +115,7 @@ impl Batcher<'_> {
                 self.send_batch(filling)?;
             }
         }
-        self.blocks.give_back(rendered.pixels);
+        self.blocks.give_back(block);
         Ok(())
     }
 

@@ -17,6 +17,7 @@
 
 mod batcher;
 mod encode;
+mod estimate;
 mod feed;
 mod prepare;
 mod writer;
@@ -24,7 +25,7 @@ mod writer;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use lgd_data::cache::{CacheBuilder, CacheConfig, Partition, TeacherRecord};
+use lgd_data::cache::{CacheBuilder, CacheConfig, Partition, StoredFormat, TeacherRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, listing_hash};
@@ -37,13 +38,15 @@ use crate::error::ExtractError;
 use crate::runtime::Runtime;
 use crate::teacher::{Pooling, Teacher};
 
+pub use estimate::StoredEstimate;
+
 /// Files read ahead at a time where nothing else is said.
 pub const READ_THREADS: usize = 2;
 
 /// Batches whose embeddings may wait for the writer while it flushes a shard.
 const WAITING_RESULTS: usize = 16;
 
-/// Bytes of rendered pixels that may wait to be put into batches.
+/// Bytes of rendered pixels that may wait to be put into batches, and bytes of stored views that may wait for the writer.
 const WAITING_PIXELS: usize = 1 << 30;
 
 /// How an extraction runs. None of it changes the results but the device and the batch size.
@@ -70,6 +73,8 @@ pub struct ViewPlan {
     pub policy: Policy,
     /// Seed of the views.
     pub seed: u64,
+    /// The size and encoding in which the views' pixels are stored too, for training; `None` where they are not.
+    pub stored: Option<StoredFormat>,
 }
 
 /// What one run did.
@@ -163,7 +168,21 @@ impl Extractor {
             batch: encoder.batch(),
             shard_samples,
             device: device_kind(&self.options.encoder.device).to_owned(),
+            stored_views: plan.stored,
         }
+    }
+
+    /// What the stored views of `partition` of a cache will take on disk; `None` where it stores none. Where their size depends
+    /// on what they show, a few dozen views are rendered and encoded to find out.
+    pub fn estimate_stored(
+        &self,
+        source: &dyn ImageSource,
+        config: &CacheConfig,
+        partition: Partition,
+    ) -> Option<StoredEstimate> {
+        let format = config.stored_views?;
+        let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);
+        Some(estimate::estimate(&preparer, config, format, partition))
     }
 
     /// Makes the shards of `partition` that the cache still lacks. `job` counts samples.
@@ -226,10 +245,11 @@ impl Extractor {
         let (to_decoders, decoder_tasks) = bounded(decoders);
         let (to_batcher, ordered) = bounded(window);
         let (to_encoders, batches) = bounded(self.encoders.len());
-        let (to_writer, results) = bounded(WAITING_RESULTS);
+        let batch = self.encoder().batch();
+        let waiting = WAITING_PIXELS / (batch * preparer.stored_bytes()).max(1);
+        let (to_writer, results) = bounded(waiting.clamp(1, WAITING_RESULTS));
         let (used_buffers, buffers) = batcher::batch_buffers(self.encoder(), 2 * self.encoders.len() + 1);
         let blocks = prepare::BlockPool::new(window);
-        let batch = self.encoder().batch();
 
         std::thread::scope(|scope| {
             scope.spawn(move || feed::feed(builder, shards, job, &to_readers, &to_batcher));

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use lgd_data::cache::{CacheConfig, ImageStamp, Reject};
-use lgd_data::image::{DecodeLimits, decode};
-use lgd_data::render::{Normalization, PixelLayout, Resample, render};
+use lgd_data::cache::{CacheConfig, ImageStamp, Reject, StoredFormat};
+use lgd_data::image::{DecodeLimits, RgbImage, decode};
+use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, render};
 use lgd_data::source::ImageSource;
 use lgd_data::view::{Crop, Policy, View};
 
@@ -19,6 +19,8 @@ pub(super) type Prepared = Result<Rendered, Reject>;
 pub(super) struct Rendered {
     pub image: ImageStamp,
     pub views: Vec<View>,
+    /// The K views as the cache stores them; none where it does not.
+    pub stored: Vec<Vec<u8>>,
     /// [K, image].
     pub pixels: PixelBuffer,
 }
@@ -44,6 +46,7 @@ pub(super) struct Preparer<'a> {
     layout: PixelLayout,
     pixel_type: PixelType,
     image_len: usize,
+    stored: Option<StoredFormat>,
 }
 
 impl<'a> Preparer<'a> {
@@ -66,7 +69,18 @@ impl<'a> Preparer<'a> {
             layout: encoder.layout(),
             pixel_type: encoder.pixel_type(),
             image_len: encoder.image_len(),
+            stored: config.stored_views,
         }
+    }
+
+    /// The listing.
+    pub(super) fn source(&self) -> &dyn ImageSource {
+        self.source
+    }
+
+    /// Bytes of a view's pixels as the cache stores them, before they are encoded; 0 where it does not.
+    pub(super) fn stored_bytes(&self) -> usize {
+        self.stored.and_then(|format| format.pixel_bytes().ok()).unwrap_or(0)
     }
 
     /// Elements of one image.
@@ -80,14 +94,14 @@ impl<'a> Preparer<'a> {
             PixelType::F32 => 4,
             PixelType::F16 => 2,
         };
-        usize::from(self.views) * self.image_len * element
+        usize::from(self.views) * (self.image_len * element + self.stored_bytes())
     }
 
     fn reject(&self, sample: usize, reason: &str, detail: String) -> Reject {
         Reject { key: self.source.samples()[sample].key.clone(), reason: reason.to_owned(), detail }
     }
 
-    fn read(&self, sample: usize) -> Result<Vec<u8>, Reject> {
+    pub(super) fn read(&self, sample: usize) -> Result<Vec<u8>, Reject> {
         self.source
             .read(sample, self.limits.max_bytes)
             .map_err(|error| self.reject(sample, error.reason(), error.to_string()))
@@ -96,22 +110,59 @@ impl<'a> Preparer<'a> {
     fn prepare(&self, sample: usize, bytes: &[u8], blocks: &BlockPool, scratch: &mut Vec<f32>) -> Prepared {
         let image = decode(bytes, &self.limits)
             .map_err(|error| self.reject(sample, error.reason(), error.to_string()))?;
-        let key = &self.source.samples()[sample].key;
         let (width, height) = (image.width(), image.height());
         let mut views = Vec::with_capacity(usize::from(self.views));
+        let mut stored = Vec::new();
         let mut pixels = blocks.take(self.pixel_type, usize::from(self.views) * self.image_len);
         for index in 0..self.views {
-            let view = match self.center_fraction {
-                Some(fraction) if index == 0 => View { crop: Crop::Center { fraction }, ..View::center() },
-                _ => self.policy.draw(self.seed, key, index, width, height),
-            };
+            let view = self.view(sample, index, &image);
             let start = usize::from(index) * self.image_len;
             render(&image, &view, self.size, self.resample)
-                .and_then(|shown| pixels.normalise(start, &shown, &self.normalization, self.layout, scratch))
+                .and_then(|shown| {
+                    pixels.normalise(start, &shown, &self.normalization, self.layout, scratch)?;
+                    stored.extend(
+                        self.stored.map(|format| self.store(format, &image, &view, shown)).transpose()?,
+                    );
+                    Ok(())
+                })
                 .map_err(|error| self.reject(sample, "render", error.to_string()))?;
             views.push(view);
         }
-        Ok(Rendered { image: ImageStamp::new(bytes, width, height), views, pixels })
+        Ok(Rendered { image: ImageStamp::new(bytes, width, height), views, stored, pixels })
+    }
+
+    /// View `index` of a sample, whose image is `image`.
+    fn view(&self, sample: usize, index: u16, image: &RgbImage) -> View {
+        match self.center_fraction {
+            Some(fraction) if index == 0 => View { crop: Crop::Center { fraction }, ..View::center() },
+            _ => {
+                let key = &self.source.samples()[sample].key;
+                self.policy.draw(self.seed, key, index, image.width(), image.height())
+            }
+        }
+    }
+
+    /// A view as the cache stores it. `shown` is what the teacher sees: where sizes agree it is rendered once.
+    fn store(
+        &self,
+        format: StoredFormat,
+        image: &RgbImage,
+        view: &View,
+        shown: RgbImage,
+    ) -> Result<Vec<u8>, RenderError> {
+        if format.size == self.size {
+            return format.encode(shown);
+        }
+        format.encode(render(image, view, format.size, self.resample)?)
+    }
+
+    /// Bytes of view `index` of a sample as `format` stores it; `None` where the sample cannot be used.
+    pub(super) fn stored_length(&self, format: StoredFormat, sample: usize, index: u16) -> Option<usize> {
+        let bytes = self.read(sample).ok()?;
+        let image = decode(&bytes, &self.limits).ok()?;
+        let view = self.view(sample, index, &image);
+        let shown = render(&image, &view, format.size, self.resample).ok()?;
+        format.encode(shown).ok().map(|bytes| bytes.len())
     }
 }
 

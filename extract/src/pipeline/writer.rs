@@ -77,10 +77,10 @@ impl<'a> OpenShard<'a> {
         for item in items {
             let rejected = match item {
                 Item::Reject(reject) => Some(reject),
-                Item::Sample { sample, image, views } => {
+                Item::Sample { sample, image, views, stored } => {
                     let sample = &self.samples[sample];
                     let cached = CachedSample { key: &sample.key, label: sample.label, image };
-                    self.write_sample(&cached, &views)?
+                    self.write_sample(&cached, &views, &stored)?
                 }
             };
             match rejected {
@@ -105,6 +105,7 @@ impl<'a> OpenShard<'a> {
         &mut self,
         sample: &CachedSample<'_>,
         views: &[View],
+        stored: &[Vec<u8>],
     ) -> Result<Option<Reject>, ExtractError> {
         let (first, norms, values, fault) = self.rows.take(self.views);
         if let Some((row, fault)) = fault {
@@ -115,7 +116,7 @@ impl<'a> OpenShard<'a> {
             let detail = format!("the embedding of view {} is {fault}", row - first);
             return Ok(Some(Reject { key: sample.key.to_owned(), reason: reason.to_owned(), detail }));
         }
-        self.writer.push(sample, views, norms, values)?;
+        self.writer.push_stored(sample, views, norms, values, stored)?;
         Ok(None)
     }
 }

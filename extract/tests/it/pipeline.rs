@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Existing, ImageStamp, Partition};
+use lgd_data::cache::{
+    Cache, CacheBuilder, CacheManifest, Encoding, Existing, ImageStamp, Partition, StoredFormat,
+};
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
 use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
@@ -16,7 +18,8 @@ use tempfile::TempDir;
 
 use crate::common::{MemorySource, image_teacher, ppm, runtime};
 
-const PLAN: ViewPlan = ViewPlan { views: 3, center_fraction: Some(0.875), policy: Policy::MocoV2, seed: 11 };
+const PLAN: ViewPlan =
+    ViewPlan { views: 3, center_fraction: Some(0.875), policy: Policy::MocoV2, seed: 11, stored: None };
 
 fn extractor(model: &str, batch: usize, threads: usize) -> Extractor {
     let options = ExtractOptions {
@@ -43,6 +46,24 @@ fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
 
 fn byte(value: usize) -> u8 {
     u8::try_from(value).unwrap()
+}
+
+/// A cache of `source` in `dir` that stores its views, made by `parts` parts.
+fn stored_cache(
+    extractor: &mut Extractor,
+    source: &dyn ImageSource,
+    format: StoredFormat,
+    parts: usize,
+    dir: &Path,
+) -> Cache {
+    let plan = ViewPlan { stored: Some(format), ..PLAN };
+    for part in (0..parts).rev() {
+        let config = extractor.cache_config(source, &plan, 16);
+        let builder = CacheBuilder::open(dir, config, Existing::Resume).unwrap();
+        extractor.extract(source, &builder, Partition::new(part, parts).unwrap(), &Job::new()).unwrap();
+        builder.finalize(&[]).unwrap();
+    }
+    Cache::open(dir, Verify::Full).unwrap()
 }
 
 fn builder(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: &Path) -> CacheBuilder {
@@ -298,4 +319,77 @@ fn shards_are_aligned_to_whole_batches() {
     assert_eq!(extractor.aligned_shard_samples(1001, 3), 1008);
     assert_eq!(extractor.aligned_shard_samples(1001, 4), 1002);
     assert_eq!(extractor.aligned_shard_samples(0, 16), 1);
+}
+
+#[test]
+fn stored_views_are_what_rendering_gives_and_change_nothing_else() {
+    use lgd_data::image::{DecodeLimits, decode};
+    use lgd_data::render::render;
+    let source = images(41, |i| i % 10 == 3);
+    let plain = files(&mut extractor("conv", 8, 2), &source, 16, 1);
+    let teacher = extractor("conv", 8, 2).encoder().size();
+    for size in [teacher, 20, 48] {
+        let format = StoredFormat { size, encoding: Encoding::Raw };
+        let mut extractor = extractor("conv", 8, 2);
+        let dir = tempfile::tempdir().unwrap();
+        let cache = stored_cache(&mut extractor, &source, format, 1, dir.path());
+        cache.verify_stored_views().unwrap();
+        for (name, bytes) in plain.iter().filter(|(name, _)| name.starts_with("views-")) {
+            assert!(std::fs::read(dir.path().join(name)).unwrap() == *bytes, "{name} at {size} px");
+        }
+        let (views, stored) = (cache.views().unwrap(), cache.stored_views().unwrap().unwrap());
+        let mut out = vec![0; format.pixel_bytes().unwrap()];
+        for (position, sample) in (0..41).filter(|i| i % 10 != 3).enumerate() {
+            let image = decode(&source.read(sample, u64::MAX).unwrap(), &DecodeLimits::default()).unwrap();
+            for view in 0..3 {
+                let expected =
+                    render(&image, views.view(position, view), size, extractor.encoder().resample()).unwrap();
+                stored.read_into(views.row(position, view), &mut out).unwrap();
+                assert!(out == expected.pixels(), "sample {sample}, view {view}, {size} px");
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_and_partitions_do_not_change_a_byte_of_stored_views() {
+    let source = images(83, |i| i % 10 == 3);
+    for encoding in [Encoding::Raw, Encoding::Jpeg { quality: 90 }] {
+        let format = StoredFormat { size: 24, encoding };
+        let whole = tempfile::tempdir().unwrap();
+        stored_cache(&mut extractor("conv", 8, 1), &source, format, 1, whole.path());
+        let reference = contents(whole.path());
+        assert_eq!(reference.len(), 2 * 6 + 2);
+        for (threads, parts) in [(2, 1), (3, 4)] {
+            let dir = tempfile::tempdir().unwrap();
+            stored_cache(&mut extractor("conv", 8, threads), &source, format, parts, dir.path());
+            assert_same(
+                &contents(dir.path()),
+                &reference,
+                &format!("{format}: {threads} threads, {parts} parts"),
+            );
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_stored_views_are_told_before() {
+    let source = images(40, |_| false);
+    let extractor = extractor("conv", 8, 1);
+    for encoding in [Encoding::Raw, Encoding::Jpeg { quality: 90 }] {
+        let format = StoredFormat { size: 24, encoding };
+        let config = extractor.cache_config(&source, &ViewPlan { stored: Some(format), ..PLAN }, 16);
+        let told = extractor.estimate_stored(&source, &config, Partition::WHOLE).unwrap();
+        assert_eq!((told.views, told.exact), (120, encoding == Encoding::Raw));
+        let dir = tempfile::tempdir().unwrap();
+        let cache = stored_cache(&mut self::extractor("conv", 8, 1), &source, format, 1, dir.path());
+        let (_, bytes) = cache.manifest().bytes();
+        // The file has checks, lengths and a footer besides.
+        assert!(bytes.abs_diff(told.bytes()) < told.bytes() / 5 + 6_000, "{told:?}, {bytes} bytes");
+        // Shards of 16, 16 and 8 samples.
+        let part = extractor.estimate_stored(&source, &config, Partition::new(2, 3).unwrap()).unwrap();
+        assert_eq!(part.views, 24);
+    }
+    let config = extractor.cache_config(&source, &PLAN, 16);
+    assert_eq!(extractor.estimate_stored(&source, &config, Partition::WHOLE), None);
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! student/NAME      parameters and running statistics
-//! optimiser/NAME    momentum, by parameter
+//! optimiser/NAME    momentum and the like: one vector over all parameters, in the order of the graph; absent before the first step
 //! objective/NAME    the objective's own state (the moving average of the visual bank)
 //! loop/step         i64 [1]: steps done
 //! loop/epoch_loss   f64 [1 + n]: steps and summed losses of the unfinished epoch
@@ -18,9 +18,9 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use lgd_data::ArtefactError;
 
-use crate::error::TrainError;
+use crate::error::{TrainError, expect_dims};
 use crate::objective::Objective;
-use crate::optim::Sgd;
+use crate::optim::Update;
 use crate::run::RunError;
 use crate::student::Student;
 
@@ -42,9 +42,9 @@ pub struct Progress {
 /// The parts of a run that have state.
 pub struct Stateful<'a> {
     /// The student.
-    pub student: &'a Student,
-    /// Its optimiser.
-    pub sgd: &'a mut Sgd,
+    pub student: &'a mut Student,
+    /// Names of the optimiser's vectors ([`Update::slots`]).
+    pub slots: &'a [&'static str],
     /// Its objective.
     pub objective: &'a mut dyn Objective,
 }
@@ -54,14 +54,16 @@ pub struct Stateful<'a> {
 /// # Errors
 /// [`RunError::Diverged`] where a parameter is NaN or infinite: such a state is not worth keeping, and would push out
 /// the last good one. [`RunError::Train`] where a tensor cannot be read.
-pub fn encode(state: &Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, RunError> {
+pub fn encode(state: &mut Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, RunError> {
     let mut tensors = BTreeMap::new();
-    for (name, tensor) in state.student.params().tensors() {
+    for (name, tensor) in state.student.tensors()? {
         require_finite(&name, &tensor, progress.step)?;
         tensors.insert(format!("{STUDENT}{name}"), tensor);
     }
-    tensors
-        .extend(state.sgd.state().into_iter().map(|(name, tensor)| (format!("{OPTIMISER}{name}"), tensor)));
+    for (slot, values) in state.slots.iter().zip(state.student.engine().optimiser_state()?) {
+        let len = values.len();
+        tensors.insert(format!("{OPTIMISER}{slot}"), Tensor::from_vec(values, len, &Device::Cpu)?);
+    }
     tensors.extend(
         state.objective.state()?.into_iter().map(|(name, tensor)| (format!("{OBJECTIVE}{name}"), tensor)),
     );
@@ -70,6 +72,24 @@ pub fn encode(state: &Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, RunE
     tensors.insert(EPOCH_LOSS.to_owned(), Tensor::new(progress.epoch_loss.as_slice(), &Device::Cpu)?);
     let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), None);
     Ok(bytes.map_err(TrainError::from)?)
+}
+
+/// Puts the optimiser's vectors back: all of them, or none where no step was taken.
+fn load_slots(state: &mut Stateful<'_>, saved: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    if saved.is_empty() {
+        return Ok(());
+    }
+    let (parameters, buffers) = (state.student.table().parameter_len(), state.student.table().buffer_len());
+    let mut slots = Vec::new();
+    for name in state.slots {
+        let tensor = saved
+            .get(*name)
+            .ok_or_else(|| TrainError::MissingState { name: format!("{OPTIMISER}{name}") })?;
+        let len = if Update::is_over_buffers(name) { buffers } else { parameters };
+        expect_dims(name, tensor, &[len])?;
+        slots.push(tensor.to_vec1::<f32>()?);
+    }
+    state.student.engine().load_optimiser_state(&slots)
 }
 
 fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunError> {
@@ -93,11 +113,11 @@ pub fn restore(bytes: &[u8], path: &Path, state: &mut Stateful<'_>) -> Result<Pr
     };
     let single =
         |name: &str| tensors.get(name).ok_or_else(|| invalid(format!("the entry {name} is missing")));
-    let report = state.student.params().load(&part(STUDENT))?;
+    let report = state.student.load(&part(STUDENT))?;
     if !report.is_complete() || !report.unused.is_empty() {
         return Err(invalid(format!("it belongs to another student: {report}")));
     }
-    state.sgd.load_state(&part(OPTIMISER)).map_err(|error| invalid(error.to_string()))?;
+    load_slots(state, &part(OPTIMISER)).map_err(|error| invalid(error.to_string()))?;
     state.objective.load_state(&part(OBJECTIVE)).map_err(|error| invalid(error.to_string()))?;
     let step = single(STEP)?.to_vec1::<i64>().ok().and_then(|step| usize::try_from(*step.first()?).ok());
     let step = step.ok_or_else(|| invalid(format!("{STEP} is not a step")))?;

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use candle_core::{Device, Tensor};
 use lgd_data::cache::{ImageStamp, Reject};
 use lgd_data::image::RgbImage;
 use lgd_data::job::Job;
@@ -17,7 +16,7 @@ use crate::loader::ordered::{Ordered, ordered_map};
 use crate::loader::pixels::{InputFormat, PixelError, load_view};
 use crate::ops::to_host;
 use crate::run::RunError;
-use crate::student::{Mode, Student};
+use crate::student::{Images, Mode, Student};
 
 /// Batches that the workers may be ahead.
 const LOOK_AHEAD: usize = 2;
@@ -61,7 +60,7 @@ impl Plan<'_> {
 
 /// The student and how it is fed.
 pub(super) struct Extraction<'a> {
-    pub(super) student: &'a Student,
+    pub(super) student: &'a mut Student,
     pub(super) format: InputFormat,
     pub(super) options: &'a EvalOptions,
     pub(super) job: &'a Job,
@@ -114,7 +113,7 @@ impl Extraction<'_> {
     }
 
     /// Shows the images to the student. Those that cannot be used are rejected.
-    pub(super) fn run(&self, plan: Plan<'_>) -> Result<Features, RunError> {
+    pub(super) fn run(&mut self, plan: Plan<'_>) -> Result<Features, RunError> {
         let Plan { images, items, rows, rejects, view } = plan;
         let width = self.student.architecture().feature_dim();
         let mut features = Features {
@@ -125,19 +124,13 @@ impl Extraction<'_> {
             rejects,
             view,
         };
+        let (format, options) = (self.format, self.options);
         let load = |ticket: usize| {
             let item = &items[ticket];
-            load_view(
-                images.source,
-                item.position,
-                &item.view,
-                item.image,
-                &self.format,
-                &self.options.limits,
-            )
+            load_view(images.source, item.position, &item.view, item.image, &format, &options.limits)
         };
         let window = LOOK_AHEAD * self.options.batch.max(1);
-        let used = ordered_map(items.len(), self.options.threads, window, load, |results| {
+        let used = ordered_map(items.len(), options.threads, window, load, |results| {
             self.consume(results, &items, images.source, &mut features)
         })?;
         if used.is_empty() {
@@ -154,7 +147,7 @@ impl Extraction<'_> {
 
     /// Returns the items that were accepted, in order.
     fn consume(
-        &self,
+        &mut self,
         results: &mut Ordered<'_, Result<RgbImage, PixelError>>,
         items: &[Item],
         source: &dyn ImageSource,
@@ -188,18 +181,18 @@ impl Extraction<'_> {
         Ok(used)
     }
 
-    fn forward(&self, batch: &mut Vec<RgbImage>, features: &mut Features) -> Result<(), RunError> {
+    fn forward(&mut self, batch: &mut Vec<RgbImage>, features: &mut Features) -> Result<(), RunError> {
         if batch.is_empty() {
             return Ok(());
         }
         let pixels = self.format.normalize(batch)?;
         let side = usize::try_from(self.format.size).unwrap_or(usize::MAX);
-        let images =
-            Tensor::from_vec(pixels, (batch.len(), side, side, 3), &Device::Cpu).map_err(TrainError::from)?;
+        let shape = (batch.len(), side, side);
         batch.clear();
-        let output = self.student.forward(&images, Mode::Inference)?;
-        features.pooled.extend(&to_host(&output.pooled)?);
-        features.embedding.extend(&to_host(&output.embedding)?);
+        let output = self.student.forward(Images::Normalised(&pixels), shape, Mode::Inference)?;
+        let host = |tensor| to_host(tensor).map_err(TrainError::from);
+        features.pooled.extend(&host(&output.pooled)?);
+        features.embedding.extend(&host(&output.embedding)?);
         Ok(())
     }
 }

@@ -152,9 +152,9 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     for images in train.iter().chain([&inputs.test]) {
         require_teacher(inputs.run, images)?;
     }
-    let student = inputs.run.student(&Device::Cpu)?;
+    let mut student = inputs.run.student(&Device::Cpu)?;
     let format = inputs.run.manifest().input_format();
-    let extraction = Extraction { student: &student, format, options, job };
+    let mut extraction = Extraction { student: &mut student, format, options, job };
     let (test_plan, train_plan) =
         (extraction.plan(&inputs.test)?, train.as_ref().map(|images| extraction.plan(images)).transpose()?);
     let total = test_plan.len() + train_plan.as_ref().map_or(0, |plan| plan.len());

@@ -4,33 +4,52 @@
 //! incomplete batch is dropped: batch statistics and the step's meaning would otherwise change from step to step; another
 //! permutation drops other samples in the next epoch.
 //!
+//! Workers fill the batches that the next steps will take, each image in its place, so that nothing is copied together
+//! afterwards; the memory of a batch goes back to them when the step drops it. A batch holds 8-bit pixels: whoever computes
+//! normalises, a device after the upload of a quarter of the bytes, the processor in one pass.
+//!
 //! A bad image ends the run. At extraction it would have been rejected; here its row is already part of the bank and of
 //! the order, and going on without it would make the run depend on the moment at which the file broke.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lgd_data::cache::{Cache, CachedViews};
-use lgd_data::image::{DecodeLimits, RgbImage};
-use lgd_data::source::ImageSource;
+use lgd_data::cache::{Cache, CachedViews, StoredViews};
+use lgd_data::image::DecodeLimits;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::blocks::{Allocate, BlockPool, PixelBlock, ordinary};
 use super::matching::match_samples;
 use super::order::EpochOrders;
 use super::ordered::{Ordered, ordered_map};
-use super::pixels::{InputFormat, PixelError, load_view};
+use super::origin::{Originals, StoredUse, ViewOrigin, require_originals};
+use super::pixels::{InputFormat, Normalizer, PixelError, load_view_into};
 use crate::run::RunError;
 
-/// Batches that the workers may be ahead of the step.
+/// Batches that the workers may be ahead of the step: one that is ready, and one that they turn to when images of unequal
+/// cost leave some of them idle at the end of the other.
 const LOOK_AHEAD: usize = 2;
 
-/// The images of a cache, ready to be streamed.
+/// The views of a cache, ready to be streamed.
 pub struct TrainingImages<'a> {
     views: CachedViews,
     views_per_sample: u32,
-    positions: Vec<usize>,
-    source: &'a dyn ImageSource,
+    pixels: Pixels<'a>,
+    origin: ViewOrigin,
     format: InputFormat,
-    limits: DecodeLimits,
+    normalizer: Arc<Normalizer>,
+}
+
+/// What pixels are made of.
+enum Pixels<'a> {
+    /// The image of every sample, by its position in the source.
+    Originals {
+        originals: Originals<'a>,
+        positions: Vec<usize>,
+        limits: DecodeLimits,
+    },
+    Stored(StoredViews),
 }
 
 /// What to stream, and from where: `done` steps are skipped, as if they had been streamed.
@@ -55,31 +74,78 @@ pub struct Batch {
     pub ends_epoch: bool,
     /// Cache row of each image.
     pub rows: Vec<usize>,
-    /// Normalised pixels, `[B, S, S, 3]`.
-    pub images: Vec<f32>,
+    /// Rendered pixels, RGB8 `[B, S, S, 3]`; see [`TrainingImages::normalizer`].
+    pub images: PixelBlock,
+    normalizer: Arc<Normalizer>,
+}
+
+impl Batch {
+    /// Writes the normalised pixels, `[B, S, S, 3]`, to `out`, on all threads.
+    ///
+    /// # Errors
+    /// [`RunError::Render`] where `out` does not hold as many numbers as there are bytes.
+    pub fn normalize_into(&self, out: &mut [f32]) -> Result<(), RunError> {
+        Ok(self.normalizer.apply(&self.images, out)?)
+    }
+}
+
+/// Where a step's samples are.
+struct Place {
+    epoch: u32,
+    order: Arc<[usize]>,
+    /// Of the step's first sample in the order.
+    first: usize,
+    view: usize,
 }
 
 impl<'a> TrainingImages<'a> {
-    /// Matches the samples of `cache` to `source`; `images` names the source in messages.
+    /// The views of `cache`: those it stores, where `stored_use` and the student's size allow, and else rendered from
+    /// `originals`, which are not looked at otherwise.
     ///
     /// # Errors
-    /// [`RunError::MissingSample`] where the source lacks a sample; [`RunError::Artefact`] where the views are unreadable.
+    /// [`RunError::NeedsImages`] where there are no originals and they are needed; [`RunError::MissingSample`] where they lack
+    /// a sample; [`RunError::Artefact`] where the views are unreadable.
     pub fn open(
         cache: &Cache,
-        source: &'a dyn ImageSource,
-        images: &Path,
+        originals: Option<Originals<'a>>,
         format: InputFormat,
+        stored_use: StoredUse,
         limits: DecodeLimits,
     ) -> Result<Self, RunError> {
         let views = cache.views()?;
-        let positions = match_samples(cache, &views, source, images)?;
-        let views_per_sample = u32::from(cache.manifest().config.views);
-        Ok(Self { views, views_per_sample, positions, source, format, limits })
+        let config = &cache.manifest().config;
+        let origin = ViewOrigin::of(config, format.size, stored_use);
+        let stored = if origin.stored().is_some() { cache.stored_views()? } else { None };
+        let pixels = match stored {
+            Some(stored) => Pixels::Stored(stored),
+            None => {
+                let originals = require_originals(cache, format.size, originals)?;
+                let positions = match_samples(cache, &views, originals.source, originals.path)?;
+                Pixels::Originals { originals, positions, limits }
+            }
+        };
+        let normalizer = Arc::new(Normalizer::new(&format.normalization));
+        Ok(Self { views, views_per_sample: u32::from(config.views), pixels, origin, format, normalizer })
     }
 
     /// Number of samples.
     pub fn samples(&self) -> usize {
-        self.positions.len()
+        self.views.samples()
+    }
+
+    /// What the pixels are made of.
+    pub fn origin(&self) -> ViewOrigin {
+        self.origin
+    }
+
+    /// How pixels become the student's input; its mean and standard deviation are those of [`InputFormat::normalization`].
+    pub fn normalizer(&self) -> &Arc<Normalizer> {
+        &self.normalizer
+    }
+
+    /// Size, filter and normalisation of the student's input.
+    pub fn format(&self) -> &InputFormat {
+        &self.format
     }
 
     /// Steps per epoch at a batch size.
@@ -93,60 +159,84 @@ impl<'a> TrainingImages<'a> {
         }
     }
 
-    /// Streams the rest of a run to `consume`, rendering on `threads` threads.
+    /// Streams the rest of a run to `consume`, decoding and rendering on `threads` threads.
     ///
     /// # Errors
-    /// [`RunError::TooFewSamples`], and whatever `consume` returns.
+    /// [`RunError::TooFewSamples`], [`RunError::Threads`], and whatever `consume` returns.
     pub fn stream<R>(
         &self,
         plan: StreamPlan,
         threads: usize,
         consume: impl FnOnce(&mut Batches<'_, '_>) -> Result<R, RunError>,
     ) -> Result<R, RunError> {
+        self.stream_in(plan, threads, &ordinary, consume)
+    }
+
+    /// As [`TrainingImages::stream`], with batches in memory that `allocate` makes. It is asked for as many blocks as are in
+    /// use at one time, then never again.
+    ///
+    /// # Errors
+    /// As [`TrainingImages::stream`], and what `allocate` returns.
+    pub fn stream_in<R>(
+        &self,
+        plan: StreamPlan,
+        threads: usize,
+        allocate: &Allocate<'_>,
+        consume: impl FnOnce(&mut Batches<'_, '_>) -> Result<R, RunError>,
+    ) -> Result<R, RunError> {
         let steps = self.steps_per_epoch(plan.batch, plan.epochs)?;
-        let in_epoch = steps * plan.batch;
-        let epochs = usize::try_from(plan.epochs).unwrap_or(usize::MAX);
-        let start = plan.done * plan.batch;
         let orders = EpochOrders::new(self.samples(), plan.seed);
-        let place = |ticket: usize| {
-            let (epoch, at) = ((start + ticket) / in_epoch, (start + ticket) % in_epoch);
+        let place = |step: usize| {
+            let (epoch, in_epoch) = (step / steps.max(1), step % steps.max(1));
             let epoch = u32::try_from(epoch).unwrap_or(u32::MAX);
-            let sample = orders.get(epoch)[at];
-            (epoch, sample, self.view_index(epoch))
+            let view = usize::try_from(epoch % self.views_per_sample.max(1)).unwrap_or(0);
+            Place { epoch, order: orders.get(epoch), first: in_epoch * plan.batch, view }
         };
-        let work = |ticket: usize| {
-            let (_, sample, view) = place(ticket);
-            self.load(sample, view)
+        let blocks = BlockPool::new(plan.batch.saturating_mul(self.format.numbers()), allocate);
+        let workers = workers(threads)?;
+        let fill = |ticket: usize| {
+            let step = plan.done + ticket;
+            let place = place(step);
+            let samples = &place.order[place.first..place.first + plan.batch];
+            let mut images = blocks.take()?;
+            workers.install(|| self.fill(samples, place.view, &mut images))?;
+            Ok(Batch {
+                epoch: place.epoch,
+                ends_epoch: (step + 1).is_multiple_of(steps.max(1)),
+                rows: samples.iter().map(|&sample| self.views.row(sample, place.view)).collect(),
+                images,
+                normalizer: Arc::clone(&self.normalizer),
+            })
         };
-        let count = (in_epoch * epochs).saturating_sub(start);
-        ordered_map(count, threads, LOOK_AHEAD * plan.batch, work, |results| {
-            let row = |ticket| {
-                let (_, sample, view) = place(ticket);
-                self.views.row(sample, view)
-            };
-            let mut batches = Batches {
-                results,
-                row: &row,
-                format: &self.format,
-                batch: plan.batch,
-                steps,
-                done: plan.done,
-                pulled: 0,
-                waited: Duration::ZERO,
-            };
-            consume(&mut batches)
+        let epochs = usize::try_from(plan.epochs).unwrap_or(usize::MAX);
+        let count = steps.saturating_mul(epochs).saturating_sub(plan.done);
+        // A thread per batch under way waits for the workers that fill it.
+        ordered_map(count, LOOK_AHEAD, LOOK_AHEAD, fill, |results| {
+            consume(&mut Batches { results, waited: Duration::ZERO })
         })
     }
 
-    /// View (epoch mod K).
-    fn view_index(&self, epoch: u32) -> usize {
-        usize::try_from(epoch % self.views_per_sample.max(1)).unwrap_or(0)
+    /// Writes view `view` of every sample to its place. Of several errors the one of the first sample is returned, whichever
+    /// worker met one first.
+    fn fill(&self, samples: &[usize], view: usize, images: &mut [u8]) -> Result<(), RunError> {
+        let places = images.par_chunks_exact_mut(self.format.numbers().max(1)).with_max_len(1);
+        let failed = places.zip(samples).enumerate().filter_map(|(at, (place, &sample))| {
+            self.load(sample, view, place).err().map(|error| (at, error))
+        });
+        match failed.min_by_key(|(at, _)| *at) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 
-    fn load(&self, sample: usize, view: usize) -> Result<RgbImage, RunError> {
-        let (position, expected) = (self.positions[sample], Some(self.views.images[sample]));
-        let view = self.views.view(sample, view);
-        load_view(self.source, position, view, expected, &self.format, &self.limits).map_err(|error| {
+    fn load(&self, sample: usize, view: usize, out: &mut [u8]) -> Result<(), RunError> {
+        let (originals, position, limits) = match &self.pixels {
+            Pixels::Stored(stored) => return Ok(stored.read_into(self.views.row(sample, view), out)?),
+            Pixels::Originals { originals, positions, limits } => (originals, positions[sample], limits),
+        };
+        let (view, expected) = (self.views.view(sample, view), Some(self.views.images[sample]));
+        let loaded = load_view_into(originals.source, position, view, expected, &self.format, limits, out);
+        loaded.map_err(|error| {
             let key = self.views.keys[sample].clone();
             match error {
                 PixelError::Changed { expected, got } => RunError::ImageChanged { key, expected, got },
@@ -156,15 +246,16 @@ impl<'a> TrainingImages<'a> {
     }
 }
 
+/// The threads that decode and render.
+fn workers(threads: usize) -> Result<ThreadPool, RunError> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads.max(1));
+    let builder = builder.thread_name(|index| format!("loader-{index}"));
+    builder.build().map_err(|error| RunError::Threads { reason: error.to_string() })
+}
+
 /// Batches in order. Keeps account of the time that its caller spent waiting in [`Batches::next_batch`].
 pub struct Batches<'a, 'b> {
-    results: &'a mut Ordered<'b, Result<RgbImage, RunError>>,
-    row: &'a dyn Fn(usize) -> usize,
-    format: &'a InputFormat,
-    batch: usize,
-    steps: usize,
-    done: usize,
-    pulled: usize,
+    results: &'a mut Ordered<'b, Result<Batch, RunError>>,
     waited: Duration,
 }
 
@@ -175,21 +266,12 @@ impl Batches<'_, '_> {
     /// The error of the first bad image in the order of the batch, whichever worker met one first.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, RunError> {
         let start = Instant::now();
-        let images: Vec<RgbImage> = self.results.take(self.batch).collect::<Result<_, _>>()?;
-        if images.len() < self.batch {
-            return Ok(None);
-        }
-        let rows = (self.pulled..self.pulled + self.batch).map(self.row).collect();
-        let images = self.format.normalize(&images)?;
-        let epoch = u32::try_from(self.done / self.steps).unwrap_or(u32::MAX);
-        let batch = Batch { epoch, ends_epoch: (self.done + 1).is_multiple_of(self.steps), rows, images };
-        self.pulled += self.batch;
-        self.done += 1;
+        let batch = self.results.next().transpose();
         self.waited += start.elapsed();
-        Ok(Some(batch))
+        batch
     }
 
-    /// Time spent in [`Batches::next_batch`] so far: waiting for workers and normalising.
+    /// Time spent in [`Batches::next_batch`] so far, waiting for workers.
     pub fn waited(&self) -> Duration {
         self.waited
     }

@@ -2,13 +2,16 @@
 //!
 //! - [`order`]: the permutation of an epoch, a function of (seed, epoch) alone;
 //! - [`ordered`]: worker threads with a bounded look-ahead that hand results over in order;
+//! - [`origin`]: whether pixels come from the images or from the cache's stored views;
 //! - [`matching`]: a cache's samples found again in an image source;
-//! - [`pixels`]: read, decode, check and render one view;
+//! - [`pixels`]: read, decode, check, render and normalise; [`blocks`]: the memory that batches lie in;
 //! - [`batches`]: the training stream; [`targets`]: the teacher's columns of a batch.
 
 pub mod batches;
+pub mod blocks;
 pub mod matching;
 pub mod order;
 pub mod ordered;
+pub mod origin;
 pub mod pixels;
 pub mod targets;

@@ -17,9 +17,9 @@ use candle_core::{D, Tensor};
 use super::visual_bank::{EmaBank, VisualBank};
 use super::{Loss, Objective, TargetBatch, TargetColumns};
 use crate::error::{TrainError, expect_dims};
-use crate::kernels::geometry::expect_eq;
 use crate::ops;
 use crate::student::StudentOutput;
+use lgd_kernels::geometry::expect_eq;
 
 /// The constants of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -167,7 +167,7 @@ impl Objective for Lgd {
         expect_dims("the student's embedding", s, &[s.dims()[0], dim])?;
         let text = self.text_term(s, targets)?;
         let visual = self.visual_term(s, targets)?;
-        let parts = vec![("text", text.to_scalar::<f32>()?), ("visual", visual.to_scalar::<f32>()?)];
+        let parts = vec![("text", text.detach()), ("visual", visual.detach())];
         let alpha = f64::from(self.settings.alpha);
         let total = ((visual * alpha)? + (text * (1.0 - alpha))?)?;
         Ok(Loss { total, parts })

@@ -39,6 +39,22 @@ pub struct TargetBatch {
 }
 
 impl TargetBatch {
+    /// The targets of rows `start..start + len`.
+    ///
+    /// # Errors
+    /// Rows that are not there.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self, TrainError> {
+        let rows = |tensor: &Option<Tensor>| {
+            tensor.as_ref().map(|tensor| tensor.narrow(0, start, len).and_then(|rows| rows.contiguous()))
+        };
+        Ok(Self {
+            embedding: rows(&self.embedding).transpose()?,
+            text_distribution: rows(&self.text_distribution).transpose()?,
+            visual_distribution: rows(&self.visual_distribution).transpose()?,
+            pseudo_category: self.pseudo_category.as_ref().map(|all| all[start..start + len].to_vec()),
+        })
+    }
+
     fn embedding(&self) -> Result<&Tensor, TrainError> {
         self.embedding.as_ref().ok_or(TrainError::MissingColumn { column: "embedding" })
     }
@@ -61,8 +77,8 @@ impl TargetBatch {
 pub struct Loss {
     /// The scalar to minimise; differentiable.
     pub total: Tensor,
-    /// Its terms, before weighting, by name.
-    pub parts: Vec<(&'static str, f32)>,
+    /// Its terms, before weighting, by name; scalars on the objective's device.
+    pub parts: Vec<(&'static str, Tensor)>,
 }
 
 /// Something to train a student for.

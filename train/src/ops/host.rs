@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, Device, Error, Layout, Result, Shape, Storage, Tensor, bail};
 
-use crate::kernels::geometry::ShapeError;
+use lgd_kernels::ShapeError;
 
 /// The values of a contiguous f32 CPU storage.
 pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

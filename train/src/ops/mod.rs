@@ -1,33 +1,22 @@
-//! Differentiable operations on Candle tensors: shape checks, and the bridge to [`crate::kernels`].
+//! Operations that objectives use beside Candle's own: similarities to a bank, and soft cross-entropy.
 //!
-//! A student is built of these alone: Candle's own relu, clamp, max-pool, softmax and convolution have wrong, missing or partial
-//! gradients. Each operation is a custom op with its own backward; a gradient is computed only for inputs that want one.
-//! Activations are NHWC, weights OIHW.
+//! On the CPU they are custom ops on [`lgd_kernels`], with their own backward; on other devices they are composed of Candle
+//! operations whose gradients are right (matrix product, log-softmax, sums). A gradient is computed only for inputs that want one.
 
-mod add;
-mod batch_norm;
-mod conv;
+mod cross_entropy;
 mod host;
-mod linear;
-mod pool;
-mod rows;
-mod sgd;
+mod similarity;
 
-pub use add::add;
-pub use batch_norm::{batch_norm_inference, batch_norm_train, update_running};
-pub use conv::{conv2d, depthwise_conv2d};
-pub use linear::{linear, similarity};
-pub use pool::{global_average_pool, max_pool2d};
-pub use rows::{l2_normalize, soft_cross_entropy};
-pub use sgd::{accumulate, descend};
+pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_top_k};
+pub use similarity::similarity;
 
-pub use crate::kernels::activation::Activation;
-pub use crate::kernels::geometry::Window;
-
-/// The values of a contiguous f32 CPU tensor.
+/// The values of a tensor of f32, from whatever device.
 ///
 /// # Errors
-/// Anything but contiguous f32 on the CPU.
+/// Another type, or a device that cannot be read.
 pub fn to_host(tensor: &candle_core::Tensor) -> candle_core::Result<Vec<f32>> {
-    Ok(host::host(tensor)?.to_vec())
+    match tensor.device() {
+        candle_core::Device::Cpu => Ok(host::host(&tensor.contiguous()?)?.to_vec()),
+        _ => tensor.flatten_all()?.to_vec1(),
+    }
 }

@@ -1,7 +1,130 @@
-//! Optimiser and learning-rate schedule.
+//! Optimisers, learning-rate schedules, and one update of all parameters.
 
 mod schedule;
-mod sgd;
+mod update;
 
-pub use schedule::Schedule;
-pub use sgd::{Sgd, SgdSettings};
+use serde::{Deserialize, Serialize};
+
+pub use self::schedule::{Schedule, ScheduleKind, ScheduleSettings, Unit};
+pub use self::update::{Group, Update};
+use crate::engine::parameters::{Role, Table};
+use crate::error::TrainError;
+
+/// How gradients become updates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Rule {
+    /// `torch.optim.SGD` without dampening: `v = m v + (g + w p)`, `p -= lr v`; with Nesterov `p -= lr (g + w p + m v)`.
+    Sgd {
+        /// Share of the last velocity that is kept.
+        momentum: f32,
+        /// Look ahead along the velocity.
+        nesterov: bool,
+    },
+    /// `torch.optim.AdamW` (Loshchilov and Hutter, arXiv 1711.05101).
+    Adamw {
+        /// Share of the mean gradient that is kept.
+        beta1: f32,
+        /// Share of the mean squared gradient that is kept.
+        beta2: f32,
+        /// Added to the root of the latter.
+        eps: f32,
+    },
+    /// Layer-wise adaptive rates (You et al., arXiv 1708.03888) on weights; plain momentum on biases and normalisations:
+    /// `v = m v + trust * |p| / (|g| + w |p|) * (g + w p)`, `p -= lr v`.
+    Lars {
+        /// Share of the last velocity that is kept.
+        momentum: f32,
+        /// Trust coefficient.
+        trust: f32,
+    },
+}
+
+impl Rule {
+    /// Names of the vectors it keeps, one value per parameter each.
+    pub fn slots(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd { .. } | Self::Lars { .. } => &["momentum"],
+            Self::Adamw { .. } => &["exp_avg", "exp_avg_sq"],
+        }
+    }
+}
+
+/// The optimiser of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OptimiserSettings {
+    /// How gradients become updates.
+    pub rule: Rule,
+    /// L2 penalty (SGD, LARS) or decoupled decay (AdamW).
+    pub weight_decay: f32,
+    /// Whether biases and normalisations decay too, as in PyTorch's defaults and the paper.
+    pub decay_all: bool,
+    /// Largest L2 norm of the whole gradient; longer ones are scaled down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f32>,
+    /// Share of the averaged weights that is kept at each step; none for no average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f32>,
+}
+
+impl Default for OptimiserSettings {
+    /// The paper's: SGD with momentum 0.9, weight decay 1e-4 on everything (METHODS.md section 1).
+    fn default() -> Self {
+        let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
+        Self { rule, weight_decay: 1e-4, decay_all: true, clip: None, ema: None }
+    }
+}
+
+impl OptimiserSettings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first that is out of range.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let share = |name, value: f32| {
+            let fits = (0.0..1.0).contains(&value);
+            if fits { Ok(()) } else { Err(setting(name, value, "at least 0 and below 1")) }
+        };
+        let positive = |name, value: f32| {
+            let fits = value.is_finite() && value > 0.0;
+            if fits { Ok(()) } else { Err(setting(name, value, "finite and above 0")) }
+        };
+        match self.rule {
+            Rule::Sgd { momentum, nesterov } => {
+                share("momentum", momentum)?;
+                if nesterov && momentum == 0.0 {
+                    return Err(setting("momentum", momentum, "above 0 with Nesterov"));
+                }
+            }
+            Rule::Adamw { beta1, beta2, eps } => {
+                share("beta1", beta1)?;
+                share("beta2", beta2)?;
+                positive("eps", eps)?;
+            }
+            Rule::Lars { momentum, trust } => {
+                share("momentum", momentum)?;
+                positive("trust coefficient", trust)?;
+            }
+        }
+        if !self.weight_decay.is_finite() || self.weight_decay < 0.0 {
+            return Err(setting("weight decay", self.weight_decay, "finite and at least 0"));
+        }
+        self.clip.map_or(Ok(()), |clip| positive("largest gradient norm", clip))?;
+        self.ema.map_or(Ok(()), |ema| share("share of the averaged weights", ema))
+    }
+
+    /// What is done at a step: `step` counts optimiser steps from 1.
+    pub fn update(&self, table: &Table, lr: f32, step: u64) -> Update {
+        let group = |entry: &crate::engine::parameters::Entry| {
+            let weight = entry.spec.role == Role::Weight;
+            let weight_decay = if weight || self.decay_all { self.weight_decay } else { 0.0 };
+            Group { range: entry.range, weight_decay, adapted: weight }
+        };
+        let groups = table.parameters().iter().map(group).collect();
+        Update { rule: self.rule, lr, step, clip: self.clip, ema: self.ema, groups }
+    }
+}
+
+fn setting(name: &'static str, value: f32, range: &'static str) -> TrainError {
+    TrainError::Setting { name, value: value.into(), range }
+}

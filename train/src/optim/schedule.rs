@@ -1,83 +1,186 @@
-//! Learning rate by epoch.
+//! Learning rate over a run.
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 
-/// Linear warm-up, then cosine to zero, stepped per epoch (METHODS.md section 1).
-///
-/// With `W` warm-up epochs of `E` and epochs counted from 0:
-/// - `e < W`: `start + (base - start) * e / W`
-/// - else: `base / 2 * (1 + cos(pi * (e - W) / (E - W)))`
-///
-/// so that epoch `W` is the first at the base rate, and zero would be reached at epoch `E`, which is never trained.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Schedule {
-    base: f64,
-    start: f64,
-    warmup_epochs: u32,
-    epochs: u32,
+/// What follows the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// Half a cosine to zero.
+    Cosine,
+    /// Times `factor` every `every` epochs after the warm-up.
+    Step {
+        /// Epochs between two drops.
+        every: u32,
+        /// What remains after a drop.
+        factor: f32,
+    },
+    /// The base rate to the end.
+    Constant,
 }
 
+/// When the rate changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// At the beginning of every epoch, as in the paper.
+    Epoch,
+    /// At every step.
+    Step,
+}
+
+/// A schedule's constants.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduleSettings {
+    /// Rate after the warm-up.
+    pub base: f64,
+    /// Rate at the start of the warm-up.
+    pub start: f64,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: u32,
+    /// Epochs of the run.
+    pub epochs: u32,
+    /// Optimiser steps of an epoch.
+    pub steps_per_epoch: usize,
+    /// What follows the warm-up.
+    pub kind: ScheduleKind,
+    /// When the rate changes.
+    pub unit: Unit,
+}
+
+/// Linear warm-up, then cosine, steps or a constant (METHODS.md section 1).
+///
+/// With `W` warm-up epochs of `E`, and `e` the epochs done (whole ones, or with their fraction where the rate moves at every step):
+/// - `e < W`: `start + (base - start) * e / W`
+/// - cosine: `base / 2 * (1 + cos(pi * (e - W) / (E - W)))`
+/// - steps: `base * factor^floor((e - W) / every)`
+///
+/// so that `e = W` is the first at the base rate, and a cosine would reach zero at `e = E`, which is never trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule(ScheduleSettings);
+
 impl Schedule {
-    /// A schedule over `epochs` epochs.
+    /// A schedule.
     ///
     /// # Errors
-    /// A rate that is not finite and at least 0, no epochs, or a warm-up longer than the training.
-    pub fn new(base: f64, start: f64, warmup_epochs: u32, epochs: u32) -> Result<Self, TrainError> {
-        for (name, value) in [("the base learning rate", base), ("the first learning rate", start)] {
+    /// A rate that is not finite and at least 0, no epochs or steps, or a warm-up longer than the training.
+    pub fn new(settings: ScheduleSettings) -> Result<Self, TrainError> {
+        let rates = [("the base learning rate", settings.base), ("the first learning rate", settings.start)];
+        for (name, value) in rates {
             if !value.is_finite() || value < 0.0 {
                 return Err(TrainError::Setting { name, value, range: "finite and at least 0" });
             }
         }
-        if epochs == 0 {
-            return Err(TrainError::Setting { name: "epochs", value: 0.0, range: "at least 1" });
+        if settings.epochs == 0 || settings.steps_per_epoch == 0 {
+            return Err(TrainError::Setting {
+                name: "epochs and their steps",
+                value: 0.0,
+                range: "at least 1",
+            });
         }
-        if warmup_epochs > epochs {
-            let value = f64::from(warmup_epochs);
+        if settings.warmup_epochs > settings.epochs {
+            let value = f64::from(settings.warmup_epochs);
             return Err(TrainError::Setting { name: "warm-up epochs", value, range: "at most the epochs" });
         }
-        Ok(Self { base, start, warmup_epochs, epochs })
+        if let ScheduleKind::Step { every, factor } = settings.kind
+            && (every == 0 || !factor.is_finite() || factor <= 0.0 || factor > 1.0)
+        {
+            let range = "above 0 and at most 1, every 1 or more epochs";
+            return Err(TrainError::Setting { name: "the step factor", value: factor.into(), range });
+        }
+        Ok(Self(settings))
     }
 
-    /// The learning rate of an epoch, counted from 0.
-    pub fn lr(&self, epoch: u32) -> f64 {
-        if epoch < self.warmup_epochs {
-            let done = f64::from(epoch) / f64::from(self.warmup_epochs);
-            return self.start + (self.base - self.start) * done;
+    /// The learning rate of a step, counted from 0 over the whole run.
+    pub fn lr(&self, step: usize) -> f64 {
+        let ScheduleSettings { base, start, warmup_epochs, epochs, steps_per_epoch, kind, unit } = self.0;
+        let whole = real(step / steps_per_epoch);
+        let done = match unit {
+            Unit::Epoch => whole,
+            Unit::Step => whole + real(step % steps_per_epoch) / real(steps_per_epoch),
+        };
+        let warmup = f64::from(warmup_epochs);
+        if done < warmup {
+            return start + (base - start) * done / warmup;
         }
-        let span = self.epochs.saturating_sub(self.warmup_epochs).max(1);
-        let done = f64::from((epoch - self.warmup_epochs).min(span)) / f64::from(span);
-        self.base / 2.0 * (1.0 + (std::f64::consts::PI * done).cos())
+        match kind {
+            ScheduleKind::Constant => base,
+            ScheduleKind::Step { every, factor } => {
+                base * f64::from(factor).powf(((done - warmup) / f64::from(every)).floor())
+            }
+            ScheduleKind::Cosine => {
+                let span = f64::from(epochs.saturating_sub(warmup_epochs).max(1));
+                base / 2.0 * (1.0 + (std::f64::consts::PI * ((done - warmup) / span).min(1.0)).cos())
+            }
+        }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "steps are far below 2^53")]
+fn real(value: usize) -> f64 {
+    value as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn warms_up_linearly_and_falls_as_a_cosine() {
-        let schedule = Schedule::new(0.24, 0.03, 5, 200).unwrap();
-        assert_eq!(schedule.lr(0), 0.03);
-        assert!((schedule.lr(2) - 0.114).abs() < 1e-12);
-        assert_eq!(schedule.lr(5), 0.24);
-        let middle = 5 + 195 / 3;
-        assert!((schedule.lr(middle) - 0.18).abs() < 1e-12, "cos(pi/3) is a half");
-        assert!(schedule.lr(199) > 0.0 && schedule.lr(199) < 2e-5);
-        assert!(schedule.lr(200).abs() < 1e-12);
+    fn settings() -> ScheduleSettings {
+        ScheduleSettings {
+            base: 0.24,
+            start: 0.03,
+            warmup_epochs: 5,
+            epochs: 200,
+            steps_per_epoch: 10,
+            kind: ScheduleKind::Cosine,
+            unit: Unit::Epoch,
+        }
     }
 
     #[test]
-    fn no_warm_up_starts_at_the_base_rate() {
-        let schedule = Schedule::new(0.1, 0.03, 0, 10).unwrap();
-        assert_eq!(schedule.lr(0), 0.1);
-        assert!((schedule.lr(5) - 0.05).abs() < 1e-12);
+    fn warms_up_linearly_and_falls_as_a_cosine() {
+        let schedule = Schedule::new(settings()).unwrap();
+        assert_eq!(schedule.lr(0), 0.03);
+        assert!((schedule.lr(29) - 0.114).abs() < 1e-12, "epoch 2 to its last step");
+        assert_eq!(schedule.lr(50), 0.24);
+        let middle = 5 + 195 / 3;
+        assert!((schedule.lr(10 * middle) - 0.18).abs() < 1e-12, "cos(pi/3) is a half");
+        assert!(schedule.lr(1999) > 0.0 && schedule.lr(1999) < 2e-5);
+        assert!(schedule.lr(2000).abs() < 1e-12);
+    }
+
+    #[test]
+    fn moves_at_every_step_where_asked() {
+        let schedule = Schedule::new(ScheduleSettings { unit: Unit::Step, ..settings() }).unwrap();
+        assert!((schedule.lr(25) - (0.03 + 0.21 * 0.5)).abs() < 1e-12);
+        assert!(schedule.lr(51) < schedule.lr(50));
+        assert!(schedule.lr(1999) < 1e-6);
+    }
+
+    #[test]
+    fn steps_and_constants() {
+        let kind = ScheduleKind::Step { every: 30, factor: 0.1 };
+        let steps = Schedule::new(ScheduleSettings { kind, warmup_epochs: 0, ..settings() }).unwrap();
+        assert_eq!((steps.lr(0), steps.lr(299)), (0.24, 0.24));
+        assert!((steps.lr(300) - 0.024).abs() < 1e-9 && (steps.lr(650) - 0.0024).abs() < 1e-9);
+        let constant =
+            Schedule::new(ScheduleSettings { kind: ScheduleKind::Constant, ..settings() }).unwrap();
+        assert_eq!((constant.lr(50), constant.lr(1999)), (0.24, 0.24));
     }
 
     #[test]
     fn nonsense_is_refused() {
-        assert!(Schedule::new(f64::NAN, 0.0, 0, 1).is_err());
-        assert!(Schedule::new(0.1, -0.1, 0, 1).is_err());
-        assert!(Schedule::new(0.1, 0.1, 0, 0).is_err());
-        assert!(Schedule::new(0.1, 0.1, 3, 2).is_err());
+        let wrong = [
+            ScheduleSettings { base: f64::NAN, ..settings() },
+            ScheduleSettings { start: -0.1, ..settings() },
+            ScheduleSettings { epochs: 0, ..settings() },
+            ScheduleSettings { steps_per_epoch: 0, ..settings() },
+            ScheduleSettings { warmup_epochs: 201, ..settings() },
+            ScheduleSettings { kind: ScheduleKind::Step { every: 0, factor: 0.1 }, ..settings() },
+            ScheduleSettings { kind: ScheduleKind::Step { every: 1, factor: 1.5 }, ..settings() },
+        ];
+        assert!(wrong.into_iter().all(|settings| Schedule::new(settings).is_err()));
     }
 }

@@ -8,6 +8,8 @@ use lgd_data::render::MAX_SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::RunError;
+use crate::loader::origin::StoredUse;
+use crate::optim::{OptimiserSettings, ScheduleKind, Unit};
 use crate::student::Architecture;
 
 /// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (METHODS section 1).
@@ -65,10 +67,14 @@ pub struct TrainConfig {
     pub start_lr: f32,
     /// Epochs of linear warm-up.
     pub warmup_epochs: u32,
-    /// Momentum of SGD.
-    pub momentum: f32,
-    /// Weight decay.
-    pub weight_decay: f32,
+    /// What follows the warm-up.
+    pub schedule: ScheduleKind,
+    /// Whether the rate changes at every epoch or at every step.
+    pub lr_unit: Unit,
+    /// The optimiser.
+    pub optimiser: OptimiserSettings,
+    /// Parts that a batch goes through the student in, one after the other; their gradients are averaged before the step.
+    pub accumulate: usize,
     /// Weight of the visual part of the loss; the textual part has 1 - alpha.
     pub alpha: f32,
     /// Temperature tau_s of the student's distributions.
@@ -79,6 +85,9 @@ pub struct TrainConfig {
     pub vsb_momentum: f32,
     /// Seed of initialisation, order and dropout.
     pub seed: u64,
+    /// Whether the cache's stored views are used.
+    #[serde(default)]
+    pub stored_views: StoredUse,
     /// Weights to start from, torchvision's names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
@@ -97,13 +106,16 @@ impl TrainConfig {
             base_lr,
             start_lr: base_lr.min(REFERENCE_LR),
             warmup_epochs: WARMUP_EPOCHS.min(epochs / 4),
-            momentum: 0.9,
-            weight_decay: 1e-4,
+            schedule: ScheduleKind::Cosine,
+            lr_unit: Unit::Epoch,
+            optimiser: OptimiserSettings::default(),
+            accumulate: 1,
             alpha: 0.5,
             student_temperature: 0.2,
             vsb: VisualMode::Mean,
             vsb_momentum: 0.999,
             seed,
+            stored_views: StoredUse::default(),
             init: None,
         }
     }
@@ -134,8 +146,15 @@ impl TrainConfig {
                 not_negative(self.start_lr),
                 "a number that is not negative",
             ),
-            ("momentum", self.momentum.to_string(), below_one(self.momentum), "at least 0 and below 1"),
-            ("weight_decay", self.weight_decay.to_string(), not_negative(self.weight_decay), "not negative"),
+            (
+                "accumulate",
+                self.accumulate.to_string(),
+                // A part of a single image has no batch statistics.
+                self.accumulate >= 1
+                    && self.batch.is_multiple_of(self.accumulate)
+                    && self.batch / self.accumulate >= 2,
+                "a divisor of the batch that leaves at least 2 images",
+            ),
             ("alpha", self.alpha.to_string(), share(self.alpha), "between 0 and 1"),
             (
                 "student_temperature",
@@ -158,6 +177,7 @@ impl TrainConfig {
             // TOML has signed integers only.
             ("seed", self.seed.to_string(), i64::try_from(self.seed).is_ok(), "below 2^63"),
         ];
+        self.optimiser.validate()?;
         match checks.into_iter().find(|(_, _, valid, _)| !valid) {
             Some((setting, value, _, rule)) => Err(RunError::Configuration { setting, value, rule }),
             None => Ok(()),
@@ -207,6 +227,7 @@ mod tests {
         let mut config = TrainConfig::new(Architecture::MobileNetV2, 160, 90, 100, 42);
         config.init = Some(PathBuf::from("a/b.safetensors"));
         config.vsb = VisualMode::Ema;
+        config.stored_views = StoredUse::Ignored;
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");
         let json = serde_json::to_string(&config).unwrap();

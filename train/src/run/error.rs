@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use lgd_data::ArtefactError;
-use lgd_data::cache::ImageStamp;
+use lgd_data::cache::{ImageStamp, StoredFormat};
 use lgd_data::render::RenderError;
 use thiserror::Error;
 
@@ -40,6 +40,22 @@ pub enum RunError {
         images: PathBuf,
         /// How many are missing.
         missing: usize,
+    },
+    /// Views must be rendered, and the images were not given.
+    #[error("the images are needed: the cache {} {}, and the student takes {size} px\nhint: give --images, or make a cache with --store-views and --store-size {size}", cache.display(), stored_words(stored))]
+    NeedsImages {
+        /// The cache's folder.
+        cache: PathBuf,
+        /// Side of the student's input, pixels.
+        size: u32,
+        /// The views that the cache stores.
+        stored: Option<StoredFormat>,
+    },
+    /// The loader's threads cannot be started.
+    #[error("cannot start the loader's threads: {reason}")]
+    Threads {
+        /// The system's words.
+        reason: String,
     },
     /// An image is not the one that the teacher saw.
     #[error("{key}: the image changed since extraction: the cache has {} x {} pixels with content {:016x}, the image {} x {} with {:016x}\nhint: restore the image, or extract again", expected.width, expected.height, expected.content, got.width, got.height, got.content)]
@@ -190,6 +206,7 @@ impl RunError {
             Self::Artefact(ArtefactError::Occupied { .. })
             | Self::Configuration { .. }
             | Self::TooFewSamples { .. }
+            | Self::NeedsImages { .. }
             | Self::NonFinite { .. }
             | Self::Diverged { .. }
             | Self::MissingInput { .. }
@@ -204,7 +221,7 @@ impl RunError {
             | Self::InitialWeights { .. }
             | Self::NoImages { .. } => FailureKind::Artefact,
             Self::Interrupted { .. } | Self::EvaluationInterrupted => FailureKind::Interrupted,
-            Self::Train(_) | Self::Render(_) => FailureKind::Other,
+            Self::Train(_) | Self::Render(_) | Self::Threads { .. } => FailureKind::Other,
         }
     }
 }
@@ -213,4 +230,8 @@ impl From<candle_core::Error> for RunError {
     fn from(error: candle_core::Error) -> Self {
         Self::Train(error.into())
     }
+}
+
+fn stored_words(stored: &Option<StoredFormat>) -> String {
+    stored.map_or("stores no views".to_owned(), |format| format!("stores views ({format})"))
 }

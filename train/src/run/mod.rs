@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use lgd_data::ArtefactError;
-use lgd_data::cache::TeacherRecord;
+use lgd_data::cache::{StoredFormat, TeacherRecord};
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{ContentHash, FileEntry, Verify, read_manifest};
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ pub(crate) use metrics::MetricsFile;
 pub use metrics::{MetricsKind, MetricsLine};
 
 use crate::loader::pixels::InputFormat;
-use crate::student::Student;
+use crate::student::{Head, Student, StudentConfig};
 
 /// The version of the run format that this program writes and reads.
 pub const RUN_VERSION: u32 = 1;
@@ -94,6 +94,9 @@ pub struct RunManifest {
     pub dim: usize,
     /// Samples in the cache.
     pub samples: usize,
+    /// The format of the cache's stored views, where the student is shown those; views are rendered from the images otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_views: Option<StoredFormat>,
     /// Steps per epoch.
     pub steps_per_epoch: usize,
     /// Steps done at the latest checkpoint.
@@ -174,11 +177,11 @@ impl Run {
     /// [`RunError`] where the weights are unreadable or are not this student's.
     pub fn student(&self, device: &Device) -> Result<Student, RunError> {
         let config = &self.manifest.config;
-        let student = Student::new(config.student, self.manifest.dim, config.seed, device)?;
+        let head = Head::Projection { dim: self.manifest.dim };
+        let mut student = Student::new(StudentConfig::new(config.student, head, config.seed), device)?;
         let path = self.weights();
         let bytes = fs::read(&path).during("read", &path)?;
         let report = student
-            .params()
             .load_safetensors(&bytes)
             .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
         if !report.is_complete() || !report.unused.is_empty() {

@@ -1,53 +1,113 @@
-//! Students: a backbone with torchvision's structure and names, and the projection head of LGD.
+//! Students: backbones with torchvision's structure and names, and what stands on them.
 
-mod backbone;
+mod blocks;
+mod efficientnet;
 mod head;
-mod layers;
 mod mobilenet_v2;
+mod mobilenet_v3;
 mod resnet;
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
+use lgd_kernels::ShapeError;
+use lgd_kernels::geometry::expect_positive;
 use serde::{Deserialize, Serialize};
 
-use self::backbone::Backbone;
-use self::head::ProjectionHead;
-pub use self::layers::Mode;
-use crate::error::{TrainError, expect_dims};
-use crate::ops;
-use crate::params::{Initializer, ParameterSet};
+#[cfg(feature = "cuda")]
+use crate::engine::CudaBackend;
+use crate::engine::graph::{Builder, Graph, Shape, Value};
+use crate::engine::parameters::{Entry, State, Table};
+use crate::engine::{CpuBackend, Engine, Program, Tape};
+pub use crate::engine::{Images, Mode};
+use crate::error::TrainError;
+use crate::optim::Update;
+use crate::params::{LoadReport, ShapeMismatch};
 
 /// The backbones there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Architecture {
     /// torchvision's `resnet18`.
     #[serde(rename = "resnet18")]
     ResNet18,
+    /// torchvision's `resnet34`.
+    #[serde(rename = "resnet34")]
+    ResNet34,
+    /// torchvision's `resnet50`.
+    #[serde(rename = "resnet50")]
+    ResNet50,
     /// torchvision's `mobilenet_v2`.
     #[serde(rename = "mobilenet_v2")]
     MobileNetV2,
+    /// torchvision's `mobilenet_v3_large`.
+    #[serde(rename = "mobilenet_v3_large")]
+    MobileNetV3Large,
+    /// torchvision's `efficientnet_b0`.
+    #[serde(rename = "efficientnet_b0")]
+    EfficientNetB0,
 }
 
 impl Architecture {
     /// Every architecture.
-    pub const ALL: [Self; 2] = [Self::ResNet18, Self::MobileNetV2];
+    pub const ALL: [Self; 6] = [
+        Self::ResNet18,
+        Self::ResNet34,
+        Self::ResNet50,
+        Self::MobileNetV2,
+        Self::MobileNetV3Large,
+        Self::EfficientNetB0,
+    ];
 
     /// torchvision's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::ResNet18 => "resnet18",
+            Self::ResNet34 => "resnet34",
+            Self::ResNet50 => "resnet50",
             Self::MobileNetV2 => "mobilenet_v2",
+            Self::MobileNetV3Large => "mobilenet_v3_large",
+            Self::EfficientNetB0 => "efficientnet_b0",
         }
     }
 
     /// Width `d` of the pooled feature.
     pub fn feature_dim(self) -> usize {
         match self {
-            Self::ResNet18 => 512,
-            Self::MobileNetV2 => 1280,
+            Self::ResNet18 | Self::ResNet34 => 512,
+            Self::ResNet50 => 2048,
+            Self::MobileNetV3Large => 960,
+            Self::MobileNetV2 | Self::EfficientNetB0 => 1280,
+        }
+    }
+
+    /// What torchvision drops out in training.
+    fn regularisation(self) -> Regularisation {
+        match self {
+            Self::ResNet18 | Self::ResNet34 | Self::ResNet50 => Regularisation::NONE,
+            Self::MobileNetV2 | Self::MobileNetV3Large => {
+                Regularisation { dropout: 0.2, stochastic_depth: 0.0 }
+            }
+            Self::EfficientNetB0 => Regularisation { dropout: 0.2, stochastic_depth: 0.2 },
+        }
+    }
+
+    /// Feature maps at ascending strides.
+    fn features(
+        self,
+        builder: &mut Builder,
+        images: Value,
+        stochastic_depth: f32,
+    ) -> Result<Vec<Value>, ShapeError> {
+        match self {
+            Self::ResNet18 => resnet::features(builder, images, resnet::Block::Basic, [2, 2, 2, 2]),
+            Self::ResNet34 => resnet::features(builder, images, resnet::Block::Basic, [3, 4, 6, 3]),
+            Self::ResNet50 => resnet::features(builder, images, resnet::Block::Bottleneck, [3, 4, 6, 3]),
+            Self::MobileNetV2 => mobilenet_v2::features(builder, images),
+            Self::MobileNetV3Large => mobilenet_v3::features(builder, images),
+            Self::EfficientNetB0 => efficientnet::features(builder, images, stochastic_depth),
         }
     }
 }
@@ -67,83 +127,309 @@ impl FromStr for Architecture {
     }
 }
 
-/// What a student makes of a batch.
+/// What is dropped at random in training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Regularisation {
+    /// Probability of a value of the pooled feature.
+    pub dropout: f32,
+    /// Probability of the last residual block, for each image.
+    pub stochastic_depth: f32,
+}
+
+impl Regularisation {
+    /// Nothing.
+    pub const NONE: Self = Self { dropout: 0.0, stochastic_depth: 0.0 };
+}
+
+/// What stands on the pooled feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// LGD's projection to a unit vector in the teacher's space.
+    Projection {
+        /// Dimensions of the teacher's embeddings.
+        dim: usize,
+    },
+    /// torchvision's classifier, under its names.
+    Classifier {
+        /// Classes.
+        classes: usize,
+    },
+}
+
+/// How a student is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StudentConfig {
+    /// Backbone.
+    pub architecture: Architecture,
+    /// Head.
+    pub head: Head,
+    /// What is dropped in training.
+    pub regularisation: Regularisation,
+    /// Seed of the initial weights.
+    pub seed: u64,
+}
+
+impl StudentConfig {
+    /// torchvision's settings.
+    pub fn new(architecture: Architecture, head: Head, seed: u64) -> Self {
+        Self { architecture, head, regularisation: architecture.regularisation(), seed }
+    }
+
+    fn graph(&self, shape: Shape, maps: bool) -> Result<(Graph, Table), ShapeError> {
+        let (mut builder, images) = Builder::new(shape)?;
+        let features =
+            self.architecture.features(&mut builder, images, self.regularisation.stochastic_depth)?;
+        let pooled = builder.global_average_pool(features[features.len() - 1]);
+        let dropout = self.regularisation.dropout;
+        let top = match self.head {
+            Head::Projection { dim } => head::projection(&mut builder, pooled, dim, dropout)?,
+            Head::Classifier { classes } => {
+                head::classifier(&mut builder, pooled, self.architecture, classes, dropout)?
+            }
+        };
+        let mut outputs = vec![pooled, top];
+        if maps {
+            outputs.extend(features);
+        }
+        Ok(builder.finish(outputs))
+    }
+}
+
+/// What a student makes of a batch; in training, variables that objectives differentiate.
 #[derive(Debug, Clone)]
 pub struct StudentOutput {
     /// Globally averaged last feature map, after its activation: `[B, d]`.
     pub pooled: Tensor,
-    /// L2-normalised embedding in the teacher's space: `[B, D]`.
+    /// The head's output: L2-normalised embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
     pub embedding: Tensor,
 }
 
-/// A backbone, its head, and their parameters.
+/// A backbone, its head, their parameters, and the device they live on.
 pub struct Student {
-    architecture: Architecture,
-    backbone: Box<dyn Backbone>,
-    head: ProjectionHead,
-    params: ParameterSet,
+    config: StudentConfig,
+    table: Table,
+    engine: Box<dyn Engine>,
+    programs: HashMap<(Shape, bool), Arc<Program>>,
+    variables: Option<[Var; 2]>,
 }
 
 impl Student {
-    /// A student with torchvision's initial weights, drawn from `seed`, for a teacher of `embedding_dim` dimensions.
+    /// A student with torchvision's initial weights; on a GPU it computes in bf16.
     ///
     /// # Errors
-    /// No dimensions, or a device that refuses the tensors.
-    pub fn new(
-        architecture: Architecture,
-        embedding_dim: usize,
-        seed: u64,
-        device: &Device,
+    /// A head without outputs, or a device that cannot be had.
+    pub fn new(config: StudentConfig, device: &Device) -> Result<Self, TrainError> {
+        Self::with_engine(config, |state| match device {
+            Device::Cpu => Ok(Box::new(Tape::new(CpuBackend::new(state.clone())))),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => {
+                let (element, tuning) = (lgd_cuda::Element::Bf16, lgd_cuda::Tuning::default());
+                Ok(Box::new(Tape::new(CudaBackend::new(device.clone(), state, element, tuning)?)))
+            }
+            _ => {
+                let reason = "there is no engine for it".to_owned();
+                Err(TrainError::Device { device: format!("{device:?}"), reason })
+            }
+        })
+    }
+
+    /// A student on the engine that `make` makes from torchvision's initial weights.
+    ///
+    /// # Errors
+    /// A head without outputs, or an error of `make`.
+    pub fn with_engine(
+        config: StudentConfig,
+        make: impl FnOnce(&State) -> Result<Box<dyn Engine>, TrainError>,
     ) -> Result<Self, TrainError> {
-        crate::kernels::geometry::expect_positive("the embedding's dimension", embedding_dim)?;
-        let mut init = Initializer::new(seed, device);
-        let backbone: Box<dyn Backbone> = match architecture {
-            Architecture::ResNet18 => Box::new(resnet::ResNet::new_18(&mut init)?),
-            Architecture::MobileNetV2 => Box::new(mobilenet_v2::MobileNetV2::new(&mut init)?),
-        };
-        let dropout = match architecture {
-            Architecture::ResNet18 => 0.0,
-            Architecture::MobileNetV2 => 0.2,
-        };
-        let head = ProjectionHead::new(&mut init, architecture.feature_dim(), embedding_dim, dropout)?;
-        Ok(Self { architecture, backbone, head, params: init.finish() })
+        match config.head {
+            Head::Projection { dim } => expect_positive("the embedding's dimension", dim)?,
+            Head::Classifier { classes } => expect_positive("classes", classes)?,
+        }
+        // The parameters do not depend on the size of the images.
+        let (_, table) = config.graph(Shape { batch: 1, height: 32, width: 32, channels: 3 }, false)?;
+        let engine = make(&table.initial(config.seed))?;
+        Ok(Self { config, table, engine, programs: HashMap::new(), variables: None })
     }
 
     /// The backbone's architecture.
     pub fn architecture(&self) -> Architecture {
-        self.architecture
+        self.config.architecture
     }
 
-    /// Dimensions `D` of the embedding.
+    /// Width of the head's output: dimensions `D` of the embedding, or classes.
     pub fn embedding_dim(&self) -> usize {
-        self.head.embedding_dim()
+        match self.config.head {
+            Head::Projection { dim } => dim,
+            Head::Classifier { classes } => classes,
+        }
     }
 
-    /// Parameters and buffers.
-    pub fn params(&self) -> &ParameterSet {
-        &self.params
+    /// Names, shapes and places of parameters and buffers.
+    pub fn table(&self) -> &Table {
+        &self.table
     }
 
-    /// Pooled feature and embedding of `images` `[B, H, W, 3]`, f32, normalised as the teacher's preprocessing says.
+    /// The engine that computes, for updates and optimiser state.
+    pub fn engine(&mut self) -> &mut dyn Engine {
+        &mut *self.engine
+    }
+
+    /// Pooled feature and embedding of `images` `[B, H, W, 3]`.
     ///
-    /// In training the result can be differentiated and the running statistics move; in inference neither.
+    /// In training the result can be differentiated with [`backward`](Self::backward) and the running statistics move; in
+    /// inference neither.
     ///
     /// # Errors
-    /// Images of another shape or type, or too small for the backbone.
-    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<StudentOutput, TrainError> {
-        let maps = self.features(images, mode)?;
-        let pooled = ops::global_average_pool(&maps[maps.len() - 1])?;
-        let embedding = self.head.forward(&pooled, mode)?;
+    /// Images of another length than the shape says, or too small for the backbone.
+    pub fn forward(
+        &mut self,
+        images: Images<'_>,
+        (batch, height, width): (usize, usize, usize),
+        mode: Mode,
+    ) -> Result<StudentOutput, TrainError> {
+        self.run(images, Shape { batch, height, width, channels: 3 }, mode, false)?;
+        let (pooled, embedding) = (self.engine.output(0)?, self.engine.output(1)?);
+        if mode == Mode::Inference {
+            return Ok(StudentOutput { pooled, embedding });
+        }
+        let variables = [Var::from_tensor(&pooled)?, Var::from_tensor(&embedding)?];
+        let [pooled, embedding] = variables.each_ref().map(|variable| variable.as_tensor().clone());
+        self.variables = Some(variables);
         Ok(StudentOutput { pooled, embedding })
     }
 
-    /// Feature maps of `images` `[B, H, W, 3]` at ascending strides, NHWC: ResNet-18 at 4, 8, 16, 32; MobileNetV2 at 2, 4, 8, 16, 32.
+    /// Gradients of all parameters of `loss`, which was made from the output of the last [`forward`](Self::forward); added to those of
+    /// the last call where `accumulate` says so.
+    ///
+    /// # Errors
+    /// No forward pass in training since the last call, or an error of the device.
+    pub fn backward(&mut self, loss: &Tensor, accumulate: bool) -> Result<(), TrainError> {
+        let variables = self.variables.take().ok_or(TrainError::NothingRan)?;
+        let mut gradients = loss.backward()?;
+        let gradients = variables.map(|variable| gradients.remove(&variable));
+        self.engine.backward(&gradients, accumulate)
+    }
+
+    /// One step of the optimiser by the gradients of the last backward passes.
+    ///
+    /// # Errors
+    /// An update made for another student, or an error of the device.
+    pub fn update(&mut self, update: &Update) -> Result<(), TrainError> {
+        self.engine.update(&self.table, update)
+    }
+
+    /// Feature maps of `images` `[B, H, W, 3]` at ascending strides, NHWC, in inference: ResNets at 4, 8, 16, 32; the others at 2, 4, 8,
+    /// 16, 32.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn features(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>, TrainError> {
-        let (batch, height, width, _) = images.dims4()?;
-        expect_dims("images", images, &[batch, height, width, 3])?;
-        self.backbone.features(images, mode)
+    pub fn features(
+        &mut self,
+        images: Images<'_>,
+        (batch, height, width): (usize, usize, usize),
+    ) -> Result<Vec<Tensor>, TrainError> {
+        let shape = Shape { batch, height, width, channels: 3 };
+        let program = self.run(images, shape, Mode::Inference, true)?;
+        (2..program.graph().outputs().len()).map(|at| self.engine.output(at)).collect()
+    }
+
+    fn run(
+        &mut self,
+        images: Images<'_>,
+        shape: Shape,
+        mode: Mode,
+        maps: bool,
+    ) -> Result<Arc<Program>, TrainError> {
+        let program = match self.programs.get(&(shape, maps)) {
+            Some(program) => Arc::clone(program),
+            None => {
+                let (graph, _) = self.config.graph(shape, maps)?;
+                let program = Arc::new(self.engine.plan(graph));
+                self.programs.insert((shape, maps), Arc::clone(&program));
+                program
+            }
+        };
+        self.engine.forward(&program, images, mode)?;
+        Ok(program)
+    }
+
+    /// Parameters and buffers by name, in torchvision's shapes, on the CPU.
+    ///
+    /// # Errors
+    /// A device that cannot be read.
+    pub fn tensors(&mut self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let state = self.engine.state()?;
+        let tensor = |entry: &Entry, flat: &[f32]| {
+            let values = entry.spec.read(&flat[entry.range.indices()]);
+            Ok((entry.spec.name.clone(), Tensor::from_vec(values, &entry.spec.shape[..], &Device::Cpu)?))
+        };
+        let parameters = self.table.parameters().iter().map(|entry| tensor(entry, &state.parameters));
+        let buffers = self.table.buffers().iter().map(|entry| tensor(entry, &state.buffers));
+        parameters.chain(buffers).collect()
+    }
+
+    /// The gradients of the last backward passes by name, in torchvision's shapes, on the CPU.
+    ///
+    /// # Errors
+    /// A device that cannot be read.
+    pub fn gradients(&mut self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let flat = self.engine.gradients()?;
+        let tensor = |entry: &Entry| {
+            let values = entry.spec.read(&flat[entry.range.indices()]);
+            Ok((entry.spec.name.clone(), Tensor::from_vec(values, &entry.spec.shape[..], &Device::Cpu)?))
+        };
+        self.table.parameters().iter().map(tensor).collect()
+    }
+
+    /// Copies every tensor whose name and shape fit; reports the rest. Values of any float type are converted to f32.
+    ///
+    /// `num_batches_tracked`, which torchvision stores and nothing here uses, is passed over in silence.
+    ///
+    /// # Errors
+    /// A tensor that cannot be converted, or a device that cannot be written.
+    pub fn load(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<LoadReport, TrainError> {
+        let mut state = self.engine.state()?;
+        let mut report = LoadReport::default();
+        let parameters = self.table.parameters().iter().map(|entry| (entry, false));
+        for (entry, is_buffer) in parameters.chain(self.table.buffers().iter().map(|entry| (entry, true))) {
+            let name = &entry.spec.name;
+            match tensors.get(name) {
+                None => report.missing.push(name.clone()),
+                Some(tensor) if tensor.dims() != entry.spec.shape => report.mismatched.push(ShapeMismatch {
+                    name: name.clone(),
+                    expected: entry.spec.shape.clone(),
+                    got: tensor.dims().to_vec(),
+                }),
+                Some(tensor) => {
+                    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                    let flat = if is_buffer { &mut state.buffers } else { &mut state.parameters };
+                    entry.spec.write(&values, &mut flat[entry.range.indices()]);
+                    report.applied.push(name.clone());
+                }
+            }
+        }
+        let unused = tensors
+            .keys()
+            .filter(|name| self.table.find(name).is_none() && !name.ends_with("num_batches_tracked"));
+        report.unused = unused.cloned().collect();
+        self.engine.load_state(&state)?;
+        Ok(report)
+    }
+
+    /// [`load`](Self::load) from the bytes of a safetensors file.
+    ///
+    /// # Errors
+    /// Bytes that are no safetensors file, or a tensor type that cannot be converted.
+    pub fn load_safetensors(&mut self, bytes: &[u8]) -> Result<LoadReport, TrainError> {
+        let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
+        self.load(&tensors.into_iter().collect())
+    }
+
+    /// Parameters and buffers as the bytes of a safetensors file (f32, sorted by name, with `metadata` in the header).
+    ///
+    /// # Errors
+    /// A device that cannot be read.
+    pub fn to_safetensors(&mut self, metadata: HashMap<String, String>) -> Result<Vec<u8>, TrainError> {
+        Ok(safetensors::serialize(self.tensors()?, Some(metadata))?)
     }
 }

@@ -1,90 +1,69 @@
-//! ResNet with basic blocks, as torchvision's (He et al., arXiv 1512.03385).
+//! ResNets as torchvision's (He et al., arXiv 1512.03385; the bottleneck with its stride in the 3x3 convolution).
 
-use candle_core::Tensor;
+use lgd_kernels::{Activation, ShapeError, Window};
 
-use super::backbone::Backbone;
-use super::layers::{ConvNorm, ConvSpec, Mode};
-use crate::error::TrainError;
-use crate::ops::{self, Activation, Window};
-use crate::params::Initializer;
+use super::blocks::conv_norm;
+use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
 
-/// Stem, max-pool and four stages.
-pub(super) struct ResNet {
-    stem: ConvNorm,
-    stages: Vec<Vec<BasicBlock>>,
+/// What a stage repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Block {
+    /// Two 3x3 convolutions.
+    Basic,
+    /// 1x1, 3x3 and 1x1, four times as wide at the end.
+    Bottleneck,
 }
 
-impl ResNet {
-    /// Two basic blocks per stage.
-    pub(super) fn new_18(init: &mut Initializer<'_>) -> Result<Self, TrainError> {
-        let stem = ConvNorm::new(init, ("conv1", "bn1"), ConvSpec::dense(3, 64, 7, 2), Activation::Relu)?;
-        let mut inputs = 64;
-        let mut stages = Vec::new();
-        for (i, outputs) in [64, 128, 256, 512].into_iter().enumerate() {
-            let mut stage = Vec::new();
-            for j in 0..2 {
-                let stride = if i > 0 && j == 0 { 2 } else { 1 };
-                stage.push(BasicBlock::new(init, &format!("layer{}.{j}", i + 1), inputs, outputs, stride)?);
-                inputs = outputs;
-            }
-            stages.push(stage);
+/// Feature maps at strides 4, 8, 16 and 32.
+pub(super) fn features(
+    builder: &mut Builder,
+    images: Value,
+    block: Block,
+    depths: [usize; 4],
+) -> Result<Vec<Value>, ShapeError> {
+    let relu = NormSpec::new(Activation::Relu);
+    let x = conv_norm(builder, images, ("conv1", "bn1"), ConvSpec::dense(64, 7, 2), relu)?;
+    let mut x = builder.max_pool(x, 3, Window { stride: 2, padding: 1, dilation: 1 })?;
+    let mut maps = Vec::new();
+    for (stage, (width, depth)) in [64, 128, 256, 512].into_iter().zip(depths).enumerate() {
+        for number in 0..depth {
+            let stride = if stage > 0 && number == 0 { 2 } else { 1 };
+            let name = format!("layer{}.{number}", stage + 1);
+            x = residual(builder, x, &name, block, (width, stride))?;
         }
-        Ok(Self { stem, stages })
+        maps.push(x);
     }
+    Ok(maps)
 }
 
-impl Backbone for ResNet {
-    fn features(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>, TrainError> {
-        let x = self.stem.forward(images, mode)?;
-        let mut x = ops::max_pool2d(&x, 3, Window { stride: 2, padding: 1, dilation: 1 })?;
-        let mut maps = Vec::new();
-        for stage in &self.stages {
-            for block in stage {
-                x = block.forward(&x, mode)?;
-            }
-            maps.push(x.clone());
+/// A block and its shortcut, projected where the shape changes.
+fn residual(
+    builder: &mut Builder,
+    x: Value,
+    name: &str,
+    block: Block,
+    (width, stride): (usize, usize),
+) -> Result<Value, ShapeError> {
+    let (convs, outputs) = match block {
+        Block::Basic => (vec![ConvSpec::dense(width, 3, stride), ConvSpec::dense(width, 3, 1)], width),
+        Block::Bottleneck => {
+            let first = [ConvSpec::dense(width, 1, 1), ConvSpec::dense(width, 3, stride)];
+            (first.into_iter().chain([ConvSpec::dense(4 * width, 1, 1)]).collect(), 4 * width)
         }
-        Ok(maps)
+    };
+    let last = convs.len();
+    let mut y = x;
+    for (number, spec) in (1..).zip(convs) {
+        let activation = if number == last { Activation::Identity } else { Activation::Relu };
+        let names = (format!("{name}.conv{number}"), format!("{name}.bn{number}"));
+        y = conv_norm(builder, y, (&names.0, &names.1), spec, NormSpec::new(activation))?;
     }
-}
-
-/// Two 3x3 convolutions and a shortcut, projected where the shape changes.
-struct BasicBlock {
-    first: ConvNorm,
-    second: ConvNorm,
-    shortcut: Option<ConvNorm>,
-}
-
-impl BasicBlock {
-    fn new(
-        init: &mut Initializer<'_>,
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-        stride: usize,
-    ) -> Result<Self, TrainError> {
-        let mut layer = |conv: &str, norm: &str, spec, activation| {
-            ConvNorm::new(init, (&format!("{name}.{conv}"), &format!("{name}.{norm}")), spec, activation)
-        };
-        let spec = ConvSpec::dense(inputs, outputs, 3, stride);
-        let first = layer("conv1", "bn1", spec, Activation::Relu)?;
-        let spec = ConvSpec::dense(outputs, outputs, 3, 1);
-        let second = layer("conv2", "bn2", spec, Activation::Identity)?;
-        let shortcut = if stride != 1 || inputs != outputs {
-            let spec = ConvSpec::dense(inputs, outputs, 1, stride);
-            Some(layer("downsample.0", "downsample.1", spec, Activation::Identity)?)
-        } else {
-            None
-        };
-        Ok(Self { first, second, shortcut })
-    }
-
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor, TrainError> {
-        let y = self.second.forward(&self.first.forward(x, mode)?, mode)?;
-        let shortcut = match &self.shortcut {
-            Some(projection) => projection.forward(x, mode)?,
-            None => x.clone(),
-        };
-        Ok(ops::add(&y, &shortcut, Activation::Relu)?)
-    }
+    let shortcut = if stride != 1 || builder.shape(x).channels != outputs {
+        let names = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
+        let spec = ConvSpec::dense(outputs, 1, stride);
+        conv_norm(builder, x, (&names.0, &names.1), spec, NormSpec::new(Activation::Identity))?
+    } else {
+        x
+    };
+    builder.add(y, shortcut, Activation::Relu)
 }

@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 use crate::run::{MetricsKind, MetricsLine};
 
-use super::session::StepLoss;
-
 /// Sums since some point of the run: an epoch's beginning, or the line before.
 #[derive(Debug)]
 pub(super) struct Meter {
@@ -25,11 +23,11 @@ impl Meter {
     }
 
     /// Adds a step.
-    pub(super) fn add(&mut self, loss: &StepLoss) {
-        self.names = loss.parts.iter().map(|(name, _)| *name).collect();
+    pub(super) fn add(&mut self, total: f32, parts: &[(&'static str, f32)]) {
+        self.names = parts.iter().map(|(name, _)| *name).collect();
         self.sums.resize(2 + self.names.len(), 0.0);
-        let parts = loss.parts.iter().map(|(_, value)| f64::from(*value));
-        let values = [1.0, f64::from(loss.total)].into_iter().chain(parts);
+        let parts = parts.iter().map(|(_, value)| f64::from(*value));
+        let values = [1.0, f64::from(total)].into_iter().chain(parts);
         self.sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         self.timed_steps += 1;
     }
@@ -85,11 +83,11 @@ mod tests {
 
     #[test]
     fn a_line_holds_means_and_a_restored_meter_goes_on_summing() {
-        let loss = |total| StepLoss { total, parts: vec![("text", total + 1.0), ("visual", total + 2.0)] };
+        let parts = |total: f32| [("text", total + 1.0), ("visual", total + 2.0)];
         let mut meter = Meter::new(Vec::new(), Duration::ZERO);
-        meter.add(&loss(1.0));
+        meter.add(1.0, &parts(1.0));
         let mut meter = Meter::new(meter.sums().to_vec(), Duration::ZERO);
-        meter.add(&loss(3.0));
+        meter.add(3.0, &parts(3.0));
         let place = Place { epoch: 4, step: 9, lr: 0.5, batch: 8 };
         let line = meter.line(MetricsKind::Epoch, place, Duration::ZERO);
         assert_eq!((line.epoch, line.step, line.loss), (4, 9, 2.0));

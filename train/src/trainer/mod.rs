@@ -15,10 +15,10 @@ use lgd_data::cache::{Cache, Existing};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::manifest::ContentHash;
-use lgd_data::source::ImageSource;
 use serde::Serialize;
 
 use crate::loader::batches::TrainingImages;
+use crate::loader::origin::Originals;
 use crate::loader::pixels::InputFormat;
 use crate::loader::targets::TargetSource;
 use crate::params::LoadReport;
@@ -34,10 +34,8 @@ pub struct TrainInputs<'a> {
     pub cache: &'a Cache,
     /// The bank, made from this cache.
     pub bank: &'a Bank,
-    /// The images that the cache was extracted from.
-    pub source: &'a dyn ImageSource,
-    /// Where the source is, for messages.
-    pub images: &'a Path,
+    /// The images that the cache was extracted from; not needed where it stores fitting views.
+    pub originals: Option<Originals<'a>>,
 }
 
 /// How a run is carried out; nothing here changes its result.
@@ -53,6 +51,8 @@ pub struct LoopSettings {
     pub threads: usize,
     /// What an image may cost at most.
     pub limits: DecodeLimits,
+    /// Where the student trains.
+    pub device: Device,
 }
 
 impl Default for LoopSettings {
@@ -63,6 +63,7 @@ impl Default for LoopSettings {
             log_steps: 50,
             threads: thread::available_parallelism().map_or(1, usize::from),
             limits: DecodeLimits::default(),
+            device: Device::Cpu,
         }
     }
 }
@@ -78,6 +79,8 @@ pub struct TrainReport {
     pub samples: usize,
     /// Samples per step.
     pub batch: usize,
+    /// What the pixels were made of, in words.
+    pub views: String,
     /// Samples left over at the end of every epoch.
     pub dropped_per_epoch: usize,
     /// Trainable numbers of the student and its head.
@@ -115,14 +118,15 @@ pub fn train(
 ) -> Result<TrainReport, RunError> {
     let start = Instant::now();
     config.validate()?;
-    let targets = TargetSource::open(inputs.cache, inputs.bank, &Device::Cpu)?;
+    let targets = TargetSource::open(inputs.cache, inputs.bank, &settings.device)?;
     let teacher = &inputs.cache.manifest().config.teacher;
     let format =
         InputFormat { size: config.size, resample: teacher.resample, normalization: teacher.normalization };
-    let images = TrainingImages::open(inputs.cache, inputs.source, inputs.images, format, settings.limits)?;
+    let images =
+        TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)?;
     let steps_per_epoch = images.steps_per_epoch(config.batch, config.epochs)?;
-    let mut session = Session::new(config, inputs.bank)?;
-    let init = config.init.as_deref().map(|path| load_initial(&session.student, path)).transpose()?;
+    let mut session = Session::new(config, inputs.bank, teacher.normalization, &settings.device)?;
+    let init = config.init.as_deref().map(|path| load_initial(&mut session.student, path)).transpose()?;
     let manifest = RunManifest {
         format_version: RUN_VERSION,
         config: config.clone(),
@@ -132,6 +136,7 @@ pub fn train(
         teacher: teacher.clone(),
         dim: inputs.cache.dim(),
         samples: images.samples(),
+        stored_views: images.origin().stored(),
         steps_per_epoch,
         step: 0,
         complete: false,
@@ -145,8 +150,9 @@ pub fn train(
         epochs: config.epochs,
         samples: images.samples(),
         batch: config.batch,
+        views: images.origin().to_string(),
         dropped_per_epoch: images.samples() - steps_per_epoch * config.batch,
-        parameters: session.student.params().parameter_count(),
+        parameters: session.student.table().parameter_count(),
         resumed_from: None,
         images: 0,
         seconds: 0.0,
@@ -164,17 +170,18 @@ pub fn train(
         let mut running = Loop::open(config, settings, dir, &mut folder, job)?;
         running.restore(&mut session, &mut report)?;
         running.run(&mut session, &images, &targets, observe, &mut report)?;
-        folder.finish(&session.student.params().to_safetensors(Default::default())?)?;
+        session.take_average()?;
+        folder.finish(&session.student.to_safetensors(Default::default())?)?;
     }
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
 
 /// Starts `student` from the file at `path`; whatever the file lacks keeps its random initialisation.
-fn load_initial(student: &Student, path: &Path) -> Result<(InitRecord, LoadReport), RunError> {
+fn load_initial(student: &mut Student, path: &Path) -> Result<(InitRecord, LoadReport), RunError> {
     let wrong = |reason: String| RunError::InitialWeights { path: path.to_owned(), reason };
     let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let report = student.params().load_safetensors(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let report = student.load_safetensors(&bytes).map_err(|error| wrong(error.to_string()))?;
     let (applied, wanted) =
         (report.applied.len(), report.applied.len() + report.missing.len() + report.mismatched.len());
     // Chance agreements of two architectures are far fewer; days of training must not start from them.

@@ -2,86 +2,182 @@
 
 use candle_core::{Device, Tensor};
 use lgd_data::bank::{Bank, UnassignedSlots};
+use lgd_data::render::Normalization;
 
 use crate::checkpoint::Stateful;
+use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
 use crate::loader::targets::TargetSource;
 use crate::objective::{Lgd, LgdSettings, Objective, VisualBank};
-use crate::optim::{Schedule, Sgd, SgdSettings};
+use crate::optim::{OptimiserSettings, Schedule, ScheduleSettings};
 use crate::run::{RunError, TrainConfig, VisualMode};
-use crate::student::{Mode, Student};
+use crate::student::{Head, Images, Mode, Student, StudentConfig};
 
 /// The parts of a run that change from step to step.
 pub(super) struct Session {
     pub(super) student: Student,
-    sgd: Sgd,
+    optimiser: OptimiserSettings,
+    slots: Vec<&'static str>,
     objective: Box<dyn Objective>,
+    normalization: Normalization,
     seed: u64,
-    size: usize,
+    side: usize,
+    parts: usize,
 }
 
-/// The loss of one step.
+/// The loss of one step: scalars on the device, to be read when somebody wants to know.
 pub(super) struct StepLoss {
-    pub(super) total: f32,
-    pub(super) parts: Vec<(&'static str, f32)>,
+    pub(super) total: Tensor,
+    pub(super) parts: Vec<(&'static str, Tensor)>,
 }
 
 impl Session {
     /// A new student with its objective and optimiser, as `config` and `bank` say.
-    pub(super) fn new(config: &TrainConfig, bank: &Bank) -> Result<Self, RunError> {
-        let student = Student::new(config.student, bank.dim(), config.seed, &Device::Cpu)?;
-        let settings = SgdSettings { momentum: config.momentum, weight_decay: config.weight_decay };
-        let sgd = Sgd::new(settings, student.params())?;
-        let objective = Box::new(objective(config, bank)?);
-        let size = usize::try_from(config.size).unwrap_or(usize::MAX);
-        Ok(Self { student, sgd, objective, seed: config.seed, size })
+    pub(super) fn new(
+        config: &TrainConfig,
+        bank: &Bank,
+        normalization: Normalization,
+        device: &Device,
+    ) -> Result<Self, RunError> {
+        let head = Head::Projection { dim: bank.dim() };
+        let student = Student::new(StudentConfig::new(config.student, head, config.seed), device)?;
+        let slots = config.optimiser.update(student.table(), 0.0, 1).slots();
+        let objective = Box::new(objective(config, bank, device)?);
+        let side = usize::try_from(config.size).unwrap_or(usize::MAX);
+        let (optimiser, seed, parts) = (config.optimiser, config.seed, config.accumulate);
+        Ok(Self { student, optimiser, slots, objective, normalization, seed, side, parts })
     }
 
     /// Everything a checkpoint holds.
     pub(super) fn stateful(&mut self) -> Stateful<'_> {
-        Stateful { student: &self.student, sgd: &mut self.sgd, objective: &mut *self.objective }
+        Stateful { student: &mut self.student, slots: &self.slots, objective: &mut *self.objective }
     }
 
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
     pub(super) fn step(
         &mut self,
-        batch: Batch,
+        batch: &Batch,
         step: usize,
         lr: f32,
         targets: &TargetSource<'_>,
     ) -> Result<StepLoss, RunError> {
-        let (rows, epoch) = (batch.rows.len(), batch.epoch);
-        let shape = (rows, self.size, self.size, 3);
-        let images = Tensor::from_vec(batch.images, shape, &Device::Cpu).map_err(TrainError::from)?;
         let targets = targets.gather(&batch.rows, self.objective.columns())?;
-        let mode = Mode::Train { seed: self.seed, step: u64::try_from(step).unwrap_or(u64::MAX) };
-        let output = self.student.forward(&images, mode)?;
-        let loss = self.objective.loss(&output, &targets)?;
-        let total = loss.total.to_scalar::<f32>()?;
-        if !total.is_finite() {
-            let parts: Vec<String> =
-                loss.parts.iter().map(|(name, value)| format!("{name} {value}")).collect();
-            return Err(RunError::NonFinite { epoch, step, loss: total, parts: parts.join(", ") });
+        let rows = batch.rows.len() / self.parts;
+        let mut losses = Vec::with_capacity(self.parts);
+        for part in 0..self.parts {
+            let pixels = rows * self.side * self.side * 3;
+            let rgb = &batch.images[part * pixels..][..pixels];
+            let images = Images::Pixels { rgb, normalization: &self.normalization };
+            let number = u64::try_from(step * self.parts + part).unwrap_or(u64::MAX);
+            let mode = Mode::Train { seed: self.seed, step: number };
+            let output = self.student.forward(images, (rows, self.side, self.side), mode)?;
+            let loss = if self.parts == 1 {
+                self.objective.loss(&output, &targets)?
+            } else {
+                self.objective.loss(&output, &targets.narrow(part * rows, rows)?)?
+            };
+            let share = (&loss.total / real(self.parts)).map_err(TrainError::from)?;
+            self.student.backward(&share, part > 0)?;
+            losses.push(StepLoss { total: loss.total.detach(), parts: loss.parts });
         }
-        let gradients = loss.total.backward()?;
-        self.sgd.step(self.student.params(), &gradients, lr)?;
+        let loss = mean(losses).map_err(TrainError::from)?;
+        self.require_finite_on_cpu(&loss, batch.epoch, step)?;
+        let number = u64::try_from(step).unwrap_or(u64::MAX).saturating_add(1);
+        let update = self.optimiser.update(self.student.table(), lr, number);
+        self.student.update(&update)?;
         self.objective.after_step(&targets)?;
-        Ok(StepLoss { total, parts: loss.parts })
+        Ok(loss)
+    }
+
+    /// Puts the averaged weights in the place of the trained ones, where there are any.
+    pub(super) fn take_average(&mut self) -> Result<(), RunError> {
+        if self.optimiser.ema.is_none() {
+            return Ok(());
+        }
+        let mut slots = self.student.engine().optimiser_state()?;
+        // A run of no steps has no average.
+        if let (Some(buffers), Some(parameters)) = (slots.pop(), slots.pop()) {
+            self.student.engine().load_state(&State { parameters, buffers })?;
+        }
+        Ok(())
+    }
+
+    /// Where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere the
+    /// loss is checked when it is read.
+    fn require_finite_on_cpu(&self, loss: &StepLoss, epoch: u32, step: usize) -> Result<(), RunError> {
+        match loss.total.device() {
+            Device::Cpu => loss.read(epoch, step).map(|_| ()),
+            _ => Ok(()),
+        }
     }
 }
 
-/// The learning rate of a run. A run of no epochs never asks for one.
-pub(super) fn schedule(config: &TrainConfig) -> Result<Schedule, RunError> {
-    let (base, start) = (f64::from(config.base_lr), f64::from(config.start_lr));
-    Ok(Schedule::new(base, start, config.warmup_epochs, config.epochs.max(1))?)
+/// A loss and its parts, read from the device.
+pub(super) struct ReadLoss {
+    pub(super) total: f32,
+    pub(super) parts: Vec<(&'static str, f32)>,
 }
 
-fn objective(config: &TrainConfig, bank: &Bank) -> Result<Lgd, RunError> {
+impl StepLoss {
+    /// Total and parts.
+    ///
+    /// # Errors
+    /// [`RunError::NonFinite`] where the total is NaN or infinite.
+    pub(super) fn read(&self, epoch: u32, step: usize) -> Result<ReadLoss, RunError> {
+        let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map_err(TrainError::from);
+        let total = scalar(&self.total)?;
+        let parts: Vec<(&'static str, f32)> = self
+            .parts
+            .iter()
+            .map(|(name, value)| Ok((*name, scalar(value)?)))
+            .collect::<Result<_, TrainError>>()?;
+        if !total.is_finite() {
+            let parts: Vec<String> = parts.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            return Err(RunError::NonFinite { epoch, step, loss: total, parts: parts.join(", ") });
+        }
+        Ok(ReadLoss { total, parts })
+    }
+}
+
+/// The mean of the losses of a batch's parts.
+fn mean(mut losses: Vec<StepLoss>) -> Result<StepLoss, candle_core::Error> {
+    let count = real(losses.len());
+    let Some(mut sum) = losses.pop() else { candle_core::bail!("a step without parts") };
+    if losses.is_empty() {
+        return Ok(sum);
+    }
+    for loss in losses {
+        sum.total = (sum.total + loss.total)?;
+        for ((_, sum), (_, part)) in sum.parts.iter_mut().zip(loss.parts) {
+            *sum = (&*sum + part)?;
+        }
+    }
+    sum.total = (sum.total / count)?;
+    for (_, part) in &mut sum.parts {
+        *part = (&*part / count)?;
+    }
+    Ok(sum)
+}
+
+/// The learning rate of a run. A run of no epochs never asks for one.
+pub(super) fn schedule(config: &TrainConfig, steps_per_epoch: usize) -> Result<Schedule, RunError> {
+    Ok(Schedule::new(ScheduleSettings {
+        base: f64::from(config.base_lr),
+        start: f64::from(config.start_lr),
+        warmup_epochs: config.warmup_epochs,
+        epochs: config.epochs.max(1),
+        steps_per_epoch: steps_per_epoch.max(1),
+        kind: config.schedule,
+        unit: config.lr_unit,
+    })?)
+}
+
+fn objective(config: &TrainConfig, bank: &Bank, device: &Device) -> Result<Lgd, RunError> {
     let record = &bank.manifest().record;
     let prototypes = |values: &[f32]| {
         let shape = (bank.categories(), bank.dim());
-        Tensor::from_slice(values, shape, &Device::Cpu).map_err(TrainError::from)
+        Tensor::from_slice(values, shape, device).map_err(TrainError::from)
     };
     let settings = LgdSettings {
         alpha: config.alpha,
@@ -95,4 +191,9 @@ fn objective(config: &TrainConfig, bank: &Bank) -> Result<Lgd, RunError> {
     let kept = record.unassigned_slots == UnassignedSlots::Kept;
     let assigned: Vec<bool> = record.categories.iter().map(|category| kept || category.count > 0).collect();
     Ok(Lgd::new(settings, prototypes(bank.tsb())?, visual, &assigned)?)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a batch has few parts")]
+fn real(parts: usize) -> f64 {
+    parts as f64
 }

@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 use lgd_data::job::Job;
 
 use super::meter::{Meter, Place, per_second, share};
-use super::session::{Session, schedule};
+use super::session::{ReadLoss, Session, StepLoss, schedule};
 use super::{LoopSettings, TrainReport};
 use crate::checkpoint::{self, Progress};
 use crate::loader::batches::{Batch, Batches, StreamPlan, TrainingImages};
 use crate::loader::targets::TargetSource;
 use crate::optim::Schedule;
 use crate::run::{MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig};
+
+/// Steps after which losses are read at the latest: an infinite one must not go unnoticed for long.
+const MAX_UNREAD: usize = 50;
 
 /// A run under way.
 pub(super) struct Loop<'a> {
@@ -27,6 +30,8 @@ pub(super) struct Loop<'a> {
     /// Step of the latest checkpoint on disk.
     saved: Option<usize>,
     epoch_loss: Vec<f64>,
+    /// Losses of steps taken that nobody has read yet.
+    unread: Vec<(Place, StepLoss)>,
 }
 
 /// What one call of the loop measures.
@@ -43,7 +48,7 @@ impl<'a> Loop<'a> {
         folder: &'a mut RunFolder,
         job: &'a Job,
     ) -> Result<Self, RunError> {
-        let schedule = schedule(config)?;
+        let schedule = schedule(config, folder.manifest().steps_per_epoch)?;
         Ok(Self {
             config,
             settings,
@@ -54,6 +59,7 @@ impl<'a> Loop<'a> {
             step: 0,
             saved: None,
             epoch_loss: Vec::new(),
+            unread: Vec::new(),
         })
     }
 
@@ -119,13 +125,20 @@ impl<'a> Loop<'a> {
         let mut meters = Meters { epoch, line: Meter::new(Vec::new(), Duration::ZERO) };
         loop {
             if self.job.interrupted() {
+                self.read_losses(&mut meters)?;
                 self.save(session, &meters.epoch)?;
                 return Err(RunError::Interrupted { step: self.step, dir: self.dir.to_owned() });
             }
             let Some(batch) = batches.next_batch()? else { break };
             let ends_epoch = batch.ends_epoch;
-            let place = self.take_step(session, batch, targets, &mut meters)?;
-            if self.settings.log_steps > 0 && self.step.is_multiple_of(self.settings.log_steps) {
+            let place = self.take_step(session, &batch, targets)?;
+            let logs = self.settings.log_steps > 0 && self.step.is_multiple_of(self.settings.log_steps);
+            let due =
+                self.settings.checkpoint_steps.is_some_and(|every| self.step.is_multiple_of(every.max(1)));
+            if logs || ends_epoch || due || self.unread.len() >= MAX_UNREAD {
+                self.read_losses(&mut meters)?;
+            }
+            if logs {
                 write(meters.line.line(MetricsKind::Step, place, batches.waited()))?;
                 meters.line = Meter::new(Vec::new(), batches.waited());
             }
@@ -135,8 +148,6 @@ impl<'a> Loop<'a> {
                 report.last_epoch_loss = Some(line.loss);
                 meters.epoch = Meter::new(Vec::new(), batches.waited());
             }
-            let due =
-                self.settings.checkpoint_steps.is_some_and(|every| self.step.is_multiple_of(every.max(1)));
             if ends_epoch || due {
                 self.save(session, &meters.epoch)?;
             }
@@ -147,19 +158,28 @@ impl<'a> Loop<'a> {
     fn take_step(
         &mut self,
         session: &mut Session,
-        batch: Batch,
+        batch: &Batch,
         targets: &TargetSource<'_>,
-        meters: &mut Meters,
     ) -> Result<Place, RunError> {
         let epoch = batch.epoch;
-        let lr = self.schedule.lr(epoch);
+        let lr = self.schedule.lr(self.step);
         #[expect(clippy::cast_possible_truncation, reason = "the optimiser computes in f32")]
         let loss = session.step(batch, self.step, lr as f32, targets)?;
         self.step += 1;
         self.job.advance(1);
-        meters.epoch.add(&loss);
-        meters.line.add(&loss);
-        Ok(Place { epoch, step: self.step, lr, batch: self.config.batch })
+        let place = Place { epoch, step: self.step, lr, batch: self.config.batch };
+        self.unread.push((place, loss));
+        Ok(place)
+    }
+
+    /// Reads the losses of the steps since the last call: the only moment at which the loop waits for a device.
+    fn read_losses(&mut self, meters: &mut Meters) -> Result<(), RunError> {
+        for (place, loss) in self.unread.drain(..) {
+            let ReadLoss { total, parts } = loss.read(place.epoch, place.step - 1)?;
+            meters.epoch.add(total, &parts);
+            meters.line.add(total, &parts);
+        }
+        Ok(())
     }
 
     fn save(&mut self, session: &mut Session, epoch: &Meter) -> Result<(), RunError> {
@@ -167,7 +187,7 @@ impl<'a> Loop<'a> {
             return Ok(());
         }
         let progress = Progress { step: self.step, epoch_loss: epoch.sums().to_vec() };
-        let bytes = checkpoint::encode(&session.stateful(), &progress)?;
+        let bytes = checkpoint::encode(&mut session.stateful(), &progress)?;
         self.folder.save_checkpoint(self.step, &bytes)?;
         self.saved = Some(self.step);
         Ok(())

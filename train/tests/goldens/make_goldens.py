@@ -350,12 +350,12 @@ def learnt(model):
     return {name: p for name, p in model.named() if p.requires_grad and id(p) not in skip}
 
 
-def summary(seed, name, tensor, full=256, directions=8):
+def summary(seed, name, tensor, full=256, directions=8, picks=256):
     """All values if few; else the norm, a sample, and projections onto vectors uniform within 1."""
     values = tensor.detach().double().flatten().numpy()
     if len(values) <= full:
         return {f"{name}.full": values.astype(np.float32)}
-    picked = (Stream.named(seed, f"{name}.sample").uniform(full) * len(values)).astype(np.int64)
+    picked = (Stream.named(seed, f"{name}.sample").uniform(picks) * len(values)).astype(np.int64)
     projected = [
         float(values @ (2.0 * Stream.named(seed, f"{name}.direction{i}").uniform(len(values)) - 1.0))
         for i in range(directions)

@@ -1,14 +1,30 @@
-//! The numerical half: operations, students, objective and optimiser against PyTorch, and against themselves.
+//! The numerical half: layers, students, objective and optimisers against PyTorch, and against themselves.
 
+#[cfg(test)]
+mod channels;
 #[cfg(test)]
 mod determinism;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod layer;
+#[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod lgd;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
+mod optimisers;
+#[cfg(test)]
 mod params;
+#[cfg(test)]
+mod random_layers;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod students;
+#[cfg(test)]
+mod tape;
 #[cfg(test)]
 mod whole_step;

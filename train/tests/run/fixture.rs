@@ -9,12 +9,15 @@ use lgd_data::bank::{
     VsbMode,
 };
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, Partition, TeacherRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, Partition, StoredFormat,
+    TeacherRecord,
 };
+use lgd_data::image::{DecodeLimits, decode};
 use lgd_data::manifest::{ContentHash, Verify, listing_hash};
-use lgd_data::render::{Normalization, Resample};
+use lgd_data::render::{Normalization, Resample, render};
 use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
 use lgd_data::view::{Policy, View};
+use lgd_train::loader::origin::Originals;
 use lgd_train::rng::Stream;
 use lgd_train::run::TrainConfig;
 use lgd_train::student::Architecture;
@@ -120,6 +123,11 @@ fn teacher() -> TeacherRecord {
 
 /// A cache of `images` in `dir`.
 pub fn cache(dir: &Path, images: &Images, seed: u64) -> Cache {
+    cache_storing(dir, images, seed, None)
+}
+
+/// A cache of `images` in `dir` that stores its views.
+pub fn cache_storing(dir: &Path, images: &Images, seed: u64, stored_views: Option<StoredFormat>) -> Cache {
     let config = CacheConfig {
         teacher: teacher(),
         dim: DIM,
@@ -133,6 +141,7 @@ pub fn cache(dir: &Path, images: &Images, seed: u64) -> Cache {
         batch: 4,
         shard_samples: 16,
         device: "cpu".to_owned(),
+        stored_views,
     };
     let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();
     let mut stream = Stream::new(&[seed]);
@@ -148,7 +157,12 @@ pub fn cache(dir: &Path, images: &Images, seed: u64) -> Cache {
                 label: sample.label,
                 image: ImageStamp::new(&images.bytes[index], width, height),
             };
-            writer.push(&cached, &views, &[1.0; VIEWS as usize], &rows).unwrap();
+            let stored: Vec<Vec<u8>> = stored_views.map_or(Vec::new(), |format| {
+                let image = decode(&images.bytes[index], &DecodeLimits::default()).unwrap();
+                let shown = |view| render(&image, view, format.size, Resample::Bilinear).unwrap();
+                views.iter().map(|view| format.encode(shown(view)).unwrap()).collect()
+            });
+            writer.push_stored(&cached, &views, &[1.0; VIEWS as usize], &rows, &stored).unwrap();
         }
         writer.finish().unwrap();
     }
@@ -218,9 +232,14 @@ pub struct World {
 impl World {
     /// A world of `count` images.
     pub fn new(count: usize) -> Self {
+        Self::storing(count, None)
+    }
+
+    /// The same world with a cache that stores its views.
+    pub fn storing(count: usize, stored_views: Option<StoredFormat>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let images = Images::new(count, 1);
-        let cache = cache(&dir.path().join("cache"), &images, 1);
+        let cache = cache_storing(&dir.path().join("cache"), &images, 1, stored_views);
         let bank = bank(&dir.path().join("bank"), &cache);
         Self { dir, images, cache, bank }
     }
@@ -231,8 +250,13 @@ impl World {
 
     /// Training inputs that read from `images`.
     pub fn inputs<'a>(&'a self, images: &'a Images) -> TrainInputs<'a> {
-        TrainInputs { cache: &self.cache, bank: &self.bank, source: images, images: Path::new("images") }
+        TrainInputs { cache: &self.cache, bank: &self.bank, originals: Some(originals(images)) }
     }
+}
+
+/// The images as what a cache was extracted from.
+pub fn originals(images: &Images) -> Originals<'_> {
+    Originals { source: images, path: Path::new("images") }
 }
 
 /// A tiny configuration: 16 px, batches of 8.

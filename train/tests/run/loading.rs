@@ -1,22 +1,26 @@
 //! The stream of batches, and images that are no longer what they were.
 
-use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use lgd_data::cache::{Encoding, StoredFormat};
 use lgd_data::image::DecodeLimits;
 use lgd_data::render::{Normalization, Resample};
 use lgd_train::loader::batches::{Batch, StreamPlan, TrainingImages};
+use lgd_train::loader::blocks::ordinary;
 use lgd_train::loader::order::epoch_order;
+use lgd_train::loader::origin::{StoredUse, ViewOrigin};
 use lgd_train::loader::pixels::InputFormat;
 use lgd_train::run::{FailureKind, RunError};
 
-use crate::fixture::{Images, VIEWS, World, picture};
+use crate::fixture::{Images, VIEWS, World, originals, picture};
 
 const FORMAT: InputFormat =
     InputFormat { size: 16, resample: Resample::Bilinear, normalization: Normalization::CLIP };
 
 fn open<'a>(world: &World, images: &'a Images) -> Result<TrainingImages<'a>, RunError> {
-    TrainingImages::open(&world.cache, images, Path::new("images"), FORMAT, DecodeLimits::default())
+    let originals = Some(originals(images));
+    TrainingImages::open(&world.cache, originals, FORMAT, StoredUse::Fitting, DecodeLimits::default())
 }
 
 fn batches(world: &World, images: &Images, plan: StreamPlan, threads: usize) -> Result<Vec<Batch>, RunError> {
@@ -45,7 +49,7 @@ fn batches_are_the_same_whatever_the_threads() {
         assert_eq!(one.len(), many.len());
         for (a, b) in one.iter().zip(&many) {
             assert_eq!((a.epoch, a.ends_epoch, &a.rows), (b.epoch, b.ends_epoch, &b.rows));
-            assert!(a.images == b.images, "pixels differ with {threads} threads");
+            assert!(a.images[..] == b.images[..], "pixels differ with {threads} threads");
         }
     }
 }
@@ -79,7 +83,7 @@ fn a_stream_that_starts_later_is_the_tail_of_the_whole() {
     assert_eq!(tail.len(), 7);
     for (a, b) in whole[5..].iter().zip(&tail) {
         assert_eq!((a.epoch, a.ends_epoch, &a.rows), (b.epoch, b.ends_epoch, &b.rows));
-        assert!(a.images == b.images);
+        assert!(a.images[..] == b.images[..]);
     }
 }
 
@@ -100,7 +104,7 @@ fn a_key_that_the_source_lacks_is_named_and_additions_do_not_matter() {
     images.bytes.insert(0, picture(7, 0, 0, (9, 9)));
     let (shifted, plain) =
         (batches(&world, &images, PLAN, 2).unwrap(), batches(&world, &world.images, PLAN, 2).unwrap());
-    assert!(shifted.iter().zip(&plain).all(|(a, b)| a.images == b.images));
+    assert!(shifted.iter().zip(&plain).all(|(a, b)| a.images[..] == b.images[..]));
 
     images.samples[5].key = "moved.ppm".to_owned();
     let error = open(&world, &images).err().unwrap();
@@ -131,4 +135,139 @@ fn an_image_of_another_size_and_one_that_broke_end_the_run() {
     let error = batches(&world, &broken, PLAN, 2).unwrap_err();
     assert!(matches!(&error, RunError::Image { key: named, .. } if named == key), "{error}");
     assert_eq!(error.kind(), FailureKind::Artefact);
+}
+
+const RAW: StoredFormat = StoredFormat { size: 16, encoding: Encoding::Raw };
+
+/// Batches of a world whose cache stores views, without its images.
+fn stored_batches(world: &World, stored_use: StoredUse, threads: usize) -> Result<Vec<Batch>, RunError> {
+    let opened = TrainingImages::open(&world.cache, None, FORMAT, stored_use, DecodeLimits::default())?;
+    assert!(matches!(opened.origin(), ViewOrigin::Stored(_)));
+    opened.stream(PLAN, threads, |stream| {
+        let mut all = Vec::new();
+        while let Some(batch) = stream.next_batch()? {
+            all.push(batch);
+        }
+        Ok(all)
+    })
+}
+
+#[test]
+fn raw_stored_views_make_the_batches_that_the_images_make() {
+    let (plain, stored) = (World::new(18), World::storing(18, Some(RAW)));
+    let rendered = batches(&plain, &plain.images, PLAN, 2).unwrap();
+    for threads in [1, 3] {
+        let read = stored_batches(&stored, StoredUse::Fitting, threads).unwrap();
+        assert_eq!(rendered.len(), read.len());
+        for (a, b) in rendered.iter().zip(&read) {
+            assert_eq!((a.epoch, a.ends_epoch, &a.rows), (b.epoch, b.ends_epoch, &b.rows));
+            assert!(a.images[..] == b.images[..]);
+        }
+    }
+    // With the images at hand and the stored views ignored, the images are read.
+    let read = AtomicUsize::new(0);
+    let counting = plain.images.hooked(move |_| {
+        read.fetch_add(1, Ordering::Relaxed);
+        Some(b"no image".to_vec())
+    });
+    let from = Some(originals(&counting));
+    let ignoring =
+        TrainingImages::open(&stored.cache, from, FORMAT, StoredUse::Ignored, DecodeLimits::default());
+    let ignoring = ignoring.unwrap();
+    assert_eq!(ignoring.origin(), ViewOrigin::Rendered { unused: Some(RAW) });
+    let error = ignoring.stream(PLAN, 1, |stream| stream.next_batch().map(|_| ())).unwrap_err();
+    assert!(matches!(error, RunError::Image { .. }), "{error}");
+    assert!(batches(&stored, &counting, PLAN, 1).is_ok(), "no image is opened where views are stored");
+}
+
+#[test]
+fn jpeg_stored_views_make_nearly_the_batches_that_the_images_make() {
+    let format = StoredFormat { encoding: Encoding::Jpeg { quality: 90 }, ..RAW };
+    let (plain, stored) = (World::new(18), World::storing(18, Some(format)));
+    let rendered = batches(&plain, &plain.images, PLAN, 2).unwrap();
+    let read = stored_batches(&stored, StoredUse::Fitting, 2).unwrap();
+    for (a, b) in rendered.iter().zip(&read) {
+        let error: f64 = a.images.iter().zip(&b.images[..]).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+        let mean = error / f64::from(u32::try_from(a.images.len()).unwrap());
+        assert!(
+            mean > 0.0 && mean < 12.0,
+            "noise is the worst case for JPEG, but {mean} levels are too many"
+        );
+    }
+}
+
+#[test]
+fn stored_views_of_another_size_need_the_images_and_say_so() {
+    let world = World::storing(18, Some(StoredFormat { size: 24, ..RAW }));
+    let error = stored_batches(&world, StoredUse::Fitting, 1).unwrap_err();
+    assert!(matches!(error, RunError::NeedsImages { size: 16, .. }), "{error}");
+    assert_eq!(error.kind(), FailureKind::Usage);
+    let text = error.to_string();
+    assert!(
+        text.contains("raw, 24 px") && text.contains("16 px") && text.contains("hint: give --images"),
+        "{text}"
+    );
+    let rendered = batches(&world, &world.images, PLAN, 2).unwrap();
+    let plain = batches(&World::new(18), &world.images, PLAN, 2).unwrap();
+    assert!(rendered.iter().zip(&plain).all(|(a, b)| a.images[..] == b.images[..]));
+    let error =
+        TrainingImages::open(&World::new(3).cache, None, FORMAT, StoredUse::Fitting, DecodeLimits::default());
+    assert!(error.err().unwrap().to_string().contains("stores no views"));
+}
+
+#[test]
+fn a_damaged_stored_view_ends_the_run_with_its_row() {
+    let world = World::storing(18, Some(RAW));
+    let path = world.path("cache/pixels-00000.parquet");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let expected = stored_batches(&world, StoredUse::Fitting, 1).unwrap();
+    // The first 32 rows lie in this file; the pixels of one of them are changed.
+    let needle = &expected[0].images[..64];
+    let sample_in_first_shard = expected[0].rows[0] < 32;
+    assert!(sample_in_first_shard);
+    let at = bytes.windows(64).position(|window| window == needle).unwrap();
+    bytes[at + 40] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    let error = stored_batches(&world, StoredUse::Fitting, 2).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("row {}", expected[0].rows[0])) && text.contains("pixels-00000"),
+        "{text}"
+    );
+    assert_eq!(error.kind(), FailureKind::Artefact);
+}
+
+#[test]
+fn the_memory_of_batches_goes_round() {
+    let world = World::new(18);
+    let made = AtomicUsize::new(0);
+    let allocate = |bytes| {
+        made.fetch_add(1, Ordering::Relaxed);
+        ordinary(bytes)
+    };
+    let plan = StreamPlan { epochs: 20, ..PLAN };
+    let steps = open(&world, &world.images).unwrap().stream_in(plan, 2, &allocate, |stream| {
+        let mut steps = 0;
+        while stream.next_batch()?.is_some() {
+            steps += 1;
+        }
+        Ok(steps)
+    });
+    assert_eq!(steps.unwrap(), 80);
+    // Two that the workers may be ahead, and the one that the step holds.
+    assert!(made.load(Ordering::Relaxed) <= 3, "{made:?} blocks for 80 batches");
+}
+
+#[test]
+fn a_batch_is_normalised_as_its_images_are() {
+    let world = World::new(18);
+    let all = batches(&world, &world.images, PLAN, 2).unwrap();
+    let batch = &all[3];
+    let mut out = vec![0.0; batch.images.len()];
+    batch.normalize_into(&mut out).unwrap();
+    let Normalization { mean, std } = FORMAT.normalization;
+    for (at, (&value, &byte)) in out.iter().zip(&batch.images[..]).enumerate() {
+        assert_eq!(value, (f32::from(byte) / 255.0 - mean[at % 3]) / std[at % 3]);
+    }
+    assert!(batch.normalize_into(&mut out[1..]).is_err());
 }

@@ -47,7 +47,7 @@ fn a_run_leaves_what_its_documentation_says() {
         assert!((line.loss - mean).abs() < 1e-5, "{line:?}");
     }
     assert_eq!(on_disk.iter().filter(|line| line.kind == MetricsKind::Step).count(), 4);
-    assert_eq!(run.student(&Device::Cpu).unwrap().params().parameter_count(), report.parameters);
+    assert_eq!(run.student(&Device::Cpu).unwrap().table().parameter_count(), report.parameters);
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! Stored views: the rendered pixels of every view, so that training opens no image.
+//!
+//! ```text
+//! cache/pixels-00000.parquet   row for row with views-00000.parquet; only in a cache that stores its views
+//!     check: u64               first 64 bits of the BLAKE3 hash of the row's bytes, little-endian
+//!     raw:   pixels            fixed-size binary, RGB8 [S, S, 3]
+//!     jpeg:  length: u32       bytes of the file
+//!            jpeg: binary      a baseline JPEG of S x S pixels, full chroma resolution
+//! ```
+//!
+//! The wide column is written PLAIN, uncompressed and required, so that a row is a slice of the file at an offset that the
+//! footer gives (see [`crate::column`]); a reader fetches it straight into the batch. The files can be far larger than
+//! memory. Training therefore does not hash them whole before it starts: every row is compared with its check when it is
+//! read. `lgd verify` hashes them like any other file.
+
+mod reader;
+mod writer;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::{RgbImage, encode_jpeg};
+use crate::manifest::ContentHash;
+use crate::render::{MAX_SIZE, RenderError, rendered_bytes};
+
+pub use reader::StoredViews;
+pub(super) use writer::PixelWriter;
+
+/// Names of the columns.
+const CHECK: &str = "check";
+const LENGTH: &str = "length";
+const PIXELS: &str = "pixels";
+const JPEG: &str = "jpeg";
+
+/// How a stored view's pixels become bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "encoding", rename_all = "lowercase")]
+pub enum Encoding {
+    /// The pixels themselves: training is bit for bit what it is from the images.
+    Raw,
+    /// JPEG: about a tenth of the bytes, but what the student sees is not quite what the teacher saw.
+    Jpeg {
+        /// libjpeg's quality, 1 to 100.
+        quality: u8,
+    },
+}
+
+/// The size and the encoding of a cache's stored views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFormat {
+    /// Side of the square, pixels: the student's, which need not be the teacher's.
+    pub size: u32,
+    /// How its pixels are stored.
+    #[serde(flatten)]
+    pub encoding: Encoding,
+}
+
+impl fmt::Display for StoredFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.encoding {
+            Encoding::Raw => write!(f, "raw, {} px", self.size),
+            Encoding::Jpeg { quality } => write!(f, "JPEG of quality {quality}, {} px", self.size),
+        }
+    }
+}
+
+impl StoredFormat {
+    /// Bytes of a view's pixels before they are encoded, S x S x 3.
+    ///
+    /// # Errors
+    /// [`RenderError::Size`].
+    pub fn pixel_bytes(&self) -> Result<usize, RenderError> {
+        rendered_bytes(self.size)
+    }
+
+    /// Bytes of a stored view, where every view has as many.
+    pub fn fixed_bytes(&self) -> Option<usize> {
+        self.pixel_bytes().ok().filter(|_| self.encoding == Encoding::Raw)
+    }
+
+    /// The bytes that are stored of a view rendered at this format's size.
+    ///
+    /// # Errors
+    /// [`RenderError::Length`] where it was rendered at another; [`RenderError::Encode`].
+    pub fn encode(&self, view: RgbImage) -> Result<Vec<u8>, RenderError> {
+        if (view.width(), view.height()) != (self.size, self.size) {
+            return Err(RenderError::Length { expected: self.pixel_bytes()?, got: view.pixels().len() });
+        }
+        match self.encoding {
+            Encoding::Raw => Ok(view.into_pixels()),
+            Encoding::Jpeg { quality } => encode_jpeg(&view, quality),
+        }
+    }
+
+    /// Names the first number that no cache can have.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        match self.encoding {
+            _ if !(1..=MAX_SIZE).contains(&self.size) => Some("stored views of an impossible size"),
+            Encoding::Jpeg { quality } if !(1..=100).contains(&quality) => Some("an impossible JPEG quality"),
+            _ => None,
+        }
+    }
+}
+
+/// What a row's bytes must hash to.
+fn check_of(bytes: &[u8]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *ContentHash::of(bytes).as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}

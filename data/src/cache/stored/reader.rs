@@ -1,0 +1,228 @@
+//! Reading stored views, one at a time and in any order.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::ops::Range;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+use arrow_array::types::{UInt32Type, UInt64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Type as PhysicalType;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+
+use super::super::views::primitive;
+use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
+use crate::column::{group_pages, leaf_index, require_plain};
+use crate::error::{ArtefactError, IoContext};
+use crate::image::{DecodeLimits, decode};
+use crate::positioned::read_exact_at;
+
+/// What precedes every value of a Parquet byte array: its length.
+const PREFIX: usize = 4;
+
+thread_local! {
+    /// The bytes of the JPEG under way.
+    static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The stored views of a cache, rows numbered as the cache's.
+#[derive(Debug)]
+pub struct StoredViews {
+    format: StoredFormat,
+    pixel_bytes: usize,
+    shards: Vec<Shard>,
+    rows: usize,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    file: File,
+    first_row: usize,
+    checks: Vec<u64>,
+    /// Where each row's bytes start in the file.
+    starts: Vec<u64>,
+    /// How many they are; empty where all rows have as many.
+    lengths: Vec<u32>,
+}
+
+impl StoredViews {
+    /// Opens the shards' files, each with the number of rows it must have.
+    pub(in crate::cache) fn open(
+        format: StoredFormat,
+        files: impl IntoIterator<Item = (PathBuf, usize)>,
+    ) -> Result<Self, ArtefactError> {
+        let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), rows: 0 };
+        for (path, rows) in files {
+            views.pixel_bytes =
+                format.pixel_bytes().map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+            // The library trusts lengths that it finds in footers and pages, and panics on some bad ones.
+            let shard = catch_unwind(|| Shard::open(&path, format, views.rows))
+                .unwrap_or_else(|_| Err(ArtefactError::invalid(&path, "the file is damaged")))?;
+            if shard.starts.len() != rows || shard.checks.len() != rows {
+                let got = shard.starts.len();
+                return Err(ArtefactError::invalid(&path, format!("expected {rows} rows, got {got}")));
+            }
+            views.rows += rows;
+            views.shards.push(shard);
+        }
+        Ok(views)
+    }
+
+    /// Size and encoding.
+    pub fn format(&self) -> StoredFormat {
+        self.format
+    }
+
+    /// Rows over all shards.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Reads the view in `row` into `out`, RGB8 `[S, S, 3]`. A row that is not what was written is an error, never pixels.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Invalid`] where the row is damaged or `out` has another length; [`ArtefactError::Io`].
+    ///
+    /// # Panics
+    /// Where `row` is not below [`Self::rows`], like slice indexing.
+    pub fn read_into(&self, row: usize, out: &mut [u8]) -> Result<(), ArtefactError> {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let shard = &self.shards[self.shards.partition_point(|shard| shard.first_row <= row) - 1];
+        if out.len() != self.pixel_bytes {
+            let (expected, got) = (self.pixel_bytes, out.len());
+            return Err(ArtefactError::invalid(
+                &shard.path,
+                format!("a view has {expected} bytes, not {got}"),
+            ));
+        }
+        let at = row - shard.first_row;
+        match self.format.encoding {
+            Encoding::Raw => shard.fetch(at, row, out),
+            Encoding::Jpeg { .. } => ENCODED.with_borrow_mut(|bytes| {
+                let length = shard.lengths.get(at).copied().unwrap_or(0);
+                bytes.resize(usize::try_from(length).unwrap_or(0), 0);
+                shard.fetch(at, row, bytes)?;
+                self.decode(bytes, out).map_err(|reason| shard.damaged(row, &reason))
+            }),
+        }
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [u8]) -> Result<(), String> {
+        let image = decode(bytes, &DecodeLimits::default()).map_err(|error| error.to_string())?;
+        if (image.width(), image.height()) != (self.format.size, self.format.size) {
+            return Err(format!("it has {} x {} pixels", image.width(), image.height()));
+        }
+        out.copy_from_slice(image.pixels());
+        Ok(())
+    }
+}
+
+impl Shard {
+    fn open(path: &Path, format: StoredFormat, first_row: usize) -> Result<Self, ArtefactError> {
+        let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+        let file = File::open(path).during("open", path)?;
+        let metadata = ParquetMetaDataReader::new()
+            .with_offset_index_policy(PageIndexPolicy::Optional)
+            .with_column_index_policy(PageIndexPolicy::Skip)
+            .parse_and_finish(&file)
+            .map_err(|error| parquet(&error))?;
+        let (checks, lengths) = small_columns(path, format)?;
+        let starts = match format.encoding {
+            Encoding::Raw => {
+                let width = format.pixel_bytes().map_err(|error| parquet(&error))?;
+                starts(path, &file, &metadata, PIXELS, &|_| Some(width))
+            }
+            Encoding::Jpeg { .. } => {
+                let length = |row: usize| usize::try_from(*lengths.get(row)?).ok()?.checked_add(PREFIX);
+                starts(path, &file, &metadata, JPEG, &length)
+            }
+        };
+        Ok(Self { path: path.to_owned(), file, first_row, checks, starts: starts?, lengths })
+    }
+
+    /// Reads the bytes of the shard's row `at` and compares them with their check; `row` is its number in the cache.
+    fn fetch(&self, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtefactError> {
+        read_exact_at(&self.file, out, self.starts[at]).during("read", &self.path)?;
+        if check_of(out) == self.checks[at] {
+            return Ok(());
+        }
+        Err(self.damaged(row, "its bytes do not have the hash that was written with them"))
+    }
+
+    fn damaged(&self, row: usize, reason: &str) -> ArtefactError {
+        let reason = format!(
+            "the stored view in row {row} of the cache is damaged: {reason}\nhint: extract again, or train from the images"
+        );
+        ArtefactError::invalid(&self.path, reason)
+    }
+}
+
+/// Checks, and the lengths where rows differ in length, read into memory.
+fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtefactError> {
+    let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+    let file = File::open(path).during("open", path)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [CHECK, LENGTH]);
+    let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+    let (mut checks, mut lengths) = (Vec::new(), Vec::new());
+    for batch in reader {
+        let batch = batch.map_err(|error| parquet(&error))?;
+        checks.extend_from_slice(primitive::<UInt64Type>(path, &batch, CHECK)?.values());
+        if format.fixed_bytes().is_none() {
+            lengths.extend_from_slice(primitive::<UInt32Type>(path, &batch, LENGTH)?.values());
+        }
+    }
+    Ok((checks, lengths))
+}
+
+/// Where the bytes of every row of column `name` start. `slot` is how many bytes a row takes in its page, prefix included.
+fn starts(
+    path: &Path,
+    file: &File,
+    metadata: &ParquetMetaData,
+    name: &str,
+    slot: &dyn Fn(usize) -> Option<usize>,
+) -> Result<Vec<u64>, ArtefactError> {
+    let invalid = |reason: &str| {
+        ArtefactError::invalid(path, format!("column {name:?} cannot be read in place: {reason}"))
+    };
+    let bytes = file.metadata().during("read", path)?.len();
+    let bytes = usize::try_from(bytes).map_err(|_| invalid("it is too large"))?;
+    let leaf = leaf_index(metadata, name).ok_or_else(|| invalid("it is missing"))?;
+    let descriptor = metadata.file_metadata().schema_descr().column(leaf);
+    let (physical, prefix) = match name {
+        PIXELS => (PhysicalType::FIXED_LEN_BYTE_ARRAY, 0),
+        _ => (PhysicalType::BYTE_ARRAY, PREFIX),
+    };
+    let width = usize::try_from(descriptor.type_length()).ok();
+    if descriptor.physical_type() != physical || (prefix == 0 && width != slot(0)) {
+        return Err(invalid(&format!("its physical type is {}", descriptor.physical_type())));
+    }
+    if descriptor.max_def_level() != 0 || descriptor.max_rep_level() != 0 {
+        return Err(invalid("it is not required"));
+    }
+    let index = metadata.page_index().ok_or_else(|| invalid("it has no page index"))?;
+    let mut starts = Vec::new();
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let first = starts.len();
+        let rows = usize::try_from(group.num_rows()).map_err(|_| invalid("a negative number of rows"))?;
+        require_plain(group.column(leaf)).map_err(|reason| invalid(&reason))?;
+        let locations = index.offset_index(number, leaf).ok_or_else(|| invalid("it has no offset index"))?;
+        let slots = |rows: Range<usize>| {
+            rows.into_iter().try_fold(0_usize, |sum, row| sum.checked_add(slot(first + row)?))
+        };
+        let pages = group_pages(locations.page_locations(), rows, bytes, slots).map_err(invalid)?;
+        let ends = pages.iter().skip(1).map(|&(row, _)| row).chain([rows]);
+        for (&(row, start), end) in pages.iter().zip(ends) {
+            let mut at = start;
+            for row in row..end {
+                starts.push(u64::try_from(at + prefix).map_err(|_| invalid("it is too large"))?);
+                at += slot(first + row).unwrap_or(0);
+            }
+        }
+    }
+    Ok(starts)
+}

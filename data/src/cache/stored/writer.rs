@@ -1,0 +1,106 @@
+//! Writing one shard's stored views.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{DataType, Field, Schema};
+
+use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
+use crate::error::ArtefactError;
+use crate::table::TableWriter;
+
+/// Bytes of a data page, about.
+const PAGE_BYTES: usize = 1 << 20;
+/// Bytes held back before they are handed to the Parquet writer.
+const BATCH_BYTES: usize = 4 << 20;
+/// Bytes per row group: bounds the writer's memory.
+const GROUP_BYTES: usize = 64 << 20;
+/// Rows of JPEG views per page, at most.
+const JPEG_PAGE_ROWS: usize = 64;
+
+/// The column that holds the views.
+enum Views {
+    Raw(FixedSizeBinaryBuilder),
+    Jpeg { length: UInt32Builder, bytes: BinaryBuilder },
+}
+
+/// One `pixels-*.parquet` under construction.
+pub(in crate::cache) struct PixelWriter {
+    table: TableWriter,
+    check: UInt64Builder,
+    views: Views,
+    /// Bytes not yet handed over, and bytes in the current row group.
+    pending: usize,
+    group: usize,
+}
+
+impl PixelWriter {
+    pub(in crate::cache) fn create(path: &Path, format: StoredFormat) -> Result<Self, ArtefactError> {
+        let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+        let mut fields = vec![Field::new(CHECK, DataType::UInt64, false)];
+        let (views, page_rows) = match format.encoding {
+            Encoding::Raw => {
+                let bytes = format.pixel_bytes().map_err(|error| parquet(&error))?;
+                let width = i32::try_from(bytes).map_err(|error| parquet(&error))?;
+                fields.push(Field::new(PIXELS, DataType::FixedSizeBinary(width), false));
+                (Views::Raw(FixedSizeBinaryBuilder::new(width)), PAGE_BYTES / bytes)
+            }
+            Encoding::Jpeg { .. } => {
+                fields.push(Field::new(LENGTH, DataType::UInt32, false));
+                fields.push(Field::new(JPEG, DataType::Binary, false));
+                let (length, bytes) = (UInt32Builder::new(), BinaryBuilder::new());
+                (Views::Jpeg { length, bytes }, JPEG_PAGE_ROWS)
+            }
+        };
+        let table = TableWriter::with_page_rows(path, Schema::new(fields), page_rows)?;
+        Ok(Self { table, check: UInt64Builder::new(), views, pending: 0, group: 0 })
+    }
+
+    /// Appends a row.
+    pub(in crate::cache) fn push(&mut self, view: &[u8]) -> Result<(), ArtefactError> {
+        let path = self.table.path();
+        match &mut self.views {
+            Views::Raw(pixels) => {
+                pixels.append_value(view).map_err(|error| ArtefactError::parquet(path, error))?;
+            }
+            Views::Jpeg { length, bytes } => {
+                let count = u32::try_from(view.len()).map_err(|error| ArtefactError::parquet(path, error))?;
+                length.append_value(count);
+                bytes.append_value(view);
+            }
+        }
+        self.check.append_value(check_of(view));
+        self.pending += view.len();
+        if self.pending >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), ArtefactError> {
+        let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.check.finish())];
+        match &mut self.views {
+            Views::Raw(pixels) => arrays.push(Arc::new(pixels.finish())),
+            Views::Jpeg { length, bytes } => {
+                arrays.push(Arc::new(length.finish()));
+                arrays.push(Arc::new(bytes.finish()));
+            }
+        }
+        let batch = RecordBatch::try_new(Arc::clone(self.table.schema()), arrays)
+            .map_err(|error| ArtefactError::parquet(self.table.path(), error))?;
+        self.table.write(&batch)?;
+        self.group += std::mem::take(&mut self.pending);
+        if self.group < GROUP_BYTES {
+            return Ok(());
+        }
+        self.group = 0;
+        self.table.end_group()
+    }
+
+    /// Completes the file.
+    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtefactError> {
+        if self.pending > 0 {
+            self.flush()?;
+        }
+        self.table.finish()
+    }
+}

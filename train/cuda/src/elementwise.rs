@@ -1,0 +1,343 @@
+//! Element by element: activations, sums, conversions, images, bias, masks, dropout, and the gate of squeeze-and-excitation.
+
+use lgd_kernels::Activation;
+
+use crate::batch_norm::{Mask, Operand, expect_floats, expect_like, rows_of};
+use crate::error::{CudaError, expect_element, expect_eq, int, long};
+use crate::gpu::Gpu;
+use crate::launch::{Arg, Grid, Kernel, lanes};
+use crate::memory::{Element, Slice, SliceMut};
+
+/// Blocks per multiprocessor.
+const WAVES: usize = 8;
+
+/// A kernel over `len` values of `element` at `addresses`, and its grid.
+fn map(gpu: &Gpu, name: &'static str, element: Element, len: usize, addresses: &[u64]) -> (Kernel, Grid) {
+    // A group at the end may be short, so that only the addresses matter.
+    let lanes = lanes(element, 16, addresses);
+    (Kernel::typed(name, element, lanes), Grid::flat(len.div_ceil(lanes), gpu.blocks(WAVES)))
+}
+
+/// `y = activation(x)`.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn activate(
+    gpu: &mut Gpu,
+    activation: Activation,
+    x: Slice<'_>,
+    y: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    expect_like("activated values", x, y.as_slice())?;
+    let (kernel, grid) = map(gpu, "activate", x.element(), x.len(), &[x.address(), y.address()]);
+    let args = [x.into(), Arg::Int(Arg::activation(activation)), Arg::Long(long(x.len())?), Arg::from(&*y)];
+    gpu.launch(kernel, grid, &args)
+}
+
+/// `dy *= activation'(u)`; for identity, ReLU and ReLU6 the activation's own value may stand for `u`.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn activate_backward(
+    gpu: &mut Gpu,
+    activation: Activation,
+    u: Slice<'_>,
+    dy: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    if activation == Activation::Identity {
+        return Ok(());
+    }
+    expect_like("gradient of activated values", u, dy.as_slice())?;
+    let (kernel, grid) = map(gpu, "activate_backward", u.element(), u.len(), &[u.address(), dy.address()]);
+    let args = [u.into(), Arg::Int(Arg::activation(activation)), Arg::Long(long(u.len())?), Arg::from(&*dy)];
+    gpu.launch(kernel, grid, &args)
+}
+
+/// `to += from`.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn add_into(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result<(), CudaError> {
+    expect_like("term of a sum", to.as_slice(), from)?;
+    let (kernel, grid) = map(gpu, "add_into", from.element(), from.len(), &[from.address(), to.address()]);
+    gpu.launch(kernel, grid, &[from.into(), Arg::Long(long(from.len())?), Arg::from(&*to)])
+}
+
+/// Converts any float to f32; added to what is there with `accumulate`.
+///
+/// # Errors
+/// Lengths that do not match, a target that is not f32, or an error of the device.
+pub fn widen(
+    gpu: &mut Gpu,
+    from: Slice<'_>,
+    to: &mut SliceMut<'_>,
+    accumulate: bool,
+) -> Result<(), CudaError> {
+    expect_floats("widened values", to.as_slice(), from.len())?;
+    let (kernel, grid) = map(gpu, "widen", from.element(), from.len(), &[from.address(), to.address()]);
+    let args = [from.into(), Arg::Long(long(from.len())?), Arg::from(&*to), Arg::from(accumulate)];
+    gpu.launch(kernel, grid, &args)
+}
+
+/// Converts f32 to any float, rounding to nearest.
+///
+/// # Errors
+/// Lengths that do not match, a source that is not f32, or an error of the device.
+pub fn narrow(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result<(), CudaError> {
+    expect_floats("values to narrow", from, to.len())?;
+    let (kernel, grid) = map(gpu, "narrow", to.element(), from.len(), &[from.address(), to.address()]);
+    gpu.launch(kernel, grid, &[from.into(), Arg::Long(long(from.len())?), Arg::from(&*to)])
+}
+
+/// `(value / 255 - mean) / deviation` per channel of RGB pixels, NHWC: only bytes need travel to the device.
+///
+/// # Errors
+/// Lengths that do not match, or an error of the device.
+pub fn images(
+    gpu: &mut Gpu,
+    rgb: Slice<'_>,
+    (mean, deviation): ([f32; 3], [f32; 3]),
+    y: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    expect_element("pixels", Element::U8, rgb.element())?;
+    expect_eq("images", rgb.len(), y.len())?;
+    expect_eq("values in whole pixels", rgb.len() / 3 * 3, rgb.len())?;
+    let factor = deviation.map(|deviation| 1.0 / (255.0 * deviation));
+    let mut summand = [0.0; 3];
+    for ((summand, mean), deviation) in summand.iter_mut().zip(mean).zip(deviation) {
+        *summand = -mean / deviation;
+    }
+    let (kernel, grid) = map(gpu, "images", y.element(), y.len(), &[rgb.address(), y.address()]);
+    let args =
+        [rgb.into(), Arg::Long(long(rgb.len())?), Arg::Floats(factor), Arg::Floats(summand), Arg::from(&*y)];
+    gpu.launch(kernel, grid, &args)
+}
+
+/// `y = x + bias`, per channel.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn bias(gpu: &mut Gpu, x: Operand<'_>, bias: Slice<'_>, y: &mut SliceMut<'_>) -> Result<(), CudaError> {
+    expect_like("biased values", x.data, y.as_slice())?;
+    biased(gpu, x, bias, Arg::from(&*y), y.address())
+}
+
+fn biased(gpu: &mut Gpu, x: Operand<'_>, bias: Slice<'_>, y: Arg, address: u64) -> Result<(), CudaError> {
+    let channels = bias.len();
+    let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
+    expect_floats("bias", bias, channels)?;
+    let lanes = lanes(element, channels, &[x.data.address(), address, bias.address()]);
+    let args = [
+        x.data.into(),
+        Arg::Norm(x.norm(channels)?),
+        bias.into(),
+        Arg::Long(long(rows)?),
+        Arg::Int(int(channels)?),
+        y,
+    ];
+    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
+    gpu.launch(Kernel::typed("bias", element, lanes), grid, &args)
+}
+
+/// `y += bias`, per channel, in place.
+pub(crate) fn add_bias(gpu: &mut Gpu, bias: Slice<'_>, y: &mut SliceMut<'_>) -> Result<(), CudaError> {
+    biased(gpu, Operand::plain(y.as_slice()), bias, Arg::from(&*y), y.address())
+}
+
+/// The sum of each column of `[M, C]`: the gradient of a bias.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn column_sums(
+    gpu: &mut Gpu,
+    x: Slice<'_>,
+    sums: &mut SliceMut<'_>,
+    accumulate: bool,
+) -> Result<(), CudaError> {
+    let channels = sums.len();
+    let rows = rows_of(x, channels)?;
+    expect_floats("column sums", sums.as_slice(), channels)?;
+    let lanes = lanes(x.element(), channels, &[x.address()]);
+    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(1));
+    let partial = Arg::Address(gpu.scratch(grid.y * channels * size_of::<f32>())?);
+    let args = [x.into(), Arg::Long(long(rows)?), Arg::Int(int(channels)?), partial];
+    gpu.launch(Kernel::typed("column_sums", x.element(), lanes), grid, &args)?;
+    let args =
+        [partial, Arg::Int(int(grid.y)?), Arg::Int(int(channels)?), Arg::from(&*sums), Arg::from(accumulate)];
+    gpu.launch(Kernel::single("sum_columns"), Grid::finish(channels), &args)
+}
+
+/// Zero at hidden positions of `x`, NHWC, in place.
+///
+/// # Errors
+/// A grid that does not fit, or an error of the device.
+pub fn mask(gpu: &mut Gpu, mask: &Mask<'_>, channels: usize, x: &mut SliceMut<'_>) -> Result<(), CudaError> {
+    let (rows, element) = (rows_of(x.as_slice(), channels)?, x.element());
+    let [visible, height, width, high, wide] = mask.args(rows)?;
+    let lanes = lanes(element, channels, &[x.address()]);
+    let args = [
+        Arg::from(&*x),
+        Arg::Long(long(rows)?),
+        Arg::Int(int(channels)?),
+        visible,
+        height,
+        width,
+        high,
+        wide,
+    ];
+    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
+    gpu.launch(Kernel::typed("mask", element, lanes), grid, &args)
+}
+
+/// A draw of dropout: value (or image) `i` is zero where number `i` of the SplitMix64 stream that starts at `base` is below
+/// `rate`, else divided by `1 - rate`.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// State of the stream before its first number.
+    pub base: u64,
+    /// Probability of a zero.
+    pub rate: f32,
+    /// Values that share one number: 1, or those of an image.
+    pub group: usize,
+}
+
+impl Draw {
+    /// The smallest number, of 2^53, that keeps a value.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a probability times 2^53 fits"
+    )]
+    fn threshold(&self) -> u64 {
+        (f64::from(self.rate).clamp(0.0, 1.0) * 9_007_199_254_740_992.0).ceil() as u64
+    }
+}
+
+/// Applies a draw to `x`.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn dropout(
+    gpu: &mut Gpu,
+    draw: &Draw,
+    x: Operand<'_>,
+    channels: usize,
+    y: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    expect_like("values after dropout", x.data, y.as_slice())?;
+    drop_out(gpu, draw, x, channels, Arg::from(&*y), y.address())
+}
+
+/// Applies the same draw to a gradient, in place.
+///
+/// # Errors
+/// A length that does not match, or an error of the device.
+pub fn dropout_backward(
+    gpu: &mut Gpu,
+    draw: &Draw,
+    channels: usize,
+    dy: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    drop_out(gpu, draw, Operand::plain(dy.as_slice()), channels, Arg::from(&*dy), dy.address())
+}
+
+fn drop_out(
+    gpu: &mut Gpu,
+    draw: &Draw,
+    x: Operand<'_>,
+    channels: usize,
+    y: Arg,
+    address: u64,
+) -> Result<(), CudaError> {
+    let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
+    let lanes = lanes(element, channels, &[x.data.address(), address]);
+    let args = [
+        x.data.into(),
+        Arg::Norm(x.norm(channels)?),
+        Arg::Word(draw.base),
+        Arg::Word(draw.threshold()),
+        Arg::Float(1.0 / (1.0 - draw.rate)),
+        Arg::Long(long(draw.group.max(1))?),
+        Arg::Long(long(rows)?),
+        Arg::Int(int(channels)?),
+        y,
+    ];
+    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
+    gpu.launch(Kernel::typed("dropout", element, lanes), grid, &args)
+}
+
+/// Checks a gate, f32 `[B, C]`, against values `[B, pixels, C]`; returns rows and pixels.
+fn gated(x: Slice<'_>, gate: Slice<'_>, channels: usize) -> Result<(usize, usize), CudaError> {
+    let rows = rows_of(x, channels)?;
+    let images = gate.len() / channels.max(1);
+    let pixels = rows / images.max(1);
+    expect_floats("gate", gate, images * channels)?;
+    expect_eq("gated positions", images * pixels, rows)?;
+    Ok((rows, pixels))
+}
+
+/// Every pixel of `x`, `[B, pixels, C]`, times its image's `gate`, f32 `[B, C]`.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn scale(
+    gpu: &mut Gpu,
+    x: Operand<'_>,
+    gate: Slice<'_>,
+    channels: usize,
+    y: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    let (rows, pixels) = gated(x.data, gate, channels)?;
+    let element = x.data.element();
+    expect_like("scaled values", x.data, y.as_slice())?;
+    let lanes = lanes(element, channels, &[x.data.address(), y.address(), gate.address()]);
+    let args = [
+        x.data.into(),
+        Arg::Norm(x.norm(channels)?),
+        gate.into(),
+        Arg::Int(int(pixels)?),
+        Arg::Long(long(rows)?),
+        Arg::Int(int(channels)?),
+        Arg::from(&*y),
+    ];
+    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
+    gpu.launch(Kernel::typed("scale", element, lanes), grid, &args)
+}
+
+/// `dy` becomes the gradient of `x`; `dgate`, f32 `[B, C]`, that of the gate.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn scale_backward(
+    gpu: &mut Gpu,
+    x: Operand<'_>,
+    gate: Slice<'_>,
+    channels: usize,
+    dy: &mut SliceMut<'_>,
+    dgate: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    let (rows, pixels) = gated(x.data, gate, channels)?;
+    let element = x.data.element();
+    expect_like("gradient of scaled values", x.data, dy.as_slice())?;
+    expect_floats("gradient of the gate", dgate.as_slice(), gate.len())?;
+    let lanes = lanes(element, channels, &[x.data.address(), dy.address(), gate.address()]);
+    let args = [
+        x.data.into(),
+        Arg::Norm(x.norm(channels)?),
+        gate.into(),
+        Arg::Int(int(pixels)?),
+        Arg::Int(int(channels)?),
+        Arg::from(&*dy),
+        Arg::from(&*dgate),
+    ];
+    gpu.launch(
+        Kernel::typed("scale_backward", element, lanes),
+        per_image(rows, pixels, channels, lanes),
+        &args,
+    )
+}
+
+/// A block for each image and chunk of channels.
+pub(crate) fn per_image(rows: usize, pixels: usize, channels: usize, lanes: usize) -> Grid {
+    Grid { y: rows / pixels.max(1), ..Grid::rows(rows, channels, lanes, 1) }
+}

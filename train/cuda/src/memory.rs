@@ -1,0 +1,363 @@
+//! Device memory: buffers that own it, views of parts of them, and what lies in them.
+//!
+//! All work on a buffer goes through one stream (see the crate's documentation), which also frees it: a buffer may be dropped
+//! while kernels that read it are still waiting.
+#![expect(
+    unsafe_code,
+    reason = "allocates uninitialised device memory and copies bytes of plain numbers to and from it"
+)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, result};
+use half::{bf16, f16};
+
+use crate::error::{CudaError, expect_eq};
+
+/// Type of the values in a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit float.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32: its range, 8 bits of precision.
+    Bf16,
+    /// Byte: pixels, masks, positions within a pooling window.
+    U8,
+    /// Index.
+    U32,
+}
+
+impl Element {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::U8 => 1,
+        }
+    }
+
+    /// Its name in the kernels.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::U8 => "u8",
+            Self::U32 => "u32",
+        }
+    }
+}
+
+/// A type of the host whose bytes are an [`Element`]'s.
+pub trait Plain: DeviceRepr + Copy + Default {
+    /// That element.
+    const ELEMENT: Element;
+}
+
+impl Plain for f32 {
+    const ELEMENT: Element = Element::F32;
+}
+impl Plain for f16 {
+    const ELEMENT: Element = Element::F16;
+}
+impl Plain for bf16 {
+    const ELEMENT: Element = Element::Bf16;
+}
+impl Plain for u8 {
+    const ELEMENT: Element = Element::U8;
+}
+impl Plain for u32 {
+    const ELEMENT: Element = Element::U32;
+}
+
+/// Device memory with values of one element. It may hold more bytes than its values need.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: CudaSlice<u8>,
+    element: Element,
+    len: usize,
+}
+
+impl Buffer {
+    /// Room for `len` values, with arbitrary content.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn new(stream: &Arc<CudaStream>, element: Element, len: usize) -> Result<Self, CudaError> {
+        // SAFETY: any bytes are valid values of every element, and no operation reads a buffer before writing it unless its
+        // caller passes one that was never written.
+        let bytes = unsafe { stream.alloc::<u8>((len * element.size()).max(1)) }?;
+        Ok(Self { bytes, element, len })
+    }
+
+    /// Zeros.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn zeros(stream: &Arc<CudaStream>, element: Element, len: usize) -> Result<Self, CudaError> {
+        let mut buffer = Self::new(stream, element, len)?;
+        stream.memset_zeros(&mut buffer.bytes)?;
+        Ok(buffer)
+    }
+
+    /// A copy of values of the host.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn from_host<T: Plain>(stream: &Arc<CudaStream>, values: &[T]) -> Result<Self, CudaError> {
+        let buffer = Self::new(stream, T::ELEMENT, values.len())?;
+        buffer.as_slice().check_host::<T>(values.len())?;
+        stream.context().bind_to_thread()?;
+        // SAFETY: the buffer holds `values.len()` values of `T`; from ordinary memory the copy has been staged when it returns.
+        unsafe { result::memcpy_htod_async(buffer.address(), values, stream.cu_stream()) }?;
+        Ok(buffer)
+    }
+
+    /// Type of the values.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The same memory for `len` values of `element`, with arbitrary content.
+    ///
+    /// # Errors
+    /// More than fits.
+    pub fn recast(self, element: Element, len: usize) -> Result<Self, CudaError> {
+        if len * element.size() > self.bytes.len() {
+            expect_eq("bytes of a recast buffer", self.bytes.len(), len * element.size())?;
+        }
+        Ok(Self { bytes: self.bytes, element, len })
+    }
+
+    /// All of it, to read.
+    pub fn as_slice(&self) -> Slice<'_> {
+        Slice { address: self.address(), element: self.element, len: self.len, of: PhantomData }
+    }
+
+    /// All of it, to write.
+    pub fn as_mut(&mut self) -> SliceMut<'_> {
+        SliceMut { address: self.address(), element: self.element, len: self.len, of: PhantomData }
+    }
+
+    fn address(&self) -> u64 {
+        self.bytes.device_ptr(self.bytes.stream()).0
+    }
+}
+
+/// Values to read.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice<'a> {
+    address: u64,
+    element: Element,
+    len: usize,
+    of: PhantomData<&'a Buffer>,
+}
+
+impl<'a> Slice<'a> {
+    /// The values of a slice that cudarc or Candle owns, on the same stream.
+    pub fn of<T: Plain>(slice: &'a CudaSlice<T>) -> Self {
+        let address = slice.device_ptr(slice.stream()).0;
+        Self { address, element: T::ELEMENT, len: slice.len(), of: PhantomData }
+    }
+
+    /// Values at an address of the device.
+    pub(crate) fn at(address: u64, element: Element, len: usize) -> Self {
+        Self { address, element, len, of: PhantomData }
+    }
+
+    /// Type of the values.
+    pub fn element(self) -> Element {
+        self.element
+    }
+
+    /// Number of values.
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// A part of it.
+    ///
+    /// # Errors
+    /// A range that is not inside.
+    pub fn slice(self, range: Range<usize>) -> Result<Self, CudaError> {
+        let (address, len) = part(self.address, self.element, self.len, range)?;
+        Ok(Self { address, len, ..self })
+    }
+
+    /// The values on the host; waits for all work that was issued before.
+    ///
+    /// # Errors
+    /// Another element, or an error of the device.
+    pub fn to_host<T: Plain>(self, stream: &Arc<CudaStream>) -> Result<Vec<T>, CudaError> {
+        self.check_host::<T>(self.len)?;
+        let mut values = vec![T::default(); self.len];
+        stream.context().bind_to_thread()?;
+        // SAFETY: the view holds `len` values of `T`, and the host's vector outlives the copy, which is waited for.
+        unsafe { result::memcpy_dtoh_async(&mut values, self.address, stream.cu_stream()) }?;
+        stream.synchronize()?;
+        Ok(values)
+    }
+
+    pub(crate) fn address(self) -> u64 {
+        self.address
+    }
+
+    fn check_host<T: Plain>(self, len: usize) -> Result<(), CudaError> {
+        crate::error::expect_element("values of the host", self.element, T::ELEMENT)?;
+        expect_eq("values of the host", self.len, len)
+    }
+}
+
+/// Values to write.
+#[derive(Debug)]
+pub struct SliceMut<'a> {
+    address: u64,
+    element: Element,
+    len: usize,
+    of: PhantomData<&'a mut Buffer>,
+}
+
+impl<'a> SliceMut<'a> {
+    /// The values of a slice that cudarc or Candle owns, on the same stream.
+    pub fn of<T: Plain>(slice: &'a mut CudaSlice<T>) -> Self {
+        let Slice { address, element, len, .. } = Slice::of(slice);
+        Self { address, element, len, of: PhantomData }
+    }
+
+    /// Type of the values.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The same values, to read.
+    pub fn as_slice(&self) -> Slice<'_> {
+        Slice { address: self.address, element: self.element, len: self.len, of: PhantomData }
+    }
+
+    /// The same values, for a shorter time.
+    pub fn reborrow(&mut self) -> SliceMut<'_> {
+        SliceMut { address: self.address, element: self.element, len: self.len, of: PhantomData }
+    }
+
+    /// A part of it.
+    ///
+    /// # Errors
+    /// A range that is not inside.
+    pub fn slice(self, range: Range<usize>) -> Result<Self, CudaError> {
+        let (address, len) = part(self.address, self.element, self.len, range)?;
+        Ok(Self { address, len, ..self })
+    }
+
+    /// Two parts of it that do not overlap, the first before the second.
+    ///
+    /// # Errors
+    /// A range that is not inside, or one that does not end before the other starts.
+    pub fn two(self, first: Range<usize>, second: Range<usize>) -> Result<(Self, Self), CudaError> {
+        if first.end > second.start {
+            expect_eq("start of the second part", first.end, second.start)?;
+        }
+        let (address, len) = part(self.address, self.element, self.len, first)?;
+        let first = Self { address, len, element: self.element, of: PhantomData };
+        Ok((first, self.slice(second)?))
+    }
+
+    /// Copies values of the host.
+    ///
+    /// # Errors
+    /// Another element or length, or an error of the device.
+    pub fn copy_from_host<T: Plain>(
+        &mut self,
+        stream: &Arc<CudaStream>,
+        values: &[T],
+    ) -> Result<(), CudaError> {
+        self.as_slice().check_host::<T>(values.len())?;
+        stream.context().bind_to_thread()?;
+        // SAFETY: the view holds `values.len()` values of `T`; from ordinary memory the copy has been staged when it returns.
+        unsafe { result::memcpy_htod_async(self.address, values, stream.cu_stream()) }?;
+        Ok(())
+    }
+
+    /// Copies other values of the device.
+    ///
+    /// # Errors
+    /// Another element or length, or an error of the device.
+    pub fn copy_from(&mut self, stream: &Arc<CudaStream>, from: Slice<'_>) -> Result<(), CudaError> {
+        crate::error::expect_element("values to copy", self.element, from.element)?;
+        expect_eq("values to copy", self.len, from.len)?;
+        stream.context().bind_to_thread()?;
+        // SAFETY: both views hold `len` values of this element and cannot overlap: one of them is unique.
+        unsafe {
+            result::memcpy_dtod_async(
+                self.address,
+                from.address,
+                self.len * self.element.size(),
+                stream.cu_stream(),
+            )
+        }?;
+        Ok(())
+    }
+
+    /// Sets all bytes to zero.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn set_zero(&mut self, stream: &Arc<CudaStream>) -> Result<(), CudaError> {
+        stream.context().bind_to_thread()?;
+        // SAFETY: the view holds that many bytes, and zero bytes are valid values of every element.
+        unsafe {
+            result::memset_d8_async(self.address, 0, self.len * self.element.size(), stream.cu_stream())
+        }?;
+        Ok(())
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+/// Address and length of a part.
+fn part(address: u64, element: Element, len: usize, range: Range<usize>) -> Result<(u64, usize), CudaError> {
+    if range.start > range.end || range.end > len {
+        expect_eq("end of a part of a buffer", len, range.end)?;
+    }
+    // The offset lies inside an allocation of the device.
+    Ok((
+        address + u64::try_from(range.start * element.size()).unwrap_or(u64::MAX),
+        range.end.saturating_sub(range.start),
+    ))
+}

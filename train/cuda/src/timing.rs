@@ -1,0 +1,36 @@
+//! Time on the device's own clock.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaEvent, CudaStream, sys};
+
+use crate::error::CudaError;
+
+/// Measures what a stream does between [`start`](Self::start) and [`stop`](Self::stop).
+pub struct Stopwatch {
+    stream: Arc<CudaStream>,
+    start: CudaEvent,
+}
+
+/// Events with times, which cudarc's default leaves out.
+const FLAGS: Option<sys::CUevent_flags> = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+
+impl Stopwatch {
+    /// Starts after all work issued before.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn start(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
+        Ok(Self { start: stream.record_event(FLAGS)?, stream: Arc::clone(stream) })
+    }
+
+    /// Milliseconds that the work issued since took; waits for it.
+    ///
+    /// # Errors
+    /// An error of something that ran.
+    pub fn stop(self) -> Result<f32, CudaError> {
+        let stop = self.stream.record_event(FLAGS)?;
+        stop.synchronize()?;
+        Ok(self.start.elapsed_ms(&stop)?)
+    }
+}

@@ -1,0 +1,550 @@
+//! Batch normalisation over the rows of `[M, C]` (NHWC: M = batch x height x width), with an activation behind it.
+//!
+//! Going forward nothing is computed here but the per-channel factors: consumers apply them while they read (see
+//! [`crate::operand`]). The backward pass reads input and gradient twice: for the sums over the batch, and for the result. Both
+//! halves stand alone too ([`sums`], [`Line`]), for kernels that take or apply them on the way.
+
+use rayon::prelude::*;
+
+use crate::activation::{Activation, Fixed, for_activation};
+use crate::elementwise::{Aligned, Source, TASK, float, repeat, single, whole};
+use crate::geometry::{ShapeError, expect_eq, expect_positive};
+use crate::moments::Moments;
+use crate::operand::Affine;
+use crate::simd;
+
+/// Values per channel that are summed in f32 before they are added in f64.
+const DEPTH: usize = 64;
+/// Fewest blocks of rows, where there are enough rows, and most parts that sums are split into.
+const MIN_BLOCKS: usize = 32;
+const MAX_PARTS: usize = 64;
+
+/// A normalisation with the statistics it uses: `activation((x - mean) * inverse * gamma + beta)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalization {
+    /// Mean, `[C]`; in f64, because a mean far from zero rounded to f32 would shift the normalised values.
+    pub mean: Vec<f64>,
+    /// `1 / sqrt(variance + eps)`, `[C]`.
+    pub inverse: Vec<f32>,
+    /// `gamma * inverse`, `[C]`.
+    pub scale: Vec<f32>,
+    /// `beta - mean * scale`, `[C]`.
+    pub shift: Vec<f32>,
+    /// Rows the statistics were taken over.
+    pub rows: usize,
+    /// What follows.
+    pub activation: Activation,
+}
+
+impl Normalization {
+    /// With the statistics of the batch itself.
+    ///
+    /// # Errors
+    /// Lengths that do not match, or no rows.
+    pub fn training(
+        moments: &Moments,
+        gamma: &[f32],
+        beta: &[f32],
+        eps: f32,
+        activation: Activation,
+    ) -> Result<Self, ShapeError> {
+        expect_positive("rows to normalise", moments.rows)?;
+        let rows = float(moments.rows);
+        let variance = moments.centred.iter().map(|centred| centred / rows);
+        Self::new((moments.mean.clone(), variance), (gamma, beta), eps, (moments.rows, activation))
+    }
+
+    /// With running statistics.
+    ///
+    /// # Errors
+    /// Lengths that do not match.
+    pub fn inference(
+        (mean, variance): (&[f32], &[f32]),
+        gamma: &[f32],
+        beta: &[f32],
+        eps: f32,
+        activation: Activation,
+    ) -> Result<Self, ShapeError> {
+        let mean = mean.iter().copied().map(f64::from).collect();
+        let variance = variance.iter().copied().map(f64::from);
+        Self::new((mean, variance), (gamma, beta), eps, (0, activation))
+    }
+
+    fn new(
+        (mean, variance): (Vec<f64>, impl ExactSizeIterator<Item = f64>),
+        (gamma, beta): (&[f32], &[f32]),
+        eps: f32,
+        (rows, activation): (usize, Activation),
+    ) -> Result<Self, ShapeError> {
+        expect_positive("channels to normalise", gamma.len())?;
+        expect_eq("beta", gamma.len(), beta.len())?;
+        expect_eq("mean", gamma.len(), mean.len())?;
+        expect_eq("variance", gamma.len(), variance.len())?;
+        let inverse: Vec<f64> = variance.map(|v| 1.0 / (v + f64::from(eps)).sqrt()).collect();
+        let scale: Vec<f32> =
+            inverse.iter().zip(gamma).map(|(inverse, &gamma)| single(inverse * f64::from(gamma))).collect();
+        // From the rounded scale: a value at the mean comes out as beta.
+        let shift = mean.iter().zip(&scale).zip(beta);
+        let shift =
+            shift.map(|((mean, &scale), &beta)| single(f64::from(beta) - mean * f64::from(scale))).collect();
+        Ok(Self { inverse: inverse.into_iter().map(single).collect(), mean, scale, shift, rows, activation })
+    }
+
+    /// What consumers of the normalised value apply.
+    pub fn affine(&self) -> Affine<'_> {
+        Affine { scale: &self.scale, shift: &self.shift, activation: self.activation }
+    }
+}
+
+/// Running statistics after one batch: `(1 - momentum) * running + momentum * batch`, the variance unbiased as in PyTorch.
+///
+/// # Errors
+/// Lengths that do not match.
+pub fn update_running(
+    moments: &Moments,
+    momentum: f32,
+    mean: &mut [f32],
+    variance: &mut [f32],
+) -> Result<(), ShapeError> {
+    expect_eq("running mean", moments.mean.len(), mean.len())?;
+    expect_eq("running variance", moments.centred.len(), variance.len())?;
+    let momentum = f64::from(momentum);
+    let mix = |running: &mut f32, batch: f64| {
+        *running = single((1.0 - momentum) * f64::from(*running) + momentum * batch);
+    };
+    let unbiased = (float(moments.rows) - 1.0).max(1.0);
+    mean.iter_mut().zip(&moments.mean).for_each(|(running, &batch)| mix(running, batch));
+    variance
+        .iter_mut()
+        .zip(&moments.centred)
+        .for_each(|(running, &centred)| mix(running, centred / unbiased));
+    Ok(())
+}
+
+/// The gradient of the normalised value, and where the gradient of the input goes.
+pub enum Upstream<'a> {
+    /// The one is overwritten with the other.
+    InPlace(&'a mut [f32]),
+    /// Two places.
+    Into {
+        /// Gradient of the normalised value.
+        dy: &'a [f32],
+        /// Gradient of the input.
+        dx: &'a mut [f32],
+        /// Whether it is added to what is there.
+        accumulate: bool,
+    },
+}
+
+impl Upstream<'_> {
+    fn dy(&self) -> &[f32] {
+        match self {
+            Self::InPlace(dy) => dy,
+            Self::Into { dy, .. } => dy,
+        }
+    }
+}
+
+/// Gradients of a training normalisation of `x`, from the gradient of `activation(normalised)`.
+///
+/// `x` may hold more rows than the statistics were taken over, if `dy` is zero in the others (see [`crate::mask`]); what
+/// is written there has no meaning.
+///
+/// # Errors
+/// Lengths that do not match.
+pub fn backward(
+    norm: &Normalization,
+    gamma: &[f32],
+    x: &[f32],
+    upstream: Upstream<'_>,
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    accumulate_params: bool,
+) -> Result<(), ShapeError> {
+    let sums = sums(norm, x, upstream.dy())?;
+    sums.parameters(norm, dgamma, dbeta, accumulate_params)?;
+    apply(&Line::training(norm, gamma, &sums)?, x, upstream)
+}
+
+/// The same with statistics that do not depend on the batch: `dx = scale * g`.
+///
+/// # Errors
+/// Lengths that do not match.
+pub fn backward_inference(
+    norm: &Normalization,
+    x: &[f32],
+    upstream: Upstream<'_>,
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    accumulate_params: bool,
+) -> Result<(), ShapeError> {
+    sums(norm, x, upstream.dy())?.parameters(norm, dgamma, dbeta, accumulate_params)?;
+    apply(&Line::inference(norm), x, upstream)
+}
+
+/// The first pass of [`backward`], for those who do the second by themselves: sums over the batch, per channel, of the
+/// gradient `g` in front of the activation, and of `g * (x - mean)`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sums {
+    /// `Σ g`, `[C]`.
+    pub plain: Vec<f64>,
+    /// `Σ g (x - mean)`, `[C]`.
+    pub centred: Vec<f64>,
+}
+
+impl Sums {
+    /// The gradients of gamma and beta.
+    ///
+    /// # Errors
+    /// Lengths that do not match.
+    pub fn parameters(
+        &self,
+        norm: &Normalization,
+        dgamma: &mut [f32],
+        dbeta: &mut [f32],
+        accumulate: bool,
+    ) -> Result<(), ShapeError> {
+        expect_eq("gradient of gamma", norm.inverse.len(), dgamma.len())?;
+        expect_eq("gradient of beta", norm.inverse.len(), dbeta.len())?;
+        expect_eq("sums", norm.inverse.len(), self.plain.len())?;
+        let store = |out: &mut f32, value: f64| {
+            *out = single(if accumulate { f64::from(*out) + value } else { value });
+        };
+        for ((dgamma, &centred), &inverse) in dgamma.iter_mut().zip(&self.centred).zip(&norm.inverse) {
+            store(dgamma, centred * f64::from(inverse));
+        }
+        dbeta.iter_mut().zip(&self.plain).for_each(|(dbeta, &plain)| store(dbeta, plain));
+        Ok(())
+    }
+}
+
+/// The sums of a whole batch, over blocks of rows in f32 and over blocks in f64; the partition depends on the shape only.
+///
+/// # Errors
+/// Lengths that do not match.
+pub fn sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums, ShapeError> {
+    check(norm.scale.len(), x, dy)?;
+    expect_eq("normalised rows", norm.rows, norm.rows.min(x.len() / norm.scale.len()))?;
+    let summing = Summing::new(norm);
+    let periods = x.len().div_ceil(summing.period);
+    let block = summing.period * periods.div_ceil(MIN_BLOCKS).clamp(1, DEPTH);
+    let part = block * x.len().div_ceil(block).div_ceil(MAX_PARTS);
+    let add_part = |(x, dy): (&[f32], &[f32])| {
+        let mut part = summing.part();
+        summing.add(&mut part, x, dy);
+        part.fold(norm.scale.len())
+    };
+    let parts: Vec<Sums> = x.par_chunks(part).zip(dy.par_chunks(part)).map(add_part).collect();
+    Ok(summing.finish(parts))
+}
+
+/// Channels fit all lengths.
+fn check(channels: usize, x: &[f32], dy: &[f32]) -> Result<(), ShapeError> {
+    expect_positive("normalised values", x.len())?;
+    expect_eq("normalised values", x.len() / channels * channels, x.len())?;
+    expect_eq("gradient of the normalised value", x.len(), dy.len())
+}
+
+/// How [`Sums`] are taken in parts.
+pub(crate) struct Summing<'a> {
+    norm: &'a Normalization,
+    /// Scale, shift and mean, repeated.
+    scale: Aligned,
+    shift: Aligned,
+    near: Aligned,
+    /// Their length.
+    period: usize,
+}
+
+/// The sums of one part, of repeated channels.
+pub(crate) struct SumsPart {
+    total: Vec<f64>,
+    plain: Aligned,
+    centred: Aligned,
+}
+
+impl SumsPart {
+    /// Folded to one sum per channel.
+    pub(crate) fn fold(self, channels: usize) -> Sums {
+        let (plain, centred) = self.total.split_at(self.plain.len());
+        let [plain, centred] = [plain, centred].map(|total| {
+            let mut sums = vec![0.0; channels];
+            for part in total.chunks_exact(channels) {
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+            sums
+        });
+        Sums { plain, centred }
+    }
+}
+
+impl<'a> Summing<'a> {
+    pub(crate) fn new(norm: &'a Normalization) -> Self {
+        let c = norm.scale.len();
+        let near = rounded(&norm.mean);
+        let [scale, shift, near] = [&norm.scale, &norm.shift, &near].map(|p| repeat(p, c));
+        let period = scale.len();
+        Self { norm, scale, shift, near, period }
+    }
+
+    pub(crate) fn part(&self) -> SumsPart {
+        let [plain, centred] = [(); 2].map(|()| Aligned::zeros(self.period));
+        SumsPart { total: vec![0.0; 2 * self.period], plain, centred }
+    }
+
+    /// Adds some rows.
+    pub(crate) fn add(&self, part: &mut SumsPart, x: &[f32], dy: &[f32]) {
+        let period = self.period;
+        let (plain, centred) = (&mut *part.plain, &mut *part.centred);
+        let (total_plain, total_centred) = part.total.split_at_mut(period);
+        for (x, dy) in x.chunks(DEPTH * period).zip(dy.chunks(DEPTH * period)) {
+            plain.fill(0.0);
+            centred.fill(0.0);
+            for_activation!(self.norm.activation, ACT => simd::vectorized(
+                #[inline(always)]
+                || {
+                    for (x, dy) in x.chunks(period).zip(dy.chunks(period)) {
+                        add_sums(ACT, x, dy, [&self.scale, &self.shift, &self.near], plain, centred);
+                    }
+                    add_up(total_plain, plain);
+                    add_up(total_centred, centred);
+                },
+            ));
+        }
+    }
+
+    /// The sums of all parts, in their order.
+    pub(crate) fn finish(&self, parts: impl IntoIterator<Item = Sums>) -> Sums {
+        let c = self.norm.scale.len();
+        let mut sums = Sums { plain: vec![0.0; c], centred: vec![0.0; c] };
+        for part in parts {
+            sums.plain.iter_mut().zip(part.plain).for_each(|(total, part)| *total += part);
+            sums.centred.iter_mut().zip(part.centred).for_each(|(total, part)| *total += part);
+        }
+        // The sums are about the rounded mean.
+        let means = self.norm.mean.iter().zip(&*self.near);
+        for ((centred, plain), (mean, &near)) in sums.centred.iter_mut().zip(&sums.plain).zip(means) {
+            *centred -= plain * (mean - f64::from(near));
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+fn add_up(total: &mut [f64], sums: &[f32]) {
+    for (total, &sum) in total.iter_mut().zip(sums) {
+        *total += f64::from(sum);
+    }
+}
+
+/// Means rounded to f32.
+fn rounded(mean: &[f64]) -> Vec<f32> {
+    mean.iter().copied().map(single).collect()
+}
+
+/// Adds the terms of a period.
+#[inline(always)]
+fn add_sums(
+    activation: Fixed,
+    x: &[f32],
+    dy: &[f32],
+    [scale, shift, near]: [&[f32]; 3],
+    plain: &mut [f32],
+    centred: &mut [f32],
+) {
+    let n = x.len();
+    let (dy, scale, shift, near) = (&dy[..n], &scale[..n], &shift[..n], &near[..n]);
+    let (plain, centred) = (&mut plain[..n], &mut centred[..n]);
+    for j in 0..n {
+        let g = activation.gradient(x[j] * scale[j] + shift[j], dy[j]);
+        plain[j] += g;
+        centred[j] += g * (x[j] - near[j]);
+    }
+}
+
+/// The second pass of [`backward`]: `dx = scale * g + offset - slope * (x - mean)`, `g` the gradient in front of the activation.
+#[derive(Debug, PartialEq)]
+pub struct Line {
+    /// The coefficients, each repeated so that loops over few channels are long too.
+    scale: Aligned,
+    shift: Aligned,
+    near: Aligned,
+    slope: Aligned,
+    offset: Aligned,
+    channels: usize,
+    activation: Activation,
+}
+
+impl Line {
+    /// Of a normalisation with the statistics of the batch.
+    ///
+    /// # Errors
+    /// Lengths that do not match, or no rows.
+    pub fn training(norm: &Normalization, gamma: &[f32], sums: &Sums) -> Result<Self, ShapeError> {
+        let c = norm.scale.len();
+        expect_eq("gamma", c, gamma.len())?;
+        expect_eq("sums", c, sums.plain.len())?;
+        expect_positive("normalised rows", norm.rows)?;
+        let near = rounded(&norm.mean);
+        // dx = scale * (g - mean(g) - xhat * mean(g * xhat)).
+        let rows = float(norm.rows);
+        let coefficients = |j: usize| {
+            let inverse = f64::from(norm.inverse[j]);
+            let scale = f64::from(gamma[j]) * inverse;
+            let slope = scale * sums.centred[j] * inverse * inverse / rows;
+            let rest = norm.mean[j] - f64::from(near[j]);
+            (single(slope), single(rest * slope - scale * sums.plain[j] / rows))
+        };
+        let (slope, offset): (Vec<f32>, Vec<f32>) = (0..c).map(coefficients).unzip();
+        Ok(Self::new(norm, near, slope, offset))
+    }
+
+    /// Of a normalisation with running statistics.
+    pub fn inference(norm: &Normalization) -> Self {
+        let zero = vec![0.0; norm.scale.len()];
+        Self::new(norm, zero.clone(), zero.clone(), zero)
+    }
+
+    fn new(norm: &Normalization, near: Vec<f32>, slope: Vec<f32>, offset: Vec<f32>) -> Self {
+        let channels = norm.scale.len();
+        let [scale, shift, near, slope, offset] =
+            [&norm.scale, &norm.shift, &near, &slope, &offset].map(|p| repeat(p, channels));
+        Self { scale, shift, near, slope, offset, channels, activation: norm.activation }
+    }
+
+    /// `dx` from `x` and `dy`, whole pixels; added where `accumulate` says so.
+    fn write(&self, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+        let n = self.scale.len();
+        for_activation!(self.activation, ACT => simd::vectorized(
+            #[inline(always)]
+            || {
+                for ((dx, x), dy) in dx.chunks_mut(n).zip(x.chunks(n)).zip(dy.chunks(n)) {
+                    if accumulate {
+                        self.add_period(ACT, x, dy, dx);
+                    } else {
+                        self.write_period(ACT, x, dy, dx);
+                    }
+                }
+            },
+        ));
+    }
+
+    /// `dx` in place of `dy`.
+    fn replace(&self, x: &[f32], dy: &mut [f32]) {
+        let n = self.scale.len();
+        for_activation!(self.activation, ACT => simd::vectorized(
+            #[inline(always)]
+            || {
+                for (dy, x) in dy.chunks_mut(n).zip(x.chunks(n)) {
+                    self.replace_period(ACT, x, dy);
+                }
+            },
+        ));
+    }
+
+    #[inline(always)]
+    fn replace_period(&self, activation: Fixed, x: &[f32], dy: &mut [f32]) {
+        let (line, dy) = (self.first(x.len()), &mut dy[..x.len()]);
+        for j in 0..x.len() {
+            dy[j] = line.at(activation, j, x[j], dy[j]);
+        }
+    }
+
+    #[inline(always)]
+    fn write_period(&self, activation: Fixed, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let (line, dy, dx) = (self.first(x.len()), &dy[..x.len()], &mut dx[..x.len()]);
+        for j in 0..x.len() {
+            dx[j] = line.at(activation, j, x[j], dy[j]);
+        }
+    }
+
+    #[inline(always)]
+    fn add_period(&self, activation: Fixed, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let (line, dy, dx) = (self.first(x.len()), &dy[..x.len()], &mut dx[..x.len()]);
+        for j in 0..x.len() {
+            dx[j] += line.at(activation, j, x[j], dy[j]);
+        }
+    }
+
+    /// The first `n` coefficients: equal lengths tell the compiler that no index leaves them.
+    #[inline(always)]
+    fn first(&self, n: usize) -> Coefficients<'_> {
+        Coefficients {
+            scale: &self.scale[..n],
+            shift: &self.shift[..n],
+            near: &self.near[..n],
+            slope: &self.slope[..n],
+            offset: &self.offset[..n],
+        }
+    }
+}
+
+struct Coefficients<'a> {
+    scale: &'a [f32],
+    shift: &'a [f32],
+    near: &'a [f32],
+    slope: &'a [f32],
+    offset: &'a [f32],
+}
+
+impl Coefficients<'_> {
+    #[inline(always)]
+    fn at(&self, activation: Fixed, j: usize, x: f32, dy: f32) -> f32 {
+        let g = activation.gradient(x * self.scale[j] + self.shift[j], dy);
+        self.scale[j] * g + (self.offset[j] - self.slope[j] * (x - self.near[j]))
+    }
+}
+
+/// The gradient of the input `x` of a normalisation, written out.
+///
+/// # Errors
+/// Lengths that do not match.
+pub fn apply(line: &Line, x: &[f32], upstream: Upstream<'_>) -> Result<(), ShapeError> {
+    check(line.channels, x, upstream.dy())?;
+    let task = whole(TASK, line.scale.len());
+    match upstream {
+        Upstream::InPlace(dy) => {
+            dy.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(dy, x)| line.replace(x, dy));
+        }
+        Upstream::Into { dy, dx, accumulate } => {
+            expect_eq("gradient of the normalised input", x.len(), dx.len())?;
+            let inputs = x.par_chunks(task).zip(dy.par_chunks(task));
+            let pieces = dx.par_chunks_mut(task).zip(inputs);
+            pieces.for_each(|(dx, (x, dy))| line.write(x, dy, dx, accumulate));
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of a value: plain, or still to be brought through the normalisation of that value.
+#[derive(Debug, Clone, Copy)]
+pub struct Gradient<'a> {
+    /// What lies in memory.
+    pub dy: &'a [f32],
+    /// The value and the line that its normalisation's second pass is.
+    pub through: Option<(&'a [f32], &'a Line)>,
+}
+
+impl<'a> Gradient<'a> {
+    /// A gradient that needs nothing.
+    pub fn plain(dy: &'a [f32]) -> Self {
+        Self { dy, through: None }
+    }
+
+    /// Checks it against the channels and length of its value.
+    pub(crate) fn check(&self, channels: usize, len: usize) -> Result<(), ShapeError> {
+        expect_eq("output gradient", len, self.dy.len())?;
+        let Some((value, line)) = self.through else { return Ok(()) };
+        expect_eq("normalised channels", channels, line.channels)?;
+        expect_eq("normalised values", len, value.len())
+    }
+}
+
+impl Source for Gradient<'_> {
+    fn read<'s>(&'s self, at: usize, scratch: &'s mut [f32]) -> &'s [f32] {
+        let dy = &self.dy[at..][..scratch.len()];
+        let Some((value, line)) = self.through else { return dy };
+        line.write(&value[at..][..scratch.len()], dy, scratch, false);
+        scratch
+    }
+}

@@ -1,0 +1,273 @@
+//! Depthwise convolution (one filter per channel): NHWC values, `[C][kh][kw]` weights.
+//!
+//! These kernels are bound by memory. A task takes a strip of rows; every row of the input is read once, has its
+//! normalisation applied on the way into a ring of padded rows in the thread's cache (`ring`), and serves all the windows it
+//! lies in from there. The gradient of the input is the same sweep over the gradient of the output, with turned filters; where
+//! windows are a stride apart, each residue of the column has a filter of its own.
+
+mod ahead;
+mod backward;
+mod correlate;
+mod ring;
+mod weight;
+
+use rayon::prelude::*;
+
+use self::ahead::Ahead;
+use self::backward::{Part, Sweep};
+use self::correlate::{Correlate, Target};
+use self::ring::{Ring, Row};
+use crate::batch_norm::{Gradient, Normalization, Sums};
+use crate::elementwise::{Aligned, Values, single, with_scratch};
+use crate::geometry::{ShapeError, Sliding, expect_eq};
+use crate::moments::{self, Moments};
+use crate::operand::Operand;
+use crate::simd;
+
+/// Most strips, and fewest rows of one.
+const MAX_STRIPS: usize = 32;
+const MIN_ROWS: usize = 4;
+/// Pixels written before their moments are taken.
+const MOMENTS_PIXELS: usize = 128;
+/// Products per tap that a part of the weights' gradient should at least sum.
+const MIN_PRODUCTS: usize = 4;
+
+/// `y[b, i, j, c] = Σ x[b, i*s + r*d - p, j*s + q*d - p, c] * w[c, r, q]`; `moments` takes those of `y` per channel.
+///
+/// # Errors
+/// Lengths that do not match the shape.
+pub fn forward(
+    s: &Sliding,
+    x: Operand<'_>,
+    weights: &[f32],
+    y: &mut [f32],
+    moments: Option<&mut Moments>,
+) -> Result<(), ShapeError> {
+    let x = Values::new("depthwise input", x, s.channels, s.in_len())?;
+    expect_eq("depthwise weights", s.channels * s.taps(), weights.len())?;
+    expect_eq("depthwise output", s.out_pixels() * s.channels, y.len())?;
+    let filters = Filters::pack(s, weights, (0..s.kernel.0).collect(), (0..s.kernel.1).collect());
+    let sweep = Forward { s, x: &x, row: input_row(s), filters: &filters, moments: moments.is_some() };
+    let per = strip(s.batch, s.out_height);
+    let strips = y.par_chunks_mut(per * s.out_width * s.channels).enumerate();
+    let parts: Vec<moments::Part> = strips.map(|(i, y)| sweep.strip(i * per, y)).collect();
+    if let Some(moments) = moments {
+        moments.combine(s.channels, s.out_pixels(), parts);
+    }
+    Ok(())
+}
+
+/// The gradient of the input, NHWC, from the gradient `dy` of the output.
+///
+/// # Errors
+/// Lengths that do not match the shape.
+pub fn backward_data(
+    s: &Sliding,
+    dy: &[f32],
+    weights: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) -> Result<(), ShapeError> {
+    let dy = check_gradient(s, Gradient::plain(dy))?;
+    expect_eq("depthwise weights", s.channels * s.taps(), weights.len())?;
+    expect_eq("depthwise input gradient", s.in_len(), dx.len())?;
+    run_over(&Sweep::new(s, dy).with_data(weights, accumulate), s, strip(s.batch, s.height), dx);
+    Ok(())
+}
+
+/// The gradient of the weights, `[C][kh][kw]`, from the input and the gradient `dy` of the output.
+///
+/// # Errors
+/// Lengths that do not match the shape.
+pub fn backward_weight(
+    s: &Sliding,
+    x: Operand<'_>,
+    dy: &[f32],
+    dw: &mut [f32],
+    accumulate: bool,
+) -> Result<(), ShapeError> {
+    let x = Values::new("depthwise input", x, s.channels, s.in_len())?;
+    let dy = check_gradient(s, Gradient::plain(dy))?;
+    expect_eq("depthwise weight gradient", s.channels * s.taps(), dw.len())?;
+    let sweep = Sweep::new(s, dy).with_weights(&x);
+    let (rows, per) = (s.batch * s.height, weight_strip(s));
+    let strips = (0..rows.div_ceil(per)).into_par_iter();
+    let parts: Vec<Part> = strips.map(|i| sweep.strip(i * per, per.min(rows - i * per), None)).collect();
+    add_weights(s, &parts, dw, accumulate);
+    Ok(())
+}
+
+/// Where [`backward`] puts its results.
+pub struct Gradients<'a> {
+    /// Of the input, NHWC, and whether it is added to what is there.
+    pub dx: (&'a mut [f32], bool),
+    /// Of the weights, `[C][kh][kw]`, and whether it is added to what is there.
+    pub dw: (&'a mut [f32], bool),
+    /// The first pass of the normalisation that `x` goes through, over `dx` as it stands afterwards.
+    pub sums: Option<(&'a Normalization, &'a mut Sums)>,
+}
+
+/// Both gradients in one sweep. With what normalisations add to it on either side, every value in memory is read once.
+///
+/// # Errors
+/// Lengths that do not match the shape.
+pub fn backward(
+    s: &Sliding,
+    x: Operand<'_>,
+    weights: &[f32],
+    dy: Gradient<'_>,
+    out: Gradients<'_>,
+) -> Result<(), ShapeError> {
+    let values = Values::new("depthwise input", x, s.channels, s.in_len())?;
+    let dy = check_gradient(s, dy)?;
+    let Gradients { dx: (dx, accumulate), dw: (dw, accumulate_weights), sums } = out;
+    expect_eq("depthwise weights", s.channels * s.taps(), weights.len())?;
+    expect_eq("depthwise input gradient", s.in_len(), dx.len())?;
+    expect_eq("depthwise weight gradient", s.channels * s.taps(), dw.len())?;
+    let norm = sums.as_ref().map(|(norm, _)| *norm);
+    expect_eq("normalised channels", s.channels, norm.map_or(s.channels, |norm| norm.scale.len()))?;
+    let mut sweep = Sweep::new(s, dy).with_data(weights, accumulate).with_weights(&values);
+    if let Some(norm) = norm {
+        sweep = sweep.with_sums(norm, x.data);
+    }
+    let parts = run_over(&sweep, s, weight_strip(s), dx);
+    add_weights(s, &parts, dw, accumulate_weights);
+    if let (Some((_, out)), Some(sums)) = (sums, sweep.finish_sums(parts)) {
+        *out = sums;
+    }
+    Ok(())
+}
+
+fn check_gradient<'a>(s: &Sliding, dy: Gradient<'a>) -> Result<Gradient<'a>, ShapeError> {
+    dy.check(s.channels, s.out_pixels() * s.channels)?;
+    Ok(dy)
+}
+
+/// A sweep in strips of `per` rows of the input.
+fn run_over(sweep: &Sweep<'_>, s: &Sliding, per: usize, dx: &mut [f32]) -> Vec<Part> {
+    let row = s.width * s.channels;
+    let strips = dx.par_chunks_mut(per * row).enumerate();
+    strips.map(|(i, dx)| sweep.strip(i * per, dx.len() / row, Some(dx))).collect()
+}
+
+/// The sum of all parts, as `[C][kh][kw]`.
+fn add_weights(s: &Sliding, parts: &[Part], dw: &mut [f32], accumulate: bool) {
+    let lanes = simd::lanes();
+    dw.par_chunks_mut(s.taps() * lanes).enumerate().for_each(|(block, dw)| {
+        for (lane, dw) in dw.chunks_exact_mut(s.taps()).enumerate() {
+            for (tap, dw) in dw.iter_mut().enumerate() {
+                let at = (block * s.taps() + tap) * lanes + lane;
+                let start = if accumulate { f64::from(*dw) } else { 0.0 };
+                *dw = single(parts.iter().fold(start, |sum, part| sum + f64::from(part.weights[at])));
+            }
+        }
+    });
+}
+
+/// Rows of the input per part of the weights' gradient: many parts of few products would spend their time being added up.
+fn weight_strip(s: &Sliding) -> usize {
+    let parts = (s.out_pixels() / (MIN_PRODUCTS * s.taps())).max(1);
+    (s.batch * s.height).div_ceil(parts).max(strip(s.batch, s.height))
+}
+
+/// Rows of a strip: whole images, or equal pieces of one, for the rows above and below a strip are read twice. The partition
+/// depends on the shape only.
+fn strip(batch: usize, height: usize) -> usize {
+    let rows = (batch * height).div_ceil(MAX_STRIPS).max(MIN_ROWS);
+    if rows >= height { rows.next_multiple_of(height) } else { height.div_ceil(height / rows) }
+}
+
+/// Held rows of the input; the padding stands in front.
+fn input_row(s: &Sliding) -> Row {
+    let left = s.window.padding;
+    let reach = correlate::reach(s.out_width, s.kernel.1, (s.window.stride, s.window.dilation));
+    Row { channels: s.channels, width: s.width, left, padded: reach.max(left + s.width) }
+}
+
+/// Rows of the input from the first tap of a window to its last.
+fn input_slots(s: &Sliding) -> usize {
+    (s.kernel.0 - 1) * s.window.dilation + 1
+}
+
+/// Some rows and columns of all filters: `[block][row][column][lane]`.
+struct Filters {
+    data: Aligned,
+    /// Rows of the kernel.
+    rows: Vec<usize>,
+    /// Columns of the kernel, in the order in which their inputs follow each other.
+    columns: Vec<usize>,
+}
+
+impl Filters {
+    fn pack(s: &Sliding, weights: &[f32], rows: Vec<usize>, columns: Vec<usize>) -> Self {
+        let lanes = simd::lanes();
+        let kernel = rows.len() * columns.len();
+        let mut data = Aligned::zeros(s.channels.next_multiple_of(lanes) * kernel);
+        let taps: Vec<usize> =
+            rows.iter().flat_map(|r| columns.iter().map(move |q| r * s.kernel.1 + q)).collect();
+        for (channel, weights) in weights.chunks_exact(s.taps()).enumerate() {
+            let first = channel / lanes * kernel * lanes + channel % lanes;
+            for (value, &tap) in data.iter_mut().skip(first).step_by(lanes).zip(&taps) {
+                *value = weights[tap];
+            }
+        }
+        Self { data, rows, columns }
+    }
+}
+
+/// The sweep of [`forward`].
+struct Forward<'a> {
+    s: &'a Sliding,
+    x: &'a Values<'a>,
+    row: Row,
+    filters: &'a Filters,
+    moments: bool,
+}
+
+impl Forward<'_> {
+    /// The output rows from `first` on, counted over the batch, and their moments where they are asked for.
+    fn strip(&self, first: usize, y: &mut [f32]) -> moments::Part {
+        let Self { s, row, .. } = *self;
+        let mut part = moments::Part::new(0, s.channels);
+        let group = MOMENTS_PIXELS.div_ceil(s.out_width);
+        let slots = input_slots(s);
+        with_scratch(row.ring_len(slots), |memory| {
+            let mut ring = Ring::new(row, slots, memory);
+            for (g, y) in y.chunks_mut(group * s.out_width * s.channels).enumerate() {
+                let len = s.out_width * s.channels;
+                for i in 0..y.len() / len {
+                    let (y, next) = y[i * len..].split_at_mut(len);
+                    self.out_row(&mut ring, first + g * group + i, y, next);
+                }
+                if self.moments {
+                    part.add(y, s.channels, y.len() / s.channels);
+                }
+            }
+        });
+        part
+    }
+
+    fn out_row(&self, ring: &mut Ring<'_>, number: usize, y: &mut [f32], next: &[f32]) {
+        let s = self.s;
+        let (image, i) = (number / s.out_height, number % s.out_height);
+        let inputs = |r| s.source(i, r, s.height).map(|at| image * s.height + at);
+        (0..s.kernel.0).filter_map(inputs).for_each(|input| ring.hold(input, self.x));
+        let rows: Vec<&[f32]> = (0..s.kernel.0).map(|r| ring.row(inputs(r))).collect();
+        // The rows that the next output row needs beside those held now.
+        let newest = (i * s.window.stride + input_slots(s)).saturating_sub(s.window.padding);
+        let inputs =
+            ahead::rows(self.x.data(), image * s.height + newest, s.window.stride, s.width * s.channels);
+        let outputs = ahead::rows(next, 0, 1, y.len());
+        let steps = correlate::steps(s.out_width, self.row.blocks());
+        simd::dispatch(Correlate {
+            rows: (&rows, self.row.padded),
+            filters: &self.filters.data,
+            taps: s.kernel.1,
+            first: 0,
+            step: (s.window.stride, s.window.dilation),
+            columns: s.out_width,
+            target: Target { out: y, channels: s.channels, step: s.channels, accumulate: false },
+            ahead: &mut Ahead::new([inputs, outputs], steps),
+        });
+    }
+}

@@ -1,0 +1,174 @@
+//! Checked shapes of sliding windows, shared by convolutions and pools.
+
+use thiserror::Error;
+
+/// Why shapes do not fit a kernel.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum ShapeError {
+    /// A dimension is zero.
+    #[error("{what} is zero")]
+    Zero {
+        /// The dimension's name.
+        what: &'static str,
+    },
+    /// Two dimensions or lengths disagree.
+    #[error("{what}: expected {expected}, got {got}")]
+    Mismatch {
+        /// What was compared.
+        what: &'static str,
+        /// The value that fits.
+        expected: usize,
+        /// The value given.
+        got: usize,
+    },
+    /// The window is larger than the padded input.
+    #[error("a window of {window} does not fit an input of {input} with padding {padding}")]
+    WindowTooLarge {
+        /// Extent of the dilated window.
+        window: usize,
+        /// Input side.
+        input: usize,
+        /// Padding on each side.
+        padding: usize,
+    },
+}
+
+/// `Err(Mismatch)` unless `got == expected`.
+///
+/// # Errors
+/// As it says.
+pub fn expect_eq(what: &'static str, expected: usize, got: usize) -> Result<(), ShapeError> {
+    if expected == got { Ok(()) } else { Err(ShapeError::Mismatch { what, expected, got }) }
+}
+
+/// `Err(Zero)` if `value` is zero.
+///
+/// # Errors
+/// As it says.
+pub fn expect_positive(what: &'static str, value: usize) -> Result<(), ShapeError> {
+    if value == 0 { Err(ShapeError::Zero { what }) } else { Ok(()) }
+}
+
+/// How a window moves: the same along both axes, as in PyTorch with scalar arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Step between windows, at least 1.
+    pub stride: usize,
+    /// Zeros added on each side.
+    pub padding: usize,
+    /// Step between the taps of one window, at least 1.
+    pub dilation: usize,
+}
+
+impl Window {
+    /// Number of windows of `taps` taps along an axis of `input` values.
+    fn positions(self, input: usize, taps: usize) -> Result<usize, ShapeError> {
+        let window = self.dilation * (taps - 1) + 1;
+        let padded = input + 2 * self.padding;
+        if padded < window {
+            return Err(ShapeError::WindowTooLarge { window, input, padding: self.padding });
+        }
+        Ok((padded - window) / self.stride + 1)
+    }
+}
+
+/// A window sliding over an NHWC batch; every dimension is known to be positive and the window to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sliding {
+    /// Images.
+    pub batch: usize,
+    /// Input rows.
+    pub height: usize,
+    /// Input columns.
+    pub width: usize,
+    /// Input channels.
+    pub channels: usize,
+    /// Taps along the rows and along the columns.
+    pub kernel: (usize, usize),
+    /// Stride, padding and dilation.
+    pub window: Window,
+    /// Output rows.
+    pub out_height: usize,
+    /// Output columns.
+    pub out_width: usize,
+}
+
+impl Sliding {
+    /// Checks `input` = (batch, height, width, channels) against the window.
+    ///
+    /// # Errors
+    /// A zero dimension, or a window larger than the padded input.
+    pub fn new(
+        input: (usize, usize, usize, usize),
+        kernel: (usize, usize),
+        window: Window,
+    ) -> Result<Self, ShapeError> {
+        let (batch, height, width, channels) = input;
+        expect_positive("batch", batch)?;
+        expect_positive("height", height)?;
+        expect_positive("width", width)?;
+        expect_positive("channels", channels)?;
+        expect_positive("kernel height", kernel.0)?;
+        expect_positive("kernel width", kernel.1)?;
+        expect_positive("stride", window.stride)?;
+        expect_positive("dilation", window.dilation)?;
+        let out_height = window.positions(height, kernel.0)?;
+        let out_width = window.positions(width, kernel.1)?;
+        Ok(Self { batch, height, width, channels, kernel, window, out_height, out_width })
+    }
+
+    /// Output positions over the whole batch.
+    pub fn out_pixels(&self) -> usize {
+        self.batch * self.out_height * self.out_width
+    }
+
+    /// Scalars of the input.
+    pub fn in_len(&self) -> usize {
+        self.batch * self.height * self.width * self.channels
+    }
+
+    /// Taps of one window.
+    pub fn taps(&self) -> usize {
+        self.kernel.0 * self.kernel.1
+    }
+
+    /// Input coordinate of `tap` in window `position` along an axis of `size`, or `None` in the padding.
+    pub(crate) fn source(&self, position: usize, tap: usize, size: usize) -> Option<usize> {
+        (position * self.window.stride + tap * self.window.dilation)
+            .checked_sub(self.window.padding)
+            .filter(|&at| at < size)
+    }
+
+    /// The window whose `tap` lies on input coordinate `at`, along an axis of `positions` windows.
+    pub(crate) fn target(&self, at: usize, tap: usize, positions: usize) -> Option<usize> {
+        let start = (at + self.window.padding).checked_sub(tap * self.window.dilation)?;
+        if !start.is_multiple_of(self.window.stride) {
+            return None;
+        }
+        Some(start / self.window.stride).filter(|&position| position < positions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_size_is_pytorchs() {
+        let window = Window { stride: 2, padding: 3, dilation: 1 };
+        let s = Sliding::new((2, 32, 33, 3), (7, 7), window).unwrap();
+        assert_eq!((s.out_height, s.out_width), (16, 17));
+    }
+
+    #[test]
+    fn bad_shapes_are_errors() {
+        let window = Window { stride: 1, padding: 0, dilation: 2 };
+        assert_eq!(
+            Sliding::new((1, 4, 4, 1), (3, 3), window),
+            Err(ShapeError::WindowTooLarge { window: 5, input: 4, padding: 0 })
+        );
+        assert_eq!(Sliding::new((0, 4, 4, 1), (1, 1), window), Err(ShapeError::Zero { what: "batch" }));
+        let still = Window { stride: 0, ..window };
+        assert_eq!(Sliding::new((1, 9, 9, 1), (1, 1), still), Err(ShapeError::Zero { what: "stride" }));
+    }
+}

@@ -1,0 +1,28 @@
+//! Training kernels on the CPU: pure functions on f32 slices; activations NHWC, convolution weights OHWI.
+//!
+//! Parallel through rayon. Every result is the same bits whatever the number of threads: either each output is one sum in a
+//! fixed order, or a reduction is split into parts that depend on the shape only and are added in order. Results may
+//! differ between instruction sets. Outputs go into slices that the caller reuses from step to step; what a kernel packs
+//! lives in a [`Workspace`].
+
+pub mod activation;
+pub mod batch_norm;
+pub mod conv;
+pub mod depthwise;
+pub mod elementwise;
+pub mod geometry;
+pub mod linear;
+pub mod mask;
+pub mod moments;
+pub mod operand;
+pub mod optimizer;
+pub mod pool;
+pub mod rows;
+pub mod simd;
+mod workspace;
+
+pub use activation::Activation;
+pub use geometry::{ShapeError, Sliding, Window};
+pub use moments::Moments;
+pub use operand::{Affine, Operand};
+pub use workspace::Workspace;

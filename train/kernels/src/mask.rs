@@ -1,0 +1,139 @@
+//! Masked images (SparK: Tian et al. 2023): hidden cells are zero everywhere and count in no statistic.
+
+use rayon::prelude::*;
+
+use crate::elementwise::with_scratch;
+use crate::geometry::{ShapeError, expect_eq, expect_positive};
+use crate::moments::{Moments, Part};
+
+/// Most parts that a batch is split into for its moments, and fewest rows of `[M, C]` in one.
+const MAX_PARTS: usize = 64;
+const MIN_ROWS: usize = 64;
+/// Visible pixels that are brought together before their moments are taken.
+const GATHERED: usize = 64;
+
+/// Which cells of a grid over each image are visible.
+#[derive(Debug, Clone, Copy)]
+pub struct Mask<'a> {
+    /// `[B, rows, columns]`.
+    pub visible: &'a [bool],
+    /// Rows of the grid.
+    pub rows: usize,
+    /// Columns of the grid.
+    pub columns: usize,
+}
+
+/// Zero in the hidden cells of `data`, NHWC of `dims` = (batch, height, width, channels).
+///
+/// # Errors
+/// Lengths that do not match, or a grid that does not divide the image.
+pub fn apply(
+    mask: &Mask<'_>,
+    dims: (usize, usize, usize, usize),
+    data: &mut [f32],
+) -> Result<(), ShapeError> {
+    check(mask, dims, data.len())?;
+    let (_, _, width, channels) = dims;
+    let cell = width / mask.columns * channels;
+    data.par_chunks_mut(width * channels).enumerate().for_each(|(row, data)| {
+        for (cell, visible) in data.chunks_exact_mut(cell).zip(mask.row(dims, row)) {
+            if !visible {
+                cell.fill(0.0);
+            }
+        }
+    });
+    Ok(())
+}
+
+impl<'a> Mask<'a> {
+    /// The cells that a row of pixels, counted over the batch, runs through.
+    fn row(&self, (_, height, _, _): (usize, usize, usize, usize), row: usize) -> &'a [bool] {
+        let (image, y) = (row / height, row % height);
+        let line = image * self.rows + y / (height / self.rows);
+        &self.visible[line * self.columns..][..self.columns]
+    }
+}
+
+fn check(
+    mask: &Mask<'_>,
+    (batch, height, width, channels): (usize, usize, usize, usize),
+    len: usize,
+) -> Result<(), ShapeError> {
+    expect_positive("channels", channels)?;
+    expect_positive("rows of a mask", mask.rows)?;
+    expect_positive("columns of a mask", mask.columns)?;
+    expect_eq("cells of a mask", batch * mask.rows * mask.columns, mask.visible.len())?;
+    expect_eq("height in whole cells", height / mask.rows * mask.rows, height)?;
+    expect_eq("width in whole cells", width / mask.columns * mask.columns, width)?;
+    expect_eq("masked values", batch * height * width * channels, len)
+}
+
+impl Moments {
+    /// The moments of `[M, C]`.
+    ///
+    /// # Errors
+    /// No channels, no rows, or a part of a row.
+    pub fn of(x: &[f32], channels: usize) -> Result<Self, ShapeError> {
+        expect_positive("channels", channels)?;
+        expect_positive("rows", x.len() / channels)?;
+        expect_eq("values in whole rows", x.len() / channels * channels, x.len())?;
+        let rows = x.len() / channels;
+        let per = rows.div_ceil(MAX_PARTS).max(MIN_ROWS);
+        let part = |x: &[f32]| {
+            let mut part = Part::new(0, channels);
+            part.add(x, channels, x.len() / channels);
+            part
+        };
+        let parts: Vec<Part> = x.par_chunks(per * channels).map(part).collect();
+        let mut moments = Self::default();
+        moments.combine(channels, rows, parts);
+        Ok(moments)
+    }
+
+    /// The moments of the visible pixels of an NHWC value of `dims` = (batch, height, width, channels).
+    ///
+    /// # Errors
+    /// Lengths that do not match, a grid that does not divide the image, or no visible cell.
+    pub fn masked(
+        x: &[f32],
+        mask: &Mask<'_>,
+        dims: (usize, usize, usize, usize),
+    ) -> Result<Self, ShapeError> {
+        check(mask, dims, x.len())?;
+        let (batch, height, width, channels) = dims;
+        let cells = mask.visible.iter().filter(|&&visible| visible).count();
+        expect_positive("visible cells", cells)?;
+        let per = (batch * height).div_ceil(MAX_PARTS);
+        let part = |(i, x): (usize, &[f32])| {
+            let mut part = Part::new(0, channels);
+            let cell = width / mask.columns * channels;
+            with_scratch(GATHERED * channels, |gathered| {
+                let mut held = 0;
+                for (row, x) in x.chunks_exact(width * channels).enumerate() {
+                    let visible = mask.row(dims, i * per + row);
+                    let cells = x.chunks_exact(cell).zip(visible).filter(|(_, visible)| **visible);
+                    for pixel in cells.flat_map(|(cell, _)| cell.chunks_exact(channels)) {
+                        gathered[held * channels..][..channels].copy_from_slice(pixel);
+                        held += 1;
+                        if held == GATHERED {
+                            part.add(gathered, channels, held);
+                            held = 0;
+                        }
+                    }
+                }
+                part.add(gathered, channels, held);
+            });
+            part
+        };
+        // A part whose rows are all hidden would divide by the number of its values.
+        let some = |(i, x): &(usize, &[f32])| {
+            let rows = x.len() / (width * channels);
+            (0..rows).any(|row| mask.row(dims, i * per + row).contains(&true))
+        };
+        let parts: Vec<Part> =
+            x.par_chunks(per * width * channels).enumerate().filter(some).map(part).collect();
+        let mut moments = Self::default();
+        moments.combine(channels, cells * (height / mask.rows) * (width / mask.columns), parts);
+        Ok(moments)
+    }
+}

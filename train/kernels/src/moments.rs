@@ -1,0 +1,258 @@
+//! Mean and spread per channel of a batch.
+//!
+//! Blocks of rows are summed in f32 about a centre while they are in cache: the first block about its own mean, the others about
+//! the mean so far. Blocks are combined in f64 by the pairwise formula of Chan, Golub and LeVeque (1979). A mean far from zero
+//! costs the variance no digits.
+
+use std::ops::Range;
+
+use crate::simd;
+
+/// Rows summed in f32 before they are combined in f64.
+const BLOCK: usize = 128;
+
+/// Per channel: the mean and the sum of squared deviations from it, over `rows` values.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Moments {
+    /// Values per channel.
+    pub rows: usize,
+    /// Mean, `[C]`.
+    pub mean: Vec<f64>,
+    /// Sum of squared deviations from the mean, `[C]`.
+    pub centred: Vec<f64>,
+}
+
+impl Moments {
+    /// The moments of parts that together hold every row of every channel once, combined in the order given.
+    pub(crate) fn combine(&mut self, channels: usize, rows: usize, parts: impl IntoIterator<Item = Part>) {
+        self.rows = rows;
+        self.mean.clear();
+        self.mean.resize(channels, 0.0);
+        self.centred.clear();
+        self.centred.resize(channels, 0.0);
+        let mut counts = vec![0.0; channels];
+        for part in parts {
+            let Part { first, rows, mean, centred, .. } = part;
+            for (j, (&mean, &centred)) in mean.iter().zip(&centred).enumerate() {
+                let at = first + j;
+                merge((&mut counts[at], &mut self.mean[at], &mut self.centred[at]), (rows, mean, centred));
+            }
+        }
+    }
+}
+
+/// The moments of some rows of some channels: what one task contributes.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// First channel.
+    first: usize,
+    rows: f64,
+    mean: Vec<f64>,
+    centred: Vec<f64>,
+    /// What the block in work is summed about.
+    centres: Vec<f32>,
+    /// Its sums of deviations from the centres,
+    sums: Vec<f32>,
+    /// and of their squares.
+    squares: Vec<f32>,
+}
+
+impl Part {
+    /// No rows yet, of channels `first..first + channels`.
+    pub(crate) fn new(first: usize, channels: usize) -> Self {
+        let (mean, centred) = (vec![0.0; channels], vec![0.0; channels]);
+        Self { first, rows: 0.0, mean, centred, centres: Vec::new(), sums: Vec::new(), squares: Vec::new() }
+    }
+
+    /// Adds `rows` rows; row `r` of the part's channels lies at `y[r * stride..]`.
+    pub(crate) fn add(&mut self, y: &[f32], stride: usize, rows: usize) {
+        let channels = self.mean.len();
+        if stride != channels {
+            return self.add_rows(rows, |row| &y[row * stride..][..channels]);
+        }
+        for block in y[..rows * channels].chunks(BLOCK * channels) {
+            self.add_dense(block);
+        }
+    }
+
+    /// Adds at most [`BLOCK`] rows that lie one after the other.
+    ///
+    /// Rows of few channels are summed several at a time, as if they were one row.
+    fn add_dense(&mut self, block: &[f32]) {
+        let channels = self.mean.len();
+        let together = WIDE.div_ceil(channels);
+        let rows = single(block.len() / channels);
+        if self.rows == 0.0 {
+            self.start(together);
+            self.sum_dense(block);
+            self.recentre(rows);
+        }
+        self.sum_dense(block);
+        self.merge_block(rows);
+    }
+
+    /// Adds `rows` rows of the part's channels.
+    pub(crate) fn add_rows<'y>(&mut self, rows: usize, row: impl Fn(usize) -> &'y [f32]) {
+        for start in (0..rows).step_by(BLOCK) {
+            let count = BLOCK.min(rows - start);
+            let rows = single(count);
+            if self.rows == 0.0 {
+                self.start(1);
+                self.sum_rows(start..start + count, &row);
+                self.recentre(rows);
+            }
+            self.sum_rows(start..start + count, &row);
+            self.merge_block(rows);
+        }
+    }
+
+    /// Room for the sums of `together` rows side by side, about zero.
+    fn start(&mut self, together: usize) {
+        let width = together * self.mean.len();
+        for buffer in [&mut self.centres, &mut self.sums, &mut self.squares] {
+            buffer.clear();
+            buffer.resize(width, 0.0);
+        }
+    }
+
+    fn sum_dense(&mut self, block: &[f32]) {
+        let Self { centres, sums, squares, .. } = self;
+        simd::vectorized(
+            #[inline(always)]
+            || add_up(block, centres, sums, squares),
+        );
+    }
+
+    fn sum_rows<'y>(&mut self, rows: Range<usize>, row: impl Fn(usize) -> &'y [f32]) {
+        let Self { centres, sums, squares, .. } = self;
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                sums.fill(0.0);
+                squares.fill(0.0);
+                for r in rows {
+                    add_row(row(r), centres, sums, squares);
+                }
+            },
+        );
+    }
+
+    /// Moves the centres to the mean of a first block, whose sums about zero have been taken.
+    fn recentre(&mut self, rows: f32) {
+        let channels = self.mean.len();
+        fold(&mut self.sums, channels);
+        for centres in self.centres.chunks_exact_mut(channels) {
+            centres.iter_mut().zip(&self.sums).for_each(|(centre, sum)| *centre = sum / rows);
+        }
+    }
+
+    /// Merges a block of `rows` rows by its sums, and moves the centres to the mean so far.
+    fn merge_block(&mut self, rows: f32) {
+        let channels = self.mean.len();
+        let rows = f64::from(rows);
+        let total = self.rows + rows;
+        let (share, weight) = (rows / total, self.rows * rows / total);
+        self.rows = total;
+        let Self { mean, centred, centres, sums, squares, .. } = self;
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                fold(sums, channels);
+                fold(squares, channels);
+                for (c, (mean, centred)) in mean.iter_mut().zip(centred).enumerate() {
+                    let shift = f64::from(sums[c]) / rows;
+                    let difference = f64::from(centres[c]) + shift - *mean;
+                    *centred +=
+                        f64::from(squares[c]) - shift * shift * rows + difference * difference * weight;
+                    *mean += difference * share;
+                }
+                for centres in centres.chunks_exact_mut(channels) {
+                    centres.iter_mut().zip(&*mean).for_each(|(centre, &mean)| *centre = rounded(mean));
+                }
+            },
+        );
+    }
+}
+
+/// Values summed side by side in registers, at least where a row is taken as wide.
+const WIDE: usize = 128;
+
+/// Sums, over rows that lie one after the other, of the deviations from `centres` and of their squares; the last row may be a
+/// part of one.
+#[inline(always)]
+fn add_up(x: &[f32], centres: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+    let width = centres.len();
+    let mut at = 0;
+    while at < width {
+        at += match width - at {
+            WIDE.. => add_up_columns::<WIDE>(x, centres, sums, squares, at),
+            64.. => add_up_columns::<64>(x, centres, sums, squares, at),
+            16.. => add_up_columns::<16>(x, centres, sums, squares, at),
+            _ => add_up_columns::<1>(x, centres, sums, squares, at),
+        };
+    }
+    add_row(x.chunks_exact(width).remainder(), centres, sums, squares);
+}
+
+/// [`add_up`] for whole rows and columns `at..at + N`, which it counts.
+#[inline(always)]
+fn add_up_columns<const N: usize>(
+    x: &[f32],
+    centres: &[f32],
+    sums: &mut [f32],
+    squares: &mut [f32],
+    at: usize,
+) -> usize {
+    let (mut sum, mut square, mut centre) = ([0.0; N], [0.0; N], [0.0; N]);
+    centre.copy_from_slice(&centres[at..][..N]);
+    for row in x.chunks_exact(centres.len()) {
+        let row = &row[at..][..N];
+        for j in 0..N {
+            let deviation = row[j] - centre[j];
+            sum[j] += deviation;
+            square[j] += deviation * deviation;
+        }
+    }
+    sums[at..][..N].copy_from_slice(&sum);
+    squares[at..][..N].copy_from_slice(&square);
+    N
+}
+
+#[inline(always)]
+fn add_row(x: &[f32], centres: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+    for (((x, centre), sum), square) in x.iter().zip(centres).zip(sums).zip(squares) {
+        let deviation = x - centre;
+        *sum += deviation;
+        *square += deviation * deviation;
+    }
+}
+
+/// Adds all later groups of `channels` sums to the first.
+#[inline(always)]
+fn fold(sums: &mut [f32], channels: usize) {
+    let (first, rest) = sums.split_at_mut(channels);
+    for group in rest.chunks_exact(channels) {
+        first.iter_mut().zip(group).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+/// Adds `count` values with the given moments to others.
+#[inline(always)]
+fn merge(all: (&mut f64, &mut f64, &mut f64), (count, mean, centred): (f64, f64, f64)) {
+    let (all_count, all_mean, all_centred) = all;
+    let total = *all_count + count;
+    let difference = mean - *all_mean;
+    *all_centred += centred + difference * difference * (*all_count * count / total);
+    *all_mean += difference * (count / total);
+    *all_count = total;
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a block has at most 128 rows")]
+fn single(rows: usize) -> f32 {
+    rows as f32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
+fn rounded(value: f64) -> f32 {
+    value as f32
+}

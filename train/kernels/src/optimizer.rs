@@ -1,0 +1,209 @@
+//! The optimisers' passes over flat slices of parameters.
+
+use rayon::prelude::*;
+
+use crate::elementwise::{TASK, single};
+use crate::geometry::{ShapeError, expect_eq};
+use crate::simd;
+
+/// Sums that run side by side over one slice.
+const LANES: usize = 8;
+
+/// Stochastic gradient descent with momentum, as in PyTorch (without dampening).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdStep {
+    /// Learning rate.
+    pub lr: f32,
+    /// Factor of the velocity.
+    pub momentum: f32,
+    /// Factor of the parameter in its gradient.
+    pub weight_decay: f32,
+    /// Whether the step looks ahead along the new velocity.
+    pub nesterov: bool,
+}
+
+/// `v = momentum v + (g + weight_decay p)`; `p -= lr v`, or `p -= lr (g + weight_decay p + momentum v)` with Nesterov.
+///
+/// # Errors
+/// Different lengths.
+pub fn sgd(step: &SgdStep, p: &mut [f32], g: &[f32], velocity: &mut [f32]) -> Result<(), ShapeError> {
+    expect_eq("gradient", p.len(), g.len())?;
+    expect_eq("velocity", p.len(), velocity.len())?;
+    let SgdStep { lr, momentum, weight_decay, nesterov } = *step;
+    let state = velocity.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
+    p.par_chunks_mut(TASK).zip(state).for_each(|(p, (velocity, g))| {
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                let values = p.iter_mut().zip(velocity).zip(g);
+                if nesterov {
+                    for ((p, v), g) in values {
+                        let g = g + weight_decay * *p;
+                        *v = momentum * *v + g;
+                        *p -= lr * (g + momentum * *v);
+                    }
+                } else {
+                    for ((p, v), g) in values {
+                        *v = momentum * *v + (g + weight_decay * *p);
+                        *p -= lr * *v;
+                    }
+                }
+            },
+        );
+    });
+    Ok(())
+}
+
+/// The last step of LARS (You, Gitman and Ginsburg 2017): momentum over a gradient scaled by the layer's trust ratio.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LarsStep {
+    /// Learning rate.
+    pub lr: f32,
+    /// Factor of the velocity.
+    pub momentum: f32,
+    /// Factor of the parameter in its gradient.
+    pub weight_decay: f32,
+    /// The layer's trust ratio, from the norms of its parameters and gradient.
+    pub trust: f32,
+}
+
+/// `v = momentum v + trust (g + weight_decay p)`; `p -= lr v`.
+///
+/// # Errors
+/// Different lengths.
+pub fn lars(step: &LarsStep, p: &mut [f32], g: &[f32], velocity: &mut [f32]) -> Result<(), ShapeError> {
+    expect_eq("gradient", p.len(), g.len())?;
+    expect_eq("velocity", p.len(), velocity.len())?;
+    let LarsStep { lr, momentum, weight_decay, trust } = *step;
+    let state = velocity.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
+    p.par_chunks_mut(TASK).zip(state).for_each(|(p, (velocity, g))| {
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for ((p, v), g) in p.iter_mut().zip(velocity).zip(g) {
+                    *v = momentum * *v + trust * (g + weight_decay * *p);
+                    *p -= lr * *v;
+                }
+            },
+        );
+    });
+    Ok(())
+}
+
+/// AdamW (Loshchilov and Hutter 2019) as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the first and second moment.
+    pub betas: (f32, f32),
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay; the parameter loses `lr * weight_decay` of itself.
+    pub weight_decay: f32,
+    /// `1 - beta^t` for each beta, `t` the number of this step from 1.
+    pub correction: (f64, f64),
+}
+
+impl AdamWStep {
+    /// The bias corrections of step `t`, counted from 1.
+    pub fn correction(betas: (f32, f32), t: u64) -> (f64, f64) {
+        let t = i32::try_from(t).unwrap_or(i32::MAX);
+        let correction = |beta: f32| 1.0 - f64::from(beta).powi(t);
+        (correction(betas.0), correction(betas.1))
+    }
+}
+
+/// `p *= 1 - lr weight_decay`; `m = beta1 m + (1 - beta1) g`; `v = beta2 v + (1 - beta2) g²`;
+/// `p -= lr / correction1 * m / (sqrt(v) / sqrt(correction2) + eps)`.
+///
+/// # Errors
+/// Different lengths.
+pub fn adamw(
+    step: &AdamWStep,
+    p: &mut [f32],
+    g: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+) -> Result<(), ShapeError> {
+    expect_eq("gradient", p.len(), g.len())?;
+    expect_eq("first moment", p.len(), first.len())?;
+    expect_eq("second moment", p.len(), second.len())?;
+    let (beta1, beta2) = step.betas;
+    let keep = single(1.0 - f64::from(step.lr) * f64::from(step.weight_decay));
+    let size = single(f64::from(step.lr) / step.correction.0);
+    let root = single(1.0 / step.correction.1.sqrt());
+    let eps = step.eps;
+    let state = first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK)).zip(g.par_chunks(TASK));
+    p.par_chunks_mut(TASK).zip(state).for_each(|(p, ((first, second), g))| {
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for (((p, m), v), g) in p.iter_mut().zip(first).zip(second).zip(g) {
+                    *m += (1.0 - beta1) * (g - *m);
+                    *v = beta2 * *v + (1.0 - beta2) * (g * g);
+                    *p = *p * keep - size * (*m / (v.sqrt() * root + eps));
+                }
+            },
+        );
+    });
+    Ok(())
+}
+
+/// Exponential moving average: `average += (1 - decay) (p - average)`.
+///
+/// # Errors
+/// Different lengths.
+pub fn ema(decay: f32, p: &[f32], average: &mut [f32]) -> Result<(), ShapeError> {
+    expect_eq("average", p.len(), average.len())?;
+    let share = 1.0 - decay;
+    average.par_chunks_mut(TASK).zip(p.par_chunks(TASK)).for_each(|(average, p)| {
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for (average, p) in average.iter_mut().zip(p) {
+                    *average += share * (p - *average);
+                }
+            },
+        );
+    });
+    Ok(())
+}
+
+/// `g *= factor`.
+pub fn scale(g: &mut [f32], factor: f32) {
+    g.par_chunks_mut(TASK).for_each(|g| {
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for g in &mut *g {
+                    *g *= factor;
+                }
+            },
+        );
+    });
+}
+
+/// `Σ g²`, in f64 over fixed blocks.
+pub fn sum_of_squares(g: &[f32]) -> f64 {
+    let block = |g: &[f32]| {
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                let mut sums = [0.0; LANES];
+                let (groups, rest) = g.as_chunks::<LANES>();
+                for group in groups {
+                    for lane in 0..LANES {
+                        sums[lane] += f64::from(group[lane]) * f64::from(group[lane]);
+                    }
+                }
+                for (sum, &value) in sums.iter_mut().zip(rest) {
+                    *sum += f64::from(value) * f64::from(value);
+                }
+                sums.iter().sum::<f64>()
+            },
+        )
+    };
+    let parts: Vec<f64> = g.par_chunks(TASK).map(block).collect();
+    parts.iter().sum()
+}

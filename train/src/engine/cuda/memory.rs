@@ -1,0 +1,164 @@
+//! Buffers of the tape on a GPU: memory that is taken when something is written, and gradients that are not written at all.
+
+use std::sync::Arc;
+
+use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice, elementwise};
+
+/// A value or a gradient.
+///
+/// It gets its memory when an operation writes it, because only then is the element known: means over images, dense layers and
+/// embeddings stay f32 in a network of bf16.
+pub struct CudaBuffer {
+    pub(super) len: usize,
+    pub(super) content: Content,
+}
+
+/// What a buffer stands for.
+pub(super) enum Content {
+    /// Arbitrary values.
+    Nothing,
+    /// Values in memory, which what is kept for the backward pass may share.
+    Memory(Arc<Buffer>),
+    /// The gradient behind a max-pool, whose output's gradient is here: its only reader, a normalisation, gathers it itself.
+    Pooled {
+        /// The pool's node.
+        node: usize,
+        /// Gradient of its output.
+        dy: Arc<Buffer>,
+    },
+    /// The same behind a global average.
+    Averaged(Arc<Buffer>),
+}
+
+impl CudaBuffer {
+    /// Arbitrary values.
+    pub(super) fn new(len: usize) -> Self {
+        Self { len, content: Content::Nothing }
+    }
+
+    /// The values in memory.
+    pub(super) fn memory(&self) -> Result<&Arc<Buffer>, CudaError> {
+        match &self.content {
+            Content::Memory(memory) => Ok(memory),
+            _ => Err(unwritten()),
+        }
+    }
+
+    /// The values, to read.
+    pub(super) fn values(&self) -> Result<Slice<'_>, CudaError> {
+        Ok(self.memory()?.as_slice())
+    }
+
+    /// Memory to write, of `element`; its content is arbitrary where it was of another.
+    pub(super) fn room(
+        &mut self,
+        gpu: &Gpu,
+        pool: &mut Pool,
+        element: Element,
+    ) -> Result<&mut Buffer, CudaError> {
+        let fits = match &mut self.content {
+            Content::Memory(memory) => memory.element() == element && Arc::get_mut(memory).is_some(),
+            _ => false,
+        };
+        if !fits {
+            pool.give(std::mem::replace(&mut self.content, Content::Nothing));
+            self.content = Content::Memory(Arc::new(pool.take(gpu, element, self.len)?));
+        }
+        self.unique(gpu, pool)
+    }
+
+    /// Memory to change: a copy where what is kept for the backward pass shares it.
+    pub(super) fn unique(&mut self, gpu: &Gpu, pool: &mut Pool) -> Result<&mut Buffer, CudaError> {
+        let Content::Memory(memory) = &mut self.content else { return Err(unwritten()) };
+        if Arc::get_mut(memory).is_none() {
+            let mut copy = pool.take(gpu, memory.element(), self.len)?;
+            copy.as_mut().copy_from(gpu.stream(), memory.as_slice())?;
+            *memory = Arc::new(copy);
+        }
+        Arc::get_mut(memory).ok_or_else(unwritten)
+    }
+
+    /// Converts the values to `element` where they are of another.
+    pub(super) fn convert(
+        &mut self,
+        gpu: &mut Gpu,
+        pool: &mut Pool,
+        element: Element,
+    ) -> Result<(), CudaError> {
+        if let Some(converted) = pool.converted(gpu, self.values()?, element)? {
+            pool.give(std::mem::replace(&mut self.content, Content::Memory(Arc::new(converted))));
+        }
+        Ok(())
+    }
+}
+
+fn unwritten() -> CudaError {
+    CudaError::Unsupported { what: "a value that was not written".to_owned() }
+}
+
+/// Memory that waits for its next use.
+#[derive(Default)]
+pub(super) struct Pool {
+    free: Vec<Buffer>,
+    /// Bytes handed out and free.
+    pub(super) bytes: usize,
+}
+
+impl Pool {
+    /// The smallest free buffer that fits without being more than twice as large, else a new one.
+    pub(super) fn take(&mut self, gpu: &Gpu, element: Element, len: usize) -> Result<Buffer, CudaError> {
+        let need = (len * element.size()).max(1);
+        let fits = |(at, buffer): (usize, &Buffer)| {
+            (buffer.bytes() >= need && buffer.bytes() / 2 <= need).then_some((buffer.bytes(), at))
+        };
+        match self.free.iter().enumerate().filter_map(fits).min() {
+            Some((_, at)) => self.free.swap_remove(at).recast(element, len),
+            None => {
+                self.bytes += need;
+                gpu.alloc(element, len)
+            }
+        }
+    }
+
+    /// Takes back what nobody else holds.
+    pub(super) fn give(&mut self, content: Content) {
+        match content {
+            Content::Nothing => {}
+            Content::Memory(memory) | Content::Pooled { dy: memory, .. } | Content::Averaged(memory) => {
+                self.release(memory);
+            }
+        }
+    }
+
+    /// Takes memory back once the last holder gives it.
+    pub(super) fn release(&mut self, memory: Arc<Buffer>) {
+        if let Ok(memory) = Arc::try_unwrap(memory) {
+            self.free.push(memory);
+        }
+    }
+
+    /// `values` as `element`; nothing where they are already.
+    pub(super) fn converted(
+        &mut self,
+        gpu: &mut Gpu,
+        values: Slice<'_>,
+        element: Element,
+    ) -> Result<Option<Buffer>, CudaError> {
+        let from = values.element();
+        if from == element {
+            return Ok(None);
+        }
+        let mut to = self.take(gpu, element, values.len())?;
+        match (from, element) {
+            (_, Element::F32) => elementwise::widen(gpu, values, &mut to.as_mut(), false)?,
+            (Element::F32, _) => elementwise::narrow(gpu, values, &mut to.as_mut())?,
+            _ => return Err(CudaError::Unsupported { what: format!("{from:?} to {element:?}") }),
+        }
+        Ok(Some(to))
+    }
+
+    /// Takes a temporary buffer back, if there was one.
+    pub(super) fn recycle(&mut self, temporary: Option<Buffer>) {
+        self.free.extend(temporary);
+    }
+}

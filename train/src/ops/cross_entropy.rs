@@ -1,0 +1,119 @@
+//! Soft cross-entropy straight from logits and target distributions.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use lgd_kernels::rows::{self, Targets};
+
+use super::host::{slice, tensor, wrap};
+use super::to_host;
+
+/// Logits of columns that are left out, where log-softmax is composed: `exp` of it is 0, and 0 times it is 0.
+const LEFT_OUT: f32 = -1e30;
+
+/// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (METHODS.md section 1).
+///
+/// Columns that are not `active` are left out of the softmax and of the sum. Targets are constants and need not sum to one.
+///
+/// # Errors
+/// Sizes that disagree, no active column, targets that want a gradient, or anything but contiguous f32.
+pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, active: Arc<[bool]>) -> Result<Tensor> {
+    if targets.track_op() {
+        bail!("soft cross-entropy does not differentiate its targets: detach them");
+    }
+    let (rows, columns) = logits.dims2()?;
+    if logits.dims() != targets.dims() || columns != active.len() {
+        let (logits, targets, active) = (logits.dims(), targets.dims(), active.len());
+        bail!("soft cross-entropy of logits {logits:?} and targets {targets:?} with {active} columns");
+    }
+    if let Device::Cpu = logits.device() {
+        let targets = Owned::Dense(to_host(&targets.to_dtype(DType::F32)?)?);
+        return logits.apply_op1(SoftCrossEntropy { targets, active, softmax: OnceLock::new() });
+    }
+    let offsets: Vec<f32> = active.iter().map(|&on| if on { 0.0 } else { LEFT_OUT }).collect();
+    let logits = logits.broadcast_add(&Tensor::from_vec(offsets, columns, logits.device())?)?;
+    let log_softmax = log_softmax(&logits)?;
+    let kept: Vec<f32> = active.iter().map(|&on| f32::from(u8::from(on))).collect();
+    let targets = targets.broadcast_mul(&Tensor::from_vec(kept, columns, logits.device())?)?;
+    (targets * log_softmax)?.sum_all()? * (-1.0 / real(rows))
+}
+
+/// The same with targets that name `k` columns per row: `indices` `[B, k]` (u32) and their `probabilities` `[B, k]`; the other columns
+/// have none.
+///
+/// # Errors
+/// As [`soft_cross_entropy`]; a column that does not exist.
+pub fn soft_cross_entropy_top_k(logits: &Tensor, indices: &Tensor, probabilities: &Tensor) -> Result<Tensor> {
+    let (rows, columns) = logits.dims2()?;
+    let (target_rows, k) = indices.dims2()?;
+    if target_rows != rows || indices.dims() != probabilities.dims() {
+        let (logits, indices, p) = (logits.dims(), indices.dims(), probabilities.dims());
+        bail!("soft cross-entropy of logits {logits:?} and targets {indices:?} with probabilities {p:?}");
+    }
+    if let Device::Cpu = logits.device() {
+        let indices = indices.flatten_all()?.to_vec1::<u32>()?;
+        let targets = Owned::Sparse { indices, probabilities: to_host(probabilities)?, k };
+        let active = vec![true; columns].into();
+        return logits.apply_op1(SoftCrossEntropy { targets, active, softmax: OnceLock::new() });
+    }
+    let picked = log_softmax(logits)?.gather(indices, D::Minus1)?;
+    (probabilities * picked)?.sum_all()? * (-1.0 / real(rows))
+}
+
+fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+    // The row's maximum is a constant: softmax does not depend on it, and Candle's gradient of a maximum is wrong on ties.
+    let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+/// Targets on the host.
+enum Owned {
+    Dense(Vec<f32>),
+    Sparse { indices: Vec<u32>, probabilities: Vec<f32>, k: usize },
+}
+
+impl Owned {
+    fn view(&self) -> Targets<'_> {
+        match self {
+            Self::Dense(p) => Targets::Dense(p),
+            Self::Sparse { indices, probabilities, k } => Targets::Sparse { indices, probabilities, k: *k },
+        }
+    }
+}
+
+struct SoftCrossEntropy {
+    targets: Owned,
+    active: Arc<[bool]>,
+    /// Set once, by the forward pass of the one application this value is made for.
+    softmax: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp1 for SoftCrossEntropy {
+    fn name(&self) -> &'static str {
+        "soft-cross-entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let logits = slice(logits, layout)?;
+        let mut softmax = vec![0.0; logits.len()];
+        let loss = rows::cross_entropy_forward(logits, self.targets.view(), &self.active, &mut softmax);
+        if self.softmax.set(softmax).is_err() {
+            bail!("a soft cross-entropy was applied twice");
+        }
+        Ok((CpuStorage::F32(vec![loss.map_err(wrap)?]), Shape::from(())))
+    }
+
+    fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
+        let Some(softmax) = self.softmax.get() else { bail!("a softmax is missing") };
+        let dloss = dloss.to_scalar::<f32>()?;
+        let mut gradient = vec![0.0; softmax.len()];
+        rows::cross_entropy_backward(softmax, self.targets.view(), &self.active, dloss, &mut gradient)
+            .map_err(wrap)?;
+        tensor(gradient, logits.shape()).map(Some)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^53 rows")]
+fn real(rows: usize) -> f64 {
+    rows as f64
+}

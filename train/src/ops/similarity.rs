@@ -1,0 +1,68 @@
+//! Similarities to the rows of a bank.
+
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use lgd_kernels::linear::{self, Linear, Output};
+use lgd_kernels::{Activation, Operand, Workspace};
+
+use super::host::{host, slice, tensor, wrap};
+
+/// Dot products of the rows of `x` `[B, D]` with the rows of `bank` `[C, D]`: `[B, C]`.
+///
+/// # Errors
+/// Sizes that are zero or disagree, a bank that wants a gradient, or, on the CPU, anything but contiguous f32.
+pub fn similarity(x: &Tensor, bank: &Tensor) -> Result<Tensor> {
+    if bank.track_op() {
+        bail!("similarities do not differentiate their bank: detach it");
+    }
+    match x.device() {
+        Device::Cpu => x.apply_op2(bank, Similarity),
+        _ => x.matmul(&bank.t()?),
+    }
+}
+
+struct Similarity;
+
+fn plan(x: &Shape, bank: &Shape) -> Result<Linear> {
+    let (batch, inputs) = x.dims2()?;
+    let (rows, dim) = bank.dims2()?;
+    if inputs != dim {
+        bail!("a product of {x:?} with the transpose of {bank:?}");
+    }
+    Linear::new(batch, inputs, rows).map_err(wrap)
+}
+
+impl CustomOp2 for Similarity {
+    fn name(&self) -> &'static str {
+        "similarity"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        bank: &CpuStorage,
+        bank_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let plan = plan(x_layout.shape(), bank_layout.shape())?;
+        let (x, bank) = (slice(x, x_layout)?, slice(bank, bank_layout)?);
+        let mut y = vec![0.0; plan.batch * plan.outputs];
+        let output = Output { activation: Activation::Identity, y: &mut y, sum: None };
+        linear::forward(&plan, Operand::plain(x), bank, None, output, &mut Workspace::new()).map_err(wrap)?;
+        Ok((CpuStorage::F32(y), Shape::from((plan.batch, plan.outputs))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        bank: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let plan = plan(x.shape(), bank.shape())?;
+        let dy = dy.contiguous()?;
+        let mut dx = vec![0.0; plan.batch * plan.inputs];
+        let (dy, bank) = (host(&dy)?, host(bank)?);
+        linear::backward_data(&plan, &dy, &bank, &mut dx, false, &mut Workspace::new()).map_err(wrap)?;
+        Ok((Some(tensor(dx, x.shape())?), None))
+    }
+}

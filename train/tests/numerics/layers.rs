@@ -1,0 +1,355 @@
+//! Every layer and every gradient of it against PyTorch in f64 (`goldens/layers.py`, `goldens/make_goldens.py`).
+
+use lgd_kernels::batch_norm::{self, Normalization, Upstream};
+use lgd_kernels::conv::{self, Conv};
+use lgd_kernels::{Activation, Operand, ShapeError, Sliding, Window, Workspace};
+use lgd_train::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use lgd_train::engine::{Backend, Mode};
+use serde_json::Value as Json;
+
+use crate::golden::{Golden, error};
+use crate::layer::{Layer, TRAIN};
+
+/// f32 sums of a few hundred terms.
+const TOLERANCE: f64 = 3e-6;
+/// A normalised value is read as `x * scale + shift`, whose summands are 200 times as large where the mean lies 200 deviations from 0:
+/// their rounding is 200 times that of the value.
+const FAR: (&str, f64) = ("norm_far_mean.y", 1.2e-5);
+
+/// Fixtures with layers, and how many cases of them run as graphs here.
+const FIXTURES: [(&str, usize); 7] = [
+    ("layers_conv", 16),
+    ("layers_depthwise", 7),
+    ("layers_transpose", 4),
+    ("layers_norm", 28),
+    ("layers_other", 14),
+    ("layers_masked", 7),
+    ("ops", 63),
+];
+
+/// Operations that are no layers: `ops.rs` has them.
+const NO_LAYERS: [&str; 3] = ["similarity", "entropy", "entropy_top"];
+/// No student needs output padding: graphs do not have it.
+const WITHOUT: [&str; 1] = ["transpose3_s2_even"];
+/// Filters of graphs are square; the kernel is tested on its own.
+const NOT_SQUARE: &str = "conv1x3";
+
+/// A case of a fixture.
+struct Case<'a> {
+    golden: &'a Golden,
+    name: &'a str,
+    parameters: &'a Json,
+}
+
+impl Case<'_> {
+    fn op(&self) -> &str {
+        self.parameters["op"].as_str().unwrap()
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.name)
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.golden.has(&self.key(key))
+    }
+
+    fn values(&self, key: &str) -> Vec<f32> {
+        self.golden.values(&self.key(key))
+    }
+
+    fn dims(&self, key: &str) -> &[usize] {
+        self.golden.get(&self.key(key)).dims()
+    }
+
+    fn number(&self, key: &str, default: usize) -> usize {
+        self.parameters.get(key).map_or(default, |value| usize::try_from(value.as_u64().unwrap()).unwrap())
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
+    fn real(&self, key: &str, default: f32) -> f32 {
+        self.parameters.get(key).map_or(default, |value| value.as_f64().unwrap() as f32)
+    }
+
+    fn window(&self) -> Window {
+        let dilation = self.number("dilation", 1);
+        Window { stride: self.number("stride", 1), padding: self.number("padding", 0), dilation }
+    }
+
+    fn activation(&self, key: &str) -> Activation {
+        match self.parameters[key].as_str().unwrap() {
+            "identity" => Activation::Identity,
+            "relu" => Activation::Relu,
+            "relu6" => Activation::Relu6,
+            "hardswish" => Activation::HardSwish,
+            "hardsigmoid" => Activation::HardSigmoid,
+            "silu" => Activation::Silu,
+            "sigmoid" => Activation::Sigmoid,
+            other => panic!("unknown activation {other}"),
+        }
+    }
+
+    fn norm(&self) -> NormSpec {
+        let spec = NormSpec::new(self.activation("activation"));
+        NormSpec {
+            eps: self.real("epsilon", spec.eps),
+            momentum: self.real("momentum", spec.momentum),
+            ..spec
+        }
+    }
+
+    fn conv(&self, builder: &mut Builder, x: Value, groups: usize) -> Result<Value, ShapeError> {
+        let dims = self.dims("w0");
+        let spec = ConvSpec { outputs: dims[0], side: dims[2], window: self.window(), groups };
+        builder.conv(x, "conv", spec)
+    }
+
+    /// The graph of the case; its parameters are made in the order of the fixture's weights.
+    fn build(&self, builder: &mut Builder, x: Value) -> Result<Value, ShapeError> {
+        let channels = builder.shape(x).channels;
+        match self.op() {
+            "conv" => self.conv(builder, x, self.number("groups", 1)),
+            "depthwise" => self.conv(builder, x, channels),
+            "conv_transpose" => {
+                let dims = self.dims("w0");
+                let spec = ConvSpec { outputs: dims[1], side: dims[2], window: self.window(), groups: 1 };
+                let y = builder.conv_transpose(x, "up", spec)?;
+                builder.bias(y, "up", channels)
+            }
+            "norm" => builder.batch_norm(x, "norm", self.norm()),
+            "masked_conv_norm" => {
+                let x = builder.mask(x);
+                let y = self.conv(builder, x, self.number("groups", 1))?;
+                let y = builder.batch_norm(y, "norm", NormSpec { masked: true, ..self.norm() })?;
+                Ok(builder.mask(y))
+            }
+            "squeeze_excitation" => {
+                let pooled = builder.global_average_pool(x);
+                let squeezed = builder.linear(pooled, "fc1", self.dims("w0")[0], LinearKind::Pointwise)?;
+                let squeezed = builder.activate(squeezed, self.activation("activation"));
+                let gate = builder.linear(squeezed, "fc2", channels, LinearKind::Pointwise)?;
+                let gate = builder.activate(gate, self.activation("gate"));
+                builder.scale(x, gate)
+            }
+            "pool" => builder.max_pool(x, self.number("side", 0), self.window()),
+            "average" => Ok(builder.global_average_pool(x)),
+            "normalize" => builder.l2_normalise(x),
+            "linear" => {
+                let y = builder.linear(x, "linear", self.dims("w0")[0], LinearKind::Dense)?;
+                Ok(builder.activate(y, self.activation("activation")))
+            }
+            // A graph has one input: the other summand, zero in the fixture, is a convolution of it by zero.
+            "add" => {
+                let zero = builder.conv(x, "zero", ConvSpec::dense(channels, 1, 1))?;
+                builder.add(x, zero, self.activation("activation"))
+            }
+            other => panic!("unknown op {other}"),
+        }
+    }
+
+    /// The graph with the fixture's weights, statistics and mask.
+    fn layer(&self) -> Layer {
+        let mut layer = Layer::new(self.dims("x"), |builder, x| Ok(vec![self.build(builder, x)?]));
+        for (i, name) in layer.names().iter().enumerate() {
+            if self.op() == "add" {
+                let len = layer.get(name).len();
+                layer.set(name, &vec![0.0; len]);
+            } else {
+                assert_eq!(
+                    layer.table.parameters()[i].spec.shape,
+                    self.dims(&format!("w{i}")),
+                    "{}",
+                    self.name
+                );
+                layer.set(name, &self.values(&format!("w{i}")));
+            }
+        }
+        if self.op() != "add" {
+            assert!(!self.has(&format!("w{}", layer.names().len())), "{}: a weight is left", self.name);
+        }
+        if self.has("mean") {
+            layer.set("norm.running_mean", &self.values("mean"));
+            layer.set("norm.running_var", &self.values("variance"));
+        }
+        if self.has("mask") {
+            let visible: Vec<bool> = self.values("mask").iter().map(|v| *v > 0.0).collect();
+            let [_, rows, columns] = *self.dims("mask") else { panic!("{}: a mask's shape", self.name) };
+            layer.tape.backend_mut().set_mask(&visible, rows, columns).unwrap();
+        }
+        layer
+    }
+
+    /// Name and relative error of everything that the fixture has.
+    fn errors(&self) -> Vec<(String, f64)> {
+        if self.name == NOT_SQUARE {
+            return self.kernel_errors();
+        }
+        if self.parameters.get("mode").is_some_and(|mode| mode == "eval") {
+            return self.inference_errors();
+        }
+        let mut layer = self.layer();
+        let mut found = vec![("y".to_owned(), layer.forward(&self.values("x"), TRAIN))];
+        layer.backward(&self.values("g"));
+        found.push(("dx".to_owned(), layer.dx()));
+        if self.op() != "add" {
+            let names = layer.names();
+            found.extend(names.iter().enumerate().map(|(i, name)| (format!("dw{i}"), layer.gradient(name))));
+        }
+        if self.has("mean_after") {
+            found.push(("mean_after".to_owned(), layer.get("norm.running_mean")));
+            found.push(("variance_after".to_owned(), layer.get("norm.running_var")));
+        }
+        self.compare(found)
+    }
+
+    fn compare(&self, found: Vec<(String, Vec<f32>)>) -> Vec<(String, f64)> {
+        let compared = |(what, got): (String, Vec<f32>)| {
+            let error = error(&got, &self.values(&what));
+            (self.key(&what), error)
+        };
+        found.into_iter().map(compared).collect()
+    }
+
+    /// A graph keeps nothing in inference: the gradient through constant statistics is the kernel's alone.
+    fn inference_errors(&self) -> Vec<(String, f64)> {
+        let mut layer = self.layer();
+        let mut found = vec![("y".to_owned(), layer.forward(&self.values("x"), Mode::Inference))];
+        assert_eq!(layer.get("norm.running_mean"), self.values("mean"), "inference moves nothing");
+        let [gamma, beta, mean, variance] = ["w0", "w1", "mean", "variance"].map(|key| self.values(key));
+        let NormSpec { eps, activation, .. } = self.norm();
+        let norm = Normalization::inference((&mean, &variance), &gamma, &beta, eps, activation).unwrap();
+        let mut dx = self.values("g");
+        let (mut dgamma, mut dbeta) = (vec![f32::NAN; gamma.len()], vec![f32::NAN; gamma.len()]);
+        let upstream = Upstream::InPlace(&mut dx);
+        batch_norm::backward_inference(&norm, &self.values("x"), upstream, &mut dgamma, &mut dbeta, false)
+            .unwrap();
+        found.extend([("dx".to_owned(), dx), ("dw0".to_owned(), dgamma), ("dw1".to_owned(), dbeta)]);
+        self.compare(found)
+    }
+
+    /// The convolution's kernel itself, for filters that are not square.
+    fn kernel_errors(&self) -> Vec<(String, f64)> {
+        let (&[batch, height, width, channels], &[outputs, _, rows, columns]) =
+            (self.dims("x"), self.dims("w0"))
+        else {
+            panic!("{}: a convolution's shapes", self.name)
+        };
+        let sliding = Sliding::new((batch, height, width, channels), (rows, columns), self.window()).unwrap();
+        let conv = Conv::new(sliding, outputs, 1).unwrap();
+        // OIHW and back, with one index for the taps.
+        let taps = rows * columns;
+        let file = |memory: usize| {
+            let (filter, tap, channel) =
+                (memory / (taps * channels), memory / channels % taps, memory % channels);
+            (filter * channels + channel) * taps + tap
+        };
+        let (x, g, given) = (self.values("x"), self.values("g"), self.values("w0"));
+        let weights: Vec<f32> = (0..given.len()).map(|at| given[file(at)]).collect();
+        let workspace = &mut Workspace::new();
+        let (mut y, mut dx, mut dw) = (vec![0.0; g.len()], vec![0.0; x.len()], vec![0.0; given.len()]);
+        conv::forward(&conv, Operand::plain(&x), &weights, &mut y, None, workspace).unwrap();
+        conv::backward_data(&conv, &g, &weights, &mut dx, false, workspace).unwrap();
+        conv::backward_weight(&conv, Operand::plain(&x), &g, &mut dw, false, workspace).unwrap();
+        let mut in_file = vec![0.0; dw.len()];
+        dw.iter().enumerate().for_each(|(at, value)| in_file[file(at)] = *value);
+        self.compare(vec![("y".to_owned(), y), ("dx".to_owned(), dx), ("dw0".to_owned(), in_file)])
+    }
+}
+
+/// Calls `f` for every case of a fixture that is a layer; how many there are.
+fn for_cases(fixture: &str, mut f: impl FnMut(&Case<'_>)) -> usize {
+    let golden = Golden::open(fixture);
+    let cases: Json = serde_json::from_str(golden.metadata("cases")).unwrap();
+    let mut count = 0;
+    for (name, parameters) in cases.as_object().unwrap() {
+        let case = Case { golden: &golden, name, parameters };
+        if !NO_LAYERS.contains(&case.op()) && !WITHOUT.contains(&&name[..]) {
+            f(&case);
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn layers_and_gradients_equal_pytorchs() {
+    let mut failures = Vec::new();
+    for (fixture, expected) in FIXTURES {
+        let mut worst = (String::new(), 0.0);
+        let count = for_cases(fixture, |case| {
+            for (what, error) in case.errors() {
+                let allowed = if what == FAR.0 { FAR.1 } else { TOLERANCE };
+                if error > allowed {
+                    failures.push(format!("{what}: {error:.1e}"));
+                }
+                if error > worst.1 {
+                    worst = (what, error);
+                }
+            }
+        });
+        eprintln!("{fixture}: {count} cases, worst {:.1e} ({})", worst.1, worst.0);
+        assert_eq!(count, expected, "cases of {fixture}");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The instruction set is chosen once per process, so each gets a process of its own.
+#[test]
+fn every_instruction_set_gives_pytorchs_gradients() {
+    for set in ["avx2", "portable"] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "layers::layers_and_gradients_equal_pytorchs"])
+            .args(["channels::any_number_of_channels_gives_the_sums_written_out"])
+            .args(["tape::normalisations_are_the_same_written_out_and_read_on_the_way"])
+            .args(["ops::objectives_equal_pytorchs"])
+            .env("LGD_SIMD", set)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(output.status.success(), "{set}: {text}");
+        assert!(text.contains("4 passed"), "{set} ran something else: {text}");
+    }
+}
+
+/// Central differences of `Σ y . g`: independent of PyTorch and of the analytic gradient.
+#[test]
+fn gradients_equal_central_differences() {
+    let smooth = [
+        ("ops", "conv3_s2_7x8"),
+        ("ops", "depthwise3_s2_8x7"),
+        ("ops", "norm_identity"),
+        ("ops", "linear_identity"),
+        ("ops", "average"),
+        ("layers_conv", "conv3_groups2_s2_odd"),
+        ("layers_transpose", "transpose4_s2"),
+        ("layers_norm", "norm_silu_train_5"),
+        ("layers_other", "squeeze_efficientnet"),
+        ("layers_masked", "masked1"),
+    ];
+    for (fixture, name) in smooth {
+        let mut found = false;
+        for_cases(fixture, |case| {
+            if case.name == name {
+                let error = case.layer().slope_error(&case.values("x"), &[case.values("g")], 1e-2);
+                assert!(error < 2e-3, "{name}: {error:.1e}");
+                found = true;
+            }
+        });
+        assert!(found, "no case {name}");
+    }
+}
+
+#[test]
+fn running_statistics_move_as_pytorchs() {
+    let golden = Golden::open("ops");
+    let x = golden.get("running.x");
+    let mut layer = Layer::new(x.dims(), |builder, x| {
+        Ok(vec![builder.batch_norm(x, "norm", NormSpec::new(Activation::Identity))?])
+    });
+    layer.set("norm.running_mean", &golden.values("running.mean_before"));
+    layer.set("norm.running_var", &golden.values("running.variance_before"));
+    layer.forward(&golden.values("running.x"), TRAIN);
+    assert!(error(&layer.get("norm.running_mean"), &golden.values("running.mean")) < 1e-6);
+    assert!(error(&layer.get("norm.running_var"), &golden.values("running.variance")) < 1e-6);
+}

@@ -1,0 +1,295 @@
+//! Every student against torchvision in f64 (`goldens/students.py`): names, inference, the whole gradient, running statistics. And
+//! what holds for all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::Tensor;
+use lgd_train::error::TrainError;
+use lgd_train::student::{Architecture, Head, Images, Mode, Regularisation, Student, StudentConfig};
+
+use crate::golden::{Golden, error, norm, normal, real, spread, values};
+use crate::layer::TRAIN;
+
+const CLASSES: usize = 10;
+const INFERRED: usize = 2;
+const DAMPING: f64 = 0.25;
+
+/// The product promises 1e-4 of each tensor, L2; PyTorch's own f32 is 0.5e-5 to 1.8e-5 off (metadata `f32_error`).
+const TOLERANCE: f64 = 1e-4;
+
+fn config(architecture: Architecture) -> StudentConfig {
+    let head = Head::Classifier { classes: CLASSES };
+    StudentConfig { regularisation: Regularisation::NONE, ..StudentConfig::new(architecture, head, 0) }
+}
+
+fn student(architecture: Architecture) -> Student {
+    Student::new(config(architecture), &candle_core::Device::Cpu).unwrap()
+}
+
+fn is_head(name: &str) -> bool {
+    name.starts_with("fc.") || name.starts_with("classifier.")
+}
+
+/// `formula` of `goldens/students.py`.
+fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
+    let (bound, centre) = match shape {
+        _ if name.ends_with("running_mean") => (0.1, 0.0),
+        _ if name.ends_with("running_var") => (0.5, 1.0),
+        [_, inputs, rows, columns] => ((6.0 / real(inputs * rows * columns)).sqrt(), 0.0),
+        [_, inputs] => ((3.0 / real(*inputs)).sqrt(), 0.0),
+        _ if name.ends_with("bias") => (0.3, 0.0),
+        _ => (0.3, 1.0),
+    };
+    spread(seed, name, shape, bound, centre)
+}
+
+/// Fixture, its seed and its student.
+struct Reference {
+    golden: Golden,
+    seed: u64,
+    student: Student,
+    failures: Vec<String>,
+    worst: BTreeMap<&'static str, f64>,
+}
+
+impl Reference {
+    fn open(architecture: Architecture) -> Self {
+        let golden = Golden::open(&format!("student_{architecture}"));
+        let seed = golden.metadata("seed").parse().unwrap();
+        let mut student = student(architecture);
+        let damped = golden.list("damped");
+        let value = |(name, tensor): (String, Tensor)| {
+            let given = format!("given.{name}");
+            let mut value = match golden.has(&given) {
+                true => golden.get(&given).clone(),
+                false => formula(seed, &name, tensor.dims()),
+            };
+            if damped.contains(&name) {
+                value = (value * DAMPING).unwrap();
+            }
+            (name, value)
+        };
+        let tensors = student.tensors().unwrap().into_iter().map(value).collect();
+        assert!(student.load(&tensors).unwrap().is_complete());
+        Self { golden, seed, student, failures: Vec::new(), worst: BTreeMap::new() }
+    }
+
+    fn check(&mut self, what: &'static str, name: &str, error: f64) {
+        let worst = self.worst.entry(what).or_default();
+        *worst = worst.max(error);
+        if error > TOLERANCE {
+            self.failures.push(format!("{what} {name}: {error:.1e}"));
+        }
+    }
+
+    /// torchvision's names are the fixture's: gradients with those that vanish, and statistics.
+    fn check_names(&self) {
+        let named = |entries: &[lgd_train::engine::parameters::Entry]| -> BTreeSet<String> {
+            entries.iter().map(|entry| entry.spec.name.clone()).collect()
+        };
+        let table = self.student.table();
+        let mut parameters = named(table.parameters());
+        let head: BTreeSet<String> = parameters.iter().filter(|name| is_head(name)).cloned().collect();
+        parameters.retain(|name| !is_head(name));
+        let mut theirs = self.golden.summaries("gradient.");
+        theirs.extend(self.golden.list("vanishing"));
+        assert_eq!(parameters, theirs, "parameters");
+        assert_eq!(named(table.buffers()), self.golden.summaries("after."), "buffers");
+        let layers: &[&str] = match self.student.architecture() {
+            Architecture::MobileNetV2 | Architecture::EfficientNetB0 => &["classifier.1"],
+            Architecture::MobileNetV3Large => &["classifier.0", "classifier.3"],
+            _ => &["fc"],
+        };
+        let expected = layers.iter().flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]);
+        assert_eq!(head, expected.collect(), "the classifier");
+    }
+
+    fn images(&self) -> (Vec<f32>, (usize, usize, usize)) {
+        let [batch, height, width] = ["batch", "height", "width"].map(|key| self.golden.number(key));
+        (values(&spread(self.seed, "images", &[batch, height, width, 3], 2.0, 0.0)), (batch, height, width))
+    }
+
+    fn check_inference(&mut self) {
+        let (images, (_, height, width)) = self.images();
+        let first = Images::Normalised(&images[..INFERRED * height * width * 3]);
+        let output = self.student.forward(first, (INFERRED, height, width), Mode::Inference).unwrap();
+        for (name, tensor) in [("pooled", output.pooled), ("logits", output.embedding)] {
+            let error = error(&values(&tensor), &self.golden.values(&format!("inference.{name}")));
+            self.check("inference", name, error);
+        }
+    }
+
+    fn check_training(&mut self) {
+        let (images, shape) = self.images();
+        let output = self.student.forward(Images::Normalised(&images), shape, TRAIN).unwrap();
+        let error = error(&values(&output.pooled), &self.golden.values("train.pooled"));
+        self.check("training", "pooled", error);
+        let upstream = spread(self.seed, "upstream", output.pooled.dims(), 1.0, 0.0);
+        let loss = output.pooled.mul(&upstream).unwrap().sum_all().unwrap();
+        self.student.backward(&loss, false).unwrap();
+        let gradients = self.student.gradients().unwrap();
+        let vanishing = self.golden.list("vanishing");
+        for (name, gradient) in &gradients {
+            if is_head(name) {
+                assert!(
+                    values(gradient).iter().all(|v| *v == 0.0),
+                    "{name} lies behind no differentiated output"
+                );
+            } else if vanishing.contains(name) {
+                // A shift that a later normalisation takes away: rounding noise beside its layer's scale.
+                let weight = &gradients[&name.replace(".bias", ".weight")];
+                self.check("vanishing", name, norm(&values(gradient)) / norm(&values(weight)));
+            } else {
+                let error = self.golden.summary_error(self.seed, &format!("gradient.{name}"), gradient);
+                self.check("gradient", name, error);
+            }
+        }
+        for (name, tensor) in self.student.tensors().unwrap() {
+            if name.contains(".running_") {
+                let error = self.golden.summary_error(self.seed, &format!("after.{name}"), &tensor);
+                self.check("statistics", &name, error);
+            }
+        }
+    }
+}
+
+fn check(architecture: Architecture) {
+    let mut reference = Reference::open(architecture);
+    reference.check_names();
+    reference.check_inference();
+    reference.check_training();
+    let errors = reference.worst.iter().map(|(what, worst)| format!("{what} {worst:.1e}"));
+    eprintln!("{architecture}: worst relative errors: {}", errors.collect::<Vec<_>>().join(", "));
+    assert!(reference.failures.is_empty(), "{}", reference.failures.join("\n"));
+    // Sharper than promised where nothing amplifies rounding.
+    for (what, bound) in [("inference", 5e-6), ("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)] {
+        assert!(reference.worst[what] < bound, "{what}: {:.1e}", reference.worst[what]);
+    }
+}
+
+#[test]
+fn resnet18_equals_torchvisions() {
+    check(Architecture::ResNet18);
+}
+
+#[test]
+fn resnet34_equals_torchvisions() {
+    check(Architecture::ResNet34);
+}
+
+#[test]
+fn resnet50_equals_torchvisions() {
+    check(Architecture::ResNet50);
+}
+
+#[test]
+fn mobilenet_v2_equals_torchvisions() {
+    check(Architecture::MobileNetV2);
+}
+
+#[test]
+fn mobilenet_v3_large_equals_torchvisions() {
+    check(Architecture::MobileNetV3Large);
+}
+
+#[test]
+fn efficientnet_b0_equals_torchvisions() {
+    check(Architecture::EfficientNetB0);
+}
+
+/// Strides from 2 or 4 to 32, and torchvision's channels there.
+fn maps(architecture: Architecture) -> (usize, &'static [usize]) {
+    match architecture {
+        Architecture::ResNet18 | Architecture::ResNet34 => (4, &[64, 128, 256, 512]),
+        Architecture::ResNet50 => (4, &[256, 512, 1024, 2048]),
+        Architecture::MobileNetV2 => (2, &[16, 24, 32, 96, 1280]),
+        Architecture::MobileNetV3Large => (2, &[16, 24, 40, 112, 960]),
+        Architecture::EfficientNetB0 => (2, &[16, 24, 40, 112, 1280]),
+    }
+}
+
+/// What holds for every architecture, on one student each: making one takes longer than running it.
+fn check_workings(architecture: Architecture) {
+    let mut student = student(architecture);
+    let shape = (2, 64, 32);
+    let images = normal("images", 2 * 64 * 32 * 3);
+    let images = Images::Normalised(&images);
+    let before = student.tensors().unwrap();
+
+    let features = student.features(images, shape).unwrap();
+    let (first, channels) = maps(architecture);
+    let strides = std::iter::successors(Some(first), |stride| Some(2 * stride));
+    let expected: Vec<Vec<usize>> = strides
+        .zip(channels)
+        .map(|(stride, channels)| vec![2, 64 / stride, 32 / stride, *channels])
+        .collect();
+    assert_eq!(
+        features.iter().map(|map| map.dims().to_vec()).collect::<Vec<_>>(),
+        expected,
+        "{architecture}"
+    );
+    let output = student.forward(images, shape, Mode::Inference).unwrap();
+    let last = features[features.len() - 1].mean((1, 2)).unwrap();
+    assert!(error(&values(&output.pooled), &values(&last)) < 1e-6);
+    assert_eq!(output.pooled.dims(), [2, architecture.feature_dim()]);
+    assert!(!output.embedding.track_op() && !output.pooled.track_op(), "inference keeps no graph");
+    let same = |a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>| {
+        a.iter().zip(b).all(|((n, a), (m, b))| n == m && values(a) == values(b))
+    };
+    assert!(same(&before, &student.tensors().unwrap()), "inference changes nothing");
+    let inference = student.engine().bytes();
+
+    let loss = |student: &mut Student| {
+        let output = student.forward(images, shape, TRAIN).unwrap();
+        output.embedding.sqr().unwrap().sum_all().unwrap()
+    };
+    let mut bytes = Vec::new();
+    let mut gradients = Vec::new();
+    for _ in 0..3 {
+        let loss = loss(&mut student);
+        student.backward(&loss, false).unwrap();
+        gradients.push(student.engine().gradients().unwrap());
+        bytes.push(student.engine().bytes());
+    }
+    assert!(bytes[1] == bytes[2], "{architecture}: {bytes:?}");
+    assert!(inference < bytes[2], "{architecture}: {inference} {bytes:?}");
+    assert!(gradients[0] == gradients[2], "a pass leaves nothing behind");
+    let again = loss(&mut student);
+    student.backward(&again, true).unwrap();
+    let doubled: Vec<f32> = gradients[2].iter().map(|v| 2.0 * v).collect();
+    let error = error(&student.engine().gradients().unwrap(), &doubled);
+    assert!(error < 1e-6, "{architecture}: accumulated {error:.1e}");
+    assert!(matches!(student.backward(&again, false), Err(TrainError::NothingRan)));
+}
+
+#[test]
+fn resnets_work() {
+    [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50]
+        .into_iter()
+        .for_each(check_workings);
+}
+
+#[test]
+fn mobile_students_work() {
+    [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
+        .into_iter()
+        .for_each(check_workings);
+}
+
+#[test]
+fn every_draw_follows_seed_and_step() {
+    let (images, shape) = (normal("images", 4 * 32 * 32 * 3), (4, 32, 32));
+    let head = Head::Projection { dim: 24 };
+    for architecture in [Architecture::MobileNetV2, Architecture::EfficientNetB0] {
+        let run = |init, mode| {
+            let config = StudentConfig::new(architecture, head, init);
+            let mut student = Student::new(config, &candle_core::Device::Cpu).unwrap();
+            values(&student.forward(Images::Normalised(&images), shape, mode).unwrap().embedding)
+        };
+        let train = |seed, step| run(1, Mode::Train { seed, step });
+        assert_eq!(train(1, 1), train(1, 1));
+        assert_ne!(train(1, 1), train(1, 2), "dropout follows the step");
+        assert_ne!(train(1, 1), train(2, 1), "dropout follows the seed");
+        assert_ne!(run(1, Mode::Inference), run(2, Mode::Inference), "the weights follow the seed");
+    }
+}
