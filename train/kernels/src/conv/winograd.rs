@@ -9,6 +9,7 @@ mod plan;
 mod product;
 mod scheme;
 mod scratch;
+mod stage;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ mod weights;
 
 use self::plan::Grid;
 use self::scheme::{Pair, Quad, Scheme};
-use self::weights::{Direction, Filters};
+use self::stage::Direction;
 use super::Conv;
 use crate::moments::Moments;
 use crate::operand::Operand;
@@ -97,8 +98,8 @@ fn forward_by<X: Scheme<M, A>, const M: usize, const A: usize>(
     workspace: &mut Workspace,
 ) {
     let grid = Grid::forward::<X, M, A>(conv);
-    let filters = Filters { weights, channels: conv.sliding.channels, direction: Direction::Forward };
-    let problem = convolve::Problem { grid, input: x, filters, accumulate: false };
+    let direction = Direction::Forward;
+    let problem = convolve::Problem { grid, input: x, weights, direction, accumulate: false };
     convolve::run::<X, M, A>(problem, y, moments, workspace);
 }
 
@@ -126,8 +127,8 @@ fn backward_data_by<X: Scheme<M, A>, const M: usize, const A: usize>(
     workspace: &mut Workspace,
 ) {
     let grid = Grid::backward::<X, M, A>(conv);
-    let filters = Filters { weights, channels: conv.sliding.channels, direction: Direction::Backward };
-    let problem = convolve::Problem { grid, input: Operand::plain(dy), filters, accumulate };
+    let direction = Direction::Backward;
+    let problem = convolve::Problem { grid, input: Operand::plain(dy), weights, direction, accumulate };
     convolve::run::<X, M, A>(problem, dx, None, workspace);
 }
 

@@ -13,8 +13,8 @@ use super::layout::Layout;
 use super::plan::{Grid, split};
 use super::scheme::Scheme;
 use super::scratch;
-use super::task::{self, Task};
-use super::weights::Filters;
+use super::stage::{Direction, stage};
+use super::task::{self, Filters, Task};
 use crate::moments::{Moments, Part};
 use crate::operand::Operand;
 use crate::workspace::Workspace;
@@ -36,8 +36,10 @@ pub(super) struct Problem<'a> {
     pub(super) grid: Grid,
     /// Input.
     pub(super) input: Operand<'a>,
-    /// Filters.
-    pub(super) filters: Filters<'a>,
+    /// Filters, OHWI.
+    pub(super) weights: &'a [f32],
+    /// How they are read.
+    pub(super) direction: Direction,
     /// Whether to add to the output.
     pub(super) accumulate: bool,
 }
@@ -54,16 +56,23 @@ pub(super) fn run<X: Scheme<M, A>, const M: usize, const A: usize>(
     let points = if layout.groups() == 1 { NARROW_POINTS } else { WIDE_POINTS };
     let blocks = grid.blocks(points / (A * A));
 
+    let direction = problem.direction;
+    let channels = if direction == Direction::Forward { grid.depth } else { grid.columns };
+    let pieces = layout.groups() * layout.chunks();
+    let mut stage_buffer = workspace.take(pieces * layout.stage_len() + scratch::LINE);
+    let staged = scratch::aligned(&mut stage_buffer, pieces * layout.stage_len());
+    stage(problem.weights, channels, layout, direction, staged);
+    let filters = Filters { staged, layout, direction };
+
     let block_len = layout.block_len();
-    let packed_len =
-        if blocks.len() > FEW_BLOCKS { layout.groups() * layout.chunks() * block_len } else { 0 };
+    let packed_len = if blocks.len() > FEW_BLOCKS { pieces * block_len } else { 0 };
     let mut buffer = workspace.take(packed_len + scratch::LINE);
     let packed = scratch::aligned(&mut buffer, packed_len);
     packed.par_chunks_mut(block_len).enumerate().for_each(|(i, block)| {
-        task::pack::<X, M, A>(problem.filters, layout, (i / layout.chunks(), i % layout.chunks()), block);
+        task::pack::<X, M, A>(filters, (i / layout.chunks(), i % layout.chunks()), block);
     });
     let packed = (packed_len > 0).then_some(&*packed);
-    let task = Task::<X, M, A> { problem, layout, packed, moments: moments.is_some(), scheme: PhantomData };
+    let task = Task::<X, M, A> { problem, filters, packed, moments: moments.is_some(), scheme: PhantomData };
 
     let parts = if blocks.len() >= FEW_TASKS || layout.groups() == 1 {
         let groups = 0..layout.groups();
@@ -73,6 +82,7 @@ pub(super) fn run<X: Scheme<M, A>, const M: usize, const A: usize>(
     } else {
         run_by_columns(task, &blocks, y, workspace)
     };
+    workspace.give(stage_buffer);
     workspace.give(buffer);
     if let Some(moments) = moments {
         let parts: Vec<Vec<Part>> = parts;
@@ -87,7 +97,8 @@ fn run_by_columns<X: Scheme<M, A>, const M: usize, const A: usize>(
     y: &mut [f32],
     workspace: &mut Workspace,
 ) -> Vec<Vec<Part>> {
-    let Task { problem, layout, .. } = task;
+    let Task { problem, filters, .. } = task;
+    let layout = filters.layout;
     let grid = &problem.grid;
     let groups = split(layout.groups(), FEW_TASKS.div_ceil(blocks.len()).min(layout.groups()));
     let jobs: Vec<_> =

@@ -18,7 +18,7 @@ use crate::simd;
 use crate::workspace::Workspace;
 
 /// Multiplications of a block, about.
-const BLOCK_POINTS: usize = 48 * 36;
+const BLOCK_POINTS: usize = 64 * 36;
 /// Tasks wanted, where the shape has enough tiles for them.
 const TASKS: usize = 16;
 /// Blocks that a part has at least: each costs a transform of all its sums.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::plan::Grid;
 use super::product::{GROUP, width};
+use super::stage::{Direction, TAPS};
 use super::{scratch, weights};
 use crate::simd;
 
@@ -24,9 +25,7 @@ pub(super) struct Layout {
 
 /// One panel of a group.
 pub(super) struct Place {
-    /// Channels of output.
-    pub(super) columns: Range<usize>,
-    /// Vectors of them that are stored.
+    /// Vectors of columns that are stored.
     pub(super) width: usize,
     /// First vector in the cells of its group.
     pub(super) first: usize,
@@ -54,9 +53,8 @@ impl Layout {
     pub(super) fn panels(self, group: usize) -> impl Iterator<Item = Place> {
         let columns = self.columns(&(group..group + 1));
         columns.clone().step_by(self.panel).enumerate().map(move |(i, start)| {
-            let columns = start..columns.end.min(start + self.panel);
-            let width = width(columns.len(), self.lanes);
-            Place { columns, width, first: i * self.panel / self.lanes, offset: i * self.panel_len() }
+            let width = width(self.panel.min(columns.end - start), self.lanes);
+            Place { width, first: i * self.panel / self.lanes, offset: i * self.panel_len() }
         })
     }
 
@@ -86,8 +84,22 @@ impl Layout {
         GROUP.min(self.columns).div_ceil(self.panel) * self.panel_len()
     }
 
-    /// Floats that filters are gathered in.
-    pub(super) fn gathered_len(self) -> usize {
-        weights::gathered_vectors(self.depth_vectors(), self.lanes) * self.lanes
+    /// Vectors of columns of a group, at most.
+    pub(super) fn group_vectors(self) -> usize {
+        self.panels(0).map(|panel| panel.width).sum()
+    }
+
+    /// Floats of one chunk of a group before the transform.
+    pub(super) fn stage_len(self) -> usize {
+        self.depth_vectors() * self.lanes * TAPS * self.group_vectors() * self.lanes
+    }
+
+    /// Where a chunk of a group lies before the transform.
+    pub(super) fn stage_at(self, direction: Direction, (group, chunk): (usize, usize)) -> usize {
+        let block = match direction {
+            Direction::Forward => group * self.chunks() + chunk,
+            Direction::Backward => chunk * self.groups() + group,
+        };
+        block * self.stage_len()
     }
 }

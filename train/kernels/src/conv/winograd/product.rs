@@ -252,8 +252,8 @@ fn correlate_tile<S: Simd, const V: usize>(
 ) {
     let vectors = const { GROUP / S::F32_LANES };
     let mut tile = [[simd.splat_f32s(0.0); V]; FILTERS];
-    let d = cast_slice::<S::f32s, f32>(d).chunks_exact(GROUP);
-    for (d, v) in d.zip(v.chunks_exact(vectors)).take(tiles) {
+    let (d, v) = (cast_slice::<S::f32s, f32>(&d[..tiles * vectors]), &v[..tiles * vectors]);
+    for (d, v) in d.chunks_exact(GROUP).zip(v.chunks_exact(vectors)) {
         let (d, v) = (&d[row..][..FILTERS], &v[column..][..V]);
         for r in 0..FILTERS {
             let gradient = simd.splat_f32s(d[r]);
@@ -262,10 +262,11 @@ fn correlate_tile<S: Simd, const V: usize>(
             }
         }
     }
-    for (tile, sums) in tile.iter().zip(sums[row * vectors..].chunks_mut(vectors)) {
-        let sums = &mut sums[column..][..V];
+    let sums = &mut sums[row * vectors + column..][..(FILTERS - 1) * vectors + V];
+    for r in 0..FILTERS {
         for j in 0..V {
-            sums[j] = if start == Start::Zero { tile[j] } else { simd.add_f32s(sums[j], tile[j]) };
+            let sum = &mut sums[r * vectors + j];
+            *sum = if start == Start::Zero { tile[r][j] } else { simd.add_f32s(*sum, tile[r][j]) };
         }
     }
 }

@@ -6,12 +6,12 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::convolve::Problem;
-use super::layout::Layout;
+use super::layout::{Layout, Place};
 use super::plan::steps;
 use super::product::{self, Panel, Start, Tiles, cells_len};
 use super::scheme::Scheme;
-use super::weights::{self, Filters};
-use super::{input, output, scratch};
+use super::stage::Direction;
+use super::{input, output, scratch, weights};
 use crate::moments::Part;
 use crate::simd;
 
@@ -21,22 +21,16 @@ pub(super) const SPAN: usize = 2;
 /// Transforms one chunk of one group of filters to `block`.
 pub(super) fn pack<X: Scheme<M, A>, const M: usize, const A: usize>(
     filters: Filters<'_>,
-    layout: Layout,
     (group, chunk): (usize, usize),
     block: &mut [f32],
 ) {
-    scratch::with([layout.gathered_len()], |[gathered]| {
-        let scheme = PhantomData::<X>;
-        simd::dispatch(Pack { filters, layout, group, chunk, gathered, block, scheme });
-    });
+    simd::dispatch(Pack { filters, group, chunk, block, scheme: PhantomData::<X> });
 }
 
 struct Pack<'a, X, const M: usize, const A: usize> {
     filters: Filters<'a>,
-    layout: Layout,
     group: usize,
     chunk: usize,
-    gathered: &'a mut [f32],
     block: &'a mut [f32],
     scheme: PhantomData<X>,
 }
@@ -46,12 +40,35 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> WithSimd for Pack<'_, X, M
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let gathered = S::as_mut_simd_f32s(self.gathered).0;
-        for panel in self.layout.panels(self.group) {
-            let wanted = (self.layout.depths(self.chunk), panel.columns);
+        let layout = self.filters.layout;
+        for panel in layout.panels(self.group) {
             let block = S::as_mut_simd_f32s(&mut self.block[panel.offset..]).0;
-            weights::transform::<S, X, M, A>(simd, self.filters, wanted, gathered, block);
+            self.filters.transform::<S, X, M, A>(simd, (self.group, self.chunk), &panel, block);
         }
+    }
+}
+
+/// Filters, sorted by [`stage`](super::stage::stage).
+#[derive(Clone, Copy)]
+pub(super) struct Filters<'a> {
+    pub(super) staged: &'a [f32],
+    pub(super) layout: Layout,
+    pub(super) direction: Direction,
+}
+
+impl Filters<'_> {
+    #[inline(always)]
+    fn transform<S: Simd, X: Scheme<M, A>, const M: usize, const A: usize>(
+        self,
+        simd: S,
+        (group, chunk): (usize, usize),
+        place: &Place,
+        panel: &mut [S::f32s],
+    ) {
+        let Self { staged, layout, direction } = self;
+        let staged = &staged[layout.stage_at(direction, (group, chunk))..];
+        let shape = (layout.depths(chunk).len().div_ceil(S::F32_LANES), place.first, place.width);
+        weights::transform::<S, X, M, A>(simd, (layout, direction), staged, shape, panel);
     }
 }
 
@@ -59,7 +76,7 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> WithSimd for Pack<'_, X, M
 #[derive(Clone, Copy)]
 pub(super) struct Task<'a, X, const M: usize, const A: usize> {
     pub(super) problem: Problem<'a>,
-    pub(super) layout: Layout,
+    pub(super) filters: Filters<'a>,
     /// The transformed filters, `[group][chunk]`; without, each task transforms its own.
     pub(super) packed: Option<&'a [f32]>,
     /// Whether moments are wanted.
@@ -78,15 +95,14 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Task<'_, X, M, A> {
         out: &mut [f32],
         stride: usize,
     ) -> Vec<Part> {
-        let layout = self.layout;
+        let layout = self.filters.layout;
         let grid = &self.problem.grid;
         let cells = cells_len(grid.tiles_in(block), A * A);
         let strip = input::strip_vectors(grid, layout.depth_vectors()) * layout.lanes;
         let own = if self.packed.is_none() { layout.block_len() } else { 0 };
-        let gathered = if self.packed.is_none() { layout.gathered_len() } else { 0 };
-        let lens = [cells, cells * SPAN.min(groups.len()), strip, own, gathered];
-        scratch::with(lens, |[v, m, strip, own, gathered]| {
-            simd::dispatch(Run { task: self, block, groups, out, stride, v, m, strip, own, gathered })
+        let lens = [cells, cells * SPAN.min(groups.len()), strip, own];
+        scratch::with(lens, |[v, m, strip, own]| {
+            simd::dispatch(Run { task: self, block, groups, out, stride, v, m, strip, own })
         })
     }
 }
@@ -106,7 +122,6 @@ struct Run<'a, X, const M: usize, const A: usize> {
     strip: &'a mut [f32],
     /// Transformed filters.
     own: &'a mut [f32],
-    gathered: &'a mut [f32],
 }
 
 impl<X: Scheme<M, A>, const M: usize, const A: usize> WithSimd for Run<'_, X, M, A> {
@@ -114,7 +129,7 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> WithSimd for Run<'_, X, M,
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) -> Vec<Part> {
-        let chunks = self.task.layout.chunks();
+        let chunks = self.task.filters.layout.chunks();
         let mut parts = Vec::new();
         for (i, span) in steps(self.groups.len(), SPAN).enumerate() {
             let span = self.groups.start + span.start..self.groups.start + span.end;
@@ -143,7 +158,7 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Run<'_, X, M, A> {
     #[inline(always)]
     fn transform<S: Simd>(&mut self, simd: S, chunk: usize) {
         let Problem { grid, input, .. } = &self.task.problem;
-        let depths = self.task.layout.depths(chunk);
+        let depths = self.task.filters.layout.depths(chunk);
         let source = input::Source { operand: *input, grid, first: depths.start, channels: depths.len() };
         let (strip, v) = (S::as_mut_simd_f32s(self.strip).0, S::as_mut_simd_f32s(self.v).0);
         input::transform::<S, X, M, A>(simd, source, self.block.clone(), strip, (v, Tiles::<A>::of::<S>()));
@@ -153,9 +168,9 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Run<'_, X, M, A> {
     #[inline(always)]
     fn multiply<S: Simd>(&mut self, simd: S, chunk: usize, (group, place): (usize, usize)) {
         let tiles = self.tiles();
-        let Task { problem, layout, packed, .. } = self.task;
-        let depths = layout.depths(chunk);
-        let vectors = depths.len().div_ceil(S::F32_LANES);
+        let Task { filters, packed, .. } = self.task;
+        let layout = filters.layout;
+        let vectors = layout.depths(chunk).len().div_ceil(S::F32_LANES);
         let start = if chunk == 0 { Start::Zero } else { Start::Stored };
         let v = S::as_simd_f32s(self.v).0;
         let m = S::as_mut_simd_f32s(&mut self.m[place * cells_len(tiles, A * A)..]).0;
@@ -163,9 +178,8 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Run<'_, X, M, A> {
             let weights = if let Some(packed) = packed {
                 &packed[(group * layout.chunks() + chunk) * layout.block_len() + panel.offset..]
             } else {
-                let wanted = (depths.clone(), panel.columns);
-                let (gathered, own) = (S::as_mut_simd_f32s(self.gathered).0, S::as_mut_simd_f32s(self.own).0);
-                weights::transform::<S, X, M, A>(simd, problem.filters, wanted, gathered, own);
+                let own = S::as_mut_simd_f32s(self.own).0;
+                filters.transform::<S, X, M, A>(simd, (group, chunk), &panel, own);
                 &*self.own
             };
             let weights = S::as_simd_f32s(weights).0;
@@ -179,7 +193,8 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Run<'_, X, M, A> {
     /// Transforms the sums of a group to pixels, and takes their moments.
     #[inline(always)]
     fn store<S: Simd>(&mut self, simd: S, (group, place): (usize, usize)) -> Option<Part> {
-        let Task { problem, layout, moments, .. } = self.task;
+        let Task { problem, filters, moments, .. } = self.task;
+        let layout = filters.layout;
         let grid = &problem.grid;
         let columns = layout.columns(&(group..group + 1));
         let first = columns.start - layout.columns(self.groups).start;
