@@ -5,9 +5,10 @@
 //! each line "steps N" on standard input one line of JSON (wall-clock and CPU seconds of each step, peak memory).
 
 use std::io::{BufRead, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
+use lgd_train::device::TrainDevice;
 use lgd_train::error::TrainError;
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
 use lgd_train::optim::OptimiserSettings;
@@ -88,10 +89,9 @@ impl Training {
 
 /// CPU seconds of this process so far, over all threads.
 fn cpu_seconds() -> f64 {
-    // Fields 14 and 15 after the name: user and system time in ticks of 1/100 s.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0)).as_secs_f64()
+        + u64::try_from(time.tv_sec).map_or(0.0, |seconds| Duration::from_secs(seconds).as_secs_f64())
 }
 
 /// Peak resident memory of this process, MB.
@@ -113,7 +113,7 @@ fn serve(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     threads(count.parse()?)?;
     let baseline = peak_mb();
     let on_cuda = device.first().is_some_and(|device| device == "cuda");
-    let device = if on_cuda { Device::new_cuda(0)? } else { Device::Cpu };
+    let device = if on_cuda { TrainDevice::Cuda(0) } else { TrainDevice::Cpu }.open()?;
     let mut training = Training::new(architecture.parse()?, (batch.parse()?, side.parse()?), &device)?;
     training.step()?;
     let mut out = std::io::stdout().lock();

@@ -24,13 +24,15 @@ impl TrainDevice {
     pub fn open(self) -> Result<Device, TrainError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|error| TrainError::Device {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ordinal) => crate::engine::CudaBackend::open(ordinal).map_err(|error| {
+                let reason = error.to_string();
+                TrainError::Device { device: self.to_string(), reason }
+            }),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => Err(TrainError::Device {
                 device: self.to_string(),
-                reason: if cfg!(feature = "cuda") {
-                    error.to_string()
-                } else {
-                    "this lgd was built without the cargo feature cuda".to_owned()
-                },
+                reason: "this lgd was built without the cargo feature cuda".to_owned(),
             }),
         }
     }
