@@ -51,6 +51,8 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             BankError::PromptSegment { .. }
             | BankError::RowNorm { .. }
             | BankError::NoRows
+            | BankError::NoFeatures { .. }
+            | BankError::FeatureNotFinite { .. }
             | BankError::Width { .. },
         ) => return Some(Exit::Artefact),
         _ => {}

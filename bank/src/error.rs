@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use lgd_data::ArtefactError;
+use lgd_data::projection::ProjectionError;
 use thiserror::Error;
 
 /// Whatever a text encoder has to say when it fails.
@@ -95,6 +96,35 @@ pub enum BankError {
         "there are no embeddings to build a bank from\nhint: every sample was rejected; rejects.jsonl in the cache says why"
     )]
     NoRows,
+    /// The cache holds no features.
+    #[error(
+        "{}: the cache holds no features of the teacher\nhint: extract it again with `lgd extract --features`", path.display()
+    )]
+    NoFeatures {
+        /// The cache's folder.
+        path: PathBuf,
+    },
+    /// A cached feature is infinite or not a number.
+    #[error(
+        "row {row} of the features holds a value that is not finite\nhint: extract the cache again; the teacher's feature may not fit f16"
+    )]
+    FeatureNotFinite {
+        /// The row, from 0.
+        row: usize,
+    },
+    /// The features have no such projection.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    /// A KDEP target is too large to be stored.
+    #[error(
+        "row {row}: the target {value} does not fit f16, which ends at 65504\nhint: give a larger --pts-temperature or --pts-power"
+    )]
+    TargetOverflow {
+        /// The row, from 0.
+        row: usize,
+        /// Its largest target.
+        value: f32,
+    },
     /// Partial sums of different shapes.
     #[error("partial sums of shape {left:?} and {right:?} cannot be merged")]
     MergeShape {
@@ -114,6 +144,6 @@ pub enum BankError {
         got: String,
     },
     /// Somebody asked the job to stop.
-    #[error("interrupted; prompts encoded so far are kept")]
+    #[error("interrupted; nothing of the bank is kept but the prompts that were encoded for it")]
     Interrupted,
 }

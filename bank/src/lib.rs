@@ -3,7 +3,8 @@
 //! - [`categories`], [`prompts`]: from files of names and templates to prompts;
 //! - [`tsb`]: prompts to text prototypes, through a [`PromptEncoder`] and a prompt cache on disk;
 //! - [`targets`], [`vsb`]: cached image embeddings to visual prototypes and per-row distributions, in two passes;
-//! - [`build`]: all of it, into a bank's folder.
+//! - [`build`]: all of it, into a bank's folder;
+//! - [`kdep`]: cached features to the targets of KDEP (METHODS section 2), a bank of its own kind.
 //!
 //! No image and no image encoder is ever opened: a new category set costs two matrix products over the cache.
 
@@ -12,6 +13,7 @@ pub mod categories;
 mod distributions;
 mod encoder;
 mod error;
+pub mod kdep;
 mod kernel;
 mod options;
 mod prompt_cache;
@@ -27,7 +29,8 @@ pub use build::{BankReport, BankRequest, TextEncoderRule, build_bank};
 pub use categories::{Categories, CategoryError, JsonEntries, NameForm, ReadOptions};
 pub use encoder::PromptEncoder;
 pub use error::{BankError, EncodeFailure};
-pub use options::{Temperature, TopK};
+pub use kdep::{KdepReport, KdepRequest, build_kdep};
+pub use options::{PowerTemperature, Temperature, TopK};
 pub use prompts::{TemplateError, Templates};
 pub use rows::EmbeddingRows;
 pub use targets::{PassSeconds, TargetOptions, TargetSink, build_targets};

@@ -1,7 +1,8 @@
 //! Views, on-disk formats and memory-mapped columns: everything that passes between the stages of `lgd`.
 //!
 //! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
-//! - [`manifest`], [`mod@column`], [`cache`], [`bank`]: the folders on disk;
+//! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`]: the folders on disk;
+//! - [`projection`]: principal axes, fitted on streamed rows;
 //! - [`job`]: progress and interruption of a running stage.
 
 pub mod bank;
@@ -10,12 +11,15 @@ pub mod column;
 pub mod error;
 pub mod image;
 pub mod job;
+pub mod kdep;
 pub mod manifest;
 mod mapped;
 mod positioned;
+pub mod projection;
 pub mod render;
 pub mod source;
 mod table;
+mod target_files;
 pub mod view;
 
 pub use error::ArtefactError;

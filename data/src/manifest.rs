@@ -363,13 +363,18 @@ fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
 pub(crate) const PLAN: &str = "extract.json";
 
 /// The kind of artefact that each manifest marks.
-const KINDS: [(&str, &str); 4] =
-    [("cache.json", "cache"), (PLAN, "cache"), ("bank.json", "bank"), ("run.json", "run")];
+const KINDS: [(&str, &str); 5] = [
+    ("cache.json", "cache"),
+    (PLAN, "cache"),
+    ("bank.json", "bank"),
+    ("kdep.json", "KDEP bank"),
+    ("run.json", "run"),
+];
 
 /// Creates the output folder `dir` where it is absent, and refuses one that holds an artefact of another kind.
 ///
 /// # Errors
-/// [`ArtefactError::Occupied`] for a "cache", "bank" or "run" where `kind` is another; [`ArtefactError::Io`].
+/// [`ArtefactError::Occupied`] for a "cache", "bank", "KDEP bank" or "run" where `kind` is another; [`ArtefactError::Io`].
 pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtefactError> {
     fs::create_dir_all(dir).during("create the folder", dir)?;
     match KINDS.iter().find(|(name, other)| *other != kind && dir.join(name).exists()) {

@@ -7,18 +7,20 @@ use anyhow::{Context, bail};
 use indicatif::DecimalBytes;
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
+use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
 use lgd_train::run::Run;
 
 use super::print;
 use crate::exit::Exit;
 
-const HINT: &str = "hint: name a folder that holds cache.json, bank.json or run.json";
+const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json or run.json";
 
 /// An artefact folder, told apart by its manifest.
 enum Artefact {
     Cache(Cache),
     Bank(Bank),
+    Kdep(KdepBank),
     Run(Run),
 }
 
@@ -30,19 +32,19 @@ impl Artefact {
         if path.join("bank.json").exists() {
             return Ok(Self::Bank(Bank::open(path, depth)?));
         }
+        if KdepBank::is_kdep(path) {
+            return Ok(Self::Kdep(KdepBank::open(path, depth)?));
+        }
         if path.join("run.json").exists() {
             return Ok(Self::Run(Run::open(path, depth)?));
         }
-        bail!(
-            "{}: no cache, bank or run\nhint: name a folder that holds cache.json, bank.json or run.json",
-            path.display()
-        )
+        bail!("{}: no cache, bank or run\n{HINT}", path.display())
     }
 }
 
 /// Prints the manifest as it stands, also that of unfinished work.
 pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
-    for name in ["cache.json", "extract.json", "bank.json", "run.json"] {
+    for name in ["cache.json", "extract.json", "bank.json", "kdep.json", "run.json"] {
         let manifest = path.join(name);
         if !manifest.exists() {
             continue;
@@ -81,6 +83,10 @@ pub fn verify(path: &Path) -> anyhow::Result<Exit> {
         Artefact::Bank(bank) => {
             let rows = bank.targets()?.pseudo_category.len();
             format!("{} categories, {rows} rows, hash {}", bank.categories(), bank.hash())
+        }
+        Artefact::Kdep(bank) => {
+            let rows = bank.targets()?.rows();
+            format!("KDEP targets of width {}, {rows} rows, hash {}", bank.dim(), bank.hash())
         }
         Artefact::Run(run) => format!("step {}", run.manifest().step),
     };

@@ -13,6 +13,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod root;
 mod scan;
 
 pub(crate) use scan::{exp_nonpositive, first_maximum};

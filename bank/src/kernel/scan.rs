@@ -129,6 +129,8 @@ macro_rules! for_each_isa {
     };
 }
 
+pub(super) use for_each_isa;
+
 for_each_isa! {
     /// The largest of `values`; negative infinity for none.
     maximum = maximum_body(values: &[f32]) -> f32

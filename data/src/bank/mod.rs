@@ -28,10 +28,6 @@ pub const BANK_VERSION: u32 = 1;
 const MANIFEST: &str = "bank.json";
 const PROTOTYPES: &str = "bank.safetensors";
 
-fn target_file(shard: usize) -> String {
-    format!("targets-{shard:05}.parquet")
-}
-
 /// How distributions are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]

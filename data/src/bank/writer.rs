@@ -1,7 +1,6 @@
 //! Writing a bank.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,11 +10,12 @@ use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use super::{BANK_VERSION, BankManifest, BankRecord, MANIFEST, PROTOTYPES, Storage, target_file};
+use super::{BANK_VERSION, BankManifest, BankRecord, MANIFEST, PROTOTYPES, Storage};
 use crate::cache::Existing;
-use crate::error::{ArtefactError, IoContext};
-use crate::manifest::{FileEntry, prepare_folder, write_atomic, write_json};
+use crate::error::ArtefactError;
+use crate::manifest::{FileEntry, write_atomic, write_json};
 use crate::table::{TableWriter, fixed_list, item_field};
+use crate::target_files::{self, target_file};
 
 /// Row groups of at most this many rows bound the writer's memory.
 const GROUP_ROWS: usize = 16_384;
@@ -48,12 +48,7 @@ impl BankWriter {
     /// # Errors
     /// [`ArtefactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`], or another artefact.
     pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtefactError> {
-        prepare_folder(dir, "bank")?;
-        if dir.join(MANIFEST).exists() && existing != Existing::Overwrite {
-            let hint = "give --overwrite to replace it, or another folder";
-            return Err(ArtefactError::Occupied { path: dir.to_owned(), what: "a bank".to_owned(), hint });
-        }
-        Ok(())
+        target_files::check_folder(dir, "bank", MANIFEST, existing)
     }
 
     /// Starts a bank of `categories` slots in `dir`; a bank that was there is gone from here on.
@@ -67,19 +62,7 @@ impl BankWriter {
         existing: Existing,
     ) -> Result<Self, ArtefactError> {
         Self::check(dir, existing)?;
-        let manifest = dir.join(MANIFEST);
-        if manifest.exists() {
-            // Without its manifest it is no bank: a job killed from here on leaves nothing that looks whole.
-            fs::remove_file(&manifest).during("delete", &manifest)?;
-        }
-        for entry in fs::read_dir(dir).during("list", dir)? {
-            let path = entry.during("list", dir)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let temporary = name.starts_with(".targets-") && name.ends_with(".tmp");
-            if temporary || (name.starts_with("targets-") && name.ends_with(".parquet")) {
-                fs::remove_file(&path).during("delete", &path)?;
-            }
-        }
+        target_files::clear_folder(dir, MANIFEST)?;
         Ok(Self { dir: dir.to_owned(), storage, categories })
     }
 
@@ -129,13 +112,12 @@ impl BankWriter {
         let file = safetensors::serialize(views, None::<HashMap<String, String>>)
             .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
         write_atomic(&path, &file)?;
-        let targets = (0..shards).map(|shard| FileEntry::describe(&self.dir, &target_file(shard)));
         let manifest = BankManifest {
             format_version: BANK_VERSION,
             record,
             rows,
             prototypes: FileEntry::describe(&self.dir, PROTOTYPES)?,
-            targets: targets.collect::<Result<_, _>>()?,
+            targets: target_files::describe(&self.dir, shards)?,
         };
         write_json(&self.dir.join(MANIFEST), &manifest)?;
         Ok(manifest)

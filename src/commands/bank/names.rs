@@ -1,4 +1,4 @@
-//! `lgd bank`: category names to semantics banks and target distributions. No image and no image encoder is opened.
+//! `lgd bank --target names`: category names to semantics banks and target distributions. No image encoder is opened.
 
 use std::path::{Path, PathBuf};
 
@@ -7,22 +7,19 @@ use lgd_bank::{
     TargetOptions, Temperature, Templates, TextEncoderRule, TopK, build_bank,
 };
 use lgd_data::bank::UnassignedSlots;
-use lgd_data::cache::{Cache, Existing};
-use lgd_data::manifest::{ContentHash, Verify};
+use lgd_data::cache::Cache;
+use lgd_data::manifest::ContentHash;
 use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
 
-use super::{print_json, set_threads};
 use crate::args::BankArgs;
-use crate::exit::Exit;
+use crate::commands::print_json;
 use crate::progress::{JOB, Progress};
 
-/// Runs the command.
-pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
-    set_threads(args.runtime.threads)?;
-    let cache = Cache::open(&args.cache, Verify::Full)?;
-    let categories = Categories::read(&args.categories, read_options(args))?;
+/// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
+pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
+    let categories = Categories::read(categories, read_options(args))?;
     let templates = templates(args)?;
-    let teacher = Teacher::open(&args.teacher)?;
+    let teacher = Teacher::open(teacher)?;
     if cache.manifest().config.teacher.text_encoder.is_none() {
         eprintln!(
             "warning: the cache does not know the text encoder of its teacher; only the widths can be compared"
@@ -33,12 +30,12 @@ pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
         EncoderOptions { device: args.runtime.device.clone(), batch: None, threads: args.runtime.threads };
     let mut encoder = Encoder(teacher.text_encoder(&runtime, &options)?);
     let request = BankRequest {
-        cache: &cache,
+        cache,
         categories: &categories,
         templates: &templates,
         prompt_cache: &prompt_folder(args),
         out: &args.out,
-        existing: if args.overwrite { Existing::Overwrite } else { Existing::Refuse },
+        existing: args.existing(),
         text_encoder: if args.other_text_encoder {
             TextEncoderRule::Any
         } else {
@@ -55,8 +52,7 @@ pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
         build_bank(&request, &mut encoder, &JOB)?
     };
     summarise(&report, args);
-    print_json(&report)?;
-    Ok(Exit::Done)
+    print_json(&report)
 }
 
 fn read_options(args: &BankArgs) -> ReadOptions {

@@ -1,0 +1,333 @@
+//! KDEP's targets from a cache alone (METHODS section 2): no image, no teacher, no label.
+//!
+//! ```text
+//! pass 1   x -> sums -> principal axes               all rows, or rows spread evenly over them
+//! pass 2   x -> y = V (x - mu) -> f(y) -> f16        shard by shard, on all threads
+//! f(y) = sign(y) |y / T|^(1/n)                       power temperature scaling
+//! ```
+//!
+//! Rows are read in blocks, and a thread holds one block and one row group of its shard: the peak does not depend on the
+//! number of rows. Nothing stored depends on the number of threads.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use lgd_data::cache::{Cache, Existing};
+use lgd_data::column::MappedColumn;
+use lgd_data::job::Job;
+use lgd_data::kdep::{KdepRecord, KdepWriter, TargetScale};
+use lgd_data::projection::{MomentSums, Projection, ProjectionError};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::error::BankError;
+use crate::options::PowerTemperature;
+use crate::tsb::as_units;
+
+/// Rows that one thread reads, and projects, at a time.
+const BLOCK: usize = 256;
+
+/// Rows that are summed at a time.
+const CHUNK: usize = 2048;
+
+/// The least value that rounds to infinity in f16.
+const F16_END: f32 = 65_520.0;
+
+/// What a KDEP bank is made from, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct KdepRequest<'a> {
+    /// The cache.
+    pub cache: &'a Cache,
+    /// Its features, `[rows, F]`.
+    pub features: &'a MappedColumn<f32>,
+    /// The output of the teacher's model that they are.
+    pub output: &'a str,
+    /// Width d of the targets: that of the student's pooled feature.
+    pub dim: usize,
+    /// How the projected features are scaled.
+    pub pts: PowerTemperature,
+    /// Rows to fit the projection on, spread evenly over the cache; all where `None` or where there are no more.
+    pub fit_rows: Option<usize>,
+    /// The bank's folder.
+    pub out: &'a Path,
+    /// What to do where a KDEP bank is there already.
+    pub existing: Existing,
+}
+
+/// What was built, and what it cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KdepReport {
+    /// Views.
+    pub rows: usize,
+    /// Views that the projection was fitted on.
+    pub fitted_rows: usize,
+    /// Width F of the features.
+    pub features: usize,
+    /// Width d of the targets.
+    pub dim: usize,
+    /// Dimensions of the targets that have any variance; the others hold rounding noise.
+    pub rank: usize,
+    /// Share of the features' variance that the projection keeps.
+    pub explained_variance: f64,
+    /// How large the targets are.
+    pub scale: TargetScale,
+    /// Wall time per stage.
+    pub seconds: KdepSeconds,
+}
+
+/// Wall time of a KDEP bank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct KdepSeconds {
+    /// First pass: the sums.
+    pub sums: f64,
+    /// The eigen-decomposition.
+    pub axes: f64,
+    /// Second pass: the targets, written.
+    pub targets: f64,
+    /// Projection, hashes and manifest.
+    pub finish: f64,
+}
+
+/// Builds the bank. Its manifest is written last: an interrupted or failed build leaves nothing that opens as a bank.
+///
+/// # Errors
+/// [`BankError`]: a folder that already holds a bank, a width that the features do not have, features that are not finite or
+/// all the same, a target that f16 cannot hold, I/O, or an interruption.
+pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, BankError> {
+    let features = request.features;
+    let (rows, width, dim) = (features.rows(), features.width(), request.dim);
+    // Before the first pass, which may take minutes.
+    if dim == 0 || dim > width {
+        return Err(ProjectionError::Dim { dim, width }.into());
+    }
+    if rows == 0 {
+        return Err(BankError::NoRows);
+    }
+    KdepWriter::check(request.out, request.existing)?;
+    let sample = Sample { rows: request.fit_rows.unwrap_or(rows).clamp(1, rows), of: rows };
+    job.begin(as_units(sample.rows).saturating_add(as_units(rows)));
+
+    let mut seconds = KdepSeconds::default();
+    let started = Instant::now();
+    let sums = sums(features, sample, job)?;
+    seconds.sums = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let projection = Projection::fit(&sums, dim)?;
+    drop(sums);
+    seconds.axes = started.elapsed().as_secs_f64();
+
+    // Only now is an old bank replaced: the fit may fail, and then it should still be there.
+    let started = Instant::now();
+    let writer = KdepWriter::create(request.out, dim, request.existing)?;
+    let pass = Pass { features, projection: &projection, pts: request.pts, writer: &writer, job };
+    let scale = pass.run()?.finish(rows);
+    seconds.targets = started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    let record = record(request, sample, &projection, scale);
+    let (rank, explained_variance) = (record.rank, record.explained_variance);
+    writer.finish(record, &projection, features.shard_rows().len(), rows)?;
+    seconds.finish = started.elapsed().as_secs_f64();
+    let fitted_rows = sample.rows;
+    Ok(KdepReport { rows, fitted_rows, features: width, dim, rank, explained_variance, scale, seconds })
+}
+
+fn record(
+    request: &KdepRequest<'_>,
+    sample: Sample,
+    projection: &Projection,
+    scale: TargetScale,
+) -> KdepRecord {
+    KdepRecord {
+        cache: request.cache.hash(),
+        output: request.output.to_owned(),
+        features: projection.width(),
+        dim: projection.dim(),
+        pts_temperature: request.pts.temperature(),
+        pts_power: request.pts.power(),
+        fitted_rows: sample.rows,
+        explained_variance: projection.explained(),
+        rank: projection.rank(),
+        scale,
+    }
+}
+
+/// Rows spread evenly over all.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    rows: usize,
+    of: usize,
+}
+
+impl Sample {
+    /// The row that is sampled at `index`, below `rows`.
+    fn row(self, index: usize) -> usize {
+        index * self.of / self.rows
+    }
+}
+
+/// First pass.
+fn sums(features: &MappedColumn<f32>, sample: Sample, job: &Job) -> Result<MomentSums, BankError> {
+    let width = features.width();
+    let mut sums = MomentSums::new(width);
+    let mut values = Vec::new();
+    for start in (0..sample.rows).step_by(CHUNK) {
+        if job.interrupted() {
+            return Err(BankError::Interrupted);
+        }
+        let count = CHUNK.min(sample.rows - start);
+        values.resize(count * width, 0.0);
+        values.par_chunks_mut(BLOCK * width).enumerate().try_for_each(|(block, out)| {
+            let first = start + block * BLOCK;
+            let rows = first..first + out.len() / width;
+            read(features, rows.map(|index| sample.row(index)), out)
+        })?;
+        sums.add(&values);
+        features.release(sample.row(start)..sample.row(start + count - 1) + 1);
+        job.advance(as_units(count));
+    }
+    Ok(sums)
+}
+
+/// Copies `rows` to `out`, `[n, F]`, and refuses values that are not finite.
+fn read(
+    features: &MappedColumn<f32>,
+    rows: impl Iterator<Item = usize> + Clone,
+    out: &mut [f32],
+) -> Result<(), BankError> {
+    features.copy_rows(rows.clone(), out);
+    for (row, values) in rows.zip(out.chunks_exact(features.width())) {
+        // Without an early exit the loop is vectorised.
+        if !values.iter().fold(true, |finite, value| finite & value.is_finite()) {
+            return Err(BankError::FeatureNotFinite { row });
+        }
+    }
+    Ok(())
+}
+
+/// Second pass.
+struct Pass<'a> {
+    features: &'a MappedColumn<f32>,
+    projection: &'a Projection,
+    pts: PowerTemperature,
+    writer: &'a KdepWriter,
+    job: &'a Job,
+}
+
+/// One thread's buffers.
+#[derive(Default)]
+struct Block {
+    features: Vec<f32>,
+    /// The projected features, then their scaled values.
+    projected: Vec<f32>,
+    targets: Vec<f16>,
+}
+
+impl Pass<'_> {
+    /// Writes all shards, each on one thread.
+    fn run(&self) -> Result<ScaleSums, BankError> {
+        let mut end = 0;
+        let shards = self.features.shard_rows().iter().map(|rows| {
+            let start = end;
+            end += rows;
+            start..end
+        });
+        let shards: Vec<Range<usize>> = shards.collect();
+        let sums: Vec<ScaleSums> = shards
+            .into_par_iter()
+            .enumerate()
+            .with_max_len(1)
+            .map(|(shard, rows)| self.shard(shard, rows))
+            .collect::<Result<_, _>>()?;
+        let mut total = ScaleSums::new(self.projection.dim());
+        // In the order of the shards, whichever thread was first.
+        sums.iter().for_each(|sums| total.merge(sums));
+        Ok(total)
+    }
+
+    fn shard(&self, shard: usize, rows: Range<usize>) -> Result<ScaleSums, BankError> {
+        let mut writer = self.writer.shard(shard)?;
+        let mut scale = ScaleSums::new(self.projection.dim());
+        let mut block = Block::default();
+        for start in rows.clone().step_by(BLOCK) {
+            if self.job.interrupted() {
+                return Err(BankError::Interrupted);
+            }
+            let range = start..rows.end.min(start + BLOCK);
+            self.targets(range.clone(), &mut block)?;
+            scale.add(&block.projected);
+            writer.push(&block.targets)?;
+            self.features.release(range.clone());
+            self.job.advance(as_units(range.len()));
+        }
+        writer.finish()?;
+        Ok(scale)
+    }
+
+    /// Fills `block` with the targets of `rows`.
+    fn targets(&self, rows: Range<usize>, block: &mut Block) -> Result<(), BankError> {
+        let (width, dim) = (self.projection.width(), self.projection.dim());
+        block.features.resize(rows.len() * width, 0.0);
+        block.projected.resize(rows.len() * dim, 0.0);
+        block.targets.resize(rows.len() * dim, f16::ZERO);
+        read(self.features, rows.clone(), &mut block.features)?;
+        self.projection.apply(&block.features, &mut block.projected);
+        self.pts.apply(&mut block.projected);
+        for (row, values) in rows.zip(block.projected.chunks_exact(dim)) {
+            let largest = largest(values);
+            if largest >= F16_END {
+                return Err(BankError::TargetOverflow { row, value: largest });
+            }
+        }
+        block.targets.convert_from_f32_slice(&block.projected);
+        Ok(())
+    }
+}
+
+/// The largest magnitude.
+fn largest(values: &[f32]) -> f32 {
+    // Magnitudes are in the order of their bits, whose maximum is vectorised.
+    f32::from_bits(values.iter().map(|value| value.abs().to_bits()).fold(0, u32::max))
+}
+
+/// What [`TargetScale`] is made of.
+struct ScaleSums {
+    /// Sum of squares per dimension.
+    squares: Vec<f64>,
+    largest: f32,
+}
+
+impl ScaleSums {
+    fn new(dim: usize) -> Self {
+        Self { squares: vec![0.0; dim], largest: 0.0 }
+    }
+
+    /// Adds rows, `[n, d]`.
+    fn add(&mut self, targets: &[f32]) {
+        for row in targets.chunks_exact(self.squares.len()) {
+            for (sum, &value) in self.squares.iter_mut().zip(row) {
+                *sum += f64::from(value) * f64::from(value);
+            }
+        }
+        self.largest = self.largest.max(largest(targets));
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.squares.iter_mut().zip(&other.squares).for_each(|(sum, other)| *sum += other);
+        self.largest = self.largest.max(other.largest);
+    }
+
+    fn finish(self, rows: usize) -> TargetScale {
+        let count = rows as f64;
+        let mean_squares = || self.squares.iter().map(|sum| sum / count);
+        TargetScale {
+            rms: (mean_squares().sum::<f64>() / self.squares.len() as f64).sqrt(),
+            largest: f64::from(self.largest),
+            strongest_dim_rms: mean_squares().fold(0.0, f64::max).sqrt(),
+            weakest_dim_rms: mean_squares().fold(f64::INFINITY, f64::min).sqrt(),
+        }
+    }
+}

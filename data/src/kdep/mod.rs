@@ -1,0 +1,82 @@
+//! The KDEP bank: row for row with the cache, what a student's pooled feature is to become (METHODS section 2).
+//!
+//! ```text
+//! banks/NAME/kdep.json               manifest; written last
+//! banks/NAME/kdep.safetensors        the projection: mean f32 [F], components f32 [d, F], variances f64 [d], total f64 [1]
+//! banks/NAME/targets-00000.parquet   row for row with views-00000.parquet of the cache:
+//!     kdep_target: f16 [d]           sign(y) |y / T|^(1/n) of the projected feature y
+//! ```
+//!
+//! The targets are laid out for reading in place ([`crate::column`]).
+
+mod reader;
+mod writer;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{ContentHash, FileEntry};
+
+pub use reader::KdepBank;
+pub use writer::{KdepShardWriter, KdepWriter};
+
+/// The version of the KDEP bank's format that this program writes and reads.
+pub const KDEP_VERSION: u32 = 1;
+
+const MANIFEST: &str = "kdep.json";
+const PROJECTION: &str = "kdep.safetensors";
+const COLUMN: &str = "kdep_target";
+
+/// How large the targets are before they are rounded to f16: the mean squared error that a student starts from, and what power temperature scaling
+/// left of the differences between dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetScale {
+    /// Root of the mean square of all values.
+    pub rms: f64,
+    /// Largest magnitude.
+    pub largest: f64,
+    /// The same root over the values of the dimension where it is largest.
+    pub strongest_dim_rms: f64,
+    /// And where it is smallest.
+    pub weakest_dim_rms: f64,
+}
+
+/// What a KDEP bank was made from and with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KdepRecord {
+    /// Hash of the cache's manifest.
+    pub cache: ContentHash,
+    /// The output of the teacher's model that the cached features are.
+    pub output: String,
+    /// Width F of the features.
+    pub features: usize,
+    /// Width d of the targets, that of the student's pooled feature.
+    pub dim: usize,
+    /// Temperature T of power temperature scaling.
+    pub pts_temperature: f32,
+    /// Its power n.
+    pub pts_power: f32,
+    /// Rows that the projection was fitted on.
+    pub fitted_rows: usize,
+    /// Share of the features' variance that the projection keeps.
+    pub explained_variance: f64,
+    /// Dimensions of the targets that have any variance.
+    pub rank: usize,
+    /// How large the targets are.
+    pub scale: TargetScale,
+}
+
+/// `kdep.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KdepManifest {
+    /// Version of the format, [`KDEP_VERSION`].
+    pub format_version: u32,
+    /// What the bank was made from and with.
+    #[serde(flatten)]
+    pub record: KdepRecord,
+    /// Rows over all target shards.
+    pub rows: usize,
+    /// `kdep.safetensors`.
+    pub projection: FileEntry,
+    /// The target shards, in the order of the cache's.
+    pub targets: Vec<FileEntry>,
+}

@@ -1,0 +1,108 @@
+//! Reading a KDEP bank.
+
+use std::path::{Path, PathBuf};
+
+use super::{COLUMN, KDEP_VERSION, KdepManifest, MANIFEST};
+use crate::cache::Cache;
+use crate::column::MappedColumn;
+use crate::error::ArtefactError;
+use crate::manifest::{ContentHash, Verify, read_manifest};
+use crate::projection::Projection;
+
+/// A complete KDEP bank, opened for reading.
+#[derive(Debug)]
+pub struct KdepBank {
+    dir: PathBuf,
+    manifest: KdepManifest,
+    hash: ContentHash,
+    projection: Projection,
+}
+
+impl KdepBank {
+    /// Whether `dir` holds a KDEP bank: its manifest is there.
+    pub fn is_kdep(dir: &Path) -> bool {
+        dir.join(MANIFEST).exists()
+    }
+
+    /// Opens the bank in `dir` and checks its files.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
+        let path = dir.join(MANIFEST);
+        let (manifest, hash) =
+            read_manifest::<KdepManifest>(&path, KDEP_VERSION, "the KDEP bank's manifest")?;
+        manifest.projection.verify(dir, depth)?;
+        for shard in &manifest.targets {
+            shard.verify(dir, depth)?;
+        }
+        let path = dir.join(&manifest.projection.name);
+        let projection = Projection::load(&path)?;
+        let expected = (manifest.record.features, manifest.record.dim);
+        let got = (projection.width(), projection.dim());
+        if got != expected {
+            let reason = format!("expected a projection from {} to {}, got {got:?}", expected.0, expected.1);
+            return Err(ArtefactError::invalid(&path, reason));
+        }
+        Ok(Self { dir: dir.to_owned(), manifest, hash, projection })
+    }
+
+    /// Refuses a bank that was not made from `cache`.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Mismatch`] with both hashes.
+    pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtefactError> {
+        let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
+            path: self.dir.join(MANIFEST),
+            what: what.to_owned(),
+            expected,
+            got,
+            hint: "the bank belongs to another cache; build it again with `lgd bank --target kdep`",
+        };
+        if self.manifest.record.cache != cache.hash() {
+            let (expected, got) = (cache.hash().to_string(), self.manifest.record.cache.to_string());
+            return Err(mismatch("the hash of the cache", expected, got));
+        }
+        if self.manifest.rows != cache.rows() {
+            let (expected, got) = (cache.rows().to_string(), self.manifest.rows.to_string());
+            return Err(mismatch("the number of rows", expected, got));
+        }
+        Ok(())
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &KdepManifest {
+        &self.manifest
+    }
+
+    /// The hash of the manifest, which pins every file.
+    pub fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    /// Width d of the targets.
+    pub fn dim(&self) -> usize {
+        self.manifest.record.dim
+    }
+
+    /// The projection that the targets were made with.
+    pub fn projection(&self) -> &Projection {
+        &self.projection
+    }
+
+    /// Opens the targets, `[rows, d]`, f16 on disk and f32 when copied out.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a shard is unreadable or the row count differs from the manifest's.
+    pub fn targets(&self) -> Result<MappedColumn<f32>, ArtefactError> {
+        let shards = self.manifest.targets.iter();
+        let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
+        let targets = MappedColumn::open(&paths, COLUMN, self.dim())?;
+        let (expected, got) = (self.manifest.rows, targets.rows());
+        if expected != got {
+            let reason = format!("expected {expected} target rows, got {got}");
+            return Err(ArtefactError::invalid(&self.dir, reason));
+        }
+        Ok(targets)
+    }
+}
