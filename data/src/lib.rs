@@ -2,6 +2,7 @@
 //!
 //! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
 //! - [`manifest`], [`mod@column`], [`cache`], [`bank`]: the folders on disk;
+//! - [`projection`]: principal axes, fitted on streamed rows;
 //! - [`job`]: progress and interruption of a running stage.
 
 pub mod bank;
@@ -13,6 +14,7 @@ pub mod job;
 pub mod manifest;
 mod mapped;
 mod positioned;
+pub mod projection;
 pub mod render;
 pub mod source;
 mod table;

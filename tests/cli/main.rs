@@ -4,5 +4,6 @@
 mod bad_input;
 mod common;
 mod damage;
+mod optional;
 mod pipeline;
 mod stored_views;

@@ -1,0 +1,340 @@
+//! The principal axes of a matrix that is read once, a block of rows at a time (METHODS section 2).
+//!
+//! ```text
+//! sums         n, sum of x [D], sum of x x^T [D, D]     f64, one pass
+//! covariance   sum of x x^T / n - mu mu^T               its eigenvectors are the right singular vectors of X - mu
+//! projection   y = V (x - mu)                           V [d, D], the d axes of largest variance
+//! ```
+//!
+//! No bit depends on the number of threads: they share out strips of the sums and blocks of rows whose bounds are fixed, and
+//! every product and the decomposition run on one thread each. Those are `faer`'s, which only this module knows.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
+use rayon::prelude::*;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use thiserror::Error;
+
+use crate::error::{ArtefactError, IoContext};
+use crate::manifest::write_atomic;
+
+/// Rows that are widened to f64 and multiplied at a time.
+const SUM_ROWS: usize = 1024;
+
+/// Columns of the sum of products that one task owns.
+const STRIP: usize = 64;
+
+/// Rows that one task projects.
+const APPLY_ROWS: usize = 256;
+
+/// An axis whose variance is at most this share of the largest holds nothing but rounding: f16 features are known to 5e-4 of
+/// themselves, a standard deviation of 1e-5 of the largest is far below.
+const NO_VARIANCE: f64 = 1e-10;
+
+/// Rows whose variance is at most this share of their mean square are all the same: it is what f64 sums make of it.
+const ROUNDING: f64 = 1e-13;
+
+/// Why rows have no principal axes.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProjectionError {
+    /// More axes were asked for than there are columns, or none.
+    #[error(
+        "rows of {width} values can be projected to 1 to {width} dimensions, not to {dim}\nhint: a projection cannot widen; take a student that is no wider than the teacher's feature"
+    )]
+    Dim {
+        /// Axes asked for.
+        dim: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// There are no rows.
+    #[error("there are no rows to fit a projection on")]
+    NoRows,
+    /// A value is infinite or not a number.
+    #[error("the {rows} rows to fit a projection on hold values that are not finite")]
+    NotFinite {
+        /// Rows seen.
+        rows: u64,
+    },
+    /// All rows are the same.
+    #[error("the {rows} rows to fit a projection on are all the same\nhint: they have no axis of variance")]
+    NoVariance {
+        /// Rows seen.
+        rows: u64,
+    },
+    /// The eigenvalues were not found.
+    #[error("the eigen-decomposition of a covariance of {width} x {width} did not converge")]
+    NotConverged {
+        /// Columns.
+        width: usize,
+    },
+}
+
+/// Sums over rows of D values, in f64, from which mean and covariance follow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MomentSums {
+    dim: usize,
+    count: u64,
+    /// `[D]`.
+    sum: Vec<f64>,
+    /// `[D, D]`, column-major; only the lower triangle is kept up.
+    products: Vec<f64>,
+}
+
+impl MomentSums {
+    /// Sums over no rows of `dim` values.
+    pub fn new(dim: usize) -> Self {
+        Self { dim, count: 0, sum: vec![0.0; dim], products: vec![0.0; dim * dim] }
+    }
+
+    /// Adds `rows`, `[n, D]`. The same calls in the same order give the same bits; other cuts differ by rounding.
+    ///
+    /// # Panics
+    /// Where the length of `rows` is no multiple of D.
+    pub fn add(&mut self, rows: &[f32]) {
+        assert!(rows.len().is_multiple_of(self.dim), "{} values in rows of {}", rows.len(), self.dim);
+        let mut block = Vec::new();
+        for rows in rows.chunks(SUM_ROWS * self.dim) {
+            block.resize(rows.len(), 0.0);
+            let values = block.par_chunks_mut(STRIP * self.dim).zip(rows.par_chunks(STRIP * self.dim));
+            values.for_each(|(out, rows)| {
+                out.iter_mut().zip(rows).for_each(|(out, &value)| *out = f64::from(value));
+            });
+            self.add_block(&block);
+        }
+    }
+
+    fn add_block(&mut self, block: &[f64]) {
+        let dim = self.dim;
+        let rows = block.len() / dim;
+        // Row-major rows are the columns of a column-major matrix, [D, n].
+        let columns = MatRef::from_column_major_slice(block, dim, rows);
+        let strips = self.products.par_chunks_mut(STRIP * dim).zip(self.sum.par_chunks_mut(STRIP));
+        strips.enumerate().with_max_len(1).for_each(|(strip, (products, sum))| {
+            let (first, width) = (strip * STRIP, sum.len());
+            let mut products = MatMut::from_column_major_slice_mut(products, dim, width);
+            let lower = products.as_mut().subrows_mut(first, dim - first);
+            let own = columns.subrows(first, width).transpose();
+            matmul(lower, Accum::Add, columns.subrows(first, dim - first), own, 1.0, Par::Seq);
+            for row in block.chunks_exact(dim) {
+                sum.iter_mut().zip(&row[first..]).for_each(|(sum, value)| *sum += value);
+            }
+        });
+        self.count = self.count.saturating_add(u64::try_from(rows).unwrap_or(u64::MAX));
+    }
+
+    /// Adds the rows that `other` saw.
+    ///
+    /// # Panics
+    /// Where its rows have another width.
+    pub fn merge(&mut self, other: &Self) {
+        assert_eq!(self.dim, other.dim, "sums of rows of different widths");
+        self.count = self.count.saturating_add(other.count);
+        self.sum.iter_mut().zip(&other.sum).for_each(|(sum, other)| *sum += other);
+        self.products.iter_mut().zip(&other.products).for_each(|(sum, other)| *sum += other);
+    }
+
+    /// Rows seen.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Mean `[D]` and the lower triangle of the covariance `[D, D]`, over n.
+    fn centred(&self) -> Result<(Vec<f64>, Mat<f64>), ProjectionError> {
+        if self.count == 0 {
+            return Err(ProjectionError::NoRows);
+        }
+        let (dim, count) = (self.dim, self.count as f64);
+        let mean: Vec<f64> = self.sum.iter().map(|sum| sum / count).collect();
+        let moment = |row: usize, column: usize| self.products[column * dim + row] / count;
+        let covariance = Mat::from_fn(dim, dim, |row, column| {
+            if row < column { 0.0 } else { moment(row, column) - mean[row] * mean[column] }
+        });
+        // A product that is not finite makes its row's square so too.
+        let squares: f64 = (0..dim).map(|axis| moment(axis, axis)).sum();
+        if !squares.is_finite() {
+            return Err(ProjectionError::NotFinite { rows: self.count });
+        }
+        if trace(&covariance) <= ROUNDING * squares {
+            return Err(ProjectionError::NoVariance { rows: self.count });
+        }
+        Ok((mean, covariance))
+    }
+}
+
+fn trace(matrix: &Mat<f64>) -> f64 {
+    (0..matrix.nrows()).map(|axis| matrix[(axis, axis)]).sum()
+}
+
+/// A projection on the `d` axes of largest variance of rows of D values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projection {
+    /// `[D]`.
+    mean: Vec<f32>,
+    /// `[d, D]`.
+    components: Vec<f32>,
+    /// `[d]`.
+    variances: Vec<f64>,
+    total: f64,
+}
+
+impl Projection {
+    /// The `dim` axes of largest variance of the rows in `sums`. More axes than the rows have variance for are allowed
+    /// ([`Projection::rank`]); those past it are orthogonal to the others and else arbitrary.
+    ///
+    /// # Errors
+    /// [`ProjectionError`].
+    pub fn fit(sums: &MomentSums, dim: usize) -> Result<Self, ProjectionError> {
+        let width = sums.dim;
+        if dim == 0 || dim > width {
+            return Err(ProjectionError::Dim { dim, width });
+        }
+        let (mean, covariance) = sums.centred()?;
+        let eigen = covariance
+            .self_adjoint_eigen(Side::Lower)
+            .map_err(|_| ProjectionError::NotConverged { width })?;
+        // Eigenvalues come smallest first.
+        let axes = (0..width).rev().take(dim);
+        // Rounding makes variances of nothing negative.
+        let variances = axes.clone().map(|axis| eigen.S()[axis].max(0.0)).collect();
+        let mut components = Vec::with_capacity(dim * width);
+        for axis in axes {
+            let vector = eigen.U().col(axis);
+            let largest = vector.iter().copied().reduce(|a, b| if b.abs() > a.abs() { b } else { a });
+            let sign = if largest < Some(0.0) { -1.0 } else { 1.0 };
+            components.extend(vector.iter().map(|value| narrow(sign * value)));
+        }
+        let mean = mean.into_iter().map(narrow).collect();
+        Ok(Self { mean, components, variances, total: trace(&covariance) })
+    }
+
+    /// Projects `rows`, `[n, D]`, to `out`, `[n, d]`. The same call gives the same bits; a row that stands elsewhere among
+    /// others may differ by rounding.
+    ///
+    /// # Panics
+    /// Where the lengths are not those of the same number of rows.
+    pub fn apply(&self, rows: &[f32], out: &mut [f32]) {
+        let (width, dim) = (self.width(), self.dim());
+        let count = rows.len() / width;
+        assert!(rows.len() == count * width && out.len() == count * dim, "rows and output differ in number");
+        let components = MatRef::from_row_major_slice(&self.components, dim, width);
+        let blocks = rows.par_chunks(APPLY_ROWS * width).zip(out.par_chunks_mut(APPLY_ROWS * dim));
+        blocks.for_each_init(Vec::new, |centred, (rows, out)| {
+            // Before the product, not after it: the difference of two large products would lose what is small in both.
+            centred.resize(rows.len(), 0.0);
+            for (centred, row) in centred.chunks_exact_mut(width).zip(rows.chunks_exact(width)) {
+                let values = row.iter().zip(&self.mean);
+                centred.iter_mut().zip(values).for_each(|(out, (value, mean))| *out = value - mean);
+            }
+            let count = rows.len() / width;
+            let centred = MatRef::from_column_major_slice(centred, width, count);
+            let out = MatMut::from_column_major_slice_mut(out, dim, count);
+            matmul(out, Accum::Replace, components, centred, 1.0, Par::Seq);
+        });
+    }
+
+    /// Values per row before, D.
+    pub fn width(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Values per row after, d.
+    pub fn dim(&self) -> usize {
+        self.variances.len()
+    }
+
+    /// The mean of the rows, `[D]`.
+    pub fn mean(&self) -> &[f32] {
+        &self.mean
+    }
+
+    /// The axes, `[d, D]`: orthonormal rows, largest variance first, the entry of largest magnitude positive.
+    pub fn components(&self) -> &[f32] {
+        &self.components
+    }
+
+    /// The variance along each axis, `[d]`: the mean square of the projected rows.
+    pub fn variances(&self) -> &[f64] {
+        &self.variances
+    }
+
+    /// The share of the variance that the axes keep, 0 to 1.
+    pub fn explained(&self) -> f64 {
+        (self.variances.iter().sum::<f64>() / self.total).min(1.0)
+    }
+
+    /// How many of the axes have any variance: above 1e-10 of the largest.
+    pub fn rank(&self) -> usize {
+        let least = self.variances.first().map_or(0.0, |largest| largest * NO_VARIANCE);
+        self.variances.iter().filter(|&&variance| variance > least).count()
+    }
+
+    /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`, `total` f64 `[1]`.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] on I/O; an old file is then still there.
+    pub fn save(&self, path: &Path) -> Result<(), ArtefactError> {
+        let (width, dim) = (self.width(), self.dim());
+        let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let f64s = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let tensors = [
+            ("mean", Dtype::F32, vec![width], f32s(&self.mean)),
+            ("components", Dtype::F32, vec![dim, width], f32s(&self.components)),
+            ("variances", Dtype::F64, vec![dim], f64s(&self.variances)),
+            ("total", Dtype::F64, vec![1], f64s(&[self.total])),
+        ];
+        let invalid = |error: safetensors::SafeTensorError| ArtefactError::invalid(path, error.to_string());
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+        let views: Vec<_> = views.collect::<Result<_, _>>().map_err(invalid)?;
+        let file = safetensors::serialize(views, None::<HashMap<String, String>>).map_err(invalid)?;
+        write_atomic(path, &file)
+    }
+
+    /// Reads what [`Projection::save`] wrote.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the file cannot be read, or a tensor is missing or of another type or shape.
+    pub fn load(path: &Path) -> Result<Self, ArtefactError> {
+        let bytes = std::fs::read(path).during("read", path)?;
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| ArtefactError::invalid(path, error.to_string()))?;
+        let bytes = |name: &str, dtype: Dtype, shape: &[usize]| {
+            let tensor = file.tensor(name);
+            let tensor = tensor.map_err(|error| ArtefactError::invalid(path, format!("{name}: {error}")))?;
+            if tensor.dtype() != dtype || tensor.shape() != shape || shape.contains(&0) {
+                let (got, got_shape) = (tensor.dtype(), tensor.shape());
+                let reason = format!("{name}: expected {dtype:?} {shape:?}, got {got:?} {got_shape:?}");
+                return Err(ArtefactError::invalid(path, reason));
+            }
+            Ok(tensor.data())
+        };
+        let shape = file.tensor("components").map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
+        let (dim, width) = (shape.first().copied().unwrap_or(0), shape.last().copied().unwrap_or(0));
+        Ok(Self {
+            components: f32s(bytes("components", Dtype::F32, &[dim, width])?),
+            mean: f32s(bytes("mean", Dtype::F32, &[width])?),
+            variances: f64s(bytes("variances", Dtype::F64, &[dim])?),
+            total: f64s(bytes("total", Dtype::F64, &[1])?)[0],
+        })
+    }
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn f64s(bytes: &[u8]) -> Vec<f64> {
+    bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding is meant")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
