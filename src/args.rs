@@ -118,6 +118,23 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "Q", default_value_t = 90, requires = "store_views",
         value_parser = clap::value_parser!(u8).range(1..=100))]
     pub store_quality: u8,
+    /// Also cache the teacher's pooled feature before its last activation (`features` in teacher.toml), which KDEP learns from.
+    #[arg(long)]
+    pub features: bool,
+    /// Also cache the teacher's patch tokens (`tokens` in teacher.toml), which H-GKD learns from: f16, int8 (half the bytes) or
+    /// svd:DIM (projected to DIM values per token). The bytes are told first.
+    #[arg(long, value_name = "STORAGE")]
+    pub tokens: Option<StoreTokens>,
+    /// Views that the projection of --tokens svd:DIM is fitted to, spread evenly over the images.
+    #[arg(long, value_name = "N", default_value_t = 2048, requires = "tokens", value_parser = at_least_one)]
+    pub tokens_fit_views: usize,
+    /// Most bytes that tokens and features may take: 500MB, 50GB, 2TB.
+    #[arg(long, value_name = "BYTES", default_value = "100GB", value_parser = bytes)]
+    pub tokens_limit: u64,
+    /// Also cache a text embedding of every image's caption, from a CSV list with a column caption (texts, which the teacher's text
+    /// encoder embeds) or caption_embedding (JSON arrays of numbers).
+    #[arg(long)]
+    pub captions: bool,
     /// Images per encoder batch; default: the model's own, or 32 on CPU and 256 on a GPU.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
@@ -148,6 +165,30 @@ pub enum StoreViews {
     Raw,
     /// As JPEG.
     Jpeg,
+}
+
+/// How `--tokens` keeps tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreTokens {
+    /// In half precision.
+    F16,
+    /// In bytes, with a scale per token.
+    Int8,
+    /// Projected to so many values per token, in half precision.
+    Svd(usize),
+}
+
+impl std::str::FromStr for StoreTokens {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.strip_prefix("svd:").map(at_least_one)) {
+            ("f16", _) => Ok(Self::F16),
+            ("int8", _) => Ok(Self::Int8),
+            (_, Some(dim)) => dim.map(Self::Svd),
+            _ => Err(format!("expected f16, int8 or svd:DIM, got {text:?}")),
+        }
+    }
 }
 
 /// `lgd bank`.
@@ -470,9 +511,59 @@ fn temperature(text: &str) -> Result<f32, String> {
     })
 }
 
+/// A number of bytes with a decimal unit: 800, 20kB, 1.5GB.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 5] = [("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("tb", 1e12), ("b", 1.0)];
+    let lower = text.to_ascii_lowercase();
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((&lower, 1.0));
+    match number.trim().parse::<f64>() {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and a limit past u64 is none"
+        )]
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok((number * factor).round() as u64),
+        _ => Err(format!("expected bytes such as 500MB or 50GB, got {text:?}")),
+    }
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(value) if value > 0 => Ok(value),
         _ => Err(format!("expected a whole number above 0, got {text:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_decimal_units() {
+        for (text, expected) in [
+            ("0", 0),
+            ("800", 800),
+            ("12B", 12),
+            ("1.5 kB", 1_500),
+            ("50GB", 50_000_000_000),
+            ("2tb", 2_000_000_000_000),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GB", "-1GB", "nanGB", "infB", "5GiB", "1,5GB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_kept_in_three_ways() {
+        assert_eq!(
+            ["f16", "int8", "svd:128"].map(str::parse),
+            [Ok(StoreTokens::F16), Ok(StoreTokens::Int8), Ok(StoreTokens::Svd(128))]
+        );
+        for text in ["", "f32", "svd", "svd:", "svd:0", "svd:x", "SVD:8"] {
+            assert!(text.parse::<StoreTokens>().is_err(), "{text}");
+        }
     }
 }

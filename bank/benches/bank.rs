@@ -229,6 +229,9 @@ fn write_cache(dir: &Path, rows: usize, dim: usize) -> Result<(), Failure> {
         shard_samples: SHARD,
         device: "cpu".to_owned(),
         stored_views: None,
+        features: None,
+        tokens: None,
+        captions: None,
     };
     let builder = CacheBuilder::open(dir, config, Existing::Resume)?;
     for shard in builder.missing_shards(Partition::WHOLE)? {

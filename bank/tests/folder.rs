@@ -50,6 +50,9 @@ fn config(text_encoder: Option<ContentHash>) -> CacheConfig {
         shard_samples: 40,
         device: "cpu".to_owned(),
         stored_views: None,
+        features: None,
+        tokens: None,
+        captions: None,
     }
 }
 

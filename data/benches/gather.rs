@@ -92,6 +92,9 @@ fn make(dir: &std::path::Path, dim: usize) -> (Cache, Vec<f16>) {
         shard_samples: 8192,
         device: "cpu".to_owned(),
         stored_views: None,
+        features: None,
+        tokens: None,
+        captions: None,
     };
     let memory: Vec<f16> =
         (0..ROWS * dim).map(|at| f16::from_f32((mix(at as u64) % 4096) as f32 / 2048.0 - 1.0)).collect();

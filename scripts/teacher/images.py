@@ -1,9 +1,11 @@
 """What the image encoders have in common, as pieces of ONNX graphs.
 
-    pixel_values [batch, 3, height, width] f32  ->  image_embeds [batch, D] f32, L2-normalised
-                                                    features     [batch, D] f32, as pooled
+    pixel_values [batch, 3, height, width] f32  ->  image_embeds [batch, D] f32, pooled and L2-normalised
+                                                    features     [batch, D] f32, pooled before the last activation
+                                                    tokens       [batch, D, rows, columns] f32, the last feature map
 
-Batch normalisation is folded into the convolution before it.
+The size is free: rows and columns are a 32nd of height and width, rounded up. Batch normalisation is folded into the
+convolution before it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ def pixels(graph: Graph) -> str:
     return graph.input("pixel_values", TensorProto.FLOAT, ["batch", 3, "height", "width"])
 
 
-def embed(graph: Graph, value: str, width: int) -> None:
-    """Global average pooling and L2 normalisation: the outputs `image_embeds` and `features`."""
-    features = graph.op("Flatten", graph.op("GlobalAveragePool", value), name="features")
-    graph.op("LpNormalization", features, name="image_embeds", axis=-1, p=2)
+def pool(graph: Graph, value: str, name: str | None = None) -> str:
+    """The mean of a feature map, [batch, D]."""
+    return graph.op("Flatten", graph.op("GlobalAveragePool", value), name=name)
+
+
+def outputs(graph: Graph, width: int) -> None:
+    """The three outputs. The values `tokens` and `features` are there already; the embedding is made of the tokens."""
+    graph.op("LpNormalization", pool(graph, "tokens"), name="image_embeds", axis=-1, p=2)
     graph.output("image_embeds", ["batch", width])
     graph.output("features", ["batch", width])
+    graph.output("tokens", ["batch", width, "rows", "columns"])
 
 
 def folded_conv(

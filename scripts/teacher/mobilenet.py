@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 import checkpoint
 from graph import Graph
-from images import embed, folded_conv, pixels
+from images import folded_conv, outputs, pixels, pool
 
 # torchvision's MobileNetV2: expansion, channels, blocks, stride of the first block.
 MOBILENET_STAGES = (
@@ -35,9 +35,11 @@ def build(weights_file: Path) -> tuple[ModelProto, np.ndarray]:
             stride = first_stride if index == 0 else 1
             value = net.block(value, f"features.{block}.conv", channels, out, expansion, stride)
             channels, block = out, block + 1
-    value = net.conv_bn(value, f"features.{block}.0", f"features.{block}.1")
+    last = (f"features.{block}.0", f"features.{block}.1")
+    net.conv_bn(value, *last, name="tokens")
+    net.linear_bn(pool(net.graph, value), *last, name="features")
     classifier = weights["classifier.1.weight"]
-    embed(net.graph, value, classifier.shape[1])
+    outputs(net.graph, classifier.shape[1])
     return net.graph.model("image", "torchvision's MobileNetV2 without its classifier"), classifier
 
 
@@ -50,13 +52,36 @@ class _MobileNet:
         self.zero = graph.f32(0.0)
         self.six = graph.f32(6.0)
 
-    def conv_bn(self, value: str, conv: str, norm: str, stride: int = 1, groups: int = 1, *, relu6: bool = True) -> str:
+    def conv_bn(
+        self,
+        value: str,
+        conv: str,
+        norm: str,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        relu6: bool = True,
+        name: str | None = None,
+    ) -> str:
+        scale, shift = self.affine(norm)
+        kernel = self.weights[f"{conv}.weight"]
+        value = folded_conv(self.graph, value, kernel, scale, shift, stride=stride, groups=groups)
+        return self.graph.op("Clip", value, self.zero, self.six, name=name) if relu6 else value
+
+    def linear_bn(self, mean: str, conv: str, norm: str, name: str) -> str:
+        """What a 1x1 convolution makes of a map's mean, which is the mean of what it makes of the map.
+
+        Taken from the map itself, the mean would keep the convolution and its activation from being computed as one.
+        """
+        scale, shift = self.affine(norm)
+        kernel = self.weights[f"{conv}.weight"][:, :, 0, 0] * scale[:, None]
+        return self.graph.op("Gemm", mean, self.graph.f32(kernel), self.graph.f32(shift), transB=1, name=name)
+
+    def affine(self, norm: str) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift of a batch normalisation."""
         weight = self.weights
         scale = weight[f"{norm}.weight"] / np.sqrt(weight[f"{norm}.running_var"] + EPSILON)
-        shift = weight[f"{norm}.bias"] - weight[f"{norm}.running_mean"] * scale
-        kernel = weight[f"{conv}.weight"]
-        value = folded_conv(self.graph, value, kernel, scale, shift, stride=stride, groups=groups)
-        return self.graph.op("Clip", value, self.zero, self.six) if relu6 else value
+        return scale, weight[f"{norm}.bias"] - weight[f"{norm}.running_mean"] * scale
 
     def block(self, value: str, name: str, channels: int, out: int, expansion: int, stride: int) -> str:
         """An inverted residual: widen (unless the expansion is 1), depthwise, narrow, add if the shapes agree."""

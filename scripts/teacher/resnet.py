@@ -13,10 +13,11 @@ import numpy as np
 from onnx import ModelProto
 
 from graph import Graph
-from images import embed, folded_conv, pixels
+from images import folded_conv, outputs, pixels, pool
 
 # Name, blocks, stride of the first block.
 STAGES = (("2", 3, 1), ("3", 4, 2), ("4", 6, 2), ("5", 3, 2))
+LAST_BLOCK = "5c"
 EPSILON = 1e-3
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -29,12 +30,15 @@ def build(folder: Path) -> tuple[ModelProto, np.ndarray]:
     net = _ResNet(Graph(), weights)
     value = net.conv_bn(pixels(net.graph), "conv1", "bn_conv1", stride=2)
     value = net.graph.op("MaxPool", value, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    before = value
     for stage, blocks, stride in STAGES:
-        value = net.block(value, f"{stage}a", stride, shortcut=True)
-        for letter in "bcdef"[: blocks - 1]:
-            value = net.block(value, f"{stage}{letter}")
+        for letter in "abcdef"[:blocks]:
+            first, name = letter == "a", f"{stage}{letter}"
+            before = net.block(value, name, stride if first else 1, shortcut=first)
+            value = net.graph.op("Relu", before, name="tokens" if name == LAST_BLOCK else None)
     classifier = weights["fc1000/kernel"].T
-    embed(net.graph, value, classifier.shape[1])
+    pool(net.graph, before, name="features")
+    outputs(net.graph, classifier.shape[1])
     return net.graph.model("image", "Keras' ResNet-50 without its classifier"), classifier
 
 
@@ -68,11 +72,11 @@ class _ResNet:
         return self.graph.op("Relu", value) if relu else value
 
     def block(self, value: str, name: str, stride: int = 1, *, shortcut: bool = False) -> str:
-        """1x1, 3x3, 1x1, added to the input or to its projection."""
+        """1x1, 3x3, 1x1, added to the input or to its projection: the sum before its activation."""
         names = [(f"res{name}_branch{branch}", f"bn{name}_branch{branch}") for branch in ("2a", "2b", "2c", "1")]
         inner = self.conv_bn(value, *names[0], stride)
         inner = self.conv_bn(inner, *names[1])
         inner = self.conv_bn(inner, *names[2], relu=False)
         if shortcut:
             value = self.conv_bn(value, *names[3], stride, relu=False)
-        return self.graph.op("Relu", self.graph.op("Add", value, inner))
+        return self.graph.op("Add", value, inner)

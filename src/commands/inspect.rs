@@ -59,10 +59,7 @@ pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
             for (file, condition) in cache.embeddings().not_in_place() {
                 eprintln!("note: {} is not read in place: {condition}", file.display());
             }
-            if let Some(format) = cache.manifest().config.stored_views {
-                let (_, bytes) = cache.manifest().bytes();
-                eprintln!("note: the views are stored ({format}), {}", DecimalBytes(bytes));
-            }
+            note_optional(&cache)?;
         }
         print(text.trim_end())?;
         return Ok(Exit::Done);
@@ -70,15 +67,47 @@ pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
     bail!("{}: no cache, bank or run\n{HINT}", path.display())
 }
 
+/// Tells what the cache holds besides views and embeddings.
+fn note_optional(cache: &Cache) -> anyhow::Result<()> {
+    let (manifest, config) = (cache.manifest(), &cache.manifest().config);
+    if let Some(format) = config.stored_views {
+        eprintln!("note: the views are stored ({format}), {}", DecimalBytes(manifest.bytes().1));
+    }
+    if let Some((column, record)) = cache.features()?.zip(config.features.as_ref()) {
+        let bytes = 2 * column.rows() as u64 * record.dim as u64;
+        eprintln!("note: features of {} are cached ({}), {}", record.dim, record.output, DecimalBytes(bytes));
+    }
+    if let Some(record) = &config.tokens {
+        let kept = manifest.token_projection.as_ref();
+        let kept =
+            kept.map(|kept| format!(", {:.1}% of the variance", 100.0 * kept.explained)).unwrap_or_default();
+        eprintln!("note: tokens are cached ({record}{kept}), {}", DecimalBytes(manifest.token_bytes()));
+    }
+    if let Some(record) = &config.captions {
+        let from = if record.text_encoder.is_some() { "the text encoder" } else { "the list" };
+        let bytes = DecimalBytes(manifest.caption_bytes());
+        eprintln!("note: captions are cached (embeddings of {} from {from}), {bytes}", record.dim);
+    }
+    Ok(())
+}
+
+/// What a cache holds besides views and embeddings, every byte of it checked, in words that end in a comma and a blank.
+fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
+    cache.verify_stored_views()?;
+    let stored = cache.manifest().config.stored_views.map(|format| format!("views stored ({format}), "));
+    let features = cache.features()?.map(|features| format!("features of {}, ", features.width()));
+    let tokens = cache.tokens()?.map(|tokens| format!("tokens ({}), ", tokens.record()));
+    let captions = cache.captions()?.map(|captions| format!("{} captions, ", captions.rows()));
+    Ok([stored, features, tokens, captions].into_iter().flatten().collect())
+}
+
 /// Checks every byte.
 pub fn verify(path: &Path) -> anyhow::Result<Exit> {
     let summary = match Artefact::open(path, Verify::Full)? {
         Artefact::Cache(cache) => {
             let samples = cache.views()?.samples();
-            cache.verify_stored_views()?;
-            let stored = cache.manifest().config.stored_views;
-            let stored = stored.map(|format| format!("views stored ({format}), ")).unwrap_or_default();
-            format!("{samples} samples, {} rows, {stored}hash {}", cache.rows(), cache.hash())
+            let optional = verify_optional(&cache)?;
+            format!("{samples} samples, {} rows, {optional}hash {}", cache.rows(), cache.hash())
         }
         Artefact::Bank(bank) => {
             let rows = bank.targets()?.pseudo_category.len();

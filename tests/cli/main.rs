@@ -5,5 +5,6 @@ mod bad_input;
 mod common;
 mod damage;
 mod kdep;
+mod optional;
 mod pipeline;
 mod stored_views;

@@ -139,6 +139,9 @@ fn write_cache(
         shard_samples: 128,
         device: "cpu".to_owned(),
         stored_views,
+        features: None,
+        tokens: None,
+        captions: None,
     };
     let builder = CacheBuilder::open(dir, config, Existing::Refuse)?;
     for shard in builder.missing_shards(Partition::WHOLE)? {

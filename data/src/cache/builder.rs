@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::shard::{ShardRecord, ShardWriter};
 use super::{
-    CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, REJECTS, Reject, pixel_file, shard_file,
-    shard_record,
+    CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, ProjectionEntry, REJECTS, Reject,
+    SHARD_KINDS, TOKEN_PROJECTION, shard_record,
 };
 use crate::error::{ArtefactError, IoContext};
 use crate::manifest::{
-    FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic, write_json,
+    ContentHash, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic, write_json,
     write_new_json,
 };
+use crate::projection::Projection;
 
 /// What to do with a folder that already holds a cache or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +97,9 @@ impl CacheBuilder {
     /// [`ArtefactError`] where a record cannot be read.
     pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtefactError> {
         let mut missing = Vec::new();
+        let pin = self.pin()?;
         for shard in (0..self.config.shards()).filter(|&shard| partition.contains(shard)) {
-            if self.record(shard)?.is_none() {
+            if self.record(shard, pin)?.is_none() {
                 missing.push(shard);
             }
         }
@@ -108,9 +110,79 @@ impl CacheBuilder {
     /// Starts writing one shard.
     ///
     /// # Errors
-    /// [`ArtefactError`] where its file cannot be created.
+    /// [`ArtefactError::Missing`] where tokens are to be projected and nothing says how; [`ArtefactError`] where its files cannot
+    /// be created.
     pub fn shard_writer(&self, shard: usize) -> Result<ShardWriter, ArtefactError> {
-        ShardWriter::create(&self.dir, &self.config, shard)
+        let pin = self.pin()?.ok_or_else(|| ArtefactError::Missing {
+            path: self.projection_path(),
+            what: "the projection of the tokens",
+            hint: "",
+        })?;
+        ShardWriter::create(&self.dir, &self.config, pin, shard)
+    }
+
+    fn projection_path(&self) -> PathBuf {
+        self.dir.join(TOKEN_PROJECTION)
+    }
+
+    /// What the tokens are projected with; `None` where they are not, or where no run has fitted it yet.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where the file cannot be read or is not a projection of this cache's tokens.
+    pub fn projection(&self) -> Result<Option<Projection>, ArtefactError> {
+        let path = self.projection_path();
+        let Some(record) = self.config.tokens.as_ref().filter(|_| self.config.projects() && path.exists())
+        else {
+            return Ok(None);
+        };
+        let found = Projection::load(&path)?;
+        let (expected, got) = ((record.teacher_dim, record.dim), (found.width(), found.dim()));
+        if expected == got {
+            return Ok(Some(found));
+        }
+        let reason = format!(
+            "expected a projection from {} to {}, got {} to {}",
+            expected.0, expected.1, got.0, got.1
+        );
+        Err(ArtefactError::invalid(&path, reason + "\nhint: give --overwrite, or another folder"))
+    }
+
+    /// Keeps `fitted` for every part of the cache, unless another part was first: what stays is what all must use, and what is
+    /// returned.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] as for [`CacheBuilder::projection`], and where the file cannot be written.
+    pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtefactError> {
+        let path = self.projection_path();
+        let own = self.dir.join(format!(".{TOKEN_PROJECTION}.{}.tmp", std::process::id()));
+        fitted.save(&own)?;
+        let linked = fs::hard_link(&own, &path);
+        remove_if_there(&own)?;
+        match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", &path),
+            _ => self.projection().map(|kept| kept.unwrap_or_else(|| fitted.clone())),
+        }
+    }
+
+    /// The projection as the manifest lists it.
+    fn projection_entry(&self) -> Result<Option<ProjectionEntry>, ArtefactError> {
+        let Some(projection) = self.projection()? else { return Ok(None) };
+        let file = FileEntry::describe(&self.dir, TOKEN_PROJECTION)?;
+        Ok(Some(ProjectionEntry { file, explained: projection.explained() }))
+    }
+
+    /// What the shards of this cache are made with: the configuration, and the projection of the tokens where there is one.
+    /// `None` where it is still to be fitted.
+    fn pin(&self) -> Result<Option<ContentHash>, ArtefactError> {
+        let config = self.config.hash();
+        if !self.config.projects() {
+            return Ok(Some(config));
+        }
+        if !self.projection_path().exists() {
+            return Ok(None);
+        }
+        let projection = ContentHash::of_file(&self.projection_path())?;
+        Ok(Some(ContentHash::of(&[*config.as_bytes(), *projection.as_bytes()].concat())))
     }
 
     /// Writes the manifest if every shard is complete, whoever made it; `None` while some are missing. `listed` are the
@@ -121,8 +193,9 @@ impl CacheBuilder {
     pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtefactError> {
         let mut shards = Vec::with_capacity(self.config.shards());
         let mut rejects = listed.to_vec();
+        let pin = self.pin()?;
         for shard in 0..self.config.shards() {
-            let Some(record) = self.record(shard)? else { return self.finished() };
+            let Some(record) = self.record(shard, pin)? else { return self.finished() };
             shards.push(record.entry);
             rejects.extend(record.rejects);
         }
@@ -143,6 +216,7 @@ impl CacheBuilder {
             rejected: rejects.len(),
             shards,
             rejects: FileEntry::describe(&self.dir, REJECTS)?,
+            token_projection: self.projection_entry()?,
         };
         write_json(&self.dir.join(MANIFEST), &manifest)?;
         self.remove_records();
@@ -158,17 +232,17 @@ impl CacheBuilder {
         read_manifest(&path, CACHE_VERSION, "the cache's manifest").map(|(manifest, _)| Some(manifest))
     }
 
-    /// A shard's record, provided that it was made with this configuration and its file is there in full length.
-    fn record(&self, shard: usize) -> Result<Option<ShardRecord>, ArtefactError> {
+    /// A shard's record, provided that it was made with what `pin` names and its files are there in full length.
+    fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtefactError> {
         let Some((record, _)) = read_json::<ShardRecord>(&self.dir.join(shard_record(shard)))? else {
             return Ok(None);
         };
-        if record.config != self.config.hash() {
+        if Some(record.config) != pin {
             return Ok(None);
         }
         let checked = record.entry.file.verify(&self.dir, Verify::Length);
         let checked = checked.and_then(|()| {
-            record.entry.pixels.iter().try_for_each(|file| file.verify(&self.dir, Verify::Length))
+            record.entry.optional_files().try_for_each(|file| file.verify(&self.dir, Verify::Length))
         });
         match checked {
             Ok(()) => Ok(Some(record)),
@@ -239,22 +313,26 @@ fn first_difference(
 fn remove_cache(dir: &Path) -> Result<(), ArtefactError> {
     remove_if_there(&dir.join(MANIFEST))?;
     remove_matching(dir, |name| is_shard(name) || is_temporary(name))?;
+    remove_if_there(&dir.join(TOKEN_PROJECTION))?;
     remove_if_there(&dir.join(REJECTS))?;
     remove_if_there(&dir.join(PLAN))
 }
 
-/// Whether a file is a shard, its stored views or its record.
+/// Whether a file is one of a shard's, or its record.
 fn is_shard(name: &str) -> bool {
-    let rest = name.strip_prefix("views-").or_else(|| name.strip_prefix("pixels-"));
-    let number = rest.and_then(|rest| rest.split('.').next()?.parse().ok());
-    number.is_some_and(|shard| {
-        [shard_file(shard), pixel_file(shard), shard_record(shard)].contains(&name.to_owned())
+    SHARD_KINDS.iter().any(|kind| {
+        let rest = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-'));
+        let number: Option<usize> = rest.and_then(|rest| rest.split('.').next()?.parse().ok());
+        number
+            .is_some_and(|shard| name == format!("{kind}-{shard:05}.parquet") || name == shard_record(shard))
     })
 }
 
-/// Whether a file is what a killed job left of a shard.
+/// Whether a file is what a killed job left of a shard or of the projection.
 fn is_temporary(name: &str) -> bool {
-    (name.starts_with(".views-") || name.starts_with(".pixels-")) && name.ends_with(".tmp")
+    let Some(name) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")) else { return false };
+    name.starts_with(TOKEN_PROJECTION)
+        || SHARD_KINDS.iter().any(|kind| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-')))
 }
 
 fn remove_matching(dir: &Path, matches: impl Fn(&str) -> bool) -> Result<(), ArtefactError> {

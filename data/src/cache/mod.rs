@@ -4,6 +4,9 @@
 //! cache/cache.json             manifest; written last, so that a cache is either absent or complete
 //! cache/views-00000.parquet    one row per (sample, view), sample-major, in listing order
 //! cache/pixels-00000.parquet   the same rows' rendered pixels, where the cache stores its views (see `stored`)
+//! cache/tokens-00000.parquet   the same rows' patch tokens, where the cache holds them (see `tokens`)
+//! cache/tokens.safetensors     what the tokens were projected with, where they were
+//! cache/captions-00000.parquet the text embedding of each sample, where the cache holds them (see `captions`)
 //! cache/rejects.jsonl          every sample that could not be used, once, with the reason
 //! while extraction runs:
 //! cache/extract.json           the resolved configuration, which a resumed or parallel run must match
@@ -15,9 +18,14 @@
 //! `s x shard_samples ..`, whoever computes it and whenever.
 
 mod builder;
+mod cached_views;
+mod captions;
+mod optional;
 mod reader;
+mod sample;
 mod shard;
 mod stored;
+mod tokens;
 mod views;
 
 use std::path::Path;
@@ -30,9 +38,13 @@ use crate::render::{Normalization, Resample};
 use crate::view::Policy;
 
 pub use builder::{CacheBuilder, Existing};
-pub use reader::{Cache, CachedViews};
-pub use shard::{CachedSample, ShardWriter};
+pub use cached_views::CachedViews;
+pub use optional::{CaptionRecord, FeatureRecord, ProjectionEntry, TokenEncoding, TokenRecord};
+pub use reader::Cache;
+pub use sample::{CachedSample, SampleRows};
+pub use shard::ShardWriter;
 pub use stored::{Encoding, StoredFormat, StoredViews};
+pub use tokens::{TokenColumn, standardise};
 
 /// The version of the cache format that this program writes and reads.
 pub const CACHE_VERSION: u32 = 1;
@@ -40,12 +52,25 @@ pub const CACHE_VERSION: u32 = 1;
 const MANIFEST: &str = "cache.json";
 const REJECTS: &str = "rejects.jsonl";
 
+const TOKEN_PROJECTION: &str = "tokens.safetensors";
+
+/// The kinds of files that a shard consists of; only the first is in every cache.
+const SHARD_KINDS: [&str; 4] = ["views", "pixels", "tokens", "captions"];
+
 fn shard_file(shard: usize) -> String {
     format!("views-{shard:05}.parquet")
 }
 
 fn pixel_file(shard: usize) -> String {
     format!("pixels-{shard:05}.parquet")
+}
+
+fn token_file(shard: usize) -> String {
+    format!("tokens-{shard:05}.parquet")
+}
+
+fn caption_file(shard: usize) -> String {
+    format!("captions-{shard:05}.parquet")
 }
 
 fn shard_record(shard: usize) -> String {
@@ -82,7 +107,7 @@ pub struct CacheConfig {
     pub teacher: TeacherRecord,
     /// Width D of the embeddings.
     pub dim: usize,
-    /// Hash of the listing's keys and labels.
+    /// Hash of the listing's keys and labels, and of its captions where the cache holds them.
     pub listing: ContentHash,
     /// Samples in the listing.
     pub samples: usize,
@@ -105,6 +130,15 @@ pub struct CacheConfig {
     /// The size and encoding of the stored views, where the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_views: Option<StoredFormat>,
+    /// The teacher's pooled features, where the cache has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<FeatureRecord>,
+    /// The teacher's patch tokens, where the cache has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenRecord>,
+    /// Text embeddings of the samples' captions, where the cache has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captions: Option<CaptionRecord>,
 }
 
 impl CacheConfig {
@@ -121,9 +155,17 @@ impl CacheConfig {
             (usize::from(self.views), "0 views per image"),
             (self.shard_samples, "0 samples per shard"),
             (self.batch, "a batch of 0"),
+            (self.features.as_ref().map_or(1, |features| features.dim), "features of width 0"),
+            (self.captions.as_ref().map_or(1, |captions| captions.dim), "captions of width 0"),
         ];
         let zero = positive.into_iter().find(|(value, _)| *value == 0).map(|(_, fault)| fault);
         zero.or_else(|| self.stored_views.and_then(|format| format.fault()))
+            .or_else(|| self.tokens.as_ref().and_then(TokenRecord::fault))
+    }
+
+    /// Whether the tokens are projected.
+    fn projects(&self) -> bool {
+        self.tokens.as_ref().is_some_and(|tokens| tokens.encoding == TokenEncoding::Projected)
     }
 
     /// Shards that the listing makes.
@@ -144,6 +186,19 @@ pub struct ShardEntry {
     /// The Parquet file of the stored views, where the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixels: Option<FileEntry>,
+    /// The Parquet file of the tokens, where the cache has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<FileEntry>,
+    /// The Parquet file of the captions, where the cache has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captions: Option<FileEntry>,
+}
+
+impl ShardEntry {
+    /// The files besides the first.
+    fn optional_files(&self) -> impl Iterator<Item = &FileEntry> {
+        [&self.pixels, &self.tokens, &self.captions].into_iter().flatten()
+    }
 }
 
 /// `cache.json`.
@@ -161,6 +216,9 @@ pub struct CacheManifest {
     pub shards: Vec<ShardEntry>,
     /// `rejects.jsonl`.
     pub rejects: FileEntry,
+    /// What the tokens were projected with, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_projection: Option<ProjectionEntry>,
 }
 
 impl CacheManifest {
@@ -168,13 +226,30 @@ impl CacheManifest {
     fn validate(&self, path: &Path) -> Result<(), ArtefactError> {
         let rows: usize = self.shards.iter().map(|shard| shard.rows).fold(0, usize::saturating_add);
         let views = usize::from(self.config.views);
-        let stored = self.config.stored_views.is_some();
+        let config = &self.config;
+        let partly = |wanted: bool, file: fn(&ShardEntry) -> &Option<FileEntry>| {
+            self.shards.iter().any(|shard| file(shard).is_some() != wanted)
+        };
         let fault = match self.config.fault() {
             Some(fault) => Some(fault),
             None if rows != self.rows => Some("a number of rows other than its shards'"),
             None if !rows.is_multiple_of(views) => Some("a sample with fewer than K views"),
-            None if self.shards.iter().any(|shard| shard.pixels.is_some() != stored) => {
+            None if partly(config.stored_views.is_some(), |shard| &shard.pixels) => {
                 Some("stored views that only some of its shards have")
+            }
+            None if partly(config.tokens.is_some(), |shard| &shard.tokens) => {
+                Some("tokens that only some of its shards have")
+            }
+            None if partly(config.captions.is_some(), |shard| &shard.captions) => {
+                Some("captions that only some of its shards have")
+            }
+            None if config.captions.is_some()
+                && self.shards.iter().any(|s| s.samples.checked_mul(views) != Some(s.rows)) =>
+            {
+                Some("a shard whose samples and rows disagree")
+            }
+            None if config.projects() != self.token_projection.is_some() => {
+                Some("projected tokens without a projection, or the other way round")
             }
             None => None,
         };
@@ -184,10 +259,20 @@ impl CacheManifest {
         }
     }
 
-    /// Bytes of all shards: views and embeddings, and the stored views.
+    /// Bytes of all shards: views, embeddings and features, and the stored views.
     pub fn bytes(&self) -> (u64, u64) {
         let stored = self.shards.iter().filter_map(|shard| shard.pixels.as_ref());
         (self.shards.iter().map(|shard| shard.file.bytes).sum(), stored.map(|file| file.bytes).sum())
+    }
+
+    /// Bytes of the tokens' files.
+    pub fn token_bytes(&self) -> u64 {
+        self.shards.iter().filter_map(|shard| shard.tokens.as_ref()).map(|file| file.bytes).sum()
+    }
+
+    /// Bytes of the captions' files.
+    pub fn caption_bytes(&self) -> u64 {
+        self.shards.iter().filter_map(|shard| shard.captions.as_ref()).map(|file| file.bytes).sum()
     }
 
     /// Accepted samples.

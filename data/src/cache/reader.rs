@@ -1,21 +1,23 @@
-//! Reading a cache: the manifest, the views, and the embeddings in place.
+//! Reading a cache: the manifest, the views, and the wide columns in place.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, UInt16Type, UInt32Type, UInt64Type};
-use arrow_array::{Array, RecordBatch};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::cached_views::CachedViews;
+use super::captions::CAPTION;
+use super::optional::FEATURES;
 use super::stored::StoredViews;
-use super::views::{ViewArrays, column, primitive, wrong_type};
-use super::{CACHE_VERSION, CacheManifest, ImageStamp, MANIFEST};
+use super::tokens::TokenColumn;
+use super::{CACHE_VERSION, CacheManifest, MANIFEST, ShardEntry};
 use crate::column::MappedColumn;
 use crate::error::{ArtefactError, IoContext};
-use crate::manifest::{ContentHash, Verify, read_manifest};
-use crate::view::View;
+use crate::manifest::{ContentHash, FileEntry, Verify, read_manifest};
+
+/// Name of the column of embeddings.
+const EMBEDDING: &str = "embedding";
 
 /// A complete cache, opened for reading.
 #[derive(Debug)]
@@ -23,12 +25,14 @@ pub struct Cache {
     dir: PathBuf,
     manifest: CacheManifest,
     hash: ContentHash,
+    depth: Verify,
     embeddings: MappedColumn<f32>,
 }
 
 impl Cache {
-    /// Opens the cache in `dir` and checks its files. Of the stored views only presence and length are checked, whatever the
-    /// `depth`: see [`Cache::verify_stored_views`].
+    /// Opens the cache in `dir` and checks its files. Of stored views, tokens and captions, which not every reader needs and which
+    /// may be large, only presence and length are checked here, whatever the `depth`: tokens and captions are checked to that
+    /// depth by [`Cache::tokens`] and [`Cache::captions`], stored views by [`Cache::verify_stored_views`].
     ///
     /// # Errors
     /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
@@ -39,18 +43,15 @@ impl Cache {
         manifest.rejects.verify(dir, depth)?;
         for shard in &manifest.shards {
             shard.file.verify(dir, depth)?;
-            shard.pixels.iter().try_for_each(|file| file.verify(dir, Verify::Length))?;
+            shard.optional_files().try_for_each(|file| file.verify(dir, Verify::Length))?;
         }
+        manifest.token_projection.iter().try_for_each(|entry| entry.file.verify(dir, depth))?;
         let shards = manifest.shards.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| dir.join(&shard.file.name)).collect();
-        let embeddings = MappedColumn::open(&paths, "embedding", manifest.config.dim)?;
-        for ((shard, path), &rows) in manifest.shards.iter().zip(&paths).zip(embeddings.shard_rows()) {
-            if shard.rows != rows {
-                let reason = format!("expected {} rows, got {rows}", shard.rows);
-                return Err(ArtefactError::invalid(path, reason));
-            }
-        }
-        Ok(Self { dir: dir.to_owned(), manifest, hash, embeddings })
+        let embeddings = MappedColumn::open(&paths, EMBEDDING, manifest.config.dim)?;
+        let rows: Vec<usize> = manifest.shards.iter().map(|shard| shard.rows).collect();
+        embeddings.require_rows(&paths, &rows)?;
+        Ok(Self { dir: dir.to_owned(), manifest, hash, depth, embeddings })
     }
 
     /// The folder.
@@ -88,6 +89,52 @@ impl Cache {
         &self.embeddings
     }
 
+    /// The teacher's pooled features, `[rows, F]`, where the cache has them: f16 on disk, not normalised.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a file is unreadable or has no such column.
+    pub fn features(&self) -> Result<Option<MappedColumn<f32>>, ArtefactError> {
+        let Some(record) = &self.manifest.config.features else { return Ok(None) };
+        let paths: Vec<PathBuf> =
+            self.manifest.shards.iter().map(|shard| self.dir.join(&shard.file.name)).collect();
+        MappedColumn::open(&paths, FEATURES, record.dim).map(Some)
+    }
+
+    /// The teacher's patch tokens, where the cache has them. Their files are checked to the depth that the cache was opened with:
+    /// [`Verify::Full`] reads them whole once.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a file is missing, altered, unreadable or inconsistent.
+    pub fn tokens(&self) -> Result<Option<TokenColumn>, ArtefactError> {
+        let Some(record) = &self.manifest.config.tokens else { return Ok(None) };
+        let paths = self.checked_files(|shard| shard.tokens.as_ref())?;
+        let rows: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.rows).collect();
+        TokenColumn::open(record, &paths, &rows).map(Some)
+    }
+
+    /// The captions' text embeddings, `[samples, D]`, where the cache has them: row = sample = cache row / K; f16 on disk,
+    /// L2-normalised. Their files are checked to the depth that the cache was opened with.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] where a file is missing, altered, unreadable or inconsistent.
+    pub fn captions(&self) -> Result<Option<MappedColumn<f32>>, ArtefactError> {
+        let Some(record) = &self.manifest.config.captions else { return Ok(None) };
+        let paths = self.checked_files(|shard| shard.captions.as_ref())?;
+        let samples: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.samples).collect();
+        let column = MappedColumn::open(&paths, CAPTION, record.dim)?;
+        column.require_rows(&paths, &samples)?;
+        Ok(Some(column))
+    }
+
+    /// The paths of one of the files of every shard, checked.
+    fn checked_files(
+        &self,
+        file: impl Fn(&ShardEntry) -> Option<&FileEntry>,
+    ) -> Result<Vec<PathBuf>, ArtefactError> {
+        let files = self.manifest.shards.iter().filter_map(file);
+        files.map(|file| file.verify(&self.dir, self.depth).map(|()| self.dir.join(&file.name))).collect()
+    }
+
     /// The stored views, where the cache has them.
     ///
     /// # Errors
@@ -110,7 +157,7 @@ impl Cache {
         self.stored_views().map(|_| ())
     }
 
-    /// Reads keys, labels and views, everything but the embeddings, into memory.
+    /// Reads keys, labels and views, everything but the wide columns, into memory.
     ///
     /// # Errors
     /// [`ArtefactError`] where a shard is unreadable, or a row breaks the row law or holds an impossible view.
@@ -122,7 +169,7 @@ impl Cache {
             let file = File::open(&path).during("open", &path)?;
             let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
             let names = builder.schema().fields().iter().map(|field| field.name().clone());
-            let wanted: Vec<String> = names.filter(|name| name != "embedding").collect();
+            let wanted: Vec<String> = names.filter(|name| name != EMBEDDING && name != FEATURES).collect();
             let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.iter().map(String::as_str));
             let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
             for batch in reader {
@@ -130,68 +177,5 @@ impl Cache {
             }
         }
         Ok(table)
-    }
-}
-
-/// Keys, labels and views of a cache. Sample `i` owns rows `i x K .. (i + 1) x K`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CachedViews {
-    /// Key of each sample.
-    pub keys: Vec<String>,
-    /// Label of each sample.
-    pub labels: Vec<Option<u32>>,
-    /// Image of each sample.
-    pub images: Vec<ImageStamp>,
-    /// View of each row.
-    pub views: Vec<View>,
-    views_per_sample: usize,
-}
-
-impl CachedViews {
-    /// Accepted samples.
-    pub fn samples(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// View `view` of sample `sample`.
-    pub fn view(&self, sample: usize, view: usize) -> &View {
-        &self.views[self.row(sample, view)]
-    }
-
-    /// The row of view `view` of sample `sample`.
-    pub fn row(&self, sample: usize, view: usize) -> usize {
-        sample * self.views_per_sample + view
-    }
-
-    fn append(&mut self, path: &Path, batch: &RecordBatch) -> Result<(), ArtefactError> {
-        let key = column(path, batch, "key")?;
-        let key = key.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, "key", key.data_type()))?;
-        let view = primitive::<UInt16Type>(path, batch, "view")?;
-        let label = primitive::<Int32Type>(path, batch, "label")?;
-        let width = primitive::<UInt32Type>(path, batch, "width")?;
-        let height = primitive::<UInt32Type>(path, batch, "height")?;
-        let content = primitive::<UInt64Type>(path, batch, "content")?;
-        let views = ViewArrays::new(path, batch)?;
-        for row in 0..batch.num_rows() {
-            let at = self.views.len();
-            let invalid = |reason: &str| ArtefactError::invalid(path, format!("cache row {at}: {reason}"));
-            let expected = at % self.views_per_sample;
-            if usize::from(view.value(row)) != expected {
-                return Err(invalid(&format!("expected view {expected}, got {}", view.value(row))));
-            }
-            let (width, height) = (width.value(row), height.value(row));
-            if expected == 0 {
-                let value = label.is_valid(row).then(|| u32::try_from(label.value(row))).transpose();
-                self.keys.push(key.value(row).to_owned());
-                self.labels.push(value.map_err(|_| invalid("the label is negative"))?);
-                self.images.push(ImageStamp { width, height, content: content.value(row) });
-            } else if self.keys.last().is_none_or(|last| last != key.value(row)) {
-                return Err(invalid("the views of a sample do not stand together"));
-            }
-            let view = views.get(row).map_err(invalid)?;
-            view.validate(width, height).map_err(|error| invalid(&error.to_string()))?;
-            self.views.push(view);
-        }
-        Ok(())
     }
 }

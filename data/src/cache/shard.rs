@@ -12,9 +12,15 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
+use super::captions::CaptionWriter;
+use super::optional::FEATURES;
 use super::stored::PixelWriter;
+use super::tokens::TokenWriter;
 use super::views::{self, ViewBuilder};
-use super::{CacheConfig, ImageStamp, Reject, ShardEntry, pixel_file, shard_file, shard_record};
+use super::{
+    CacheConfig, CachedSample, Reject, SampleRows, ShardEntry, caption_file, pixel_file, shard_file,
+    shard_record, token_file,
+};
 use crate::error::ArtefactError;
 use crate::manifest::{ContentHash, FileEntry, write_json};
 use crate::table::{TableWriter, fixed_list, item_field};
@@ -26,21 +32,10 @@ const BATCH_ROWS: usize = 1024;
 /// Batches per Parquet row group: bounds the writer's memory to some 16,384 rows.
 const GROUP_BATCHES: usize = 16;
 
-/// What is stored about a sample besides its views.
-#[derive(Clone, Copy, Debug)]
-pub struct CachedSample<'a> {
-    /// The sample's key.
-    pub key: &'a str,
-    /// Its label, where the source has one.
-    pub label: Option<u32>,
-    /// The image.
-    pub image: ImageStamp,
-}
-
 /// The record that makes a shard complete: written after the shard itself.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ShardRecord {
-    /// Hash of the configuration that the shard was made with.
+    /// Hash of what the shard was made with: the configuration, and the projection of the tokens where there is one.
     pub(super) config: ContentHash,
     pub(super) entry: ShardEntry,
     pub(super) rejects: Vec<Reject>,
@@ -52,13 +47,14 @@ pub struct ShardWriter {
     shard: usize,
     table: TableWriter,
     pixels: Option<PixelWriter>,
-    views_per_sample: usize,
-    dim: usize,
+    tokens: Option<TokenWriter>,
+    captions: Option<CaptionWriter>,
+    config: CacheConfig,
+    pin: ContentHash,
     columns: Columns,
     batches: usize,
     rows: usize,
     rejects: Vec<Reject>,
-    config: ContentHash,
 }
 
 #[derive(Default)]
@@ -72,12 +68,16 @@ struct Columns {
     views: ViewBuilder,
     norm: Float32Builder,
     embedding: Float16Builder,
+    features: Float16Builder,
     pending: usize,
 }
 
-/// The columns of `views-*.parquet` for embeddings of width `dim`.
-fn schema(path: &Path, dim: usize) -> Result<(Schema, i32), ArtefactError> {
-    let dim = i32::try_from(dim).map_err(|error| ArtefactError::parquet(path, error))?;
+/// The columns of `views-*.parquet`.
+fn schema(path: &Path, config: &CacheConfig) -> Result<Schema, ArtefactError> {
+    let halves = |name, dim| {
+        let dim = i32::try_from(dim).map_err(|error| ArtefactError::parquet(path, error))?;
+        Ok(Field::new(name, fixed_list(DataType::Float16, dim), false))
+    };
     let mut fields = vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("view", DataType::UInt16, false),
@@ -88,36 +88,49 @@ fn schema(path: &Path, dim: usize) -> Result<(Schema, i32), ArtefactError> {
     ];
     fields.extend(views::fields());
     fields.push(Field::new("norm", DataType::Float32, false));
-    fields.push(Field::new("embedding", fixed_list(DataType::Float16, dim), false));
-    Ok((Schema::new(fields), dim))
+    fields.push(halves("embedding", config.dim)?);
+    if let Some(features) = &config.features {
+        fields.push(halves(FEATURES, features.dim)?);
+    }
+    Ok(Schema::new(fields))
 }
 
 impl ShardWriter {
-    pub(super) fn create(dir: &Path, config: &CacheConfig, shard: usize) -> Result<Self, ArtefactError> {
+    /// Starts a shard whose record will name `pin`.
+    pub(super) fn create(
+        dir: &Path,
+        config: &CacheConfig,
+        pin: ContentHash,
+        shard: usize,
+    ) -> Result<Self, ArtefactError> {
         let path = dir.join(shard_file(shard));
-        let (schema, _) = schema(&path, config.dim)?;
-        let pixels = config.stored_views;
-        let pixels = pixels.map(|format| PixelWriter::create(&dir.join(pixel_file(shard)), format));
+        let pixels =
+            config.stored_views.map(|format| PixelWriter::create(&dir.join(pixel_file(shard)), format));
+        let tokens = config.tokens.as_ref();
+        let tokens = tokens.map(|record| TokenWriter::create(&dir.join(token_file(shard)), record));
+        let captions = config.captions.as_ref();
+        let captions = captions.map(|record| CaptionWriter::create(&dir.join(caption_file(shard)), record));
         Ok(Self {
             dir: dir.to_owned(),
             shard,
-            table: TableWriter::create(&path, schema)?,
+            table: TableWriter::create(&path, schema(&path, config)?)?,
             pixels: pixels.transpose()?,
-            views_per_sample: usize::from(config.views),
-            dim: config.dim,
+            tokens: tokens.transpose()?,
+            captions: captions.transpose()?,
+            config: config.clone(),
+            pin,
             columns: Columns::default(),
             batches: 0,
             rows: 0,
             rejects: Vec::new(),
-            config: config.hash(),
         })
     }
 
-    /// Appends a sample to a cache that does not store views: its K views, the K norms of the raw embeddings, and the
+    /// Appends a sample to a cache of views and embeddings alone: its K views, the K norms of the raw embeddings, and the
     /// normalised embeddings `[K, D]`.
     ///
     /// # Errors
-    /// [`ArtefactError::Invalid`] where the counts are not K, K and K x D; [`ArtefactError::Parquet`] on I/O.
+    /// As [`ShardWriter::push_rows`].
     pub fn push(
         &mut self,
         sample: &CachedSample<'_>,
@@ -125,14 +138,14 @@ impl ShardWriter {
         norms: &[f32],
         embeddings: &[f32],
     ) -> Result<(), ArtefactError> {
-        self.push_stored(sample, views, norms, embeddings, &[])
+        self.push_rows(sample, &SampleRows { views, norms, embeddings, ..SampleRows::default() })
     }
 
     /// As [`ShardWriter::push`], with the K views as [`super::StoredFormat::encode`] gave them; none for a cache that does
     /// not store views.
     ///
     /// # Errors
-    /// As [`ShardWriter::push`], also where there are not K stored views.
+    /// As [`ShardWriter::push_rows`].
     pub fn push_stored(
         &mut self,
         sample: &CachedSample<'_>,
@@ -141,24 +154,28 @@ impl ShardWriter {
         embeddings: &[f32],
         stored: &[Vec<u8>],
     ) -> Result<(), ArtefactError> {
-        let k = self.views_per_sample;
-        let wanted = if self.pixels.is_some() { k } else { 0 };
-        if stored.len() != wanted {
-            let reason = format!("{}: expected {wanted} stored views, got {}", sample.key, stored.len());
-            return Err(ArtefactError::invalid(self.table.path(), reason));
-        }
-        if views.len() != k || norms.len() != k || embeddings.len() != k * self.dim {
-            let (v, n, e) = (views.len(), norms.len(), embeddings.len());
-            let reason =
-                format!("{}: expected {k} views of width {}, got {v}, {n} and {e}", sample.key, self.dim);
-            return Err(ArtefactError::invalid(self.table.path(), reason));
+        self.push_rows(sample, &SampleRows { views, norms, embeddings, stored, ..SampleRows::default() })
+    }
+
+    /// Appends a sample with everything that the cache holds.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Invalid`] where there is more or less of something than the configuration says;
+    /// [`ArtefactError::Parquet`] on I/O.
+    pub fn push_rows(
+        &mut self,
+        sample: &CachedSample<'_>,
+        rows: &SampleRows<'_>,
+    ) -> Result<(), ArtefactError> {
+        let invalid =
+            |reason: String| ArtefactError::invalid(self.table.path(), format!("{}: {reason}", sample.key));
+        if let Some(fault) = rows.fault(&self.config) {
+            return Err(invalid(fault));
         }
         let label = sample.label.map(i32::try_from).transpose();
-        let label = label.map_err(|error| {
-            ArtefactError::invalid(self.table.path(), format!("{}: label: {error}", sample.key))
-        })?;
+        let label = label.map_err(|error| invalid(format!("label: {error}")))?;
         let columns = &mut self.columns;
-        for (index, view) in (0u16..).zip(views) {
+        for (index, view) in (0u16..).zip(rows.views) {
             columns.key.append_value(sample.key);
             columns.view.append_value(index);
             columns.label.append_option(label);
@@ -167,16 +184,21 @@ impl ShardWriter {
             columns.content.append_value(sample.image.content);
             columns.views.push(view);
         }
-        columns.norm.append_slice(norms);
-        let mut half = vec![f16::ZERO; embeddings.len()];
-        half.convert_from_f32_slice(embeddings);
-        columns.embedding.append_slice(&half);
-        columns.pending += k;
-        self.rows += k;
+        columns.norm.append_slice(rows.norms);
+        append_halves(&mut columns.embedding, rows.embeddings);
+        append_halves(&mut columns.features, rows.features);
+        columns.pending += rows.views.len();
+        self.rows += rows.views.len();
         if let Some(pixels) = &mut self.pixels {
-            stored.iter().try_for_each(|view| pixels.push(view))?;
+            rows.stored.iter().try_for_each(|view| pixels.push(view))?;
         }
-        if columns.pending >= BATCH_ROWS { self.flush() } else { Ok(()) }
+        if let Some((tokens, record)) = self.tokens.as_mut().zip(self.config.tokens.as_ref()) {
+            rows.tokens.chunks_exact(record.width()).try_for_each(|view| tokens.push(view))?;
+        }
+        if let Some(captions) = &mut self.captions {
+            captions.push(rows.caption)?;
+        }
+        if self.columns.pending >= BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
     /// Records a sample that could not be used.
@@ -187,7 +209,6 @@ impl ShardWriter {
     fn flush(&mut self) -> Result<(), ArtefactError> {
         let columns = &mut self.columns;
         let path = self.table.path().to_owned();
-        let (_, width) = schema(&path, self.dim)?;
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(columns.key.finish()),
             Arc::new(columns.view.finish()),
@@ -198,9 +219,10 @@ impl ShardWriter {
         ];
         arrays.extend(columns.views.finish());
         arrays.push(Arc::new(columns.norm.finish()));
-        let values = Arc::new(columns.embedding.finish());
-        let list = FixedSizeListArray::try_new(item_field(DataType::Float16), width, values, None);
-        arrays.push(Arc::new(list.map_err(|error| ArtefactError::parquet(&path, error))?));
+        arrays.push(halves(&path, &mut columns.embedding, self.config.dim)?);
+        if let Some(features) = &self.config.features {
+            arrays.push(halves(&path, &mut columns.features, features.dim)?);
+        }
         let batch = RecordBatch::try_new(Arc::clone(self.table.schema()), arrays)
             .map_err(|error| ArtefactError::parquet(&path, error))?;
         columns.pending = 0;
@@ -209,7 +231,7 @@ impl ShardWriter {
         if self.batches.is_multiple_of(GROUP_BATCHES) { self.table.end_group() } else { Ok(()) }
     }
 
-    /// Completes the shard: the file is flushed and named, then its record.
+    /// Completes the shard: the files are flushed and named, then its record.
     ///
     /// # Errors
     /// [`ArtefactError`] on I/O; the shard is then absent.
@@ -218,17 +240,43 @@ impl ShardWriter {
             self.flush()?;
         }
         self.table.finish()?;
-        let file = FileEntry::describe(&self.dir, &shard_file(self.shard))?;
-        let pixels = match self.pixels {
-            Some(pixels) => {
-                pixels.finish()?;
-                Some(FileEntry::describe(&self.dir, &pixel_file(self.shard))?)
-            }
-            None => None,
+        let (dir, shard) = (&self.dir, self.shard);
+        let pixels = self.pixels.map(|pixels| {
+            pixels.finish()?;
+            FileEntry::describe(dir, &pixel_file(shard))
+        });
+        let tokens = self.tokens.map(|tokens| {
+            tokens.finish()?;
+            FileEntry::describe(dir, &token_file(shard))
+        });
+        let captions = self.captions.map(|captions| {
+            captions.finish()?;
+            FileEntry::describe(dir, &caption_file(shard))
+        });
+        let entry = ShardEntry {
+            file: FileEntry::describe(dir, &shard_file(shard))?,
+            samples: self.rows / usize::from(self.config.views),
+            rows: self.rows,
+            pixels: pixels.transpose()?,
+            tokens: tokens.transpose()?,
+            captions: captions.transpose()?,
         };
-        let entry = ShardEntry { file, samples: self.rows / self.views_per_sample, rows: self.rows, pixels };
-        let record = ShardRecord { config: self.config, entry, rejects: self.rejects };
-        write_json(&self.dir.join(shard_record(self.shard)), &record)?;
+        let record = ShardRecord { config: self.pin, entry, rejects: self.rejects };
+        write_json(&dir.join(shard_record(shard)), &record)?;
         Ok(())
     }
+}
+
+fn append_halves(builder: &mut Float16Builder, values: &[f32]) {
+    let mut half = vec![f16::ZERO; values.len()];
+    half.convert_from_f32_slice(values);
+    builder.append_slice(&half);
+}
+
+/// What a builder has collected, as a column of lists of `dim` values.
+fn halves(path: &Path, builder: &mut Float16Builder, dim: usize) -> Result<ArrayRef, ArtefactError> {
+    let width = i32::try_from(dim).map_err(|error| ArtefactError::parquet(path, error))?;
+    let list =
+        FixedSizeListArray::try_new(item_field(DataType::Float16), width, Arc::new(builder.finish()), None);
+    Ok(Arc::new(list.map_err(|error| ArtefactError::parquet(path, error))?))
 }

@@ -4,6 +4,7 @@
 //! on demand. What cannot even be listed (an unreadable folder, a name that is not UTF-8) is kept apart as
 //! [`Rejected`] and changes neither the listing nor the run.
 
+mod captions;
 mod csv_list;
 mod folder;
 
@@ -11,7 +12,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use csv_list::CsvList;
+pub use captions::Captions;
+pub use csv_list::{CaptionColumn, CsvList};
 pub use folder::ImageFolder;
 
 /// One image by name.
@@ -48,6 +50,16 @@ pub trait ImageSource: Send + Sync {
 
     /// Entries left out of the listing.
     fn rejected(&self) -> &[Rejected];
+
+    /// What is said about each sample in words, where the source was opened for it ([`open_captioned`]).
+    fn captions(&self) -> Option<&Captions> {
+        None
+    }
+
+    /// Whether the source has captions that it was not opened for.
+    fn ignores_captions(&self) -> bool {
+        false
+    }
 }
 
 /// Why a source cannot be opened or a sample not be read.
@@ -77,6 +89,15 @@ pub enum SourceError {
         path: PathBuf,
         /// What is expected there.
         hint: &'static str,
+    },
+    /// Captions were asked for and are not there.
+    #[error(
+        "{} has no captions\nhint: give a .csv list with a header and a column caption (texts) or caption_embedding (JSON arrays of numbers)",
+        path.display()
+    )]
+    NoCaptions {
+        /// The folder or list.
+        path: PathBuf,
     },
     /// A row of a CSV list is wrong.
     #[error("{}, line {line}: {problem}", path.display())]
@@ -113,9 +134,21 @@ pub enum RowProblem {
     #[error("not valid CSV: {0}")]
     Syntax(String),
     /// Other columns than the first row has.
-    #[error("{got} columns, expected {expected}\nhint: every row is path or every row is path,label")]
+    #[error(
+        "{got} columns, expected {expected}\nhint: every row is path or every row is path,label; other columns need a header"
+    )]
     Columns {
         /// Columns of the first row, or the most allowed.
+        expected: usize,
+        /// Columns of this row.
+        got: usize,
+    },
+    /// Other columns than the header has.
+    #[error(
+        "{got} columns, the header has {expected}\nhint: a text that holds commas stands in double quotes"
+    )]
+    Cells {
+        /// Columns of the header.
         expected: usize,
         /// Columns of this row.
         got: usize,
@@ -123,7 +156,8 @@ pub enum RowProblem {
     /// A first row that looks like a header, but of other columns.
     #[error(
         "the header \"{got}\" is not understood\n\
-         hint: the columns are path[,label], in this order; if this row is an image, put the line path[,label] above it"
+         hint: the columns are path[,label], in this order, or with a column caption or caption_embedding in any; \
+         if this row is an image, put the line path[,label] above it"
     )]
     Header {
         /// The row.
@@ -169,6 +203,26 @@ pub enum RowProblem {
     /// A label is not UTF-8.
     #[error("the label is not UTF-8")]
     LabelEncoding,
+    /// The caption is empty.
+    #[error("\"{key}\" has no caption\nhint: caption every row, or leave it out of the list")]
+    EmptyCaption {
+        /// The row's path.
+        key: String,
+    },
+    /// A caption is not UTF-8.
+    #[error("the caption of \"{key}\" is not UTF-8")]
+    CaptionEncoding {
+        /// The row's path.
+        key: String,
+    },
+    /// A ready embedding that cannot be used.
+    #[error("the caption_embedding of \"{key}\" {reason}")]
+    CaptionEmbedding {
+        /// The row's path.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl SourceError {
@@ -178,7 +232,11 @@ impl SourceError {
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => "missing",
             Self::Io { .. } => "unreadable",
             Self::TooManyBytes { .. } => "too-many-bytes",
-            Self::Kind { .. } | Self::NoImages { .. } | Self::Row { .. } | Self::Index { .. } => "source",
+            Self::Kind { .. }
+            | Self::NoImages { .. }
+            | Self::NoCaptions { .. }
+            | Self::Row { .. }
+            | Self::Index { .. } => "source",
         }
     }
 
@@ -187,13 +245,30 @@ impl SourceError {
     }
 }
 
-/// Opens a folder as an [`ImageFolder`], a `.csv` file as a [`CsvList`].
+/// Opens a folder as an [`ImageFolder`], a `.csv` file as a [`CsvList`]. Captions are passed over.
+///
+/// # Errors
+/// [`SourceError`].
 pub fn open_source(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
+    open(path, CaptionColumn::Ignore)
+}
+
+/// As [`open_source`], with the captions of the samples.
+///
+/// # Errors
+/// [`SourceError`], also where there are no captions.
+pub fn open_captioned(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
+    open(path, CaptionColumn::Read)
+}
+
+fn open(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
     let metadata = path.metadata().map_err(|error| SourceError::io(path, error))?;
-    if metadata.is_dir() {
+    if metadata.is_dir() && captions == CaptionColumn::Read {
+        Err(SourceError::NoCaptions { path: path.to_owned() })
+    } else if metadata.is_dir() {
         Ok(Box::new(ImageFolder::open(path)?))
     } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
-        Ok(Box::new(CsvList::open(path)?))
+        Ok(Box::new(CsvList::open(path, captions)?))
     } else {
         Err(SourceError::Kind { path: path.to_owned() })
     }

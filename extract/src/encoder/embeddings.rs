@@ -50,6 +50,11 @@ impl Embeddings {
         &self.values
     }
 
+    /// All values, `[rows, D]`, by themselves.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
     /// One unit vector, `[D]`.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.dim..(row + 1) * self.dim]

@@ -1,15 +1,17 @@
-//! The image encoder: a fixed batch of normalised pixels to unit vectors.
+//! The image encoder: a fixed batch of normalised pixels to unit vectors, and to features and tokens where they are asked for.
 
 use lgd_data::render::{Normalization, PixelLayout, Resample};
 use ort::session::SessionInputValue;
-use ort::value::{TensorElementType, TensorRef};
+use ort::value::TensorRef;
 
-use super::output::{PoolingPlan, choose, pooling_for};
-use super::{CPU_BATCH, Embeddings, EncoderOptions, GPU_BATCH, PixelBuffer, PixelType};
+use super::output::{PoolingPlan, choose, feature_pooling, named, pooling_for};
+use super::tokens::TokenPlan;
+use super::views::{EncodedViews, Features, Outputs};
+use super::{Embeddings, EncoderOptions, PixelBuffer, PixelType, TokenShape, Tokens, ports};
 use crate::device::{Precision, Slot};
 use crate::error::ExtractError;
 use crate::runtime::Runtime;
-use crate::session::{Model, Port, Selection, describe};
+use crate::session::{Model, Port, Selection, Tensor, describe};
 use crate::teacher::{ImageSettings, Pooling};
 
 /// Outputs that hold a whole image's embedding, best first.
@@ -31,8 +33,34 @@ pub struct ImageEncoder {
     resample: Resample,
     pooling: Pooling,
     prefix_tokens: usize,
+    features: Option<FeatureOutput>,
+    tokens: Option<TokenOutput>,
     dim: usize,
     warnings: Vec<String>,
+}
+
+/// The output that features come from; `dim` is 0 until the model has run.
+#[derive(Debug)]
+struct FeatureOutput {
+    name: String,
+    pooling: Pooling,
+    dim: usize,
+}
+
+/// The output that tokens come from; `shape` is `None` until the model has run.
+#[derive(Debug)]
+struct TokenOutput {
+    name: String,
+    plan: TokenPlan,
+    shape: Option<TokenShape>,
+}
+
+/// What a run gives, pooled and not yet normalised.
+struct RawViews {
+    vectors: Vec<f32>,
+    dim: usize,
+    features: Option<(Vec<f32>, usize)>,
+    tokens: Option<(Vec<f32>, TokenShape)>,
 }
 
 impl ImageEncoder {
@@ -41,23 +69,27 @@ impl ImageEncoder {
         settings: &ImageSettings,
         slot: Slot,
         options: &EncoderOptions,
+        outputs: Outputs,
     ) -> Result<Self, ExtractError> {
         let model = Model::open(runtime, &settings.model, slot, Precision::Fast, options.threads)?;
-        let input = choose_input(&model, settings.input.as_deref())?.clone();
-        let pixel_type = pixel_type(&model, &input)?;
-        let layout = layout(&model, &input, settings.layout)?;
-        let size = side(&model, &input, layout, settings.size)?;
-        let batch = batch(&model, &input, slot, options.batch)?;
+        let input = ports::choose_input(&model, settings.input.as_deref())?.clone();
+        let pixel_type = ports::pixel_type(&model, &input)?;
+        let layout = ports::layout(&model, &input, settings.layout)?;
+        let size = ports::side(&model, &input, layout, settings.size)?;
+        let batch = ports::batch(&model, &input, slot, options.batch)?;
         let output = choose(&model, settings.output.as_deref(), KNOWN_OUTPUTS)?.clone();
         let pooling = pooling_for(&model, &output, settings.pooling)?;
+        let features =
+            outputs.features.then(|| FeatureOutput::find(&model, settings, pooling)).transpose()?;
+        let tokens = outputs.tokens.then(|| TokenOutput::find(&model, settings, layout)).transpose()?;
         let side = usize::try_from(size).unwrap_or(usize::MAX);
         let shape = match layout {
             PixelLayout::Nchw => [batch, 3, side, side],
             PixelLayout::Nhwc => [batch, side, side, 3],
         };
         let mut encoder = Self {
-            selection: Selection::of(&model, &output.name)?,
-            warnings: warnings(&model, &output, settings),
+            selection: selection(&model, &output, features.as_ref(), tokens.as_ref())?,
+            warnings: ports::warnings(&model, &output, settings),
             model,
             input: input.name,
             output: output.name,
@@ -69,17 +101,26 @@ impl ImageEncoder {
             resample: settings.resample,
             pooling,
             prefix_tokens: settings.prefix_tokens,
+            features,
+            tokens,
             dim: 0,
         };
-        encoder.dim = encoder.probe()?;
+        encoder.probe()?;
         Ok(encoder)
     }
 
-    /// Runs one batch of zeros: the real width, and any error, show now and not after an hour; a GPU plans its kernels.
-    fn probe(&mut self) -> Result<usize, ExtractError> {
+    /// Runs one batch of zeros: the real widths, and any error, show now and not after an hour; a GPU plans its kernels.
+    fn probe(&mut self) -> Result<(), ExtractError> {
         let pixels = self.new_batch();
-        let (_, dim) = self.run(&pixels, self.batch())?;
-        Ok(dim)
+        let raw = self.run(&pixels, self.batch())?;
+        self.dim = raw.dim;
+        if let Some((features, (_, dim))) = self.features.as_mut().zip(raw.features) {
+            features.dim = dim;
+        }
+        if let Some((tokens, (_, shape))) = self.tokens.as_mut().zip(raw.tokens) {
+            tokens.shape = Some(shape);
+        }
+        Ok(())
     }
 
     /// Width D of the embeddings.
@@ -132,9 +173,31 @@ impl ImageEncoder {
         self.pooling
     }
 
-    /// Tokens that the mean leaves out.
+    /// Tokens that the mean leaves out, and the tokens that are cached.
     pub fn prefix_tokens(&self) -> usize {
         self.prefix_tokens
+    }
+
+    /// Name of the features' output and their width F, where they are taken.
+    pub fn features(&self) -> Option<(&str, usize)> {
+        self.features.as_ref().map(|features| (features.name.as_str(), features.dim))
+    }
+
+    /// Name of the tokens' output and their shape, where they are taken.
+    pub fn tokens(&self) -> Option<(&str, TokenShape)> {
+        self.tokens.as_ref().and_then(|tokens| Some((tokens.name.as_str(), tokens.shape?)))
+    }
+
+    /// Refuses tokens of fewer than `dim` values: they cannot be projected to so many.
+    pub(crate) fn require_token_width(&self, dim: usize) -> Result<(), ExtractError> {
+        match self.tokens() {
+            Some((_, shape)) if dim > shape.dim => Err(self.model.mismatch(
+                format!("tokens of at least {dim} values"),
+                format!("{} x {} tokens of {}", shape.rows, shape.columns, shape.dim),
+                format!("they can be projected to at most {} values", shape.dim),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// What a person should know before trusting the embeddings, one sentence each.
@@ -152,15 +215,32 @@ impl ImageEncoder {
     /// # Errors
     /// [`ExtractError::Inference`] where the buffer is not a whole batch or the runtime fails.
     pub fn encode(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<Embeddings, ExtractError> {
-        let (vectors, dim) = self.run(pixels, rows)?;
-        if dim != self.dim {
-            let reason = format!("the output's width changed from {} to {dim}", self.dim);
-            return Err(ExtractError::inference(self.model.path(), reason));
-        }
-        Ok(Embeddings::normalise(dim, vectors))
+        self.encode_views(pixels, rows).map(|views| views.embeddings)
     }
 
-    fn run(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<(Vec<f32>, usize), ExtractError> {
+    /// As [`ImageEncoder::encode`], with features and tokens where the encoder was opened for them: all from one pass.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::encode`].
+    pub fn encode_views(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<EncodedViews, ExtractError> {
+        let raw = self.run(pixels, rows)?;
+        let features = raw.features.as_ref().map(|(_, dim)| *dim);
+        let tokens = raw.tokens.as_ref().map(|(_, shape)| *shape);
+        let found = (Some(raw.dim), features, tokens);
+        let expected =
+            (Some(self.dim), self.features().map(|(_, dim)| dim), self.tokens().map(|(_, shape)| shape));
+        if found != expected {
+            let reason = format!("the outputs' widths changed from {expected:?} to {found:?}");
+            return Err(ExtractError::inference(self.model.path(), reason));
+        }
+        Ok(EncodedViews {
+            embeddings: Embeddings::normalise(raw.dim, raw.vectors),
+            features: raw.features.map(|(values, dim)| Features::new(dim, values)),
+            tokens: raw.tokens.map(|(values, shape)| Tokens::standardise(shape, values)),
+        })
+    }
+
+    fn run(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<RawViews, ExtractError> {
         let path = self.model.path().to_owned();
         if pixels.len() != self.shape.iter().product::<usize>()
             || pixels.pixel_type() != self.pixel_type
@@ -181,124 +261,67 @@ impl ImageEncoder {
                 TensorRef::from_array_view((self.shape, &**values)).map_err(failed)?.into()
             }
         };
-        let plan = PoolingPlan {
-            pooling: self.pooling,
-            prefix_tokens: self.prefix_tokens,
-            layout: self.layout,
-            mask: None,
-        };
+        let (prefix_tokens, layout) = (self.prefix_tokens, self.layout);
+        let plan = |pooling| PoolingPlan { pooling, prefix_tokens, layout, mask: None };
+        let embedding = plan(self.pooling);
+        let features = self.features.as_ref().map(|features| plan(features.pooling));
+        let tokens = self.tokens.as_ref().map(|tokens| tokens.plan);
         let inputs = vec![(self.input.as_str(), input)];
-        self.model.run(inputs, &self.selection, |output| {
-            plan.apply(output, rows).map_err(|reason| ExtractError::inference(&path, reason))
+        self.model.run(inputs, &self.selection, |outputs| {
+            take(outputs, rows, &embedding, features.as_ref(), tokens)
+                .map_err(|reason| ExtractError::inference(&path, reason))
         })
     }
 }
 
-fn choose_input<'m>(model: &'m Model, named: Option<&str>) -> Result<&'m Port, ExtractError> {
-    let inputs = model.inputs();
-    let port = match (named, inputs) {
-        (Some(name), _) => inputs.iter().find(|port| port.name == name).ok_or_else(|| {
-            model.mismatch(format!("an input '{name}'"), describe(inputs), "correct input in teacher.toml")
-        })?,
-        (None, [only]) => only,
-        (None, _) => return Err(many_inputs(model)),
-    };
-    if inputs.len() == 1 { Ok(port) } else { Err(many_inputs(model)) }
-}
-
-fn many_inputs(model: &Model) -> ExtractError {
-    model.mismatch(
-        "a model with one input, the pixels",
-        describe(model.inputs()),
-        "export the image encoder by itself",
-    )
-}
-
-fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, ExtractError> {
-    match input.element {
-        Some(TensorElementType::Float32) => Ok(PixelType::F32),
-        Some(TensorElementType::Float16) => Ok(PixelType::F16),
-        _ => Err(model.mismatch("an input of f32 or f16", input.to_string(), "")),
+impl FeatureOutput {
+    fn find(model: &Model, settings: &ImageSettings, embedding: Pooling) -> Result<Self, ExtractError> {
+        let name = settings.features.as_deref().ok_or_else(|| unnamed(model, "features"))?;
+        let port = named(model, name, "features")?;
+        Ok(Self { name: name.to_owned(), pooling: feature_pooling(model, port, embedding)?, dim: 0 })
     }
 }
 
-/// Where the model's shape puts the three channels, else what is set, else NCHW.
-fn layout(model: &Model, input: &Port, set: Option<PixelLayout>) -> Result<PixelLayout, ExtractError> {
-    let &[_, second, _, fourth] = input.shape.as_slice() else {
-        return Err(model.mismatch(
-            "an input of four axes, [N, 3, S, S] or [N, S, S, 3]",
-            input.to_string(),
-            "",
-        ));
-    };
-    let found = match (second, fourth) {
-        (Some(3), Some(3)) | (None, None) => set,
-        (Some(3), _) => Some(PixelLayout::Nchw),
-        (_, Some(3)) => Some(PixelLayout::Nhwc),
-        (None, Some(_)) => Some(PixelLayout::Nchw),
-        (Some(_), None) => Some(PixelLayout::Nhwc),
-        (Some(_), Some(_)) => {
-            return Err(model.mismatch("an input of three channels", input.to_string(), ""));
-        }
-    };
-    match (found, set) {
-        (Some(found), Some(set)) if found != set => Err(model.mismatch(
-            format!("an input with layout {set:?}"),
-            input.to_string(),
-            "correct layout in teacher.toml",
-        )),
-        _ => Ok(found.unwrap_or(PixelLayout::Nchw)),
+impl TokenOutput {
+    fn find(model: &Model, settings: &ImageSettings, layout: PixelLayout) -> Result<Self, ExtractError> {
+        let name = settings.tokens.as_deref().ok_or_else(|| unnamed(model, "tokens"))?;
+        TokenPlan::check(model, named(model, name, "tokens")?)?;
+        let plan = TokenPlan { prefix_tokens: settings.prefix_tokens, grid: settings.token_grid, layout };
+        Ok(Self { name: name.to_owned(), plan, shape: None })
     }
 }
 
-fn side(model: &Model, input: &Port, layout: PixelLayout, set: Option<u32>) -> Result<u32, ExtractError> {
-    let first = if layout == PixelLayout::Nchw { 2 } else { 1 };
-    let (height, width) = (input.shape[first], input.shape[first + 1]);
-    let fixed = height.or(width);
-    if height.or(fixed) != width.or(fixed) {
-        return Err(model.mismatch("a square input", input.to_string(), ""));
-    }
-    let fixed = fixed.and_then(|side| u32::try_from(side).ok());
-    match (set, fixed) {
-        (Some(set), Some(fixed)) if set != fixed => {
-            let hint = format!("set size = {fixed} in teacher.toml");
-            Err(model.mismatch(format!("an input of {set} x {set} px"), input.to_string(), hint))
-        }
-        (Some(size), _) | (None, Some(size)) => Ok(size),
-        (None, None) => {
-            let hint = "set size in teacher.toml";
-            Err(model.mismatch("a fixed input size, or one in teacher.toml", input.to_string(), hint))
-        }
-    }
+/// An output was asked for that `teacher.toml` does not name.
+fn unnamed(model: &Model, key: &str) -> ExtractError {
+    let hint = format!("set [image] {key} in teacher.toml to the name of the output that holds them");
+    model.mismatch(format!("{key} in teacher.toml"), describe(model.outputs()), hint)
 }
 
-fn batch(model: &Model, input: &Port, slot: Slot, wanted: Option<usize>) -> Result<usize, ExtractError> {
-    let default = if slot == Slot::Cpu { CPU_BATCH } else { GPU_BATCH };
-    match (input.shape[0], wanted) {
-        (_, Some(0)) | (Some(0), _) => Err(model.mismatch("a batch above 0", input.to_string(), "")),
-        (Some(fixed), Some(wanted)) if fixed != wanted => {
-            let hint = format!("use batch {fixed}, or export the model with a free batch axis");
-            Err(model.mismatch(format!("a model that takes batches of {wanted}"), input.to_string(), hint))
-        }
-        (Some(batch), _) | (None, Some(batch)) => Ok(batch),
-        (None, None) => Ok(default),
-    }
+/// The embedding's output, then the features', then the tokens'.
+fn selection(
+    model: &Model,
+    embedding: &Port,
+    features: Option<&FeatureOutput>,
+    tokens: Option<&TokenOutput>,
+) -> Result<Selection, ExtractError> {
+    let features = features.map(|features| features.name.as_str());
+    let tokens = tokens.map(|tokens| tokens.name.as_str());
+    let names: Vec<&str> = [embedding.name.as_str()].into_iter().chain(features).chain(tokens).collect();
+    Selection::of(model, &names)
 }
 
-fn warnings(model: &Model, output: &Port, settings: &ImageSettings) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if output.name == "pooler_output" {
-        warnings.push(format!(
-            "{}: pooler_output of a CLIP vision model comes before the projection and cannot be compared with text; \
-             export image_embeds for a language-guided teacher",
-            model.path().display()
-        ));
-    }
-    if settings.pooling == Some(Pooling::Mean) && settings.prefix_tokens == 0 {
-        warnings.push(format!(
-            "{}: the mean counts every token; set prefix_tokens where class or register tokens come first",
-            model.path().display()
-        ));
-    }
-    warnings
+/// Pools the outputs of [`selection`].
+fn take(
+    outputs: &[Tensor<'_>],
+    rows: usize,
+    embedding: &PoolingPlan<'_>,
+    features: Option<&PoolingPlan<'_>>,
+    tokens: Option<TokenPlan>,
+) -> Result<RawViews, String> {
+    let mut outputs = outputs.iter();
+    let mut next = || outputs.next().ok_or_else(|| "the model gave too few outputs".to_owned());
+    let (vectors, dim) = embedding.apply(next()?, rows)?;
+    let features = features.map(|plan| plan.apply(next()?, rows)).transpose()?;
+    let tokens = tokens.map(|plan| plan.apply(next()?, rows)).transpose()?;
+    Ok(RawViews { vectors, dim, features, tokens })
 }

@@ -1,15 +1,20 @@
-//! Encoders: images or prompts in, unit vectors out.
+//! Encoders: images or prompts in, unit vectors out; of images also features and tokens, in the same pass.
 
 mod embeddings;
 mod image;
 mod output;
 mod pixels;
+mod ports;
 mod text;
+mod tokens;
+mod views;
 
 pub use embeddings::{EmbeddingFault, Embeddings};
 pub use image::ImageEncoder;
 pub use pixels::{PixelBuffer, PixelType};
-pub use text::TextEncoder;
+pub use text::{EncodedTexts, TextEncoder};
+pub use tokens::{TokenShape, Tokens};
+pub use views::{EncodedViews, Features, Outputs, ViewFault};
 
 use crate::device::ExecutionDevice;
 

@@ -6,25 +6,63 @@ use crate::error::ExtractError;
 use crate::session::{Model, Port, Tensor, describe};
 use crate::teacher::Pooling;
 
+/// The output of this name, which `key` of teacher.toml gives.
+pub(crate) fn named<'m>(model: &'m Model, name: &str, key: &str) -> Result<&'m Port, ExtractError> {
+    let outputs = model.outputs();
+    outputs.iter().find(|port| port.name == name).ok_or_else(|| {
+        let hint = format!("correct {key} in teacher.toml");
+        model.mismatch(format!("an output '{name}'"), describe(outputs), hint)
+    })
+}
+
 /// The output to take: the named one, the only one, or the first of `known` that the model has.
 pub(crate) fn choose<'m>(
     model: &'m Model,
-    named: Option<&str>,
+    set: Option<&str>,
     known: &[&str],
 ) -> Result<&'m Port, ExtractError> {
     let outputs = model.outputs();
-    let find = |name: &str| outputs.iter().find(|port| port.name == name);
-    match named {
-        Some(name) => find(name).ok_or_else(|| {
-            model.mismatch(format!("an output '{name}'"), describe(outputs), "correct output in teacher.toml")
-        }),
+    match set {
+        Some(name) => named(model, name, "output"),
         None => match outputs {
             [only] => Ok(only),
-            _ => known.iter().find_map(|name| find(name)).ok_or_else(|| {
-                let expected = format!("one output, or one named {}", known.join(", "));
-                model.mismatch(expected, describe(outputs), "name the output in teacher.toml")
-            }),
+            _ => known.iter().find_map(|name| outputs.iter().find(|port| port.name == *name)).ok_or_else(
+                || {
+                    let expected = format!("one output, or one named {}", known.join(", "));
+                    model.mismatch(expected, describe(outputs), "name the output in teacher.toml")
+                },
+            ),
         },
+    }
+}
+
+/// Refuses an output of integers.
+pub(crate) fn require_float(model: &Model, output: &Port) -> Result<(), ExtractError> {
+    use ort::value::TensorElementType::{Float16, Float32};
+    if matches!(output.element, Some(Float32 | Float16)) {
+        return Ok(());
+    }
+    let hint = "name another output in teacher.toml";
+    Err(model.mismatch("an output of f32 or f16", output.to_string(), hint))
+}
+
+/// The pooling of the features' output: none is needed, a feature map is averaged, tokens are pooled as the embedding's are.
+pub(crate) fn feature_pooling(
+    model: &Model,
+    output: &Port,
+    embedding: Pooling,
+) -> Result<Pooling, ExtractError> {
+    require_float(model, output)?;
+    match (output.shape.len(), embedding) {
+        (2, _) => Ok(Pooling::None),
+        (3, pooling @ (Pooling::Cls | Pooling::Mean)) => Ok(pooling),
+        (3, _) => Err(model.mismatch(
+            "features of one vector per row, [N, F], or a feature map",
+            output.to_string(),
+            "tokens are pooled as the embedding's are, and this teacher's embedding is not pooled from tokens",
+        )),
+        (4, _) => Ok(Pooling::Gap),
+        _ => Err(model.mismatch("features of two to four axes", output.to_string(), "")),
     }
 }
 
@@ -34,14 +72,7 @@ pub(crate) fn pooling_for(
     output: &Port,
     set: Option<Pooling>,
 ) -> Result<Pooling, ExtractError> {
-    use ort::value::TensorElementType::{Float16, Float32};
-    if !matches!(output.element, Some(Float32 | Float16)) {
-        return Err(model.mismatch(
-            "an output of f32 or f16",
-            output.to_string(),
-            "name another output in teacher.toml",
-        ));
-    }
+    require_float(model, output)?;
     match (output.shape.len(), set) {
         (2, None | Some(Pooling::None)) => Ok(Pooling::None),
         (3, Some(pooling @ (Pooling::Cls | Pooling::Mean))) | (4, Some(pooling @ Pooling::Gap)) => Ok(pooling),

@@ -52,6 +52,15 @@ pub struct TextEncoder {
     hash: ContentHash,
 }
 
+/// Texts as the model sees them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncodedTexts {
+    /// Unit vectors.
+    pub embeddings: Embeddings,
+    /// How many of the texts were longer than the context, and were cut.
+    pub cut: usize,
+}
+
 /// Element type of the token inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IntegerType {
@@ -91,7 +100,7 @@ impl TextEncoder {
         let mut encoder = Self {
             tokenizer: load_tokenizer(&model, settings, fixed_length, has_mask)?,
             tokenizer_path: settings.tokenizer.clone(),
-            selection: Selection::of(&model, &output.name)?,
+            selection: Selection::of(&model, &[&output.name])?,
             feeds,
             pooling,
             batch: fixed_batch.or(options.batch).unwrap_or(TEXT_BATCH).max(1),
@@ -123,27 +132,37 @@ impl TextEncoder {
     /// [`ExtractError::PromptEmbedding`] for a prompt whose embedding is NaN or zero; [`ExtractError::Tokenizer`];
     /// [`ExtractError::Inference`].
     pub fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, ExtractError> {
-        let tokens = self.tokenise(prompts)?;
-        let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|&prompt| tokens[prompt].get_ids().len());
-        let mut result = vec![0.0; prompts.len() * self.dim];
+        let texts = self.encode_texts(prompts)?;
+        let fault = (0..prompts.len()).find_map(|row| Some((row, texts.embeddings.fault(row)?)));
+        match fault {
+            Some((row, fault)) => Err(ExtractError::PromptEmbedding {
+                path: self.model.path().to_owned(),
+                prompt: prompts[row].clone(),
+                fault: fault.to_string(),
+            }),
+            None => Ok(texts.embeddings.into_values()),
+        }
+    }
+
+    /// Embeds texts of which single ones may be unusable; row i is text i.
+    ///
+    /// # Errors
+    /// [`ExtractError::Tokenizer`]; [`ExtractError::Inference`].
+    pub fn encode_texts(&mut self, texts: &[String]) -> Result<EncodedTexts, ExtractError> {
+        let tokens = self.tokenise(texts)?;
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&text| tokens[text].get_ids().len());
+        let mut raw = vec![0.0; texts.len() * self.dim];
         for group in order.chunk_by(|&a, &b| tokens[a].get_ids().len() == tokens[b].get_ids().len()) {
             for members in group.chunks(self.batch) {
                 let (vectors, dim) = self.run(&tokens, members)?;
-                let embeddings = Embeddings::normalise(dim, vectors);
-                for (row, &prompt) in members.iter().enumerate() {
-                    if let Some(fault) = embeddings.fault(row) {
-                        return Err(ExtractError::PromptEmbedding {
-                            path: self.model.path().to_owned(),
-                            prompt: prompts[prompt].clone(),
-                            fault: fault.to_string(),
-                        });
-                    }
-                    result[prompt * self.dim..][..self.dim].copy_from_slice(embeddings.row(row));
+                for (vector, &text) in vectors.chunks_exact(dim).zip(members) {
+                    raw[text * dim..][..dim].copy_from_slice(vector);
                 }
             }
         }
-        Ok(result)
+        let cut = tokens.iter().filter(|tokens| !tokens.get_overflowing().is_empty()).count();
+        Ok(EncodedTexts { embeddings: Embeddings::normalise(self.dim, raw), cut })
     }
 
     fn tokenise(&self, prompts: &[String]) -> Result<Vec<tokenizers::Encoding>, ExtractError> {
@@ -177,8 +196,8 @@ impl TextEncoder {
             layout: PixelLayout::Nchw,
             mask: Some(&batch.mask),
         };
-        let (vectors, dim) = self.model.run(inputs, &self.selection, |output| {
-            plan.apply(output, members.len()).map_err(|reason| ExtractError::inference(&path, reason))
+        let (vectors, dim) = self.model.run(inputs, &self.selection, |outputs| {
+            plan.apply(&outputs[0], members.len()).map_err(|reason| ExtractError::inference(&path, reason))
         })?;
         if self.dim != 0 && dim != self.dim {
             return Err(ExtractError::inference(

@@ -13,9 +13,19 @@ use crate::encoder::{ImageEncoder, PixelBuffer};
 /// A sample as the writer needs it.
 pub(super) enum Item {
     /// All its rows are in the batches sent so far.
-    Sample { sample: usize, image: ImageStamp, views: Vec<View>, stored: Vec<Vec<u8>> },
+    Sample(BatchedSample),
     /// It takes no rows.
     Reject(Reject),
+}
+
+/// What is known of a sample before its rows are encoded.
+pub(super) struct BatchedSample {
+    /// Its place in the listing.
+    pub sample: usize,
+    pub image: ImageStamp,
+    pub views: Vec<View>,
+    /// The K views as the cache stores them; none where it does not.
+    pub stored: Vec<Vec<u8>>,
 }
 
 /// A shard, piece by piece, as the writer sees it.
@@ -23,7 +33,7 @@ pub(super) enum ShardPart {
     /// A shard begins.
     Begin(usize),
     /// The next rows, and the samples that are complete with them.
-    Batch { items: Vec<Item>, embeddings: Receiver<Encoded> },
+    Batch { items: Vec<Item>, encoded: Receiver<Encoded> },
     /// The samples after the last batch, rejects all, and the end of the shard.
     End { items: Vec<Item> },
 }
@@ -100,7 +110,7 @@ impl Batcher<'_> {
         };
         let (len, views) = (self.preparer.image_len(), rendered.views.len());
         let Rendered { image, views: drawn, stored, pixels: block } = rendered;
-        let mut item = Some(Item::Sample { sample, image, views: drawn, stored });
+        let mut item = Some(Item::Sample(BatchedSample { sample, image, views: drawn, stored }));
         for view in 0..views {
             let pixels = match &mut filling.pixels {
                 Some(pixels) => pixels,
@@ -125,9 +135,9 @@ impl Batcher<'_> {
         let rows = std::mem::take(&mut filling.rows);
         // A buffer's last use must not show in the padding: a kernel might be swayed by it.
         pixels.clear_from(rows * self.preparer.image_len());
-        let (reply, embeddings) = bounded(1);
+        let (reply, encoded) = bounded(1);
         self.encoders.send(EncodeTask { pixels, rows, reply }).map_err(|_| Stopped)?;
         let items = std::mem::take(&mut filling.items);
-        self.writer.send(ShardPart::Batch { items, embeddings }).map_err(|_| Stopped)
+        self.writer.send(ShardPart::Batch { items, encoded }).map_err(|_| Stopped)
     }
 }

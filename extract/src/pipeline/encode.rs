@@ -2,12 +2,13 @@
 
 use crossbeam_channel::{Receiver, Sender};
 use lgd_data::job::Job;
+use lgd_data::projection::Projection;
 
-use crate::encoder::{Embeddings, ImageEncoder, PixelBuffer};
+use crate::encoder::{EncodedViews, ImageEncoder, PixelBuffer, Tokens};
 use crate::error::ExtractError;
 
-/// A batch's embeddings.
-pub(super) type Encoded = Result<Embeddings, ExtractError>;
+/// A batch as the cache holds it.
+pub(super) type Encoded = Result<EncodedViews, ExtractError>;
 
 /// A whole batch of pixels, of which the first `rows` count.
 pub(super) struct EncodeTask {
@@ -16,9 +17,11 @@ pub(super) struct EncodeTask {
     pub reply: Sender<Encoded>,
 }
 
-/// Encodes batches until there are no more. Once the job is to stop, what waits is dropped unanswered.
+/// Encodes batches until there are no more, and projects their tokens where there is a projection. Once the job is to stop, what
+/// waits is dropped unanswered.
 pub(super) fn encode_all(
     encoder: &mut ImageEncoder,
+    projection: Option<&Projection>,
     batches: &Receiver<EncodeTask>,
     buffers: &Sender<PixelBuffer>,
     job: &Job,
@@ -27,10 +30,17 @@ pub(super) fn encode_all(
         if job.interrupted() {
             return;
         }
-        let encoded = encoder.encode(&pixels, rows);
+        let encoded = encoder.encode_views(&pixels, rows);
         // Neither can fail in a way that matters: the buffers' queue has room for all of them, and a writer that has gone
         // has said why.
         let _ = buffers.try_send(pixels);
-        let _ = reply.send(encoded);
+        let _ = reply.send(encoded.map(|views| project(views, projection)));
     }
+}
+
+fn project(mut views: EncodedViews, projection: Option<&Projection>) -> EncodedViews {
+    if let Some((tokens, projection)) = views.tokens.as_mut().zip(projection) {
+        *tokens = Tokens::project(tokens, projection);
+    }
+    views
 }

@@ -1,4 +1,4 @@
-//! What stored views will take on disk, before the work begins.
+//! What stored views, features and tokens will take on disk, before the work begins.
 
 use lgd_data::cache::{CacheConfig, Partition, StoredFormat};
 
@@ -32,16 +32,51 @@ pub(super) fn estimate(
     format: StoredFormat,
     partition: Partition,
 ) -> StoredEstimate {
+    let exact = format.fixed_bytes();
+    // A probe that finds no usable image says the most that a view could take.
+    let bytes = exact.or_else(|| probe(preparer, config, format)).or(format.pixel_bytes().ok()).unwrap_or(0);
+    StoredEstimate { views: views(config, partition), bytes_per_view: whole(bytes), exact: exact.is_some() }
+}
+
+/// Views that the shards of `partition` hold, were no sample rejected.
+fn views(config: &CacheConfig, partition: Partition) -> u64 {
     let samples: usize = (0..config.shards())
         .filter(|&shard| partition.contains(shard))
         .map(|shard| config.shard_samples.min(config.samples - shard * config.shard_samples))
         .sum();
-    let views = samples.saturating_mul(usize::from(config.views));
-    let exact = format.fixed_bytes();
-    // A probe that finds no usable image says the most that a view could take.
-    let bytes = exact.or_else(|| probe(preparer, config, format)).or(format.pixel_bytes().ok()).unwrap_or(0);
-    let whole = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    StoredEstimate { views: whole(views), bytes_per_view: whole(bytes), exact: exact.is_some() }
+    whole(samples.saturating_mul(usize::from(config.views)))
+}
+
+fn whole(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Exact bytes of the features and tokens of a cache, or of one part's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputEstimate {
+    /// Views, were no sample rejected.
+    pub views: u64,
+    /// Bytes of a view's feature; `None` where the cache holds none.
+    pub features: Option<u64>,
+    /// Bytes of a view's tokens; `None` where the cache holds none.
+    pub tokens: Option<u64>,
+}
+
+impl OutputEstimate {
+    /// The estimate for the shards of `partition`.
+    pub fn of(config: &CacheConfig, partition: Partition) -> Self {
+        Self {
+            views: views(config, partition),
+            features: config.features.as_ref().map(|features| whole(2 * features.dim)),
+            tokens: config.tokens.as_ref().map(|tokens| whole(tokens.row_bytes())),
+        }
+    }
+
+    /// Bytes of all.
+    pub fn bytes(&self) -> u64 {
+        let per_view = self.features.unwrap_or(0).saturating_add(self.tokens.unwrap_or(0));
+        self.views.saturating_mul(per_view)
+    }
 }
 
 /// The mean over views of samples spread over the listing, view 0 of one, view 1 of the next and so on.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! feeder ─► readers ─► decoders ─► batcher ─► encoders (one per session) ─► writer
-//!           bytes      pixels of    batches     unit vectors               shards
-//!                      K views
+//!           bytes      pixels of    batches     unit vectors, features,    shards
+//!                      K views                  tokens                       ▲
+//! captions ─► text encoder ─► unit vectors of a shard's samples ─────────────┘
 //! ```
 //!
 //! Every arrow is a bounded queue: memory does not grow with the data, and each stage works while the others do. Order is
@@ -13,84 +14,46 @@
 //! Batches never span shards; the last one of a shard is padded. So a shard's bytes depend on its own samples, the batch
 //! size and the kind of device only: not on the number of threads, on partitions, or on what was done before an
 //! interruption. Samples that cannot be decoded take no place in a batch; one whose embedding is bad took its place
-//! before that was known. Both are functions of the shard alone.
+//! before that was known. Both are functions of the shard alone. Where tokens are projected, the projection is fitted before
+//! the first shard, by whichever part comes first, and kept in the cache for all.
 
 mod batcher;
+mod captions;
+mod config;
 mod encode;
 mod estimate;
 mod feed;
+mod fit;
+mod options;
 mod prepare;
 mod writer;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::bounded;
-use lgd_data::cache::{CacheBuilder, CacheConfig, Partition, StoredFormat, TeacherRecord};
-use lgd_data::image::DecodeLimits;
+use lgd_data::cache::{CacheBuilder, CacheConfig, Partition, TokenEncoding, TokenRecord};
 use lgd_data::job::Job;
-use lgd_data::manifest::{ContentHash, listing_hash};
-use lgd_data::source::ImageSource;
-use lgd_data::view::Policy;
+use lgd_data::manifest::ContentHash;
+use lgd_data::projection::Projection;
+use lgd_data::source::{Captions, ImageSource};
 
-use crate::device::{ExecutionDevice, Slot};
-use crate::encoder::{EncoderOptions, ImageEncoder};
+use crate::device::Slot;
+use crate::encoder::{EncoderOptions, ImageEncoder, Outputs};
 use crate::error::ExtractError;
 use crate::runtime::Runtime;
-use crate::teacher::{Pooling, Teacher};
+use crate::teacher::Teacher;
 
-pub use estimate::StoredEstimate;
+use captions::CaptionEncoder;
 
-/// Files read ahead at a time where nothing else is said.
-pub const READ_THREADS: usize = 2;
+pub use estimate::{OutputEstimate, StoredEstimate};
+pub use options::{ExtractOptions, ExtractSummary, READ_THREADS, TokenStorage, ViewPlan};
 
 /// Batches whose embeddings may wait for the writer while it flushes a shard.
 const WAITING_RESULTS: usize = 16;
 
-/// Bytes of rendered pixels that may wait to be put into batches, and bytes of stored views that may wait for the writer.
+/// Bytes of rendered pixels that may wait to be put into batches, and bytes of stored views and outputs that may wait for the
+/// writer.
 const WAITING_PIXELS: usize = 1 << 30;
-
-/// How an extraction runs. None of it changes the results but the device and the batch size.
-#[derive(Clone, Debug, Default)]
-pub struct ExtractOptions {
-    /// Device, batch and threads of the encoder.
-    pub encoder: EncoderOptions,
-    /// Threads that decode and render; 0 = all cores.
-    pub decode_threads: usize,
-    /// Threads that read files; 0 = [`READ_THREADS`].
-    pub read_threads: usize,
-    /// Limits beyond which an image is rejected.
-    pub limits: DecodeLimits,
-}
-
-/// Which views a cache holds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ViewPlan {
-    /// Views per image, K.
-    pub views: u16,
-    /// Share of the short side that view 0 shows, where view 0 is the plain centre crop; `None` where it is drawn too.
-    pub center_fraction: Option<f32>,
-    /// How the other views are drawn.
-    pub policy: Policy,
-    /// Seed of the views.
-    pub seed: u64,
-    /// The size and encoding in which the views' pixels are stored too, for training; `None` where they are not.
-    pub stored: Option<StoredFormat>,
-}
-
-/// What one run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ExtractSummary {
-    /// Samples that are now in the cache.
-    pub samples: u64,
-    /// Samples that could not be used.
-    pub rejected: u64,
-    /// Views embedded, rejected samples left out.
-    pub views: u64,
-    /// Shards completed.
-    pub shards: usize,
-    /// Duration.
-    pub elapsed: Duration,
-}
 
 /// A teacher's image encoders, ready to fill caches.
 #[derive(Debug)]
@@ -100,6 +63,7 @@ pub struct Extractor {
     name: String,
     image_model: ContentHash,
     text_encoder: Option<ContentHash>,
+    captions: Option<CaptionEncoder>,
 }
 
 impl Extractor {
@@ -109,18 +73,46 @@ impl Extractor {
     /// [`ExtractError`] where a device cannot be used or the model is not what the teacher says.
     pub fn open(teacher: &Teacher, runtime: &Runtime, options: ExtractOptions) -> Result<Self, ExtractError> {
         let settings = teacher.image()?;
+        let outputs = Outputs { features: options.features, tokens: options.tokens.is_some() };
         let open = |(slot, threads)| {
             let options = EncoderOptions { threads, ..options.encoder.clone() };
-            ImageEncoder::open(runtime, settings, slot, &options)
+            ImageEncoder::open(runtime, settings, slot, &options, outputs)
         };
         let encoders: Result<Vec<_>, _> = sessions(&options.encoder).into_iter().map(open).collect();
+        let encoders = encoders?;
+        if let Some(TokenStorage::Projected { dim, .. }) = options.tokens {
+            encoders.iter().try_for_each(|encoder| encoder.require_token_width(dim))?;
+        }
         Ok(Self {
-            encoders: encoders?,
+            encoders,
+            captions: None,
             options,
             name: teacher.name().to_owned(),
             image_model: teacher.image_hash()?,
             text_encoder: if teacher.has_text() { Some(teacher.text_hash()?) } else { None },
         })
+    }
+
+    /// Also caches the captions of `source`, which every later call must be given: texts go through the teacher's text encoder.
+    ///
+    /// # Errors
+    /// [`ExtractError`] where there is no usable text encoder for texts.
+    pub fn with_captions(
+        mut self,
+        teacher: &Teacher,
+        runtime: &Runtime,
+        source: &dyn ImageSource,
+    ) -> Result<Self, ExtractError> {
+        self.captions = match source.captions() {
+            Some(Captions::Texts(_)) => {
+                let encoder = teacher
+                    .text_encoder(runtime, &EncoderOptions { batch: None, ..self.options.encoder.clone() })?;
+                Some(CaptionEncoder::Texts(Box::new(encoder)))
+            }
+            Some(Captions::Embeddings { dim, .. }) => Some(CaptionEncoder::Ready(*dim)),
+            None => None,
+        };
+        Ok(self)
     }
 
     /// The encoder of the first device: width, batch, input size, warnings.
@@ -135,41 +127,6 @@ impl Extractor {
             (a, b) = (b, a % b);
         }
         wanted.max(1).next_multiple_of(self.encoder().batch() / a)
-    }
-
-    /// The configuration of a cache of all of `source`.
-    pub fn cache_config(
-        &self,
-        source: &dyn ImageSource,
-        plan: &ViewPlan,
-        shard_samples: usize,
-    ) -> CacheConfig {
-        let encoder = self.encoder();
-        CacheConfig {
-            teacher: TeacherRecord {
-                name: self.name.clone(),
-                image_model: self.image_model,
-                size: encoder.size(),
-                normalization: *encoder.normalization(),
-                resample: encoder.resample(),
-                output: encoder.output().to_owned(),
-                pooling: pooling_name(encoder.pooling()).to_owned(),
-                prefix_tokens: u32::try_from(encoder.prefix_tokens()).unwrap_or(u32::MAX),
-                text_encoder: self.text_encoder,
-            },
-            dim: encoder.dim(),
-            listing: listing_hash(source.samples()),
-            samples: source.samples().len(),
-            class_names: source.class_names().map(<[String]>::to_vec),
-            views: plan.views,
-            center_fraction: plan.center_fraction,
-            policy: plan.policy,
-            seed: plan.seed,
-            batch: encoder.batch(),
-            shard_samples,
-            device: device_kind(&self.options.encoder.device).to_owned(),
-            stored_views: plan.stored,
-        }
     }
 
     /// What the stored views of `partition` of a cache will take on disk; `None` where it stores none. Where their size depends
@@ -187,8 +144,9 @@ impl Extractor {
 
     /// Makes the shards of `partition` that the cache still lacks. `job` counts samples.
     ///
-    /// A sample that cannot be read or decoded, or of which a view's embedding is NaN or zero, is rejected with its
-    /// reason, and the run goes on.
+    /// A sample that cannot be read or decoded, or of which a view's embedding, feature or tokens are NaN, zero or out of range, is
+    /// rejected with its reason, and the run goes on. Where tokens are projected and no part has fitted the projection yet, that
+    /// comes first; `job` counts views meanwhile.
     ///
     /// # Errors
     /// [`ExtractError::Interrupted`] soon after [`Job::interrupt`]: complete shards stay, the one under way is dropped;
@@ -203,35 +161,45 @@ impl Extractor {
     ) -> Result<ExtractSummary, ExtractError> {
         let started = Instant::now();
         self.check(source, builder.config())?;
+        // Before the shards are looked up: one that was made with another projection is to be made again.
+        let projection = self.projection(source, builder, partition, job)?;
         let shards = builder.missing_shards(partition)?;
         let samples: usize = shards.iter().map(|&shard| builder.sample_range(shard).len()).sum();
         job.begin(u64::try_from(samples).unwrap_or(u64::MAX));
         let mut summary = if shards.is_empty() {
             ExtractSummary::default()
         } else {
-            self.run(source, builder, &shards, job)?
+            self.run(source, builder, projection.as_ref(), &shards, job)?
         };
         summary.elapsed = started.elapsed();
         Ok(summary)
     }
 
-    fn check(&self, source: &dyn ImageSource, config: &CacheConfig) -> Result<(), ExtractError> {
-        let encoder = self.encoder();
-        let compare = |what, expected: String, got: String| {
-            if expected == got { Ok(()) } else { Err(ExtractError::CacheMismatch { what, expected, got }) }
-        };
-        compare("listing", config.listing.to_string(), listing_hash(source.samples()).to_string())?;
-        compare("image model", config.teacher.image_model.to_string(), self.image_model.to_string())?;
-        compare("embedding width", config.dim.to_string(), encoder.dim().to_string())?;
-        compare("input size", config.teacher.size.to_string(), encoder.size().to_string())?;
-        compare("batch", config.batch.to_string(), encoder.batch().to_string())?;
-        compare("device", config.device.clone(), device_kind(&self.options.encoder.device).to_owned())
+    /// What tokens are to be projected with: what a part has kept in the cache, or else what is fitted now.
+    fn projection(
+        &mut self,
+        source: &dyn ImageSource,
+        builder: &CacheBuilder,
+        partition: Partition,
+        job: &Job,
+    ) -> Result<Option<Projection>, ExtractError> {
+        let config = builder.config();
+        let wanted = config.tokens.as_ref().filter(|tokens| tokens.encoding == TokenEncoding::Projected);
+        let kept = builder.projection()?;
+        let Some(record) = wanted.filter(|_| kept.is_none()) else { return Ok(kept) };
+        if builder.missing_shards(partition)?.is_empty() {
+            return Ok(None);
+        }
+        let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);
+        let fitted = fit::fit(&mut self.encoders[0], &preparer, record, config.views, job)?;
+        Ok(Some(builder.keep_projection(&fitted)?))
     }
 
     fn run(
         &mut self,
         source: &dyn ImageSource,
         builder: &CacheBuilder,
+        projection: Option<&Projection>,
         shards: &[usize],
         job: &Job,
     ) -> Result<ExtractSummary, ExtractError> {
@@ -246,10 +214,12 @@ impl Extractor {
         let (to_batcher, ordered) = bounded(window);
         let (to_encoders, batches) = bounded(self.encoders.len());
         let batch = self.encoder().batch();
-        let waiting = WAITING_PIXELS / (batch * preparer.stored_bytes()).max(1);
+        let waiting = WAITING_PIXELS / (batch * (preparer.stored_bytes() + output_bytes(config))).max(1);
         let (to_writer, results) = bounded(waiting.clamp(1, WAITING_RESULTS));
         let (used_buffers, buffers) = batcher::batch_buffers(self.encoder(), 2 * self.encoders.len() + 1);
         let blocks = prepare::BlockPool::new(window);
+        // One shard ahead of the writer.
+        let (to_captioned, captioned) = self.captions.as_ref().map(|_| bounded(1)).unzip();
 
         std::thread::scope(|scope| {
             scope.spawn(move || feed::feed(builder, shards, job, &to_readers, &to_batcher));
@@ -263,7 +233,10 @@ impl Extractor {
             }
             for encoder in &mut self.encoders {
                 let (batches, used_buffers) = (batches.clone(), used_buffers.clone());
-                scope.spawn(move || encode::encode_all(encoder, &batches, &used_buffers, job));
+                scope.spawn(move || encode::encode_all(encoder, projection, &batches, &used_buffers, job));
+            }
+            if let Some((encoder, queue)) = self.captions.as_mut().zip(to_captioned) {
+                scope.spawn(move || captions::encode_all(encoder, source, builder, shards, &queue, job));
             }
             // The originals would keep queues open after their workers are gone.
             drop((reader_tasks, to_decoders, decoder_tasks, batches, used_buffers));
@@ -276,7 +249,7 @@ impl Extractor {
                 writer: to_writer,
             };
             scope.spawn(move || batcher.run(&ordered, job));
-            writer::write_all(builder, source, shards.len(), results, job)
+            writer::write_all(builder, source, shards.len(), results, captioned, job)
         })
     }
 }
@@ -294,6 +267,13 @@ fn sessions(options: &EncoderOptions) -> Vec<(Slot, usize)> {
     }
 }
 
+/// Bytes of a view's features and tokens in memory.
+fn output_bytes(config: &CacheConfig) -> usize {
+    let features = config.features.as_ref().map_or(0, |features| features.dim);
+    let tokens = config.tokens.as_ref().map_or(0, TokenRecord::width);
+    4 * (features + tokens)
+}
+
 /// Samples that may be on their way between listing and batch.
 fn window(decoders: usize, sample_bytes: usize) -> usize {
     (2 * decoders + 2).min(WAITING_PIXELS / sample_bytes.max(1)).max(2)
@@ -305,21 +285,4 @@ fn threads_or(set: usize, default: usize) -> usize {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn pooling_name(pooling: Pooling) -> &'static str {
-    match pooling {
-        Pooling::None => "none",
-        Pooling::Cls => "cls",
-        Pooling::Mean => "mean",
-        Pooling::Gap => "gap",
-    }
-}
-
-fn device_kind(device: &ExecutionDevice) -> &'static str {
-    match device {
-        ExecutionDevice::Cpu => "cpu",
-        ExecutionDevice::Cuda(_) => "cuda",
-        ExecutionDevice::TensorRt(_) => "tensorrt",
-    }
 }

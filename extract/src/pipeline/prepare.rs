@@ -156,6 +156,21 @@ impl<'a> Preparer<'a> {
         format.encode(render(image, view, format.size, self.resample)?)
     }
 
+    /// The normalised pixels of view `index` of a sample by itself; `None` where the sample cannot be used.
+    pub(super) fn single(&self, sample: usize, index: usize) -> Option<PixelBuffer> {
+        let bytes = self.read(sample).ok()?;
+        let index = u16::try_from(index).ok()?;
+        let render_one = || {
+            let image = decode(&bytes, &self.limits).ok()?;
+            let shown = render(&image, &self.view(sample, index, &image), self.size, self.resample).ok()?;
+            let mut pixels = PixelBuffer::zeros(self.pixel_type, self.image_len);
+            pixels.normalise(0, &shown, &self.normalization, self.layout, &mut Vec::new()).ok()?;
+            Some(pixels)
+        };
+        // As in `decode_all`: a file that a decoder panics on must not end the run.
+        catch_unwind(AssertUnwindSafe(render_one)).ok().flatten()
+    }
+
     /// Bytes of view `index` of a sample as `format` stores it; `None` where the sample cannot be used.
     pub(super) fn stored_length(&self, format: StoredFormat, sample: usize, index: u16) -> Option<usize> {
         let bytes = self.read(sample).ok()?;

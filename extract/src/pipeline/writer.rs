@@ -1,24 +1,29 @@
 //! The last stage: embeddings and samples, in order, into shards.
 
+use std::ops::Range;
+
 use crossbeam_channel::Receiver;
-use lgd_data::cache::{CacheBuilder, CachedSample, Reject, ShardWriter};
+use lgd_data::cache::{
+    CacheBuilder, CacheConfig, CachedSample, Reject, SampleRows, ShardWriter, TokenRecord,
+};
 use lgd_data::job::Job;
 use lgd_data::source::{ImageSource, Sample};
-use lgd_data::view::View;
 
 use super::ExtractSummary;
-use super::batcher::{Item, ShardPart};
-use crate::encoder::{EmbeddingFault, Embeddings};
+use super::batcher::{BatchedSample, Item, ShardPart};
+use super::captions::ShardCaptions;
+use crate::encoder::{EmbeddingFault, EncodedViews, Features, Tokens, ViewFault};
 use crate::error::ExtractError;
 
 /// Writes until `shards` shards are complete.
 ///
-/// Takes the queue by value: when writing fails, the stages before it must find it closed.
+/// Takes the queues by value: when writing fails, the stages before it must find them closed.
 pub(super) fn write_all(
     builder: &CacheBuilder,
     source: &dyn ImageSource,
     shards: usize,
     parts: Receiver<ShardPart>,
+    captions: Option<Receiver<Result<ShardCaptions, ExtractError>>>,
     job: &Job,
 ) -> Result<ExtractSummary, ExtractError> {
     let mut summary = ExtractSummary::default();
@@ -26,12 +31,16 @@ pub(super) fn write_all(
     for part in &parts {
         match (part, &mut current) {
             (ShardPart::Begin(shard), current) => {
-                *current = Some(OpenShard::new(builder, source.samples(), shard, job)?);
+                // A promise is broken only by an encoder that was told to stop.
+                let captions =
+                    captions.as_ref().map(|queue| queue.recv().map_err(|_| ExtractError::Interrupted)?);
+                let captions = captions.transpose()?;
+                summary.cut_captions += captions.as_ref().map_or(0, |captions| captions.cut);
+                *current = Some(OpenShard::new(builder, source.samples(), shard, captions, job)?);
             }
-            (ShardPart::Batch { items, embeddings }, Some(shard)) => {
-                // The promise is broken only by an encoder that was told to stop.
-                let embeddings = embeddings.recv().map_err(|_| ExtractError::Interrupted)??;
-                shard.rows.append(&embeddings);
+            (ShardPart::Batch { items, encoded }, Some(shard)) => {
+                let encoded = encoded.recv().map_err(|_| ExtractError::Interrupted)??;
+                shard.rows.append(encoded);
                 shard.write(items, &mut summary)?;
             }
             (ShardPart::End { items }, Some(shard)) => {
@@ -51,6 +60,7 @@ pub(super) fn write_all(
 struct OpenShard<'a> {
     writer: ShardWriter,
     samples: &'a [Sample],
+    captions: Option<ShardCaptions>,
     views: usize,
     job: &'a Job,
     rows: Rows,
@@ -61,15 +71,17 @@ impl<'a> OpenShard<'a> {
         builder: &CacheBuilder,
         samples: &'a [Sample],
         shard: usize,
+        captions: Option<ShardCaptions>,
         job: &'a Job,
     ) -> Result<Self, ExtractError> {
         let config = builder.config();
         Ok(Self {
             writer: builder.shard_writer(shard)?,
             samples,
+            captions,
             views: usize::from(config.views),
             job,
-            rows: Rows { dim: config.dim, ..Rows::default() },
+            rows: Rows::new(config),
         })
     }
 
@@ -77,11 +89,7 @@ impl<'a> OpenShard<'a> {
         for item in items {
             let rejected = match item {
                 Item::Reject(reject) => Some(reject),
-                Item::Sample { sample, image, views, stored } => {
-                    let sample = &self.samples[sample];
-                    let cached = CachedSample { key: &sample.key, label: sample.label, image };
-                    self.write_sample(&cached, &views, &stored)?
-                }
+                Item::Sample(sample) => self.write_sample(&sample)?,
             };
             match rejected {
                 Some(reject) => {
@@ -100,61 +108,115 @@ impl<'a> OpenShard<'a> {
         Ok(())
     }
 
-    /// Writes a sample with the next K rows, unless one of them is bad.
-    fn write_sample(
-        &mut self,
-        sample: &CachedSample<'_>,
-        views: &[View],
-        stored: &[Vec<u8>],
-    ) -> Result<Option<Reject>, ExtractError> {
-        let (first, norms, values, fault) = self.rows.take(self.views);
-        if let Some((row, fault)) = fault {
-            let reason = match fault {
-                EmbeddingFault::NotFinite => "nan-embedding",
-                EmbeddingFault::Zero => "zero-embedding",
-            };
-            let detail = format!("the embedding of view {} is {fault}", row - first);
-            return Ok(Some(Reject { key: sample.key.to_owned(), reason: reason.to_owned(), detail }));
+    /// Writes a sample with the next K rows, unless one of them or its caption is bad.
+    fn write_sample(&mut self, item: &BatchedSample) -> Result<Option<Reject>, ExtractError> {
+        let Sample { key, label } = &self.samples[item.sample];
+        let rows = self.rows.take(self.views);
+        if let Some((view, fault)) = self.rows.fault(rows.clone()) {
+            let detail = format!("{} of view {view} is {fault}", fault.subject());
+            let reason = fault.reason().to_owned();
+            return Ok(Some(Reject { key: key.clone(), reason, detail }));
         }
-        self.writer.push_stored(sample, views, norms, values, stored)?;
+        let caption = match self.captions.as_ref().map(|captions| captions.row(item.sample)).transpose() {
+            Ok(caption) => caption.unwrap_or_default(),
+            Err(fault) => return Ok(Some(caption_reject(key, fault))),
+        };
+        let cached = CachedSample { key, label: *label, image: item.image };
+        let parts = SampleRows {
+            views: &item.views,
+            stored: &item.stored,
+            caption,
+            norms: &self.rows.norms[rows.clone()],
+            embeddings: self.rows.embeddings.rows(&rows),
+            features: self.rows.features.rows(&rows),
+            tokens: self.rows.tokens.rows(&rows),
+        };
+        self.writer.push_rows(&cached, &parts)?;
         Ok(None)
     }
 }
 
+fn caption_reject(key: &str, fault: EmbeddingFault) -> Reject {
+    let reason = match fault {
+        EmbeddingFault::NotFinite => "nan-caption",
+        EmbeddingFault::Zero => "zero-caption",
+    };
+    let detail = format!("the embedding of the caption is {fault}");
+    Reject { key: key.to_owned(), reason: reason.to_owned(), detail }
+}
+
 /// Rows that have been encoded and not yet written. A sample's rows may come in two batches.
-#[derive(Default)]
 struct Rows {
-    dim: usize,
-    values: Vec<f32>,
+    embeddings: Column,
+    features: Column,
+    tokens: Column,
     norms: Vec<f32>,
-    faults: Vec<Option<EmbeddingFault>>,
+    faults: Vec<Option<ViewFault>>,
     taken: usize,
 }
 
-type Taken<'a> = (usize, &'a [f32], &'a [f32], Option<(usize, EmbeddingFault)>);
+/// Values of a fixed number per row; of none where the cache does not hold them.
+struct Column {
+    width: usize,
+    values: Vec<f32>,
+}
 
-impl Rows {
-    fn append(&mut self, embeddings: &Embeddings) {
-        self.values.extend_from_slice(embeddings.values());
-        self.norms.extend((0..embeddings.rows()).map(|row| embeddings.norm(row)));
-        self.faults.extend((0..embeddings.rows()).map(|row| embeddings.fault(row)));
+impl Column {
+    fn new(width: usize) -> Self {
+        Self { width, values: Vec::new() }
     }
 
-    /// The next `count` rows: index of the first, norms, values, and the first fault among them.
-    fn take(&mut self, count: usize) -> Taken<'_> {
+    /// Adds rows; a batch's tokens are megabytes, so they are copied only where some are left of the batch before.
+    fn append(&mut self, values: Vec<f32>) {
+        if self.values.is_empty() {
+            self.values = values;
+        } else {
+            self.values.extend_from_slice(&values);
+        }
+    }
+
+    fn rows(&self, rows: &Range<usize>) -> &[f32] {
+        &self.values[rows.start * self.width..rows.end * self.width]
+    }
+}
+
+impl Rows {
+    fn new(config: &CacheConfig) -> Self {
+        Self {
+            embeddings: Column::new(config.dim),
+            features: Column::new(config.features.as_ref().map_or(0, |features| features.dim)),
+            tokens: Column::new(config.tokens.as_ref().map_or(0, TokenRecord::width)),
+            norms: Vec::new(),
+            faults: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    fn append(&mut self, views: EncodedViews) {
+        let rows = 0..views.embeddings.rows();
+        self.norms.extend(rows.clone().map(|row| views.embeddings.norm(row)));
+        self.faults.extend(rows.map(|row| views.fault(row)));
+        self.embeddings.append(views.embeddings.into_values());
+        self.features.append(views.features.map_or(Vec::new(), Features::into_values));
+        self.tokens.append(views.tokens.map_or(Vec::new(), Tokens::into_values));
+    }
+
+    /// The next `count` rows.
+    fn take(&mut self, count: usize) -> Range<usize> {
         let rows = self.taken..self.taken + count;
         self.taken = rows.end;
-        let fault = rows.clone().find_map(|row| self.faults[row].map(|fault| (row, fault)));
-        (
-            rows.start,
-            &self.norms[rows.clone()],
-            &self.values[rows.start * self.dim..rows.end * self.dim],
-            fault,
-        )
+        rows
+    }
+
+    /// The first fault among `rows`, and in which of them it is.
+    fn fault(&self, rows: Range<usize>) -> Option<(usize, ViewFault)> {
+        self.faults[rows].iter().enumerate().find_map(|(view, fault)| Some((view, (*fault)?)))
     }
 
     fn drop_taken(&mut self) {
-        self.values.drain(..self.taken * self.dim);
+        for column in [&mut self.embeddings, &mut self.features, &mut self.tokens] {
+            column.values.drain(..self.taken * column.width);
+        }
         self.norms.drain(..self.taken);
         self.faults.drain(..self.taken);
         self.taken = 0;

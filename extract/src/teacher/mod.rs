@@ -24,7 +24,7 @@ use lgd_data::render::{Normalization, PixelLayout, Resample};
 pub use settings::{ImageSettings, Padding, Pooling, TextSettings};
 
 use crate::device::Slot;
-use crate::encoder::{EncoderOptions, ImageEncoder, TextEncoder};
+use crate::encoder::{EncoderOptions, ImageEncoder, Outputs, TextEncoder};
 use crate::error::ExtractError;
 use crate::runtime::Runtime;
 use preprocessor::ImageDefaults;
@@ -128,8 +128,21 @@ impl Teacher {
         runtime: &Runtime,
         options: &EncoderOptions,
     ) -> Result<ImageEncoder, ExtractError> {
+        self.view_encoder(runtime, options, Outputs::default())
+    }
+
+    /// As [`Teacher::image_encoder`], for `outputs` besides the embedding.
+    ///
+    /// # Errors
+    /// As [`Teacher::image_encoder`], also where the settings do not name an output that is asked for.
+    pub fn view_encoder(
+        &self,
+        runtime: &Runtime,
+        options: &EncoderOptions,
+        outputs: Outputs,
+    ) -> Result<ImageEncoder, ExtractError> {
         let slot = options.device.slots().first().copied().unwrap_or(Slot::Cpu);
-        ImageEncoder::open(runtime, self.image()?, slot, options)
+        ImageEncoder::open(runtime, self.image()?, slot, options, outputs)
     }
 
     /// Opens the text model on the first device of `options`.
@@ -225,6 +238,9 @@ fn resolve_image(
         output: image.output,
         pooling: image.pooling,
         prefix_tokens: image.prefix_tokens.unwrap_or(0),
+        features: image.features,
+        tokens: image.tokens,
+        token_grid: image.token_grid,
     })
 }
 

@@ -52,8 +52,14 @@ pub struct ImageSettings {
     pub output: Option<String>,
     /// Pooling of the output; `None` = `none` where the output is [N, D].
     pub pooling: Option<Pooling>,
-    /// Tokens before the patch tokens (class and register tokens), left out of the mean.
+    /// Tokens before the patch tokens (class and register tokens), left out of the mean and of the tokens.
     pub prefix_tokens: usize,
+    /// Name of the output with the pooled feature before its last activation, where the teacher has one.
+    pub features: Option<String>,
+    /// Name of the output with the patch tokens or the last feature map, where the teacher has one.
+    pub tokens: Option<String>,
+    /// Rows and columns of the tokens; `None` = a square, or the feature map's own.
+    pub token_grid: Option<[usize; 2]>,
 }
 
 /// How prompts are fed to the text model and what is taken from it.

@@ -25,6 +25,17 @@ fn a_minimal_teacher_opens_without_any_model_file() {
 }
 
 #[test]
+fn prefix_tokens_go_with_tokens_whatever_the_pooling() {
+    let toml = format!("{MINIMAL}pooling = 'cls'\nprefix_tokens = 5\ntokens = 'patches'\nfeatures = 'f'\n");
+    let teacher = open(&[(TEACHER_TOML, &toml)]).unwrap();
+    let image = teacher.image().unwrap();
+    assert_eq!(
+        (image.prefix_tokens, image.tokens.as_deref(), image.features.as_deref()),
+        (5, Some("patches"), Some("f"))
+    );
+}
+
+#[test]
 fn an_absent_description_says_what_a_teacher_is() {
     let text = message(&[]);
     assert!(text.contains("teacher.toml") && text.contains("hint: a teacher is a folder"), "{text}");
@@ -38,6 +49,9 @@ fn unknown_keys_and_wrong_values_name_the_file() {
         (format!("{MINIMAL}pooling = 'max'\n"), "pooling"),
         (format!("{MINIMAL}normalize = false\n"), "normalize"),
         (format!("{MINIMAL}pooling = 'cls'\nprefix_tokens = 5\n"), "prefix_tokens"),
+        (format!("{MINIMAL}token_grid = [2, 2]\n"), "token_grid only goes with tokens"),
+        (format!("{MINIMAL}tokens = 't'\ntoken_grid = [2, 0]\n"), "token_grid"),
+        (format!("{MINIMAL}tokens = 't'\ntoken_grid = [4]\n"), "token_grid"),
         (MINIMAL.replace("size = 32", "size = 0"), "size = 0"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std above 0"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "together"),

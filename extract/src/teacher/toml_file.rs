@@ -31,6 +31,9 @@ pub(crate) struct ImageToml {
     pub output: Option<String>,
     pub pooling: Option<Pooling>,
     pub prefix_tokens: Option<usize>,
+    pub features: Option<String>,
+    pub tokens: Option<String>,
+    pub token_grid: Option<[usize; 2]>,
     pub normalize: Option<bool>,
 }
 
@@ -95,10 +98,17 @@ impl TeacherToml {
             );
         }
         let misplaced = |image: &ImageToml| {
-            image.prefix_tokens.is_some() && image.pooling.is_some_and(|p| p != Pooling::Mean)
+            let pooled = image.pooling.is_none_or(|pooling| pooling == Pooling::Mean);
+            image.prefix_tokens.is_some() && !pooled && image.tokens.is_none()
         };
         if self.image.as_ref().is_some_and(misplaced) {
-            return refuse("[image] prefix_tokens only goes with pooling = \"mean\"");
+            return refuse("[image] prefix_tokens only goes with pooling = \"mean\" or with tokens");
+        }
+        let grid = self.image.as_ref().and_then(|image| Some((image.token_grid?, image.tokens.is_some())));
+        match grid {
+            Some(([0, _] | [_, 0], _)) => return refuse("[image] token_grid: a grid has rows and columns"),
+            Some((_, false)) => return refuse("[image] token_grid only goes with tokens"),
+            _ => {}
         }
         if self.text.as_ref().is_some_and(|text| text.pooling == Some(Pooling::Gap)) {
             return refuse("[text] pooling = \"gap\": prompts have no feature map; use none, cls or mean");

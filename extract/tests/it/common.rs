@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
+use lgd_data::source::{Captions, ImageSource, Rejected, Sample, SourceError};
 use lgd_extract::{ExtractError, Runtime, Teacher};
 use tempfile::TempDir;
 
@@ -35,6 +35,16 @@ pub fn image_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
 pub fn text_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
     let toml = format!(
         "[text]\nmodel = '{FIXTURES}/{model}.onnx'\ntokenizer = '{FIXTURES}/tokenizer.json'\n{keys}\n"
+    );
+    teacher(&toml).1
+}
+
+/// A teacher folder with `[image]` for one fixture model and further keys, and the text encoder `bert`.
+pub fn both_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
+    let toml = format!(
+        "name = 'tiny'\n[image]\nmodel = '{FIXTURES}/{model}.onnx'\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n{keys}\n\
+         [text]\nmodel = '{FIXTURES}/bert.onnx'\ntokenizer = '{FIXTURES}/tokenizer.json'\ncontext_length = 8\n\
+         output = 'text_embeds'\n"
     );
     teacher(&toml).1
 }
@@ -75,13 +85,18 @@ pub fn assert_close(got: &[f32], expected: &[f32], tolerance: f32) {
 pub struct MemorySource {
     samples: Vec<Sample>,
     bytes: Vec<Vec<u8>>,
+    captions: Option<Captions>,
 }
 
 impl MemorySource {
     pub fn new(images: Vec<(String, Vec<u8>)>) -> Self {
         let (keys, bytes): (Vec<_>, Vec<_>) = images.into_iter().unzip();
         let samples = keys.into_iter().map(|key| Sample { key, label: None }).collect();
-        Self { samples, bytes }
+        Self { samples, bytes, captions: None }
+    }
+
+    pub fn captioned(self, captions: Captions) -> Self {
+        Self { captions: Some(captions), ..self }
     }
 }
 
@@ -100,6 +115,10 @@ impl ImageSource for MemorySource {
 
     fn rejected(&self) -> &[Rejected] {
         &[]
+    }
+
+    fn captions(&self) -> Option<&Captions> {
+        self.captions.as_ref()
     }
 }
 

@@ -7,6 +7,8 @@ mod common;
 #[cfg(test)]
 mod image;
 #[cfg(test)]
+mod outputs;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod real_teacher;

@@ -10,7 +10,7 @@ use lgd_data::cache::{
 };
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
-use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
+use lgd_data::source::{Captions, ImageSource, Rejected, Sample, SourceError};
 use lgd_data::view::{Crop, Policy};
 use lgd_extract::pipeline::ViewPlan;
 use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor};
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::common::{MemorySource, image_teacher, ppm, runtime};
 
-const PLAN: ViewPlan =
+pub const PLAN: ViewPlan =
     ViewPlan { views: 3, center_fraction: Some(0.875), policy: Policy::MocoV2, seed: 11, stored: None };
 
 fn extractor(model: &str, batch: usize, threads: usize) -> Extractor {
@@ -32,7 +32,7 @@ fn extractor(model: &str, batch: usize, threads: usize) -> Extractor {
 }
 
 /// Coloured gradients of several sizes; some files are no images.
-fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
+pub fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
     let image = |i: usize| {
         if broken(i) {
             return b"not an image".to_vec();
@@ -44,7 +44,7 @@ fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
     MemorySource::new((0..count).map(|i| (format!("{i:04}.ppm"), image(i))).collect())
 }
 
-fn byte(value: usize) -> u8 {
+pub fn byte(value: usize) -> u8 {
     u8::try_from(value).unwrap()
 }
 
@@ -90,14 +90,14 @@ fn finalize(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: 
     builder(extractor, source, shard, dir).finalize(&[]).unwrap().unwrap()
 }
 
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries
         .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
         .collect()
 }
 
-fn assert_same(got: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>, case: &str) {
+pub fn assert_same(got: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>, case: &str) {
     let names: Vec<_> =
         got.keys().chain(expected.keys()).filter(|name| got.get(*name) != expected.get(*name)).collect();
     assert!(names.is_empty(), "{case}: {names:?} differ");
@@ -212,11 +212,17 @@ fn a_source_of_nothing_but_rejects_makes_an_empty_cache() {
 }
 
 /// Interrupts the job when a certain number of samples has been read.
-struct Interrupting {
+pub struct Interrupting {
     inner: MemorySource,
     job: Arc<Job>,
     after: usize,
     reads: AtomicUsize,
+}
+
+impl Interrupting {
+    pub fn new(inner: MemorySource, job: &Arc<Job>, after: usize) -> Self {
+        Self { inner, job: Arc::clone(job), after, reads: AtomicUsize::new(0) }
+    }
 }
 
 impl ImageSource for Interrupting {
@@ -238,6 +244,10 @@ impl ImageSource for Interrupting {
     fn rejected(&self) -> &[Rejected] {
         &[]
     }
+
+    fn captions(&self) -> Option<&Captions> {
+        self.inner.captions()
+    }
 }
 
 #[test]
@@ -248,12 +258,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
     for after in [0, 1, 40, 70] {
         let dir = tempfile::tempdir().unwrap();
         let job = Arc::new(Job::new());
-        let cut = Interrupting {
-            inner: images(90, broken),
-            job: Arc::clone(&job),
-            after,
-            reads: AtomicUsize::new(0),
-        };
+        let cut = Interrupting::new(images(90, broken), &job, after);
         let mut extractor = extractor("conv", 8, 2);
         let first = builder(&extractor, &cut, 12, dir.path());
         let error = extractor.extract(&cut, &first, Partition::WHOLE, &job).unwrap_err();

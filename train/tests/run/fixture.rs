@@ -142,6 +142,9 @@ pub fn cache_storing(dir: &Path, images: &Images, seed: u64, stored_views: Optio
         shard_samples: 16,
         device: "cpu".to_owned(),
         stored_views,
+        features: None,
+        tokens: None,
+        captions: None,
     };
     let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();
     let mut stream = Stream::new(&[seed]);

@@ -12,70 +12,26 @@
 //! A file that does not meet the conditions (someone rewrote it with compression, say) is read through the ordinary
 //! Arrow reader into memory instead; [`MappedColumn::not_in_place`] names the unmet condition.
 
+mod item;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
-use arrow_array::cast::AsArray;
-use arrow_array::types::{ArrowPrimitiveType, Float16Type, Int32Type};
-use arrow_buffer::ToByteSlice;
-use arrow_schema::DataType;
 use bytes::Bytes;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, Type as PhysicalType};
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::page_index::offset_index::PageLocation;
+use parquet::schema::types::ColumnDescriptor;
 
 use crate::error::{ArtefactError, IoContext};
 use crate::mapped::MappedFile;
 
-/// An item type of a mapped column.
-pub trait Item: Copy + Default {
-    /// Arrow's type.
-    type Arrow: ArrowPrimitiveType;
-    /// Bytes per item.
-    const BYTES: usize;
-    /// Parquet's physical type.
-    const PHYSICAL: PhysicalType;
-    /// Converts the little-endian bytes of a row; `out` has one item per [`Item::BYTES`] bytes.
-    fn decode(bytes: &[u8], out: &mut [Self]);
-}
-
-/// Half-precision items, delivered as `f32`.
-impl Item for f32 {
-    type Arrow = Float16Type;
-    const BYTES: usize = 2;
-    const PHYSICAL: PhysicalType = PhysicalType::FIXED_LEN_BYTE_ARRAY;
-
-    fn decode(bytes: &[u8], out: &mut [Self]) {
-        // Aligned scratch of a size that stays in L1, so that the vectorised conversion can be used.
-        let mut scratch = [0u16; 512];
-        for (bytes, out) in bytes.chunks(1024).zip(out.chunks_mut(512)) {
-            let bits = &mut scratch[..out.len()];
-            for (bit, byte) in bits.iter_mut().zip(bytes.chunks_exact(2)) {
-                *bit = u16::from_le_bytes([byte[0], byte[1]]);
-            }
-            bits.reinterpret_cast::<half::f16>().convert_to_f32_slice(out);
-        }
-    }
-}
-
-/// 32-bit integer items.
-impl Item for i32 {
-    type Arrow = Int32Type;
-    const BYTES: usize = 4;
-    const PHYSICAL: PhysicalType = PhysicalType::INT32;
-
-    fn decode(bytes: &[u8], out: &mut [Self]) {
-        for (value, byte) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-            *value = i32::from_le_bytes([byte[0], byte[1], byte[2], byte[3]]);
-        }
-    }
-}
+pub use item::{Item, RowKind};
 
 /// The bytes that hold a column's values.
 #[derive(Debug)]
@@ -192,11 +148,30 @@ impl<T: Item> MappedColumn<T> {
         &self.not_in_place
     }
 
+    /// Refuses shards, the files at `paths`, that do not have so many rows.
+    pub(crate) fn require_rows(&self, paths: &[PathBuf], expected: &[usize]) -> Result<(), ArtefactError> {
+        let shards = paths.iter().zip(expected).zip(&self.shard_rows);
+        match shards.into_iter().find(|((_, expected), got)| expected != got) {
+            Some(((path, expected), got)) => {
+                Err(ArtefactError::invalid(path, format!("expected {expected} rows, got {got}")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Copies one row into `out`, which holds [`Self::width`] items.
     ///
     /// # Panics
     /// Where `row` is not below [`Self::rows`], like slice indexing.
     pub fn copy_row(&self, row: usize, out: &mut [T]) {
+        T::decode(self.bytes_of(row), out);
+    }
+
+    /// The bytes of one row where they lie, unaligned.
+    ///
+    /// # Panics
+    /// Where `row` is not below [`Self::rows`].
+    pub(crate) fn bytes_of(&self, row: usize) -> &[u8] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let page = self.pages[self.pages.partition_point(|page| page.first_row <= row) - 1];
         let bytes = match &self.storages[page.storage] {
@@ -204,7 +179,7 @@ impl<T: Item> MappedColumn<T> {
             Storage::Memory(bytes) => bytes,
         };
         let start = page.value_start + (row - page.first_row) * self.row_bytes;
-        T::decode(&bytes[start..start + self.row_bytes], out);
+        &bytes[start..start + self.row_bytes]
     }
 
     /// Gives the memory of mapped rows back to the system, for passes that go through once.
@@ -245,13 +220,8 @@ fn in_place_pages<T: Item>(
     width: usize,
     file_bytes: usize,
 ) -> Result<Vec<(usize, usize)>, String> {
-    let descriptor = metadata.file_metadata().schema_descr().column(leaf);
-    if descriptor.physical_type() != T::PHYSICAL || (T::BYTES == 2 && descriptor.type_length() != 2) {
-        return Err(format!("its physical type is {}", descriptor.physical_type()));
-    }
-    if descriptor.max_def_level() != 1 || descriptor.max_rep_level() != 1 {
-        return Err("the list or its items are not required".to_owned());
-    }
+    require_type::<T>(&metadata.file_metadata().schema_descr().column(leaf), width)?;
+    let values_per_row = if T::ROW == RowKind::Bytes { 1 } else { width };
     let index = metadata.page_index().ok_or("it has no page index")?;
     let mut pages = Vec::new();
     let mut group_start = 0_usize;
@@ -259,7 +229,7 @@ fn in_place_pages<T: Item>(
         let chunk = group.column(leaf);
         let rows = usize::try_from(group.num_rows()).map_err(|_| "a row group has a negative row count")?;
         require_plain(chunk)?;
-        if usize::try_from(chunk.num_values()).ok() != rows.checked_mul(width) {
+        if usize::try_from(chunk.num_values()).ok() != rows.checked_mul(values_per_row) {
             return Err(format!("its rows do not all have {width} items"));
         }
         let locations = index.offset_index(number, leaf).ok_or("it has no offset index")?.page_locations();
@@ -273,6 +243,23 @@ fn in_place_pages<T: Item>(
         return Err("its row groups do not add up to the rows of the file".to_owned());
     }
     Ok(pages)
+}
+
+/// Refuses a column whose values are not those of [`Item`], or may be absent.
+fn require_type<T: Item>(descriptor: &ColumnDescriptor, width: usize) -> Result<(), String> {
+    let (physical, length, levels) = match T::ROW {
+        RowKind::List(physical) => (physical, T::BYTES, 1),
+        RowKind::Bytes => (PhysicalType::FIXED_LEN_BYTE_ARRAY, width, 0),
+    };
+    let fixed = physical == PhysicalType::FIXED_LEN_BYTE_ARRAY;
+    let fits = !fixed || usize::try_from(descriptor.type_length()) == Ok(length);
+    if descriptor.physical_type() != physical || !fits {
+        return Err(format!("its physical type is {}", descriptor.physical_type()));
+    }
+    if descriptor.max_def_level() != levels || descriptor.max_rep_level() != levels {
+        return Err("its rows or their items are not required".to_owned());
+    }
+    Ok(())
 }
 
 /// Refuses a column chunk whose values do not lie in the file as they are in memory.
@@ -333,20 +320,11 @@ fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<
         let Some(column) = batch.columns().first() else {
             return Err(ArtefactError::invalid(path, format!("column {name:?} cannot be read")));
         };
-        let wanted = <T::Arrow as ArrowPrimitiveType>::DATA_TYPE;
-        let fits = matches!(column.data_type(), DataType::FixedSizeList(item, got)
-            if *item.data_type() == wanted && usize::try_from(*got) == Ok(width));
-        if !fits || column.null_count() > 0 {
-            let got = column.data_type();
-            let reason =
-                format!("column {name:?}: expected a list of {width} x {wanted} without nulls, got {got}");
-            return Err(ArtefactError::invalid(path, reason));
-        }
-        let list = column.as_fixed_size_list();
-        let items = list.values().as_primitive::<T::Arrow>();
-        let first = list.value_offset_at(0);
-        let values = &items.values()[first..first + list.len() * width];
-        out.extend_from_slice(values.to_byte_slice());
+        let values = T::values(column.as_ref(), width).ok_or_else(|| {
+            let (expected, got) = (T::expected(width), column.data_type());
+            ArtefactError::invalid(path, format!("column {name:?}: expected {expected}, got {got}"))
+        })?;
+        out.extend_from_slice(values);
     }
     Ok(out)
 }

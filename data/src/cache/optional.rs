@@ -1,0 +1,128 @@
+//! What a cache may hold besides views and embeddings, each only where it was asked for.
+//!
+//! ```text
+//! features    a column of views-*.parquet       the teacher's pooled feature before its last activation (KDEP)
+//! tokens      tokens-*.parquet                  the teacher's patch tokens (H-GKD), see `tokens`
+//! captions    captions-*.parquet                one text embedding per sample, see `captions`
+//! ```
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{ContentHash, FileEntry};
+
+/// Name of the column of features, f16 `[F]`, as the model gives them.
+pub(super) const FEATURES: &str = "features";
+
+/// The pooled features of a cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureRecord {
+    /// Name of the model's output.
+    pub output: String,
+    /// Width F.
+    pub dim: usize,
+}
+
+/// How a cache's tokens are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenEncoding {
+    /// Standardised, f16.
+    F16,
+    /// Standardised, i8 with one f16 scale per token.
+    Int8,
+    /// Standardised, then projected on their principal axes, f16.
+    Projected,
+}
+
+/// The tokens of a cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Name of the model's output.
+    pub output: String,
+    /// Rows of the grid of tokens.
+    pub rows: usize,
+    /// Columns of the grid of tokens.
+    pub columns: usize,
+    /// Width of a token as the teacher gives it, over which it is standardised.
+    pub teacher_dim: usize,
+    /// Width of a token as it is stored: the teacher's unless projected.
+    pub dim: usize,
+    /// How it is stored.
+    pub encoding: TokenEncoding,
+    /// Views that the projection is fitted to, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit_views: Option<usize>,
+}
+
+impl TokenRecord {
+    /// Tokens of a view.
+    pub fn count(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// Values of a view, rows x columns x dim.
+    pub fn width(&self) -> usize {
+        self.count() * self.dim
+    }
+
+    /// Bytes of a view's tokens on disk, scales included.
+    pub fn row_bytes(&self) -> usize {
+        match self.encoding {
+            TokenEncoding::F16 | TokenEncoding::Projected => 2 * self.width(),
+            TokenEncoding::Int8 => self.width() + 2 * self.count(),
+        }
+    }
+
+    /// Names the first number that no cache can have.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        let projected = self.encoding == TokenEncoding::Projected;
+        // Twice the width, because an f16 row is that many bytes.
+        let bytes =
+            [self.columns, self.dim, 2].iter().try_fold(self.rows, |product, &n| product.checked_mul(n));
+        match bytes {
+            _ if self.rows == 0 || self.columns == 0 => Some("a grid of tokens without rows or columns"),
+            _ if self.dim == 0 => Some("tokens of width 0"),
+            None => Some("tokens of an impossible size"),
+            Some(bytes) if i32::try_from(bytes).is_err() => Some("tokens of an impossible size"),
+            _ if projected && self.dim > self.teacher_dim => Some("tokens projected to more than they have"),
+            _ if !projected && self.dim != self.teacher_dim => {
+                Some("a projection that its tokens do not have")
+            }
+            _ if projected != self.fit_views.is_some() => {
+                Some("views to fit a projection to without a projection")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for TokenRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, columns, dim, teacher_dim, .. } = self;
+        match self.encoding {
+            TokenEncoding::F16 => write!(f, "f16, {rows} x {columns} x {dim}"),
+            TokenEncoding::Int8 => write!(f, "int8, {rows} x {columns} x {dim}"),
+            TokenEncoding::Projected => write!(f, "f16, {rows} x {columns} x {dim} of {teacher_dim}"),
+        }
+    }
+}
+
+/// The captions of a cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptionRecord {
+    /// Width of an embedding.
+    pub dim: usize,
+    /// Hash of the text encoder that made them; `None` where the list held ready embeddings.
+    pub text_encoder: Option<ContentHash>,
+}
+
+/// The projection of a cache's tokens, as its manifest lists it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProjectionEntry {
+    /// `tokens.safetensors`.
+    pub file: FileEntry,
+    /// Share of the variance that it keeps, over the views it was fitted to.
+    pub explained: f64,
+}

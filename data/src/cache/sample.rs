@@ -1,0 +1,57 @@
+//! What a writer is given of one sample.
+
+use super::{CacheConfig, ImageStamp};
+use crate::view::View;
+
+/// What is stored about a sample besides its views.
+#[derive(Clone, Copy, Debug)]
+pub struct CachedSample<'a> {
+    /// The sample's key.
+    pub key: &'a str,
+    /// Its label, where the source has one.
+    pub label: Option<u32>,
+    /// The image.
+    pub image: ImageStamp,
+}
+
+/// The rows of one sample: K views and what belongs to each. What the cache does not hold stays empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SampleRows<'a> {
+    /// The K views.
+    pub views: &'a [View],
+    /// The K norms of the raw embeddings.
+    pub norms: &'a [f32],
+    /// The normalised embeddings, `[K, D]`.
+    pub embeddings: &'a [f32],
+    /// The K stored views, as [`super::StoredFormat::encode`] gave them.
+    pub stored: &'a [Vec<u8>],
+    /// The raw features, `[K, F]`.
+    pub features: &'a [f32],
+    /// The tokens, standardised and projected as the cache's record says, `[K, rows, columns, dim]`.
+    pub tokens: &'a [f32],
+    /// The caption's unit vector, `[D']`.
+    pub caption: &'a [f32],
+}
+
+impl SampleRows<'_> {
+    /// What there is too much or too little of for a cache of `config`.
+    pub(super) fn fault(&self, config: &CacheConfig) -> Option<String> {
+        let k = usize::from(config.views);
+        let of = |present: bool, count: usize| if present { count } else { 0 };
+        let features = config.features.as_ref().map_or(0, |record| k * record.dim);
+        let tokens = config.tokens.as_ref().map_or(0, |record| k * record.width());
+        let caption = config.captions.as_ref().map_or(0, |record| record.dim);
+        [
+            ("views", k, self.views.len()),
+            ("norms", k, self.norms.len()),
+            ("values of embeddings", k * config.dim, self.embeddings.len()),
+            ("stored views", of(config.stored_views.is_some(), k), self.stored.len()),
+            ("values of features", features, self.features.len()),
+            ("values of tokens", tokens, self.tokens.len()),
+            ("values of a caption", caption, self.caption.len()),
+        ]
+        .into_iter()
+        .find(|(_, expected, got)| expected != got)
+        .map(|(what, expected, got)| format!("expected {expected} {what}, got {got}"))
+    }
+}

@@ -1,0 +1,245 @@
+//! A CSV list of images: `path` or `path,label` per row, with or without that header, or with captions.
+//!
+//! - A header may also say `file`, `filename` or `image`, and `class` or `category`. A first row that is half a header,
+//!   or one in the wrong order, is an error: taken as an image, it would silently add a class.
+//! - A further column `caption` holds a text, `caption_embedding` a JSON array of numbers. It needs a header, and with it
+//!   the columns may stand in any order. Captions are read only where the list is opened for them.
+//! - Paths are relative to the list's folder (absolute ones are taken as they are); the key is the path as
+//!   written. Listing order is the order of the rows.
+//! - Labels are all numbers from 0, or all names; names are numbered in bytewise order. Either every row has
+//!   one or none.
+//! - Blanks around values and a leading byte order mark are dropped; empty lines are skipped.
+//! - A file that is missing is found out when it is read and becomes a reject; a wrong row is an error that
+//!   names its line.
+
+mod header;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{BufReader, Chain, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
+
+use super::captions::Captions;
+use super::{ImageSource, Rejected, RowProblem, Sample, SourceError, read_sample};
+use header::Columns;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What to do with a column of captions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaptionColumn {
+    /// It is passed over.
+    Ignore,
+    /// It is read, and a list without one is an error.
+    Read,
+}
+
+/// A listed CSV file.
+#[derive(Debug)]
+pub struct CsvList {
+    root: PathBuf,
+    samples: Vec<Sample>,
+    class_names: Option<Vec<String>>,
+    rejected: Vec<Rejected>,
+    captions: Option<Captions>,
+    ignores_captions: bool,
+}
+
+impl CsvList {
+    /// Reads the list at `path`. No image is opened.
+    ///
+    /// # Errors
+    /// [`SourceError`] where the list cannot be read, is empty, has a wrong row, or lacks the captions that are to be read.
+    pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
+        let table = Table::read(path, captions)?;
+        if captions == CaptionColumn::Read && table.captions.is_none() {
+            return Err(SourceError::NoCaptions { path: path.to_owned() });
+        }
+        if table.rows.is_empty() {
+            let hint = "expected one row path[,label] per image";
+            return Err(SourceError::NoImages { path: path.to_owned(), hint });
+        }
+        let (labels, class_names) = resolve_labels(&table.rows).map_err(|problem| wrong(path, problem))?;
+        let samples = table.rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
+        Ok(Self {
+            root: path.parent().unwrap_or(Path::new("")).to_owned(),
+            samples: samples.collect(),
+            class_names,
+            rejected: table.rejected,
+            captions: table.captions,
+            ignores_captions: table.ignores_captions,
+        })
+    }
+}
+
+impl ImageSource for CsvList {
+    fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        self.class_names.as_deref()
+    }
+
+    fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
+        read_sample(&self.root, &self.samples, index, max_bytes)
+    }
+
+    fn rejected(&self) -> &[Rejected] {
+        &self.rejected
+    }
+
+    fn captions(&self) -> Option<&Captions> {
+        self.captions.as_ref()
+    }
+
+    fn ignores_captions(&self) -> bool {
+        self.ignores_captions
+    }
+}
+
+struct Row {
+    line: u64,
+    key: String,
+    label: Option<String>,
+}
+
+type Problem = (u64, RowProblem);
+
+fn wrong(path: &Path, (line, problem): Problem) -> SourceError {
+    SourceError::Row { path: path.to_owned(), line, problem }
+}
+
+/// A list's rows in order with their captions, and the rows whose path is not UTF-8.
+#[derive(Default)]
+struct Table {
+    rows: Vec<Row>,
+    /// Line of every path.
+    lines: HashMap<String, u64>,
+    rejected: Vec<Rejected>,
+    captions: Option<Captions>,
+    ignores_captions: bool,
+}
+
+impl Table {
+    fn read(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
+        let mut table = Self::default();
+        let mut records = Records::open(path)?;
+        let Some((line, first)) = records.next()? else { return Ok(table) };
+        let columns = Columns::of(&first).map_err(|problem| wrong(path, (line, problem)))?;
+        match (columns.caption, captions) {
+            (Some((_, kind)), CaptionColumn::Read) => table.captions = Some(Captions::empty(kind)),
+            (found, _) => table.ignores_captions = found.is_some(),
+        }
+        let mut next = if columns.header { records.next()? } else { Some((line, first)) };
+        while let Some((line, record)) = next {
+            table.add(line, &record, &columns).map_err(|problem| wrong(path, (line, problem)))?;
+            next = records.next()?;
+        }
+        Ok(table)
+    }
+
+    fn add(&mut self, line: u64, record: &ByteRecord, columns: &Columns) -> Result<(), RowProblem> {
+        columns.require(record)?;
+        let row = match parse_row(line, record, columns)? {
+            Ok(row) => row,
+            Err(reject) => {
+                self.rejected.push(reject);
+                return Ok(());
+            }
+        };
+        if let Some(first) = self.lines.insert(row.key.clone(), line) {
+            return Err(RowProblem::Duplicate { key: row.key, first });
+        }
+        if let Some((captions, (column, _))) = self.captions.as_mut().zip(columns.caption) {
+            captions.push(&row.key, record.get(column).unwrap_or_default())?;
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+/// The records of a file, one at a time: a list of embeddings may be large.
+struct Records<'a> {
+    path: &'a Path,
+    reader: Reader<Chain<Cursor<Vec<u8>>, BufReader<File>>>,
+}
+
+impl<'a> Records<'a> {
+    fn open(path: &'a Path) -> Result<Self, SourceError> {
+        let io = |error| SourceError::io(path, error);
+        let mut file = BufReader::new(File::open(path).map_err(io)?);
+        let mut start = Vec::new();
+        file.by_ref().take(3).read_to_end(&mut start).map_err(io)?;
+        if start == BYTE_ORDER_MARK {
+            start.clear();
+        }
+        let bytes = Cursor::new(start).chain(file);
+        let reader =
+            ReaderBuilder::new().has_headers(false).flexible(true).trim(Trim::All).from_reader(bytes);
+        Ok(Self { path, reader })
+    }
+
+    /// The next record with the line it starts on.
+    fn next(&mut self) -> Result<Option<(u64, ByteRecord)>, SourceError> {
+        let mut record = ByteRecord::new();
+        let line = self.reader.position().line();
+        match self.reader.read_byte_record(&mut record) {
+            Ok(true) => Ok(Some((record.position().map_or(line, csv::Position::line), record))),
+            Ok(false) => Ok(None),
+            Err(error) => Err(wrong(self.path, (line, RowProblem::Syntax(error.to_string())))),
+        }
+    }
+}
+
+fn parse_row(line: u64, record: &ByteRecord, columns: &Columns) -> Result<Result<Row, Rejected>, RowProblem> {
+    let path = record.get(columns.path).unwrap_or_default();
+    if path.is_empty() {
+        return Err(RowProblem::EmptyPath);
+    }
+    let Ok(key) = std::str::from_utf8(path) else {
+        let key = String::from_utf8_lossy(path).into_owned();
+        return Ok(Err(Rejected {
+            key,
+            reason: "not-utf8",
+            detail: format!("line {line}: the path is not UTF-8"),
+        }));
+    };
+    let key = key.to_owned();
+    let label = columns.label.and_then(|column| record.get(column));
+    let label = match label.map(std::str::from_utf8) {
+        None => None,
+        Some(Ok("")) => return Err(RowProblem::EmptyLabel { key }),
+        Some(Ok(label)) => Some(label.to_owned()),
+        Some(Err(_)) => return Err(RowProblem::LabelEncoding),
+    };
+    Ok(Ok(Row { line, key, label }))
+}
+
+type Labels = (Vec<Option<u32>>, Option<Vec<String>>);
+
+/// The label of each row, and the names they stand for when they are not plain numbers. The first row
+/// decides.
+fn resolve_labels(rows: &[Row]) -> Result<Labels, Problem> {
+    let labelled: Vec<_> = rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?))).collect();
+    let number = |label: &str| label.parse::<u32>().ok();
+    let Some(&(_, first)) = labelled.first() else {
+        return Ok((vec![None; rows.len()], None));
+    };
+    if number(first).is_some() {
+        let parsed = labelled.iter().map(|&(line, label)| match number(label) {
+            Some(number) => Ok(Some(number)),
+            None => Err((line, RowProblem::NotANumber { label: label.to_owned() })),
+        });
+        return Ok((parsed.collect::<Result<_, _>>()?, None));
+    }
+    if let Some(&(line, label)) = labelled.iter().find(|(_, label)| number(label).is_some()) {
+        return Err((line, RowProblem::NotAName { label: label.to_owned() }));
+    }
+    let names: BTreeSet<&str> = labelled.iter().map(|&(_, label)| label).collect();
+    let index: HashMap<&str, Option<u32>> = names.iter().copied().zip((0_u32..).map(Some)).collect();
+    let labels = labelled.iter().map(|(_, label)| index.get(label).copied().flatten()).collect();
+    Ok((labels, Some(names.into_iter().map(str::to_owned).collect())))
+}

@@ -1,0 +1,140 @@
+//! What one pass of an image model gives of a batch of views, and what can be wrong with one.
+
+use std::fmt;
+
+use half::f16;
+
+use super::{EmbeddingFault, Embeddings, Tokens};
+
+/// What is taken of an image model besides its embedding, in the same pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// The output that `teacher.toml` names as `features`.
+    pub features: bool,
+    /// The output that `teacher.toml` names as `tokens`.
+    pub tokens: bool,
+}
+
+/// A batch of views as the model sees them. All parts have the same rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncodedViews {
+    /// Unit vectors.
+    pub embeddings: Embeddings,
+    /// Pooled features, where they were asked for.
+    pub features: Option<Features>,
+    /// Tokens, where they were asked for.
+    pub tokens: Option<Tokens>,
+}
+
+/// Why a view cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewFault {
+    /// Its embedding has a fault.
+    Embedding(EmbeddingFault),
+    /// Its feature holds a NaN or an infinity.
+    FeatureNotFinite,
+    /// Its feature holds a number that half precision has not.
+    FeatureRange,
+    /// One of its tokens holds a NaN, an infinity, or numbers too large to be standardised.
+    Tokens,
+}
+
+impl ViewFault {
+    /// A short stable code for `rejects.jsonl`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Embedding(EmbeddingFault::NotFinite) => "nan-embedding",
+            Self::Embedding(EmbeddingFault::Zero) => "zero-embedding",
+            Self::FeatureNotFinite => "nan-features",
+            Self::FeatureRange => "huge-features",
+            Self::Tokens => "nan-tokens",
+        }
+    }
+
+    /// What the fault is one of.
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::Embedding(_) => "the embedding",
+            Self::FeatureNotFinite | Self::FeatureRange => "the feature",
+            Self::Tokens => "a token",
+        }
+    }
+}
+
+impl fmt::Display for ViewFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding(fault) => fault.fmt(f),
+            Self::FeatureNotFinite | Self::Tokens => EmbeddingFault::NotFinite.fmt(f),
+            Self::FeatureRange => write!(f, "beyond {}, the range of f16", f16::MAX),
+        }
+    }
+}
+
+impl EncodedViews {
+    /// What is wrong with a view, if anything.
+    pub fn fault(&self, row: usize) -> Option<ViewFault> {
+        let embedding = self.embeddings.fault(row).map(ViewFault::Embedding);
+        embedding
+            .or_else(|| self.features.as_ref().and_then(|features| features.fault(row)))
+            .or_else(|| self.tokens.as_ref().filter(|tokens| !tokens.usable(row)).map(|_| ViewFault::Tokens))
+    }
+}
+
+/// Pooled features as the model gives them, rows of width `dim`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Features {
+    dim: usize,
+    values: Vec<f32>,
+}
+
+impl Features {
+    pub(crate) fn new(dim: usize, values: Vec<f32>) -> Self {
+        Self { dim, values }
+    }
+
+    /// Width F.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// All values, `[rows, F]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// All values, `[rows, F]`, by themselves.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
+    /// One feature, `[F]`.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.dim..(row + 1) * self.dim]
+    }
+
+    fn fault(&self, row: usize) -> Option<ViewFault> {
+        let row = self.row(row);
+        if row.iter().any(|value| !value.is_finite()) {
+            return Some(ViewFault::FeatureNotFinite);
+        }
+        row.iter().any(|value| value.abs() > f16::MAX.to_f32()).then_some(ViewFault::FeatureRange)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_must_be_finite_and_within_f16() {
+        let features = Features::new(
+            2,
+            vec![0.0, 0.0, 65504.0, -65504.0, 65505.0, 1.0, f32::NAN, 1e9, 1.0, f32::NEG_INFINITY],
+        );
+        let faults: Vec<_> = (0..5).map(|row| features.fault(row)).collect();
+        let (range, nan) = (Some(ViewFault::FeatureRange), Some(ViewFault::FeatureNotFinite));
+        assert_eq!(faults, [None, None, range, nan, nan]);
+        assert_eq!(ViewFault::FeatureRange.to_string(), "beyond 65504, the range of f16");
+    }
+}

@@ -1,0 +1,174 @@
+//! Features, tokens and captions in the cache, through the command.
+
+use std::fs;
+use std::process::Command;
+
+use crate::common::{Desk, cut, flip_a_bit, root, third_party};
+
+const EXTRACT: &str = "extract --images list.csv --teacher teacher --views 2 --batch 4 --shard-samples 8";
+const ALL: &str = "--features --captions --tokens";
+
+/// Twenty images, a list with labels and captions, and a teacher of 8 pixels with every output.
+fn desk() -> Desk {
+    let desk = Desk::new();
+    desk.images("images", 0, 2);
+    let fixtures = root().join("extract/tests/fixtures").display().to_string();
+    desk.write(
+        "teacher/teacher.toml",
+        format!(
+            "name = 'tiny'\n[image]\nmodel = '{fixtures}/outputs.onnx'\noutput = 'image_embeds'\nfeatures = 'features'\n\
+             tokens = 'tokens'\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n[text]\nmodel = '{fixtures}/bert.onnx'\n\
+             tokenizer = '{fixtures}/tokenizer.json'\ncontext_length = 8\noutput = 'text_embeds'\n"
+        ),
+    );
+    write_list(&desk, "a photo of");
+    desk
+}
+
+fn write_list(desk: &Desk, start: &str) {
+    let mut keys: Vec<_> = fs::read_dir(desk.path("images"))
+        .unwrap()
+        .flat_map(|class| fs::read_dir(class.unwrap().path()).unwrap())
+        .map(|file| file.unwrap().path().strip_prefix(desk.path("")).unwrap().display().to_string())
+        .collect();
+    keys.sort();
+    let line = |key: &String| {
+        let class = key.split('/').nth(1).unwrap();
+        format!("\"{start}, {class}\",{class},{key}\n")
+    };
+    desk.write("list.csv", format!("caption,class,path\n{}", keys.iter().map(line).collect::<String>()));
+}
+
+#[test]
+fn everything_is_told_cached_shown_and_verified() {
+    let desk = desk();
+    let told = [
+        "features (f16, 4): 40 x 8 bytes",
+        "tokens (int8, 2 x 2 x 4): 40 x 24 bytes = 960 B",
+        "the disk has",
+    ];
+    let ran = desk.lgd(&format!("{EXTRACT} {ALL} int8 --out cache")).ended(0, &told);
+    let cache = &ran.json()["cache"];
+    assert_eq!((&cache["features"]["dim"], &cache["captions"]["dim"]), (&4.into(), &4.into()));
+    assert_eq!((&cache["tokens"]["encoding"], &cache["tokens"]["rows"]), (&"int8".into(), &2.into()));
+    assert!(cache["tokens"]["bytes"].as_u64().unwrap() > 960, "{cache}");
+    desk.lgd("inspect cache").ended(
+        0,
+        &[
+            "features of 4 are cached (features), 320 B",
+            "tokens are cached (int8, 2 x 2 x 4)",
+            "captions are cached (embeddings of 4 from the text encoder)",
+        ],
+    );
+    let verified = desk.lgd("verify cache").ended(0, &[]).stdout;
+    assert!(verified.contains("features of 4, tokens (int8, 2 x 2 x 4), 20 captions, hash"), "{verified}");
+    for name in ["views-00001.parquet", "tokens-00001.parquet", "captions-00001.parquet"] {
+        let path = desk.path("cache").join(name);
+        let whole = fs::read(&path).unwrap();
+        for (damage, word) in [(flip_a_bit as fn(&_), "BLAKE3"), (cut, "bytes")] {
+            damage(&path);
+            desk.lgd("verify cache").ended(3, &[name, word]);
+            fs::write(&path, &whole).unwrap();
+        }
+    }
+
+    let ran =
+        desk.lgd(&format!("{EXTRACT} --tokens svd:3 --tokens-fit-views 30 --out projected")).ended(0, &[]);
+    let tokens = &ran.json()["cache"]["tokens"];
+    assert_eq!(
+        (&tokens["dim"], &tokens["teacher_dim"], &tokens["fit_views"]),
+        (&3.into(), &4.into(), &30.into())
+    );
+    // Standardised tokens of four values have three degrees of freedom.
+    assert!(tokens["explained"].as_f64().unwrap() > 0.999, "{tokens}");
+    desk.lgd("inspect projected").ended(0, &["f16, 2 x 2 x 3 of 4, 100.0% of the variance"]);
+    flip_a_bit(&desk.path("projected/tokens.safetensors"));
+    desk.lgd("verify projected").ended(3, &["tokens.safetensors", "BLAKE3"]);
+}
+
+#[test]
+fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
+    let desk = desk();
+    let extract = format!("{EXTRACT} {ALL} svd:2");
+    desk.lgd(&format!("{extract} --out whole")).ended(0, &[]);
+    desk.lgd(&format!("{extract} --out parts --partition 1/2 --decode-threads 1")).ended(0, &[]);
+    // What a killed part leaves: a shard without its tokens.
+    fs::remove_file(desk.path("parts/tokens-00001.parquet")).unwrap();
+    desk.lgd(&format!("{extract} --out parts --resume")).ended(0, &[]);
+    let names: Vec<_> =
+        fs::read_dir(desk.path("whole")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3 * 3 + 3);
+    for name in names {
+        let bytes = |dir: &str| fs::read(desk.path(dir).join(&name)).unwrap();
+        assert!(bytes("whole") == bytes("parts"), "{}", name.display());
+    }
+    for (other, parts) in [
+        (format!("{EXTRACT} {ALL} svd:3"), ["tokens.dim", "expected 2, got 3"]),
+        (format!("{extract} --tokens-fit-views 9"), ["tokens.fit_views", "expected 2048, got 9"]),
+        (format!("{EXTRACT} {ALL} f16"), ["tokens.dim", "hint: resume with the settings"]),
+        (format!("{EXTRACT} --features --tokens svd:2"), ["differs", "hint: resume with the settings"]),
+        (format!("{EXTRACT} --captions --tokens svd:2"), ["features", "null"]),
+    ] {
+        desk.lgd(&format!("{other} --out whole --resume")).ended(3, &parts);
+    }
+    write_list(&desk, "a dog of");
+    desk.lgd(&format!("{extract} --out whole --resume")).ended(3, &["listing differs"]);
+    desk.lgd(&format!("{EXTRACT} --out whole --overwrite"))
+        .ended(0, &["captions in list.csv are not cached"]);
+    let left = fs::read_dir(desk.path("whole")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with("tokens")));
+}
+
+#[test]
+fn what_cannot_be_cached_is_refused_before_the_start() {
+    let desk = desk();
+    desk.lgd(&format!("{EXTRACT} --tokens f16 --features --tokens-limit 1.5kB --out x"))
+        .ended(2, &["need 1.60 kB, more than --tokens-limit 1.50 kB allows", "hint: give --tokens int8"]);
+    assert!(!desk.path("x").exists());
+    desk.lgd(&format!("{EXTRACT} --tokens f16 --features --tokens-limit 1600 --out x")).ended(0, &[]);
+    for (flags, parts) in [
+        ("--tokens svd:5", ["tokens of at least 5 values", "2 x 2 tokens of 4"]),
+        ("--tokens f32", ["expected f16, int8 or svd:DIM", "f32"]),
+        ("--tokens-limit lots", ["expected bytes such as 500MB", "lots"]),
+        ("--tokens-fit-views 9", ["--tokens", "required"]),
+    ] {
+        desk.lgd(&format!("{EXTRACT} {flags} --out y")).ended(2, &parts);
+    }
+    let folder = EXTRACT.replace("list.csv", "images");
+    desk.lgd(&format!("{folder} --captions --out y"))
+        .ended(2, &["has no captions", "hint: give a .csv list"]);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    for (flag, key) in [("--features", "features"), ("--tokens int8", "tokens")] {
+        let hint = format!("hint: set [image] {key} in teacher.toml");
+        desk.lgd(&format!("{EXTRACT} {flag} --out y")).ended(2, &["image_embeds", &hint]);
+    }
+    desk.lgd(&format!("{EXTRACT} --captions --out y")).ended(2, &["there is no [text]"]);
+    assert!(!desk.path("y").exists());
+}
+
+#[test]
+fn they_open_in_other_programs() {
+    let desk = desk();
+    desk.lgd(&format!("{EXTRACT} {ALL} f16 --out half")).ended(0, &[]);
+    desk.lgd(&format!("{EXTRACT} {ALL} int8 --out bytes")).ended(0, &[]);
+    let script = "\
+import pyarrow.parquet as pq, polars as pl, duckdb, numpy as np
+half, small = pq.read_table('half/tokens-00000.parquet'), pq.read_table('bytes/tokens-00000.parquet')
+tokens = np.stack([np.frombuffer(row.as_py(), '<f2') for row in half['tokens']]).reshape(16, 4, 4).astype(np.float32)
+assert np.abs(tokens.mean(-1)).max() < 1e-2, tokens.mean(-1)
+steps = np.stack([np.frombuffer(row.as_py(), 'i1') for row in small['tokens']]).reshape(16, 4, 4)
+scale = np.stack([np.array(row.as_py(), np.float32) for row in small['scale']])
+assert scale.shape == (16, 4) and np.abs(steps * scale[..., None] - tokens).max() < 1.01 * scale.max(), scale
+caption = np.stack(pq.read_table('half/captions-00000.parquet')['caption'].to_numpy(zero_copy_only=False)).astype(np.float32)
+assert caption.shape == (8, 4) and np.abs(np.linalg.norm(caption, axis=1) - 1).max() < 1e-3, caption
+assert pl.read_parquet('bytes/tokens-00000.parquet').height == 16
+assert pl.read_parquet('half/views-00000.parquet')['features'][0].len() == 4
+assert duckdb.sql(\"select count(*), max(octet_length(tokens)) from 'bytes/tokens-00000.parquet'\").fetchall() == [(16, 16)]
+";
+    let output = Command::new(third_party("venv/bin/python"))
+        .args(["-c", script])
+        .current_dir(desk.path("."))
+        .output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
