@@ -1,7 +1,7 @@
 //! Checks the engine on the GPU at hand against the CPU's, students as a whole, and measures training steps.
 //!
 //! ```text
-//! gpu_engine_check check                              outputs and gradients of every student, f32 and bf16
+//! gpu_engine_check check                              outputs and gradients of every student, whole and masked, f32 and bf16
 //! gpu_engine_check time ARCHITECTURE BATCH SIDE STEPS images per second of forward, backward and SGD, bf16, from pixels
 //! ```
 //!
@@ -18,7 +18,7 @@ use lgd_train::engine::{CudaBackend, Engine, Tape};
 use lgd_train::error::TrainError;
 use lgd_train::optim::OptimiserSettings;
 use lgd_train::rng::Stream;
-use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
+use lgd_train::student::{Architecture, DecoderConfig, Extras, Head, Images, Mode, Student, StudentConfig};
 
 const FAILED: u8 = 1;
 const ERROR: u8 = 2;
@@ -53,8 +53,13 @@ fn run(arguments: &[String], device: &Device) -> Result<bool, Box<dyn std::error
         [mode] if mode == "check" => {
             let mut passed = true;
             for architecture in Architecture::ALL {
-                for element in [Element::F32, Element::Bf16] {
-                    passed &= compare(architecture, element, device)?;
+                for (element, masked) in [
+                    (Element::F32, false),
+                    (Element::Bf16, false),
+                    (Element::F32, true),
+                    (Element::Bf16, true),
+                ] {
+                    passed &= compare(architecture, element, masked, device)?;
                 }
             }
             Ok(passed)
@@ -93,7 +98,7 @@ fn pixels(len: usize) -> Vec<u8> {
     (0..len).map(|_| stream.next_u64().to_le_bytes()[0]).collect()
 }
 
-/// One number of pooled feature and embedding that depends on all of both.
+/// One number that depends on all that a student makes.
 fn loss(
     student: &mut Student,
     images: Images<'_>,
@@ -105,17 +110,47 @@ fn loss(
         let weights = Tensor::from_vec(random(name, value.elem_count()), value.shape(), value.device())?;
         (value * weights)?.sum_all()
     };
-    Ok((weighted("pooled", &output.pooled)? + weighted("embedding", &output.embedding)?)?)
+    let mut sum = (weighted("pooled", &output.pooled)? + weighted("embedding", output.embedding()?)?)?;
+    for (name, value) in [("raw", &output.raw_pooled), ("tokens", &output.tokens)] {
+        if let Some(value) = value {
+            sum = (sum + weighted(name, value)?)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// A student as LGD has it, or one that KDEP and H-GKD train on masked images.
+fn config(
+    architecture: Architecture,
+    masked: bool,
+    (_, height, width): (usize, usize, usize),
+) -> StudentConfig {
+    let decoder = DecoderConfig { rows: height / 16, columns: width / 16, dim: 48, height, width };
+    let extras = Extras { raw_pooled: masked, decoder: masked.then_some(decoder) };
+    StudentConfig { extras, ..StudentConfig::new(architecture, Head::Projection { dim: DIM }, 1) }
 }
 
 /// Runs two steps on both devices and compares the losses, the gradients of the first, and the parameters after the second.
-fn compare(architecture: Architecture, element: Element, device: &Device) -> Result<bool, TrainError> {
-    let config = StudentConfig::new(architecture, Head::Projection { dim: DIM }, 1);
-    let shape = (6, 96, 80);
+fn compare(
+    architecture: Architecture,
+    element: Element,
+    masked: bool,
+    device: &Device,
+) -> Result<bool, TrainError> {
+    let shape = if masked { (6, 96, 64) } else { (6, 96, 80) };
+    let config = config(architecture, masked, shape);
     let rgb = pixels(shape.0 * shape.1 * shape.2 * 3);
     let images = Images::Pixels { rgb: &rgb, normalization: &Normalization::IMAGENET };
     let mut here = Student::new(config, &Device::Cpu)?;
     let mut there = student(config, element, false, device)?;
+    if masked {
+        // Of the 3 x 2 cells of each image two or four.
+        let visible: Vec<bool> =
+            (0..36).map(|cell| cell % 3 == 0 || cell % 12 == 4 || cell % 12 == 5).collect();
+        for student in [&mut here, &mut there] {
+            student.set_mask(&visible, (3, 2))?;
+        }
+    }
     let optimiser = OptimiserSettings { clip: Some(5.0), ema: Some(0.9), ..OptimiserSettings::default() };
     let mut losses = Vec::new();
     let mut first = None;
@@ -139,7 +174,7 @@ fn compare(architecture: Architecture, element: Element, device: &Device) -> Res
     let states = (here.engine().state()?, there.engine().state()?);
     let inference = [&mut here, &mut there].map(|student| {
         let output = student.forward(images, shape, Mode::Inference)?;
-        Ok::<_, TrainError>(output.embedding.flatten_all()?.to_vec1::<f32>()?)
+        Ok::<_, TrainError>(output.embedding()?.flatten_all()?.to_vec1::<f32>()?)
     });
     let [embedding, other_embedding] = inference;
     let errors = [
@@ -154,8 +189,9 @@ fn compare(architecture: Architecture, element: Element, device: &Device) -> Res
     let passed = errors.iter().zip(limits).all(|((_, error), limit)| *error <= limit);
     let words: Vec<String> = errors.iter().map(|(name, error)| format!("{name} {error:.1e}")).collect();
     let verdict = if passed { "passed" } else { "FAILED" };
+    let images = if masked { "masked" } else { "whole" };
     say(&format!(
-        "{verdict} {architecture} {element:?}: relative errors: {}; losses {losses:?}",
+        "{verdict} {architecture} {images} {element:?}: relative errors: {}; losses {losses:?}",
         words.join(", ")
     ));
     Ok(passed)
@@ -192,7 +228,7 @@ fn time(
         };
         let start = Instant::now();
         let output = student.forward(images, (batch, side, side), Mode::Train { seed: 3, step: number })?;
-        let loss = (&output.embedding * &weights)?.sum_all()?;
+        let loss = (output.embedding()? * &weights)?.sum_all()?;
         let forward = mark(start)?;
         student.backward(&loss, false)?;
         let backward = mark(start)?;
