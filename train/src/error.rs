@@ -67,6 +67,38 @@ pub enum TrainError {
     /// A masked graph ran without a mask.
     #[error("the graph is masked, but no mask was set")]
     NoMask,
+    /// An objective asked for an output that the student does not have.
+    #[error("the objective needs the student's output {output}, which this student does not have")]
+    MissingOutput {
+        /// The output.
+        output: &'static str,
+    },
+    /// Images that cells of a mask do not fill.
+    #[error(
+        "students that see masked images need sides that are multiples of 32, got {height} x {width}\nhint: 224 x 224 fits"
+    )]
+    MaskedSize {
+        /// Rows of pixels.
+        height: usize,
+        /// Columns of pixels.
+        width: usize,
+    },
+    /// A token grid that a decoder does not reach by doubling the coarsest map.
+    #[error(
+        "a decoder for images of {height} x {width} cannot make {rows} x {columns} tokens\nhint: grids that fit are {fitting}; another image size has others"
+    )]
+    TokenGrid {
+        /// Rows of tokens.
+        rows: usize,
+        /// Columns of tokens.
+        columns: usize,
+        /// Rows of pixels.
+        height: usize,
+        /// Columns of pixels.
+        width: usize,
+        /// The grids that fit.
+        fitting: String,
+    },
     /// Pixels do not fit.
     #[error(transparent)]
     Pixels(#[from] lgd_data::render::RenderError),

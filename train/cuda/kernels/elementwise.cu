@@ -242,18 +242,19 @@ STEM(f32) STEM(f16) STEM(bf16)
             store_some<T, V>(y + at, count, v);                                                                        \
         });                                                                                                            \
     }                                                                                                                  \
-    /* Zero in hidden cells of mask [B][cells_high][cells_wide]. */                                                    \
+    /* Zero, or `token` [C] where there is one, in hidden cells of mask [B][cells_high][cells_wide]. */                \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        mask_##T##_##V(T *x, i64 rows, int channels, const u8 *mask, int height, int width, int cells_high, int cells_wide) { \
+        mask_##T##_##V(T *x, i64 rows, int channels, const u8 *mask, int height, int width, int cells_high, int cells_wide, const float *token) { \
         const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V;                                                     \
         if (c >= channels) return;                                                                                     \
+        float fill[V] = {};                                                                                            \
+        if (token != nullptr) load_channels<V>(token + c, fill);                                                       \
         for (i64 row = i64(blockIdx.y) * blockDim.y + threadIdx.y; row < rows; row += i64(gridDim.y) * blockDim.y) {   \
             const int column = row % width;                                                                            \
             const i64 line = row / width;                                                                              \
             const int cell = (int(line % height) / (height / cells_high)) * cells_wide + column / (width / cells_wide); \
             if (mask[line / height * cells_high * cells_wide + cell] != 0) continue;                                   \
-            const float zero[V] = {};                                                                                  \
-            Lanes<T, V>::store(x + row * channels + c, zero);                                                          \
+            Lanes<T, V>::store(x + row * channels + c, fill);                                                          \
         }                                                                                                              \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \

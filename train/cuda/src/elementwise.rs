@@ -172,9 +172,34 @@ pub fn column_sums(
 /// # Errors
 /// A grid that does not fit, or an error of the device.
 pub fn mask(gpu: &mut Gpu, mask: &Mask<'_>, channels: usize, x: &mut SliceMut<'_>) -> Result<(), CudaError> {
+    hide(gpu, mask, channels, (Arg::NULL, 0), x)
+}
+
+/// `token`, f32 `[C]`, at hidden positions of `x`, NHWC, in place.
+///
+/// # Errors
+/// A grid or a token that does not fit, or an error of the device.
+pub fn fill_masked(
+    gpu: &mut Gpu,
+    mask: &Mask<'_>,
+    token: Slice<'_>,
+    x: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
+    expect_floats("token", token, token.len())?;
+    hide(gpu, mask, token.len(), (token.into(), token.address()), x)
+}
+
+/// Zero, or the token where there is one, at hidden positions.
+fn hide(
+    gpu: &mut Gpu,
+    mask: &Mask<'_>,
+    channels: usize,
+    (token, address): (Arg, u64),
+    x: &mut SliceMut<'_>,
+) -> Result<(), CudaError> {
     let (rows, element) = (rows_of(x.as_slice(), channels)?, x.element());
     let [visible, height, width, high, wide] = mask.args(rows)?;
-    let lanes = lanes(element, channels, &[x.address()]);
+    let lanes = lanes(element, channels, &[x.address(), address]);
     let args = [
         Arg::from(&*x),
         Arg::Long(long(rows)?),
@@ -184,6 +209,7 @@ pub fn mask(gpu: &mut Gpu, mask: &Mask<'_>, channels: usize, x: &mut SliceMut<'_
         width,
         high,
         wide,
+        token,
     ];
     let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
     gpu.launch(Kernel::typed("mask", element, lanes), grid, &args)

@@ -1,8 +1,8 @@
-//! Masked images (SparK: Tian et al. 2023): hidden cells are zero everywhere and count in no statistic.
+//! Masked images (SparK: Tian et al. 2023): hidden cells are zero everywhere, or a learned token, and count in no statistic.
 
 use rayon::prelude::*;
 
-use crate::elementwise::with_scratch;
+use crate::elementwise::{float, single, with_scratch};
 use crate::geometry::{ShapeError, expect_eq, expect_positive};
 use crate::moments::{Moments, Part};
 
@@ -32,20 +32,79 @@ pub fn apply(
     dims: (usize, usize, usize, usize),
     data: &mut [f32],
 ) -> Result<(), ShapeError> {
+    for_hidden(mask, dims, data, |pixels| pixels.fill(0.0))
+}
+
+/// As [`apply`], but every hidden pixel becomes `token`, `[C]`.
+///
+/// # Errors
+/// As [`apply`]; a token of another length.
+pub fn fill(
+    mask: &Mask<'_>,
+    dims: (usize, usize, usize, usize),
+    token: &[f32],
+    data: &mut [f32],
+) -> Result<(), ShapeError> {
+    expect_eq("channels of the token", dims.3, token.len())?;
+    for_hidden(mask, dims, data, |pixels| {
+        pixels.chunks_exact_mut(token.len()).for_each(|pixel| pixel.copy_from_slice(token));
+    })
+}
+
+/// Per channel the sum of the hidden pixels of `data`: from the gradient of what [`fill`] wrote that of its token.
+///
+/// # Errors
+/// As [`apply`].
+pub fn hidden_sums(
+    mask: &Mask<'_>,
+    dims: (usize, usize, usize, usize),
+    data: &[f32],
+) -> Result<Vec<f64>, ShapeError> {
+    check(mask, dims, data.len())?;
+    let hidden: Vec<bool> = mask.visible.iter().map(|visible| !visible).collect();
+    if !hidden.contains(&true) {
+        return Ok(vec![0.0; dims.3]);
+    }
+    let moments = Moments::masked(data, &Mask { visible: &hidden, ..*mask }, dims)?;
+    let rows = float(moments.rows);
+    Ok(moments.mean.iter().map(|mean| mean * rows).collect())
+}
+
+/// Calls `f` with the pixels of every hidden cell, a row of pixels at a time.
+fn for_hidden(
+    mask: &Mask<'_>,
+    dims: (usize, usize, usize, usize),
+    data: &mut [f32],
+    f: impl Fn(&mut [f32]) + Sync,
+) -> Result<(), ShapeError> {
     check(mask, dims, data.len())?;
     let (_, _, width, channels) = dims;
     let cell = width / mask.columns * channels;
     data.par_chunks_mut(width * channels).enumerate().for_each(|(row, data)| {
-        for (cell, visible) in data.chunks_exact_mut(cell).zip(mask.row(dims, row)) {
-            if !visible {
-                cell.fill(0.0);
-            }
-        }
+        let cells = data.chunks_exact_mut(cell).zip(mask.row(dims, row));
+        cells.filter(|(_, visible)| !**visible).for_each(|(cell, _)| f(cell));
     });
     Ok(())
 }
 
 impl<'a> Mask<'a> {
+    /// Per image its cells over its visible ones: what turns a mean over all positions of a value that is zero at hidden ones into
+    /// the mean over the visible.
+    ///
+    /// # Errors
+    /// A part of an image, or an image without a visible cell.
+    pub fn shares(&self) -> Result<Vec<f32>, ShapeError> {
+        let cells = self.rows * self.columns;
+        expect_positive("cells of a mask", cells)?;
+        expect_eq("cells of a mask", self.visible.len() / cells * cells, self.visible.len())?;
+        let share = |image: &[bool]| {
+            let count = image.iter().filter(|&&visible| visible).count();
+            expect_positive("visible cells of an image", count)?;
+            Ok(single(float(cells) / float(count)))
+        };
+        self.visible.chunks_exact(cells).map(share).collect()
+    }
+
     /// The cells that a row of pixels, counted over the batch, runs through.
     fn row(&self, (_, height, _, _): (usize, usize, usize, usize), row: usize) -> &'a [bool] {
         let (image, y) = (row / height, row % height);

@@ -128,10 +128,11 @@ pub trait Backend {
     /// Makes room for what the nodes of `graph` keep.
     fn begin_forward(&mut self, graph: &Graph, mode: Mode);
 
-    /// `accumulate`: gradients of parameters are added to those of the last backward pass.
-    fn begin_backward(&mut self, accumulate: bool);
+    /// `accumulate`: gradients of parameters are added to those of the last backward pass; otherwise those of parameters that it does
+    /// not come by are zero after it.
+    fn begin_backward(&mut self, accumulate: bool) -> Result<(), TrainError>;
 
-    /// The mask of a masked graph: per image and cell, whether it is visible; `rows` x `columns` cells.
+    /// The mask of a masked graph: per image and cell, whether it is visible; `rows` x `columns` cells. Every image shows something.
     fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError>;
 
     /// A buffer of `len` values with arbitrary content.
@@ -236,7 +237,7 @@ pub trait Backend {
         dx: &mut Self::Buffer,
         accumulate: bool,
     ) -> Result<(), TrainError>;
-    /// Global average pool.
+    /// Global average pool, over visible positions where it is masked.
     fn average(
         &mut self,
         at: Site<'_>,
@@ -303,6 +304,10 @@ pub trait Backend {
     ) -> Result<(), TrainError>;
     /// Zero at hidden positions, in place: of a value or of a gradient.
     fn mask(&mut self, at: Site<'_>, values: &mut Self::Buffer) -> Result<(), TrainError>;
+    /// The node's token at hidden positions, in place.
+    fn fill_masked(&mut self, at: Site<'_>, values: &mut Self::Buffer) -> Result<(), TrainError>;
+    /// Gradient of the token; `dy` becomes the gradient of the input.
+    fn fill_masked_backward(&mut self, at: Site<'_>, dy: &mut Self::Buffer) -> Result<(), TrainError>;
 
     /// One step of the optimiser on all parameters, by the gradients of the last backward passes.
     fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError>;

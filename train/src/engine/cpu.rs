@@ -7,7 +7,7 @@ use lgd_data::render::{self, PixelLayout};
 use lgd_kernels::batch_norm::{self, Normalization, Upstream};
 use lgd_kernels::conv::{self, Conv};
 use lgd_kernels::geometry::expect_eq;
-use lgd_kernels::mask::Mask;
+use lgd_kernels::mask::{self, Mask};
 use lgd_kernels::{
     Activation, Affine, Moments, Operand, ShapeError, Sliding, Workspace, depthwise, elementwise, linear,
     pool, rows,
@@ -47,11 +47,12 @@ pub struct CpuBackend {
     workspace: Workspace,
 }
 
-/// A batch's mask: per image and cell, whether it is visible.
+/// A batch's mask: per image and cell, whether it is visible; and per image [`Mask::shares`].
 struct OwnedMask {
     visible: Vec<bool>,
     rows: usize,
     columns: usize,
+    shares: Vec<f32>,
 }
 
 impl OwnedMask {
@@ -137,13 +138,34 @@ impl CpuBackend {
         factors.extend((0..count).map(|_| if numbers.uniform() < f64::from(*rate) { 0.0 } else { keep }));
     }
 
-    fn apply_draw(&self, at: Site<'_>, values: &mut [f32]) {
-        let factors = &self.kept[at.id].factors;
-        let per = values.len() / factors.len().max(1);
-        for (values, factor) in values.chunks_exact_mut(per.max(1)).zip(factors) {
-            values.iter_mut().for_each(|value| *value *= factor);
-        }
+    fn mask_view(&self) -> Result<Mask<'_>, TrainError> {
+        self.mask.as_ref().map(OwnedMask::view).ok_or(TrainError::NoMask)
     }
+
+    /// Turns means over all positions of each image into those over the visible ones, or the gradients of the latter into those of
+    /// the former.
+    fn count_visible(&self, at: Site<'_>, means: &mut [f32]) -> Result<(), TrainError> {
+        if let Op::GlobalAveragePool { masked: true } = at.node().op {
+            let mask = self.mask.as_ref().ok_or(TrainError::NoMask)?;
+            expect_eq("images of the mask", at.shape().batch, mask.shares.len())?;
+            scale_parts(means, &mask.shares);
+        }
+        Ok(())
+    }
+}
+
+/// Multiplies as many equal parts of `values` as there are `factors` by them.
+fn scale_parts(values: &mut [f32], factors: &[f32]) {
+    let per = values.len() / factors.len().max(1);
+    for (values, factor) in values.chunks_exact_mut(per.max(1)).zip(factors) {
+        values.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
+/// Batch, height, width and channels of a node's value.
+fn dims(at: Site<'_>) -> (usize, usize, usize, usize) {
+    let shape = at.shape();
+    (shape.batch, shape.height, shape.width, shape.channels)
 }
 
 /// A node's input for a kernel: normalised while it is read where `reading` says so.
@@ -194,18 +216,18 @@ impl Backend for CpuBackend {
         self.kept.iter_mut().for_each(|kept| kept.moments.rows = 0);
     }
 
-    fn begin_backward(&mut self, accumulate: bool) {
+    fn begin_backward(&mut self, accumulate: bool) -> Result<(), TrainError> {
         self.accumulate = accumulate;
         if !accumulate {
             // Parameters that no differentiated output depends on are not visited: theirs must not stay from the last step.
             self.gradients.fill(0.0);
         }
+        Ok(())
     }
 
     fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError> {
-        let cells = visible.len().checked_div(rows * columns).unwrap_or(0) * rows * columns;
-        expect_eq("cells of the mask", cells, visible.len())?;
-        self.mask = Some(OwnedMask { visible: visible.to_vec(), rows, columns });
+        let shares = Mask { visible, rows, columns }.shares()?;
+        self.mask = Some(OwnedMask { visible: visible.to_vec(), rows, columns, shares });
         Ok(())
     }
 
@@ -340,8 +362,7 @@ impl Backend for CpuBackend {
         let kept = &mut self.kept[at.id];
         if spec.masked {
             let mask = self.mask.as_ref().ok_or(TrainError::NoMask)?;
-            let dims = (shape.batch, shape.height, shape.width, shape.channels);
-            kept.moments = Moments::masked(x, &mask.view(), dims)?;
+            kept.moments = Moments::masked(x, &mask.view(), dims(at))?;
         } else if kept.moments.rows == 0 {
             // Nobody took them on the way: the input does not come straight from a convolution.
             kept.moments = Moments::of(x, shape.channels)?;
@@ -397,10 +418,8 @@ impl Backend for CpuBackend {
         let Op::Bias { bias } = &at.node().op else { return Ok(()) };
         let moments = Moments::of(dy, at.shape().channels)?;
         let rows = real(moments.rows);
-        for (sum, mean) in self.gradients[bias.indices()].iter_mut().zip(&moments.mean) {
-            let before = if self.accumulate { *sum } else { 0.0 };
-            *sum = before + single(mean * rows);
-        }
+        let sums = moments.mean.iter().map(|mean| mean * rows);
+        add_sums(&mut self.gradients[bias.indices()], sums, self.accumulate);
         Ok(())
     }
 
@@ -451,7 +470,8 @@ impl Backend for CpuBackend {
 
     fn average(&mut self, at: Site<'_>, x: Reading<'_, Buffer>, y: &mut Buffer) -> Result<(), TrainError> {
         let shape = at.input(0);
-        Ok(pool::global_average(operand(&self.kept, x), shape.pixels(), shape.channels, y)?)
+        pool::global_average(operand(&self.kept, x), shape.pixels(), shape.channels, y)?;
+        self.count_visible(at, y)
     }
 
     fn average_backward(
@@ -462,7 +482,12 @@ impl Backend for CpuBackend {
         accumulate: bool,
     ) -> Result<(), TrainError> {
         let shape = at.input(0);
-        Ok(pool::global_average_backward(dy, shape.pixels(), shape.channels, dx, accumulate)?)
+        let mut own = self.pool.take(dy.len());
+        own.copy_from_slice(dy);
+        self.count_visible(at, &mut own)?;
+        pool::global_average_backward(&own, shape.pixels(), shape.channels, dx, accumulate)?;
+        self.pool.give(own);
+        Ok(())
     }
 
     fn linear(&mut self, at: Site<'_>, x: &Buffer, y: &mut Buffer) -> Result<(), TrainError> {
@@ -519,12 +544,12 @@ impl Backend for CpuBackend {
     fn dropout(&mut self, at: Site<'_>, x: Reading<'_, Buffer>, y: &mut Buffer) -> Result<(), TrainError> {
         self.draw(at);
         self.materialise(at, x, y)?;
-        self.apply_draw(at, y);
+        scale_parts(y, &self.kept[at.id].factors);
         Ok(())
     }
 
     fn dropout_backward(&mut self, at: Site<'_>, dy: &mut Buffer) -> Result<(), TrainError> {
-        self.apply_draw(at, dy);
+        scale_parts(dy, &self.kept[at.id].factors);
         Ok(())
     }
 
@@ -540,10 +565,20 @@ impl Backend for CpuBackend {
     }
 
     fn mask(&mut self, at: Site<'_>, values: &mut Buffer) -> Result<(), TrainError> {
-        let mask = self.mask.as_ref().ok_or(TrainError::NoMask)?;
-        let shape = at.shape();
-        let dims = (shape.batch, shape.height, shape.width, shape.channels);
-        Ok(lgd_kernels::mask::apply(&mask.view(), dims, values)?)
+        Ok(mask::apply(&self.mask_view()?, dims(at), values)?)
+    }
+
+    fn fill_masked(&mut self, at: Site<'_>, values: &mut Buffer) -> Result<(), TrainError> {
+        let Op::FillMasked { token } = &at.node().op else { return Ok(()) };
+        let token = &self.state.parameters[token.indices()];
+        Ok(mask::fill(&self.mask_view()?, dims(at), token, values)?)
+    }
+
+    fn fill_masked_backward(&mut self, at: Site<'_>, dy: &mut Buffer) -> Result<(), TrainError> {
+        let Op::FillMasked { token } = &at.node().op else { return Ok(()) };
+        let sums = mask::hidden_sums(&self.mask_view()?, dims(at), dy)?;
+        add_sums(&mut self.gradients[token.indices()], sums, self.accumulate);
+        self.mask(at, dy)
     }
 
     fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError> {
@@ -596,6 +631,14 @@ fn update_running(moments: &Moments, spec: &BatchNorm, buffers: &mut [f32]) -> R
 fn two(flat: &mut [f32], first: Range, second: Range) -> (&mut [f32], &mut [f32]) {
     let (head, tail) = flat.split_at_mut(second.start);
     (&mut head[first.indices()], &mut tail[..second.len])
+}
+
+/// Sums over a batch as the gradient of a parameter.
+fn add_sums(gradient: &mut [f32], sums: impl IntoIterator<Item = f64>, accumulate: bool) {
+    for (gradient, sum) in gradient.iter_mut().zip(sums) {
+        let before = if accumulate { *gradient } else { 0.0 };
+        *gradient = before + single(sum);
+    }
 }
 
 /// The operand written out, unless it lies in memory as it is.

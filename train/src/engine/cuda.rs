@@ -74,14 +74,36 @@ pub struct CudaBackend {
 /// A batch's mask on the device.
 struct Mask {
     visible: Buffer,
+    /// The same the other way round.
+    hidden: Buffer,
+    /// Visible cells.
     count: usize,
     cells: (usize, usize),
+    /// Per image the factor of a mean over visible positions; f32.
+    shares: Buffer,
 }
 
 impl Mask {
+    fn new(gpu: &Gpu, mask: &lgd_kernels::mask::Mask<'_>, shares: &[f32]) -> Result<Self, CudaError> {
+        let upload = |shown: bool| {
+            let bytes: Vec<u8> = mask.visible.iter().map(|&visible| u8::from(visible == shown)).collect();
+            Buffer::from_host(gpu.stream(), &bytes)
+        };
+        let count = mask.visible.iter().filter(|&&visible| visible).count();
+        let (visible, hidden) = (upload(true)?, upload(false)?);
+        let shares = Buffer::from_host(gpu.stream(), shares)?;
+        Ok(Self { visible, hidden, count, cells: (mask.rows, mask.columns), shares })
+    }
+
     fn view(&self, at: Site<'_>) -> batch_norm::Mask<'_> {
         let image = (at.shape().height, at.shape().width);
         batch_norm::Mask { visible: self.visible.as_slice(), count: self.count, cells: self.cells, image }
+    }
+
+    /// The mask that shows what this one hides.
+    fn inverse(&self, at: Site<'_>) -> batch_norm::Mask<'_> {
+        let count = self.hidden.len() - self.count;
+        batch_norm::Mask { visible: self.hidden.as_slice(), count, ..self.view(at) }
     }
 }
 
@@ -463,6 +485,22 @@ impl CudaBackend {
         pool::max_pool_backward(gpu, sliding, dy, taken, &mut to.as_mut(), accumulate)
     }
 
+    /// Means over all positions of each image, f32, as those over the visible ones, or the gradients of the latter as those of the
+    /// former; nothing where the pool is not masked.
+    fn count_visible(&mut self, at: Site<'_>, means: Slice<'_>) -> Result<Option<Buffer>, TrainError> {
+        let Op::GlobalAveragePool { masked: true } = at.node().op else { return Ok(None) };
+        let Self { gpu, pool, mask, .. } = self;
+        let shares = &mask.as_ref().ok_or(TrainError::NoMask)?.shares;
+        expect_eq("images of the mask", at.shape().batch, shares.len())?;
+        let mut scale = || {
+            let mut scaled = pool.take(gpu, Element::F32, means.len())?;
+            // An image's means as the pixels of one channel.
+            elementwise::scale(gpu, Operand::plain(means), shares.as_slice(), 1, &mut scaled.as_mut())?;
+            Ok(scaled)
+        };
+        scale().map(Some).map_err(failed)
+    }
+
     fn spread(
         &mut self,
         at: Site<'_>,
@@ -745,17 +783,19 @@ impl Backend for CudaBackend {
         inputs.chain(graph.outputs()).for_each(|value| self.readers[value.0] += 1);
     }
 
-    fn begin_backward(&mut self, accumulate: bool) {
+    fn begin_backward(&mut self, accumulate: bool) -> Result<(), TrainError> {
         self.accumulate = accumulate;
+        if accumulate {
+            return Ok(());
+        }
+        // Parameters that no differentiated output depends on are not visited: theirs must not stay from the last step.
+        self.gradients.as_mut().set_zero(self.gpu.stream()).map_err(failed)
     }
 
     fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError> {
-        let cells = visible.len().checked_div(rows * columns).unwrap_or(0) * rows * columns;
-        expect_eq("cells of the mask", cells, visible.len())?;
-        let bytes: Vec<u8> = visible.iter().copied().map(u8::from).collect();
-        let count = visible.iter().filter(|&&visible| visible).count();
-        let visible = Buffer::from_host(self.gpu.stream(), &bytes).map_err(failed)?;
-        self.mask = Some(Mask { visible, count, cells: (rows, columns) });
+        let mask = lgd_kernels::mask::Mask { visible, rows, columns };
+        let shares = mask.shares()?;
+        self.mask = Some(Mask::new(&self.gpu, &mask, &shares).map_err(failed)?);
         Ok(())
     }
 
@@ -984,7 +1024,11 @@ impl Backend for CudaBackend {
             let operand = Operand { data: x.buffer.values()?, norm: norm(kept, x.norm) };
             pool::global_average(gpu, operand, shape.pixels(), shape.channels, &mut y.as_mut())
         };
-        run().map_err(failed)
+        run().map_err(failed)?;
+        if let Some(scaled) = self.count_visible(at, y.values().map_err(failed)?)? {
+            self.pool.give(std::mem::replace(&mut y.content, Content::Memory(Arc::new(scaled))));
+        }
+        Ok(())
     }
 
     fn average_backward(
@@ -994,7 +1038,19 @@ impl Backend for CudaBackend {
         dx: &mut CudaBuffer,
         accumulate: bool,
     ) -> Result<(), TrainError> {
-        self.spread(at, dy, dx, accumulate).map_err(failed)
+        if !matches!(at.node().op, Op::GlobalAveragePool { masked: true }) {
+            return self.spread(at, dy, dx, accumulate).map_err(failed);
+        }
+        let converted = self.pool.converted(&mut self.gpu, dy.values().map_err(failed)?, Element::F32);
+        let converted = converted.map_err(failed)?;
+        let means = converted.as_ref().map_or(dy.values(), |dy| Ok(dy.as_slice())).map_err(failed)?;
+        let scaled = self.count_visible(at, means)?.map(Arc::new);
+        self.pool.recycle(converted);
+        let content = scaled.map_or(Content::Nothing, Content::Memory);
+        let dy = CudaBuffer { len: dy.len, content };
+        let result = self.spread(at, &dy, dx, accumulate).map_err(failed);
+        self.pool.give(dy.content);
+        result
     }
 
     fn linear(&mut self, at: Site<'_>, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<(), TrainError> {
@@ -1131,6 +1187,35 @@ impl Backend for CudaBackend {
             elementwise::mask(gpu, &mask, at.shape().channels, &mut values.as_mut())
         };
         run().map_err(failed)
+    }
+
+    fn fill_masked(&mut self, at: Site<'_>, values: &mut CudaBuffer) -> Result<(), TrainError> {
+        let Op::FillMasked { token } = &at.node().op else { return Ok(()) };
+        let Self { gpu, pool, mask, parameters, .. } = self;
+        let mask = mask.as_ref().ok_or(TrainError::NoMask)?.view(at);
+        let mut run = || {
+            let token = parameters.as_slice().slice(token.indices())?;
+            elementwise::fill_masked(gpu, &mask, token, &mut values.unique(gpu, pool)?.as_mut())
+        };
+        run().map_err(failed)
+    }
+
+    fn fill_masked_backward(&mut self, at: Site<'_>, dy: &mut CudaBuffer) -> Result<(), TrainError> {
+        let Op::FillMasked { token } = &at.node().op else { return Ok(()) };
+        let Self { gpu, pool, mask, gradients, accumulate, .. } = self;
+        let mask = mask.as_ref().ok_or(TrainError::NoMask)?.inverse(at);
+        let mut run = || {
+            let from = dy.values()?;
+            let mut hidden = pool.take(gpu, from.element(), from.len())?;
+            hidden.as_mut().copy_from(gpu.stream(), from)?;
+            elementwise::mask(gpu, &mask, at.shape().channels, &mut hidden.as_mut())?;
+            let mut sums = gradients.as_mut().slice(token.indices())?;
+            elementwise::column_sums(gpu, hidden.as_slice(), &mut sums, *accumulate)?;
+            pool.recycle(Some(hidden));
+            Ok(())
+        };
+        run().map_err(failed)?;
+        self.mask(at, dy)
     }
 
     fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError> {

@@ -101,7 +101,10 @@ pub enum Op {
         sliding: Sliding,
     },
     /// Mean over the positions of each image.
-    GlobalAveragePool,
+    GlobalAveragePool {
+        /// Over the positions that the run's mask shows; the input is zero at the others.
+        masked: bool,
+    },
     /// `x . weight^T + bias` on pooled values.
     Linear {
         /// `[O][I]`.
@@ -124,6 +127,11 @@ pub enum Op {
     L2Normalise,
     /// Zero at hidden positions of the run's mask.
     Mask,
+    /// A learned vector at hidden positions of the run's mask.
+    FillMasked {
+        /// `[C]`.
+        token: Range,
+    },
 }
 
 impl Op {
@@ -136,6 +144,7 @@ impl Op {
                 | Self::Bias { .. }
                 | Self::BatchNorm(_)
                 | Self::Linear { .. }
+                | Self::FillMasked { .. }
         )
     }
 }
@@ -157,7 +166,8 @@ pub struct BatchNorm {
     pub momentum: f32,
     /// What follows.
     pub activation: Activation,
-    /// Statistics over the positions that the run's mask shows; a masked [`Op::Mask`] must follow.
+    /// Statistics over the positions that the run's mask shows. The gradient that comes back must be zero at the others: an
+    /// [`Op::Mask`] or [`Op::FillMasked`] follows.
     pub masked: bool,
 }
 
@@ -248,6 +258,7 @@ pub struct Builder {
     nodes: Vec<Node>,
     table: Table,
     images_differentiable: bool,
+    sparse: bool,
 }
 
 impl Builder {
@@ -261,12 +272,13 @@ impl Builder {
         expect_positive("width", shape.width)?;
         expect_positive("channels", shape.channels)?;
         let images = Node { op: Op::Images, inputs: Vec::new(), shape };
-        Ok((Self { nodes: vec![images], table: Table::default(), images_differentiable: false }, Value(0)))
+        let (nodes, table) = (vec![images], Table::default());
+        Ok((Self { nodes, table, images_differentiable: false, sparse: false }, Value(0)))
     }
 
     /// The graph whose `outputs` can be read, and the parameters it uses.
     pub fn finish(self, outputs: Vec<Value>) -> (Graph, Table) {
-        let Self { nodes, table, images_differentiable } = self;
+        let Self { nodes, table, images_differentiable, .. } = self;
         (Graph { nodes, outputs, images_differentiable }, table)
     }
 
@@ -275,12 +287,29 @@ impl Builder {
         self.images_differentiable = true;
     }
 
+    /// `images` without their hidden positions; what is built from here on until [`dense`](Self::dense) is a sparse network
+    /// (SparK: Tian et al., arXiv 2301.03580), computed densely: every map is zero at the positions that the run's mask hides, and
+    /// statistics and means are those of the others.
+    ///
+    /// What spreads a value to its neighbours or shifts zero must be masked again. A convolution does the former, but the
+    /// normalisation behind it reads visible positions only for its statistics, treats every position by itself otherwise, and is
+    /// masked. Sums, gates, dropout and the activations of maps leave zero at zero.
+    pub fn sparse(&mut self, images: Value) -> Value {
+        self.sparse = true;
+        self.mask(images)
+    }
+
+    /// Ends what [`sparse`](Self::sparse) began.
+    pub fn dense(&mut self) {
+        self.sparse = false;
+    }
+
     /// The shape of a value.
     pub fn shape(&self, value: Value) -> Shape {
         self.nodes[value.0].shape
     }
 
-    /// Convolution with the parameter `{name}.weight`, torchvision's OIHW.
+    /// Convolution with the parameter `{name}.weight`, torchvision's OIHW. In a sparse network a normalisation must follow.
     ///
     /// # Errors
     /// A window that does not fit, or groups that do not divide the channels.
@@ -351,7 +380,8 @@ impl Builder {
         Ok(self.push(Op::Bias { bias }, vec![x], shape))
     }
 
-    /// Batch normalisation with the parameters `{name}.weight` and `.bias` and the buffers `.running_mean` and `.running_var`.
+    /// Batch normalisation with the parameters `{name}.weight` and `.bias` and the buffers `.running_mean` and `.running_var`; masked in a
+    /// sparse network, whatever `spec` says.
     ///
     /// # Errors
     /// A parameter of that name exists.
@@ -366,9 +396,10 @@ impl Builder {
             eps: spec.eps,
             momentum: spec.momentum,
             activation: spec.activation,
-            masked: spec.masked,
+            masked: spec.masked || self.sparse,
         };
-        Ok(self.push(Op::BatchNorm(norm), vec![x], shape))
+        let y = self.push(Op::BatchNorm(norm), vec![x], shape);
+        Ok(self.masked_if_sparse(y))
     }
 
     /// `activation(a + b)`.
@@ -398,12 +429,13 @@ impl Builder {
         // More could leave a window without a pixel.
         expect_eq("most padding of a pool", window.padding.min(side / 2), window.padding)?;
         let out = Shape { height: s.out_height, width: s.out_width, ..shape };
-        Ok(self.push(Op::MaxPool { sliding: s }, vec![x], out))
+        let y = self.push(Op::MaxPool { sliding: s }, vec![x], out);
+        Ok(self.masked_if_sparse(y))
     }
 
-    /// Mean over the positions of each image.
+    /// Mean over the positions of each image; over the visible ones in a sparse network.
     pub fn global_average_pool(&mut self, x: Value) -> Value {
-        self.push(Op::GlobalAveragePool, vec![x], self.shape(x).pooled())
+        self.push(Op::GlobalAveragePool { masked: self.sparse }, vec![x], self.shape(x).pooled())
     }
 
     /// Dense layer on a pooled value: `{name}.weight` `[O, I]` (or `[O, I, 1, 1]` where torchvision has a 1x1 convolution) and
@@ -491,6 +523,22 @@ impl Builder {
     /// Zero at the hidden positions of the run's mask.
     pub fn mask(&mut self, x: Value) -> Value {
         self.push(Op::Mask, vec![x], self.shape(x))
+    }
+
+    fn masked_if_sparse(&mut self, x: Value) -> Value {
+        if self.sparse { self.mask(x) } else { x }
+    }
+
+    /// The parameter `{name}`, a vector, at the hidden positions of the run's mask.
+    ///
+    /// # Errors
+    /// A parameter of that name exists.
+    pub fn fill_masked(&mut self, x: Value, name: &str) -> Result<Value, ShapeError> {
+        let shape = self.shape(x);
+        // SparK's deviation. Like its mask tokens the vector is no weight that an optimiser would adapt or decay by itself.
+        let initial = Initial::Normal { deviation: 0.02 };
+        let token = self.vector(name.to_owned(), shape.channels, Role::Bias, initial)?;
+        Ok(self.push(Op::FillMasked { token }, vec![x], shape))
     }
 
     fn vector(

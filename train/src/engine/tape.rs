@@ -170,7 +170,7 @@ impl<B: Backend> Tape<B> {
     pub fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<(), TrainError> {
         let program = self.program.take().ok_or(TrainError::NothingRan)?;
         let graph = &program.graph;
-        self.backend.begin_backward(accumulate);
+        self.backend.begin_backward(accumulate)?;
         let mut gradients =
             Gradients { of: vec![None; graph.nodes.len()], buffers: Vec::with_capacity(graph.nodes.len()) };
         for (output, gradient) in graph.outputs.iter().zip(outputs) {
@@ -246,7 +246,7 @@ impl<B: Backend> Tape<B> {
             Op::Add { .. } => backend.add(at, read(0)?, read(1)?, &mut y)?,
             Op::Activate { .. } => backend.activate(at, plain(program, values, node.inputs[0])?, &mut y)?,
             Op::MaxPool { .. } => backend.max_pool(at, read(0)?, &mut y)?,
-            Op::GlobalAveragePool => backend.average(at, read(0)?, &mut y)?,
+            Op::GlobalAveragePool { .. } => backend.average(at, read(0)?, &mut y)?,
             Op::Linear { .. } => backend.linear(at, plain(program, values, node.inputs[0])?, &mut y)?,
             Op::Scale => {
                 backend.scale(at, read(0)?, plain(program, values, node.inputs[1])?, &mut y)?;
@@ -259,6 +259,10 @@ impl<B: Backend> Tape<B> {
             Op::Mask => {
                 backend.materialise(at, read(0)?, &mut y)?;
                 backend.mask(at, &mut y)?;
+            }
+            Op::FillMasked { .. } => {
+                backend.materialise(at, read(0)?, &mut y)?;
+                backend.fill_masked(at, &mut y)?;
             }
         }
         Ok(Some(y))
@@ -290,7 +294,7 @@ impl<B: Backend> Tape<B> {
                     backend.max_pool_backward(at, dy, dx, accumulate)
                 })?;
             }
-            Op::GlobalAveragePool => {
+            Op::GlobalAveragePool { .. } => {
                 self.pass_to_input(program, gradients, (x, dy), |backend, dy, dx, accumulate| {
                     backend.average_backward(at, dy, dx, accumulate)
                 })?;
@@ -346,9 +350,11 @@ impl<B: Backend> Tape<B> {
                 })?;
                 self.share(program, gradients, x, dy)?;
             }
-            Op::Mask => {
-                let dy = in_place(&mut self.backend, gradients, node.shape.len(), dy, |backend, dy| {
-                    backend.mask(at, dy)
+            Op::Mask | Op::FillMasked { .. } => {
+                let len = node.shape.len();
+                let dy = in_place(&mut self.backend, gradients, len, dy, |backend, dy| match node.op {
+                    Op::Mask => backend.mask(at, dy),
+                    _ => backend.fill_masked_backward(at, dy),
                 })?;
                 self.share(program, gradients, x, dy)?;
             }

@@ -119,7 +119,7 @@ impl Extraction<'_> {
         let mut features = Features {
             labels: Vec::with_capacity(items.len()),
             pooled: Matrix::new(width, Vec::new()),
-            embedding: Matrix::new(self.student.embedding_dim(), Vec::new()),
+            embedding: Matrix::new(self.student.embedding_dim().unwrap_or(0), Vec::new()),
             teacher: None,
             rejects,
             view,
@@ -192,7 +192,7 @@ impl Extraction<'_> {
         let output = self.student.forward(Images::Normalised(&pixels), shape, Mode::Inference)?;
         let host = |tensor| to_host(tensor).map_err(TrainError::from);
         features.pooled.extend(&host(&output.pooled)?);
-        features.embedding.extend(&host(&output.embedding)?);
+        features.embedding.extend(&host(output.embedding()?)?);
         Ok(())
     }
 }

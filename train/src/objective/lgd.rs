@@ -158,11 +158,12 @@ impl Objective for Lgd {
             text_distribution: true,
             visual_distribution: !online,
             pseudo_category: online,
+            ..TargetColumns::default()
         }
     }
 
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError> {
-        let s = &output.embedding;
+        let s = output.embedding()?;
         let (_, dim) = self.tsb.dims2()?;
         expect_dims("the student's embedding", s, &[s.dims()[0], dim])?;
         let text = self.text_term(s, targets)?;

@@ -4,6 +4,23 @@ use lgd_kernels::{Activation, ShapeError};
 
 use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
 
+/// How the last map is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastMap {
+    /// With its activation.
+    Activated,
+    /// Its activation apart, so that the map before it is a value too.
+    Split,
+}
+
+/// What a backbone makes of images.
+pub(super) struct Features {
+    /// Maps at ascending strides.
+    pub maps: Vec<Value>,
+    /// The last one before its activation, where that is [`LastMap::Split`].
+    pub raw: Option<Value>,
+}
+
 /// Convolution `{conv}`, batch normalisation `{norm}` and its activation.
 pub(super) fn conv_norm(
     builder: &mut Builder,
@@ -25,6 +42,25 @@ pub(super) fn conv_norm_group(
     norm_spec: NormSpec,
 ) -> Result<Value, ShapeError> {
     conv_norm(builder, x, (&format!("{name}.0"), &format!("{name}.1")), spec, norm_spec)
+}
+
+/// The last map, a [`conv_norm_group`] of `x`, behind the other `maps`.
+pub(super) fn last_conv_norm_group(
+    builder: &mut Builder,
+    x: Value,
+    name: &str,
+    (spec, norm_spec): (ConvSpec, NormSpec),
+    (mut maps, last): (Vec<Value>, LastMap),
+) -> Result<Features, ShapeError> {
+    let activation = norm_spec.activation;
+    let first = if last == LastMap::Split { Activation::Identity } else { activation };
+    let map = conv_norm_group(builder, x, name, spec, NormSpec { activation: first, ..norm_spec })?;
+    let (map, raw) = match last {
+        LastMap::Activated => (map, None),
+        LastMap::Split => (builder.activate(map, activation), Some(map)),
+    };
+    maps.push(map);
+    Ok(Features { maps, raw })
 }
 
 /// Squeeze-and-excitation (Hu et al., arXiv 1709.01507) with torchvision's `{name}.fc1` and `{name}.fc2`: `x * gate(fc2(inner(fc1(mean(x)))))`.

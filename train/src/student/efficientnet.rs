@@ -2,7 +2,7 @@
 
 use lgd_kernels::{Activation, ShapeError};
 
-use super::blocks::{conv_norm_group, squeeze_excite};
+use super::blocks::{Features, LastMap, conv_norm_group, last_conv_norm_group, squeeze_excite};
 use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
 use crate::rng::Stream;
 
@@ -26,8 +26,9 @@ const SILU: Activation = Activation::Silu;
 pub(super) fn features(
     builder: &mut Builder,
     images: Value,
+    last: LastMap,
     stochastic_depth: f32,
-) -> Result<Vec<Value>, ShapeError> {
+) -> Result<Features, ShapeError> {
     let norm = NormSpec::new(SILU);
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(32, 3, 2), norm)?;
     let mut maps = Vec::new();
@@ -47,8 +48,7 @@ pub(super) fn features(
     }
     let outputs = 4 * builder.shape(x).channels;
     let name = format!("features.{}", STAGES.len() + 1);
-    maps.push(conv_norm_group(builder, x, &name, ConvSpec::dense(outputs, 1, 1), norm)?);
-    Ok(maps)
+    last_conv_norm_group(builder, x, &name, (ConvSpec::dense(outputs, 1, 1), norm), (maps, last))
 }
 
 fn mb_conv(

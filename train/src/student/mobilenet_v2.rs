@@ -2,7 +2,7 @@
 
 use lgd_kernels::{Activation, ShapeError};
 
-use super::blocks::{conv_norm, conv_norm_group};
+use super::blocks::{Features, LastMap, conv_norm, conv_norm_group, last_conv_norm_group};
 use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
 
 /// Expansion, output channels, blocks and first stride of each group of blocks.
@@ -17,7 +17,7 @@ const GROUPS: [(usize, usize, usize, usize); 7] = [
 ];
 
 /// Feature maps at strides 2, 4, 8, 16 and 32.
-pub(super) fn features(builder: &mut Builder, images: Value) -> Result<Vec<Value>, ShapeError> {
+pub(super) fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<Features, ShapeError> {
     let relu6 = NormSpec::new(Activation::Relu6);
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(32, 3, 2), relu6)?;
     let mut maps = Vec::new();
@@ -38,14 +38,8 @@ pub(super) fn features(builder: &mut Builder, images: Value) -> Result<Vec<Value
             number += 1;
         }
     }
-    maps.push(conv_norm_group(
-        builder,
-        x,
-        &format!("features.{number}"),
-        ConvSpec::dense(1280, 1, 1),
-        relu6,
-    )?);
-    Ok(maps)
+    let name = format!("features.{number}");
+    last_conv_norm_group(builder, x, &name, (ConvSpec::dense(1280, 1, 1), relu6), (maps, last))
 }
 
 /// Expansion (where there is one), depthwise convolution, projection; summed with the input where the shape stays.

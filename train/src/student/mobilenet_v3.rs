@@ -2,7 +2,9 @@
 
 use lgd_kernels::{Activation, ShapeError};
 
-use super::blocks::{conv_norm_group, divisible_by_8, squeeze_excite};
+use super::blocks::{
+    Features, LastMap, conv_norm_group, divisible_by_8, last_conv_norm_group, squeeze_excite,
+};
 use super::head::DROPOUT_STREAM;
 use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
 
@@ -36,7 +38,7 @@ fn norm(activation: Activation) -> NormSpec {
 }
 
 /// Feature maps at strides 2, 4, 8, 16 and 32.
-pub(super) fn features(builder: &mut Builder, images: Value) -> Result<Vec<Value>, ShapeError> {
+pub(super) fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<Features, ShapeError> {
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(16, 3, 2), norm(HS))?;
     let mut maps = Vec::new();
     for (number, row) in (1..).zip(BLOCKS) {
@@ -47,8 +49,7 @@ pub(super) fn features(builder: &mut Builder, images: Value) -> Result<Vec<Value
     }
     let outputs = 6 * builder.shape(x).channels;
     let name = format!("features.{}", BLOCKS.len() + 1);
-    maps.push(conv_norm_group(builder, x, &name, ConvSpec::dense(outputs, 1, 1), norm(HS))?);
-    Ok(maps)
+    last_conv_norm_group(builder, x, &name, (ConvSpec::dense(outputs, 1, 1), norm(HS)), (maps, last))
 }
 
 fn inverted_residual(builder: &mut Builder, x: Value, name: &str, row: Row) -> Result<Value, ShapeError> {

@@ -1,25 +1,31 @@
 //! Students: backbones with torchvision's structure and names, and what stands on them.
 
+mod architecture;
 mod blocks;
+mod config;
+mod decoder;
 mod efficientnet;
 mod head;
 mod mobilenet_v2;
 mod mobilenet_v3;
+mod output;
 mod resnet;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use lgd_kernels::ShapeError;
-use lgd_kernels::geometry::expect_positive;
-use serde::{Deserialize, Serialize};
 
+pub use self::architecture::{Architecture, Regularisation};
+use self::config::Purpose;
+pub use self::config::{Extras, Head, StudentConfig};
+pub use self::decoder::{DECODER, DecoderConfig};
+pub use self::output::StudentOutput;
 #[cfg(feature = "cuda")]
 use crate::engine::CudaBackend;
-use crate::engine::graph::{Builder, Graph, Shape, Value};
+use crate::engine::graph::Shape;
 use crate::engine::parameters::{Entry, State, Table};
 use crate::engine::{CpuBackend, Engine, Program, Tape};
 pub use crate::engine::{Images, Mode};
@@ -27,197 +33,20 @@ use crate::error::TrainError;
 use crate::optim::Update;
 use crate::params::{LoadReport, ShapeMismatch};
 
-/// The backbones there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Architecture {
-    /// torchvision's `resnet18`.
-    #[serde(rename = "resnet18")]
-    ResNet18,
-    /// torchvision's `resnet34`.
-    #[serde(rename = "resnet34")]
-    ResNet34,
-    /// torchvision's `resnet50`.
-    #[serde(rename = "resnet50")]
-    ResNet50,
-    /// torchvision's `mobilenet_v2`.
-    #[serde(rename = "mobilenet_v2")]
-    MobileNetV2,
-    /// torchvision's `mobilenet_v3_large`.
-    #[serde(rename = "mobilenet_v3_large")]
-    MobileNetV3Large,
-    /// torchvision's `efficientnet_b0`.
-    #[serde(rename = "efficientnet_b0")]
-    EfficientNetB0,
-}
-
-impl Architecture {
-    /// Every architecture.
-    pub const ALL: [Self; 6] = [
-        Self::ResNet18,
-        Self::ResNet34,
-        Self::ResNet50,
-        Self::MobileNetV2,
-        Self::MobileNetV3Large,
-        Self::EfficientNetB0,
-    ];
-
-    /// torchvision's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ResNet18 => "resnet18",
-            Self::ResNet34 => "resnet34",
-            Self::ResNet50 => "resnet50",
-            Self::MobileNetV2 => "mobilenet_v2",
-            Self::MobileNetV3Large => "mobilenet_v3_large",
-            Self::EfficientNetB0 => "efficientnet_b0",
-        }
-    }
-
-    /// Width `d` of the pooled feature.
-    pub fn feature_dim(self) -> usize {
-        match self {
-            Self::ResNet18 | Self::ResNet34 => 512,
-            Self::ResNet50 => 2048,
-            Self::MobileNetV3Large => 960,
-            Self::MobileNetV2 | Self::EfficientNetB0 => 1280,
-        }
-    }
-
-    /// What torchvision drops out in training.
-    fn regularisation(self) -> Regularisation {
-        match self {
-            Self::ResNet18 | Self::ResNet34 | Self::ResNet50 => Regularisation::NONE,
-            Self::MobileNetV2 | Self::MobileNetV3Large => {
-                Regularisation { dropout: 0.2, stochastic_depth: 0.0 }
-            }
-            Self::EfficientNetB0 => Regularisation { dropout: 0.2, stochastic_depth: 0.2 },
-        }
-    }
-
-    /// Feature maps at ascending strides.
-    fn features(
-        self,
-        builder: &mut Builder,
-        images: Value,
-        stochastic_depth: f32,
-    ) -> Result<Vec<Value>, ShapeError> {
-        match self {
-            Self::ResNet18 => resnet::features(builder, images, resnet::Block::Basic, [2, 2, 2, 2]),
-            Self::ResNet34 => resnet::features(builder, images, resnet::Block::Basic, [3, 4, 6, 3]),
-            Self::ResNet50 => resnet::features(builder, images, resnet::Block::Bottleneck, [3, 4, 6, 3]),
-            Self::MobileNetV2 => mobilenet_v2::features(builder, images),
-            Self::MobileNetV3Large => mobilenet_v3::features(builder, images),
-            Self::EfficientNetB0 => efficientnet::features(builder, images, stochastic_depth),
-        }
-    }
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Architecture {
-    type Err = TrainError;
-
-    fn from_str(name: &str) -> Result<Self, TrainError> {
-        let found = Self::ALL.into_iter().find(|architecture| architecture.name() == name);
-        found.ok_or_else(|| TrainError::UnknownArchitecture { name: name.to_owned() })
-    }
-}
-
-/// What is dropped at random in training.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Regularisation {
-    /// Probability of a value of the pooled feature.
-    pub dropout: f32,
-    /// Probability of the last residual block, for each image.
-    pub stochastic_depth: f32,
-}
-
-impl Regularisation {
-    /// Nothing.
-    pub const NONE: Self = Self { dropout: 0.0, stochastic_depth: 0.0 };
-}
-
-/// What stands on the pooled feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// LGD's projection to a unit vector in the teacher's space.
-    Projection {
-        /// Dimensions of the teacher's embeddings.
-        dim: usize,
-    },
-    /// torchvision's classifier, under its names.
-    Classifier {
-        /// Classes.
-        classes: usize,
-    },
-}
-
-/// How a student is made.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StudentConfig {
-    /// Backbone.
-    pub architecture: Architecture,
-    /// Head.
-    pub head: Head,
-    /// What is dropped in training.
-    pub regularisation: Regularisation,
-    /// Seed of the initial weights.
-    pub seed: u64,
-}
-
-impl StudentConfig {
-    /// torchvision's settings.
-    pub fn new(architecture: Architecture, head: Head, seed: u64) -> Self {
-        Self { architecture, head, regularisation: architecture.regularisation(), seed }
-    }
-
-    fn graph(&self, shape: Shape, maps: bool) -> Result<(Graph, Table), ShapeError> {
-        let (mut builder, images) = Builder::new(shape)?;
-        let features =
-            self.architecture.features(&mut builder, images, self.regularisation.stochastic_depth)?;
-        let pooled = builder.global_average_pool(features[features.len() - 1]);
-        let dropout = self.regularisation.dropout;
-        let top = match self.head {
-            Head::Projection { dim } => head::projection(&mut builder, pooled, dim, dropout)?,
-            Head::Classifier { classes } => {
-                head::classifier(&mut builder, pooled, self.architecture, classes, dropout)?
-            }
-        };
-        let mut outputs = vec![pooled, top];
-        if maps {
-            outputs.extend(features);
-        }
-        Ok(builder.finish(outputs))
-    }
-}
-
-/// What a student makes of a batch; in training, variables that objectives differentiate.
-#[derive(Debug, Clone)]
-pub struct StudentOutput {
-    /// Globally averaged last feature map, after its activation: `[B, d]`.
-    pub pooled: Tensor,
-    /// The head's output: L2-normalised embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
-    pub embedding: Tensor,
-}
-
 /// A backbone, its head, their parameters, and the device they live on.
 pub struct Student {
     config: StudentConfig,
     table: Table,
     engine: Box<dyn Engine>,
-    programs: HashMap<(Shape, bool), Arc<Program>>,
-    variables: Option<[Var; 2]>,
+    programs: HashMap<(Shape, Purpose), Arc<Program>>,
+    variables: Option<Vec<Var>>,
 }
 
 impl Student {
     /// A student with torchvision's initial weights; on a GPU it computes in bf16.
     ///
     /// # Errors
-    /// A head without outputs, or a device that cannot be had.
+    /// A head without outputs, a decoder that does not fit, or a device that cannot be had.
     pub fn new(config: StudentConfig, device: &Device) -> Result<Self, TrainError> {
         Self::with_engine(config, |state| match device {
             Device::Cpu => Ok(Box::new(Tape::new(CpuBackend::new(state.clone())))),
@@ -236,17 +65,12 @@ impl Student {
     /// A student on the engine that `make` makes from torchvision's initial weights.
     ///
     /// # Errors
-    /// A head without outputs, or an error of `make`.
+    /// A head without outputs, a decoder that does not fit, or an error of `make`.
     pub fn with_engine(
         config: StudentConfig,
         make: impl FnOnce(&State) -> Result<Box<dyn Engine>, TrainError>,
     ) -> Result<Self, TrainError> {
-        match config.head {
-            Head::Projection { dim } => expect_positive("the embedding's dimension", dim)?,
-            Head::Classifier { classes } => expect_positive("classes", classes)?,
-        }
-        // The parameters do not depend on the size of the images.
-        let (_, table) = config.graph(Shape { batch: 1, height: 32, width: 32, channels: 3 }, false)?;
+        let table = config.table()?;
         let engine = make(&table.initial(config.seed))?;
         Ok(Self { config, table, engine, programs: HashMap::new(), variables: None })
     }
@@ -256,11 +80,12 @@ impl Student {
         self.config.architecture
     }
 
-    /// Width of the head's output: dimensions `D` of the embedding, or classes.
-    pub fn embedding_dim(&self) -> usize {
+    /// Width of the head's output: dimensions `D` of the embedding, or classes; `None` without a head.
+    pub fn embedding_dim(&self) -> Option<usize> {
         match self.config.head {
-            Head::Projection { dim } => dim,
-            Head::Classifier { classes } => classes,
+            Head::None => None,
+            Head::Projection { dim } => Some(dim),
+            Head::Classifier { classes } => Some(classes),
         }
     }
 
@@ -274,28 +99,44 @@ impl Student {
         &mut *self.engine
     }
 
-    /// Pooled feature and embedding of `images` `[B, H, W, 3]`.
+    /// Cells of the mask along an image's side of `size` pixels: the positions of the coarsest map.
+    pub fn mask_cells(size: usize) -> usize {
+        size / decoder::COARSEST
+    }
+
+    /// The mask of the next batches that a student with a decoder trains on: per image and cell, whether it is visible; `cells`: rows
+    /// and columns.
+    ///
+    /// # Errors
+    /// Cells that do not fill the images, or an image without a visible one; cells of other images than the batch's are an error of
+    /// [`forward`](Self::forward).
+    pub fn set_mask(&mut self, visible: &[bool], cells: (usize, usize)) -> Result<(), TrainError> {
+        self.engine.set_mask(visible, cells.0, cells.1)
+    }
+
+    /// Pooled feature and embedding of `images` `[B, H, W, 3]`, and in training what [`Extras`] name.
     ///
     /// In training the result can be differentiated with [`backward`](Self::backward) and the running statistics move; in
     /// inference neither.
     ///
     /// # Errors
-    /// Images of another length than the shape says, or too small for the backbone.
+    /// Images of another length than the shape says, or too small for the backbone; no mask, or one that does not fit, where the
+    /// student trains on masked images.
     pub fn forward(
         &mut self,
         images: Images<'_>,
         (batch, height, width): (usize, usize, usize),
         mode: Mode,
     ) -> Result<StudentOutput, TrainError> {
-        self.run(images, Shape { batch, height, width, channels: 3 }, mode, false)?;
-        let (pooled, embedding) = (self.engine.output(0)?, self.engine.output(1)?);
-        if mode == Mode::Inference {
-            return Ok(StudentOutput { pooled, embedding });
+        let purpose = if mode == Mode::Inference { Purpose::Inference } else { Purpose::Training };
+        let shape = Shape { batch, height, width, channels: 3 };
+        let mut outputs = self.run(images, shape, mode, purpose)?;
+        if purpose == Purpose::Training {
+            let variables: Vec<Var> = outputs.iter().map(Var::from_tensor).collect::<Result<_, _>>()?;
+            outputs = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
+            self.variables = Some(variables);
         }
-        let variables = [Var::from_tensor(&pooled)?, Var::from_tensor(&embedding)?];
-        let [pooled, embedding] = variables.each_ref().map(|variable| variable.as_tensor().clone());
-        self.variables = Some(variables);
-        Ok(StudentOutput { pooled, embedding })
+        self.config.name(outputs, purpose)
     }
 
     /// Gradients of all parameters of `loss`, which was made from the output of the last [`forward`](Self::forward); added to those of
@@ -306,7 +147,7 @@ impl Student {
     pub fn backward(&mut self, loss: &Tensor, accumulate: bool) -> Result<(), TrainError> {
         let variables = self.variables.take().ok_or(TrainError::NothingRan)?;
         let mut gradients = loss.backward()?;
-        let gradients = variables.map(|variable| gradients.remove(&variable));
+        let gradients: Vec<_> = variables.iter().map(|variable| gradients.remove(variable)).collect();
         self.engine.backward(&gradients, accumulate)
     }
 
@@ -329,8 +170,7 @@ impl Student {
         (batch, height, width): (usize, usize, usize),
     ) -> Result<Vec<Tensor>, TrainError> {
         let shape = Shape { batch, height, width, channels: 3 };
-        let program = self.run(images, shape, Mode::Inference, true)?;
-        (2..program.graph().outputs().len()).map(|at| self.engine.output(at)).collect()
+        self.run(images, shape, Mode::Inference, Purpose::Maps)
     }
 
     fn run(
@@ -338,19 +178,19 @@ impl Student {
         images: Images<'_>,
         shape: Shape,
         mode: Mode,
-        maps: bool,
-    ) -> Result<Arc<Program>, TrainError> {
-        let program = match self.programs.get(&(shape, maps)) {
+        purpose: Purpose,
+    ) -> Result<Vec<Tensor>, TrainError> {
+        let program = match self.programs.get(&(shape, purpose)) {
             Some(program) => Arc::clone(program),
             None => {
-                let (graph, _) = self.config.graph(shape, maps)?;
+                let (graph, _) = self.config.graph(shape, purpose)?;
                 let program = Arc::new(self.engine.plan(graph));
-                self.programs.insert((shape, maps), Arc::clone(&program));
+                self.programs.insert((shape, purpose), Arc::clone(&program));
                 program
             }
         };
         self.engine.forward(&program, images, mode)?;
-        Ok(program)
+        (0..program.graph().outputs().len()).map(|at| self.engine.output(at)).collect()
     }
 
     /// Parameters and buffers by name, in torchvision's shapes, on the CPU.
@@ -366,6 +206,16 @@ impl Student {
         let parameters = self.table.parameters().iter().map(|entry| tensor(entry, &state.parameters));
         let buffers = self.table.buffers().iter().map(|entry| tensor(entry, &state.buffers));
         parameters.chain(buffers).collect()
+    }
+
+    /// [`tensors`](Self::tensors) without those of the decoder: the student as it is used.
+    ///
+    /// # Errors
+    /// A device that cannot be read.
+    pub fn encoder_tensors(&mut self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let mut tensors = self.tensors()?;
+        tensors.retain(|name, _| !name.starts_with(DECODER));
+        Ok(tensors)
     }
 
     /// The gradients of the last backward passes by name, in torchvision's shapes, on the CPU.
@@ -425,11 +275,11 @@ impl Student {
         self.load(&tensors.into_iter().collect())
     }
 
-    /// Parameters and buffers as the bytes of a safetensors file (f32, sorted by name, with `metadata` in the header).
+    /// [`encoder_tensors`](Self::encoder_tensors) as the bytes of a safetensors file (f32, sorted by name, with `metadata` in the header).
     ///
     /// # Errors
     /// A device that cannot be read.
     pub fn to_safetensors(&mut self, metadata: HashMap<String, String>) -> Result<Vec<u8>, TrainError> {
-        Ok(safetensors::serialize(self.tensors()?, Some(metadata))?)
+        Ok(safetensors::serialize(self.encoder_tensors()?, Some(metadata))?)
     }
 }

@@ -2,7 +2,7 @@
 
 use lgd_kernels::{Activation, ShapeError, Window};
 
-use super::blocks::conv_norm;
+use super::blocks::{Features, LastMap, conv_norm};
 use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
 
 /// What a stage repeats.
@@ -18,31 +18,38 @@ pub(super) enum Block {
 pub(super) fn features(
     builder: &mut Builder,
     images: Value,
+    last: LastMap,
     block: Block,
     depths: [usize; 4],
-) -> Result<Vec<Value>, ShapeError> {
+) -> Result<Features, ShapeError> {
     let relu = NormSpec::new(Activation::Relu);
     let x = conv_norm(builder, images, ("conv1", "bn1"), ConvSpec::dense(64, 7, 2), relu)?;
     let mut x = builder.max_pool(x, 3, Window { stride: 2, padding: 1, dilation: 1 })?;
-    let mut maps = Vec::new();
+    let (mut maps, mut raw) = (Vec::new(), None);
     for (stage, (width, depth)) in [64, 128, 256, 512].into_iter().zip(depths).enumerate() {
         for number in 0..depth {
             let stride = if stage > 0 && number == 0 { 2 } else { 1 };
             let name = format!("layer{}.{number}", stage + 1);
-            x = residual(builder, x, &name, block, (width, stride))?;
+            let split = last == LastMap::Split && stage == 3 && number + 1 == depth;
+            let activation = if split { Activation::Identity } else { Activation::Relu };
+            x = residual(builder, x, &name, block, (width, stride, activation))?;
+            if split {
+                raw = Some(x);
+                x = builder.activate(x, Activation::Relu);
+            }
         }
         maps.push(x);
     }
-    Ok(maps)
+    Ok(Features { maps, raw })
 }
 
-/// A block and its shortcut, projected where the shape changes.
+/// A block and its shortcut, the activation behind their sum, projected where the shape changes.
 fn residual(
     builder: &mut Builder,
     x: Value,
     name: &str,
     block: Block,
-    (width, stride): (usize, usize),
+    (width, stride, activation): (usize, usize, Activation),
 ) -> Result<Value, ShapeError> {
     let (convs, outputs) = match block {
         Block::Basic => (vec![ConvSpec::dense(width, 3, stride), ConvSpec::dense(width, 3, 1)], width),
@@ -54,9 +61,9 @@ fn residual(
     let last = convs.len();
     let mut y = x;
     for (number, spec) in (1..).zip(convs) {
-        let activation = if number == last { Activation::Identity } else { Activation::Relu };
+        let inner = if number == last { Activation::Identity } else { Activation::Relu };
         let names = (format!("{name}.conv{number}"), format!("{name}.bn{number}"));
-        y = conv_norm(builder, y, (&names.0, &names.1), spec, NormSpec::new(activation))?;
+        y = conv_norm(builder, y, (&names.0, &names.1), spec, NormSpec::new(inner))?;
     }
     let shortcut = if stride != 1 || builder.shape(x).channels != outputs {
         let names = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
@@ -65,5 +72,5 @@ fn residual(
     } else {
         x
     };
-    builder.add(y, shortcut, Activation::Relu)
+    builder.add(y, shortcut, activation)
 }

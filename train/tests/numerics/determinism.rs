@@ -29,6 +29,7 @@ fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, th
             text_distribution: Some(uniform.to_dtype(DType::F32).unwrap()),
             visual_distribution: None,
             pseudo_category: Some(vec![0, 1, 2, 6, 1]),
+            ..TargetBatch::default()
         };
         for step in 1..3 {
             let mode = Mode::Train { seed: 5, step };

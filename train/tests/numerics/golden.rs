@@ -80,6 +80,12 @@ impl Golden {
         error(&picked, &expected).max((norm(&got) - expected_norm).abs() / expected_norm).max(projected)
     }
 
+    /// The tensors whose names begin with `prefix`, without it.
+    pub fn part(self, prefix: &str) -> Self {
+        let named = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor));
+        Self { tensors: self.tensors.into_iter().filter_map(named).collect(), ..self }
+    }
+
     /// Stems of the summaries whose names begin with `prefix`, without it.
     pub fn summaries(&self, prefix: &str) -> BTreeSet<String> {
         let parts = [".full", ".norm", ".sample", ".projections"];

@@ -7,11 +7,15 @@ mod determinism;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod hgkd;
+#[cfg(test)]
 mod layer;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
 mod lgd;
+#[cfg(test)]
+mod masked;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use lgd_train::error::TrainError;
-use lgd_train::student::{Architecture, Head, Images, Mode, Regularisation, Student, StudentConfig};
+use lgd_train::student::{Architecture, Extras, Head, Images, Mode, Regularisation, Student, StudentConfig};
 
 use crate::golden::{Golden, error, norm, normal, real, spread, values};
 use crate::layer::TRAIN;
@@ -53,10 +53,11 @@ struct Reference {
 }
 
 impl Reference {
-    fn open(architecture: Architecture) -> Self {
+    fn open(architecture: Architecture, extras: Extras) -> Self {
         let golden = Golden::open(&format!("student_{architecture}"));
         let seed = golden.metadata("seed").parse().unwrap();
-        let mut student = student(architecture);
+        let config = StudentConfig { extras, ..config(architecture) };
+        let mut student = Student::new(config, &candle_core::Device::Cpu).unwrap();
         let damped = golden.list("damped");
         let value = |(name, tensor): (String, Tensor)| {
             let given = format!("given.{name}");
@@ -113,7 +114,7 @@ impl Reference {
         let (images, (_, height, width)) = self.images();
         let first = Images::Normalised(&images[..INFERRED * height * width * 3]);
         let output = self.student.forward(first, (INFERRED, height, width), Mode::Inference).unwrap();
-        for (name, tensor) in [("pooled", output.pooled), ("logits", output.embedding)] {
+        for (name, tensor) in [("pooled", output.pooled), ("logits", output.embedding.unwrap())] {
             let error = error(&values(&tensor), &self.golden.values(&format!("inference.{name}")));
             self.check("inference", name, error);
         }
@@ -154,7 +155,7 @@ impl Reference {
 }
 
 fn check(architecture: Architecture) {
-    let mut reference = Reference::open(architecture);
+    let mut reference = Reference::open(architecture, Extras::default());
     reference.check_names();
     reference.check_inference();
     reference.check_training();
@@ -165,6 +166,55 @@ fn check(architecture: Architecture) {
     for (what, bound) in [("inference", 5e-6), ("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)] {
         assert!(reference.worst[what] < bound, "{what}: {:.1e}", reference.worst[what]);
     }
+}
+
+/// The feature before the last activation, and its gradient where that is special: in the first layer, in the last, and behind it.
+fn check_raw(architecture: Architecture) {
+    let extras = Extras { raw_pooled: true, decoder: None };
+    let mut reference = Reference::open(architecture, extras);
+    let golden = Golden::open("raw_pooled");
+    let (images, shape) = reference.images();
+    let Reference { seed, student, .. } = &mut reference;
+    let output = student.forward(Images::Normalised(&images), shape, TRAIN).unwrap();
+    let raw = output.raw_pooled().unwrap();
+    let upstream = spread(*seed, "upstream", raw.dims(), 1.0, 0.0);
+    student.backward(&raw.mul(&upstream).unwrap().sum_all().unwrap(), false).unwrap();
+    let gradients = student.gradients().unwrap();
+    // The fixture's names begin with the network's, those of its random numbers do not.
+    let golden = golden.part(&format!("{architecture}."));
+    let mut worst = golden.summary_error(*seed, "raw", raw);
+    let kept = golden.summaries("gradient.");
+    assert_eq!(kept.len(), 4, "{architecture}");
+    for name in kept {
+        let gradient = &gradients[&name];
+        worst = worst.max(golden.summary_error(*seed, &format!("gradient.{name}"), gradient));
+    }
+    eprintln!("{architecture}: worst relative error of the raw feature {worst:.1e}");
+    assert!(worst < 3e-5, "{architecture}: {worst:.1e}");
+
+    // Beside it the network is what it is without.
+    let mut plain = Reference::open(architecture, Extras::default());
+    let theirs = plain.student.forward(Images::Normalised(&images), shape, TRAIN).unwrap();
+    assert_eq!(values(&output.pooled), values(&theirs.pooled), "{architecture}");
+    assert_eq!(student.table(), plain.student.table(), "{architecture}");
+    let inferred = [student, &mut plain.student].map(|student| {
+        let output = student.forward(Images::Normalised(&images), shape, Mode::Inference).unwrap();
+        assert!(output.raw_pooled.is_none(), "inference does without");
+        values(&output.pooled)
+    });
+    assert!(inferred[0] == inferred[1], "{architecture}");
+}
+
+#[test]
+fn raw_features_of_resnets_equal_torchvisions() {
+    [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50].into_iter().for_each(check_raw);
+}
+
+#[test]
+fn raw_features_of_mobile_students_equal_torchvisions() {
+    [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
+        .into_iter()
+        .for_each(check_raw);
 }
 
 #[test]
@@ -232,7 +282,7 @@ fn check_workings(architecture: Architecture) {
     let last = features[features.len() - 1].mean((1, 2)).unwrap();
     assert!(error(&values(&output.pooled), &values(&last)) < 1e-6);
     assert_eq!(output.pooled.dims(), [2, architecture.feature_dim()]);
-    assert!(!output.embedding.track_op() && !output.pooled.track_op(), "inference keeps no graph");
+    assert!(!output.embedding().unwrap().track_op() && !output.pooled.track_op(), "inference keeps no graph");
     let same = |a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>| {
         a.iter().zip(b).all(|((n, a), (m, b))| n == m && values(a) == values(b))
     };
@@ -241,7 +291,7 @@ fn check_workings(architecture: Architecture) {
 
     let loss = |student: &mut Student| {
         let output = student.forward(images, shape, TRAIN).unwrap();
-        output.embedding.sqr().unwrap().sum_all().unwrap()
+        output.embedding().unwrap().sqr().unwrap().sum_all().unwrap()
     };
     let mut bytes = Vec::new();
     let mut gradients = Vec::new();
@@ -284,7 +334,7 @@ fn every_draw_follows_seed_and_step() {
         let run = |init, mode| {
             let config = StudentConfig::new(architecture, head, init);
             let mut student = Student::new(config, &candle_core::Device::Cpu).unwrap();
-            values(&student.forward(Images::Normalised(&images), shape, mode).unwrap().embedding)
+            values(student.forward(Images::Normalised(&images), shape, mode).unwrap().embedding().unwrap())
         };
         let train = |seed, step| run(1, Mode::Train { seed, step });
         assert_eq!(train(1, 1), train(1, 1));

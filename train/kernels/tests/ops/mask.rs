@@ -1,7 +1,7 @@
 //! Masked images.
 
 use lgd_kernels::Moments;
-use lgd_kernels::mask::{Mask, apply};
+use lgd_kernels::mask::{Mask, apply, fill, hidden_sums};
 
 use crate::common::{for_thread_counts, moments, random, wide};
 
@@ -29,6 +29,38 @@ fn hidden_cells_become_zero() {
             assert_eq!(*after, expected, "{i}");
         }
     }
+}
+
+#[test]
+fn hidden_cells_become_the_token_and_its_gradient_is_their_sum() {
+    for (dims, rows, columns) in [((2, 8, 6, 3), 4, 2), ((1, 7, 7, 20), 7, 7), ((40, 4, 4, 1), 2, 2)] {
+        let cells = random_mask(3, dims.0 * rows * columns);
+        let mask = Mask { visible: &cells, rows, columns };
+        let (before, token) = (random(1, dims.0 * dims.1 * dims.2 * dims.3), random(2, dims.3));
+        let mut after = before.clone();
+        fill(&mask, dims, &token, &mut after).unwrap();
+        let mut expected = vec![0.0; dims.3];
+        for (i, (before, after)) in before.iter().zip(&after).enumerate() {
+            let shown = visible(&mask, dims, i / dims.3);
+            assert_eq!(*after, if shown { *before } else { token[i % dims.3] }, "{i}");
+            expected[i % dims.3] += if shown { 0.0 } else { f64::from(*before) };
+        }
+        let sums = for_thread_counts(|| hidden_sums(&mask, dims, &before).unwrap());
+        sums.iter().zip(&expected).for_each(|(got, want)| assert!((got - want).abs() < 1e-4, "{got} {want}"));
+    }
+    let all = Mask { visible: &[true; 4], rows: 2, columns: 2 };
+    assert_eq!(hidden_sums(&all, (1, 4, 4, 2), &random(1, 32)).unwrap(), [0.0, 0.0]);
+    assert!(fill(&all, (1, 4, 4, 2), &[1.0], &mut random(1, 32)).is_err(), "a token of other channels");
+}
+
+#[test]
+fn shares_are_cells_over_visible_ones() {
+    let visible = [true, true, true, true, false, true, false, false];
+    let mask = |visible| Mask { visible, rows: 2, columns: 2 };
+    assert_eq!(mask(&visible).shares().unwrap(), [1.0, 4.0]);
+    assert!(mask(&visible[..7]).shares().is_err(), "a part of an image");
+    assert!(mask(&[false; 4]).shares().is_err(), "nothing to see");
+    assert!(Mask { visible: &[], rows: 0, columns: 0 }.shares().is_err(), "no cells");
 }
 
 #[test]

@@ -611,7 +611,18 @@ fn masked(lab: &mut Lab) -> Result<(), CudaError> {
         .enumerate()
         .map(|(at, x)| if counted[at / channels] { f64::from(*x) } else { 0.0 })
         .collect();
-    lab.expect("mask", &on_x, &kept)
+    lab.expect("mask", &on_x, &kept)?;
+    let token = lab.uniform(channels, -1.0, 1.0);
+    let on_token = lab.up_f32(&token)?;
+    elementwise::fill_masked(&mut lab.gpu, &mask, on_token.as_slice(), &mut on_x.as_mut())?;
+    let token = token.iter().copied().map(f64::from);
+    let filled: Vec<f64> = kept
+        .iter()
+        .zip(token.cycle())
+        .enumerate()
+        .map(|(at, (x, token))| if counted[at / channels] { *x } else { token })
+        .collect();
+    lab.expect("filled mask", &on_x, &filled)
 }
 
 fn dense(lab: &mut Lab) -> Result<(), CudaError> {

@@ -1,0 +1,175 @@
+//! Heterogeneous generative distillation (arXiv 2309.09571): METHODS.md section 3.
+//!
+//! ```text
+//! L      = L_feat + lambda L_sim
+//! L_feat = mean over hidden positions of (x - y)^2 + beta * mean over visible positions of (x - y)^2
+//! L_sim  = mean over the batch of 1 - pearson(s . Q^T, t . Q^T)
+//! ```
+//!
+//! with the tokens x that the decoder makes of a masked view, the teacher's standardised tokens y of the whole one, the student's
+//! embedding s of the masked view, the teacher's t of the whole one, and the filled part of a queue Q of the last K teacher embeddings, to
+//! which a batch is added after its step. Means over positions are over the width of the tokens too.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use lgd_kernels::geometry::{expect_eq, expect_positive};
+
+use super::{BatchMask, Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, TeacherQueue, present};
+use crate::error::{TrainError, expect_dims};
+use crate::ops;
+use crate::student::StudentOutput;
+
+/// What is to be known of it.
+pub const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "hgkd",
+    about: "the teacher's patch tokens of the whole view, generated from a masked one, and its similarities to a queue of embeddings",
+    needs: &["patch tokens in the cache"],
+    flags: &["--mask-ratio", "--beta", "--lambda-sim", "--queue"],
+    default_weight: 1.0,
+    source: "H-GKD, arXiv 2309.09571",
+};
+
+/// Product of the deviations below which similarities count as constant; their correlation goes to 0 then.
+const EPS: f64 = 1e-6;
+/// Fewest entries of the queue over which similarities can vary.
+const LEAST_ENTRIES: usize = 2;
+
+/// The weights of the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HgkdSettings {
+    /// Of the visible positions beside the hidden ones; 0 is the purely generative form.
+    pub beta: f32,
+    /// Of the similarities.
+    pub lambda: f32,
+}
+
+impl Default for HgkdSettings {
+    /// This project's (METHODS.md section 3): the published text gives none.
+    fn default() -> Self {
+        Self { beta: 1.0, lambda: 1.0 }
+    }
+}
+
+/// The H-GKD objective.
+pub struct Hgkd {
+    settings: HgkdSettings,
+    queue: TeacherQueue,
+}
+
+impl Hgkd {
+    /// The objective over `queue`.
+    ///
+    /// # Errors
+    /// A weight that is negative or not finite.
+    pub fn new(settings: HgkdSettings, queue: TeacherQueue) -> Result<Self, TrainError> {
+        for (name, value) in [("beta", settings.beta), ("lambda", settings.lambda)] {
+            if !value.is_finite() || value < 0.0 {
+                let range = "finite and at least 0";
+                return Err(TrainError::Setting { name, value: value.into(), range });
+            }
+        }
+        Ok(Self { settings, queue })
+    }
+}
+
+impl Objective for Hgkd {
+    fn columns(&self) -> TargetColumns {
+        TargetColumns { embedding: true, tokens: true, rows: true, ..TargetColumns::default() }
+    }
+
+    fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError> {
+        let tokens = present("tokens", targets.tokens.as_ref())?;
+        let mask = present("mask", targets.mask.as_ref())?;
+        let [hidden, visible] = feature_losses(output.tokens()?, tokens, mask)?;
+        let queue = self.queue.tensor()?;
+        let similarity = similarity_loss(output.embedding()?, targets.embedding()?, queue.as_ref())?;
+        let parts = vec![
+            ("hgkd_hidden", hidden.detach()),
+            ("hgkd_visible", visible.detach()),
+            ("hgkd_similarity", similarity.detach()),
+        ];
+        let HgkdSettings { beta, lambda } = self.settings;
+        let features = (hidden + (visible * f64::from(beta))?)?;
+        Ok(Loss { total: (features + (similarity * f64::from(lambda))?)?, parts })
+    }
+
+    fn after_step(&mut self, targets: &TargetBatch) -> Result<(), TrainError> {
+        self.queue.push(targets.rows()?, targets.embedding()?)
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        self.queue.state()
+    }
+
+    fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+        self.queue.load_state(state)
+    }
+
+    fn refill(
+        &mut self,
+        read: &mut dyn FnMut(&[usize]) -> Result<Tensor, TrainError>,
+    ) -> Result<(), TrainError> {
+        self.queue.refill(read)
+    }
+}
+
+/// Mean squared errors of `[B, rows, columns, D]` over hidden and over visible positions: two scalars, 0 where there is no such position.
+fn feature_losses(x: &Tensor, y: &Tensor, mask: &BatchMask) -> Result<[Tensor; 2], TrainError> {
+    let (batch, rows, columns, dim) = x.dims4()?;
+    expect_dims("teacher tokens", y, x.dims())?;
+    let visible = spread(mask, (batch, rows, columns))?;
+    let errors = (x - y)?.sqr()?.sum(3)?;
+    let mean_over = |shown: bool| {
+        let count = visible.iter().filter(|&&visible| visible == shown).count();
+        let share = single(1.0 / real((count * dim).max(1)));
+        let weights: Vec<f32> =
+            visible.iter().map(|&visible| if visible == shown { share } else { 0.0 }).collect();
+        errors.mul(&Tensor::from_vec(weights, errors.dims(), errors.device())?)?.sum_all()
+    };
+    Ok([mean_over(false)?, mean_over(true)?])
+}
+
+/// Whether each token of `[B, rows, columns]` stands in a visible cell.
+fn spread(mask: &BatchMask, (batch, rows, columns): (usize, usize, usize)) -> Result<Vec<bool>, TrainError> {
+    expect_positive("cells of a mask", mask.rows * mask.columns)?;
+    expect_eq("cells of the batch's mask", batch * mask.rows * mask.columns, mask.visible.len())?;
+    expect_eq("rows of tokens in whole cells", rows / mask.rows * mask.rows, rows)?;
+    expect_eq("columns of tokens in whole cells", columns / mask.columns * mask.columns, columns)?;
+    let (high, wide) = (rows / mask.rows, columns / mask.columns);
+    let cell = |token: usize| {
+        let (line, column) = (token / columns, token % columns);
+        let row = line / rows * mask.rows + line % rows / high;
+        mask.visible[row * mask.columns + column / wide]
+    };
+    Ok((0..batch * rows * columns).map(cell).collect())
+}
+
+/// `1 - pearson(s . Q^T, t . Q^T)`, averaged over the batch: a scalar, 0 while the queue is too short to correlate anything.
+fn similarity_loss(s: &Tensor, t: &Tensor, queue: Option<&Tensor>) -> Result<Tensor, TrainError> {
+    expect_dims("teacher embeddings", t, s.dims())?;
+    let Some(queue) = queue.filter(|queue| queue.dims()[0] >= LEAST_ENTRIES) else {
+        return Ok(Tensor::zeros((), s.dtype(), s.device())?);
+    };
+    let correlation = pearson(&ops::similarity(s, queue)?, &ops::similarity(t, queue)?)?;
+    Ok(correlation.mean_all()?.affine(-1.0, 1.0)?)
+}
+
+/// Correlation of the rows of `a` and `b`, `[B, K]`: `[B]`.
+fn pearson(a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
+    let centred = |x: &Tensor| x.broadcast_sub(&x.mean_keepdim(1)?);
+    let (a, b) = (centred(a)?, centred(b)?);
+    let squares = (a.sqr()?.sum(1)? * b.sqr()?.sum(1)?)?;
+    // Inside the root: its slope stays finite where one side is constant.
+    (&a * &b)?.sum(1)? / (squares + EPS * EPS)?.sqrt()?
+}
+
+#[expect(clippy::cast_precision_loss, reason = "tokens of a batch stay far below 2^53")]
+fn real(count: usize) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
+fn single(value: f64) -> f32 {
+    value as f32
+}

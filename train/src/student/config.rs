@@ -1,0 +1,145 @@
+//! How a student is made, and its graphs.
+
+use candle_core::Tensor;
+use lgd_kernels::geometry::{expect_eq, expect_positive};
+
+use super::blocks::LastMap;
+use super::decoder::{self, DecoderConfig};
+use super::output::StudentOutput;
+use super::{Architecture, Regularisation, head};
+use crate::engine::graph::{Builder, Graph, Shape};
+use crate::engine::parameters::Table;
+use crate::error::TrainError;
+
+/// What stands on the pooled feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// Nothing: there is no embedding.
+    None,
+    /// LGD's projection to a unit vector in the teacher's space.
+    Projection {
+        /// Dimensions of the teacher's embeddings.
+        dim: usize,
+    },
+    /// torchvision's classifier, under its names.
+    Classifier {
+        /// Classes.
+        classes: usize,
+    },
+}
+
+/// What a student makes in training beside pooled feature and embedding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The pooled last map before its activation (KDEP; METHODS.md section 2).
+    pub raw_pooled: bool,
+    /// The teacher's tokens of a masked view (H-GKD; METHODS.md section 3): the whole network is sparse in training then.
+    pub decoder: Option<DecoderConfig>,
+}
+
+/// How a student is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StudentConfig {
+    /// Backbone.
+    pub architecture: Architecture,
+    /// Head.
+    pub head: Head,
+    /// What is dropped in training.
+    pub regularisation: Regularisation,
+    /// Seed of the initial weights.
+    pub seed: u64,
+    /// What training needs beyond that.
+    pub extras: Extras,
+}
+
+/// What a graph is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// With everything that objectives ask for.
+    Training,
+    /// Pooled feature and head, dense.
+    Inference,
+    /// The backbone's maps, dense.
+    Maps,
+}
+
+impl StudentConfig {
+    /// torchvision's settings.
+    pub fn new(architecture: Architecture, head: Head, seed: u64) -> Self {
+        let regularisation = architecture.regularisation();
+        Self { architecture, head, regularisation, seed, extras: Extras::default() }
+    }
+
+    /// All parameters, those of the decoder last.
+    pub(super) fn table(&self) -> Result<Table, TrainError> {
+        match self.head {
+            Head::None => {}
+            Head::Projection { dim } => expect_positive("the embedding's dimension", dim)?,
+            Head::Classifier { classes } => expect_positive("classes", classes)?,
+        }
+        // Only the decoder's parameters depend on the size of the images.
+        let (height, width) = self.extras.decoder.map_or((32, 32), |decoder| (decoder.height, decoder.width));
+        let shape = Shape { batch: 1, height, width, channels: 3 };
+        Ok(self.graph(shape, Purpose::Training)?.1)
+    }
+
+    /// The graph for `purpose` and its parameters, which lie where those of [`table`](Self::table) do. Outputs: pooled feature, what the
+    /// head makes, raw pooled feature, tokens, as far as there are any; or the maps.
+    pub(super) fn graph(&self, shape: Shape, purpose: Purpose) -> Result<(Graph, Table), TrainError> {
+        let Extras { raw_pooled, decoder } = self.extras(purpose);
+        let (mut builder, mut images) = Builder::new(shape)?;
+        if let Some(decoder) = decoder {
+            decoder.expect_size(shape)?;
+            images = builder.sparse(images);
+        }
+        let last = if raw_pooled { LastMap::Split } else { LastMap::Activated };
+        let depth = self.regularisation.stochastic_depth;
+        let features = self.architecture.features(&mut builder, images, last, depth)?;
+        if purpose == Purpose::Maps {
+            return Ok(builder.finish(features.maps));
+        }
+        let pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
+        let dropout = self.regularisation.dropout;
+        let mut outputs = vec![pooled];
+        match self.head {
+            Head::None => {}
+            Head::Projection { dim } => {
+                outputs.push(head::projection(&mut builder, pooled, dim, dropout)?);
+            }
+            Head::Classifier { classes } => {
+                outputs.push(head::classifier(&mut builder, pooled, self.architecture, classes, dropout)?);
+            }
+        }
+        outputs.extend(features.raw.map(|raw| builder.global_average_pool(raw)));
+        if let Some(decoder) = decoder {
+            builder.dense();
+            outputs.push(decoder::tokens(&mut builder, &features.maps, &decoder)?);
+        }
+        Ok(builder.finish(outputs))
+    }
+
+    /// The outputs of a graph for training or inference by name.
+    pub(super) fn name(&self, outputs: Vec<Tensor>, purpose: Purpose) -> Result<StudentOutput, TrainError> {
+        let Extras { raw_pooled, decoder } = self.extras(purpose);
+        let has = [true, self.head != Head::None, raw_pooled, decoder.is_some()];
+        expect_eq("outputs of a graph", has.iter().filter(|has| **has).count(), outputs.len())?;
+        let mut outputs = outputs.into_iter();
+        let [pooled, embedding, raw_pooled, tokens] = has.map(|has| if has { outputs.next() } else { None });
+        let grid = decoder.map(|decoder| (decoder.rows, decoder.columns, decoder.dim));
+        // A graph gives a grid of one token without its axes.
+        let shaped = |tokens: Tensor| match grid {
+            Some((rows, columns, dim)) => tokens.reshape(((), rows, columns, dim)),
+            None => Ok(tokens),
+        };
+        Ok(StudentOutput {
+            pooled: pooled.ok_or(TrainError::NothingRan)?,
+            embedding,
+            raw_pooled,
+            tokens: tokens.map(shaped).transpose()?,
+        })
+    }
+
+    fn extras(&self, purpose: Purpose) -> Extras {
+        if purpose == Purpose::Training { self.extras } else { Extras::default() }
+    }
+}

@@ -1,0 +1,126 @@
+//! The UNet decoder of masked students: from the maps of a sparse backbone to the teacher's tokens (H-GKD; METHODS.md section 3).
+//!
+//! ```text
+//! map at stride 32 ── fill, 1x1 ──► up ──┐
+//! map at stride 16 ── fill, 3x3 ────────(+)──► up ──┐
+//! map at stride 8  ── fill, 3x3 ───────────────────(+)── … ── 1x1, bias ──► tokens
+//! ```
+//!
+//! `fill`: batch normalisation over the visible positions, a learned token at the hidden ones. `up`: transposed convolution 4x4 with
+//! stride 2, then twice a 3x3 convolution and its normalisation, ReLU6 in between. The decoder is as wide at each stride as the
+//! backbone's map there, and the transposed convolution changes the width: this project's choice, the published text gives none.
+//! Its names begin with `decoder.`; the finished student is without it.
+
+use lgd_kernels::{Activation, ShapeError, Window};
+
+use crate::engine::graph::{Builder, ConvSpec, NormSpec, Shape, Value};
+use crate::error::TrainError;
+
+/// What the names of the decoder's parameters and buffers begin with.
+pub const DECODER: &str = "decoder.";
+
+/// Stride of the coarsest map, whose positions are the cells of the mask.
+pub(super) const COARSEST: usize = 32;
+
+/// The tokens that a decoder makes, and from what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderConfig {
+    /// Rows of the teacher's token grid.
+    pub rows: usize,
+    /// Columns of it.
+    pub columns: usize,
+    /// Width of the tokens as they are cached.
+    pub dim: usize,
+    /// Height of the training images: with the grid it decides how often maps are upsampled.
+    pub height: usize,
+    /// Width of them.
+    pub width: usize,
+}
+
+impl DecoderConfig {
+    /// Refuses images of another size, and sizes that the mask's cells do not fill.
+    pub(super) fn expect_size(&self, shape: Shape) -> Result<(), TrainError> {
+        let Shape { height, width, .. } = shape;
+        if (height, width) != (self.height, self.width) {
+            return Err(TrainError::Dimensions {
+                what: "images of the masked student".to_owned(),
+                expected: vec![self.height, self.width],
+                got: vec![height, width],
+            });
+        }
+        if height.is_multiple_of(COARSEST) && width.is_multiple_of(COARSEST) {
+            return Ok(());
+        }
+        Err(TrainError::MaskedSize { height, width })
+    }
+
+    /// How often the coarsest of `maps` maps is upsampled.
+    fn upsamplings(&self, maps: usize) -> Result<usize, TrainError> {
+        let (rows, columns) = (self.height / COARSEST, self.width / COARSEST);
+        let grids = || (0..maps).map(|step| (rows << step, columns << step));
+        grids().position(|grid| grid == (self.rows, self.columns)).ok_or_else(|| {
+            let fitting: Vec<String> = grids().map(|(rows, columns)| format!("{rows} x {columns}")).collect();
+            TrainError::TokenGrid {
+                rows: self.rows,
+                columns: self.columns,
+                height: self.height,
+                width: self.width,
+                fitting: fitting.join(", "),
+            }
+        })
+    }
+}
+
+/// The tokens made of a backbone's `maps` at ascending strides.
+///
+/// # Errors
+/// A grid that upsampling by two does not reach; the error lists those that it does.
+pub(super) fn tokens(
+    builder: &mut Builder,
+    maps: &[Value],
+    config: &DecoderConfig,
+) -> Result<Value, TrainError> {
+    let upsamplings = config.upsamplings(maps.len())?;
+    let used = maps.iter().rev().take(1 + upsamplings);
+    let mut decoded = None;
+    for (step, &map) in used.enumerate() {
+        let stride = COARSEST >> step;
+        let side = if step == 0 { 1 } else { 3 };
+        let filled = fill(builder, map, stride, side)?;
+        decoded = Some(match decoded {
+            None => filled,
+            Some(coarser) => {
+                let risen = upsample(builder, coarser, stride, builder.shape(map).channels)?;
+                builder.add(risen, filled, Activation::Identity)?
+            }
+        });
+    }
+    let decoded = decoded.ok_or(ShapeError::Zero { what: "maps of a backbone" })?;
+    let name = format!("{DECODER}tokens");
+    let width = builder.shape(decoded).channels;
+    let tokens = builder.conv(decoded, &name, ConvSpec::dense(config.dim, 1, 1))?;
+    Ok(builder.bias(tokens, &name, width)?)
+}
+
+/// A sparse map made dense: normalised, tokens where it is hidden, and convolved.
+fn fill(builder: &mut Builder, map: Value, stride: usize, side: usize) -> Result<Value, ShapeError> {
+    let name = format!("{DECODER}fill{stride}");
+    let spec = NormSpec { masked: true, ..NormSpec::new(Activation::Identity) };
+    let norm = builder.batch_norm(map, &format!("{name}.norm"), spec)?;
+    let filled = builder.fill_masked(norm, &format!("{name}.token"))?;
+    let width = builder.shape(map).channels;
+    builder.conv(filled, &format!("{name}.conv"), ConvSpec::dense(width, side, 1))
+}
+
+/// Twice the rows and columns, at `stride`, of `width` channels.
+fn upsample(builder: &mut Builder, x: Value, stride: usize, width: usize) -> Result<Value, ShapeError> {
+    let name = |part: &str| format!("{DECODER}up{stride}.{part}");
+    let window = Window { stride: 2, padding: 1, dilation: 1 };
+    let doubled = ConvSpec { outputs: width, side: 4, window, groups: 1 };
+    let mut x = builder.conv_transpose(x, &name("transposed"), doubled)?;
+    for (number, activation) in [(1, Activation::Relu6), (2, Activation::Identity)] {
+        x = builder.conv(x, &name(&format!("conv{number}")), ConvSpec::dense(width, 3, 1))?;
+        x = builder.batch_norm(x, &name(&format!("bn{number}")), NormSpec::new(activation))?;
+    }
+    Ok(x)
+}

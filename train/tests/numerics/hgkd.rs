@@ -1,0 +1,301 @@
+//! H-GKD: the loss on its own, and a whole masked student under it, against PyTorch in f64 (`goldens/hgkd.py`).
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+use lgd_train::error::TrainError;
+use lgd_train::objective::{BatchMask, Hgkd, HgkdSettings, Objective, TargetBatch, TeacherQueue};
+use lgd_train::student::{
+    Architecture, DecoderConfig, Extras, Head, Images, Student, StudentConfig, StudentOutput,
+};
+
+use crate::golden::{Golden, error, normal, real, spread, unit_rows, values};
+use crate::layer::TRAIN;
+
+/// The product promises 1e-4 of each tensor, L2; PyTorch's own f32 is 2e-5 off at worst (metadata `f32_error`).
+const TOLERANCE: f64 = 1e-4;
+
+const BATCH: usize = 4;
+const SIZE: (usize, usize) = (64, 96);
+const CELLS: (usize, usize) = (2, 3);
+const GRID: (usize, usize) = (8, 12);
+const TOKEN_DIM: usize = 16;
+const DIM: usize = 24;
+
+/// `formula` of `goldens/hgkd.py`.
+fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
+    let (bound, centre) = match shape {
+        _ if name.ends_with("running_mean") => (0.1, 0.0),
+        _ if name.ends_with("running_var") => (0.5, 1.0),
+        [out, _, rows, columns] => ((6.0 / real(out * rows * columns)).sqrt(), 0.0),
+        [_, inputs] => (1.0 / real(*inputs).sqrt(), 0.0),
+        _ if name.ends_with("bias") || name.ends_with("token") => (0.3, 0.0),
+        _ => (0.3, 1.0),
+    };
+    spread(seed, name, shape, bound, centre)
+}
+
+fn seed(golden: &Golden) -> u64 {
+    golden.metadata("seed").parse().unwrap()
+}
+
+fn weight(golden: &Golden, name: &str) -> f32 {
+    golden.metadata(name).parse().unwrap()
+}
+
+fn mask(golden: &Golden) -> BatchMask {
+    let visible = golden.values("mask").iter().map(|shown| *shown > 0.0).collect();
+    BatchMask { visible, rows: CELLS.0, columns: CELLS.1 }
+}
+
+/// The objective with the fixture's queue.
+fn objective(golden: &Golden) -> Hgkd {
+    let entries = golden.get("queue");
+    let (filled, dim) = entries.dims2().unwrap();
+    let mut queue = TeacherQueue::new(2 * filled, dim, &Device::Cpu).unwrap();
+    queue.push(&(0..u32::try_from(filled).unwrap()).collect::<Vec<_>>(), entries).unwrap();
+    let settings = HgkdSettings { beta: weight(golden, "beta"), lambda: weight(golden, "lambda") };
+    Hgkd::new(settings, queue).unwrap()
+}
+
+fn targets(golden: &Golden) -> TargetBatch {
+    let shape = [BATCH, GRID.0, GRID.1, TOKEN_DIM];
+    TargetBatch {
+        embedding: Some(golden.get("t").clone()),
+        tokens: Some(spread(seed(golden), "tokens", &shape, 1.5, 0.0)),
+        rows: Some(vec![7, 8, 9, 10]),
+        mask: Some(mask(golden)),
+        ..TargetBatch::default()
+    }
+}
+
+fn output(embedding: &Tensor, tokens: &Tensor) -> StudentOutput {
+    let (embedding, tokens) = (Some(embedding.clone()), Some(tokens.clone()));
+    StudentOutput {
+        pooled: Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap(),
+        embedding,
+        raw_pooled: None,
+        tokens,
+    }
+}
+
+#[test]
+fn the_loss_and_its_gradients_equal_pytorchs() {
+    let golden = Golden::open("hgkd");
+    let [embedding, tokens] = ["embedding", "output"].map(|name| Var::from_tensor(golden.get(name)).unwrap());
+    let loss = objective(&golden).loss(&output(&embedding, &tokens), &targets(&golden)).unwrap();
+    let names = ["hgkd_hidden", "hgkd_visible", "hgkd_similarity"];
+    for ((name, part), (expected, theirs)) in
+        loss.parts.iter().zip(names.iter().zip(["hidden", "visible", "similarity"]))
+    {
+        assert_eq!(name, expected);
+        let error = error(&values(part), &golden.values(theirs));
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+    }
+    // The fixture's loss has KDEP's term too, which neither tokens nor embedding enter.
+    let raw = weight(&golden, "kdep") * golden.values("raw")[0];
+    assert!(error(&[values(&loss.total)[0] + raw], &golden.values("loss")) < 1e-5);
+    let gradients = loss.total.backward().unwrap();
+    for (name, variable) in [("d_embedding", &embedding), ("d_output", &tokens)] {
+        let error = error(&values(gradients.get(variable).unwrap()), &golden.values(name));
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+    }
+}
+
+#[test]
+fn a_masked_students_whole_gradient_equals_pytorchs() {
+    let golden = Golden::open("hgkd");
+    let seed = seed(&golden);
+    let decoder =
+        DecoderConfig { rows: GRID.0, columns: GRID.1, dim: TOKEN_DIM, height: SIZE.0, width: SIZE.1 };
+    let extras = Extras { raw_pooled: true, decoder: Some(decoder) };
+    let config = StudentConfig::new(Architecture::ResNet18, Head::Projection { dim: DIM }, 0);
+    let mut student = Student::new(StudentConfig { extras, ..config }, &Device::Cpu).unwrap();
+    let tensors = student.tensors().unwrap();
+    let tensors: BTreeMap<String, Tensor> =
+        tensors.iter().map(|(name, tensor)| (name.clone(), formula(seed, name, tensor.dims()))).collect();
+    assert!(student.load(&tensors).unwrap().is_complete());
+    student.set_mask(&mask(&golden).visible, CELLS).unwrap();
+    let images = values(&spread(seed, "images", &[BATCH, SIZE.0, SIZE.1, 3], 2.0, 0.0));
+    let output = student.forward(Images::Normalised(&images), (BATCH, SIZE.0, SIZE.1), TRAIN).unwrap();
+    let raw = output.raw_pooled().unwrap();
+    let feature = spread(seed, "feature", raw.dims(), 2.0, 0.0);
+    let kdep = (raw - feature).unwrap().sqr().unwrap().mean_all().unwrap();
+    let loss = objective(&golden).loss(&output, &targets(&golden)).unwrap();
+    let total = (loss.total + (&kdep * f64::from(weight(&golden, "kdep"))).unwrap()).unwrap();
+    let mut found = vec![
+        ("loss".to_owned(), error(&values(&total), &golden.values("loss"))),
+        ("raw".to_owned(), error(&values(&kdep), &golden.values("raw"))),
+        ("embedding".to_owned(), error(&values(output.embedding().unwrap()), &golden.values("embedding"))),
+        ("output".to_owned(), error(&values(output.tokens().unwrap()), &golden.values("output"))),
+        ("pooled".to_owned(), golden.summary_error(seed, "pooled", &output.pooled)),
+        ("raw_pooled".to_owned(), golden.summary_error(seed, "raw_pooled", raw)),
+    ];
+    student.backward(&total, false).unwrap();
+    let gradients = student.gradients().unwrap();
+    let vanishing = golden.list("vanishing");
+    let kept = gradients.iter().filter(|(name, _)| !vanishing.contains(*name));
+    let kept: Vec<_> = kept.map(|(name, gradient)| (format!("gradient.{name}"), gradient)).collect();
+    assert_eq!(
+        kept.iter()
+            .map(|(name, _)| name["gradient.".len()..].to_owned())
+            .collect::<std::collections::BTreeSet<_>>(),
+        golden.summaries("gradient.")
+    );
+    found.extend(kept.into_iter().map(|(name, g)| (name.clone(), golden.summary_error(seed, &name, g))));
+    let after = student.tensors().unwrap();
+    let statistics = after.iter().filter(|(name, _)| name.contains("running"));
+    let statistics = statistics.map(|(name, value)| (format!("after.{name}"), value));
+    found.extend(statistics.map(|(name, v)| (name.clone(), golden.summary_error(seed, &name, v))));
+    let worst = found.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    eprintln!("worst of {}: {} {:.1e}", found.len(), worst.0, worst.1);
+    let failures: Vec<String> = found
+        .iter()
+        .filter(|(_, error)| *error > TOLERANCE)
+        .map(|(name, error)| format!("{name}: {error:.1e}"))
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The objective over a queue of the given embeddings.
+fn over(settings: HgkdSettings, entries: &Tensor) -> Hgkd {
+    let (count, dim) = entries.dims2().unwrap();
+    let mut queue = TeacherQueue::new(count.max(1), dim, &Device::Cpu).unwrap();
+    let rows: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
+    queue.push(&rows, entries).unwrap();
+    Hgkd::new(settings, queue).unwrap()
+}
+
+/// Two images of 1 x 2 cells with one hidden each, 2 x 4 tokens of three values, embeddings of six.
+fn small() -> (Tensor, Tensor, TargetBatch) {
+    let tokens = |name: &str| Tensor::from_vec(normal(name, 48), (2, 2, 4, 3), &Device::Cpu).unwrap();
+    let targets = TargetBatch {
+        embedding: Some(unit_rows("t", 2, 6)),
+        tokens: Some(tokens("y")),
+        rows: Some(vec![3, 4]),
+        mask: Some(BatchMask { visible: vec![true, false, false, true], rows: 1, columns: 2 }),
+        ..TargetBatch::default()
+    };
+    (unit_rows("s", 2, 6), tokens("x"), targets)
+}
+
+fn parts(objective: &Hgkd, output: &StudentOutput, targets: &TargetBatch) -> [f32; 4] {
+    let loss = objective.loss(output, targets).unwrap();
+    let part = |at: usize| values(&loss.parts[at].1)[0];
+    [values(&loss.total)[0], part(0), part(1), part(2)]
+}
+
+#[test]
+fn features_are_compared_by_whether_their_cell_is_hidden() {
+    let (s, x, targets) = small();
+    let settings = HgkdSettings { beta: 0.25, lambda: 0.0 };
+    let objective = over(settings, &unit_rows("queue", 5, 6));
+    let [total, hidden, visible, _] = parts(&objective, &output(&s, &x), &targets);
+    let (x, y) = (values(&x), values(targets.tokens.as_ref().unwrap()));
+    let mut sums = [0.0_f64; 2];
+    for at in 0..48 {
+        // Columns 0 and 1 of the first image and 2 and 3 of the second are visible.
+        let (image, column) = (at / 24, at / 3 % 4);
+        sums[usize::from((column < 2) == (image == 0))] += f64::from(x[at] - y[at]).powi(2) / 24.0;
+    }
+    assert!((f64::from(hidden) - sums[0]).abs() < 1e-5 && (f64::from(visible) - sums[1]).abs() < 1e-5);
+    assert!((f64::from(total) - sums[0] - 0.25 * sums[1]).abs() < 1e-5);
+    let (s, x, mut open) = small();
+    open.mask.as_mut().unwrap().visible.fill(true);
+    assert_eq!(parts(&objective, &output(&s, &x), &open)[1], 0.0, "nothing is hidden");
+}
+
+#[test]
+fn correlations_need_two_entries_and_do_not_break_where_nothing_varies() {
+    let (s, x, targets) = small();
+    let similarity = |queue: &Tensor, s: &Tensor| {
+        let s = Var::from_tensor(s).unwrap();
+        let loss = over(HgkdSettings::default(), queue).loss(&output(&s, &x), &targets).unwrap();
+        let gradients = loss.total.backward().unwrap();
+        (values(&loss.parts[2].1)[0], gradients.get(&s).map(values))
+    };
+    let queue = unit_rows("queue", 5, 6);
+    for filled in [0, 1] {
+        assert_eq!(similarity(&queue.narrow(0, 0, filled).unwrap(), &s), (0.0, None), "{filled} entries");
+    }
+    let t = targets.embedding.clone().unwrap();
+    let (same, gradient) = similarity(&queue, &t);
+    assert!(
+        same.abs() < 1e-5 && gradient.unwrap().iter().all(|v| v.abs() < 1e-3),
+        "the teacher's own embedding"
+    );
+    let (opposite, _) = similarity(&queue, &t.neg().unwrap());
+    assert!((opposite - 2.0).abs() < 1e-5, "its opposite");
+    let constant = queue.narrow(0, 0, 1).unwrap().broadcast_as((4, 6)).unwrap().contiguous().unwrap();
+    let (alike, gradient) = similarity(&constant, &s);
+    assert!(
+        (alike - 1.0).abs() < 1e-3 && gradient.unwrap().iter().all(|v| v.is_finite()),
+        "entries all alike"
+    );
+}
+
+#[test]
+fn what_does_not_fit_the_objective_is_refused() {
+    let (s, x, targets) = small();
+    let objective = over(HgkdSettings::default(), &unit_rows("queue", 5, 6));
+    let refused = |change: fn(&mut TargetBatch)| {
+        let mut changed = targets.clone();
+        change(&mut changed);
+        objective.loss(&output(&s, &x), &changed).unwrap_err()
+    };
+    let missing = |error| matches!(error, TrainError::MissingColumn { .. });
+    assert!(missing(refused(|targets| targets.tokens = None)));
+    assert!(missing(refused(|targets| targets.mask = None)));
+    assert!(missing(refused(|targets| targets.embedding = None)));
+    refused(|targets| targets.mask.as_mut().unwrap().visible.truncate(2));
+    refused(|targets| targets.mask = Some(BatchMask { visible: vec![true; 6], rows: 1, columns: 3 }));
+    refused(|targets| targets.mask = Some(BatchMask { visible: Vec::new(), rows: 0, columns: 0 }));
+    refused(|targets| {
+        targets.tokens = Some(Tensor::zeros((2, 2, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap())
+    });
+    refused(|targets| targets.embedding = Some(unit_rows("t", 2, 5)));
+    let mut headless = output(&s, &x);
+    headless.tokens = None;
+    assert!(matches!(
+        objective.loss(&headless, &targets),
+        Err(TrainError::MissingOutput { output: "tokens" })
+    ));
+    for settings in [HgkdSettings { beta: -1.0, lambda: 1.0 }, HgkdSettings { beta: 1.0, lambda: f32::NAN }] {
+        assert!(Hgkd::new(settings, TeacherQueue::new(2, 6, &Device::Cpu).unwrap()).is_err());
+    }
+    let columns = objective.columns();
+    assert!(
+        columns.embedding && columns.tokens && columns.rows && !columns.kdep && !columns.text_distribution
+    );
+}
+
+#[test]
+fn the_queue_takes_the_batch_and_survives_a_checkpoint() {
+    let (s, x, targets) = small();
+    let new = || Hgkd::new(HgkdSettings::default(), TeacherQueue::new(3, 6, &Device::Cpu).unwrap()).unwrap();
+    let mut objective = new();
+    let teacher = unit_rows("all", 9, 6);
+    let batch = |first: u32| TargetBatch {
+        embedding: Some(teacher.narrow(0, first.try_into().unwrap(), 2).unwrap()),
+        rows: Some(vec![first, first + 1]),
+        ..targets.clone()
+    };
+    assert_eq!(parts(&objective, &output(&s, &x), &targets)[3], 0.0, "nothing is known yet");
+    objective.after_step(&batch(0)).unwrap();
+    objective.after_step(&batch(5)).unwrap();
+    let before = parts(&objective, &output(&s, &x), &targets);
+    assert!(before[3] > 0.0);
+    let mut restored = new();
+    restored.load_state(&objective.state().unwrap()).unwrap();
+    let mut asked = Vec::new();
+    let read = &mut |rows: &[usize]| {
+        asked.extend(rows.to_vec());
+        let rows: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).unwrap()).collect();
+        let rows = Tensor::from_vec(rows.clone(), rows.len(), &Device::Cpu)?;
+        Ok(teacher.index_select(&rows, 0)?)
+    };
+    restored.refill(read).unwrap();
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 5, 6], "the oldest made room");
+    assert_eq!(parts(&restored, &output(&s, &x), &targets), before);
+}
