@@ -10,6 +10,7 @@ pub mod column;
 pub mod error;
 pub mod image;
 pub mod job;
+pub mod kdep;
 pub mod manifest;
 mod mapped;
 mod positioned;

@@ -4,5 +4,6 @@
 mod bad_input;
 mod common;
 mod damage;
+mod objectives;
 mod pipeline;
 mod stored_views;

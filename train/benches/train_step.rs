@@ -66,7 +66,7 @@ impl Training {
                 embedding: Some(tensor("teacher", &[batch, DIM], device)?),
                 text_distribution: Some(uniform_distribution(batch, CATEGORIES, device)?),
                 visual_distribution: Some(uniform_distribution(batch, CATEGORIES + 1, device)?),
-                pseudo_category: None,
+                ..TargetBatch::default()
             },
             shape: (batch, side, side),
             step: 0,

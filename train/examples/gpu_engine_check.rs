@@ -105,7 +105,7 @@ fn loss(
         let weights = Tensor::from_vec(random(name, value.elem_count()), value.shape(), value.device())?;
         (value * weights)?.sum_all()
     };
-    Ok((weighted("pooled", &output.pooled)? + weighted("embedding", &output.embedding)?)?)
+    Ok((weighted("pooled", &output.pooled)? + weighted("embedding", output.embedding()?)?)?)
 }
 
 /// Runs two steps on both devices and compares the losses, the gradients of the first, and the parameters after the second.
@@ -139,7 +139,7 @@ fn compare(architecture: Architecture, element: Element, device: &Device) -> Res
     let states = (here.engine().state()?, there.engine().state()?);
     let inference = [&mut here, &mut there].map(|student| {
         let output = student.forward(images, shape, Mode::Inference)?;
-        Ok::<_, TrainError>(output.embedding.flatten_all()?.to_vec1::<f32>()?)
+        Ok::<_, TrainError>(output.embedding()?.flatten_all()?.to_vec1::<f32>()?)
     });
     let [embedding, other_embedding] = inference;
     let errors = [
@@ -192,7 +192,7 @@ fn time(
         };
         let start = Instant::now();
         let output = student.forward(images, (batch, side, side), Mode::Train { seed: 3, step: number })?;
-        let loss = (&output.embedding * &weights)?.sum_all()?;
+        let loss = (output.embedding()? * &weights)?.sum_all()?;
         let forward = mark(start)?;
         student.backward(&loss, false)?;
         let backward = mark(start)?;

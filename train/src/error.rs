@@ -29,6 +29,34 @@ pub enum TrainError {
         /// The column.
         column: &'static str,
     },
+    /// An objective asked for an output that the student does not have.
+    #[error("the objective needs the student's output {output}, which this student does not have")]
+    MissingOutput {
+        /// The output.
+        output: &'static str,
+    },
+    /// A name that stands for no objective.
+    #[error("unknown objective {name:?}\nhint: objectives are {known}; `lgd objectives` says more")]
+    UnknownObjective {
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A choice of objectives that makes no sense.
+    #[error("{reason}\nhint: objectives are given as lgd,kdep:0.5, a weight after the colon")]
+    Objectives {
+        /// Why not.
+        reason: String,
+    },
+    /// A label that the classifier has no class for.
+    #[error("a label is {label}, but there are {classes} classes")]
+    Label {
+        /// The label.
+        label: u32,
+        /// Classes of the classifier.
+        classes: usize,
+    },
     /// A saved state lacks an entry.
     #[error("the saved state has no entry {name}\nhint: it was written by another configuration or version")]
     MissingState {

@@ -30,7 +30,7 @@ use crate::render::{Normalization, Resample};
 use crate::view::Policy;
 
 pub use builder::{CacheBuilder, Existing};
-pub use reader::{Cache, CachedViews};
+pub use reader::{Cache, CachedViews, TokenColumn};
 pub use shard::{CachedSample, ShardWriter};
 pub use stored::{Encoding, StoredFormat, StoredViews};
 

@@ -99,6 +99,22 @@ impl Cache {
         self.manifest.config.stored_views.map(|format| StoredViews::open(format, files)).transpose()
     }
 
+    /// Stub.
+    ///
+    /// # Errors
+    /// Stub.
+    pub fn captions(&self) -> Result<Option<MappedColumn<f32>>, ArtefactError> {
+        Ok(None)
+    }
+
+    /// Stub.
+    ///
+    /// # Errors
+    /// Stub.
+    pub fn tokens(&self) -> Result<Option<TokenColumn>, ArtefactError> {
+        Ok(None)
+    }
+
     /// Hashes the files of the stored views: one pass over all their bytes, which may take long. A reader of single views
     /// does without, since every row carries a check of its own.
     ///
@@ -194,4 +210,36 @@ impl CachedViews {
         }
         Ok(())
     }
+}
+
+/// Stub.
+#[derive(Debug)]
+pub struct TokenRecord {
+    /// Stub.
+    pub rows: usize,
+    /// Stub.
+    pub columns: usize,
+    /// Stub.
+    pub dim: usize,
+}
+
+/// Stub.
+#[derive(Debug)]
+pub struct TokenColumn {
+    record: TokenRecord,
+}
+
+impl TokenColumn {
+    /// Stub.
+    pub fn record(&self) -> &TokenRecord {
+        &self.record
+    }
+
+    /// Stub.
+    pub fn width(&self) -> usize {
+        self.record.rows
+    }
+
+    /// Stub.
+    pub fn copy_rows(&self, _rows: impl Iterator<Item = usize>, _out: &mut [f32]) {}
 }

@@ -144,6 +144,8 @@ impl Regularisation {
 /// What stands on the pooled feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
+    /// Nothing.
+    None,
     /// LGD's projection to a unit vector in the teacher's space.
     Projection {
         /// Dimensions of the teacher's embeddings.
@@ -154,6 +156,26 @@ pub enum Head {
         /// Classes.
         classes: usize,
     },
+}
+
+/// What a student computes in training besides pooled feature and head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The pooled last feature map before its activation.
+    pub raw_pooled: bool,
+    /// A decoder that generates the teacher's tokens from a masked view.
+    pub decoder: Option<DecoderConfig>,
+}
+
+/// The token grid that a decoder generates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderConfig {
+    /// Rows of tokens.
+    pub rows: usize,
+    /// Columns of tokens.
+    pub columns: usize,
+    /// Width of a token.
+    pub dim: usize,
 }
 
 /// How a student is made.
@@ -167,12 +189,15 @@ pub struct StudentConfig {
     pub regularisation: Regularisation,
     /// Seed of the initial weights.
     pub seed: u64,
+    /// What it computes in training besides.
+    pub extras: Extras,
 }
 
 impl StudentConfig {
     /// torchvision's settings.
     pub fn new(architecture: Architecture, head: Head, seed: u64) -> Self {
-        Self { architecture, head, regularisation: architecture.regularisation(), seed }
+        let regularisation = architecture.regularisation();
+        Self { architecture, head, regularisation, seed, extras: Extras::default() }
     }
 
     fn graph(&self, shape: Shape, maps: bool) -> Result<(Graph, Table), ShapeError> {
@@ -182,12 +207,14 @@ impl StudentConfig {
         let pooled = builder.global_average_pool(features[features.len() - 1]);
         let dropout = self.regularisation.dropout;
         let top = match self.head {
-            Head::Projection { dim } => head::projection(&mut builder, pooled, dim, dropout)?,
+            Head::None => None,
+            Head::Projection { dim } => Some(head::projection(&mut builder, pooled, dim, dropout)?),
             Head::Classifier { classes } => {
-                head::classifier(&mut builder, pooled, self.architecture, classes, dropout)?
+                Some(head::classifier(&mut builder, pooled, self.architecture, classes, dropout)?)
             }
         };
-        let mut outputs = vec![pooled, top];
+        let mut outputs = vec![pooled];
+        outputs.extend(top);
         if maps {
             outputs.extend(features);
         }
@@ -200,8 +227,38 @@ impl StudentConfig {
 pub struct StudentOutput {
     /// Globally averaged last feature map, after its activation: `[B, d]`.
     pub pooled: Tensor,
-    /// The head's output: L2-normalised embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
-    pub embedding: Tensor,
+    /// The head's output, where there is a head: L2-normalised embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
+    pub embedding: Option<Tensor>,
+    /// The same average before the activation, in training and where asked for: `[B, d]`.
+    pub raw_pooled: Option<Tensor>,
+    /// The decoder's output, in training and where there is one: `[B, rows, columns, dim]`.
+    pub tokens: Option<Tensor>,
+}
+
+impl StudentOutput {
+    /// The head's output.
+    ///
+    /// # Errors
+    /// [`TrainError::MissingOutput`] where there is no head.
+    pub fn embedding(&self) -> Result<&Tensor, TrainError> {
+        self.embedding.as_ref().ok_or(TrainError::MissingOutput { output: "embedding" })
+    }
+
+    /// The pooled feature before its activation.
+    ///
+    /// # Errors
+    /// [`TrainError::MissingOutput`] where it was not asked for.
+    pub fn raw_pooled(&self) -> Result<&Tensor, TrainError> {
+        self.raw_pooled.as_ref().ok_or(TrainError::MissingOutput { output: "raw_pooled" })
+    }
+
+    /// The decoder's output.
+    ///
+    /// # Errors
+    /// [`TrainError::MissingOutput`] where there is no decoder.
+    pub fn tokens(&self) -> Result<&Tensor, TrainError> {
+        self.tokens.as_ref().ok_or(TrainError::MissingOutput { output: "tokens" })
+    }
 }
 
 /// A backbone, its head, their parameters, and the device they live on.
@@ -210,7 +267,7 @@ pub struct Student {
     table: Table,
     engine: Box<dyn Engine>,
     programs: HashMap<(Shape, bool), Arc<Program>>,
-    variables: Option<[Var; 2]>,
+    variables: Option<Vec<Var>>,
 }
 
 impl Student {
@@ -242,6 +299,7 @@ impl Student {
         make: impl FnOnce(&State) -> Result<Box<dyn Engine>, TrainError>,
     ) -> Result<Self, TrainError> {
         match config.head {
+            Head::None => {}
             Head::Projection { dim } => expect_positive("the embedding's dimension", dim)?,
             Head::Classifier { classes } => expect_positive("classes", classes)?,
         }
@@ -256,11 +314,12 @@ impl Student {
         self.config.architecture
     }
 
-    /// Width of the head's output: dimensions `D` of the embedding, or classes.
-    pub fn embedding_dim(&self) -> usize {
+    /// Width of the head's output: dimensions `D` of the embedding, or classes; `None` without a head.
+    pub fn embedding_dim(&self) -> Option<usize> {
         match self.config.head {
-            Head::Projection { dim } => dim,
-            Head::Classifier { classes } => classes,
+            Head::None => None,
+            Head::Projection { dim } => Some(dim),
+            Head::Classifier { classes } => Some(classes),
         }
     }
 
@@ -288,14 +347,22 @@ impl Student {
         mode: Mode,
     ) -> Result<StudentOutput, TrainError> {
         self.run(images, Shape { batch, height, width, channels: 3 }, mode, false)?;
-        let (pooled, embedding) = (self.engine.output(0)?, self.engine.output(1)?);
-        if mode == Mode::Inference {
-            return Ok(StudentOutput { pooled, embedding });
-        }
-        let variables = [Var::from_tensor(&pooled)?, Var::from_tensor(&embedding)?];
-        let [pooled, embedding] = variables.each_ref().map(|variable| variable.as_tensor().clone());
-        self.variables = Some(variables);
-        Ok(StudentOutput { pooled, embedding })
+        let heads = usize::from(self.embedding_dim().is_some());
+        let outputs: Vec<Tensor> = (0..=heads).map(|at| self.engine.output(at)).collect::<Result<_, _>>()?;
+        let outputs = if mode == Mode::Inference {
+            outputs
+        } else {
+            let variables: Vec<Var> = outputs.iter().map(Var::from_tensor).collect::<Result<_, _>>()?;
+            let tensors = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
+            self.variables = Some(variables);
+            tensors
+        };
+        Ok(StudentOutput {
+            pooled: outputs[0].clone(),
+            embedding: outputs.get(1).cloned(),
+            raw_pooled: None,
+            tokens: None,
+        })
     }
 
     /// Gradients of all parameters of `loss`, which was made from the output of the last [`forward`](Self::forward); added to those of
@@ -306,7 +373,7 @@ impl Student {
     pub fn backward(&mut self, loss: &Tensor, accumulate: bool) -> Result<(), TrainError> {
         let variables = self.variables.take().ok_or(TrainError::NothingRan)?;
         let mut gradients = loss.backward()?;
-        let gradients = variables.map(|variable| gradients.remove(&variable));
+        let gradients: Vec<_> = variables.iter().map(|variable| gradients.remove(variable)).collect();
         self.engine.backward(&gradients, accumulate)
     }
 
@@ -330,7 +397,8 @@ impl Student {
     ) -> Result<Vec<Tensor>, TrainError> {
         let shape = Shape { batch, height, width, channels: 3 };
         let program = self.run(images, shape, Mode::Inference, true)?;
-        (2..program.graph().outputs().len()).map(|at| self.engine.output(at)).collect()
+        let first = 1 + usize::from(self.embedding_dim().is_some());
+        (first..program.graph().outputs().len()).map(|at| self.engine.output(at)).collect()
     }
 
     fn run(

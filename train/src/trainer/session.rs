@@ -1,7 +1,6 @@
 //! Student, objective and optimiser of one run, and the step that moves them.
 
 use candle_core::{Device, Tensor};
-use lgd_data::bank::{Bank, UnassignedSlots};
 use lgd_data::render::Normalization;
 
 use crate::checkpoint::Stateful;
@@ -9,10 +8,10 @@ use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
 use crate::loader::targets::TargetSource;
-use crate::objective::{Lgd, LgdSettings, Objective, VisualBank};
+use crate::objective::{Objective, ObjectiveKind};
 use crate::optim::{OptimiserSettings, Schedule, ScheduleSettings};
-use crate::run::{RunError, TrainConfig, VisualMode};
-use crate::student::{Head, Images, Mode, Student, StudentConfig};
+use crate::run::{RunError, TrainConfig};
+use crate::student::{Extras, Head, Images, Mode, Student, StudentConfig};
 
 /// The parts of a run that change from step to step.
 pub(super) struct Session {
@@ -33,17 +32,16 @@ pub(super) struct StepLoss {
 }
 
 impl Session {
-    /// A new student with its objective and optimiser, as `config` and `bank` say.
+    /// A new student with optimiser, as `config` says, ending in `head`, to be trained for `objective`.
     pub(super) fn new(
         config: &TrainConfig,
-        bank: &Bank,
+        head: Head,
+        objective: Box<dyn Objective>,
         normalization: Normalization,
         device: &Device,
     ) -> Result<Self, RunError> {
-        let head = Head::Projection { dim: bank.dim() };
-        let student = Student::new(StudentConfig::new(config.student, head, config.seed), device)?;
+        let student = Student::new(student_config(config, head), device)?;
         let slots = config.optimiser.update(student.table(), 0.0, 1).slots();
-        let objective = Box::new(objective(config, bank, device)?);
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimiser, seed, parts) = (config.optimiser, config.seed, config.accumulate);
         Ok(Self { student, optimiser, slots, objective, normalization, seed, side, parts })
@@ -54,6 +52,11 @@ impl Session {
         Stateful { student: &mut self.student, slots: &self.slots, objective: &mut *self.objective }
     }
 
+    /// Reads again what the objective's state only names; after a checkpoint was restored.
+    pub(super) fn refill(&mut self, targets: &TargetSource<'_>) -> Result<(), RunError> {
+        Ok(self.objective.refill(&mut |rows| targets.embeddings(rows))?)
+    }
+
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
     pub(super) fn step(
         &mut self,
@@ -62,7 +65,7 @@ impl Session {
         lr: f32,
         targets: &TargetSource<'_>,
     ) -> Result<StepLoss, RunError> {
-        let targets = targets.gather(&batch.rows, self.objective.columns())?;
+        let targets = targets.gather(&batch.rows)?;
         let rows = batch.rows.len() / self.parts;
         let mut losses = Vec::with_capacity(self.parts);
         for part in 0..self.parts {
@@ -173,24 +176,10 @@ pub(super) fn schedule(config: &TrainConfig, steps_per_epoch: usize) -> Result<S
     })?)
 }
 
-fn objective(config: &TrainConfig, bank: &Bank, device: &Device) -> Result<Lgd, RunError> {
-    let record = &bank.manifest().record;
-    let prototypes = |values: &[f32]| {
-        let shape = (bank.categories(), bank.dim());
-        Tensor::from_slice(values, shape, device).map_err(TrainError::from)
-    };
-    let settings = LgdSettings {
-        alpha: config.alpha,
-        teacher_temperature: record.teacher_temperature,
-        student_temperature: config.student_temperature,
-    };
-    let visual = match config.vsb {
-        VisualMode::Mean => VisualBank::Mean { vsb: prototypes(bank.vsb())? },
-        VisualMode::Ema => VisualBank::Ema { momentum: config.vsb_momentum, seed: config.seed },
-    };
-    let kept = record.unassigned_slots == UnassignedSlots::Kept;
-    let assigned: Vec<bool> = record.categories.iter().map(|category| kept || category.count > 0).collect();
-    Ok(Lgd::new(settings, prototypes(bank.tsb())?, visual, &assigned)?)
+/// The student that a run trains: with the outputs that its objectives read.
+fn student_config(config: &TrainConfig, head: Head) -> StudentConfig {
+    let extras = Extras { raw_pooled: config.objective.contain(ObjectiveKind::Kdep), decoder: None };
+    StudentConfig { extras, ..StudentConfig::new(config.student, head, config.seed) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a batch has few parts")]

@@ -15,7 +15,7 @@ fn unit_rows(name: &str, rows: usize) -> Tensor {
 }
 
 fn output(s: &Tensor) -> StudentOutput {
-    StudentOutput { pooled: s.clone(), embedding: s.clone() }
+    StudentOutput { pooled: s.clone(), embedding: Some(s.clone()), raw_pooled: None, tokens: None }
 }
 
 fn rows(tensor: &Tensor) -> Vec<Vec<f64>> {
@@ -79,6 +79,7 @@ fn both_banks_give_the_written_formula() {
         // Over all slots: the objective takes the masked one out and normalises again.
         visual_distribution: Some(distribution(&visual_logits(&t, &t, &vsb))),
         pseudo_category: Some(vec![0, 2, 2, 4]),
+        ..TargetBatch::default()
     };
     let text = entropy(&text_logits(&t, &tsb), &text_logits(&s, &tsb), &[0, 1, 2, 3, 4]);
     let visual = entropy(&visual_logits(&t, &t, &vsb), &visual_logits(&s, &t, &vsb), &[0, 1, 3, 4, 5]);
@@ -103,7 +104,7 @@ fn the_slot_of_an_unassigned_category_has_no_gradient() {
             embedding: Some(t.clone()),
             text_distribution: Some(distribution(&text_logits(&t, &tsb))),
             visual_distribution: Some(Tensor::full(1.0_f32 / 6.0, (B, C + 1), &Device::Cpu).unwrap()),
-            pseudo_category: None,
+            ..TargetBatch::default()
         };
         let loss = lgd.loss(&output(&s), &targets).unwrap();
         values(loss.total.backward().unwrap().get(&s).unwrap())
@@ -164,7 +165,7 @@ fn missing_columns_and_wrong_sizes_are_errors() {
         embedding: Some(unit_rows("t", B)),
         text_distribution: uniform(text),
         visual_distribution: uniform(visual),
-        pseudo_category: None,
+        ..TargetBatch::default()
     };
     assert!(lgd.loss(&output(&s), &targets(C, C + 1)).is_ok());
     assert!(matches!(lgd.loss(&output(&s), &targets(C + 1, C + 1)), Err(TrainError::Dimensions { .. })));

@@ -119,7 +119,7 @@ fn safetensors_bring_back_every_bit() {
         let images = normal("images", 2 * 32 * 32 * 3);
         let run = |student: &mut Student| {
             let output = student.forward(Images::Normalised(&images), (2, 32, 32), Mode::Inference);
-            values(&output.unwrap().embedding)
+            values(output.unwrap().embedding().unwrap())
         };
         assert_eq!(run(&mut from), run(&mut to), "and what it computes");
         assert!(to.load_safetensors(&bytes[..bytes.len() / 2]).is_err(), "a truncated file");

@@ -113,7 +113,7 @@ impl Reference {
         let (images, (_, height, width)) = self.images();
         let first = Images::Normalised(&images[..INFERRED * height * width * 3]);
         let output = self.student.forward(first, (INFERRED, height, width), Mode::Inference).unwrap();
-        for (name, tensor) in [("pooled", output.pooled), ("logits", output.embedding)] {
+        for (name, tensor) in [("pooled", output.pooled), ("logits", output.embedding.unwrap())] {
             let error = error(&values(&tensor), &self.golden.values(&format!("inference.{name}")));
             self.check("inference", name, error);
         }
@@ -232,7 +232,7 @@ fn check_workings(architecture: Architecture) {
     let last = features[features.len() - 1].mean((1, 2)).unwrap();
     assert!(error(&values(&output.pooled), &values(&last)) < 1e-6);
     assert_eq!(output.pooled.dims(), [2, architecture.feature_dim()]);
-    assert!(!output.embedding.track_op() && !output.pooled.track_op(), "inference keeps no graph");
+    assert!(!output.embedding().unwrap().track_op() && !output.pooled.track_op(), "inference keeps no graph");
     let same = |a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>| {
         a.iter().zip(b).all(|((n, a), (m, b))| n == m && values(a) == values(b))
     };
@@ -241,7 +241,7 @@ fn check_workings(architecture: Architecture) {
 
     let loss = |student: &mut Student| {
         let output = student.forward(images, shape, TRAIN).unwrap();
-        output.embedding.sqr().unwrap().sum_all().unwrap()
+        output.embedding().unwrap().sqr().unwrap().sum_all().unwrap()
     };
     let mut bytes = Vec::new();
     let mut gradients = Vec::new();
@@ -284,7 +284,7 @@ fn every_draw_follows_seed_and_step() {
         let run = |init, mode| {
             let config = StudentConfig::new(architecture, head, init);
             let mut student = Student::new(config, &candle_core::Device::Cpu).unwrap();
-            values(&student.forward(Images::Normalised(&images), shape, mode).unwrap().embedding)
+            values(student.forward(Images::Normalised(&images), shape, mode).unwrap().embedding().unwrap())
         };
         let train = |seed, step| run(1, Mode::Train { seed, step });
         assert_eq!(train(1, 1), train(1, 1));

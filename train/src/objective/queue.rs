@@ -1,0 +1,134 @@
+//! The last teacher embeddings that training has shown: SEED's and H-GKD's memory.
+//!
+//! A ring of `K` slots on the device, filled in the order of training. A checkpoint keeps the cache row of each slot, not the
+//! embedding: 256 kB instead of 256 MB at K = 65,536 and D = 1,024. Slots keep their places when it is restored, so that sums over
+//! them come out in the same bits.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{TrainError, expect_dims};
+
+/// Names of the state's entries.
+const ROWS: &str = "queue.rows";
+const NEXT: &str = "queue.next";
+/// Embeddings read at one time when a queue is filled again.
+const CHUNK: usize = 4096;
+
+/// A first-in, first-out queue of at most `K` teacher embeddings; empty at first.
+#[derive(Debug)]
+pub struct TeacherQueue {
+    /// Cache row of each filled slot.
+    rows: Vec<u32>,
+    /// The slot to be written next: the first free one, or that of the oldest entry.
+    next: usize,
+    /// `[K, D]`, of which the first `rows.len()` slots are filled.
+    slots: Tensor,
+}
+
+impl TeacherQueue {
+    /// An empty queue of `capacity` embeddings of width `dim` on `device`.
+    ///
+    /// # Errors
+    /// A capacity of 0, or memory that cannot be had.
+    pub fn new(capacity: usize, dim: usize, device: &Device) -> Result<Self, TrainError> {
+        if capacity == 0 {
+            return Err(TrainError::Setting { name: "the queue's length", value: 0.0, range: "at least 1" });
+        }
+        let slots = Tensor::zeros((capacity, dim), DType::F32, device)?;
+        Ok(Self { rows: Vec::new(), next: 0, slots })
+    }
+
+    /// Most entries it holds, K.
+    pub fn capacity(&self) -> usize {
+        self.slots.dims()[0]
+    }
+
+    /// Entries it holds now.
+    pub fn filled(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Appends the embeddings `[n, D]` of cache rows `rows`, in that order; the oldest entries make room.
+    ///
+    /// # Errors
+    /// Another shape, or an error of the device.
+    pub fn push(&mut self, rows: &[u32], embeddings: &Tensor) -> Result<(), TrainError> {
+        expect_dims("embeddings for the queue", embeddings, &[rows.len(), self.slots.dims()[1]])?;
+        let embeddings = embeddings.detach().contiguous()?;
+        let mut done = rows.len().saturating_sub(self.capacity());
+        while done < rows.len() {
+            let count = (self.capacity() - self.next).min(rows.len() - done);
+            self.slots.slice_set(&embeddings.narrow(0, done, count)?, 0, self.next)?;
+            for &row in &rows[done..done + count] {
+                match self.rows.get_mut(self.next) {
+                    Some(slot) => *slot = row,
+                    None => self.rows.push(row),
+                }
+                self.next = (self.next + 1) % self.capacity();
+            }
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// The entries `[filled, D]`, in no particular order; `None` while there are none. They are the queue's own memory, which the next
+    /// [`push`](Self::push) writes to.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn tensor(&self) -> Result<Option<Tensor>, TrainError> {
+        let filled = self.filled();
+        Ok((filled > 0).then(|| self.slots.narrow(0, 0, filled)).transpose()?)
+    }
+
+    /// Cache rows and place, for a checkpoint: `queue.rows` u32 `[filled]`, `queue.next` u32 `[1]`.
+    ///
+    /// # Errors
+    /// Tensors that cannot be made.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let rows = Tensor::from_slice(&self.rows, self.filled(), &Device::Cpu)?;
+        let next = Tensor::new(&[u32::try_from(self.next).unwrap_or(u32::MAX)], &Device::Cpu)?;
+        Ok(BTreeMap::from([(ROWS.to_owned(), rows), (NEXT.to_owned(), next)]))
+    }
+
+    /// Takes [`state`](Self::state) back; the embeddings are wrong until [`refill`](Self::refill).
+    ///
+    /// # Errors
+    /// An entry that is missing, or does not fit a queue of this length; nothing is changed then.
+    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+        let entry = |name: &str| {
+            let tensor = state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() })?;
+            Ok::<_, TrainError>(tensor.to_vec1::<u32>()?)
+        };
+        let (rows, next) = (entry(ROWS)?, entry(NEXT)?);
+        let next = next.first().copied().unwrap_or(u32::MAX);
+        let place = usize::try_from(next).unwrap_or(usize::MAX);
+        let fits = if rows.len() < self.capacity() { place == rows.len() } else { place < self.capacity() };
+        if !fits || rows.len() > self.capacity() {
+            let range = "the first free slot, or a slot of a queue that is full";
+            return Err(TrainError::Setting { name: NEXT, value: next.into(), range });
+        }
+        (self.rows, self.next) = (rows, place);
+        Ok(())
+    }
+
+    /// Reads the embeddings of all entries again; `read` gives those `[n, D]` of cache rows.
+    ///
+    /// # Errors
+    /// Those of `read`, or another shape.
+    pub fn refill(
+        &mut self,
+        read: &mut dyn FnMut(&[usize]) -> Result<Tensor, TrainError>,
+    ) -> Result<(), TrainError> {
+        for (chunk, rows) in self.rows.chunks(CHUNK).enumerate() {
+            let rows: Vec<usize> =
+                rows.iter().map(|&row| usize::try_from(row).unwrap_or(usize::MAX)).collect();
+            let embeddings = read(&rows)?;
+            expect_dims("embeddings for the queue", &embeddings, &[rows.len(), self.slots.dims()[1]])?;
+            self.slots.slice_set(&embeddings.contiguous()?, 0, chunk * CHUNK)?;
+        }
+        Ok(())
+    }
+}
