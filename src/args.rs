@@ -9,7 +9,8 @@ use lgd_data::view::Policy;
 use lgd_extract::ExecutionDevice;
 use lgd_train::device::TrainDevice;
 use lgd_train::eval::Protocol;
-use lgd_train::run::VisualMode;
+use lgd_train::objective::Objectives;
+use lgd_train::run::{SlotMode, VisualMode};
 use lgd_train::student::Architecture;
 
 /// Cache a vision teacher once, aim it at any category names in seconds, train small students from the cache.
@@ -33,8 +34,10 @@ pub enum Command {
     Extract(ExtractArgs),
     /// Turn category names, or cached features, into targets for every view, from the cache alone.
     Bank(BankArgs),
-    /// Train a student from a cache and a bank.
+    /// Train a student from a cache, for one objective or several.
     Train(TrainArgs),
+    /// List the objectives that a student can be trained for.
+    Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher beside it.
     Eval(EvalArgs),
     /// Show what a cache, bank or run is made of, as JSON.
@@ -319,9 +322,12 @@ pub struct TrainArgs {
     /// Render every view from its image, even where the cache stores views of the right size.
     #[arg(long, requires = "images")]
     pub ignore_stored_views: bool,
-    /// The bank, made from this cache.
+    /// A bank made from this cache: of names, for the objective lgd, or a KDEP bank, for kdep; may be repeated, one of each.
     #[arg(long, value_name = "DIR")]
-    pub bank: PathBuf,
+    pub bank: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub objective: ObjectiveArgs,
     /// resnet18, resnet34, resnet50, mobilenet_v2, mobilenet_v3_large or efficientnet_b0.
     #[arg(long, default_value = "resnet18")]
     pub student: Architecture,
@@ -385,18 +391,6 @@ pub struct TrainArgs {
     /// Where the student trains: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     pub device: TrainDevice,
-    /// Weight of the visual term; the textual one has the rest.
-    #[arg(long, default_value_t = 0.5, value_parser = fraction_or_zero)]
-    pub alpha: f32,
-    /// Temperature of the student's logits.
-    #[arg(long, default_value_t = 0.2, value_parser = temperature)]
-    pub tau_s: f32,
-    /// The visual semantics bank: mean (the bank's) or ema (the paper's moving average over batches).
-    #[arg(long, default_value = "mean")]
-    pub vsb: VisualMode,
-    /// Momentum of the moving-average bank.
-    #[arg(long, default_value_t = 0.999)]
-    pub ema_momentum: f32,
     /// Seed of the initial weights, the order of images and dropout.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -412,6 +406,47 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub output: OutputArgs,
+}
+
+/// What to train for. Of the settings only those that the chosen objectives read may be typed, so none of them has a default here.
+#[derive(ClapArgs)]
+pub struct ObjectiveArgs {
+    /// What to train for; several with commas, each with its weight in the sum after a colon, as in lgd,kdep:0.5; see `lgd objectives`.
+    #[arg(long, value_name = "NAME[:WEIGHT],...", default_value = "lgd")]
+    pub objective: Objectives,
+    /// lgd: weight of the visual term; the textual one has the rest [default: 0.5].
+    #[arg(long, value_parser = fraction_or_zero)]
+    pub alpha: Option<f32>,
+    /// lgd, seed: temperature of the student's logits [default: 0.2].
+    #[arg(long, value_parser = temperature)]
+    pub tau_s: Option<f32>,
+    /// lgd: the visual semantics bank: mean (the bank's) or ema (the paper's moving average over batches) [default: mean].
+    #[arg(long)]
+    pub vsb: Option<VisualMode>,
+    /// lgd: momentum of the moving-average bank [default: 0.999].
+    #[arg(long)]
+    pub ema_momentum: Option<f32>,
+    /// lgd: what a category's slot counts: balanced (once, as published) or views (as often as views are assigned to it) [default:
+    /// balanced].
+    #[arg(long)]
+    pub slots: Option<SlotMode>,
+    /// seed: teacher embeddings in the queue; never more than the cache has [default: 65536].
+    #[arg(long, value_name = "K", value_parser = at_least_one)]
+    pub queue: Option<usize>,
+    /// seed: temperature of the teacher's similarities to the queue; those to a bank have the bank's [default: 0.01].
+    #[arg(long, value_parser = temperature)]
+    pub tau_t: Option<f32>,
+    /// caption: temperature of the similarities to captions [default: 0.07].
+    #[arg(long, value_parser = temperature)]
+    pub tau_caption: Option<f32>,
+}
+
+/// `lgd objectives`.
+#[derive(ClapArgs)]
+pub struct ObjectivesArgs {
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Names of [`lgd_train::optim::ScheduleKind`].
@@ -457,7 +492,7 @@ pub struct EvalArgs {
     /// The bank with the category names, for zero-shot; any bank of the same text encoder.
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
-    /// What to measure: zero-shot, knn, linear; several with commas.
+    /// What to measure: zero-shot, labels (a supervised student's own classifier), knn, linear; several with commas.
     #[arg(long, value_delimiter = ',', default_values = ["zero-shot"])]
     pub protocol: Vec<Protocol>,
     /// Share of the short side that the centre crop keeps; a --cache shows its own instead.

@@ -139,8 +139,7 @@ fn disk_full_hint(reason: &str) -> &'static str {
     }
 }
 
-const DISK_FULL: &str =
-    "\nhint: make room on the disk and run the command again, with --resume where it had begun; nothing half-written was kept";
+const DISK_FULL: &str = "\nhint: make room on the disk and run the command again, with --resume where it had begun; nothing half-written was kept";
 
 fn hint_line(hint: &str) -> String {
     if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") }

@@ -7,13 +7,11 @@
 //! ```
 //!
 //! No bit depends on the number of threads: they share out strips of the sums and blocks of rows whose bounds are fixed, and
-//! every product and the decomposition run on one thread each. Those are `faer`'s, which only this module knows.
+//! every product and the decomposition ([`lgd_linalg`]) run on one thread each.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -112,15 +110,10 @@ impl MomentSums {
     fn add_block(&mut self, block: &[f64]) {
         let dim = self.dim;
         let rows = block.len() / dim;
-        // Row-major rows are the columns of a column-major matrix, [D, n].
-        let columns = MatRef::from_column_major_slice(block, dim, rows);
         let strips = self.products.par_chunks_mut(STRIP * dim).zip(self.sum.par_chunks_mut(STRIP));
         strips.enumerate().with_max_len(1).for_each(|(strip, (products, sum))| {
-            let (first, width) = (strip * STRIP, sum.len());
-            let mut products = MatMut::from_column_major_slice_mut(products, dim, width);
-            let lower = products.as_mut().subrows_mut(first, dim - first);
-            let own = columns.subrows(first, width).transpose();
-            matmul(lower, Accum::Add, columns.subrows(first, dim - first), own, 1.0, Par::Seq);
+            let first = strip * STRIP;
+            lgd_linalg::add_products(products, block, dim, first);
             for row in block.chunks_exact(dim) {
                 sum.iter_mut().zip(&row[first..]).for_each(|(sum, value)| *sum += value);
             }
@@ -144,31 +137,34 @@ impl MomentSums {
         self.count
     }
 
-    /// Mean `[D]` and the lower triangle of the covariance `[D, D]`, over n.
-    fn centred(&self) -> Result<(Vec<f64>, Mat<f64>), ProjectionError> {
+    /// Mean `[D]` and the lower triangle of the covariance `[D, D]`, column-major, over n.
+    fn centred(&self) -> Result<(Vec<f64>, Vec<f64>), ProjectionError> {
         if self.count == 0 {
             return Err(ProjectionError::NoRows);
         }
         let (dim, count) = (self.dim, self.count as f64);
         let mean: Vec<f64> = self.sum.iter().map(|sum| sum / count).collect();
         let moment = |row: usize, column: usize| self.products[column * dim + row] / count;
-        let covariance = Mat::from_fn(dim, dim, |row, column| {
-            if row < column { 0.0 } else { moment(row, column) - mean[row] * mean[column] }
-        });
+        let mut covariance = vec![0.0; dim * dim];
+        for (column, values) in covariance.chunks_exact_mut(dim).enumerate() {
+            for (row, value) in values.iter_mut().enumerate().skip(column) {
+                *value = moment(row, column) - mean[row] * mean[column];
+            }
+        }
         // A product that is not finite makes its row's square so too.
         let squares: f64 = (0..dim).map(|axis| moment(axis, axis)).sum();
         if !squares.is_finite() {
             return Err(ProjectionError::NotFinite { rows: self.count });
         }
-        if trace(&covariance) <= ROUNDING * squares {
+        if trace(&covariance, dim) <= ROUNDING * squares {
             return Err(ProjectionError::NoVariance { rows: self.count });
         }
         Ok((mean, covariance))
     }
 }
 
-fn trace(matrix: &Mat<f64>) -> f64 {
-    (0..matrix.nrows()).map(|axis| matrix[(axis, axis)]).sum()
+fn trace(matrix: &[f64], dim: usize) -> f64 {
+    matrix.iter().step_by(dim + 1).sum()
 }
 
 /// A projection on the `d` axes of largest variance of rows of D values.
@@ -195,22 +191,21 @@ impl Projection {
             return Err(ProjectionError::Dim { dim, width });
         }
         let (mean, covariance) = sums.centred()?;
-        let eigen = covariance
-            .self_adjoint_eigen(Side::Lower)
-            .map_err(|_| ProjectionError::NotConverged { width })?;
+        let eigen = lgd_linalg::symmetric_eigen(&covariance, width);
+        let (eigenvalues, eigenvectors) = eigen.ok_or(ProjectionError::NotConverged { width })?;
         // Eigenvalues come smallest first.
         let axes = (0..width).rev().take(dim);
         // Rounding makes variances of nothing negative.
-        let variances = axes.clone().map(|axis| eigen.S()[axis].max(0.0)).collect();
+        let variances = axes.clone().map(|axis| eigenvalues[axis].max(0.0)).collect();
         let mut components = Vec::with_capacity(dim * width);
         for axis in axes {
-            let vector = eigen.U().col(axis);
+            let vector = &eigenvectors[axis * width..][..width];
             let largest = vector.iter().copied().reduce(|a, b| if b.abs() > a.abs() { b } else { a });
             let sign = if largest < Some(0.0) { -1.0 } else { 1.0 };
             components.extend(vector.iter().map(|value| narrow(sign * value)));
         }
         let mean = mean.into_iter().map(narrow).collect();
-        Ok(Self { mean, components, variances, total: trace(&covariance) })
+        Ok(Self { mean, components, variances, total: trace(&covariance, width) })
     }
 
     /// Projects `rows`, `[n, D]`, to `out`, `[n, d]`. The same call gives the same bits; a row that stands elsewhere among
@@ -222,7 +217,6 @@ impl Projection {
         let (width, dim) = (self.width(), self.dim());
         let count = rows.len() / width;
         assert!(rows.len() == count * width && out.len() == count * dim, "rows and output differ in number");
-        let components = MatRef::from_row_major_slice(&self.components, dim, width);
         let blocks = rows.par_chunks(APPLY_ROWS * width).zip(out.par_chunks_mut(APPLY_ROWS * dim));
         blocks.for_each_init(Vec::new, |centred, (rows, out)| {
             // Before the product, not after it: the difference of two large products would lose what is small in both.
@@ -231,10 +225,7 @@ impl Projection {
                 let values = row.iter().zip(&self.mean);
                 centred.iter_mut().zip(values).for_each(|(out, (value, mean))| *out = value - mean);
             }
-            let count = rows.len() / width;
-            let centred = MatRef::from_column_major_slice(centred, width, count);
-            let out = MatMut::from_column_major_slice_mut(out, dim, count);
-            matmul(out, Accum::Replace, components, centred, 1.0, Par::Seq);
+            lgd_linalg::project(&self.components, centred, out, (width, dim));
         });
     }
 

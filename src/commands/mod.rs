@@ -6,6 +6,7 @@ mod bank;
 mod eval;
 mod extract;
 mod inspect;
+mod objectives;
 mod train;
 
 use std::io::Write;
@@ -22,6 +23,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Extract(args) => extract::run(&args),
         Command::Bank(args) => bank::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Objectives(args) => objectives::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Inspect(args) => inspect::inspect(&args.path),
         Command::Verify(args) => inspect::verify(&args.path),

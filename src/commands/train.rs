@@ -1,8 +1,11 @@
-//! `lgd train`: a student from a cache and a bank.
+//! `lgd train`: a student from a cache and what its objectives need.
 
-use anyhow::Context;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
+use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
 use lgd_data::source::open_source;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
@@ -10,6 +13,7 @@ use lgd_train::optim::{OptimiserSettings, Rule, ScheduleKind, Unit};
 use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
+use super::objectives::settings;
 use super::{print_json, set_threads, threads_or_all};
 use crate::args::{OptimizerArg, ScheduleArg, TrainArgs};
 use crate::exit::Exit;
@@ -21,10 +25,10 @@ const ADAMW_EPS: f32 = 1e-8;
 /// Runs the command.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
-    let config = config(args);
+    let config = config(args)?;
     config.validate()?;
     let cache = Cache::open(&args.cache, Verify::Full)?;
-    let bank = Bank::open(&args.bank, Verify::Full)?;
+    let banks = Banks::open(&args.bank)?;
     let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
     eprintln!("note: {origin}");
     // Listing millions of images that nobody opens would only take time.
@@ -35,7 +39,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     });
     let source = source.transpose()?;
     let originals = source.as_deref().zip(images).map(|(source, path)| Originals { source, path });
-    let inputs = TrainInputs { cache: &cache, bank: &bank, originals };
+    let inputs =
+        TrainInputs { cache: &cache, bank: banks.names.as_ref(), kdep: banks.kdep.as_ref(), originals };
     let settings = LoopSettings {
         existing: args.output.existing(),
         checkpoint_steps: args.checkpoint_steps,
@@ -56,8 +61,32 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// The banks typed, told apart by their manifests.
+#[derive(Default)]
+struct Banks {
+    names: Option<Bank>,
+    kdep: Option<KdepBank>,
+}
+
+impl Banks {
+    fn open(dirs: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut banks = Self::default();
+        for dir in dirs {
+            let (kind, earlier) = if KdepBank::is_kdep(dir) {
+                ("KDEP bank", banks.kdep.replace(KdepBank::open(dir, Verify::Full)?).is_some())
+            } else {
+                ("bank of names", banks.names.replace(Bank::open(dir, Verify::Full)?).is_some())
+            };
+            if earlier {
+                bail!("{} is a second {kind}\nhint: --bank takes one bank of each kind", dir.display());
+            }
+        }
+        Ok(banks)
+    }
+}
+
 /// The paper's settings with whatever was typed in their place.
-fn config(args: &TrainArgs) -> TrainConfig {
+fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
     if let Some(lr) = args.lr {
         config.base_lr = lr;
@@ -86,13 +115,11 @@ fn config(args: &TrainArgs) -> TrainConfig {
         ema: args.ema,
     };
     config.accumulate = args.accumulate;
-    config.alpha = args.alpha;
-    config.student_temperature = args.tau_s;
-    config.vsb = args.vsb;
-    config.vsb_momentum = args.ema_momentum;
+    config.objective.clone_from(&args.objective.objective);
+    config.objective_settings = settings(&args.objective)?;
     config.init.clone_from(&args.init);
     config.stored_views = if args.ignore_stored_views { StoredUse::Ignored } else { StoredUse::Fitting };
-    config
+    Ok(config)
 }
 
 fn show_epoch(line: &MetricsLine, epochs: u32) {

@@ -5,6 +5,7 @@ mod bad_input;
 mod common;
 mod damage;
 mod kdep;
+mod objectives;
 mod optional;
 mod pipeline;
 mod stored_views;

@@ -67,7 +67,6 @@ impl Training {
                 embedding: Some(tensor("teacher", &[batch, DIM], device)?),
                 text_distribution: Some(uniform_distribution(batch, CATEGORIES, device)?),
                 visual_distribution: Some(uniform_distribution(batch, CATEGORIES + 1, device)?),
-                pseudo_category: None,
                 ..TargetBatch::default()
             },
             shape: (batch, side, side),

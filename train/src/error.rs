@@ -29,6 +29,34 @@ pub enum TrainError {
         /// The column.
         column: &'static str,
     },
+    /// An objective asked for an output that the student does not have.
+    #[error("the objective needs the student's output {output}, which this student does not have")]
+    MissingOutput {
+        /// The output.
+        output: &'static str,
+    },
+    /// A name that stands for no objective.
+    #[error("unknown objective {name:?}\nhint: objectives are {known}; `lgd objectives` says more")]
+    UnknownObjective {
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A choice of objectives that makes no sense.
+    #[error("{reason}\nhint: objectives are given as lgd,kdep:0.5, a weight after the colon")]
+    Objectives {
+        /// Why not.
+        reason: String,
+    },
+    /// A label that the classifier has no class for.
+    #[error("a label is {label}, but there are {classes} classes")]
+    Label {
+        /// The label.
+        label: u32,
+        /// Classes of the classifier.
+        classes: usize,
+    },
     /// A saved state lacks an entry.
     #[error("the saved state has no entry {name}\nhint: it was written by another configuration or version")]
     MissingState {
@@ -67,12 +95,6 @@ pub enum TrainError {
     /// A masked graph ran without a mask.
     #[error("the graph is masked, but no mask was set")]
     NoMask,
-    /// An objective asked for an output that the student does not have.
-    #[error("the objective needs the student's output {output}, which this student does not have")]
-    MissingOutput {
-        /// The output.
-        output: &'static str,
-    },
     /// Images that cells of a mask do not fill.
     #[error(
         "students that see masked images need sides that are multiples of 32, got {height} x {width}\nhint: 224 x 224 fits"

@@ -3,7 +3,8 @@
 //! ```text
 //! student/NAME      parameters and running statistics
 //! optimiser/NAME    momentum and the like: one vector over all parameters, in the order of the graph; absent before the first step
-//! objective/NAME    the objective's own state (the moving average of the visual bank)
+//! objective/NAME    the objective's own state (the moving average of the visual bank, the cache rows of a queue); of one objective
+//!                   among several NAME begins with its name and a dot
 //! loop/step         i64 [1]: steps done
 //! loop/epoch_loss   f64 [1 + n]: steps and summed losses of the unfinished epoch
 //! ```

@@ -26,8 +26,8 @@ pub(super) struct Features {
     pub(super) labels: Vec<u32>,
     /// Pooled features, `[N, d]`.
     pub(super) pooled: Matrix,
-    /// L2-normalised embeddings, `[N, D]`.
-    pub(super) embedding: Matrix,
+    /// What the head makes of them, where there is one: L2-normalised embeddings `[N, D]`, or logits `[N, classes]`.
+    pub(super) head: Option<Matrix>,
     /// The teacher's embeddings, `[N, D]`.
     pub(super) teacher: Option<Matrix>,
     pub(super) rejects: Vec<Reject>,
@@ -119,7 +119,7 @@ impl Extraction<'_> {
         let mut features = Features {
             labels: Vec::with_capacity(items.len()),
             pooled: Matrix::new(width, Vec::new()),
-            embedding: Matrix::new(self.student.embedding_dim().unwrap_or(0), Vec::new()),
+            head: self.student.embedding_dim().map(|width| Matrix::new(width, Vec::new())),
             teacher: None,
             rejects,
             view,
@@ -192,7 +192,9 @@ impl Extraction<'_> {
         let output = self.student.forward(Images::Normalised(&pixels), shape, Mode::Inference)?;
         let host = |tensor| to_host(tensor).map_err(TrainError::from);
         features.pooled.extend(&host(&output.pooled)?);
-        features.embedding.extend(&host(output.embedding()?)?);
+        if let Some(head) = &mut features.head {
+            head.extend(&host(output.embedding()?)?);
+        }
         Ok(())
     }
 }

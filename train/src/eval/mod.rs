@@ -1,4 +1,4 @@
-//! Evaluation of a finished student: zero-shot, k nearest neighbours, linear probe.
+//! Evaluation of a finished student: zero-shot, its own classifier, k nearest neighbours, linear probe.
 //!
 //! The backbone is frozen and in inference mode; every image is seen once, plainly cropped. Where a cache of the same images
 //! is given, its view 0 is rendered instead and the teacher's embeddings of it stand beside the student's.
@@ -8,6 +8,7 @@
 mod classes;
 mod features;
 mod knn;
+mod labels;
 mod matrix;
 mod probe;
 mod report;
@@ -29,13 +30,14 @@ use lgd_data::source::ImageSource;
 use lgd_data::view::CENTER_FRACTION;
 
 use crate::run::{Run, RunError};
+use crate::student::Head;
 use features::{Extraction, Features};
 
 pub use classes::{class_slots, normalize_name};
 pub use knn::{KnnSettings, nearest_neighbours};
 pub use matrix::Matrix;
 pub use probe::{Probe, ProbeSettings, linear_probe};
-pub use report::{EvalReport, ImagesReport, KnnReport, ProbeReport, ZeroShotReport};
+pub use report::{EvalReport, ImagesReport, KnnReport, LabelsReport, ProbeReport, ZeroShotReport};
 pub use zero_shot::classify;
 
 /// A way to judge a student.
@@ -43,6 +45,8 @@ pub use zero_shot::classify;
 pub enum Protocol {
     /// Argmax over the textual semantics bank.
     ZeroShot,
+    /// The largest output of the student's own classifier.
+    Labels,
     /// Weighted vote of the nearest training images.
     Knn,
     /// A linear classifier on frozen features.
@@ -51,12 +55,13 @@ pub enum Protocol {
 
 impl Protocol {
     /// Every protocol.
-    pub const ALL: [Self; 3] = [Self::ZeroShot, Self::Knn, Self::Linear];
+    pub const ALL: [Self; 4] = [Self::ZeroShot, Self::Labels, Self::Knn, Self::Linear];
 
     /// The name used on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::ZeroShot => "zero-shot",
+            Self::Labels => "labels",
             Self::Knn => "knn",
             Self::Linear => "linear",
         }
@@ -74,7 +79,7 @@ impl FromStr for Protocol {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|protocol| protocol.name() == name);
-        found.ok_or_else(|| format!("expected zero-shot, knn or linear, got {name:?}"))
+        found.ok_or_else(|| format!("expected zero-shot, labels, knn or linear, got {name:?}"))
     }
 }
 
@@ -125,7 +130,7 @@ pub struct EvalOptions {
 impl Default for EvalOptions {
     fn default() -> Self {
         Self {
-            protocols: Protocol::ALL.to_vec(),
+            protocols: vec![Protocol::ZeroShot, Protocol::Knn, Protocol::Linear],
             center_fraction: CENTER_FRACTION,
             knn: KnnSettings::default(),
             fractions: vec![0.01, 0.1, 1.0],
@@ -140,7 +145,7 @@ impl Default for EvalOptions {
 /// Evaluates a finished student. `job` counts images and may interrupt.
 ///
 /// # Errors
-/// [`RunError::MissingInput`] where a protocol lacks bank or training images; [`RunError::Unlabelled`],
+/// [`RunError::MissingInput`] where a protocol lacks bank, training images or the head it judges; [`RunError::Unlabelled`],
 /// [`RunError::UnmatchedClasses`] and [`RunError::ClassesDiffer`] where labels do not fit; [`RunError::Artefact`] where bank or
 /// cache come from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
@@ -148,6 +153,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let wants = |protocol| options.protocols.contains(&protocol);
     let needs_train = wants(Protocol::Knn) || wants(Protocol::Linear);
     let slots = if wants(Protocol::ZeroShot) { Some(zero_shot_slots(inputs)?) } else { None };
+    let outputs = if wants(Protocol::Labels) { Some(labels::outputs(inputs)?) } else { None };
     let train = if needs_train { Some(training_images(inputs)?) } else { None };
     for images in train.iter().chain([&inputs.test]) {
         require_teacher(inputs.run, images)?;
@@ -165,8 +171,11 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
 
     let mut report = EvalReport::new(inputs, &test, train.as_ref());
     report.images_per_second = crate::trainer::per_second(total, feature_seconds);
-    if let (Some(bank), Some(slots)) = (inputs.bank, slots) {
-        report.zero_shot = Some(zero_shot::judge(&test, bank, &slots)?);
+    if let (Some(bank), Some(slots), Some(embedding)) = (inputs.bank, slots, &test.head) {
+        report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &slots)?);
+    }
+    if let (Some(outputs), Some(logits)) = (outputs, &test.head) {
+        report.labels = Some(labels::judge(&test, logits, &outputs));
     }
     if let Some(train) = &train {
         if wants(Protocol::Knn) {
@@ -200,20 +209,17 @@ fn judge_probes(
 
 /// The category of every class of the test images.
 fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
-    let missing = RunError::MissingInput {
-        protocol: "zero-shot",
-        input: "a bank of category names\nhint: give --bank",
-    };
-    let bank = inputs.bank.ok_or(missing)?;
+    let missing = |input| RunError::MissingInput { of: "zero-shot", input };
+    if !matches!(inputs.run.manifest().head(), Head::Projection { .. }) {
+        let input = "a run whose student ends in an embedding\nhint: judge this one by --protocol knn,linear, or labels where it has a classifier";
+        return Err(missing(input));
+    }
+    let bank = inputs.bank.ok_or_else(|| missing("a bank of category names\nhint: give --bank"))?;
     let (run, record) = (inputs.run.manifest(), &bank.manifest().record);
-    if record.text_encoder != run.text_encoder {
+    // A teacher that came without a text encoder has nothing to compare with.
+    if let Some(expected) = run.text_encoder.filter(|expected| *expected != record.text_encoder) {
         let what = "the text encoder of the bank";
-        return Err(mismatch(
-            inputs.run,
-            what,
-            run.text_encoder.to_string(),
-            record.text_encoder.to_string(),
-        ));
+        return Err(mismatch(inputs.run, what, expected.to_string(), record.text_encoder.to_string()));
     }
     if record.dim != run.dim {
         return Err(mismatch(
@@ -229,7 +235,7 @@ fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
 
 fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabelledImages<'a>, RunError> {
     let missing = RunError::MissingInput {
-        protocol: "a protocol other than zero-shot",
+        of: "kNN or the linear probe",
         input: "labelled training images\nhint: give --train-images",
     };
     let train = inputs.train.ok_or(missing)?;

@@ -40,6 +40,15 @@ pub struct ZeroShotReport {
     pub agreement: Option<f64>,
 }
 
+/// Percentage of images that the student's own classifier gets right.
+#[derive(Clone, Debug, Serialize)]
+pub struct LabelsReport {
+    /// Classes to choose from.
+    pub classes: usize,
+    /// The student's, 0 to 100.
+    pub student: f64,
+}
+
 /// Percentages of images whose neighbours vote right.
 #[derive(Clone, Debug, Serialize)]
 pub struct KnnReport {
@@ -92,6 +101,8 @@ pub struct EvalReport {
     pub train: Option<ImagesReport>,
     /// Zero-shot, where asked for.
     pub zero_shot: Option<ZeroShotReport>,
+    /// The classifier's own labels, where asked for.
+    pub labels: Option<LabelsReport>,
     /// Nearest neighbours, where asked for.
     pub knn: Option<KnnReport>,
     /// The probes, where asked for; one for each fraction.
@@ -113,6 +124,7 @@ impl EvalReport {
             test: images_report(&inputs.test, test),
             train: inputs.train.as_ref().zip(train).map(|(images, features)| images_report(images, features)),
             zero_shot: None,
+            labels: None,
             knn: None,
             linear: Vec::new(),
             images_per_second: 0.0,
@@ -156,6 +168,9 @@ impl EvalReport {
                 &percent(*teacher),
                 &format!("{categories} categories{agreement}"),
             ));
+        }
+        if let Some(LabelsReport { classes, student }) = &self.labels {
+            line(row("labels", &percent(Some(*student)), "-", &format!("{classes} classes")));
         }
         if let Some(KnnReport { neighbours, temperature, student, teacher }) = &self.knn {
             let note = format!("k = {neighbours}, temperature {temperature}");

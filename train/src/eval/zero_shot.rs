@@ -19,13 +19,19 @@ pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, Ru
     Ok(predicted)
 }
 
-/// Student and, where there is one, teacher side by side. `slots`: category of each label.
-pub(super) fn judge(test: &Features, bank: &Bank, slots: &[u32]) -> Result<ZeroShotReport, RunError> {
+/// Student, whose embeddings of the test images are `embedding`, and, where there is one, teacher side by side. `slots`: category of each
+/// label.
+pub(super) fn judge(
+    test: &Features,
+    embedding: &Matrix,
+    bank: &Bank,
+    slots: &[u32],
+) -> Result<ZeroShotReport, RunError> {
     let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
     // Labels were checked against the class names, and slots has one entry per class.
     let truth: Vec<u32> =
         test.labels.iter().filter_map(|&label| slots.get(usize::try_from(label).ok()?)).copied().collect();
-    let student = classify(&test.embedding, &prototypes)?;
+    let student = classify(embedding, &prototypes)?;
     let teacher = test.teacher.as_ref().map(|teacher| classify(teacher, &prototypes)).transpose()?;
     Ok(ZeroShotReport {
         categories: bank.categories(),

@@ -5,10 +5,11 @@
 //! - [`origin`]: whether pixels come from the images or from the cache's stored views;
 //! - [`matching`]: a cache's samples found again in an image source;
 //! - [`pixels`]: read, decode, check, render and normalise; [`blocks`]: the memory that batches lie in;
-//! - [`batches`]: the training stream; [`targets`]: the teacher's columns of a batch.
+//! - [`batches`]: the training stream; [`targets`]: the columns of a batch that objectives ask for, of which [`labels`] are some.
 
 pub mod batches;
 pub mod blocks;
+pub mod labels;
 pub mod matching;
 pub mod order;
 pub mod ordered;

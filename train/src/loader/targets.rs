@@ -1,61 +1,208 @@
-//! The teacher's columns of a batch: embeddings from the cache, distributions from the bank.
+//! The columns of a batch that objectives ask for: from the cache, from a bank of names, from a KDEP bank.
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Shape, Tensor};
 use lgd_data::bank::{Bank, DistributionColumn, Targets};
-use lgd_data::cache::Cache;
+use lgd_data::cache::{Cache, TokenColumn};
+use lgd_data::column::MappedColumn;
+use lgd_data::kdep::KdepBank;
 
+use super::labels::Labels;
 use crate::error::TrainError;
 use crate::objective::{TargetBatch, TargetColumns};
-use crate::run::RunError;
+use crate::run::{ClassRecord, RunError};
 
-/// What a batch's targets are gathered from.
+/// What targets are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetInputs<'a> {
+    /// The cache.
+    pub cache: &'a Cache,
+    /// A bank of names, made from this cache.
+    pub bank: Option<&'a Bank>,
+    /// A KDEP bank, made from this cache.
+    pub kdep: Option<&'a KdepBank>,
+}
+
+impl<'a> TargetInputs<'a> {
+    /// The bank of names, which belongs to the cache.
+    ///
+    /// # Errors
+    /// [`RunError::MissingInput`] where there is none; [`RunError::Artefact`] where it was made from another cache.
+    pub fn names(&self) -> Result<&'a Bank, RunError> {
+        let input = "a bank of names\nhint: give the folder that `lgd bank` made with --bank";
+        let bank = self.bank.ok_or(RunError::MissingInput { of: "lgd", input })?;
+        bank.require_cache(self.cache)?;
+        Ok(bank)
+    }
+
+    /// The KDEP bank, which belongs to the cache.
+    ///
+    /// # Errors
+    /// As [`TargetInputs::names`].
+    pub fn features(&self) -> Result<&'a KdepBank, RunError> {
+        let input = "a KDEP bank\nhint: give the folder that `lgd bank --target kdep` made with --bank";
+        let kdep = self.kdep.ok_or(RunError::MissingInput { of: "kdep", input })?;
+        kdep.require_cache(self.cache)?;
+        Ok(kdep)
+    }
+}
+
+/// What a batch's targets are gathered from: the columns that were asked for, and the embeddings.
 #[derive(Debug)]
 pub struct TargetSource<'a> {
     cache: &'a Cache,
-    targets: Targets,
+    wanted: TargetColumns,
+    bank: Option<Targets>,
+    kdep: Option<MappedColumn<f32>>,
+    tokens: Option<TokenColumn>,
+    captions: Option<MappedColumn<f32>>,
+    labels: Option<Labels>,
     device: &'a Device,
 }
 
 impl<'a> TargetSource<'a> {
-    /// Opens the targets of a bank that belongs to `cache`.
+    /// Opens the columns `wanted`.
     ///
     /// # Errors
-    /// [`RunError::Artefact`] where the bank was made from another cache or a shard of it is unreadable.
-    pub fn open(cache: &'a Cache, bank: &Bank, device: &'a Device) -> Result<Self, RunError> {
-        bank.require_cache(cache)?;
-        Ok(Self { cache, targets: bank.targets()?, device })
+    /// [`RunError::Artefact`] where a bank was made from another cache or a shard is unreadable; [`RunError::MissingInput`] where a column
+    /// is nowhere to be had.
+    pub fn open(
+        inputs: TargetInputs<'a>,
+        wanted: TargetColumns,
+        device: &'a Device,
+    ) -> Result<Self, RunError> {
+        let cache = inputs.cache;
+        let of_bank = wanted.text_distribution || wanted.visual_distribution || wanted.pseudo_category;
+        Ok(Self {
+            cache,
+            wanted,
+            bank: of_bank.then(|| Ok::<_, RunError>(inputs.names()?.targets()?)).transpose()?,
+            kdep: wanted.kdep.then(|| Ok::<_, RunError>(inputs.features()?.targets()?)).transpose()?,
+            tokens: wanted.tokens.then(|| tokens(cache)).transpose()?,
+            captions: wanted.caption.then(|| captions(cache)).transpose()?,
+            labels: wanted.label.then(|| Labels::read(cache)).transpose()?,
+            device,
+        })
     }
 
-    /// The columns `wanted` of the cache rows `rows`, in that order.
+    /// The columns of the cache rows `rows`, in that order.
     ///
     /// # Errors
     /// [`RunError::Artefact`] where a stored slot is out of range; [`RunError::Train`] where a tensor cannot be made.
-    pub fn gather(&self, rows: &[usize], wanted: TargetColumns) -> Result<TargetBatch, RunError> {
+    pub fn gather(&self, rows: &[usize]) -> Result<TargetBatch, RunError> {
         let mut batch = TargetBatch::default();
-        if wanted.embedding {
-            let mut values = vec![0.0; rows.len() * self.cache.dim()];
-            self.cache.embeddings().copy_rows(rows.iter().copied(), &mut values);
-            batch.embedding = Some(self.tensor(values, rows.len(), self.cache.dim())?);
+        if self.wanted.embedding {
+            batch.embedding = Some(self.embeddings(rows)?);
         }
-        if wanted.text_distribution {
-            batch.text_distribution = Some(self.distribution(&self.targets.text, rows)?);
+        if let Some(targets) = &self.bank {
+            self.gather_bank(targets, rows, &mut batch)?;
         }
-        if wanted.visual_distribution {
-            batch.visual_distribution = Some(self.distribution(&self.targets.visual, rows)?);
+        if let Some(column) = &self.kdep {
+            batch.kdep = Some(self.copied(column, rows.iter().copied(), rows.len())?);
         }
-        if wanted.pseudo_category {
-            batch.pseudo_category = Some(rows.iter().map(|&row| self.targets.pseudo_category[row]).collect());
+        if let Some(column) = &self.tokens {
+            let mut values = vec![0.0; rows.len() * column.width()];
+            column.copy_rows(rows.iter().copied(), &mut values);
+            let grid = column.record();
+            batch.tokens = Some(self.tensor(values, (rows.len(), grid.rows, grid.columns, grid.dim))?);
+        }
+        if let Some(column) = &self.captions {
+            let samples = rows.iter().map(|row| row / self.cache.views_per_sample());
+            batch.caption = Some(self.copied(column, samples, rows.len())?);
+        }
+        if let Some(labels) = &self.labels {
+            let samples = rows.iter().map(|row| row / self.cache.views_per_sample());
+            batch.label = Some(samples.map(|sample| labels.of(sample)).collect());
+        }
+        if self.wanted.rows {
+            batch.rows = Some(rows.iter().map(|&row| number(row)).collect::<Result<_, _>>()?);
         }
         Ok(batch)
+    }
+
+    /// The classes of the labels, where those were asked for.
+    pub fn classes(&self) -> Option<&ClassRecord> {
+        self.labels.as_ref().map(Labels::classes)
+    }
+
+    /// The teacher's embeddings of cache rows, `[rows.len(), D]`.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] where there is no such row; an error of the device.
+    pub fn embeddings(&self, rows: &[usize]) -> Result<Tensor, TrainError> {
+        if let Some(&row) = rows.iter().find(|row| **row >= self.cache.rows()) {
+            let range = "below the number of rows of the cache";
+            return Err(TrainError::Setting { name: "a cache row", value: f64::from(number(row)?), range });
+        }
+        self.copied(self.cache.embeddings(), rows.iter().copied(), rows.len())
+    }
+
+    fn gather_bank(
+        &self,
+        targets: &Targets,
+        rows: &[usize],
+        batch: &mut TargetBatch,
+    ) -> Result<(), RunError> {
+        if self.wanted.text_distribution {
+            batch.text_distribution = Some(self.distribution(&targets.text, rows)?);
+        }
+        if self.wanted.visual_distribution {
+            batch.visual_distribution = Some(self.distribution(&targets.visual, rows)?);
+        }
+        if self.wanted.pseudo_category {
+            batch.pseudo_category = Some(rows.iter().map(|&row| targets.pseudo_category[row]).collect());
+        }
+        Ok(())
     }
 
     fn distribution(&self, column: &DistributionColumn, rows: &[usize]) -> Result<Tensor, RunError> {
         let mut values = vec![0.0; rows.len() * column.slots()];
         column.copy_rows(rows, &mut values)?;
-        self.tensor(values, rows.len(), column.slots())
+        Ok(self.tensor(values, (rows.len(), column.slots()))?)
     }
 
-    fn tensor(&self, values: Vec<f32>, rows: usize, width: usize) -> Result<Tensor, RunError> {
-        Ok(Tensor::from_vec(values, (rows, width), self.device).map_err(TrainError::from)?)
+    /// `count` rows of a column, `[count, width]`.
+    fn copied(
+        &self,
+        column: &MappedColumn<f32>,
+        rows: impl Iterator<Item = usize>,
+        count: usize,
+    ) -> Result<Tensor, TrainError> {
+        let mut values = vec![0.0; count * column.width()];
+        column.copy_rows(rows, &mut values);
+        self.tensor(values, (count, column.width()))
     }
+
+    fn tensor(&self, values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor, TrainError> {
+        Ok(Tensor::from_vec(values, shape.into(), self.device)?)
+    }
+}
+
+/// A cache row as batches and checkpoints keep it.
+fn number(row: usize) -> Result<u32, TrainError> {
+    u32::try_from(row).map_err(|_| {
+        #[expect(clippy::cast_precision_loss, reason = "for a message")]
+        let value = row as f64;
+        TrainError::Setting { name: "a cache row", value, range: "below 2^32" }
+    })
+}
+
+/// What is said of a cache without tokens.
+pub const NO_TOKENS: RunError = RunError::MissingInput {
+    of: "hgkd",
+    input: "the teacher's patch tokens, which the cache does not hold\nhint: extract again, with --tokens",
+};
+
+fn tokens(cache: &Cache) -> Result<TokenColumn, RunError> {
+    cache.tokens()?.ok_or(NO_TOKENS)
+}
+
+fn captions(cache: &Cache) -> Result<MappedColumn<f32>, RunError> {
+    let input = "captions, which the cache does not hold\nhint: extract again with --captions, from a list that has them";
+    let column = cache.captions()?.ok_or(RunError::MissingInput { of: "caption", input })?;
+    if column.width() == cache.dim() {
+        return Ok(column);
+    }
+    let hint = "captions must be encoded by the text encoder that shares the image encoder's space";
+    let what = "a caption embedding of the cache".to_owned();
+    Err(RunError::Width { what, got: column.width(), expected: cache.dim(), hint })
 }

@@ -8,18 +8,32 @@
 //!
 //! Categories that no view is assigned to have no meaningful VSB row: their slots are taken out of L_vis on both sides, and the
 //! teacher's distribution is normalised over the rest.
+//!
+//! Every category is one slot, as published, or counts as often as views are assigned to it: then `p[c] ∝ n_c exp(logit)`, for the teacher
+//! and, as `log n_c` added to the logits, for the student. An unassigned category counts once in the text term. Of distributions stored as
+//! their largest entries, those are weighted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 
 use super::visual_bank::{EmaBank, VisualBank};
-use super::{Loss, Objective, TargetBatch, TargetColumns};
+use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, check_temperature};
 use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::student::StudentOutput;
 use lgd_kernels::geometry::expect_eq;
+
+/// What is to be known of it.
+pub const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "lgd",
+    about: "similarities to the categories' text and visual prototypes, as the teacher has them",
+    needs: &["a bank of names"],
+    flags: &["--bank", "--alpha", "--tau-s", "--vsb", "--ema-momentum", "--slots"],
+    default_weight: 1.0,
+    source: "LGD, arXiv 2406.11689",
+};
 
 /// The constants of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,10 +58,9 @@ pub struct Lgd {
     settings: LgdSettings,
     tsb: Tensor,
     visual: Bank,
-    /// All text slots.
-    text_active: Arc<[bool]>,
-    /// Slot 0 and the slots of assigned categories.
-    visual_active: Arc<[bool]>,
+    text_slots: Slots,
+    /// Slot 0 is the view itself.
+    visual_slots: Slots,
 }
 
 enum Bank {
@@ -55,8 +68,36 @@ enum Bank {
     Ema(EmaBank),
 }
 
+/// How much each slot of a distribution counts.
+struct Slots {
+    /// 0 takes a slot out.
+    weights: Vec<f32>,
+    active: Arc<[bool]>,
+    /// `[1, slots]`, where a slot counts other than once: what the student's logits are raised by.
+    log_weights: Option<Tensor>,
+}
+
+impl Slots {
+    /// Every active slot counts once.
+    fn balanced(active: impl Iterator<Item = bool>) -> Self {
+        let active: Arc<[bool]> = active.collect();
+        let weights = active.iter().map(|&on| f32::from(u8::from(on))).collect();
+        Self { weights, active, log_weights: None }
+    }
+
+    fn weighted(weights: Vec<f32>, device: &Device) -> Result<Self, TrainError> {
+        // What is left out has no logarithm, and needs none.
+        let log = |weight: &f32| if *weight > 0.0 { weight.ln() } else { 0.0 };
+        let log_weights: Vec<f32> = weights.iter().map(log).collect();
+        let log_weights = Tensor::from_vec(log_weights, (1, weights.len()), device)?;
+        let active = weights.iter().map(|weight| *weight > 0.0).collect();
+        Ok(Self { weights, active, log_weights: Some(log_weights) })
+    }
+}
+
 impl Lgd {
-    /// The objective for the text bank `tsb` `[C, D]`, a visual bank, and per category whether any view is assigned to it.
+    /// The objective for the text bank `tsb` `[C, D]`, a visual bank, and per category whether any view is assigned to it. Every category
+    /// is one slot.
     ///
     /// # Errors
     /// Settings out of range, or banks whose shapes disagree.
@@ -77,76 +118,67 @@ impl Lgd {
             VisualBank::Ema { momentum, seed } => Bank::Ema(EmaBank::new(momentum, seed, (categories, dim))?),
         };
         let tsb = tsb.detach().contiguous()?;
-        let text_active = vec![true; categories].into();
-        let visual_active = std::iter::once(true).chain(assigned.iter().copied()).collect();
-        Ok(Self { settings, tsb, visual, text_active, visual_active })
+        let text_slots = Slots::balanced(std::iter::repeat_n(true, categories));
+        let visual_slots = Slots::balanced(std::iter::once(true).chain(assigned.iter().copied()));
+        Ok(Self { settings, tsb, visual, text_slots, visual_slots })
     }
 
-    /// `-(1/B) Σ p log_softmax(logits / tau_s)`.
-    fn term(&self, logits: &Tensor, p: &Tensor, active: &Arc<[bool]>) -> Result<Tensor, TrainError> {
-        let logits = (logits / f64::from(self.settings.student_temperature))?;
-        Ok(ops::soft_cross_entropy(&logits, &p.contiguous()?, Arc::clone(active))?)
+    /// The same with slots that count as often as views are assigned to their category: `counts` `[C]`.
+    ///
+    /// # Errors
+    /// Another number of counts than of categories.
+    pub fn counting_views(self, counts: &[u64]) -> Result<Self, TrainError> {
+        expect_eq("counts of the bank", self.tsb.dims()[0], counts.len())?;
+        #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^24 need no last digit")]
+        let weights = |least: u64| counts.iter().map(move |&count| count.max(least) as f32);
+        let device = self.tsb.device();
+        let text_slots = Slots::weighted(weights(1).collect(), device)?;
+        let visual_slots = Slots::weighted(std::iter::once(1.0).chain(weights(0)).collect(), device)?;
+        Ok(Self { text_slots, visual_slots, ..self })
+    }
+
+    /// `-(1/B) Σ p log_softmax(logits / tau_s + log weights)`.
+    fn term(&self, logits: &Tensor, p: &Tensor, slots: &Slots) -> Result<Tensor, TrainError> {
+        let mut logits = (logits / f64::from(self.settings.student_temperature))?;
+        if let Some(log_weights) = &slots.log_weights {
+            logits = logits.broadcast_add(log_weights)?;
+        }
+        Ok(ops::soft_cross_entropy(&logits, &p.contiguous()?, Arc::clone(&slots.active))?)
     }
 
     /// The teacher's visual distribution for the bank as it is now, over the active slots: `[B, C + 1]`.
     fn online_distribution(&self, t: &Tensor, vsb: &Tensor) -> Result<Tensor, TrainError> {
         let positive = t.sqr()?.sum_keepdim(D::Minus1)?;
         let logits = Tensor::cat(&[&positive, &ops::similarity(t, vsb)?], 1)?;
-        let scaled = ops::to_host(&(logits / f64::from(self.settings.teacher_temperature))?)?;
-        let active = &self.visual_active;
-        let mut p = Vec::with_capacity(scaled.len());
-        for row in scaled.chunks_exact(active.len()) {
-            let max =
-                row.iter().zip(&**active).filter(|(_, on)| **on).map(|(v, _)| *v).fold(f32::MIN, f32::max);
-            p.extend(row.iter().zip(&**active).map(|(v, on)| if *on { (v - max).exp() } else { 0.0 }));
-        }
-        self.normalized_over_active(p, t.dims()[0])
-    }
-
-    /// `p` with the inactive slots at zero and each row summing to one over the rest.
-    ///
-    /// A row without mass on active slots becomes the positive alone: slot 0 is always active.
-    fn normalized_over_active(&self, mut p: Vec<f32>, batch: usize) -> Result<Tensor, TrainError> {
-        let active = &self.visual_active;
-        for row in p.chunks_exact_mut(active.len()) {
-            for (value, on) in row.iter_mut().zip(&**active) {
-                *value = if *on { *value } else { 0.0 };
-            }
-            let sum: f32 = row.iter().sum();
-            if sum > 0.0 {
-                row.iter_mut().for_each(|value| *value /= sum);
-            } else {
-                row[0] = 1.0;
-            }
-        }
-        Ok(Tensor::from_vec(p, (batch, active.len()), self.tsb.device())?)
+        let scaled = (logits / f64::from(self.settings.teacher_temperature))?;
+        Ok(ops::softmax(&scaled, &self.visual_slots.weights)?)
     }
 
     fn text_term(&self, s: &Tensor, targets: &TargetBatch) -> Result<Tensor, TrainError> {
-        let p = targets.text_distribution()?;
-        expect_dims("text distributions", p, &[s.dims()[0], self.text_active.len()])?;
-        self.term(&ops::similarity(s, &self.tsb)?, p, &self.text_active)
+        let (p, slots) = (targets.text_distribution()?, &self.text_slots);
+        expect_dims("text distributions", p, &[s.dims()[0], slots.weights.len()])?;
+        let p = if slots.log_weights.is_some() { ops::reweighted(p, &slots.weights)? } else { p.clone() };
+        self.term(&ops::similarity(s, &self.tsb)?, &p, slots)
     }
 
     fn visual_term(&self, s: &Tensor, targets: &TargetBatch) -> Result<Tensor, TrainError> {
-        let t = targets.embedding()?;
+        let (t, slots) = (targets.embedding()?, &self.visual_slots);
         expect_dims("teacher embeddings", t, s.dims())?;
-        let batch = s.dims()[0];
         let (vsb, p) = match &self.visual {
             Bank::Mean(vsb) => {
                 let p = targets.visual_distribution()?;
-                expect_dims("visual distributions", p, &[batch, self.visual_active.len()])?;
-                (vsb.clone(), self.normalized_over_active(ops::to_host(&p.contiguous()?)?, batch)?)
+                expect_dims("visual distributions", p, &[s.dims()[0], slots.weights.len()])?;
+                (vsb.clone(), ops::reweighted(p, &slots.weights)?)
             }
             Bank::Ema(bank) => {
-                let vsb = bank.tensor()?;
+                let vsb = bank.tensor()?.to_device(self.tsb.device())?;
                 let p = self.online_distribution(t, &vsb)?;
                 (vsb, p)
             }
         };
         let positive = s.mul(t)?.sum_keepdim(D::Minus1)?;
         let logits = Tensor::cat(&[&positive, &ops::similarity(s, &vsb)?], 1)?;
-        self.term(&logits, &p, &self.visual_active)
+        self.term(&logits, &p, slots)
     }
 }
 
@@ -201,14 +233,6 @@ fn check(settings: &LgdSettings) -> Result<(), TrainError> {
         let value = settings.alpha.into();
         return Err(TrainError::Setting { name: "alpha", value, range: "within 0 and 1" });
     }
-    let temperatures = [
-        ("the teacher's temperature", settings.teacher_temperature),
-        ("the student's temperature", settings.student_temperature),
-    ];
-    for (name, value) in temperatures {
-        if !value.is_finite() || value <= 0.0 {
-            return Err(TrainError::Setting { name, value: value.into(), range: "finite and above 0" });
-        }
-    }
-    Ok(())
+    check_temperature("the teacher's temperature", settings.teacher_temperature)?;
+    check_temperature("the student's temperature", settings.student_temperature)
 }

@@ -3,10 +3,16 @@
 //! One file per objective, each with its `SPEC`; [`ObjectiveKind`] lists them, [`Objectives`] is a weighted choice of some. To add one:
 //! its file, a variant of [`ObjectiveKind`], and where that is matched.
 
+mod caption;
+mod combined;
 mod hgkd;
+mod kdep;
 mod lgd;
 mod mask;
 mod queue;
+mod registry;
+mod seed;
+mod supervised;
 mod visual_bank;
 
 use std::collections::BTreeMap;
@@ -14,9 +20,15 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use serde::Serialize;
 
+pub use self::caption::Caption;
+pub use self::combined::Combined;
 pub use self::hgkd::{Hgkd, HgkdSettings};
+pub use self::kdep::Kdep;
 pub use self::lgd::{Lgd, LgdSettings};
 pub use self::queue::TeacherQueue;
+pub use self::registry::{ObjectiveChoice, ObjectiveKind, Objectives};
+pub use self::seed::{Seed, SeedSettings};
+pub use self::supervised::Supervised;
 pub use self::visual_bank::VisualBank;
 use crate::error::TrainError;
 use crate::student::StudentOutput;

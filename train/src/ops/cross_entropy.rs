@@ -9,7 +9,7 @@ use super::host::{slice, tensor, wrap};
 use super::to_host;
 
 /// Logits of columns that are left out, where log-softmax is composed: `exp` of it is 0, and 0 times it is 0.
-const LEFT_OUT: f32 = -1e30;
+pub(super) const LEFT_OUT: f32 = -1e30;
 
 /// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (METHODS.md section 1).
 ///
@@ -60,7 +60,8 @@ pub fn soft_cross_entropy_top_k(logits: &Tensor, indices: &Tensor, probabilities
     (probabilities * picked)?.sum_all()? * (-1.0 / real(rows))
 }
 
-fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+/// Logarithm of the softmax of each row, of Candle's operations.
+pub(super) fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     // The row's maximum is a constant: softmax does not depend on it, and Candle's gradient of a maximum is wrong on ties.
     let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)

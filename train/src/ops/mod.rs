@@ -1,4 +1,4 @@
-//! Operations that objectives use beside Candle's own: similarities to a bank, and soft cross-entropy.
+//! Operations that objectives use beside Candle's own: similarities to a bank, distributions over slots, and soft cross-entropy.
 //!
 //! On the CPU they are custom ops on [`lgd_kernels`], with their own backward; on other devices they are composed of Candle
 //! operations whose gradients are right (matrix product, log-softmax, sums). A gradient is computed only for inputs that want one.
@@ -6,9 +6,11 @@
 mod cross_entropy;
 mod host;
 mod similarity;
+mod softmax;
 
 pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_top_k};
 pub use similarity::similarity;
+pub use softmax::{reweighted, softmax};
 
 /// The values of a tensor of f32, from whatever device.
 ///

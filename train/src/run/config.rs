@@ -1,14 +1,13 @@
 //! Everything that decides the bits of a run.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use lgd_data::render::MAX_SIZE;
 use serde::{Deserialize, Serialize};
 
-use super::RunError;
+use super::{ObjectiveSettings, RunError};
 use crate::loader::origin::StoredUse;
+use crate::objective::Objectives;
 use crate::optim::{OptimiserSettings, ScheduleKind, Unit};
 use crate::student::Architecture;
 
@@ -18,37 +17,6 @@ const REFERENCE_BATCH: f32 = 256.0;
 const WARMUP_EPOCHS: u32 = 5;
 /// Smallest input that leaves every stage of a student at least one pixel of its own.
 const MIN_SIZE: u32 = 16;
-
-/// Where the visual semantics bank of the loss comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VisualMode {
-    /// The bank's means; the visual distributions are read from disk.
-    Mean,
-    /// The paper's online form: a moving average, computed in the loop.
-    Ema,
-}
-
-impl fmt::Display for VisualMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mean => "mean",
-            Self::Ema => "ema",
-        })
-    }
-}
-
-impl FromStr for VisualMode {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "mean" => Ok(Self::Mean),
-            "ema" => Ok(Self::Ema),
-            _ => Err(format!("expected mean or ema, got {name:?}")),
-        }
-    }
-}
 
 /// The resolved configuration of a run: `config.toml`. Together with cache and bank it decides every bit of the student.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,14 +43,12 @@ pub struct TrainConfig {
     pub optimiser: OptimiserSettings,
     /// Parts that a batch goes through the student in, one after the other; their gradients are averaged before the step.
     pub accumulate: usize,
-    /// Weight of the visual part of the loss; the textual part has 1 - alpha.
-    pub alpha: f32,
-    /// Temperature tau_s of the student's distributions.
-    pub student_temperature: f32,
-    /// Where the visual semantics bank comes from.
-    pub vsb: VisualMode,
-    /// Momentum of the moving average, used with [`VisualMode::Ema`] only.
-    pub vsb_momentum: f32,
+    /// What the student is trained for; runs from before there was a choice are LGD's.
+    #[serde(default)]
+    pub objective: Objectives,
+    /// The settings of objectives.
+    #[serde(flatten)]
+    pub objective_settings: ObjectiveSettings,
     /// Seed of initialisation, order and dropout.
     pub seed: u64,
     /// Whether the cache's stored views are used.
@@ -94,7 +60,7 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// The paper's settings (METHODS section 1) at another student, size, length and batch. The warm-up takes at most a
+    /// LGD and its paper's settings (METHODS section 1) at another student, size, length and batch. The warm-up takes at most a
     /// quarter of the epochs, and never starts above the learning rate it leads to.
     pub fn new(student: Architecture, size: u32, epochs: u32, batch: usize, seed: u64) -> Self {
         let base_lr = Self::default_lr(batch);
@@ -110,10 +76,8 @@ impl TrainConfig {
             lr_unit: Unit::Epoch,
             optimiser: OptimiserSettings::default(),
             accumulate: 1,
-            alpha: 0.5,
-            student_temperature: 0.2,
-            vsb: VisualMode::Mean,
-            vsb_momentum: 0.999,
+            objective: Objectives::default(),
+            objective_settings: ObjectiveSettings::default(),
             seed,
             stored_views: StoredUse::default(),
             init: None,
@@ -132,9 +96,7 @@ impl TrainConfig {
     /// [`RunError::Configuration`] with the first setting that is out of range.
     pub fn validate(&self) -> Result<(), RunError> {
         let positive = |value: f32| value.is_finite() && value > 0.0;
-        let share = |value: f32| (0.0..=1.0).contains(&value);
         let not_negative = |value: f32| value.is_finite() && value >= 0.0;
-        let below_one = |value: f32| (0.0..1.0).contains(&value);
         let checks = [
             ("size", self.size.to_string(), (MIN_SIZE..=MAX_SIZE).contains(&self.size), "16 to 4096 pixels"),
             // Batch statistics of a single image say nothing about the data.
@@ -155,19 +117,6 @@ impl TrainConfig {
                     && self.batch / self.accumulate >= 2,
                 "a divisor of the batch that leaves at least 2 images",
             ),
-            ("alpha", self.alpha.to_string(), share(self.alpha), "between 0 and 1"),
-            (
-                "student_temperature",
-                self.student_temperature.to_string(),
-                positive(self.student_temperature),
-                "a positive number",
-            ),
-            (
-                "vsb_momentum",
-                self.vsb_momentum.to_string(),
-                below_one(self.vsb_momentum),
-                "at least 0 and below 1",
-            ),
             (
                 "warmup_epochs",
                 self.warmup_epochs.to_string(),
@@ -178,6 +127,7 @@ impl TrainConfig {
             ("seed", self.seed.to_string(), i64::try_from(self.seed).is_ok(), "below 2^63"),
         ];
         self.optimiser.validate()?;
+        self.objective_settings.validate()?;
         match checks.into_iter().find(|(_, _, valid, _)| !valid) {
             Some((setting, value, _, rule)) => Err(RunError::Configuration { setting, value, rule }),
             None => Ok(()),
@@ -188,6 +138,7 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::{SlotMode, VisualMode};
 
     #[test]
     fn defaults_are_the_papers_and_valid() {
@@ -204,14 +155,27 @@ mod tests {
     #[test]
     fn a_setting_out_of_range_is_named() {
         let valid = TrainConfig::new(Architecture::ResNet18, 32, 4, 64, 0);
+        let with = |change: fn(&mut ObjectiveSettings)| {
+            let mut config = valid.clone();
+            change(&mut config.objective_settings);
+            config
+        };
         let broken = [
             ("size", TrainConfig { size: 8, ..valid.clone() }),
             ("batch", TrainConfig { batch: 1, ..valid.clone() }),
             ("base_lr", TrainConfig { base_lr: f32::NAN, ..valid.clone() }),
-            ("alpha", TrainConfig { alpha: 1.5, ..valid.clone() }),
-            ("student_temperature", TrainConfig { student_temperature: 0.0, ..valid.clone() }),
             ("warmup_epochs", TrainConfig { warmup_epochs: 5, ..valid.clone() }),
             ("seed", TrainConfig { seed: u64::MAX, ..valid.clone() }),
+            ("alpha", with(|settings| settings.alpha = 1.5)),
+            ("student_temperature", with(|settings| settings.student_temperature = 0.0)),
+            ("vsb_momentum", with(|settings| settings.vsb_momentum = 1.0)),
+            ("teacher_temperature", with(|settings| settings.teacher_temperature = -1.0)),
+            ("queue", with(|settings| settings.queue = 0)),
+            ("caption_temperature", with(|settings| settings.caption_temperature = f32::NAN)),
+            ("mask_ratio", with(|settings| settings.mask_ratio = 1.0)),
+            ("mask_ratio", with(|settings| settings.mask_ratio = 0.0)),
+            ("beta", with(|settings| settings.beta = -0.1)),
+            ("lambda_sim", with(|settings| settings.lambda_sim = f32::INFINITY)),
         ];
         for (name, config) in broken {
             let error = config.validate().unwrap_err();
@@ -226,11 +190,34 @@ mod tests {
     fn a_configuration_survives_toml_and_json() {
         let mut config = TrainConfig::new(Architecture::MobileNetV2, 160, 90, 100, 42);
         config.init = Some(PathBuf::from("a/b.safetensors"));
-        config.vsb = VisualMode::Ema;
+        config.objective = "lgd,kdep:0.1".parse().unwrap();
+        config.objective_settings.vsb = VisualMode::Ema;
+        config.objective_settings.slots = SlotMode::Views;
+        config.objective_settings.mask_ratio = 0.7;
         config.stored_views = StoredUse::Ignored;
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config, "{json}");
+    }
+
+    #[test]
+    fn a_configuration_from_before_there_was_a_choice_of_objectives_is_lgds() {
+        let old = TrainConfig::new(Architecture::ResNet18, 32, 4, 64, 0);
+        let mut json = serde_json::to_value(&old).unwrap();
+        let members = json.as_object_mut().unwrap();
+        for later in [
+            "objective",
+            "slots",
+            "teacher_temperature",
+            "queue",
+            "caption_temperature",
+            "mask_ratio",
+            "beta",
+            "lambda_sim",
+        ] {
+            assert!(members.remove(later).is_some(), "{later}");
+        }
+        assert_eq!(serde_json::from_value::<TrainConfig>(json).unwrap(), old);
     }
 }

@@ -131,13 +131,49 @@ pub enum RunError {
     /// Somebody asked to stop an evaluation, which keeps nothing.
     #[error("interrupted; an evaluation starts anew")]
     EvaluationInterrupted,
-    /// A protocol lacks an input.
-    #[error("{protocol} needs {input}")]
+    /// A protocol or an objective lacks an input.
+    #[error("{of} needs {input}")]
     MissingInput {
-        /// The protocol.
-        protocol: &'static str,
+        /// The protocol or objective.
+        of: &'static str,
         /// What is missing.
         input: &'static str,
+    },
+    /// An input that nothing would read.
+    #[error(
+        "{input} is given, and the objective {objectives} does not use one\nhint: leave it out, or add {user} to --objective"
+    )]
+    UnusedInput {
+        /// The input.
+        input: &'static str,
+        /// The chosen objectives.
+        objectives: String,
+        /// An objective that uses it.
+        user: &'static str,
+    },
+    /// Something has another width than what it goes with.
+    #[error("{what} has width {got}, must be {expected}\nhint: {hint}")]
+    Width {
+        /// What it is.
+        what: String,
+        /// Its width.
+        got: usize,
+        /// The width that fits.
+        expected: usize,
+        /// The remedy.
+        hint: &'static str,
+    },
+    /// Labels are to be learnt, and samples lack them.
+    #[error("{}: {missing} of the {samples} samples have no label, the first is {key}\nhint: extract from one folder per class, or from a list with a label column", cache.display())]
+    MissingLabels {
+        /// The cache.
+        cache: PathBuf,
+        /// Key of the first sample without a label.
+        key: String,
+        /// How many there are.
+        missing: usize,
+        /// Samples in the cache.
+        samples: usize,
     },
     /// An evaluation cache whose first view is an augmented one.
     #[error("{}: view 0 is an augmented view, not the centre crop\nhint: extract the images with --with-center", cache.display())]
@@ -210,6 +246,8 @@ impl RunError {
             | Self::NonFinite { .. }
             | Self::Diverged { .. }
             | Self::MissingInput { .. }
+            | Self::UnusedInput { .. }
+            | Self::MissingLabels { .. }
             | Self::NoCenterView { .. }
             | Self::Unlabelled { .. }
             | Self::UnmatchedClasses { .. }
@@ -219,6 +257,7 @@ impl RunError {
             | Self::ImageChanged { .. }
             | Self::Image { .. }
             | Self::InitialWeights { .. }
+            | Self::Width { .. }
             | Self::NoImages { .. } => FailureKind::Artefact,
             Self::Interrupted { .. } | Self::EvaluationInterrupted => FailureKind::Interrupted,
             Self::Train(_) | Self::Render(_) | Self::Threads { .. } => FailureKind::Other,

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use lgd_data::ArtefactError;
 use lgd_data::cache::Existing;
 use lgd_data::error::IoContext;
-use lgd_data::manifest::{FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json};
+use lgd_data::manifest::{
+    ContentHash, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
+};
 use serde_json::Value;
 
 use super::{
@@ -159,8 +161,13 @@ fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Re
     if recorded.cache != wanted.cache {
         return Err(mismatch("the hash of the cache", recorded.cache.to_string(), wanted.cache.to_string()));
     }
-    if recorded.bank != wanted.bank {
-        return Err(mismatch("the hash of the bank", recorded.bank.to_string(), wanted.bank.to_string()));
+    let banks = [
+        ("the hash of the bank", recorded.bank, wanted.bank),
+        ("the hash of the KDEP bank", recorded.kdep_bank, wanted.kdep_bank),
+    ];
+    if let Some((what, expected, got)) = banks.into_iter().find(|(_, recorded, wanted)| recorded != wanted) {
+        let show = |hash: Option<ContentHash>| hash.map_or("no bank".to_owned(), |hash| hash.to_string());
+        return Err(mismatch(what, show(expected), show(got)));
     }
     if recorded.config == wanted.config {
         return Ok(());

@@ -16,6 +16,7 @@ mod config;
 mod error;
 mod folder;
 mod metrics;
+mod objectives;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,13 +28,15 @@ use lgd_data::error::IoContext;
 use lgd_data::manifest::{ContentHash, FileEntry, Verify, read_manifest};
 use serde::{Deserialize, Serialize};
 
-pub use config::{TrainConfig, VisualMode};
+pub use config::TrainConfig;
 pub use error::{FailureKind, RunError};
 pub(crate) use folder::RunFolder;
 pub(crate) use metrics::MetricsFile;
 pub use metrics::{MetricsKind, MetricsLine};
+pub use objectives::{ObjectiveSettings, SlotMode, VisualMode};
 
 use crate::loader::pixels::InputFormat;
+use crate::objective::{ObjectiveKind, Objectives};
 use crate::student::{Head, Student, StudentConfig};
 
 /// The version of the run format that this program writes and reads.
@@ -66,6 +69,15 @@ pub struct InitRecord {
     pub mismatched: Vec<String>,
 }
 
+/// The classes that a classifier tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassRecord {
+    /// How many there are.
+    pub count: usize,
+    /// Their names, in the order of the labels, where the cache has them.
+    pub names: Option<Vec<String>>,
+}
+
 /// One checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointEntry {
@@ -84,10 +96,19 @@ pub struct RunManifest {
     pub config: TrainConfig,
     /// Hash of the cache's manifest.
     pub cache: ContentHash,
-    /// Hash of the bank's manifest.
-    pub bank: ContentHash,
-    /// Hash of the text encoder that made the bank: other banks must come from the same one.
-    pub text_encoder: ContentHash,
+    /// Hash of the manifest of the bank of names, where the objective has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bank: Option<ContentHash>,
+    /// Hash of the KDEP bank's manifest, where the objective has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kdep_bank: Option<ContentHash>,
+    /// Hash of the text encoder that made the bank, or else of the one that came with the teacher: banks for zero-shot must come from the
+    /// same one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<ContentHash>,
+    /// The classes of the student's classifier, where it ends in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassRecord>,
     /// The teacher, which decides how the student's input is made.
     pub teacher: TeacherRecord,
     /// Width D of the embeddings.
@@ -112,10 +133,25 @@ pub struct RunManifest {
 }
 
 impl RunManifest {
+    /// What stands on the student's pooled feature.
+    pub fn head(&self) -> Head {
+        head(&self.config.objective, self.dim, self.classes.as_ref())
+    }
+
     /// How the student's input is made.
     pub fn input_format(&self) -> InputFormat {
         let TeacherRecord { resample, normalization, .. } = self.teacher;
         InputFormat { size: self.config.size, resample, normalization }
+    }
+}
+
+/// The head that objectives need: the classifier of `classes` where there are some, the projection to `dim` dimensions where a loss
+/// reads the embedding, else none.
+pub(crate) fn head(objectives: &Objectives, dim: usize, classes: Option<&ClassRecord>) -> Head {
+    match classes {
+        Some(classes) => Head::Classifier { classes: classes.count },
+        None if objectives.kinds().any(ObjectiveKind::uses_embedding) => Head::Projection { dim },
+        None => Head::None,
     }
 }
 
@@ -176,8 +212,7 @@ impl Run {
     /// # Errors
     /// [`RunError`] where the weights are unreadable or are not this student's.
     pub fn student(&self, device: &Device) -> Result<Student, RunError> {
-        let config = &self.manifest.config;
-        let head = Head::Projection { dim: self.manifest.dim };
+        let (config, head) = (&self.manifest.config, self.manifest.head());
         let mut student = Student::new(StudentConfig::new(config.student, head, config.seed), device)?;
         let path = self.weights();
         let bytes = fs::read(&path).during("read", &path)?;

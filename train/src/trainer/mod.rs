@@ -1,6 +1,7 @@
-//! Training a student: from a cache, a bank and the images to a finished run.
+//! Training a student: from a cache, the images and what its objectives need to a finished run.
 
 mod meter;
+mod objectives;
 mod session;
 mod steps;
 
@@ -14,26 +15,30 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, Existing};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
+use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::ContentHash;
 use serde::Serialize;
 
 use crate::loader::batches::TrainingImages;
 use crate::loader::origin::Originals;
 use crate::loader::pixels::InputFormat;
-use crate::loader::targets::TargetSource;
+use crate::loader::targets::{TargetInputs, TargetSource};
 use crate::params::LoadReport;
-use crate::run::{InitRecord, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest, TrainConfig};
+use crate::run::{self, InitRecord, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest, TrainConfig};
 use crate::student::Student;
 pub(crate) use meter::per_second;
 use session::Session;
 use steps::Loop;
 
 /// What a run is made from.
+#[derive(Clone, Copy)]
 pub struct TrainInputs<'a> {
     /// The views and the teacher's embeddings.
     pub cache: &'a Cache,
-    /// The bank, made from this cache.
-    pub bank: &'a Bank,
+    /// A bank of names made from this cache, where an objective needs one.
+    pub bank: Option<&'a Bank>,
+    /// A KDEP bank made from this cache, where an objective needs one.
+    pub kdep: Option<&'a KdepBank>,
     /// The images that the cache was extracted from; not needed where it stores fitting views.
     pub originals: Option<Originals<'a>>,
 }
@@ -118,21 +123,30 @@ pub fn train(
 ) -> Result<TrainReport, RunError> {
     let start = Instant::now();
     config.validate()?;
-    let targets = TargetSource::open(inputs.cache, inputs.bank, &settings.device)?;
+    let sources = TargetInputs { cache: inputs.cache, bank: inputs.bank, kdep: inputs.kdep };
+    objectives::require_inputs(config, &sources)?;
+    let objective = objectives::build(config, &sources, &settings.device)?;
+    let targets = TargetSource::open(sources, objective.columns(), &settings.device)?;
     let teacher = &inputs.cache.manifest().config.teacher;
     let format =
         InputFormat { size: config.size, resample: teacher.resample, normalization: teacher.normalization };
     let images =
         TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)?;
     let steps_per_epoch = images.steps_per_epoch(config.batch, config.epochs)?;
-    let mut session = Session::new(config, inputs.bank, teacher.normalization, &settings.device)?;
+    let head = run::head(&config.objective, inputs.cache.dim(), targets.classes());
+    let decoder = objectives::decoder(config, inputs.cache)?;
+    let views = inputs.cache.views_per_sample();
+    let mut session =
+        Session::new(config, (head, decoder), views, objective, teacher.normalization, &settings.device)?;
     let init = config.init.as_deref().map(|path| load_initial(&mut session.student, path)).transpose()?;
     let manifest = RunManifest {
         format_version: RUN_VERSION,
         config: config.clone(),
         cache: inputs.cache.hash(),
-        bank: inputs.bank.hash(),
-        text_encoder: inputs.bank.manifest().record.text_encoder,
+        bank: inputs.bank.map(Bank::hash),
+        kdep_bank: inputs.kdep.map(KdepBank::hash),
+        text_encoder: inputs.bank.map(|bank| bank.manifest().record.text_encoder).or(teacher.text_encoder),
+        classes: targets.classes().cloned(),
         teacher: teacher.clone(),
         dim: inputs.cache.dim(),
         samples: images.samples(),
@@ -168,7 +182,7 @@ pub fn train(
         report.resumed_from = Some(report.steps);
     } else {
         let mut running = Loop::open(config, settings, dir, &mut folder, job)?;
-        running.restore(&mut session, &mut report)?;
+        running.restore(&mut session, &targets, &mut report)?;
         running.run(&mut session, &images, &targets, observe, &mut report)?;
         session.take_average()?;
         folder.finish(&session.student.to_safetensors(Default::default())?)?;

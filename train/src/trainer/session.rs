@@ -1,7 +1,6 @@
 //! Student, objective and optimiser of one run, and the step that moves them.
 
 use candle_core::{Device, Tensor};
-use lgd_data::bank::{Bank, UnassignedSlots};
 use lgd_data::render::Normalization;
 
 use crate::checkpoint::Stateful;
@@ -9,10 +8,10 @@ use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
 use crate::loader::targets::TargetSource;
-use crate::objective::{Lgd, LgdSettings, Objective, VisualBank};
+use crate::objective::{BatchMask, Objective, ObjectiveKind};
 use crate::optim::{OptimiserSettings, Schedule, ScheduleSettings};
-use crate::run::{RunError, TrainConfig, VisualMode};
-use crate::student::{Head, Images, Mode, Student, StudentConfig};
+use crate::run::{RunError, TrainConfig};
+use crate::student::{DecoderConfig, Extras, Head, Images, Mode, Student, StudentConfig};
 
 /// The parts of a run that change from step to step.
 pub(super) struct Session {
@@ -24,6 +23,9 @@ pub(super) struct Session {
     seed: u64,
     side: usize,
     parts: usize,
+    /// Share of cells that a student with a decoder does not see.
+    mask_ratio: Option<f32>,
+    views: usize,
 }
 
 /// The loss of one step: scalars on the device, to be read when somebody wants to know.
@@ -33,25 +35,32 @@ pub(super) struct StepLoss {
 }
 
 impl Session {
-    /// A new student with its objective and optimiser, as `config` and `bank` say.
+    /// A new student with optimiser, as `config` says, ending in `head` and, where there is one, `decoder`, to be trained for `objective`
+    /// on a cache of `views` views of each sample.
     pub(super) fn new(
         config: &TrainConfig,
-        bank: &Bank,
+        (head, decoder): (Head, Option<DecoderConfig>),
+        views: usize,
+        objective: Box<dyn Objective>,
         normalization: Normalization,
         device: &Device,
     ) -> Result<Self, RunError> {
-        let head = Head::Projection { dim: bank.dim() };
-        let student = Student::new(StudentConfig::new(config.student, head, config.seed), device)?;
+        let student = Student::new(student_config(config, head, decoder), device)?;
         let slots = config.optimiser.update(student.table(), 0.0, 1).slots();
-        let objective = Box::new(objective(config, bank, device)?);
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimiser, seed, parts) = (config.optimiser, config.seed, config.accumulate);
-        Ok(Self { student, optimiser, slots, objective, normalization, seed, side, parts })
+        let mask_ratio = decoder.map(|_| config.objective_settings.mask_ratio);
+        Ok(Self { student, optimiser, slots, objective, normalization, seed, side, parts, mask_ratio, views })
     }
 
     /// Everything a checkpoint holds.
     pub(super) fn stateful(&mut self) -> Stateful<'_> {
         Stateful { student: &mut self.student, slots: &self.slots, objective: &mut *self.objective }
+    }
+
+    /// Reads again what the objective's state only names; after a checkpoint was restored.
+    pub(super) fn refill(&mut self, targets: &TargetSource<'_>) -> Result<(), RunError> {
+        Ok(self.objective.refill(&mut |rows| targets.embeddings(rows))?)
     }
 
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
@@ -62,7 +71,8 @@ impl Session {
         lr: f32,
         targets: &TargetSource<'_>,
     ) -> Result<StepLoss, RunError> {
-        let targets = targets.gather(&batch.rows, self.objective.columns())?;
+        let mut targets = targets.gather(&batch.rows)?;
+        targets.mask = self.mask(batch)?;
         let rows = batch.rows.len() / self.parts;
         let mut losses = Vec::with_capacity(self.parts);
         for part in 0..self.parts {
@@ -71,12 +81,13 @@ impl Session {
             let images = Images::Pixels { rgb, normalization: &self.normalization };
             let number = u64::try_from(step * self.parts + part).unwrap_or(u64::MAX);
             let mode = Mode::Train { seed: self.seed, step: number };
+            let narrowed = if self.parts == 1 { None } else { Some(targets.narrow(part * rows, rows)?) };
+            let targets = narrowed.as_ref().unwrap_or(&targets);
+            if let Some(mask) = &targets.mask {
+                self.student.set_mask(&mask.visible, (mask.rows, mask.columns))?;
+            }
             let output = self.student.forward(images, (rows, self.side, self.side), mode)?;
-            let loss = if self.parts == 1 {
-                self.objective.loss(&output, &targets)?
-            } else {
-                self.objective.loss(&output, &targets.narrow(part * rows, rows)?)?
-            };
+            let loss = self.objective.loss(&output, targets)?;
             let share = (&loss.total / real(self.parts)).map_err(TrainError::from)?;
             self.student.backward(&share, part > 0)?;
             losses.push(StepLoss { total: loss.total.detach(), parts: loss.parts });
@@ -88,6 +99,15 @@ impl Session {
         self.student.update(&update)?;
         self.objective.after_step(&targets)?;
         Ok(loss)
+    }
+
+    /// What a student with a decoder does not see of a batch: a function of (seed, sample, epoch).
+    fn mask(&self, batch: &Batch) -> Result<Option<BatchMask>, TrainError> {
+        let Some(ratio) = self.mask_ratio else { return Ok(None) };
+        let sample = |row: &usize| u64::try_from(row / self.views).unwrap_or(u64::MAX);
+        let samples: Vec<u64> = batch.rows.iter().map(sample).collect();
+        let cells = Student::mask_cells(self.side);
+        BatchMask::draw((self.seed, batch.epoch), &samples, (cells, cells), ratio).map(Some)
     }
 
     /// Puts the averaged weights in the place of the trained ones, where there are any.
@@ -173,24 +193,10 @@ pub(super) fn schedule(config: &TrainConfig, steps_per_epoch: usize) -> Result<S
     })?)
 }
 
-fn objective(config: &TrainConfig, bank: &Bank, device: &Device) -> Result<Lgd, RunError> {
-    let record = &bank.manifest().record;
-    let prototypes = |values: &[f32]| {
-        let shape = (bank.categories(), bank.dim());
-        Tensor::from_slice(values, shape, device).map_err(TrainError::from)
-    };
-    let settings = LgdSettings {
-        alpha: config.alpha,
-        teacher_temperature: record.teacher_temperature,
-        student_temperature: config.student_temperature,
-    };
-    let visual = match config.vsb {
-        VisualMode::Mean => VisualBank::Mean { vsb: prototypes(bank.vsb())? },
-        VisualMode::Ema => VisualBank::Ema { momentum: config.vsb_momentum, seed: config.seed },
-    };
-    let kept = record.unassigned_slots == UnassignedSlots::Kept;
-    let assigned: Vec<bool> = record.categories.iter().map(|category| kept || category.count > 0).collect();
-    Ok(Lgd::new(settings, prototypes(bank.tsb())?, visual, &assigned)?)
+/// The student that a run trains: with the outputs that its objectives read.
+fn student_config(config: &TrainConfig, head: Head, decoder: Option<DecoderConfig>) -> StudentConfig {
+    let extras = Extras { raw_pooled: config.objective.contain(ObjectiveKind::Kdep), decoder };
+    StudentConfig { extras, ..StudentConfig::new(config.student, head, config.seed) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a batch has few parts")]

@@ -67,10 +67,12 @@ impl<'a> Loop<'a> {
     pub(super) fn restore(
         &mut self,
         session: &mut Session,
+        targets: &TargetSource<'_>,
         report: &mut TrainReport,
     ) -> Result<(), RunError> {
         let Some((path, bytes)) = self.folder.latest_checkpoint()? else { return Ok(()) };
         let progress = checkpoint::restore(&bytes, &path, &mut session.stateful())?;
+        session.refill(targets)?;
         self.step = progress.step;
         self.saved = Some(progress.step);
         self.epoch_loss = progress.epoch_loss;

@@ -27,7 +27,6 @@ fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, th
         let targets = TargetBatch {
             embedding: Some(unit_rows("t", BATCH, DIM)),
             text_distribution: Some(uniform.to_dtype(DType::F32).unwrap()),
-            visual_distribution: None,
             pseudo_category: Some(vec![0, 1, 2, 6, 1]),
             ..TargetBatch::default()
         };

@@ -104,7 +104,6 @@ fn the_slot_of_an_unassigned_category_has_no_gradient() {
             embedding: Some(t.clone()),
             text_distribution: Some(distribution(&text_logits(&t, &tsb))),
             visual_distribution: Some(Tensor::full(1.0_f32 / 6.0, (B, C + 1), &Device::Cpu).unwrap()),
-            pseudo_category: None,
             ..TargetBatch::default()
         };
         let loss = lgd.loss(&output(&s), &targets).unwrap();
@@ -166,7 +165,6 @@ fn missing_columns_and_wrong_sizes_are_errors() {
         embedding: Some(unit_rows("t", B)),
         text_distribution: uniform(text),
         visual_distribution: uniform(visual),
-        pseudo_category: None,
         ..TargetBatch::default()
     };
     assert!(lgd.loss(&output(&s), &targets(C, C + 1)).is_ok());

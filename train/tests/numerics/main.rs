@@ -1,4 +1,4 @@
-//! The numerical half: layers, students, objective and optimisers against PyTorch, and against themselves.
+//! The numerical half: layers, students, objectives and optimisers against PyTorch, and against themselves.
 
 #[cfg(test)]
 mod channels;
@@ -17,11 +17,15 @@ mod lgd;
 #[cfg(test)]
 mod masked;
 #[cfg(test)]
+mod objectives;
+#[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod optimisers;
 #[cfg(test)]
 mod params;
+#[cfg(test)]
+mod queue;
 #[cfg(test)]
 mod random_layers;
 #[cfg(test)]

@@ -59,7 +59,6 @@ fn targets(golden: &Golden) -> TargetBatch {
         embedding: Some(golden.get("t").clone()),
         text_distribution: Some(golden.get("text_distribution").clone()),
         visual_distribution: Some(golden.get("visual_distribution").clone()),
-        pseudo_category: None,
         ..TargetBatch::default()
     }
 }

@@ -18,6 +18,7 @@ use lgd_data::render::{Normalization, Resample, render};
 use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
 use lgd_data::view::{Policy, View};
 use lgd_train::loader::origin::Originals;
+use lgd_train::objective::ObjectiveKind;
 use lgd_train::rng::Stream;
 use lgd_train::run::TrainConfig;
 use lgd_train::student::Architecture;
@@ -251,9 +252,20 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// Training inputs that read from `images`.
+    /// Training inputs that read from `images`, with what the objectives of `config` need.
+    pub fn inputs_for<'a>(&'a self, config: &TrainConfig, images: &'a Images) -> TrainInputs<'a> {
+        let bank = config.objective.contain(ObjectiveKind::Lgd).then_some(&self.bank);
+        TrainInputs { bank, ..self.inputs(images) }
+    }
+
+    /// Training inputs that read from `images`, with the bank.
     pub fn inputs<'a>(&'a self, images: &'a Images) -> TrainInputs<'a> {
-        TrainInputs { cache: &self.cache, bank: &self.bank, originals: Some(originals(images)) }
+        TrainInputs {
+            cache: &self.cache,
+            bank: Some(&self.bank),
+            kdep: None,
+            originals: Some(originals(images)),
+        }
     }
 }
 
@@ -267,6 +279,11 @@ pub fn config(epochs: u32) -> TrainConfig {
     let mut config = TrainConfig::new(Architecture::MobileNetV2, 16, epochs, 8, 3);
     config.base_lr = 0.05;
     config
+}
+
+/// The same for other objectives.
+pub fn config_for(objective: &str, epochs: u32) -> TrainConfig {
+    TrainConfig { objective: objective.parse().unwrap(), ..config(epochs) }
 }
 
 /// Settings for a folder that may hold an unfinished run.

@@ -5,5 +5,6 @@ mod evaluation;
 mod fixture;
 mod goldens;
 mod loading;
+mod objectives;
 mod resuming;
 mod running;

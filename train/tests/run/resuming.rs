@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lgd_data::job::Job;
-use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, RunError, TrainConfig, VisualMode};
+use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, RunError, SlotMode, TrainConfig, VisualMode};
 use lgd_train::trainer::{LoopSettings, TrainReport, train};
 
-use crate::fixture::{Images, World, config, resuming};
+use crate::fixture::{Images, World, config, config_for, resuming};
 
 fn run(
     world: &World,
@@ -18,7 +18,7 @@ fn run(
     dir: &Path,
     job: &Job,
 ) -> Result<TrainReport, RunError> {
-    train(config, settings, &world.inputs(images), dir, job, &mut |_| {})
+    train(config, settings, &world.inputs_for(config, images), dir, job, &mut |_| {})
 }
 
 fn weights(dir: &Path) -> Vec<u8> {
@@ -40,11 +40,19 @@ fn checkpoints(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Two visual banks, and 20 samples: 2 steps per epoch, 4 dropped.
-fn cases() -> [TrainConfig; 2] {
-    let mean = config(3);
-    let ema = TrainConfig { vsb: VisualMode::Ema, vsb_momentum: 0.5, ..mean.clone() };
-    [mean, ema]
+/// Every objective with a state of its own, and 20 samples: 2 steps per epoch, 4 dropped.
+fn cases() -> [TrainConfig; 4] {
+    let online = |mut config: TrainConfig| {
+        let settings = &mut config.objective_settings;
+        (settings.vsb, settings.vsb_momentum, settings.slots) = (VisualMode::Ema, 0.5, SlotMode::Views);
+        config
+    };
+    // A queue of 20 is partly filled after one step of 8 and after two, then the oldest entries go.
+    let queue = |mut config: TrainConfig| {
+        config.objective_settings.queue = 20;
+        config
+    };
+    [config(3), online(config(3)), queue(config_for("seed", 3)), queue(online(config_for("lgd:0.5,seed", 3)))]
 }
 
 #[test]
@@ -64,7 +72,7 @@ fn interrupted_in_the_middle_of_an_epoch() {
                 }
             };
             let settings = LoopSettings { threads: 1, log_steps: 1, ..resuming() };
-            let inputs = world.inputs(&world.images);
+            let inputs = world.inputs_for(config, &world.images);
             let error = train(config, &settings, &inputs, &parts, &job, &mut observe).unwrap_err();
             assert!(matches!(error, RunError::Interrupted { step, .. } if step == stop), "{error}");
             assert_eq!(error.kind(), FailureKind::Interrupted);
@@ -72,7 +80,7 @@ fn interrupted_in_the_middle_of_an_epoch() {
         }
         let report = run(&world, &world.images, config, &resuming(), &parts, &Job::new()).unwrap();
         assert_eq!(report.resumed_from, Some(5));
-        assert!(weights(&whole) == weights(&parts), "{} differs", config.vsb);
+        assert!(weights(&whole) == weights(&parts), "{} differs", config.objective);
         assert_eq!(epoch_lines(&whole), epoch_lines(&parts));
         assert_eq!(epoch_lines(&whole).len(), 3);
     }
@@ -147,7 +155,8 @@ fn resuming_with_other_settings_or_inputs_is_refused() {
     let world = World::new(20);
     let dir = world.path("run");
     run(&world, &world.images, &config(1), &resuming(), &dir, &Job::new()).unwrap();
-    let other = TrainConfig { alpha: 0.25, ..config(1) };
+    let mut other = config(1);
+    other.objective_settings.alpha = 0.25;
     let error = run(&world, &world.images, &other, &resuming(), &dir, &Job::new()).unwrap_err();
     let text = error.to_string();
     assert!(
@@ -155,11 +164,14 @@ fn resuming_with_other_settings_or_inputs_is_refused() {
         "{text}"
     );
     assert_eq!(error.kind(), FailureKind::Artefact);
+    let other = config_for("lgd:2", 1);
+    let error = run(&world, &world.images, &other, &resuming(), &dir, &Job::new()).unwrap_err();
+    assert!(error.to_string().contains("objective differs: expected \"lgd:1\", got \"lgd:2\""), "{error}");
 
     let cache = crate::fixture::cache(&world.path("cache2"), &world.images, 2);
     let bank = crate::fixture::bank(&world.path("bank2"), &cache);
     let inputs =
-        lgd_train::trainer::TrainInputs { cache: &cache, bank: &bank, ..world.inputs(&world.images) };
+        lgd_train::trainer::TrainInputs { cache: &cache, bank: Some(&bank), ..world.inputs(&world.images) };
     let error = train(&config(1), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {}).unwrap_err();
     let text = error.to_string();
     assert!(
@@ -167,7 +179,7 @@ fn resuming_with_other_settings_or_inputs_is_refused() {
         "{text}"
     );
 
-    let inputs = lgd_train::trainer::TrainInputs { bank: &bank, ..world.inputs(&world.images) };
+    let inputs = lgd_train::trainer::TrainInputs { bank: Some(&bank), ..world.inputs(&world.images) };
     let error =
         train(&config(1), &resuming(), &inputs, &world.path("new"), &Job::new(), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("the hash of the cache differs"), "{error}");

@@ -34,7 +34,7 @@ fn a_run_leaves_what_its_documentation_says() {
     assert!(manifest.complete);
     assert_eq!(
         (manifest.config.clone(), manifest.cache, manifest.bank),
-        (config(4), world.cache.hash(), world.bank.hash())
+        (config(4), world.cache.hash(), Some(world.bank.hash()))
     );
     let text = fs::read_to_string(dir.join("config.toml")).unwrap();
     assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config(4), "{text}");

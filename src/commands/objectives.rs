@@ -1,0 +1,81 @@
+//! `lgd objectives`, and the settings of objectives that `lgd train` takes.
+
+use anyhow::bail;
+use lgd_train::objective::{ObjectiveKind, ObjectiveSpec};
+use lgd_train::run::{ObjectiveSettings, VisualMode};
+
+use super::{print, print_json};
+use crate::args::{ObjectiveArgs, ObjectivesArgs};
+use crate::exit::Exit;
+
+/// Lists the objectives.
+pub fn run(args: &ObjectivesArgs) -> anyhow::Result<Exit> {
+    let specs = ObjectiveKind::ALL.map(ObjectiveKind::spec);
+    if args.json {
+        print_json(&specs)?
+    } else {
+        print(&table(&specs))?
+    }
+    Ok(Exit::Done)
+}
+
+/// One line per objective; the last column is the widest.
+fn table(specs: &[&ObjectiveSpec]) -> String {
+    let heading = ["objective", "weight", "needs", "source", "about"].map(str::to_owned);
+    let row = |spec: &&ObjectiveSpec| {
+        let needs = if spec.needs.is_empty() { "-".to_owned() } else { spec.needs.join(", ") };
+        let weight = spec.default_weight.to_string();
+        [spec.name.to_owned(), weight, needs, spec.source.to_owned(), spec.about.to_owned()]
+    };
+    let rows: Vec<[String; 5]> = std::iter::once(heading).chain(specs.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2), width(3)];
+    let line = |[name, weight, needs, source, about]: &[String; 5]| {
+        let [a, b, c, d] = widths;
+        format!("{name:<a$}  {weight:<b$}  {needs:<c$}  {source:<d$}  {about}")
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The papers' settings with whatever was typed in their place.
+///
+/// A setting that was typed and that no chosen objective reads is refused: it would be without effect, and nobody would notice.
+pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
+    let typed = [
+        ("--alpha", args.alpha.is_some()),
+        ("--tau-s", args.tau_s.is_some()),
+        ("--vsb", args.vsb.is_some()),
+        ("--ema-momentum", args.ema_momentum.is_some()),
+        ("--slots", args.slots.is_some()),
+        ("--queue", args.queue.is_some()),
+        ("--tau-t", args.tau_t.is_some()),
+        ("--tau-caption", args.tau_caption.is_some()),
+    ];
+    for (flag, _) in typed.into_iter().filter(|(_, typed)| *typed) {
+        let reads = |kind: &ObjectiveKind| kind.spec().flags.contains(&flag);
+        if !args.objective.kinds().any(|kind| reads(&kind)) {
+            let readers: Vec<&str> =
+                ObjectiveKind::ALL.iter().filter(|kind| reads(kind)).map(|kind| kind.spec().name).collect();
+            let (chosen, readers) = (&args.objective, readers.join(" and "));
+            bail!(
+                "{flag} is a setting of {readers}, the objective is {chosen}\nhint: leave it out, or choose with --objective"
+            );
+        }
+    }
+    let papers = ObjectiveSettings::default();
+    let vsb = args.vsb.unwrap_or(papers.vsb);
+    if args.ema_momentum.is_some() && vsb != VisualMode::Ema {
+        bail!("--ema-momentum is a setting of the moving-average bank\nhint: leave it out, or add --vsb ema");
+    }
+    Ok(ObjectiveSettings {
+        alpha: args.alpha.unwrap_or(papers.alpha),
+        student_temperature: args.tau_s.unwrap_or(papers.student_temperature),
+        vsb,
+        vsb_momentum: args.ema_momentum.unwrap_or(papers.vsb_momentum),
+        slots: args.slots.unwrap_or(papers.slots),
+        queue: args.queue.unwrap_or(papers.queue),
+        teacher_temperature: args.tau_t.unwrap_or(papers.teacher_temperature),
+        caption_temperature: args.tau_caption.unwrap_or(papers.caption_temperature),
+        ..papers
+    })
+}

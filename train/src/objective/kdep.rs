@@ -1,0 +1,34 @@
+//! KDEP (arXiv 2203.05180): METHODS.md section 2.
+//!
+//! `L = mean over batch and dimensions of (x - f(y))^2`, with the student's pooled feature x before its last activation, and the
+//! teacher's feature projected to its width and scaled, f(y), which the KDEP bank holds.
+
+use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns};
+use crate::error::{TrainError, expect_dims};
+use crate::student::StudentOutput;
+
+/// What is to be known of it.
+pub const SPEC: ObjectiveSpec = ObjectiveSpec {
+    name: "kdep",
+    about: "the teacher's pooled feature, projected to the student's width; weight 20 for a supervised teacher",
+    needs: &["a KDEP bank"],
+    flags: &["--bank"],
+    default_weight: 3.0,
+    source: "KDEP, arXiv 2203.05180",
+};
+
+/// The KDEP objective.
+pub struct Kdep;
+
+impl Objective for Kdep {
+    fn columns(&self) -> TargetColumns {
+        TargetColumns { kdep: true, ..TargetColumns::default() }
+    }
+
+    fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError> {
+        let (x, y) = (output.raw_pooled()?, targets.kdep()?);
+        expect_dims("KDEP targets", y, x.dims())?;
+        let total = (x - y)?.sqr()?.mean_all()?;
+        Ok(Loss { parts: vec![("kdep", total.detach())], total })
+    }
+}

@@ -1,0 +1,279 @@
+//! Every objective's loss, terms and gradients against PyTorch in f64 (`goldens/objectives.py`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{Device, Tensor, Var};
+use lgd_train::error::TrainError;
+use lgd_train::objective::{
+    BatchMask, Caption, Combined, Kdep, Lgd, LgdSettings, Objective, ObjectiveKind, Seed, SeedSettings,
+    Supervised, TargetBatch, TargetColumns, TeacherQueue, VisualBank,
+};
+use lgd_train::student::StudentOutput;
+
+use crate::golden::{Golden, error, values};
+
+/// Relative error, L2.
+const TOLERANCE: f64 = 2e-6;
+const TAU_T: f32 = 0.05;
+
+fn whole(golden: &Golden, name: &str) -> Vec<u32> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
+    golden.values(name).iter().map(|value| *value as u32).collect()
+}
+
+fn targets(golden: &Golden) -> TargetBatch {
+    let tensor = |name: &str| Some(golden.get(name).clone());
+    TargetBatch {
+        embedding: tensor("t"),
+        text_distribution: tensor("p_text"),
+        visual_distribution: tensor("p_visual"),
+        kdep: tensor("kdep"),
+        caption: tensor("caption"),
+        label: Some(whole(golden, "label")),
+        ..TargetBatch::default()
+    }
+}
+
+fn lgd(golden: &Golden, online: bool, by_views: bool) -> Box<dyn Objective> {
+    let counts: Vec<u64> = whole(golden, "counts").into_iter().map(u64::from).collect();
+    let assigned: Vec<bool> = counts.iter().map(|count| *count > 0).collect();
+    let settings = LgdSettings { alpha: 0.3, teacher_temperature: TAU_T, ..LgdSettings::default() };
+    let (tsb, vsb) = (golden.get("tsb").clone(), golden.get("vsb").clone());
+    let bank = match online {
+        false => VisualBank::Mean { vsb: vsb.clone() },
+        true => VisualBank::Ema { momentum: 0.9, seed: 0 },
+    };
+    let mut lgd = Lgd::new(settings, tsb, bank, &assigned).unwrap();
+    let seen = Tensor::ones(counts.len(), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let rows = BTreeMap::from([("visual_bank.rows".to_owned(), vsb), ("visual_bank.seen".to_owned(), seen)]);
+    lgd.load_state(&rows).unwrap();
+    Box::new(if by_views { lgd.counting_views(&counts).unwrap() } else { lgd })
+}
+
+fn seed(golden: &Golden, filled: usize) -> Box<dyn Objective> {
+    let queue = golden.get("queue");
+    let mut memory = TeacherQueue::new(queue.dims()[0], queue.dims()[1], &Device::Cpu).unwrap();
+    let rows: Vec<u32> = (0..).take(filled).collect();
+    memory.push(&rows, &queue.narrow(0, 0, filled).unwrap()).unwrap();
+    let settings = SeedSettings { teacher_temperature: TAU_T, ..SeedSettings::default() };
+    Box::new(Seed::new(settings, memory).unwrap())
+}
+
+fn combined(golden: &Golden) -> Box<dyn Objective> {
+    let parts: [(_, _, Box<dyn Objective>); 3] = [
+        ("lgd", 1.5, lgd(golden, false, false)),
+        ("seed", 0.25, seed(golden, 9)),
+        ("kdep", 3.0, Box::new(Kdep)),
+    ];
+    Box::new(Combined::new(parts).unwrap())
+}
+
+/// Every case of the fixture.
+fn cases(golden: &Golden) -> Vec<(&'static str, Box<dyn Objective>)> {
+    vec![
+        ("lgd_balanced", lgd(golden, false, false)),
+        ("lgd_views", lgd(golden, false, true)),
+        ("lgd_balanced_online", lgd(golden, true, false)),
+        ("lgd_views_online", lgd(golden, true, true)),
+        ("seed", seed(golden, 9)),
+        ("seed_partly_filled", seed(golden, 4)),
+        ("seed_empty", seed(golden, 0)),
+        ("kdep", Box::new(Kdep)),
+        ("caption", Box::new(Caption::new(0.07).unwrap())),
+        ("supervised", Box::new(Supervised)),
+        ("combined", combined(golden)),
+    ]
+}
+
+/// A student's output in training, with the variables for its embedding (or logits) and raw feature.
+fn student(golden: &Golden, case: &str) -> (StudentOutput, [Var; 2]) {
+    let head = if case == "supervised" { "logits" } else { "s" };
+    let variables = [head, "raw"].map(|name| Var::from_tensor(golden.get(name)).unwrap());
+    let [embedding, raw] = variables.each_ref().map(|variable| variable.as_tensor().clone());
+    let pooled = golden.get("raw").clone();
+    (StudentOutput { pooled, embedding: Some(embedding), raw_pooled: Some(raw), tokens: None }, variables)
+}
+
+#[test]
+fn losses_and_gradients_are_pytorchs() {
+    let golden = Golden::open("objectives");
+    let mut failures = Vec::new();
+    for (case, objective) in cases(&golden) {
+        let (output, variables) = student(&golden, case);
+        let loss = objective.loss(&output, &targets(&golden)).unwrap();
+        let mut check = |name: &str, got: &Tensor| {
+            let error = error(&values(got), &golden.values(&format!("{case}.{name}")));
+            if error.is_nan() || error > TOLERANCE {
+                failures.push(format!("{case}.{name}: {error:.1e}"));
+            }
+        };
+        check("loss", &loss.total);
+        for (name, part) in &loss.parts {
+            check(&format!("parts.{name}"), part);
+            assert!(!part.track_op(), "{case}: {name} keeps the graph");
+        }
+        let expected = golden.names().filter(|name| name.starts_with(&format!("{case}.parts."))).count();
+        assert_eq!(loss.parts.len(), expected, "{case}");
+        let gradients = loss.total.backward().unwrap();
+        for (name, variable) in ["ds", "draw"].into_iter().zip(&variables) {
+            let gradient = gradients.get(variable);
+            assert_eq!(gradient.is_some(), golden.has(&format!("{case}.{name}")), "{case}.{name}");
+            if let Some(gradient) = gradient {
+                check(name, gradient);
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let fixture: BTreeSet<&str> = golden.names().filter_map(|name| name.strip_suffix(".loss")).collect();
+    assert_eq!(fixture, cases(&golden).iter().map(|(case, _)| *case).collect());
+}
+
+#[test]
+fn no_two_objectives_have_a_term_of_the_same_name() {
+    let golden = Golden::open("objectives");
+    let mut owner = BTreeMap::new();
+    let covered = ["lgd_balanced", "seed", "kdep", "caption", "supervised"];
+    assert_eq!(covered.len(), ObjectiveKind::ALL.len(), "an objective is missing here");
+    for (case, objective) in cases(&golden).iter().filter(|(case, _)| covered.contains(case)) {
+        let (output, _) = student(&golden, case);
+        for (name, _) in objective.loss(&output, &targets(&golden)).unwrap().parts {
+            assert_eq!(owner.insert(name, case), None, "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let golden = Golden::open("objectives");
+    for (case, objective) in cases(&golden) {
+        let (output, _) = student(&golden, case);
+        let error = objective.loss(&output, &TargetBatch::default()).unwrap_err();
+        assert!(matches!(error, TrainError::MissingColumn { .. }), "{case}: {error}");
+        let bare = StudentOutput { embedding: None, raw_pooled: None, ..output };
+        let error = objective.loss(&bare, &targets(&golden)).unwrap_err();
+        assert!(matches!(error, TrainError::MissingOutput { .. }), "{case}: {error}");
+    }
+}
+
+#[test]
+fn targets_of_another_shape_are_refused() {
+    let golden = Golden::open("objectives");
+    let full = targets(&golden);
+    let fewer = full.narrow(0, 5).unwrap();
+    for (case, objective) in cases(&golden) {
+        let (output, _) = student(&golden, case);
+        let error = objective.loss(&output, &fewer).unwrap_err();
+        assert!(matches!(error, TrainError::Dimensions { .. }), "{case}: {error}");
+    }
+    let (output, _) = student(&golden, "supervised");
+    let foreign = TargetBatch { label: Some(vec![0, 1, 2, 5, 0, 0]), ..full };
+    let error = Supervised.loss(&output, &foreign).unwrap_err();
+    assert!(matches!(error, TrainError::Label { label: 5, classes: 5 }), "{error}");
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let golden = Golden::open("objectives");
+    assert!(Caption::new(0.0).is_err() && Caption::new(f32::NAN).is_err());
+    let queue = || TeacherQueue::new(3, 4, &Device::Cpu).unwrap();
+    let wrong = |teacher_temperature, student_temperature| {
+        Seed::new(SeedSettings { teacher_temperature, student_temperature }, queue()).is_err()
+    };
+    assert!(wrong(0.0, 0.2) && wrong(0.01, -1.0) && !wrong(0.01, 0.2));
+    let sum = |parts: Vec<(&'static str, f32)>| {
+        let parts =
+            parts.into_iter().map(|(name, weight)| (name, weight, Box::new(Kdep) as Box<dyn Objective>));
+        Combined::new(parts).is_err()
+    };
+    assert!(sum(vec![]) && sum(vec![("kdep", 0.0)]) && sum(vec![("kdep", 1.0), ("kdep", 1.0)]));
+    assert!(!sum(vec![("kdep", 1.0)]));
+    let (tsb, vsb) = (golden.get("tsb").clone(), golden.get("vsb").clone());
+    let plain = Lgd::new(LgdSettings::default(), tsb, VisualBank::Mean { vsb }, &[true; 7]).unwrap();
+    assert!(plain.counting_views(&[1; 6]).is_err());
+}
+
+#[test]
+fn a_combination_wants_the_columns_of_its_parts() {
+    let golden = Golden::open("objectives");
+    let expected = TargetColumns {
+        embedding: true,
+        text_distribution: true,
+        visual_distribution: true,
+        kdep: true,
+        rows: true,
+        ..TargetColumns::default()
+    };
+    assert_eq!(combined(&golden).columns(), expected);
+}
+
+#[test]
+fn a_combination_keeps_its_parts_states_apart() {
+    let golden = Golden::open("objectives");
+    let parts = || -> [(_, _, Box<dyn Objective>); 3] {
+        [
+            ("lgd", 1.0, lgd(&golden, true, false)),
+            ("seed", 1.0, seed(&golden, 4)),
+            ("b", 1.0, seed(&golden, 9)),
+        ]
+    };
+    let objective = Combined::new(parts()).unwrap();
+    let state = objective.state().unwrap();
+    let names: Vec<&str> = state.keys().map(String::as_str).collect();
+    let expected = [
+        "b.queue.next",
+        "b.queue.rows",
+        "lgd.visual_bank.rows",
+        "lgd.visual_bank.seen",
+        "seed.queue.next",
+        "seed.queue.rows",
+    ];
+    assert_eq!(names, expected);
+    let mut other = Combined::new(parts()).unwrap();
+    let targets =
+        TargetBatch { rows: Some(vec![0; 6]), pseudo_category: Some(vec![1; 6]), ..targets(&golden) };
+    other.after_step(&targets).unwrap();
+    assert_ne!(
+        values(&other.state().unwrap()["lgd.visual_bank.rows"]),
+        values(&state["lgd.visual_bank.rows"])
+    );
+    other.load_state(&state).unwrap();
+    let mut asked = Vec::new();
+    other
+        .refill(&mut |rows| {
+            asked.push(rows.to_vec());
+            let rows: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).unwrap()).collect();
+            let index = Tensor::from_slice(&rows, rows.len(), &Device::Cpu)?;
+            Ok(golden.get("queue").index_select(&index, 0)?)
+        })
+        .unwrap();
+    assert_eq!(asked, [vec![0, 1, 2, 3], (0..9).collect()]);
+    let (output, _) = student(&golden, "combined");
+    let loss = |objective: &Combined| values(&objective.loss(&output, &targets).unwrap().total);
+    assert_eq!(loss(&other), loss(&objective), "to the last bit");
+}
+
+#[test]
+fn parts_of_a_batch_have_their_own_targets() {
+    let rows = |first: f32| Tensor::new(&[[first], [first + 1.0], [first + 2.0]], &Device::Cpu).unwrap();
+    let tokens = Tensor::arange(0.0_f32, 12.0, &Device::Cpu).unwrap().reshape((3, 2, 1, 2)).unwrap();
+    let visible = vec![true, false, false, false, true, true];
+    let batch = TargetBatch {
+        embedding: Some(rows(0.0)),
+        kdep: Some(rows(10.0)),
+        caption: Some(rows(20.0)),
+        tokens: Some(tokens),
+        label: Some(vec![5, 6, 7]),
+        rows: Some(vec![8, 9, 10]),
+        mask: Some(BatchMask { visible, rows: 1, columns: 2 }),
+        ..TargetBatch::default()
+    };
+    let part = batch.narrow(1, 2).unwrap();
+    let got = |tensor: &Option<Tensor>| values(tensor.as_ref().unwrap());
+    assert_eq!(got(&part.embedding), [1.0, 2.0]);
+    assert_eq!(got(&part.kdep), [11.0, 12.0]);
+    assert_eq!(got(&part.caption), [21.0, 22.0]);
+    assert_eq!(got(&part.tokens), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+    assert_eq!((part.label, part.rows), (Some(vec![6, 7]), Some(vec![9, 10])));
+    assert_eq!(part.mask.unwrap().visible, [false, false, true, true]);
+    assert!(part.text_distribution.is_none() && part.pseudo_category.is_none());
+}

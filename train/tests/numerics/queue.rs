@@ -1,0 +1,159 @@
+//! The queue of teacher embeddings: first in, first out, and back from a checkpoint to the same bits.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use candle_core::{Device, Tensor};
+use lgd_train::error::TrainError;
+use lgd_train::objective::TeacherQueue;
+use lgd_train::rng::Stream;
+
+use crate::golden::values;
+
+const DIM: usize = 3;
+
+/// What the cache would hold for a row.
+fn embedding(row: u32) -> [f32; DIM] {
+    #[allow(clippy::cast_precision_loss, reason = "small numbers")]
+    let row = row as f32;
+    [row, 0.5 - row, 1.0 / (1.0 + row)]
+}
+
+fn embeddings(rows: &[u32]) -> Tensor {
+    let values: Vec<f32> = rows.iter().flat_map(|row| embedding(*row)).collect();
+    Tensor::from_vec(values, (rows.len(), DIM), &Device::Cpu).unwrap()
+}
+
+fn push(queue: &mut TeacherQueue, rows: impl IntoIterator<Item = u32>) {
+    let rows: Vec<u32> = rows.into_iter().collect();
+    queue.push(&rows, &embeddings(&rows)).unwrap();
+}
+
+fn new(capacity: usize) -> TeacherQueue {
+    TeacherQueue::new(capacity, DIM, &Device::Cpu).unwrap()
+}
+
+/// The entries as they lie, checked against the rows that the state names.
+fn entries(queue: &TeacherQueue) -> Vec<u32> {
+    let rows = queue.state().unwrap()["queue.rows"].to_vec1::<u32>().unwrap();
+    assert_eq!(rows.len(), queue.filled());
+    match queue.tensor().unwrap() {
+        None => assert!(rows.is_empty()),
+        Some(tensor) => assert_eq!(values(&tensor), values(&embeddings(&rows))),
+    }
+    rows
+}
+
+fn sorted(mut rows: Vec<u32>) -> Vec<u32> {
+    rows.sort_unstable();
+    rows
+}
+
+#[test]
+fn it_starts_empty_fills_and_lets_the_oldest_go() {
+    let mut queue = new(5);
+    assert!(queue.tensor().unwrap().is_none());
+    assert_eq!((queue.filled(), queue.capacity()), (0, 5));
+    push(&mut queue, [10, 11]);
+    assert_eq!(entries(&queue), [10, 11], "only what is filled is there");
+    push(&mut queue, [12, 13]);
+    push(&mut queue, [14, 15]);
+    assert_eq!(sorted(entries(&queue)), [11, 12, 13, 14, 15], "10 came first and goes first");
+    push(&mut queue, []);
+    push(&mut queue, 20..29);
+    assert_eq!(
+        sorted(entries(&queue)),
+        [24, 25, 26, 27, 28],
+        "of a batch longer than the queue the end stays"
+    );
+    push(&mut queue, [30]);
+    assert_eq!(sorted(entries(&queue)), [25, 26, 27, 28, 30]);
+}
+
+#[test]
+fn it_agrees_with_a_plain_queue_whatever_the_batches() {
+    let mut stream = Stream::new(&[7]);
+    for capacity in [1, 2, 7, 16] {
+        let (mut queue, mut plain) = (new(capacity), VecDeque::new());
+        let mut next = 0;
+        for _ in 0..60 {
+            let count = u32::try_from(stream.next_u64() % 20).unwrap();
+            push(&mut queue, next..next + count);
+            plain.extend(next..next + count);
+            next += count;
+            let surplus = plain.len().saturating_sub(capacity);
+            plain.drain(..surplus);
+            assert_eq!(sorted(entries(&queue)), Vec::from(plain.clone()), "capacity {capacity}");
+        }
+    }
+}
+
+fn read(rows: &[usize]) -> Result<Tensor, TrainError> {
+    let rows: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).unwrap()).collect();
+    Ok(embeddings(&rows))
+}
+
+#[test]
+fn it_comes_back_from_a_checkpoint_in_the_same_order() {
+    for pushes in [vec![], vec![3], vec![3, 4], vec![4, 4], vec![4, 4, 3], vec![9]] {
+        let mut queue = new(8);
+        let mut next = 100;
+        for count in pushes {
+            push(&mut queue, next..next + count);
+            next += count;
+        }
+        // Through the bytes of a file, as a checkpoint goes.
+        let bytes = safetensors::serialize(queue.state().unwrap(), None).unwrap();
+        let saved = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
+        let mut back = new(8);
+        push(&mut back, [1, 2, 3]);
+        back.load_state(&saved.into_iter().collect()).unwrap();
+        back.refill(&mut read).unwrap();
+        assert_eq!(entries(&back), entries(&queue));
+        for queue in [&mut queue, &mut back] {
+            push(queue, 200..205);
+        }
+        assert_eq!(entries(&back), entries(&queue), "and goes on in the same places");
+    }
+}
+
+#[test]
+fn a_long_queue_is_read_in_pieces() {
+    let mut queue = new(10_000);
+    push(&mut queue, 0..9_001);
+    let mut back = new(10_000);
+    back.load_state(&queue.state().unwrap()).unwrap();
+    let mut pieces = Vec::new();
+    back.refill(&mut |rows| {
+        pieces.push(rows.len());
+        read(rows)
+    })
+    .unwrap();
+    assert_eq!(entries(&back), entries(&queue));
+    assert_eq!(pieces.iter().sum::<usize>(), 9_001);
+    assert!(pieces.iter().all(|len| *len <= 4096), "{pieces:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    assert!(TeacherQueue::new(0, DIM, &Device::Cpu).is_err());
+    let mut queue = new(4);
+    push(&mut queue, [1, 2, 3]);
+    let wrong = queue.push(&[1, 2], &embeddings(&[1]));
+    assert!(matches!(wrong, Err(TrainError::Dimensions { .. })));
+    let u32s = |values: &[u32]| Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
+    let state = |rows: &[u32], next: u32| {
+        BTreeMap::from([("queue.rows".to_owned(), u32s(rows)), ("queue.next".to_owned(), u32s(&[next]))])
+    };
+    for (rows, next) in [(&[1, 2, 3, 4, 5][..], 0), (&[1, 2, 3, 4], 4), (&[1, 2], 1), (&[1, 2], 3), (&[], 1)]
+    {
+        assert!(queue.load_state(&state(rows, next)).is_err(), "{rows:?} {next}");
+    }
+    assert!(matches!(queue.load_state(&BTreeMap::new()), Err(TrainError::MissingState { .. })));
+    assert_eq!(entries(&queue), [1, 2, 3], "nothing was changed");
+    queue.load_state(&state(&[7, 8, 9, 6], 3)).unwrap();
+    let short = queue.refill(&mut |_| Ok(embeddings(&[1])));
+    assert!(matches!(short, Err(TrainError::Dimensions { .. })));
+    queue.refill(&mut read).unwrap();
+    push(&mut queue, [5]);
+    assert_eq!(entries(&queue), [7, 8, 9, 5]);
+}

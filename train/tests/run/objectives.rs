@@ -1,0 +1,209 @@
+//! Runs for other objectives than LGD: what they need, what they record, and what is refused.
+
+use candle_core::Device;
+use lgd_data::ArtefactError;
+use lgd_data::cache::Cache;
+use lgd_data::job::Job;
+use lgd_data::manifest::{ContentHash, Verify};
+use lgd_train::eval::{EvalInputs, EvalOptions, EvalReport, LabelledImages, Protocol, evaluate};
+use lgd_train::run::{ClassRecord, FailureKind, MetricsKind, MetricsLine, Run, RunError, TrainConfig};
+use lgd_train::student::Head;
+use lgd_train::trainer::{TrainInputs, TrainReport, train};
+
+use crate::fixture::{CLASSES, DIM, Images, World, bank, cache, config_for, resuming};
+
+/// Trains in the folder `name`; the lines of `metrics.jsonl` besides.
+fn go(
+    world: &World,
+    inputs: &TrainInputs<'_>,
+    config: &TrainConfig,
+    name: &str,
+) -> Result<(TrainReport, Vec<MetricsLine>), RunError> {
+    let mut lines = Vec::new();
+    let report = train(config, &resuming(), inputs, &world.path(name), &Job::new(), &mut |line| {
+        lines.push(line.clone())
+    })?;
+    Ok((report, lines))
+}
+
+fn open(world: &World, name: &str) -> Run {
+    Run::open(&world.path(name), Verify::Full).unwrap()
+}
+
+fn judge(run: &Run, protocol: Protocol, images: &Images, world: &World) -> Result<EvalReport, RunError> {
+    let test = LabelledImages { source: images, images: "images".as_ref(), cache: None };
+    let inputs = EvalInputs { run, bank: Some(&world.bank), test, train: None };
+    let options = EvalOptions { protocols: vec![protocol], batch: 8, threads: 2, ..EvalOptions::default() };
+    evaluate(&inputs, &options, &Job::new())
+}
+
+#[test]
+fn a_seed_run_needs_no_bank() {
+    let world = World::new(20);
+    let config = config_for("seed", 3);
+    let (report, lines) = go(&world, &world.inputs_for(&config, &world.images), &config, "seed").unwrap();
+    assert_eq!(report.steps, 6);
+    let epochs: Vec<&MetricsLine> = lines.iter().filter(|line| line.kind == MetricsKind::Epoch).collect();
+    assert!(epochs.iter().all(|line| line.parts.keys().eq(["seed"])), "{epochs:?}");
+    // The queue is empty at the first step, whose loss is 0; never again.
+    assert!(epochs[0].loss > 0.0 && epochs[1].loss > epochs[0].loss, "{epochs:?}");
+
+    let run = open(&world, "seed");
+    let manifest = run.manifest();
+    assert_eq!((manifest.bank, manifest.kdep_bank, manifest.classes.clone()), (None, None, None));
+    assert_eq!(manifest.text_encoder, Some(ContentHash::of(b"text encoder")), "the teacher's");
+    assert_eq!(manifest.head(), Head::Projection { dim: DIM });
+    let report = judge(&run, Protocol::ZeroShot, &world.images, &world).unwrap();
+    assert!(report.zero_shot.is_some(), "a bank made later judges it");
+}
+
+#[test]
+fn a_combination_reports_all_terms_and_their_weighted_sum() {
+    let world = World::new(20);
+    let config = config_for("lgd:0.5,seed:2", 2);
+    let (_, lines) = go(&world, &world.inputs(&world.images), &config, "both").unwrap();
+    for line in lines {
+        assert!(line.parts.keys().eq(["seed", "text", "visual"]), "{line:?}");
+        let (lgd, seed) = (0.5 * (line.parts["text"] + line.parts["visual"]), line.parts["seed"]);
+        assert!((line.loss - (0.5 * lgd + 2.0 * seed)).abs() < 1e-5, "{line:?}");
+    }
+}
+
+#[test]
+fn a_single_objective_has_its_weight() {
+    let world = World::new(20);
+    let loss = |objective: &str| {
+        let config = config_for(objective, 1);
+        let inputs = world.inputs_for(&config, &world.images);
+        go(&world, &inputs, &config, objective).unwrap().1.pop().unwrap()
+    };
+    let line = loss("supervised:4");
+    assert!((line.loss - 4.0 * line.parts["supervised"]).abs() < 1e-5, "{line:?}");
+}
+
+#[test]
+fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
+    let world = World::new(30);
+    let config = TrainConfig { base_lr: 0.005, start_lr: 0.005, ..config_for("supervised", 30) };
+    let (report, _) = go(&world, &world.inputs_for(&config, &world.images), &config, "labels").unwrap();
+    assert!(report.last_epoch_loss < report.first_epoch_loss, "{report:?}");
+    let run = open(&world, "labels");
+    let names = CLASSES.map(str::to_owned).to_vec();
+    assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: Some(names.clone()) }));
+    assert_eq!(run.manifest().head(), Head::Classifier { classes: 3 });
+    assert_eq!(run.student(&Device::Cpu).unwrap().embedding_dim(), Some(3));
+
+    let right = |images: &Images| {
+        let report = judge(&run, Protocol::Labels, images, &world).unwrap();
+        assert!(report.to_table().contains("labels"), "{}", report.to_table());
+        let labels = report.labels.unwrap();
+        assert_eq!(labels.classes, 3);
+        labels.student
+    };
+    let images = Images::new(21, 5);
+    let plain = right(&images);
+    assert!(plain > 60.0, "colours are learnt, chance is 33: {plain}");
+    // The same classes in another order, under the names of other folders: they are matched by name.
+    let mut turned = images.clone();
+    turned.names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
+    turned.samples.iter_mut().for_each(|sample| sample.label = sample.label.map(|label| (label + 1) % 3));
+    assert!((right(&turned) - plain).abs() < 1e-9);
+    // Without names the numbers are the classes; they need not all be there.
+    let mut numbers = images.clone();
+    numbers.names = None;
+    assert!((right(&numbers) - plain).abs() < 1e-9);
+
+    let differ = |change: fn(&mut Images)| {
+        let mut images = images.clone();
+        change(&mut images);
+        judge(&run, Protocol::Labels, &images, &world).unwrap_err()
+    };
+    for error in [
+        differ(|images| images.names = Some(vec!["red_thing".to_owned(), "green thing".to_owned()])),
+        differ(|images| images.names = Some(["red_thing", "owl", "elk"].map(str::to_owned).to_vec())),
+        differ(|images| {
+            images.names = None;
+            images.samples[0].label = Some(3);
+        }),
+    ] {
+        assert!(matches!(error, RunError::ClassesDiffer { .. }), "{error}");
+        assert!(error.to_string().contains("green thing"), "{error}");
+    }
+}
+
+#[test]
+fn protocols_that_the_student_has_no_head_for_are_refused() {
+    let world = World::new(9);
+    for (objective, protocol, hint) in
+        [("supervised", Protocol::ZeroShot, "labels"), ("seed", Protocol::Labels, "--objective supervised")]
+    {
+        let config = config_for(objective, 0);
+        go(&world, &world.inputs_for(&config, &world.images), &config, objective).unwrap();
+        let error = judge(&open(&world, objective), protocol, &world.images, &world).unwrap_err();
+        assert!(matches!(error, RunError::MissingInput { .. }), "{error}");
+        assert!(error.to_string().contains("\nhint: ") && error.to_string().contains(hint), "{error}");
+        assert_eq!(error.kind(), FailureKind::Usage);
+    }
+}
+
+#[test]
+fn inputs_that_are_missing_or_that_nothing_reads_are_refused() {
+    let world = World::new(9);
+    let without = TrainInputs { bank: None, ..world.inputs(&world.images) };
+    let refused = |objective: &str, inputs: &TrainInputs<'_>| {
+        let error = go(&world, inputs, &config_for(objective, 0), "run").unwrap_err();
+        assert!(error.to_string().contains("\nhint: "), "{error}");
+        assert_eq!(error.kind(), FailureKind::Usage);
+        assert!(!world.path("run").exists());
+        error.to_string()
+    };
+    assert!(refused("lgd", &without).contains("lgd needs a bank of names"));
+    assert!(refused("seed,lgd", &without).contains("lgd needs a bank of names"));
+    assert!(refused("kdep", &without).contains("kdep needs a KDEP bank"));
+    assert!(refused("caption", &without).contains("caption needs captions"));
+    assert!(refused("seed", &world.inputs(&world.images)).contains("does not use"));
+}
+
+#[test]
+fn labels_are_learnt_only_where_every_sample_has_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut images = Images::new(20, 1);
+    let make = |images: &Images, name: &str| -> Cache { cache(&dir.path().join(name), images, 1) };
+    let run = |cache: &Cache, images: &Images, name: &str| {
+        let originals = Some(crate::fixture::originals(images));
+        let inputs = TrainInputs { cache, bank: None, kdep: None, originals };
+        let dir = dir.path().join(name);
+        train(&config_for("supervised", 0), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {})?;
+        Ok::<_, RunError>(Run::open(&dir, Verify::Full).unwrap().manifest().classes.clone())
+    };
+    images.names = None;
+    images.samples[4].label = Some(6);
+    let classes = run(&make(&images, "numbers"), &images, "a").unwrap();
+    assert_eq!(classes, Some(ClassRecord { count: 7, names: None }), "as many as the largest label asks for");
+    (images.samples[4].label, images.samples[7].label) = (None, None);
+    let error = run(&make(&images, "gaps"), &images, "b").unwrap_err();
+    let key = &images.samples[4].key;
+    assert!(
+        matches!(&error, RunError::MissingLabels { key: first, missing: 2, .. } if first == key),
+        "{error}"
+    );
+}
+
+#[test]
+fn resuming_with_another_bank_or_none_is_refused() {
+    let world = World::new(20);
+    let config = config_for("lgd,seed", 1);
+    go(&world, &world.inputs(&world.images), &config, "run").unwrap();
+    // The same cache, other target distributions.
+    let other = bank(&world.path("other"), &world.cache);
+    let mut record = other.manifest().clone();
+    record.record.templates = vec!["a {}".to_owned()];
+    lgd_data::manifest::write_json(&world.path("other").join("bank.json"), &record).unwrap();
+    let other = lgd_data::bank::Bank::open(&world.path("other"), Verify::Full).unwrap();
+    let inputs = TrainInputs { bank: Some(&other), ..world.inputs(&world.images) };
+    let error = go(&world, &inputs, &config, "run").unwrap_err();
+    assert!(matches!(error, RunError::Artefact(ArtefactError::Mismatch { .. })), "{error}");
+    for part in ["the hash of the bank differs", &world.bank.hash().to_string(), &other.hash().to_string()] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
