@@ -19,7 +19,7 @@ const HINT: &str = "hint: name a folder that holds cache.json, bank.json or run.
 enum Artefact {
     Cache(Cache),
     Bank(Bank),
-    Run(Run),
+    Run(Box<Run>),
 }
 
 impl Artefact {
@@ -31,7 +31,7 @@ impl Artefact {
             return Ok(Self::Bank(Bank::open(path, depth)?));
         }
         if path.join("run.json").exists() {
-            return Ok(Self::Run(Run::open(path, depth)?));
+            return Ok(Self::Run(Box::new(Run::open(path, depth)?)));
         }
         bail!(
             "{}: no cache, bank or run\nhint: name a folder that holds cache.json, bank.json or run.json",
