@@ -21,7 +21,7 @@ enum Artefact {
     Cache(Cache),
     Bank(Bank),
     Kdep(KdepBank),
-    Run(Run),
+    Run(Box<Run>),
 }
 
 impl Artefact {
@@ -36,7 +36,7 @@ impl Artefact {
             return Ok(Self::Kdep(KdepBank::open(path, depth)?));
         }
         if path.join("run.json").exists() {
-            return Ok(Self::Run(Run::open(path, depth)?));
+            return Ok(Self::Run(Box::new(Run::open(path, depth)?)));
         }
         bail!("{}: no cache, bank or run\n{HINT}", path.display())
     }
