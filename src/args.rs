@@ -430,7 +430,7 @@ pub struct ObjectiveArgs {
     /// balanced].
     #[arg(long)]
     pub slots: Option<SlotMode>,
-    /// seed: teacher embeddings in the queue; never more than the cache has [default: 65536].
+    /// seed, hgkd: teacher embeddings in the queue; never more than the cache has [default: 65536].
     #[arg(long, value_name = "K", value_parser = at_least_one)]
     pub queue: Option<usize>,
     /// seed: temperature of the teacher's similarities to the queue; those to a bank have the bank's [default: 0.01].
@@ -439,6 +439,15 @@ pub struct ObjectiveArgs {
     /// caption: temperature of the similarities to captions [default: 0.07].
     #[arg(long, value_parser = temperature)]
     pub tau_caption: Option<f32>,
+    /// hgkd: share of the cells of the student's coarsest grid that it does not see [default: 0.6].
+    #[arg(long, value_parser = fraction)]
+    pub mask_ratio: Option<f32>,
+    /// hgkd: weight of the visible tokens beside the hidden ones; 0 is the purely generative form [default: 1].
+    #[arg(long)]
+    pub beta: Option<f32>,
+    /// hgkd: weight of the similarities to the queue [default: 1].
+    #[arg(long)]
+    pub lambda_sim: Option<f32>,
 }
 
 /// `lgd objectives`.

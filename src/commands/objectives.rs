@@ -50,6 +50,9 @@ pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
         ("--queue", args.queue.is_some()),
         ("--tau-t", args.tau_t.is_some()),
         ("--tau-caption", args.tau_caption.is_some()),
+        ("--mask-ratio", args.mask_ratio.is_some()),
+        ("--beta", args.beta.is_some()),
+        ("--lambda-sim", args.lambda_sim.is_some()),
     ];
     for (flag, _) in typed.into_iter().filter(|(_, typed)| *typed) {
         let reads = |kind: &ObjectiveKind| kind.spec().flags.contains(&flag);
@@ -76,6 +79,8 @@ pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
         queue: args.queue.unwrap_or(papers.queue),
         teacher_temperature: args.tau_t.unwrap_or(papers.teacher_temperature),
         caption_temperature: args.tau_caption.unwrap_or(papers.caption_temperature),
-        ..papers
+        mask_ratio: args.mask_ratio.unwrap_or(papers.mask_ratio),
+        beta: args.beta.unwrap_or(papers.beta),
+        lambda_sim: args.lambda_sim.unwrap_or(papers.lambda_sim),
     })
 }

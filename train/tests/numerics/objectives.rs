@@ -133,11 +133,13 @@ fn no_two_objectives_have_a_term_of_the_same_name() {
     let golden = Golden::open("objectives");
     let mut owner = BTreeMap::new();
     let covered = ["lgd_balanced", "seed", "kdep", "caption", "supervised"];
-    assert_eq!(covered.len(), ObjectiveKind::ALL.len(), "an objective is missing here");
+    // H-GKD's terms, which need a mask and tokens, are checked in `hgkd.rs`: they all start with its name.
+    assert_eq!(covered.len() + 1, ObjectiveKind::ALL.len(), "an objective is missing here");
     for (case, objective) in cases(&golden).iter().filter(|(case, _)| covered.contains(case)) {
         let (output, _) = student(&golden, case);
         for (name, _) in objective.loss(&output, &targets(&golden)).unwrap().parts {
             assert_eq!(owner.insert(name, case), None, "{name}");
+            assert!(!name.starts_with("hgkd_"), "{name}");
         }
     }
 }
