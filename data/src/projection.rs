@@ -6,7 +6,7 @@
 //! projection   y = V (x - mu)                           V [d, D], the d axes of largest variance
 //! ```
 //!
-//! No bit depends on the number of threads: they share out strips of the sums and blocks of rows whose bounds are fixed, and
+//! No bit depends on the number of threads: they share out tiles of the sums and blocks of rows whose bounds are fixed, and
 //! every product and the decomposition ([`lgd_linalg`]) run on one thread each.
 
 use std::collections::HashMap;
@@ -21,10 +21,10 @@ use crate::error::{ArtefactError, IoContext};
 use crate::manifest::write_atomic;
 
 /// Rows that are widened to f64 and multiplied at a time.
-const SUM_ROWS: usize = 1024;
+const SUM_ROWS: usize = 512;
 
-/// Columns of the sum of products that one task owns.
-const STRIP: usize = 64;
+/// Side of the tiles of the sum of products: two panels of so many columns stay in the second-level cache.
+const TILE: usize = 64;
 
 /// Rows that one task projects.
 const APPLY_ROWS: usize = 256;
@@ -74,20 +74,25 @@ pub enum ProjectionError {
 }
 
 /// Sums over rows of D values, in f64, from which mean and covariance follow.
+///
+/// The D columns lie in panels of 64, the last one filled up with zeros. The products are those of each panel with itself and
+/// the panels before it, a tile of 64 x 64 for each pair.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MomentSums {
     dim: usize,
     count: u64,
-    /// `[D]`.
+    /// `[panels, 64]`.
     sum: Vec<f64>,
-    /// `[D, D]`, column-major; only the lower triangle is kept up.
+    /// `[pairs of panels, 64, 64]`, each tile column-major.
     products: Vec<f64>,
 }
 
 impl MomentSums {
     /// Sums over no rows of `dim` values.
     pub fn new(dim: usize) -> Self {
-        Self { dim, count: 0, sum: vec![0.0; dim], products: vec![0.0; dim * dim] }
+        let panels = dim.div_ceil(TILE);
+        let products = vec![0.0; tile(panels, 0) * TILE * TILE];
+        Self { dim, count: 0, sum: vec![0.0; panels * TILE], products }
     }
 
     /// Adds `rows`, `[n, D]`. The same calls in the same order give the same bits; other cuts differ by rounding.
@@ -98,27 +103,37 @@ impl MomentSums {
         assert!(rows.len().is_multiple_of(self.dim), "{} values in rows of {}", rows.len(), self.dim);
         let mut block = Vec::new();
         for rows in rows.chunks(SUM_ROWS * self.dim) {
-            block.resize(rows.len(), 0.0);
-            let values = block.par_chunks_mut(STRIP * self.dim).zip(rows.par_chunks(STRIP * self.dim));
-            values.for_each(|(out, rows)| {
-                out.iter_mut().zip(rows).for_each(|(out, &value)| *out = f64::from(value));
-            });
-            self.add_block(&block);
+            let count = rows.len() / self.dim;
+            self.widen(rows, count, &mut block);
+            self.multiply(&block, count);
+            self.count = self.count.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         }
     }
 
-    fn add_block(&mut self, block: &[f64]) {
+    /// Adds up `rows` and widens them to panels, `[panels, rows, 64]`.
+    fn widen(&mut self, rows: &[f32], count: usize, block: &mut Vec<f64>) {
         let dim = self.dim;
-        let rows = block.len() / dim;
-        let strips = self.products.par_chunks_mut(STRIP * dim).zip(self.sum.par_chunks_mut(STRIP));
-        strips.enumerate().with_max_len(1).for_each(|(strip, (products, sum))| {
-            let first = strip * STRIP;
-            lgd_linalg::add_products(products, block, dim, first);
-            for row in block.chunks_exact(dim) {
-                sum.iter_mut().zip(&row[first..]).for_each(|(sum, value)| *sum += value);
+        block.clear();
+        block.resize(self.sum.len() * count, 0.0);
+        let panels = block.par_chunks_mut(TILE * count).zip(self.sum.par_chunks_mut(TILE));
+        panels.enumerate().for_each(|(panel, (out, sum))| {
+            let columns = panel * TILE..dim.min((panel + 1) * TILE);
+            for (out, row) in out.chunks_exact_mut(TILE).zip(rows.chunks_exact(dim)) {
+                for ((out, sum), &value) in out.iter_mut().zip(&mut *sum).zip(&row[columns.clone()]) {
+                    *out = f64::from(value);
+                    *sum += *out;
+                }
             }
         });
-        self.count = self.count.saturating_add(u64::try_from(rows).unwrap_or(u64::MAX));
+    }
+
+    /// Adds the products of the panels of a block.
+    fn multiply(&mut self, block: &[f64], count: usize) {
+        let panels: Vec<&[f64]> = block.chunks_exact(TILE * count).collect();
+        let pairs: Vec<(&[f64], &[f64])> =
+            panels.iter().enumerate().flat_map(|(i, a)| panels[..=i].iter().map(move |b| (*a, *b))).collect();
+        let tiles = self.products.par_chunks_mut(TILE * TILE).zip(pairs);
+        tiles.for_each(|(tile, (a, b))| lgd_linalg::add_products(tile, a, b, TILE));
     }
 
     /// Adds the rows that `other` saw.
@@ -143,8 +158,11 @@ impl MomentSums {
             return Err(ProjectionError::NoRows);
         }
         let (dim, count) = (self.dim, self.count as f64);
-        let mean: Vec<f64> = self.sum.iter().map(|sum| sum / count).collect();
-        let moment = |row: usize, column: usize| self.products[column * dim + row] / count;
+        let mean: Vec<f64> = self.sum[..dim].iter().map(|sum| sum / count).collect();
+        let moment = |row: usize, column: usize| {
+            let tile = tile(row / TILE, column / TILE) * TILE * TILE;
+            self.products[tile + column % TILE * TILE + row % TILE] / count
+        };
         let mut covariance = vec![0.0; dim * dim];
         for (column, values) in covariance.chunks_exact_mut(dim).enumerate() {
             for (row, value) in values.iter_mut().enumerate().skip(column) {
@@ -161,6 +179,11 @@ impl MomentSums {
         }
         Ok((mean, covariance))
     }
+}
+
+/// The place of the tile of two panels, of which `column` is not after `row`.
+fn tile(row: usize, column: usize) -> usize {
+    row * (row + 1) / 2 + column
 }
 
 fn trace(matrix: &[f64], dim: usize) -> f64 {

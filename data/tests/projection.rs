@@ -83,7 +83,7 @@ fn check(name: &str) -> Projection {
 #[test]
 fn axes_and_projected_rows_are_those_of_numpys_svd() {
     check("narrower");
-    check("strips");
+    check("panels");
     check("far-from-zero");
     let square = check("square");
     assert!((square.explained() - 1.0).abs() < 1e-12);
@@ -213,7 +213,7 @@ proptest! {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    // Strips and blocks of every kind: several, and a last one that is not full.
+    // Panels and blocks of every kind: several, and a last one that is not full.
     let width = 300;
     let rows = random_rows(2600, width, 3);
     let run = |threads| {

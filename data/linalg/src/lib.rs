@@ -6,21 +6,18 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par, Side};
 
-/// Adds to columns `first..first + width` of the sum of products of rows, from the diagonal down: `strip[r, c] += Σ_n block[n, r] block[n, first + c]`
-/// for `r >= first`.
+/// `tile += Σ_n a[n] b[n]^T`: the products of the columns of two panels of `width` columns, summed over their rows.
 ///
-/// `strip`: `[dim, width]`, column-major; `block`: `[n, dim]`, row-major.
+/// `tile`: `[width, width]`, column-major, so that a column belongs to one of `b`; `a` and `b`: `[n, width]`, row-major.
 ///
 /// # Panics
-/// Where the lengths are not those of such matrices, or the strip ends beyond the last column.
-pub fn add_products(strip: &mut [f64], block: &[f64], dim: usize, first: usize) {
-    let (width, rows) = (strip.len() / dim, block.len() / dim);
-    // Row-major rows are the columns of a column-major matrix, [dim, n].
-    let columns = MatRef::from_column_major_slice(block, dim, rows);
-    let mut strip = MatMut::from_column_major_slice_mut(strip, dim, width);
-    let lower = strip.as_mut().subrows_mut(first, dim - first);
-    let own = columns.subrows(first, width).transpose();
-    matmul(lower, Accum::Add, columns.subrows(first, dim - first), own, 1.0, Par::Seq);
+/// Where the lengths are not those of such matrices.
+pub fn add_products(tile: &mut [f64], a: &[f64], b: &[f64], width: usize) {
+    // Row-major rows are the columns of a column-major matrix, [width, n].
+    let a = MatRef::from_column_major_slice(a, width, a.len() / width);
+    let b = MatRef::from_column_major_slice(b, width, b.len() / width);
+    let tile = MatMut::from_column_major_slice_mut(tile, width, width);
+    matmul(tile, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
 }
 
 /// `out = rows . components^T`: `[n, width]` times `[dim, width]` to `[n, dim]`, all row-major.
@@ -64,10 +61,10 @@ mod tests {
     }
 
     #[test]
-    fn products_go_to_their_strip_alone() {
-        let mut strip = [10.0; 3];
-        add_products(&mut strip, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, 1);
-        assert_eq!(strip, [10.0, 10.0 + 4.0 + 25.0, 10.0 + 6.0 + 30.0]);
+    fn products_are_added_and_rows_projected() {
+        let mut tile = [10.0; 4];
+        add_products(&mut tile, &[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], 2);
+        assert_eq!(tile, [10.0 + 5.0 + 21.0, 10.0 + 10.0 + 28.0, 10.0 + 6.0 + 24.0, 10.0 + 12.0 + 32.0]);
         let mut out = [0.0; 2];
         project(&[1.0, 0.0, 2.0], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &mut out, (3, 1));
         assert_eq!(out, [7.0, 16.0]);
