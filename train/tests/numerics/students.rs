@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use lgd_train::error::TrainError;
-use lgd_train::student::{Architecture, Extras, Head, Images, Mode, Regularisation, Student, StudentConfig};
+use lgd_train::student::{
+    Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularisation, Student, StudentConfig,
+};
 
 use crate::golden::{Golden, error, norm, normal, real, spread, values};
 use crate::layer::TRAIN;
@@ -28,6 +30,11 @@ fn student(architecture: Architecture) -> Student {
 
 fn is_head(name: &str) -> bool {
     name.starts_with("fc.") || name.starts_with("classifier.")
+}
+
+/// Whether the pooled feature does not depend on it.
+fn is_behind(name: &str) -> bool {
+    is_head(name) || name.starts_with(DECODER)
 }
 
 /// `formula` of `goldens/students.py`.
@@ -110,6 +117,17 @@ impl Reference {
         (values(&spread(self.seed, "images", &[batch, height, width, 3], 2.0, 0.0)), (batch, height, width))
     }
 
+    /// Nothing may have failed, and the worst errors stay below bounds of their own.
+    fn finish(&self, bounds: &[(&str, f64)]) {
+        let errors = self.worst.iter().map(|(what, worst)| format!("{what} {worst:.1e}"));
+        let architecture = self.student.architecture();
+        eprintln!("{architecture}: worst relative errors: {}", errors.collect::<Vec<_>>().join(", "));
+        assert!(self.failures.is_empty(), "{}", self.failures.join("\n"));
+        for (what, bound) in bounds {
+            assert!(self.worst[what] < *bound, "{what}: {:.1e}", self.worst[what]);
+        }
+    }
+
     fn check_inference(&mut self) {
         let (images, (_, height, width)) = self.images();
         let first = Images::Normalised(&images[..INFERRED * height * width * 3]);
@@ -131,7 +149,7 @@ impl Reference {
         let gradients = self.student.gradients().unwrap();
         let vanishing = self.golden.list("vanishing");
         for (name, gradient) in &gradients {
-            if is_head(name) {
+            if is_behind(name) {
                 assert!(
                     values(gradient).iter().all(|v| *v == 0.0),
                     "{name} lies behind no differentiated output"
@@ -145,7 +163,7 @@ impl Reference {
                 self.check("gradient", name, error);
             }
         }
-        for (name, tensor) in self.student.tensors().unwrap() {
+        for (name, tensor) in self.student.encoder_tensors().unwrap() {
             if name.contains(".running_") {
                 let error = self.golden.summary_error(self.seed, &format!("after.{name}"), &tensor);
                 self.check("statistics", &name, error);
@@ -159,13 +177,41 @@ fn check(architecture: Architecture) {
     reference.check_names();
     reference.check_inference();
     reference.check_training();
-    let errors = reference.worst.iter().map(|(what, worst)| format!("{what} {worst:.1e}"));
-    eprintln!("{architecture}: worst relative errors: {}", errors.collect::<Vec<_>>().join(", "));
-    assert!(reference.failures.is_empty(), "{}", reference.failures.join("\n"));
     // Sharper than promised where nothing amplifies rounding.
-    for (what, bound) in [("inference", 5e-6), ("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)] {
-        assert!(reference.worst[what] < bound, "{what}: {:.1e}", reference.worst[what]);
-    }
+    reference.finish(&[("inference", 5e-6), ("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)]);
+}
+
+/// A masked student that sees everything is torchvision's network too: in training its features, statistics and whole gradient.
+fn check_open(architecture: Architecture) {
+    let golden = Golden::open(&format!("student_{architecture}"));
+    let [batch, height, width] = ["batch", "height", "width"].map(|key| golden.number(key));
+    let cells = (height / 32, width / 32);
+    let decoder = DecoderConfig { rows: 2 * cells.0, columns: 2 * cells.1, dim: 3, height, width };
+    let extras = Extras { raw_pooled: true, decoder: Some(decoder) };
+    let mut reference = Reference::open(architecture, extras);
+    reference.student.set_mask(&vec![true; batch * cells.0 * cells.1], cells).unwrap();
+    reference.check_training();
+    reference.finish(&[("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)]);
+
+    // Where the dense network's parameters lie, its own do; the decoder's come behind.
+    let dense = student(architecture);
+    let (parameters, buffers) = (dense.table().parameters(), dense.table().buffers());
+    let table = reference.student.table();
+    assert_eq!(parameters, &table.parameters()[..parameters.len()], "{architecture}");
+    assert_eq!(buffers, &table.buffers()[..buffers.len()], "{architecture}");
+    assert!(table.parameters()[parameters.len()..].iter().all(|entry| entry.spec.name.starts_with(DECODER)));
+}
+
+#[test]
+fn open_masked_resnets_equal_torchvisions() {
+    [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50].into_iter().for_each(check_open);
+}
+
+#[test]
+fn open_masked_mobile_students_equal_torchvisions() {
+    [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
+        .into_iter()
+        .for_each(check_open);
 }
 
 /// The feature before the last activation, and its gradient where that is special: in the first layer, in the last, and behind it.
