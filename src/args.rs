@@ -340,39 +340,42 @@ pub struct TrainArgs {
     /// Images per step.
     #[arg(long, default_value_t = 256, value_parser = at_least_one)]
     pub batch: usize,
-    /// Learning rate after the warm-up; default 0.03 x batch / 256.
+    /// Learning rate after the warm-up; default 0.03 x batch / 256, for SGD.
     #[arg(long)]
     pub lr: Option<f32>,
+    /// Learning rate at the start of the warm-up; default 0.03, or a tenth of the rate after it where that is not above 0.03.
+    #[arg(long)]
+    pub start_lr: Option<f32>,
     /// Epochs of linear warm-up; default 5, at most a quarter of the epochs.
     #[arg(long)]
     pub warmup_epochs: Option<u32>,
     /// What follows the warm-up: cosine (to zero), step or constant.
     #[arg(long, value_enum, default_value_t = ScheduleArg::Cosine)]
     pub schedule: ScheduleArg,
-    /// With --schedule step: epochs between two drops.
-    #[arg(long, value_name = "EPOCHS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
-    pub drop_every: u32,
-    /// With --schedule step: what remains of the learning rate after a drop.
-    #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = fraction)]
-    pub drop_factor: f32,
+    /// With --schedule step: epochs between two drops [default: 30].
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub drop_every: Option<u32>,
+    /// With --schedule step: what remains of the learning rate after a drop [default: 0.1].
+    #[arg(long, value_name = "FACTOR", value_parser = fraction)]
+    pub drop_factor: Option<f32>,
     /// Move the learning rate at every step, not at every epoch.
     #[arg(long)]
     pub lr_per_step: bool,
     /// sgd, adamw or lars.
     #[arg(long, value_enum, default_value_t = OptimizerArg::Sgd)]
     pub optimizer: OptimizerArg,
-    /// Momentum of SGD and LARS.
-    #[arg(long, default_value_t = 0.9)]
-    pub momentum: f32,
+    /// Momentum of SGD and LARS [default: 0.9].
+    #[arg(long)]
+    pub momentum: Option<f32>,
     /// Nesterov's momentum, with SGD.
     #[arg(long)]
     pub nesterov: bool,
-    /// Betas of AdamW.
-    #[arg(long, num_args = 2, value_names = ["BETA1", "BETA2"], default_values_t = [0.9, 0.999])]
-    pub betas: Vec<f32>,
-    /// Trust coefficient of LARS.
-    #[arg(long, default_value_t = 0.001)]
-    pub trust: f32,
+    /// Betas of AdamW [default: 0.9 0.999].
+    #[arg(long, num_args = 2, value_names = ["BETA1", "BETA2"])]
+    pub betas: Option<Vec<f32>>,
+    /// Trust coefficient of LARS [default: 0.001].
+    #[arg(long)]
+    pub trust: Option<f32>,
     /// Weight decay; decoupled with AdamW.
     #[arg(long, default_value_t = 1e-4)]
     pub weight_decay: f32,
@@ -382,7 +385,8 @@ pub struct TrainArgs {
     /// Largest L2 norm of the gradient; longer ones are scaled down.
     #[arg(long, value_name = "NORM")]
     pub clip_norm: Option<f32>,
-    /// Average the weights with this share kept at each step (0.9999, say); the finished student holds the average.
+    /// Average the weights with this share kept at each step (0.9999, say; less over the first steps); the finished student holds
+    /// the average.
     #[arg(long, value_name = "DECAY")]
     pub ema: Option<f32>,
     /// Parts that a batch goes through the student in, to save memory; batch statistics are those of a part.
@@ -425,7 +429,7 @@ pub struct ObjectiveArgs {
     pub vsb: Option<VisualMode>,
     /// lgd: momentum of the moving-average bank [default: 0.999].
     #[arg(long)]
-    pub ema_momentum: Option<f32>,
+    pub vsb_momentum: Option<f32>,
     /// lgd: what a category's slot counts: balanced (once, as published) or views (as often as views are assigned to it) [default:
     /// balanced].
     #[arg(long)]
@@ -459,7 +463,7 @@ pub struct ObjectivesArgs {
 }
 
 /// Names of [`lgd_train::optim::ScheduleKind`].
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScheduleArg {
     /// Half a cosine to zero.
     Cosine,
@@ -470,7 +474,7 @@ pub enum ScheduleArg {
 }
 
 /// Names of [`lgd_train::optim::Rule`].
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OptimizerArg {
     /// Stochastic gradient descent with momentum.
     Sgd,

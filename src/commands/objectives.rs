@@ -45,7 +45,7 @@ pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
         ("--alpha", args.alpha.is_some()),
         ("--tau-s", args.tau_s.is_some()),
         ("--vsb", args.vsb.is_some()),
-        ("--ema-momentum", args.ema_momentum.is_some()),
+        ("--vsb-momentum", args.vsb_momentum.is_some()),
         ("--slots", args.slots.is_some()),
         ("--queue", args.queue.is_some()),
         ("--tau-t", args.tau_t.is_some()),
@@ -67,14 +67,14 @@ pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
     }
     let papers = ObjectiveSettings::default();
     let vsb = args.vsb.unwrap_or(papers.vsb);
-    if args.ema_momentum.is_some() && vsb != VisualMode::Ema {
-        bail!("--ema-momentum is a setting of the moving-average bank\nhint: leave it out, or add --vsb ema");
+    if args.vsb_momentum.is_some() && vsb != VisualMode::Ema {
+        bail!("--vsb-momentum is a setting of the moving-average bank\nhint: leave it out, or add --vsb ema");
     }
     Ok(ObjectiveSettings {
         alpha: args.alpha.unwrap_or(papers.alpha),
         student_temperature: args.tau_s.unwrap_or(papers.student_temperature),
         vsb,
-        vsb_momentum: args.ema_momentum.unwrap_or(papers.vsb_momentum),
+        vsb_momentum: args.vsb_momentum.unwrap_or(papers.vsb_momentum),
         slots: args.slots.unwrap_or(papers.slots),
         queue: args.queue.unwrap_or(papers.queue),
         teacher_temperature: args.tau_t.unwrap_or(papers.teacher_temperature),

@@ -87,25 +87,37 @@ impl Banks {
 
 /// The paper's settings with whatever was typed in their place.
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
+    refuse_unread(args)?;
     let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
-    if let Some(lr) = args.lr {
-        config.base_lr = lr;
-        config.start_lr = config.start_lr.min(lr);
+    match (args.lr, args.optimizer) {
+        (Some(lr), _) => {
+            config.base_lr = lr;
+            config.start_lr = TrainConfig::default_start_lr(lr);
+        }
+        (None, OptimizerArg::Sgd) => {}
+        (None, OptimizerArg::Adamw | OptimizerArg::Lars) => bail!(
+            "the default learning rate is SGD's\nhint: give --lr; 0.001 is usual for adamw, several whole numbers for lars"
+        ),
     }
+    config.start_lr = args.start_lr.unwrap_or(config.start_lr);
     if let Some(warmup) = args.warmup_epochs {
         config.warmup_epochs = warmup;
     }
     config.schedule = match args.schedule {
         ScheduleArg::Cosine => ScheduleKind::Cosine,
-        ScheduleArg::Step => ScheduleKind::Step { every: args.drop_every, factor: args.drop_factor },
+        ScheduleArg::Step => ScheduleKind::Step {
+            every: args.drop_every.unwrap_or(30),
+            factor: args.drop_factor.unwrap_or(0.1),
+        },
         ScheduleArg::Constant => ScheduleKind::Constant,
     };
     config.lr_unit = if args.lr_per_step { Unit::Step } else { Unit::Epoch };
-    let rule = match (args.optimizer, &args.betas[..]) {
-        (OptimizerArg::Sgd, _) => Rule::Sgd { momentum: args.momentum, nesterov: args.nesterov },
-        (OptimizerArg::Adamw, &[beta1, beta2]) => Rule::Adamw { beta1, beta2, eps: ADAMW_EPS },
+    let momentum = args.momentum.unwrap_or(0.9);
+    let rule = match (args.optimizer, args.betas.as_deref()) {
+        (OptimizerArg::Sgd, _) => Rule::Sgd { momentum, nesterov: args.nesterov },
+        (OptimizerArg::Adamw, Some(&[beta1, beta2])) => Rule::Adamw { beta1, beta2, eps: ADAMW_EPS },
         (OptimizerArg::Adamw, _) => Rule::Adamw { beta1: 0.9, beta2: 0.999, eps: ADAMW_EPS },
-        (OptimizerArg::Lars, _) => Rule::Lars { momentum: args.momentum, trust: args.trust },
+        (OptimizerArg::Lars, _) => Rule::Lars { momentum, trust: args.trust.unwrap_or(0.001) },
     };
     config.optimiser = OptimiserSettings {
         rule,
@@ -120,6 +132,27 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     config.init.clone_from(&args.init);
     config.stored_views = if args.ignore_stored_views { StoredUse::Ignored } else { StoredUse::Fitting };
     Ok(config)
+}
+
+/// Refuses settings of an optimiser or a schedule that was not chosen: they would be without effect, and nobody would notice.
+fn refuse_unread(args: &TrainArgs) -> anyhow::Result<()> {
+    use OptimizerArg::{Adamw, Lars, Sgd};
+    let is = |wanted: &[OptimizerArg]| wanted.contains(&args.optimizer);
+    let step = args.schedule == ScheduleArg::Step;
+    let settings = [
+        ("--momentum", args.momentum.is_some(), is(&[Sgd, Lars]), "--optimizer sgd or lars"),
+        ("--nesterov", args.nesterov, is(&[Sgd]), "--optimizer sgd"),
+        ("--betas", args.betas.is_some(), is(&[Adamw]), "--optimizer adamw"),
+        ("--trust", args.trust.is_some(), is(&[Lars]), "--optimizer lars"),
+        ("--drop-every", args.drop_every.is_some(), step, "--schedule step"),
+        ("--drop-factor", args.drop_factor.is_some(), step, "--schedule step"),
+    ];
+    match settings.into_iter().find(|(_, typed, read, _)| *typed && !read) {
+        Some((flag, _, _, owner)) => {
+            bail!("{flag} is a setting of {owner}\nhint: leave it out, or choose {owner}")
+        }
+        None => Ok(()),
+    }
 }
 
 fn show_epoch(line: &MetricsLine, epochs: u32) {

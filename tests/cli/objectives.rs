@@ -73,7 +73,7 @@ fn what_would_be_ignored_or_makes_no_sense_is_refused() {
     refused("--objective kdep --tau-s 0.1", &["--tau-s is a setting of lgd and seed"]);
     refused("--objective supervised --slots views", &["--slots is a setting of lgd"]);
     refused("--objective lgd,seed --tau-caption 0.1", &["--tau-caption is a setting of caption"]);
-    refused("--ema-momentum 0.9", &["--vsb ema"]);
+    refused("--vsb-momentum 0.9", &["--vsb ema"]);
     refused("--objective seed --queue 0", &["--queue"]);
     refused("--slots many", &["balanced or views"]);
 }

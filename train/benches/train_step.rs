@@ -8,6 +8,7 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
+use lgd_data::render::Normalization;
 use lgd_train::device::TrainDevice;
 use lgd_train::error::TrainError;
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
@@ -28,6 +29,11 @@ fn random(name: &str, len: usize) -> Vec<f32> {
     (0..len).map(|_| stream.normal() as f32).collect()
 }
 
+fn pixels(len: usize) -> Vec<u8> {
+    let mut stream = Stream::named(0, "images");
+    (0..len).map(|_| stream.next_u64().to_le_bytes()[0]).collect()
+}
+
 fn tensor(name: &str, shape: &[usize], device: &Device) -> Result<Tensor, TrainError> {
     Ok(Tensor::from_vec(random(name, shape.iter().product()), shape, device)?)
 }
@@ -42,7 +48,7 @@ struct Training {
     student: Student,
     objective: Lgd,
     optimiser: OptimiserSettings,
-    images: Vec<f32>,
+    images: Vec<u8>,
     targets: TargetBatch,
     shape: (usize, usize, usize),
     step: u64,
@@ -62,7 +68,7 @@ impl Training {
             student: Student::new(config, device)?,
             objective: Lgd::new(LgdSettings::default(), tsb, VisualBank::Mean { vsb }, &assigned)?,
             optimiser: OptimiserSettings::default(),
-            images: random("images", batch * side * side * 3),
+            images: pixels(batch * side * side * 3),
             targets: TargetBatch {
                 embedding: Some(tensor("teacher", &[batch, DIM], device)?),
                 text_distribution: Some(uniform_distribution(batch, CATEGORIES, device)?),
@@ -78,7 +84,11 @@ impl Training {
     fn step(&mut self) -> Result<Tensor, TrainError> {
         let mode = Mode::Train { seed: 0, step: self.step };
         self.step += 1;
-        let output = self.student.forward(Images::Normalised(&self.images), self.shape, mode)?;
+        let output = self.student.forward(
+            Images::Pixels { rgb: &self.images, normalization: &Normalization::IMAGENET },
+            self.shape,
+            mode,
+        )?;
         let loss = self.objective.loss(&output, &self.targets)?;
         self.student.backward(&loss.total, false)?;
         let update = self.optimiser.update(self.student.table(), 0.01, self.step);
@@ -150,7 +160,7 @@ fn serve(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             "cpu_seconds": cpu,
             "baseline_rss_mb": baseline,
             "peak_rss_mb": peak_mb(),
-            "buffers_mb": training.student.engine().bytes() / (1 << 20),
+            "peak_device_mb": training.student.engine().bytes() / (1 << 20),
         });
         writeln!(out, "{report}")?;
         out.flush()?;

@@ -30,7 +30,7 @@ pub const SPEC: ObjectiveSpec = ObjectiveSpec {
     name: "lgd",
     about: "similarities to the categories' text and visual prototypes, as the teacher has them",
     needs: &["a bank of names"],
-    flags: &["--bank", "--alpha", "--tau-s", "--vsb", "--ema-momentum", "--slots"],
+    flags: &["--bank", "--alpha", "--tau-s", "--vsb", "--vsb-momentum", "--slots"],
     default_weight: 1.0,
     source: "LGD, arXiv 2406.11689",
 };

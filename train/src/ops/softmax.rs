@@ -1,6 +1,6 @@
 //! Distributions of the teacher: constants, of which some slots count more than others or not at all.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cross_entropy::{LEFT_OUT, log_softmax};
@@ -47,12 +47,27 @@ fn softmax_row(row: &mut [f32], weights: &[f32]) {
 /// Sizes that disagree, distributions that want a gradient, or a device that cannot be read.
 pub fn reweighted(p: &Tensor, weights: &[f32]) -> Result<Tensor> {
     require_constant(p, weights)?;
+    if !p.device().is_cpu() {
+        // Read back, it would make the host wait for the device.
+        return composed_reweighted(p, weights);
+    }
     let mut values = to_host(&p.to_dtype(DType::F32)?)?;
     values.par_chunks_exact_mut(weights.len().max(1)).for_each(|row| {
         row.iter_mut().zip(weights).for_each(|(value, weight)| *value *= weight);
         normalise(row);
     });
     Tensor::from_vec(values, p.shape(), p.device())
+}
+
+/// The same of Candle's operations.
+fn composed_reweighted(p: &Tensor, weights: &[f32]) -> Result<Tensor> {
+    let weights = Tensor::new(weights, p.device())?;
+    let p = p.broadcast_mul(&weights)?;
+    let sum = p.sum_keepdim(D::Minus1)?;
+    let empty = sum.eq(0.0)?.to_dtype(DType::F32)?;
+    let first = p.narrow(D::Minus1, 0, 1)?;
+    let rest = p.narrow(D::Minus1, 1, p.dim(D::Minus1)? - 1)?;
+    Tensor::cat(&[&(first + &empty)?, &rest], D::Minus1)?.broadcast_div(&(sum + empty)?)
 }
 
 fn require_constant(tensor: &Tensor, weights: &[f32]) -> Result<()> {

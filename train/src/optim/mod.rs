@@ -62,7 +62,7 @@ pub struct OptimiserSettings {
     /// Largest L2 norm of the whole gradient; longer ones are scaled down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f32>,
-    /// Share of the averaged weights that is kept at each step; none for no average.
+    /// Share of the averaged weights that is kept at each step, less over the first ones ([`warm_decay`]); none for no average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f32>,
 }
@@ -121,8 +121,17 @@ impl OptimiserSettings {
             Group { range: entry.range, weight_decay, adapted: weight }
         };
         let groups = table.parameters().iter().map(group).collect();
-        Update { rule: self.rule, lr, step, clip: self.clip, ema: self.ema, groups }
+        let ema = self.ema.map(|decay| decay.min(warm_decay(step)));
+        Update { rule: self.rule, lr, step, clip: self.clip, ema, groups }
     }
+}
+
+/// The most that an average keeps at step `step`, from 1: `(1 + step) / (10 + step)`, as TensorFlow's moving average has it. Without, an
+/// average that keeps 0.9999 would be little but the initial weights for the first ten thousand steps.
+fn warm_decay(step: u64) -> f32 {
+    // Past that it is 1 to f32.
+    let step = u16::try_from(step).map_or(f32::from(u16::MAX), f32::from);
+    (1.0 + step) / (10.0 + step)
 }
 
 fn setting(name: &'static str, value: f32, range: &'static str) -> TrainError {

@@ -61,7 +61,7 @@ pub struct TrainConfig {
 
 impl TrainConfig {
     /// LGD and its paper's settings (METHODS section 1) at another student, size, length and batch. The warm-up takes at most a
-    /// quarter of the epochs, and never starts above the learning rate it leads to.
+    /// quarter of the epochs, and always starts below the learning rate it leads to.
     pub fn new(student: Architecture, size: u32, epochs: u32, batch: usize, seed: u64) -> Self {
         let base_lr = Self::default_lr(batch);
         Self {
@@ -70,7 +70,7 @@ impl TrainConfig {
             epochs,
             batch,
             base_lr,
-            start_lr: base_lr.min(REFERENCE_LR),
+            start_lr: Self::default_start_lr(base_lr),
             warmup_epochs: WARMUP_EPOCHS.min(epochs / 4),
             schedule: ScheduleKind::Cosine,
             lr_unit: Unit::Epoch,
@@ -82,6 +82,11 @@ impl TrainConfig {
             stored_views: StoredUse::default(),
             init: None,
         }
+    }
+
+    /// 0.03 as published, or a tenth of the rate it leads to where that is no higher.
+    pub fn default_start_lr(base_lr: f32) -> f32 {
+        if base_lr > REFERENCE_LR { REFERENCE_LR } else { base_lr / 10.0 }
     }
 
     /// 0.03 x batch / 256.
@@ -149,7 +154,7 @@ mod tests {
         let small = TrainConfig::new(Architecture::MobileNetV2, 32, 8, 128, 0);
         small.validate().unwrap();
         assert!((small.base_lr - 0.015).abs() < 1e-7);
-        assert_eq!((small.start_lr, small.warmup_epochs), (small.base_lr, 2));
+        assert_eq!((small.start_lr, small.warmup_epochs), (small.base_lr / 10.0, 2));
     }
 
     #[test]

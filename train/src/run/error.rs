@@ -88,9 +88,9 @@ pub enum RunError {
         /// Samples per step.
         batch: usize,
     },
-    /// The loss is NaN or infinite; the parameters were not touched by it.
+    /// The loss is NaN or infinite. On the CPU the parameters were not touched by it; on a GPU it is noticed some steps later.
     #[error(
-        "the loss of step {step} (epoch {epoch}) is {loss} ({parts})\nhint: lower the learning rate or lengthen the warm-up; the checkpoint before this step is intact"
+        "the loss of step {step} (of epoch {}) is {loss} ({parts})\nhint: start anew with a lower learning rate, a longer warm-up or --clip-norm", epoch + 1
     )]
     NonFinite {
         /// Epoch, from 0.
@@ -104,7 +104,7 @@ pub enum RunError {
     },
     /// A parameter became NaN or infinite.
     #[error(
-        "{name} is no longer finite after step {step}\nhint: lower the learning rate; the checkpoint before this one is intact"
+        "{name} is no longer finite after step {step}\nhint: start anew with a lower learning rate, a longer warm-up or --clip-norm"
     )]
     Diverged {
         /// Steps done.

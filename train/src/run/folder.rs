@@ -1,6 +1,6 @@
 //! Writing a run folder: starting, resuming, checkpoints, completion.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,24 +13,30 @@ use lgd_data::manifest::{
 use serde_json::Value;
 
 use super::{
-    CHECKPOINTS, CONFIG, CheckpointEntry, MANIFEST, METRICS, RUN_VERSION, RunManifest, STUDENT,
+    CHECKPOINTS, CONFIG, CheckpointEntry, InitRecord, MANIFEST, METRICS, RUN_VERSION, RunManifest, STUDENT,
     checkpoint_file,
 };
 
 /// Checkpoints that are kept: should the latest turn out damaged, there is one before it.
 const KEPT: usize = 2;
 
+/// Locked while a run is trained; empty.
+const LOCK: &str = ".lock";
+
 /// A run under way.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     dir: PathBuf,
     manifest: RunManifest,
+    /// Held to the end of the process or of this value: two trainings in one folder would delete each other's checkpoints.
+    _lock: File,
 }
 
 impl RunFolder {
     /// Starts the run that `fresh` describes in `dir`, or goes on with the one that is there.
     pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, ArtefactError> {
         prepare_folder(dir, "run")?;
+        let lock = lock(dir)?;
         if existing == Existing::Overwrite {
             remove_run(dir)?;
         }
@@ -38,9 +44,9 @@ impl RunFolder {
         if path.exists() && existing == Existing::Resume {
             let (manifest, _) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
             require_same(&path, &manifest, &fresh)?;
-            return Ok(Self { dir: dir.to_owned(), manifest });
+            return Ok(Self { dir: dir.to_owned(), manifest, _lock: lock });
         }
-        if existing == Existing::Refuse && fs::read_dir(dir).during("list", dir)?.next().is_some() {
+        if existing == Existing::Refuse && holds_files(dir)? {
             let what = if path.exists() { "a run" } else { "files" };
             let hint = "give --resume to go on, --overwrite to start anew, or another folder";
             return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
@@ -53,12 +59,35 @@ impl RunFolder {
         let checkpoints = dir.join(CHECKPOINTS);
         fs::create_dir_all(&checkpoints).during("create", &checkpoints)?;
         write_json(&path, &fresh)?;
-        Ok(Self { dir: dir.to_owned(), manifest: fresh })
+        Ok(Self { dir: dir.to_owned(), manifest: fresh, _lock: lock })
     }
 
     /// The manifest as it is on disk.
     pub(crate) fn manifest(&self) -> &RunManifest {
         &self.manifest
+    }
+
+    /// Writes down what the run begins with.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Mismatch`] where it was begun with other weights.
+    pub(crate) fn record_init(&mut self, record: InitRecord) -> Result<(), ArtefactError> {
+        let path = self.dir.join(MANIFEST);
+        match &self.manifest.init {
+            Some(recorded) if recorded.blake3 != record.blake3 => Err(ArtefactError::Mismatch {
+                path,
+                what: "the hash of the initial weights".to_owned(),
+                expected: recorded.blake3.to_string(),
+                got: record.blake3.to_string(),
+                hint: "give the weights that the run was begun with, or start anew with --overwrite",
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.manifest.init = Some(record);
+                write_json(&path, &self.manifest)?;
+                Ok(())
+            }
+        }
     }
 
     /// The metrics file.
@@ -136,6 +165,33 @@ impl RunFolder {
     }
 }
 
+/// Takes the folder for this process.
+fn lock(dir: &Path) -> Result<File, ArtefactError> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).during("create", &path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        // Some network file systems have no locks: better unguarded than not at all.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(error).during("lock", &path),
+        Err(TryLockError::WouldBlock) => Err(ArtefactError::Occupied {
+            path: dir.to_owned(),
+            what: "a run that another process is training".to_owned(),
+            hint: "wait for it or stop it, or give another folder",
+        }),
+    }
+}
+
+/// Whether there is anything but the lock in `dir`.
+fn holds_files(dir: &Path) -> Result<bool, ArtefactError> {
+    for entry in fs::read_dir(dir).during("list", dir)? {
+        if entry.during("list", dir)?.file_name() != LOCK {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether `path` has the name of a checkpoint or of one that was never finished.
 fn is_checkpoint(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -168,6 +224,9 @@ fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Re
     if let Some((what, expected, got)) = banks.into_iter().find(|(_, recorded, wanted)| recorded != wanted) {
         let show = |hash: Option<ContentHash>| hash.map_or("no bank".to_owned(), |hash| hash.to_string());
         return Err(mismatch(what, show(expected), show(got)));
+    }
+    if recorded.device != wanted.device {
+        return Err(mismatch("the kind of device", recorded.device.clone(), wanted.device.clone()));
     }
     if recorded.config == wanted.config {
         return Ok(());

@@ -109,6 +109,9 @@ pub struct RunManifest {
     /// The classes of the student's classifier, where it ends in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassRecord>,
+    /// Where the student trains: "cpu", in f32, or "cuda", in bf16. Bits differ between them.
+    #[serde(default = "cpu")]
+    pub device: String,
     /// The teacher, which decides how the student's input is made.
     pub teacher: TeacherRecord,
     /// Width D of the embeddings.
@@ -130,6 +133,10 @@ pub struct RunManifest {
     pub checkpoints: Vec<CheckpointEntry>,
     /// The files of a complete run; empty before.
     pub files: Vec<FileEntry>,
+}
+
+fn cpu() -> String {
+    "cpu".to_owned()
 }
 
 impl RunManifest {

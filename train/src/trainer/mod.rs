@@ -138,7 +138,6 @@ pub fn train(
     let views = inputs.cache.views_per_sample();
     let mut session =
         Session::new(config, (head, decoder), views, objective, teacher.normalization, &settings.device)?;
-    let init = config.init.as_deref().map(|path| load_initial(&mut session.student, path)).transpose()?;
     let manifest = RunManifest {
         format_version: RUN_VERSION,
         config: config.clone(),
@@ -147,6 +146,7 @@ pub fn train(
         kdep_bank: inputs.kdep.map(KdepBank::hash),
         text_encoder: inputs.bank.map(|bank| bank.manifest().record.text_encoder).or(teacher.text_encoder),
         classes: targets.classes().cloned(),
+        device: if settings.device.is_cpu() { "cpu" } else { "cuda" }.to_owned(),
         teacher: teacher.clone(),
         dim: inputs.cache.dim(),
         samples: images.samples(),
@@ -154,11 +154,21 @@ pub fn train(
         steps_per_epoch,
         step: 0,
         complete: false,
-        init: init.as_ref().map(|(record, _)| record.clone()),
+        init: None,
         checkpoints: Vec::new(),
         files: Vec::new(),
     };
     let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
+    // A checkpoint holds everything: what the run began with may be gone by now.
+    let begins = folder.manifest().checkpoints.is_empty() && !folder.manifest().complete;
+    let init = match config.init.as_deref().filter(|_| begins) {
+        Some(path) => {
+            let (record, report) = load_initial(&mut session.student, path)?;
+            folder.record_init(record)?;
+            Some(report)
+        }
+        None => None,
+    };
     let mut report = TrainReport {
         steps: steps_per_epoch * usize::try_from(config.epochs).unwrap_or(usize::MAX),
         epochs: config.epochs,
@@ -174,7 +184,7 @@ pub fn train(
         data_wait: 0.0,
         first_epoch_loss: None,
         last_epoch_loss: None,
-        init: init.map(|(_, report)| report),
+        init,
     };
     job.begin(u64::try_from(report.steps).unwrap_or(u64::MAX));
     if folder.manifest().complete {

@@ -52,7 +52,8 @@ lars     momentum, weight_decay, trust, epsilon; You, Gitman and Ginsburg 2017, 
          constant rate. The bias is not adapted and does not decay: local = 1, d = 0.
 clip     maximum, before an SGD with momentum 0.9: torch.nn.utils.clip_grad_norm_ over weight and bias together;
          "NAME.total0" ... are the norms before clipping. Some steps are clipped, some not.
-ema      decay, beside an SGD with momentum 0.9: NAME.weight.a0 = p0, a_k = decay a_(k-1) + (1 - decay) p_k
+ema      decay, beside an SGD with momentum 0.9: NAME.weight.a0 = p0, a_k = d a_(k-1) + (1 - d) p_k
+         with d = min(decay, (1 + k) / (10 + k)): tf.train.ExponentialMovingAverage with num_updates
 """
 
 import json
@@ -342,7 +343,8 @@ def trajectory(name, settings):
         for key, p in parameters.items():
             stored[f"{key}.p{step + 1}"] = p.detach().clone()
             if settings["op"] == "ema":
-                averages[key] = settings["decay"] * averages[key] + (1 - settings["decay"]) * p.detach()
+                decay = min(settings["decay"], (2 + step) / (11 + step))
+                averages[key] = decay * averages[key] + (1 - decay) * p.detach()
                 stored[f"{key}.a{step + 1}"] = averages[key].clone()
     if totals:
         assert min(totals) < settings["maximum"] < max(totals), totals
