@@ -18,7 +18,7 @@ const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.j
 
 /// An artefact folder, told apart by its manifest.
 enum Artefact {
-    Cache(Cache),
+    Cache(Box<Cache>),
     Bank(Bank),
     Kdep(KdepBank),
     Run(Box<Run>),
@@ -27,7 +27,7 @@ enum Artefact {
 impl Artefact {
     fn open(path: &Path, depth: Verify) -> anyhow::Result<Self> {
         if path.join("cache.json").exists() || path.join("extract.json").exists() {
-            return Ok(Self::Cache(Cache::open(path, depth)?));
+            return Ok(Self::Cache(Box::new(Cache::open(path, depth)?)));
         }
         if path.join("bank.json").exists() {
             return Ok(Self::Bank(Bank::open(path, depth)?));

@@ -89,20 +89,19 @@ fn for_hidden(
 
 impl<'a> Mask<'a> {
     /// Per image its cells over its visible ones: what turns a mean over all positions of a value that is zero at hidden ones into
-    /// the mean over the visible.
+    /// the mean over the visible. 0 for an image of which nothing is visible: its mean is 0.
     ///
     /// # Errors
-    /// A part of an image, or an image without a visible cell.
+    /// A part of an image.
     pub fn shares(&self) -> Result<Vec<f32>, ShapeError> {
         let cells = self.rows * self.columns;
         expect_positive("cells of a mask", cells)?;
         expect_eq("cells of a mask", self.visible.len() / cells * cells, self.visible.len())?;
         let share = |image: &[bool]| {
             let count = image.iter().filter(|&&visible| visible).count();
-            expect_positive("visible cells of an image", count)?;
-            Ok(single(float(cells) / float(count)))
+            if count == 0 { 0.0 } else { single(float(cells) / float(count)) }
         };
-        self.visible.chunks_exact(cells).map(share).collect()
+        Ok(self.visible.chunks_exact(cells).map(share).collect())
     }
 
     /// The cells that a row of pixels, counted over the batch, runs through.

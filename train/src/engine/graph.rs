@@ -435,7 +435,7 @@ impl Builder {
 
     /// Mean over the positions of each image; over the visible ones in a sparse network.
     pub fn global_average_pool(&mut self, x: Value) -> Value {
-        self.push(Op::GlobalAveragePool { masked: false }, vec![x], self.shape(x).pooled())
+        self.push(Op::GlobalAveragePool { masked: self.sparse }, vec![x], self.shape(x).pooled())
     }
 
     /// Dense layer on a pooled value: `{name}.weight` `[O, I]` (or `[O, I, 1, 1]` where torchvision has a 1x1 convolution) and

@@ -67,6 +67,12 @@ impl RunFolder {
         &self.manifest
     }
 
+    /// Whether there is a run in `dir` that has got somewhere.
+    pub(crate) fn holds_checkpoint(dir: &Path) -> bool {
+        let manifest = read_manifest::<RunManifest>(&dir.join(MANIFEST), RUN_VERSION, "the run's manifest");
+        manifest.is_ok_and(|(manifest, _)| manifest.complete || !manifest.checkpoints.is_empty())
+    }
+
     /// Writes down what the run begins with.
     ///
     /// # Errors

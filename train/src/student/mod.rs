@@ -108,7 +108,7 @@ impl Student {
     /// and columns.
     ///
     /// # Errors
-    /// Cells that do not fill the images, or an image without a visible one; cells of other images than the batch's are an error of
+    /// Cells that do not fill the images; cells of other images than the batch's are an error of
     /// [`forward`](Self::forward).
     pub fn set_mask(&mut self, visible: &[bool], cells: (usize, usize)) -> Result<(), TrainError> {
         self.engine.set_mask(visible, cells.0, cells.1)

@@ -158,17 +158,12 @@ pub fn train(
         checkpoints: Vec::new(),
         files: Vec::new(),
     };
-    let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
     // A checkpoint holds everything: what the run began with may be gone by now.
-    let begins = folder.manifest().checkpoints.is_empty() && !folder.manifest().complete;
-    let init = match config.init.as_deref().filter(|_| begins) {
-        Some(path) => {
-            let (record, report) = load_initial(&mut session.student, path)?;
-            folder.record_init(record)?;
-            Some(report)
-        }
-        None => None,
-    };
+    let goes_on = settings.existing == Existing::Resume && RunFolder::holds_checkpoint(dir);
+    let init = config.init.as_deref().filter(|_| !goes_on);
+    let init = init.map(|path| load_initial(&mut session.student, path)).transpose()?;
+    let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
+    let init = init.map(|(record, report)| folder.record_init(record).map(|()| report)).transpose()?;
     let mut report = TrainReport {
         steps: steps_per_epoch * usize::try_from(config.epochs).unwrap_or(usize::MAX),
         epochs: config.epochs,
