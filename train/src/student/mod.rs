@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use lgd_kernels::geometry::expect_positive;
 
 pub use self::architecture::{Architecture, Regularisation};
 use self::config::Purpose;
@@ -108,9 +109,12 @@ impl Student {
     /// and columns.
     ///
     /// # Errors
-    /// Cells that do not fill the images; cells of other images than the batch's are an error of
+    /// Cells that do not fill the images, or an image without a visible one; cells of other images than the batch's are an error of
     /// [`forward`](Self::forward).
     pub fn set_mask(&mut self, visible: &[bool], cells: (usize, usize)) -> Result<(), TrainError> {
+        let images = visible.chunks((cells.0 * cells.1).max(1));
+        let least = images.map(|image| image.iter().filter(|visible| **visible).count()).min();
+        expect_positive("visible cells of an image", least.unwrap_or(0))?;
         self.engine.set_mask(visible, cells.0, cells.1)
     }
 
