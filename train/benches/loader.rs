@@ -5,6 +5,10 @@
 //! machine hardly changes), bytes per view on disk, and of JPEG views the peak signal-to-noise ratio. `photo`: 500 x 375
 //! JPEGs, shifted and encoded again from one photograph; `cifar`: 32 x 32 PNGs (`scripts/setup cifar10`). Files are in the
 //! page cache.
+//!
+//! `... -- train ARCHITECTURE SIZE BATCH SAMPLES DEVICE` trains from a cache of stored raw views (SEED, which needs no bank; checkpoints
+//! included) and prints one line: images per second of the second epoch and the share of it that waited for data. Beside it stand the rate
+//! of the same steps on a batch that is there already (`train_step`) and the loader's own rate: which of the two is the limit.
 
 use std::error::Error;
 use std::fs;
@@ -17,13 +21,18 @@ use lgd_data::cache::{
     TeacherRecord,
 };
 use lgd_data::image::{DecodeLimits, RgbImage, decode, encode_jpeg};
+use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Verify, listing_hash};
 use lgd_data::render::{Normalization, Resample, render};
 use lgd_data::source::{ImageSource, open_source};
 use lgd_data::view::Policy;
+use lgd_train::device::TrainDevice;
 use lgd_train::loader::batches::{StreamPlan, TrainingImages};
 use lgd_train::loader::origin::{Originals, StoredUse};
 use lgd_train::loader::pixels::InputFormat;
+use lgd_train::objective::{ObjectiveKind, Objectives};
+use lgd_train::run::{MetricsKind, TrainConfig};
+use lgd_train::trainer::{LoopSettings, TrainInputs, train};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -46,6 +55,11 @@ struct Case<'a> {
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let [mode, rest @ ..] = &arguments[..]
+        && mode == "train"
+    {
+        return train_from_cache(rest);
+    }
     let [kind, size, rest @ ..] = &arguments[..] else {
         return Err("give photo or cifar, and a size".into());
     };
@@ -57,7 +71,7 @@ fn main() -> Outcome<()> {
     let dir = tempfile::tempdir()?;
     let images = dir.path().join("images");
     match kind.as_str() {
-        "photo" => write_photos(&images)?,
+        "photo" => write_photos(&images, SAMPLES)?,
         "cifar" => copy_cifar(&images)?,
         _ => return Err(format!("expected photo or cifar, got {kind:?}").into()),
     }
@@ -75,16 +89,55 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
+/// Trains for two epochs and prints how the second went.
+fn train_from_cache(arguments: &[String]) -> Outcome<()> {
+    let [architecture, size, batch, samples, device] = arguments else {
+        return Err("train ARCHITECTURE SIZE BATCH SAMPLES DEVICE".into());
+    };
+    let (size, batch): (u32, usize) = (size.parse()?, batch.parse()?);
+    let device: TrainDevice = device.parse()?;
+    let dir = tempfile::tempdir()?;
+    let images = dir.path().join("images");
+    write_photos(&images, samples.parse()?)?;
+    let source = open_source(&images)?;
+    let stored = StoredFormat { size, encoding: Encoding::Raw };
+    let cache = write_cache(&dir.path().join("cache"), source.as_ref(), Policy::MocoV2, Some(stored))?;
+    let config = TrainConfig {
+        objective: Objectives::only(ObjectiveKind::Seed),
+        ..TrainConfig::new(architecture.parse()?, size, 2, batch, 0)
+    };
+    let settings = LoopSettings { device: device.open()?, ..LoopSettings::default() };
+    let inputs = TrainInputs { cache: &cache, bank: None, kdep: None, originals: None };
+    let mut last = None;
+    train(&config, &settings, &inputs, &dir.path().join("run"), &Job::new(), &mut |line| {
+        if line.kind == MetricsKind::Epoch {
+            last = Some(line.clone());
+        }
+    })?;
+    let last = last.ok_or("no epoch was finished: give at least as many samples as a batch has")?;
+    let format = InputFormat { size, resample: Resample::Bilinear, normalization: Normalization::IMAGENET };
+    let limits = DecodeLimits::default();
+    let images = TrainingImages::open(&cache, None, format, StoredUse::Fitting, limits)?;
+    let (loader, _) = measure(&images, settings.threads, 2.0)?;
+    let line = serde_json::json!({
+        "case": format!("training from the cache, {architecture}, {size} px, batch {batch}, {device}"),
+        "ours": last.images_per_second, "unit": "images/s", "data_wait": last.data_wait,
+        "loader_alone": loader, "threads": settings.threads, "hardware": hardware(), "load": load(),
+    });
+    writeln!(std::io::stdout(), "{line}")?;
+    Ok(())
+}
+
 /// One photograph, shifted differently for every sample.
-fn write_photos(dir: &Path) -> Outcome<()> {
+fn write_photos(dir: &Path, samples: usize) -> Outcome<()> {
     fs::create_dir_all(dir)?;
     let photo =
         decode(include_bytes!("../../data/tests/goldens/photo-500x375.jpg"), &DecodeLimits::default())?;
-    for sample in 0..SAMPLES {
+    for sample in 0..samples {
         let mut pixels = photo.pixels().to_vec();
         pixels.rotate_left((sample * 3 * 501) % photo.pixels().len());
         let shifted = RgbImage::new(photo.width(), photo.height(), pixels)?;
-        fs::write(dir.join(format!("{sample:04}.jpg")), encode_jpeg(&shifted, JPEG_QUALITY)?)?;
+        fs::write(dir.join(format!("{sample:06}.jpg")), encode_jpeg(&shifted, JPEG_QUALITY)?)?;
     }
     Ok(())
 }
