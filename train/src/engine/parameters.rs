@@ -3,8 +3,6 @@
 //! One vector makes the optimiser one pass and gradient exchange one message. In memory filters are OHWI, the order that kernels
 //! read; files and tensors have torchvision's OIHW.
 
-use std::collections::BTreeMap;
-
 use lgd_kernels::ShapeError;
 
 use crate::rng::Stream;
@@ -235,6 +233,3 @@ fn draw(spec: &ParameterSpec, len: usize, seed: u64) -> Vec<f32> {
         }
     }
 }
-
-/// Flat vectors by name: optimiser state in a checkpoint.
-pub type NamedState = BTreeMap<String, Vec<f32>>;

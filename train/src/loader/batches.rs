@@ -24,7 +24,7 @@ use super::matching::match_samples;
 use super::order::EpochOrders;
 use super::ordered::{Ordered, ordered_map};
 use super::origin::{Originals, StoredUse, ViewOrigin, require_originals};
-use super::pixels::{InputFormat, Normalizer, PixelError, load_view_into};
+use super::pixels::{InputFormat, PixelError, load_view_into};
 use crate::run::RunError;
 
 /// Batches that the workers may be ahead of the step: one that is ready, and one that they turn to when images of unequal
@@ -38,7 +38,6 @@ pub struct TrainingImages<'a> {
     pixels: Pixels<'a>,
     origin: ViewOrigin,
     format: InputFormat,
-    normalizer: Arc<Normalizer>,
 }
 
 /// What pixels are made of.
@@ -74,19 +73,8 @@ pub struct Batch {
     pub ends_epoch: bool,
     /// Cache row of each image.
     pub rows: Vec<usize>,
-    /// Rendered pixels, RGB8 `[B, S, S, 3]`; see [`TrainingImages::normalizer`].
+    /// Rendered pixels, RGB8 `[B, S, S, 3]`.
     pub images: PixelBlock,
-    normalizer: Arc<Normalizer>,
-}
-
-impl Batch {
-    /// Writes the normalised pixels, `[B, S, S, 3]`, to `out`, on all threads.
-    ///
-    /// # Errors
-    /// [`RunError::Render`] where `out` does not hold as many numbers as there are bytes.
-    pub fn normalize_into(&self, out: &mut [f32]) -> Result<(), RunError> {
-        Ok(self.normalizer.apply(&self.images, out)?)
-    }
 }
 
 /// Where a step's samples are.
@@ -124,8 +112,7 @@ impl<'a> TrainingImages<'a> {
                 Pixels::Originals { originals, positions, limits }
             }
         };
-        let normalizer = Arc::new(Normalizer::new(&format.normalization));
-        Ok(Self { views, views_per_sample: u32::from(config.views), pixels, origin, format, normalizer })
+        Ok(Self { views, views_per_sample: u32::from(config.views), pixels, origin, format })
     }
 
     /// Number of samples.
@@ -136,11 +123,6 @@ impl<'a> TrainingImages<'a> {
     /// What the pixels are made of.
     pub fn origin(&self) -> ViewOrigin {
         self.origin
-    }
-
-    /// How pixels become the student's input; its mean and standard deviation are those of [`InputFormat::normalization`].
-    pub fn normalizer(&self) -> &Arc<Normalizer> {
-        &self.normalizer
     }
 
     /// Size, filter and normalisation of the student's input.
@@ -205,7 +187,6 @@ impl<'a> TrainingImages<'a> {
                 ends_epoch: (step + 1).is_multiple_of(steps.max(1)),
                 rows: samples.iter().map(|&sample| self.views.row(sample, place.view)).collect(),
                 images,
-                normalizer: Arc::clone(&self.normalizer),
             })
         };
         let epochs = usize::try_from(plan.epochs).unwrap_or(usize::MAX);

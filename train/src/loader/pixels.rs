@@ -2,9 +2,7 @@
 
 use lgd_data::cache::ImageStamp;
 use lgd_data::image::{DecodeError, DecodeLimits, RgbImage, decode};
-use lgd_data::render::{
-    Normalization, NormalizationTable, PixelLayout, RenderError, Resample, render, render_into,
-};
+use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, render, render_into};
 use lgd_data::source::{ImageSource, SourceError};
 use lgd_data::view::View;
 use rayon::prelude::*;
@@ -38,32 +36,6 @@ impl InputFormat {
         let each = out.par_chunks_exact_mut(self.numbers().max(1)).zip(images);
         each.try_for_each(|(out, image)| table.apply(image.pixels(), PixelLayout::Nhwc, out))?;
         Ok(out)
-    }
-}
-
-/// Bytes per task: a whole number of pixels, some tens of microseconds.
-const TASK_BYTES: usize = 3 << 15;
-
-/// A normalisation, ready to be applied to batches.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Normalizer(NormalizationTable);
-
-impl Normalizer {
-    /// Works out the 3 x 256 values that there are.
-    pub fn new(normalization: &Normalization) -> Self {
-        Self(normalization.table())
-    }
-
-    /// Writes the normalised `pixels`, RGB8 `[.., 3]`, to `out`, on all threads.
-    ///
-    /// # Errors
-    /// [`RenderError::Length`] where `out` does not hold as many numbers as there are bytes.
-    pub fn apply(&self, pixels: &[u8], out: &mut [f32]) -> Result<(), RenderError> {
-        if out.len() != pixels.len() {
-            return Err(RenderError::Length { expected: pixels.len(), got: out.len() });
-        }
-        let tasks = out.par_chunks_mut(TASK_BYTES).zip(pixels.par_chunks(TASK_BYTES));
-        tasks.try_for_each(|(out, pixels)| self.0.apply(pixels, PixelLayout::Nhwc, out))
     }
 }
 

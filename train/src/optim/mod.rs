@@ -62,7 +62,7 @@ pub struct OptimiserSettings {
     /// Largest L2 norm of the whole gradient; longer ones are scaled down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f32>,
-    /// Share of the averaged weights that is kept at each step, less over the first ones ([`warm_decay`]); none for no average.
+    /// Share of the averaged weights that is kept at each step, less over the first ones, at most `(1 + step) / (10 + step)`; none for no average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f32>,
 }

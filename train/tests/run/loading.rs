@@ -257,17 +257,3 @@ fn the_memory_of_batches_goes_round() {
     // Two that the workers may be ahead, and the one that the step holds.
     assert!(made.load(Ordering::Relaxed) <= 3, "{made:?} blocks for 80 batches");
 }
-
-#[test]
-fn a_batch_is_normalised_as_its_images_are() {
-    let world = World::new(18);
-    let all = batches(&world, &world.images, PLAN, 2).unwrap();
-    let batch = &all[3];
-    let mut out = vec![0.0; batch.images.len()];
-    batch.normalize_into(&mut out).unwrap();
-    let Normalization { mean, std } = FORMAT.normalization;
-    for (at, (&value, &byte)) in out.iter().zip(&batch.images[..]).enumerate() {
-        assert_eq!(value, (f32::from(byte) / 255.0 - mean[at % 3]) / std[at % 3]);
-    }
-    assert!(batch.normalize_into(&mut out[1..]).is_err());
-}
