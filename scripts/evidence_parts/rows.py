@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .steps import CLASSES, HELD_OUT_PER_CLASS, ROOT, TEMPLATE, TRAIN_PER_CLASS, Scale, Workshop, image_list, say
+from .steps import (
+    CLASSES, HELD_OUT_PER_CLASS, ROOT, TEMPLATE, TRAIN_PER_CLASS, Scale, Workshop, digest, image_list, run, say,
+)  # fmt: skip
 
 TEACHER = ROOT / "third_party/teacher"
 # At 128 pixels the teacher has a grid of 4 x 4 tokens, which H-GKD's decoder reaches from the 2 x 2 cells of the student. On 2,000
@@ -54,6 +56,7 @@ def everything(workshop: Workshop) -> None:
     """Every step in turn: data, choices on held-out images, then the rows on the test images."""
     bench = prepare(workshop)
     chosen = choose(workshop, bench)
+    centring(workshop, bench, chosen)
     distilled(workshop, bench, chosen)
     supervised(workshop, bench, chosen)
     retargeted(workshop, bench, chosen)
@@ -176,6 +179,32 @@ def choose(workshop: Workshop, bench: Bench) -> dict[str, Method]:
     return {"lgd": lgd, "seed": seed, "kdep": kdep, "supervised": labels, "hgkd": hgkd, "lgd+kdep": both}
 
 
+def centring(workshop: Workshop, bench: Bench, chosen: dict[str, Method]) -> None:
+    """LGD and SEED with a teacher whose embeddings are centred, beside the same short runs without, on held-out images."""
+    short = max(1, workshop.scale.epochs * 3 // 10)
+    plain, teacher = teacher_at(workshop, TEACHER_SIDE), workshop.out / "teacher-centred"
+    script = ["-B", ROOT / "scripts/teacher/center.py", "--teacher", plain, "--cache", bench.train.cache, "--out", teacher]
+    settings = {"cache": digest((bench.train.cache / "cache.json").read_text())}
+    workshop.step("teacher-centred", settings, lambda: run("centring", ROOT / "third_party/venv/bin/python", *script) or {})
+    cache = workshop.extract("centred", bench.train.images, teacher, *training_options(workshop.scale.views))
+    banks = {name: bank_of_names(workshop, f"centred-{name}", cache, teacher, names_of(workshop, name)) for name in {"ten", chosen["lgd"].bank}}
+    centred = Bench(Data(bench.train.images, cache), Data(bench.held_out.images, Path()), bench.test, banks, Path())
+    for name in ("lgd", "seed"):
+        for label, where in (("plain", bench), ("centred", centred)):
+            step = f"centring-{name}-{label}"
+            trained, report = train(workshop, where, step, chosen[name], short, 0)
+            options = ["--images", bench.held_out.images, "--center-fraction", "1", "--protocol", "zero-shot", "--bank", where.banks["ten"]]
+            found = workshop.evaluate(f"held-out-{step}", trained, *options)["result"]["zero_shot"]["student"]
+            workshop.choices.append(
+                {"choice": f"centring, {name}", "candidate": label, "epochs": short, "zero-shot": found, "date": report["date"]}
+            )
+
+
+def names_of(workshop: Workshop, name: str) -> list[str]:
+    """The names of a bank that was made before."""
+    return (workshop.out / "lists" / f"{name}.txt").read_text().splitlines()
+
+
 def judge(workshop: Workshop, bench: Bench, run: Path, row: dict, protocols: str) -> None:
     """Measures a finished student on the test images, once, and keeps the row."""
     name = f"{row['method']}-{row['seed']}"
@@ -269,8 +298,7 @@ def long_run(workshop: Workshop, chosen: dict[str, Method]) -> None:
     per_class = scale.per_class if scale.name == "smoke" else TRAIN_PER_CLASS - HELD_OUT_PER_CLASS
     all_images = data(workshop, teacher, "all", image_list("train", 0, -HELD_OUT_PER_CLASS, per_class), *training_options(scale.views))
     settings = chosen["lgd"]
-    words = (workshop.out / "lists" / f"{settings.bank}.txt").read_text().splitlines()
-    bank = bank_of_names(workshop, f"all-{settings.bank}", all_images.cache, teacher, words)
+    bank = bank_of_names(workshop, f"all-{settings.bank}", all_images.cache, teacher, names_of(workshop, settings.bank))
     ten = bank_of_names(workshop, "all-ten", all_images.cache, teacher, CLASSES)
     held_out = Data(workshop.out / "lists/held-out.csv", workshop.out / "cache-held-out")
     test = Data(workshop.out / "lists/test.csv", workshop.out / "cache-test")

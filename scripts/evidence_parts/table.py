@@ -19,6 +19,8 @@ FIGURES = {
 def record(workshop: Workshop) -> None:
     """Puts the rows and choices of this scale in the place of those that the files hold of it."""
     for path, fresh in ((EVIDENCE, workshop.rows), (CHOICES, workshop.choices)):
+        if not fresh:
+            continue
         name = workshop.scale.name
         kept = [row for row in (json.loads(path.read_text()) if path.exists() else []) if row.get("scale") != name]
         rows = kept + [row | {"scale": name} for row in fresh]
