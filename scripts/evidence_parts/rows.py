@@ -167,10 +167,10 @@ def choose(workshop: Workshop, bench: Bench) -> dict[str, Method]:
     def rates(method: Method, *values: str) -> dict[str, Method]:
         return {f"lr-{value}": method.having("--lr", value) for value in values}
 
-    lgd = best("lgd", "zero-shot", rates(Method("lgd", bank="ten"), "0.03", "0.1"))
+    lgd = best("lgd", "zero-shot", rates(Method("lgd", bank="ten"), "0.03", "0.1", "0.3"))
     lgd = best("lgd-tau", "zero-shot", {f"tau-{tau}": lgd.having("--tau-s", tau) for tau in ("0.1", "0.2")})
     lgd = best("lgd-names", "zero-shot", {name: lgd.having(bank=name) for name in ("ten", "thirty", "ten-and-thousand")})
-    seed = best("seed", "zero-shot", rates(Method("seed", ("--queue", str(QUEUE))), "0.03", "0.1"))
+    seed = best("seed", "zero-shot", rates(Method("seed", ("--queue", str(QUEUE))), "0.03", "0.1", "0.3"))
     seed = best("seed-tau", "zero-shot", {f"tau-{tau}": seed.having("--tau-s", tau) for tau in ("0.1", "0.2")})
     kdep = best("kdep", "knn", rates(Method("kdep", kdep=True), "0.03", "0.1", "0.3"))
     labels = best("supervised", "labels", rates(Method("supervised"), "0.03", "0.1"))
