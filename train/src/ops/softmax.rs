@@ -120,12 +120,16 @@ mod tests {
         for (p, expected) in again.to_vec2::<f32>().unwrap()[1].iter().zip(weights.map(share)) {
             assert!((p - expected).abs() < 1e-6);
         }
+        let other = composed_reweighted(&Tensor::ones((2, 4), DType::F32, &Device::Cpu).unwrap(), &weights);
+        assert_eq!(other.unwrap().to_vec2::<f32>().unwrap(), again.to_vec2::<f32>().unwrap());
     }
 
     #[test]
     fn a_row_of_which_nothing_is_left_is_its_first_slot() {
         let p = Tensor::new(&[[0.0_f32, 1.0, 0.0]], &Device::Cpu).unwrap();
         assert_eq!(reweighted(&p, &[1.0, 0.0, 1.0]).unwrap().to_vec2::<f32>().unwrap(), [[1.0, 0.0, 0.0]]);
+        let other = composed_reweighted(&p, &[1.0, 0.0, 1.0]).unwrap();
+        assert_eq!(other.to_vec2::<f32>().unwrap(), [[1.0, 0.0, 0.0]]);
         assert!(reweighted(&p, &[1.0, 0.0]).is_err() && softmax(&p, &[1.0]).is_err());
     }
 }
