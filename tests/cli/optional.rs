@@ -120,6 +120,24 @@ fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
 }
 
 #[test]
+fn parts_that_start_together_share_one_projection() {
+    let desk = desk();
+    let extract = format!("{EXTRACT} {ALL} svd:2");
+    desk.lgd(&format!("{extract} --out whole")).ended(0, &[]);
+    for round in 0..3 {
+        let out = format!("parts{round}");
+        let start = |part| format!("lgd {extract} --out {out} --partition {part}/3 >/dev/null & p{part}=$!;");
+        let wait = |part| format!("wait $p{part} || exit;");
+        let line: Vec<_> = (0..3).map(start).chain((0..3).map(wait)).collect();
+        desk.bash(&line.join(" ")).ended(0, &[]);
+        let bytes = |dir: &str, name: &str| fs::read(desk.path(dir).join(name)).unwrap();
+        for name in ["cache.json", "tokens.safetensors", "tokens-00002.parquet"] {
+            assert!(bytes("whole", name) == bytes(&out, name), "round {round}: {name}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_cached_is_refused_before_the_start() {
     let desk = desk();
     desk.lgd(&format!("{EXTRACT} --tokens f16 --features --tokens-limit 1.5kB --out x"))
