@@ -490,7 +490,7 @@ pub struct EvalArgs {
     /// The run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Labelled test images.
+    /// Test images, labelled unless --protocol is agreement alone.
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// A cache of the test images; puts the teacher's figures beside the student's.
@@ -502,10 +502,11 @@ pub struct EvalArgs {
     /// A cache of the training images, for the teacher's kNN.
     #[arg(long, value_name = "DIR", requires_all = ["cache", "train_images"])]
     pub train_cache: Option<PathBuf>,
-    /// The bank with the category names, for zero-shot; any bank of the same text encoder.
+    /// The bank with the category names, for zero-shot and agreement; any bank of the same text encoder.
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
-    /// What to measure: zero-shot, labels (a supervised student's own classifier), knn, linear; several with commas.
+    /// What to measure: zero-shot, agreement (same choice among the bank's names as the teacher's, without labels), labels (a
+    /// supervised student's own classifier), knn, linear; several with commas.
     #[arg(long, value_delimiter = ',', default_values = ["zero-shot"])]
     pub protocol: Vec<Protocol>,
     /// Share of the short side that the centre crop keeps; a --cache shows its own instead.

@@ -1,6 +1,6 @@
 //! Choosing what a student is trained for.
 
-use crate::common::Desk;
+use crate::common::{CLASSES, Desk};
 
 const TRAIN: &str =
     "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 2 --lr 0.01";
@@ -39,6 +39,72 @@ fn seed_trains_without_text_and_without_a_bank() {
     let report = desk.lgd(&format!("{eval} knn,linear")).ended(0, &[]).json();
     assert!(report["knn"]["student"].is_number(), "{report}");
     desk.lgd(&format!("{eval} labels")).ended(2, &["labels needs", "hint:", "--objective supervised"]);
+}
+
+/// The numbers that follow `word` on the lines of finished epochs.
+fn losses(log: &str, word: &str) -> Vec<f64> {
+    let lines = log.lines().filter(|line| line.starts_with("epoch "));
+    let number = |line: &str| {
+        let rest = line.split(&format!("{word} ")).nth(1)?;
+        rest.split([',', ')']).next()?.parse().ok()
+    };
+    lines.filter_map(number).collect()
+}
+
+#[test]
+fn one_cache_serves_every_objective() {
+    let desk = Desk::new();
+    desk.images("images", 0, 4);
+    let teacher = desk.teacher("teacher").join("teacher.toml");
+    // A grid of 4 x 4 tokens, which a student of 32 pixels reaches by doubling.
+    let settings = std::fs::read_to_string(&teacher).unwrap().replace("size = 160", "size = 128");
+    std::fs::write(&teacher, settings).unwrap();
+    let mut list = "path,label,caption\n".to_owned();
+    for class in CLASSES {
+        for file in std::fs::read_dir(desk.path("images").join(class)).unwrap() {
+            let name = file.unwrap().file_name();
+            list += &format!("images/{class}/{},{class},a small picture of a {class}\n", name.display());
+        }
+    }
+    desk.write("list.csv", list);
+    desk.names("names.txt", &CLASSES);
+    let extract = "extract --images list.csv --teacher teacher --views 2 --with-center --features --captions";
+    desk.lgd(&format!("{extract} --tokens svd:16 --out cache")).ended(0, &[]);
+    desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
+    let warning = "dimensions have any variance in the 80 rows";
+    desk.lgd("bank --cache cache --target kdep --dim 512 --out banks/kdep").ended(0, &[warning]);
+
+    let train =
+        "train --cache cache --images list.csv --student resnet18 --size 32 --batch 8 --lr 0.01 --epochs";
+    let all = "lgd,seed:0.5,kdep:0.1,caption:0.5";
+    let ran = desk.lgd(&format!(
+        "{train} 4 --objective {all} --bank banks/ten --bank banks/kdep --queue 16 --out runs/sum"
+    ));
+    let log = ran.ended(0, &["epoch 4/4"]).stderr;
+    for word in ["text", "visual", "seed", "kdep", "caption"] {
+        let found = losses(&log, word);
+        assert!(found.len() == 4 && found[3] < found[0], "{word}: {found:?} in\n{log}");
+    }
+    let log = desk
+        .lgd(&format!("{train} 4 --objective hgkd --queue 16 --out runs/hgkd"))
+        .ended(0, &["epoch 4/4"])
+        .stderr;
+    for word in ["hgkd_hidden", "hgkd_visible"] {
+        let found = losses(&log, word);
+        assert!(found.len() == 4 && found[3] < found[0], "{word}: {found:?} in\n{log}");
+    }
+
+    let eval = "eval --images list.csv --train-images list.csv --json --run";
+    let report = desk.lgd(&format!("{eval} runs/hgkd --protocol knn")).ended(0, &[]).json();
+    assert!(report["knn"]["student"].is_number(), "{report}");
+    // Other names than the labels': nothing but agreement can be measured.
+    desk.names("other.txt", &["kitten", "sports car", "sailing boat"]);
+    desk.lgd("bank --cache cache --teacher teacher --categories other.txt --out banks/other").ended(0, &[]);
+    let eval = format!("{eval} runs/sum --cache cache --bank banks/other --protocol");
+    desk.lgd(&format!("{eval} zero-shot")).ended(2, &["not categories of the bank", "--protocol agreement"]);
+    let report = desk.lgd(&format!("{eval} agreement")).ended(0, &[]).json();
+    assert_eq!(report["agreement"]["categories"], 3);
+    assert!(report["agreement"]["student"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Features of labelled images: one plain view each, through the frozen student.
+//! Features of images, labelled where labels are needed: one plain view each, through the frozen student.
 
 use std::collections::HashSet;
 
@@ -23,6 +23,7 @@ const LOOK_AHEAD: usize = 2;
 
 /// What is known of a set of images once the student has seen it; row for row.
 pub(super) struct Features {
+    /// Empty where no labels were asked for.
     pub(super) labels: Vec<u32>,
     /// Pooled features, `[N, d]`.
     pub(super) pooled: Matrix,
@@ -47,7 +48,8 @@ pub(super) struct Plan<'a> {
 
 struct Item {
     position: usize,
-    label: u32,
+    /// Absent only where no labels were asked for.
+    label: Option<u32>,
     view: View,
     image: Option<ImageStamp>,
 }
@@ -67,9 +69,11 @@ pub(super) struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Decides what is shown; no image is opened.
-    pub(super) fn plan<'a>(&self, images: &LabelledImages<'a>) -> Result<Plan<'a>, RunError> {
-        require_labels(images)?;
+    /// Decides what is shown; no image is opened. `labels`: whether they are needed.
+    pub(super) fn plan<'a>(&self, images: &LabelledImages<'a>, labels: bool) -> Result<Plan<'a>, RunError> {
+        if labels {
+            require_labels(images)?;
+        }
         let samples = images.source.samples();
         let entries = images.source.rejected().iter();
         let mut rejects: Vec<Reject> =
@@ -79,9 +83,10 @@ impl Extraction<'_> {
             let view = View { crop, ..View::center() };
             let mut items = Vec::with_capacity(samples.len());
             for (position, sample) in samples.iter().enumerate() {
-                match sample.label {
-                    Some(label) => items.push(Item { position, label, view, image: None }),
-                    None => rejects.push(unlabelled(&sample.key)),
+                if labels && sample.label.is_none() {
+                    rejects.push(unlabelled(&sample.key));
+                } else {
+                    items.push(Item { position, label: sample.label.filter(|_| labels), view, image: None });
                 }
             }
             let view = format!("centre crop {}", self.options.center_fraction);
@@ -92,12 +97,12 @@ impl Extraction<'_> {
         let (mut items, mut rows) = (Vec::new(), Vec::new());
         for (sample, &position) in positions.iter().enumerate() {
             let (view, image) = (*views.view(sample, 0), Some(views.images[sample]));
-            match samples[position].label {
-                Some(label) => {
-                    items.push(Item { position, label, view, image });
-                    rows.push(views.row(sample, 0));
-                }
-                None => rejects.push(unlabelled(&samples[position].key)),
+            let label = samples[position].label.filter(|_| labels);
+            if labels && label.is_none() {
+                rejects.push(unlabelled(&samples[position].key));
+            } else {
+                items.push(Item { position, label, view, image });
+                rows.push(views.row(sample, 0));
             }
         }
         let cached: HashSet<usize> = positions.into_iter().collect();
@@ -163,7 +168,7 @@ impl Extraction<'_> {
                 Ok(image) => {
                     batch.push(image);
                     used.push(index);
-                    features.labels.push(items[index].label);
+                    features.labels.extend(items[index].label);
                 }
                 // Unlike in training, nothing else depends on this image: it is counted, and the rest goes on.
                 Err(error) => {

@@ -1,4 +1,4 @@
-//! Evaluation of a finished student: zero-shot, its own classifier, k nearest neighbours, linear probe.
+//! Evaluation of a finished student: zero-shot, agreement with the teacher, its own classifier, k nearest neighbours, linear probe.
 //!
 //! The backbone is frozen and in inference mode; every image is seen once, plainly cropped. Where a cache of the same images
 //! is given, its view 0 is rendered instead and the teacher's embeddings of it stand beside the student's.
@@ -37,7 +37,9 @@ pub use classes::{class_slots, normalize_name};
 pub use knn::{KnnSettings, nearest_neighbours};
 pub use matrix::Matrix;
 pub use probe::{Probe, ProbeSettings, linear_probe};
-pub use report::{EvalReport, ImagesReport, KnnReport, LabelsReport, ProbeReport, ZeroShotReport};
+pub use report::{
+    AgreementReport, EvalReport, ImagesReport, KnnReport, LabelsReport, ProbeReport, ZeroShotReport,
+};
 pub use zero_shot::classify;
 
 /// A way to judge a student.
@@ -45,6 +47,8 @@ pub use zero_shot::classify;
 pub enum Protocol {
     /// Argmax over the textual semantics bank.
     ZeroShot,
+    /// Argmax over the textual semantics bank, compared with the teacher's: needs no labels, so that any names will do.
+    Agreement,
     /// The largest output of the student's own classifier.
     Labels,
     /// Weighted vote of the nearest training images.
@@ -55,12 +59,13 @@ pub enum Protocol {
 
 impl Protocol {
     /// Every protocol.
-    pub const ALL: [Self; 4] = [Self::ZeroShot, Self::Labels, Self::Knn, Self::Linear];
+    pub const ALL: [Self; 5] = [Self::ZeroShot, Self::Agreement, Self::Labels, Self::Knn, Self::Linear];
 
     /// The name used on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::ZeroShot => "zero-shot",
+            Self::Agreement => "agreement",
             Self::Labels => "labels",
             Self::Knn => "knn",
             Self::Linear => "linear",
@@ -79,7 +84,7 @@ impl FromStr for Protocol {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|protocol| protocol.name() == name);
-        found.ok_or_else(|| format!("expected zero-shot, labels, knn or linear, got {name:?}"))
+        found.ok_or_else(|| format!("expected zero-shot, agreement, labels, knn or linear, got {name:?}"))
     }
 }
 
@@ -98,7 +103,7 @@ pub struct LabelledImages<'a> {
 pub struct EvalInputs<'a> {
     /// The finished run.
     pub run: &'a Run,
-    /// A bank by the run's text encoder; zero-shot needs one.
+    /// A bank by the run's text encoder; zero-shot and agreement need one.
     pub bank: Option<&'a Bank>,
     /// The images that are classified.
     pub test: LabelledImages<'a>,
@@ -145,7 +150,7 @@ impl Default for EvalOptions {
 /// Evaluates a finished student. `job` counts images and may interrupt.
 ///
 /// # Errors
-/// [`RunError::MissingInput`] where a protocol lacks bank, training images or the head it judges; [`RunError::Unlabelled`],
+/// [`RunError::MissingInput`] where a protocol lacks bank, cache, training images or the head it judges; [`RunError::Unlabelled`],
 /// [`RunError::UnmatchedClasses`] and [`RunError::ClassesDiffer`] where labels do not fit; [`RunError::Artefact`] where bank or
 /// cache come from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
@@ -153,6 +158,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let wants = |protocol| options.protocols.contains(&protocol);
     let needs_train = wants(Protocol::Knn) || wants(Protocol::Linear);
     let slots = if wants(Protocol::ZeroShot) { Some(zero_shot_slots(inputs)?) } else { None };
+    let compared = if wants(Protocol::Agreement) { Some(compared_bank(inputs)?) } else { None };
     let outputs = if wants(Protocol::Labels) { Some(labels::outputs(inputs)?) } else { None };
     let train = if needs_train { Some(training_images(inputs)?) } else { None };
     for images in train.iter().chain([&inputs.test]) {
@@ -161,8 +167,9 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let mut student = inputs.run.student(&Device::Cpu)?;
     let format = inputs.run.manifest().input_format();
     let mut extraction = Extraction { student: &mut student, format, options, job };
-    let (test_plan, train_plan) =
-        (extraction.plan(&inputs.test)?, train.as_ref().map(|images| extraction.plan(images)).transpose()?);
+    let labels = options.protocols.iter().any(|&protocol| protocol != Protocol::Agreement);
+    let test_plan = extraction.plan(&inputs.test, labels)?;
+    let train_plan = train.as_ref().map(|images| extraction.plan(images, true)).transpose()?;
     let total = test_plan.len() + train_plan.as_ref().map_or(0, |plan| plan.len());
     job.begin(u64::try_from(total).unwrap_or(u64::MAX));
     let test = extraction.run(test_plan)?;
@@ -173,6 +180,9 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     report.images_per_second = crate::trainer::per_second(total, feature_seconds);
     if let (Some(bank), Some(slots), Some(embedding)) = (inputs.bank, slots, &test.head) {
         report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &slots)?);
+    }
+    if let (Some(bank), Some(embedding), Some(teacher)) = (compared, &test.head, &test.teacher) {
+        report.agreement = Some(zero_shot::compare(embedding, teacher, bank)?);
     }
     if let (Some(outputs), Some(logits)) = (outputs, &test.head) {
         report.labels = Some(labels::judge(&test, logits, &outputs));
@@ -209,7 +219,24 @@ fn judge_probes(
 
 /// The category of every class of the test images.
 fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
-    let missing = |input| RunError::MissingInput { of: "zero-shot", input };
+    let record = &bank_of_names(inputs, "zero-shot")?.manifest().record;
+    let categories: Vec<&str> = record.categories.iter().map(|category| category.name.as_str()).collect();
+    classes::slots_of_source(inputs.test.source, inputs.test.images, &categories)
+}
+
+/// The bank over which student and teacher are compared.
+fn compared_bank<'a>(inputs: &EvalInputs<'a>) -> Result<&'a Bank, RunError> {
+    let bank = bank_of_names(inputs, "agreement")?;
+    if inputs.test.cache.is_none() {
+        let input = "the teacher's embeddings of the images\nhint: give --cache";
+        return Err(RunError::MissingInput { of: "agreement", input });
+    }
+    Ok(bank)
+}
+
+/// The bank, checked to be of the student's space, for the protocol `of`.
+fn bank_of_names<'a>(inputs: &EvalInputs<'a>, of: &'static str) -> Result<&'a Bank, RunError> {
+    let missing = |input| RunError::MissingInput { of, input };
     if !matches!(inputs.run.manifest().head(), Head::Projection { .. }) {
         let input = "a run whose student ends in an embedding\nhint: judge this one by --protocol knn,linear, or labels where it has a classifier";
         return Err(missing(input));
@@ -222,15 +249,10 @@ fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
         return Err(mismatch(inputs.run, what, expected.to_string(), record.text_encoder.to_string()));
     }
     if record.dim != run.dim {
-        return Err(mismatch(
-            inputs.run,
-            "the width of the bank",
-            run.dim.to_string(),
-            record.dim.to_string(),
-        ));
+        let (expected, got) = (run.dim.to_string(), record.dim.to_string());
+        return Err(mismatch(inputs.run, "the width of the bank", expected, got));
     }
-    let categories: Vec<&str> = record.categories.iter().map(|category| category.name.as_str()).collect();
-    classes::slots_of_source(inputs.test.source, inputs.test.images, &categories)
+    Ok(bank)
 }
 
 fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabelledImages<'a>, RunError> {

@@ -40,6 +40,15 @@ pub struct ZeroShotReport {
     pub agreement: Option<f64>,
 }
 
+/// Percentage of images for which student and teacher choose the same category.
+#[derive(Clone, Debug, Serialize)]
+pub struct AgreementReport {
+    /// Categories to choose from.
+    pub categories: usize,
+    /// How often the student chooses as the teacher does, 0 to 100.
+    pub student: f64,
+}
+
 /// Percentage of images that the student's own classifier gets right.
 #[derive(Clone, Debug, Serialize)]
 pub struct LabelsReport {
@@ -101,6 +110,8 @@ pub struct EvalReport {
     pub train: Option<ImagesReport>,
     /// Zero-shot, where asked for.
     pub zero_shot: Option<ZeroShotReport>,
+    /// Agreement with the teacher, where asked for.
+    pub agreement: Option<AgreementReport>,
     /// The classifier's own labels, where asked for.
     pub labels: Option<LabelsReport>,
     /// Nearest neighbours, where asked for.
@@ -124,6 +135,7 @@ impl EvalReport {
             test: images_report(&inputs.test, test),
             train: inputs.train.as_ref().zip(train).map(|(images, features)| images_report(images, features)),
             zero_shot: None,
+            agreement: None,
             labels: None,
             knn: None,
             linear: Vec::new(),
@@ -169,6 +181,10 @@ impl EvalReport {
                 &format!("{categories} categories{agreement}"),
             ));
         }
+        if let Some(AgreementReport { categories, student }) = &self.agreement {
+            let note = format!("{categories} categories, same choice as the teacher");
+            line(row("agreement", &percent(Some(*student)), "-", &note));
+        }
         if let Some(LabelsReport { classes, student }) = &self.labels {
             line(row("labels", &percent(Some(*student)), "-", &format!("{classes} classes")));
         }
@@ -189,7 +205,7 @@ impl EvalReport {
 fn images_report(images: &LabelledImages<'_>, features: &Features) -> ImagesReport {
     ImagesReport {
         path: images.images.display().to_string(),
-        images: features.labels.len(),
+        images: features.pooled.rows(),
         rejects: features.rejects.clone(),
         view: features.view.clone(),
     }

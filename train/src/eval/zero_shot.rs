@@ -1,10 +1,10 @@
-//! Zero-shot: the category whose text prototype is nearest.
+//! Zero-shot: the category whose text prototype is nearest, against labels or against the teacher's.
 
 use lgd_data::bank::Bank;
 
 use super::features::Features;
 use super::matrix::{Matrix, argmax, top1};
-use super::report::ZeroShotReport;
+use super::report::{AgreementReport, ZeroShotReport};
 use crate::run::RunError;
 
 /// The category of each row of `embeddings` (`[N, D]`): argmax of its products with `prototypes` (`[C, D]`), the first of
@@ -39,6 +39,13 @@ pub(super) fn judge(
         teacher: teacher.as_ref().map(|teacher| top1(teacher, &truth)),
         agreement: teacher.as_ref().map(|teacher| top1(&student, teacher)),
     })
+}
+
+/// How often student and teacher choose the same category; row for row, at least one row.
+pub(super) fn compare(student: &Matrix, teacher: &Matrix, bank: &Bank) -> Result<AgreementReport, RunError> {
+    let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
+    let (student, teacher) = (classify(student, &prototypes)?, classify(teacher, &prototypes)?);
+    Ok(AgreementReport { categories: bank.categories(), student: top1(&student, &teacher) })
 }
 
 #[cfg(test)]

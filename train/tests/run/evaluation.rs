@@ -89,6 +89,33 @@ fn without_caches_a_centre_crop_is_shown_and_bad_images_are_counted() {
 }
 
 #[test]
+fn agreement_needs_neither_labels_nor_matching_names() {
+    let world = World::new(12);
+    let run = untrained(&world);
+    let ask = |images: &Images, protocols: &[Protocol]| {
+        let test = LabelledImages { cache: Some(&world.cache), ..labelled(images) };
+        let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test, train: None };
+        let options = EvalOptions { protocols: protocols.to_vec(), ..options() };
+        evaluate(&inputs, &options, &Job::new())
+    };
+    let known = ask(&world.images, &[Protocol::ZeroShot, Protocol::Agreement]).unwrap();
+    let expected = known.zero_shot.as_ref().unwrap().agreement;
+    assert_eq!(known.agreement.as_ref().map(|found| found.student), expected);
+    assert!(known.to_table().contains("same choice as the teacher"));
+
+    let mut strange = world.images.clone();
+    strange.names = None;
+    strange.samples.iter_mut().for_each(|sample| sample.label = None);
+    let found = ask(&strange, &[Protocol::Agreement]).unwrap();
+    assert_eq!(found.agreement.as_ref().map(|found| found.student), expected);
+    assert_eq!((found.test.images, found.rejected()), (12, 0));
+    // Beside a protocol that needs labels, an image without one is a reject, whichever comes first.
+    strange.samples[0].label = Some(0);
+    let found = ask(&strange, &[Protocol::Agreement, Protocol::ZeroShot]).unwrap();
+    assert_eq!((found.test.images, found.rejected()), (1, 11));
+}
+
+#[test]
 fn classes_that_are_no_categories_are_listed() {
     let world = World::new(9);
     let run = untrained(&world);
