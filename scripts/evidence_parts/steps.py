@@ -147,18 +147,31 @@ class Workshop:
         self.step(f"bank-{name}", settings, lambda: self.lgd("bank", "--cache", cache, *options, "--out", out, "--overwrite"))
         return out
 
-    def train(self, name: str, cache: Path, images: Path, *options: str | Path) -> tuple[Path, dict]:
-        """The run `name`, resumed where it was interrupted, and its report."""
+    def train(self, name: str, cache: Path, images: Path, *options: str | Path) -> Path:
+        """The folder of the run `name`, resumed where it was interrupted, or of an equal one."""
         settings = {"cache": digest((cache / "cache.json").read_text()), "options": [self._portable(option) for option in options]}
+        # Bits differ between devices; a missing key stands for the CPU.
+        settings |= {} if self.device == "cpu" else {"device": self.device}
+        name = self._trained(settings) or name
         out = self.out / "runs" / f"{name}-{digest(json.dumps(settings))[:8]}"
         command = ["train", "--cache", cache, "--images", images, "--device", self.device, *options, "--out", out, "--resume"]
-        return out, self.step(f"train-{name}", settings, lambda: self.lgd(*command))
+        self.step(f"train-{name}", settings, lambda: self.lgd(*command))
+        return out
+
+    def _trained(self, settings: dict) -> str | None:
+        """The name under which the same training was finished before."""
+        for path in sorted((self.out / "steps").glob("train-*.json")):
+            if json.loads(path.read_text())["settings"] == settings:
+                return path.stem.removeprefix("train-")
+        return None
 
     def _portable(self, option: str | Path) -> str:
-        """A path with the content it stands for: a bank or run made anew is another one."""
+        """A path with the content it stands for: a list, cache or bank made anew is another one."""
         text = str(option).replace(f"{self.out}/", "")
-        manifests = [Path(option) / manifest for manifest in ("bank.json", "kdep.json")] if isinstance(option, Path) else []
-        return text + "".join(f"@{digest(path.read_text())[:16]}" for path in manifests if path.exists())
+        if not isinstance(option, Path):
+            return text
+        told = [option / manifest for manifest in ("cache.json", "bank.json", "kdep.json")] + [option] * (option.suffix == ".csv")
+        return text + "".join(f"@{digest(path.read_text())[:16]}" for path in told if path.exists())
 
     def evaluate(self, name: str, run_folder: Path, *options: str | Path) -> dict:
         """The evaluation `name` of a run."""

@@ -1,9 +1,10 @@
-"""Rows to files and to the table of README.md."""
+"""Rows to files and to the tables of README.md."""
 
 from __future__ import annotations
 
 import json
 import statistics
+from pathlib import Path
 
 from .steps import ROOT, Workshop
 
@@ -11,8 +12,8 @@ RESULTS = ROOT / "benches/results"
 EVIDENCE = RESULTS / "evidence.json"
 CHOICES = RESULTS / "evidence-choices.json"
 FIGURES = {
-    "zero_shot": "zero-shot", "agreement": "agrees with the teacher", "knn": "kNN-20", "probe_1": "probe 1%", "probe_10": "probe 10%",
-    "probe_100": "probe 100%", "top1": "own classes",
+    "zero_shot": "zero-shot", "knn": "kNN-20", "probe_1": "probe 1%", "probe_10": "probe 10%", "probe_100": "probe 100%",
+    "labels": "own classifier", "agreement": "as the teacher",
 }  # fmt: skip
 
 
@@ -21,33 +22,52 @@ def record(workshop: Workshop) -> None:
     for path, fresh in ((EVIDENCE, workshop.rows), (CHOICES, workshop.choices)):
         if not fresh:
             continue
-        name = workshop.scale.name
-        kept = [row for row in (json.loads(path.read_text()) if path.exists() else []) if row.get("scale") != name]
-        rows = kept + [row | {"scale": name} for row in fresh]
+        rows = [row for row in recorded(path) if row["scale"] != workshop.scale.name] + fresh
         path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
-def recorded() -> list[dict]:
-    """The rows on file."""
-    return json.loads(EVIDENCE.read_text()) if EVIDENCE.exists() else []
+def recorded(path: Path) -> list[dict]:
+    """What a file holds."""
+    return json.loads(path.read_text()) if path.exists() else []
 
 
-def markdown(rows: list[dict]) -> str:
-    """One line for each method, the mean over its seeds, with the deviation where there are several."""
+def markdown(rows: list[dict], choices: list[dict]) -> str:
+    """The rows, and after them the choices."""
+    return "\n\n".join(part for part in (methods(rows), comparisons(choices)) if part)
+
+
+def methods(rows: list[dict]) -> str:
+    """One line for each method: the mean over its seeds, with the deviation where there are several."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["scale"], row["method"], row["images"], row["epochs"]), []).append(row)
-    head = ["method", "seeds", "images x epochs", *FIGURES.values()]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    teachers: dict[str, set] = {"zero-shot": set(), "kNN-20": set()}
+    body, teachers = [], {"zero-shot": set(), "kNN-20": set()}
     for (_, method, images, epochs), group in groups.items():
-        cells = [method, str(len(group)), f"{images} x {epochs}"]
+        cells = [method, str(len(group)), f"{images:,} x {epochs:,}"]
         cells += [figure([row[key] for row in group if row.get(key) is not None]) for key in FIGURES]
-        lines.append("| " + " | ".join(cells) + " |")
+        body.append(cells)
         for name, key in (("zero-shot", "teacher_zero_shot"), ("kNN-20", "teacher_knn")):
             teachers[name] |= {round(row[key], 1) for row in group if row.get(key) is not None}
     told = [f"{name} {', '.join(map(str, sorted(values)))}" for name, values in teachers.items() if values]
-    return "\n".join([*lines, "", f"The teacher: {'; '.join(told)}." if told else ""])
+    after = f"\n\nThe teacher: {'; '.join(told)}." if told else ""
+    return lines(["method", "seeds", "images x epochs", *FIGURES.values()], body) + after
+
+
+def comparisons(choices: list[dict]) -> str:
+    """One line for each candidate of each choice."""
+    seen: dict[tuple, list[str]] = {}
+    for row in choices:
+        options = [f"{flag.removeprefix('--')} {value}" for flag, value in row["options"].items()]
+        options += [f"{key.replace('_', ' ')} {row[key]}" for key in ("names", "bank_tau_t") if key in row]
+        figures = [figure([row[key]]) if key in row else "" for key in ("student", "teacher")]
+        cells = [row["choice"], row["candidate"], row["objective"], ", ".join(options), f"{row['epochs']:,}", row["protocol"], *figures]
+        seen[row["scale"], row["choice"], row["candidate"]] = cells
+    return lines(["choice", "candidate", "objective", "options", "epochs", "judged by", "student", "teacher"], list(seen.values()))
+
+
+def lines(head: list[str], body: list[list[str]]) -> str:
+    """A table, or nothing where there is nothing to tell."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)) if body else ""
 
 
 def figure(values: list[float]) -> str:

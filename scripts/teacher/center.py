@@ -9,6 +9,7 @@ is left as it is: the demo's is fitted to centred vectors already. Everything bu
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,12 @@ def main() -> None:
         if path.is_file() and path.name not in ("image.onnx", "teacher.toml"):
             (args.out / path.name).unlink(missing_ok=True)
             (args.out / path.name).symlink_to(path.resolve())
+    shift = mean(args.cache)
     settings = (args.teacher / "teacher.toml").read_text()
-    (args.out / "teacher.toml").write_text(settings.replace('name = "', 'name = "centred-', 1))
-    save(centred(onnx.load(args.teacher / "image.onnx"), mean(args.cache)), args.out / "image.onnx")
+    # Another mean is another teacher.
+    name = f"centred-{hashlib.sha256(shift.tobytes()).hexdigest()[:8]}-"
+    (args.out / "teacher.toml").write_text(settings.replace('name = "', f'name = "{name}', 1))
+    save(centred(onnx.load(args.teacher / "image.onnx"), shift), args.out / "image.onnx")
 
 
 def mean(cache: Path) -> np.ndarray:

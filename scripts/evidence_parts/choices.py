@@ -1,0 +1,86 @@
+"""Choices and comparisons by short runs, judged on held-out training images."""
+
+from __future__ import annotations
+
+from .setup import QUEUE, Bench, Method, Student, centred
+from .steps import Workshop, say
+
+RATES = ("0.03", "0.1", "0.3")
+STUDENT_TAUS = ("0.05", "0.1", "0.2")
+# The published temperature of the teacher, and one at which more than the positive slot has weight.
+TEACHER_TAUS = ("0.01", "0.05")
+
+
+def short(workshop: Workshop) -> int:
+    """Epochs of a short run."""
+    return max(1, workshop.scale.epochs * 3 // 10)
+
+
+def compare(bench: Bench, choice: str, protocol: str, candidates: dict[str, Method], epochs: int | None = None) -> Method:
+    """Trains each candidate, writes down what held-out images say, and returns the best."""
+    found = {}
+    for label, method in candidates.items():
+        trained = bench.student(f"choice-{choice}-{label}", method, epochs or short(bench.workshop), 0)
+        found[label] = held_out(bench, trained, choice, label, protocol)
+    best = max(found, key=found.get)
+    say(f"   {choice}: {found}; best: {best}")
+    return candidates[best]
+
+
+def held_out(bench: Bench, student: Student, choice: str, label: str, protocol: str, names: str = "ten") -> float:
+    """One figure on held-out images, written down."""
+    evaluated = bench.judge(student, bench.held_out, f"held-out-{protocol}-{names}", protocol, names)
+    figures = evaluated["result"][protocol.replace("-", "_")]
+    row = {"scale": bench.workshop.scale.name, "choice": f"{bench.prefix}{choice}", "candidate": label, "protocol": protocol, "judged_by": names, "epochs": student.epochs}
+    row |= {"judged_images": evaluated["result"]["test"]["images"], "seed": student.seed} | student.method.settings()
+    row |= {key: figures[key] for key in ("student", "teacher", "agreement") if figures.get(key) is not None}
+    bench.workshop.choices.append(row | {"commit": evaluated["commit"], "date": evaluated["date"]})
+    return figures["student"]
+
+
+def over(method: Method, flag: str, values: tuple[str, ...]) -> dict[str, Method]:
+    """The method at several values of a flag."""
+    return {f"{flag.replace('_', '-')}-{value}": method.having(**{flag: value}) for value in values}
+
+
+def lgd(bench: Bench) -> Method:
+    """Rate, the student's temperature, the teacher's."""
+    method = compare(bench, "lgd", "zero-shot", over(Method("lgd", names="ten"), "lr", RATES))
+    method = compare(bench, "lgd-tau-s", "zero-shot", over(method, "tau_s", STUDENT_TAUS))
+    published, softer = TEACHER_TAUS
+    taus = {f"tau-t-{published}": method, f"tau-t-{softer}": method.learning("ten", softer)}
+    return compare(bench, "lgd-tau-t", "zero-shot", taus)
+
+
+def seed(bench: Bench) -> Method:
+    """As many candidates as LGD has."""
+    method = compare(bench, "seed", "zero-shot", over(Method("seed", {"--queue": str(QUEUE)}), "lr", RATES))
+    method = compare(bench, "seed-tau-s", "zero-shot", over(method, "tau_s", STUDENT_TAUS))
+    return compare(bench, "seed-tau-t", "zero-shot", over(method, "tau_t", TEACHER_TAUS))
+
+
+def kdep(bench: Bench) -> Method:
+    """Rate."""
+    return compare(bench, "kdep", "knn", over(Method("kdep", kdep=True), "lr", RATES))
+
+
+def hgkd(bench: Bench) -> Method:
+    """Rate."""
+    return compare(bench, "hgkd", "knn", over(Method("hgkd", {"--queue": str(QUEUE)}), "lr", RATES))
+
+
+def supervised(bench: Bench, epochs: int) -> Method:
+    """Rate, with the labels of this bench."""
+    return compare(bench, "supervised", "labels", over(Method("supervised"), "lr", RATES), epochs)
+
+
+def names(bench: Bench, method: Method) -> None:
+    """Does the number of names decide between LGD and SEED?"""
+    compare(bench, "lgd-names", "zero-shot", {name: method.learning(name, method.tau_t) for name in ("ten", "thirty", "ten-and-thousand")})
+
+
+def centring(bench: Bench, lgd: Method, seed: Method) -> None:
+    """Does the common direction of the teacher's embeddings? Without it similarities spread, so the temperature is tried again."""
+    around = centred(bench)
+    for name, method in (("lgd", lgd), ("seed", seed)):
+        compare(around, name, "zero-shot", over(method, "tau_s", STUDENT_TAUS))
