@@ -128,7 +128,7 @@ pub struct ExtractArgs {
     /// svd:DIM (projected to DIM values per token). The bytes are told first.
     #[arg(long, value_name = "STORAGE")]
     pub tokens: Option<StoreTokens>,
-    /// Views that the projection of --tokens svd:DIM is fitted to, spread evenly over the images.
+    /// Views that the projection of --tokens svd:DIM is fitted to, spread evenly over the images and their views.
     #[arg(long, value_name = "N", default_value_t = 2048, requires = "tokens", value_parser = at_least_one)]
     pub tokens_fit_views: usize,
     /// Most bytes that tokens and features may take: 500MB, 50GB, 2TB.
@@ -248,7 +248,7 @@ pub struct BankArgs {
     /// With --target kdep: its power n.
     #[arg(long, value_name = "N", default_value_t = 3.0, requires = "dim")]
     pub pts_power: f32,
-    /// With --target kdep: fit the projection on so many rows, spread evenly over the cache; default: all.
+    /// With --target kdep: fit the projection on so many rows, spread evenly over the images and their views; default: all.
     #[arg(long, value_name = "ROWS", requires = "dim", value_parser = at_least_one)]
     pub fit_rows: Option<usize>,
     #[command(flatten)]
@@ -389,7 +389,8 @@ pub struct TrainArgs {
     /// the average.
     #[arg(long, value_name = "DECAY")]
     pub ema: Option<f32>,
-    /// Parts that a batch goes through the student in, to save memory; batch statistics are those of a part.
+    /// Parts that a batch goes through the student in, to save memory; batch statistics are those of a part, and so are the captions that
+    /// the objective caption tells apart.
     #[arg(long, value_name = "PARTS", default_value_t = 1, value_parser = at_least_one)]
     pub accumulate: usize,
     /// Where the student trains: cpu or cuda:N.

@@ -1,7 +1,7 @@
 //! KDEP's targets from a cache alone (METHODS section 2): no image, no teacher, no label.
 //!
 //! ```text
-//! pass 1   x -> sums -> principal axes               all rows, or rows spread evenly over them
+//! pass 1   x -> sums -> principal axes               all rows, or views spread evenly over the samples
 //! pass 2   x -> y = V (x - mu) -> f(y) -> f16        shard by shard, on all threads
 //! f(y) = sign(y) |y / T|^(1/n)                       power temperature scaling
 //! ```
@@ -20,6 +20,7 @@ use lgd_data::column::MappedColumn;
 use lgd_data::job::Job;
 use lgd_data::kdep::{KdepRecord, KdepWriter, TargetScale};
 use lgd_data::projection::{MomentSums, Projection, ProjectionError};
+use lgd_data::spread::ViewSpread;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -49,7 +50,7 @@ pub struct KdepRequest<'a> {
     pub dim: usize,
     /// How the projected features are scaled.
     pub pts: PowerTemperature,
-    /// Rows to fit the projection on, spread evenly over the cache; all where `None` or where there are no more.
+    /// Rows to fit the projection on, spread evenly over the samples and their views; all where `None` or where there are no more.
     pub fit_rows: Option<usize>,
     /// The bank's folder.
     pub out: &'a Path,
@@ -107,8 +108,8 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
         return Err(BankError::NoRows);
     }
     KdepWriter::check(request.out, request.existing)?;
-    let sample = Sample { rows: request.fit_rows.unwrap_or(rows).clamp(1, rows), of: rows };
-    job.begin(as_units(sample.rows).saturating_add(as_units(rows)));
+    let sample = Sample::new(request.fit_rows.unwrap_or(rows), rows, request.cache.views_per_sample());
+    job.begin(as_units(sample.rows()).saturating_add(as_units(rows)));
 
     let mut seconds = KdepSeconds::default();
     let started = Instant::now();
@@ -131,7 +132,7 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
     let (rank, explained_variance) = (record.rank, record.explained_variance);
     writer.finish(record, &projection, features.shard_rows().len(), rows)?;
     seconds.finish = started.elapsed().as_secs_f64();
-    let fitted_rows = sample.rows;
+    let fitted_rows = sample.rows();
     Ok(KdepReport { rows, fitted_rows, features: width, dim, rank, explained_variance, scale, seconds })
 }
 
@@ -148,24 +149,39 @@ fn record(
         dim: projection.dim(),
         pts_temperature: request.pts.temperature(),
         pts_power: request.pts.power(),
-        fitted_rows: sample.rows,
+        fitted_rows: sample.rows(),
         explained_variance: projection.explained(),
         rank: projection.rank(),
         scale,
     }
 }
 
-/// Rows spread evenly over all.
+/// The rows that the projection is fitted on.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    rows: usize,
-    of: usize,
+    spread: ViewSpread,
+    views: usize,
 }
 
 impl Sample {
-    /// The row that is sampled at `index`, below `rows`.
+    /// At least one of `rows` rows, which are `views` for every sample of the cache.
+    fn new(wanted: usize, rows: usize, views: usize) -> Self {
+        Self { spread: ViewSpread::new(wanted.max(1), rows / views, views), views }
+    }
+
+    fn rows(self) -> usize {
+        self.spread.count()
+    }
+
+    /// The row that is sampled at `index`, below [`Self::rows`].
     fn row(self, index: usize) -> usize {
-        index * self.of / self.rows
+        let (sample, view) = self.spread.pick(index);
+        sample * self.views + view
+    }
+
+    /// All rows of the samples between those of the first and the last index.
+    fn span(self, first: usize, last: usize) -> Range<usize> {
+        self.spread.pick(first).0 * self.views..(self.spread.pick(last).0 + 1) * self.views
     }
 }
 
@@ -174,11 +190,11 @@ fn sums(features: &MappedColumn<f32>, sample: Sample, job: &Job) -> Result<Momen
     let width = features.width();
     let mut sums = MomentSums::new(width);
     let mut values = Vec::new();
-    for start in (0..sample.rows).step_by(CHUNK) {
+    for start in (0..sample.rows()).step_by(CHUNK) {
         if job.interrupted() {
             return Err(BankError::Interrupted);
         }
-        let count = CHUNK.min(sample.rows - start);
+        let count = CHUNK.min(sample.rows() - start);
         values.resize(count * width, 0.0);
         values.par_chunks_mut(BLOCK * width).enumerate().try_for_each(|(block, out)| {
             let first = start + block * BLOCK;
@@ -186,7 +202,7 @@ fn sums(features: &MappedColumn<f32>, sample: Sample, job: &Job) -> Result<Momen
             read(features, rows.map(|index| sample.row(index)), out)
         })?;
         sums.add(&values);
-        features.release(sample.row(start)..sample.row(start + count - 1) + 1);
+        features.release(sample.span(start, start + count - 1));
         job.advance(as_units(count));
     }
     Ok(sums)

@@ -225,6 +225,28 @@ fn the_projection_may_be_fitted_on_rows_spread_over_the_cache() {
 }
 
 #[test]
+fn a_part_of_the_rows_has_views_of_every_index() {
+    // View 0 varies along two axes, view 1 along two others.
+    let pairs = unit_rows(174, 2, 3);
+    let values: Vec<f32> = pairs
+        .chunks(2)
+        .enumerate()
+        .flat_map(|(row, pair)| match row % VIEWS {
+            0 => [pair[0], pair[1], 0.0, 0.0],
+            _ => [0.0, 0.0, pair[0], pair[1]],
+        })
+        .collect();
+    let root = tempfile::tempdir().unwrap();
+    let cache = write_cache(&root.path().join("cache"), &values, 4, &ACCEPTED);
+    // A tenth, and a number of rows that is no multiple of the views.
+    for rows in [17, 87, 5] {
+        let options = Options { fit_rows: Some(rows), existing: Existing::Overwrite, ..Options::new(4) };
+        let report = build(&cache, &root.path().join("kdep"), &options).unwrap();
+        assert_eq!((report.fitted_rows, report.rank), (rows, 4));
+    }
+}
+
+#[test]
 fn the_manifest_says_what_the_bank_was_made_from() {
     let root = tempfile::tempdir().unwrap();
     let cache = write_cache(&root.path().join("cache"), &unit_rows(174, 16, 1), 16, &ACCEPTED);

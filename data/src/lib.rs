@@ -2,7 +2,7 @@
 //!
 //! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
 //! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`]: the folders on disk;
-//! - [`projection`]: principal axes, fitted on streamed rows;
+//! - [`projection`]: principal axes, fitted on streamed rows; [`spread`]: some views that stand for all;
 //! - [`job`]: progress and interruption of a running stage.
 
 pub mod bank;
@@ -18,6 +18,7 @@ mod positioned;
 pub mod projection;
 pub mod render;
 pub mod source;
+pub mod spread;
 mod table;
 mod target_files;
 pub mod view;

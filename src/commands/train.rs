@@ -9,6 +9,7 @@ use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
 use lgd_data::source::open_source;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
+use lgd_train::objective::ObjectiveKind;
 use lgd_train::optim::{OptimiserSettings, Rule, ScheduleKind, Unit};
 use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
@@ -30,7 +31,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     let cache = Cache::open(&args.cache, Verify::Full)?;
     let banks = Banks::open(&args.bank)?;
     let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
-    eprintln!("note: {origin}");
+    note(&origin, &config);
     // Listing millions of images that nobody opens would only take time.
     let images = args.images.as_deref().filter(|_| origin.stored().is_none());
     let source = images.map(|path| {
@@ -59,6 +60,18 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     summarise(&report, args);
     print_json(&report)?;
     Ok(Exit::Done)
+}
+
+/// Says what the flags do not show: where views come from, and that in parts `caption` is another objective.
+fn note(origin: &ViewOrigin, config: &TrainConfig) {
+    eprintln!("note: {origin}");
+    let TrainConfig { objective, accumulate, batch, .. } = config;
+    if *accumulate > 1 && objective.contain(ObjectiveKind::Caption) {
+        let part = batch / accumulate;
+        eprintln!(
+            "note: with --accumulate {accumulate} the objective caption contrasts {part} images at a time, not {batch}"
+        );
+    }
 }
 
 /// The banks typed, told apart by their manifests.

@@ -79,7 +79,9 @@ fn features_become_a_bank_that_can_be_inspected_and_verified() {
     let explained = report["explained_variance"].as_f64().unwrap();
     // Seven classes of almost one size make six axes of almost one variance.
     assert!((explained - 4.0 / 6.0).abs() < 0.02, "{explained}");
-    assert!(report["seconds"]["axes"].as_f64().unwrap() >= 0.0);
+    for stage in ["sums", "axes", "targets", "finish"] {
+        assert!(report["seconds"][stage].as_f64().unwrap() > 0.0, "{stage} was not timed: {report}");
+    }
 
     let manifest = desk.lgd("inspect banks/kdep").ended(0, &[]).json();
     assert_eq!((manifest["output"].as_str(), &manifest["features"]), (Some("pooled"), &28.into()));

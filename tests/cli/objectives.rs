@@ -56,13 +56,15 @@ fn one_cache_serves_every_objective() {
     let desk = Desk::new();
     desk.images("images", 0, 4);
     let teacher = desk.teacher("teacher").join("teacher.toml");
-    // A grid of 4 x 4 tokens, which a student of 32 pixels reaches by doubling.
+    // A grid of 4 x 4 tokens, which a student of 64 pixels reaches by doubling.
     let settings = std::fs::read_to_string(&teacher).unwrap().replace("size = 160", "size = 128");
     std::fs::write(&teacher, settings).unwrap();
     let mut list = "path,label,caption\n".to_owned();
     for class in CLASSES {
-        for file in std::fs::read_dir(desk.path("images").join(class)).unwrap() {
-            let name = file.unwrap().file_name();
+        let files = std::fs::read_dir(desk.path("images").join(class)).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        for name in names {
             list += &format!("images/{class}/{},{class},a small picture of a {class}\n", name.display());
         }
     }
@@ -74,21 +76,29 @@ fn one_cache_serves_every_objective() {
     let warning = "dimensions have any variance in the 80 rows";
     desk.lgd("bank --cache cache --target kdep --dim 512 --out banks/kdep").ended(0, &[warning]);
 
-    let train =
-        "train --cache cache --images list.csv --student resnet18 --size 32 --batch 8 --lr 0.01 --epochs";
-    let all = "lgd,seed:0.5,kdep:0.1,caption:0.5";
+    let train = "train --cache cache --images list.csv --student resnet18 --batch 8 --lr 0.01 --epochs";
+    let all = "lgd,seed:0.5,kdep:1,caption:0.5";
     let ran = desk.lgd(&format!(
-        "{train} 4 --objective {all} --bank banks/ten --bank banks/kdep --queue 16 --out runs/sum"
+        "{train} 4 --size 32 --objective {all} --bank banks/ten --bank banks/kdep --queue 16 --out runs/sum"
     ));
     let log = ran.ended(0, &["epoch 4/4"]).stderr;
-    for word in ["text", "visual", "seed", "kdep", "caption"] {
+    for word in ["text", "visual", "kdep", "caption"] {
         let found = losses(&log, word);
         assert!(found.len() == 4 && found[3] < found[0], "{word}: {found:?} in\n{log}");
     }
-    let log = desk
-        .lgd(&format!("{train} 4 --objective hgkd --queue 16 --out runs/hgkd"))
-        .ended(0, &["epoch 4/4"])
-        .stderr;
+    // Its first step has an empty queue and the loss 0: what follows is not below that.
+    let found = losses(&log, "seed");
+    assert!(found.len() == 4 && found.iter().all(|loss| *loss > 0.0), "{found:?} in\n{log}");
+
+    assert!(!log.contains("contrasts"), "{log}");
+    let parts = format!("{train} 0 --size 32 --objective caption --accumulate 2 --out runs/parts");
+    desk.lgd(&parts).ended(0, &["note: with --accumulate 2", "caption contrasts 4 images at a time, not 8"]);
+
+    // One cell of the mask cannot be seen and hidden.
+    let hgkd = format!("{train} 4 --objective hgkd --queue 16 --out runs/hgkd --size");
+    desk.lgd(&format!("{hgkd} 32")).ended(2, &["got 32 x 32", "hint: the smallest square is 64 x 64"]);
+    assert!(!desk.path("runs/hgkd").exists());
+    let log = desk.lgd(&format!("{hgkd} 64")).ended(0, &["epoch 4/4"]).stderr;
     for word in ["hgkd_hidden", "hgkd_visible"] {
         let found = losses(&log, word);
         assert!(found.len() == 4 && found[3] < found[0], "{word}: {found:?} in\n{log}");
@@ -156,4 +166,10 @@ fn banks_that_are_missing_surplus_or_doubled_are_refused() {
         .ended(2, &["second bank of names", "hint:"]);
     desk.lgd(&format!("{train} --objective caption")).ended(2, &["caption needs captions"]);
     desk.lgd(&format!("{train} --objective lgd,seed:0.5 --bank banks/ten --slots views")).ended(0, &[]);
+
+    let kept =
+        "bank --cache cache --teacher teacher --categories names.txt --keep-unassigned --out banks/kept";
+    desk.lgd(kept).ended(0, &[]);
+    desk.lgd(&format!("{train} --bank banks/kept --slots views --overwrite"))
+        .ended(2, &["banks/kept", "--slots views", "hint:", "--keep-unassigned"]);
 }

@@ -35,6 +35,16 @@ pub enum TrainError {
         /// The output.
         output: &'static str,
     },
+    /// A part of a batch reaches past the end of its targets.
+    #[error("the batch has {rows} rows of targets, a part of it takes {len} from row {start} on")]
+    MissingRows {
+        /// First row of the part.
+        start: usize,
+        /// Rows of the part.
+        len: usize,
+        /// Rows there are.
+        rows: usize,
+    },
     /// A name that stands for no objective.
     #[error("unknown objective {name:?}\nhint: objectives are {known}; `lgd objectives` says more")]
     UnknownObjective {
@@ -95,9 +105,9 @@ pub enum TrainError {
     /// A masked graph ran without a mask.
     #[error("the graph is masked, but no mask was set")]
     NoMask,
-    /// Images that cells of a mask do not fill.
+    /// Images that cells of a mask do not fill, or of a single cell.
     #[error(
-        "students that see masked images need sides that are multiples of 32, got {height} x {width}\nhint: 224 x 224 fits"
+        "students that see masked images need sides that are multiples of 32, and two cells of 32 x 32 at least, got {height} x {width}\nhint: the smallest square is 64 x 64"
     )]
     MaskedSize {
         /// Rows of pixels.

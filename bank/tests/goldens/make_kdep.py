@@ -24,7 +24,9 @@ def golden(tensors, name, seed, rows, width, dim, temperature=0.1, power=3.0, fi
     features = rng.standard_normal((rows, width)) @ rng.standard_normal((width, width)) * 2.0 ** -rng.uniform(0, 5, width)
     features = (features + rng.uniform(-1, 2, width)).astype(np.float16)
     x = features.astype(np.float64)
-    chosen = np.arange(fit_rows or rows) * rows // (fit_rows or rows)
+    # Spread over the samples, which have two views that take turns.
+    picks, samples = np.arange(fit_rows or rows), rows // 2
+    chosen = picks * samples // len(picks) * 2 + picks % 2
     mean = x[chosen].mean(axis=0)
     _, singular, axes = np.linalg.svd(x[chosen] - mean, full_matrices=False)
     axes = axes[:dim]

@@ -77,6 +77,11 @@ impl Bank {
         Ok(())
     }
 
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The manifest.
     pub fn manifest(&self) -> &BankManifest {
         &self.manifest

@@ -70,6 +70,11 @@ impl KdepBank {
         Ok(())
     }
 
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The manifest.
     pub fn manifest(&self) -> &KdepManifest {
         &self.manifest

@@ -1,6 +1,7 @@
 //! What stored views, features and tokens will take on disk, before the work begins.
 
 use lgd_data::cache::{CacheConfig, Partition, StoredFormat};
+use lgd_data::spread::ViewSpread;
 
 use super::prepare::Preparer;
 
@@ -82,10 +83,10 @@ impl OutputEstimate {
 /// The mean over views of samples spread over the listing, view 0 of one, view 1 of the next and so on.
 fn probe(preparer: &Preparer<'_>, config: &CacheConfig, format: StoredFormat) -> Option<usize> {
     let samples = preparer.source().samples().len();
-    let probes = PROBES.min(samples);
-    let lengths: Vec<usize> = (0..probes)
-        .zip((0..config.views).cycle())
-        .filter_map(|(probe, view)| preparer.stored_length(format, probe * samples / probes, view))
+    let spread = ViewSpread::new(PROBES.min(samples), samples, config.views.into());
+    let lengths: Vec<usize> = (0..spread.count())
+        .map(|probe| spread.pick(probe))
+        .filter_map(|(sample, view)| preparer.stored_length(format, sample, view))
         .collect();
     lengths.iter().sum::<usize>().checked_div(lengths.len()).map(|mean| mean + 1)
 }

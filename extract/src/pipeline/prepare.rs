@@ -172,8 +172,9 @@ impl<'a> Preparer<'a> {
     }
 
     /// Bytes of view `index` of a sample as `format` stores it; `None` where the sample cannot be used.
-    pub(super) fn stored_length(&self, format: StoredFormat, sample: usize, index: u16) -> Option<usize> {
+    pub(super) fn stored_length(&self, format: StoredFormat, sample: usize, index: usize) -> Option<usize> {
         let bytes = self.read(sample).ok()?;
+        let index = u16::try_from(index).ok()?;
         let image = decode(&bytes, &self.limits).ok()?;
         let view = self.view(sample, index, &image);
         let shown = render(&image, &view, format.size, self.resample).ok()?;

@@ -7,7 +7,7 @@ use half::f16;
 use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Existing, Partition};
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
-use lgd_data::projection::Projection;
+use lgd_data::projection::{MomentSums, Projection};
 use lgd_data::source::{Captions, ImageSource};
 use lgd_data::view::Policy;
 use lgd_extract::encoder::{EncodedViews, Outputs, PixelBuffer, TokenShape};
@@ -330,6 +330,30 @@ fn a_part_uses_the_projection_that_another_has_kept() {
     let again = self::builder(&third, &source, dir.path());
     assert_eq!(third.extract(&source, &again, Partition::WHOLE, &Job::new()).unwrap().shards, 3);
     assert!(kept == std::fs::read(dir.path().join("tokens.safetensors")).unwrap());
+}
+
+#[test]
+fn the_projection_is_fitted_to_views_of_every_index() {
+    let source = captioned(30, |_| false);
+    let (exact, projected) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let exact = cache(&source, TokenStorage::F16, 1, 1, exact.path());
+    let ninth = TokenStorage::Projected { dim: 5, fit_views: 10 };
+    cache(&source, ninth, 1, 1, projected.path());
+    let fitted = Projection::load(&projected.path().join("tokens.safetensors")).unwrap();
+    let tokens = exact.tokens().unwrap().unwrap();
+    // The mean of the tokens of ten rows.
+    let mean = |row: &dyn Fn(usize) -> usize| {
+        let mut values = vec![0.0; 10 * tokens.width()];
+        tokens.copy_rows((0..10).map(row), &mut values);
+        let mut sums = MomentSums::new(tokens.record().dim);
+        sums.add(&values);
+        Projection::fit(&sums, 5).unwrap().mean().to_vec()
+    };
+    let off =
+        |mean: Vec<f32>| mean.iter().zip(fitted.mean()).fold(0.0_f32, |off, (a, b)| off.max((a - b).abs()));
+    // View 0 of the first sample, view 1 of the fourth, view 2 of the seventh and so on; f16 is what is between them.
+    let (taking_turns, first_only) = (off(mean(&|pick| 9 * pick + pick % 3)), off(mean(&|pick| 9 * pick)));
+    assert!(taking_turns < 1e-4 && first_only > 1e-2, "{taking_turns} {first_only}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use candle_core::{Device, Tensor};
 use lgd_data::ArtefactError;
 
 use crate::error::{TrainError, expect_dims};
-use crate::objective::Objective;
+use crate::objective::{Objective, ReadEmbeddings};
 use crate::optim::Update;
 use crate::run::RunError;
 use crate::student::Student;
@@ -100,11 +100,16 @@ fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunErr
     if finite { Ok(()) } else { Err(RunError::Diverged { step, name: name.to_owned() }) }
 }
 
-/// Puts the state in `bytes` back; `path` names the file in messages.
+/// Puts the state in `bytes` back; `path` names the file in messages, `read` gives the teacher's embeddings `[n, D]` of cache rows.
 ///
 /// # Errors
 /// [`ArtefactError::Invalid`] where the bytes are not a checkpoint of such a run.
-pub fn restore(bytes: &[u8], path: &Path, state: &mut Stateful<'_>) -> Result<Progress, RunError> {
+pub fn restore(
+    bytes: &[u8],
+    path: &Path,
+    state: &mut Stateful<'_>,
+    read: &mut ReadEmbeddings<'_>,
+) -> Result<Progress, RunError> {
     let invalid = |reason: String| RunError::from(ArtefactError::invalid(path, reason));
     let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
         .map_err(|error| invalid(format!("not a valid safetensors file: {error}")))?;
@@ -119,7 +124,7 @@ pub fn restore(bytes: &[u8], path: &Path, state: &mut Stateful<'_>) -> Result<Pr
         return Err(invalid(format!("it belongs to another student: {report}")));
     }
     load_slots(state, &part(OPTIMISER)).map_err(|error| invalid(error.to_string()))?;
-    state.objective.load_state(&part(OBJECTIVE)).map_err(|error| invalid(error.to_string()))?;
+    state.objective.restore(&part(OBJECTIVE), read).map_err(|error| invalid(error.to_string()))?;
     let step = single(STEP)?.to_vec1::<i64>().ok().and_then(|step| usize::try_from(*step.first()?).ok());
     let step = step.ok_or_else(|| invalid(format!("{STEP} is not a step")))?;
     let epoch_loss =

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Shape, Tensor};
 use lgd_data::bank::{Bank, DistributionColumn, Targets};
-use lgd_data::cache::{Cache, TokenColumn};
+use lgd_data::cache::{Cache, TokenColumn, TokenRecord};
 use lgd_data::column::MappedColumn;
 use lgd_data::kdep::KdepBank;
 
@@ -44,6 +44,14 @@ impl<'a> TargetInputs<'a> {
         kdep.require_cache(self.cache)?;
         Ok(kdep)
     }
+
+    /// What the cache's tokens are.
+    ///
+    /// # Errors
+    /// [`RunError::NotCached`] where it holds none.
+    pub fn tokens(&self) -> Result<&'a TokenRecord, RunError> {
+        self.cache.manifest().config.tokens.as_ref().ok_or_else(|| no_tokens(self.cache))
+    }
 }
 
 /// What a batch's targets are gathered from: the columns that were asked for, and the embeddings.
@@ -63,8 +71,8 @@ impl<'a> TargetSource<'a> {
     /// Opens the columns `wanted`.
     ///
     /// # Errors
-    /// [`RunError::Artefact`] where a bank was made from another cache or a shard is unreadable; [`RunError::MissingInput`] where a column
-    /// is nowhere to be had.
+    /// [`RunError::Artefact`] where a bank was made from another cache or a shard is unreadable; [`RunError::MissingInput`] and
+    /// [`RunError::NotCached`] where a column is nowhere to be had.
     pub fn open(
         inputs: TargetInputs<'a>,
         wanted: TargetColumns,
@@ -186,23 +194,36 @@ fn number(row: usize) -> Result<u32, TrainError> {
     })
 }
 
-/// What is said of a cache without tokens.
-pub const NO_TOKENS: RunError = RunError::MissingInput {
-    of: "hgkd",
-    input: "the teacher's patch tokens, which the cache does not hold\nhint: extract again, with --tokens",
-};
-
 fn tokens(cache: &Cache) -> Result<TokenColumn, RunError> {
-    cache.tokens()?.ok_or(NO_TOKENS)
+    cache.tokens()?.ok_or_else(|| no_tokens(cache))
 }
 
+fn no_tokens(cache: &Cache) -> RunError {
+    RunError::NotCached {
+        of: "hgkd",
+        column: "the teacher's patch tokens",
+        cache: cache.dir().to_owned(),
+        hint: "extract again with --tokens",
+    }
+}
+
+/// The captions, which must be as wide as the embeddings that they are compared with.
 fn captions(cache: &Cache) -> Result<MappedColumn<f32>, RunError> {
-    let input = "captions, which the cache does not hold\nhint: extract again with --captions, from a list that has them";
-    let column = cache.captions()?.ok_or(RunError::MissingInput { of: "caption", input })?;
+    let path = || cache.dir().to_owned();
+    let column = cache.captions()?.ok_or_else(|| RunError::NotCached {
+        of: "caption",
+        column: "captions",
+        cache: path(),
+        hint: "extract again with --captions, from a list that has them",
+    })?;
     if column.width() == cache.dim() {
         return Ok(column);
     }
-    let hint = "captions must be encoded by the text encoder that shares the image encoder's space";
-    let what = "a caption embedding of the cache".to_owned();
-    Err(RunError::Width { what, got: column.width(), expected: cache.dim(), hint })
+    Err(RunError::Width {
+        path: path(),
+        what: "a caption embedding".to_owned(),
+        got: column.width(),
+        expected: cache.dim(),
+        hint: "captions must be encoded by the text encoder that shares the image encoder's space",
+    })
 }

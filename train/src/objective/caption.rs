@@ -1,13 +1,14 @@
 //! The caption term of GPT4Image (arXiv 2306.00693): METHODS.md section 4.
 //!
 //! Symmetric contrast within the batch: with logits `z[i,j] = s_i . c_j / tau` of the students' and the captions' embeddings,
-//! `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is taken in parts is contrasted part by part.
+//! `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is taken in parts is contrasted part by part:
+//! the fewer captions there are to tell apart, the smaller the loss, so that `--accumulate` makes another objective of this one.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, check_temperature};
+use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs, check_temperature};
 use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::student::StudentOutput;
@@ -18,6 +19,7 @@ pub const SPEC: ObjectiveSpec = ObjectiveSpec {
     about: "contrast of images and their captions' embeddings within the batch",
     needs: &["captions in the cache"],
     flags: &["--tau-caption"],
+    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
     default_weight: 1.0,
     source: "GPT4Image, arXiv 2306.00693",
 };

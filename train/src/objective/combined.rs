@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use super::{Loss, Objective, TargetBatch, TargetColumns};
+use super::{Loss, Objective, ReadEmbeddings, TargetBatch, TargetColumns};
 use crate::error::TrainError;
 use crate::student::StudentOutput;
 
@@ -86,19 +86,16 @@ impl Objective for Combined {
         Ok(all)
     }
 
-    fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    fn restore(
+        &mut self,
+        state: &BTreeMap<String, Tensor>,
+        read: &mut ReadEmbeddings<'_>,
+    ) -> Result<(), TrainError> {
         self.parts.iter_mut().try_for_each(|part| {
             let prefix = format!("{}.", part.name);
             let named = state.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?, tensor)));
             let own = named.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
-            part.objective.load_state(&own)
+            part.objective.restore(&own, read)
         })
-    }
-
-    fn refill(
-        &mut self,
-        read: &mut dyn FnMut(&[usize]) -> Result<Tensor, TrainError>,
-    ) -> Result<(), TrainError> {
-        self.parts.iter_mut().try_for_each(|part| part.objective.refill(read))
     }
 }

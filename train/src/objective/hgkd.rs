@@ -8,14 +8,19 @@
 //!
 //! with the tokens x that the decoder makes of a masked view, the teacher's standardised tokens y of the whole one, the student's
 //! embedding s of the masked view, the teacher's t of the whole one, and the filled part of a queue Q of the last K teacher embeddings, to
-//! which a batch is added after its step. Means over positions are over the width of the tokens too.
+//! which a batch is added after its step. Means over positions are over the teacher's width D of the tokens too. Of projected tokens the
+//! d values that are left are compared, and D still divides: axes are orthonormal, so that the error is that of whole tokens, as far as the
+//! projection keeps them, and its balance with L_sim does not depend on how tokens are stored.
 
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use lgd_kernels::geometry::{expect_eq, expect_positive};
 
-use super::{BatchMask, Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, TeacherQueue, present};
+use super::{
+    BatchMask, Loss, Objective, ObjectiveSpec, ReadEmbeddings, TargetBatch, TargetColumns, TeacherQueue,
+    WantedOutputs,
+};
 use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::student::StudentOutput;
@@ -26,6 +31,7 @@ pub const SPEC: ObjectiveSpec = ObjectiveSpec {
     about: "the teacher's patch tokens of the whole view, generated from a masked one, and its similarities to a queue of embeddings",
     needs: &["patch tokens in the cache"],
     flags: &["--mask-ratio", "--beta", "--lambda-sim", "--queue"],
+    outputs: WantedOutputs { embedding: true, tokens: true, ..WantedOutputs::NONE },
     default_weight: 1.0,
     source: "H-GKD, arXiv 2309.09571",
 };
@@ -55,21 +61,23 @@ impl Default for HgkdSettings {
 pub struct Hgkd {
     settings: HgkdSettings,
     queue: TeacherQueue,
+    teacher_dim: usize,
 }
 
 impl Hgkd {
-    /// The objective over `queue`.
+    /// The objective over `queue`, for tokens that the teacher gives in width `teacher_dim`, however wide they are stored.
     ///
     /// # Errors
-    /// A weight that is negative or not finite.
-    pub fn new(settings: HgkdSettings, queue: TeacherQueue) -> Result<Self, TrainError> {
+    /// A weight that is negative or not finite, or a width of 0.
+    pub fn new(settings: HgkdSettings, queue: TeacherQueue, teacher_dim: usize) -> Result<Self, TrainError> {
+        expect_positive("the width of the teacher's tokens", teacher_dim)?;
         for (name, value) in [("beta", settings.beta), ("lambda", settings.lambda)] {
             if !value.is_finite() || value < 0.0 {
                 let range = "finite and at least 0";
                 return Err(TrainError::Setting { name, value: value.into(), range });
             }
         }
-        Ok(Self { settings, queue })
+        Ok(Self { settings, queue, teacher_dim })
     }
 }
 
@@ -79,9 +87,8 @@ impl Objective for Hgkd {
     }
 
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError> {
-        let tokens = present("tokens", targets.tokens.as_ref())?;
-        let mask = present("mask", targets.mask.as_ref())?;
-        let [hidden, visible] = feature_losses(output.tokens()?, tokens, mask)?;
+        let (tokens, mask) = (targets.tokens()?, targets.mask()?);
+        let [hidden, visible] = feature_losses(output.tokens()?, tokens, mask, self.teacher_dim)?;
         let queue = self.queue.tensor()?;
         let similarity = similarity_loss(output.embedding()?, targets.embedding()?, queue.as_ref())?;
         let parts = vec![
@@ -102,27 +109,30 @@ impl Objective for Hgkd {
         self.queue.state()
     }
 
-    fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
-        self.queue.load_state(state)
-    }
-
-    fn refill(
+    fn restore(
         &mut self,
-        read: &mut dyn FnMut(&[usize]) -> Result<Tensor, TrainError>,
+        state: &BTreeMap<String, Tensor>,
+        read: &mut ReadEmbeddings<'_>,
     ) -> Result<(), TrainError> {
-        self.queue.refill(read)
+        self.queue.restore(state, read)
     }
 }
 
-/// Mean squared errors of `[B, rows, columns, D]` over hidden and over visible positions: two scalars, 0 where there is no such position.
-fn feature_losses(x: &Tensor, y: &Tensor, mask: &BatchMask) -> Result<[Tensor; 2], TrainError> {
-    let (batch, rows, columns, dim) = x.dims4()?;
+/// Squared errors of `[B, rows, columns, d]`, summed and divided by positions and `teacher_dim`, over hidden and over visible positions: two
+/// scalars, 0 where there is no such position.
+fn feature_losses(
+    x: &Tensor,
+    y: &Tensor,
+    mask: &BatchMask,
+    teacher_dim: usize,
+) -> Result<[Tensor; 2], TrainError> {
+    let (batch, rows, columns, _) = x.dims4()?;
     expect_dims("teacher tokens", y, x.dims())?;
     let visible = spread(mask, (batch, rows, columns))?;
     let errors = (x - y)?.sqr()?.sum(3)?;
     let mean_over = |shown: bool| {
         let count = visible.iter().filter(|&&visible| visible == shown).count();
-        let share = single(1.0 / real((count * dim).max(1)));
+        let share = single(1.0 / real((count * teacher_dim).max(1)));
         let weights: Vec<f32> =
             visible.iter().map(|&visible| if visible == shown { share } else { 0.0 }).collect();
         errors.mul(&Tensor::from_vec(weights, errors.dims(), errors.device())?)?.sum_all()
@@ -132,15 +142,15 @@ fn feature_losses(x: &Tensor, y: &Tensor, mask: &BatchMask) -> Result<[Tensor; 2
 
 /// Whether each token of `[B, rows, columns]` stands in a visible cell.
 fn spread(mask: &BatchMask, (batch, rows, columns): (usize, usize, usize)) -> Result<Vec<bool>, TrainError> {
-    expect_positive("cells of a mask", mask.rows * mask.columns)?;
-    expect_eq("cells of the batch's mask", batch * mask.rows * mask.columns, mask.visible.len())?;
-    expect_eq("rows of tokens in whole cells", rows / mask.rows * mask.rows, rows)?;
-    expect_eq("columns of tokens in whole cells", columns / mask.columns * mask.columns, columns)?;
-    let (high, wide) = (rows / mask.rows, columns / mask.columns);
+    let (cell_rows, cell_columns) = mask.cells();
+    expect_eq("images of the batch's mask", batch, mask.images())?;
+    expect_eq("rows of tokens in whole cells", rows / cell_rows * cell_rows, rows)?;
+    expect_eq("columns of tokens in whole cells", columns / cell_columns * cell_columns, columns)?;
+    let (high, wide) = (rows / cell_rows, columns / cell_columns);
     let cell = |token: usize| {
         let (line, column) = (token / columns, token % columns);
-        let row = line / rows * mask.rows + line % rows / high;
-        mask.visible[row * mask.columns + column / wide]
+        let row = line / rows * cell_rows + line % rows / high;
+        mask.visible()[row * cell_columns + column / wide]
     };
     Ok((0..batch * rows * columns).map(cell).collect())
 }

@@ -3,7 +3,7 @@
 //! `L = mean over batch and dimensions of (x - f(y))^2`, with the student's pooled feature x before its last activation, and the
 //! teacher's feature projected to its width and scaled, f(y), which the KDEP bank holds.
 
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns};
+use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs};
 use crate::error::{TrainError, expect_dims};
 use crate::student::StudentOutput;
 
@@ -13,6 +13,7 @@ pub const SPEC: ObjectiveSpec = ObjectiveSpec {
     about: "the teacher's pooled feature, projected to the student's width; weight 20 for a supervised teacher",
     needs: &["a KDEP bank"],
     flags: &["--bank"],
+    outputs: WantedOutputs { raw_pooled: true, ..WantedOutputs::NONE },
     default_weight: 3.0,
     source: "KDEP, arXiv 2203.05180",
 };

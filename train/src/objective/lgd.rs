@@ -19,7 +19,10 @@ use std::sync::Arc;
 use candle_core::{D, Device, Tensor};
 
 use super::visual_bank::{EmaBank, VisualBank};
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, check_temperature};
+use super::{
+    Loss, Objective, ObjectiveSpec, ReadEmbeddings, TargetBatch, TargetColumns, WantedOutputs,
+    check_temperature,
+};
 use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::student::StudentOutput;
@@ -31,6 +34,7 @@ pub const SPEC: ObjectiveSpec = ObjectiveSpec {
     about: "similarities to the categories' text and visual prototypes, as the teacher has them",
     needs: &["a bank of names"],
     flags: &["--bank", "--alpha", "--tau-s", "--vsb", "--vsb-momentum", "--slots"],
+    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
     default_weight: 1.0,
     source: "LGD, arXiv 2406.11689",
 };
@@ -220,10 +224,14 @@ impl Objective for Lgd {
         }
     }
 
-    fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    fn restore(
+        &mut self,
+        state: &BTreeMap<String, Tensor>,
+        _read: &mut ReadEmbeddings<'_>,
+    ) -> Result<(), TrainError> {
         match &mut self.visual {
             Bank::Mean(_) => Ok(()),
-            Bank::Ema(bank) => bank.load_state(state),
+            Bank::Ema(bank) => bank.restore(state),
         }
     }
 }

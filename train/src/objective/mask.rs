@@ -1,16 +1,65 @@
 //! Which cells a student does not see: METHODS.md section 3.
 
-use super::BatchMask;
+use lgd_kernels::geometry::{expect_eq, expect_positive};
+
+use super::targets::expect_rows;
 use crate::error::TrainError;
 use crate::loader::order::shuffled;
 use crate::rng::Stream;
+use crate::student::LEAST_CELLS;
 
 /// Separates this random stream from the others that start from the same seed.
 const PURPOSE: u64 = u64::from_le_bytes(*b"hgkdmask");
 
+/// Which cells of the student's coarsest grid are visible, image after image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchMask {
+    /// `[B, rows, columns]`.
+    visible: Vec<bool>,
+    rows: usize,
+    columns: usize,
+}
+
 impl BatchMask {
+    /// The mask `visible` `[B, rows, columns]`.
+    ///
+    /// # Errors
+    /// Images without cells, or a part of an image.
+    pub fn new(visible: Vec<bool>, (rows, columns): (usize, usize)) -> Result<Self, TrainError> {
+        let cells = rows * columns;
+        expect_positive("cells of a mask", cells)?;
+        expect_eq("cells of whole images", visible.len() / cells * cells, visible.len())?;
+        Ok(Self { visible, rows, columns })
+    }
+
+    /// Whether each cell is visible, `[B, rows, columns]`.
+    pub fn visible(&self) -> &[bool] {
+        &self.visible
+    }
+
+    /// Rows and columns of an image's cells.
+    pub fn cells(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// Number of images, B.
+    pub fn images(&self) -> usize {
+        self.visible.len() / (self.rows * self.columns)
+    }
+
+    /// The cells of images `start..start + len`.
+    ///
+    /// # Errors
+    /// [`TrainError::MissingRows`] where there are fewer.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self, TrainError> {
+        expect_rows(self.images(), start, len)?;
+        let cells = self.rows * self.columns;
+        Ok(Self { visible: self.visible[start * cells..(start + len) * cells].to_vec(), ..*self })
+    }
+
     /// Hides of each image's `rows` x `columns` cells the share `ratio`, rounded, but at least one and not all; which ones is a function of
-    /// (`seed`, sample, `epoch`) alone. `samples`: the number of each image's sample.
+    /// (`seed`, sample, `epoch`) alone. `samples`: the number that each image's sample has in the cache, which stands for its key: a run's
+    /// cache never changes.
     ///
     /// # Errors
     /// A ratio that is not a share, or images of fewer than two cells.
@@ -21,7 +70,7 @@ impl BatchMask {
         ratio: f32,
     ) -> Result<Self, TrainError> {
         let cells = rows * columns;
-        if cells < 2 {
+        if cells < LEAST_CELLS {
             let value = if cells == 0 { 0.0 } else { 1.0 };
             let range = "at least 2, so that one can be seen and one be hidden";
             return Err(TrainError::Setting { name: "the number of cells of a masked image", value, range });
@@ -40,7 +89,7 @@ impl BatchMask {
             let order = shuffled(cells, &mut Stream::new(&[PURPOSE, seed, sample, epoch.into()]));
             order[..hidden].iter().for_each(|&cell| visible[cell] = false);
         }
-        Ok(Self { visible, rows, columns })
+        Self::new(visible, (rows, columns))
     }
 }
 
@@ -112,6 +161,19 @@ mod tests {
         // Binomial(5000, 1/2) has a standard deviation of 35; two cells of six are hidden together with 3/6 2/5 = 1/5, deviation 28.
         assert!(alone.iter().all(|count| count.abs_diff(2500) < 175), "{alone:?}");
         assert!(together.abs_diff(1000) < 140, "{together}");
+    }
+
+    #[test]
+    fn a_mask_is_of_whole_images() {
+        let mask = BatchMask::new(vec![true, false, false, true, true, true], (1, 2)).unwrap();
+        assert_eq!((mask.images(), mask.cells()), (3, (1, 2)));
+        assert_eq!(mask.narrow(1, 2).unwrap().visible(), [false, true, true, true]);
+        for (start, len) in [(2, 2), (4, 0), (0, 4), (usize::MAX, 2)] {
+            let error = mask.narrow(start, len).unwrap_err();
+            assert!(matches!(error, TrainError::MissingRows { rows: 3, .. }), "{start} {len}: {error}");
+        }
+        assert!(BatchMask::new(vec![true; 5], (1, 2)).is_err(), "half an image");
+        assert!(BatchMask::new(Vec::new(), (0, 2)).is_err(), "no cells");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::ReadEmbeddings;
 use crate::error::{TrainError, expect_dims};
 
 /// Names of the state's entries.
@@ -93,42 +94,49 @@ impl TeacherQueue {
         Ok(BTreeMap::from([(ROWS.to_owned(), rows), (NEXT.to_owned(), next)]))
     }
 
-    /// Takes [`state`](Self::state) back; the embeddings are wrong until [`refill`](Self::refill).
+    /// Takes [`state`](Self::state) back; `read` gives the embeddings `[n, D]` of the cache rows that it names.
     ///
     /// # Errors
-    /// An entry that is missing, or does not fit a queue of this length; nothing is changed then.
-    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
-        let entry = |name: &str| {
-            let tensor = state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() })?;
-            Ok::<_, TrainError>(tensor.to_vec1::<u32>()?)
-        };
-        let (rows, next) = (entry(ROWS)?, entry(NEXT)?);
-        let next = next.first().copied().unwrap_or(u32::MAX);
-        let place = usize::try_from(next).unwrap_or(usize::MAX);
-        let fits = if rows.len() < self.capacity() { place == rows.len() } else { place < self.capacity() };
-        if !fits || rows.len() > self.capacity() {
-            let range = "the first free slot, or a slot of a queue that is full";
-            return Err(TrainError::Setting { name: NEXT, value: next.into(), range });
-        }
-        (self.rows, self.next) = (rows, place);
-        Ok(())
-    }
-
-    /// Reads the embeddings of all entries again; `read` gives those `[n, D]` of cache rows.
-    ///
-    /// # Errors
-    /// Those of `read`, or another shape.
-    pub fn refill(
+    /// An entry that is missing, or does not fit a queue of this length: nothing is changed then. Those of `read`, or another shape: the
+    /// queue is empty then.
+    pub fn restore(
         &mut self,
-        read: &mut dyn FnMut(&[usize]) -> Result<Tensor, TrainError>,
+        state: &BTreeMap<String, Tensor>,
+        read: &mut ReadEmbeddings<'_>,
     ) -> Result<(), TrainError> {
-        for (chunk, rows) in self.rows.chunks(CHUNK).enumerate() {
+        let (rows, next) = self.saved(state)?;
+        // Until all slots hold the embeddings of their rows, there are none.
+        (self.rows, self.next) = (Vec::new(), 0);
+        for (chunk, rows) in rows.chunks(CHUNK).enumerate() {
             let rows: Vec<usize> =
                 rows.iter().map(|&row| usize::try_from(row).unwrap_or(usize::MAX)).collect();
             let embeddings = read(&rows)?;
             expect_dims("embeddings for the queue", &embeddings, &[rows.len(), self.slots.dims()[1]])?;
             self.slots.slice_set(&embeddings.contiguous()?, 0, chunk * CHUNK)?;
         }
+        (self.rows, self.next) = (rows, next);
         Ok(())
+    }
+
+    /// The rows and the place in `state`, which a queue of this length can have.
+    fn saved(&self, state: &BTreeMap<String, Tensor>) -> Result<(Vec<u32>, usize), TrainError> {
+        let entry = |name: &str| {
+            let tensor = state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() })?;
+            Ok::<_, TrainError>(tensor.to_vec1::<u32>()?)
+        };
+        let (rows, next) = (entry(ROWS)?, entry(NEXT)?);
+        if rows.len() > self.capacity() {
+            let (expected, got) = (vec![self.capacity()], vec![rows.len()]);
+            let what = format!("{ROWS} of a longer queue");
+            return Err(TrainError::Dimensions { what, expected, got });
+        }
+        let next = next.first().copied().unwrap_or(u32::MAX);
+        let place = usize::try_from(next).unwrap_or(usize::MAX);
+        let fits = if rows.len() < self.capacity() { place == rows.len() } else { place < self.capacity() };
+        if !fits {
+            let range = "the first free slot, or a slot of a queue that is full";
+            return Err(TrainError::Setting { name: NEXT, value: next.into(), range });
+        }
+        Ok((rows, place))
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectiveSpec, caption, hgkd, kdep, lgd, seed, supervised};
+use super::{ObjectiveSpec, WantedOutputs, caption, hgkd, kdep, lgd, seed, supervised};
 use crate::error::TrainError;
 
 /// An objective by name.
@@ -39,14 +39,6 @@ impl ObjectiveKind {
             Self::Hgkd => &hgkd::SPEC,
             Self::Caption => &caption::SPEC,
             Self::Supervised => &supervised::SPEC,
-        }
-    }
-
-    /// Whether its loss reads the student's embedding in the teacher's space.
-    pub fn uses_embedding(self) -> bool {
-        match self {
-            Self::Lgd | Self::Seed | Self::Hgkd | Self::Caption => true,
-            Self::Kdep | Self::Supervised => false,
         }
     }
 }
@@ -99,6 +91,11 @@ impl Objectives {
     /// The objectives without their weights.
     pub fn kinds(&self) -> impl Iterator<Item = ObjectiveKind> + '_ {
         self.0.iter().map(|choice| choice.kind)
+    }
+
+    /// The student's outputs that their losses read.
+    pub fn outputs(&self) -> WantedOutputs {
+        self.kinds().fold(WantedOutputs::NONE, |outputs, kind| outputs.union(kind.spec().outputs))
     }
 
     /// Whether `kind` is among them.

@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, Tensor};
 
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, TeacherQueue, check_temperature};
+use super::{
+    Loss, Objective, ObjectiveSpec, ReadEmbeddings, TargetBatch, TargetColumns, TeacherQueue, WantedOutputs,
+    check_temperature,
+};
 use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::student::StudentOutput;
@@ -22,6 +25,7 @@ pub const SPEC: ObjectiveSpec = ObjectiveSpec {
     about: "similarities to a queue of past teacher embeddings, as the teacher has them; no text",
     needs: &[],
     flags: &["--queue", "--tau-t", "--tau-s"],
+    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
     default_weight: 1.0,
     source: "SEED, arXiv 2101.04731",
 };
@@ -100,14 +104,11 @@ impl Objective for Seed {
         self.queue.state()
     }
 
-    fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
-        self.queue.load_state(state)
-    }
-
-    fn refill(
+    fn restore(
         &mut self,
-        read: &mut dyn FnMut(&[usize]) -> Result<Tensor, TrainError>,
+        state: &BTreeMap<String, Tensor>,
+        read: &mut ReadEmbeddings<'_>,
     ) -> Result<(), TrainError> {
-        self.queue.refill(read)
+        self.queue.restore(state, read)
     }
 }

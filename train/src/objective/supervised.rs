@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns};
+use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs};
 use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::student::StudentOutput;
@@ -13,6 +13,7 @@ pub const SPEC: ObjectiveSpec = ObjectiveSpec {
     about: "cross-entropy with the labels, no teacher; stands alone",
     needs: &["labels in the cache"],
     flags: &[],
+    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
     default_weight: 1.0,
     source: "the usual baseline",
 };

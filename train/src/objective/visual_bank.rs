@@ -98,7 +98,8 @@ impl EmaBank {
         Ok(BTreeMap::from([(ROWS.to_owned(), self.tensor()?), (SEEN.to_owned(), seen)]))
     }
 
-    pub(super) fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    /// Takes [`state`](Self::state) back.
+    pub(super) fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
         let entry =
             |name: &str| state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() });
         let (rows, seen) = (entry(ROWS)?, entry(SEEN)?);

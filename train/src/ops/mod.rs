@@ -1,7 +1,11 @@
 //! Operations that objectives use beside Candle's own: similarities to a bank, distributions over slots, and soft cross-entropy.
 //!
-//! On the CPU they are custom ops on [`lgd_kernels`], with their own backward; on other devices they are composed of Candle
-//! operations whose gradients are right (matrix product, log-softmax, sums). A gradient is computed only for inputs that want one.
+//! On the CPU they are custom ops on [`lgd_kernels`], with their own backward; on other devices they are composed of Candle's. A gradient
+//! is computed only for inputs that want one.
+//!
+//! Not every operation of Candle has a right gradient. Those between a student's outputs and a loss are these, and theirs are: `+`, `-`, `*`
+//! and `/` of tensors and with numbers, `affine`, `sqr`, `sqrt`, `exp`, `log`, `sum`, `sum_keepdim`, `sum_all`, `mean_keepdim`, `mean_all`,
+//! `broadcast_add`, `broadcast_sub`, `matmul`, `gather`, `cat`, `t`, `contiguous`. The tests compare every objective's gradient with PyTorch's.
 
 mod cross_entropy;
 mod host;

@@ -139,6 +139,24 @@ pub enum RunError {
         /// What is missing.
         input: &'static str,
     },
+    /// An objective needs a column that the cache was extracted without.
+    #[error("{}: {of} needs {column}, which the cache does not hold\nhint: {hint}", cache.display())]
+    NotCached {
+        /// The objective.
+        of: &'static str,
+        /// What is missing.
+        column: &'static str,
+        /// The cache's folder.
+        cache: PathBuf,
+        /// The remedy.
+        hint: &'static str,
+    },
+    /// A bank and a setting that contradict each other.
+    #[error("{}: the bank keeps the slots of categories that no view is assigned to, and --slots views counts them 0 times\nhint: train with --slots balanced, or build the bank without --keep-unassigned", bank.display())]
+    KeptSlots {
+        /// The bank's folder.
+        bank: PathBuf,
+    },
     /// An input that nothing would read.
     #[error(
         "{input} is given, and the objective {objectives} does not use one\nhint: leave it out, or add {user} to --objective"
@@ -152,8 +170,10 @@ pub enum RunError {
         user: &'static str,
     },
     /// Something has another width than what it goes with.
-    #[error("{what} has width {got}, must be {expected}\nhint: {hint}")]
+    #[error("{}: {what} has width {got}, must be {expected}\nhint: {hint}", path.display())]
     Width {
+        /// The cache's or the bank's folder.
+        path: PathBuf,
         /// What it is.
         what: String,
         /// Its width.
@@ -192,7 +212,7 @@ pub enum RunError {
         count: usize,
     },
     /// A source's classes are not the bank's categories.
-    #[error("{}: these classes are not categories of the bank: {}\nhint: build a bank of these names, the categories are {}", images.display(), classes.join(", "), categories.join(", "))]
+    #[error("{}: these classes are not categories of the bank: {}\nhint: build a bank of these names, the categories are {}; or judge by other names with --protocol agreement", images.display(), classes.join(", "), categories.join(", "))]
     UnmatchedClasses {
         /// The image source.
         images: PathBuf,
@@ -246,12 +266,15 @@ impl RunError {
             | Self::NonFinite { .. }
             | Self::Diverged { .. }
             | Self::MissingInput { .. }
+            | Self::NotCached { .. }
+            | Self::KeptSlots { .. }
             | Self::UnusedInput { .. }
             | Self::MissingLabels { .. }
             | Self::NoCenterView { .. }
             | Self::Unlabelled { .. }
             | Self::UnmatchedClasses { .. }
-            | Self::ClassesDiffer { .. } => FailureKind::Usage,
+            | Self::ClassesDiffer { .. }
+            | Self::Train(TrainError::MaskedSize { .. } | TrainError::TokenGrid { .. }) => FailureKind::Usage,
             Self::Artefact(_)
             | Self::MissingSample { .. }
             | Self::ImageChanged { .. }

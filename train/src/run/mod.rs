@@ -36,7 +36,7 @@ pub use metrics::{MetricsKind, MetricsLine};
 pub use objectives::{ObjectiveSettings, SlotMode, VisualMode};
 
 use crate::loader::pixels::InputFormat;
-use crate::objective::{ObjectiveKind, Objectives};
+use crate::objective::Objectives;
 use crate::student::{Head, Student, StudentConfig};
 
 /// The version of the run format that this program writes and reads.
@@ -157,7 +157,7 @@ impl RunManifest {
 pub(crate) fn head(objectives: &Objectives, dim: usize, classes: Option<&ClassRecord>) -> Head {
     match classes {
         Some(classes) => Head::Classifier { classes: classes.count },
-        None if objectives.kinds().any(ObjectiveKind::uses_embedding) => Head::Projection { dim },
+        None if objectives.outputs().embedding => Head::Projection { dim },
         None => Head::None,
     }
 }

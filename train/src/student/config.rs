@@ -125,18 +125,8 @@ impl StudentConfig {
         expect_eq("outputs of a graph", has.iter().filter(|has| **has).count(), outputs.len())?;
         let mut outputs = outputs.into_iter();
         let [pooled, embedding, raw_pooled, tokens] = has.map(|has| if has { outputs.next() } else { None });
-        let grid = decoder.map(|decoder| (decoder.rows, decoder.columns, decoder.dim));
-        // A graph gives a grid of one token without its axes.
-        let shaped = |tokens: Tensor| match grid {
-            Some((rows, columns, dim)) => tokens.reshape(((), rows, columns, dim)),
-            None => Ok(tokens),
-        };
-        Ok(StudentOutput {
-            pooled: pooled.ok_or(TrainError::NothingRan)?,
-            embedding,
-            raw_pooled,
-            tokens: tokens.map(shaped).transpose()?,
-        })
+        let pooled = pooled.ok_or(TrainError::NothingRan)?;
+        Ok(StudentOutput { pooled, embedding, raw_pooled, tokens })
     }
 
     fn extras(&self, purpose: Purpose) -> Extras {

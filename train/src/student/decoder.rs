@@ -22,6 +22,9 @@ pub const DECODER: &str = "decoder.";
 /// Stride of the coarsest map, whose positions are the cells of the mask.
 pub(super) const COARSEST: usize = 32;
 
+/// Fewest cells of a masked image: one to be seen and one to be hidden.
+pub const LEAST_CELLS: usize = 2;
+
 /// The tokens that a decoder makes, and from what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecoderConfig {
@@ -38,7 +41,7 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// Refuses images of another size, and sizes that the mask's cells do not fill.
+    /// Refuses images of another size, sizes that the mask's cells do not fill, and those of a single cell.
     pub(super) fn expect_size(&self, shape: Shape) -> Result<(), TrainError> {
         let Shape { height, width, .. } = shape;
         if (height, width) != (self.height, self.width) {
@@ -48,7 +51,8 @@ impl DecoderConfig {
                 got: vec![height, width],
             });
         }
-        if height.is_multiple_of(COARSEST) && width.is_multiple_of(COARSEST) {
+        let whole = height.is_multiple_of(COARSEST) && width.is_multiple_of(COARSEST);
+        if whole && (height / COARSEST) * (width / COARSEST) >= LEAST_CELLS {
             return Ok(());
         }
         Err(TrainError::MaskedSize { height, width })

@@ -22,7 +22,7 @@ use lgd_kernels::geometry::expect_positive;
 pub use self::architecture::{Architecture, Regularisation};
 use self::config::Purpose;
 pub use self::config::{Extras, Head, StudentConfig};
-pub use self::decoder::{DECODER, DecoderConfig};
+pub use self::decoder::{DECODER, DecoderConfig, LEAST_CELLS};
 pub use self::output::StudentOutput;
 #[cfg(feature = "cuda")]
 use crate::engine::CudaBackend;
@@ -93,6 +93,12 @@ impl Student {
     /// Names, shapes and places of parameters and buffers.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Trainable numbers of the student as it is used: without those of the decoder.
+    pub fn encoder_parameter_count(&self) -> usize {
+        let kept = self.table.parameters().iter().filter(|entry| !entry.spec.name.starts_with(DECODER));
+        kept.map(|entry| entry.spec.shape.iter().product::<usize>()).sum()
     }
 
     /// The engine that computes, for updates and optimiser state.

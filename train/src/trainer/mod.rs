@@ -88,7 +88,7 @@ pub struct TrainReport {
     pub views: String,
     /// Samples left over at the end of every epoch.
     pub dropped_per_epoch: usize,
-    /// Trainable numbers of the student and its head.
+    /// Trainable numbers of the finished student and its head; a decoder is dropped, and not counted.
     pub parameters: usize,
     /// Steps that were already done when this call began.
     pub resumed_from: Option<usize>,
@@ -134,10 +134,10 @@ pub fn train(
         TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)?;
     let steps_per_epoch = images.steps_per_epoch(config.batch, config.epochs)?;
     let head = run::head(&config.objective, inputs.cache.dim(), targets.classes());
-    let decoder = objectives::decoder(config, inputs.cache)?;
+    let extras = objectives::extras(config, &sources)?;
     let views = inputs.cache.views_per_sample();
     let mut session =
-        Session::new(config, (head, decoder), views, objective, teacher.normalization, &settings.device)?;
+        Session::new(config, (head, extras), views, objective, teacher.normalization, &settings.device)?;
     let manifest = RunManifest {
         format_version: RUN_VERSION,
         config: config.clone(),
@@ -171,7 +171,7 @@ pub fn train(
         batch: config.batch,
         views: images.origin().to_string(),
         dropped_per_epoch: images.samples() - steps_per_epoch * config.batch,
-        parameters: session.student.table().parameter_count(),
+        parameters: session.student.encoder_parameter_count(),
         resumed_from: None,
         images: 0,
         seconds: 0.0,

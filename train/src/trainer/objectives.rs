@@ -1,19 +1,20 @@
 //! From a configuration to the objective that it describes.
 
 use candle_core::{Device, Tensor};
-use lgd_data::bank::UnassignedSlots;
-use lgd_data::cache::{Cache, TokenRecord};
+use lgd_data::bank::{Bank, UnassignedSlots};
+use lgd_data::cache::TokenRecord;
+use lgd_data::kdep::KdepBank;
 
 use crate::error::TrainError;
-use crate::loader::targets::{NO_TOKENS, TargetInputs};
+use crate::loader::targets::TargetInputs;
 use crate::objective::{
     Caption, Combined, Hgkd, HgkdSettings, Kdep, Lgd, LgdSettings, Objective, ObjectiveKind, Seed,
     SeedSettings, Supervised, TeacherQueue, VisualBank,
 };
 use crate::run::{ObjectiveSettings, RunError, SlotMode, TrainConfig, VisualMode};
-use crate::student::DecoderConfig;
+use crate::student::{DecoderConfig, Extras};
 
-/// Refuses banks that are missing, that no objective reads, that do not belong to the cache, or that do not fit the student.
+/// Refuses banks that are missing, that no objective reads, that do not belong to the cache, or that do not fit the student or a setting.
 pub(super) fn require_inputs(config: &TrainConfig, inputs: &TargetInputs<'_>) -> Result<(), RunError> {
     let chosen = &config.objective;
     let given = [
@@ -26,29 +27,46 @@ pub(super) fn require_inputs(config: &TrainConfig, inputs: &TargetInputs<'_>) ->
         return Err(RunError::UnusedInput { input, objectives: chosen.to_string(), user });
     }
     if chosen.contain(ObjectiveKind::Lgd) {
-        inputs.names()?;
+        require_slots(config.objective_settings.slots, inputs.names()?)?;
     }
-    if !chosen.contain(ObjectiveKind::Kdep) {
-        return Ok(());
+    if chosen.contain(ObjectiveKind::Kdep) {
+        require_width(config, inputs.features()?)?;
     }
-    let (got, expected) = (inputs.features()?.dim(), config.student.feature_dim());
+    Ok(())
+}
+
+/// Slots that the bank keeps must not be dropped by a setting.
+fn require_slots(slots: SlotMode, bank: &Bank) -> Result<(), RunError> {
+    let kept = bank.manifest().record.unassigned_slots == UnassignedSlots::Kept;
+    if kept && slots == SlotMode::Views {
+        return Err(RunError::KeptSlots { bank: bank.dir().to_owned() });
+    }
+    Ok(())
+}
+
+/// Targets must be as wide as the student's pooled feature.
+fn require_width(config: &TrainConfig, bank: &KdepBank) -> Result<(), RunError> {
+    let (got, expected) = (bank.dim(), config.student.feature_dim());
     if got == expected {
         return Ok(());
     }
-    let what = format!("a target of the KDEP bank for {}", config.student);
+    let (path, what) = (bank.dir().to_owned(), format!("a target for {}", config.student));
     let hint = "build the KDEP bank with that width as its --dim, or train another student";
-    Err(RunError::Width { what, got, expected, hint })
+    Err(RunError::Width { path, what, got, expected, hint })
 }
 
-/// The decoder of a student that is trained for H-GKD: it makes the cache's tokens of images of the run's size.
-pub(super) fn decoder(config: &TrainConfig, cache: &Cache) -> Result<Option<DecoderConfig>, RunError> {
-    if !config.objective.contain(ObjectiveKind::Hgkd) {
-        return Ok(None);
-    }
-    let record = cache.manifest().config.tokens.as_ref().ok_or(NO_TOKENS)?;
+/// What the student makes in training for the chosen objectives.
+pub(super) fn extras(config: &TrainConfig, inputs: &TargetInputs<'_>) -> Result<Extras, RunError> {
+    let wanted = config.objective.outputs();
+    let decoder = wanted.tokens.then(|| decoder(config, inputs)).transpose()?;
+    Ok(Extras { raw_pooled: wanted.raw_pooled, decoder })
+}
+
+/// The decoder that makes the cache's tokens of images of the run's size.
+fn decoder(config: &TrainConfig, inputs: &TargetInputs<'_>) -> Result<DecoderConfig, RunError> {
     let side = usize::try_from(config.size).unwrap_or(usize::MAX);
-    let &TokenRecord { rows, columns, dim, .. } = record;
-    Ok(Some(DecoderConfig { rows, columns, dim, height: side, width: side }))
+    let &TokenRecord { rows, columns, dim, .. } = inputs.tokens()?;
+    Ok(DecoderConfig { rows, columns, dim, height: side, width: side })
 }
 
 /// The objective of a run: the weighted sum of those chosen. One alone of weight 1 is its own sum.
@@ -89,7 +107,8 @@ fn one(
         ObjectiveKind::Kdep => Box::new(Kdep),
         ObjectiveKind::Hgkd => {
             let weights = HgkdSettings { beta: settings.beta, lambda: settings.lambda_sim };
-            Box::new(Hgkd::new(weights, queue(settings, inputs, device)?)?)
+            let teacher_dim = inputs.tokens()?.teacher_dim;
+            Box::new(Hgkd::new(weights, queue(settings, inputs, device)?, teacher_dim)?)
         }
         ObjectiveKind::Caption => Box::new(Caption::new(settings.caption_temperature)?),
         ObjectiveKind::Supervised => Box::new(Supervised),

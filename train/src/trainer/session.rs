@@ -8,10 +8,10 @@ use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
 use crate::loader::targets::TargetSource;
-use crate::objective::{BatchMask, Objective, ObjectiveKind};
+use crate::objective::{BatchMask, Objective};
 use crate::optim::{OptimiserSettings, Schedule, ScheduleSettings};
 use crate::run::{RunError, TrainConfig};
-use crate::student::{DecoderConfig, Extras, Head, Images, Mode, Student, StudentConfig};
+use crate::student::{Extras, Head, Images, Mode, Student, StudentConfig};
 
 /// The parts of a run that change from step to step.
 pub(super) struct Session {
@@ -35,32 +35,28 @@ pub(super) struct StepLoss {
 }
 
 impl Session {
-    /// A new student with optimiser, as `config` says, ending in `head` and, where there is one, `decoder`, to be trained for `objective`
-    /// on a cache of `views` views of each sample.
+    /// A new student with optimiser, as `config` says, ending in `head` and making `extras` besides, to be trained for `objective` on a
+    /// cache of `views` views of each sample.
     pub(super) fn new(
         config: &TrainConfig,
-        (head, decoder): (Head, Option<DecoderConfig>),
+        (head, extras): (Head, Extras),
         views: usize,
         objective: Box<dyn Objective>,
         normalization: Normalization,
         device: &Device,
     ) -> Result<Self, RunError> {
-        let student = Student::new(student_config(config, head, decoder), device)?;
+        let student = StudentConfig { extras, ..StudentConfig::new(config.student, head, config.seed) };
+        let student = Student::new(student, device)?;
         let slots = config.optimiser.update(student.table(), 0.0, 1).slots();
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimiser, seed, parts) = (config.optimiser, config.seed, config.accumulate);
-        let mask_ratio = decoder.map(|_| config.objective_settings.mask_ratio);
+        let mask_ratio = extras.decoder.map(|_| config.objective_settings.mask_ratio);
         Ok(Self { student, optimiser, slots, objective, normalization, seed, side, parts, mask_ratio, views })
     }
 
     /// Everything a checkpoint holds.
     pub(super) fn stateful(&mut self) -> Stateful<'_> {
         Stateful { student: &mut self.student, slots: &self.slots, objective: &mut *self.objective }
-    }
-
-    /// Reads again what the objective's state only names; after a checkpoint was restored.
-    pub(super) fn refill(&mut self, targets: &TargetSource<'_>) -> Result<(), RunError> {
-        Ok(self.objective.refill(&mut |rows| targets.embeddings(rows))?)
     }
 
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
@@ -84,7 +80,7 @@ impl Session {
             let narrowed = if self.parts == 1 { None } else { Some(targets.narrow(part * rows, rows)?) };
             let targets = narrowed.as_ref().unwrap_or(&targets);
             if let Some(mask) = &targets.mask {
-                self.student.set_mask(&mask.visible, (mask.rows, mask.columns))?;
+                self.student.set_mask(mask.visible(), mask.cells())?;
             }
             let output = self.student.forward(images, (rows, self.side, self.side), mode)?;
             let loss = self.objective.loss(&output, targets)?;
@@ -101,7 +97,7 @@ impl Session {
         Ok(loss)
     }
 
-    /// What a student with a decoder does not see of a batch: a function of (seed, sample, epoch).
+    /// What a student with a decoder does not see of a batch: a function of (seed, number of the sample in the cache, epoch).
     fn mask(&self, batch: &Batch) -> Result<Option<BatchMask>, TrainError> {
         let Some(ratio) = self.mask_ratio else { return Ok(None) };
         let sample = |row: &usize| u64::try_from(row / self.views).unwrap_or(u64::MAX);
@@ -191,12 +187,6 @@ pub(super) fn schedule(config: &TrainConfig, steps_per_epoch: usize) -> Result<S
         kind: config.schedule,
         unit: config.lr_unit,
     })?)
-}
-
-/// The student that a run trains: with the outputs that its objectives read.
-fn student_config(config: &TrainConfig, head: Head, decoder: Option<DecoderConfig>) -> StudentConfig {
-    let extras = Extras { raw_pooled: config.objective.contain(ObjectiveKind::Kdep), decoder };
-    StudentConfig { extras, ..StudentConfig::new(config.student, head, config.seed) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a batch has few parts")]

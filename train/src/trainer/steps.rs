@@ -71,8 +71,8 @@ impl<'a> Loop<'a> {
         report: &mut TrainReport,
     ) -> Result<(), RunError> {
         let Some((path, bytes)) = self.folder.latest_checkpoint()? else { return Ok(()) };
-        let progress = checkpoint::restore(&bytes, &path, &mut session.stateful())?;
-        session.refill(targets)?;
+        let read = &mut |rows: &[usize]| targets.embeddings(rows);
+        let progress = checkpoint::restore(&bytes, &path, &mut session.stateful(), read)?;
         self.step = progress.step;
         self.saved = Some(progress.step);
         self.epoch_loss = progress.epoch_loss;

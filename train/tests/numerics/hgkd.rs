@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
+use lgd_data::projection::{MomentSums, Projection};
 use lgd_train::error::TrainError;
-use lgd_train::objective::{BatchMask, Hgkd, HgkdSettings, Objective, TargetBatch, TeacherQueue};
+use lgd_train::objective::{
+    BatchMask, Hgkd, HgkdSettings, Objective, ObjectiveKind, TargetBatch, TeacherQueue, WantedOutputs,
+};
 use lgd_train::student::{
     Architecture, DecoderConfig, Extras, Head, Images, Student, StudentConfig, StudentOutput,
 };
@@ -45,7 +48,7 @@ fn weight(golden: &Golden, name: &str) -> f32 {
 
 fn mask(golden: &Golden) -> BatchMask {
     let visible = golden.values("mask").iter().map(|shown| *shown > 0.0).collect();
-    BatchMask { visible, rows: CELLS.0, columns: CELLS.1 }
+    BatchMask::new(visible, CELLS).unwrap()
 }
 
 /// The objective with the fixture's queue.
@@ -55,7 +58,7 @@ fn objective(golden: &Golden) -> Hgkd {
     let mut queue = TeacherQueue::new(2 * filled, dim, &Device::Cpu).unwrap();
     queue.push(&(0..u32::try_from(filled).unwrap()).collect::<Vec<_>>(), entries).unwrap();
     let settings = HgkdSettings { beta: weight(golden, "beta"), lambda: weight(golden, "lambda") };
-    Hgkd::new(settings, queue).unwrap()
+    Hgkd::new(settings, queue, TOKEN_DIM).unwrap()
 }
 
 fn targets(golden: &Golden) -> TargetBatch {
@@ -115,7 +118,7 @@ fn a_masked_students_whole_gradient_equals_pytorchs() {
     let tensors: BTreeMap<String, Tensor> =
         tensors.iter().map(|(name, tensor)| (name.clone(), formula(seed, name, tensor.dims()))).collect();
     assert!(student.load(&tensors).unwrap().is_complete());
-    student.set_mask(&mask(&golden).visible, CELLS).unwrap();
+    student.set_mask(mask(&golden).visible(), CELLS).unwrap();
     let images = values(&spread(seed, "images", &[BATCH, SIZE.0, SIZE.1, 3], 2.0, 0.0));
     let output = student.forward(Images::Normalised(&images), (BATCH, SIZE.0, SIZE.1), TRAIN).unwrap();
     let raw = output.raw_pooled().unwrap();
@@ -157,13 +160,13 @@ fn a_masked_students_whole_gradient_equals_pytorchs() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// The objective over a queue of the given embeddings.
+/// The objective over a queue of the given embeddings, for tokens of three values.
 fn over(settings: HgkdSettings, entries: &Tensor) -> Hgkd {
     let (count, dim) = entries.dims2().unwrap();
     let mut queue = TeacherQueue::new(count.max(1), dim, &Device::Cpu).unwrap();
     let rows: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
     queue.push(&rows, entries).unwrap();
-    Hgkd::new(settings, queue).unwrap()
+    Hgkd::new(settings, queue, 3).unwrap()
 }
 
 /// Two images of 1 x 2 cells with one hidden each, 2 x 4 tokens of three values, embeddings of six.
@@ -173,7 +176,7 @@ fn small() -> (Tensor, Tensor, TargetBatch) {
         embedding: Some(unit_rows("t", 2, 6)),
         tokens: Some(tokens("y")),
         rows: Some(vec![3, 4]),
-        mask: Some(BatchMask { visible: vec![true, false, false, true], rows: 1, columns: 2 }),
+        mask: Some(BatchMask::new(vec![true, false, false, true], (1, 2)).unwrap()),
         ..TargetBatch::default()
     };
     (unit_rows("s", 2, 6), tokens("x"), targets)
@@ -201,8 +204,41 @@ fn features_are_compared_by_whether_their_cell_is_hidden() {
     assert!((f64::from(hidden) - sums[0]).abs() < 1e-5 && (f64::from(visible) - sums[1]).abs() < 1e-5);
     assert!((f64::from(total) - sums[0] - 0.25 * sums[1]).abs() < 1e-5);
     let (s, x, mut open) = small();
-    open.mask.as_mut().unwrap().visible.fill(true);
+    open.mask = Some(BatchMask::new(vec![true; 4], (1, 2)).unwrap());
     assert_eq!(parts(&objective, &output(&s, &x), &open)[1], 0.0, "nothing is hidden");
+}
+
+/// Tokens `[2, 2, 4, d]` of `tokens` `[2, 2, 4, 3]`.
+fn projected(projection: &Projection, tokens: &Tensor) -> Tensor {
+    let mut out = vec![0.0; 16 * projection.dim()];
+    projection.apply(&values(tokens), &mut out);
+    Tensor::from_vec(out, (2, 2, 4, projection.dim()), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go() {
+    let (s, x, targets) = small();
+    let y = targets.tokens.clone().unwrap();
+    let mut sums = MomentSums::new(3);
+    sums.add(&values(&y));
+    let whole = Projection::fit(&sums, 3).unwrap();
+    let objective = over(HgkdSettings { beta: 0.25, lambda: 0.0 }, &unit_rows("queue", 5, 6));
+    let losses = |tokens: &Tensor, x: &Tensor| {
+        let targets = TargetBatch { tokens: Some(tokens.clone()), ..targets.clone() };
+        parts(&objective, &output(&s, x), &targets)
+    };
+    let close = |a: f32, b: f32| (a - b).abs() < 1e-5 * b;
+    let plain = losses(&y, &x);
+    let rotated = losses(&projected(&whole, &y), &projected(&whole, &x));
+    assert!(plain.iter().zip(&rotated).take(3).all(|(a, b)| close(*a, *b)), "{plain:?} {rotated:?}");
+
+    // Of two axes the errors along the third are left out, and nothing else: the sum is smaller, D still divides it.
+    let two = Projection::fit(&sums, 2).unwrap();
+    let cut = losses(&projected(&two, &y), &projected(&two, &x));
+    let errors = (projected(&whole, &x) - projected(&whole, &y)).unwrap().sqr().unwrap();
+    let third = values(&errors.narrow(3, 2, 1).unwrap());
+    let hidden = (0..16).filter(|at| (at % 4 < 2) != (at / 8 == 0)).map(|at| third[at]).sum::<f32>() / 24.0;
+    assert!(close(cut[1], plain[1] - hidden) && cut[1] < plain[1], "{cut:?} {plain:?} {hidden}");
 }
 
 #[test]
@@ -247,22 +283,27 @@ fn what_does_not_fit_the_objective_is_refused() {
     assert!(missing(refused(|targets| targets.tokens = None)));
     assert!(missing(refused(|targets| targets.mask = None)));
     assert!(missing(refused(|targets| targets.embedding = None)));
-    refused(|targets| targets.mask.as_mut().unwrap().visible.truncate(2));
-    refused(|targets| targets.mask = Some(BatchMask { visible: vec![true; 6], rows: 1, columns: 3 }));
-    refused(|targets| targets.mask = Some(BatchMask { visible: Vec::new(), rows: 0, columns: 0 }));
+    refused(|targets| targets.mask = Some(targets.mask.as_ref().unwrap().narrow(0, 1).unwrap()));
+    refused(|targets| targets.mask = Some(BatchMask::new(vec![true; 6], (1, 3)).unwrap()));
     refused(|targets| {
         targets.tokens = Some(Tensor::zeros((2, 2, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap())
     });
     refused(|targets| targets.embedding = Some(unit_rows("t", 2, 5)));
-    let mut headless = output(&s, &x);
-    headless.tokens = None;
-    assert!(matches!(
-        objective.loss(&headless, &targets),
-        Err(TrainError::MissingOutput { output: "tokens" })
-    ));
-    for settings in [HgkdSettings { beta: -1.0, lambda: 1.0 }, HgkdSettings { beta: 1.0, lambda: f32::NAN }] {
-        assert!(Hgkd::new(settings, TeacherQueue::new(2, 6, &Device::Cpu).unwrap()).is_err());
+    let WantedOutputs { embedding, raw_pooled, tokens } = ObjectiveKind::Hgkd.spec().outputs;
+    assert!(embedding && tokens && !raw_pooled);
+    let full = output(&s, &x);
+    for (lacking, name) in [
+        (StudentOutput { tokens: None, ..full.clone() }, "tokens"),
+        (StudentOutput { embedding: None, ..full }, "embedding"),
+    ] {
+        let error = objective.loss(&lacking, &targets).unwrap_err();
+        assert!(matches!(error, TrainError::MissingOutput { output } if output == name), "{error}");
     }
+    for settings in [HgkdSettings { beta: -1.0, lambda: 1.0 }, HgkdSettings { beta: 1.0, lambda: f32::NAN }] {
+        assert!(Hgkd::new(settings, TeacherQueue::new(2, 6, &Device::Cpu).unwrap(), 3).is_err());
+    }
+    let queue = TeacherQueue::new(2, 6, &Device::Cpu).unwrap();
+    assert!(Hgkd::new(HgkdSettings::default(), queue, 0).is_err(), "tokens without values");
     let columns = objective.columns();
     assert!(
         columns.embedding && columns.tokens && columns.rows && !columns.kdep && !columns.text_distribution
@@ -272,7 +313,8 @@ fn what_does_not_fit_the_objective_is_refused() {
 #[test]
 fn the_queue_takes_the_batch_and_survives_a_checkpoint() {
     let (s, x, targets) = small();
-    let new = || Hgkd::new(HgkdSettings::default(), TeacherQueue::new(3, 6, &Device::Cpu).unwrap()).unwrap();
+    let queue = || TeacherQueue::new(3, 6, &Device::Cpu).unwrap();
+    let new = || Hgkd::new(HgkdSettings::default(), queue(), 3).unwrap();
     let mut objective = new();
     let teacher = unit_rows("all", 9, 6);
     let batch = |first: u32| TargetBatch {
@@ -286,7 +328,6 @@ fn the_queue_takes_the_batch_and_survives_a_checkpoint() {
     let before = parts(&objective, &output(&s, &x), &targets);
     assert!(before[3] > 0.0);
     let mut restored = new();
-    restored.load_state(&objective.state().unwrap()).unwrap();
     let mut asked = Vec::new();
     let read = &mut |rows: &[usize]| {
         asked.extend(rows.to_vec());
@@ -294,7 +335,7 @@ fn the_queue_takes_the_batch_and_survives_a_checkpoint() {
         let rows = Tensor::from_vec(rows.clone(), rows.len(), &Device::Cpu)?;
         Ok(teacher.index_select(&rows, 0)?)
     };
-    restored.refill(read).unwrap();
+    restored.restore(&objective.state().unwrap(), read).unwrap();
     asked.sort_unstable();
     assert_eq!(asked, [1, 5, 6], "the oldest made room");
     assert_eq!(parts(&restored, &output(&s, &x), &targets), before);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor, Var};
 use lgd_train::error::TrainError;
 use lgd_train::objective::{
-    BatchMask, Caption, Combined, Kdep, Lgd, LgdSettings, Objective, ObjectiveKind, Seed, SeedSettings,
-    Supervised, TargetBatch, TargetColumns, TeacherQueue, VisualBank,
+    BatchMask, Caption, Combined, Kdep, Lgd, LgdSettings, Objective, ObjectiveKind, Objectives, Seed,
+    SeedSettings, Supervised, TargetBatch, TargetColumns, TeacherQueue, VisualBank,
 };
 use lgd_train::student::StudentOutput;
 
@@ -46,7 +46,7 @@ fn lgd(golden: &Golden, online: bool, by_views: bool) -> Box<dyn Objective> {
     let mut lgd = Lgd::new(settings, tsb, bank, &assigned).unwrap();
     let seen = Tensor::ones(counts.len(), candle_core::DType::F32, &Device::Cpu).unwrap();
     let rows = BTreeMap::from([("visual_bank.rows".to_owned(), vsb), ("visual_bank.seen".to_owned(), seen)]);
-    lgd.load_state(&rows).unwrap();
+    lgd.restore(&rows, &mut |_| unreachable!("its state is complete")).unwrap();
     Box::new(if by_views { lgd.counting_views(&counts).unwrap() } else { lgd })
 }
 
@@ -238,16 +238,14 @@ fn a_combination_keeps_its_parts_states_apart() {
         values(&other.state().unwrap()["lgd.visual_bank.rows"]),
         values(&state["lgd.visual_bank.rows"])
     );
-    other.load_state(&state).unwrap();
     let mut asked = Vec::new();
-    other
-        .refill(&mut |rows| {
-            asked.push(rows.to_vec());
-            let rows: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).unwrap()).collect();
-            let index = Tensor::from_slice(&rows, rows.len(), &Device::Cpu)?;
-            Ok(golden.get("queue").index_select(&index, 0)?)
-        })
-        .unwrap();
+    let read = &mut |rows: &[usize]| {
+        asked.push(rows.to_vec());
+        let rows: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).unwrap()).collect();
+        let index = Tensor::from_slice(&rows, rows.len(), &Device::Cpu)?;
+        Ok(golden.get("queue").index_select(&index, 0)?)
+    };
+    other.restore(&state, read).unwrap();
     assert_eq!(asked, [vec![0, 1, 2, 3], (0..9).collect()]);
     let (output, _) = student(&golden, "combined");
     let loss = |objective: &Combined| values(&objective.loss(&output, &targets).unwrap().total);
@@ -266,7 +264,7 @@ fn parts_of_a_batch_have_their_own_targets() {
         tokens: Some(tokens),
         label: Some(vec![5, 6, 7]),
         rows: Some(vec![8, 9, 10]),
-        mask: Some(BatchMask { visible, rows: 1, columns: 2 }),
+        mask: Some(BatchMask::new(visible, (1, 2)).unwrap()),
         ..TargetBatch::default()
     };
     let part = batch.narrow(1, 2).unwrap();
@@ -276,6 +274,55 @@ fn parts_of_a_batch_have_their_own_targets() {
     assert_eq!(got(&part.caption), [21.0, 22.0]);
     assert_eq!(got(&part.tokens), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
     assert_eq!((part.label, part.rows), (Some(vec![6, 7]), Some(vec![9, 10])));
-    assert_eq!(part.mask.unwrap().visible, [false, false, true, true]);
+    assert_eq!(part.mask.unwrap().visible(), [false, false, true, true]);
     assert!(part.text_distribution.is_none() && part.pseudo_category.is_none());
+}
+
+#[test]
+fn a_part_past_the_end_is_an_error_whatever_the_column() {
+    let tensor = || Some(Tensor::zeros((3, 2), candle_core::DType::F32, &Device::Cpu).unwrap());
+    let columns = [
+        TargetBatch { embedding: tensor(), ..TargetBatch::default() },
+        TargetBatch { label: Some(vec![5, 6, 7]), ..TargetBatch::default() },
+        TargetBatch { rows: Some(vec![5, 6, 7]), ..TargetBatch::default() },
+        TargetBatch { pseudo_category: Some(vec![5, 6, 7]), ..TargetBatch::default() },
+        TargetBatch { mask: Some(BatchMask::new(vec![true; 6], (1, 2)).unwrap()), ..TargetBatch::default() },
+    ];
+    for column in columns {
+        assert!(column.narrow(1, 2).is_ok());
+        for (start, len) in [(2, 2), (4, 0), (0, 4), (usize::MAX, 2)] {
+            let error = column.narrow(start, len).unwrap_err();
+            assert!(matches!(error, TrainError::MissingRows { rows: 3, .. }), "{column:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn specifications_name_the_outputs_that_losses_read() {
+    let golden = Golden::open("objectives");
+    for (case, objective) in cases(&golden) {
+        // H-GKD's are checked in `hgkd.rs`.
+        let wanted = match case.parse::<ObjectiveKind>() {
+            Ok(kind) => kind.spec().outputs,
+            Err(_) if case == "combined" => "lgd,seed,kdep".parse::<Objectives>().unwrap().outputs(),
+            Err(_) => case.split('_').next().unwrap().parse::<ObjectiveKind>().unwrap().spec().outputs,
+        };
+        let (full, _) = student(&golden, case);
+        let bare = StudentOutput { embedding: None, raw_pooled: None, tokens: None, ..full.clone() };
+        let enough = StudentOutput {
+            embedding: full.embedding.clone().filter(|_| wanted.embedding),
+            raw_pooled: full.raw_pooled.clone().filter(|_| wanted.raw_pooled),
+            ..bare
+        };
+        assert!(objective.loss(&enough, &targets(&golden)).is_ok(), "{case}: more is read than {wanted:?}");
+        assert!(!wanted.tokens, "{case}");
+        let lacking = [
+            (wanted.embedding, StudentOutput { embedding: None, ..enough.clone() }),
+            (wanted.raw_pooled, StudentOutput { raw_pooled: None, ..enough.clone() }),
+        ];
+        for (_, output) in lacking.into_iter().filter(|(wanted, _)| *wanted) {
+            let error = objective.loss(&output, &targets(&golden)).unwrap_err();
+            assert!(matches!(error, TrainError::MissingOutput { .. }), "{case}: {error}");
+        }
+    }
 }

@@ -106,8 +106,7 @@ fn it_comes_back_from_a_checkpoint_in_the_same_order() {
         let saved = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
         let mut back = new(8);
         push(&mut back, [1, 2, 3]);
-        back.load_state(&saved.into_iter().collect()).unwrap();
-        back.refill(&mut read).unwrap();
+        back.restore(&saved.into_iter().collect(), &mut read).unwrap();
         assert_eq!(entries(&back), entries(&queue));
         for queue in [&mut queue, &mut back] {
             push(queue, 200..205);
@@ -121,13 +120,12 @@ fn a_long_queue_is_read_in_pieces() {
     let mut queue = new(10_000);
     push(&mut queue, 0..9_001);
     let mut back = new(10_000);
-    back.load_state(&queue.state().unwrap()).unwrap();
     let mut pieces = Vec::new();
-    back.refill(&mut |rows| {
+    let counting = &mut |rows: &[usize]| {
         pieces.push(rows.len());
         read(rows)
-    })
-    .unwrap();
+    };
+    back.restore(&queue.state().unwrap(), counting).unwrap();
     assert_eq!(entries(&back), entries(&queue));
     assert_eq!(pieces.iter().sum::<usize>(), 9_001);
     assert!(pieces.iter().all(|len| *len <= 4096), "{pieces:?}");
@@ -144,16 +142,24 @@ fn what_does_not_fit_is_refused() {
     let state = |rows: &[u32], next: u32| {
         BTreeMap::from([("queue.rows".to_owned(), u32s(rows)), ("queue.next".to_owned(), u32s(&[next]))])
     };
-    for (rows, next) in [(&[1, 2, 3, 4, 5][..], 0), (&[1, 2, 3, 4], 4), (&[1, 2], 1), (&[1, 2], 3), (&[], 1)]
-    {
-        assert!(queue.load_state(&state(rows, next)).is_err(), "{rows:?} {next}");
+    let wrong = [
+        (&[1, 2, 3, 4, 5][..], 0, "queue.rows"),
+        (&[1, 2, 3, 4], 4, "queue.next"),
+        (&[1, 2], 1, "queue.next"),
+        (&[1, 2], 3, "queue.next"),
+        (&[], 1, "queue.next"),
+    ];
+    for (rows, next, member) in wrong {
+        let error = queue.restore(&state(rows, next), &mut read).unwrap_err().to_string();
+        assert!(error.starts_with(member), "{rows:?} {next}: {error}");
     }
-    assert!(matches!(queue.load_state(&BTreeMap::new()), Err(TrainError::MissingState { .. })));
+    let nothing = queue.restore(&BTreeMap::new(), &mut read);
+    assert!(matches!(nothing, Err(TrainError::MissingState { .. })));
     assert_eq!(entries(&queue), [1, 2, 3], "nothing was changed");
-    queue.load_state(&state(&[7, 8, 9, 6], 3)).unwrap();
-    let short = queue.refill(&mut |_| Ok(embeddings(&[1])));
+    let short = queue.restore(&state(&[7, 8, 9, 6], 3), &mut |_| Ok(embeddings(&[1])));
     assert!(matches!(short, Err(TrainError::Dimensions { .. })));
-    queue.refill(&mut read).unwrap();
+    assert!(queue.tensor().unwrap().is_none(), "an entry without its embedding is none");
+    queue.restore(&state(&[7, 8, 9, 6], 3), &mut read).unwrap();
     push(&mut queue, [5]);
     assert_eq!(entries(&queue), [7, 8, 9, 5]);
 }

@@ -11,7 +11,8 @@ use lgd_train::eval::{
 use lgd_train::run::{FailureKind, Run, RunError};
 use lgd_train::trainer::train;
 
-use crate::fixture::{Images, World, cache, config, resuming};
+use crate::artefacts::cache;
+use crate::fixture::{Images, World, config, resuming};
 
 fn untrained(world: &World) -> Run {
     let dir = world.path("run");

@@ -3,20 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use half::f16;
-use lgd_data::bank::{
-    Bank, BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, Storage, UnassignedSlots,
-    VsbMode,
-};
-use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, Partition, StoredFormat,
-    TeacherRecord,
-};
-use lgd_data::image::{DecodeLimits, decode};
-use lgd_data::manifest::{ContentHash, Verify, listing_hash};
-use lgd_data::render::{Normalization, Resample, render};
+use lgd_data::bank::Bank;
+use lgd_data::cache::{Cache, CacheConfig, Existing, StoredFormat};
 use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
-use lgd_data::view::{Policy, View};
 use lgd_train::loader::origin::Originals;
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::rng::Stream;
@@ -24,6 +13,8 @@ use lgd_train::run::TrainConfig;
 use lgd_train::student::Architecture;
 use lgd_train::trainer::{LoopSettings, TrainInputs};
 use tempfile::TempDir;
+
+use crate::artefacts::{bank, cache_holding};
 
 /// Width D.
 pub const DIM: usize = 8;
@@ -99,132 +90,6 @@ impl ImageSource for Images {
     }
 }
 
-/// Unit vector of a class with a little of everything else.
-fn embedding(stream: &mut Stream, class: usize) -> Vec<f32> {
-    #[expect(clippy::cast_possible_truncation, reason = "test data")]
-    let mut values: Vec<f32> = (0..DIM).map(|_| (stream.normal() * 0.1) as f32).collect();
-    values[class] += 1.0;
-    let norm = values.iter().map(|value| value * value).sum::<f32>().sqrt();
-    values.iter().map(|value| value / norm).collect()
-}
-
-fn teacher() -> TeacherRecord {
-    TeacherRecord {
-        name: "test".to_owned(),
-        image_model: ContentHash::of(b"image model"),
-        size: 32,
-        normalization: Normalization::CLIP,
-        resample: Resample::Bilinear,
-        output: "embedding".to_owned(),
-        pooling: "none".to_owned(),
-        prefix_tokens: 0,
-        text_encoder: Some(ContentHash::of(b"text encoder")),
-    }
-}
-
-/// A cache of `images` in `dir`.
-pub fn cache(dir: &Path, images: &Images, seed: u64) -> Cache {
-    cache_storing(dir, images, seed, None)
-}
-
-/// A cache of `images` in `dir` that stores its views.
-pub fn cache_storing(dir: &Path, images: &Images, seed: u64, stored_views: Option<StoredFormat>) -> Cache {
-    let config = CacheConfig {
-        teacher: teacher(),
-        dim: DIM,
-        listing: listing_hash(&images.samples),
-        samples: images.samples.len(),
-        class_names: images.names.clone(),
-        views: VIEWS,
-        center_fraction: Some(0.875),
-        policy: Policy::CropFlip,
-        seed,
-        batch: 4,
-        shard_samples: 16,
-        device: "cpu".to_owned(),
-        stored_views,
-        features: None,
-        tokens: None,
-        captions: None,
-    };
-    let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();
-    let mut stream = Stream::new(&[seed]);
-    for shard in builder.missing_shards(Partition::WHOLE).unwrap() {
-        let mut writer = builder.shard_writer(shard).unwrap();
-        for index in builder.sample_range(shard) {
-            let (sample, (width, height)) = (&images.samples[index], images.sizes[index]);
-            let views = [View::center(), Policy::CropFlip.draw(seed, &sample.key, 1, width, height)];
-            let rows: Vec<f32> =
-                views.iter().flat_map(|_| embedding(&mut stream, index % CLASSES.len())).collect();
-            let cached = CachedSample {
-                key: &sample.key,
-                label: sample.label,
-                image: ImageStamp::new(&images.bytes[index], width, height),
-            };
-            let stored: Vec<Vec<u8>> = stored_views.map_or(Vec::new(), |format| {
-                let image = decode(&images.bytes[index], &DecodeLimits::default()).unwrap();
-                let shown = |view| render(&image, view, format.size, Resample::Bilinear).unwrap();
-                views.iter().map(|view| format.encode(shown(view)).unwrap()).collect()
-            });
-            writer.push_stored(&cached, &views, &[1.0; VIEWS as usize], &rows, &stored).unwrap();
-        }
-        writer.finish().unwrap();
-    }
-    builder.finalize(&[]).unwrap().unwrap();
-    Cache::open(dir, Verify::Full).unwrap()
-}
-
-fn softmax(logits: &[f32]) -> Vec<f16> {
-    let peak = logits.iter().copied().fold(f32::MIN, f32::max);
-    let mass: f32 = logits.iter().map(|logit| (logit - peak).exp()).sum();
-    logits.iter().map(|logit| f16::from_f32((logit - peak).exp() / mass)).collect()
-}
-
-/// A bank of the three categories in `dir`; the prototypes are unit vectors.
-pub fn bank(dir: &Path, cache: &Cache) -> Bank {
-    let tsb: Vec<f32> =
-        (0..CLASSES.len()).flat_map(|class| (0..DIM).map(move |d| f32::from(d == class))).collect();
-    let writer = BankWriter::create(dir, CLASSES.len(), Storage::Dense, Existing::Refuse).unwrap();
-    let mut row = 0;
-    for (shard, entry) in cache.manifest().shards.iter().enumerate() {
-        let mut targets = writer.shard(shard).unwrap();
-        for _ in 0..entry.rows {
-            let mut t = vec![0.0; DIM];
-            cache.embeddings().copy_row(row, &mut t);
-            let logits: Vec<f32> = t[..CLASSES.len()].iter().map(|value| value / 0.1).collect();
-            let pseudo = i32::try_from(row / usize::from(VIEWS) % CLASSES.len()).unwrap();
-            let visual: Vec<f32> = std::iter::once(10.0).chain(logits.iter().copied()).collect();
-            let (text, visual) = (softmax(&logits), softmax(&visual));
-            targets.push(&[pseudo], Distribution::Dense(&text), Distribution::Dense(&visual)).unwrap();
-            row += 1;
-        }
-        targets.finish().unwrap();
-    }
-    let category = |name: &&str| CategoryRecord {
-        name: name.replace('_', " "),
-        synonyms: vec![],
-        prompts: vec![],
-        count: 10,
-    };
-    let mass = CapturedMass { mean: 1.0, min: 1.0 };
-    let record = BankRecord {
-        cache: cache.hash(),
-        text_encoder: ContentHash::of(b"text encoder"),
-        dim: DIM,
-        categories: CLASSES.iter().map(category).collect(),
-        templates: vec!["{}".to_owned()],
-        teacher_temperature: 0.1,
-        vsb: VsbMode::Mean,
-        unassigned_slots: UnassignedSlots::Masked,
-        unassigned: vec![],
-        storage: Storage::Dense,
-        text_mass: mass,
-        visual_mass: mass,
-    };
-    writer.finish(record, &tsb, &tsb, cache.manifest().shards.len(), cache.rows()).unwrap();
-    Bank::open(dir, Verify::Full).unwrap()
-}
-
 /// Images, cache and bank in a temporary folder.
 pub struct World {
     pub dir: TempDir,
@@ -236,14 +101,19 @@ pub struct World {
 impl World {
     /// A world of `count` images.
     pub fn new(count: usize) -> Self {
-        Self::storing(count, None)
+        Self::holding(count, |_| {})
     }
 
     /// The same world with a cache that stores its views.
     pub fn storing(count: usize, stored_views: Option<StoredFormat>) -> Self {
+        Self::holding(count, |config| config.stored_views = stored_views)
+    }
+
+    /// The same world with a cache that holds what `more` adds to its configuration.
+    pub fn holding(count: usize, more: impl FnOnce(&mut CacheConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let images = Images::new(count, 1);
-        let cache = cache_storing(&dir.path().join("cache"), &images, 1, stored_views);
+        let cache = cache_holding(&dir.path().join("cache"), &images, 1, more);
         let bank = bank(&dir.path().join("bank"), &cache);
         Self { dir, images, cache, bank }
     }
@@ -284,6 +154,11 @@ pub fn config(epochs: u32) -> TrainConfig {
 /// The same for other objectives.
 pub fn config_for(objective: &str, epochs: u32) -> TrainConfig {
     TrainConfig { objective: objective.parse().unwrap(), ..config(epochs) }
+}
+
+/// H-GKD at the least size; at the rate of the others so small a decoder diverges.
+pub fn masked(epochs: u32) -> TrainConfig {
+    TrainConfig { size: 64, base_lr: 0.005, ..config_for("hgkd", epochs) }
 }
 
 /// Settings for a folder that may hold an unfinished run.

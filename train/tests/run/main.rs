@@ -1,10 +1,13 @@
 //! Loader, run folder, checkpoints, training loop and evaluation, on small synthetic images.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod artefacts;
 mod evaluation;
 mod fixture;
 mod goldens;
 mod loading;
 mod objectives;
+mod parts;
 mod resuming;
 mod running;
+mod targets;

@@ -2,15 +2,19 @@
 
 use candle_core::Device;
 use lgd_data::ArtefactError;
-use lgd_data::cache::Cache;
+use lgd_data::bank::UnassignedSlots;
+use lgd_data::cache::{Cache, TokenEncoding};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Verify};
 use lgd_train::eval::{EvalInputs, EvalOptions, EvalReport, LabelledImages, Protocol, evaluate};
-use lgd_train::run::{ClassRecord, FailureKind, MetricsKind, MetricsLine, Run, RunError, TrainConfig};
+use lgd_train::run::{
+    ClassRecord, FailureKind, MetricsKind, MetricsLine, Run, RunError, SlotMode, TrainConfig,
+};
 use lgd_train::student::Head;
-use lgd_train::trainer::{TrainInputs, TrainReport, train};
+use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
-use crate::fixture::{CLASSES, DIM, Images, World, bank, cache, config_for, resuming};
+use crate::artefacts::{bank, cache, everything, kdep_bank};
+use crate::fixture::{CLASSES, DIM, Images, World, config_for, masked, resuming};
 
 /// Trains in the folder `name`; the lines of `metrics.jsonl` besides.
 fn go(
@@ -161,7 +165,93 @@ fn inputs_that_are_missing_or_that_nothing_reads_are_refused() {
     assert!(refused("seed,lgd", &without).contains("lgd needs a bank of names"));
     assert!(refused("kdep", &without).contains("kdep needs a KDEP bank"));
     assert!(refused("caption", &without).contains("caption needs captions"));
+    let error = refused("hgkd", &without);
+    assert!(error.contains("hgkd needs the teacher's patch tokens"), "{error}");
+    assert!(error.contains(&world.cache.dir().display().to_string()), "{error}");
     assert!(refused("seed", &world.inputs(&world.images)).contains("does not use"));
+}
+
+#[test]
+fn a_kdep_bank_of_another_width_is_refused_with_its_path() {
+    let world = World::holding(9, everything);
+    let bank = kdep_bank(&world.path("kdep"), &world.cache, 7);
+    let inputs = TrainInputs { bank: None, kdep: Some(&bank), ..world.inputs(&world.images) };
+    let error = go(&world, &inputs, &config_for("kdep", 0), "run").unwrap_err();
+    assert!(matches!(error, RunError::Width { got: 7, expected: 1280, .. }), "{error}");
+    assert_eq!(error.kind(), FailureKind::Artefact);
+    let text = error.to_string();
+    assert!(text.starts_with(bank.dir().to_str().unwrap()) && text.contains("\nhint: "), "{text}");
+    assert!(!world.path("run").exists());
+}
+
+#[test]
+fn slots_that_the_bank_keeps_are_not_dropped_by_a_setting() {
+    let world = World::new(9);
+    let mut manifest = world.bank.manifest().clone();
+    manifest.record.unassigned_slots = UnassignedSlots::Kept;
+    lgd_data::manifest::write_json(&world.path("bank").join("bank.json"), &manifest).unwrap();
+    let keeping = lgd_data::bank::Bank::open(&world.path("bank"), Verify::Full).unwrap();
+    let by_views = |config: &TrainConfig| {
+        let mut config = config.clone();
+        config.objective_settings.slots = SlotMode::Views;
+        config
+    };
+    let (config, original) = (config_for("lgd", 0), world.inputs(&world.images));
+    let kept = TrainInputs { bank: Some(&keeping), ..original };
+    let error = go(&world, &kept, &by_views(&config), "run").unwrap_err();
+    assert!(matches!(error, RunError::KeptSlots { .. }), "{error}");
+    assert_eq!(error.kind(), FailureKind::Usage);
+    let text = error.to_string();
+    for part in [keeping.dir().to_str().unwrap(), "--slots views", "--keep-unassigned", "\nhint: "] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!world.path("run").exists());
+    go(&world, &kept, &config, "balanced").unwrap();
+    go(&world, &original, &by_views(&config), "masked").unwrap();
+}
+
+#[test]
+fn masked_images_need_two_cells() {
+    let world = World::holding(9, everything);
+    let inputs = TrainInputs { bank: None, ..world.inputs(&world.images) };
+    for (size, part) in [(32, "two cells of 32 x 32 at least, got 32 x 32"), (80, "multiples of 32")] {
+        let config = TrainConfig { size, ..masked(1) };
+        let error = go(&world, &inputs, &config, "run").unwrap_err();
+        assert_eq!(error.kind(), FailureKind::Usage);
+        let text = error.to_string();
+        assert!(text.contains(part) && text.contains("hint: the smallest square is 64 x 64"), "{text}");
+        assert!(!world.path("run").exists(), "{size} px");
+    }
+    let (report, _) = go(&world, &inputs, &masked(1), "run").unwrap();
+    let seed = config_for("seed", 0);
+    let (plain, _) = go(&world, &world.inputs_for(&seed, &world.images), &seed, "seed").unwrap();
+    assert_eq!(report.parameters, plain.parameters, "without the decoder's");
+    let student = open(&world, "run").student(&Device::Cpu).unwrap();
+    assert_eq!(student.table().parameter_count(), report.parameters);
+}
+
+#[test]
+fn errors_of_projected_tokens_are_divided_by_the_teachers_width() {
+    let losses = |teacher_dim: usize| {
+        let world = World::holding(9, |config| {
+            everything(config);
+            let tokens = config.tokens.as_mut().unwrap();
+            (tokens.teacher_dim, tokens.dim, tokens.fit_views) = (teacher_dim, 4, Some(9));
+            tokens.encoding = TokenEncoding::Projected;
+        });
+        let (config, dir) = (masked(1), world.path("run"));
+        let inputs = world.inputs_for(&config, &world.images);
+        let mut lines = Vec::new();
+        let settings = LoopSettings { log_steps: 1, ..resuming() };
+        train(&config, &settings, &inputs, &dir, &Job::new(), &mut |line| lines.push(line.clone())).unwrap();
+        lines.into_iter().next().unwrap().parts
+    };
+    // The same stored tokens, of a teacher twice as wide.
+    let (four, eight) = (losses(4), losses(8));
+    for term in ["hgkd_hidden", "hgkd_visible"] {
+        let (four, eight) = (four[term], eight[term]);
+        assert!(four > 0.0 && (four - 2.0 * eight).abs() < 1e-6 * four, "{term}: {four} {eight}");
+    }
 }
 
 #[test]

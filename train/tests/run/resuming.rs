@@ -8,7 +8,8 @@ use lgd_data::job::Job;
 use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, RunError, SlotMode, TrainConfig, VisualMode};
 use lgd_train::trainer::{LoopSettings, TrainReport, train};
 
-use crate::fixture::{Images, World, config, config_for, resuming};
+use crate::artefacts::{bank, cache, everything};
+use crate::fixture::{Images, World, config, config_for, masked, resuming};
 
 fn run(
     world: &World,
@@ -41,7 +42,7 @@ fn checkpoints(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Every objective with a state of its own, and 20 samples: 2 steps per epoch, 4 dropped.
-fn cases() -> [TrainConfig; 4] {
+fn cases() -> [TrainConfig; 5] {
     let online = |mut config: TrainConfig| {
         let settings = &mut config.objective_settings;
         (settings.vsb, settings.vsb_momentum, settings.slots) = (VisualMode::Ema, 0.5, SlotMode::Views);
@@ -52,12 +53,18 @@ fn cases() -> [TrainConfig; 4] {
         config.objective_settings.queue = 20;
         config
     };
-    [config(3), online(config(3)), queue(config_for("seed", 3)), queue(online(config_for("lgd:0.5,seed", 3)))]
+    [
+        config(3),
+        online(config(3)),
+        queue(config_for("seed", 3)),
+        queue(online(config_for("lgd:0.5,seed", 3))),
+        queue(masked(3)),
+    ]
 }
 
 #[test]
 fn interrupted_in_the_middle_of_an_epoch() {
-    let world = World::new(20);
+    let world = World::holding(20, everything);
     for (number, config) in cases().iter().enumerate() {
         let (whole, parts) = (world.path(&format!("whole{number}")), world.path(&format!("parts{number}")));
         let report = run(&world, &world.images, config, &resuming(), &whole, &Job::new()).unwrap();
@@ -168,8 +175,8 @@ fn resuming_with_other_settings_or_inputs_is_refused() {
     let error = run(&world, &world.images, &other, &resuming(), &dir, &Job::new()).unwrap_err();
     assert!(error.to_string().contains("objective differs: expected \"lgd:1\", got \"lgd:2\""), "{error}");
 
-    let cache = crate::fixture::cache(&world.path("cache2"), &world.images, 2);
-    let bank = crate::fixture::bank(&world.path("bank2"), &cache);
+    let cache = cache(&world.path("cache2"), &world.images, 2);
+    let bank = bank(&world.path("bank2"), &cache);
     let inputs =
         lgd_train::trainer::TrainInputs { cache: &cache, bank: Some(&bank), ..world.inputs(&world.images) };
     let error = train(&config(1), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {}).unwrap_err();

@@ -1,0 +1,158 @@
+//! Targets: the columns that objectives can ask for, and those of one batch.
+
+use candle_core::Tensor;
+
+use super::BatchMask;
+use crate::error::TrainError;
+
+/// The target columns an objective wants loaded for every batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TargetColumns {
+    /// Teacher embeddings.
+    pub embedding: bool,
+    /// Text similarity distributions.
+    pub text_distribution: bool,
+    /// Visual similarity distributions.
+    pub visual_distribution: bool,
+    /// Pseudo-categories.
+    pub pseudo_category: bool,
+    /// Projected teacher features.
+    pub kdep: bool,
+    /// The teacher's patch tokens.
+    pub tokens: bool,
+    /// Caption embeddings.
+    pub caption: bool,
+    /// Labels.
+    pub label: bool,
+    /// Cache rows.
+    pub rows: bool,
+}
+
+impl TargetColumns {
+    /// The columns that either wants.
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            embedding: self.embedding || other.embedding,
+            text_distribution: self.text_distribution || other.text_distribution,
+            visual_distribution: self.visual_distribution || other.visual_distribution,
+            pseudo_category: self.pseudo_category || other.pseudo_category,
+            kdep: self.kdep || other.kdep,
+            tokens: self.tokens || other.tokens,
+            caption: self.caption || other.caption,
+            label: self.label || other.label,
+            rows: self.rows || other.rows,
+        }
+    }
+}
+
+/// The targets of one batch: at least the columns the objective wants.
+#[derive(Debug, Clone, Default)]
+pub struct TargetBatch {
+    /// L2-normalised teacher embeddings, `[B, D]`.
+    pub embedding: Option<Tensor>,
+    /// Teacher's distribution over the categories, `[B, C]`.
+    pub text_distribution: Option<Tensor>,
+    /// Teacher's distribution over itself (slot 0) and the categories, `[B, C + 1]`.
+    pub visual_distribution: Option<Tensor>,
+    /// The category whose text embedding is nearest to the teacher's embedding, per row.
+    pub pseudo_category: Option<Vec<u32>>,
+    /// The teacher's features, projected to the student's width and scaled, `[B, d]`.
+    pub kdep: Option<Tensor>,
+    /// The teacher's patch tokens of the whole view, standardised, `[B, rows, columns, dim]`.
+    pub tokens: Option<Tensor>,
+    /// L2-normalised embeddings of the images' captions, `[B, D]`.
+    pub caption: Option<Tensor>,
+    /// Label of each row.
+    pub label: Option<Vec<u32>>,
+    /// Cache row of each row.
+    pub rows: Option<Vec<u32>>,
+    /// The cells that the student was shown.
+    pub mask: Option<BatchMask>,
+}
+
+impl TargetBatch {
+    /// The targets of rows `start..start + len`.
+    ///
+    /// # Errors
+    /// [`TrainError::MissingRows`] where a column has fewer.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self, TrainError> {
+        let rows = |tensor: &Option<Tensor>| {
+            let narrowed = |tensor: &Tensor| {
+                expect_rows(tensor.dims().first().copied().unwrap_or(0), start, len)?;
+                Ok::<_, TrainError>(tensor.narrow(0, start, len)?.contiguous()?)
+            };
+            tensor.as_ref().map(narrowed).transpose()
+        };
+        let numbers = |all: &Option<Vec<u32>>| {
+            let narrowed = |all: &Vec<u32>| {
+                expect_rows(all.len(), start, len)?;
+                Ok::<_, TrainError>(all[start..start + len].to_vec())
+            };
+            all.as_ref().map(narrowed).transpose()
+        };
+        Ok(Self {
+            embedding: rows(&self.embedding)?,
+            text_distribution: rows(&self.text_distribution)?,
+            visual_distribution: rows(&self.visual_distribution)?,
+            pseudo_category: numbers(&self.pseudo_category)?,
+            kdep: rows(&self.kdep)?,
+            tokens: rows(&self.tokens)?,
+            caption: rows(&self.caption)?,
+            label: numbers(&self.label)?,
+            rows: numbers(&self.rows)?,
+            mask: self.mask.as_ref().map(|mask| mask.narrow(start, len)).transpose()?,
+        })
+    }
+
+    pub(super) fn embedding(&self) -> Result<&Tensor, TrainError> {
+        present("embedding", self.embedding.as_ref())
+    }
+
+    pub(super) fn text_distribution(&self) -> Result<&Tensor, TrainError> {
+        present("text_distribution", self.text_distribution.as_ref())
+    }
+
+    pub(super) fn visual_distribution(&self) -> Result<&Tensor, TrainError> {
+        present("visual_distribution", self.visual_distribution.as_ref())
+    }
+
+    pub(super) fn pseudo_category(&self) -> Result<&[u32], TrainError> {
+        present("pseudo_category", self.pseudo_category.as_deref())
+    }
+
+    pub(super) fn kdep(&self) -> Result<&Tensor, TrainError> {
+        present("kdep", self.kdep.as_ref())
+    }
+
+    pub(super) fn tokens(&self) -> Result<&Tensor, TrainError> {
+        present("tokens", self.tokens.as_ref())
+    }
+
+    pub(super) fn caption(&self) -> Result<&Tensor, TrainError> {
+        present("caption", self.caption.as_ref())
+    }
+
+    pub(super) fn label(&self) -> Result<&[u32], TrainError> {
+        present("label", self.label.as_deref())
+    }
+
+    pub(super) fn rows(&self) -> Result<&[u32], TrainError> {
+        present("rows", self.rows.as_deref())
+    }
+
+    pub(super) fn mask(&self) -> Result<&BatchMask, TrainError> {
+        present("mask", self.mask.as_ref())
+    }
+}
+
+fn present<T>(column: &'static str, value: Option<T>) -> Result<T, TrainError> {
+    value.ok_or(TrainError::MissingColumn { column })
+}
+
+/// `Err(MissingRows)` unless rows `start..start + len` are among `rows`.
+pub(super) fn expect_rows(rows: usize, start: usize, len: usize) -> Result<(), TrainError> {
+    if start.checked_add(len).is_some_and(|end| end <= rows) {
+        return Ok(());
+    }
+    Err(TrainError::MissingRows { start, len, rows })
+}

@@ -1,0 +1,64 @@
+//! Targets as they come from the cache and the banks: each row its own, a caption that of its sample.
+
+use candle_core::{Device, Tensor};
+use lgd_train::loader::targets::{TargetInputs, TargetSource};
+use lgd_train::objective::TargetColumns;
+use lgd_train::run::{FailureKind, RunError};
+
+use crate::artefacts::{everything, kdep_bank, values};
+use crate::fixture::{DIM, VIEWS, World};
+
+/// Rows out of order, in both shards, one of them twice.
+const ROWS: [usize; 5] = [35, 0, 13, 12, 35];
+
+fn flat(tensor: Option<&Tensor>) -> Vec<f32> {
+    tensor.unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn every_row_gets_its_own_feature_tokens_and_caption() {
+    let world = World::holding(20, everything);
+    let bank = kdep_bank(&world.path("kdep"), &world.cache, 3);
+    let inputs = TargetInputs { cache: &world.cache, bank: None, kdep: Some(&bank) };
+    let wanted = TargetColumns { kdep: true, tokens: true, caption: true, rows: true, ..Default::default() };
+    let source = TargetSource::open(inputs, wanted, &Device::Cpu).unwrap();
+    let batch = source.gather(&ROWS).unwrap();
+    let expected = |row: &dyn Fn(usize) -> usize, count: usize| -> Vec<f32> {
+        ROWS.iter().flat_map(|&at| values(row(at), count)).collect()
+    };
+    assert_eq!(flat(batch.kdep.as_ref()), expected(&|row| row, 3));
+    assert_eq!(batch.kdep.unwrap().dims(), [5, 3]);
+    assert_eq!(flat(batch.tokens.as_ref()), expected(&|row| row, 4 * 4 * 6));
+    assert_eq!(batch.tokens.unwrap().dims(), [5, 4, 4, 6]);
+    let sample = |row: usize| row / usize::from(VIEWS);
+    assert_eq!(flat(batch.caption.as_ref()), expected(&sample, DIM), "views of a sample share its caption");
+    assert_eq!(batch.caption.unwrap().dims(), [5, DIM]);
+    assert_eq!(batch.rows.unwrap(), ROWS.map(|row| u32::try_from(row).unwrap()));
+    assert!(batch.embedding.is_none() && batch.label.is_none(), "nobody asked for them");
+}
+
+#[test]
+fn columns_that_the_cache_lacks_or_has_in_another_width_are_refused_with_its_path() {
+    let refused = |world: &World, wanted| {
+        let inputs = TargetInputs { cache: &world.cache, bank: None, kdep: None };
+        let error = TargetSource::open(inputs, wanted, &Device::Cpu).unwrap_err();
+        let text = error.to_string();
+        let path = world.cache.dir().display().to_string();
+        assert!(text.starts_with(&path) && text.contains("\nhint: "), "{text}");
+        error
+    };
+    let tokens = TargetColumns { tokens: true, ..Default::default() };
+    let caption = TargetColumns { caption: true, ..Default::default() };
+    let plain = World::new(3);
+    for (wanted, column) in [(tokens, "the teacher's patch tokens"), (caption, "captions")] {
+        let error = refused(&plain, wanted);
+        assert!(error.to_string().contains(column), "{error}");
+        assert_eq!(error.kind(), FailureKind::Usage);
+    }
+    let narrow = World::holding(3, |config| {
+        everything(config);
+        config.captions.as_mut().unwrap().dim = DIM - 1;
+    });
+    let error = refused(&narrow, caption);
+    assert!(matches!(error, RunError::Width { got, expected: DIM, .. } if got == DIM - 1), "{error}");
+}
