@@ -22,7 +22,8 @@ def compare(bench: Bench, choice: str, protocol: str, candidates: dict[str, Meth
     """Trains each candidate, writes down what held-out images say, and returns the best."""
     found = {}
     for label, method in candidates.items():
-        trained = bench.student(f"choice-{choice}-{label}", method, epochs or short(bench.workshop), 0)
+        step = f"choice-{choice}-{label}".replace(", ", "-")
+        trained = bench.student(step, method, epochs or short(bench.workshop), 0)
         found[label] = held_out(bench, trained, choice, label, protocol)
     best = max(found, key=found.get)
     say(f"   {choice}: {found}; best: {best}")
@@ -80,15 +81,18 @@ def supervised(bench: Bench, epochs: int) -> Method:
 
 
 def names(bench: Bench, few: Method, many: Method) -> Method:
-    """Does the number of names decide between LGD and SEED? The settings of a few names serve the thirty, too."""
-    candidates = {"ten": few, "thirty": few.learning("thirty", few.tau_t), "ten-and-thousand": many}
-    return compare(bench, "lgd-names", "zero-shot", candidates)
+    """Does the number of names decide between LGD and SEED? With the settings of the ten for all, and the thousand with their own."""
+    candidates = {names: few.learning(names, few.tau_t) for names in ("ten", "thirty", "ten-and-thousand")}
+    return compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
 
 
 def parts(bench: Bench, lgd: Method, seed: Method) -> None:
-    """Which part of LGD, and does SEED's queue add to it?"""
-    both = replace(lgd, objective="lgd,seed", options=seed.options | lgd.options)
-    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")) | {"with-seed": both})
+    """Which part of LGD, and does SEED's queue add to it, at LGD's settings or at SEED's?"""
+    both = {
+        "with-seed": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
+        "with-seed, as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
+    }
+    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")) | both)
 
 
 def centring(bench: Bench, lgd: Method, seed: Method) -> None:
