@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .setup import QUEUE, Bench, Method, Student, centred
 from .steps import Workshop, say
 
@@ -20,7 +22,8 @@ def compare(bench: Bench, choice: str, protocol: str, candidates: dict[str, Meth
     """Trains each candidate, writes down what held-out images say, and returns the best."""
     found = {}
     for label, method in candidates.items():
-        trained = bench.student(f"choice-{choice}-{label}", method, epochs or short(bench.workshop), 0)
+        step = f"choice-{choice}-{label}".replace(", ", "-")
+        trained = bench.student(step, method, epochs or short(bench.workshop), 0)
         found[label] = held_out(bench, trained, choice, label, protocol)
     best = max(found, key=found.get)
     say(f"   {choice}: {found}; best: {best}")
@@ -43,13 +46,14 @@ def over(method: Method, flag: str, values: tuple[str, ...]) -> dict[str, Method
     return {f"{flag.replace('_', '-')}-{value}": method.having(**{flag: value}) for value in values}
 
 
-def lgd(bench: Bench) -> Method:
+def lgd(bench: Bench, names: str) -> Method:
     """Rate, the student's temperature, the teacher's."""
-    method = compare(bench, "lgd", "zero-shot", over(Method("lgd", names="ten"), "lr", RATES))
-    method = compare(bench, "lgd-tau-s", "zero-shot", over(method, "tau_s", STUDENT_TAUS))
+    family = "lgd" if names == "ten" else f"lgd-{names}"
+    method = compare(bench, family, "zero-shot", over(Method("lgd", names=names), "lr", RATES))
+    method = compare(bench, f"{family}-tau-s", "zero-shot", over(method, "tau_s", STUDENT_TAUS))
     published, softer = TEACHER_TAUS
-    taus = {f"tau-t-{published}": method, f"tau-t-{softer}": method.learning("ten", softer)}
-    return compare(bench, "lgd-tau-t", "zero-shot", taus)
+    taus = {f"tau-t-{published}": method, f"tau-t-{softer}": method.learning(names, softer)}
+    return compare(bench, f"{family}-tau-t", "zero-shot", taus)
 
 
 def seed(bench: Bench) -> Method:
@@ -76,9 +80,19 @@ def supervised(bench: Bench, epochs: int) -> Method:
     return compare(bench, "supervised", "labels", over(Method("supervised"), "lr", RATES), epochs)
 
 
-def names(bench: Bench, method: Method) -> None:
-    """Does the number of names decide between LGD and SEED?"""
-    compare(bench, "lgd-names", "zero-shot", {name: method.learning(name, method.tau_t) for name in ("ten", "thirty", "ten-and-thousand")})
+def names(bench: Bench, few: Method, many: Method) -> Method:
+    """Does the number of names decide between LGD and SEED? With the settings of the ten for all, and the thousand with their own."""
+    candidates = {names: few.learning(names, few.tau_t) for names in ("ten", "thirty", "ten-and-thousand")}
+    return compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
+
+
+def parts(bench: Bench, lgd: Method, seed: Method) -> None:
+    """Which part of LGD, and does SEED's queue add to it, at LGD's settings or at SEED's?"""
+    both = {
+        "with-seed": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
+        "with-seed, as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
+    }
+    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")) | both)
 
 
 def centring(bench: Bench, lgd: Method, seed: Method) -> None:

@@ -19,9 +19,11 @@ EMBEDDED, POOLED = "zero-shot,knn,linear", "knn,linear"
 def everything(workshop: Workshop) -> None:
     """Data, then choices on held-out images and the rows that follow from them."""
     scale, bench = workshop.scale, prepare(workshop)
-    lgd, seed = choices.lgd(bench), choices.seed(bench)
+    few, seed, many = choices.lgd(bench, "ten"), choices.seed(bench), choices.lgd(bench, "ten-and-thousand")
+    lgd = choices.names(bench, few, many)
+    choices.parts(bench, lgd, seed)
     for number in scale.seeds:
-        row(bench, "LGD", lgd, number)
+        row(bench, f"LGD, {lgd.names} names", lgd, number)
         row(bench, "SEED", seed, number)
     row(bench, "untrained", lgd, 0, epochs=0)
     kdep = choices.kdep(bench)
@@ -32,8 +34,7 @@ def everything(workshop: Workshop) -> None:
     for number in scale.other_seeds:
         row(bench, "LGD, text only", lgd.having(alpha="0"), number)
         row(bench, "LGD, visual only", lgd.having(alpha="1"), number)
-    retargeted(bench, lgd)
-    choices.names(bench, lgd)
+    retargeted(bench, few, many)
     choices.centring(bench, lgd, seed)
     hgkd = choices.hgkd(bench)
     for number in scale.other_seeds:
@@ -62,7 +63,8 @@ def row(bench: Bench, name: str, method: Method, seed: int, *, epochs: int | Non
         line["labels"] = report["labels"]["student"]
     labels = {share: f"probe_{label}" for label, share in SHARES.items()}
     line |= {labels[probe["fraction"]]: probe["student"] for probe in report["linear"]}
-    workshop.rows.append(line)
+    if line not in workshop.rows:
+        workshop.rows.append(line)
     return student
 
 
@@ -88,16 +90,14 @@ def epochs_for(bench: Bench, label: str, epochs: int) -> int:
     return round(epochs * per_class / max(2, round(SHARES[label] * per_class)))
 
 
-def retargeted(bench: Bench, lgd: Method) -> None:
+def retargeted(bench: Bench, few: Method, many: Method) -> None:
     """The paper's exchange of texts: the same images and other names. Each student is asked for the ten names, of which labels
     are known, and for each list of names on held-out images, where it is compared with the teacher.
     """
-    lists = ("ten", "other", "thousand")
-    for names in lists:
-        method = lgd.learning(names, lgd.tau_t)
-        known = names == lgd.names
-        student = bench.student("lgd-0", lgd, bench.workshop.scale.epochs, 0) if known else row(bench, f"LGD, {names} names", method, 0)
-        for asked in lists:
+    methods = {"ten": few, "other": few.learning("other", few.tau_t), "thousand": many.learning("thousand", many.tau_t)}
+    for names, method in methods.items():
+        student = row(bench, f"LGD, {names} names", method, 0)
+        for asked in methods:
             choices.held_out(bench, student, "agreement with the teacher", f"learnt {names}, asked for {asked}", "agreement", asked)
 
 
