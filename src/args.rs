@@ -507,8 +507,9 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
     /// What to measure: zero-shot, agreement (same choice among the bank's names as the teacher's, without labels), labels (a
-    /// supervised student's own classifier), knn, linear; several with commas.
-    #[arg(long, value_delimiter = ',', default_values = ["zero-shot"])]
+    /// supervised student's own classifier), knn, linear; several with commas. Default: labels where the student ends in a classifier,
+    /// zero-shot where it ends in an embedding and --bank is given, else knn.
+    #[arg(long, value_delimiter = ',')]
     pub protocol: Vec<Protocol>,
     /// Share of the short side that the centre crop keeps; a --cache shows its own instead.
     #[arg(long, default_value_t = 0.875, value_parser = fraction)]

@@ -351,6 +351,8 @@ fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
     let dir = path.parent().unwrap_or(Path::new(""));
     let hint = if !dir.is_dir() {
         "there is no such folder"
+    } else if let Some(&(_, held)) = HELD.iter().find(|(name, _)| dir.join(name).exists()) {
+        held
     } else if dir.join(PLAN).exists() {
         "the extraction was not finished; go on with `lgd extract --resume`"
     } else {
@@ -369,6 +371,14 @@ const KINDS: [(&str, &str); 5] = [
     ("bank.json", "bank"),
     ("kdep.json", "KDEP bank"),
     ("run.json", "run"),
+];
+
+/// What is said of a folder that holds such a manifest, and not the one looked for.
+const HELD: [(&str, &str); 4] = [
+    ("cache.json", "the folder holds a cache"),
+    ("bank.json", "the folder holds a bank of names"),
+    ("kdep.json", "the folder holds a KDEP bank"),
+    ("run.json", "the folder holds a run"),
 ];
 
 /// Creates the output folder `dir` where it is absent, and refuses one that holds an artefact of another kind.
@@ -422,6 +432,22 @@ mod tests {
         ));
         fs::remove_file(dir.path().join("a")).unwrap();
         assert!(matches!(entry.verify(dir.path(), Verify::Length), Err(ArtefactError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_missing_manifest_is_explained_by_what_the_folder_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |name: &str| {
+            let found = read_manifest::<serde_json::Value>(&dir.path().join(name), 1, "the manifest");
+            found.unwrap_err().to_string()
+        };
+        assert!(error("bank.json").ends_with("hint: is this the folder that was given as --out?"));
+        fs::write(dir.path().join("kdep.json"), "{}").unwrap();
+        assert!(error("bank.json").contains("hint: the folder holds a KDEP bank"));
+        fs::rename(dir.path().join("kdep.json"), dir.path().join("cache.json")).unwrap();
+        assert!(error("bank.json").contains("hint: the folder holds a cache"));
+        fs::rename(dir.path().join("cache.json"), dir.path().join(PLAN)).unwrap();
+        assert!(error("cache.json").contains("hint: the extraction was not finished"));
     }
 
     #[test]

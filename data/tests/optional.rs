@@ -284,6 +284,24 @@ fn a_resumed_cache_must_hold_the_same() {
 }
 
 #[test]
+fn a_column_more_or_less_is_named_before_all_that_it_changes() {
+    let hashed = |of: &[u8]| ContentHash::of(of);
+    let with = CacheConfig { listing: hashed(b"with captions"), captions: Some(captions()), ..plain() };
+    for (begun, wanted, what) in [
+        (plain(), with.clone(), "captions"),
+        (with, plain(), "captions"),
+        (plain(), CacheConfig { captions: None, ..config(TokenEncoding::F16) }, "features"),
+        (plain(), CacheConfig { tokens: Some(tokens(TokenEncoding::F16)), ..plain() }, "tokens"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write_cache(dir.path(), &begun, 1);
+        let error = CacheBuilder::open(dir.path(), wanted, Existing::Resume).unwrap_err().to_string();
+        assert!(error.contains(&format!("{what} differs")), "{error}");
+        assert!(error.contains("hint: what a cache holds is chosen when it is extracted"), "{error}");
+    }
+}
+
+#[test]
 fn a_shard_that_lacks_one_of_its_files_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let builder = CacheBuilder::open(dir.path(), config(TokenEncoding::Int8), Existing::Refuse).unwrap();
@@ -323,15 +341,47 @@ fn flipped_bytes_cuts_and_swaps_are_found() {
             }
         }
         fs::write(&path, &whole[1..]).unwrap();
-        assert!(matches!(Cache::open(dir.path(), Verify::Length), Err(ArtefactError::Length { .. })));
-        fs::remove_file(&path).unwrap();
-        assert!(matches!(Cache::open(dir.path(), Verify::Length), Err(ArtefactError::Missing { .. })));
+        assert!(matches!(column(dir.path(), name), Err(ArtefactError::Length { .. })));
         fs::write(&path, &whole).unwrap();
     }
     // The last shard has fewer rows than the first.
     let other = fs::read(dir.path().join("tokens-00002.parquet")).unwrap();
     fs::write(dir.path().join("tokens-00000.parquet"), other).unwrap();
-    assert!(matches!(Cache::open(dir.path(), Verify::Length), Err(ArtefactError::Length { .. })));
+    assert!(matches!(column(dir.path(), "tokens"), Err(ArtefactError::Length { .. })));
+}
+
+/// Opens the column that is named in the name of its file, its lengths checked.
+fn column(dir: &Path, file: &str) -> Result<(), ArtefactError> {
+    let cache = Cache::open(dir, Verify::Length).unwrap();
+    if file.starts_with("tokens") { cache.tokens().map(drop) } else { cache.captions().map(drop) }
+}
+
+#[test]
+fn a_cache_may_be_copied_without_what_nobody_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = CacheConfig { captions: Some(captions()), ..projected() };
+    let builder = CacheBuilder::open(dir.path(), config.clone(), Existing::Refuse).unwrap();
+    builder.keep_projection(&projection(8, 3)).unwrap();
+    write_cache(dir.path(), &config, 1);
+    for (name, what, reader) in [
+        ("tokens.safetensors", "the cache's tokens", "only the objective hgkd needs them"),
+        ("tokens-00001.parquet", "the cache's tokens", "only the objective hgkd needs them"),
+        ("captions-00002.parquet", "the cache's captions", "only the objective caption needs them"),
+    ] {
+        let path = dir.path().join(name);
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let cache = Cache::open(dir.path(), Verify::Full).unwrap();
+        assert_eq!(cache.views().unwrap().samples(), cache.manifest().samples());
+        let text = column(dir.path(), name).unwrap_err().to_string();
+        for part in [name, "is missing", what, "\nhint: ", reader] {
+            assert!(text.contains(part), "{name}: {part:?} is not in {text}");
+        }
+        let absent: Vec<String> = cache.absent_columns().iter().map(ToString::to_string).collect();
+        assert_eq!(absent, [text]);
+        fs::write(&path, whole).unwrap();
+        assert!(cache.absent_columns().is_empty());
+    }
 }
 
 #[test]
@@ -474,7 +524,8 @@ fn projected_tokens_have_one_projection_whoever_fits_it() {
     let mut damaged = whole.clone();
     damaged[whole.len() / 2] ^= 1;
     fs::write(&path, &damaged).unwrap();
-    assert!(matches!(Cache::open(dir.path(), Verify::Full), Err(ArtefactError::Hash { .. })));
+    let cache = Cache::open(dir.path(), Verify::Full).unwrap();
+    assert!(matches!(cache.tokens(), Err(ArtefactError::Hash { .. })));
     fs::write(&path, &whole).unwrap();
     let mut other = projected();
     other.tokens.as_mut().unwrap().fit_views = Some(21);

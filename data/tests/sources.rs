@@ -208,7 +208,10 @@ fn captions_are_found_by_the_name_of_their_column() {
     let text = "path,caption_embedding\na,\"[3, 4]\"\nb,\"[0, -1e300]\"\n";
     let values = [0.6, 0.8, 0.0, -1.0].map(f16::from_f64).to_vec();
     let expected = Captions::Embeddings { dim: 2, values };
-    assert_eq!(captioned(root.path(), text).unwrap().captions(), Some(&expected));
+    let source = captioned(root.path(), text).unwrap();
+    assert_eq!((source.captions(), source.first_line()), (Some(&expected), Some(2)));
+    let late = captioned(root.path(), b"path,caption\n\n\n\xff,x\na,x\n").unwrap();
+    assert_eq!(late.first_line(), Some(5), "of the first sample, not of a reject");
 }
 
 #[test]

@@ -7,8 +7,9 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
 use lgd_data::source::{ImageSource, open_source};
-use lgd_train::eval::{EvalInputs, EvalOptions, LabelledImages, ProbeSettings, evaluate};
+use lgd_train::eval::{EvalInputs, EvalOptions, LabelledImages, ProbeSettings, Protocol, evaluate};
 use lgd_train::run::Run;
+use lgd_train::student::Head;
 
 use super::{print, print_json, set_threads, threads_or_all};
 use crate::args::EvalArgs;
@@ -35,6 +36,18 @@ impl<'a> Labelled<'a> {
     }
 }
 
+/// What was typed, or what suits the run.
+fn protocols(args: &EvalArgs, run: &Run) -> Vec<Protocol> {
+    if !args.protocol.is_empty() {
+        return args.protocol.clone();
+    }
+    let (head, bank) = (run.manifest().head(), args.bank.is_some());
+    let suiting = Protocol::suiting(head, bank);
+    let want = if matches!(head, Head::Projection { .. }) && !bank { ", for want of a --bank" } else { "" };
+    eprintln!("note: judged by {suiting}{want}; --protocol chooses another");
+    vec![suiting]
+}
+
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
@@ -53,7 +66,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         train: train.as_ref().map(Labelled::borrow),
     };
     let options = EvalOptions {
-        protocols: args.protocol.clone(),
+        protocols: protocols(args, &run),
         center_fraction: args.center_fraction,
         threads: threads_or_all(args.threads),
         probe: ProbeSettings { seed: args.seed, ..ProbeSettings::default() },

@@ -82,11 +82,15 @@ fn note_optional(cache: &Cache) -> anyhow::Result<()> {
         let kept =
             kept.map(|kept| format!(", {:.1}% of the variance", 100.0 * kept.explained)).unwrap_or_default();
         eprintln!("note: tokens are cached ({record}{kept}), {}", DecimalBytes(manifest.token_bytes()));
+        eprintln!("note: {}", record.student_sizes());
     }
     if let Some(record) = &config.captions {
         let from = if record.text_encoder.is_some() { "the text encoder" } else { "the list" };
         let bytes = DecimalBytes(manifest.caption_bytes());
         eprintln!("note: captions are cached (embeddings of {} from {from}), {bytes}", record.dim);
+    }
+    for absent in cache.absent_columns() {
+        eprintln!("warning: {absent}");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ mod inspect;
 mod objectives;
 mod train;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -36,9 +36,12 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// Prints a line to standard output; a closed pipe is an error like any other.
+/// Prints a line to standard output. A reader that has seen enough and closed the pipe, such as `head`, is no error: the work is done.
 fn print(text: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.context("cannot write to standard output"),
+    }
 }
 
 /// Sets the size of the thread pool that decoding, banks and kernels share; 0 = all cores.

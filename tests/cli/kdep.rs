@@ -88,6 +88,9 @@ fn features_become_a_bank_that_can_be_inspected_and_verified() {
     let verified = desk.lgd("verify banks/kdep").ended(0, &[]).stdout;
     assert!(verified.contains("KDEP targets of width 4, 50 rows"), "{verified}");
 
+    desk.lgd(&bank.replace("--cache cache", "--cache banks/kdep"))
+        .ended(3, &["cache.json is missing", "hint: the folder holds a KDEP bank"]);
+
     desk.lgd(bank).ended(2, &["already holds a KDEP bank", "--overwrite"]);
     let few = "--dim 10 --fit-rows 20 --pts-temperature 0.2 --pts-power 2 --overwrite";
     let few = format!("bank --target kdep --cache cache --out banks/kdep {few}");

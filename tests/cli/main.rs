@@ -4,6 +4,7 @@
 mod bad_input;
 mod common;
 mod damage;
+mod evaluation;
 mod kdep;
 mod objectives;
 mod optional;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::common::{Desk, cut, flip_a_bit, root, third_party};
+use crate::common::{CLASSES, Desk, cut, flip_a_bit, root, third_party};
 
 const EXTRACT: &str = "extract --images list.csv --teacher teacher --views 2 --batch 4 --shard-samples 8";
 const ALL: &str = "--features --captions --tokens";
@@ -44,7 +44,9 @@ fn everything_is_told_cached_shown_and_verified() {
     let desk = desk();
     let told = [
         "features (f16, 4): 40 x 8 bytes",
+        "captions (f16, 4): 20 x 8 bytes = 160 B",
         "tokens (int8, 2 x 2 x 4): 40 x 24 bytes = 960 B",
+        "note: tokens of 2 x 2 fit students of 64 px",
         "the disk has",
     ];
     let ran = desk.lgd(&format!("{EXTRACT} {ALL} int8 --out cache")).ended(0, &told);
@@ -57,6 +59,7 @@ fn everything_is_told_cached_shown_and_verified() {
         &[
             "features of 4 are cached (features), 320 B",
             "tokens are cached (int8, 2 x 2 x 4)",
+            "tokens of 2 x 2 fit students of 64 px",
             "captions are cached (embeddings of 4 from the text encoder)",
         ],
     );
@@ -72,8 +75,8 @@ fn everything_is_told_cached_shown_and_verified() {
         }
     }
 
-    let ran =
-        desk.lgd(&format!("{EXTRACT} --tokens svd:3 --tokens-fit-views 30 --out projected")).ended(0, &[]);
+    let ran = desk.lgd(&format!("{EXTRACT} --tokens svd:3 --tokens-fit-views 30 --out projected"));
+    let ran = ran.ended(0, &["tokens: 3 of 4 values keep 100.0% of the variance"]);
     let tokens = &ran.json()["cache"]["tokens"];
     assert_eq!(
         (&tokens["dim"], &tokens["teacher_dim"], &tokens["fit_views"]),
@@ -106,7 +109,10 @@ fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
         (format!("{EXTRACT} {ALL} svd:3"), ["tokens.dim", "expected 2, got 3"]),
         (format!("{extract} --tokens-fit-views 9"), ["tokens.fit_views", "expected 2048, got 9"]),
         (format!("{EXTRACT} {ALL} f16"), ["tokens.dim", "hint: resume with the settings"]),
-        (format!("{EXTRACT} --features --tokens svd:2"), ["differs", "hint: resume with the settings"]),
+        (
+            format!("{EXTRACT} --features --tokens svd:2"),
+            ["captions differs", "hint: what a cache holds is chosen"],
+        ),
         (format!("{EXTRACT} --captions --tokens svd:2"), ["features", "null"]),
     ] {
         desk.lgd(&format!("{other} --out whole --resume")).ended(3, &parts);
@@ -115,6 +121,10 @@ fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
     desk.lgd(&format!("{extract} --out whole --resume")).ended(3, &["listing differs"]);
     desk.lgd(&format!("{EXTRACT} --out whole --overwrite"))
         .ended(0, &["captions in list.csv are not cached"]);
+    desk.lgd(&format!("{EXTRACT} --captions --out whole --resume")).ended(
+        3,
+        &["captions differs: expected null", "hint: what a cache holds is chosen when it is extracted"],
+    );
     let left = fs::read_dir(desk.path("whole")).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with("tokens")));
 }
@@ -162,6 +172,79 @@ fn what_cannot_be_cached_is_refused_before_the_start() {
     }
     desk.lgd(&format!("{EXTRACT} --captions --out y")).ended(2, &["there is no [text]"]);
     assert!(!desk.path("y").exists());
+}
+
+#[test]
+fn captions_of_another_width_than_the_embeddings_are_refused_before_the_start() {
+    let desk = desk();
+    let keys: Vec<String> = fs::read_to_string(desk.path("list.csv"))
+        .unwrap()
+        .lines()
+        .skip(1)
+        .map(|line| line.rsplit(',').next().unwrap().to_owned())
+        .collect();
+    let ready = |numbers: &str| {
+        let rows = keys.iter().map(|key| format!("{key},\"{numbers}\"\n"));
+        desk.write("ready.csv", format!("path,caption_embedding\n{}", rows.collect::<String>()));
+    };
+    let extract = EXTRACT.replace("list.csv", "ready.csv");
+    ready("[1, 2, 3]");
+    desk.lgd(&format!("{extract} --captions --out x")).ended(
+        2,
+        &[
+            "ready.csv, line 2: expected a caption_embedding of 4 numbers",
+            "got 3",
+            "hint: embed the captions with",
+        ],
+    );
+    ready("[1, 2, 3, 4]");
+    desk.lgd(&format!("{extract} --captions --out y")).ended(0, &["captions (f16, 4)"]);
+    // An image encoder of 24 values beside a text encoder of 4.
+    let toml = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
+    desk.write("teacher/teacher.toml", toml.replace("outputs.onnx", "grid.onnx"));
+    desk.lgd(&format!("{EXTRACT} --captions --out x"))
+        .ended(2, &["the text encoder gives 4 values, the image encoder 24", "hint:"]);
+    assert!(!desk.path("x").exists());
+}
+
+#[test]
+fn tokens_that_fit_no_student_or_not_the_stored_views_are_told_before_the_start() {
+    let desk = desk();
+    let stored = format!("{EXTRACT} --tokens f16 --store-views raw --store-size");
+    desk.lgd(&format!("{stored} 32 --out a")).ended(
+        0,
+        &["warning: tokens of 2 x 2 fit students of 64 px, the views are stored at 32 px", "hint:"],
+    );
+    let ran = desk.lgd(&format!("{stored} 64 --out b")).ended(0, &["note: tokens of 2 x 2 fit"]);
+    assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
+    let toml = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
+    let flat = "tokens = 'last_hidden_state'\nprefix_tokens = 1\ntoken_grid = [1, 4]";
+    desk.write("teacher/teacher.toml", toml.replace("tokens = 'tokens'", flat));
+    let told = ["warning: tokens of 1 x 4 fit no student", "hint: give the teacher another input size"];
+    desk.lgd(&format!("{stored} 64 --out c")).ended(0, &told);
+    desk.lgd("inspect c").ended(0, &["tokens of 1 x 4 fit no student"]);
+}
+
+#[test]
+fn a_copy_without_files_that_nobody_needs_serves_everybody_else() {
+    let desk = desk();
+    desk.lgd(&format!("{EXTRACT} {ALL} svd:2 --out cache")).ended(0, &[]);
+    desk.names("names.txt", &CLASSES);
+    for name in ["tokens-00001.parquet", "tokens.safetensors", "captions-00000.parquet"] {
+        fs::remove_file(desk.path("cache").join(name)).unwrap();
+    }
+    desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out bank").ended(0, &[]);
+    let train = "train --cache cache --images list.csv --size 64 --batch 8 --epochs 0 --student mobilenet_v2 --out run";
+    desk.lgd(&format!("{train} --objective seed")).ended(0, &[]);
+    let (tokens, captions) = ("only the objective hgkd needs them", "only the objective caption needs them");
+    for (objective, parts) in
+        [("hgkd", ["the cache's tokens", tokens]), ("caption", ["captions-00000", captions])]
+    {
+        desk.lgd(&format!("{train} --overwrite --objective {objective}")).ended(3, &parts);
+    }
+    let told = desk.lgd("inspect cache").ended(0, &["warning:", tokens, captions]);
+    assert_eq!(told.json()["config"]["tokens"]["dim"], 2);
+    desk.lgd("verify cache").ended(3, &["is missing: the cache's tokens", "hint: only"]);
 }
 
 #[test]

@@ -143,6 +143,30 @@ fn parts_that_start_together_do_not_disturb_each_other() {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let desk = Desk::new();
+    desk.images("images", 0, 2);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    desk.lgd("extract --images images --teacher teacher --out cache").ended(0, &[]);
+    for line in [
+        "inspect cache",
+        "verify cache",
+        "objectives",
+        "objectives --json",
+        "extract --images images --teacher teacher --out b",
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = desk.command().args(line.split(' ')).stdout(writer).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !text.contains("error"), "{line}: {text}");
+    }
+    desk.lgd("verify b").ended(0, &[]);
+    // A disk that is full is another matter.
+    desk.bash("lgd objectives > /dev/full").ended(2, &["cannot write to standard output"]);
+}
+
+#[test]
 fn a_plan_that_got_lost_does_not_let_old_shards_into_a_new_cache() {
     let desk = Desk::new();
     desk.images("images", 0, 2);

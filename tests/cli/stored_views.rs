@@ -95,9 +95,16 @@ fn damaged_stored_views_are_found_and_banks_do_not_need_them() {
         desk.lgd(&bank).ended(0, &[]);
         fs::write(&path, &whole).unwrap();
         cut(&path);
-        for command in ["verify cache", &train, &bank] {
+        for command in ["verify cache", &train] {
             desk.lgd(command).ended(3, &["pixels-00000.parquet", "bytes"]);
         }
+        fs::remove_file(&path).unwrap();
+        let hint = "hint: only training without the images needs them";
+        for command in ["verify cache", &train] {
+            desk.lgd(command).ended(3, &["pixels-00000.parquet is missing: the cache's stored views", hint]);
+        }
+        desk.lgd(&bank).ended(0, &[]);
+        desk.lgd(&format!("{train} --images images --ignore-stored-views")).ended(0, &[]);
         fs::write(&path, &whole).unwrap();
         desk.lgd(&train).ended(0, &[]);
     }

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use lgd_data::cache::StudentSizes;
 use lgd_kernels::ShapeError;
 
 /// An error of students, operations, objectives or optimisers.
@@ -117,7 +118,8 @@ pub enum TrainError {
     },
     /// A token grid that a decoder does not reach by doubling the coarsest map.
     #[error(
-        "a decoder for images of {height} x {width} cannot make {rows} x {columns} tokens\nhint: grids that fit are {fitting}; another image size has others"
+        "a decoder for images of {height} x {width} cannot make {rows} x {columns} tokens\nhint: grids that fit are {fitting}; {}",
+        StudentSizes { rows: *rows, columns: *columns }
     )]
     TokenGrid {
         /// Rows of tokens.

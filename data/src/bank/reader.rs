@@ -32,7 +32,8 @@ impl Bank {
     /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
         let path = dir.join(MANIFEST);
-        let (manifest, hash) = read_manifest::<BankManifest>(&path, BANK_VERSION, "the bank's manifest")?;
+        let what = "the manifest of a bank of names";
+        let (manifest, hash) = read_manifest::<BankManifest>(&path, BANK_VERSION, what)?;
         let top_k_of_nothing = matches!(manifest.record.storage, Storage::TopK { k: 0 });
         if manifest.record.categories.is_empty() || manifest.record.dim == 0 || top_k_of_nothing {
             return Err(ArtefactError::invalid(&path, "it tells of no categories, no width or no entries"));

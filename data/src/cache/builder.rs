@@ -1,5 +1,6 @@
 //! Building a cache: which shards are missing, and the manifest once none is.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -285,7 +286,12 @@ fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Res
     }
     let json = |config| serde_json::to_value(config).unwrap_or_default();
     let (what, expected, got) = first_difference("", &json(recorded), &json(wanted)).unwrap_or_default();
-    let hint = "resume with the settings the cache was begun with, or give --overwrite or another folder";
+    // A difference inside of one, such as another width, has a longer name.
+    let hint = if ["captions", "features", "stored_views", "tokens"].contains(&what.as_str()) {
+        "what a cache holds is chosen when it is extracted: extract into another folder, or give --overwrite"
+    } else {
+        "resume with the settings the cache was begun with, or give --overwrite or another folder"
+    };
     Err(ArtefactError::Mismatch { path: dir.to_owned(), what, expected, got, hint })
 }
 
@@ -296,8 +302,8 @@ fn first_difference(
 ) -> Option<(String, String, String)> {
     match (a, b) {
         (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
-            // A setting may stand in one of them only.
-            a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).find_map(|key| {
+            // A setting may stand in one of them only. By name, captions come before the listing, whose hash they change.
+            a.keys().chain(b.keys()).collect::<BTreeSet<_>>().into_iter().find_map(|key| {
                 let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
                 let value = |of: &serde_json::Map<_, _>| of.get(key).cloned().unwrap_or_default();
                 first_difference(&name, &value(a), &value(b))

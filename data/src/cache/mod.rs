@@ -25,6 +25,7 @@ mod reader;
 mod sample;
 mod shard;
 mod stored;
+mod student_sizes;
 mod tokens;
 mod views;
 
@@ -44,6 +45,7 @@ pub use reader::Cache;
 pub use sample::{CachedSample, SampleRows};
 pub use shard::ShardWriter;
 pub use stored::{Encoding, StoredFormat, StoredViews};
+pub use student_sizes::StudentSizes;
 pub use tokens::{TokenColumn, standardise};
 
 /// The version of the cache format that this program writes and reads.

@@ -5,15 +5,66 @@
 //! tokens      tokens-*.parquet                  the teacher's patch tokens (H-GKD), see `tokens`
 //! captions    captions-*.parquet                one text embedding per sample, see `captions`
 //! ```
+//!
+//! Tokens, captions and stored views have files of their own. Only who opens such a column needs its files to be there, so a cache
+//! may be copied without them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::student_sizes::StudentSizes;
+use super::{CacheManifest, ShardEntry};
 use crate::manifest::{ContentHash, FileEntry};
 
 /// Name of the column of features, f16 `[F]`, as the model gives them.
 pub(super) const FEATURES: &str = "features";
+
+/// A column with files of its own.
+pub(super) struct ColumnFiles {
+    /// What they hold, in the words of an error.
+    pub(super) what: &'static str,
+    /// What to do where one is missing.
+    pub(super) hint: &'static str,
+    of_shard: fn(&ShardEntry) -> Option<&FileEntry>,
+    of_cache: fn(&CacheManifest) -> Option<&FileEntry>,
+}
+
+/// The pixels of stored views.
+pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
+    what: "the cache's stored views",
+    hint: "only training without the images needs them: give --images and --ignore-stored-views, or copy the file too",
+    of_shard: |shard| shard.pixels.as_ref(),
+    of_cache: |_| None,
+};
+
+/// Patch tokens, and what they were projected with.
+pub(super) const TOKENS: ColumnFiles = ColumnFiles {
+    what: "the cache's tokens",
+    hint: "only the objective hgkd needs them: copy the file too, or extract again",
+    of_shard: |shard| shard.tokens.as_ref(),
+    of_cache: |cache| cache.token_projection.as_ref().map(|projection| &projection.file),
+};
+
+/// Captions.
+pub(super) const CAPTIONS: ColumnFiles = ColumnFiles {
+    what: "the cache's captions",
+    hint: "only the objective caption needs them: copy the file too, or extract again",
+    of_shard: |shard| shard.captions.as_ref(),
+    of_cache: |_| None,
+};
+
+impl ColumnFiles {
+    /// The file of every shard.
+    pub(super) fn of_shards<'a>(&self, cache: &'a CacheManifest) -> impl Iterator<Item = &'a FileEntry> {
+        cache.shards.iter().filter_map(self.of_shard)
+    }
+
+    /// All files.
+    pub(super) fn all<'a>(&self, cache: &'a CacheManifest) -> impl Iterator<Item = &'a FileEntry> {
+        self.of_shards(cache).chain((self.of_cache)(cache))
+    }
+}
 
 /// The pooled features of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +124,11 @@ impl TokenRecord {
             TokenEncoding::F16 | TokenEncoding::Projected => 2 * self.width(),
             TokenEncoding::Int8 => self.width() + 2 * self.count(),
         }
+    }
+
+    /// The students that can be trained to make them.
+    pub fn student_sizes(&self) -> StudentSizes {
+        StudentSizes { rows: self.rows, columns: self.columns }
     }
 
     /// Names the first number that no cache can have.

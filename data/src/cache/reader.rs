@@ -8,13 +8,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::cached_views::CachedViews;
 use super::captions::CAPTION;
-use super::optional::FEATURES;
+use super::optional::{CAPTIONS, ColumnFiles, FEATURES, STORED_VIEWS, TOKENS};
 use super::stored::StoredViews;
 use super::tokens::TokenColumn;
-use super::{CACHE_VERSION, CacheManifest, MANIFEST, ShardEntry};
+use super::{CACHE_VERSION, CacheManifest, MANIFEST};
 use crate::column::MappedColumn;
 use crate::error::{ArtefactError, IoContext};
-use crate::manifest::{ContentHash, FileEntry, Verify, read_manifest};
+use crate::manifest::{ContentHash, Verify, read_manifest};
 
 /// Name of the column of embeddings.
 const EMBEDDING: &str = "embedding";
@@ -30,9 +30,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache in `dir` and checks its files. Of stored views, tokens and captions, which not every reader needs and which
-    /// may be large, only presence and length are checked here, whatever the `depth`: tokens and captions are checked to that
-    /// depth by [`Cache::tokens`] and [`Cache::captions`], stored views by [`Cache::verify_stored_views`].
+    /// Opens the cache in `dir` and checks its files, but those of stored views, tokens and captions, which may be large or left
+    /// behind where nobody needs them. Who opens such a column checks them: [`Cache::tokens`] and [`Cache::captions`] to `depth`,
+    /// [`Cache::stored_views`] their lengths, [`Cache::verify_stored_views`] every byte.
     ///
     /// # Errors
     /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
@@ -43,9 +43,7 @@ impl Cache {
         manifest.rejects.verify(dir, depth)?;
         for shard in &manifest.shards {
             shard.file.verify(dir, depth)?;
-            shard.optional_files().try_for_each(|file| file.verify(dir, Verify::Length))?;
         }
-        manifest.token_projection.iter().try_for_each(|entry| entry.file.verify(dir, depth))?;
         let shards = manifest.shards.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| dir.join(&shard.file.name)).collect();
         let embeddings = MappedColumn::open(&paths, EMBEDDING, manifest.config.dim)?;
@@ -100,14 +98,14 @@ impl Cache {
         MappedColumn::open(&paths, FEATURES, record.dim).map(Some)
     }
 
-    /// The teacher's patch tokens, where the cache has them. Their files are checked to the depth that the cache was opened with:
-    /// [`Verify::Full`] reads them whole once.
+    /// The teacher's patch tokens, where the cache has them. Their files, and their projection's, are checked to the depth that the
+    /// cache was opened with: [`Verify::Full`] reads them whole once.
     ///
     /// # Errors
     /// [`ArtefactError`] where a file is missing, altered, unreadable or inconsistent.
     pub fn tokens(&self) -> Result<Option<TokenColumn>, ArtefactError> {
         let Some(record) = &self.manifest.config.tokens else { return Ok(None) };
-        let paths = self.checked_files(|shard| shard.tokens.as_ref())?;
+        let paths = self.checked(&TOKENS, self.depth)?;
         let rows: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.rows).collect();
         TokenColumn::open(record, &paths, &rows).map(Some)
     }
@@ -119,31 +117,42 @@ impl Cache {
     /// [`ArtefactError`] where a file is missing, altered, unreadable or inconsistent.
     pub fn captions(&self) -> Result<Option<MappedColumn<f32>>, ArtefactError> {
         let Some(record) = &self.manifest.config.captions else { return Ok(None) };
-        let paths = self.checked_files(|shard| shard.captions.as_ref())?;
+        let paths = self.checked(&CAPTIONS, self.depth)?;
         let samples: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.samples).collect();
         let column = MappedColumn::open(&paths, CAPTION, record.dim)?;
         column.require_rows(&paths, &samples)?;
         Ok(Some(column))
     }
 
-    /// The paths of one of the files of every shard, checked.
-    fn checked_files(
-        &self,
-        file: impl Fn(&ShardEntry) -> Option<&FileEntry>,
-    ) -> Result<Vec<PathBuf>, ArtefactError> {
-        let files = self.manifest.shards.iter().filter_map(file);
-        files.map(|file| file.verify(&self.dir, self.depth).map(|()| self.dir.join(&file.name))).collect()
+    /// Checks the files of a column and returns the paths of those of the shards.
+    fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<PathBuf>, ArtefactError> {
+        for file in column.all(&self.manifest) {
+            file.verify(&self.dir, depth).map_err(|error| match error {
+                ArtefactError::Missing { path, .. } => {
+                    ArtefactError::Missing { path, what: column.what, hint: column.hint }
+                }
+                error => error,
+            })?;
+        }
+        Ok(column.of_shards(&self.manifest).map(|file| self.dir.join(&file.name)).collect())
     }
 
-    /// The stored views, where the cache has them.
+    /// Why columns that the manifest lists cannot be opened, as far as presence and lengths of their files tell: the first fault of
+    /// each.
+    pub fn absent_columns(&self) -> Vec<ArtefactError> {
+        let columns = [STORED_VIEWS, TOKENS, CAPTIONS];
+        columns.iter().filter_map(|column| self.checked(column, Verify::Length).err()).collect()
+    }
+
+    /// The stored views, where the cache has them. Of their files presence and lengths are checked.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file is unreadable or cannot be read in place.
+    /// [`ArtefactError`] where a file is missing, unreadable or cannot be read in place.
     pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtefactError> {
-        let shards = self.manifest.shards.iter();
-        let files =
-            shards.filter_map(|shard| Some((self.dir.join(&shard.pixels.as_ref()?.name), shard.rows)));
-        self.manifest.config.stored_views.map(|format| StoredViews::open(format, files)).transpose()
+        let Some(format) = self.manifest.config.stored_views else { return Ok(None) };
+        let paths = self.checked(&STORED_VIEWS, Verify::Length)?;
+        let rows = self.manifest.shards.iter().map(|shard| shard.rows);
+        StoredViews::open(format, paths.into_iter().zip(rows)).map(Some)
     }
 
     /// Hashes the files of the stored views: one pass over all their bytes, which may take long. A reader of single views
@@ -152,8 +161,7 @@ impl Cache {
     /// # Errors
     /// [`ArtefactError`] where a file is missing, altered or inconsistent.
     pub fn verify_stored_views(&self) -> Result<(), ArtefactError> {
-        let files = self.manifest.shards.iter().filter_map(|shard| shard.pixels.as_ref());
-        files.into_iter().try_for_each(|file| file.verify(&self.dir, Verify::Full))?;
+        self.checked(&STORED_VIEWS, Verify::Full)?;
         self.stored_views().map(|_| ())
     }
 

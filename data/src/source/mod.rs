@@ -56,6 +56,11 @@ pub trait ImageSource: Send + Sync {
         None
     }
 
+    /// The line of a list in which its first sample stands; none of a source that is no list.
+    fn first_line(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether the source has captions that it was not opened for.
     fn ignores_captions(&self) -> bool {
         false

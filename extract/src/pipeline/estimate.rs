@@ -1,4 +1,4 @@
-//! What stored views, features and tokens will take on disk, before the work begins.
+//! What stored views, features, tokens and captions will take on disk, before the work begins.
 
 use lgd_data::cache::{CacheConfig, Partition, StoredFormat};
 use lgd_data::spread::ViewSpread;
@@ -39,41 +39,52 @@ pub(super) fn estimate(
     StoredEstimate { views: views(config, partition), bytes_per_view: whole(bytes), exact: exact.is_some() }
 }
 
-/// Views that the shards of `partition` hold, were no sample rejected.
-fn views(config: &CacheConfig, partition: Partition) -> u64 {
+/// Samples that the shards of `partition` hold, were none rejected.
+fn samples(config: &CacheConfig, partition: Partition) -> u64 {
     let samples: usize = (0..config.shards())
         .filter(|&shard| partition.contains(shard))
         .map(|shard| config.shard_samples.min(config.samples - shard * config.shard_samples))
         .sum();
-    whole(samples.saturating_mul(usize::from(config.views)))
+    whole(samples)
+}
+
+/// Views of those samples.
+fn views(config: &CacheConfig, partition: Partition) -> u64 {
+    samples(config, partition).saturating_mul(u64::from(config.views))
 }
 
 fn whole(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Exact bytes of the features and tokens of a cache, or of one part's.
+/// Exact bytes of the features, tokens and captions of a cache, or of one part's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputEstimate {
-    /// Views, were no sample rejected.
+    /// Samples, were none rejected.
+    pub samples: u64,
+    /// Views of those samples.
     pub views: u64,
     /// Bytes of a view's feature; `None` where the cache holds none.
     pub features: Option<u64>,
     /// Bytes of a view's tokens; `None` where the cache holds none.
     pub tokens: Option<u64>,
+    /// Bytes of a sample's caption; `None` where the cache holds none.
+    pub captions: Option<u64>,
 }
 
 impl OutputEstimate {
     /// The estimate for the shards of `partition`.
     pub fn of(config: &CacheConfig, partition: Partition) -> Self {
         Self {
+            samples: samples(config, partition),
             views: views(config, partition),
             features: config.features.as_ref().map(|features| whole(2 * features.dim)),
             tokens: config.tokens.as_ref().map(|tokens| whole(tokens.row_bytes())),
+            captions: config.captions.as_ref().map(|captions| whole(2 * captions.dim)),
         }
     }
 
-    /// Bytes of all.
+    /// Bytes of all features and tokens.
     pub fn bytes(&self) -> u64 {
         let per_view = self.features.unwrap_or(0).saturating_add(self.tokens.unwrap_or(0));
         self.views.saturating_mul(per_view)

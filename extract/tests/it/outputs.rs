@@ -472,6 +472,9 @@ fn the_bytes_are_told_exactly_before() {
         let told = OutputEstimate::of(config, Partition::WHOLE);
         assert_eq!((told.views, told.features, told.tokens), (120, Some(32), Some(tokens)));
         assert_eq!(told.bytes(), 120 * (32 + tokens));
+        assert_eq!((told.samples, told.captions), (40, Some(8)));
+        let file = cache.manifest().caption_bytes();
+        assert!(file > 40 * 8 && file < 40 * 8 + 6_000, "{file}");
         // The files have page headers and a footer besides.
         let file = cache.manifest().token_bytes();
         assert!(file > 120 * tokens && file < 120 * tokens + 12_000, "{storage:?}: {file}");

@@ -6,7 +6,10 @@ mod space;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use lgd_data::cache::{CacheBuilder, CacheManifest, Encoding, Existing, Partition, Reject, StoredFormat};
+use lgd_data::cache::{
+    CacheBuilder, CacheConfig, CacheManifest, Encoding, Existing, Partition, Reject, StoredFormat,
+    TokenRecord,
+};
 use lgd_data::image::DecodeLimits;
 use lgd_data::source::{ImageSource, Rejected, open_captioned, open_source};
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
@@ -26,6 +29,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let partition = args.partition.unwrap_or(Partition::WHOLE);
     let shard_samples = extractor.aligned_shard_samples(args.shard_samples, args.views);
     let config = extractor.cache_config(source.as_ref(), &view_plan(args), shard_samples);
+    require_caption_width(args, source.as_ref(), &config)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
     space::announce(&config, stored.as_ref(), partition, args.tokens_limit, &args.output.out)?;
     let builder = CacheBuilder::open(&args.output.out, config, existing(args, partition)?)?;
@@ -35,7 +39,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     };
     let listed: Vec<Reject> = source.rejected().iter().map(listed_reject).collect();
     let manifest = builder.finalize(&listed)?;
-    summarise(&summary, args);
+    summarise(&summary, manifest.as_ref(), args);
     if manifest.is_none() {
         eprintln!(
             "note: other parts of the cache are still to do; the last one to finish writes the manifest"
@@ -92,7 +96,32 @@ fn open_extractor(args: &ExtractArgs, source: &dyn ImageSource) -> anyhow::Resul
     Ok(if args.captions { extractor.with_captions(&teacher, &runtime, source)? } else { extractor })
 }
 
-fn summarise(summary: &ExtractSummary, args: &ExtractArgs) {
+/// Refuses captions that are not as wide as the teacher's embeddings: no objective could compare the two.
+fn require_caption_width(
+    args: &ExtractArgs,
+    source: &dyn ImageSource,
+    config: &CacheConfig,
+) -> anyhow::Result<()> {
+    let Some(captions) = config.captions.as_ref().filter(|captions| captions.dim != config.dim) else {
+        return Ok(());
+    };
+    let (expected, got) = (config.dim, captions.dim);
+    if captions.text_encoder.is_some() {
+        bail!(
+            "{}: the text encoder gives {got} values, the image encoder {expected}\nhint: captions need a text encoder that shares the \
+             image encoder's space",
+            args.teacher.display()
+        );
+    }
+    let line = source.first_line().map(|line| format!(", line {line}")).unwrap_or_default();
+    bail!(
+        "{}{line}: expected a caption_embedding of {expected} numbers, as the teacher's embeddings have, got {got}\nhint: embed the \
+         captions with the teacher's text encoder, or give texts in a column caption",
+        args.images.display()
+    )
+}
+
+fn summarise(summary: &ExtractSummary, manifest: Option<&CacheManifest>, args: &ExtractArgs) {
     let seconds = summary.elapsed.as_secs_f64();
     eprintln!(
         "extract: {} samples x {} views in {seconds:.1} s, {:.1} views/s, {} rejected; {}",
@@ -102,6 +131,11 @@ fn summarise(summary: &ExtractSummary, args: &ExtractArgs) {
         summary.rejected,
         args.output.out.display(),
     );
+    let projected = manifest.and_then(|all| all.token_projection.as_ref().zip(all.config.tokens.as_ref()));
+    if let Some((projection, TokenRecord { dim, teacher_dim, .. })) = projected {
+        let kept = 100.0 * projection.explained;
+        eprintln!("tokens: {dim} of {teacher_dim} values keep {kept:.1}% of the variance");
+    }
     if summary.cut_captions > 0 {
         eprintln!(
             "note: {} captions were longer than the text encoder's context, and were cut",

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use indicatif::DecimalBytes;
-use lgd_data::cache::{CacheConfig, Partition};
+use lgd_data::cache::{CacheConfig, Partition, TokenRecord};
 use lgd_extract::pipeline::{OutputEstimate, StoredEstimate};
 
 /// One large part of a cache.
@@ -13,10 +13,10 @@ struct Need {
     name: &'static str,
     /// How it is stored.
     form: String,
-    /// Views, and bytes of each.
-    views: u64,
+    /// Rows, and bytes of each.
+    rows: u64,
     each: u64,
-    /// Whether every view takes exactly that.
+    /// Whether every row takes exactly that.
     exact: bool,
     /// How to need less.
     hint: &'static str,
@@ -26,12 +26,12 @@ struct Need {
 
 impl Need {
     fn bytes(&self) -> u64 {
-        self.views.saturating_mul(self.each)
+        self.rows.saturating_mul(self.each)
     }
 }
 
-/// States what stored views, features and tokens of `partition` will take. Refuses where the disk has less than that, or where the
-/// features and tokens of the whole cache take more than `limit`.
+/// States what stored views, features, tokens and captions of `partition` will take, and which students fit the tokens. Refuses where
+/// the disk has less than that, or where the features and tokens of the whole cache take more than `limit`.
 pub fn announce(
     config: &CacheConfig,
     stored: Option<&StoredEstimate>,
@@ -41,9 +41,13 @@ pub fn announce(
 ) -> anyhow::Result<()> {
     let needs = needs(config, stored, partition);
     let about = |exact: bool| if exact { "" } else { "about " };
-    for Need { name, form, views, each, exact, .. } in &needs {
-        let all = DecimalBytes(views.saturating_mul(*each));
-        eprintln!("{name} ({form}): {views} x {about}{each} bytes = {about}{all}", about = about(*exact));
+    for need in &needs {
+        let Need { name, form, rows, each, exact, .. } = need;
+        let all = DecimalBytes(need.bytes());
+        eprintln!("{name} ({form}): {rows} x {about}{each} bytes = {about}{all}", about = about(*exact));
+    }
+    if let Some(tokens) = &config.tokens {
+        tell_students(config, tokens);
     }
     let outputs = OutputEstimate::of(config, Partition::WHOLE).bytes();
     if outputs > limit {
@@ -74,22 +78,46 @@ pub fn announce(
     Ok(())
 }
 
+/// Tells which students can be trained to make the tokens, and warns of stored views that are for none of them.
+fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
+    let students = tokens.student_sizes();
+    let sides = students.sides();
+    match config.stored_views.filter(|stored| !sides.contains(&stored.size)) {
+        _ if sides.is_empty() => eprintln!("warning: {students}"),
+        Some(stored) => eprintln!(
+            "warning: {students}, the views are stored at {} px\nhint: hgkd will render its views from the images, unless --store-size \
+             is one that fits",
+            stored.size
+        ),
+        None => eprintln!("note: {students}"),
+    }
+}
+
 /// The large parts of a cache; those that can be made smaller come last.
 fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Partition) -> Vec<Need> {
     let outputs = OutputEstimate::of(config, partition);
     let features = outputs.features.zip(config.features.as_ref()).map(|(each, record)| Need {
         name: "features",
         form: format!("f16, {}", record.dim),
-        views: outputs.views,
+        rows: outputs.views,
         each,
         exact: true,
         hint: "do without --features",
         files: "views-",
     });
+    let captions = outputs.captions.zip(config.captions.as_ref()).map(|(each, record)| Need {
+        name: "captions",
+        form: format!("f16, {}", record.dim),
+        rows: outputs.samples,
+        each,
+        exact: true,
+        hint: "do without --captions",
+        files: "captions-",
+    });
     let stored = stored.zip(config.stored_views).map(|(stored, format)| Need {
         name: "stored views",
         form: format.to_string(),
-        views: stored.views,
+        rows: stored.views,
         each: stored.bytes_per_view,
         exact: stored.exact,
         hint: "give a smaller --store-size or --store-views jpeg",
@@ -98,13 +126,13 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
     let tokens = outputs.tokens.zip(config.tokens.as_ref()).map(|(each, record)| Need {
         name: "tokens",
         form: record.to_string(),
-        views: outputs.views,
+        rows: outputs.views,
         each,
         exact: true,
         hint: "give --tokens int8 or --tokens svd:DIM",
         files: "tokens-",
     });
-    [features, stored, tokens].into_iter().flatten().collect()
+    [features, captions, stored, tokens].into_iter().flatten().collect()
 }
 
 /// Bytes of the large parts that the folder holds already.

@@ -1,5 +1,6 @@
 //! From a source's classes to a bank's categories, by name.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use lgd_data::source::ImageSource;
@@ -49,23 +50,29 @@ pub(super) fn slots_of_source(
         classes,
         categories: shown(categories),
     };
-    let Some(names) = source.class_names() else {
-        let slots = u32::try_from(categories.len()).unwrap_or(u32::MAX);
-        let mut outside: Vec<u32> = source
-            .samples()
-            .iter()
-            .filter_map(|sample| sample.label)
-            .filter(|label| *label >= slots)
-            .collect();
-        outside.sort_unstable();
-        outside.dedup();
-        let outside: Vec<String> = outside.iter().map(u32::to_string).collect();
-        return if outside.is_empty() { Ok((0..slots).collect()) } else { Err(unmatched(outside)) };
-    };
-    class_slots(names, categories).map_err(unmatched)
+    match source.class_names() {
+        Some(names) => class_slots(names, categories),
+        None => plain_slots(source, categories.len()),
+    }
+    .map_err(unmatched)
 }
 
-fn shown(categories: &[&str]) -> Vec<String> {
+/// The slots of labels that are slots themselves, of which there are `count`.
+///
+/// # Errors
+/// The labels beyond them, each once.
+pub(super) fn plain_slots(source: &dyn ImageSource, count: usize) -> Result<Vec<u32>, Vec<String>> {
+    let slots = u32::try_from(count).unwrap_or(u32::MAX);
+    let labels = source.samples().iter().filter_map(|sample| sample.label);
+    let outside: BTreeSet<u32> = labels.filter(|label| *label >= slots).collect();
+    if outside.is_empty() {
+        return Ok((0..slots).collect());
+    }
+    Err(outside.iter().map(u32::to_string).collect())
+}
+
+/// The first of them, and how many there are.
+pub(super) fn shown(categories: &[&str]) -> Vec<String> {
     let mut shown: Vec<String> = categories.iter().take(SHOWN).map(|name| (*name).to_owned()).collect();
     if categories.len() > SHOWN {
         shown.push(format!("… {} in all", categories.len()));

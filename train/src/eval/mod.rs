@@ -11,12 +11,11 @@ mod knn;
 mod labels;
 mod matrix;
 mod probe;
+mod protocol;
 mod report;
 mod zero_shot;
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 use std::thread;
 use std::time::Instant;
 
@@ -37,56 +36,11 @@ pub use classes::{class_slots, normalize_name};
 pub use knn::{KnnSettings, nearest_neighbours};
 pub use matrix::Matrix;
 pub use probe::{Probe, ProbeSettings, linear_probe};
+pub use protocol::Protocol;
 pub use report::{
     AgreementReport, EvalReport, ImagesReport, KnnReport, LabelsReport, ProbeReport, ZeroShotReport,
 };
 pub use zero_shot::classify;
-
-/// A way to judge a student.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// Argmax over the textual semantics bank.
-    ZeroShot,
-    /// Argmax over the textual semantics bank, compared with the teacher's: needs no labels, so that any names will do.
-    Agreement,
-    /// The largest output of the student's own classifier.
-    Labels,
-    /// Weighted vote of the nearest training images.
-    Knn,
-    /// A linear classifier on frozen features.
-    Linear,
-}
-
-impl Protocol {
-    /// Every protocol.
-    pub const ALL: [Self; 5] = [Self::ZeroShot, Self::Agreement, Self::Labels, Self::Knn, Self::Linear];
-
-    /// The name used on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ZeroShot => "zero-shot",
-            Self::Agreement => "agreement",
-            Self::Labels => "labels",
-            Self::Knn => "knn",
-            Self::Linear => "linear",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|protocol| protocol.name() == name);
-        found.ok_or_else(|| format!("expected zero-shot, agreement, labels, knn or linear, got {name:?}"))
-    }
-}
 
 /// Labelled images and, where they went through the teacher too, their cache.
 #[derive(Clone, Copy)]
@@ -151,8 +105,8 @@ impl Default for EvalOptions {
 ///
 /// # Errors
 /// [`RunError::MissingInput`] where a protocol lacks bank, cache, training images or the head it judges; [`RunError::Unlabelled`],
-/// [`RunError::UnmatchedClasses`] and [`RunError::ClassesDiffer`] where labels do not fit; [`RunError::Artefact`] where bank or
-/// cache come from other encoders than the run's.
+/// [`RunError::UnmatchedClasses`], [`RunError::UnknownClasses`] and [`RunError::ClassesDiffer`] where labels do not fit;
+/// [`RunError::Artefact`] where bank or cache come from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
     let start = Instant::now();
     let wants = |protocol| options.protocols.contains(&protocol);

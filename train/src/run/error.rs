@@ -221,6 +221,16 @@ pub enum RunError {
         /// Some of the bank's categories.
         categories: Vec<String>,
     },
+    /// Test images show classes that a classifier was not trained on.
+    #[error("{}: the student was not trained on these classes: {}\nhint: leave them out, or judge by --protocol knn; it tells apart {known}", images.display(), classes.join(", "))]
+    UnknownClasses {
+        /// The image source.
+        images: PathBuf,
+        /// The classes without an output.
+        classes: Vec<String>,
+        /// The classes that it was trained on.
+        known: String,
+    },
     /// Training and test images do not have the same classes.
     #[error(
         "the training images have the classes {train}, the test images {test}\nhint: both must have the same class folders"
@@ -272,6 +282,7 @@ impl RunError {
             | Self::MissingLabels { .. }
             | Self::NoCenterView { .. }
             | Self::Unlabelled { .. }
+            | Self::UnknownClasses { .. }
             | Self::UnmatchedClasses { .. }
             | Self::ClassesDiffer { .. }
             | Self::Train(TrainError::MaskedSize { .. } | TrainError::TokenGrid { .. }) => FailureKind::Usage,

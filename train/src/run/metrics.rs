@@ -41,6 +41,21 @@ pub struct MetricsLine {
     pub data_wait: f64,
 }
 
+/// The loss of every epoch in the metrics file at `path`, the first epoch first; of none where there is no file.
+pub(crate) fn epoch_losses(path: &Path) -> Result<Vec<f64>, ArtefactError> {
+    let text = read_lines(path)?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<MetricsLine>(line).ok());
+    Ok(lines.filter(|line| line.kind == MetricsKind::Epoch).map(|line| line.loss).collect())
+}
+
+/// The text of a metrics file that need not be there yet.
+fn read_lines(path: &Path) -> Result<String, ArtefactError> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.during("read", path),
+    }
+}
+
 /// The open metrics file.
 #[derive(Debug)]
 pub(crate) struct MetricsFile {
@@ -51,11 +66,7 @@ pub(crate) struct MetricsFile {
 impl MetricsFile {
     /// Opens `path`, keeping the lines of an earlier attempt up to step `done`: what came after is about to be done again.
     pub(crate) fn open(path: &Path, done: usize) -> Result<Self, ArtefactError> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).during("read", path),
-        };
+        let text = read_lines(path)?;
         let mut kept = String::new();
         for line in text.split_inclusive('\n') {
             // A process killed while it wrote leaves a torn last line.

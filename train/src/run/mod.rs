@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use config::TrainConfig;
 pub use error::{FailureKind, RunError};
 pub(crate) use folder::RunFolder;
-pub(crate) use metrics::MetricsFile;
+pub(crate) use metrics::{MetricsFile, epoch_losses};
 pub use metrics::{MetricsKind, MetricsLine};
 pub use objectives::{ObjectiveSettings, SlotMode, VisualMode};
 

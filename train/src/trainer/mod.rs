@@ -100,9 +100,9 @@ pub struct TrainReport {
     pub images_per_second: f64,
     /// Share of the steps' time spent waiting for data, 0 to 1.
     pub data_wait: f64,
-    /// Mean loss of the first epoch that ended in this call.
+    /// Mean loss of the run's first epoch; none where there were no epochs.
     pub first_epoch_loss: Option<f64>,
-    /// Mean loss of the last epoch.
+    /// Mean loss of its last epoch.
     pub last_epoch_loss: Option<f64>,
     /// What became of the initial weights, where they were loaded in this call.
     pub init: Option<LoadReport>,
@@ -192,6 +192,9 @@ pub fn train(
         session.take_average()?;
         folder.finish(&session.student.to_safetensors(Default::default())?)?;
     }
+    // Epochs before a resumption count, and only the file knows theirs.
+    let losses = run::epoch_losses(&folder.metrics_path())?;
+    (report.first_epoch_loss, report.last_epoch_loss) = (losses.first().copied(), losses.last().copied());
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }

@@ -98,13 +98,13 @@ impl<'a> Loop<'a> {
             done: self.step,
         };
         let start = (Instant::now(), self.step);
-        let mut write = |line: MetricsLine| {
-            metrics.push(&line)?;
-            observe(&line);
-            Ok(line)
+        let mut write = |line: &MetricsLine| {
+            metrics.push(line)?;
+            observe(line);
+            Ok(())
         };
         let waited = images.stream(plan, self.settings.threads, |batches| {
-            self.steps(session, batches, targets, &mut write, report)?;
+            self.steps(session, batches, targets, &mut write)?;
             Ok(batches.waited())
         })?;
         metrics.sync()?;
@@ -120,8 +120,7 @@ impl<'a> Loop<'a> {
         session: &mut Session,
         batches: &mut Batches<'_, '_>,
         targets: &TargetSource<'_>,
-        write: &mut dyn FnMut(MetricsLine) -> Result<MetricsLine, RunError>,
-        report: &mut TrainReport,
+        write: &mut dyn FnMut(&MetricsLine) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         let epoch = Meter::new(std::mem::take(&mut self.epoch_loss), Duration::ZERO);
         let mut meters = Meters { epoch, line: Meter::new(Vec::new(), Duration::ZERO) };
@@ -141,13 +140,11 @@ impl<'a> Loop<'a> {
                 self.read_losses(&mut meters)?;
             }
             if logs {
-                write(meters.line.line(MetricsKind::Step, place, batches.waited()))?;
+                write(&meters.line.line(MetricsKind::Step, place, batches.waited()))?;
                 meters.line = Meter::new(Vec::new(), batches.waited());
             }
             if ends_epoch {
-                let line = write(meters.epoch.line(MetricsKind::Epoch, place, batches.waited()))?;
-                report.first_epoch_loss.get_or_insert(line.loss);
-                report.last_epoch_loss = Some(line.loss);
+                write(&meters.epoch.line(MetricsKind::Epoch, place, batches.waited()))?;
                 meters.epoch = Meter::new(Vec::new(), batches.waited());
             }
             if ends_epoch || due {

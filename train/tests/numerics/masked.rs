@@ -118,6 +118,7 @@ fn sizes_and_grids_that_do_not_fit_are_refused() {
     assert!(refusal(Architecture::ResNet18, decoder((1, 1), (0, 32))).contains("height"));
     let error = refusal(Architecture::ResNet18, decoder((16, 16), (224, 224)));
     assert!(error.contains("16 x 16") && error.contains("7 x 7, 14 x 14, 28 x 28, 56 x 56;"), "{error}");
+    assert!(error.contains("tokens of 16 x 16 fit students of 64, 128, 256 or 512 px"), "{error}");
     let error = refusal(Architecture::MobileNetV2, decoder((3, 3), (64, 96)));
     assert!(error.contains("2 x 3, 4 x 6, 8 x 12, 16 x 24, 32 x 48;"), "{error}");
     assert!(refusal(Architecture::ResNet18, decoder((7, 14), (224, 224))).contains("14 x 14"), "rows alone");

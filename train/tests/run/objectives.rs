@@ -85,6 +85,15 @@ fn a_single_objective_has_its_weight() {
     assert!((line.loss - 4.0 * line.parts["supervised"]).abs() < 1e-5, "{line:?}");
 }
 
+/// Leaves the images whose label is wanted.
+fn keep(images: &mut Images, wanted: impl Fn(u32) -> bool) {
+    let kept = (0..images.samples.len()).filter(|&at| images.samples[at].label.is_some_and(&wanted));
+    let kept: Vec<usize> = kept.collect();
+    images.samples = kept.iter().map(|&at| images.samples[at].clone()).collect();
+    images.sizes = kept.iter().map(|&at| images.sizes[at]).collect();
+    images.bytes = kept.iter().map(|&at| images.bytes[at].clone()).collect();
+}
+
 #[test]
 fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     let world = World::new(30);
@@ -117,22 +126,57 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     numbers.names = None;
     assert!((right(&numbers) - plain).abs() < 1e-9);
 
-    let differ = |change: fn(&mut Images)| {
+    // Nor need the names: blue things alone are the third class, and the only one of their folder.
+    let mut blue = images.clone();
+    blue.names = Some(vec!["blue thing".to_owned()]);
+    keep(&mut blue, |label| label == 2);
+    blue.samples.iter_mut().for_each(|sample| sample.label = Some(0));
+    let mut as_numbers = images.clone();
+    as_numbers.names = None;
+    keep(&mut as_numbers, |label| label == 2);
+    assert!((right(&blue) - right(&as_numbers)).abs() < 1e-9);
+
+    type Change = fn(&mut Images);
+    let cases: [(Change, &str); 3] = [
+        (|images| images.names = Some(["red_thing", "owl", "elk"].map(str::to_owned).to_vec()), "owl, elk\n"),
+        (|images| images.names = Some(vec!["owl".to_owned()]), "owl\n"),
+        (
+            |images| {
+                images.names = None;
+                images.samples[0].label = Some(3);
+                images.samples[5].label = Some(3);
+            },
+            "3\n",
+        ),
+    ];
+    for (change, unknown) in cases {
         let mut images = images.clone();
         change(&mut images);
-        judge(&run, Protocol::Labels, &images, &world).unwrap_err()
-    };
-    for error in [
-        differ(|images| images.names = Some(vec!["red_thing".to_owned(), "green thing".to_owned()])),
-        differ(|images| images.names = Some(["red_thing", "owl", "elk"].map(str::to_owned).to_vec())),
-        differ(|images| {
-            images.names = None;
-            images.samples[0].label = Some(3);
-        }),
-    ] {
-        assert!(matches!(error, RunError::ClassesDiffer { .. }), "{error}");
-        assert!(error.to_string().contains("green thing"), "{error}");
+        let error = judge(&run, Protocol::Labels, &images, &world).unwrap_err();
+        assert!(matches!(error, RunError::UnknownClasses { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("classes: {unknown}")) && text.contains("green thing"), "{text}");
+        assert_eq!(error.kind(), FailureKind::Usage);
     }
+}
+
+#[test]
+fn names_do_not_stand_for_some_of_a_classifiers_numbers() {
+    let world = World::new(9);
+    let mut numbers = world.images.clone();
+    numbers.names = None;
+    let cache = cache(&world.path("numbers"), &numbers, 1);
+    let inputs = TrainInputs { cache: &cache, bank: None, ..world.inputs(&numbers) };
+    go(&world, &inputs, &config_for("supervised", 0), "run").unwrap();
+    let run = open(&world, "run");
+    assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: None }));
+    judge(&run, Protocol::Labels, &world.images, &world).unwrap();
+    let mut fewer = world.images.clone();
+    fewer.names = Some(CLASSES[..2].iter().map(|name| (*name).to_owned()).collect());
+    keep(&mut fewer, |label| label < 2);
+    let error = judge(&run, Protocol::Labels, &fewer, &world).unwrap_err();
+    assert!(matches!(&error, RunError::UnknownClasses { classes, .. } if classes.len() == 2), "{error}");
+    assert!(error.to_string().contains("0 to 2"), "{error}");
 }
 
 #[test]

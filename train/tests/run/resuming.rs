@@ -87,6 +87,9 @@ fn interrupted_in_the_middle_of_an_epoch() {
         }
         let report = run(&world, &world.images, config, &resuming(), &parts, &Job::new()).unwrap();
         assert_eq!(report.resumed_from, Some(5));
+        let lines = epoch_lines(&parts);
+        assert_eq!(report.first_epoch_loss, Some(lines[0].2), "that of epoch 1, before the resumption");
+        assert_eq!(report.last_epoch_loss, Some(lines[2].2));
         assert!(weights(&whole) == weights(&parts), "{} differs", config.objective);
         assert_eq!(epoch_lines(&whole), epoch_lines(&parts));
         assert_eq!(epoch_lines(&whole).len(), 3);
@@ -200,7 +203,9 @@ fn resuming_a_finished_run_does_nothing() {
     let dir = world.path("run");
     run(&world, &world.images, &config(1), &resuming(), &dir, &Job::new()).unwrap();
     let before = fs::read(dir.join("run.json")).unwrap();
+    let loss = epoch_lines(&dir)[0].2;
     let report = run(&world, &world.images, &config(1), &resuming(), &dir, &Job::new()).unwrap();
     assert_eq!((report.resumed_from, report.images), (Some(2), 0));
+    assert_eq!((report.first_epoch_loss, report.last_epoch_loss), (Some(loss), Some(loss)));
     assert_eq!(fs::read(dir.join("run.json")).unwrap(), before);
 }

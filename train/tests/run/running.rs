@@ -78,6 +78,7 @@ fn no_epochs_save_the_untrained_student_even_without_a_full_batch() {
     let report =
         train(&config(0), &resuming(), &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {}).unwrap();
     assert_eq!((report.steps, report.images), (0, 0));
+    assert_eq!((report.first_epoch_loss, report.last_epoch_loss), (None, None));
     Run::open(&dir, Verify::Full).unwrap().student(&Device::Cpu).unwrap();
 }
 

@@ -40,6 +40,7 @@ pub enum CaptionColumn {
 #[derive(Debug)]
 pub struct CsvList {
     root: PathBuf,
+    first_line: Option<u64>,
     samples: Vec<Sample>,
     class_names: Option<Vec<String>>,
     rejected: Vec<Rejected>,
@@ -62,9 +63,11 @@ impl CsvList {
             return Err(SourceError::NoImages { path: path.to_owned(), hint });
         }
         let (labels, class_names) = resolve_labels(&table.rows).map_err(|problem| wrong(path, problem))?;
+        let first_line = table.rows.first().map(|row| row.line);
         let samples = table.rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
         Ok(Self {
             root: path.parent().unwrap_or(Path::new("")).to_owned(),
+            first_line,
             samples: samples.collect(),
             class_names,
             rejected: table.rejected,
@@ -93,6 +96,10 @@ impl ImageSource for CsvList {
 
     fn captions(&self) -> Option<&Captions> {
         self.captions.as_ref()
+    }
+
+    fn first_line(&self) -> Option<u64> {
+        self.first_line
     }
 
     fn ignores_captions(&self) -> bool {

@@ -1,0 +1,90 @@
+//! The students that a grid of tokens fits (H-GKD).
+//!
+//! A masked student makes the teacher's tokens with a decoder that starts at the cells of the mask, 32 x 32 pixels each, and doubles
+//! their rows and columns. Images are square. So a grid fits images whose side / 32 reaches its rows, and alike its columns, by
+//! doubling.
+
+use std::fmt;
+
+/// Side of a cell of the mask, pixels.
+const CELL: usize = 32;
+
+/// Fewest cells along a side: a single one would be all of the image, seen or hidden.
+const LEAST_CELLS: usize = 2;
+
+/// How often every student can double: from its map at stride 32 to the one at stride 4. Some could once more.
+const DOUBLINGS: u32 = 3;
+
+/// Which students fit tokens of `rows` x `columns`; in words where displayed, with a hint where none does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StudentSizes {
+    /// Rows of tokens.
+    pub rows: usize,
+    /// Columns of tokens.
+    pub columns: usize,
+}
+
+impl StudentSizes {
+    /// The sides of images that fit, ascending, in pixels.
+    pub fn sides(self) -> Vec<u32> {
+        let square = self.rows == self.columns;
+        let halved = |doublings: u32| {
+            let cells = self.rows >> doublings;
+            let fits = square && cells >= LEAST_CELLS && cells << doublings == self.rows;
+            u32::try_from(cells.saturating_mul(CELL)).ok().filter(|_| fits)
+        };
+        (0..=DOUBLINGS).rev().filter_map(halved).collect()
+    }
+}
+
+impl fmt::Display for StudentSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, columns } = self;
+        let sides: Vec<String> = self.sides().iter().map(u32::to_string).collect();
+        match sides.split_last() {
+            None => write!(
+                f,
+                "tokens of {rows} x {columns} fit no student: hgkd takes square grids of {LEAST_CELLS} x {LEAST_CELLS} or more\n\
+                 hint: give the teacher another input size, [image] size in teacher.toml, where its model allows"
+            ),
+            Some((only, [])) => write!(f, "tokens of {rows} x {columns} fit students of {only} px"),
+            Some((last, others)) => {
+                write!(f, "tokens of {rows} x {columns} fit students of {} or {last} px", others.join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_fits_the_sides_that_reach_it_by_doubling() {
+        for (grid, sides) in [
+            (2, &[64][..]),
+            (3, &[96]),
+            (4, &[64, 128]),
+            (5, &[160]),
+            (7, &[224]),
+            (14, &[224, 448]),
+            (16, &[64, 128, 256, 512]),
+            // Not 64: a ResNet would have to double once more.
+            (32, &[128, 256, 512, 1024]),
+            (0, &[]),
+            (1, &[]),
+        ] {
+            assert_eq!(StudentSizes { rows: grid, columns: grid }.sides(), sides, "{grid} x {grid}");
+        }
+        assert_eq!(StudentSizes { rows: 2, columns: 4 }.sides(), [0; 0]);
+    }
+
+    #[test]
+    fn they_are_told_in_words() {
+        let words = |rows, columns| StudentSizes { rows, columns }.to_string();
+        assert_eq!(words(7, 7), "tokens of 7 x 7 fit students of 224 px");
+        assert_eq!(words(16, 16), "tokens of 16 x 16 fit students of 64, 128, 256 or 512 px");
+        let none = words(1, 4);
+        assert!(none.starts_with("tokens of 1 x 4 fit no student") && none.contains("\nhint: "), "{none}");
+    }
+}
