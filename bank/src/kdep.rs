@@ -71,7 +71,7 @@ pub struct KdepReport {
     pub dim: usize,
     /// Dimensions of the targets that have any variance; the others hold rounding noise.
     pub rank: usize,
-    /// Share of the features' variance that the projection keeps.
+    /// Share of the variance of all features, about the projection's mean, that the projection keeps.
     pub explained_variance: f64,
     /// How large the targets are.
     pub scale: TargetScale,
@@ -123,12 +123,15 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
     // Only now is an old bank replaced: the fit may fail, and then it should still be there.
     let started = Instant::now();
     let writer = KdepWriter::create(request.out, dim, request.existing)?;
-    let pass = Pass { features, projection: &projection, pts: request.pts, writer: &writer, job };
-    let scale = pass.run()?.finish(rows);
+    let in_part = sample.rows() < rows;
+    let pass = Pass { features, projection: &projection, pts: request.pts, in_part, writer: &writer, job };
+    let sums = pass.run()?;
+    let explained = if in_part { sums.explained() } else { projection.explained() };
+    let scale = sums.finish(rows);
     seconds.targets = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let record = record(request, sample, &projection, scale);
+    let record = record(request, sample, &projection, (explained, scale));
     let (rank, explained_variance) = (record.rank, record.explained_variance);
     writer.finish(record, &projection, features.shard_rows().len(), rows)?;
     seconds.finish = started.elapsed().as_secs_f64();
@@ -140,7 +143,7 @@ fn record(
     request: &KdepRequest<'_>,
     sample: Sample,
     projection: &Projection,
-    scale: TargetScale,
+    (explained_variance, scale): (f64, TargetScale),
 ) -> KdepRecord {
     KdepRecord {
         cache: request.cache.hash(),
@@ -150,7 +153,7 @@ fn record(
         pts_temperature: request.pts.temperature(),
         pts_power: request.pts.power(),
         fitted_rows: sample.rows(),
-        explained_variance: projection.explained(),
+        explained_variance,
         rank: projection.rank(),
         scale,
     }
@@ -229,6 +232,8 @@ struct Pass<'a> {
     features: &'a MappedColumn<f32>,
     projection: &'a Projection,
     pts: PowerTemperature,
+    /// Whether the projection was fitted on a part of the rows, so that what it keeps of all is still to be measured.
+    in_part: bool,
     writer: &'a KdepWriter,
     job: &'a Job,
 }
@@ -273,7 +278,7 @@ impl Pass<'_> {
                 return Err(BankError::Interrupted);
             }
             let range = start..rows.end.min(start + BLOCK);
-            self.targets(range.clone(), &mut block)?;
+            self.targets(range.clone(), &mut block, &mut scale)?;
             scale.add(&block.projected);
             writer.push(&block.targets)?;
             self.features.release(range.clone());
@@ -283,14 +288,19 @@ impl Pass<'_> {
         Ok(scale)
     }
 
-    /// Fills `block` with the targets of `rows`.
-    fn targets(&self, rows: Range<usize>, block: &mut Block) -> Result<(), BankError> {
+    /// Fills `block` with the targets of `rows`, and adds to `sums` what the projection keeps of them.
+    fn targets(&self, rows: Range<usize>, block: &mut Block, sums: &mut ScaleSums) -> Result<(), BankError> {
         let (width, dim) = (self.projection.width(), self.projection.dim());
         block.features.resize(rows.len() * width, 0.0);
         block.projected.resize(rows.len() * dim, 0.0);
         block.targets.resize(rows.len() * dim, f16::ZERO);
         read(self.features, rows.clone(), &mut block.features)?;
         self.projection.apply(&block.features, &mut block.projected);
+        if self.in_part {
+            sums.kept +=
+                block.projected.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
+            sums.distances += self.projection.squared_distances(&block.features);
+        }
         self.pts.apply(&mut block.projected);
         for (row, values) in rows.zip(block.projected.chunks_exact(dim)) {
             let largest = largest(values);
@@ -309,16 +319,19 @@ fn largest(values: &[f32]) -> f32 {
     f32::from_bits(values.iter().map(|value| value.abs().to_bits()).fold(0, u32::max))
 }
 
-/// What [`TargetScale`] is made of.
+/// What [`TargetScale`] is made of, and the measured share of the variance.
 struct ScaleSums {
     /// Sum of squares per dimension.
     squares: Vec<f64>,
     largest: f32,
+    /// Squared lengths of the projected features, and squared distances of the features from the mean.
+    kept: f64,
+    distances: f64,
 }
 
 impl ScaleSums {
     fn new(dim: usize) -> Self {
-        Self { squares: vec![0.0; dim], largest: 0.0 }
+        Self { squares: vec![0.0; dim], largest: 0.0, kept: 0.0, distances: 0.0 }
     }
 
     /// Adds rows, `[n, d]`.
@@ -334,6 +347,13 @@ impl ScaleSums {
     fn merge(&mut self, other: &Self) {
         self.squares.iter_mut().zip(&other.squares).for_each(|(sum, other)| *sum += other);
         self.largest = self.largest.max(other.largest);
+        self.kept += other.kept;
+        self.distances += other.distances;
+    }
+
+    /// The share kept, 0 to 1.
+    fn explained(&self) -> f64 {
+        (self.kept / self.distances).min(1.0)
     }
 
     fn finish(self, rows: usize) -> TargetScale {

@@ -189,8 +189,10 @@ fn check(name: &str) {
         let inside = got >= low - rounding(low) && got <= high + rounding(high);
         assert!(inside, "{name}, value {at}: {got} is not within {low} and {high}");
     }
+    // Of a part it is measured on the projected values, f32.
+    let near = if fit_rows.is_some() { 1e-6 } else { 1e-9 };
     assert!(
-        (report.explained_variance - explained[0]).abs() < 1e-9,
+        (report.explained_variance - explained[0]).abs() < near,
         "{} {explained:?}",
         report.explained_variance
     );

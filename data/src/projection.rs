@@ -252,6 +252,17 @@ impl Projection {
         });
     }
 
+    /// The sum over `rows`, `[n, D]`, of their squared distances from the mean: what the projection could keep at most.
+    pub fn squared_distances(&self, rows: &[f32]) -> f64 {
+        let distance = |row: &[f32]| -> f64 {
+            row.iter()
+                .zip(&self.mean)
+                .map(|(value, mean)| f64::from(value - mean) * f64::from(value - mean))
+                .sum()
+        };
+        rows.chunks_exact(self.width()).map(distance).sum()
+    }
+
     /// Values per row before, D.
     pub fn width(&self) -> usize {
         self.mean.len()
@@ -277,7 +288,7 @@ impl Projection {
         &self.variances
     }
 
-    /// The share of the variance that the axes keep, 0 to 1.
+    /// The share of the variance of the rows it was fitted on that the axes keep, 0 to 1.
     pub fn explained(&self) -> f64 {
         (self.variances.iter().sum::<f64>() / self.total).min(1.0)
     }

@@ -21,18 +21,22 @@ pub fn run(args: &ObjectivesArgs) -> anyhow::Result<Exit> {
 
 /// One line per objective; the last column is the widest.
 fn table(specs: &[&ObjectiveSpec]) -> String {
-    let heading = ["objective", "weight", "needs", "source", "about"].map(str::to_owned);
-    let row = |spec: &&ObjectiveSpec| {
-        let needs = if spec.needs.is_empty() { "-".to_owned() } else { spec.needs.join(", ") };
-        let weight = spec.default_weight.to_string();
-        [spec.name.to_owned(), weight, needs, spec.source.to_owned(), spec.about.to_owned()]
+    let heading = ["objective", "weight", "needs", "flags", "source", "about"].map(str::to_owned);
+    let list = |words: &[&str], separator: &str| match words {
+        [] => "-".to_owned(),
+        words => words.join(separator),
     };
-    let rows: Vec<[String; 5]> = std::iter::once(heading).chain(specs.iter().map(row)).collect();
+    let row = |spec: &&ObjectiveSpec| {
+        let (needs, flags) = (list(spec.needs, ", "), list(spec.flags, " "));
+        let weight = spec.default_weight.to_string();
+        [spec.name.to_owned(), weight, needs, flags, spec.source.to_owned(), spec.about.to_owned()]
+    };
+    let rows: Vec<[String; 6]> = std::iter::once(heading).chain(specs.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2), width(3)];
-    let line = |[name, weight, needs, source, about]: &[String; 5]| {
-        let [a, b, c, d] = widths;
-        format!("{name:<a$}  {weight:<b$}  {needs:<c$}  {source:<d$}  {about}")
+    let widths = [0, 1, 2, 3, 4].map(width);
+    let line = |[name, weight, needs, flags, source, about]: &[String; 6]| {
+        let [a, b, c, d, e] = widths;
+        format!("{name:<a$}  {weight:<b$}  {needs:<c$}  {flags:<d$}  {source:<e$}  {about}")
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }

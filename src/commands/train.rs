@@ -62,10 +62,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Says what the flags do not show: where views come from, and that in parts `caption` is another objective.
+/// Says what the flags do not show: where views come from, what a sum with `hgkd` sees, and that in parts `caption` is another
+/// objective.
 fn note(origin: &ViewOrigin, config: &TrainConfig) {
     eprintln!("note: {origin}");
     let TrainConfig { objective, accumulate, batch, .. } = config;
+    if objective.contain(ObjectiveKind::Hgkd) && objective.kinds().count() > 1 {
+        eprintln!("note: hgkd hides part of each view, from the other objectives too");
+    }
     if *accumulate > 1 && objective.contain(ObjectiveKind::Caption) {
         let part = batch / accumulate;
         eprintln!(

@@ -38,7 +38,7 @@ def golden(tensors, name, seed, rows, width, dim, temperature=0.1, power=3.0, fi
     case = {
         "features": features,
         "options": np.array([dim, temperature, power, fit_rows or 0]),
-        "explained": np.array([(singular[:dim] ** 2).sum() / (singular**2).sum()]),
+        "explained": np.array([(y**2).sum() / ((x - mean) ** 2).sum()]),
         "low": scaled(y - off, temperature, power),
         "high": scaled(y + off, temperature, power),
     }

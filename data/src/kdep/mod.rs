@@ -57,7 +57,7 @@ pub struct KdepRecord {
     pub pts_power: f32,
     /// Rows that the projection was fitted on.
     pub fitted_rows: usize,
-    /// Share of the features' variance that the projection keeps.
+    /// Share of the variance of all features, about the projection's mean, that the projection keeps.
     pub explained_variance: f64,
     /// Dimensions of the targets that have any variance.
     pub rank: usize,

@@ -217,13 +217,15 @@ pub struct ConvSpec {
     pub window: Window,
     /// Groups.
     pub groups: usize,
+    /// Deviation of the initial weights; torchvision's for what a normalisation or a ReLU follows, unless given.
+    pub deviation: Option<f64>,
 }
 
 impl ConvSpec {
     /// A dense convolution.
     pub fn dense(outputs: usize, side: usize, stride: usize) -> Self {
         let window = Window { stride, padding: side / 2, dilation: 1 };
-        Self { outputs, side, window, groups: 1 }
+        Self { outputs, side, window, groups: 1, deviation: None }
     }
 
     /// One filter per channel.
@@ -323,7 +325,11 @@ impl Builder {
             shape: vec![spec.outputs, inner, spec.side, spec.side],
             layout: Layout::Filters,
             role: Role::Weight,
-            initial: Initial::Normal { deviation: (2.0 / real(spec.outputs * spec.side * spec.side)).sqrt() },
+            initial: Initial::Normal {
+                deviation: spec
+                    .deviation
+                    .unwrap_or_else(|| (2.0 / real(spec.outputs * spec.side * spec.side)).sqrt()),
+            },
         })?;
         let out = Shape {
             batch: shape.batch,

@@ -8,6 +8,8 @@
 //! afterwards; the memory of a batch goes back to them when the step drops it. A batch holds 8-bit pixels: whoever computes
 //! normalises, a device after the upload of a quarter of the bytes, the processor in one pass.
 //!
+//! Targets are gathered with the pixels, ahead of the step: a row of patch tokens can be larger than its view.
+//!
 //! A bad image ends the run. At extraction it would have been rejected; here its row is already part of the bank and of
 //! the order, and going on without it would make the run depend on the moment at which the file broke.
 
@@ -25,6 +27,8 @@ use super::order::EpochOrders;
 use super::ordered::{Ordered, ordered_map};
 use super::origin::{Originals, StoredUse, ViewOrigin, require_originals};
 use super::pixels::{InputFormat, PixelError, load_view_into};
+use super::targets::TargetSource;
+use crate::objective::TargetBatch;
 use crate::run::RunError;
 
 /// Batches that the workers may be ahead of the step: one that is ready, and one that they turn to when images of unequal
@@ -38,6 +42,7 @@ pub struct TrainingImages<'a> {
     pixels: Pixels<'a>,
     origin: ViewOrigin,
     format: InputFormat,
+    targets: Option<&'a TargetSource<'a>>,
 }
 
 /// What pixels are made of.
@@ -75,6 +80,8 @@ pub struct Batch {
     pub rows: Vec<usize>,
     /// Rendered pixels, RGB8 `[B, S, S, 3]`.
     pub images: PixelBlock,
+    /// The rows' targets, on the CPU; none where none are gathered.
+    pub targets: TargetBatch,
 }
 
 /// Where a step's samples are.
@@ -112,7 +119,13 @@ impl<'a> TrainingImages<'a> {
                 Pixels::Originals { originals, positions, limits }
             }
         };
-        Ok(Self { views, views_per_sample: u32::from(config.views), pixels, origin, format })
+        let views_per_sample = u32::from(config.views);
+        Ok(Self { views, views_per_sample, pixels, origin, format, targets: None })
+    }
+
+    /// The same, whose batches come with targets.
+    pub fn with_targets(self, targets: &'a TargetSource<'a>) -> Self {
+        Self { targets: Some(targets), ..self }
     }
 
     /// Number of samples.
@@ -182,12 +195,10 @@ impl<'a> TrainingImages<'a> {
             let samples = &place.order[place.first..place.first + plan.batch];
             let mut images = blocks.take()?;
             workers.install(|| self.fill(samples, place.view, &mut images))?;
-            Ok(Batch {
-                epoch: place.epoch,
-                ends_epoch: (step + 1).is_multiple_of(steps.max(1)),
-                rows: samples.iter().map(|&sample| self.views.row(sample, place.view)).collect(),
-                images,
-            })
+            let rows: Vec<usize> = samples.iter().map(|&sample| self.views.row(sample, place.view)).collect();
+            let targets = self.targets.map(|targets| targets.gather(&rows)).transpose()?.unwrap_or_default();
+            let ends_epoch = (step + 1).is_multiple_of(steps.max(1));
+            Ok(Batch { epoch: place.epoch, ends_epoch, rows, images, targets })
         };
         let epochs = usize::try_from(plan.epochs).unwrap_or(usize::MAX);
         let count = steps.saturating_mul(epochs).saturating_sub(plan.done);

@@ -54,7 +54,8 @@ impl<'a> TargetInputs<'a> {
     }
 }
 
-/// What a batch's targets are gathered from: the columns that were asked for, and the embeddings.
+/// What a batch's targets are gathered from: the columns that were asked for, and the embeddings. Gathers on the host, so that a
+/// loader's threads can do it while a device computes.
 #[derive(Debug)]
 pub struct TargetSource<'a> {
     cache: &'a Cache,
@@ -64,7 +65,6 @@ pub struct TargetSource<'a> {
     tokens: Option<TokenColumn>,
     captions: Option<MappedColumn<f32>>,
     labels: Option<Labels>,
-    device: &'a Device,
 }
 
 impl<'a> TargetSource<'a> {
@@ -73,11 +73,7 @@ impl<'a> TargetSource<'a> {
     /// # Errors
     /// [`RunError::Artefact`] where a bank was made from another cache or a shard is unreadable; [`RunError::MissingInput`] and
     /// [`RunError::NotCached`] where a column is nowhere to be had.
-    pub fn open(
-        inputs: TargetInputs<'a>,
-        wanted: TargetColumns,
-        device: &'a Device,
-    ) -> Result<Self, RunError> {
+    pub fn open(inputs: TargetInputs<'a>, wanted: TargetColumns) -> Result<Self, RunError> {
         let cache = inputs.cache;
         let of_bank = wanted.text_distribution || wanted.visual_distribution || wanted.pseudo_category;
         Ok(Self {
@@ -88,11 +84,10 @@ impl<'a> TargetSource<'a> {
             tokens: wanted.tokens.then(|| tokens(cache)).transpose()?,
             captions: wanted.caption.then(|| captions(cache)).transpose()?,
             labels: wanted.label.then(|| Labels::read(cache)).transpose()?,
-            device,
         })
     }
 
-    /// The columns of the cache rows `rows`, in that order.
+    /// The columns of the cache rows `rows`, in that order, on the CPU.
     ///
     /// # Errors
     /// [`RunError::Artefact`] where a stored slot is out of range; [`RunError::Train`] where a tensor cannot be made.
@@ -105,17 +100,17 @@ impl<'a> TargetSource<'a> {
             self.gather_bank(targets, rows, &mut batch)?;
         }
         if let Some(column) = &self.kdep {
-            batch.kdep = Some(self.copied(column, rows.iter().copied(), rows.len())?);
+            batch.kdep = Some(copied(column, rows.iter().copied(), rows.len())?);
         }
         if let Some(column) = &self.tokens {
             let mut values = vec![0.0; rows.len() * column.width()];
             column.copy_rows(rows.iter().copied(), &mut values);
             let grid = column.record();
-            batch.tokens = Some(self.tensor(values, (rows.len(), grid.rows, grid.columns, grid.dim))?);
+            batch.tokens = Some(tensor(values, (rows.len(), grid.rows, grid.columns, grid.dim))?);
         }
         if let Some(column) = &self.captions {
             let samples = rows.iter().map(|row| row / self.cache.views_per_sample());
-            batch.caption = Some(self.copied(column, samples, rows.len())?);
+            batch.caption = Some(copied(column, samples, rows.len())?);
         }
         if let Some(labels) = &self.labels {
             let samples = rows.iter().map(|row| row / self.cache.views_per_sample());
@@ -132,16 +127,16 @@ impl<'a> TargetSource<'a> {
         self.labels.as_ref().map(Labels::classes)
     }
 
-    /// The teacher's embeddings of cache rows, `[rows.len(), D]`.
+    /// The teacher's embeddings of cache rows, `[rows.len(), D]`, on the CPU.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] where there is no such row; an error of the device.
+    /// [`TrainError::Setting`] where there is no such row.
     pub fn embeddings(&self, rows: &[usize]) -> Result<Tensor, TrainError> {
         if let Some(&row) = rows.iter().find(|row| **row >= self.cache.rows()) {
             let range = "below the number of rows of the cache";
             return Err(TrainError::Setting { name: "a cache row", value: f64::from(number(row)?), range });
         }
-        self.copied(self.cache.embeddings(), rows.iter().copied(), rows.len())
+        copied(self.cache.embeddings(), rows.iter().copied(), rows.len())
     }
 
     fn gather_bank(
@@ -151,38 +146,37 @@ impl<'a> TargetSource<'a> {
         batch: &mut TargetBatch,
     ) -> Result<(), RunError> {
         if self.wanted.text_distribution {
-            batch.text_distribution = Some(self.distribution(&targets.text, rows)?);
+            batch.text_distribution = Some(distribution(&targets.text, rows)?);
         }
         if self.wanted.visual_distribution {
-            batch.visual_distribution = Some(self.distribution(&targets.visual, rows)?);
+            batch.visual_distribution = Some(distribution(&targets.visual, rows)?);
         }
         if self.wanted.pseudo_category {
             batch.pseudo_category = Some(rows.iter().map(|&row| targets.pseudo_category[row]).collect());
         }
         Ok(())
     }
+}
 
-    fn distribution(&self, column: &DistributionColumn, rows: &[usize]) -> Result<Tensor, RunError> {
-        let mut values = vec![0.0; rows.len() * column.slots()];
-        column.copy_rows(rows, &mut values)?;
-        Ok(self.tensor(values, (rows.len(), column.slots()))?)
-    }
+fn distribution(column: &DistributionColumn, rows: &[usize]) -> Result<Tensor, RunError> {
+    let mut values = vec![0.0; rows.len() * column.slots()];
+    column.copy_rows(rows, &mut values)?;
+    Ok(tensor(values, (rows.len(), column.slots()))?)
+}
 
-    /// `count` rows of a column, `[count, width]`.
-    fn copied(
-        &self,
-        column: &MappedColumn<f32>,
-        rows: impl Iterator<Item = usize>,
-        count: usize,
-    ) -> Result<Tensor, TrainError> {
-        let mut values = vec![0.0; count * column.width()];
-        column.copy_rows(rows, &mut values);
-        self.tensor(values, (count, column.width()))
-    }
+/// `count` rows of a column, `[count, width]`.
+fn copied(
+    column: &MappedColumn<f32>,
+    rows: impl Iterator<Item = usize>,
+    count: usize,
+) -> Result<Tensor, TrainError> {
+    let mut values = vec![0.0; count * column.width()];
+    column.copy_rows(rows, &mut values);
+    tensor(values, (count, column.width()))
+}
 
-    fn tensor(&self, values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor, TrainError> {
-        Ok(Tensor::from_vec(values, shape.into(), self.device)?)
-    }
+fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor, TrainError> {
+    Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
 }
 
 /// A cache row as batches and checkpoints keep it.

@@ -117,7 +117,8 @@ pub trait Objective: Send {
     /// A column or an output of the student that is missing, or shapes that disagree.
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError>;
 
-    /// Updates what the objective itself tracks, once per optimiser step, after the step's loss was taken.
+    /// Updates what the objective itself tracks, once per optimiser step, after the step's loss was taken. The targets are the whole
+    /// batch's, on the CPU: reading them waits for no device.
     ///
     /// # Errors
     /// A column that is missing, or shapes that disagree.

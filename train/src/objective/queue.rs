@@ -51,13 +51,13 @@ impl TeacherQueue {
         self.rows.len()
     }
 
-    /// Appends the embeddings `[n, D]` of cache rows `rows`, in that order; the oldest entries make room.
+    /// Appends the embeddings `[n, D]`, wherever they are, of cache rows `rows`, in that order; the oldest entries make room.
     ///
     /// # Errors
     /// Another shape, or an error of the device.
     pub fn push(&mut self, rows: &[u32], embeddings: &Tensor) -> Result<(), TrainError> {
         expect_dims("embeddings for the queue", embeddings, &[rows.len(), self.slots.dims()[1]])?;
-        let embeddings = embeddings.detach().contiguous()?;
+        let embeddings = embeddings.detach().to_device(self.slots.device())?.contiguous()?;
         let mut done = rows.len().saturating_sub(self.capacity());
         while done < rows.len() {
             let count = (self.capacity() - self.next).min(rows.len() - done);
@@ -112,7 +112,8 @@ impl TeacherQueue {
                 rows.iter().map(|&row| usize::try_from(row).unwrap_or(usize::MAX)).collect();
             let embeddings = read(&rows)?;
             expect_dims("embeddings for the queue", &embeddings, &[rows.len(), self.slots.dims()[1]])?;
-            self.slots.slice_set(&embeddings.contiguous()?, 0, chunk * CHUNK)?;
+            let embeddings = embeddings.to_device(self.slots.device())?.contiguous()?;
+            self.slots.slice_set(&embeddings, 0, chunk * CHUNK)?;
         }
         (self.rows, self.next) = (rows, next);
         Ok(())

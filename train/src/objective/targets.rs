@@ -1,6 +1,6 @@
 //! Targets: the columns that objectives can ask for, and those of one batch.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::BatchMask;
 use crate::error::TrainError;
@@ -71,6 +71,25 @@ pub struct TargetBatch {
 }
 
 impl TargetBatch {
+    /// The same on `device`; where they are there already nothing is copied.
+    ///
+    /// # Errors
+    /// An error of the device.
+    pub fn to_device(&self, device: &Device) -> Result<Self, TrainError> {
+        let moved = |tensor: &Option<Tensor>| {
+            Ok::<_, TrainError>(tensor.as_ref().map(|tensor| tensor.to_device(device)).transpose()?)
+        };
+        Ok(Self {
+            embedding: moved(&self.embedding)?,
+            text_distribution: moved(&self.text_distribution)?,
+            visual_distribution: moved(&self.visual_distribution)?,
+            kdep: moved(&self.kdep)?,
+            tokens: moved(&self.tokens)?,
+            caption: moved(&self.caption)?,
+            ..self.clone()
+        })
+    }
+
     /// The targets of rows `start..start + len`.
     ///
     /// # Errors

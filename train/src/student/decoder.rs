@@ -102,7 +102,9 @@ pub(super) fn tokens(
     let decoded = decoded.ok_or(ShapeError::Zero { what: "maps of a backbone" })?;
     let name = format!("{DECODER}tokens");
     let width = builder.shape(decoded).channels;
-    let tokens = builder.conv(decoded, &name, ConvSpec::dense(config.dim, 1, 1))?;
+    // No normalisation follows: with torchvision's weights, few outputs would begin far larger than the tokens, whose variance is 1.
+    let small = ConvSpec { deviation: Some(0.02), ..ConvSpec::dense(config.dim, 1, 1) };
+    let tokens = builder.conv(decoded, &name, small)?;
     Ok(builder.bias(tokens, &name, width)?)
 }
 
@@ -120,7 +122,7 @@ fn fill(builder: &mut Builder, map: Value, stride: usize, side: usize) -> Result
 fn upsample(builder: &mut Builder, x: Value, stride: usize, width: usize) -> Result<Value, ShapeError> {
     let name = |part: &str| format!("{DECODER}up{stride}.{part}");
     let window = Window { stride: 2, padding: 1, dilation: 1 };
-    let doubled = ConvSpec { outputs: width, side: 4, window, groups: 1 };
+    let doubled = ConvSpec { side: 4, window, ..ConvSpec::dense(width, 3, 2) };
     let mut x = builder.conv_transpose(x, &name("transposed"), doubled)?;
     for (number, activation) in [(1, Activation::Relu6), (2, Activation::Identity)] {
         x = builder.conv(x, &name(&format!("conv{number}")), ConvSpec::dense(width, 3, 1))?;

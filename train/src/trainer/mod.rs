@@ -126,12 +126,13 @@ pub fn train(
     let sources = TargetInputs { cache: inputs.cache, bank: inputs.bank, kdep: inputs.kdep };
     objectives::require_inputs(config, &sources)?;
     let objective = objectives::build(config, &sources, &settings.device)?;
-    let targets = TargetSource::open(sources, objective.columns(), &settings.device)?;
+    let targets = TargetSource::open(sources, objective.columns())?;
     let teacher = &inputs.cache.manifest().config.teacher;
     let format =
         InputFormat { size: config.size, resample: teacher.resample, normalization: teacher.normalization };
     let images =
-        TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)?;
+        TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)?
+            .with_targets(&targets);
     let steps_per_epoch = images.steps_per_epoch(config.batch, config.epochs)?;
     let head = run::head(&config.objective, inputs.cache.dim(), targets.classes());
     let extras = objectives::extras(config, &sources)?;
@@ -188,7 +189,7 @@ pub fn train(
     } else {
         let mut running = Loop::open(config, settings, dir, &mut folder, job)?;
         running.restore(&mut session, &targets, &mut report)?;
-        running.run(&mut session, &images, &targets, observe, &mut report)?;
+        running.run(&mut session, &images, observe, &mut report)?;
         session.take_average()?;
         folder.finish(&session.student.to_safetensors(Default::default())?)?;
     }

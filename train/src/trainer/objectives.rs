@@ -51,7 +51,11 @@ fn require_width(config: &TrainConfig, bank: &KdepBank) -> Result<(), RunError> 
         return Ok(());
     }
     let (path, what) = (bank.dir().to_owned(), format!("a target for {}", config.student));
-    let hint = "build the KDEP bank with that width as its --dim, or train another student";
+    let hint = if bank.manifest().record.features < expected {
+        "a projection cannot widen the teacher's features: train a student with a narrower pooled feature"
+    } else {
+        "build the KDEP bank with that width as its --dim, or train another student"
+    };
     Err(RunError::Width { path, what, got, expected, hint })
 }
 

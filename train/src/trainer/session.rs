@@ -7,7 +7,6 @@ use crate::checkpoint::Stateful;
 use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
-use crate::loader::targets::TargetSource;
 use crate::objective::{BatchMask, Objective};
 use crate::optim::{OptimiserSettings, Schedule, ScheduleSettings};
 use crate::run::{RunError, TrainConfig};
@@ -26,6 +25,7 @@ pub(super) struct Session {
     /// Share of cells that a student with a decoder does not see.
     mask_ratio: Option<f32>,
     views: usize,
+    device: Device,
 }
 
 /// The loss of one step: scalars on the device, to be read when somebody wants to know.
@@ -51,7 +51,20 @@ impl Session {
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimiser, seed, parts) = (config.optimiser, config.seed, config.accumulate);
         let mask_ratio = extras.decoder.map(|_| config.objective_settings.mask_ratio);
-        Ok(Self { student, optimiser, slots, objective, normalization, seed, side, parts, mask_ratio, views })
+        let device = device.clone();
+        Ok(Self {
+            student,
+            optimiser,
+            slots,
+            objective,
+            normalization,
+            seed,
+            side,
+            parts,
+            mask_ratio,
+            views,
+            device,
+        })
     }
 
     /// Everything a checkpoint holds.
@@ -60,14 +73,8 @@ impl Session {
     }
 
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
-    pub(super) fn step(
-        &mut self,
-        batch: &Batch,
-        step: usize,
-        lr: f32,
-        targets: &TargetSource<'_>,
-    ) -> Result<StepLoss, RunError> {
-        let mut targets = targets.gather(&batch.rows)?;
+    pub(super) fn step(&mut self, batch: &Batch, step: usize, lr: f32) -> Result<StepLoss, RunError> {
+        let mut targets = batch.targets.to_device(&self.device)?;
         targets.mask = self.mask(batch)?;
         let rows = batch.rows.len() / self.parts;
         let mut losses = Vec::with_capacity(self.parts);
@@ -93,7 +100,7 @@ impl Session {
         let number = u64::try_from(step).unwrap_or(u64::MAX).saturating_add(1);
         let update = self.optimiser.update(self.student.table(), lr, number);
         self.student.update(&update)?;
-        self.objective.after_step(&targets)?;
+        self.objective.after_step(&batch.targets)?;
         Ok(loss)
     }
 

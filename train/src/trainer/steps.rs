@@ -86,7 +86,6 @@ impl<'a> Loop<'a> {
         &mut self,
         session: &mut Session,
         images: &TrainingImages<'_>,
-        targets: &TargetSource<'_>,
         observe: &mut dyn FnMut(&MetricsLine),
         report: &mut TrainReport,
     ) -> Result<(), RunError> {
@@ -104,7 +103,7 @@ impl<'a> Loop<'a> {
             Ok(())
         };
         let waited = images.stream(plan, self.settings.threads, |batches| {
-            self.steps(session, batches, targets, &mut write)?;
+            self.steps(session, batches, &mut write)?;
             Ok(batches.waited())
         })?;
         metrics.sync()?;
@@ -119,7 +118,6 @@ impl<'a> Loop<'a> {
         &mut self,
         session: &mut Session,
         batches: &mut Batches<'_, '_>,
-        targets: &TargetSource<'_>,
         write: &mut dyn FnMut(&MetricsLine) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         let epoch = Meter::new(std::mem::take(&mut self.epoch_loss), Duration::ZERO);
@@ -132,7 +130,7 @@ impl<'a> Loop<'a> {
             }
             let Some(batch) = batches.next_batch()? else { break };
             let ends_epoch = batch.ends_epoch;
-            let place = self.take_step(session, &batch, targets)?;
+            let place = self.take_step(session, &batch)?;
             let logs = self.settings.log_steps > 0 && self.step.is_multiple_of(self.settings.log_steps);
             let due =
                 self.settings.checkpoint_steps.is_some_and(|every| self.step.is_multiple_of(every.max(1)));
@@ -154,16 +152,11 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    fn take_step(
-        &mut self,
-        session: &mut Session,
-        batch: &Batch,
-        targets: &TargetSource<'_>,
-    ) -> Result<Place, RunError> {
+    fn take_step(&mut self, session: &mut Session, batch: &Batch) -> Result<Place, RunError> {
         let epoch = batch.epoch;
         let lr = self.schedule.lr(self.step);
         #[expect(clippy::cast_possible_truncation, reason = "the optimiser computes in f32")]
-        let loss = session.step(batch, self.step, lr as f32, targets)?;
+        let loss = session.step(batch, self.step, lr as f32)?;
         self.step += 1;
         self.job.advance(1);
         let place = Place { epoch, step: self.step, lr, batch: self.config.batch };

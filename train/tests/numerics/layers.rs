@@ -100,7 +100,8 @@ impl Case<'_> {
 
     fn conv(&self, builder: &mut Builder, x: Value, groups: usize) -> Result<Value, ShapeError> {
         let dims = self.dims("w0");
-        let spec = ConvSpec { outputs: dims[0], side: dims[2], window: self.window(), groups };
+        let spec =
+            ConvSpec { outputs: dims[0], side: dims[2], window: self.window(), groups, deviation: None };
         builder.conv(x, "conv", spec)
     }
 
@@ -112,7 +113,13 @@ impl Case<'_> {
             "depthwise" => self.conv(builder, x, channels),
             "conv_transpose" => {
                 let dims = self.dims("w0");
-                let spec = ConvSpec { outputs: dims[1], side: dims[2], window: self.window(), groups: 1 };
+                let spec = ConvSpec {
+                    outputs: dims[1],
+                    side: dims[2],
+                    window: self.window(),
+                    groups: 1,
+                    deviation: None,
+                };
                 let y = builder.conv_transpose(x, "up", spec)?;
                 builder.bias(y, "up", channels)
             }

@@ -14,7 +14,7 @@ fn refused(build: impl FnOnce(&mut Builder, Value) -> Result<Value, ShapeError>)
 }
 
 fn conv(outputs: usize, side: usize, window: Window, groups: usize) -> bool {
-    refused(|b, x| b.conv(x, "conv", ConvSpec { outputs, side, window, groups }))
+    refused(|b, x| b.conv(x, "conv", ConvSpec { outputs, side, window, groups, deviation: None }))
 }
 
 const UNIT: Window = Window { stride: 1, padding: 0, dilation: 1 };
@@ -35,7 +35,7 @@ fn zero_sizes_are_refused() {
     assert!(refused(|b, x| b.max_pool(x, 0, UNIT)), "an empty window");
     let spec = |outputs, side, stride| {
         let window = Window { stride, padding: 0, dilation: 1 };
-        ConvSpec { outputs, side, window, groups: 1 }
+        ConvSpec { outputs, side, window, groups: 1, deviation: None }
     };
     assert!(!refused(|b, x| b.conv_transpose(x, "up", spec(3, 2, 2))));
     for wrong in [spec(0, 2, 2), spec(3, 0, 2), spec(3, 2, 0)] {
@@ -60,7 +60,8 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(refused(|b, x| { b.max_pool(x, 2, Window { padding: 2, ..UNIT }) }), "windows without a pixel");
     assert!(refused(|b, x| b.linear(x, "linear", 3, LinearKind::Dense)), "a dense layer on positions");
     assert!(refused(|b, x| b.l2_normalise(x)), "rows with positions");
-    let up = ConvSpec { outputs: 3, side: 2, window: Window { padding: 9, ..UNIT }, groups: 1 };
+    let up =
+        ConvSpec { outputs: 3, side: 2, window: Window { padding: 9, ..UNIT }, groups: 1, deviation: None };
     assert!(refused(|b, x| b.conv_transpose(x, "up", up)), "padding that leaves nothing");
     assert!(refused(|b, x| b.conv_transpose(x, "up", ConvSpec { groups: 2, window: UNIT, ..up })), "groups");
     assert!(

@@ -23,7 +23,7 @@ const READERS: [(&str, Reader); 13] = [
     ("depthwise5 stride 2", |b, x| b.conv(x, "next", ConvSpec::depthwise(8, 5, 2))),
     ("transpose", |b, x| {
         let window = Window { stride: 2, padding: 1, dilation: 1 };
-        b.conv_transpose(x, "next", ConvSpec { outputs: 3, side: 4, window, groups: 1 })
+        b.conv_transpose(x, "next", ConvSpec { outputs: 3, side: 4, window, groups: 1, deviation: None })
     }),
     ("bias", |b, x| b.bias(x, "next", 8)),
     ("pool", |b, x| b.max_pool(x, 3, Window { stride: 2, padding: 1, dilation: 1 })),
@@ -153,6 +153,7 @@ fn accumulated_gradients_add_up() {
             side: 2,
             window: Window { stride: 2, padding: 0, dilation: 1 },
             groups: 1,
+            deviation: None,
         };
         outputs[0] = b.conv_transpose(raw, "up", spec)?;
         Ok(outputs)

@@ -11,6 +11,8 @@ use lgd_train::loader::blocks::ordinary;
 use lgd_train::loader::order::epoch_order;
 use lgd_train::loader::origin::{StoredUse, ViewOrigin};
 use lgd_train::loader::pixels::InputFormat;
+use lgd_train::loader::targets::{TargetInputs, TargetSource};
+use lgd_train::objective::TargetColumns;
 use lgd_train::run::{FailureKind, RunError};
 
 use crate::fixture::{Images, VIEWS, World, originals, picture};
@@ -34,6 +36,29 @@ fn batches(world: &World, images: &Images, plan: StreamPlan, threads: usize) -> 
 }
 
 const PLAN: StreamPlan = StreamPlan { batch: 4, epochs: 3, seed: 9, done: 0 };
+
+#[test]
+fn batches_come_with_the_targets_of_their_rows() {
+    let world = World::new(18);
+    let inputs = TargetInputs { cache: &world.cache, bank: None, kdep: None };
+    let wanted = TargetColumns { embedding: true, rows: true, ..Default::default() };
+    let source = TargetSource::open(inputs, wanted).unwrap();
+    let images = open(&world, &world.images).unwrap().with_targets(&source);
+    let checked = images.stream(PLAN, 2, |stream| {
+        let mut checked = 0;
+        while let Some(batch) = stream.next_batch()? {
+            let expected = source.embeddings(&batch.rows)?.to_vec2::<f32>().unwrap();
+            assert_eq!(batch.targets.embedding.unwrap().to_vec2::<f32>().unwrap(), expected);
+            let rows: Vec<u32> = batch.rows.iter().map(|&row| u32::try_from(row).unwrap()).collect();
+            assert_eq!(batch.targets.rows.unwrap(), rows);
+            checked += 1;
+        }
+        Ok(checked)
+    });
+    assert_eq!(checked.unwrap(), 12);
+    let bare = batches(&world, &world.images, PLAN, 1).unwrap();
+    assert!(bare[0].targets.embedding.is_none() && bare[0].targets.rows.is_none());
+}
 
 #[test]
 fn batches_are_the_same_whatever_the_threads() {

@@ -1,6 +1,6 @@
 //! Targets as they come from the cache and the banks: each row its own, a caption that of its sample.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use lgd_train::loader::targets::{TargetInputs, TargetSource};
 use lgd_train::objective::TargetColumns;
 use lgd_train::run::{FailureKind, RunError};
@@ -21,7 +21,7 @@ fn every_row_gets_its_own_feature_tokens_and_caption() {
     let bank = kdep_bank(&world.path("kdep"), &world.cache, 3);
     let inputs = TargetInputs { cache: &world.cache, bank: None, kdep: Some(&bank) };
     let wanted = TargetColumns { kdep: true, tokens: true, caption: true, rows: true, ..Default::default() };
-    let source = TargetSource::open(inputs, wanted, &Device::Cpu).unwrap();
+    let source = TargetSource::open(inputs, wanted).unwrap();
     let batch = source.gather(&ROWS).unwrap();
     let expected = |row: &dyn Fn(usize) -> usize, count: usize| -> Vec<f32> {
         ROWS.iter().flat_map(|&at| values(row(at), count)).collect()
@@ -41,7 +41,7 @@ fn every_row_gets_its_own_feature_tokens_and_caption() {
 fn columns_that_the_cache_lacks_or_has_in_another_width_are_refused_with_its_path() {
     let refused = |world: &World, wanted| {
         let inputs = TargetInputs { cache: &world.cache, bank: None, kdep: None };
-        let error = TargetSource::open(inputs, wanted, &Device::Cpu).unwrap_err();
+        let error = TargetSource::open(inputs, wanted).unwrap_err();
         let text = error.to_string();
         let path = world.cache.dir().display().to_string();
         assert!(text.starts_with(&path) && text.contains("\nhint: "), "{text}");
