@@ -80,10 +80,10 @@ def supervised(bench: Bench, epochs: int) -> Method:
     return compare(bench, "supervised", "labels", over(Method("supervised"), "lr", RATES), epochs)
 
 
-def names(bench: Bench, few: Method, many: Method) -> Method:
+def names(bench: Bench, few: Method, many: Method) -> None:
     """Does the number of names decide between LGD and SEED? With the settings of the ten for all, and the thousand with their own."""
     candidates = {names: few.learning(names, few.tau_t) for names in ("ten", "thirty", "ten-and-thousand")}
-    return compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
+    compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
 
 
 def parts(bench: Bench, lgd: Method, seed: Method) -> None:
