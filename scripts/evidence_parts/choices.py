@@ -80,19 +80,20 @@ def supervised(bench: Bench, epochs: int) -> Method:
     return compare(bench, "supervised", "labels", over(Method("supervised"), "lr", RATES), epochs)
 
 
-def names(bench: Bench, few: Method, many: Method) -> Method:
+def names(bench: Bench, few: Method, many: Method) -> None:
     """Does the number of names decide between LGD and SEED? With the settings of the ten for all, and the thousand with their own."""
     candidates = {names: few.learning(names, few.tau_t) for names in ("ten", "thirty", "ten-and-thousand")}
-    return compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
+    compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
 
 
-def parts(bench: Bench, lgd: Method, seed: Method) -> None:
-    """Which part of LGD, and does SEED's queue add to it, at LGD's settings or at SEED's?"""
+def parts(bench: Bench, lgd: Method, many: Method, seed: Method) -> None:
+    """Which part of LGD, with a few and with many names? Does SEED's queue add to it, at LGD's settings or at SEED's?"""
     both = {
         "with-seed": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
         "with-seed, as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
     }
     compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")) | both)
+    compare(bench, f"lgd-{many.names}-parts", "zero-shot", over(many, "alpha", ("0", "0.5", "1")))
 
 
 def centring(bench: Bench, lgd: Method, seed: Method) -> None:

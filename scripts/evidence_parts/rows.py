@@ -19,9 +19,9 @@ EMBEDDED, POOLED = "zero-shot,knn,linear", "knn,linear"
 def everything(workshop: Workshop) -> None:
     """Data, then choices on held-out images and the rows that follow from them."""
     scale, bench = workshop.scale, prepare(workshop)
-    few, seed, many = choices.lgd(bench, "ten"), choices.seed(bench), choices.lgd(bench, "ten-and-thousand")
-    lgd = choices.names(bench, few, many)
-    choices.parts(bench, lgd, seed)
+    lgd, seed, many = choices.lgd(bench, "ten"), choices.seed(bench), choices.lgd(bench, "ten-and-thousand")
+    choices.names(bench, lgd, many)
+    choices.parts(bench, lgd, many, seed)
     for number in scale.seeds:
         row(bench, f"LGD, {lgd.names} names", lgd, number)
         row(bench, "SEED", seed, number)
@@ -34,7 +34,7 @@ def everything(workshop: Workshop) -> None:
     for number in scale.other_seeds:
         row(bench, "LGD, text only", lgd.having(alpha="0"), number)
         row(bench, "LGD, visual only", lgd.having(alpha="1"), number)
-    retargeted(bench, few, many)
+    retargeted(bench, lgd, many)
     choices.centring(bench, lgd, seed)
     hgkd = choices.hgkd(bench)
     for number in scale.other_seeds:
@@ -90,11 +90,11 @@ def epochs_for(bench: Bench, label: str, epochs: int) -> int:
     return round(epochs * per_class / max(2, round(SHARES[label] * per_class)))
 
 
-def retargeted(bench: Bench, few: Method, many: Method) -> None:
+def retargeted(bench: Bench, lgd: Method, many: Method) -> None:
     """The paper's exchange of texts: the same images and other names. Each student is asked for the ten names, of which labels
     are known, and for each list of names on held-out images, where it is compared with the teacher.
     """
-    methods = {"ten": few, "other": few.learning("other", few.tau_t), "thousand": many.learning("thousand", many.tau_t)}
+    methods = {"ten": lgd, "other": lgd.learning("other", lgd.tau_t), "thousand": many.learning("thousand", many.tau_t)}
     for names, method in methods.items():
         student = row(bench, f"LGD, {names} names", method, 0)
         for asked in methods:
