@@ -2,14 +2,20 @@
 //!
 //! This crate is the command line only: [`args`] says what can be typed, [`commands`] resolves and runs it.
 
+// Standard error may be closed: `eprintln!` would panic.
+#![deny(clippy::print_stderr)]
+
 mod args;
 mod commands;
 mod exit;
 mod progress;
+mod say;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use say::say;
 
 /// Training allocates and frees large activations all the time; this allocator keeps them (worth 20-40%).
 #[global_allocator]
@@ -18,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let args = args::Args::parse();
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
-        eprintln!("warning: an interrupt will not be handled gracefully: {error}");
+        say(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
     }
     match commands::run(args.command) {
         Ok(exit) => exit.into(),
@@ -35,7 +41,7 @@ fn on_interrupt() {
         std::process::exit(130);
     }
     progress::JOB.interrupt();
-    eprintln!("\nstopping at the next safe point; once more to stop at once");
+    say("\nstopping at the next safe point; once more to stop at once");
 }
 
 /// Prints the causes on one line, the way they were wrapped; a cause whose words its wrapper repeats is left out.
@@ -48,5 +54,5 @@ fn report(error: &anyhow::Error) {
             text = format!("{text}: {cause}");
         }
     }
-    eprintln!("error: {text}");
+    say(format_args!("error: {text}"));
 }

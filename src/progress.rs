@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use lgd_data::job::Job;
 
+use crate::say::say;
+
 const BAR: &str = "{msg:>8} [{bar:32}] {human_pos}/{human_len} {per_sec} eta {eta}";
 const REFRESH: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -68,9 +70,9 @@ fn draw_lines(name: &'static str, unit: &'static str, finished: &AtomicBool) {
         let rate = done as f64 / started.elapsed().as_secs_f64();
         let left = total.saturating_sub(done) as f64 / rate.max(f64::MIN_POSITIVE);
         let eta = if left.is_finite() && left < 1e9 { format!("{left:.0} s") } else { "unknown".to_owned() };
-        eprintln!(
+        say(format_args!(
             "{name}: {done}/{total} {unit}, {rate:.1} {unit}/s, eta {eta}, {} rejected",
             JOB.rejected()
-        );
+        ));
     }
 }

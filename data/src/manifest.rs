@@ -351,10 +351,8 @@ fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
     let dir = path.parent().unwrap_or(Path::new(""));
     let hint = if !dir.is_dir() {
         "there is no such folder"
-    } else if let Some(&(_, held)) = HELD.iter().find(|(name, _)| dir.join(name).exists()) {
+    } else if let Some(&(_, _, held)) = KINDS.iter().find(|(name, ..)| dir.join(name).exists()) {
         held
-    } else if dir.join(PLAN).exists() {
-        "the extraction was not finished; go on with `lgd extract --resume`"
     } else {
         "is this the folder that was given as --out?"
     };
@@ -364,21 +362,13 @@ fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
 /// The plan of an unfinished cache; it stands in for the manifest while extraction runs.
 pub(crate) const PLAN: &str = "extract.json";
 
-/// The kind of artefact that each manifest marks.
-const KINDS: [(&str, &str); 5] = [
-    ("cache.json", "cache"),
-    (PLAN, "cache"),
-    ("bank.json", "bank"),
-    ("kdep.json", "KDEP bank"),
-    ("run.json", "run"),
-];
-
-/// What is said of a folder that holds such a manifest, and not the one looked for.
-const HELD: [(&str, &str); 4] = [
-    ("cache.json", "the folder holds a cache"),
-    ("bank.json", "the folder holds a bank of names"),
-    ("kdep.json", "the folder holds a KDEP bank"),
-    ("run.json", "the folder holds a run"),
+/// The manifests, the kind of artefact that each marks, and what is said of a folder that holds it and not the one looked for.
+const KINDS: [(&str, &str, &str); 5] = [
+    ("cache.json", "cache", "the folder holds a cache"),
+    ("bank.json", "bank", "the folder holds a bank of names"),
+    ("kdep.json", "KDEP bank", "the folder holds a KDEP bank"),
+    ("run.json", "run", "the folder holds a run"),
+    (PLAN, "cache", "the extraction was not finished; go on with `lgd extract --resume`"),
 ];
 
 /// Creates the output folder `dir` where it is absent, and refuses one that holds an artefact of another kind.
@@ -387,8 +377,8 @@ const HELD: [(&str, &str); 4] = [
 /// [`ArtefactError::Occupied`] for a "cache", "bank", "KDEP bank" or "run" where `kind` is another; [`ArtefactError::Io`].
 pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtefactError> {
     fs::create_dir_all(dir).during("create the folder", dir)?;
-    match KINDS.iter().find(|(name, other)| *other != kind && dir.join(name).exists()) {
-        Some((_, other)) => Err(ArtefactError::Occupied {
+    match KINDS.iter().find(|(name, other, _)| *other != kind && dir.join(name).exists()) {
+        Some((_, other, _)) => Err(ArtefactError::Occupied {
             path: dir.to_owned(),
             what: format!("a {other}, which a {kind} cannot replace"),
             hint: "give another folder",

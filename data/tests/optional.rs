@@ -378,10 +378,20 @@ fn a_cache_may_be_copied_without_what_nobody_needs() {
             assert!(text.contains(part), "{name}: {part:?} is not in {text}");
         }
         let absent: Vec<String> = cache.absent_columns().iter().map(ToString::to_string).collect();
-        assert_eq!(absent, [text]);
+        assert_eq!(absent, [text.as_str()]);
+        // Whoever resumes wants the whole cache, and no shard of a finished one is made again.
+        let error = CacheBuilder::open(dir.path(), config.clone(), Existing::Resume).unwrap_err();
+        assert_eq!(error.to_string(), text);
+        assert!(text.contains("copy the file too, or extract again with --overwrite"), "{text}");
         fs::write(&path, whole).unwrap();
         assert!(cache.absent_columns().is_empty());
+        CacheBuilder::open(dir.path(), config.clone(), Existing::Resume).unwrap();
     }
+    let views = dir.path().join("views-00001.parquet");
+    let whole = fs::read(&views).unwrap();
+    fs::write(&views, &whole[1..]).unwrap();
+    let error = CacheBuilder::open(dir.path(), config, Existing::Resume).unwrap_err();
+    assert!(matches!(error, ArtefactError::Length { .. }), "{error}");
 }
 
 #[test]

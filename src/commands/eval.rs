@@ -1,4 +1,4 @@
-//! `lgd eval`: zero-shot, kNN and linear probe, the teacher beside the student.
+//! `lgd eval`: a student judged by the protocols that were chosen or that suit it, the teacher beside it where there is a cache.
 
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use super::{print, print_json, set_threads, threads_or_all};
 use crate::args::EvalArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
+use crate::say::say;
 
 /// Labelled images and, where there is one, their cache.
 struct Labelled<'a> {
@@ -44,7 +45,7 @@ fn protocols(args: &EvalArgs, run: &Run) -> Vec<Protocol> {
     let (head, bank) = (run.manifest().head(), args.bank.is_some());
     let suiting = Protocol::suiting(head, bank);
     let want = if matches!(head, Head::Projection { .. }) && !bank { ", for want of a --bank" } else { "" };
-    eprintln!("note: judged by {suiting}{want}; --protocol chooses another");
+    say(format_args!("note: judged by {suiting}{want}; --protocol chooses another"));
     vec![suiting]
 }
 

@@ -11,8 +11,9 @@ use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
 use lgd_train::run::Run;
 
-use super::print;
+use super::{kept_variance, print};
 use crate::exit::Exit;
+use crate::say::say;
 
 const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json or run.json";
 
@@ -52,12 +53,12 @@ pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
         let text =
             fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
         if name == "extract.json" {
-            eprintln!("note: the extraction is not finished; go on with `lgd extract --resume`");
+            say("note: the extraction is not finished; go on with `lgd extract --resume`");
         }
         if name == "cache.json" {
             let cache = Cache::open(path, Verify::Length)?;
             for (file, condition) in cache.embeddings().not_in_place() {
-                eprintln!("note: {} is not read in place: {condition}", file.display());
+                say(format_args!("note: {} is not read in place: {condition}", file.display()));
             }
             note_optional(&cache)?;
         }
@@ -71,38 +72,58 @@ pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
 fn note_optional(cache: &Cache) -> anyhow::Result<()> {
     let (manifest, config) = (cache.manifest(), &cache.manifest().config);
     if let Some(format) = config.stored_views {
-        eprintln!("note: the views are stored ({format}), {}", DecimalBytes(manifest.bytes().1));
+        say(format_args!("note: the views are stored ({format}), {}", DecimalBytes(manifest.bytes().1)));
     }
     if let Some((column, record)) = cache.features()?.zip(config.features.as_ref()) {
         let bytes = 2 * column.rows() as u64 * record.dim as u64;
-        eprintln!("note: features of {} are cached ({}), {}", record.dim, record.output, DecimalBytes(bytes));
+        say(format_args!(
+            "note: features of {} are cached ({}), {}",
+            record.dim,
+            record.output,
+            DecimalBytes(bytes)
+        ));
     }
     if let Some(record) = &config.tokens {
-        let kept = manifest.token_projection.as_ref();
-        let kept =
-            kept.map(|kept| format!(", {:.1}% of the variance", 100.0 * kept.explained)).unwrap_or_default();
-        eprintln!("note: tokens are cached ({record}{kept}), {}", DecimalBytes(manifest.token_bytes()));
-        eprintln!("note: {}", record.student_sizes());
+        let kept = kept_variance(manifest).map(|kept| format!(", {kept}")).unwrap_or_default();
+        say(format_args!(
+            "note: tokens are cached ({record}{kept}), {}",
+            DecimalBytes(manifest.token_bytes())
+        ));
+        say(format_args!("note: {}", record.student_sizes()));
     }
     if let Some(record) = &config.captions {
         let from = if record.text_encoder.is_some() { "the text encoder" } else { "the list" };
         let bytes = DecimalBytes(manifest.caption_bytes());
-        eprintln!("note: captions are cached (embeddings of {} from {from}), {bytes}", record.dim);
+        say(format_args!("note: captions are cached (embeddings of {} from {from}), {bytes}", record.dim));
     }
     for absent in cache.absent_columns() {
-        eprintln!("warning: {absent}");
+        say(format_args!("warning: {absent}"));
     }
     Ok(())
 }
 
-/// What a cache holds besides views and embeddings, every byte of it checked, in words that end in a comma and a blank.
+/// What a cache holds besides views and embeddings, every byte of it checked, in words that end in a comma and a blank. A column that
+/// is absent or damaged does not keep the others from being checked.
 fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
-    cache.verify_stored_views()?;
-    let stored = cache.manifest().config.stored_views.map(|format| format!("views stored ({format}), "));
-    let features = cache.features()?.map(|features| format!("features of {}, ", features.width()));
-    let tokens = cache.tokens()?.map(|tokens| format!("tokens ({}), ", tokens.record()));
-    let captions = cache.captions()?.map(|captions| format!("{} captions, ", captions.rows()));
-    Ok([stored, features, tokens, captions].into_iter().flatten().collect())
+    let stored = cache.manifest().config.stored_views;
+    let columns = [
+        cache.verify_stored_views().map(|()| stored.map(|format| format!("views stored ({format}), "))),
+        cache.features().map(|found| found.map(|features| format!("features of {}, ", features.width()))),
+        cache.tokens().map(|found| found.map(|tokens| format!("tokens ({}), ", tokens.record()))),
+        cache.captions().map(|found| found.map(|captions| format!("{} captions, ", captions.rows()))),
+    ];
+    let (mut words, mut faults) = (String::new(), Vec::new());
+    for column in columns {
+        match column {
+            Ok(found) => words.extend(found),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let Some(last) = faults.pop() else { return Ok(words) };
+    for fault in faults {
+        say(format_args!("error: {fault}"));
+    }
+    Err(last.into())
 }
 
 /// Checks every byte.

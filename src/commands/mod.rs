@@ -12,6 +12,7 @@ mod train;
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
+use lgd_data::cache::CacheManifest;
 use serde::Serialize;
 
 use crate::args::Command;
@@ -42,6 +43,13 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         printed => printed.context("cannot write to standard output"),
     }
+}
+
+/// What the projection of a cache's tokens keeps, in words, where there is one.
+fn kept_variance(manifest: &CacheManifest) -> Option<String> {
+    let (projection, views) = manifest.token_projection.as_ref().zip(manifest.config.fitted_views())?;
+    let kept = 100.0 * projection.explained;
+    Some(format!("{kept:.1}% of the variance of the {views} views that the projection was fitted to"))
 }
 
 /// Sets the size of the thread pool that decoding, banks and kernels share; 0 = all cores.

@@ -19,6 +19,7 @@ use super::{print_json, set_threads, threads_or_all};
 use crate::args::{OptimizerArg, ScheduleArg, TrainArgs};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
+use crate::say::say;
 
 /// PyTorch's default.
 const ADAMW_EPS: f32 = 1e-8;
@@ -65,16 +66,16 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
 /// Says what the flags do not show: where views come from, what a sum with `hgkd` sees, and that in parts `caption` is another
 /// objective.
 fn note(origin: &ViewOrigin, config: &TrainConfig) {
-    eprintln!("note: {origin}");
+    say(format_args!("note: {origin}"));
     let TrainConfig { objective, accumulate, batch, .. } = config;
     if objective.contain(ObjectiveKind::Hgkd) && objective.kinds().count() > 1 {
-        eprintln!("note: hgkd hides part of each view, from the other objectives too");
+        say("note: hgkd hides part of each view, from the other objectives too");
     }
     if *accumulate > 1 && objective.contain(ObjectiveKind::Caption) {
         let part = batch / accumulate;
-        eprintln!(
+        say(format_args!(
             "note: with --accumulate {accumulate} the objective caption contrasts {part} images at a time, not {batch}"
-        );
+        ));
     }
 }
 
@@ -174,7 +175,7 @@ fn refuse_unread(args: &TrainArgs) -> anyhow::Result<()> {
 
 fn show_epoch(line: &MetricsLine, epochs: u32) {
     let parts: Vec<String> = line.parts.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-    eprintln!(
+    say(format_args!(
         "epoch {}/{epochs}: loss {:.4} ({}), lr {:.4}, {:.1} images/s, waiting for data {:.1}% of the time",
         line.epoch + 1,
         line.loss,
@@ -182,19 +183,19 @@ fn show_epoch(line: &MetricsLine, epochs: u32) {
         line.lr,
         line.images_per_second,
         100.0 * line.data_wait
-    );
+    ));
 }
 
 fn summarise(report: &TrainReport, args: &TrainArgs) {
     if let Some(init) = &report.init {
-        eprintln!("initial weights: {init}");
+        say(format_args!("initial weights: {init}"));
     }
-    eprintln!(
+    say(format_args!(
         "train: {} steps in {:.1} s, {:.1} images/s, waiting for data {:.1}% of the time; {}",
         report.steps,
         report.seconds,
         report.images_per_second,
         100.0 * report.data_wait,
         args.output.out.display(),
-    );
+    ));
 }

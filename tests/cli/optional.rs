@@ -76,7 +76,7 @@ fn everything_is_told_cached_shown_and_verified() {
     }
 
     let ran = desk.lgd(&format!("{EXTRACT} --tokens svd:3 --tokens-fit-views 30 --out projected"));
-    let ran = ran.ended(0, &["tokens: 3 of 4 values keep 100.0% of the variance"]);
+    let ran = ran.ended(0, &["tokens: 3 of 4 values keep 100.0% of the variance of the 30 views that the projection was fitted to"]);
     let tokens = &ran.json()["cache"]["tokens"];
     assert_eq!(
         (&tokens["dim"], &tokens["teacher_dim"], &tokens["fit_views"]),
@@ -84,7 +84,8 @@ fn everything_is_told_cached_shown_and_verified() {
     );
     // Standardised tokens of four values have three degrees of freedom.
     assert!(tokens["explained"].as_f64().unwrap() > 0.999, "{tokens}");
-    desk.lgd("inspect projected").ended(0, &["f16, 2 x 2 x 3 of 4, 100.0% of the variance"]);
+    desk.lgd("inspect projected")
+        .ended(0, &["f16, 2 x 2 x 3 of 4, 100.0% of the variance of the 30 views that"]);
     flip_a_bit(&desk.path("projected/tokens.safetensors"));
     desk.lgd("verify projected").ended(3, &["tokens.safetensors", "BLAKE3"]);
 }
@@ -130,7 +131,7 @@ fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
 }
 
 #[test]
-fn parts_that_start_together_share_one_projection() {
+fn parts_that_start_together_make_the_same_bytes() {
     let desk = desk();
     let extract = format!("{EXTRACT} {ALL} svd:2");
     desk.lgd(&format!("{extract} --out whole")).ended(0, &[]);
@@ -230,6 +231,7 @@ fn a_copy_without_files_that_nobody_needs_serves_everybody_else() {
     let desk = desk();
     desk.lgd(&format!("{EXTRACT} {ALL} svd:2 --out cache")).ended(0, &[]);
     desk.names("names.txt", &CLASSES);
+    let whole_captions = fs::read(desk.path("cache/captions-00000.parquet")).unwrap();
     for name in ["tokens-00001.parquet", "tokens.safetensors", "captions-00000.parquet"] {
         fs::remove_file(desk.path("cache").join(name)).unwrap();
     }
@@ -244,7 +246,19 @@ fn a_copy_without_files_that_nobody_needs_serves_everybody_else() {
     }
     let told = desk.lgd("inspect cache").ended(0, &["warning:", tokens, captions]);
     assert_eq!(told.json()["config"]["tokens"]["dim"], 2);
-    desk.lgd("verify cache").ended(3, &["is missing: the cache's tokens", "hint: only"]);
+    desk.lgd(&format!("{EXTRACT} {ALL} svd:2 --out cache --resume")).ended(
+        3,
+        &["is missing: the cache's tokens", "copy the file too, or extract again with --overwrite"],
+    );
+    // What is there is checked all the same, and what is not is named once for each column.
+    let both =
+        ["error: ", "is missing: the cache's tokens", "\nerror: ", "captions-00000.parquet is missing"];
+    desk.lgd("verify cache").ended(3, &both);
+    let captions = desk.path("cache/captions-00000.parquet");
+    fs::write(&captions, whole_captions).unwrap();
+    flip_a_bit(&captions);
+    desk.lgd("verify cache")
+        .ended(3, &["is missing: the cache's tokens", "captions-00000.parquet", "BLAKE3"]);
 }
 
 #[test]

@@ -148,6 +148,19 @@ fn a_reader_that_goes_away_is_no_error() {
     desk.images("images", 0, 2);
     desk.tiny_teacher("teacher", "linear.onnx");
     desk.lgd("extract --images images --teacher teacher --out cache").ended(0, &[]);
+    let train = "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 1 --objective seed";
+    for (line, code) in [
+        ("extract --images images --teacher teacher --out c", 0),
+        (&format!("{train} --out run"), 0),
+        ("inspect nowhere", 2),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = desk.command().args(line.split(' ')).stderr(writer).output().unwrap().status;
+        assert_eq!(status.code(), Some(code), "{line}, nobody at standard error");
+    }
+    desk.lgd("verify run").ended(0, &[]);
+    desk.bash("lgd inspect nowhere 2>&1 | true; exit ${PIPESTATUS[0]}").ended(2, &[]);
     for line in [
         "inspect cache",
         "verify cache",

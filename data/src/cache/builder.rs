@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::optional::COLUMNS;
 use super::shard::{ShardRecord, ShardWriter};
 use super::{
     CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, ProjectionEntry, REJECTS, Reject,
@@ -50,7 +51,8 @@ impl CacheBuilder {
     ///
     /// # Errors
     /// [`ArtefactError::Occupied`] where something is there and `existing` is [`Existing::Refuse`];
-    /// [`ArtefactError::Mismatch`] where a resumed cache was begun with another configuration.
+    /// [`ArtefactError::Mismatch`] where a resumed cache was begun with another configuration; [`ArtefactError::Missing`] or
+    /// [`ArtefactError::Length`] where it is finished, and no longer whole.
     pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtefactError> {
         prepare_folder(dir, "cache")?;
         if existing == Existing::Overwrite {
@@ -63,7 +65,10 @@ impl CacheBuilder {
                 let hint = "give --resume to go on, --overwrite to start anew, or another folder";
                 return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
             }
-            (Some(recorded), _) => require_same(dir, &recorded, &config)?,
+            (Some(recorded), _) => {
+                require_same(dir, &recorded, &config)?;
+                require_whole(dir)?;
+            }
             (None, _) => {
                 let plan = Plan { format_version: CACHE_VERSION, config: config.clone() };
                 write_new_json(&dir.join(PLAN), &plan)?;
@@ -196,7 +201,8 @@ impl CacheBuilder {
         let mut rejects = listed.to_vec();
         let pin = self.pin()?;
         for shard in 0..self.config.shards() {
-            let Some(record) = self.record(shard, pin)? else { return self.finished() };
+            // Another part or an earlier run may have written the manifest.
+            let Some(record) = self.record(shard, pin)? else { return finished(&self.dir) };
             shards.push(record.entry);
             rejects.extend(record.rejects);
         }
@@ -222,15 +228,6 @@ impl CacheBuilder {
         write_json(&self.dir.join(MANIFEST), &manifest)?;
         self.remove_records();
         Ok(Some(manifest))
-    }
-
-    /// The manifest, where another part or an earlier run has written it.
-    fn finished(&self) -> Result<Option<CacheManifest>, ArtefactError> {
-        let path = self.dir.join(MANIFEST);
-        if !path.exists() {
-            return Ok(None);
-        }
-        read_manifest(&path, CACHE_VERSION, "the cache's manifest").map(|(manifest, _)| Some(manifest))
     }
 
     /// A shard's record, provided that it was made with what `pin` names and its files are there in full length.
@@ -263,13 +260,28 @@ impl CacheBuilder {
     }
 }
 
+/// The manifest of the cache that `dir` holds, where it is complete.
+fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtefactError> {
+    let path = dir.join(MANIFEST);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let (manifest, _) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
+    manifest.validate(&path)?;
+    Ok(Some(manifest))
+}
+
+/// Refuses a finished cache that lacks a file or a part of one: its shards have no records any more, so that none is made again.
+fn require_whole(dir: &Path) -> Result<(), ArtefactError> {
+    let Some(manifest) = finished(dir)? else { return Ok(()) };
+    manifest.shards.iter().try_for_each(|shard| shard.file.verify(dir, Verify::Length))?;
+    COLUMNS.iter().try_for_each(|column| column.verify(dir, &manifest, Verify::Length))
+}
+
 /// The configuration of the cache that `dir` holds, complete or not.
 fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtefactError> {
-    let manifest = dir.join(MANIFEST);
-    if manifest.exists() {
-        let (found, _) = read_manifest::<CacheManifest>(&manifest, CACHE_VERSION, "the cache's manifest")?;
-        found.validate(&manifest)?;
-        return Ok(Some(found.config));
+    if let Some(manifest) = finished(dir)? {
+        return Ok(Some(manifest.config));
     }
     let plan = dir.join(PLAN);
     if plan.exists() {

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ArtefactError;
 use crate::manifest::{ContentHash, FileEntry};
 use crate::render::{Normalization, Resample};
+use crate::spread::ViewSpread;
 use crate::view::Policy;
 
 pub use builder::{CacheBuilder, Existing};
@@ -168,6 +169,12 @@ impl CacheConfig {
     /// Whether the tokens are projected.
     fn projects(&self) -> bool {
         self.tokens.as_ref().is_some_and(|tokens| tokens.encoding == TokenEncoding::Projected)
+    }
+
+    /// Views that the projection of the tokens is fitted to, where there is one; those that cannot be used are left out.
+    pub fn fitted_views(&self) -> Option<usize> {
+        let fit_views = self.tokens.as_ref().and_then(|tokens| tokens.fit_views);
+        fit_views.map(|count| ViewSpread::new(count, self.samples, self.views.into()).count())
     }
 
     /// Shards that the listing makes.

@@ -10,12 +10,14 @@
 //! may be copied without them.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::student_sizes::StudentSizes;
 use super::{CacheManifest, ShardEntry};
-use crate::manifest::{ContentHash, FileEntry};
+use crate::error::ArtefactError;
+use crate::manifest::{ContentHash, FileEntry, Verify};
 
 /// Name of the column of features, f16 `[F]`, as the model gives them.
 pub(super) const FEATURES: &str = "features";
@@ -23,9 +25,9 @@ pub(super) const FEATURES: &str = "features";
 /// A column with files of its own.
 pub(super) struct ColumnFiles {
     /// What they hold, in the words of an error.
-    pub(super) what: &'static str,
+    what: &'static str,
     /// What to do where one is missing.
-    pub(super) hint: &'static str,
+    hint: &'static str,
     of_shard: fn(&ShardEntry) -> Option<&FileEntry>,
     of_cache: fn(&CacheManifest) -> Option<&FileEntry>,
 }
@@ -33,7 +35,8 @@ pub(super) struct ColumnFiles {
 /// The pixels of stored views.
 pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
     what: "the cache's stored views",
-    hint: "only training without the images needs them: give --images and --ignore-stored-views, or copy the file too",
+    hint: "only training without the images needs them: give --images and --ignore-stored-views, copy the file too, or \
+           extract again with --overwrite",
     of_shard: |shard| shard.pixels.as_ref(),
     of_cache: |_| None,
 };
@@ -41,7 +44,7 @@ pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
 /// Patch tokens, and what they were projected with.
 pub(super) const TOKENS: ColumnFiles = ColumnFiles {
     what: "the cache's tokens",
-    hint: "only the objective hgkd needs them: copy the file too, or extract again",
+    hint: "only the objective hgkd needs them: copy the file too, or extract again with --overwrite",
     of_shard: |shard| shard.tokens.as_ref(),
     of_cache: |cache| cache.token_projection.as_ref().map(|projection| &projection.file),
 };
@@ -49,10 +52,13 @@ pub(super) const TOKENS: ColumnFiles = ColumnFiles {
 /// Captions.
 pub(super) const CAPTIONS: ColumnFiles = ColumnFiles {
     what: "the cache's captions",
-    hint: "only the objective caption needs them: copy the file too, or extract again",
+    hint: "only the objective caption needs them: copy the file too, or extract again with --overwrite",
     of_shard: |shard| shard.captions.as_ref(),
     of_cache: |_| None,
 };
+
+/// All of them.
+pub(super) const COLUMNS: [ColumnFiles; 3] = [STORED_VIEWS, TOKENS, CAPTIONS];
 
 impl ColumnFiles {
     /// The file of every shard.
@@ -60,9 +66,20 @@ impl ColumnFiles {
         cache.shards.iter().filter_map(self.of_shard)
     }
 
-    /// All files.
-    pub(super) fn all<'a>(&self, cache: &'a CacheManifest) -> impl Iterator<Item = &'a FileEntry> {
-        self.of_shards(cache).chain((self.of_cache)(cache))
+    /// Checks all files, those of the shards and that of the cache, in `dir`.
+    pub(super) fn verify(
+        &self,
+        dir: &Path,
+        cache: &CacheManifest,
+        depth: Verify,
+    ) -> Result<(), ArtefactError> {
+        let mut files = self.of_shards(cache).chain((self.of_cache)(cache));
+        files.try_for_each(|file| file.verify(dir, depth)).map_err(|error| match error {
+            ArtefactError::Missing { path, .. } => {
+                ArtefactError::Missing { path, what: self.what, hint: self.hint }
+            }
+            error => error,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::cached_views::CachedViews;
 use super::captions::CAPTION;
-use super::optional::{CAPTIONS, ColumnFiles, FEATURES, STORED_VIEWS, TOKENS};
+use super::optional::{CAPTIONS, COLUMNS, ColumnFiles, FEATURES, STORED_VIEWS, TOKENS};
 use super::stored::StoredViews;
 use super::tokens::TokenColumn;
 use super::{CACHE_VERSION, CacheManifest, MANIFEST};
@@ -126,22 +126,14 @@ impl Cache {
 
     /// Checks the files of a column and returns the paths of those of the shards.
     fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<PathBuf>, ArtefactError> {
-        for file in column.all(&self.manifest) {
-            file.verify(&self.dir, depth).map_err(|error| match error {
-                ArtefactError::Missing { path, .. } => {
-                    ArtefactError::Missing { path, what: column.what, hint: column.hint }
-                }
-                error => error,
-            })?;
-        }
+        column.verify(&self.dir, &self.manifest, depth)?;
         Ok(column.of_shards(&self.manifest).map(|file| self.dir.join(&file.name)).collect())
     }
 
     /// Why columns that the manifest lists cannot be opened, as far as presence and lengths of their files tell: the first fault of
     /// each.
     pub fn absent_columns(&self) -> Vec<ArtefactError> {
-        let columns = [STORED_VIEWS, TOKENS, CAPTIONS];
-        columns.iter().filter_map(|column| self.checked(column, Verify::Length).err()).collect()
+        COLUMNS.iter().filter_map(|column| self.checked(column, Verify::Length).err()).collect()
     }
 
     /// The stored views, where the cache has them. Of their files presence and lengths are checked.

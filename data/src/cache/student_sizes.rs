@@ -12,8 +12,11 @@ const CELL: usize = 32;
 /// Fewest cells along a side: a single one would be all of the image, seen or hidden.
 const LEAST_CELLS: usize = 2;
 
-/// How often every student can double: from its map at stride 32 to the one at stride 4. Some could once more.
-const DOUBLINGS: u32 = 3;
+/// How often a ResNet can double: from its map at stride 32 to the one at stride 4.
+const RESNET_DOUBLINGS: u32 = 3;
+
+/// How often the other students can, whose finest map is at stride 2.
+const DOUBLINGS: u32 = 4;
 
 /// Which students fit tokens of `rows` x `columns`; in words where displayed, with a hint where none does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,23 +28,32 @@ pub struct StudentSizes {
 }
 
 impl StudentSizes {
-    /// The sides of images that fit, ascending, in pixels.
+    /// The sides of images that fit some student, ascending, in pixels.
     pub fn sides(self) -> Vec<u32> {
-        let square = self.rows == self.columns;
-        let halved = |doublings: u32| {
-            let cells = self.rows >> doublings;
-            let fits = square && cells >= LEAST_CELLS && cells << doublings == self.rows;
-            u32::try_from(cells.saturating_mul(CELL)).ok().filter(|_| fits)
+        (0..=DOUBLINGS).rev().filter_map(|doublings| self.side(doublings)).collect()
+    }
+
+    /// The side from which so many doublings lead to the tokens.
+    fn side(self, doublings: u32) -> Option<u32> {
+        let cells = self.rows >> doublings;
+        let fits = self.rows == self.columns && cells >= LEAST_CELLS && cells << doublings == self.rows;
+        u32::try_from(cells.saturating_mul(CELL)).ok().filter(|_| fits)
+    }
+
+    /// [`sides`](Self::sides) in words.
+    fn words(self) -> Vec<String> {
+        let word = |doublings: u32| {
+            let students = if doublings > RESNET_DOUBLINGS { " (not ResNets)" } else { "" };
+            self.side(doublings).map(|side| format!("{side}{students}"))
         };
-        (0..=DOUBLINGS).rev().filter_map(halved).collect()
+        (0..=DOUBLINGS).rev().filter_map(word).collect()
     }
 }
 
 impl fmt::Display for StudentSizes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rows, columns } = self;
-        let sides: Vec<String> = self.sides().iter().map(u32::to_string).collect();
-        match sides.split_last() {
+        match self.words().split_last() {
             None => write!(
                 f,
                 "tokens of {rows} x {columns} fit no student: hgkd takes square grids of {LEAST_CELLS} x {LEAST_CELLS} or more\n\
@@ -69,8 +81,8 @@ mod tests {
             (7, &[224]),
             (14, &[224, 448]),
             (16, &[64, 128, 256, 512]),
-            // Not 64: a ResNet would have to double once more.
-            (32, &[128, 256, 512, 1024]),
+            (32, &[64, 128, 256, 512, 1024]),
+            (64, &[128, 256, 512, 1024, 2048]),
             (0, &[]),
             (1, &[]),
         ] {
@@ -84,6 +96,10 @@ mod tests {
         let words = |rows, columns| StudentSizes { rows, columns }.to_string();
         assert_eq!(words(7, 7), "tokens of 7 x 7 fit students of 224 px");
         assert_eq!(words(16, 16), "tokens of 16 x 16 fit students of 64, 128, 256 or 512 px");
+        assert_eq!(
+            words(32, 32),
+            "tokens of 32 x 32 fit students of 64 (not ResNets), 128, 256, 512 or 1024 px"
+        );
         let none = words(1, 4);
         assert!(none.starts_with("tokens of 1 x 4 fit no student") && none.contains("\nhint: "), "{none}");
     }

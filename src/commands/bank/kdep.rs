@@ -6,6 +6,7 @@ use lgd_data::cache::Cache;
 use crate::args::BankArgs;
 use crate::commands::print_json;
 use crate::progress::{JOB, Progress};
+use crate::say::say;
 
 /// Builds the bank of targets of width `dim`.
 pub fn run(cache: &Cache, args: &BankArgs, dim: usize) -> anyhow::Result<()> {
@@ -33,7 +34,7 @@ pub fn run(cache: &Cache, args: &BankArgs, dim: usize) -> anyhow::Result<()> {
 
 fn summarise(report: &KdepReport, args: &BankArgs) {
     let seconds = report.seconds;
-    eprintln!(
+    say(format_args!(
         "bank: {} features of {} to targets of {} that keep {:.2}% of their variance, in {:.2} s; {}",
         report.rows,
         report.features,
@@ -41,11 +42,11 @@ fn summarise(report: &KdepReport, args: &BankArgs) {
         100.0 * report.explained_variance,
         seconds.sums + seconds.axes + seconds.targets + seconds.finish,
         args.out.display(),
-    );
+    ));
     if report.rank < report.dim {
-        eprintln!(
+        say(format_args!(
             "warning: only {} of the {} dimensions have any variance in the {} rows that the projection was fitted on",
             report.rank, report.dim, report.fitted_rows
-        );
+        ));
     }
 }

@@ -14,6 +14,7 @@ use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
 use crate::args::BankArgs;
 use crate::commands::print_json;
 use crate::progress::{JOB, Progress};
+use crate::say::say;
 
 /// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
 pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
@@ -21,8 +22,8 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
     let templates = templates(args)?;
     let teacher = Teacher::open(teacher)?;
     if cache.manifest().config.teacher.text_encoder.is_none() {
-        eprintln!(
-            "warning: the cache does not know the text encoder of its teacher; only the widths can be compared"
+        say(
+            "warning: the cache does not know the text encoder of its teacher; only the widths can be compared",
         );
     }
     let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
@@ -77,7 +78,7 @@ fn prompt_folder(args: &BankArgs) -> PathBuf {
 
 fn summarise(report: &BankReport, args: &BankArgs) {
     let seconds = report.seconds;
-    eprintln!(
+    say(format_args!(
         "bank: {} categories x {} views in {:.2} s; prompts {:.2} s ({} encoded, {} reused); {}",
         report.counts.len(),
         report.rows,
@@ -86,11 +87,15 @@ fn summarise(report: &BankReport, args: &BankArgs) {
         report.prompts.encoded,
         report.prompts.reused,
         args.out.display(),
-    );
+    ));
     if !report.unassigned.is_empty() {
         let shown: Vec<&str> = report.unassigned.iter().take(10).map(String::as_str).collect();
         let more = if report.unassigned.len() > shown.len() { ", ..." } else { "" };
-        eprintln!("note: {} categories have no view: {}{more}", report.unassigned.len(), shown.join(", "));
+        say(format_args!(
+            "note: {} categories have no view: {}{more}",
+            report.unassigned.len(),
+            shown.join(", ")
+        ));
     }
 }
 

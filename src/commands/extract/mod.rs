@@ -15,10 +15,11 @@ use lgd_data::source::{ImageSource, Rejected, open_captioned, open_source};
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
 
-use super::{print_json, set_threads};
+use super::{kept_variance, print_json, set_threads};
 use crate::args::{ExtractArgs, StoreTokens, StoreViews};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
+use crate::say::say;
 
 /// Runs the command.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
@@ -41,9 +42,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let manifest = builder.finalize(&listed)?;
     summarise(&summary, manifest.as_ref(), args);
     if manifest.is_none() {
-        eprintln!(
-            "note: other parts of the cache are still to do; the last one to finish writes the manifest"
-        );
+        say("note: other parts of the cache are still to do; the last one to finish writes the manifest");
     }
     print_json(&report::report(&summary, manifest.as_ref()))?;
     if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.rows == 0) {
@@ -64,7 +63,10 @@ fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
     let source =
         open(&args.images).with_context(|| format!("cannot list the images in {}", args.images.display()))?;
     if source.ignores_captions() {
-        eprintln!("note: the captions in {} are not cached without --captions", args.images.display());
+        say(format_args!(
+            "note: the captions in {} are not cached without --captions",
+            args.images.display()
+        ));
     }
     Ok(source)
 }
@@ -91,7 +93,7 @@ fn open_extractor(args: &ExtractArgs, source: &dyn ImageSource) -> anyhow::Resul
     };
     let extractor = Extractor::open(&teacher, &runtime, options)?;
     for warning in extractor.encoder().warnings() {
-        eprintln!("warning: {warning}");
+        say(format_args!("warning: {warning}"));
     }
     Ok(if args.captions { extractor.with_captions(&teacher, &runtime, source)? } else { extractor })
 }
@@ -123,24 +125,23 @@ fn require_caption_width(
 
 fn summarise(summary: &ExtractSummary, manifest: Option<&CacheManifest>, args: &ExtractArgs) {
     let seconds = summary.elapsed.as_secs_f64();
-    eprintln!(
+    say(format_args!(
         "extract: {} samples x {} views in {seconds:.1} s, {:.1} views/s, {} rejected; {}",
         summary.samples,
         args.views,
         summary.views as f64 / seconds.max(f64::MIN_POSITIVE),
         summary.rejected,
         args.output.out.display(),
-    );
-    let projected = manifest.and_then(|all| all.token_projection.as_ref().zip(all.config.tokens.as_ref()));
-    if let Some((projection, TokenRecord { dim, teacher_dim, .. })) = projected {
-        let kept = 100.0 * projection.explained;
-        eprintln!("tokens: {dim} of {teacher_dim} values keep {kept:.1}% of the variance");
+    ));
+    let projected = manifest.and_then(|all| kept_variance(all).zip(all.config.tokens.as_ref()));
+    if let Some((kept, TokenRecord { dim, teacher_dim, .. })) = projected {
+        say(format_args!("tokens: {dim} of {teacher_dim} values keep {kept}"));
     }
     if summary.cut_captions > 0 {
-        eprintln!(
+        say(format_args!(
             "note: {} captions were longer than the text encoder's context, and were cut",
             summary.cut_captions
-        );
+        ));
     }
 }
 
@@ -198,10 +199,10 @@ fn exit(args: &ExtractArgs, summary: &ExtractSummary, manifest: Option<&CacheMan
         None => (summary.rejected, summary.samples + summary.rejected),
     };
     if rejected > 0 {
-        eprintln!(
+        say(format_args!(
             "note: {rejected} of {samples} samples were rejected; see {}/rejects.jsonl",
             args.output.out.display()
-        );
+        ));
     }
     if rejected as f64 > args.max_rejects * samples as f64 { Exit::Rejects } else { Exit::Done }
 }

@@ -7,6 +7,8 @@ use indicatif::DecimalBytes;
 use lgd_data::cache::{CacheConfig, Partition, TokenRecord};
 use lgd_extract::pipeline::{OutputEstimate, StoredEstimate};
 
+use crate::say::say;
+
 /// One large part of a cache.
 struct Need {
     /// What it is, in one or two words.
@@ -44,7 +46,10 @@ pub fn announce(
     for need in &needs {
         let Need { name, form, rows, each, exact, .. } = need;
         let all = DecimalBytes(need.bytes());
-        eprintln!("{name} ({form}): {rows} x {about}{each} bytes = {about}{all}", about = about(*exact));
+        say(format_args!(
+            "{name} ({form}): {rows} x {about}{each} bytes = {about}{all}",
+            about = about(*exact)
+        ));
     }
     if let Some(tokens) = &config.tokens {
         tell_students(config, tokens);
@@ -61,7 +66,7 @@ pub fn announce(
     let Some((free, last)) = free_bytes(out).zip(needs.last()) else { return Ok(()) };
     let bytes = needs.iter().map(Need::bytes).fold(0, u64::saturating_add);
     let exact = needs.iter().all(|need| need.exact);
-    eprintln!("the disk has {} free", DecimalBytes(free));
+    say(format_args!("the disk has {} free", DecimalBytes(free)));
     // What an earlier run has stored is both among the bytes and no longer free.
     if bytes > free.saturating_add(already_stored(out, &needs)) {
         let names: Vec<_> = needs.iter().map(|need| need.name).collect();
@@ -83,13 +88,13 @@ fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
     let students = tokens.student_sizes();
     let sides = students.sides();
     match config.stored_views.filter(|stored| !sides.contains(&stored.size)) {
-        _ if sides.is_empty() => eprintln!("warning: {students}"),
-        Some(stored) => eprintln!(
+        _ if sides.is_empty() => say(format_args!("warning: {students}")),
+        Some(stored) => say(format_args!(
             "warning: {students}, the views are stored at {} px\nhint: hgkd will render its views from the images, unless --store-size \
              is one that fits",
             stored.size
-        ),
-        None => eprintln!("note: {students}"),
+        )),
+        None => say(format_args!("note: {students}")),
     }
 }
 

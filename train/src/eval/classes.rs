@@ -7,7 +7,7 @@ use lgd_data::source::ImageSource;
 
 use crate::run::RunError;
 
-/// Categories that an error message shows.
+/// Classes or categories that an error message shows.
 const SHOWN: usize = 20;
 
 /// A name without what folders and lists do to it: lower case, underscores and hyphens as blanks, one blank between words.
@@ -45,9 +45,9 @@ pub(super) fn slots_of_source(
     images: &Path,
     categories: &[&str],
 ) -> Result<Vec<u32>, RunError> {
-    let unmatched = |classes| RunError::UnmatchedClasses {
+    let unmatched = |classes: Vec<String>| RunError::UnmatchedClasses {
         images: images.to_owned(),
-        classes,
+        classes: shown(&borrowed(&classes)),
         categories: shown(categories),
     };
     match source.class_names() {
@@ -69,6 +69,11 @@ pub(super) fn plain_slots(source: &dyn ImageSource, count: usize) -> Result<Vec<
         return Ok((0..slots).collect());
     }
     Err(outside.iter().map(u32::to_string).collect())
+}
+
+/// The names as slices.
+pub(super) fn borrowed(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
 }
 
 /// The first of them, and how many there are.
@@ -100,6 +105,14 @@ mod tests {
         let categories = ["crane", "Crane"];
         assert_eq!(class_slots(&names(&["Crane"]), &categories).unwrap(), [1]);
         assert_eq!(class_slots(&names(&["CRANE", "crane"]), &categories).unwrap_err(), ["CRANE"]);
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..SHOWN + 1).map(|number| number.to_string()).collect();
+        assert_eq!(shown(&borrowed(&names[..SHOWN])), names[..SHOWN]);
+        let cut = shown(&borrowed(&names));
+        assert_eq!((cut.len(), cut[SHOWN].as_str()), (SHOWN + 1, "… 21 in all"));
     }
 
     #[test]

@@ -105,7 +105,8 @@ impl Default for EvalOptions {
 ///
 /// # Errors
 /// [`RunError::MissingInput`] where a protocol lacks bank, cache, training images or the head it judges; [`RunError::Unlabelled`],
-/// [`RunError::UnmatchedClasses`], [`RunError::UnknownClasses`] and [`RunError::ClassesDiffer`] where labels do not fit;
+/// [`RunError::UnmatchedClasses`], [`RunError::UnknownClasses`], [`RunError::NamedClasses`], [`RunError::NumberedClasses`] and
+/// [`RunError::ClassesDiffer`] where labels do not fit;
 /// [`RunError::Artefact`] where bank or cache come from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
     let start = Instant::now();

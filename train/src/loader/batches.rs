@@ -154,7 +154,8 @@ impl<'a> TrainingImages<'a> {
         }
     }
 
-    /// Streams the rest of a run to `consume`, decoding and rendering on `threads` threads.
+    /// Streams the rest of a run to `consume`, decoding and rendering on `threads` threads; beyond those, a thread per batch under way
+    /// gathers its targets. Up to three batches with their targets are in memory: the one in use and two ahead.
     ///
     /// # Errors
     /// [`RunError::TooFewSamples`], [`RunError::Threads`], and whatever `consume` returns.
@@ -202,7 +203,8 @@ impl<'a> TrainingImages<'a> {
         };
         let epochs = usize::try_from(plan.epochs).unwrap_or(usize::MAX);
         let count = steps.saturating_mul(epochs).saturating_sub(plan.done);
-        // A thread per batch under way waits for the workers that fill it.
+        // A thread per batch under way, beyond the workers: it waits for them to fill the batch, then gathers the targets itself. With the
+        // one that the step holds, up to LOOK_AHEAD + 1 batches of targets are in memory.
         ordered_map(count, LOOK_AHEAD, LOOK_AHEAD, fill, |results| {
             consume(&mut Batches { results, waited: Duration::ZERO })
         })

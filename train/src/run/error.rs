@@ -216,7 +216,7 @@ pub enum RunError {
     UnmatchedClasses {
         /// The image source.
         images: PathBuf,
-        /// The classes without a category.
+        /// Some of the classes without a category.
         classes: Vec<String>,
         /// Some of the bank's categories.
         categories: Vec<String>,
@@ -226,9 +226,27 @@ pub enum RunError {
     UnknownClasses {
         /// The image source.
         images: PathBuf,
-        /// The classes without an output.
+        /// Some of the classes without an output.
         classes: Vec<String>,
         /// The classes that it was trained on.
+        known: String,
+    },
+    /// Test images have classes with names, and a classifier was trained on numbers.
+    #[error("{}: the classes have names ({}), and the student's classifier knows only numbers, {known}\nhint: give a list with numeric labels, or judge by --protocol knn", images.display(), classes.join(", "))]
+    NamedClasses {
+        /// The image source.
+        images: PathBuf,
+        /// Some of the names.
+        classes: Vec<String>,
+        /// The range of the numbers.
+        known: String,
+    },
+    /// Test images have numbers for labels, and a classifier was trained on classes with names.
+    #[error("{}: the labels are numbers, and the student's classifier knows only names: {known}\nhint: give class folders or a list with these names, or judge by --protocol knn", images.display())]
+    NumberedClasses {
+        /// The image source.
+        images: PathBuf,
+        /// Some of the names.
         known: String,
     },
     /// Training and test images do not have the same classes.
@@ -283,6 +301,8 @@ impl RunError {
             | Self::NoCenterView { .. }
             | Self::Unlabelled { .. }
             | Self::UnknownClasses { .. }
+            | Self::NamedClasses { .. }
+            | Self::NumberedClasses { .. }
             | Self::UnmatchedClasses { .. }
             | Self::ClassesDiffer { .. }
             | Self::Train(TrainError::MaskedSize { .. } | TrainError::TokenGrid { .. }) => FailureKind::Usage,

@@ -41,11 +41,13 @@ pub struct MetricsLine {
     pub data_wait: f64,
 }
 
-/// The loss of every epoch in the metrics file at `path`, the first epoch first; of none where there is no file.
-pub(crate) fn epoch_losses(path: &Path) -> Result<Vec<f64>, ArtefactError> {
+/// The losses of the first and of the last of `epochs` epochs in the metrics file at `path`; none of one that it does not tell of.
+pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Option<f64>), ArtefactError> {
     let text = read_lines(path)?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<MetricsLine>(line).ok());
-    Ok(lines.filter(|line| line.kind == MetricsKind::Epoch).map(|line| line.loss).collect())
+    let lines: Vec<MetricsLine> = lines.filter(|line| line.kind == MetricsKind::Epoch).collect();
+    let of = |epoch: u32| lines.iter().find(|line| line.epoch == epoch).map(|line| line.loss);
+    Ok((of(0), epochs.checked_sub(1).and_then(of)))
 }
 
 /// The text of a metrics file that need not be there yet.
@@ -111,6 +113,24 @@ mod tests {
             images_per_second: 10.0,
             data_wait: 0.25,
         }
+    }
+
+    #[test]
+    fn an_epoch_that_the_file_lacks_has_no_loss() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        assert_eq!(epoch_losses(&path, 3).unwrap(), (None, None));
+        let mut file = MetricsFile::open(&path, 0).unwrap();
+        file.push(&line(1)).unwrap();
+        for epoch in [1, 2] {
+            let loss = f64::from(epoch);
+            file.push(&MetricsLine { kind: MetricsKind::Epoch, epoch, loss, ..line(20) }).unwrap();
+        }
+        assert_eq!(epoch_losses(&path, 3).unwrap(), (None, Some(2.0)));
+        assert_eq!(epoch_losses(&path, 4).unwrap(), (None, None));
+        file.push(&MetricsLine { kind: MetricsKind::Epoch, ..line(30) }).unwrap();
+        assert_eq!(epoch_losses(&path, 2).unwrap(), (Some(2.5), Some(1.0)));
+        assert_eq!(epoch_losses(&path, 0).unwrap(), (Some(2.5), None));
     }
 
     #[test]

@@ -36,7 +36,6 @@ pub use metrics::{MetricsKind, MetricsLine};
 pub use objectives::{ObjectiveSettings, SlotMode, VisualMode};
 
 use crate::loader::pixels::InputFormat;
-use crate::objective::Objectives;
 use crate::student::{Head, Student, StudentConfig};
 
 /// The version of the run format that this program writes and reads.
@@ -140,25 +139,20 @@ fn cpu() -> String {
 }
 
 impl RunManifest {
-    /// What stands on the student's pooled feature.
+    /// What stands on the student's pooled feature: the classifier where there are classes, the projection to the teacher's space where a
+    /// loss reads the embedding, else nothing.
     pub fn head(&self) -> Head {
-        head(&self.config.objective, self.dim, self.classes.as_ref())
+        match &self.classes {
+            Some(classes) => Head::Classifier { classes: classes.count },
+            None if self.config.objective.outputs().embedding => Head::Projection { dim: self.dim },
+            None => Head::None,
+        }
     }
 
     /// How the student's input is made.
     pub fn input_format(&self) -> InputFormat {
         let TeacherRecord { resample, normalization, .. } = self.teacher;
         InputFormat { size: self.config.size, resample, normalization }
-    }
-}
-
-/// The head that objectives need: the classifier of `classes` where there are some, the projection to `dim` dimensions where a loss
-/// reads the embedding, else none.
-pub(crate) fn head(objectives: &Objectives, dim: usize, classes: Option<&ClassRecord>) -> Head {
-    match classes {
-        Some(classes) => Head::Classifier { classes: classes.count },
-        None if objectives.outputs().embedding => Head::Projection { dim },
-        None => Head::None,
     }
 }
 

@@ -70,6 +70,14 @@ impl StudentConfig {
         Self { architecture, head, regularisation, seed, extras: Extras::default() }
     }
 
+    /// Checks that there can be such a student, which is not made.
+    ///
+    /// # Errors
+    /// A head without outputs, or a decoder that does not fit.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        self.table().map(drop)
+    }
+
     /// All parameters, those of the decoder last.
     pub(super) fn table(&self) -> Result<Table, TrainError> {
         match self.head {

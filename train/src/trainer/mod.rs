@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use lgd_data::bank::Bank;
-use lgd_data::cache::{Cache, Existing};
+use lgd_data::cache::{Cache, Existing, TeacherRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::kdep::KdepBank;
@@ -25,7 +25,7 @@ use crate::loader::pixels::InputFormat;
 use crate::loader::targets::{TargetInputs, TargetSource};
 use crate::params::LoadReport;
 use crate::run::{self, InitRecord, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest, TrainConfig};
-use crate::student::Student;
+use crate::student::{Student, StudentConfig};
 pub(crate) use meter::per_second;
 use session::Session;
 use steps::Loop;
@@ -125,63 +125,20 @@ pub fn train(
     config.validate()?;
     let sources = TargetInputs { cache: inputs.cache, bank: inputs.bank, kdep: inputs.kdep };
     objectives::require_inputs(config, &sources)?;
+    let student = objectives::headless(config, &sources)?;
     let objective = objectives::build(config, &sources, &settings.device)?;
     let targets = TargetSource::open(sources, objective.columns())?;
-    let teacher = &inputs.cache.manifest().config.teacher;
-    let format =
-        InputFormat { size: config.size, resample: teacher.resample, normalization: teacher.normalization };
-    let images =
-        TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)?
-            .with_targets(&targets);
-    let steps_per_epoch = images.steps_per_epoch(config.batch, config.epochs)?;
-    let head = run::head(&config.objective, inputs.cache.dim(), targets.classes());
-    let extras = objectives::extras(config, &sources)?;
-    let views = inputs.cache.views_per_sample();
-    let mut session =
-        Session::new(config, (head, extras), views, objective, teacher.normalization, &settings.device)?;
-    let manifest = RunManifest {
-        format_version: RUN_VERSION,
-        config: config.clone(),
-        cache: inputs.cache.hash(),
-        bank: inputs.bank.map(Bank::hash),
-        kdep_bank: inputs.kdep.map(KdepBank::hash),
-        text_encoder: inputs.bank.map(|bank| bank.manifest().record.text_encoder).or(teacher.text_encoder),
-        classes: targets.classes().cloned(),
-        device: if settings.device.is_cpu() { "cpu" } else { "cuda" }.to_owned(),
-        teacher: teacher.clone(),
-        dim: inputs.cache.dim(),
-        samples: images.samples(),
-        stored_views: images.origin().stored(),
-        steps_per_epoch,
-        step: 0,
-        complete: false,
-        init: None,
-        checkpoints: Vec::new(),
-        files: Vec::new(),
-    };
+    let images = open_images(config, settings, inputs)?.with_targets(&targets);
+    let manifest = manifest(config, settings, inputs, &targets, &images)?;
+    let student = StudentConfig { head: manifest.head(), ..student };
+    let mut session = Session::new(config, student, objective, inputs.cache, &settings.device)?;
     // A checkpoint holds everything: what the run began with may be gone by now.
     let goes_on = settings.existing == Existing::Resume && RunFolder::holds_checkpoint(dir);
     let init = config.init.as_deref().filter(|_| !goes_on);
     let init = init.map(|path| load_initial(&mut session.student, path)).transpose()?;
+    let mut report = begun(&manifest, &images, &session.student);
     let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
-    let init = init.map(|(record, report)| folder.record_init(record).map(|()| report)).transpose()?;
-    let mut report = TrainReport {
-        steps: steps_per_epoch * usize::try_from(config.epochs).unwrap_or(usize::MAX),
-        epochs: config.epochs,
-        samples: images.samples(),
-        batch: config.batch,
-        views: images.origin().to_string(),
-        dropped_per_epoch: images.samples() - steps_per_epoch * config.batch,
-        parameters: session.student.encoder_parameter_count(),
-        resumed_from: None,
-        images: 0,
-        seconds: 0.0,
-        images_per_second: 0.0,
-        data_wait: 0.0,
-        first_epoch_loss: None,
-        last_epoch_loss: None,
-        init,
-    };
+    report.init = init.map(|(record, loaded)| folder.record_init(record).map(|()| loaded)).transpose()?;
     job.begin(u64::try_from(report.steps).unwrap_or(u64::MAX));
     if folder.manifest().complete {
         job.advance(job.total());
@@ -194,10 +151,74 @@ pub fn train(
         folder.finish(&session.student.to_safetensors(Default::default())?)?;
     }
     // Epochs before a resumption count, and only the file knows theirs.
-    let losses = run::epoch_losses(&folder.metrics_path())?;
-    (report.first_epoch_loss, report.last_epoch_loss) = (losses.first().copied(), losses.last().copied());
+    (report.first_epoch_loss, report.last_epoch_loss) =
+        run::epoch_losses(&folder.metrics_path(), config.epochs)?;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// The views that the student is shown, as yet without targets.
+fn open_images<'a>(
+    config: &TrainConfig,
+    settings: &LoopSettings,
+    inputs: &TrainInputs<'a>,
+) -> Result<TrainingImages<'a>, RunError> {
+    let &TeacherRecord { resample, normalization, .. } = &inputs.cache.manifest().config.teacher;
+    let format = InputFormat { size: config.size, resample, normalization };
+    TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)
+}
+
+/// The manifest of a run that has not begun.
+fn manifest(
+    config: &TrainConfig,
+    settings: &LoopSettings,
+    inputs: &TrainInputs<'_>,
+    targets: &TargetSource<'_>,
+    images: &TrainingImages<'_>,
+) -> Result<RunManifest, RunError> {
+    let teacher = &inputs.cache.manifest().config.teacher;
+    Ok(RunManifest {
+        format_version: RUN_VERSION,
+        config: config.clone(),
+        cache: inputs.cache.hash(),
+        bank: inputs.bank.map(Bank::hash),
+        kdep_bank: inputs.kdep.map(KdepBank::hash),
+        text_encoder: inputs.bank.map(|bank| bank.manifest().record.text_encoder).or(teacher.text_encoder),
+        classes: targets.classes().cloned(),
+        device: if settings.device.is_cpu() { "cpu" } else { "cuda" }.to_owned(),
+        teacher: teacher.clone(),
+        dim: inputs.cache.dim(),
+        samples: images.samples(),
+        stored_views: images.origin().stored(),
+        steps_per_epoch: images.steps_per_epoch(config.batch, config.epochs)?,
+        step: 0,
+        complete: false,
+        init: None,
+        checkpoints: Vec::new(),
+        files: Vec::new(),
+    })
+}
+
+/// The report of a run, before anything is done in this call.
+fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> TrainReport {
+    let RunManifest { config, steps_per_epoch, .. } = run;
+    TrainReport {
+        steps: steps_per_epoch * usize::try_from(config.epochs).unwrap_or(usize::MAX),
+        epochs: config.epochs,
+        samples: images.samples(),
+        batch: config.batch,
+        views: images.origin().to_string(),
+        dropped_per_epoch: images.samples() - steps_per_epoch * config.batch,
+        parameters: student.encoder_parameter_count(),
+        resumed_from: None,
+        images: 0,
+        seconds: 0.0,
+        images_per_second: 0.0,
+        data_wait: 0.0,
+        first_epoch_loss: None,
+        last_epoch_loss: None,
+        init: None,
+    }
 }
 
 /// Starts `student` from the file at `path`; whatever the file lacks keeps its random initialisation.

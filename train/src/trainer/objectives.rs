@@ -12,7 +12,7 @@ use crate::objective::{
     SeedSettings, Supervised, TeacherQueue, VisualBank,
 };
 use crate::run::{ObjectiveSettings, RunError, SlotMode, TrainConfig, VisualMode};
-use crate::student::{DecoderConfig, Extras};
+use crate::student::{DecoderConfig, Extras, Head, StudentConfig};
 
 /// Refuses banks that are missing, that no objective reads, that do not belong to the cache, or that do not fit the student or a setting.
 pub(super) fn require_inputs(config: &TrainConfig, inputs: &TargetInputs<'_>) -> Result<(), RunError> {
@@ -59,11 +59,15 @@ fn require_width(config: &TrainConfig, bank: &KdepBank) -> Result<(), RunError> 
     Err(RunError::Width { path, what, got, expected, hint })
 }
 
-/// What the student makes in training for the chosen objectives.
-pub(super) fn extras(config: &TrainConfig, inputs: &TargetInputs<'_>) -> Result<Extras, RunError> {
+/// The student of a run, as yet without a head, with what it makes in training for the chosen objectives. Of the cache only the manifest
+/// is looked at, so that images and tokens that do not fit are refused before any token is read.
+pub(super) fn headless(config: &TrainConfig, inputs: &TargetInputs<'_>) -> Result<StudentConfig, RunError> {
     let wanted = config.objective.outputs();
     let decoder = wanted.tokens.then(|| decoder(config, inputs)).transpose()?;
-    Ok(Extras { raw_pooled: wanted.raw_pooled, decoder })
+    let extras = Extras { raw_pooled: wanted.raw_pooled, decoder };
+    let student = StudentConfig { extras, ..StudentConfig::new(config.student, Head::None, config.seed) };
+    student.validate()?;
+    Ok(student)
 }
 
 /// The decoder that makes the cache's tokens of images of the run's size.

@@ -1,6 +1,7 @@
 //! Student, objective and optimiser of one run, and the step that moves them.
 
 use candle_core::{Device, Tensor};
+use lgd_data::cache::Cache;
 use lgd_data::render::Normalization;
 
 use crate::checkpoint::Stateful;
@@ -10,7 +11,7 @@ use crate::loader::batches::Batch;
 use crate::objective::{BatchMask, Objective};
 use crate::optim::{OptimiserSettings, Schedule, ScheduleSettings};
 use crate::run::{RunError, TrainConfig};
-use crate::student::{Extras, Head, Images, Mode, Student, StudentConfig};
+use crate::student::{Images, Mode, Student, StudentConfig};
 
 /// The parts of a run that change from step to step.
 pub(super) struct Session {
@@ -35,34 +36,31 @@ pub(super) struct StepLoss {
 }
 
 impl Session {
-    /// A new student with optimiser, as `config` says, ending in `head` and making `extras` besides, to be trained for `objective` on a
-    /// cache of `views` views of each sample.
+    /// The new `student` with an optimiser, as `config` says, to be trained for `objective` on the views of `cache`.
     pub(super) fn new(
         config: &TrainConfig,
-        (head, extras): (Head, Extras),
-        views: usize,
+        student: StudentConfig,
         objective: Box<dyn Objective>,
-        normalization: Normalization,
+        cache: &Cache,
         device: &Device,
     ) -> Result<Self, RunError> {
-        let student = StudentConfig { extras, ..StudentConfig::new(config.student, head, config.seed) };
+        let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.mask_ratio);
         let student = Student::new(student, device)?;
         let slots = config.optimiser.update(student.table(), 0.0, 1).slots();
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimiser, seed, parts) = (config.optimiser, config.seed, config.accumulate);
-        let mask_ratio = extras.decoder.map(|_| config.objective_settings.mask_ratio);
         let device = device.clone();
         Ok(Self {
             student,
             optimiser,
             slots,
             objective,
-            normalization,
+            normalization: cache.manifest().config.teacher.normalization,
             seed,
             side,
             parts,
             mask_ratio,
-            views,
+            views: cache.views_per_sample(),
             device,
         })
     }

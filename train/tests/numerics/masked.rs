@@ -1,6 +1,7 @@
 //! Masked students: sparse backbones, their decoder, and what remains of them.
 
 use candle_core::{Device, Tensor};
+use lgd_data::cache::StudentSizes;
 use lgd_kernels::Activation;
 use lgd_train::engine::Backend;
 use lgd_train::engine::graph::{ConvSpec, LinearKind, NormSpec};
@@ -101,6 +102,27 @@ fn decoders_reach_every_grid_that_fits() {
         student.backward(&functional("tokens", tokens), false).unwrap();
         for (name, gradient) in student.gradients().unwrap() {
             assert_eq!(norm_is_zero(&gradient), name.starts_with("head."), "{architecture} {grid:?}: {name}");
+        }
+    }
+}
+
+#[test]
+fn the_sizes_that_are_told_of_a_grid_are_those_that_students_take() {
+    for grid in [2, 5, 7, 16, 32, 48] {
+        let told = StudentSizes { rows: grid, columns: grid };
+        let words = told.to_string();
+        for side in (64..=48 * 32).step_by(32) {
+            let makes = |architecture| match config(architecture, Some(decoder((grid, grid), (side, side))))
+                .validate()
+            {
+                Ok(()) => true,
+                Err(TrainError::TokenGrid { .. }) => false,
+                Err(error) => panic!("{grid} x {grid} of {side} px: {error}"),
+            };
+            let some = told.sides().contains(&u32::try_from(side).unwrap());
+            let resnets = some && !words.contains(&format!(" {side} (not ResNets)"));
+            let found = (makes(Architecture::MobileNetV2), makes(Architecture::ResNet18));
+            assert_eq!(found, (some, resnets), "{side} px: {words}");
         }
     }
 }

@@ -121,37 +121,17 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     turned.names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
     turned.samples.iter_mut().for_each(|sample| sample.label = sample.label.map(|label| (label + 1) % 3));
     assert!((right(&turned) - plain).abs() < 1e-9);
-    // Without names the numbers are the classes; they need not all be there.
-    let mut numbers = images.clone();
-    numbers.names = None;
-    assert!((right(&numbers) - plain).abs() < 1e-9);
-
-    // Nor need the names: blue things alone are the third class, and the only one of their folder.
+    // They need not all be there: blue things alone are the third class, and the only one of their folder.
     let mut blue = images.clone();
-    blue.names = Some(vec!["blue thing".to_owned()]);
     keep(&mut blue, |label| label == 2);
+    let among_all = right(&blue);
+    blue.names = Some(vec!["blue thing".to_owned()]);
     blue.samples.iter_mut().for_each(|sample| sample.label = Some(0));
-    let mut as_numbers = images.clone();
-    as_numbers.names = None;
-    keep(&mut as_numbers, |label| label == 2);
-    assert!((right(&blue) - right(&as_numbers)).abs() < 1e-9);
+    assert!((right(&blue) - among_all).abs() < 1e-9);
 
-    type Change = fn(&mut Images);
-    let cases: [(Change, &str); 3] = [
-        (|images| images.names = Some(["red_thing", "owl", "elk"].map(str::to_owned).to_vec()), "owl, elk\n"),
-        (|images| images.names = Some(vec!["owl".to_owned()]), "owl\n"),
-        (
-            |images| {
-                images.names = None;
-                images.samples[0].label = Some(3);
-                images.samples[5].label = Some(3);
-            },
-            "3\n",
-        ),
-    ];
-    for (change, unknown) in cases {
+    for (names, unknown) in [(&["red_thing", "owl", "elk"][..], "owl, elk\n"), (&["owl"], "owl\n")] {
         let mut images = images.clone();
-        change(&mut images);
+        images.names = Some(names.iter().map(|name| (*name).to_owned()).collect());
         let error = judge(&run, Protocol::Labels, &images, &world).unwrap_err();
         assert!(matches!(error, RunError::UnknownClasses { .. }), "{error}");
         let text = error.to_string();
@@ -161,7 +141,7 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
 }
 
 #[test]
-fn names_do_not_stand_for_some_of_a_classifiers_numbers() {
+fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     let world = World::new(9);
     let mut numbers = world.images.clone();
     numbers.names = None;
@@ -170,13 +150,45 @@ fn names_do_not_stand_for_some_of_a_classifiers_numbers() {
     go(&world, &inputs, &config_for("supervised", 0), "run").unwrap();
     let run = open(&world, "run");
     assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: None }));
-    judge(&run, Protocol::Labels, &world.images, &world).unwrap();
-    let mut fewer = world.images.clone();
-    fewer.names = Some(CLASSES[..2].iter().map(|name| (*name).to_owned()).collect());
-    keep(&mut fewer, |label| label < 2);
-    let error = judge(&run, Protocol::Labels, &fewer, &world).unwrap_err();
-    assert!(matches!(&error, RunError::UnknownClasses { classes, .. } if classes.len() == 2), "{error}");
-    assert!(error.to_string().contains("0 to 2"), "{error}");
+    judge(&run, Protocol::Labels, &numbers, &world).unwrap();
+    let mut some = numbers.clone();
+    keep(&mut some, |label| label == 2);
+    judge(&run, Protocol::Labels, &some, &world).unwrap();
+    some.samples[0].label = Some(3);
+    let error = judge(&run, Protocol::Labels, &some, &world).unwrap_err();
+    assert!(matches!(error, RunError::UnknownClasses { .. }), "{error}");
+    assert!(error.to_string().contains("classes: 3\nhint: leave them out"), "{error}");
+
+    // As many names as numbers, and fewer.
+    for count in [3, 2] {
+        let mut named = world.images.clone();
+        named.names = Some(CLASSES[..count].iter().map(|name| (*name).to_owned()).collect());
+        keep(&mut named, |label| label < 2);
+        let error = judge(&run, Protocol::Labels, &named, &world).unwrap_err();
+        assert!(matches!(error, RunError::NamedClasses { .. }), "{error}");
+        assert_eq!(error.kind(), FailureKind::Usage);
+        let text = error.to_string();
+        for part in
+            ["red_thing, green thing", "only numbers, 0 to 2\n", "hint: give a list with numeric labels"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    go(
+        &world,
+        &world.inputs_for(&config_for("supervised", 0), &world.images),
+        &config_for("supervised", 0),
+        "names",
+    )
+    .unwrap();
+    let error = judge(&open(&world, "names"), Protocol::Labels, &numbers, &world).unwrap_err();
+    assert!(matches!(error, RunError::NumberedClasses { .. }), "{error}");
+    assert_eq!(error.kind(), FailureKind::Usage);
+    let text = error.to_string();
+    assert!(text.contains("red_thing, green thing, blue thing\nhint: give class folders"), "{text}");
+    numbers.samples.iter_mut().for_each(|sample| sample.label = None);
+    let error = judge(&open(&world, "names"), Protocol::Labels, &numbers, &world).unwrap_err();
+    assert!(matches!(error, RunError::Unlabelled { .. }), "{error}");
 }
 
 #[test]
@@ -272,6 +284,23 @@ fn masked_images_need_two_cells() {
     assert_eq!(report.parameters, plain.parameters, "without the decoder's");
     let student = open(&world, "run").student(&Device::Cpu).unwrap();
     assert_eq!(student.table().parameter_count(), report.parameters);
+}
+
+#[test]
+fn a_size_that_does_not_fit_is_refused_before_any_token_is_read() {
+    let world = World::holding(9, everything);
+    let path = world.path("cache").join("tokens-00000.parquet");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let inputs = TrainInputs { bank: None, ..world.inputs(&world.images) };
+    let error =
+        |size| go(&world, &inputs, &TrainConfig { size, ..masked(1) }, "run").unwrap_err().to_string();
+    assert!(error(32).contains("got 32 x 32"), "{}", error(32));
+    assert!(error(96).contains("for images of 96 x 96 cannot make 4 x 4 tokens"), "{}", error(96));
+    // The size fits, and the tokens are read.
+    assert!(error(64).contains("tokens-00000.parquet"), "{}", error(64));
 }
 
 #[test]
