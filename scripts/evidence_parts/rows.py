@@ -8,7 +8,7 @@ from . import choices
 from .setup import STUDENT_SIDE, Bench, Method, Student, all_images, prepare, share_of_labels
 from .steps import HELD_OUT_PER_CLASS, TRAIN_PER_CLASS, Scale, Workshop
 
-SMALL = Scale("small", 2000, None, 10, (0, 1, 2), (0,), (20, 40, 80), 4)
+SMALL = Scale("small", 2000, None, 10, (0, 1, 2), (0,), (10, 20, 40, 80), 4)
 FULL = Scale("full", TRAIN_PER_CLASS - HELD_OUT_PER_CLASS, None, 100, (0, 1, 2), (0, 1, 2), (100, 200, 400), 8)
 SMOKE = Scale("smoke", 40, 10, 1, (0,), (0,), (1,), 2)
 
