@@ -96,6 +96,16 @@ def parts(bench: Bench, lgd: Method, many: Method, seed: Method) -> None:
     compare(bench, f"lgd-{many.names}-parts", "zero-shot", over(many, "alpha", ("0", "0.5", "1")))
 
 
+def slots(bench: Bench, many: Method, seed: Method) -> None:
+    """Does the number of things that a view is compared with decide? SEED with queues as short as LGD's banks, and LGD's visual half
+    with a thousand prototypes at SEED's settings.
+    """
+    queues = {f"seed, {length}": seed.having(queue=length) for length in ("16", "128", "1024")} | {f"seed, {QUEUE}": seed}
+    options = {flag: value for flag, value in seed.options.items() if flag != "--queue"}
+    visual = {f"visual, {many.names}": replace(many, options=options).having(alpha="1")}
+    compare(bench, "slots", "zero-shot", queues | visual)
+
+
 def centring(bench: Bench, lgd: Method, seed: Method) -> None:
     """Does the common direction of the teacher's embeddings? Without it similarities spread, so the temperature is tried again."""
     around = centred(bench)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from . import choices
 from .setup import STUDENT_SIDE, Bench, Method, Student, all_images, prepare, share_of_labels
@@ -29,12 +30,15 @@ def everything(workshop: Workshop) -> None:
     kdep = choices.kdep(bench)
     for number in scale.other_seeds:
         row(bench, "KDEP", kdep, number, protocols=POOLED)
-        row(bench, "LGD + KDEP", Method("lgd,kdep", lgd.options, lgd.names, lgd.tau_t, kdep=True), number)
+        row(bench, "LGD + KDEP", replace(lgd, objective="lgd,kdep", kdep=True), number)
     from_scratch = {label: supervised(bench, label) for label in SHARES}
     for number in scale.other_seeds:
         row(bench, "LGD, text only", lgd.having(alpha="0"), number)
         row(bench, "LGD, visual only", lgd.having(alpha="1"), number)
+    both = replace(lgd, objective="lgd,seed", options=seed.options | lgd.options)
+    row(bench, "LGD + SEED", both, 0)
     retargeted(bench, lgd, many)
+    choices.slots(bench, many, seed)
     choices.centring(bench, lgd, seed)
     hgkd = choices.hgkd(bench)
     for number in scale.other_seeds:
