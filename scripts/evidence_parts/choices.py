@@ -86,13 +86,18 @@ def names(bench: Bench, few: Method, many: Method) -> None:
     compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
 
 
-def parts(bench: Bench, lgd: Method, many: Method, seed: Method) -> None:
-    """Which part of LGD, with a few and with many names? Does SEED's queue add to it, at LGD's settings or at SEED's?"""
+def together(bench: Bench, lgd: Method, seed: Method) -> Method:
+    """SEED's queue as an addition to LGD: whose settings?"""
     both = {
-        "with-seed": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
-        "with-seed, as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
+        "as-lgd": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
+        "as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
     }
-    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")) | both)
+    return compare(bench, "lgd+seed", "zero-shot", both)
+
+
+def parts(bench: Bench, lgd: Method, many: Method) -> None:
+    """Which part of LGD, with a few and with many names?"""
+    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")))
     compare(bench, f"lgd-{many.names}-parts", "zero-shot", over(many, "alpha", ("0", "0.5", "1")))
 
 

@@ -22,7 +22,6 @@ def everything(workshop: Workshop) -> None:
     scale, bench = workshop.scale, prepare(workshop)
     lgd, seed, many = choices.lgd(bench, "ten"), choices.seed(bench), choices.lgd(bench, "ten-and-thousand")
     choices.names(bench, lgd, many)
-    choices.parts(bench, lgd, many, seed)
     for number in scale.seeds:
         row(bench, f"LGD, {lgd.names} names", lgd, number)
         row(bench, "SEED", seed, number)
@@ -35,9 +34,9 @@ def everything(workshop: Workshop) -> None:
     for number in scale.other_seeds:
         row(bench, "LGD, text only", lgd.having(alpha="0"), number)
         row(bench, "LGD, visual only", lgd.having(alpha="1"), number)
-    both = replace(lgd, objective="lgd,seed", options=seed.options | lgd.options)
-    row(bench, "LGD + SEED", both, 0)
+    row(bench, "LGD + SEED", choices.together(bench, lgd, seed), 0)
     retargeted(bench, lgd, many)
+    choices.parts(bench, lgd, many)
     choices.slots(bench, many, seed)
     choices.centring(bench, lgd, seed)
     hgkd = choices.hgkd(bench)
