@@ -86,14 +86,29 @@ def names(bench: Bench, few: Method, many: Method) -> None:
     compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
 
 
-def parts(bench: Bench, lgd: Method, many: Method, seed: Method) -> None:
-    """Which part of LGD, with a few and with many names? Does SEED's queue add to it, at LGD's settings or at SEED's?"""
+def together(bench: Bench, lgd: Method, seed: Method) -> Method:
+    """SEED's queue as an addition to LGD: whose settings?"""
     both = {
-        "with-seed": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
-        "with-seed, as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
+        "as-lgd": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
+        "as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
     }
-    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")) | both)
+    return compare(bench, "lgd+seed", "zero-shot", both)
+
+
+def parts(bench: Bench, lgd: Method, many: Method) -> None:
+    """Which part of LGD, with a few and with many names?"""
+    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")))
     compare(bench, f"lgd-{many.names}-parts", "zero-shot", over(many, "alpha", ("0", "0.5", "1")))
+
+
+def slots(bench: Bench, many: Method, seed: Method) -> None:
+    """Does the number of things that a view is compared with decide? SEED with queues as short as LGD's banks, and LGD's visual half
+    with a thousand prototypes at SEED's settings.
+    """
+    queues = {f"seed, {length}": seed.having(queue=length) for length in ("16", "128", "1024")} | {f"seed, {QUEUE}": seed}
+    options = {flag: value for flag, value in seed.options.items() if flag != "--queue"}
+    visual = {f"visual, {many.names}": replace(many, options=options).having(alpha="1")}
+    compare(bench, "slots", "zero-shot", queues | visual)
 
 
 def centring(bench: Bench, lgd: Method, seed: Method) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from . import choices
 from .setup import STUDENT_SIDE, Bench, Method, Student, all_images, prepare, share_of_labels
 from .steps import HELD_OUT_PER_CLASS, TRAIN_PER_CLASS, Scale, Workshop
 
-SMALL = Scale("small", 2000, None, 10, (0, 1, 2), (0,), (20, 40, 80), 4)
+SMALL = Scale("small", 2000, None, 10, (0, 1, 2), (0,), (10, 20, 40, 80), 4)
 FULL = Scale("full", TRAIN_PER_CLASS - HELD_OUT_PER_CLASS, None, 100, (0, 1, 2), (0, 1, 2), (100, 200, 400), 8)
 SMOKE = Scale("smoke", 40, 10, 1, (0,), (0,), (1,), 2)
 
@@ -21,7 +22,6 @@ def everything(workshop: Workshop) -> None:
     scale, bench = workshop.scale, prepare(workshop)
     lgd, seed, many = choices.lgd(bench, "ten"), choices.seed(bench), choices.lgd(bench, "ten-and-thousand")
     choices.names(bench, lgd, many)
-    choices.parts(bench, lgd, many, seed)
     for number in scale.seeds:
         row(bench, f"LGD, {lgd.names} names", lgd, number)
         row(bench, "SEED", seed, number)
@@ -29,12 +29,15 @@ def everything(workshop: Workshop) -> None:
     kdep = choices.kdep(bench)
     for number in scale.other_seeds:
         row(bench, "KDEP", kdep, number, protocols=POOLED)
-        row(bench, "LGD + KDEP", Method("lgd,kdep", lgd.options, lgd.names, lgd.tau_t, kdep=True), number)
+        row(bench, "LGD + KDEP", replace(lgd, objective="lgd,kdep", kdep=True), number)
     from_scratch = {label: supervised(bench, label) for label in SHARES}
     for number in scale.other_seeds:
         row(bench, "LGD, text only", lgd.having(alpha="0"), number)
         row(bench, "LGD, visual only", lgd.having(alpha="1"), number)
+    row(bench, "LGD + SEED", choices.together(bench, lgd, seed), 0)
     retargeted(bench, lgd, many)
+    choices.parts(bench, lgd, many)
+    choices.slots(bench, many, seed)
     choices.centring(bench, lgd, seed)
     hgkd = choices.hgkd(bench)
     for number in scale.other_seeds:
