@@ -73,8 +73,8 @@ def row(bench: Bench, name: str, method: Method, seed: int, *, epochs: int | Non
 
 def supervised(bench: Bench, label: str) -> Method:
     """From scratch with a share of the labels, at the rate that held-out images choose."""
-    steps = epochs_for(bench, label, choices.short(bench.workshop))
-    method = choices.supervised(share_of_labels(bench, label, SHARES[label]), steps)
+    epochs = epochs_for(bench, label, choices.short(bench.workshop))
+    method = choices.supervised(share_of_labels(bench, label, SHARES[label]), epochs)
     for number in bench.workshop.scale.other_seeds:
         labelled(bench, label, "supervised", method, number)
     return method
