@@ -8,6 +8,8 @@ from .setup import QUEUE, Bench, Method, Student, centred
 from .steps import Workshop, say
 
 RATES = ("0.03", "0.1", "0.3")
+# Labels want lower ones: of those above the lowest is the best.
+SUPERVISED_RATES = ("0.01", "0.03", "0.1")
 STUDENT_TAUS = ("0.05", "0.1", "0.2")
 # The published temperature of the teacher, and one at which more than the positive slot has weight.
 TEACHER_TAUS = ("0.01", "0.05")
@@ -77,7 +79,7 @@ def hgkd(bench: Bench) -> Method:
 
 def supervised(bench: Bench, epochs: int) -> Method:
     """Rate, with the labels of this bench."""
-    return compare(bench, "supervised", "labels", over(Method("supervised"), "lr", RATES), epochs)
+    return compare(bench, "supervised", "labels", over(Method("supervised"), "lr", SUPERVISED_RATES), epochs)
 
 
 def names(bench: Bench, few: Method, many: Method) -> None:
@@ -96,9 +98,21 @@ def together(bench: Bench, lgd: Method, seed: Method) -> Method:
 
 
 def parts(bench: Bench, lgd: Method, many: Method) -> None:
-    """Which part of LGD, with a few and with many names?"""
-    compare(bench, "lgd-parts", "zero-shot", over(lgd, "alpha", ("0", "0.5", "1")))
-    compare(bench, f"lgd-{many.names}-parts", "zero-shot", over(many, "alpha", ("0", "0.5", "1")))
+    """Which part of LGD, with a few and with many names? And would the visual bank of the paper, which moves, be better?"""
+    for family, method in (("lgd-parts", lgd), (f"lgd-{many.names}-parts", many)):
+        compare(bench, family, "zero-shot", over(method, "alpha", ("0", "0.5", "1")) | over(method, "vsb", ("ema",)))
+
+
+def richness(bench: Bench, lgd: Method, seed: Method) -> None:
+    """Does the quality of the texts decide? Students that learnt plain names, names with synonyms that the teacher knows better, and
+    none, asked for both, and compared without any.
+    """
+    methods = {"lgd, ten": lgd, "lgd, rich": lgd.learning("rich", lgd.tau_t), "seed": seed}
+    for label, method in methods.items():
+        student = bench.student(f"choice-richness-{label}".replace(", ", "-"), method, short(bench.workshop), 0)
+        for asked in ("ten", "rich"):
+            held_out(bench, student, "richness", f"{label}, asked for {asked}", "zero-shot", asked)
+        held_out(bench, student, "richness", label, "knn")
 
 
 def slots(bench: Bench, many: Method, seed: Method) -> None:

@@ -22,6 +22,7 @@ def everything(workshop: Workshop) -> None:
     scale, bench = workshop.scale, prepare(workshop)
     lgd, seed, many = choices.lgd(bench, "ten"), choices.seed(bench), choices.lgd(bench, "ten-and-thousand")
     choices.names(bench, lgd, many)
+    choices.richness(bench, lgd, seed)
     for number in scale.seeds:
         row(bench, f"LGD, {lgd.names} names", lgd, number)
         row(bench, "SEED", seed, number)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .steps import (
-    CLASSES, HELD_OUT_PER_CLASS, ROOT, TEMPLATE, TRAIN_PER_CLASS, Workshop, digest, image_list, run,
-)  # fmt: skip
+from cifar10 import CLASSES, OTHER_NAMES, TEMPLATE
+
+from .steps import HELD_OUT_PER_CLASS, ROOT, TRAIN_PER_CLASS, Workshop, digest, image_list, run
 
 TEACHER = ROOT / "third_party/teacher"
 # At 128 pixels the teacher has a grid of 4 x 4 tokens, which H-GKD's decoder reaches from the 2 x 2 cells of the student. On 2,000
@@ -20,22 +21,32 @@ STUDENT_DIM = 512
 TOKEN_DIM = 128
 QUEUE = 4096
 
-# Other words for the same pictures: finer ones, and some that should find nothing.
-OTHER_NAMES = [
-    "airliner", "fighter jet", "propeller plane", "sports car", "sedan", "pickup truck", "fire engine", "songbird",
-    "ostrich", "kitten", "tabby cat", "puppy", "hunting dog", "stag", "fawn", "tree frog", "toad", "pony", "sailing boat",
-    "container ship",
-]  # fmt: skip
+# The ten with kinds that they have in ImageNet, on whose names the teacher's text encoder was fitted; ImageNet has no deer.
+RICH_NAMES = {
+    "airplane": ["airliner", "military aircraft"],
+    "automobile": ["sports car", "convertible", "station wagon", "minivan"],
+    "bird": ["American robin", "jay", "goldfinch", "house finch", "ostrich"],
+    "cat": ["tabby cat", "Persian cat", "Siamese cat", "Egyptian Mau"],
+    "deer": ["gazelle", "impala (antelope)", "hartebeest"],
+    "dog": ["Golden Retriever", "Beagle", "Chihuahua", "German Shepherd Dog", "Cocker Spaniel"],
+    "frog": ["tree frog", "American bullfrog", "tailed frog"],
+    "horse": ["common sorrel horse"],
+    "ship": ["container ship", "ocean liner", "schooner", "aircraft carrier"],
+    "truck": ["moving van", "garbage truck", "semi-trailer truck", "fire truck", "pickup truck"],
+}  # fmt: skip
+
 
 def imagenet_names() -> list[str]:
     """The thousand names of ImageNet's classes."""
     return (ROOT / "third_party/clip/imagenet_names.txt").read_text().splitlines()
 
 
+# Lists of names, or names with their synonyms.
 NAMES = {
     "ten": lambda: CLASSES,
     "thirty": lambda: CLASSES + OTHER_NAMES,
     "other": lambda: OTHER_NAMES,
+    "rich": lambda: RICH_NAMES,
     "thousand": imagenet_names,
     "ten-and-thousand": lambda: CLASSES + [name for name in imagenet_names() if name not in CLASSES],
 }
@@ -91,9 +102,7 @@ class Bench:
 
     def bank(self, names: str, tau_t: str | None = None) -> Path:
         """The bank of a list of names on the training cache."""
-        lists = self.workshop.out / "lists"
-        path = lists / f"{names}.txt"
-        path.write_text("\n".join(dict.fromkeys(NAMES[names]())) + "\n")
+        path = write_names(self.workshop.out / "lists", names)
         options = ["--categories", path, "--teacher", self.teacher, "--template", TEMPLATE, "--prompts", self.workshop.out / "prompts"]
         name, tau = f"{self.prefix}{names}", ["--tau-t", tau_t] if tau_t else []
         return self.workshop.bank(f"{name}-tau-{tau_t}" if tau_t else name, self.train.cache, *options, *tau)
@@ -130,6 +139,15 @@ class Student:
     epochs: int
     seed: int
     run: Path
+
+
+def write_names(folder: Path, names: str) -> Path:
+    """A list of names as a file, with synonyms where it has them."""
+    listed = NAMES[names]()
+    synonyms = isinstance(listed, dict)
+    path = folder / (f"{names}.json" if synonyms else f"{names}.txt")
+    path.write_text(json.dumps(listed) if synonyms else "\n".join(dict.fromkeys(listed)) + "\n")
+    return path
 
 
 def teacher_at(workshop: Workshop, side: int) -> Path:

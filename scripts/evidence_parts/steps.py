@@ -15,13 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar10 import CLASSES, images_of
+
 ROOT = Path(__file__).resolve().parents[2]
 LGD = ROOT / "target/release/lgd"
-CIFAR = ROOT / "third_party/cifar10"
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-TEMPLATE = "a photo of a {}."
-# The first 2,000 test images were seen when the demo's teacher was put together.
-FIRST_TEST_IMAGE = 2000
 HELD_OUT_PER_CLASS = 500
 TRAIN_PER_CLASS = 5000
 INTERRUPTED = 75
@@ -56,10 +53,7 @@ def image_list(split: str, first: int, last: int | None, per_class: int | None) 
     """Rows `path,label`: of every class the first `per_class` images whose position in the class lies in `first..last`."""
     rows = []
     for name in CLASSES:
-        images = sorted((CIFAR / split / name).glob("*.png"))
-        if split == "test":
-            images = [image for image in images if int(image.stem) >= FIRST_TEST_IMAGE]
-        rows += [f"{image},{name}" for image in images[first:last][:per_class]]
+        rows += [f"{image},{name}" for image in images_of(split, name)[first:last][:per_class]]
     return rows
 
 

@@ -13,17 +13,28 @@ EVIDENCE = RESULTS / "evidence.json"
 CHOICES = RESULTS / "evidence-choices.json"
 FIGURES = {
     "zero_shot": "zero-shot", "knn": "kNN-20", "probe_1": "probe 1%", "probe_10": "probe 10%", "probe_100": "probe 100%",
-    "labels": "own classifier", "agreement": "as the teacher",
+    "labels": "own classifier", "agreement": "same choice as the teacher",
 }  # fmt: skip
 
 
-def record(workshop: Workshop) -> None:
-    """Puts the rows and choices of this scale in the place of those that the files hold of it."""
+def record(workshop: Workshop, finished: bool) -> None:
+    """Puts the rows and choices of this scale in the place of those that the files hold of it. A call that was stopped leaves what it did
+    not come to as it was.
+    """
     for path, fresh in ((EVIDENCE, workshop.rows), (CHOICES, workshop.choices)):
         if not fresh:
             continue
-        rows = [row for row in recorded(path) if row["scale"] != workshop.scale.name] + fresh
-        path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+        replaced = {identity(row) for row in fresh}
+        kept = [
+            row for row in recorded(path)
+            if row["scale"] != workshop.scale.name or (not finished and identity(row) not in replaced)
+        ]  # fmt: skip
+        path.write_text("[\n" + ",\n".join(json.dumps(row) for row in fresh + kept) + "\n]\n")
+
+
+def identity(row: dict) -> tuple:
+    """What a row is of, whatever was found."""
+    return tuple(row.get(key) for key in ("scale", "method", "seed", "images", "epochs", "choice", "candidate", "protocol", "judged_by"))
 
 
 def recorded(path: Path) -> list[dict]:
