@@ -25,7 +25,7 @@ pub struct Args {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 done, but more rejects than allowed; 2 usage or configuration;
 3 a cache, bank, run or checkpoint that is bad, does not belong, or cannot be read or written;
-75 interrupted, go on with --resume.";
+75 interrupted: run it again, extract and train with --resume.";
 
 /// The stages.
 #[derive(Subcommand)]
@@ -40,10 +40,10 @@ pub enum Command {
     Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher beside it.
     Eval(EvalArgs),
-    /// Show what a cache, bank or run is made of, as JSON.
+    /// Show what a cache, bank or run is made of.
     Inspect(InspectArgs),
     /// Check every byte of a cache, bank or run against its manifest.
-    Verify(InspectArgs),
+    Verify(VerifyArgs),
 }
 
 /// What to do with an output folder that already holds something.
@@ -100,9 +100,10 @@ pub struct ExtractArgs {
     /// Make view 0 the plain centre crop.
     #[arg(long)]
     pub with_center: bool,
-    /// Share of the short side that the centre crop keeps.
-    #[arg(long, default_value_t = 0.875, value_parser = fraction, requires = "with_center")]
-    pub center_fraction: f32,
+    /// Share of the short side that the centre crop keeps; default: what the teacher's files say, else 0.875 (torchvision's 224 of 256;
+    /// CLIP's is 1).
+    #[arg(long, value_parser = fraction, requires = "with_center")]
+    pub center_fraction: Option<f32>,
     /// How the other views are drawn: moco-v2 (crop, colour, grey, blur, flip) or crop-flip.
     #[arg(long, default_value = "moco-v2")]
     pub policy: Policy,
@@ -110,7 +111,7 @@ pub struct ExtractArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Also store every view's pixels in the cache, so that training opens no image: raw (bit for bit what rendering the
-    /// images gives) or jpeg (about a tenth of the bytes, not quite what the teacher saw). The bytes are told first.
+    /// images gives) or jpeg (a sixth to a sixteenth of the bytes, and not quite those pixels). The bytes are told first.
     #[arg(long, value_name = "ENCODING")]
     pub store_views: Option<StoreViews>,
     /// Side of the stored views, pixels: the --size of the training to come.
@@ -128,9 +129,9 @@ pub struct ExtractArgs {
     /// svd:DIM (projected to DIM values per token). The bytes are told first.
     #[arg(long, value_name = "STORAGE")]
     pub tokens: Option<StoreTokens>,
-    /// Views that the projection of --tokens svd:DIM is fitted to, spread evenly over the images and their views.
-    #[arg(long, value_name = "N", default_value_t = 2048, requires = "tokens", value_parser = at_least_one)]
-    pub tokens_fit_views: usize,
+    /// With --tokens svd:DIM: views that the projection is fitted to, spread evenly over the images and their views [default: 2048].
+    #[arg(long, value_name = "N", requires = "tokens", value_parser = at_least_one)]
+    pub tokens_fit_views: Option<usize>,
     /// Most bytes that tokens and features may take: 500MB, 50GB, 2TB.
     #[arg(long, value_name = "BYTES", default_value = "100GB", value_parser = bytes)]
     pub tokens_limit: u64,
@@ -147,7 +148,7 @@ pub struct ExtractArgs {
     /// Decoding and rendering threads; 0 = all cores.
     #[arg(long, default_value_t = 0)]
     pub decode_threads: usize,
-    /// Do part i of n of the shards; the parts share the output folder.
+    /// Do part i of n of the shards, i from 0 to n - 1; the parts share the output folder.
     #[arg(long, value_name = "I/N")]
     pub partition: Option<Partition>,
     /// Share of rejected samples above which the exit code is 1.
@@ -316,13 +317,14 @@ pub struct TrainArgs {
     /// The cache.
     #[arg(long, value_name = "DIR")]
     pub cache: PathBuf,
-    /// The images the cache was made from; not needed where the cache stores views of the student's --size.
+    /// The images the cache was made from; needed unless the cache stores views of the student's --size.
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
     /// Render every view from its image, even where the cache stores views of the right size.
     #[arg(long, requires = "images")]
     pub ignore_stored_views: bool,
-    /// A bank made from this cache: of names, for the objective lgd, or a KDEP bank, for kdep; may be repeated, one of each.
+    /// A bank made from this cache: of names, which the objective lgd (the default) needs, or a KDEP bank, which kdep needs; may be
+    /// repeated, one of each.
     #[arg(long, value_name = "DIR")]
     pub bank: Vec<PathBuf>,
     #[command(flatten)]
@@ -343,7 +345,7 @@ pub struct TrainArgs {
     /// Learning rate after the warm-up; default 0.03 x batch / 256, for SGD.
     #[arg(long)]
     pub lr: Option<f32>,
-    /// Learning rate at the start of the warm-up; default 0.03, or a tenth of the rate after it where that is not above 0.03.
+    /// Learning rate at the start of the warm-up; default 0.03, as published, or a tenth of the rate after it where that is not above 0.03.
     #[arg(long)]
     pub start_lr: Option<f32>,
     /// Epochs of linear warm-up; default 5, at most a quarter of the epochs.
@@ -376,7 +378,7 @@ pub struct TrainArgs {
     /// Trust coefficient of LARS [default: 0.001].
     #[arg(long)]
     pub trust: Option<f32>,
-    /// Weight decay; decoupled with AdamW.
+    /// Weight decay, of all parameters; decoupled with AdamW, for which 0.05 is more usual.
     #[arg(long, default_value_t = 1e-4)]
     pub weight_decay: f32,
     /// Keep weight decay off biases and normalisations.
@@ -389,10 +391,10 @@ pub struct TrainArgs {
     /// the average.
     #[arg(long, value_name = "DECAY")]
     pub ema: Option<f32>,
-    /// Parts that a batch goes through the student in, to save memory; batch statistics are those of a part, and so are the captions that
-    /// the objective caption tells apart.
+    /// Parts that --batch is split into, to save memory; the images per step stay as they are. Batch statistics are those of a part, and
+    /// so are the captions that the objective caption tells apart.
     #[arg(long, value_name = "PARTS", default_value_t = 1, value_parser = at_least_one)]
-    pub accumulate: usize,
+    pub batch_parts: usize,
     /// Where the student trains: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     pub device: TrainDevice,
@@ -416,7 +418,8 @@ pub struct TrainArgs {
 /// What to train for. Of the settings only those that the chosen objectives read may be typed, so none of them has a default here.
 #[derive(ClapArgs)]
 pub struct ObjectiveArgs {
-    /// What to train for; several with commas, each with its weight in the sum after a colon, as in lgd,kdep:0.5; see `lgd objectives`.
+    /// What to train for; several with commas, each with its weight in the sum after a colon, as in lgd,kdep:0.5. Without one, also where
+    /// it stands alone, the paper's: 3 for kdep, 1 for the others. `lgd objectives` lists them.
     #[arg(long, value_name = "NAME[:WEIGHT],...", default_value = "lgd")]
     pub objective: Objectives,
     /// lgd: weight of the visual term; the textual one has the rest [default: 0.5].
@@ -425,7 +428,7 @@ pub struct ObjectiveArgs {
     /// lgd, seed: temperature of the student's logits [default: 0.2].
     #[arg(long, value_parser = temperature)]
     pub tau_s: Option<f32>,
-    /// lgd: the visual semantics bank: mean (the bank's) or ema (the paper's moving average over batches) [default: mean].
+    /// lgd: the visual semantics bank: mean (over the whole cache, fixed) or ema (the paper's moving average over batches) [default: mean].
     #[arg(long)]
     pub vsb: Option<VisualMode>,
     /// lgd: momentum of the moving-average bank [default: 0.999].
@@ -438,7 +441,7 @@ pub struct ObjectiveArgs {
     /// seed, hgkd: teacher embeddings in the queue; never more than the cache has [default: 65536].
     #[arg(long, value_name = "K", value_parser = at_least_one)]
     pub queue: Option<usize>,
-    /// seed: temperature of the teacher's similarities to the queue; those to a bank have the bank's [default: 0.01].
+    /// seed: temperature of the teacher's similarities to the queue [default: 0.01]; that of lgd is the bank's, see `lgd bank --tau-t`.
     #[arg(long, value_parser = temperature)]
     pub tau_t: Option<f32>,
     /// caption: temperature of the similarities to captions [default: 0.07].
@@ -491,16 +494,17 @@ pub struct EvalArgs {
     /// The run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Test images, labelled unless --protocol is agreement alone.
+    /// Test images, labelled unless --protocol is agreement alone: a folder (class = first-level folder) or a CSV list. Labels are the
+    /// bank's names (case, blanks, `_` and `-` do not matter) or numbers, the names' positions in the bank.
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
-    /// A cache of the test images; puts the teacher's figures beside the student's.
+    /// A cache of the test images, made with --with-center; puts the teacher's figures beside the student's.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Labelled training images, for kNN and the linear probe.
+    /// Labelled training images, which kNN and the linear probe need.
     #[arg(long, value_name = "PATH")]
     pub train_images: Option<PathBuf>,
-    /// A cache of the training images, for the teacher's kNN.
+    /// A cache of the training images, made with --with-center; for the teacher's kNN.
     #[arg(long, value_name = "DIR", requires_all = ["cache", "train_images"])]
     pub train_cache: Option<PathBuf>,
     /// The bank with the category names, for zero-shot and agreement; any bank of the same text encoder.
@@ -511,9 +515,10 @@ pub struct EvalArgs {
     /// zero-shot where it ends in an embedding and --bank is given, else knn.
     #[arg(long, value_delimiter = ',')]
     pub protocol: Vec<Protocol>,
-    /// Share of the short side that the centre crop keeps; a --cache shows its own instead.
-    #[arg(long, default_value_t = 0.875, value_parser = fraction)]
-    pub center_fraction: f32,
+    /// Share of the short side that the centre crop keeps, of images without a cache; a cache has its own. Default: that of the other
+    /// images' cache, else 0.875.
+    #[arg(long, value_parser = fraction)]
+    pub center_fraction: Option<f32>,
     /// Seed of the labelled subsets.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -525,9 +530,19 @@ pub struct EvalArgs {
     pub json: bool,
 }
 
-/// `lgd inspect` and `lgd verify`.
+/// `lgd inspect`.
 #[derive(ClapArgs)]
 pub struct InspectArgs {
+    /// A cache, bank or run folder.
+    pub path: PathBuf,
+    /// Print the manifest, which is JSON, instead of a summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lgd verify`.
+#[derive(ClapArgs)]
+pub struct VerifyArgs {
     /// A cache, bank or run folder.
     pub path: PathBuf,
 }

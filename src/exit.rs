@@ -41,7 +41,9 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     match cause.downcast_ref() {
         Some(ExtractError::Interrupted) => return Some(Exit::Interrupted),
         Some(ExtractError::Artefact(error)) => return Some(of_artefact(error)),
-        Some(ExtractError::CacheMismatch { .. }) => return Some(Exit::Artefact),
+        Some(ExtractError::CacheMismatch { .. } | ExtractError::Storage { .. }) => {
+            return Some(Exit::Artefact);
+        }
         _ => {}
     }
     match cause.downcast_ref() {

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use lgd_data::job::Job;
 
 use crate::say::say;
 
-const BAR: &str = "{msg:>8} [{bar:32}] {human_pos}/{human_len} {per_sec} eta {eta}";
+const BAR: &str = "{prefix:>8} [{bar:32}] {human_pos}/{human_len} {msg}";
 const REFRESH: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
@@ -46,11 +46,14 @@ impl Drop for Progress {
 }
 
 fn draw_bar(name: &'static str, _unit: &'static str, finished: &AtomicBool) {
-    let bar = ProgressBar::new(0).with_message(name);
+    let bar = ProgressBar::new(0).with_prefix(name);
     if let Ok(style) = ProgressStyle::with_template(BAR) {
         bar.set_style(style);
     }
     while !finished.load(Ordering::Relaxed) {
+        let (rate, left) = pace(&JOB);
+        let eta = left.map_or_else(|| "unknown".to_owned(), |left| format!("{:#}", HumanDuration(left)));
+        bar.set_message(format!("{rate:.1}/s eta {eta}"));
         bar.set_length(JOB.total());
         bar.set_position(JOB.done());
         std::thread::sleep(REFRESH);
@@ -59,20 +62,45 @@ fn draw_bar(name: &'static str, _unit: &'static str, finished: &AtomicBool) {
 }
 
 fn draw_lines(name: &'static str, unit: &'static str, finished: &AtomicBool) {
-    let (started, mut last) = (Instant::now(), Instant::now());
+    let mut last = Instant::now();
     while !finished.load(Ordering::Relaxed) {
         std::thread::sleep(REFRESH);
         if last.elapsed() < LINE_EVERY {
             continue;
         }
         last = Instant::now();
-        let (done, total) = (JOB.done(), JOB.total());
-        let rate = done as f64 / started.elapsed().as_secs_f64();
-        let left = total.saturating_sub(done) as f64 / rate.max(f64::MIN_POSITIVE);
-        let eta = if left.is_finite() && left < 1e9 { format!("{left:.0} s") } else { "unknown".to_owned() };
+        let (rate, left) = pace(&JOB);
+        let eta = left.map_or_else(|| "unknown".to_owned(), |left| format!("{:.0} s", left.as_secs_f64()));
         say(format_args!(
-            "{name}: {done}/{total} {unit}, {rate:.1} {unit}/s, eta {eta}, {} rejected",
+            "{name}: {}/{} {unit}, {rate:.1} {unit}/s, eta {eta}, {} rejected",
+            JOB.done(),
+            JOB.total(),
             JOB.rejected()
         ));
+    }
+}
+
+/// Units per second, and how long the rest of the stage takes at this rate; `None` while nobody can tell.
+fn pace(job: &Job) -> (f64, Option<Duration>) {
+    let rate = job.rate();
+    let left = job.total().saturating_sub(job.done()) as f64 / rate;
+    (rate, Duration::try_from_secs_f64(left).ok().filter(|left| left.as_secs_f64() < 1e9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_has_done_does_not_shorten_the_estimate() {
+        let job = Job::new();
+        job.begin(2_000);
+        assert_eq!(pace(&job), (0.0, None));
+        job.skip(1_000);
+        job.advance(10);
+        std::thread::sleep(Duration::from_millis(20));
+        let (_, left) = pace(&job);
+        // 10 units took at least 0.02 s, so the 990 that are left take 1.98 s at the least.
+        assert!(left.is_some_and(|left| left.as_secs_f64() > 1.9), "{left:?}");
     }
 }

@@ -125,14 +125,6 @@ pub enum BankError {
         /// Its largest target.
         value: f32,
     },
-    /// Partial sums of different shapes.
-    #[error("partial sums of shape {left:?} and {right:?} cannot be merged")]
-    MergeShape {
-        /// Categories and width of one.
-        left: (usize, usize),
-        /// Categories and width of the other.
-        right: (usize, usize),
-    },
     /// An option outside its range.
     #[error("{what} must be {range}, got {got}")]
     Option {

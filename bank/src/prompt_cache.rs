@@ -33,12 +33,14 @@ pub(crate) struct PromptCache {
     dim: usize,
     segments: Vec<Segment>,
     index: HashMap<String, Place>,
+    /// The segment that was read last. Only this one is open: tens of thousands of names make thousands of segments, more than
+    /// a process may have open files. The prompts of a name mostly stand together.
+    last: Option<(usize, File)>,
 }
 
 #[derive(Debug)]
 struct Segment {
     path: PathBuf,
-    file: File,
     /// Byte position of the first embedding.
     start: u64,
 }
@@ -62,7 +64,7 @@ impl PromptCache {
             }
         }
         paths.sort();
-        let mut cache = Self { dir, dim, segments: Vec::new(), index: HashMap::new() };
+        let mut cache = Self { dir, dim, segments: Vec::new(), index: HashMap::new(), last: None };
         for (path, hash) in paths {
             let bytes = fs::read(&path).during("read", &path)?;
             let got = ContentHash::of(&bytes);
@@ -85,17 +87,22 @@ impl PromptCache {
     /// # Errors
     /// [`BankError::PromptAbsent`] for an unknown prompt; [`BankError::Artefact`] on I/O.
     pub(crate) fn read(&mut self, prompt: &str, out: &mut [f32]) -> Result<(), BankError> {
-        let Some(&Place { segment, row }) = self.index.get(prompt) else {
+        let Some(&Place { segment: number, row }) = self.index.get(prompt) else {
             return Err(BankError::PromptAbsent { prompt: prompt.to_owned() });
         };
-        let segment = &mut self.segments[segment];
+        let segment = &self.segments[number];
+        let mut file = match self.last.take() {
+            Some((last, file)) if last == number => file,
+            _ => File::open(&segment.path).during("open", &segment.path)?,
+        };
         let mut bytes = vec![0; self.dim * size_of::<f32>()];
         let mut fill = || -> io::Result<()> {
             let offset = u64::try_from(row * bytes.len()).map_err(io::Error::other)?;
-            segment.file.seek(SeekFrom::Start(segment.start + offset))?;
-            segment.file.read_exact(&mut bytes)
+            file.seek(SeekFrom::Start(segment.start + offset))?;
+            file.read_exact(&mut bytes)
         };
         fill().during("read", &segment.path)?;
+        self.last = Some((number, file));
         for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *value = f32::from_le_bytes(*bytes);
         }
@@ -123,11 +130,10 @@ impl PromptCache {
     fn add(&mut self, path: PathBuf, bytes: &[u8]) -> Result<(), BankError> {
         let (prompts, start) = parse(bytes, self.dim)
             .map_err(|reason| BankError::PromptSegment { path: path.clone(), reason })?;
-        let file = File::open(&path).during("open", &path)?;
         for (row, prompt) in prompts.into_iter().enumerate() {
             self.index.entry(prompt).or_insert(Place { segment: self.segments.len(), row });
         }
-        self.segments.push(Segment { path, file, start });
+        self.segments.push(Segment { path, start });
         Ok(())
     }
 }
@@ -192,6 +198,29 @@ mod tests {
         let absent = cache.read("fourth", &mut out).unwrap_err();
         assert_eq!(absent.to_string(), "the embedding of \"fourth\" is not in the prompt cache");
         assert!(!PromptCache::open(dir.path(), ContentHash::of(b"other"), DIM).unwrap().contains("third"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn one_segment_is_open_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let open_below = || {
+            let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let files = links.filter_map(|link| fs::read_link(link.path()).ok());
+            files.filter(|file| file.starts_with(&root)).count()
+        };
+        for number in 0..5_u8 {
+            let value = f32::from(number);
+            open(&root).unwrap().append(&[number.to_string()], &[value; DIM]).unwrap();
+        }
+        let mut cache = open(&root).unwrap();
+        assert_eq!((cache.segments.len(), open_below()), (5, 0));
+        for number in [0, 1, 4, 4, 2, 0_u8] {
+            let mut out = [f32::NAN; DIM];
+            cache.read(&number.to_string(), &mut out).unwrap();
+            assert_eq!((out, open_below()), ([f32::from(number); DIM], 1));
+        }
     }
 
     #[test]

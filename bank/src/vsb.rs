@@ -3,14 +3,13 @@
 
 use rayon::prelude::*;
 
-use crate::error::BankError;
 use crate::tsb::rounded;
 
 /// Sums and counts by pseudo-category over some of the rows.
 ///
 /// Sums are f64. A cached embedding is a unit vector in f16: each of its values is a multiple of 2^-24 and at most 1,
-/// so every sum of up to 2^29 of them is *exact* in f64. Hence any partition of the rows, merged in any order,
-/// gives the same bits. For embeddings of full f32 precision the sums run in row order, and a merge rounds once per value.
+/// so every sum of up to 2^29 of them is *exact* in f64. Hence the rows, cut anywhere and added in any order, give the same
+/// bits. For embeddings of full f32 precision the sums run in row order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VsbPartial {
     dim: usize,
@@ -43,24 +42,6 @@ impl VsbPartial {
                 }
             }
         });
-    }
-
-    /// Adds the rows of another partial.
-    ///
-    /// # Errors
-    /// [`BankError::MergeShape`] where categories or width differ.
-    pub fn merge(&mut self, other: &Self) -> Result<(), BankError> {
-        let (left, right) = ((self.counts.len(), self.dim), (other.counts.len(), other.dim));
-        if left != right {
-            return Err(BankError::MergeShape { left, right });
-        }
-        for (count, other) in self.counts.iter_mut().zip(&other.counts) {
-            *count += other;
-        }
-        for (sum, other) in self.sums.iter_mut().zip(&other.sums) {
-            *sum += other;
-        }
-        Ok(())
     }
 
     /// Rows per category, `[C]`.

@@ -123,8 +123,7 @@ fn build(cache: &Cache, out: &Path, options: &Options) -> Result<KdepReport, Ban
 /// All targets of a bank.
 fn targets(bank: &KdepBank) -> Vec<f32> {
     let column = bank.targets().unwrap();
-    // A shard without rows has no pages to index.
-    assert!(column.not_in_place().iter().all(|(path, _)| path.ends_with("targets-00001.parquet")));
+    assert_eq!(column.not_in_place(), &[], "also where a shard has no rows");
     let mut out = vec![f32::NAN; column.rows() * column.width()];
     column.copy_rows(0..column.rows(), &mut out);
     out

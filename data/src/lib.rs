@@ -14,6 +14,7 @@ pub mod job;
 pub mod kdep;
 pub mod manifest;
 mod mapped;
+mod open_files;
 mod positioned;
 pub mod projection;
 pub mod render;

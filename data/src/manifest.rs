@@ -5,10 +5,12 @@
 //! length and the BLAKE3 hash of every file.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
@@ -154,6 +156,9 @@ pub enum Verify {
     Full,
 }
 
+/// Tells this process from all others that write to a folder. Their numbers do not: containers on one share are all number 1.
+static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+
 /// A file that appears under its name only when [`AtomicFile::commit`] succeeds.
 #[derive(Debug)]
 pub struct AtomicFile {
@@ -172,8 +177,8 @@ impl AtomicFile {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // Several processes may write the same name; each must have a file of its own until the rename.
-        let (process, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        let temporary = path.with_file_name(format!(".{name}.{process}-{count}.tmp"));
+        let (process, count) = (*PROCESS, COUNTER.fetch_add(1, Ordering::Relaxed));
+        let temporary = path.with_file_name(format!(".{name}.{process:016x}-{count}.tmp"));
         let file = File::create(&temporary).during("create", &temporary)?;
         let writer = BufWriter::with_capacity(1 << 20, file);
         Ok(Self { writer, temporary, path: path.to_owned(), committed: false })
@@ -204,8 +209,27 @@ impl AtomicFile {
         match fs::hard_link(&self.temporary, &self.path) {
             Ok(()) => self.flush_folder(),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error).during("create", &self.path),
+            // exFAT and some network shares have no links. Where something else is wrong, copying meets it too.
+            Err(_) => self.copy_new(),
         }
+    }
+
+    /// [`AtomicFile::commit_new`] without a link. The first writer wins here too, but the name is there before its content is: a
+    /// reader may come upon half a file, and a crash may leave one. Either is found by the seal or the hash of the content.
+    fn copy_new(&self) -> Result<(), ArtefactError> {
+        let mut copy = match OpenOptions::new().write(true).create_new(true).open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            opened => opened.during("create", &self.path)?,
+        };
+        let written = File::open(&self.temporary)
+            .and_then(|mut whole| io::copy(&mut whole, &mut copy))
+            .and_then(|_| copy.sync_all());
+        if written.is_err() {
+            // What went wrong is told below; half a file must not keep the name.
+            let _ = fs::remove_file(&self.path);
+        }
+        written.during("write", &self.path)?;
+        self.flush_folder()
     }
 
     fn write_out(&mut self) -> Result<(), ArtefactError> {
@@ -267,9 +291,13 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<ContentHash, Ar
 
 /// As [`write_json`], but an existing file stays.
 pub(crate) fn write_new_json(path: &Path, value: &impl Serialize) -> Result<(), ArtefactError> {
-    let text = seal(path, value)?;
+    write_new(path, &seal(path, value)?)
+}
+
+/// Writes `bytes` to `path`, unless a file is there already: of several writers the first one wins.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ArtefactError> {
     let mut file = AtomicFile::create(path)?;
-    file.write_all(&text).during("write", path)?;
+    file.write_all(bytes).during("write", path)?;
     file.commit_new()
 }
 
@@ -403,6 +431,42 @@ mod tests {
         write_atomic(&path, b"whole").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    type Commit = fn(AtomicFile) -> Result<(), ArtefactError>;
+
+    #[test]
+    fn of_several_writers_the_first_one_wins_with_links_and_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = |path: &Path, bytes: &[u8]| {
+            let mut file = AtomicFile::create(path).unwrap();
+            file.write_all(bytes).unwrap();
+            file.write_out().unwrap();
+            file
+        };
+        let ways: [(&str, Commit); 2] =
+            [("linked", AtomicFile::commit_new), ("copied", |file| file.copy_new())];
+        for (name, commit) in ways {
+            let path = dir.path().join(name);
+            let (first, second) = (written(&path, b"first"), written(&path, b"second"));
+            commit(first).unwrap();
+            commit(second).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"first", "{name}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing temporary is left");
+    }
+
+    #[test]
+    fn temporary_names_do_not_rest_on_the_number_of_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = [0, 1].map(|_| AtomicFile::create(&dir.path().join("views-00000.parquet")).unwrap());
+        let names = [&a, &b].map(|file| file.temporary.file_name().unwrap().to_str().unwrap().to_owned());
+        assert_ne!(names[0], names[1]);
+        for name in names {
+            let unique = name.strip_prefix(".views-00000.parquet.").unwrap().strip_suffix(".tmp").unwrap();
+            let (process, _) = unique.split_once('-').unwrap();
+            assert!(process.len() == 16 && u64::from_str_radix(process, 16) == Ok(*PROCESS), "{name}");
+        }
     }
 
     #[test]

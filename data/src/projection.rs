@@ -18,7 +18,7 @@ use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
 
 use crate::error::{ArtefactError, IoContext};
-use crate::manifest::write_atomic;
+use crate::manifest::{ContentHash, write_atomic};
 
 /// Rows that are widened to f64 and multiplied at a time.
 const SUM_ROWS: usize = 512;
@@ -35,6 +35,9 @@ const NO_VARIANCE: f64 = 1e-10;
 
 /// Rows whose variance is at most this share of their mean square are all the same: it is what f64 sums make of it.
 const ROUNDING: f64 = 1e-13;
+
+/// The key of the metadata under which a file names what it was fitted for.
+const OWNER: &str = "config";
 
 /// Why rows have no principal axes.
 #[derive(Debug, Error)]
@@ -134,17 +137,6 @@ impl MomentSums {
             panels.iter().enumerate().flat_map(|(i, a)| panels[..=i].iter().map(move |b| (*a, *b))).collect();
         let tiles = self.products.par_chunks_mut(TILE * TILE).zip(pairs);
         tiles.for_each(|(tile, (a, b))| lgd_linalg::add_products(tile, a, b, TILE));
-    }
-
-    /// Adds the rows that `other` saw.
-    ///
-    /// # Panics
-    /// Where its rows have another width.
-    pub fn merge(&mut self, other: &Self) {
-        assert_eq!(self.dim, other.dim, "sums of rows of different widths");
-        self.count = self.count.saturating_add(other.count);
-        self.sum.iter_mut().zip(&other.sum).for_each(|(sum, other)| *sum += other);
-        self.products.iter_mut().zip(&other.products).for_each(|(sum, other)| *sum += other);
     }
 
     /// Rows seen.
@@ -304,6 +296,11 @@ impl Projection {
     /// # Errors
     /// [`ArtefactError`] on I/O; an old file is then still there.
     pub fn save(&self, path: &Path) -> Result<(), ArtefactError> {
+        write_atomic(path, &self.to_bytes(path, None)?)
+    }
+
+    /// The bytes of [`Projection::save`] for the file at `path`, with `owner` in its metadata where there is one.
+    pub(crate) fn to_bytes(&self, path: &Path, owner: Option<ContentHash>) -> Result<Vec<u8>, ArtefactError> {
         let (width, dim) = (self.width(), self.dim());
         let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let f64s = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -318,8 +315,8 @@ impl Projection {
             .iter()
             .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)));
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(invalid)?;
-        let file = safetensors::serialize(views, None::<HashMap<String, String>>).map_err(invalid)?;
-        write_atomic(path, &file)
+        let metadata = owner.map(|owner| HashMap::from([(OWNER.to_owned(), owner.to_string())]));
+        safetensors::serialize(views, metadata).map_err(invalid)
     }
 
     /// Reads what [`Projection::save`] wrote.
@@ -327,9 +324,16 @@ impl Projection {
     /// # Errors
     /// [`ArtefactError`] where the file cannot be read, or a tensor is missing or of another type or shape.
     pub fn load(path: &Path) -> Result<Self, ArtefactError> {
+        Self::load_owned(path).map(|(projection, _)| projection)
+    }
+
+    /// As [`Projection::load`], with the owner that the file's metadata name.
+    pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtefactError> {
         let bytes = std::fs::read(path).during("read", path)?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| ArtefactError::invalid(path, error.to_string()))?;
+        let invalid = |error: safetensors::SafeTensorError| ArtefactError::invalid(path, error.to_string());
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
+        let owner = header.metadata().as_ref().and_then(|metadata| metadata.get(OWNER)?.parse().ok());
+        let file = SafeTensors::deserialize(&bytes).map_err(invalid)?;
         let bytes = |name: &str, dtype: Dtype, shape: &[usize]| {
             let tensor = file.tensor(name);
             let tensor = tensor.map_err(|error| ArtefactError::invalid(path, format!("{name}: {error}")))?;
@@ -342,12 +346,13 @@ impl Projection {
         };
         let shape = file.tensor("components").map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
         let (dim, width) = (shape.first().copied().unwrap_or(0), shape.last().copied().unwrap_or(0));
-        Ok(Self {
+        let projection = Self {
             components: f32s(bytes("components", Dtype::F32, &[dim, width])?),
             mean: f32s(bytes("mean", Dtype::F32, &[width])?),
             variances: f64s(bytes("variances", Dtype::F64, &[dim])?),
             total: f64s(bytes("total", Dtype::F64, &[1])?)[0],
-        })
+        };
+        Ok((projection, owner))
     }
 }
 

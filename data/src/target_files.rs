@@ -1,11 +1,42 @@
-//! The files that every kind of bank has: `targets-00000.parquet`, row for row with the views of the cache's shard.
+//! What every kind of bank has: the files `targets-00000.parquet`, row for row with the views of the cache's shard, and a record of
+//! the cache that they were made from.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::cache::Existing;
+use crate::cache::{Cache, Existing};
 use crate::error::{ArtefactError, IoContext};
-use crate::manifest::{FileEntry, prepare_folder};
+use crate::manifest::{ContentHash, FileEntry, prepare_folder};
+
+/// The cache that a bank was made from, as its manifest records it.
+pub(crate) struct MadeFrom {
+    /// The bank's manifest.
+    pub(crate) manifest: PathBuf,
+    /// Hash of the cache.
+    pub(crate) cache: ContentHash,
+    /// Rows of the targets.
+    pub(crate) rows: usize,
+    /// How to make the bank again.
+    pub(crate) hint: &'static str,
+}
+
+impl MadeFrom {
+    /// Refuses a bank that was not made from `cache`.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Mismatch`] with both hashes, or both numbers of rows.
+    pub(crate) fn require(self, cache: &Cache) -> Result<(), ArtefactError> {
+        let (what, expected, got) = if self.cache != cache.hash() {
+            ("the hash of the cache", cache.hash().to_string(), self.cache.to_string())
+        } else if self.rows != cache.rows() {
+            ("the number of rows", cache.rows().to_string(), self.rows.to_string())
+        } else {
+            return Ok(());
+        };
+        let Self { manifest: path, hint, .. } = self;
+        Err(ArtefactError::Mismatch { path, what: what.to_owned(), expected, got, hint })
+    }
+}
 
 /// The name of the targets of one shard of the cache.
 pub(crate) fn target_file(shard: usize) -> String {

@@ -90,6 +90,19 @@ fn stray_bytes_around_jpeg_segments_are_skipped_as_libjpeg_does() {
 }
 
 #[test]
+fn what_is_appended_to_a_jpeg_does_not_make_it_truncated() {
+    // A motion photo: a film follows the image, and in it what looks like a scan without an end.
+    let film = [&b"\0\0\0\x18ftypmp42"[..], &[0xff, 0xda, 0, 12, 3, 1, 0xff]].concat();
+    for (name, bytes) in fixtures().into_iter().filter(|(name, _)| name.ends_with(".jpg")) {
+        let photo = [&bytes[..], &film].concat();
+        assert_eq!(decoded(&photo).unwrap(), decoded(&bytes).unwrap(), "{name}");
+        let scan = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+        let cut = [&bytes[..scan + 16], &film].concat();
+        assert_eq!(decoded(&cut).unwrap_err(), DecodeError::Truncated, "{name} cut, and then the film");
+    }
+}
+
+#[test]
 fn a_broken_huffman_code_is_a_reject() {
     let mut bytes = golden("photo-500x375.jpg");
     let middle = bytes.len() / 2;

@@ -11,7 +11,7 @@ use lgd_data::cache::{
     Cache, CacheBuilder, CacheConfig, CachedSample, CaptionRecord, Existing, FeatureRecord, ImageStamp,
     Partition, Reject, SampleRows, TeacherRecord, TokenEncoding, TokenRecord, standardise,
 };
-use lgd_data::manifest::{ContentHash, Verify};
+use lgd_data::manifest::{ContentHash, FileEntry, Verify, write_json};
 use lgd_data::projection::{MomentSums, Projection};
 use lgd_data::render::{Normalization, Resample};
 use lgd_data::view::{Policy, View};
@@ -496,7 +496,7 @@ fn rows_wider_than_a_page_are_placed_right_and_a_rewritten_file_is_still_read() 
     let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
     value.as_object_mut().unwrap().remove("blake3");
     let manifest: lgd_data::cache::CacheManifest = serde_json::from_value(value).unwrap();
-    lgd_data::manifest::write_json(&dir.path().join("cache.json"), &manifest).unwrap();
+    write_json(&dir.path().join("cache.json"), &manifest).unwrap();
     assert_eq!(check(), 1);
 }
 
@@ -559,4 +559,39 @@ fn shards_made_with_another_projection_are_made_again() {
     projection(9, 5).save(&dir.path().join("tokens.safetensors")).unwrap();
     let error = builder.projection().unwrap_err().to_string();
     assert!(error.contains("from 37 to 8, got 37 to 9"), "{error}");
+}
+
+#[test]
+fn a_projection_that_another_cache_has_left_is_not_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens.safetensors");
+    let other = CacheConfig { seed: 8, ..projected() };
+    let builder = CacheBuilder::open(dir.path(), other, Existing::Refuse).unwrap();
+    builder.keep_projection(&projection(8, 3)).unwrap();
+    fs::remove_file(dir.path().join("extract.json")).unwrap();
+    let builder = CacheBuilder::open(dir.path(), projected(), Existing::Refuse).unwrap();
+    for taken in [builder.projection().map(drop), builder.keep_projection(&projection(8, 5)).map(drop)] {
+        let error = taken.unwrap_err();
+        assert!(matches!(error, ArtefactError::Mismatch { .. }), "{error}");
+        assert!(
+            error.to_string().contains("hint: it was left by another extraction: delete the file"),
+            "{error}"
+        );
+    }
+    projection(8, 3).save(&path).unwrap();
+    assert!(builder.projection().unwrap_err().to_string().contains("got none"));
+
+    fs::remove_file(&path).unwrap();
+    let kept = builder.keep_projection(&projection(8, 5)).unwrap();
+    assert!(builder.projection().unwrap() == Some(kept));
+    let mut manifest = write_cache(dir.path(), &projected(), 1).manifest().clone();
+    // Files of earlier versions do not say whose they are; a manifest pins those of finished caches.
+    projection(8, 5).save(&path).unwrap();
+    let entry = FileEntry::describe(dir.path(), "tokens.safetensors").unwrap();
+    manifest.token_projection.as_mut().unwrap().file = entry;
+    write_json(&dir.path().join("cache.json"), &manifest).unwrap();
+    assert!(Cache::open(dir.path(), Verify::Full).unwrap().tokens().unwrap().is_some());
+    let builder = CacheBuilder::open(dir.path(), projected(), Existing::Resume).unwrap();
+    assert!(builder.projection().unwrap().is_some());
+    assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), [0usize; 0]);
 }

@@ -112,6 +112,32 @@ fn reading_is_limited_and_names_the_file() {
 }
 
 #[test]
+fn a_storage_that_fails_is_told_from_a_file_that_is_bad() {
+    use std::io::ErrorKind;
+    let fails =
+        |kind: ErrorKind| SourceError::Io { path: "a".into(), error: kind.into() }.is_storage_failure();
+    for kind in [ErrorKind::NotFound, ErrorKind::PermissionDenied, ErrorKind::IsADirectory] {
+        assert!(!fails(kind), "{kind:?}");
+    }
+    for kind in [ErrorKind::StaleNetworkFileHandle, ErrorKind::TimedOut, ErrorKind::Other] {
+        assert!(fails(kind), "{kind:?}");
+    }
+    let root = folder(&["a/1.png", "a/2.png"]);
+    let images = open(root.path());
+    fs::remove_file(root.path().join("a/1.png")).unwrap();
+    let error = images.read(0, 100).unwrap_err();
+    assert!(error.reason() == "missing" && !error.is_storage_failure(), "{error}");
+    assert!(images.read(1, 3).is_err_and(|error| !error.is_storage_failure()), "too long");
+    // A share that is gone leaves an empty mount point, or none.
+    fs::remove_dir_all(root.path().join("a")).unwrap();
+    for _ in 0..2 {
+        let error = images.read(1, 100).unwrap_err();
+        assert!(error.is_storage_failure() && error.to_string().contains("nothing is left in"), "{error}");
+        let _ = fs::remove_dir(root.path());
+    }
+}
+
+#[test]
 fn a_csv_keeps_its_order_and_numbers_names() {
     let root = folder(&["x/2.png", "1.png"]);
     let text = "\u{feff}Path,Label\r\nx/2.png, dog\r\n\r\n\"1.png\",cat\nmissing.png,dog\n";

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use lgd_data::ArtefactError;
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, StoredFormat,
-    TeacherRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, Reject,
+    StoredFormat, TeacherRecord,
 };
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::manifest::{ContentHash, Verify};
@@ -266,4 +266,56 @@ fn rows_larger_than_a_page_and_more_than_a_batch_are_placed_right() {
         stored.read_into(at, &mut out).unwrap();
         assert!(out == row(at), "row {at}");
     }
+}
+
+#[test]
+fn a_shard_of_rejects_alone_is_read_with_the_others() {
+    for format in [RAW, JPEG] {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = CacheBuilder::open(dir.path(), config(Some(format)), Existing::Refuse).unwrap();
+        write_shard(&builder, 0);
+        let mut writer = builder.shard_writer(1).unwrap();
+        for sample in builder.sample_range(1) {
+            let (reason, detail) = ("corrupt".to_owned(), "test".to_owned());
+            writer.reject(Reject { key: format!("c/{sample}"), reason, detail });
+        }
+        writer.finish().unwrap();
+        write_shard(&builder, 2);
+        builder.finalize(&[]).unwrap().unwrap();
+        let cache = Cache::open(dir.path(), Verify::Full).unwrap();
+        cache.verify_stored_views().unwrap();
+        assert_eq!(cache.embeddings().not_in_place(), &[]);
+        let stored = cache.stored_views().unwrap().unwrap();
+        assert_eq!(stored.rows(), 2 * 50);
+        let mut out = vec![0; BYTES];
+        for (position, sample) in (0..40).chain(80..90).enumerate() {
+            for (view, expected) in rendered(sample).iter().enumerate() {
+                stored.read_into(position * 2 + view, &mut out).unwrap();
+                assert!(format == JPEG || out == expected.pixels(), "sample {sample}, view {view}");
+            }
+        }
+    }
+}
+
+/// Files below `dir` that this process has open.
+#[cfg(target_os = "linux")]
+fn open_below(dir: &Path) -> usize {
+    let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let files = links.filter_map(|link| fs::read_link(link.path()).ok());
+    files.filter(|file| file.starts_with(dir)).count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_opened_cache_holds_no_file_open_until_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let cache = write_cache(&root, RAW, 1);
+    let stored = cache.stored_views().unwrap().unwrap();
+    assert_eq!(open_below(&root), 0, "1,252 shards would be more than a process may have open");
+    let mut out = vec![0; BYTES];
+    for row in [0, 1, 2 * SAMPLES - 1] {
+        stored.read_into(row, &mut out).unwrap();
+    }
+    assert_eq!(open_below(&root), 2);
 }

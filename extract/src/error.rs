@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lgd_data::ArtefactError;
 use lgd_data::projection::ProjectionError;
+use lgd_data::source::SourceError;
 use thiserror::Error;
 
 /// Why a teacher cannot be used or an extraction cannot go on.
@@ -142,6 +143,14 @@ pub enum ExtractError {
         expected: String,
         /// Its value now.
         got: String,
+    },
+    /// Images cannot be read for a reason that does not lie in them: rejecting them would leave sound samples out for good.
+    #[error(
+        "{source}\nhint: not the file but the storage has failed: see to it, then run again with --resume; complete shards are kept"
+    )]
+    Storage {
+        /// The first image that could not be read, and why.
+        source: SourceError,
     },
     /// A folder on disk cannot be read or written.
     #[error(transparent)]

@@ -53,11 +53,6 @@ impl Runtime {
         &self.path
     }
 
-    /// Version and build flags in the library's own words.
-    pub fn build_info(&self) -> &'static str {
-        ort::info()
-    }
-
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
     }

@@ -206,6 +206,12 @@ impl<'a> Tensor<'a> {
         Ok(Self { shape, data })
     }
 
+    /// A tensor that no model gave.
+    #[cfg(test)]
+    pub(crate) fn of(shape: Vec<usize>, data: &'a [f32]) -> Self {
+        Self { shape, data: Elements::F32(data) }
+    }
+
     /// The elements as f32, row-major; converted where they are f16.
     pub(crate) fn to_f32(&self) -> std::borrow::Cow<'a, [f32]> {
         match self.data {

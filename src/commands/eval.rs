@@ -77,6 +77,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         let _progress = Progress::show("eval", "images");
         evaluate(&inputs, &options, &JOB)?
     };
+    for note in &report.notes {
+        say(format_args!("note: {note}"));
+    }
     if args.json {
         print_json(&report)?
     } else {

@@ -26,7 +26,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Train(args) => train::run(&args),
         Command::Objectives(args) => objectives::run(&args),
         Command::Eval(args) => eval::run(&args),
-        Command::Inspect(args) => inspect::inspect(&args.path),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => inspect::verify(&args.path),
     }
 }

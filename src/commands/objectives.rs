@@ -41,11 +41,9 @@ fn table(specs: &[&ObjectiveSpec]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The papers' settings with whatever was typed in their place.
-///
-/// A setting that was typed and that no chosen objective reads is refused: it would be without effect, and nobody would notice.
-pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
-    let typed = [
+/// The flags of settings, and whether they were typed.
+fn typed(args: &ObjectiveArgs) -> [(&'static str, bool); 11] {
+    [
         ("--alpha", args.alpha.is_some()),
         ("--tau-s", args.tau_s.is_some()),
         ("--vsb", args.vsb.is_some()),
@@ -57,8 +55,14 @@ pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
         ("--mask-ratio", args.mask_ratio.is_some()),
         ("--beta", args.beta.is_some()),
         ("--lambda-sim", args.lambda_sim.is_some()),
-    ];
-    for (flag, _) in typed.into_iter().filter(|(_, typed)| *typed) {
+    ]
+}
+
+/// The default settings with whatever was typed in their place.
+///
+/// A setting that was typed and that no chosen objective reads is refused: it would be without effect, and nobody would notice.
+pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
+    for (flag, _) in typed(args).into_iter().filter(|(_, typed)| *typed) {
         let reads = |kind: &ObjectiveKind| kind.spec().flags.contains(&flag);
         if !args.objective.kinds().any(|kind| reads(&kind)) {
             let readers: Vec<&str> =
@@ -69,22 +73,50 @@ pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
             );
         }
     }
-    let papers = ObjectiveSettings::default();
-    let vsb = args.vsb.unwrap_or(papers.vsb);
+    let defaults = ObjectiveSettings::default();
+    let vsb = args.vsb.unwrap_or(defaults.vsb);
     if args.vsb_momentum.is_some() && vsb != VisualMode::Ema {
         bail!("--vsb-momentum is a setting of the moving-average bank\nhint: leave it out, or add --vsb ema");
     }
     Ok(ObjectiveSettings {
-        alpha: args.alpha.unwrap_or(papers.alpha),
-        student_temperature: args.tau_s.unwrap_or(papers.student_temperature),
+        alpha: args.alpha.unwrap_or(defaults.alpha),
+        student_temperature: args.tau_s.unwrap_or(defaults.student_temperature),
         vsb,
-        vsb_momentum: args.vsb_momentum.unwrap_or(papers.vsb_momentum),
-        slots: args.slots.unwrap_or(papers.slots),
-        queue: args.queue.unwrap_or(papers.queue),
-        teacher_temperature: args.tau_t.unwrap_or(papers.teacher_temperature),
-        caption_temperature: args.tau_caption.unwrap_or(papers.caption_temperature),
-        mask_ratio: args.mask_ratio.unwrap_or(papers.mask_ratio),
-        beta: args.beta.unwrap_or(papers.beta),
-        lambda_sim: args.lambda_sim.unwrap_or(papers.lambda_sim),
+        vsb_momentum: args.vsb_momentum.unwrap_or(defaults.vsb_momentum),
+        slots: args.slots.unwrap_or(defaults.slots),
+        queue: args.queue.unwrap_or(defaults.queue),
+        teacher_temperature: args.tau_t.unwrap_or(defaults.teacher_temperature),
+        caption_temperature: args.tau_caption.unwrap_or(defaults.caption_temperature),
+        mask_ratio: args.mask_ratio.unwrap_or(defaults.mask_ratio),
+        beta: args.beta.unwrap_or(defaults.beta),
+        lambda_sim: args.lambda_sim.unwrap_or(defaults.lambda_sim),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// A flag that a `SPEC` names and `typed` forgets would be ignored in silence where it has no effect.
+    #[test]
+    fn every_flag_of_an_objective_is_known_to_the_command_line() {
+        let command = Args::command();
+        let train = command.find_subcommand("train").unwrap();
+        let known: BTreeSet<String> =
+            train.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect();
+        let named: BTreeSet<&str> =
+            ObjectiveKind::ALL.iter().flat_map(|kind| kind.spec().flags).copied().collect();
+        assert!(named.iter().all(|flag| known.contains(*flag)), "{named:?}");
+        let Args { command } = Args::try_parse_from(["lgd", "train", "--cache", "c", "--out", "o"]).unwrap();
+        let Command::Train(args) = command else { panic!("train is not train") };
+        let settings: BTreeSet<&str> = typed(&args.objective).into_iter().map(|(flag, _)| flag).collect();
+        let missing: Vec<&&str> = named.difference(&settings).collect();
+        assert_eq!(missing, [&"--bank"], "banks are not settings, all else is");
+        assert!(settings.is_subset(&named), "{settings:?}");
+    }
 }

@@ -67,14 +67,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
 /// objective.
 fn note(origin: &ViewOrigin, config: &TrainConfig) {
     say(format_args!("note: {origin}"));
-    let TrainConfig { objective, accumulate, batch, .. } = config;
+    let TrainConfig { objective, batch_parts, batch, .. } = config;
     if objective.contain(ObjectiveKind::Hgkd) && objective.kinds().count() > 1 {
         say("note: hgkd hides part of each view, from the other objectives too");
     }
-    if *accumulate > 1 && objective.contain(ObjectiveKind::Caption) {
-        let part = batch / accumulate;
+    if *batch_parts > 1 && objective.contain(ObjectiveKind::Caption) {
+        let part = batch / batch_parts;
         say(format_args!(
-            "note: with --accumulate {accumulate} the objective caption contrasts {part} images at a time, not {batch}"
+            "note: with --batch-parts {batch_parts} the objective caption contrasts {part} images at a time, not {batch}"
         ));
     }
 }
@@ -121,6 +121,11 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     if let Some(warmup) = args.warmup_epochs {
         config.warmup_epochs = warmup;
     }
+    if args.start_lr.is_some() && config.warmup_epochs == 0 {
+        bail!(
+            "--start-lr is where the warm-up starts, which takes 0 epochs\nhint: leave it out, or give --warmup-epochs"
+        );
+    }
     config.schedule = match args.schedule {
         ScheduleArg::Cosine => ScheduleKind::Cosine,
         ScheduleArg::Step => ScheduleKind::Step {
@@ -144,7 +149,7 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
         clip: args.clip_norm,
         ema: args.ema,
     };
-    config.accumulate = args.accumulate;
+    config.batch_parts = args.batch_parts;
     config.objective.clone_from(&args.objective.objective);
     config.objective_settings = settings(&args.objective)?;
     config.init.clone_from(&args.init);
@@ -190,9 +195,11 @@ fn summarise(report: &TrainReport, args: &TrainArgs) {
     if let Some(init) = &report.init {
         say(format_args!("initial weights: {init}"));
     }
+    let before = report.resumed_from.unwrap_or(0);
+    let resumed = if before > 0 { format!(" after the {before} of an earlier run") } else { String::new() };
     say(format_args!(
-        "train: {} steps in {:.1} s, {:.1} images/s, waiting for data {:.1}% of the time; {}",
-        report.steps,
+        "train: {} steps{resumed} in {:.1} s, {:.1} images/s, waiting for data {:.1}% of the time; {}",
+        report.steps.saturating_sub(before),
         report.seconds,
         report.images_per_second,
         100.0 * report.data_wait,

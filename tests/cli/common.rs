@@ -43,6 +43,14 @@ impl Ran {
         self
     }
 
+    /// Checks that standard output holds every one of `parts`.
+    pub fn printed(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stdout.contains(part), "{part:?} is not in:\n{}", self.stdout);
+        }
+        self
+    }
+
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap()
     }

@@ -83,7 +83,12 @@ fn features_become_a_bank_that_can_be_inspected_and_verified() {
         assert!(report["seconds"][stage].as_f64().unwrap() > 0.0, "{stage} was not timed: {report}");
     }
 
-    let manifest = desk.lgd("inspect banks/kdep").ended(0, &[]).json();
+    desk.lgd("inspect banks/kdep").ended(0, &[]).printed(&[
+        "features of 28 (pooled) to 4, ",
+        "temperature 0.1, power 3; ",
+        "targets       50 rows",
+    ]);
+    let manifest = desk.lgd("inspect banks/kdep --json").ended(0, &[]).json();
     assert_eq!((manifest["output"].as_str(), &manifest["features"]), (Some("pooled"), &28.into()));
     let verified = desk.lgd("verify banks/kdep").ended(0, &[]).stdout;
     assert!(verified.contains("KDEP targets of width 4, 50 rows"), "{verified}");
@@ -97,7 +102,7 @@ fn features_become_a_bank_that_can_be_inspected_and_verified() {
     let ran =
         desk.lgd(&few).ended(0, &["warning: only 6 of the 10 dimensions have any variance in the 20 rows"]);
     assert_eq!((&ran.json()["fitted_rows"], &ran.json()["rank"]), (&20.into(), &6.into()));
-    let manifest = desk.lgd("inspect banks/kdep").ended(0, &[]).json();
+    let manifest = desk.lgd("inspect banks/kdep --json").ended(0, &[]).json();
     assert_eq!(manifest["pts_power"].as_f64(), Some(2.0));
 
     flip_a_bit(&desk.path("banks/kdep/targets-00001.parquet"));

@@ -32,7 +32,7 @@ fn seed_trains_without_text_and_without_a_bank() {
     let desk = desk();
     let seed = format!("{TRAIN} --objective seed --queue 12 --tau-t 0.05 --out runs/seed");
     desk.lgd(&seed).ended(0, &["epoch 2/2", "seed "]);
-    let run = desk.lgd("inspect runs/seed").ended(0, &[]).json();
+    let run = desk.lgd("inspect runs/seed --json").ended(0, &[]).json();
     assert_eq!((&run["config"]["objective"], &run["config"]["queue"]), (&"seed:1".into(), &12.into()));
     assert!(run.get("bank").is_none() && run.get("text_encoder").is_none(), "{run}");
     let eval = "eval --run runs/seed --images images --train-images images --json --protocol";
@@ -91,8 +91,8 @@ fn one_cache_serves_every_objective() {
     assert!(found.len() == 4 && found.iter().all(|loss| *loss > 0.0), "{found:?} in\n{log}");
 
     assert!(!log.contains("contrasts"), "{log}");
-    let parts = format!("{train} 0 --size 32 --objective caption --accumulate 2 --out runs/parts");
-    desk.lgd(&parts).ended(0, &["note: with --accumulate 2", "caption contrasts 4 images at a time, not 8"]);
+    let parts = format!("{train} 0 --size 32 --objective caption --batch-parts 2 --out runs/parts");
+    desk.lgd(&parts).ended(0, &["note: with --batch-parts 2", "caption contrasts 4 images at a time, not 8"]);
 
     // One cell of the mask cannot be seen and hidden.
     let hgkd = format!("{train} 4 --objective hgkd --queue 16 --out runs/hgkd --size");
@@ -113,7 +113,7 @@ fn one_cache_serves_every_objective() {
     // Other names than the labels': nothing but agreement can be measured.
     desk.names("other.txt", &["kitten", "sports car", "sailing boat"]);
     desk.lgd("bank --cache cache --teacher teacher --categories other.txt --out banks/other").ended(0, &[]);
-    let eval = format!("{eval} runs/sum --cache cache --bank banks/other --protocol");
+    let eval = "eval --images list.csv --json --run runs/sum --cache cache --bank banks/other --protocol";
     desk.lgd(&format!("{eval} zero-shot")).ended(2, &["not categories of the bank", "--protocol agreement"]);
     let report = desk.lgd(&format!("{eval} agreement")).ended(0, &[]).json();
     assert_eq!(report["agreement"]["categories"], 3);

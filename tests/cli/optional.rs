@@ -54,15 +54,13 @@ fn everything_is_told_cached_shown_and_verified() {
     assert_eq!((&cache["features"]["dim"], &cache["captions"]["dim"]), (&4.into(), &4.into()));
     assert_eq!((&cache["tokens"]["encoding"], &cache["tokens"]["rows"]), (&"int8".into(), &2.into()));
     assert!(cache["tokens"]["bytes"].as_u64().unwrap() > 960, "{cache}");
-    desk.lgd("inspect cache").ended(
-        0,
-        &[
-            "features of 4 are cached (features), 320 B",
-            "tokens are cached (int8, 2 x 2 x 4)",
-            "tokens of 2 x 2 fit students of 64 px",
-            "captions are cached (embeddings of 4 from the text encoder)",
-        ],
-    );
+    desk.lgd("inspect cache").ended(0, &[]).printed(&[
+        "20 of 20 listed, 0 rejected, 10 classes",
+        "features    4 values (features), 320 B",
+        "tokens      int8, 2 x 2 x 4",
+        "tokens of 2 x 2 fit students of 64 px",
+        "captions    embeddings of 4 from the text encoder",
+    ]);
     let verified = desk.lgd("verify cache").ended(0, &[]).stdout;
     assert!(verified.contains("features of 4, tokens (int8, 2 x 2 x 4), 20 captions, hash"), "{verified}");
     for name in ["views-00001.parquet", "tokens-00001.parquet", "captions-00001.parquet"] {
@@ -85,7 +83,8 @@ fn everything_is_told_cached_shown_and_verified() {
     // Standardised tokens of four values have three degrees of freedom.
     assert!(tokens["explained"].as_f64().unwrap() > 0.999, "{tokens}");
     desk.lgd("inspect projected")
-        .ended(0, &["f16, 2 x 2 x 3 of 4, 100.0% of the variance of the 30 views that"]);
+        .ended(0, &[])
+        .printed(&["f16, 2 x 2 x 3 of 4, 100.0% of the variance of the 30 views that"]);
     flip_a_bit(&desk.path("projected/tokens.safetensors"));
     desk.lgd("verify projected").ended(3, &["tokens.safetensors", "BLAKE3"]);
 }
@@ -160,6 +159,7 @@ fn what_cannot_be_cached_is_refused_before_the_start() {
         ("--tokens f32", ["expected f16, int8 or svd:DIM", "f32"]),
         ("--tokens-limit lots", ["expected bytes such as 500MB", "lots"]),
         ("--tokens-fit-views 9", ["--tokens", "required"]),
+        ("--tokens f16 --tokens-fit-views 9", ["--tokens-fit-views", "--tokens svd:DIM"]),
     ] {
         desk.lgd(&format!("{EXTRACT} {flags} --out y")).ended(2, &parts);
     }
@@ -223,7 +223,7 @@ fn tokens_that_fit_no_student_or_not_the_stored_views_are_told_before_the_start(
     desk.write("teacher/teacher.toml", toml.replace("tokens = 'tokens'", flat));
     let told = ["warning: tokens of 1 x 4 fit no student", "hint: give the teacher another input size"];
     desk.lgd(&format!("{stored} 64 --out c")).ended(0, &told);
-    desk.lgd("inspect c").ended(0, &["tokens of 1 x 4 fit no student"]);
+    desk.lgd("inspect c").ended(0, &[]).printed(&["tokens of 1 x 4 fit no student"]);
 }
 
 #[test]
@@ -244,7 +244,8 @@ fn a_copy_without_files_that_nobody_needs_serves_everybody_else() {
     {
         desk.lgd(&format!("{train} --overwrite --objective {objective}")).ended(3, &parts);
     }
-    let told = desk.lgd("inspect cache").ended(0, &["warning:", tokens, captions]);
+    desk.lgd("inspect cache").ended(0, &["warning:", tokens, captions]).printed(&["2 x 2 x 2 of 4"]);
+    let told = desk.lgd("inspect cache --json").ended(0, &[]);
     assert_eq!(told.json()["config"]["tokens"]["dim"], 2);
     desk.lgd(&format!("{EXTRACT} {ALL} svd:2 --out cache --resume")).ended(
         3,

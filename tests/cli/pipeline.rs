@@ -22,6 +22,18 @@ fn images_and_names_become_a_measured_student() {
     desk.lgd("verify runs/a").ended(0, &[]);
     desk.lgd("verify cache").ended(0, &[]);
     desk.lgd("verify banks/ten").ended(0, &[]);
+    desk.lgd("inspect cache")
+        .ended(0, &[])
+        .printed(&["2 per image: the centre crop (0.875), then moco-v2, seed 0"]);
+    let told = [
+        "10: airplane, automobile, ",
+        "80 rows, every probability kept",
+        " per category",
+        "a photo of a {}.",
+    ];
+    desk.lgd("inspect banks/ten").ended(0, &[]).printed(&told);
+    let told = ["step 4 of 4, finished", "lgd:1", "resnet18, embeddings of ", "student.safetensors, "];
+    desk.lgd("inspect runs/a").ended(0, &[]).printed(&told);
 
     desk.images("test", 4, 3);
     desk.lgd("extract --images test --teacher teacher --with-center --out test-cache").ended(0, &[]);

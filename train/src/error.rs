@@ -60,6 +60,17 @@ pub enum TrainError {
         /// Why not.
         reason: String,
     },
+    /// Gradients are to be clipped, and their norm is NaN or infinite. On the CPU no parameter was touched by them; a GPU leaves the step
+    /// out, which is noticed some steps later.
+    #[error(
+        "the norm of the gradients of step {step} is {norm}, which cannot be clipped\nhint: start anew with a lower learning rate, a longer warm-up or a smaller --clip-norm"
+    )]
+    GradientNorm {
+        /// Step over all epochs, from 0.
+        step: u64,
+        /// The norm.
+        norm: f64,
+    },
     /// A label that the classifier has no class for.
     #[error("a label is {label}, but there are {classes} classes")]
     Label {

@@ -35,8 +35,12 @@ fn entry(path: &Path, line: usize) -> impl FnOnce(Problem) -> CategoryError {
 }
 
 fn txt(path: &Path, text: &str, _: JsonEntries, collector: &mut Collector) -> Result<(), CategoryError> {
-    // Editors leave blank lines at the end; elsewhere one is more likely a name that got lost.
-    for (index, name) in text.trim_end().lines().enumerate() {
+    // Editors leave blank lines at the end; elsewhere one is more likely a name that got lost. Blanks behind the last name are its
+    // own, if names are taken verbatim.
+    let end = text.trim_end().len();
+    let blanks = text[end..].find(['\n', '\r']).unwrap_or(text.len() - end);
+    let names = if end == 0 { "" } else { &text[..end + blanks] };
+    for (index, name) in names.lines().enumerate() {
         collector.push(name, &[], &[]).map_err(entry(path, index + 1))?;
     }
     Ok(())
@@ -214,6 +218,10 @@ mod tests {
         let verbatim = ReadOptions { names: NameForm::Verbatim, ..ReadOptions::default() };
         let kept = parse("a.txt", "air_plane \nair plane\n", verbatim).unwrap();
         assert_eq!(kept.names().collect::<Vec<_>>(), ["air_plane ", "air plane"]);
+        for end in ["", "\n", "\r\n", "\n\n", "\n  \n\t\r\n "] {
+            let kept = parse("a.txt", &format!("cat\ndog \t{end}"), verbatim).unwrap();
+            assert_eq!(kept.names().collect::<Vec<_>>(), ["cat", "dog \t"], "{end:?}");
+        }
     }
 
     #[test]
@@ -237,6 +245,7 @@ mod tests {
     fn a_file_without_names_or_of_another_kind_is_refused() {
         let options = ReadOptions::default();
         assert!(matches!(parse("a.txt", "", options), Err(CategoryError::NoNames { .. })));
+        assert!(matches!(parse("a.txt", " \n", options), Err(CategoryError::NoNames { .. })));
         assert!(matches!(parse("a.json", "{}", options), Err(CategoryError::NoNames { .. })));
         assert!(matches!(parse("a.csv", "name\n", options), Err(CategoryError::NoNames { .. })));
         assert!(matches!(parse("a.yaml", "cat", options), Err(CategoryError::Kind { .. })));

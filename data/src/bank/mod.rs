@@ -64,7 +64,7 @@ pub enum UnassignedSlots {
 pub struct CategoryRecord {
     /// The name.
     pub name: String,
-    /// The names put through the templates: the name itself or its synonyms.
+    /// What fills the templates: the name, unless there are complete prompts, and its synonyms.
     pub synonyms: Vec<String>,
     /// Complete prompts, used as they stand.
     pub prompts: Vec<String>,

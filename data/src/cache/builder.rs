@@ -17,7 +17,7 @@ use super::{
 use crate::error::{ArtefactError, IoContext};
 use crate::manifest::{
     ContentHash, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic, write_json,
-    write_new_json,
+    write_new, write_new_json,
 };
 use crate::projection::Projection;
 
@@ -134,23 +134,43 @@ impl CacheBuilder {
     /// What the tokens are projected with; `None` where they are not, or where no run has fitted it yet.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the file cannot be read or is not a projection of this cache's tokens.
+    /// [`ArtefactError`] where the file cannot be read, is not a projection of this cache's tokens, or was left by another cache.
     pub fn projection(&self) -> Result<Option<Projection>, ArtefactError> {
         let path = self.projection_path();
         let Some(record) = self.config.tokens.as_ref().filter(|_| self.config.projects() && path.exists())
         else {
             return Ok(None);
         };
-        let found = Projection::load(&path)?;
+        let (found, owner) = Projection::load_owned(&path)?;
         let (expected, got) = ((record.teacher_dim, record.dim), (found.width(), found.dim()));
-        if expected == got {
-            return Ok(Some(found));
+        if expected != got {
+            let reason = format!(
+                "expected a projection from {} to {}, got {} to {}",
+                expected.0, expected.1, got.0, got.1
+            );
+            return Err(ArtefactError::invalid(
+                &path,
+                reason + "\nhint: give --overwrite, or another folder",
+            ));
         }
-        let reason = format!(
-            "expected a projection from {} to {}, got {} to {}",
-            expected.0, expected.1, got.0, got.1
-        );
-        Err(ArtefactError::invalid(&path, reason + "\nhint: give --overwrite, or another folder"))
+        self.require_own(path, owner)?;
+        Ok(Some(found))
+    }
+
+    /// Refuses a projection that another cache has left in the folder. That of a finished cache is pinned by its manifest.
+    fn require_own(&self, path: PathBuf, owner: Option<ContentHash>) -> Result<(), ArtefactError> {
+        let config = self.config.hash();
+        if owner == Some(config) || self.dir.join(MANIFEST).exists() {
+            return Ok(());
+        }
+        Err(ArtefactError::Mismatch {
+            path,
+            what: "the hash of the configuration that the projection was fitted for".to_owned(),
+            expected: config.to_string(),
+            got: owner.map_or_else(|| "none".to_owned(), |owner| owner.to_string()),
+            hint: "it was left by another extraction: delete the file, and it is fitted anew; or give --overwrite, or \
+                   another folder",
+        })
     }
 
     /// Keeps `fitted` for every part of the cache, unless another part was first: what stays is what all must use, and what is
@@ -160,14 +180,8 @@ impl CacheBuilder {
     /// [`ArtefactError`] as for [`CacheBuilder::projection`], and where the file cannot be written.
     pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtefactError> {
         let path = self.projection_path();
-        let own = self.dir.join(format!(".{TOKEN_PROJECTION}.{}.tmp", std::process::id()));
-        fitted.save(&own)?;
-        let linked = fs::hard_link(&own, &path);
-        remove_if_there(&own)?;
-        match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", &path),
-            _ => self.projection().map(|kept| kept.unwrap_or_else(|| fitted.clone())),
-        }
+        write_new(&path, &fitted.to_bytes(&path, Some(self.config.hash()))?)?;
+        self.projection().map(|kept| kept.unwrap_or_else(|| fitted.clone()))
     }
 
     /// The projection as the manifest lists it.
@@ -326,12 +340,12 @@ fn first_difference(
     }
 }
 
-/// Deletes a cache's files: the manifest first, so that a half-deleted cache is no cache, the plan last, so that until
-/// then it is known whose shards these are.
+/// Deletes a cache's files: the manifest first, so that a half-deleted cache is no cache, then the projection, so that the next cache
+/// does not come upon it, the plan last, so that until then it is known whose shards these are.
 fn remove_cache(dir: &Path) -> Result<(), ArtefactError> {
     remove_if_there(&dir.join(MANIFEST))?;
-    remove_matching(dir, |name| is_shard(name) || is_temporary(name))?;
     remove_if_there(&dir.join(TOKEN_PROJECTION))?;
+    remove_matching(dir, |name| is_shard(name) || is_temporary(name))?;
     remove_if_there(&dir.join(REJECTS))?;
     remove_if_there(&dir.join(PLAN))
 }

@@ -5,7 +5,7 @@
 //! cache/views-00000.parquet    one row per (sample, view), sample-major, in listing order
 //! cache/pixels-00000.parquet   the same rows' rendered pixels, where the cache stores its views (see `stored`)
 //! cache/tokens-00000.parquet   the same rows' patch tokens, where the cache holds them (see `tokens`)
-//! cache/tokens.safetensors     what the tokens were projected with, where they were
+//! cache/tokens.safetensors     what the tokens were projected with, where they were; names the configuration's hash
 //! cache/captions-00000.parquet the text embedding of each sample, where the cache holds them (see `captions`)
 //! cache/rejects.jsonl          every sample that could not be used, once, with the reason
 //! while extraction runs:

@@ -221,6 +221,10 @@ fn in_place_pages<T: Item>(
     file_bytes: usize,
 ) -> Result<Vec<(usize, usize)>, String> {
     require_type::<T>(&metadata.file_metadata().schema_descr().column(leaf), width)?;
+    // A file without rows has no page index either, and needs none.
+    if metadata.row_groups().is_empty() && metadata.file_metadata().num_rows() == 0 {
+        return Ok(Vec::new());
+    }
     let values_per_row = if T::ROW == RowKind::Bytes { 1 } else { width };
     let index = metadata.page_index().ok_or("it has no page index")?;
     let mut pages = Vec::new();

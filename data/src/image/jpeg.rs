@@ -15,7 +15,8 @@ use crate::render::RenderError;
 use super::{DecodeError, DecodeLimits, RgbImage, check_dimensions, finish};
 
 const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
+/// What follows 0xff.
+const START_OF_SCAN: u8 = 0xda;
 
 /// Encodes as baseline JPEG with full chroma resolution; `quality` is libjpeg's, 1 to 100. The same bytes on every machine.
 ///
@@ -89,13 +90,30 @@ fn corrupt(what: &str) -> Failure {
     Failure::Final(DecodeError::Corrupt(what.to_owned()))
 }
 
-/// Whether no end-of-image marker follows the last scan. Entropy-coded data cannot contain either marker, and
-/// a thumbnail's come before the image's own scan. Pillow accepts a file that lacks nothing but the marker;
-/// we do not.
+/// Whether no end-of-image marker follows the start of the image's own first scan. Entropy-coded data cannot contain one. What a
+/// camera has appended to the image, such as a film, may contain any bytes and says nothing. Pillow accepts a file that lacks
+/// nothing but the marker; we do not.
 fn is_truncated(bytes: &[u8]) -> bool {
-    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
-    match (last(END_OF_IMAGE), last(START_OF_SCAN)) {
-        (Some(end), Some(scan)) => end < scan,
-        (end, _) => end.is_none(),
+    let end = bytes.windows(2).rposition(|pair| pair == END_OF_IMAGE);
+    end.is_none_or(|end| first_scan(bytes).is_some_and(|scan| end < scan))
+}
+
+/// Where the image's own first scan starts. The segments before it are passed over by their lengths: a thumbnail has markers of
+/// its own.
+fn first_scan(bytes: &[u8]) -> Option<usize> {
+    let mut at = 2;
+    loop {
+        // Before a marker there may be stray bytes, which libjpeg skips, and fill bytes.
+        let marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff);
+        at += bytes.get(at..)?.windows(2).position(marker)?;
+        match bytes[at + 1] {
+            START_OF_SCAN => return Some(at),
+            // Markers without a segment.
+            0x01 | 0xd0..=0xd9 => at += 2,
+            _ => {
+                let length = bytes.get(at + 2..)?.first_chunk::<2>()?;
+                at += 2 + usize::from(u16::from_be_bytes(*length));
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::column::MappedColumn;
 use crate::error::ArtefactError;
 use crate::manifest::{ContentHash, Verify, read_manifest};
 use crate::projection::Projection;
+use crate::target_files::MadeFrom;
 
 /// A complete KDEP bank, opened for reading.
 #[derive(Debug)]
@@ -52,22 +53,13 @@ impl KdepBank {
     /// # Errors
     /// [`ArtefactError::Mismatch`] with both hashes.
     pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtefactError> {
-        let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
-            path: self.dir.join(MANIFEST),
-            what: what.to_owned(),
-            expected,
-            got,
+        let made_from = MadeFrom {
+            manifest: self.dir.join(MANIFEST),
+            cache: self.manifest.record.cache,
+            rows: self.manifest.rows,
             hint: "the bank belongs to another cache; build it again with `lgd bank --target kdep`",
         };
-        if self.manifest.record.cache != cache.hash() {
-            let (expected, got) = (cache.hash().to_string(), self.manifest.record.cache.to_string());
-            return Err(mismatch("the hash of the cache", expected, got));
-        }
-        if self.manifest.rows != cache.rows() {
-            let (expected, got) = (cache.rows().to_string(), self.manifest.rows.to_string());
-            return Err(mismatch("the number of rows", expected, got));
-        }
-        Ok(())
+        made_from.require(cache)
     }
 
     /// The folder.

@@ -8,7 +8,7 @@ mod captions;
 mod csv_list;
 mod folder;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -77,6 +77,14 @@ pub enum SourceError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// A sample is missing because everything is.
+    #[error("cannot read {}: nothing is left in {}", path.display(), root.display())]
+    Gone {
+        /// The sample's file.
+        path: PathBuf,
+        /// The folder of the source.
+        root: PathBuf,
     },
     /// Neither a folder nor a CSV file.
     #[error(
@@ -236,12 +244,29 @@ impl SourceError {
         match self {
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => "missing",
             Self::Io { .. } => "unreadable",
+            Self::Gone { .. } => "missing",
             Self::TooManyBytes { .. } => "too-many-bytes",
             Self::Kind { .. }
             | Self::NoImages { .. }
             | Self::NoCaptions { .. }
             | Self::Row { .. }
             | Self::Index { .. } => "source",
+        }
+    }
+
+    /// Whether the storage has failed and not one file, so that samples would be rejected which are sound.
+    pub fn is_storage_failure(&self) -> bool {
+        use io::ErrorKind::{
+            InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+        };
+        match self {
+            // All that a file, or the way to it, can do wrong. The rest is a disk, a network, or this process.
+            Self::Io { error, .. } => !matches!(
+                error.kind(),
+                NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidInput | InvalidFilename
+            ),
+            Self::Gone { .. } => true,
+            _ => false,
         }
     }
 
@@ -300,5 +325,20 @@ fn read_sample(
         file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(Some(bytes).filter(|bytes| u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes)))
     };
-    read().map_err(|error| SourceError::io(&path, error))?.ok_or_else(too_many)
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_gone(root) => {
+            Err(SourceError::Gone { path, root: root.to_owned() })
+        }
+        read => read.map_err(|error| SourceError::io(&path, error))?.ok_or_else(too_many),
+    }
+}
+
+/// Whether the folder of a source is no longer there, or is empty as the mount point of a share that is.
+fn is_gone(root: &Path) -> bool {
+    // A list that was named without a folder.
+    let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+    match fs::read_dir(root) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() != io::ErrorKind::PermissionDenied,
+    }
 }

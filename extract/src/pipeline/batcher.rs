@@ -3,11 +3,12 @@
 use crossbeam_channel::{Receiver, Sender, bounded};
 use lgd_data::cache::{ImageStamp, Reject};
 use lgd_data::job::Job;
+use lgd_data::source::SourceError;
 use lgd_data::view::View;
 
 use super::encode::{EncodeTask, Encoded};
 use super::feed::Ordered;
-use super::prepare::{BlockPool, Prepared, Preparer, Rendered};
+use super::prepare::{BlockPool, Prepared, Preparer, Rendered, Unprepared};
 use crate::encoder::{ImageEncoder, PixelBuffer};
 
 /// A sample as the writer needs it.
@@ -36,6 +37,8 @@ pub(super) enum ShardPart {
     Batch { items: Vec<Item>, encoded: Receiver<Encoded> },
     /// The samples after the last batch, rejects all, and the end of the shard.
     End { items: Vec<Item> },
+    /// The images cannot be read any more; nothing comes after this.
+    Failed(SourceError),
 }
 
 /// The next stage has gone or the job is to stop: there is no use in going on.
@@ -103,9 +106,14 @@ impl Batcher<'_> {
     fn add(&self, sample: usize, prepared: Prepared, filling: &mut Filling) -> Result<(), Stopped> {
         let rendered = match prepared {
             Ok(rendered) => rendered,
-            Err(reject) => {
+            Err(Unprepared::Rejected(reject)) => {
                 filling.items.push(Item::Reject(reject));
                 return Ok(());
+            }
+            Err(Unprepared::Failed(error)) => {
+                // Where the writer has gone it has said why.
+                let _ = self.writer.send(ShardPart::Failed(error));
+                return Err(Stopped);
             }
         };
         let (len, views) = (self.preparer.image_len(), rendered.views.len());

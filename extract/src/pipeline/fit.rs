@@ -14,7 +14,8 @@ use crate::error::ExtractError;
 /// `views`. Views that cannot be used are left out. `job` counts views.
 ///
 /// # Errors
-/// [`ExtractError::Projection`] where nothing can be fitted; [`ExtractError::Interrupted`]; [`ExtractError::Inference`].
+/// [`ExtractError::Projection`] where nothing can be fitted; [`ExtractError::Interrupted`]; [`ExtractError::Inference`];
+/// [`ExtractError::Storage`].
 pub(super) fn fit(
     encoder: &mut ImageEncoder,
     preparer: &Preparer<'_>,
@@ -32,8 +33,8 @@ pub(super) fn fit(
         if job.interrupted() {
             return Err(ExtractError::Interrupted);
         }
-        let shown: Vec<_> =
-            picks.par_iter().filter_map(|&(sample, view)| preparer.single(sample, view)).collect();
+        let shown = picks.par_iter().filter_map(|&(sample, view)| preparer.single(sample, view).transpose());
+        let shown: Vec<_> = shown.collect::<Result<_, _>>()?;
         for (row, image) in shown.iter().enumerate() {
             pixels.copy_from(row * preparer.image_len(), image, 0, preparer.image_len());
         }

@@ -76,7 +76,7 @@ impl Extractor {
         let outputs = Outputs { features: options.features, tokens: options.tokens.is_some() };
         let open = |(slot, threads)| {
             let options = EncoderOptions { threads, ..options.encoder.clone() };
-            ImageEncoder::open(runtime, settings, slot, &options, outputs)
+            ImageEncoder::open(runtime, &settings, slot, &options, outputs)
         };
         let encoders: Result<Vec<_>, _> = sessions(&options.encoder).into_iter().map(open).collect();
         let encoders = encoders?;
@@ -151,7 +151,8 @@ impl Extractor {
     /// # Errors
     /// [`ExtractError::Interrupted`] soon after [`Job::interrupt`]: complete shards stay, the one under way is dropped;
     /// [`ExtractError::CacheMismatch`] where the cache was begun for another source or encoder;
-    /// [`ExtractError::Inference`] and [`ExtractError::Artefact`] where the encoder or the disk fails.
+    /// [`ExtractError::Inference`] and [`ExtractError::Artefact`] where the encoder or the disk fails; [`ExtractError::Storage`] where
+    /// that of the images does: complete shards stay.
     pub fn extract(
         &mut self,
         source: &dyn ImageSource,

@@ -6,14 +6,23 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use lgd_data::cache::{CacheConfig, ImageStamp, Reject, StoredFormat};
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, render};
-use lgd_data::source::ImageSource;
+use lgd_data::source::{ImageSource, SourceError};
 use lgd_data::view::{Crop, Policy, View};
 
 use super::feed::ReadTask;
 use crate::encoder::{ImageEncoder, PixelBuffer, PixelType};
+use crate::error::ExtractError;
 
-/// A sample ready to be batched, or the reason why it never will be.
-pub(super) type Prepared = Result<Rendered, Reject>;
+/// A sample ready to be batched, or the reason why it is not.
+pub(super) type Prepared = Result<Rendered, Unprepared>;
+
+/// Why a sample is not ready to be batched.
+pub(super) enum Unprepared {
+    /// It never will be.
+    Rejected(Reject),
+    /// It could not be read, and others cannot be either: the run is to end.
+    Failed(SourceError),
+}
 
 /// The views of one sample and their pixels.
 pub(super) struct Rendered {
@@ -101,13 +110,22 @@ impl<'a> Preparer<'a> {
         Reject { key: self.source.samples()[sample].key.clone(), reason: reason.to_owned(), detail }
     }
 
-    pub(super) fn read(&self, sample: usize) -> Result<Vec<u8>, Reject> {
-        self.source
-            .read(sample, self.limits.max_bytes)
-            .map_err(|error| self.reject(sample, error.reason(), error.to_string()))
+    fn read(&self, sample: usize) -> Result<Vec<u8>, Unprepared> {
+        self.source.read(sample, self.limits.max_bytes).map_err(|error| {
+            if error.is_storage_failure() {
+                return Unprepared::Failed(error);
+            }
+            Unprepared::Rejected(self.reject(sample, error.reason(), error.to_string()))
+        })
     }
 
-    fn prepare(&self, sample: usize, bytes: &[u8], blocks: &BlockPool, scratch: &mut Vec<f32>) -> Prepared {
+    fn prepare(
+        &self,
+        sample: usize,
+        bytes: &[u8],
+        blocks: &BlockPool,
+        scratch: &mut Vec<f32>,
+    ) -> Result<Rendered, Reject> {
         let image = decode(bytes, &self.limits)
             .map_err(|error| self.reject(sample, error.reason(), error.to_string()))?;
         let (width, height) = (image.width(), image.height());
@@ -157,11 +175,21 @@ impl<'a> Preparer<'a> {
     }
 
     /// The normalised pixels of view `index` of a sample by itself; `None` where the sample cannot be used.
-    pub(super) fn single(&self, sample: usize, index: usize) -> Option<PixelBuffer> {
-        let bytes = self.read(sample).ok()?;
+    ///
+    /// # Errors
+    /// [`ExtractError::Storage`].
+    pub(super) fn single(&self, sample: usize, index: usize) -> Result<Option<PixelBuffer>, ExtractError> {
+        match self.read(sample) {
+            Ok(bytes) => Ok(self.single_of(sample, index, &bytes)),
+            Err(Unprepared::Rejected(_)) => Ok(None),
+            Err(Unprepared::Failed(source)) => Err(ExtractError::Storage { source }),
+        }
+    }
+
+    fn single_of(&self, sample: usize, index: usize, bytes: &[u8]) -> Option<PixelBuffer> {
         let index = u16::try_from(index).ok()?;
         let render_one = || {
-            let image = decode(&bytes, &self.limits).ok()?;
+            let image = decode(bytes, &self.limits).ok()?;
             let shown = render(&image, &self.view(sample, index, &image), self.size, self.resample).ok()?;
             let mut pixels = PixelBuffer::zeros(self.pixel_type, self.image_len);
             pixels.normalise(0, &shown, &self.normalization, self.layout, &mut Vec::new()).ok()?;
@@ -188,7 +216,7 @@ pub(super) fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, deco
         let sent = match preparer.read(sample) {
             Ok(bytes) => decoders.send(DecodeTask { sample, bytes, reply }).is_ok(),
             // A closed reply means that the batcher has gone, and the tasks will end.
-            Err(reject) => reply.send(Err(reject)).is_ok(),
+            Err(reason) => reply.send(Err(reason)).is_ok(),
         };
         if !sent {
             return;
@@ -204,7 +232,7 @@ pub(super) fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, 
         let prepared =
             catch_unwind(AssertUnwindSafe(|| preparer.prepare(sample, &bytes, blocks, &mut scratch)))
                 .unwrap_or_else(|_| Err(preparer.reject(sample, "panic", "the decoder panicked".to_owned())));
-        if reply.send(prepared).is_err() {
+        if reply.send(prepared.map_err(Unprepared::Rejected)).is_err() {
             return;
         }
     }

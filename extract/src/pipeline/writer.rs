@@ -50,6 +50,7 @@ pub(super) fn write_all(
                     summary.shards += 1;
                 }
             }
+            (ShardPart::Failed(source), _) => return Err(ExtractError::Storage { source }),
             (_, None) => {}
         }
     }

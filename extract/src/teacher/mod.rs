@@ -13,6 +13,7 @@
 
 mod preprocessor;
 mod settings;
+mod side_files;
 mod tokenizer_files;
 mod toml_file;
 
@@ -33,12 +34,13 @@ use toml_file::{ImageToml, LayoutName, ResampleName, TEACHER_TOML, TeacherToml, 
 /// Longest context that is taken for a real one: tokenisers without a limit write 10^30.
 const MAX_CONTEXT: usize = 65_536;
 
-/// A teacher's settings, resolved; its models are opened on demand.
+/// A teacher's settings. Those of images are resolved, and its models opened, on demand.
 #[derive(Clone, Debug)]
 pub struct Teacher {
     dir: PathBuf,
     name: String,
-    image: Option<ImageSettings>,
+    image: Option<ImageToml>,
+    defaults: ImageDefaults,
     text: Option<TextSettings>,
 }
 
@@ -47,7 +49,7 @@ impl Teacher {
     ///
     /// # Errors
     /// [`ExtractError::TeacherFile`] for a file that cannot be read; [`ExtractError::TeacherSetting`] for an unknown
-    /// key, a value out of range, a value that is nowhere to be found, and files that contradict each other.
+    /// key, a value out of range, and a value of `[text]` that is nowhere to be found.
     pub fn open(dir: &Path) -> Result<Self, ExtractError> {
         let path = dir.join(TEACHER_TOML);
         let parsed = TeacherToml::read(&path)?;
@@ -55,8 +57,9 @@ impl Teacher {
         let folder_name = || dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
         Ok(Self {
             name: parsed.name.unwrap_or_else(folder_name),
-            image: parsed.image.map(|image| resolve_image(dir, &path, image, &defaults)).transpose()?,
+            image: parsed.image,
             text: parsed.text.map(|text| resolve_text(dir, &path, text, &defaults)).transpose()?,
+            defaults,
             dir: dir.to_owned(),
         })
     }
@@ -71,12 +74,14 @@ impl Teacher {
         &self.dir
     }
 
-    /// Settings of the image model.
+    /// Settings of the image model. They are resolved here and not on opening: prompts do not need them to be right.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] where `teacher.toml` has no `[image]`.
-    pub fn image(&self) -> Result<&ImageSettings, ExtractError> {
-        self.image.as_ref().ok_or_else(|| self.no_section("[image]"))
+    /// [`ExtractError::TeacherSetting`] where `teacher.toml` has no `[image]`; for a value out of range, a value that is nowhere to be
+    /// found, and files that contradict each other.
+    pub fn image(&self) -> Result<ImageSettings, ExtractError> {
+        let image = self.image.clone().ok_or_else(|| self.no_section("[image]"))?;
+        resolve_image(&self.dir, &self.dir.join(TEACHER_TOML), image, &self.defaults)
     }
 
     /// Settings of the text model.
@@ -142,7 +147,7 @@ impl Teacher {
         outputs: Outputs,
     ) -> Result<ImageEncoder, ExtractError> {
         let slot = options.device.slots().first().copied().unwrap_or(Slot::Cpu);
-        ImageEncoder::open(runtime, self.image()?, slot, options, outputs)
+        ImageEncoder::open(runtime, &self.image()?, slot, options, outputs)
     }
 
     /// Opens the text model on the first device of `options`.
@@ -158,16 +163,15 @@ impl Teacher {
     }
 }
 
-/// Adds a model to a hash: its file, and the files beside it that exporters put large weights in.
+/// Adds a model to a hash: its file, the files beside it that exporters put large weights in, and those that it names itself. Caches
+/// pin the hash: what the names find comes first, as before there was another rule.
 fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractError> {
     hasher.update(ContentHash::of_file(model)?.as_bytes());
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let folder = model.parent().unwrap_or(Path::new("."));
-    let listing = std::fs::read_dir(folder).map_err(|source| ExtractError::TeacherFile {
-        path: folder.to_owned(),
-        source,
-        hint: "",
-    })?;
+    let unreadable =
+        |path: &Path, source| ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" };
+    let listing = std::fs::read_dir(folder).map_err(|source| unreadable(folder, source))?;
     let mut weights: Vec<PathBuf> = listing
         .filter_map(Result::ok)
         .filter(|entry| {
@@ -179,8 +183,12 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
         .map(|entry| entry.path())
         .collect();
     weights.sort();
-    for path in weights {
-        hasher.update(ContentHash::of_file(&path)?.as_bytes());
+    let located = side_files::locations(model).map_err(|source| unreadable(model, source))?;
+    let located = located.iter().map(|location| folder.join(location));
+    // A file that is not there is ONNX Runtime's to miss.
+    let others: Vec<PathBuf> = located.filter(|path| path.is_file() && !weights.contains(path)).collect();
+    for path in weights.iter().chain(&others) {
+        hasher.update(ContentHash::of_file(path)?.as_bytes());
     }
     Ok(())
 }
@@ -191,6 +199,7 @@ fn resolve_image(
     image: ImageToml,
     defaults: &ImageDefaults,
 ) -> Result<ImageSettings, ExtractError> {
+    defaults.require_rgb()?;
     let size = if image.size.is_some() { image.size } else { defaults.size()? };
     if size.is_some_and(|size| size == 0 || size > lgd_data::render::MAX_SIZE) {
         return Err(ExtractError::setting(
@@ -225,11 +234,16 @@ fn resolve_image(
         Some(name) => resample_of(name),
         None => defaults.resample()?.unwrap_or(Resample::Bicubic),
     };
+    let center_fraction = match image.center_fraction {
+        Some(fraction) => Some(fraction),
+        None => defaults.center_fraction()?,
+    };
     Ok(ImageSettings {
         model: dir.join(image.model.unwrap_or_else(|| "image.onnx".into())),
         size,
         normalization,
         resample,
+        center_fraction,
         layout: image.layout.map(|name| match name {
             LayoutName::Nchw => PixelLayout::Nchw,
             LayoutName::Nhwc => PixelLayout::Nhwc,

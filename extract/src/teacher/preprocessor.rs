@@ -3,6 +3,7 @@
 //!
 //! Both may be there; where both give a value they must agree, unless `teacher.toml` decides.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use lgd_data::render::{Normalization, Resample};
@@ -13,100 +14,185 @@ use crate::error::ExtractError;
 const HUGGING_FACE: &str = "preprocessor_config.json";
 const OPEN_CLIP: &str = "open_clip_config.json";
 
-/// What one or both files say.
-#[derive(Debug, Default)]
+/// A file's path and content, where there is one.
+type Found = Option<(PathBuf, Value)>;
+
+/// What a value of a file means; `None` where the file does not give it.
+type Rule<T> = fn(&Path, &Value) -> Result<Option<T>, ExtractError>;
+
+/// One or both files. A value is looked at when it is asked for: what `teacher.toml` says in its place may be anything.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ImageDefaults {
-    size: Vec<(u32, PathBuf)>,
-    normalization: Vec<(Normalization, PathBuf)>,
-    resample: Vec<(Resample, PathBuf)>,
-    context_length: Option<usize>,
+    hugging_face: Found,
+    open_clip: Found,
 }
 
 impl ImageDefaults {
     /// Reads whichever of the two files `dir` holds.
     pub(crate) fn read(dir: &Path) -> Result<Self, ExtractError> {
-        let mut defaults = Self::default();
-        if let Some((path, json)) = read_json(&dir.join(HUGGING_FACE))? {
-            defaults.add_hugging_face(&path, &json)?;
-        }
-        if let Some((path, json)) = read_json(&dir.join(OPEN_CLIP))? {
-            defaults.add_open_clip(&path, &json)?;
-        }
-        Ok(defaults)
+        Ok(Self {
+            hugging_face: read_json(&dir.join(HUGGING_FACE))?,
+            open_clip: read_json(&dir.join(OPEN_CLIP))?,
+        })
     }
 
+    /// Side of the square input.
     pub(crate) fn size(&self) -> Result<Option<u32>, ExtractError> {
-        agreed("the input size", &self.size)
+        self.agreed("the input size", hugging_face::size, open_clip::size)
     }
 
+    /// Mean and standard deviation of RGB in 0..1.
     pub(crate) fn normalization(&self) -> Result<Option<Normalization>, ExtractError> {
-        agreed("the normalisation", &self.normalization)
+        self.agreed("the normalisation", hugging_face::normalization, open_clip::normalization)
     }
 
+    /// The filter.
     pub(crate) fn resample(&self) -> Result<Option<Resample>, ExtractError> {
-        agreed("the resampling", &self.resample)
+        self.agreed("the resampling", hugging_face::resample, open_clip::resample)
     }
 
+    /// Share of the short side that the centre crop keeps; `None` also where the image is not cropped but squeezed.
+    pub(crate) fn center_fraction(&self) -> Result<Option<f32>, ExtractError> {
+        self.agreed("the centre crop's share", hugging_face::center_fraction, open_clip::center_fraction)
+    }
+
+    /// Longest prompt in tokens.
     pub(crate) fn context_length(&self) -> Option<usize> {
-        self.context_length
+        let (_, json) = self.open_clip.as_ref()?;
+        let length = json.pointer("/model_cfg/text_cfg/context_length")?.as_u64()?;
+        usize::try_from(length).ok()
     }
 
-    fn add_hugging_face(&mut self, path: &Path, json: &Value) -> Result<(), ExtractError> {
-        let enabled = |key: &str| json.get(key).and_then(Value::as_bool) != Some(false);
+    /// Refuses a model of blue, green and red: images are given to it as RGB.
+    pub(crate) fn require_rgb(&self) -> Result<(), ExtractError> {
+        match &self.hugging_face {
+            Some((path, json)) if json.get("do_flip_channel_order") == Some(&Value::Bool(true)) => {
+                Err(ExtractError::setting(
+                    path,
+                    "do_flip_channel_order = true: expected a model of RGB, this one takes BGR",
+                    "export the model with its first layer's channels in reverse, and set it to false",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The one value that all files give; `None` where none does.
+    fn agreed<T: Copy + PartialEq + Debug>(
+        &self,
+        what: &str,
+        hugging_face: Rule<T>,
+        open_clip: Rule<T>,
+    ) -> Result<Option<T>, ExtractError> {
+        let (first, second) = (given(&self.hugging_face, hugging_face)?, given(&self.open_clip, open_clip)?);
+        match (first, second) {
+            (Some((one, from)), Some((other, path))) if one != other => Err(ExtractError::setting(
+                path,
+                format!("{what} is {other:?}, but {} says {one:?}", from.display()),
+                "decide in teacher.toml",
+            )),
+            (first, second) => Ok(first.or(second).map(|(value, _)| value)),
+        }
+    }
+}
+
+/// What a file gives by a rule, and its path.
+fn given<T>(file: &Found, rule: Rule<T>) -> Result<Option<(T, &Path)>, ExtractError> {
+    let Some((path, json)) = file else { return Ok(None) };
+    Ok(rule(path, json)?.map(|value| (value, path.as_path())))
+}
+
+/// The rules of `preprocessor_config.json`.
+mod hugging_face {
+    use super::*;
+
+    fn enabled(json: &Value, step: &str) -> bool {
+        json.get(step).and_then(Value::as_bool) != Some(false)
+    }
+
+    /// A value; newer versions write those that do not apply as null.
+    fn value<'a>(json: &'a Value, key: &str) -> Option<&'a Value> {
+        json.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn size(path: &Path, json: &Value) -> Result<Option<u32>, ExtractError> {
         // C-RADIO turns resizing and normalisation off: its model takes any size and normalises by itself.
-        let crop = json.get("crop_size").filter(|_| enabled("do_center_crop"));
-        let resized = json.get("size").filter(|_| enabled("do_resize"));
-        if let Some(value) = crop.or(resized) {
-            self.size.push((side(path, value)?, path.to_owned()));
-        }
-        if let Some(code) = json.get("resample").filter(|_| enabled("do_resize")) {
-            self.resample.push((pillow_code(path, code)?, path.to_owned()));
-        }
+        let crop = value(json, "crop_size").filter(|_| enabled(json, "do_center_crop"));
+        let resized = value(json, "size").filter(|_| enabled(json, "do_resize"));
+        crop.or(resized).map(|size| side(path, size)).transpose()
+    }
+
+    pub(super) fn resample(path: &Path, json: &Value) -> Result<Option<Resample>, ExtractError> {
+        let code = value(json, "resample").filter(|_| enabled(json, "do_resize"));
+        code.map(|code| pillow_code(path, code)).transpose()
+    }
+
+    pub(super) fn normalization(path: &Path, json: &Value) -> Result<Option<Normalization>, ExtractError> {
         let factor = match json.get("rescale_factor").and_then(Value::as_f64) {
-            _ if !enabled("do_rescale") => 1.0,
+            _ if !enabled(json, "do_rescale") => 1.0,
             Some(factor) => factor,
             None => 1.0 / 255.0,
         };
-        let (mean, std) = match (json.get("image_mean"), json.get("image_std")) {
-            (Some(mean), Some(std)) if enabled("do_normalize") => (triple(path, mean)?, triple(path, std)?),
-            _ if !enabled("do_normalize") => ([0.0; 3], [1.0; 3]),
-            _ => return Ok(()),
+        let (mean, std) = match (value(json, "image_mean"), value(json, "image_std")) {
+            _ if !enabled(json, "do_normalize") => ([0.0; 3], [1.0; 3]),
+            (Some(mean), Some(std)) => (triple(path, mean)?, triple(path, std)?),
+            _ => return Ok(None),
         };
-        self.normalization.push((rescaled(mean, std, factor), path.to_owned()));
-        Ok(())
+        Ok(Some(rescaled(mean, std, factor)))
     }
 
-    fn add_open_clip(&mut self, path: &Path, json: &Value) -> Result<(), ExtractError> {
-        if let Some(value) = json.pointer("/model_cfg/vision_cfg/image_size") {
-            self.size.push((side(path, value)?, path.to_owned()));
+    /// Crop over short side, where the image is resized by its short side and then cropped.
+    #[expect(clippy::cast_precision_loss, reason = "sides of images are far below 2^24")]
+    pub(super) fn center_fraction(_: &Path, json: &Value) -> Result<Option<f32>, ExtractError> {
+        let on = enabled(json, "do_resize") && enabled(json, "do_center_crop");
+        let crop = value(json, "crop_size").filter(|_| on).and_then(square);
+        let short = json.pointer("/size/shortest_edge").and_then(Value::as_u64);
+        let share = crop.zip(short).map(|(crop, short)| crop as f32 / short as f32);
+        // A crop beyond the image is filled up with black, which no crop of ours is.
+        Ok(share.filter(|share| *share > 0.0 && *share <= 1.0))
+    }
+}
+
+/// The rules of `open_clip_config.json`.
+mod open_clip {
+    use super::*;
+
+    pub(super) fn size(path: &Path, json: &Value) -> Result<Option<u32>, ExtractError> {
+        json.pointer("/model_cfg/vision_cfg/image_size").map(|value| side(path, value)).transpose()
+    }
+
+    pub(super) fn resample(path: &Path, json: &Value) -> Result<Option<Resample>, ExtractError> {
+        match json.pointer("/preprocess_cfg/interpolation").and_then(Value::as_str) {
+            None => Ok(None),
+            Some("bicubic") => Ok(Some(Resample::Bicubic)),
+            Some("bilinear") => Ok(Some(Resample::Bilinear)),
+            Some(name) => Err(ExtractError::setting(
+                path,
+                format!("interpolation '{name}': expected bicubic or bilinear"),
+                "give resample in teacher.toml",
+            )),
         }
-        let length = json.pointer("/model_cfg/text_cfg/context_length").and_then(Value::as_u64);
-        self.context_length = length.and_then(|length| usize::try_from(length).ok());
-        let Some(preprocess) = json.get("preprocess_cfg") else { return Ok(()) };
-        if let (Some(mean), Some(std)) = (preprocess.get("mean"), preprocess.get("std")) {
-            let (mean, std) = (triple(path, mean)?, triple(path, std)?);
-            self.normalization.push((rescaled(mean, std, 1.0 / 255.0), path.to_owned()));
+    }
+
+    pub(super) fn normalization(path: &Path, json: &Value) -> Result<Option<Normalization>, ExtractError> {
+        match (json.pointer("/preprocess_cfg/mean"), json.pointer("/preprocess_cfg/std")) {
+            (Some(mean), Some(std)) => {
+                Ok(Some(rescaled(triple(path, mean)?, triple(path, std)?, 1.0 / 255.0)))
+            }
+            _ => Ok(None),
         }
-        if let Some(name) = preprocess.get("interpolation").and_then(Value::as_str) {
-            let resample = match name {
-                "bicubic" => Resample::Bicubic,
-                "bilinear" => Resample::Bilinear,
-                _ => {
-                    return Err(ExtractError::setting(
-                        path,
-                        format!("interpolation '{name}' is not known"),
-                        "",
-                    ));
-                }
-            };
-            self.resample.push((resample, path.to_owned()));
-        }
-        Ok(())
+    }
+
+    /// All of the short side, where the image is resized by it; other modes squeeze the image or fill it up.
+    pub(super) fn center_fraction(_: &Path, json: &Value) -> Result<Option<f32>, ExtractError> {
+        let Some(preprocess) = json.get("preprocess_cfg") else { return Ok(None) };
+        let mode = preprocess.get("resize_mode").map_or(Some("shortest"), Value::as_str);
+        Ok((mode == Some("shortest")).then_some(1.0))
     }
 }
 
 /// Reads a JSON file; `None` where there is none.
-pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, ExtractError> {
+pub(crate) fn read_json(path: &Path) -> Result<Found, ExtractError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -117,26 +203,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, Extract
     Ok(Some((path.to_owned(), json)))
 }
 
-/// The one value that all sources give; `None` where there is no source.
-fn agreed<T: Copy + PartialEq + std::fmt::Debug>(
-    what: &str,
-    values: &[(T, PathBuf)],
-) -> Result<Option<T>, ExtractError> {
-    match values {
-        [] => Ok(None),
-        [(first, _), rest @ ..] => match rest.iter().find(|(value, _)| value != first) {
-            None => Ok(Some(*first)),
-            Some((other, path)) => Err(ExtractError::setting(
-                path,
-                format!("{what} is {other:?}, but {} says {first:?}", values[0].1.display()),
-                "decide in teacher.toml",
-            )),
-        },
-    }
-}
-
 /// A square side out of `224`, `[224, 224]`, `{"shortest_edge": 224}` or `{"height": 224, "width": 224}`.
-fn side(path: &Path, value: &Value) -> Result<u32, ExtractError> {
+fn square(value: &Value) -> Option<u32> {
     let pair = |a: &Value, b: &Value| a.as_u64().filter(|a| Some(*a) == b.as_u64());
     let side = match value {
         Value::Number(number) => number.as_u64(),
@@ -151,7 +219,11 @@ fn side(path: &Path, value: &Value) -> Result<u32, ExtractError> {
         },
         _ => None,
     };
-    side.and_then(|side| u32::try_from(side).ok()).ok_or_else(|| {
+    u32::try_from(side?).ok()
+}
+
+fn side(path: &Path, value: &Value) -> Result<u32, ExtractError> {
+    square(value).ok_or_else(|| {
         ExtractError::setting(
             path,
             format!("the input size {value} is not that of a square"),
@@ -164,7 +236,8 @@ fn triple(path: &Path, value: &Value) -> Result<[f64; 3], ExtractError> {
     let numbers: Option<Vec<f64>> =
         value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
     numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok()).ok_or_else(|| {
-        ExtractError::setting(path, format!("expected three numbers for mean or std, got {value}"), "")
+        let reason = format!("expected three numbers for mean or std, got {value}");
+        ExtractError::setting(path, reason, "give mean and std in teacher.toml")
     })
 }
 
@@ -225,11 +298,16 @@ mod tests {
             let read = defaults(&[(HUGGING_FACE, &format!("{{\"resample\": {code}}}"))]).unwrap();
             assert_eq!(read.resample().unwrap(), Some(filter));
         }
-        assert!(defaults(&[(HUGGING_FACE, "{\"resample\": 7}")]).is_err());
+        assert!(defaults(&[(HUGGING_FACE, "{\"resample\": 7}")]).unwrap().resample().is_err());
     }
 
     #[test]
     fn steps_that_are_turned_off_do_not_count() {
+        let null = r#"{"do_resize": true, "size": {"height": 224, "width": 224}, "resample": 2, "do_center_crop": null,
+            "crop_size": null, "image_mean": null, "image_std": null}"#;
+        let read = defaults(&[(HUGGING_FACE, null)]).unwrap();
+        assert_eq!((read.size().unwrap(), read.normalization().unwrap()), (Some(224), None));
+
         let radio = r#"{"do_resize": false, "size": 224, "do_normalize": false, "image_mean": [0.5, 0.5, 0.5],
             "image_std": [0.5, 0.5, 0.5], "do_center_crop": false, "crop_size": 512}"#;
         let read = defaults(&[(HUGGING_FACE, radio)]).unwrap();
@@ -256,11 +334,66 @@ mod tests {
     }
 
     #[test]
-    fn oblong_inputs_and_broken_files_are_refused() {
-        assert!(defaults(&[(HUGGING_FACE, r#"{"size": {"height": 224, "width": 336}}"#)]).is_err());
-        assert!(
-            defaults(&[(HUGGING_FACE, r#"{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}"#)]).is_err()
-        );
+    fn odd_values_are_refused_when_they_are_asked_for_and_broken_files_at_once() {
+        let hint = |error: ExtractError| error.to_string().lines().last().unwrap().to_owned();
+        for size in [r#"{"height": 224, "width": 336}"#, r#"{"longest_edge": 224}"#, "[224]", "\"224\""] {
+            let read = defaults(&[(HUGGING_FACE, &format!("{{\"size\": {size}}}"))]).unwrap();
+            assert_eq!(hint(read.size().unwrap_err()), "hint: give size in teacher.toml", "{size}");
+            assert!(read.resample().unwrap().is_none() && read.normalization().unwrap().is_none());
+        }
+        let read = defaults(&[
+            (HUGGING_FACE, r#"{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1], "resample": 4}"#),
+            (OPEN_CLIP, r#"{"preprocess_cfg": {"interpolation": "random"}}"#),
+        ]);
+        let read = read.unwrap();
+        assert_eq!(hint(read.normalization().unwrap_err()), "hint: give mean and std in teacher.toml");
+        assert_eq!(hint(read.resample().unwrap_err()), "hint: give resample in teacher.toml");
+        let random = defaults(&[(OPEN_CLIP, r#"{"preprocess_cfg": {"interpolation": "random"}}"#)]).unwrap();
+        assert_eq!(hint(random.resample().unwrap_err()), "hint: give resample in teacher.toml");
+        assert!(random.size().unwrap().is_none());
         assert!(defaults(&[(HUGGING_FACE, "{")]).is_err());
+    }
+
+    #[test]
+    fn the_centre_crop_keeps_what_the_files_say() {
+        let hugging_face = |json: &str| defaults(&[(HUGGING_FACE, json)]).unwrap().center_fraction().unwrap();
+        assert_eq!(hugging_face(CLIP), Some(0.875));
+        for (json, fraction) in [
+            (r#"{"crop_size": 336, "size": {"shortest_edge": 336}}"#, Some(1.0)),
+            (r#"{"crop_size": 256, "size": {"shortest_edge": 224}}"#, None),
+            (r#"{"crop_size": 224, "size": {"shortest_edge": 0}}"#, None),
+            (r#"{"crop_size": 224, "size": {"height": 256, "width": 256}}"#, None),
+            (r#"{"crop_size": {"height": 224, "width": 336}, "size": {"shortest_edge": 336}}"#, None),
+            (r#"{"crop_size": 224, "size": {"shortest_edge": 256}, "do_center_crop": false}"#, None),
+            (r#"{"crop_size": 224, "size": {"shortest_edge": 256}, "do_resize": false}"#, None),
+            (r#"{"size": {"shortest_edge": 256}}"#, None),
+        ] {
+            assert_eq!(hugging_face(json), fraction, "{json}");
+        }
+        let open_clip = |json: &str| defaults(&[(OPEN_CLIP, json)]).unwrap().center_fraction().unwrap();
+        for (json, fraction) in [
+            (r#"{"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}"#, Some(1.0)),
+            (r#"{"preprocess_cfg": {"resize_mode": "shortest"}}"#, Some(1.0)),
+            (r#"{"preprocess_cfg": {"resize_mode": "squash"}}"#, None),
+            (r#"{"preprocess_cfg": {"resize_mode": "longest"}}"#, None),
+            (r#"{"model_cfg": {}}"#, None),
+        ] {
+            assert_eq!(open_clip(json), fraction, "{json}");
+        }
+        let both = defaults(&[(HUGGING_FACE, CLIP), (OPEN_CLIP, r#"{"preprocess_cfg": {}}"#)]).unwrap();
+        let text = both.center_fraction().unwrap_err().to_string();
+        assert!(text.contains("1.0") && text.contains("0.875") && text.contains("teacher.toml"), "{text}");
+    }
+
+    #[test]
+    fn a_model_of_bgr_is_refused() {
+        for (json, refused) in [
+            (r#"{"do_flip_channel_order": true}"#, true),
+            (r#"{"do_flip_channel_order": false}"#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(defaults(&[(HUGGING_FACE, json)]).unwrap().require_rgb().is_err(), refused, "{json}");
+        }
+        assert!(ImageDefaults::default().require_rgb().is_ok());
     }
 }

@@ -44,6 +44,8 @@ pub struct ImageSettings {
     pub normalization: Normalization,
     /// Resampling of the crop to the input size.
     pub resample: Resample,
+    /// Share of the short side that the centre crop keeps; `None` = nothing says it.
+    pub center_fraction: Option<f32>,
     /// Order of the input's axes; `None` = as the model's shape says.
     pub layout: Option<PixelLayout>,
     /// Name of the input; `None` = the only one.

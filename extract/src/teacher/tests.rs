@@ -10,8 +10,9 @@ fn open(files: &[(&str, &str)]) -> Result<Teacher, ExtractError> {
     Teacher::open(dir.path())
 }
 
+/// Why the teacher, or its image side, cannot be used.
 fn message(files: &[(&str, &str)]) -> String {
-    open(files).unwrap_err().to_string()
+    open(files).and_then(|teacher| teacher.image().map(drop)).unwrap_err().to_string()
 }
 
 #[test]
@@ -53,6 +54,9 @@ fn unknown_keys_and_wrong_values_name_the_file() {
         (format!("{MINIMAL}tokens = 't'\ntoken_grid = [2, 0]\n"), "token_grid"),
         (format!("{MINIMAL}tokens = 't'\ntoken_grid = [4]\n"), "token_grid"),
         (MINIMAL.replace("size = 32", "size = 0"), "size = 0"),
+        (format!("{MINIMAL}center_fraction = 0.0\n"), "center_fraction = 0: expected above 0, at most 1"),
+        (format!("{MINIMAL}center_fraction = 1.5\n"), "center_fraction = 1.5"),
+        (format!("{MINIMAL}center_fraction = nan\n"), "center_fraction = NaN"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std above 0"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "together"),
         ("[image]\nsize = 32\n".to_owned(), "hint: CLIP: mean"),
@@ -77,6 +81,33 @@ fn teacher_toml_decides_over_files_that_disagree() {
     let undecided = MINIMAL.replace("size = 32\n", "");
     let text = message(&[files[0], files[1], (TEACHER_TOML, &undecided)]);
     assert!(text.contains("240") && text.contains("224"), "{text}");
+}
+
+#[test]
+fn odd_defaults_do_not_matter_where_teacher_toml_decides_or_no_image_is_encoded() {
+    let odd = r#"{"size": {"longest_edge": 224}, "resample": 4, "image_mean": "mean", "image_std": 1}"#;
+    let full = format!("{MINIMAL}resample = 'bilinear'\n[text]\n");
+    let files = [("preprocessor_config.json", odd), (TEACHER_TOML, full.as_str())];
+    let image = open(&files).unwrap().image().unwrap();
+    assert_eq!((image.size, image.resample), (Some(32), Resample::Bilinear));
+    let teacher = open(&[files[0], (TEACHER_TOML, "[image]\n[text]\n")]).unwrap();
+    assert!(teacher.text().is_ok());
+    assert!(teacher.image().unwrap_err().to_string().contains("hint: give size in teacher.toml"));
+    let bgr = ("preprocessor_config.json", r#"{"do_flip_channel_order": true}"#);
+    assert!(message(&[bgr, (TEACHER_TOML, MINIMAL)]).contains("takes BGR\nhint: export"));
+}
+
+#[test]
+fn the_centre_crops_share_comes_from_teacher_toml_or_the_files_beside_it() {
+    let clip = ("preprocessor_config.json", r#"{"crop_size": 224, "size": {"shortest_edge": 256}}"#);
+    let fraction = |files: &[(&str, &str)]| open(files).unwrap().image().unwrap().center_fraction;
+    let decided = format!("{MINIMAL}center_fraction = 0.5\n");
+    assert_eq!(fraction(&[(TEACHER_TOML, MINIMAL)]), None);
+    assert_eq!(fraction(&[clip, (TEACHER_TOML, MINIMAL)]), Some(0.875));
+    assert_eq!(fraction(&[clip, (TEACHER_TOML, &decided)]), Some(0.5));
+    let open_clip = ("open_clip_config.json", r#"{"preprocess_cfg": {}}"#);
+    assert!(message(&[clip, open_clip, (TEACHER_TOML, MINIMAL)]).contains("hint: decide in teacher.toml"));
+    assert_eq!(fraction(&[clip, open_clip, (TEACHER_TOML, &decided)]), Some(0.5));
 }
 
 #[test]
@@ -120,4 +151,30 @@ fn hashes_follow_content_and_settings_and_keep_to_their_own_model() {
     std::fs::remove_file(dir.path().join("image.onnx")).unwrap();
     let teacher = Teacher::open(dir.path()).unwrap();
     assert!(teacher.text_hash().is_ok() && teacher.image_hash().is_err());
+}
+
+#[test]
+fn weights_count_wherever_the_model_names_them_and_hashes_of_before_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    let hash = || Teacher::open(dir.path()).unwrap().image_hash().unwrap();
+    let of = |files: &[&[u8]]| {
+        let mut hasher = blake3::Hasher::new();
+        for bytes in files {
+            hasher.update(ContentHash::of(bytes).as_bytes());
+        }
+        ContentHash::from(hasher.finalize())
+    };
+    write(TEACHER_TOML, MINIMAL.as_bytes());
+    let model = side_files::tests::model("image.onnx.data");
+    write("image.onnx", &model);
+    write("image.onnx.data", b"found by its name");
+    assert_eq!(hash(), of(&[&model, b"found by its name"]));
+
+    let model = side_files::tests::model("weights/all.bin");
+    write("image.onnx", &model);
+    assert_eq!(hash(), of(&[&model, b"found by its name"]), "the file that it names is not there");
+    std::fs::create_dir(dir.path().join("weights")).unwrap();
+    write("weights/all.bin", b"named by the model");
+    assert_eq!(hash(), of(&[&model, b"found by its name", b"named by the model"]));
 }

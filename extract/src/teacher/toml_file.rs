@@ -18,7 +18,7 @@ pub(crate) struct TeacherToml {
     pub text: Option<TextToml>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ImageToml {
     pub model: Option<PathBuf>,
@@ -26,6 +26,7 @@ pub(crate) struct ImageToml {
     pub mean: Option<[f32; 3]>,
     pub std: Option<[f32; 3]>,
     pub resample: Option<ResampleName>,
+    pub center_fraction: Option<f32>,
     pub layout: Option<LayoutName>,
     pub input: Option<String>,
     pub output: Option<String>,
@@ -96,6 +97,10 @@ impl TeacherToml {
             return refuse(
                 "normalize = false: embeddings are always stored as unit vectors, with their norm beside them",
             );
+        }
+        let fraction = self.image.as_ref().and_then(|image| image.center_fraction);
+        if let Some(fraction) = fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
+            return refuse(&format!("[image] center_fraction = {fraction}: expected above 0, at most 1"));
         }
         let misplaced = |image: &ImageToml| {
             let pooled = image.pooling.is_none_or(|pooling| pooling == Pooling::Mean);

@@ -17,7 +17,7 @@ use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor, Image
 use crate::common::{
     MemorySource, assert_close, both_teacher, expected, image_teacher, pixels, ppm, runtime, unit,
 };
-use crate::pipeline::{Interrupting, PLAN, assert_same, byte, contents, images};
+use crate::pipeline::{Failing, Interrupting, PLAN, assert_same, byte, contents, images};
 
 const GRID: &str = "features = 'features'\ntokens = 'tokens'";
 
@@ -330,6 +330,17 @@ fn a_part_uses_the_projection_that_another_has_kept() {
     let again = self::builder(&third, &source, dir.path());
     assert_eq!(third.extract(&source, &again, Partition::WHOLE, &Job::new()).unwrap().shards, 3);
     assert!(kept == std::fs::read(dir.path().join("tokens.safetensors")).unwrap());
+}
+
+#[test]
+fn no_projection_is_fitted_to_what_a_failed_storage_has_left() {
+    let failing = Failing { inner: captioned(30, |_| false), from: 20 };
+    let dir = tempfile::tempdir().unwrap();
+    let mut extractor = extractor(&failing, SVD, 1);
+    let builder = builder(&extractor, &failing, dir.path());
+    let error = extractor.extract(&failing, &builder, Partition::WHOLE, &Job::new()).unwrap_err();
+    assert!(matches!(error, ExtractError::Storage { .. }), "{error}");
+    assert!(builder.projection().unwrap().is_none());
 }
 
 #[test]

@@ -250,6 +250,61 @@ impl ImageSource for Interrupting {
     }
 }
 
+/// Fails, like a share that has gone away, from a certain sample on.
+pub struct Failing {
+    pub inner: MemorySource,
+    pub from: usize,
+}
+
+impl ImageSource for Failing {
+    fn samples(&self) -> &[Sample] {
+        self.inner.samples()
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        None
+    }
+
+    fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
+        if index >= self.from {
+            let path = self.samples()[index].key.clone().into();
+            return Err(SourceError::Io { path, error: std::io::ErrorKind::StaleNetworkFileHandle.into() });
+        }
+        self.inner.read(index, max_bytes)
+    }
+
+    fn rejected(&self) -> &[Rejected] {
+        &[]
+    }
+
+    fn captions(&self) -> Option<&Captions> {
+        self.inner.captions()
+    }
+}
+
+#[test]
+fn a_storage_that_fails_ends_the_run_and_rejects_nothing() {
+    let broken = |i: usize| i % 9 == 5;
+    let source = images(90, broken);
+    let reference = files(&mut extractor("conv", 8, 2), &source, 12, 1);
+    for (from, complete) in [(0, 0), (31, 2), (89, 7)] {
+        let dir = tempfile::tempdir().unwrap();
+        let failing = Failing { inner: images(90, broken), from };
+        let mut extractor = extractor("conv", 8, 2);
+        let first = builder(&extractor, &failing, 12, dir.path());
+        let error = extractor.extract(&failing, &first, Partition::WHOLE, &Job::new()).unwrap_err();
+        assert!(matches!(error, ExtractError::Storage { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("{from:04}.ppm")) && text.contains("--resume"), "{text}");
+        let missing = first.missing_shards(Partition::WHOLE).unwrap();
+        assert_eq!(missing, (complete..8).collect::<Vec<_>>(), "failed at {from}");
+        assert!(first.finalize(&[]).unwrap().is_none());
+        extractor.extract(&source, &first, Partition::WHOLE, &Job::new()).unwrap();
+        finalize(&extractor, &source, 12, dir.path());
+        assert_same(&contents(dir.path()), &reference, &format!("failed at {from}"));
+    }
+}
+
 #[test]
 fn an_interrupted_run_resumes_to_the_same_bytes() {
     let broken = |i: usize| i % 9 == 5;

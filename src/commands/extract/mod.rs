@@ -13,6 +13,7 @@ use lgd_data::cache::{
 use lgd_data::image::DecodeLimits;
 use lgd_data::source::{ImageSource, Rejected, open_captioned, open_source};
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
+use lgd_extract::teacher::ImageSettings;
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
 
 use super::{kept_variance, print_json, set_threads};
@@ -21,19 +22,29 @@ use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
+/// Share of the short side that torchvision's centre crop keeps, 224 of 256.
+const CENTER_FRACTION: f32 = 0.875;
+
+/// Views that a projection is fitted to.
+const FIT_VIEWS: usize = 2048;
+
 /// Runs the command.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
+    refuse_unread(args)?;
     set_threads(args.runtime.threads)?;
     require_apart(args)?;
     let source = open(args)?;
-    let mut extractor = open_extractor(args, source.as_ref())?;
+    let teacher = Teacher::open(&args.teacher)?;
+    let plan = view_plan(args, &teacher.image()?);
+    let mut extractor = open_extractor(args, &teacher, source.as_ref())?;
     let partition = args.partition.unwrap_or(Partition::WHOLE);
     let shard_samples = extractor.aligned_shard_samples(args.shard_samples, args.views);
-    let config = extractor.cache_config(source.as_ref(), &view_plan(args), shard_samples);
+    let config = extractor.cache_config(source.as_ref(), &plan, shard_samples);
     require_caption_width(args, source.as_ref(), &config)?;
+    let existing = existing(args, partition)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
-    space::announce(&config, stored.as_ref(), partition, args.tokens_limit, &args.output.out)?;
-    let builder = CacheBuilder::open(&args.output.out, config, existing(args, partition)?)?;
+    space::announce(&config, stored.as_ref(), partition, existing, args.tokens_limit, &args.output.out)?;
+    let builder = CacheBuilder::open(&args.output.out, config, existing)?;
     let summary = {
         let _progress = Progress::show("extract", "samples");
         extractor.extract(source.as_ref(), &builder, partition, &JOB)?
@@ -71,9 +82,22 @@ fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
     Ok(source)
 }
 
-/// Opens the teacher for what is to be cached.
-fn open_extractor(args: &ExtractArgs, source: &dyn ImageSource) -> anyhow::Result<Extractor> {
-    let teacher = Teacher::open(&args.teacher)?;
+/// Refuses a setting of projected tokens where there are none: it would be without effect, and nobody would notice.
+fn refuse_unread(args: &ExtractArgs) -> anyhow::Result<()> {
+    if args.tokens_fit_views.is_some() && !matches!(args.tokens, Some(StoreTokens::Svd(_))) {
+        bail!(
+            "--tokens-fit-views is a setting of --tokens svd:DIM\nhint: leave it out, or choose --tokens svd:DIM"
+        );
+    }
+    Ok(())
+}
+
+/// Opens the teacher's encoders for what is to be cached.
+fn open_extractor(
+    args: &ExtractArgs,
+    teacher: &Teacher,
+    source: &dyn ImageSource,
+) -> anyhow::Result<Extractor> {
     let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
     let options = ExtractOptions {
         encoder: EncoderOptions {
@@ -87,15 +111,17 @@ fn open_extractor(args: &ExtractArgs, source: &dyn ImageSource) -> anyhow::Resul
         tokens: args.tokens.map(|tokens| match tokens {
             StoreTokens::F16 => TokenStorage::F16,
             StoreTokens::Int8 => TokenStorage::Int8,
-            StoreTokens::Svd(dim) => TokenStorage::Projected { dim, fit_views: args.tokens_fit_views },
+            StoreTokens::Svd(dim) => {
+                TokenStorage::Projected { dim, fit_views: args.tokens_fit_views.unwrap_or(FIT_VIEWS) }
+            }
         }),
         ..ExtractOptions::default()
     };
-    let extractor = Extractor::open(&teacher, &runtime, options)?;
+    let extractor = Extractor::open(teacher, &runtime, options)?;
     for warning in extractor.encoder().warnings() {
         say(format_args!("warning: {warning}"));
     }
-    Ok(if args.captions { extractor.with_captions(&teacher, &runtime, source)? } else { extractor })
+    Ok(if args.captions { extractor.with_captions(teacher, &runtime, source)? } else { extractor })
 }
 
 /// Refuses captions that are not as wide as the teacher's embeddings: no objective could compare the two.
@@ -163,10 +189,10 @@ fn listed_reject(entry: &Rejected) -> Reject {
     Reject { key: entry.key.clone(), reason: entry.reason.to_owned(), detail: entry.detail.clone() }
 }
 
-fn view_plan(args: &ExtractArgs) -> ViewPlan {
+fn view_plan(args: &ExtractArgs, image: &ImageSettings) -> ViewPlan {
     ViewPlan {
         views: args.views,
-        center_fraction: args.with_center.then_some(args.center_fraction),
+        center_fraction: args.with_center.then(|| center_fraction(args, image)),
         policy: args.policy,
         seed: args.seed,
         stored: args.store_views.map(|encoding| StoredFormat {
@@ -177,6 +203,18 @@ fn view_plan(args: &ExtractArgs) -> ViewPlan {
             },
         }),
     }
+}
+
+/// What was typed, or what the teacher's files say, which is told where nobody would expect it.
+fn center_fraction(args: &ExtractArgs, image: &ImageSettings) -> f32 {
+    let found = args.center_fraction.or(image.center_fraction).unwrap_or(CENTER_FRACTION);
+    if args.center_fraction.is_none() && found != CENTER_FRACTION {
+        say(format_args!(
+            "note: the centre crop keeps {found} of the short side, as the files in {} say",
+            args.teacher.display()
+        ));
+    }
+    found
 }
 
 /// The parts of a shared cache are started by the same command, so finding the folder begun is no surprise to them.
@@ -198,11 +236,11 @@ fn exit(args: &ExtractArgs, summary: &ExtractSummary, manifest: Option<&CacheMan
         Some(manifest) => (manifest.rejected as u64, (manifest.samples() + manifest.rejected) as u64),
         None => (summary.rejected, summary.samples + summary.rejected),
     };
+    // The list of them is written with the manifest.
+    let list = args.output.out.join("rejects.jsonl");
+    let list = manifest.map(|_| format!("; see {}", list.display())).unwrap_or_default();
     if rejected > 0 {
-        say(format_args!(
-            "note: {rejected} of {samples} samples were rejected; see {}/rejects.jsonl",
-            args.output.out.display()
-        ));
+        say(format_args!("note: {rejected} of {samples} samples were rejected{list}"));
     }
     if rejected as f64 > args.max_rejects * samples as f64 { Exit::Rejects } else { Exit::Done }
 }

@@ -1,10 +1,11 @@
 //! The disk space that the large parts of a cache will take, told before the work begins.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::bail;
 use indicatif::DecimalBytes;
-use lgd_data::cache::{CacheConfig, Partition, TokenRecord};
+use lgd_data::cache::{CacheConfig, Existing, Partition, TokenRecord};
 use lgd_extract::pipeline::{OutputEstimate, StoredEstimate};
 
 use crate::say::say;
@@ -15,8 +16,9 @@ struct Need {
     name: &'static str,
     /// How it is stored.
     form: String,
-    /// Rows, and bytes of each.
+    /// Rows, how many of them a sample has, and bytes of each.
     rows: u64,
+    per_sample: u64,
     each: u64,
     /// Whether every row takes exactly that.
     exact: bool,
@@ -30,6 +32,10 @@ impl Need {
     fn bytes(&self) -> u64 {
         self.rows.saturating_mul(self.each)
     }
+
+    fn bytes_of(&self, samples: u64) -> u64 {
+        samples.saturating_mul(self.per_sample).saturating_mul(self.each)
+    }
 }
 
 /// States what stored views, features, tokens and captions of `partition` will take, and which students fit the tokens. Refuses where
@@ -38,6 +44,7 @@ pub fn announce(
     config: &CacheConfig,
     stored: Option<&StoredEstimate>,
     partition: Partition,
+    existing: Existing,
     limit: u64,
     out: &Path,
 ) -> anyhow::Result<()> {
@@ -67,8 +74,11 @@ pub fn announce(
     let bytes = needs.iter().map(Need::bytes).fold(0, u64::saturating_add);
     let exact = needs.iter().all(|need| need.exact);
     say(format_args!("the disk has {} free", DecimalBytes(free)));
-    // What an earlier run has stored is both among the bytes and no longer free.
-    if bytes > free.saturating_add(already_stored(out, &needs)) {
+    let stored = match existing {
+        Existing::Overwrite => to_be_deleted(out, &needs),
+        Existing::Refuse | Existing::Resume => already_stored(out, config, partition, &needs),
+    };
+    if bytes > free.saturating_add(stored) {
         let names: Vec<_> = needs.iter().map(|need| need.name).collect();
         bail!(
             "the {} need {}{}, {} has {} free\nhint: make room, or {}",
@@ -100,11 +110,12 @@ fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
 
 /// The large parts of a cache; those that can be made smaller come last.
 fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Partition) -> Vec<Need> {
-    let outputs = OutputEstimate::of(config, partition);
+    let (outputs, views) = (OutputEstimate::of(config, partition), u64::from(config.views));
     let features = outputs.features.zip(config.features.as_ref()).map(|(each, record)| Need {
         name: "features",
         form: format!("f16, {}", record.dim),
         rows: outputs.views,
+        per_sample: views,
         each,
         exact: true,
         hint: "do without --features",
@@ -114,6 +125,7 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
         name: "captions",
         form: format!("f16, {}", record.dim),
         rows: outputs.samples,
+        per_sample: 1,
         each,
         exact: true,
         hint: "do without --captions",
@@ -123,6 +135,7 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
         name: "stored views",
         form: format.to_string(),
         rows: stored.views,
+        per_sample: views,
         each: stored.bytes_per_view,
         exact: stored.exact,
         hint: "give a smaller --store-size or --store-views jpeg",
@@ -132,6 +145,7 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
         name: "tokens",
         form: record.to_string(),
         rows: outputs.views,
+        per_sample: views,
         each,
         exact: true,
         hint: "give --tokens int8 or --tokens svd:DIM",
@@ -140,9 +154,22 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
     [features, captions, stored, tokens].into_iter().flatten().collect()
 }
 
-/// Bytes of the large parts that the folder holds already.
-fn already_stored(out: &Path, needs: &[Need]) -> u64 {
-    let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
+/// Bytes of the large parts that an earlier run has made of the shards of `partition`: they are both needed and no longer free. What
+/// other parts have made is neither.
+fn already_stored(out: &Path, config: &CacheConfig, partition: Partition, needs: &[Need]) -> u64 {
+    let shards = (0..config.shards()).filter(|&shard| partition.contains(shard));
+    let stored = |(shard, need): (usize, &Need)| {
+        let samples = config.shard_samples.min(config.samples - shard * config.shard_samples);
+        let file = fs::metadata(out.join(format!("{}{shard:05}.parquet", need.files)));
+        // The file of the features holds more than them.
+        file.map_or(0, |file| file.len()).min(need.bytes_of(samples as u64))
+    };
+    shards.flat_map(|shard| needs.iter().map(move |need| (shard, need))).map(stored).sum()
+}
+
+/// Bytes of the files of the large parts, which go before the first new one comes.
+fn to_be_deleted(out: &Path, needs: &[Need]) -> u64 {
+    let entries = fs::read_dir(out).into_iter().flatten().flatten();
     let ours = entries.filter(|entry| {
         let name = entry.file_name();
         needs.iter().any(|need| name.to_string_lossy().starts_with(need.files))
@@ -162,4 +189,66 @@ fn free_bytes(out: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 fn free_bytes(_out: &Path) -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use lgd_data::cache::{CaptionRecord, FeatureRecord, TeacherRecord};
+    use lgd_data::manifest::ContentHash;
+    use lgd_data::render::{Normalization, Resample};
+    use lgd_data::view::Policy;
+
+    use super::*;
+
+    /// Ten samples of two views in shards of four: 200 bytes of features per view, 100 of captions per sample.
+    fn config() -> CacheConfig {
+        CacheConfig {
+            teacher: TeacherRecord {
+                name: "test".to_owned(),
+                image_model: ContentHash::of(b"model"),
+                size: 32,
+                normalization: Normalization::CLIP,
+                resample: Resample::Bicubic,
+                output: "image_embeds".to_owned(),
+                pooling: "none".to_owned(),
+                prefix_tokens: 0,
+                text_encoder: None,
+            },
+            dim: 4,
+            listing: ContentHash::of(b"listing"),
+            samples: 10,
+            class_names: None,
+            views: 2,
+            center_fraction: None,
+            policy: Policy::CropFlip,
+            seed: 0,
+            batch: 4,
+            shard_samples: 4,
+            device: "cpu".to_owned(),
+            stored_views: None,
+            features: Some(FeatureRecord { output: "features".to_owned(), dim: 100 }),
+            tokens: None,
+            captions: Some(CaptionRecord { dim: 50, text_encoder: None }),
+        }
+    }
+
+    #[test]
+    fn only_what_this_part_has_stored_is_room_for_it() {
+        let (dir, config) = (tempfile::tempdir().unwrap(), config());
+        let write = |name: &str, bytes: usize| fs::write(dir.path().join(name), vec![0_u8; bytes]).unwrap();
+        for shard in 0..4 {
+            write(&format!("views-{shard:05}.parquet"), 10_000);
+        }
+        write("captions-00001.parquet", 390);
+        let stored = |partition: Partition| {
+            already_stored(dir.path(), &config, partition, &needs(&config, None, partition))
+        };
+        let part = |index| Partition::new(index, 3).unwrap();
+        // The third shard has two samples; a fourth one is not of this cache.
+        assert_eq!([0, 1, 2].map(|index| stored(part(index))), [1_600, 1_600 + 390, 800]);
+        assert_eq!(stored(Partition::WHOLE), 4_000 + 390);
+        fs::remove_file(dir.path().join("views-00002.parquet")).unwrap();
+        assert_eq!(stored(part(2)), 0);
+        assert_eq!(to_be_deleted(dir.path(), &needs(&config, None, Partition::WHOLE)), 30_390);
+    }
 }

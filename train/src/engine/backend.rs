@@ -311,6 +311,8 @@ pub trait Backend {
 
     /// One step of the optimiser on all parameters, by the gradients of the last backward passes.
     fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError>;
+    /// The norm of the gradients that the last update clipped, a scalar, on a device that leaves it to others to see whether it is finite.
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError>;
     /// Parameters and buffers.
     fn state(&mut self) -> Result<State, TrainError>;
     /// Puts parameters and buffers back.

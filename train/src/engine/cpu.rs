@@ -585,6 +585,10 @@ impl Backend for CpuBackend {
         update.run(table, &mut self.state, &mut self.gradients, &mut self.slots)
     }
 
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError> {
+        Ok(None)
+    }
+
     fn state(&mut self) -> Result<State, TrainError> {
         Ok(self.state.clone())
     }

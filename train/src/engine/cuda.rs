@@ -661,6 +661,16 @@ impl Backend for CudaBackend {
         self.step(table, update).map_err(failed)
     }
 
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError> {
+        let Some((_, table)) = &self.table else { return Ok(None) };
+        let device = self.device.as_cuda_device()?;
+        let mut norm = device.alloc_zeros::<f32>(1)?;
+        let found = table.norm().map_err(failed)?;
+        SliceMut::of(&mut norm).copy_from(self.gpu.stream(), found).map_err(failed)?;
+        let storage = CudaStorage::wrap_cuda_slice(norm, device.clone());
+        Ok(Some(Tensor::from_storage(Storage::Cuda(storage), (), BackpropOp::none(), false)))
+    }
+
     fn state(&mut self) -> Result<State, TrainError> {
         let stream = self.gpu.stream();
         let parameters = self.parameters.as_slice().to_host(stream).map_err(failed)?;

@@ -58,6 +58,11 @@ pub trait Engine: Send {
     /// # Errors
     /// An error of the device.
     fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError>;
+    /// See [`Backend::unchecked_norm`].
+    ///
+    /// # Errors
+    /// An error of the device.
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError>;
     /// Parameters and buffers.
     ///
     /// # Errors
@@ -118,6 +123,10 @@ where
 
     fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError> {
         self.backend_mut().update(table, update)
+    }
+
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError> {
+        self.backend_mut().unchecked_norm()
     }
 
     fn state(&mut self) -> Result<State, TrainError> {

@@ -10,6 +10,9 @@ use crate::run::RunError;
 /// Classes or categories that an error message shows.
 const SHOWN: usize = 20;
 
+/// Positions that a note spells out.
+const NOTED: usize = 3;
+
 /// A name without what folders and lists do to it: lower case, underscores and hyphens as blanks, one blank between words.
 pub fn normalize_name(name: &str) -> String {
     let blanks = name.replace(['_', '-'], " ").to_lowercase();
@@ -71,6 +74,14 @@ pub(super) fn plain_slots(source: &dyn ImageSource, count: usize) -> Result<Vec<
     Err(outside.iter().map(u32::to_string).collect())
 }
 
+/// What is to be said where numbers are taken as positions among `categories`: nothing else tells a list in another order.
+pub(super) fn positions_note(categories: &[&str]) -> String {
+    let names = categories.iter().take(NOTED).enumerate();
+    let names: Vec<String> = names.map(|(slot, name)| format!("{slot} = {name}")).collect();
+    let more = if categories.len() > NOTED { ", …" } else { "" };
+    format!("labels are numbers: taken as positions in the bank, {}{more}", names.join(", "))
+}
+
 /// The names as slices.
 pub(super) fn borrowed(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
@@ -113,6 +124,12 @@ mod tests {
         assert_eq!(shown(&borrowed(&names[..SHOWN])), names[..SHOWN]);
         let cut = shown(&borrowed(&names));
         assert_eq!((cut.len(), cut[SHOWN].as_str()), (SHOWN + 1, "… 21 in all"));
+    }
+
+    #[test]
+    fn a_note_spells_out_the_first_positions() {
+        assert!(positions_note(&["tench", "goldfish"]).ends_with("the bank, 0 = tench, 1 = goldfish"));
+        assert!(positions_note(&["a", "b", "c", "d"]).ends_with(" 2 = c, …"));
     }
 
     #[test]

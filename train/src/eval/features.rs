@@ -69,8 +69,14 @@ pub(super) struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Decides what is shown; no image is opened. `labels`: whether they are needed.
-    pub(super) fn plan<'a>(&self, images: &LabelledImages<'a>, labels: bool) -> Result<Plan<'a>, RunError> {
+    /// Decides what is shown; no image is opened. `labels`: whether they are needed. `fraction`: the share of the short side that is shown,
+    /// which is the cache's where there is one.
+    pub(super) fn plan<'a>(
+        &self,
+        images: &LabelledImages<'a>,
+        labels: bool,
+        fraction: f32,
+    ) -> Result<Plan<'a>, RunError> {
         if labels {
             require_labels(images)?;
         }
@@ -79,8 +85,7 @@ impl Extraction<'_> {
         let mut rejects: Vec<Reject> =
             entries.map(|entry| reject(&entry.key, entry.reason, &entry.detail)).collect();
         let Some(cache) = images.cache else {
-            let crop = Crop::Center { fraction: self.options.center_fraction };
-            let view = View { crop, ..View::center() };
+            let view = View { crop: Crop::Center { fraction }, ..View::center() };
             let mut items = Vec::with_capacity(samples.len());
             for (position, sample) in samples.iter().enumerate() {
                 if labels && sample.label.is_none() {
@@ -89,7 +94,7 @@ impl Extraction<'_> {
                     items.push(Item { position, label: sample.label.filter(|_| labels), view, image: None });
                 }
             }
-            let view = format!("centre crop {}", self.options.center_fraction);
+            let view = format!("centre crop {fraction}");
             return Ok(Plan { images: *images, items, rows: None, rejects, view });
         };
         let views = cache.views()?;
@@ -110,9 +115,6 @@ impl Extraction<'_> {
         let absent = all.filter(|(position, _)| !cached.contains(position));
         let detail = format!("the cache {} does not have it", cache.dir().display());
         rejects.extend(absent.map(|(_, sample)| reject(&sample.key, "not-cached", &detail)));
-        let Some(fraction) = cache.manifest().config.center_fraction else {
-            return Err(RunError::NoCenterView { cache: cache.dir().to_owned() });
-        };
         let view = format!("the cache's view 0, centre crop {fraction}");
         Ok(Plan { images: *images, items, rows: Some(rows), rejects, view })
     }

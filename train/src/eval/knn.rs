@@ -4,11 +4,9 @@ use rayon::prelude::*;
 
 use super::features::Features;
 use super::matrix::{Matrix, argmax, top1};
+use super::numbering::Numbering;
 use super::report::KnnReport;
 use crate::run::RunError;
-
-/// Test images whose similarities are held at once.
-const BLOCK: usize = 256;
 
 /// Settings of the vote; the defaults are the usual ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,22 +35,15 @@ pub fn nearest_neighbours(
     settings: KnnSettings,
 ) -> Result<Vec<u32>, RunError> {
     let (train, test) = (train.normalized(), test.normalized());
-    let classes = labels.iter().max().map_or(0, |&label| usize::try_from(label).unwrap_or(usize::MAX) + 1);
+    let numbering = Numbering::of(labels);
+    let (numbers, classes) = (numbering.numbers(labels), numbering.len());
     let right = train.tensor()?.t()?.contiguous()?;
     let mut predicted = Vec::with_capacity(test.rows());
-    let mut pending: Vec<f32> = Vec::with_capacity(BLOCK * train.rows());
-    let mut vote_all = |pending: &mut Vec<f32>| {
-        let rows = pending.par_chunks_exact(train.rows().max(1));
-        predicted.par_extend(rows.map(|similarities| vote(similarities, labels, classes, settings)));
-        pending.clear();
-    };
-    test.for_each_product(&right, |row| {
-        pending.extend_from_slice(row);
-        if pending.len() == BLOCK * train.rows() {
-            vote_all(&mut pending);
-        }
+    test.for_each_block(&right, |block| {
+        let rows = block.par_chunks_exact(train.rows().max(1));
+        let class = |similarities| numbering.label(vote(similarities, &numbers, classes, settings));
+        predicted.par_extend(rows.map(class));
     })?;
-    vote_all(&mut pending);
     Ok(predicted)
 }
 
@@ -121,5 +112,14 @@ mod tests {
         // exp(-0.4 / 0.07) * 2 = 0.0066 < 1, but exp(-0.4 / 10) * 2 = 1.92 > 1.
         assert_eq!(ask(0.07), [1]);
         assert_eq!(ask(10.0), [0]);
+    }
+
+    #[test]
+    fn labels_need_no_place_for_every_number_below_them() {
+        let train = Matrix::new(2, vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0]);
+        let test = Matrix::new(2, vec![-2.0, 0.1, 0.1, 3.0]);
+        let settings = KnnSettings { neighbours: 1, ..KnnSettings::default() };
+        let labels = [5, 2_000_000, u32::MAX];
+        assert_eq!(nearest_neighbours((&train, &labels), &test, settings).unwrap(), [u32::MAX, 2_000_000]);
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
+use crate::ops::host::host;
 use crate::run::RunError;
 
 /// Rows per matrix product: bounds the memory of similarities to all training images.
@@ -71,19 +72,28 @@ impl Matrix {
         Ok(Tensor::from_slice(&self.values, (self.rows(), self.width), &Device::Cpu)?)
     }
 
-    /// Hands the rows of `self * right` to `visit` in order, computed in blocks of rows. `right`: `[width, n]`.
+    /// Hands `self * right` to `visit` in blocks of whole rows, in order. `right`: `[width, n]`.
+    pub(crate) fn for_each_block(
+        &self,
+        right: &Tensor,
+        mut visit: impl FnMut(&[f32]),
+    ) -> Result<(), RunError> {
+        for block in self.values.chunks(BLOCK_ROWS * self.width) {
+            let left = Tensor::from_slice(block, (block.len() / self.width, self.width), &Device::Cpu)?;
+            let product = left.matmul(right)?;
+            visit(&host(&product)?);
+        }
+        Ok(())
+    }
+
+    /// Hands the rows of `self * right` to `visit` in order. `right`: `[width, n]`.
     pub(crate) fn for_each_product(
         &self,
         right: &Tensor,
         mut visit: impl FnMut(&[f32]),
     ) -> Result<(), RunError> {
-        let n = right.dim(1)?;
-        for block in self.values.chunks(BLOCK_ROWS * self.width) {
-            let left = Tensor::from_slice(block, (block.len() / self.width, self.width), &Device::Cpu)?;
-            let product = left.matmul(right)?.flatten_all()?.to_vec1::<f32>()?;
-            product.chunks_exact(n.max(1)).for_each(&mut visit);
-        }
-        Ok(())
+        let n = right.dim(1)?.max(1);
+        self.for_each_block(right, |block| block.chunks_exact(n).for_each(&mut visit))
     }
 }
 

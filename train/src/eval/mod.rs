@@ -6,10 +6,12 @@
 //! Everything is a function of the run, the images and [`EvalOptions`]: neither threads nor chance enter.
 
 mod classes;
+mod crop;
 mod features;
 mod knn;
 mod labels;
 mod matrix;
+mod numbering;
 mod probe;
 mod protocol;
 mod report;
@@ -26,10 +28,10 @@ use lgd_data::cache::{Cache, TeacherRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
-use lgd_data::view::CENTER_FRACTION;
 
 use crate::run::{Run, RunError};
 use crate::student::Head;
+use crop::center_fractions;
 use features::{Extraction, Features};
 
 pub use classes::{class_slots, normalize_name};
@@ -70,8 +72,9 @@ pub struct EvalInputs<'a> {
 pub struct EvalOptions {
     /// What to do.
     pub protocols: Vec<Protocol>,
-    /// Share of the short side that is shown where no cache says otherwise.
-    pub center_fraction: f32,
+    /// Share of the short side that is shown of images without a cache; none for that of the other images' cache, else the usual
+    /// [`CENTER_FRACTION`](lgd_data::view::CENTER_FRACTION).
+    pub center_fraction: Option<f32>,
     /// Settings of the vote.
     pub knn: KnnSettings,
     /// Shares of the training labels that the probe is given, one probe for each.
@@ -90,7 +93,7 @@ impl Default for EvalOptions {
     fn default() -> Self {
         Self {
             protocols: vec![Protocol::ZeroShot, Protocol::Knn, Protocol::Linear],
-            center_fraction: CENTER_FRACTION,
+            center_fraction: None,
             knn: KnnSettings::default(),
             fractions: vec![0.01, 0.1, 1.0],
             probe: ProbeSettings::default(),
@@ -104,27 +107,30 @@ impl Default for EvalOptions {
 /// Evaluates a finished student. `job` counts images and may interrupt.
 ///
 /// # Errors
-/// [`RunError::MissingInput`] where a protocol lacks bank, cache, training images or the head it judges; [`RunError::Unlabelled`],
-/// [`RunError::UnmatchedClasses`], [`RunError::UnknownClasses`], [`RunError::NamedClasses`], [`RunError::NumberedClasses`] and
-/// [`RunError::ClassesDiffer`] where labels do not fit;
-/// [`RunError::Artefact`] where bank or cache come from other encoders than the run's.
+/// [`RunError::MissingInput`] where a protocol lacks bank, cache, training images or the head it judges; [`RunError::UnusedInput`] where
+/// no protocol reads the bank or the training images; [`RunError::Unlabelled`], [`RunError::UnmatchedClasses`],
+/// [`RunError::UnknownClasses`], [`RunError::NamedClasses`], [`RunError::NumberedClasses`] and [`RunError::ClassesDiffer`] where labels do
+/// not fit; [`RunError::NoCenterView`] and [`RunError::CropsDiffer`] where views do not; [`RunError::Artefact`] where bank or cache come
+/// from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
     let start = Instant::now();
     let wants = |protocol| options.protocols.contains(&protocol);
-    let needs_train = wants(Protocol::Knn) || wants(Protocol::Linear);
+    let needs_train = options.protocols.iter().any(|protocol| protocol.reads_train());
     let slots = if wants(Protocol::ZeroShot) { Some(zero_shot_slots(inputs)?) } else { None };
     let compared = if wants(Protocol::Agreement) { Some(compared_bank(inputs)?) } else { None };
     let outputs = if wants(Protocol::Labels) { Some(labels::outputs(inputs)?) } else { None };
     let train = if needs_train { Some(training_images(inputs)?) } else { None };
+    require_read(inputs, options)?;
     for images in train.iter().chain([&inputs.test]) {
         require_teacher(inputs.run, images)?;
     }
+    let (of_test, of_train) = center_fractions(&inputs.test, train.as_ref(), options.center_fraction)?;
     let mut student = inputs.run.student(&Device::Cpu)?;
     let format = inputs.run.manifest().input_format();
     let mut extraction = Extraction { student: &mut student, format, options, job };
     let labels = options.protocols.iter().any(|&protocol| protocol != Protocol::Agreement);
-    let test_plan = extraction.plan(&inputs.test, labels)?;
-    let train_plan = train.as_ref().map(|images| extraction.plan(images, true)).transpose()?;
+    let test_plan = extraction.plan(&inputs.test, labels, of_test)?;
+    let train_plan = train.as_ref().map(|images| extraction.plan(images, true, of_train)).transpose()?;
     let total = test_plan.len() + train_plan.as_ref().map_or(0, |plan| plan.len());
     job.begin(u64::try_from(total).unwrap_or(u64::MAX));
     let test = extraction.run(test_plan)?;
@@ -135,6 +141,9 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     report.images_per_second = crate::trainer::per_second(total, feature_seconds);
     if let (Some(bank), Some(slots), Some(embedding)) = (inputs.bank, slots, &test.head) {
         report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &slots)?);
+        if inputs.test.source.class_names().is_none() {
+            report.notes.push(classes::positions_note(&categories(bank)));
+        }
     }
     if let (Some(bank), Some(embedding), Some(teacher)) = (compared, &test.head, &test.teacher) {
         report.agreement = Some(zero_shot::compare(embedding, teacher, bank)?);
@@ -172,11 +181,31 @@ fn judge_probes(
     Ok(reports)
 }
 
+/// Refuses a bank or training images that no protocol reads: the report would name them as if they counted.
+fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), RunError> {
+    let read = |by: fn(Protocol) -> bool| options.protocols.iter().any(|&protocol| by(protocol));
+    let given = [
+        ("a bank of names", inputs.bank.is_some(), read(Protocol::reads_bank), "zero-shot or agreement"),
+        ("a set of training images", inputs.train.is_some(), read(Protocol::reads_train), "knn or linear"),
+    ];
+    match given.into_iter().find(|(_, given, read, _)| *given && !read) {
+        Some((input, _, _, user)) => {
+            let chosen: Vec<&str> = options.protocols.iter().map(|protocol| protocol.name()).collect();
+            Err(RunError::UnusedInput { input, choice: "protocol", chosen: chosen.join(","), user })
+        }
+        None => Ok(()),
+    }
+}
+
 /// The category of every class of the test images.
 fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
-    let record = &bank_of_names(inputs, "zero-shot")?.manifest().record;
-    let categories: Vec<&str> = record.categories.iter().map(|category| category.name.as_str()).collect();
-    classes::slots_of_source(inputs.test.source, inputs.test.images, &categories)
+    let bank = bank_of_names(inputs, "zero-shot")?;
+    classes::slots_of_source(inputs.test.source, inputs.test.images, &categories(bank))
+}
+
+/// The names of a bank's categories.
+fn categories(bank: &Bank) -> Vec<&str> {
+    bank.manifest().record.categories.iter().map(|category| category.name.as_str()).collect()
 }
 
 /// The bank over which student and teacher are compared.

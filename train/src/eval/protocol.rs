@@ -35,6 +35,16 @@ impl Protocol {
         }
     }
 
+    /// Whether it reads a bank of names.
+    pub fn reads_bank(self) -> bool {
+        matches!(self, Self::ZeroShot | Self::Agreement)
+    }
+
+    /// Whether it reads labelled training images.
+    pub fn reads_train(self) -> bool {
+        matches!(self, Self::Knn | Self::Linear)
+    }
+
     /// What a student that ends in `head` is judged by where nobody says: that which it can be judged by. `bank`: whether there is a bank
     /// of names.
     pub fn suiting(head: Head, bank: bool) -> Self {

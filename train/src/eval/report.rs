@@ -102,8 +102,10 @@ pub struct EvalReport {
     pub student: Architecture,
     /// Epochs it was trained.
     pub epochs: u32,
-    /// Hash of the bank's manifest, where one was given.
+    /// Hash of the bank's manifest, where one was used.
     pub bank: Option<ContentHash>,
+    /// What was taken for granted, a sentence each.
+    pub notes: Vec<String>,
     /// The images classified.
     pub test: ImagesReport,
     /// The images whose labels were known.
@@ -132,6 +134,7 @@ impl EvalReport {
             student: manifest.config.student,
             epochs: manifest.config.epochs,
             bank: inputs.bank.map(lgd_data::bank::Bank::hash),
+            notes: Vec::new(),
             test: images_report(&inputs.test, test),
             train: inputs.train.as_ref().zip(train).map(|(images, features)| images_report(images, features)),
             zero_shot: None,

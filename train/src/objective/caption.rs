@@ -2,7 +2,7 @@
 //!
 //! Symmetric contrast within the batch: with logits `z[i,j] = s_i . c_j / tau` of the students' and the captions' embeddings,
 //! `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is taken in parts is contrasted part by part:
-//! the fewer captions there are to tell apart, the smaller the loss, so that `--accumulate` makes another objective of this one.
+//! the fewer captions there are to tell apart, the smaller the loss, so that `--batch-parts` makes another objective of this one.
 
 use std::sync::Arc;
 

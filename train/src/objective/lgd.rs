@@ -6,6 +6,9 @@
 //! visual:  p = softmax([1, t . VSB^T] / tau_t)       logits = [s . t, s . VSB^T]
 //! ```
 //!
+//! VSB is the caller's choice ([`VisualBank`]): the mean embedding of each category, which runs take unless told otherwise, or the paper's
+//! online form, which moves with the batches.
+//!
 //! Categories that no view is assigned to have no meaningful VSB row: their slots are taken out of L_vis on both sides, and the
 //! teacher's distribution is normalised over the rest.
 //!

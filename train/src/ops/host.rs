@@ -16,14 +16,14 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// A contiguous f32 CPU tensor, locked for reading by the guard `G`.
-pub(super) struct Host<G> {
+pub(crate) struct Host<G> {
     storage: G,
     start: usize,
     end: usize,
 }
 
 /// Locks `tensor` for reading.
-pub(super) fn host(tensor: &Tensor) -> Result<Host<impl Deref<Target = Storage> + '_>> {
+pub(crate) fn host(tensor: &Tensor) -> Result<Host<impl Deref<Target = Storage> + '_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(values) = &*storage else { bail!("the operation runs on the CPU only") };
     let len = slice(values, layout)?.len();

@@ -8,7 +8,7 @@
 //! `broadcast_add`, `broadcast_sub`, `matmul`, `gather`, `cat`, `t`, `contiguous`. The tests compare every objective's gradient with PyTorch's.
 
 mod cross_entropy;
-mod host;
+pub(crate) mod host;
 mod similarity;
 mod softmax;
 

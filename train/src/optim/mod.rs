@@ -128,12 +128,29 @@ impl OptimiserSettings {
 
 /// The most that an average keeps at step `step`, from 1: `(1 + step) / (10 + step)`, as TensorFlow's moving average has it. Without, an
 /// average that keeps 0.9999 would be little but the initial weights for the first ten thousand steps.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "steps are far below 2^53, and rounding to f32 is the intent"
+)]
 fn warm_decay(step: u64) -> f32 {
-    // Past that it is 1 to f32.
-    let step = u16::try_from(step).map_or(f32::from(u16::MAX), f32::from);
-    (1.0 + step) / (10.0 + step)
+    let step = step as f64;
+    ((1.0 + step) / (10.0 + step)) as f32
 }
 
 fn setting(name: &'static str, value: f32, range: &'static str) -> TrainError {
     TrainError::Setting { name, value: value.into(), range }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_keeps_more_with_every_step() {
+        // Both sides of each quotient are exact in f32.
+        assert_eq!(warm_decay(65_535), 65_536.0 / 65_545.0);
+        assert_eq!(warm_decay(89_990), 0.9999);
+        assert_eq!(warm_decay(1_000_000), 1_000_001.0 / 1_000_010.0);
+    }
 }

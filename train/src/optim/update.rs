@@ -53,7 +53,8 @@ impl Update {
     /// Carries the update out on the CPU. `slots` are made where they are missing: zero, and the weights themselves for averages.
     ///
     /// # Errors
-    /// An update made for another table, or slots of another number or length.
+    /// An update made for another table, slots of another number or length, or gradients that are to be clipped and have no finite norm;
+    /// no parameter is touched by any of them.
     pub fn run(
         &self,
         table: &Table,
@@ -72,6 +73,9 @@ impl Update {
         self.check(table, slots)?;
         if let Some(limit) = self.clip {
             let norm = optimizer::sum_of_squares(gradients).sqrt();
+            if !norm.is_finite() {
+                return Err(TrainError::GradientNorm { step: self.step.saturating_sub(1), norm });
+            }
             // torch.nn.utils.clip_grad_norm_ adds the same small number.
             let factor = f64::from(limit) / (norm + 1e-6);
             if factor < 1.0 {

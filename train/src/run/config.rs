@@ -1,4 +1,4 @@
-//! Everything that decides the bits of a run.
+//! The settings that decide the bits of a run.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,8 @@ const WARMUP_EPOCHS: u32 = 5;
 /// Smallest input that leaves every stage of a student at least one pixel of its own.
 const MIN_SIZE: u32 = 16;
 
-/// The resolved configuration of a run: `config.toml`. Together with cache and bank it decides every bit of the student.
+/// The resolved configuration of a run: `config.toml`. Together with the cache, the banks, the bytes of the initial weights and the kind of
+/// device it decides every bit of the student.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
     /// The student.
@@ -42,7 +43,8 @@ pub struct TrainConfig {
     /// The optimiser.
     pub optimiser: OptimiserSettings,
     /// Parts that a batch goes through the student in, one after the other; their gradients are averaged before the step.
-    pub accumulate: usize,
+    #[serde(alias = "accumulate")]
+    pub batch_parts: usize,
     /// What the student is trained for; runs from before there was a choice are LGD's.
     #[serde(default)]
     pub objective: Objectives,
@@ -60,8 +62,8 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// LGD and its paper's settings (METHODS section 1) at another student, size, length and batch. The warm-up takes at most a
-    /// quarter of the epochs, and always starts below the learning rate it leads to.
+    /// LGD and its paper's settings (METHODS section 1), but for the visual bank ([`ObjectiveSettings`]), at another student, size, length
+    /// and batch. The warm-up takes at most a quarter of the epochs, and always starts below the learning rate it leads to.
     pub fn new(student: Architecture, size: u32, epochs: u32, batch: usize, seed: u64) -> Self {
         let base_lr = Self::default_lr(batch);
         Self {
@@ -75,7 +77,7 @@ impl TrainConfig {
             schedule: ScheduleKind::Cosine,
             lr_unit: Unit::Epoch,
             optimiser: OptimiserSettings::default(),
-            accumulate: 1,
+            batch_parts: 1,
             objective: Objectives::default(),
             objective_settings: ObjectiveSettings::default(),
             seed,
@@ -114,12 +116,12 @@ impl TrainConfig {
                 "a number that is not negative",
             ),
             (
-                "accumulate",
-                self.accumulate.to_string(),
+                "batch_parts",
+                self.batch_parts.to_string(),
                 // A part of a single image has no batch statistics.
-                self.accumulate >= 1
-                    && self.batch.is_multiple_of(self.accumulate)
-                    && self.batch / self.accumulate >= 2,
+                self.batch_parts >= 1
+                    && self.batch.is_multiple_of(self.batch_parts)
+                    && self.batch / self.batch_parts >= 2,
                 "a divisor of the batch that leaves at least 2 images",
             ),
             (

@@ -159,14 +159,16 @@ pub enum RunError {
     },
     /// An input that nothing would read.
     #[error(
-        "{input} is given, and the objective {objectives} does not use one\nhint: leave it out, or add {user} to --objective"
+        "{input} is given, and the {choice} {chosen} does not use one\nhint: leave it out, or add {user} to --{choice}"
     )]
     UnusedInput {
         /// The input.
         input: &'static str,
-        /// The chosen objectives.
-        objectives: String,
-        /// An objective that uses it.
+        /// What decides: "objective" or "protocol".
+        choice: &'static str,
+        /// The chosen ones.
+        chosen: String,
+        /// Those that use it.
         user: &'static str,
     },
     /// Something has another width than what it goes with.
@@ -182,6 +184,18 @@ pub enum RunError {
         expected: usize,
         /// The remedy.
         hint: &'static str,
+    },
+    /// Labels are to be learnt, and hardly any number up to the largest is one.
+    #[error("{}: the largest label is {largest}, but there are only {distinct} distinct labels, for which it must be below {limit}\nhint: labels are names, or numbers from 0 to C-1", cache.display())]
+    SparseLabels {
+        /// The cache.
+        cache: PathBuf,
+        /// The largest label.
+        largest: u32,
+        /// How many different ones there are.
+        distinct: usize,
+        /// The most outputs that a classifier may have for so many.
+        limit: usize,
     },
     /// Labels are to be learnt, and samples lack them.
     #[error("{}: {missing} of the {samples} samples have no label, the first is {key}\nhint: extract from one folder per class, or from a list with a label column", cache.display())]
@@ -200,6 +214,18 @@ pub enum RunError {
     NoCenterView {
         /// The cache.
         cache: PathBuf,
+    },
+    /// Training and test images would be shown at different crops, and features of the ones compared with features of the others.
+    #[error("{}: the training images are shown at a centre crop of {train}, the test images {} at {test}\nhint: leave --center-fraction out where one set has a cache, or extract both with the same --center-fraction", train_images.display(), test_images.display())]
+    CropsDiffer {
+        /// The training images.
+        train_images: PathBuf,
+        /// Share of their short side.
+        train: f32,
+        /// The test images.
+        test_images: PathBuf,
+        /// Share of their short side.
+        test: f32,
     },
     /// Labels are needed, and there are none.
     #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, or add a label column to the list", images.display())]
@@ -297,15 +323,21 @@ impl RunError {
             | Self::NotCached { .. }
             | Self::KeptSlots { .. }
             | Self::UnusedInput { .. }
+            | Self::SparseLabels { .. }
             | Self::MissingLabels { .. }
             | Self::NoCenterView { .. }
+            | Self::CropsDiffer { .. }
             | Self::Unlabelled { .. }
             | Self::UnknownClasses { .. }
             | Self::NamedClasses { .. }
             | Self::NumberedClasses { .. }
             | Self::UnmatchedClasses { .. }
             | Self::ClassesDiffer { .. }
-            | Self::Train(TrainError::MaskedSize { .. } | TrainError::TokenGrid { .. }) => FailureKind::Usage,
+            | Self::Train(
+                TrainError::GradientNorm { .. }
+                | TrainError::MaskedSize { .. }
+                | TrainError::TokenGrid { .. },
+            ) => FailureKind::Usage,
             Self::Artefact(_)
             | Self::MissingSample { .. }
             | Self::ImageChanged { .. }

@@ -23,6 +23,12 @@ const KEPT: usize = 2;
 /// Locked while a run is trained; empty.
 const LOCK: &str = ".lock";
 
+/// The files of a run besides its checkpoints, the manifest first.
+const OWN: [&str; 4] = [MANIFEST, CONFIG, METRICS, STUDENT];
+
+/// How the name of a file ends that has not been renamed to its own yet.
+const TEMPORARY: &str = ".tmp";
+
 /// A run under way.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
@@ -71,6 +77,32 @@ impl RunFolder {
     pub(crate) fn holds_checkpoint(dir: &Path) -> bool {
         let manifest = read_manifest::<RunManifest>(&dir.join(MANIFEST), RUN_VERSION, "the run's manifest");
         manifest.is_ok_and(|(manifest, _)| manifest.complete || !manifest.checkpoints.is_empty())
+    }
+
+    /// Whether nothing is left to do. A run whose finished student is gone or damaged is an unfinished one again as long as a checkpoint
+    /// is there: the student is made from that.
+    ///
+    /// # Errors
+    /// The damage, where it is to another file or there is no checkpoint.
+    pub(crate) fn is_finished(&mut self) -> Result<bool, ArtefactError> {
+        if !self.manifest.complete {
+            return Ok(false);
+        }
+        for file in &self.manifest.files {
+            let damage = file.verify(&self.dir, Verify::Full);
+            if damage.is_err() && file.name == STUDENT && self.has_checkpoint() {
+                (self.manifest.complete, self.manifest.files) = (false, Vec::new());
+                write_json(&self.dir.join(MANIFEST), &self.manifest)?;
+                return Ok(false);
+            }
+            damage?;
+        }
+        Ok(true)
+    }
+
+    /// Whether any of the listed checkpoints is there.
+    fn has_checkpoint(&self) -> bool {
+        self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name).exists())
     }
 
     /// Writes down what the run begins with.
@@ -158,16 +190,10 @@ impl RunFolder {
     }
 
     fn remove_unlisted(&self) -> Result<(), ArtefactError> {
-        let dir = self.dir.join(CHECKPOINTS);
-        for entry in fs::read_dir(&dir).during("list", &dir)? {
-            let path = entry.during("list", &dir)?.path();
-            let listed =
-                self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name) == path);
-            if !listed && is_checkpoint(&path) {
-                fs::remove_file(&path).during("delete", &path)?;
-            }
-        }
-        Ok(())
+        let listed = |path: &Path| {
+            self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name) == path)
+        };
+        remove_files(&self.dir.join(CHECKPOINTS), |path| is_checkpoint(path) && !listed(path))
     }
 }
 
@@ -198,12 +224,17 @@ fn holds_files(dir: &Path) -> Result<bool, ArtefactError> {
     Ok(false)
 }
 
-/// Whether `path` has the name of a checkpoint or of one that was never finished.
+/// Whether `path` has the name of a checkpoint or of one that was never finished: `.step-000000120.safetensors.XYZ.tmp`.
 fn is_checkpoint(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_prefix('.').unwrap_or(&name);
-    let name = name.strip_suffix(".tmp").unwrap_or(name);
-    name.starts_with("step-") && name.ends_with(".safetensors")
+    let finished = name.starts_with("step-") && name.ends_with(".safetensors");
+    finished || (name.starts_with(".step-") && name.ends_with(TEMPORARY))
+}
+
+/// Whether `path` has the name of one of the run's other files before it was finished: `.run.json.XYZ.tmp`.
+fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    OWN.iter().any(|file| name.starts_with(&format!(".{file}.")) && name.ends_with(TEMPORARY))
 }
 
 /// The first line of a message: the remedy of a general error is not the one for a checkpoint.
@@ -252,18 +283,23 @@ fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Re
 
 /// Deletes a run's files, the manifest first, so that a half-deleted run is no run. Other files are left alone.
 fn remove_run(dir: &Path) -> Result<(), ArtefactError> {
-    for name in [MANIFEST, CONFIG, METRICS, STUDENT] {
+    for name in OWN {
         remove_if_there(&dir.join(name))?;
     }
-    let checkpoints = dir.join(CHECKPOINTS);
-    let entries = match fs::read_dir(&checkpoints) {
+    remove_files(dir, is_unfinished)?;
+    remove_files(&dir.join(CHECKPOINTS), is_checkpoint)
+}
+
+/// Deletes the files in `dir`, which need not be there, that `unwanted` names.
+fn remove_files(dir: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), ArtefactError> {
+    let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).during("list", &checkpoints),
+        Err(error) => return Err(error).during("list", dir),
     };
     for entry in entries {
-        let path = entry.during("list", &checkpoints)?.path();
-        if is_checkpoint(&path) {
+        let path = entry.during("list", dir)?.path();
+        if unwanted(&path) {
             remove_if_there(&path)?;
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricsKind {
-    /// The steps since the line before.
+    /// The steps since the line before, or since the checkpoint that the run was resumed from where that was later.
     Step,
     /// A whole epoch.
     Epoch,

@@ -43,7 +43,7 @@ pub struct TrainInputs<'a> {
     pub originals: Option<Originals<'a>>,
 }
 
-/// How a run is carried out; nothing here changes its result.
+/// How a run is carried out; of all this only the device changes its result.
 #[derive(Clone, Debug)]
 pub struct LoopSettings {
     /// What to do with a folder that already holds a run.
@@ -140,8 +140,8 @@ pub fn train(
     let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
     report.init = init.map(|(record, loaded)| folder.record_init(record).map(|()| loaded)).transpose()?;
     job.begin(u64::try_from(report.steps).unwrap_or(u64::MAX));
-    if folder.manifest().complete {
-        job.advance(job.total());
+    if folder.is_finished()? {
+        job.skip(job.total());
         report.resumed_from = Some(report.steps);
     } else {
         let mut running = Loop::open(config, settings, dir, &mut folder, job)?;

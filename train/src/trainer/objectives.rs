@@ -24,7 +24,7 @@ pub(super) fn require_inputs(config: &TrainConfig, inputs: &TargetInputs<'_>) ->
     let unused = given.into_iter().find(|(_, given, user)| *given && !chosen.contain(*user));
     if let Some((input, _, user)) = unused {
         let user = user.spec().name;
-        return Err(RunError::UnusedInput { input, objectives: chosen.to_string(), user });
+        return Err(RunError::UnusedInput { input, choice: "objective", chosen: chosen.to_string(), user });
     }
     if chosen.contain(ObjectiveKind::Lgd) {
         require_slots(config.objective_settings.slots, inputs.names()?)?;

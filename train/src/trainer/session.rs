@@ -33,6 +33,8 @@ pub(super) struct Session {
 pub(super) struct StepLoss {
     pub(super) total: Tensor,
     pub(super) parts: Vec<(&'static str, Tensor)>,
+    /// The norm of the clipped gradients, where the device has not looked at it.
+    norm: Option<Tensor>,
 }
 
 impl Session {
@@ -48,7 +50,7 @@ impl Session {
         let student = Student::new(student, device)?;
         let slots = config.optimiser.update(student.table(), 0.0, 1).slots();
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
-        let (optimiser, seed, parts) = (config.optimiser, config.seed, config.accumulate);
+        let (optimiser, seed, parts) = (config.optimiser, config.seed, config.batch_parts);
         let device = device.clone();
         Ok(Self {
             student,
@@ -91,13 +93,16 @@ impl Session {
             let loss = self.objective.loss(&output, targets)?;
             let share = (&loss.total / real(self.parts)).map_err(TrainError::from)?;
             self.student.backward(&share, part > 0)?;
-            losses.push(StepLoss { total: loss.total.detach(), parts: loss.parts });
+            losses.push(StepLoss { total: loss.total.detach(), parts: loss.parts, norm: None });
         }
-        let loss = mean(losses).map_err(TrainError::from)?;
+        let mut loss = mean(losses).map_err(TrainError::from)?;
         self.require_finite_on_cpu(&loss, batch.epoch, step)?;
         let number = u64::try_from(step).unwrap_or(u64::MAX).saturating_add(1);
         let update = self.optimiser.update(self.student.table(), lr, number);
         self.student.update(&update)?;
+        if update.clip.is_some() {
+            loss.norm = self.student.engine().unchecked_norm()?;
+        }
         self.objective.after_step(&batch.targets)?;
         Ok(loss)
     }
@@ -144,7 +149,7 @@ impl StepLoss {
     /// Total and parts.
     ///
     /// # Errors
-    /// [`RunError::NonFinite`] where the total is NaN or infinite.
+    /// [`RunError::NonFinite`] where the total is NaN or infinite, [`TrainError::GradientNorm`] where the norm of the gradients is.
     pub(super) fn read(&self, epoch: u32, step: usize) -> Result<ReadLoss, RunError> {
         let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map_err(TrainError::from);
         let total = scalar(&self.total)?;
@@ -156,6 +161,11 @@ impl StepLoss {
         if !total.is_finite() {
             let parts: Vec<String> = parts.iter().map(|(name, value)| format!("{name} {value}")).collect();
             return Err(RunError::NonFinite { epoch, step, loss: total, parts: parts.join(", ") });
+        }
+        let norm = self.norm.as_ref().map_or(Ok(0.0), scalar)?;
+        if !norm.is_finite() {
+            let step = u64::try_from(step).unwrap_or(u64::MAX);
+            return Err(TrainError::GradientNorm { step, norm: norm.into() }.into());
         }
         Ok(ReadLoss { total, parts })
     }
@@ -197,4 +207,23 @@ pub(super) fn schedule(config: &TrainConfig, steps_per_epoch: usize) -> Result<S
 #[expect(clippy::cast_precision_loss, reason = "a batch has few parts")]
 fn real(parts: usize) -> f64 {
     parts as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_norm_that_a_device_left_unchecked_is_found_with_the_loss() {
+        let scalar = |value: f32| Tensor::new(value, &Device::Cpu).unwrap();
+        let read = |norm: f32| {
+            let loss = StepLoss { total: scalar(1.5), parts: Vec::new(), norm: Some(scalar(norm)) };
+            loss.read(0, 4).map(|read| read.total)
+        };
+        assert_eq!(read(1e30).unwrap(), 1.5);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let error = read(bad).unwrap_err();
+            assert!(matches!(error, RunError::Train(TrainError::GradientNorm { step: 4, .. })), "{error}");
+        }
+    }
 }

@@ -77,7 +77,7 @@ impl<'a> Loop<'a> {
         self.saved = Some(progress.step);
         self.epoch_loss = progress.epoch_loss;
         report.resumed_from = Some(progress.step);
-        self.job.advance(u64::try_from(progress.step).unwrap_or(u64::MAX));
+        self.job.skip(u64::try_from(progress.step).unwrap_or(u64::MAX));
         Ok(())
     }
 

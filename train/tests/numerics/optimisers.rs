@@ -209,6 +209,24 @@ fn an_update_for_something_else_is_refused() {
 }
 
 #[test]
+fn gradients_without_a_finite_norm_are_not_clipped() {
+    let table = table();
+    for rule in RULES {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let before = State { parameters: normal("p", table.parameter_len()), buffers: Vec::new() };
+            let (mut state, mut slots) = (before.clone(), Vec::new());
+            let mut gradients = normal("g", table.parameter_len());
+            gradients[4] = bad;
+            let update = averaged(rule).update(&table, 0.1, 3);
+            let error = update.run(&table, &mut state, &mut gradients, &mut slots).unwrap_err();
+            assert!(matches!(error, TrainError::GradientNorm { step: 2, .. }), "{rule:?}: {error}");
+            assert!(error.to_string().contains("\nhint: "), "{error}");
+            assert_eq!(state.parameters, before.parameters, "{rule:?}");
+        }
+    }
+}
+
+#[test]
 fn biases_and_normalisations_decay_only_where_asked() {
     let layer = small();
     for decay_all in [false, true] {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lgd_data::ArtefactError;
+use lgd_data::cache::Cache;
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
 use lgd_train::eval::{
@@ -11,7 +12,7 @@ use lgd_train::eval::{
 use lgd_train::run::{FailureKind, Run, RunError};
 use lgd_train::trainer::train;
 
-use crate::artefacts::cache;
+use crate::artefacts::{cache, cache_holding};
 use crate::fixture::{Images, World, config, resuming};
 
 fn untrained(world: &World) -> Run {
@@ -170,18 +171,101 @@ fn what_is_missing_or_does_not_belong_is_named() {
 }
 
 #[test]
+fn what_no_protocol_reads_is_refused() {
+    let world = World::new(9);
+    let run = untrained(&world);
+    let ask = |protocols: &[Protocol], bank: bool, train: bool| {
+        let bank = bank.then_some(&world.bank);
+        let train = train.then_some(labelled(&world.images));
+        let inputs = EvalInputs { run: &run, bank, test: labelled(&world.images), train };
+        let options = EvalOptions { protocols: protocols.to_vec(), ..options() };
+        evaluate(&inputs, &options, &Job::new())
+    };
+    let refused = |protocols: &[Protocol], bank: bool, train: bool, parts: [&str; 2]| {
+        let error = ask(protocols, bank, train).unwrap_err();
+        assert!(matches!(error, RunError::UnusedInput { .. }), "{error}");
+        assert_eq!(error.kind(), FailureKind::Usage);
+        parts.iter().for_each(|part| assert!(error.to_string().contains(part), "{error}"));
+    };
+    let bank = "\nhint: leave it out, or add zero-shot or agreement to --protocol";
+    refused(
+        &[Protocol::Knn, Protocol::Linear],
+        true,
+        true,
+        ["a bank of names is given, and the protocol knn,linear", bank],
+    );
+    let train = "\nhint: leave it out, or add knn or linear to --protocol";
+    refused(&[Protocol::ZeroShot], true, true, ["a set of training images is given", train]);
+    let report = ask(&[Protocol::Knn], false, true).unwrap();
+    assert!(report.bank.is_none() && report.knn.is_some(), "{report:?}");
+    assert_eq!(ask(&[Protocol::ZeroShot, Protocol::Knn], true, true).unwrap().bank, Some(world.bank.hash()));
+}
+
+#[test]
+fn what_is_compared_is_shown_at_one_crop() {
+    let world = World::new(9);
+    let run = untrained(&world);
+    let whole =
+        cache_holding(&world.path("whole"), &world.images, 1, |config| config.center_fraction = Some(1.0));
+    let ask = |test: Option<&Cache>, train: Option<&Cache>, asked: Option<f32>| {
+        let test = LabelledImages { cache: test, ..labelled(&world.images) };
+        let train = Some(LabelledImages { cache: train, ..labelled(&world.images) });
+        let inputs = EvalInputs { run: &run, bank: None, test, train };
+        let options = EvalOptions { protocols: vec![Protocol::Knn], center_fraction: asked, ..options() };
+        evaluate(&inputs, &options, &Job::new())
+    };
+    let shown = |test: Option<&Cache>, train: Option<&Cache>, asked: Option<f32>| {
+        let report = ask(test, train, asked).unwrap();
+        [report.test.view, report.train.unwrap().view]
+    };
+    assert_eq!(shown(None, None, None), ["centre crop 0.875"; 2]);
+    assert_eq!(shown(None, None, Some(0.5)), ["centre crop 0.5"; 2]);
+    let (cached, plain) = ("the cache's view 0, centre crop 1", "centre crop 1");
+    assert_eq!(shown(Some(&whole), None, None), [cached, plain]);
+    assert_eq!(shown(None, Some(&whole), None), [plain, cached]);
+    assert_eq!(shown(Some(&whole), None, Some(1.0)), [cached, plain]);
+
+    for (train, asked) in [(None, Some(0.875)), (Some(&world.cache), None)] {
+        let error = ask(Some(&whole), train, asked).unwrap_err();
+        assert!(matches!(error, RunError::CropsDiffer { train: 0.875, test: 1.0, .. }), "{error}");
+        assert_eq!(error.kind(), FailureKind::Usage);
+        let text = error.to_string();
+        for part in ["a centre crop of 0.875", "at 1\n", "hint: leave --center-fraction out"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_stand_for_positions_in_a_bank_are_noted() {
+    let world = World::new(9);
+    let run = untrained(&world);
+    let notes = |images: &Images| {
+        let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labelled(images), train: None };
+        let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
+        evaluate(&inputs, &options, &Job::new()).unwrap().notes
+    };
+    assert!(notes(&world.images).is_empty());
+    let mut numbers = world.images.clone();
+    numbers.names = None;
+    let expected =
+        "labels are numbers: taken as positions in the bank, 0 = red thing, 1 = green thing, 2 = blue thing";
+    assert_eq!(notes(&numbers), [expected]);
+}
+
+#[test]
 fn an_evaluation_cache_of_another_teacher_is_refused() {
     let world = World::new(9);
     let run = untrained(&world);
     let foreign = world.path("foreign");
     cache(&foreign, &world.images, 3);
     let manifest = foreign.join("cache.json");
-    let mut altered = lgd_data::cache::Cache::open(&foreign, Verify::Full).unwrap().manifest().clone();
+    let mut altered = Cache::open(&foreign, Verify::Full).unwrap().manifest().clone();
     let other = lgd_data::manifest::ContentHash::of(b"another model");
     altered.config.teacher.image_model = other;
     lgd_data::manifest::write_json(&manifest, &altered).unwrap();
     let (ours, theirs) = (run.manifest().teacher.image_model.to_string(), other.to_string());
-    let foreign = lgd_data::cache::Cache::open(&foreign, Verify::Full).unwrap();
+    let foreign = Cache::open(&foreign, Verify::Full).unwrap();
     let test = LabelledImages { cache: Some(&foreign), ..labelled(&world.images) };
     let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test, train: None };
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, CacheConfig, Existing, StoredFormat};
+use lgd_data::manifest::AtomicFile;
 use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
 use lgd_train::loader::origin::Originals;
 use lgd_train::objective::ObjectiveKind;
@@ -164,4 +165,9 @@ pub fn masked(epochs: u32) -> TrainConfig {
 /// Settings for a folder that may hold an unfinished run.
 pub fn resuming() -> LoopSettings {
     LoopSettings { existing: Existing::Resume, threads: 2, log_steps: 2, ..LoopSettings::default() }
+}
+
+/// Leaves what a kill leaves of a file that is being written.
+pub fn leave_unfinished(path: &Path) {
+    std::mem::forget(AtomicFile::create(path).unwrap());
 }

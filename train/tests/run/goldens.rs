@@ -68,6 +68,22 @@ fn a_probe_is_the_one_trained_in_numpy() {
 }
 
 #[test]
+fn labels_may_be_any_numbers() {
+    let (golden, train, test) = golden();
+    let far = |labels: &[u32]| labels.iter().map(|label| 7 + 1_000_000_000 * label).collect::<Vec<_>>();
+    let Knn { k, temperature, predicted } = &golden.knn[1];
+    let settings = KnnSettings { neighbours: *k, temperature: *temperature };
+    let got = nearest_neighbours((&train, &far(&golden.labels)), &test, settings).unwrap();
+    assert_eq!(got, far(predicted));
+    // All labels are given: a subset would be drawn anew.
+    let settings = ProbeSettings { epochs: 20, ..ProbeSettings::default() };
+    let near = linear_probe((&train, &golden.labels), 1.0, &settings).unwrap();
+    let probe = linear_probe((&train, &far(&golden.labels)), 1.0, &settings).unwrap();
+    assert_eq!(probe.weights(), near.weights());
+    assert_eq!(probe.classify(&test).unwrap(), far(&near.classify(&test).unwrap()));
+}
+
+#[test]
 fn the_chosen_rate_separates_what_can_be_separated() {
     let (golden, train, test) = golden();
     let probe = linear_probe((&train, &golden.labels), 1.0, &ProbeSettings::default()).unwrap();

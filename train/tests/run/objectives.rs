@@ -36,7 +36,8 @@ fn open(world: &World, name: &str) -> Run {
 
 fn judge(run: &Run, protocol: Protocol, images: &Images, world: &World) -> Result<EvalReport, RunError> {
     let test = LabelledImages { source: images, images: "images".as_ref(), cache: None };
-    let inputs = EvalInputs { run, bank: Some(&world.bank), test, train: None };
+    let bank = protocol.reads_bank().then_some(&world.bank);
+    let inputs = EvalInputs { run, bank, test, train: None };
     let options = EvalOptions { protocols: vec![protocol], batch: 8, threads: 2, ..EvalOptions::default() };
     evaluate(&inputs, &options, &Job::new())
 }
@@ -343,6 +344,14 @@ fn labels_are_learnt_only_where_every_sample_has_one() {
     images.samples[4].label = Some(6);
     let classes = run(&make(&images, "numbers"), &images, "a").unwrap();
     assert_eq!(classes, Some(ClassRecord { count: 7, names: None }), "as many as the largest label asks for");
+    images.samples[4].label = Some(2_000_000);
+    let error = run(&make(&images, "sparse"), &images, "c").unwrap_err();
+    assert!(
+        matches!(error, RunError::SparseLabels { largest: 2_000_000, distinct: 4, limit: 1040, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("hint: labels are names, or numbers from 0 to C-1"), "{error}");
+    assert_eq!(error.kind(), FailureKind::Usage);
     (images.samples[4].label, images.samples[7].label) = (None, None);
     let error = run(&make(&images, "gaps"), &images, "b").unwrap_err();
     let key = &images.samples[4].key;

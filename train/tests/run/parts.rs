@@ -48,7 +48,7 @@ fn what_objectives_track_moves_once_per_batch() {
     });
     for whole in queues.into_iter().chain([online]) {
         let name = whole.objective.to_string();
-        let halves = TrainConfig { accumulate: 2, ..whole.clone() };
+        let halves = TrainConfig { batch_parts: 2, ..whole.clone() };
         let lines = steps(&world, &whole, &format!("{name}-1"));
         let in_halves = steps(&world, &halves, &format!("{name}-2"));
         assert_eq!((lines.len(), in_halves.len()), (6, 6), "{name}");
@@ -71,7 +71,7 @@ fn each_part_has_its_own_targets_and_its_own_mask() {
         // Weights stay, so that a batch in halves is two small batches, one after the other.
         let still = TrainConfig { base_lr: 1e-30, start_lr: 1e-31, ..config };
         let halves =
-            steps(&world, &TrainConfig { accumulate: 2, ..still.clone() }, &format!("{}-2", terms[0]));
+            steps(&world, &TrainConfig { batch_parts: 2, ..still.clone() }, &format!("{}-2", terms[0]));
         let small = steps(&world, &TrainConfig { batch: 4, ..still }, &format!("{}-1", terms[0]));
         for term in terms {
             let (first, second) = (small[0].parts[term], small[1].parts[term]);

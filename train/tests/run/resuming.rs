@@ -9,7 +9,7 @@ use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, RunError, SlotMode, 
 use lgd_train::trainer::{LoopSettings, TrainReport, train};
 
 use crate::artefacts::{bank, cache, everything};
-use crate::fixture::{Images, World, config, config_for, masked, resuming};
+use crate::fixture::{Images, World, config, config_for, leave_unfinished, masked, resuming};
 
 fn run(
     world: &World,
@@ -110,7 +110,7 @@ fn killed_between_two_checkpoints() {
     let error = run(&world, &dying, &config, &settings, &parts, &Job::new()).unwrap_err();
     assert!(matches!(error, RunError::Image { .. }), "{error}");
     // What a kill leaves besides: a half-written checkpoint, one that is not listed yet, a torn line.
-    fs::write(parts.join("checkpoints/.step-000000005.safetensors.tmp"), b"half").unwrap();
+    leave_unfinished(&parts.join("checkpoints/step-000000005.safetensors"));
     fs::write(parts.join("checkpoints/step-000000099.safetensors"), b"unlisted").unwrap();
     let metrics = fs::read_to_string(parts.join("metrics.jsonl")).unwrap();
     fs::write(parts.join("metrics.jsonl"), metrics + "{\"kind\":\"epo").unwrap();
@@ -208,4 +208,46 @@ fn resuming_a_finished_run_does_nothing() {
     assert_eq!((report.resumed_from, report.images), (Some(2), 0));
     assert_eq!((report.first_epoch_loss, report.last_epoch_loss), (Some(loss), Some(loss)));
     assert_eq!(fs::read(dir.join("run.json")).unwrap(), before);
+}
+
+#[test]
+fn a_finished_student_that_is_gone_or_damaged_is_made_again() {
+    let world = World::new(20);
+    let mut config = config(1);
+    config.optimiser.ema = Some(0.5);
+    let dir = world.path("run");
+    let go = || run(&world, &world.images, &config, &resuming(), &dir, &Job::new());
+    go().unwrap();
+    let files = ["run.json", "metrics.jsonl", "config.toml", "student.safetensors"];
+    let content = || files.map(|name| fs::read(dir.join(name)).unwrap());
+    let before = content();
+    let student = dir.join("student.safetensors");
+    let damage = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    let losses: [&dyn Fn(&Path); 2] = [&|path: &Path| fs::remove_file(path).unwrap(), &damage];
+    for lose in losses {
+        lose(&student);
+        let report = go().unwrap();
+        assert_eq!((report.resumed_from, report.images), (Some(2), 0));
+        assert!(content() == before);
+    }
+
+    // What no checkpoint holds, and what is left without one, is refused.
+    let refused = |path: &Path| {
+        let error = go().unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        assert_eq!(error.kind(), FailureKind::Artefact);
+    };
+    let metrics = dir.join("metrics.jsonl");
+    damage(&metrics);
+    refused(&metrics);
+    damage(&metrics);
+    go().unwrap();
+    fs::remove_dir_all(dir.join("checkpoints")).unwrap();
+    go().unwrap();
+    damage(&student);
+    refused(&student);
 }

@@ -11,7 +11,7 @@ use lgd_data::manifest::Verify;
 use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, Run, RunError, TrainConfig};
 use lgd_train::trainer::{LoopSettings, train};
 
-use crate::fixture::{World, config, resuming};
+use crate::fixture::{World, config, leave_unfinished, resuming};
 
 #[test]
 fn a_run_leaves_what_its_documentation_says() {
@@ -67,8 +67,24 @@ fn an_occupied_folder_is_refused_and_can_be_overwritten() {
     assert_eq!(error.kind(), FailureKind::Usage);
     go(Existing::Overwrite).unwrap();
     assert!(go(Existing::Refuse).is_err());
+    let files = [
+        "run.json",
+        "config.toml",
+        "metrics.jsonl",
+        "student.safetensors",
+        "checkpoints/step-000000002.safetensors",
+    ];
+    files.iter().for_each(|name| leave_unfinished(&dir.join(name)));
+    leave_unfinished(&dir.join("notes.txt"));
     go(Existing::Overwrite).unwrap();
     assert_eq!(fs::read_to_string(dir.join("notes.txt")).unwrap(), "mine");
+    let names = |dir: &Path| -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let left: Vec<String> = names(&dir).into_iter().filter(|name| name.ends_with(".tmp")).collect();
+    assert!(matches!(&left[..], [only] if only.starts_with(".notes.txt.")), "{left:?}");
+    assert!(names(&dir.join("checkpoints")).is_empty());
 }
 
 #[test]

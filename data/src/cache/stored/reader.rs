@@ -17,7 +17,11 @@ use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
 use crate::column::{group_pages, leaf_index, require_plain};
 use crate::error::{ArtefactError, IoContext};
 use crate::image::{DecodeLimits, decode};
+use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
+
+/// Shards whose files stay open.
+const OPEN_SHARDS: usize = 256;
 
 /// What precedes every value of a Parquet byte array: its length.
 const PREFIX: usize = 4;
@@ -33,13 +37,13 @@ pub struct StoredViews {
     format: StoredFormat,
     pixel_bytes: usize,
     shards: Vec<Shard>,
+    open: OpenFiles,
     rows: usize,
 }
 
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    file: File,
     first_row: usize,
     checks: Vec<u64>,
     /// Where each row's bytes start in the file.
@@ -54,7 +58,8 @@ impl StoredViews {
         format: StoredFormat,
         files: impl IntoIterator<Item = (PathBuf, usize)>,
     ) -> Result<Self, ArtefactError> {
-        let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), rows: 0 };
+        let open = OpenFiles::new(OPEN_SHARDS);
+        let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), open, rows: 0 };
         for (path, rows) in files {
             views.pixel_bytes =
                 format.pixel_bytes().map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
@@ -90,7 +95,8 @@ impl StoredViews {
     /// Where `row` is not below [`Self::rows`], like slice indexing.
     pub fn read_into(&self, row: usize, out: &mut [u8]) -> Result<(), ArtefactError> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        let shard = &self.shards[self.shards.partition_point(|shard| shard.first_row <= row) - 1];
+        let number = self.shards.partition_point(|shard| shard.first_row <= row) - 1;
+        let shard = &self.shards[number];
         if out.len() != self.pixel_bytes {
             let (expected, got) = (self.pixel_bytes, out.len());
             return Err(ArtefactError::invalid(
@@ -99,12 +105,13 @@ impl StoredViews {
             ));
         }
         let at = row - shard.first_row;
+        let file = self.open.get(number, &shard.path)?;
         match self.format.encoding {
-            Encoding::Raw => shard.fetch(at, row, out),
+            Encoding::Raw => shard.fetch(&file, at, row, out),
             Encoding::Jpeg { .. } => ENCODED.with_borrow_mut(|bytes| {
                 let length = shard.lengths.get(at).copied().unwrap_or(0);
                 bytes.resize(usize::try_from(length).unwrap_or(0), 0);
-                shard.fetch(at, row, bytes)?;
+                shard.fetch(&file, at, row, bytes)?;
                 self.decode(bytes, out).map_err(|reason| shard.damaged(row, &reason))
             }),
         }
@@ -140,12 +147,12 @@ impl Shard {
                 starts(path, &file, &metadata, JPEG, &length)
             }
         };
-        Ok(Self { path: path.to_owned(), file, first_row, checks, starts: starts?, lengths })
+        Ok(Self { path: path.to_owned(), first_row, checks, starts: starts?, lengths })
     }
 
-    /// Reads the bytes of the shard's row `at` and compares them with their check; `row` is its number in the cache.
-    fn fetch(&self, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtefactError> {
-        read_exact_at(&self.file, out, self.starts[at]).during("read", &self.path)?;
+    /// Reads the bytes of row `at` from the shard's file and compares them with their check; `row` is its number in the cache.
+    fn fetch(&self, file: &File, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtefactError> {
+        read_exact_at(file, out, self.starts[at]).during("read", &self.path)?;
         if check_of(out) == self.checks[at] {
             return Ok(());
         }
@@ -204,8 +211,12 @@ fn starts(
     if descriptor.max_def_level() != 0 || descriptor.max_rep_level() != 0 {
         return Err(invalid("it is not required"));
     }
-    let index = metadata.page_index().ok_or_else(|| invalid("it has no page index"))?;
     let mut starts = Vec::new();
+    // The file of a shard of rejects alone has no page index, and needs none.
+    if metadata.row_groups().is_empty() {
+        return Ok(starts);
+    }
+    let index = metadata.page_index().ok_or_else(|| invalid("it has no page index"))?;
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let first = starts.len();
         let rows = usize::try_from(group.num_rows()).map_err(|_| invalid("a negative number of rows"))?;

@@ -15,6 +15,7 @@ mod split;
 use candle_core::Device;
 
 use super::matrix::{Matrix, argmax, top1};
+use super::numbering::Numbering;
 use crate::run::RunError;
 use sgd::{Classifier, Examples, fit};
 use split::{hold_out, stratified};
@@ -48,6 +49,7 @@ impl Default for ProbeSettings {
 pub struct Probe {
     scaler: Scaler,
     classifier: Classifier,
+    numbering: Numbering,
     /// Labels it was given.
     pub labels: usize,
     /// The learning rate chosen, before the factor batch / 256.
@@ -57,15 +59,16 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// The class of each row of raw features.
+    /// The label of each row of raw features.
     ///
     /// # Errors
     /// [`RunError::Train`] where the width is not the training features'.
     pub fn classify(&self, features: &Matrix) -> Result<Vec<u32>, RunError> {
-        self.classifier.classify(&self.scaler.apply(features))
+        let numbers = self.classifier.classify(&self.scaler.apply(features))?;
+        Ok(numbers.into_iter().map(|number| self.numbering.label(number)).collect())
     }
 
-    /// The weights `[d, classes]` and biases `[classes]`, on scaled features.
+    /// The weights `[d, classes]` and biases `[classes]`, on scaled features; a class for each label there is, in ascending order.
     pub fn weights(&self) -> (&[f32], &[f32]) {
         (&self.classifier.weight, &self.classifier.bias)
     }
@@ -82,12 +85,13 @@ pub fn linear_probe(
 ) -> Result<Probe, RunError> {
     let scaler = Scaler::of(features);
     let scaled = scaler.apply(features);
-    let classes = labels.iter().max().map_or(0, |&label| usize::try_from(label).unwrap_or(usize::MAX) + 1);
+    let numbering = Numbering::of(labels);
+    let numbers = numbering.numbers(labels);
     let subset = stratified(labels, fraction, settings.seed);
-    let examples = Examples { features: scaled.tensor()?, labels, classes };
+    let examples = Examples { features: scaled.tensor()?, labels: &numbers, classes: numbering.len() };
     let (learning_rate, held_out) = choose_rate(&examples, &scaled, &subset, settings)?;
     let classifier = fit(&examples, &subset, &[learning_rate], settings)?.remove(0);
-    Ok(Probe { scaler, classifier, labels: subset.len(), learning_rate, held_out })
+    Ok(Probe { scaler, classifier, numbering, labels: subset.len(), learning_rate, held_out })
 }
 
 /// The rate that is right most often on held-out labels; of equals the one of smaller loss, then the smaller rate.

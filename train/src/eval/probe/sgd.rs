@@ -15,7 +15,7 @@ const REFERENCE_BATCH: f32 = 256.0;
 /// Numbers that one task updates.
 const CHUNK: usize = 4096;
 
-/// Scaled features `[N, d]` and a label for each row.
+/// Scaled features `[N, d]` and a label below `classes` for each row.
 pub(super) struct Examples<'a> {
     pub(super) features: Tensor,
     pub(super) labels: &'a [u32],

@@ -1,20 +1,26 @@
 //! `lgd inspect` and `lgd verify`: any artefact folder.
 
+mod summary;
+
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use indicatif::DecimalBytes;
-use lgd_data::bank::Bank;
+use lgd_data::bank::{BANK_VERSION, Bank};
 use lgd_data::cache::Cache;
-use lgd_data::kdep::KdepBank;
-use lgd_data::manifest::Verify;
-use lgd_train::run::Run;
+use lgd_data::kdep::{KDEP_VERSION, KdepBank};
+use lgd_data::manifest::{Verify, read_manifest};
+use lgd_train::run::{RUN_VERSION, Run};
 
-use super::{kept_variance, print};
+use super::print;
+use crate::args::InspectArgs;
 use crate::exit::Exit;
 use crate::say::say;
+use summary::Summary;
 
+/// The plan of an extraction that is not finished.
+const PLAN: &str = "extract.json";
+const MANIFESTS: [&str; 5] = ["cache.json", PLAN, "bank.json", "kdep.json", "run.json"];
 const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json or run.json";
 
 /// An artefact folder, told apart by its manifest.
@@ -27,7 +33,7 @@ enum Artefact {
 
 impl Artefact {
     fn open(path: &Path, depth: Verify) -> anyhow::Result<Self> {
-        if path.join("cache.json").exists() || path.join("extract.json").exists() {
+        if path.join("cache.json").exists() || path.join(PLAN).exists() {
             return Ok(Self::Cache(Box::new(Cache::open(path, depth)?)));
         }
         if path.join("bank.json").exists() {
@@ -43,63 +49,55 @@ impl Artefact {
     }
 }
 
-/// Prints the manifest as it stands, also that of unfinished work.
-pub fn inspect(path: &Path) -> anyhow::Result<Exit> {
-    for name in ["cache.json", "extract.json", "bank.json", "kdep.json", "run.json"] {
-        let manifest = path.join(name);
-        if !manifest.exists() {
-            continue;
-        }
-        let text =
-            fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
-        if name == "extract.json" {
-            say("note: the extraction is not finished; go on with `lgd extract --resume`");
-        }
-        if name == "cache.json" {
-            let cache = Cache::open(path, Verify::Length)?;
-            for (file, condition) in cache.embeddings().not_in_place() {
-                say(format_args!("note: {} is not read in place: {condition}", file.display()));
-            }
-            note_optional(&cache)?;
-        }
-        print(text.trim_end())?;
-        return Ok(Exit::Done);
+/// Prints a summary, or the manifest as it stands; also of unfinished work.
+pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
+    let path = &args.path;
+    let manifest = MANIFESTS.iter().find(|name| path.join(name).exists());
+    let Some(&name) = manifest else { bail!("{}: no cache, bank or run\n{HINT}", path.display()) };
+    if name == PLAN {
+        say("note: the extraction is not finished; go on with `lgd extract --resume`");
     }
-    bail!("{}: no cache, bank or run\n{HINT}", path.display())
+    if args.json || name == PLAN {
+        let file = path.join(name);
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        print(text.trim_end())?;
+    } else {
+        print(&summary(path, name)?.to_string())?;
+    }
+    Ok(Exit::Done)
 }
 
-/// Tells what the cache holds besides views and embeddings.
-fn note_optional(cache: &Cache) -> anyhow::Result<()> {
-    let (manifest, config) = (cache.manifest(), &cache.manifest().config);
-    if let Some(format) = config.stored_views {
-        say(format_args!("note: the views are stored ({format}), {}", DecimalBytes(manifest.bytes().1)));
-    }
-    if let Some((column, record)) = cache.features()?.zip(config.features.as_ref()) {
-        let bytes = 2 * column.rows() as u64 * record.dim as u64;
-        say(format_args!(
-            "note: features of {} are cached ({}), {}",
-            record.dim,
-            record.output,
-            DecimalBytes(bytes)
-        ));
-    }
-    if let Some(record) = &config.tokens {
-        let kept = kept_variance(manifest).map(|kept| format!(", {kept}")).unwrap_or_default();
-        say(format_args!(
-            "note: tokens are cached ({record}{kept}), {}",
-            DecimalBytes(manifest.token_bytes())
-        ));
-        say(format_args!("note: {}", record.student_sizes()));
-    }
-    if let Some(record) = &config.captions {
-        let from = if record.text_encoder.is_some() { "the text encoder" } else { "the list" };
-        let bytes = DecimalBytes(manifest.caption_bytes());
-        say(format_args!("note: captions are cached (embeddings of {} from {from}), {bytes}", record.dim));
+fn summary(path: &Path, name: &str) -> anyhow::Result<Summary> {
+    let file = path.join(name);
+    Ok(match name {
+        "cache.json" => {
+            let cache = Cache::open(path, Verify::Length)?;
+            warn_about(&cache);
+            Summary::of_cache(&cache)
+        }
+        "bank.json" => {
+            let (manifest, hash) = read_manifest(&file, BANK_VERSION, "the bank's manifest")?;
+            Summary::of_bank(&manifest, hash)
+        }
+        "kdep.json" => {
+            let (manifest, hash) = read_manifest(&file, KDEP_VERSION, "the bank's manifest")?;
+            Summary::of_kdep(&manifest, hash)
+        }
+        _ => {
+            let (manifest, hash) = read_manifest(&file, RUN_VERSION, "the run's manifest")?;
+            Summary::of_run(path, &manifest, hash)
+        }
+    })
+}
+
+/// Tells what of the cache's files is not as it was written.
+fn warn_about(cache: &Cache) {
+    for (file, condition) in cache.embeddings().not_in_place() {
+        say(format_args!("note: {} is not read in place: {condition}", file.display()));
     }
     for absent in cache.absent_columns() {
         say(format_args!("warning: {absent}"));
     }
-    Ok(())
 }
 
 /// What a cache holds besides views and embeddings, every byte of it checked, in words that end in a comma and a blank. A column that

@@ -1,0 +1,89 @@
+//! Files that many threads read, of which only so many are open at a time: a cache may have more shards than a process may
+//! have open files, often 1,024.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{ArtefactError, IoContext};
+
+/// Open files by number. Those opened last stay open: rows are drawn over all shards, none of which is more likely to be wanted
+/// next than another.
+#[derive(Debug)]
+pub(crate) struct OpenFiles {
+    most: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// By number; shorter than the highest number where that was never opened.
+    files: Vec<Option<Arc<File>>>,
+    /// The numbers of those that are open, the oldest first.
+    order: VecDeque<usize>,
+}
+
+impl OpenFiles {
+    /// Keeps `most` files open, at least one.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most: most.max(1), open: Mutex::default() }
+    }
+
+    /// File `number`, which is the one at `path`.
+    pub(crate) fn get(&self, number: usize, path: &Path) -> Result<Arc<File>, ArtefactError> {
+        if let Some(Some(file)) = self.lock().files.get(number) {
+            return Ok(Arc::clone(file));
+        }
+        // Without the lock: on a network share this takes its time, and two that open the same file do no harm.
+        let file = Arc::new(File::open(path).during("open", path)?);
+        self.keep(number, &file);
+        Ok(file)
+    }
+
+    fn keep(&self, number: usize, file: &Arc<File>) {
+        let mut open = self.lock();
+        if open.files.len() <= number {
+            open.files.resize(number + 1, None);
+        }
+        if open.files[number].replace(Arc::clone(file)).is_some() {
+            return;
+        }
+        open.order.push_back(number);
+        if open.order.len() > self.most
+            && let Some(oldest) = open.order.pop_front()
+        {
+            // Whoever is still reading from it holds it open.
+            open.files[oldest] = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::positioned::read_exact_at;
+
+    #[test]
+    fn all_files_can_be_read_while_few_are_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |number: u8| dir.path().join(number.to_string());
+        (0..9).for_each(|number| std::fs::write(path(number), [number]).unwrap());
+        let files = OpenFiles::new(3);
+        for number in (0..9).chain([4, 4, 8, 0, 5, 4]) {
+            let mut byte = [u8::MAX];
+            let file = files.get(usize::from(number), &path(number)).unwrap();
+            read_exact_at(&file, &mut byte, 0).unwrap();
+            let open = files.lock().files.iter().flatten().count();
+            assert!(byte == [number] && open <= 3, "file {number}: {byte:?}, {open} open");
+        }
+        std::fs::remove_file(path(5)).unwrap();
+        assert!(files.get(5, &path(5)).is_ok(), "the one opened last is still open");
+        std::fs::remove_file(path(1)).unwrap();
+        assert!(files.get(1, &path(1)).unwrap_err().to_string().contains("cannot open"));
+    }
+}

@@ -1,0 +1,231 @@
+//! What an artefact is made of, one line for each thing that one wants to know of it.
+
+use std::path::Path;
+
+use indicatif::{DecimalBytes, HumanCount};
+use lgd_data::bank::{BankManifest, BankRecord, CategoryRecord, Storage};
+use lgd_data::cache::{Cache, CacheConfig, CacheManifest, TeacherRecord};
+use lgd_data::kdep::{KdepManifest, KdepRecord};
+use lgd_data::manifest::ContentHash;
+use lgd_train::run::RunManifest;
+use lgd_train::student::Head;
+
+use crate::commands::kept_variance;
+
+/// Names that a line shows.
+const SHOWN: usize = 10;
+
+/// Lines of a label and a text.
+pub struct Summary(Vec<(&'static str, String)>);
+
+impl Summary {
+    /// A cache.
+    pub fn of_cache(cache: &Cache) -> Self {
+        let (manifest, hash) = (cache.manifest(), cache.hash());
+        let CacheConfig { teacher, samples, class_names, seed, .. } = &manifest.config;
+        let classes =
+            class_names.as_ref().map_or(String::new(), |names| format!(", {} classes", names.len()));
+        let images = format!(
+            "{} of {} listed, {} rejected{classes}",
+            count(manifest.samples()),
+            count(*samples),
+            count(manifest.rejected)
+        );
+        let mut lines = vec![
+            ("cache", hash.to_string()),
+            ("teacher", teacher_line(teacher)),
+            ("images", images),
+            ("views", format!("{}, seed {seed}", views(&manifest.config))),
+            ("embeddings", embeddings(manifest)),
+        ];
+        lines.extend(optional(manifest));
+        Self(lines)
+    }
+
+    /// A bank of names.
+    pub fn of_bank(manifest: &BankManifest, hash: ContentHash) -> Self {
+        let BankRecord { cache, dim, categories, templates, teacher_temperature, .. } = &manifest.record;
+        let names: Vec<&str> = categories.iter().map(|category| category.name.as_str()).collect();
+        let mut lines = vec![
+            ("bank of names", hash.to_string()),
+            ("of the cache", cache.to_string()),
+            ("categories", format!("{}: {}", count(names.len()), shown(&names))),
+            ("templates", shown(&templates.iter().map(String::as_str).collect::<Vec<_>>())),
+            ("temperature", format!("tau_t {teacher_temperature}")),
+            (
+                "targets",
+                format!(
+                    "{} rows, {}; prototypes of width {dim}",
+                    count(manifest.rows),
+                    storage(&manifest.record)
+                ),
+            ),
+        ];
+        lines.extend(view_counts(categories).map(|text| ("views", text)));
+        let unassigned: Vec<&str> = manifest.record.unassigned.iter().map(String::as_str).collect();
+        if !unassigned.is_empty() {
+            lines.push(("without views", format!("{}: {}", count(unassigned.len()), shown(&unassigned))));
+        }
+        Self(lines)
+    }
+
+    /// A KDEP bank.
+    pub fn of_kdep(manifest: &KdepManifest, hash: ContentHash) -> Self {
+        let KdepRecord { cache, output, features, dim, explained_variance, fitted_rows, .. } =
+            &manifest.record;
+        let KdepRecord { pts_temperature, pts_power, scale, rank, .. } = &manifest.record;
+        let kept = 100.0 * explained_variance;
+        Self(vec![
+            ("KDEP bank", hash.to_string()),
+            ("of the cache", cache.to_string()),
+            (
+                "projection",
+                format!(
+                    "features of {features} ({output}) to {dim}, {kept:.1}% of their variance kept, {rank} dimensions vary"
+                ),
+            ),
+            ("fitted on", format!("{} rows", count(*fitted_rows))),
+            (
+                "scaling",
+                format!(
+                    "temperature {pts_temperature}, power {pts_power}; root of the mean square {:.2}",
+                    scale.rms
+                ),
+            ),
+            ("targets", format!("{} rows", count(manifest.rows))),
+        ])
+    }
+
+    /// A run, finished or not.
+    pub fn of_run(dir: &Path, manifest: &RunManifest, hash: ContentHash) -> Self {
+        let RunManifest { config, cache, bank, kdep_bank, teacher, dim, samples, device, step, .. } =
+            manifest;
+        let steps = manifest.steps_per_epoch * config.epochs as usize;
+        let state =
+            if manifest.complete { "finished" } else { "not finished; go on with `lgd train --resume`" };
+        let head = match manifest.head() {
+            Head::Classifier { classes } => format!("a classifier of {classes}"),
+            Head::Projection { .. } => format!("embeddings of {dim}"),
+            Head::None => "the pooled feature".to_owned(),
+        };
+        let input = format!("{} px, RGB in 0..1, {}", config.size, normalization(teacher));
+        let mut lines = vec![
+            ("run", hash.to_string()),
+            ("state", format!("step {} of {}, {state}", count(*step), count(steps))),
+            ("objective", config.objective.to_string()),
+            ("student", format!("{}, {head}", config.student)),
+            ("input", input),
+            ("teacher", teacher.name.clone()),
+            (
+                "length",
+                format!(
+                    "{} epochs of {} steps of {} images, {} in the cache",
+                    config.epochs,
+                    manifest.steps_per_epoch,
+                    config.batch,
+                    count(*samples)
+                ),
+            ),
+            ("learning rate", format!("{}, seed {}, on {device}", config.base_lr, config.seed)),
+            ("of the cache", cache.to_string()),
+        ];
+        lines.extend(bank.map(|hash| ("bank of names", hash.to_string())));
+        lines.extend(kdep_bank.map(|hash| ("KDEP bank", hash.to_string())));
+        let files = manifest.files.iter().filter(|file| file.name.ends_with(".safetensors"));
+        lines.extend(files.map(|file| {
+            ("weights", format!("{}, {}", dir.join(&file.name).display(), DecimalBytes(file.bytes)))
+        }));
+        Self(lines)
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let width = self.0.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+        for (index, (label, text)) in self.0.iter().enumerate() {
+            let end = if index > 0 { "\n" } else { "" };
+            write!(f, "{end}{label:<width$}  {text}")?;
+        }
+        Ok(())
+    }
+}
+
+fn teacher_line(teacher: &TeacherRecord) -> String {
+    let text = if teacher.text_encoder.is_some() { "with" } else { "without" };
+    let TeacherRecord { name, size, output, .. } = teacher;
+    format!("{name}, {size} px, output {output}, {}, {text} a text encoder", normalization(teacher))
+}
+
+fn normalization(teacher: &TeacherRecord) -> String {
+    let of = teacher.normalization;
+    let resample = format!("{:?}", teacher.resample).to_lowercase();
+    format!("mean {:?}, std {:?}, {resample}", of.mean, of.std)
+}
+
+fn views(config: &CacheConfig) -> String {
+    let CacheConfig { views, policy, center_fraction, .. } = config;
+    match center_fraction {
+        Some(fraction) if *views == 1 => format!("1 per image, the centre crop ({fraction})"),
+        Some(fraction) => format!("{views} per image: the centre crop ({fraction}), then {policy}"),
+        None => format!("{views} per image, {policy}"),
+    }
+}
+
+fn embeddings(manifest: &CacheManifest) -> String {
+    let (rows, dim, shards) = (count(manifest.rows), manifest.config.dim, manifest.shards.len());
+    format!(
+        "{rows} of {dim} in {shards} shards, {} with views and features",
+        DecimalBytes(manifest.bytes().0)
+    )
+}
+
+/// What the cache holds besides views and embeddings.
+fn optional(manifest: &CacheManifest) -> Vec<(&'static str, String)> {
+    let config = &manifest.config;
+    let mut lines = Vec::new();
+    if let Some(format) = config.stored_views {
+        lines.push(("stored views", format!("{format}, {}", DecimalBytes(manifest.bytes().1))));
+    }
+    if let Some(record) = &config.features {
+        let bytes = DecimalBytes(2 * (manifest.rows * record.dim) as u64);
+        lines.push(("features", format!("{} values ({}), {bytes}", record.dim, record.output)));
+    }
+    if let Some(record) = &config.tokens {
+        let kept = kept_variance(manifest).map(|kept| format!(", {kept}")).unwrap_or_default();
+        lines.push(("tokens", format!("{record}{kept}, {}", DecimalBytes(manifest.token_bytes()))));
+        lines.push(("", record.student_sizes().to_string()));
+    }
+    if let Some(record) = &config.captions {
+        let from = if record.text_encoder.is_some() { "the text encoder" } else { "the list" };
+        let bytes = DecimalBytes(manifest.caption_bytes());
+        lines.push(("captions", format!("embeddings of {} from {from}, {bytes}", record.dim)));
+    }
+    lines
+}
+
+fn storage(record: &BankRecord) -> String {
+    match record.storage {
+        Storage::Dense => "every probability kept".to_owned(),
+        Storage::TopK { k } => {
+            let [text, visual] = [record.text_mass.mean, record.visual_mass.mean].map(|mass| 100.0 * mass);
+            format!("the {k} largest kept, which hold {text:.1}% (text) and {visual:.1}% (visual)")
+        }
+    }
+}
+
+/// The categories with the fewest and the most views; `None` of an empty bank.
+fn view_counts(categories: &[CategoryRecord]) -> Option<String> {
+    let few = categories.iter().min_by_key(|category| category.count)?;
+    let many = categories.iter().max_by_key(|category| category.count)?;
+    let told = |category: &CategoryRecord| format!("{} ({})", HumanCount(category.count), category.name);
+    Some(format!("{} to {} per category", told(few), told(many)))
+}
+
+fn shown(names: &[&str]) -> String {
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names[..names.len().min(SHOWN)].join(", ") + more
+}
+
+fn count(number: usize) -> HumanCount {
+    HumanCount(number as u64)
+}

@@ -1,0 +1,46 @@
+//! Labels as numbers without gaps: a label may be any u32, and votes and logits have a place for each number up to the largest.
+
+use std::collections::BTreeSet;
+
+/// The labels that there are, in ascending order: each one's place is its number.
+#[derive(Clone, Debug)]
+pub(super) struct Numbering(Vec<u32>);
+
+impl Numbering {
+    /// Numbers the labels that `labels` has.
+    pub(super) fn of(labels: &[u32]) -> Self {
+        let distinct: BTreeSet<u32> = labels.iter().copied().collect();
+        Self(distinct.into_iter().collect())
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The numbers of `labels`, all of which are among those that there are.
+    pub(super) fn numbers(&self, labels: &[u32]) -> Vec<u32> {
+        let number = |label: &u32| self.0.partition_point(|known| known < label);
+        labels.iter().map(|label| u32::try_from(number(label)).unwrap_or(u32::MAX)).collect()
+    }
+
+    /// The label of a number; 0 where there is none.
+    pub(super) fn label(&self, number: u32) -> u32 {
+        usize::try_from(number).ok().and_then(|number| self.0.get(number)).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_keep_their_order_and_come_back() {
+        let labels = [7, 0, u32::MAX, 7, 3];
+        let numbering = Numbering::of(&labels);
+        assert_eq!(numbering.len(), 4);
+        let numbers = numbering.numbers(&labels);
+        assert_eq!(numbers, [2, 0, 3, 2, 1]);
+        assert_eq!(numbers.into_iter().map(|number| numbering.label(number)).collect::<Vec<_>>(), labels);
+    }
+}
