@@ -157,7 +157,12 @@ pub enum Verify {
 }
 
 /// Tells this process from all others that write to a folder. Their numbers do not: containers on one share are all number 1.
-static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+static PROCESS: LazyLock<u64> = LazyLock::new(draw);
+
+/// A number that no other call draws, in whatever process.
+fn draw() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
 
 /// A file that appears under its name only when [`AtomicFile::commit`] succeeds.
 #[derive(Debug)]
@@ -388,7 +393,7 @@ fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
 }
 
 /// The plan of an unfinished cache; it stands in for the manifest while extraction runs.
-pub(crate) const PLAN: &str = "extract.json";
+pub const PLAN: &str = "extract.json";
 
 /// The manifests, the kind of artefact that each marks, and what is said of a folder that holds it and not the one looked for.
 const KINDS: [(&str, &str, &str); 5] = [
@@ -458,6 +463,7 @@ mod tests {
 
     #[test]
     fn temporary_names_do_not_rest_on_the_number_of_the_process() {
+        assert_ne!(draw(), draw(), "it is drawn, not derived from what two processes may share");
         let dir = tempfile::tempdir().unwrap();
         let [a, b] = [0, 1].map(|_| AtomicFile::create(&dir.path().join("views-00000.parquet")).unwrap());
         let names = [&a, &b].map(|file| file.temporary.file_name().unwrap().to_str().unwrap().to_owned());

@@ -138,6 +138,41 @@ fn a_storage_that_fails_is_told_from_a_file_that_is_bad() {
 }
 
 #[test]
+fn a_list_that_names_a_share_by_whole_paths_is_gone_with_it() {
+    let (share, lists) = (folder(&["photos/1.png", "photos/2.png"]), folder(&["elsewhere.png"]));
+    let photo = |name: &str| share.path().join("photos").join(name).display().to_string();
+    let text = format!("{}\n{}\n{}\n", photo("1.png"), photo("none/3.png"), photo("4.png"));
+    let source = csv(lists.path(), text).unwrap();
+    assert!(source.read(0, 100).is_ok());
+    for missing in [1, 2] {
+        let error = source.read(missing, 100).unwrap_err();
+        assert!(error.reason() == "missing" && !error.is_storage_failure(), "{error}");
+    }
+    fs::remove_dir_all(share.path().join("photos")).unwrap();
+    for sample in 0..3 {
+        let error = source.read(sample, 100).unwrap_err();
+        let told = format!("nothing is left in {}", share.path().display());
+        assert!(error.is_storage_failure() && error.to_string().contains(&told), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_a_circle_are_bad_files_and_no_storage_failure() {
+    let root = folder(&["a/1.png"]);
+    std::os::unix::fs::symlink("circle.png", root.path().join("circle.png")).unwrap();
+    let source = csv(root.path(), "circle.png\n").unwrap();
+    let error = source.read(0, 100).unwrap_err();
+    assert!(error.reason() == "unreadable" && !error.is_storage_failure(), "{error}");
+    fs::remove_file(root.path().join("list.csv")).unwrap();
+    let rejected = open(root.path()).rejected().to_vec();
+    assert_eq!(
+        rejected.iter().map(|entry| (&*entry.key, entry.reason)).collect::<Vec<_>>(),
+        [("circle.png", "unreadable")]
+    );
+}
+
+#[test]
 fn a_csv_keeps_its_order_and_numbers_names() {
     let root = folder(&["x/2.png", "1.png"]);
     let text = "\u{feff}Path,Label\r\nx/2.png, dog\r\n\r\n\"1.png\",cat\nmissing.png,dog\n";

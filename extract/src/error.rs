@@ -146,7 +146,8 @@ pub enum ExtractError {
     },
     /// Images cannot be read for a reason that does not lie in them: rejecting them would leave sound samples out for good.
     #[error(
-        "{source}\nhint: not the file but the storage has failed: see to it, then run again with --resume; complete shards are kept"
+        "{source}\nhint: not the file but the storage seems to have failed: see to it, then run again with --resume; complete shards are \
+         kept. If it is the file alone, empty it, and it will be rejected"
     )]
     Storage {
         /// The first image that could not be read, and why.

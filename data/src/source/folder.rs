@@ -11,10 +11,10 @@
 //! - Symbolic links are followed; a folder that contains itself is entered once and the link is rejected.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use super::{ImageSource, Rejected, Sample, SourceError, read_sample};
+use super::{ImageSource, Rejected, Sample, SourceError, lies_in_the_file, read_sample};
 
 /// Deepest nesting followed below the root.
 const MAX_DEPTH: usize = 64;
@@ -34,17 +34,19 @@ impl ImageFolder {
         let mut listing = Listing::default();
         let chain = vec![fs::canonicalize(root).map_err(|error| SourceError::io(root, error))?];
         let entries = visible_entries(root).map_err(|error| SourceError::io(root, error))?;
-        let (folders, files): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|name| root.join(name).is_dir());
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        for name in entries {
+            if is_folder(&root.join(&name))? { folders.push(name) } else { files.push(name) }
+        }
         for name in files {
-            listing.visit(&root.join(&name), name, None, &chain);
+            listing.visit(&root.join(&name), name, None, &chain)?;
         }
         let mut classes = Vec::new();
         for name in folders {
             match name.into_string() {
                 Ok(name) => {
                     let label = u32::try_from(classes.len()).ok();
-                    listing.visit(&root.join(&name), OsString::from(&name), label, &chain);
+                    listing.visit(&root.join(&name), OsString::from(&name), label, &chain)?;
                     classes.push(name);
                 }
                 Err(name) => listing.reject(&name, "not-utf8", "the name is not UTF-8"),
@@ -88,38 +90,63 @@ struct Listing {
 impl Listing {
     /// Adds the file or folder at `path`, whose key is `key`. `chain`: canonical paths of the folders on the
     /// way.
-    fn visit(&mut self, path: &Path, key: OsString, label: Option<u32>, chain: &[PathBuf]) {
+    fn visit(
+        &mut self,
+        path: &Path,
+        key: OsString,
+        label: Option<u32>,
+        chain: &[PathBuf],
+    ) -> Result<(), SourceError> {
         // Follows links; a dangling one is an error here.
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
-            Err(error) => return self.reject(&key, "unreadable", &error.to_string()),
+            Err(error) => return self.unreadable(path, &key, error),
         };
         if metadata.is_dir() {
-            self.enter(path, &key, label, chain);
-        } else if !metadata.is_file() {
-            self.reject(&key, "not-a-file", "neither a file nor a folder");
-        } else {
-            match key.into_string() {
-                Ok(key) => self.samples.push(Sample { key, label }),
-                Err(key) => self.reject(&key, "not-utf8", "the name is not UTF-8"),
-            }
+            return self.enter(path, &key, label, chain);
         }
+        if !metadata.is_file() {
+            self.reject(&key, "not-a-file", "neither a file nor a folder");
+            return Ok(());
+        }
+        match key.into_string() {
+            Ok(key) => self.samples.push(Sample { key, label }),
+            Err(key) => self.reject(&key, "not-utf8", "the name is not UTF-8"),
+        }
+        Ok(())
     }
 
-    fn enter(&mut self, path: &Path, key: &OsString, label: Option<u32>, chain: &[PathBuf]) {
+    /// Rejects what cannot be read, unless the storage is to blame: a folder that is left out takes its whole class with it.
+    fn unreadable(&mut self, path: &Path, key: &OsString, error: io::Error) -> Result<(), SourceError> {
+        if !lies_in_the_file(&error) {
+            return Err(SourceError::io(path, error));
+        }
+        self.reject(key, "unreadable", &error.to_string());
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        path: &Path,
+        key: &OsString,
+        label: Option<u32>,
+        chain: &[PathBuf],
+    ) -> Result<(), SourceError> {
         let canonical = match fs::canonicalize(path) {
             Ok(canonical) => canonical,
-            Err(error) => return self.reject(key, "unreadable", &error.to_string()),
+            Err(error) => return self.unreadable(path, key, error),
         };
         if chain.contains(&canonical) {
-            return self.reject(key, "link-cycle", "the link leads to a folder that contains it");
+            self.reject(key, "link-cycle", "the link leads to a folder that contains it");
+            return Ok(());
         }
         if chain.len() > MAX_DEPTH {
-            return self.reject(key, "too-deep", "folders are nested too deeply");
+            self.reject(key, "too-deep", "folders are nested too deeply");
+            return Ok(());
         }
         let names = match visible_entries(path) {
             Ok(names) => names,
-            Err(error) => return self.reject(key, "unreadable", &error.to_string()),
+            Err(error) => return self.unreadable(path, key, error),
         };
         let mut chain = chain.to_vec();
         chain.push(canonical);
@@ -127,8 +154,9 @@ impl Listing {
             let mut child = key.clone();
             child.push("/");
             child.push(&name);
-            self.visit(&path.join(name), child, label, &chain);
+            self.visit(&path.join(name), child, label, &chain)?;
         }
+        Ok(())
     }
 
     fn reject(&mut self, key: &OsString, reason: &'static str, detail: &str) {
@@ -137,8 +165,17 @@ impl Listing {
     }
 }
 
+/// Whether there is a folder at `path`, links followed.
+fn is_folder(path: &Path) -> Result<bool, SourceError> {
+    match path.metadata() {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if lies_in_the_file(&error) => Ok(false),
+        Err(error) => Err(SourceError::io(path, error)),
+    }
+}
+
 /// Names in a folder, without hidden ones, in bytewise order.
-fn visible_entries(folder: &Path) -> std::io::Result<Vec<OsString>> {
+fn visible_entries(folder: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();

@@ -12,6 +12,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 pub use captions::Captions;
 pub use csv_list::{CaptionColumn, CsvList};
 pub use folder::ImageFolder;
@@ -83,7 +85,7 @@ pub enum SourceError {
     Gone {
         /// The sample's file.
         path: PathBuf,
-        /// The folder of the source.
+        /// The folder.
         root: PathBuf,
     },
     /// Neither a folder nor a CSV file.
@@ -256,15 +258,8 @@ impl SourceError {
 
     /// Whether the storage has failed and not one file, so that samples would be rejected which are sound.
     pub fn is_storage_failure(&self) -> bool {
-        use io::ErrorKind::{
-            InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
-        };
         match self {
-            // All that a file, or the way to it, can do wrong. The rest is a disk, a network, or this process.
-            Self::Io { error, .. } => !matches!(
-                error.kind(),
-                NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidInput | InvalidFilename
-            ),
+            Self::Io { error, .. } => !lies_in_the_file(error),
             Self::Gone { .. } => true,
             _ => false,
         }
@@ -304,6 +299,19 @@ fn open(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, So
     }
 }
 
+/// Whether an error is one that a file, or the way to it, can be blamed for. The rest is a disk, a network, or this process.
+fn lies_in_the_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+    };
+    // Links in a circle and sockets, for which there is no kind.
+    let errno = Errno::from_io_error(error);
+    matches!(
+        error.kind(),
+        NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidInput | InvalidFilename
+    ) || errno.is_some_and(|errno| [Errno::LOOP, Errno::NXIO].contains(&errno))
+}
+
 /// Reads the file of sample `index` below `root`.
 fn read_sample(
     root: &Path,
@@ -326,19 +334,27 @@ fn read_sample(
         Ok(Some(bytes).filter(|bytes| u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes)))
     };
     match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_gone(root) => {
-            Err(SourceError::Gone { path, root: root.to_owned() })
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(match gone(root, &path) {
+            Some(folder) => SourceError::Gone { path, root: folder },
+            None => SourceError::io(&path, error),
+        }),
         read => read.map_err(|error| SourceError::io(&path, error))?.ok_or_else(too_many),
     }
 }
 
-/// Whether the folder of a source is no longer there, or is empty as the mount point of a share that is.
-fn is_gone(root: &Path) -> bool {
+/// The folder without which everything is missing: that of the source where it is no longer there, or, of a sample that stands
+/// elsewhere, the nearest that is there. Either may be empty, as the mount point of a share that is absent.
+fn gone(root: &Path, path: &Path) -> Option<PathBuf> {
     // A list that was named without a folder.
     let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
-    match fs::read_dir(root) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() != io::ErrorKind::PermissionDenied,
+    if !root.exists() || is_empty(root) {
+        return Some(root.to_owned());
     }
+    let elsewhere =
+        path.ancestors().skip(1).find(|folder| folder.exists()).filter(|_| !path.starts_with(root));
+    elsewhere.filter(|folder| is_empty(folder)).map(Path::to_owned)
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }

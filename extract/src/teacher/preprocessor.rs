@@ -141,12 +141,18 @@ mod hugging_face {
         Ok(Some(rescaled(mean, std, factor)))
     }
 
-    /// Crop over short side, where the image is resized by its short side and then cropped.
+    /// Crop over short side, where the image is resized by its short side and then cropped. A plain number is a short side to CLIP's
+    /// processors, to others a square; where it is the crop's, nothing is cut off either way.
     #[expect(clippy::cast_precision_loss, reason = "sides of images are far below 2^24")]
     pub(super) fn center_fraction(_: &Path, json: &Value) -> Result<Option<f32>, ExtractError> {
         let on = enabled(json, "do_resize") && enabled(json, "do_center_crop");
         let crop = value(json, "crop_size").filter(|_| on).and_then(square);
-        let short = json.pointer("/size/shortest_edge").and_then(Value::as_u64);
+        let kind = ["feature_extractor_type", "image_processor_type"]
+            .map(|key| json.get(key).and_then(Value::as_str));
+        let of_clip = kind.iter().flatten().any(|kind| kind.starts_with("CLIP"));
+        let plain = json.get("size").and_then(Value::as_u64);
+        let plain = plain.filter(|size| of_clip || crop.is_some_and(|crop| u64::from(crop) == *size));
+        let short = json.pointer("/size/shortest_edge").and_then(Value::as_u64).or(plain);
         let share = crop.zip(short).map(|(crop, short)| crop as f32 / short as f32);
         // A crop beyond the image is filled up with black, which no crop of ours is.
         Ok(share.filter(|share| *share > 0.0 && *share <= 1.0))
@@ -367,6 +373,13 @@ mod tests {
             (r#"{"crop_size": 224, "size": {"shortest_edge": 256}, "do_center_crop": false}"#, None),
             (r#"{"crop_size": 224, "size": {"shortest_edge": 256}, "do_resize": false}"#, None),
             (r#"{"size": {"shortest_edge": 256}}"#, None),
+            (r#"{"crop_size": 224, "size": 224}"#, Some(1.0)),
+            (r#"{"crop_size": 224, "size": 256}"#, None),
+            (
+                r#"{"crop_size": 224, "size": 256, "feature_extractor_type": "CLIPFeatureExtractor"}"#,
+                Some(0.875),
+            ),
+            (r#"{"crop_size": 224, "size": 256, "image_processor_type": "ViTImageProcessor"}"#, None),
         ] {
             assert_eq!(hugging_face(json), fraction, "{json}");
         }

@@ -12,6 +12,7 @@ use lgd_data::cache::{
 };
 use lgd_data::image::DecodeLimits;
 use lgd_data::source::{ImageSource, Rejected, open_captioned, open_source};
+use lgd_data::view::CENTER_FRACTION;
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
 use lgd_extract::teacher::ImageSettings;
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
@@ -21,9 +22,6 @@ use crate::args::{ExtractArgs, StoreTokens, StoreViews};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
-
-/// Share of the short side that torchvision's centre crop keeps, 224 of 256.
-const CENTER_FRACTION: f32 = 0.875;
 
 /// Views that a projection is fitted to.
 const FIT_VIEWS: usize = 2048;

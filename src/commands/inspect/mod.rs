@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use lgd_data::bank::{BANK_VERSION, Bank};
 use lgd_data::cache::Cache;
 use lgd_data::kdep::{KDEP_VERSION, KdepBank};
-use lgd_data::manifest::{Verify, read_manifest};
+use lgd_data::manifest::{PLAN, Verify, read_manifest};
 use lgd_train::run::{RUN_VERSION, Run};
 
 use super::print;
@@ -18,8 +18,6 @@ use crate::exit::Exit;
 use crate::say::say;
 use summary::Summary;
 
-/// The plan of an extraction that is not finished.
-const PLAN: &str = "extract.json";
 const MANIFESTS: [&str; 5] = ["cache.json", PLAN, "bank.json", "kdep.json", "run.json"];
 const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json or run.json";
 

@@ -20,8 +20,8 @@ use crate::image::{DecodeLimits, decode};
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
 
-/// Shards whose files stay open.
-const OPEN_SHARDS: usize = 256;
+/// Shards whose files stay open: some systems allow a process no more than 256 files.
+const OPEN_SHARDS: usize = 128;
 
 /// What precedes every value of a Parquet byte array: its length.
 const PREFIX: usize = 4;
