@@ -40,6 +40,8 @@ pub enum Command {
     Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher beside it.
     Eval(EvalArgs),
+    /// Write a finished student as one ONNX file, with a score for every name of a bank.
+    Export(ExportArgs),
     /// Show what a cache, bank or run is made of.
     Inspect(InspectArgs),
     /// Check every byte of a cache, bank or run against its manifest.
@@ -528,6 +530,23 @@ pub struct EvalArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `lgd export`.
+#[derive(ClapArgs)]
+pub struct ExportArgs {
+    /// The run folder.
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// The ONNX file to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// A bank of the student's text encoder: its prototypes go into the file, and each image gets a score for each of its names.
+    #[arg(long, value_name = "DIR")]
+    pub bank: Option<PathBuf>,
+    /// Replace the file.
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// `lgd inspect`.

@@ -4,6 +4,7 @@
 
 mod bank;
 mod eval;
+mod export;
 mod extract;
 mod inspect;
 mod objectives;
@@ -26,6 +27,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Train(args) => train::run(&args),
         Command::Objectives(args) => objectives::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => inspect::verify(&args.path),
     }

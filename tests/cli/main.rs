@@ -5,6 +5,7 @@ mod bad_input;
 mod common;
 mod damage;
 mod evaluation;
+mod export;
 mod kdep;
 mod objectives;
 mod optional;

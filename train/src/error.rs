@@ -111,6 +111,12 @@ pub enum TrainError {
         /// Why not.
         reason: String,
     },
+    /// Something that cannot stand in an exported file.
+    #[error("{what} cannot be exported")]
+    Unexportable {
+        /// What it is.
+        what: String,
+    },
     /// A result was asked for before anything ran, or twice.
     #[error("no forward pass has run that this belongs to")]
     NothingRan,

@@ -5,6 +5,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod eval;
+pub mod export;
 pub mod loader;
 pub mod objective;
 pub mod ops;

@@ -57,6 +57,13 @@ impl Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value(pub(super) usize);
 
+impl Value {
+    /// The number of the node whose output it is.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// What a node computes from its inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {

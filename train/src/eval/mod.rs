@@ -226,16 +226,7 @@ fn bank_of_names<'a>(inputs: &EvalInputs<'a>, of: &'static str) -> Result<&'a Ba
         return Err(missing(input));
     }
     let bank = inputs.bank.ok_or_else(|| missing("a bank of category names\nhint: give --bank"))?;
-    let (run, record) = (inputs.run.manifest(), &bank.manifest().record);
-    // A teacher that came without a text encoder has nothing to compare with.
-    if let Some(expected) = run.text_encoder.filter(|expected| *expected != record.text_encoder) {
-        let what = "the text encoder of the bank";
-        return Err(mismatch(inputs.run, what, expected.to_string(), record.text_encoder.to_string()));
-    }
-    if record.dim != run.dim {
-        let (expected, got) = (run.dim.to_string(), record.dim.to_string());
-        return Err(mismatch(inputs.run, "the width of the bank", expected, got));
-    }
+    inputs.run.require_space_of(bank)?;
     Ok(bank)
 }
 

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use lgd_data::ArtefactError;
+use lgd_data::bank::Bank;
 use lgd_data::cache::{StoredFormat, TeacherRecord};
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{ContentHash, FileEntry, Verify, read_manifest};
@@ -206,6 +207,32 @@ impl Run {
     /// The file of the finished weights.
     pub fn weights(&self) -> PathBuf {
         self.dir.join(STUDENT)
+    }
+
+    /// Checks that `bank` is of the space that the student's embedding lies in.
+    ///
+    /// # Errors
+    /// [`ArtefactError::Mismatch`] where text encoder or width differ.
+    pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtefactError> {
+        let record = &bank.manifest().record;
+        let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
+            path: self.dir.clone(),
+            what: what.to_owned(),
+            expected,
+            got,
+            hint: "give a bank of the teacher that the student was trained from",
+        };
+        // A teacher that came without a text encoder has nothing to compare with.
+        if let Some(expected) = self.manifest.text_encoder.filter(|expected| *expected != record.text_encoder)
+        {
+            let (expected, got) = (expected.to_string(), record.text_encoder.to_string());
+            return Err(mismatch("the text encoder of the bank", expected, got));
+        }
+        if record.dim != self.manifest.dim {
+            let (expected, got) = (self.manifest.dim.to_string(), record.dim.to_string());
+            return Err(mismatch("the width of the bank", expected, got));
+        }
+        Ok(())
     }
 
     /// The finished student on `device`.

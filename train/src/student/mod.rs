@@ -26,7 +26,7 @@ pub use self::decoder::{DECODER, DecoderConfig, LEAST_CELLS};
 pub use self::output::StudentOutput;
 #[cfg(feature = "cuda")]
 use crate::engine::CudaBackend;
-use crate::engine::graph::Shape;
+use crate::engine::graph::{Graph, Shape};
 use crate::engine::parameters::{Entry, State, Table};
 use crate::engine::{CpuBackend, Engine, Program, Tape};
 pub use crate::engine::{Images, Mode};
@@ -79,6 +79,11 @@ impl Student {
     /// The backbone's architecture.
     pub fn architecture(&self) -> Architecture {
         self.config.architecture
+    }
+
+    /// What stands on the pooled feature.
+    pub fn head(&self) -> Head {
+        self.config.head
     }
 
     /// Width of the head's output: dimensions `D` of the embedding, or classes; `None` without a head.
@@ -181,6 +186,12 @@ impl Student {
     ) -> Result<Vec<Tensor>, TrainError> {
         let shape = Shape { batch, height, width, channels: 3 };
         self.run(images, shape, Mode::Inference, Purpose::Maps)
+    }
+
+    /// What an image of `size` x `size` pixels goes through in inference; its parameters lie where [`table`](Self::table) says.
+    pub(crate) fn inference_graph(&self, size: usize) -> Result<Graph, TrainError> {
+        let shape = Shape { batch: 1, height: size, width: size, channels: 3 };
+        Ok(self.config.graph(shape, Purpose::Inference)?.0)
     }
 
     fn run(

@@ -1,0 +1,204 @@
+//! `lgd export`, through ONNX Runtime: the exported student is a teacher like any other.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use lgd_data::bank::Bank;
+use lgd_data::manifest::Verify;
+use lgd_data::render::Normalization;
+use lgd_extract::encoder::{Outputs, PixelBuffer};
+use lgd_extract::{EncoderOptions, Runtime, Teacher};
+use lgd_train::export::{OnnxOptions, to_onnx};
+use lgd_train::run::Run;
+use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
+
+use crate::common::{CLASSES, Desk, third_party};
+
+const SIDE: usize = 64;
+const IMAGES: usize = 3;
+const DIM: usize = 24;
+
+/// The tolerance of students against torchvision, L2 over a tensor.
+const TOLERANCE: f64 = 1e-4;
+
+/// Numbers in -1..1 that look random.
+fn noise(seed: usize) -> impl FnMut() -> f32 {
+    let mut state = u32::try_from(seed).unwrap().wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+    move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from(u16::try_from(state >> 16).unwrap()) / 32_768.0 - 1.0
+    }
+}
+
+/// A student whose normalisations do something.
+fn student(architecture: Architecture, head: Head) -> Student {
+    let mut student = Student::new(StudentConfig::new(architecture, head, 0), &Device::Cpu).unwrap();
+    let mut tensors = student.tensors().unwrap();
+    for (number, (name, tensor)) in tensors.iter_mut().enumerate() {
+        if tensor.dims().len() == 1 {
+            let (bound, centre) = match name {
+                _ if name.ends_with("running_var") => (0.5, 1.0),
+                _ if name.ends_with("weight") => (0.3, 1.0),
+                _ => (0.2, 0.0),
+            };
+            let mut noise = noise(number);
+            let values: Vec<f32> = (0..tensor.dims()[0]).map(|_| centre + bound * noise()).collect();
+            *tensor = Tensor::new(values, &Device::Cpu).unwrap();
+        }
+    }
+    assert!(student.load(&tensors).unwrap().is_complete());
+    student
+}
+
+/// Images `[N, S, S, 3]`, normalised, and the same from 0 to 1 as `[N, 3, S, S]`.
+fn images(side: usize, normalization: &Normalization) -> (Vec<f32>, Vec<f32>) {
+    let mut noise = noise(99);
+    let nhwc: Vec<f32> = (0..IMAGES * side * side * 3).map(|_| 0.5 + 0.5 * noise()).collect();
+    let mut nchw = Vec::with_capacity(nhwc.len());
+    for image in nhwc.chunks(side * side * 3) {
+        nchw.extend((0..3).flat_map(|channel| image.iter().skip(channel).step_by(3)));
+    }
+    let normalise =
+        |(at, value): (usize, &f32)| (value - normalization.mean[at % 3]) / normalization.std[at % 3];
+    (nhwc.iter().enumerate().map(normalise).collect(), nchw)
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Products of rows of `DIM` numbers with others.
+fn products(rows: &[f32], others: &[f32], dim: usize) -> Vec<f32> {
+    let product = |row: &[f32], other: &[f32]| row.iter().zip(other).map(|(x, y)| x * y).sum();
+    let all = rows.chunks(dim).flat_map(|row| others.chunks(dim).map(move |other| product(row, other)));
+    all.collect()
+}
+
+/// What ONNX Runtime makes of `images`: the unit vectors of output `embedding`, and output `raw` as it is.
+fn run_onnx(
+    (model, side): (&Path, usize),
+    images: &[f32],
+    embedding: &str,
+    raw: &str,
+) -> (Vec<f32>, Vec<f32>) {
+    let dir = tempfile::tempdir().unwrap();
+    let image = format!(
+        "model = {model:?}\nsize = {side}\nmean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]\noutput = '{embedding}'\nfeatures = '{raw}'\n"
+    );
+    fs::write(dir.path().join("teacher.toml"), format!("name = 'student'\n[image]\n{image}")).unwrap();
+    let library = third_party("onnxruntime").join("libonnxruntime.so");
+    let runtime = Runtime::load(Some(&library)).unwrap();
+    let options = EncoderOptions { batch: Some(IMAGES), ..EncoderOptions::default() };
+    let outputs = Outputs { features: true, tokens: false };
+    let mut encoder = Teacher::open(dir.path()).unwrap().view_encoder(&runtime, &options, outputs).unwrap();
+    let views = encoder.encode_views(&PixelBuffer::F32(images.to_vec()), IMAGES).unwrap();
+    (views.embeddings.into_values(), views.features.unwrap().into_values())
+}
+
+fn error(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let apart = norm(&mut got.iter().zip(expected).map(|(got, expected)| f64::from(got - expected)));
+    apart / norm(&mut expected.iter().map(|&value| f64::from(value)))
+}
+
+#[test]
+fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
+    let normalization = Normalization::IMAGENET;
+    let (normalised, nchw) = images(SIDE, &normalization);
+    let mut noise = noise(7);
+    let prototypes: Vec<f32> = (0..5 * DIM).map(|_| noise()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("student.onnx");
+    for architecture in Architecture::ALL {
+        for head in [Head::Projection { dim: DIM }, Head::Classifier { classes: 10 }, Head::None] {
+            let mut student = student(architecture, head);
+            let embeds = matches!(head, Head::Projection { .. });
+            let prototypes = embeds.then_some(&prototypes[..]);
+            let options = OnnxOptions { size: SIDE, normalization, prototypes, metadata: &[] };
+            let onnx = to_onnx(&mut student, &options).unwrap();
+            fs::write(&model, &onnx.bytes).unwrap();
+            let shape = (IMAGES, SIDE, SIDE);
+            let here = student.forward(Images::Normalised(&normalised), shape, Mode::Inference).unwrap();
+            let last = here.embedding.as_ref().map(values);
+            let check = |name: &str, got: &[f32], expected: &[f32]| {
+                let error = error(got, expected);
+                assert!(error < TOLERANCE, "{architecture} {head:?}: {name} is off by {error:.1e}");
+            };
+            match head {
+                Head::Projection { .. } => {
+                    let embedding = last.unwrap();
+                    let (units, feature) = run_onnx((&model, SIDE), &nchw, "embedding", "feature");
+                    check("feature", &feature, &values(&here.pooled));
+                    check("embedding", &units, &embedding);
+                    let (_, scores) = run_onnx((&model, SIDE), &nchw, "embedding", "scores");
+                    check("scores", &scores, &products(&embedding, prototypes.unwrap(), DIM));
+                }
+                Head::Classifier { .. } => {
+                    check("logits", &run_onnx((&model, SIDE), &nchw, "feature", "logits").1, &last.unwrap());
+                }
+                Head::None => {
+                    check(
+                        "feature",
+                        &run_onnx((&model, SIDE), &nchw, "feature", "feature").1,
+                        &values(&here.pooled),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_finished_run_becomes_a_file_that_scores_names() {
+    let desk = Desk::cache_and_bank();
+    let train = "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0";
+    desk.lgd(&format!("{train} --bank banks/ten --out run")).ended(0, &[]);
+    let export = "export --run run --bank banks/ten --out student.onnx";
+    let report = desk.lgd(export).ended(0, &[]).json();
+    assert_eq!(report["inputs"][0]["shape"], serde_json::json!(["batch", 3, 32, 32]), "{report}");
+    let names: Vec<&str> =
+        report["outputs"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["feature", "embedding", "scores"]);
+    assert_eq!(report["outputs"][2]["shape"], serde_json::json!(["batch", 10]), "{report}");
+
+    let path = desk.path("student.onnx");
+    let file = fs::read(&path).unwrap();
+    assert_eq!(report["bytes"], file.len());
+    let list = serde_json::to_string(&CLASSES).unwrap();
+    assert!(file.windows(list.len()).any(|bytes| bytes == list.as_bytes()), "no names in the file");
+
+    let run = Run::open(&desk.path("run"), Verify::Full).unwrap();
+    let bank = Bank::open(&desk.path("banks/ten"), Verify::Full).unwrap();
+    let (normalised, nchw) = images(32, &run.manifest().teacher.normalization);
+    let mut student = run.student(&Device::Cpu).unwrap();
+    let here = student.forward(Images::Normalised(&normalised), (IMAGES, 32, 32), Mode::Inference).unwrap();
+    let expected = products(&values(here.embedding().unwrap()), bank.tsb(), bank.dim());
+    let scores = run_onnx((&path, 32), &nchw, "embedding", "scores").1;
+    assert!(error(&scores, &expected) < TOLERANCE, "{scores:?} is not {expected:?}");
+
+    desk.lgd(export).ended(2, &["student.onnx is there already", "hint: give --overwrite"]);
+    desk.lgd(&format!("{export} --overwrite")).ended(0, &[]);
+    assert_eq!(fs::read(&path).unwrap(), file);
+}
+
+#[test]
+fn names_need_an_embedding_of_their_space() {
+    let desk = Desk::cache_and_bank();
+    let train = "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0";
+    desk.lgd(&format!("{train} --objective supervised --out labels")).ended(0, &[]);
+    desk.lgd("export --run labels --bank banks/ten --out student.onnx")
+        .ended(2, &["a score for every name needs", "hint: export this one without --bank"]);
+    let report = desk.lgd("export --run labels --out student.onnx").ended(0, &[]).json();
+    assert_eq!(report["outputs"][1], serde_json::json!({"name": "logits", "shape": ["batch", 10]}));
+
+    desk.tiny_teacher("tiny", "linear.onnx");
+    desk.lgd("extract --images images --teacher tiny --out tiny-cache").ended(0, &[]);
+    desk.lgd(&format!("{train} --objective seed --out seed").replace("--cache cache", "--cache tiny-cache"))
+        .ended(0, &[]);
+    desk.lgd("export --run seed --bank banks/ten --out seed.onnx")
+        .ended(3, &["the width of the bank", "hint: give a bank of the teacher"]);
+    assert!(!desk.path("seed.onnx").exists());
+    desk.lgd("export --run cache --out seed.onnx").ended(3, &["run.json is missing", "hint:"]);
+}

@@ -1,0 +1,278 @@
+//! From a student's inference graph to the nodes and tensors of an ONNX graph.
+//!
+//! Values are NCHW; a pooled one stays `[N, C, 1, 1]`, on which a dense layer is a 1x1 convolution, until it is an output. Batch
+//! normalisations are folded into the convolutions before them, in f64.
+
+use lgd_data::render::Normalization;
+use lgd_kernels::{Activation, Sliding};
+
+use super::proto::{AttributeProto, AttributeType, FLOAT, NodeProto, TensorProto};
+use crate::engine::graph::{BatchNorm, Graph, Node, Op, Value};
+use crate::engine::parameters::{Entry, Range, State, Table};
+use crate::error::TrainError;
+
+/// Smallest norm that embeddings are divided by, as in training.
+const MIN_NORM: f32 = 1e-12;
+
+/// An ONNX graph in the making.
+pub(super) struct Lowering<'a> {
+    graph: &'a Graph,
+    table: &'a Table,
+    state: &'a State,
+    /// By number of the graph's node: the ONNX value that holds its result.
+    values: Vec<Option<String>>,
+    pub(super) nodes: Vec<NodeProto>,
+    pub(super) tensors: Vec<TensorProto>,
+}
+
+impl<'a> Lowering<'a> {
+    /// Lowers all of `graph`, whose images are `input`, RGB from 0 to 1.
+    pub(super) fn new(
+        (graph, table, state): (&'a Graph, &'a Table, &'a State),
+        input: &str,
+        normalization: &Normalization,
+    ) -> Result<Self, TrainError> {
+        let (nodes, tensors) = (Vec::new(), Vec::new());
+        let mut lowering = Self { graph, table, state, values: Vec::new(), nodes, tensors };
+        let images = lowering.normalised(input, normalization)?;
+        for (number, node) in graph.nodes().iter().enumerate() {
+            let value = match node.op {
+                Op::Images => Some(images.clone()),
+                // What a convolution makes is not written out: its normalisation is part of it.
+                Op::Conv { .. } => None,
+                _ => Some(lowering.node(number, node)?),
+            };
+            lowering.values.push(value);
+        }
+        Ok(lowering)
+    }
+
+    /// The pooled value as rows `[N, C]` under the name of an output.
+    pub(super) fn output(&mut self, value: Value, name: &str) -> Result<(), TrainError> {
+        let value = self.value(value)?;
+        self.push("Flatten", name, &[&value], vec![int("axis", 1)]);
+        Ok(())
+    }
+
+    /// Products of the rows of `embedding` with those of `prototypes` `[C, D]`.
+    pub(super) fn scores(
+        &mut self,
+        embedding: &str,
+        prototypes: &[f32],
+        dim: usize,
+        name: &str,
+    ) -> Result<(), TrainError> {
+        let rows = self.tensor("prototypes", &[prototypes.len() / dim.max(1), dim], prototypes)?;
+        self.push("Gemm", name, &[embedding, &rows], vec![int("transB", 1)]);
+        Ok(())
+    }
+
+    fn normalised(&mut self, input: &str, normalization: &Normalization) -> Result<String, TrainError> {
+        let mean = self.tensor("mean", &[1, 3, 1, 1], &normalization.mean)?;
+        let std = self.tensor("std", &[1, 3, 1, 1], &normalization.std)?;
+        let centred = self.push("Sub", "centred", &[input, &mean], Vec::new());
+        Ok(self.push("Div", "normalised", &[&centred, &std], Vec::new()))
+    }
+
+    fn node(&mut self, number: usize, node: &Node) -> Result<String, TrainError> {
+        let inputs = |lowering: &Self| -> Result<Vec<String>, TrainError> {
+            node.inputs.iter().map(|&input| lowering.value(input)).collect()
+        };
+        let named = |what: &str| format!("{what}_{number}");
+        match &node.op {
+            Op::BatchNorm(norm) => self.convolution(node, norm),
+            Op::Linear { weight, bias } => {
+                let x = self.value(node.inputs[0])?;
+                let (name, weight) = (self.layer(*weight)?, self.parameter(*weight)?);
+                let (outputs, bias) = (bias.len, self.parameter(*bias)?);
+                let weight = self.tensor(
+                    &format!("{name}.weight"),
+                    &[outputs, weight.len() / outputs, 1, 1],
+                    &weight,
+                )?;
+                let bias = self.tensor(&format!("{name}.bias"), &[outputs], &bias)?;
+                Ok(self.push("Conv", &name, &[&x, &weight, &bias], vec![ints("kernel_shape", &[1, 1])]))
+            }
+            Op::Add { activation } => {
+                let inputs = inputs(self)?;
+                let sum = self.push("Add", &named("add"), &refs(&inputs), Vec::new());
+                self.activation(sum, *activation)
+            }
+            Op::Activate { activation } => {
+                let x = self.value(node.inputs[0])?;
+                self.activation(x, *activation)
+            }
+            Op::MaxPool { sliding } => {
+                let inputs = inputs(self)?;
+                Ok(self.push("MaxPool", &named("max_pool"), &refs(&inputs), window(sliding)?))
+            }
+            Op::GlobalAveragePool { masked: false } => {
+                let inputs = inputs(self)?;
+                Ok(self.push("GlobalAveragePool", &named("pool"), &refs(&inputs), Vec::new()))
+            }
+            Op::Scale => {
+                let inputs = inputs(self)?;
+                Ok(self.push("Mul", &named("scale"), &refs(&inputs), Vec::new()))
+            }
+            Op::Dropout { .. } => self.value(node.inputs[0]),
+            Op::L2Normalise => {
+                let x = self.value(node.inputs[0])?;
+                let least = self.tensor("least_norm", &[], &[MIN_NORM])?;
+                let axes = vec![ints("axes", &[1]), int("keepdims", 1)];
+                let norm = self.push("ReduceL2", &named("norm"), &[&x], axes);
+                let norm = self.push("Max", &named("norm_or_least"), &[&norm, &least], Vec::new());
+                Ok(self.push("Div", &named("unit"), &[&x, &norm], Vec::new()))
+            }
+            Op::Images
+            | Op::Conv { .. }
+            | Op::ConvTranspose { .. }
+            | Op::Bias { .. }
+            | Op::GlobalAveragePool { masked: true }
+            | Op::Mask
+            | Op::FillMasked { .. } => Err(unexpected(&node.op)),
+        }
+    }
+
+    /// The convolution before the normalisation `norm`, with that and its activation.
+    fn convolution(&mut self, node: &Node, norm: &BatchNorm) -> Result<String, TrainError> {
+        let conv = &self.graph.nodes()[node.inputs[0].index()];
+        let Op::Conv { weight, sliding, groups } = &conv.op else { return Err(unexpected(&conv.op)) };
+        let x = self.value(conv.inputs[0])?;
+        let name = self.layer(*weight)?;
+        let entry = self.entry(*weight)?;
+        let (dims, filters) = (entry.spec.shape.clone(), self.parameter(*weight)?);
+        let (scale, shift) = (self.parameter(norm.scale)?, self.parameter(norm.shift)?);
+        let buffer = |range: Range| &self.state.buffers[range.indices()];
+        let (mean, variance) = (buffer(norm.mean), buffer(norm.variance));
+        let mut folded = Vec::with_capacity(filters.len());
+        let mut biases = Vec::with_capacity(norm.scale.len);
+        let per_filter = filters.len() / norm.scale.len;
+        for (channel, filter) in filters.chunks_exact(per_filter).enumerate() {
+            let deviation = (f64::from(variance[channel]) + f64::from(norm.eps)).sqrt();
+            let factor = f64::from(scale[channel]) / deviation;
+            folded.extend(filter.iter().map(|&weight| single(f64::from(weight) * factor)));
+            biases.push(single(f64::from(shift[channel]) - f64::from(mean[channel]) * factor));
+        }
+        let weight = self.tensor(&format!("{name}.weight"), &dims, &folded)?;
+        let bias = self.tensor(&format!("{name}.bias"), &[biases.len()], &biases)?;
+        let mut attributes = window(sliding)?;
+        attributes.push(ints("dilations", &[number(sliding.window.dilation)?; 2]));
+        attributes.push(int("group", number(*groups)?));
+        let y = self.push("Conv", &name, &[&x, &weight, &bias], attributes);
+        self.activation(y, norm.activation)
+    }
+
+    fn activation(&mut self, x: String, activation: Activation) -> Result<String, TrainError> {
+        let name = |what: &str| format!("{x}.{what}");
+        Ok(match activation {
+            Activation::Identity => x,
+            Activation::Relu => self.push("Relu", &name("relu"), &[&x], Vec::new()),
+            Activation::Relu6 => {
+                let (low, high) = (self.tensor("zero", &[], &[0.0])?, self.tensor("six", &[], &[6.0])?);
+                self.push("Clip", &name("relu6"), &[&x, &low, &high], Vec::new())
+            }
+            Activation::HardSwish => self.push("HardSwish", &name("hard_swish"), &[&x], Vec::new()),
+            Activation::HardSigmoid => {
+                let line = vec![float("alpha", 1.0 / 6.0), float("beta", 0.5)];
+                self.push("HardSigmoid", &name("hard_sigmoid"), &[&x], line)
+            }
+            Activation::Silu => {
+                let gate = self.push("Sigmoid", &name("sigmoid"), &[&x], Vec::new());
+                self.push("Mul", &name("silu"), &[&x, &gate], Vec::new())
+            }
+            Activation::Sigmoid => self.push("Sigmoid", &name("sigmoid"), &[&x], Vec::new()),
+        })
+    }
+
+    /// Appends a node whose name is that of its output.
+    fn push(&mut self, op: &str, name: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> String {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: vec![name.to_owned()],
+            name: name.to_owned(),
+            op_type: op.to_owned(),
+            attribute,
+        });
+        name.to_owned()
+    }
+
+    /// A constant; one of the same name is the same.
+    fn tensor(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<String, TrainError> {
+        if !self.tensors.iter().any(|tensor| tensor.name == name) {
+            self.tensors.push(TensorProto {
+                dims: dims.iter().map(|&dim| number(dim)).collect::<Result<_, _>>()?,
+                data_type: Some(FLOAT),
+                name: name.to_owned(),
+                raw_data: Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            });
+        }
+        Ok(name.to_owned())
+    }
+
+    fn value(&self, value: Value) -> Result<String, TrainError> {
+        let unread = || unexpected(&self.graph.nodes()[value.index()].op);
+        self.values.get(value.index()).cloned().flatten().ok_or_else(unread)
+    }
+
+    fn entry(&self, range: Range) -> Result<&'a Entry, TrainError> {
+        let entry = self.table.parameters().iter().find(|entry| entry.range == range);
+        entry.ok_or_else(|| TrainError::MissingState { name: format!("at {}", range.start) })
+    }
+
+    /// A parameter in torchvision's order.
+    fn parameter(&self, range: Range) -> Result<Vec<f32>, TrainError> {
+        Ok(self.entry(range)?.spec.read(&self.state.parameters[range.indices()]))
+    }
+
+    /// torchvision's name of the layer with the weights at `range`.
+    fn layer(&self, range: Range) -> Result<String, TrainError> {
+        let name = &self.entry(range)?.spec.name;
+        Ok(name.strip_suffix(".weight").unwrap_or(name).to_owned())
+    }
+}
+
+fn refs(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+fn window(sliding: &Sliding) -> Result<Vec<AttributeProto>, TrainError> {
+    let (rows, columns) = sliding.kernel;
+    Ok(vec![
+        ints("kernel_shape", &[number(rows)?, number(columns)?]),
+        ints("strides", &[number(sliding.window.stride)?; 2]),
+        ints("pads", &[number(sliding.window.padding)?; 4]),
+    ])
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    attribute(name, AttributeType::Int, |attribute| attribute.i = Some(value))
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    attribute(name, AttributeType::Ints, |attribute| attribute.ints = values.to_vec())
+}
+
+fn float(name: &str, value: f32) -> AttributeProto {
+    attribute(name, AttributeType::Float, |attribute| attribute.f = Some(value))
+}
+
+fn attribute(name: &str, kind: AttributeType, set: impl FnOnce(&mut AttributeProto)) -> AttributeProto {
+    let mut attribute =
+        AttributeProto { name: name.to_owned(), kind: Some(kind.into()), ..AttributeProto::default() };
+    set(&mut attribute);
+    attribute
+}
+
+/// A size as ONNX has it.
+pub(super) fn number(value: usize) -> Result<i64, TrainError> {
+    i64::try_from(value).map_err(|_| TrainError::Unexportable { what: format!("a size of {value}") })
+}
+
+fn unexpected(op: &Op) -> TrainError {
+    TrainError::Unexportable { what: format!("{op:?}") }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the rounding to f32 that is wanted")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
