@@ -1,9 +1,10 @@
-//! Where images come from: a folder of class folders, or a CSV list.
+//! Where images come from: a folder of class folders, TAR archives, or a CSV list.
 //!
 //! A source lists its samples once, in an order that depends on nothing but the data, and reads encoded bytes
 //! on demand. What cannot even be listed (an unreadable folder, a name that is not UTF-8) is kept apart as
 //! [`Rejected`] and changes neither the listing nor the run.
 
+mod archive;
 mod captions;
 mod csv_list;
 mod folder;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+pub use archive::{ArchiveProblem, TarArchives};
 pub use captions::Captions;
 pub use csv_list::{CaptionColumn, CsvList};
 pub use folder::ImageFolder;
@@ -88,9 +90,9 @@ pub enum SourceError {
         /// The folder.
         root: PathBuf,
     },
-    /// Neither a folder nor a CSV file.
+    /// Neither a folder nor an archive nor a CSV file.
     #[error(
-        "{} is not a source of images\nhint: give a folder of images or a .csv list with the columns path[,label]",
+        "{} is not a source of images\nhint: give a folder of images, a .tar archive or a folder of them, or a .csv list with the columns path[,label]",
         path.display()
     )]
     Kind {
@@ -107,12 +109,28 @@ pub enum SourceError {
     },
     /// Captions were asked for and are not there.
     #[error(
-        "{} has no captions\nhint: give a .csv list with a header and a column caption (texts) or caption_embedding (JSON arrays of numbers)",
+        "{} has no captions\nhint: give a .csv list with a header and a column caption (texts) or caption_embedding (JSON arrays of numbers), or archives with a .txt beside every image",
         path.display()
     )]
     NoCaptions {
-        /// The folder or list.
+        /// The folder, archive or list.
         path: PathBuf,
+    },
+    /// An archive is wrong.
+    #[error("{}: {problem}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: ArchiveProblem,
+    },
+    /// An archive cannot be read, and so none of its samples.
+    #[error("cannot read {}: {error}", path.display())]
+    ArchiveIo {
+        /// The archive.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
     },
     /// A row of a CSV list is wrong.
     #[error("{}, line {line}: {problem}", path.display())]
@@ -245,12 +263,13 @@ impl SourceError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => "missing",
-            Self::Io { .. } => "unreadable",
+            Self::Io { .. } | Self::ArchiveIo { .. } => "unreadable",
             Self::Gone { .. } => "missing",
             Self::TooManyBytes { .. } => "too-many-bytes",
             Self::Kind { .. }
             | Self::NoImages { .. }
             | Self::NoCaptions { .. }
+            | Self::Archive { .. }
             | Self::Row { .. }
             | Self::Index { .. } => "source",
         }
@@ -260,7 +279,7 @@ impl SourceError {
     pub fn is_storage_failure(&self) -> bool {
         match self {
             Self::Io { error, .. } => !lies_in_the_file(error),
-            Self::Gone { .. } => true,
+            Self::Gone { .. } | Self::ArchiveIo { .. } => true,
             _ => false,
         }
     }
@@ -268,9 +287,14 @@ impl SourceError {
     fn io(path: &Path, error: io::Error) -> Self {
         Self::Io { path: path.to_owned(), error }
     }
+
+    fn archive_io(path: &Path, error: io::Error) -> Self {
+        Self::ArchiveIo { path: path.to_owned(), error }
+    }
 }
 
-/// Opens a folder as an [`ImageFolder`], a `.csv` file as a [`CsvList`]. Captions are passed over.
+/// Opens a folder as an [`ImageFolder`], a `.tar` file or a folder of them as [`TarArchives`], a `.csv` file as a [`CsvList`].
+/// Captions are passed over.
 ///
 /// # Errors
 /// [`SourceError`].
@@ -288,10 +312,15 @@ pub fn open_captioned(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> 
 
 fn open(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
     let metadata = path.metadata().map_err(|error| SourceError::io(path, error))?;
-    if metadata.is_dir() && captions == CaptionColumn::Read {
+    let archives = if metadata.is_dir() { archive::archives_of(path)? } else { None };
+    if let Some(archives) = archives {
+        Ok(Box::new(TarArchives::open_all(path, archives, captions)?))
+    } else if metadata.is_dir() && captions == CaptionColumn::Read {
         Err(SourceError::NoCaptions { path: path.to_owned() })
     } else if metadata.is_dir() {
         Ok(Box::new(ImageFolder::open(path)?))
+    } else if archive::is_archive(path) {
+        Ok(Box::new(TarArchives::open(path, captions)?))
     } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
         Ok(Box::new(CsvList::open(path, captions)?))
     } else {

@@ -105,7 +105,7 @@ impl StoredViews {
             ));
         }
         let at = row - shard.first_row;
-        let file = self.open.get(number, &shard.path)?;
+        let file = self.open.get(number, &shard.path).during("open", &shard.path)?;
         match self.format.encoding {
             Encoding::Raw => shard.fetch(&file, at, row, out),
             Encoding::Jpeg { .. } => ENCODED.with_borrow_mut(|bytes| {
