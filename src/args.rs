@@ -40,7 +40,7 @@ pub enum Command {
     Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher beside it.
     Eval(EvalArgs),
-    /// Write a finished student as one ONNX file, with a score for every name of a bank.
+    /// Write a finished student as one ONNX file.
     Export(ExportArgs),
     /// Show what a cache, bank or run is made of.
     Inspect(InspectArgs),
@@ -497,8 +497,8 @@ pub struct EvalArgs {
     /// The run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Test images, labelled unless --protocol is agreement alone: a folder (class = first-level folder), TAR archives or a CSV list. Labels are the
-    /// bank's names (case, blanks, `_` and `-` do not matter) or numbers, the names' positions in the bank.
+    /// Test images, labelled unless --protocol is agreement alone: a folder (class = first-level folder), TAR archives or a CSV list. Labels
+    /// are the bank's names (case, blanks, `_` and `-` do not matter) or numbers, the names' positions in the bank.
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// A cache of the test images, made with --with-center; puts the teacher's figures beside the student's.
@@ -539,12 +539,16 @@ pub struct ExportArgs {
     /// The run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// The ONNX file to write.
+    /// The ONNX file to write. Its input `images` is [batch, 3, S, S], RGB from 0 to 1, S as in training; the teacher's normalisation is inside.
+    /// Outputs: `feature`, and `embedding`, or `logits` where the student learnt labels.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// A bank of the student's text encoder: its prototypes go into the file, and each image gets a score for each of its names.
+    /// Any bank of the run's text encoder: adds the output `scores`, each image's cosines with its names, which are in the metadata.
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
+    /// Images per run of the file, where that must be fixed, as runtimes on phones want it; default: any number.
+    #[arg(long, value_parser = at_least_one)]
+    pub batch: Option<usize>,
     /// Replace the file.
     #[arg(long)]
     pub overwrite: bool,

@@ -1,11 +1,13 @@
 //! `lgd export`: a finished student as one ONNX file.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::Path;
 
-use anyhow::ensure;
+use lgd_data::ArtefactError;
 use lgd_data::bank::Bank;
+use lgd_data::error::IoContext;
 use lgd_data::manifest::{Verify, write_atomic};
-use lgd_train::export::{Signature, run_to_onnx};
+use lgd_train::export::{Port, names_of, run_to_onnx};
 use lgd_train::run::Run;
 use serde::Serialize;
 
@@ -16,21 +18,45 @@ use crate::exit::Exit;
 /// What was written.
 #[derive(Serialize)]
 struct Report<'a> {
-    out: &'a PathBuf,
+    out: &'a Path,
     bytes: usize,
-    #[serde(flatten)]
-    signature: &'a Signature,
+    opset: i64,
+    inputs: &'a [Port],
+    outputs: &'a [Port],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    names: Option<Vec<String>>,
 }
 
 /// Runs the command.
 pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
-    let out = &args.out;
-    let free = args.overwrite || !out.try_exists()?;
-    ensure!(free, "{} is there already\nhint: give --overwrite, or another file", out.display());
+    require_free(&args.out, args.overwrite)?;
     let run = Run::open(&args.run, Verify::Full)?;
     let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
-    let model = run_to_onnx(&run, bank.as_ref())?;
-    write_atomic(out, &model.bytes)?;
-    print_json(&Report { out, bytes: model.bytes.len(), signature: &model.signature })?;
+    let model = run_to_onnx(&run, bank.as_ref(), args.batch)?;
+    if let Some(parent) = args.out.parent() {
+        fs::create_dir_all(parent).during("create the folder", parent)?;
+    }
+    write_atomic(&args.out, &model.bytes)?;
+    print_json(&Report {
+        out: &args.out,
+        bytes: model.bytes.len(),
+        opset: model.opset,
+        inputs: &model.inputs,
+        outputs: &model.outputs,
+        names: names_of(&run, bank.as_ref()),
+    })?;
     Ok(Exit::Done)
+}
+
+/// Refuses a file that is there already, and a folder in any case.
+fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtefactError> {
+    let occupied =
+        |what: &str, hint| Err(ArtefactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });
+    if out.is_dir() {
+        return occupied("other files", "give the name of a file, such as student.onnx");
+    }
+    if !overwrite && out.try_exists().during("look for", out)? {
+        return occupied("something", "give --overwrite, or another file");
+    }
+    Ok(())
 }

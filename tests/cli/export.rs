@@ -68,7 +68,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Products of rows of `DIM` numbers with others.
+/// Products of rows of `dim` numbers with others.
 fn products(rows: &[f32], others: &[f32], dim: usize) -> Vec<f32> {
     let product = |row: &[f32], other: &[f32]| row.iter().zip(other).map(|(x, y)| x * y).sum();
     let all = rows.chunks(dim).flat_map(|row| others.chunks(dim).map(move |other| product(row, other)));
@@ -115,8 +115,9 @@ fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
         for head in [Head::Projection { dim: DIM }, Head::Classifier { classes: 10 }, Head::None] {
             let mut student = student(architecture, head);
             let embeds = matches!(head, Head::Projection { .. });
-            let prototypes = embeds.then_some(&prototypes[..]);
-            let options = OnnxOptions { size: SIDE, normalization, prototypes, metadata: &[] };
+            let given = embeds.then_some((&prototypes[..], DIM));
+            let options =
+                OnnxOptions { size: SIDE, batch: None, normalization, prototypes: given, metadata: &[] };
             let onnx = to_onnx(&mut student, &options).unwrap();
             fs::write(&model, &onnx.bytes).unwrap();
             let shape = (IMAGES, SIDE, SIDE);
@@ -133,7 +134,7 @@ fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
                     check("feature", &feature, &values(&here.pooled));
                     check("embedding", &units, &embedding);
                     let (_, scores) = run_onnx((&model, SIDE), &nchw, "embedding", "scores");
-                    check("scores", &scores, &products(&embedding, prototypes.unwrap(), DIM));
+                    check("scores", &scores, &products(&embedding, &prototypes, DIM));
                 }
                 Head::Classifier { .. } => {
                     check("logits", &run_onnx((&model, SIDE), &nchw, "feature", "logits").1, &last.unwrap());
@@ -150,55 +151,113 @@ fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
     }
 }
 
+/// A run of nothing learnt; its flags besides.
+const TRAIN: &str =
+    "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0 --out";
+
+/// Whether `file` has a field of this key and value.
+fn has_metadata(file: &[u8], key: &str, value: &str) -> bool {
+    let length = u8::try_from(value.len()).unwrap();
+    assert!(length < 128, "two bytes of length");
+    let field = [key.as_bytes(), &[0x12, length], value.as_bytes()].concat();
+    file.windows(field.len()).any(|bytes| bytes == field)
+}
+
 #[test]
 fn a_finished_run_becomes_a_file_that_scores_names() {
-    let desk = Desk::cache_and_bank();
-    let train = "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0";
-    desk.lgd(&format!("{train} --bank banks/ten --out run")).ended(0, &[]);
-    let export = "export --run run --bank banks/ten --out student.onnx";
+    let desk = Desk::new();
+    desk.images("images", 0, 4);
+    let teacher = desk.teacher("teacher").join("teacher.toml");
+    let settings = fs::read_to_string(&teacher).unwrap();
+    // Numbers of its own, which nothing could have by chance.
+    let other =
+        settings.replace("mean = [0.485, ", "mean = [0.3, ").replace("std = [0.229, ", "std = [0.4, ");
+    fs::write(&teacher, other).unwrap();
+    desk.names("names.txt", &CLASSES);
+    desk.lgd("extract --images images --teacher teacher --out cache").ended(0, &[]);
+    desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
+    desk.lgd(&format!("{TRAIN} run --bank banks/ten")).ended(0, &[]);
+    let export = "export --run run --bank banks/ten --out new/student.onnx";
     let report = desk.lgd(export).ended(0, &[]).json();
     assert_eq!(report["inputs"][0]["shape"], serde_json::json!(["batch", 3, 32, 32]), "{report}");
     let names: Vec<&str> =
         report["outputs"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["feature", "embedding", "scores"]);
     assert_eq!(report["outputs"][2]["shape"], serde_json::json!(["batch", 10]), "{report}");
+    assert_eq!(report["names"], serde_json::json!(CLASSES));
 
-    let path = desk.path("student.onnx");
+    let path = desk.path("new/student.onnx");
     let file = fs::read(&path).unwrap();
     assert_eq!(report["bytes"], file.len());
-    let list = serde_json::to_string(&CLASSES).unwrap();
-    assert!(file.windows(list.len()).any(|bytes| bytes == list.as_bytes()), "no names in the file");
-
+    assert!(has_metadata(&file, "names", &serde_json::to_string(&CLASSES).unwrap()));
+    assert!(has_metadata(&file, "resize", "bicubic") && has_metadata(&file, "student", "mobilenet_v2"));
     let run = Run::open(&desk.path("run"), Verify::Full).unwrap();
     let bank = Bank::open(&desk.path("banks/ten"), Verify::Full).unwrap();
-    let (normalised, nchw) = images(32, &run.manifest().teacher.normalization);
+    assert!(has_metadata(&file, "run", &run.hash().to_string()));
+    assert!(has_metadata(&file, "bank", &bank.hash().to_string()));
+
+    let normalization = run.manifest().teacher.normalization;
+    assert_eq!((normalization.mean[0], normalization.std[0]), (0.3, 0.4));
+    let (normalised, nchw) = images(32, &normalization);
     let mut student = run.student(&Device::Cpu).unwrap();
     let here = student.forward(Images::Normalised(&normalised), (IMAGES, 32, 32), Mode::Inference).unwrap();
     let expected = products(&values(here.embedding().unwrap()), bank.tsb(), bank.dim());
-    let scores = run_onnx((&path, 32), &nchw, "embedding", "scores").1;
-    assert!(error(&scores, &expected) < TOLERANCE, "{scores:?} is not {expected:?}");
+    let scores = |path: &Path| run_onnx((path, 32), &nchw, "embedding", "scores").1;
+    assert!(error(&scores(&path), &expected) < TOLERANCE, "{:?} is not {expected:?}", scores(&path));
 
-    desk.lgd(export).ended(2, &["student.onnx is there already", "hint: give --overwrite"]);
-    desk.lgd(&format!("{export} --overwrite")).ended(0, &[]);
-    assert_eq!(fs::read(&path).unwrap(), file);
+    let occupied =
+        desk.lgd(export).ended(2, &["student.onnx already holds something", "hint: give --overwrite"]);
+    assert!(occupied.stdout.is_empty());
+    let fixed = desk.lgd(&format!("{export} --overwrite --batch 3")).ended(0, &[]).json();
+    assert_eq!(fixed["inputs"][0]["shape"], serde_json::json!([3, 3, 32, 32]), "{fixed}");
+    assert_eq!(fixed["outputs"][2]["shape"], serde_json::json!([3, 10]), "{fixed}");
+    assert!(error(&scores(&path), &expected) < TOLERANCE);
+    desk.lgd("export --run run --out new --overwrite")
+        .ended(2, &["new already holds other files", "hint: give the name"]);
 }
 
 #[test]
 fn names_need_an_embedding_of_their_space() {
     let desk = Desk::cache_and_bank();
-    let train = "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0";
-    desk.lgd(&format!("{train} --objective supervised --out labels")).ended(0, &[]);
-    desk.lgd("export --run labels --bank banks/ten --out student.onnx")
+    desk.lgd(&format!("{TRAIN} labels --objective supervised")).ended(0, &[]);
+    desk.lgd("export --run labels --bank banks/ten --out labels.onnx")
         .ended(2, &["a score for every name needs", "hint: export this one without --bank"]);
-    let report = desk.lgd("export --run labels --out student.onnx").ended(0, &[]).json();
+    let report = desk.lgd("export --run labels --out labels.onnx").ended(0, &[]).json();
     assert_eq!(report["outputs"][1], serde_json::json!({"name": "logits", "shape": ["batch", 10]}));
+    assert_eq!(report["names"], serde_json::json!(CLASSES));
+
+    desk.lgd(&format!("{TRAIN} run --bank banks/ten")).ended(0, &[]);
+    let settings = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
+    desk.write("teacher/teacher.toml", settings.replace("context_length = 64", "context_length = 32"));
+    let other =
+        "bank --cache cache --teacher teacher --categories names.txt --other-text-encoder --out banks/other";
+    desk.lgd(other).ended(0, &[]);
+    for command in ["export --out run.onnx", "eval --images images"] {
+        desk.lgd(&format!("{command} --run run --bank banks/other"))
+            .ended(3, &["banks/other: the text encoder", "hint: give a bank made with"]);
+    }
 
     desk.tiny_teacher("tiny", "linear.onnx");
     desk.lgd("extract --images images --teacher tiny --out tiny-cache").ended(0, &[]);
-    desk.lgd(&format!("{train} --objective seed --out seed").replace("--cache cache", "--cache tiny-cache"))
-        .ended(0, &[]);
+    let seed = format!("{TRAIN} seed --objective seed").replace("--cache cache", "--cache tiny-cache");
+    desk.lgd(&seed).ended(0, &[]);
     desk.lgd("export --run seed --bank banks/ten --out seed.onnx")
-        .ended(3, &["the width of the bank", "hint: give a bank of the teacher"]);
-    assert!(!desk.path("seed.onnx").exists());
+        .ended(3, &["banks/ten: the width of the embeddings", "hint: give a bank made with"]);
+    assert!(!desk.path("seed.onnx").exists() && !desk.path("run.onnx").exists());
     desk.lgd("export --run cache --out seed.onnx").ended(3, &["run.json is missing", "hint:"]);
+}
+
+#[test]
+fn a_student_without_a_head_gives_its_feature() {
+    let desk = Desk::new();
+    desk.images("images", 0, 2);
+    let teacher = desk.teacher("teacher").join("teacher.toml");
+    let settings = fs::read_to_string(&teacher).unwrap();
+    assert!(settings.contains("features = "), "{settings}");
+    desk.lgd("extract --images images --teacher teacher --features --out cache").ended(0, &[]);
+    desk.lgd("bank --target kdep --cache cache --dim 1280 --out banks/kdep").ended(0, &[]);
+    desk.lgd(&format!("{TRAIN} run --objective kdep --bank banks/kdep")).ended(0, &[]);
+    let report = desk.lgd("export --run run --out student.onnx").ended(0, &[]).json();
+    assert_eq!(report["outputs"], serde_json::json!([{"name": "feature", "shape": ["batch", 1280]}]));
+    assert!(report.get("names").is_none(), "{report}");
 }

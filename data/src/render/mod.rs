@@ -13,6 +13,8 @@ mod color;
 mod normalize;
 mod resize;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 pub use normalize::{Normalization, NormalizationTable, PixelLayout, normalize_into};
@@ -35,6 +37,17 @@ pub enum Resample {
     Bicubic,
     /// Windowed sinc of radius 3.
     Lanczos,
+}
+
+impl fmt::Display for Resample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nearest => "nearest",
+            Self::Bilinear => "bilinear",
+            Self::Bicubic => "bicubic",
+            Self::Lanczos => "lanczos",
+        })
+    }
 }
 
 /// Why a view could not be rendered.

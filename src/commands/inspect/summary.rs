@@ -158,8 +158,7 @@ fn teacher_line(teacher: &TeacherRecord) -> String {
 
 fn normalization(teacher: &TeacherRecord) -> String {
     let of = teacher.normalization;
-    let resample = format!("{:?}", teacher.resample).to_lowercase();
-    format!("mean {:?}, std {:?}, {resample}", of.mean, of.std)
+    format!("mean {:?}, std {:?}, {}", of.mean, of.std, teacher.resample)
 }
 
 fn views(config: &CacheConfig) -> String {

@@ -1,17 +1,19 @@
 //! From a student's inference graph to the nodes and tensors of an ONNX graph.
 //!
 //! Values are NCHW; a pooled one stays `[N, C, 1, 1]`, on which a dense layer is a 1x1 convolution, until it is an output. Batch
-//! normalisations are folded into the convolutions before them, in f64.
+//! normalisations are folded into the convolutions before them, in f64, so that weights under torchvision's names hold both.
 
 use lgd_data::render::Normalization;
 use lgd_kernels::{Activation, Sliding};
 
-use super::proto::{AttributeProto, AttributeType, FLOAT, NodeProto, TensorProto};
+use super::proto::{
+    AttributeProto, FLOAT_ATTRIBUTE, FLOAT_DATA, INT_ATTRIBUTE, INTS_ATTRIBUTE, NodeProto, TensorProto,
+};
 use crate::engine::graph::{BatchNorm, Graph, Node, Op, Value};
 use crate::engine::parameters::{Entry, Range, State, Table};
 use crate::error::TrainError;
 
-/// Smallest norm that embeddings are divided by, as in training.
+/// Smallest norm that embeddings are divided by, as in `lgd_kernels::rows`.
 const MIN_NORM: f32 = 1e-12;
 
 /// An ONNX graph in the making.
@@ -54,16 +56,18 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// Products of the rows of `embedding` with those of `prototypes` `[C, D]`.
+    /// Products of the pooled `value` with each row of `prototypes` `[C, D]`, as an output: a dense layer like any other here, so that
+    /// outputs are nobody's inputs, which converters to f16 stumble over.
     pub(super) fn scores(
         &mut self,
-        embedding: &str,
-        prototypes: &[f32],
-        dim: usize,
+        value: Value,
+        (prototypes, dim): (&[f32], usize),
         name: &str,
     ) -> Result<(), TrainError> {
-        let rows = self.tensor("prototypes", &[prototypes.len() / dim.max(1), dim], prototypes)?;
-        self.push("Gemm", name, &[embedding, &rows], vec![int("transB", 1)]);
+        let value = self.value(value)?;
+        let weight = self.tensor("prototypes", &[prototypes.len() / dim, dim, 1, 1], prototypes)?;
+        let products = self.push("Conv", "products", &[&value, &weight], vec![ints("kernel_shape", &[1, 1])]);
+        self.push("Flatten", name, &[&products], vec![int("axis", 1)]);
         Ok(())
     }
 
@@ -75,9 +79,6 @@ impl<'a> Lowering<'a> {
     }
 
     fn node(&mut self, number: usize, node: &Node) -> Result<String, TrainError> {
-        let inputs = |lowering: &Self| -> Result<Vec<String>, TrainError> {
-            node.inputs.iter().map(|&input| lowering.value(input)).collect()
-        };
         let named = |what: &str| format!("{what}_{number}");
         match &node.op {
             Op::BatchNorm(norm) => self.convolution(node, norm),
@@ -94,8 +95,8 @@ impl<'a> Lowering<'a> {
                 Ok(self.push("Conv", &name, &[&x, &weight, &bias], vec![ints("kernel_shape", &[1, 1])]))
             }
             Op::Add { activation } => {
-                let inputs = inputs(self)?;
-                let sum = self.push("Add", &named("add"), &refs(&inputs), Vec::new());
+                let (a, b) = (self.value(node.inputs[0])?, self.value(node.inputs[1])?);
+                let sum = self.push("Add", &named("add"), &[&a, &b], Vec::new());
                 self.activation(sum, *activation)
             }
             Op::Activate { activation } => {
@@ -103,16 +104,16 @@ impl<'a> Lowering<'a> {
                 self.activation(x, *activation)
             }
             Op::MaxPool { sliding } => {
-                let inputs = inputs(self)?;
-                Ok(self.push("MaxPool", &named("max_pool"), &refs(&inputs), window(sliding)?))
+                let x = self.value(node.inputs[0])?;
+                Ok(self.push("MaxPool", &named("max_pool"), &[&x], window(sliding)?))
             }
             Op::GlobalAveragePool { masked: false } => {
-                let inputs = inputs(self)?;
-                Ok(self.push("GlobalAveragePool", &named("pool"), &refs(&inputs), Vec::new()))
+                let x = self.value(node.inputs[0])?;
+                Ok(self.push("GlobalAveragePool", &named("pool"), &[&x], Vec::new()))
             }
             Op::Scale => {
-                let inputs = inputs(self)?;
-                Ok(self.push("Mul", &named("scale"), &refs(&inputs), Vec::new()))
+                let (x, gate) = (self.value(node.inputs[0])?, self.value(node.inputs[1])?);
+                Ok(self.push("Mul", &named("scale"), &[&x, &gate], Vec::new()))
             }
             Op::Dropout { .. } => self.value(node.inputs[0]),
             Op::L2Normalise => {
@@ -156,7 +157,6 @@ impl<'a> Lowering<'a> {
         let weight = self.tensor(&format!("{name}.weight"), &dims, &folded)?;
         let bias = self.tensor(&format!("{name}.bias"), &[biases.len()], &biases)?;
         let mut attributes = window(sliding)?;
-        attributes.push(ints("dilations", &[number(sliding.window.dilation)?; 2]));
         attributes.push(int("group", number(*groups)?));
         let y = self.push("Conv", &name, &[&x, &weight, &bias], attributes);
         self.activation(y, norm.activation)
@@ -201,7 +201,7 @@ impl<'a> Lowering<'a> {
         if !self.tensors.iter().any(|tensor| tensor.name == name) {
             self.tensors.push(TensorProto {
                 dims: dims.iter().map(|&dim| number(dim)).collect::<Result<_, _>>()?,
-                data_type: Some(FLOAT),
+                data_type: Some(FLOAT_DATA),
                 name: name.to_owned(),
                 raw_data: Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
             });
@@ -231,34 +231,31 @@ impl<'a> Lowering<'a> {
     }
 }
 
-fn refs(names: &[String]) -> Vec<&str> {
-    names.iter().map(String::as_str).collect()
-}
-
 fn window(sliding: &Sliding) -> Result<Vec<AttributeProto>, TrainError> {
     let (rows, columns) = sliding.kernel;
     Ok(vec![
         ints("kernel_shape", &[number(rows)?, number(columns)?]),
         ints("strides", &[number(sliding.window.stride)?; 2]),
         ints("pads", &[number(sliding.window.padding)?; 4]),
+        ints("dilations", &[number(sliding.window.dilation)?; 2]),
     ])
 }
 
 fn int(name: &str, value: i64) -> AttributeProto {
-    attribute(name, AttributeType::Int, |attribute| attribute.i = Some(value))
+    attribute(name, INT_ATTRIBUTE, |attribute| attribute.i = Some(value))
 }
 
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    attribute(name, AttributeType::Ints, |attribute| attribute.ints = values.to_vec())
+    attribute(name, INTS_ATTRIBUTE, |attribute| attribute.ints = values.to_vec())
 }
 
 fn float(name: &str, value: f32) -> AttributeProto {
-    attribute(name, AttributeType::Float, |attribute| attribute.f = Some(value))
+    attribute(name, FLOAT_ATTRIBUTE, |attribute| attribute.f = Some(value))
 }
 
-fn attribute(name: &str, kind: AttributeType, set: impl FnOnce(&mut AttributeProto)) -> AttributeProto {
+fn attribute(name: &str, kind: i32, set: impl FnOnce(&mut AttributeProto)) -> AttributeProto {
     let mut attribute =
-        AttributeProto { name: name.to_owned(), kind: Some(kind.into()), ..AttributeProto::default() };
+        AttributeProto { name: name.to_owned(), kind: Some(kind), ..AttributeProto::default() };
     set(&mut attribute);
     attribute
 }

@@ -1,4 +1,4 @@
-//! The messages of an ONNX file that a student needs, with the field numbers of `onnx.proto` (onnx.ai, IR version 8).
+//! The messages of an ONNX file that a student needs, with the field numbers of `onnx.proto` (onnx.ai, IR version 7).
 
 use prost::Message;
 
@@ -78,19 +78,14 @@ pub(super) struct AttributeProto {
     pub i: Option<i64>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
-    #[prost(enumeration = "AttributeType", optional, tag = "20")]
+    #[prost(int32, optional, tag = "20")]
     pub kind: Option<i32>,
 }
 
-/// The types of attributes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
-#[repr(i32)]
-pub(super) enum AttributeType {
-    Undefined = 0,
-    Float = 1,
-    Int = 2,
-    Ints = 7,
-}
+/// `AttributeProto.AttributeType`.
+pub(super) const FLOAT_ATTRIBUTE: i32 = 1;
+pub(super) const INT_ATTRIBUTE: i32 = 2;
+pub(super) const INTS_ATTRIBUTE: i32 = 7;
 
 /// Numbers, little-endian in `raw_data`.
 #[derive(Clone, PartialEq, Message)]
@@ -105,8 +100,8 @@ pub(super) struct TensorProto {
     pub raw_data: Option<Vec<u8>>,
 }
 
-/// `TensorProto.DataType.FLOAT`: f32.
-pub(super) const FLOAT: i32 = 1;
+/// `TensorProto.DataType`: f32.
+pub(super) const FLOAT_DATA: i32 = 1;
 
 /// An input or output of the graph.
 #[derive(Clone, PartialEq, Message)]

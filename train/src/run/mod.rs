@@ -216,21 +216,21 @@ impl Run {
     pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtefactError> {
         let record = &bank.manifest().record;
         let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
-            path: self.dir.clone(),
+            path: bank.dir().to_owned(),
             what: what.to_owned(),
             expected,
             got,
-            hint: "give a bank of the teacher that the student was trained from",
+            hint: "give a bank made with the text encoder of the run's own bank, or of its teacher",
         };
         // A teacher that came without a text encoder has nothing to compare with.
         if let Some(expected) = self.manifest.text_encoder.filter(|expected| *expected != record.text_encoder)
         {
             let (expected, got) = (expected.to_string(), record.text_encoder.to_string());
-            return Err(mismatch("the text encoder of the bank", expected, got));
+            return Err(mismatch("the text encoder", expected, got));
         }
         if record.dim != self.manifest.dim {
             let (expected, got) = (self.manifest.dim.to_string(), record.dim.to_string());
-            return Err(mismatch("the width of the bank", expected, got));
+            return Err(mismatch("the width of the embeddings", expected, got));
         }
         Ok(())
     }
