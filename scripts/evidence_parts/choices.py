@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .setup import QUEUE, Bench, Method, Student, centred
+from .setup import QUEUE, Bench, Method, Student
 from .steps import Workshop, say
 
 RATES = ("0.03", "0.1", "0.3")
@@ -125,8 +125,10 @@ def slots(bench: Bench, many: Method, seed: Method) -> None:
     compare(bench, "slots", "zero-shot", queues | visual)
 
 
-def centring(bench: Bench, lgd: Method, seed: Method) -> None:
-    """Does the common direction of the teacher's embeddings? Without it similarities spread, so the temperature is tried again."""
-    around = centred(bench)
-    for name, method in (("lgd", lgd), ("seed", seed)):
-        compare(around, name, "zero-shot", over(method, "tau_s", STUDENT_TAUS))
+def centring(around: Bench, lgd: Method, seed: Method) -> tuple[Method, Method]:
+    """Does the common direction of the teacher's embeddings? Without it, as `around` is, similarities spread, so the temperature is tried
+    again.
+    """
+    both = (("lgd", lgd), ("seed", seed))
+    lgd, seed = (compare(around, name, "zero-shot", over(method, "tau_s", STUDENT_TAUS)) for name, method in both)
+    return lgd, seed

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from . import choices
-from .setup import STUDENT_SIDE, Bench, Method, Student, all_images, prepare, share_of_labels
+from .setup import STUDENT_SIDE, Bench, Method, Student, all_images, centred, prepare, share_of_labels
 from .steps import HELD_OUT_PER_CLASS, TRAIN_PER_CLASS, Scale, Workshop
 
 SMALL = Scale("small", 2000, None, 10, (0, 1, 2), (0,), (10, 20, 40, 80), 4)
@@ -39,7 +39,7 @@ def everything(workshop: Workshop) -> None:
     retargeted(bench, lgd, many)
     choices.parts(bench, lgd, many)
     choices.slots(bench, many, seed)
-    choices.centring(bench, lgd, seed)
+    around_zero(bench, lgd, seed)
     hgkd = choices.hgkd(bench)
     for number in scale.other_seeds:
         encoder = row(bench, "H-GKD", hgkd, number)
@@ -103,6 +103,15 @@ def retargeted(bench: Bench, lgd: Method, many: Method) -> None:
         student = row(bench, f"LGD, {names} names", method, 0)
         for asked in methods:
             choices.held_out(bench, student, "agreement with the teacher", f"learnt {names}, asked for {asked}", "agreement", asked)
+
+
+def around_zero(bench: Bench, lgd: Method, seed: Method) -> None:
+    """LGD and SEED from a teacher whose embeddings have no common direction, with as many seeds as from the plain one."""
+    around = centred(bench)
+    lgd, seed = choices.centring(around, lgd, seed)
+    for number in bench.workshop.scale.seeds:
+        row(around, f"LGD, {lgd.names} names, centred teacher", lgd, number)
+        row(around, "SEED, centred teacher", seed, number)
 
 
 def long_run(bench: Bench, lgd: Method, seed: Method) -> None:

@@ -207,11 +207,15 @@ def share_of_labels(bench: Bench, label: str, share: float) -> Bench:
 
 
 def centred(bench: Bench) -> Bench:
-    """The same with a teacher whose embeddings are centred; not for test images."""
+    """The same with a teacher whose embeddings are centred on those of the training images."""
     workshop, teacher = bench.workshop, bench.workshop.out / "teacher-centred"
     script = ["-B", ROOT / "scripts/teacher/center.py", "--teacher", bench.teacher, "--cache", bench.train.cache, "--out", teacher]
     settings = {"cache": digest((bench.train.cache / "cache.json").read_text()), "script": digest(script[1].read_text())}
     workshop.step("teacher-centred", settings, lambda: run("centring", ROOT / "third_party/venv/bin/python", *script) or {})
-    train = workshop.extract("centred", bench.train.images, teacher, *training_options(workshop.scale.views))
-    held_out = workshop.extract("centred-held-out", bench.held_out.images, teacher)
-    return replace(bench, prefix="centred-", teacher=teacher, train=Data(bench.train.images, train), held_out=Data(bench.held_out.images, held_out))
+
+    def extracted(name: str, of: Data, *options: str) -> Data:
+        return Data(of.images, workshop.extract(name, of.images, teacher, *options))
+
+    train = extracted("centred", bench.train, *training_options(workshop.scale.views))
+    held_out, test = extracted("centred-held-out", bench.held_out), extracted("centred-test", bench.test)
+    return replace(bench, prefix="centred-", teacher=teacher, train=train, held_out=held_out, test=test)
