@@ -1,5 +1,5 @@
-//! Files that many threads read, of which only so many are open at a time: a cache may have more shards than a process may
-//! have open files, often 1,024.
+//! Files that many threads read, of which only so many are open at a time: a cache or a set of archives may have more shards than
+//! a process may have open files, often 1,024.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use lgd_data::source::{Captions, ImageSource, Rejected, Sample, SourceError, open_captioned, open_source};
+use proptest::prelude::*;
 use tar::{Builder, Header};
 use tempfile::{TempDir, tempdir};
 
@@ -47,38 +48,86 @@ fn every_format_of_tar_is_read_alike() {
     let long = format!("b/{}3.jpg", "one-of-four-folders-on-the-way/".repeat(4));
     for format in ["ustar", "gnu", "pax"] {
         let source = open(&Path::new(GOLDENS).join(format!("archive-{format}.tar")));
-        assert_eq!(source.class_names().unwrap(), ["a", "b"]);
-        let expected =
-            [(&*long, Some(1)), ("b/2.JPEG", Some(1)), ("a/1.png", Some(0)), ("a/zwölf.webp", Some(0))];
+        assert_eq!(source.class_names().unwrap(), ["a", "b", "ä", "ö"]);
+        let expected = [
+            (&*long, Some(1)),
+            ("b/2.JPEG", Some(1)),
+            ("a/1.png", Some(0)),
+            ("a/zwölf.webp", Some(0)),
+            ("ä/hard.jpg", Some(2)),
+            ("ö/2.jpg", Some(3)),
+        ];
         assert_eq!(listed(&*source), expected, "{format}");
         for (index, (key, _)) in expected.iter().enumerate() {
-            assert_eq!(source.read(index, 1000).unwrap(), format!("images/{key}").as_bytes(), "{format}");
+            // A hard link holds what the member that it leads to holds.
+            let content = format!("images/{}", key.replace("ä/hard.jpg", "b/2.JPEG"));
+            assert_eq!(source.read(index, 1000).unwrap(), content.as_bytes(), "{format}");
         }
-        let detail = "a link in an archive".to_owned();
-        let link = Rejected { key: "images/b/link.jpg".to_owned(), reason: "not-a-file", detail };
+        let detail = "a symbolic link in an archive".to_owned();
+        let link = Rejected { key: "b/link.jpg".to_owned(), reason: "not-a-file", detail };
         assert_eq!(source.rejected(), [link], "{format}");
+        assert_eq!(source.passed_over(), None, "{format}");
         assert!(source.read(1, 14).is_err_and(|error| error.reason() == "too-many-bytes"));
-        assert!(source.read(4, 1000).is_err_and(|error| error.reason() == "source"));
+        assert!(source.read(6, 1000).is_err_and(|error| error.reason() == "source"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn an_archive_of_a_folder_lists_what_the_folder_lists(
+        names in proptest::collection::btree_set("((cat|Öl|öl|äpfel|x[.]y)/){0,3}[aéb猫狗]{1,2}[.](jpg|PNG)", 1..12),
+        empty in proptest::option::of("[a-z]{3}"),
+        at in prop_oneof![Just("."), Just("images"), Just("some/where")],
+    ) {
+        let root = tempdir().unwrap();
+        let images = root.path().join("images");
+        for name in &names {
+            let path = images.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        empty.iter().for_each(|class| fs::create_dir_all(images.join(class)).unwrap());
+        let path = root.path().join("images.tar");
+        let mut builder = Builder::new(fs::File::create(&path).unwrap());
+        builder.append_dir_all(at, &images).unwrap();
+        builder.finish().unwrap();
+        let (folder, archive) = (open(&images), open(&path));
+        let mut sorted = listed(&*archive);
+        sorted.sort_unstable();
+        prop_assert_eq!(sorted, listed(&*folder));
+        prop_assert_eq!(archive.class_names(), folder.class_names());
+        for (index, sample) in archive.samples().iter().enumerate() {
+            prop_assert_eq!(archive.read(index, 100).unwrap(), sample.key.as_bytes());
+        }
     }
 }
 
 #[test]
-fn an_archive_of_a_folder_lists_what_the_folder_lists() {
-    let root = tempdir().unwrap();
-    for name in ["b/deep/1.png", "a/2.jpg", "a/1.jpg", "top.png"] {
-        let path = root.path().join("images").join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, name).unwrap();
+fn an_archive_of_single_members_is_the_folder_that_they_share() {
+    for (members, expected) in [
+        (
+            &["./x/cat/1.jpg", "x/./dog/../2.jpg", "/x/cat/b.jpg"][..],
+            &["cat/1.jpg", "dog/../2.jpg", "cat/b.jpg"][..],
+        ),
+        (&["x/1.jpg", "x/2.jpg"], &["1.jpg", "2.jpg"]),
+        (&["x/.hidden/1.jpg", "._1.jpg", "1.jpg"], &["1.jpg"]),
+    ] {
+        let root = tempdir().unwrap();
+        let path = root.path().join("a.tar");
+        let mut builder = Builder::new(fs::File::create(&path).unwrap());
+        for member in members {
+            let mut header = Header::new_gnu();
+            // As other writers do, and not as this crate sets it.
+            header.as_mut_bytes()[..member.len()].copy_from_slice(member.as_bytes());
+            header.set_size(0);
+            header.set_cksum();
+            builder.append(&header, &[][..]).unwrap();
+        }
+        builder.finish().unwrap();
+        let source = open(&path);
+        assert_eq!(source.samples().iter().map(|sample| &*sample.key).collect::<Vec<_>>(), expected);
     }
-    let path = root.path().join("images.tar");
-    let mut builder = Builder::new(fs::File::create(&path).unwrap());
-    builder.append_dir_all("some/where", root.path().join("images")).unwrap();
-    builder.finish().unwrap();
-    let (folder, archive) = (open(&root.path().join("images")), open(&path));
-    let mut sorted = listed(&*archive);
-    sorted.sort_unstable();
-    assert_eq!(sorted, listed(&*folder));
-    assert_eq!(archive.class_names(), folder.class_names());
 }
 
 #[test]
@@ -96,13 +145,63 @@ fn shards_have_labels_and_captions_beside_their_images() {
     let texts = ["an x", "a y"].map(str::to_owned).to_vec();
     assert_eq!((source.captions(), source.ignores_captions()), (Some(&Captions::Texts(texts)), false));
     assert_eq!(listed(&*source), [("a.tar/x.jpg", Some(7)), ("b.tar/d/y.PNG", Some(0))]);
+    let error = source.read(0, 0).unwrap_err();
+    let path = root.path().join("a.tar/x.jpg");
+    assert!(error.to_string().starts_with(&format!("{} has more than", path.display())), "{error}");
+}
+
+#[test]
+fn only_what_has_an_images_name_up_to_the_first_dot_stands_beside_it() {
+    let members: &[_] = &[
+        ("v1.5.jpg", ""),
+        ("v1.cls", "3"),
+        ("v1.5.cls", "4"),
+        ("v1.blip.txt", "other"),
+        ("v1.txt", "\u{feff}own"),
+        ("w.jpg", ""),
+        ("w.txt", " \n"),
+        ("x.jpg", ""),
+        ("readme", ""),
+        ("x.npy", ""),
+    ];
+    let root = shards(&[("a.tar", members)]);
+    let plain = open(root.path());
+    assert_eq!(listed(&*plain), [("a.tar/v1.5.jpg", Some(3)), ("a.tar/w.jpg", None), ("a.tar/x.jpg", None)]);
+    let passed_over = plain.passed_over().unwrap();
+    assert!(passed_over.starts_with("3 members") && passed_over.ends_with("a.tar/v1.5.cls"), "{passed_over}");
+    let captioned = open_captioned(root.path()).unwrap();
+    assert_eq!(captioned.captions(), Some(&Captions::Texts(vec!["own".to_owned()])));
+    assert_eq!(listed(&*captioned), [("a.tar/v1.5.jpg", Some(3))]);
+    let rejected: Vec<_> = captioned.rejected().iter().map(|it| (&*it.key, it.reason, &*it.detail)).collect();
+    let none = ("a.tar/x.jpg", "no-caption", "no .txt stands beside it");
+    assert_eq!(rejected, [("a.tar/w.jpg", "no-caption", "its caption is empty"), none]);
+    assert!(
+        message(open_captioned(shards(&[("a.tar", &[("x.jpg", "")])]).path())).contains("has no captions")
+    );
+}
+
+#[test]
+fn keys_stay_when_shards_are_added_and_classes_are_below_what_all_share() {
+    let root = shards(&[("0.tar", &[("train/cat/1.jpg", "")])]);
+    assert_eq!(listed(&*open(root.path())), [("0.tar/train/cat/1.jpg", None)]);
+    archive(&root.path().join("1.tar"), &[("train/dog/1.jpg", ""), ("train/cat/2.jpg", "")]);
+    let source = open(root.path());
+    let expected = [
+        ("0.tar/train/cat/1.jpg", Some(0)),
+        ("1.tar/train/dog/1.jpg", Some(1)),
+        ("1.tar/train/cat/2.jpg", Some(0)),
+    ];
+    assert_eq!(listed(&*source), expected);
+    assert_eq!(source.class_names().unwrap(), ["cat", "dog"]);
 }
 
 #[test]
 fn a_folder_with_images_is_no_set_of_archives() {
-    let root = shards(&[("a.tar", &[("x.jpg", "X")])]);
-    fs::write(root.path().join("y.jpg"), "Y").unwrap();
-    assert_eq!(listed(&*open(root.path())), [("a.tar", None), ("y.jpg", None)]);
+    for other in ["y.jpg", "0a1b2c3d", "y.avif"] {
+        let root = shards(&[("a.tar", &[("x.jpg", "X")])]);
+        fs::write(root.path().join(other), "Y").unwrap();
+        assert_eq!(open(root.path()).samples().len(), 2, "{other}");
+    }
     let root = shards(&[("a.tar", &[("x.jpg", "X")])]);
     fs::create_dir(root.path().join("cats")).unwrap();
     assert_eq!(listed(&*open(root.path())), [("a.tar", None)]);
@@ -111,10 +210,11 @@ fn a_folder_with_images_is_no_set_of_archives() {
 #[test]
 fn members_that_do_not_fit_together_are_errors_that_name_them() {
     for (members, part) in [
-        (&[("a.jpg", ""), ("b.jpg", ""), ("a.cls", "1")][..], "b.jpg has no .cls beside it"),
-        (&[("a.jpg", ""), ("a.cls", "cat")], "a.cls: expected a class number from 0, got \"cat\""),
+        (&[("a.jpg", ""), ("a.cls", "cat")][..], "a.cls: expected a class number from 0, got \"cat\"\nhint:"),
         (&[("a.jpg", ""), ("a.cls", "-1")], "got \"-1\""),
         (&[("a.jpg", ""), ("a.jpg", "")], "a.jpg is in it twice\nhint:"),
+        (&[("a.jpg", ""), ("a.cls", "1"), ("a.cls", "1")], "a.cls is in it twice"),
+        (&[("a.jpg", ""), ("a.txt", "1"), ("a.txt", "1")], "a.txt is in it twice"),
         (&[("a.txt", ""), ("b.cls", "1")], "no images found in"),
     ] {
         let root = shards(&[("a.tar", members)]);
@@ -122,33 +222,82 @@ fn members_that_do_not_fit_together_are_errors_that_name_them() {
         assert!(error.contains("a.tar") || error.starts_with("no images"), "{error}");
         assert!(error.contains(part), "{members:?}: {error}");
     }
-    for (members, part) in [
-        (&[("a.jpg", ""), ("b.jpg", ""), ("a.txt", "an a")][..], "b.jpg has no caption"),
-        (&[("a.jpg", ""), ("a.txt", " \n")], "a.jpg has no caption"),
-        (&[("a.jpg", "")], "a.jpg has no caption"),
-    ] {
-        let root = shards(&[("a.tar", members)]);
-        let error = message(open_captioned(root.path()));
-        assert!(error.contains(part), "{members:?}: {error}");
+}
+
+/// The bytes of an archive whose last member is hidden.
+fn whole() -> Vec<u8> {
+    let root = tempdir().unwrap();
+    let path = root.path().join("a.tar");
+    archive(&path, &[("x.jpg", "X"), ("y.jpg", &"Y".repeat(2000)), ("._y.jpg", &"Z".repeat(600))]);
+    fs::read(&path).unwrap()
+}
+
+#[test]
+fn an_archive_that_was_cut_anywhere_is_refused() {
+    let (root, whole) = (tempdir().unwrap(), whole());
+    let path = root.path().join("a.tar");
+    let ends = whole.len() - 1024;
+    assert_eq!((ends, whole[ends - 1]), (512 * 10, 0));
+    for cut in (0..=ends).step_by(64).chain([1, 511, 513, ends - 1]) {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let error = message(open_source(&path));
+        assert!(
+            error.contains("hint: ")
+                && error.contains("copy it again") | error.contains("copy the archive") | (cut < 512),
+            "{cut}: {error}"
+        );
+        // Beside a sound one, too.
+        let shards = shards(&[("b.tar", &[("x.jpg", "X")])]);
+        fs::copy(&path, shards.path().join("a.tar")).unwrap();
+        assert!(message(open_source(shards.path())).contains("a.tar"), "{cut}");
+    }
+    fs::write(&path, &whole[..2000]).unwrap();
+    let error = message(open_source(&path));
+    assert!(error.contains("y.jpg should end at byte 3536, the archive has 2000\nhint: "), "{error}");
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(open(&path).samples().len(), 2);
+}
+
+#[test]
+fn what_is_no_archive_or_several_is_refused() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("a.tar");
+    fs::write(&path, [whole(), whole()].concat()).unwrap();
+    let error = message(open_source(&path));
+    assert!(error.contains("more behind its end mark, at byte 6144\nhint: "), "{error}");
+    fs::write(&path, b"\x1f\x8b compressed or whatever".repeat(99)).unwrap();
+    let error = message(open_source(&path));
+    assert!(error.contains("not a TAR archive") && error.contains("decompress it"), "{error}");
+    fs::write(&path, whole()).unwrap();
+    for other in ["b.tar.gz", "b.tgz", "b.tar.part"] {
+        fs::write(root.path().join(other), "").unwrap();
+        let error = message(open_source(root.path()));
+        assert!(error.contains(other) && error.contains("hint: decompress it, or finish"), "{error}");
+        assert!(
+            message(open_source(&root.path().join(other))).contains("hint: give a folder of images, a .tar")
+        );
+        fs::remove_file(root.path().join(other)).unwrap();
     }
 }
 
 #[test]
-fn what_is_no_whole_archive_is_refused() {
-    let root = tempdir().unwrap();
-    let path = root.path().join("a.tar");
-    archive(&path, &[("x.jpg", "X"), ("y.jpg", &"Y".repeat(2000))]);
-    let whole = fs::read(&path).unwrap();
-    fs::write(&path, &whole[..2000]).unwrap();
-    let error = message(open_source(&path));
-    assert!(error.contains("y.jpg should end at byte 3536, the archive has 2000\nhint: "), "{error}");
-    fs::write(&path, b"\x1f\x8b compressed or whatever".repeat(99)).unwrap();
-    let error = message(open_source(&path));
-    assert!(error.contains("not a TAR archive") && error.contains("hint: "), "{error}");
-    fs::write(root.path().join("b.tar.gz"), "").unwrap();
-    assert!(
-        message(open_source(&root.path().join("b.tar.gz"))).contains("hint: give a folder of images, a .tar")
-    );
+fn a_damaged_shard_is_the_same_whoever_reads_first() {
+    let root = shards(&[("a.tar", &[("x.jpg", "X")])]);
+    for name in ["b", "c", "d", "e"] {
+        fs::write(root.path().join(format!("{name}.tar")), "no archive").unwrap();
+    }
+    (0..8).for_each(|_| assert!(message(open_source(root.path())).contains("b.tar: ")));
+}
+
+#[test]
+fn files_with_holes_are_rejected_and_nothing_else_is() {
+    for format in ["gnu", "pax"] {
+        let source = open(&Path::new(GOLDENS).join(format!("archive-holes-{format}.tar")));
+        assert_eq!(listed(&*source), [("cat/whole.png", Some(0))], "{format}");
+        let rejected: Vec<_> = source.rejected().iter().map(|it| (it.reason, &*it.detail)).collect();
+        assert_eq!(rejected, [("not-a-file", "a file with holes in an archive")], "{format}");
+        assert_eq!(source.class_names().unwrap(), ["cat"], "{format}");
+    }
 }
 
 #[test]

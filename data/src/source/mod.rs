@@ -69,6 +69,11 @@ pub trait ImageSource: Send + Sync {
     fn ignores_captions(&self) -> bool {
         false
     }
+
+    /// What the source holds and is neither listed nor rejected, in words.
+    fn passed_over(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Why a source cannot be opened or a sample not be read.

@@ -77,6 +77,9 @@ fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
             args.images.display()
         ));
     }
+    if let Some(passed_over) = source.passed_over() {
+        say(format_args!("note: {}: {passed_over}", args.images.display()));
+    }
     Ok(source)
 }
 

@@ -172,6 +172,10 @@ impl Extraction<'_> {
                     used.push(index);
                     features.labels.extend(items[index].label);
                 }
+                // Storage that fails takes images that are sound, and a figure without them is another set's.
+                Err(PixelError::Source(error)) if error.is_storage_failure() => {
+                    return Err(RunError::Storage { source: error });
+                }
                 // Unlike in training, nothing else depends on this image: it is counted, and the rest goes on.
                 Err(error) => {
                     let key = &source.samples()[items[index].position].key;
@@ -224,5 +228,5 @@ fn require_labels(images: &LabelledImages<'_>) -> Result<(), RunError> {
 }
 
 fn unlabelled(key: &str) -> Reject {
-    reject(key, "no-label", "it stands beside the class folders, not in one")
+    reject(key, "no-label", "it stands in no class folder, or without a label where others have one")
 }

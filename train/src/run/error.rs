@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lgd_data::ArtefactError;
 use lgd_data::cache::{ImageStamp, StoredFormat};
 use lgd_data::render::RenderError;
+use lgd_data::source::SourceError;
 use thiserror::Error;
 
 use crate::error::TrainError;
@@ -76,6 +77,14 @@ pub enum RunError {
         key: String,
         /// Why it cannot be used.
         reason: String,
+    },
+    /// An evaluation cannot read an image, and not for the image's fault.
+    #[error(
+        "{source}\nhint: not the file but the storage seems to have failed: see to it, then evaluate again"
+    )]
+    Storage {
+        /// The first image that could not be read, and why.
+        source: SourceError,
     },
     /// A rendered image does not fit its place in the batch.
     #[error(transparent)]
@@ -228,7 +237,7 @@ pub enum RunError {
         test: f32,
     },
     /// Labels are needed, and there are none.
-    #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, or add a label column to the list", images.display())]
+    #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, add a label column to the list, or in archives a .cls beside each image", images.display())]
     Unlabelled {
         /// The image source.
         images: PathBuf,
@@ -342,6 +351,7 @@ impl RunError {
             | Self::MissingSample { .. }
             | Self::ImageChanged { .. }
             | Self::Image { .. }
+            | Self::Storage { .. }
             | Self::InitialWeights { .. }
             | Self::Width { .. }
             | Self::NoImages { .. } => FailureKind::Artefact,

@@ -1,8 +1,8 @@
 //! What one TAR archive holds, from its headers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use tar::{Archive, Entry, EntryType};
@@ -10,22 +10,23 @@ use tar::{Archive, Entry, EntryType};
 use super::super::{Rejected, SourceError};
 use super::ArchiveProblem;
 
-/// How names of images end. Other members are passed over: archives hold labels, captions and indexes beside images.
-const IMAGES: [&str; 12] =
-    ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm"];
+/// How names of images end.
+const IMAGES: [&str; 14] =
+    ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm"];
+
+/// How names of files end that are told nothing of, beside images or beside archives: what else is there to know about them.
+const INDEXES: [&str; 9] = ["json", "jsonl", "txt", "csv", "tsv", "parquet", "yaml", "yml", "md"];
 
 /// Longest label and caption that are read, bytes.
 const LABEL_BYTES: u64 = 64;
 const CAPTION_BYTES: u64 = 1 << 20;
 
-/// An image and its place in the archive.
-#[derive(Debug)]
-pub(super) struct Image {
-    /// The member's name, without a leading `./`.
-    pub name: String,
-    /// Its first byte.
+/// Where a member's bytes lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// The first.
     pub offset: u64,
-    /// Its bytes.
+    /// How many.
     pub size: u64,
 }
 
@@ -41,17 +42,26 @@ pub(super) struct Beside {
 /// What an archive holds.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// In the archive's order.
-    pub images: Vec<Image>,
+    /// Names of images, in the archive's order.
+    pub images: Vec<(String, Extent)>,
     /// By [`stem`].
     pub beside: HashMap<String, Beside>,
-    /// What looks like an image and cannot be read as one.
+    /// Folders that have a member of their own, each with a slash behind it; empty for the one that was packed as `.`.
+    pub folders: BTreeSet<String>,
+    /// What looks like an image and cannot be read as one; whole names.
     pub rejected: Vec<Rejected>,
+    /// How many members are nothing that is known, and the first.
+    pub unknown: Option<(usize, String)>,
 }
 
 /// Whether a name ends as an image's does.
 pub(super) fn is_image(name: &str) -> bool {
     IMAGES.contains(&&*extension(name))
+}
+
+/// Whether a name ends as that of a file about images does.
+pub(super) fn is_index(name: &str) -> bool {
+    INDEXES.contains(&&*extension(name))
 }
 
 /// What follows the last dot of a name, in small letters.
@@ -70,91 +80,176 @@ pub(super) fn stem(name: &str) -> &str {
 pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, SourceError> {
     let io = |error| SourceError::archive_io(path, error);
     let wrong = |problem| SourceError::Archive { path: path.to_owned(), problem };
-    // An error without a number of the system's is the parser's.
-    let failed = |error: io::Error| match error.raw_os_error() {
-        Some(_) => io(error),
-        None => wrong(ArchiveProblem::Syntax(error.to_string())),
-    };
     let file = File::open(path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
     let mut archive = Archive::new(file);
-    let (mut found, mut names) = (Scan::default(), HashSet::new());
-    for entry in archive.entries_with_seek().map_err(failed)? {
-        let mut entry = entry.map_err(failed)?;
-        let Some(name) = found.name(&entry) else { continue };
-        let (offset, size) = (entry.raw_file_position(), entry.size());
-        let end = offset.saturating_add(size);
-        if end > len {
-            return Err(wrong(ArchiveProblem::Cut { member: name, end, len }));
+    let mut members = Members { found: Scan::default(), extents: HashMap::new(), captions };
+    let mut sound = false;
+    // An error without a number of the system's is the parser's.
+    let failed = |error: io::Error, sound: bool| match error.raw_os_error() {
+        Some(_) => io(error),
+        None if sound => wrong(ArchiveProblem::Damaged(error.to_string())),
+        None => wrong(ArchiveProblem::Syntax(error.to_string())),
+    };
+    for entry in archive.entries_with_seek().map_err(|error| failed(error, sound))? {
+        let mut entry = entry.map_err(|error| failed(error, sound))?;
+        sound = true;
+        let end = entry.raw_file_position().saturating_add(entry.size());
+        // The size of a file with holes is that with the holes.
+        if end > len && entry.header().entry_type() != EntryType::GNUSparse {
+            let member = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            return Err(wrong(ArchiveProblem::Cut { member, end, len }));
         }
-        let kind = entry.header().entry_type();
-        match &*extension(&name) {
-            _ if is_image(&name) => {
-                if let Some(detail) = unreadable(kind) {
-                    found.rejected.push(Rejected {
-                        key: name,
-                        reason: "not-a-file",
-                        detail: detail.to_owned(),
-                    });
-                } else if names.insert(name.clone()) {
-                    found.images.push(Image { name, offset, size });
-                } else {
-                    return Err(wrong(ArchiveProblem::Duplicate { member: name }));
-                }
-            }
-            "cls" if kind.is_file() => {
-                let text = text(&mut entry, LABEL_BYTES).map_err(failed)?;
-                let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
-                let label = number.ok_or_else(|| {
-                    let got = String::from_utf8_lossy(&text).into_owned();
-                    wrong(ArchiveProblem::Label { member: name.clone(), got })
-                })?;
-                found.beside.entry(stem(&name).to_owned()).or_default().label = Some(label);
-            }
-            "txt" if kind.is_file() => {
-                let text =
-                    if captions { text(&mut entry, CAPTION_BYTES).map_err(failed)? } else { Vec::new() };
-                found.beside.entry(stem(&name).to_owned()).or_default().caption = Some(text);
-            }
-            _ => {}
-        }
+        members.add(&mut entry).map_err(|error| failed(error, sound))?.map_err(wrong)?;
     }
-    Ok(found)
+    require_end(archive.into_inner(), len).map_err(io)?.map_err(wrong)?;
+    Ok(members.found)
 }
 
-impl Scan {
-    /// The name of a member that is not hidden; an image whose name is not UTF-8 is rejected.
-    fn name(&mut self, entry: &Entry<'_, File>) -> Option<String> {
-        let bytes = entry.path_bytes();
-        let name = String::from_utf8_lossy(&bytes);
-        let shown = name.trim_start_matches("./").trim_start_matches('/');
-        if shown.is_empty() || shown.split('/').any(|part| part.starts_with('.')) {
+/// Checks that an archive of `len` bytes, read up to where `file` stands, ended in its mark, and that nothing follows: a file that was cut
+/// between two members and one that is several in a row look like whole ones otherwise.
+fn require_end(mut file: File, len: u64) -> io::Result<Result<(), ArchiveProblem>> {
+    let mut at = file.stream_position()?;
+    if at >= len {
+        return Ok(Err(ArchiveProblem::NoEnd { len }));
+    }
+    let mut block = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut block)?;
+        match block[..read].iter().zip(at..).find(|(byte, _)| **byte != 0) {
+            Some((_, at)) => return Ok(Err(ArchiveProblem::Trailing { at })),
+            None if read == 0 => return Ok(Ok(())),
+            None => at += u64::try_from(read).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Members as they come.
+struct Members {
+    found: Scan,
+    /// Where the images lie, by name.
+    extents: HashMap<String, Extent>,
+    captions: bool,
+}
+
+impl Members {
+    /// Adds a member to what was found.
+    fn add(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<(), ArchiveProblem>> {
+        let Some(name) = self.name(&entry.path_bytes()) else { return Ok(Ok(())) };
+        let kind = entry.header().entry_type();
+        if kind.is_dir() {
+            self.found.folders.insert(if name.is_empty() { name } else { name + "/" });
+            return Ok(Ok(()));
+        }
+        if is_image(&name) {
+            let extent = match self.extent(entry)? {
+                Ok(extent) => extent,
+                Err(detail) => {
+                    let detail = detail.to_owned();
+                    self.found.rejected.push(Rejected { key: name, reason: "not-a-file", detail });
+                    return Ok(Ok(()));
+                }
+            };
+            if self.extents.insert(name.clone(), extent).is_some() {
+                return Ok(Err(ArchiveProblem::Duplicate { member: name }));
+            }
+            self.found.images.push((name, extent));
+            return Ok(Ok(()));
+        }
+        let stem = stem(&name);
+        let what = &name[stem.len()..];
+        if !kind.is_file() || !matches!(what, ".cls" | ".txt") {
+            if !is_index(&name) {
+                self.found.unknown.get_or_insert_with(|| (0, name)).0 += 1;
+            }
+            return Ok(Ok(()));
+        }
+        let beside = self.found.beside.entry(stem.to_owned()).or_default();
+        let again = if what == ".cls" {
+            let text = text(entry, LABEL_BYTES)?;
+            match std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()) {
+                Some(label) => beside.label.replace(label).is_some(),
+                None => {
+                    let got = String::from_utf8_lossy(&text).into_owned();
+                    return Ok(Err(ArchiveProblem::Label { member: name, got }));
+                }
+            }
+        } else {
+            let text = if self.captions { text(entry, CAPTION_BYTES)? } else { Vec::new() };
+            beside.caption.replace(text).is_some()
+        };
+        Ok(if again { Err(ArchiveProblem::Duplicate { member: name }) } else { Ok(()) })
+    }
+
+    /// The name of a member that is not hidden, without parts that say nothing; an image whose name is not UTF-8 is rejected.
+    fn name(&mut self, bytes: &[u8]) -> Option<String> {
+        let shown = String::from_utf8_lossy(bytes);
+        let parts: Vec<&str> = shown.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        if parts.iter().any(|part| part.starts_with('.') && *part != "..") {
             return None;
         }
-        if std::str::from_utf8(&bytes).is_ok() {
-            return Some(shown.to_owned());
+        let name = parts.join("/");
+        if std::str::from_utf8(bytes).is_ok() {
+            return Some(name);
         }
-        if is_image(shown) {
-            let (key, detail) = (shown.to_owned(), "the name is not UTF-8".to_owned());
-            self.rejected.push(Rejected { key, reason: "not-utf8", detail });
+        if is_image(&name) {
+            let detail = "the name is not UTF-8".to_owned();
+            self.found.rejected.push(Rejected { key: name, reason: "not-utf8", detail });
         }
         None
     }
-}
 
-/// Why a member with an image's name is none that can be read in place.
-fn unreadable(kind: EntryType) -> Option<&'static str> {
-    match kind {
-        EntryType::Regular | EntryType::Continuous => None,
-        EntryType::Link | EntryType::Symlink => Some("a link in an archive"),
-        EntryType::GNUSparse => Some("a file with holes in an archive"),
-        _ => Some("neither a file nor a folder"),
+    /// Where an image's bytes lie, or why they cannot be read in place. A hard link's are those of the member that it leads to, which comes
+    /// before it.
+    fn extent(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<Extent, &'static str>> {
+        let extent = Extent { offset: entry.raw_file_position(), size: entry.size() };
+        Ok(match entry.header().entry_type() {
+            EntryType::Regular | EntryType::Continuous if has_holes(entry)? => Err(HOLES),
+            EntryType::Regular | EntryType::Continuous => Ok(extent),
+            EntryType::Link => {
+                let target = entry.link_name_bytes().and_then(|target| self.name(&target));
+                let target = target.and_then(|target| self.extents.get(&target)).copied();
+                target.ok_or("a hard link to what is no image of the archive before it")
+            }
+            EntryType::Symlink => Err("a symbolic link in an archive"),
+            EntryType::GNUSparse => Err(HOLES),
+            _ => Err("neither a file nor a folder"),
+        })
     }
 }
 
-/// The first `most` bytes of a member.
+const HOLES: &str = "a file with holes in an archive";
+
+/// Whether a member is a file with holes in the way of `tar --format=posix`, whose bytes begin with a map of them.
+fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(false) };
+    for extension in extensions {
+        if extension?.key_bytes().starts_with(b"GNU.sparse.") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The first `most` bytes of a member and one more where there are more, without a byte order mark.
 fn text(entry: &mut Entry<'_, File>, most: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    entry.take(most).read_to_end(&mut text)?;
-    Ok(text)
+    entry.take(most + 1).read_to_end(&mut text)?;
+    Ok(match text.strip_prefix("\u{feff}".as_bytes()) {
+        Some(rest) => rest.to_vec(),
+        None => text,
+    })
+}
+
+/// A caption as it is kept: trimmed; an error says why there is none.
+pub(super) fn caption(bytes: Option<&[u8]>) -> Result<&str, &'static str> {
+    let bytes = bytes.ok_or("no .txt stands beside it")?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > CAPTION_BYTES) {
+        return Err("its caption is longer than 1 MiB");
+    }
+    match std::str::from_utf8(bytes).map(str::trim) {
+        Err(_) => Err("its caption is not UTF-8"),
+        Ok("") => Err("its caption is empty"),
+        Ok(text) => Ok(text),
+    }
 }
