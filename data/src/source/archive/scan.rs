@@ -160,7 +160,7 @@ impl Members {
         let what = &name[stem.len()..];
         if !kind.is_file() || !matches!(what, ".cls" | ".txt") {
             if !is_index(&name) {
-                self.found.unknown.get_or_insert_with(|| (0, name)).0 += 1;
+                self.found.unknown.get_or_insert((0, name)).0 += 1;
             }
             return Ok(Ok(()));
         }
