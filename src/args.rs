@@ -90,8 +90,8 @@ pub struct RuntimeArgs {
 /// `lgd extract`.
 #[derive(ClapArgs)]
 pub struct ExtractArgs {
-    /// Images: a folder (class = first-level folder), a TAR archive or a folder of them (the same, or `.cls` beside the images), or a CSV
-    /// list (path, and a label where there is one).
+    /// Images: a folder (class = first-level folder), a TAR archive or a folder of them (the same, or `.cls` beside the images), a Parquet
+    /// file with images inside or a folder of them (a column of labels), or a CSV list (path, and a label where there is one).
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// Teacher folder with teacher.toml.
@@ -139,7 +139,8 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "BYTES", default_value = "100GB", value_parser = bytes)]
     pub tokens_limit: u64,
     /// Also cache a text embedding of every image's caption, from a CSV list with a column caption (texts, which the teacher's text
-    /// encoder embeds) or caption_embedding (JSON arrays of numbers), or from the `.txt` beside every image in TAR archives.
+    /// encoder embeds) or caption_embedding (JSON arrays of numbers), from the `.txt` beside every image in TAR archives, or from
+    /// such a column of Parquet files (also text; embeddings as lists).
     #[arg(long)]
     pub captions: bool,
     /// Images per encoder batch; default: the model's own, or 32 on CPU and 256 on a GPU.
@@ -497,8 +498,8 @@ pub struct EvalArgs {
     /// The run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Test images, labelled unless --protocol is agreement alone: a folder (class = first-level folder), TAR archives or a CSV list. Labels
-    /// are the bank's names (case, blanks, `_` and `-` do not matter) or numbers, the names' positions in the bank.
+    /// Test images, labelled unless --protocol is agreement alone: a folder (class = first-level folder), TAR archives, Parquet files or a CSV list.
+    /// Labels are the bank's names (case, blanks, `_` and `-` do not matter) or numbers, the names' positions in the bank.
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// A cache of the test images, made with --with-center; puts the teacher's figures beside the student's.

@@ -98,6 +98,12 @@ impl Desk {
         Ran::new(&command.output().unwrap())
     }
 
+    /// Runs a Python script with the packages of `scripts/setup venv`, in this folder.
+    pub fn python(&self, script: &str) -> Ran {
+        let mut command = Command::new(third_party("venv/bin/python"));
+        Ran::new(&command.args(["-c", script]).current_dir(self.dir.path()).output().unwrap())
+    }
+
     /// `images/CLASS/*.png`: `per_class` training images of every class, from number `first` of each.
     pub fn images(&self, name: &str, first: usize, per_class: usize) {
         for class in CLASSES {

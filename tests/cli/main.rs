@@ -10,5 +10,6 @@ mod export;
 mod kdep;
 mod objectives;
 mod optional;
+mod parquet;
 mod pipeline;
 mod stored_views;

@@ -1,9 +1,8 @@
 //! Features, tokens and captions in the cache, through the command.
 
 use std::fs;
-use std::process::Command;
 
-use crate::common::{CLASSES, Desk, cut, flip_a_bit, root, third_party};
+use crate::common::{CLASSES, Desk, cut, flip_a_bit, root};
 
 const EXTRACT: &str = "extract --images list.csv --teacher teacher --views 2 --batch 4 --shard-samples 8";
 const ALL: &str = "--features --captions --tokens";
@@ -281,10 +280,5 @@ assert pl.read_parquet('bytes/tokens-00000.parquet').height == 16
 assert pl.read_parquet('half/views-00000.parquet')['features'][0].len() == 4
 assert duckdb.sql(\"select count(*), max(octet_length(tokens)) from 'bytes/tokens-00000.parquet'\").fetchall() == [(16, 16)]
 ";
-    let output = Command::new(third_party("venv/bin/python"))
-        .args(["-c", script])
-        .current_dir(desk.path("."))
-        .output();
-    let output = output.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    desk.python(script).ended(0, &[]);
 }

@@ -1,9 +1,8 @@
 //! Views stored in the cache: training without an image, to the same bits.
 
 use std::fs;
-use std::process::Command;
 
-use crate::common::{CLASSES, Desk, cut, flip_a_bit, third_party};
+use crate::common::{CLASSES, Desk, cut, flip_a_bit};
 
 const EXTRACT: &str = "extract --images images --teacher teacher --views 2 --with-center";
 const BANK: &str = "bank --teacher teacher --categories names.txt";
@@ -158,10 +157,5 @@ assert table['jpeg'][7].as_py()[:2] == b'\\xff\\xd8' and len(table['jpeg'][7].as
 assert pl.read_parquet(raw).height == 40 and pl.read_parquet(jpeg).height == 40
 assert duckdb.sql(f\"select count(*), max(octet_length(jpeg)) = max(length) from '{jpeg}'\").fetchall() == [(40, True)]
 ";
-    let output = Command::new(third_party("venv/bin/python"))
-        .args(["-c", script])
-        .current_dir(desk.path("."))
-        .output();
-    let output = output.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    desk.python(script).ended(0, &[]);
 }

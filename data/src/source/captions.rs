@@ -62,26 +62,66 @@ impl Captions {
             return Err(RowProblem::EmptyCaption { key: key() });
         }
         match self {
-            Self::Texts(texts) => texts.push(text.to_owned()),
-            Self::Embeddings { dim, values } => {
-                let numbers = unit_vector(text)
-                    .map_err(|reason| RowProblem::CaptionEmbedding { key: key(), reason })?;
-                if *dim != 0 && numbers.len() != *dim {
-                    let reason = format!("has {} numbers, those before it {dim}", numbers.len());
-                    return Err(RowProblem::CaptionEmbedding { key: key(), reason });
-                }
-                *dim = numbers.len();
-                values.extend(numbers);
+            Self::Texts(texts) => {
+                texts.push(text.to_owned());
+                Ok(())
             }
+            Self::Embeddings { .. } => numbers_of(text)
+                .and_then(|numbers| self.push_embedding(&numbers))
+                .map_err(|reason| RowProblem::CaptionEmbedding { key: key(), reason }),
+        }
+    }
+
+    /// Adds the captions of the samples that follow, of the same kind; an error says why they do not fit.
+    pub(super) fn append(&mut self, more: Self) -> Result<(), String> {
+        match (self, more) {
+            (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
+            (Self::Embeddings { dim, values }, Self::Embeddings { dim: width, values: more }) => {
+                require_width(dim, width)?;
+                values.extend(more);
+            }
+            _ => return Err("is of another kind than those before it".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Adds a text.
+    pub(super) fn push_text(&mut self, text: &str) {
+        if let Self::Texts(texts) = self {
+            texts.push(text.to_owned());
+        }
+    }
+
+    /// Adds an embedding; an error says what is wrong with it.
+    pub(super) fn push_embedding(&mut self, numbers: &[f64]) -> Result<(), String> {
+        if let Self::Embeddings { dim, values } = self {
+            let unit = unit_vector(numbers)?;
+            require_width(dim, unit.len())?;
+            values.extend(unit);
         }
         Ok(())
     }
 }
 
-/// The numbers of a JSON array, normalised; an error says what is wrong with them.
-fn unit_vector(json: &str) -> Result<Vec<f16>, String> {
-    let numbers: Vec<f64> =
-        serde_json::from_str(json).map_err(|error| format!("is not a JSON array of numbers: {error}"))?;
+/// Checks a further width against that of the embeddings before, 0 where there are none.
+fn require_width(dim: &mut usize, width: usize) -> Result<(), String> {
+    if *dim != 0 && width != *dim {
+        return Err(format!("has {width} numbers, those before it {dim}"));
+    }
+    *dim = width;
+    Ok(())
+}
+
+/// The numbers of a JSON array; an error says what is wrong with it.
+fn numbers_of(json: &str) -> Result<Vec<f64>, String> {
+    serde_json::from_str(json).map_err(|error| format!("is not a JSON array of numbers: {error}"))
+}
+
+/// The numbers of an embedding, normalised; an error says what is wrong with them.
+fn unit_vector(numbers: &[f64]) -> Result<Vec<f16>, String> {
+    if !numbers.iter().all(|number| number.is_finite()) {
+        return Err("has something else than finite numbers".to_owned());
+    }
     // Divided by the largest first, so that no square overflows or vanishes.
     let largest = numbers.iter().fold(0.0_f64, |largest, number| largest.max(number.abs()));
     if largest == 0.0 {
@@ -117,7 +157,7 @@ mod tests {
     #[test]
     fn arrays_become_unit_vectors_whatever_their_scale() {
         for scale in ["", "e-200", "e200"] {
-            let got = unit_vector(&format!("[3{scale}, -4{scale}]")).unwrap();
+            let got = unit_vector(&numbers_of(&format!("[3{scale}, -4{scale}]")).unwrap()).unwrap();
             assert_eq!(got, [0.6, -0.8].map(f16::from_f64), "{scale}");
         }
         for (json, part) in [
@@ -129,7 +169,7 @@ mod tests {
             ("1, 2", "not a JSON array"),
             ("[1, null]", "not a JSON array"),
         ] {
-            let reason = unit_vector(json).unwrap_err();
+            let reason = numbers_of(json).and_then(|numbers| unit_vector(&numbers)).unwrap_err();
             assert!(reason.contains(part), "{json}: {reason}");
         }
     }

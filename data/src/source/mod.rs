@@ -1,4 +1,4 @@
-//! Where images come from: a folder of class folders, TAR archives, or a CSV list.
+//! Where images come from: a folder of class folders, TAR archives, Parquet files, or a CSV list.
 //!
 //! A source lists its samples once, in an order that depends on nothing but the data, and reads encoded bytes
 //! on demand. What cannot even be listed (an unreadable folder, a name that is not UTF-8) is kept apart as
@@ -8,6 +8,8 @@ mod archive;
 mod captions;
 mod csv_list;
 mod folder;
+mod names;
+mod parquet;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,6 +21,7 @@ pub use archive::{ArchiveProblem, TarArchives};
 pub use captions::Captions;
 pub use csv_list::{CaptionColumn, CsvList};
 pub use folder::ImageFolder;
+pub use parquet::{ParquetFiles, TableProblem};
 
 /// One image by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -95,9 +98,9 @@ pub enum SourceError {
         /// The folder.
         root: PathBuf,
     },
-    /// Neither a folder nor an archive nor a CSV file.
+    /// None of the sources.
     #[error(
-        "{} is not a source of images\nhint: give a folder of images, a .tar archive or a folder of them, or a .csv list with the columns path[,label]",
+        "{} is not a source of images\nhint: give a folder of images, a .tar or .parquet file or a folder of them, or a .csv list with the columns path[,label]",
         path.display()
     )]
     Kind {
@@ -114,11 +117,11 @@ pub enum SourceError {
     },
     /// Captions were asked for and are not there.
     #[error(
-        "{} has no captions\nhint: give a .csv list with a header and a column caption (texts) or caption_embedding (JSON arrays of numbers), or archives with a .txt beside every image",
+        "{} has no captions\nhint: give a .csv list with a header and a column caption (texts) or caption_embedding (JSON arrays of numbers), archives with a .txt beside every image, or Parquet files with such a column",
         path.display()
     )]
     NoCaptions {
-        /// The folder, archive or list.
+        /// The folder, file or list.
         path: PathBuf,
     },
     /// An archive is wrong.
@@ -129,7 +132,21 @@ pub enum SourceError {
         /// What is wrong with it.
         problem: ArchiveProblem,
     },
-    /// An archive cannot be read, and so none of its samples.
+    /// A Parquet file is wrong.
+    #[error("{}: {problem}", path.display())]
+    Table {
+        /// The file, or the folder of several.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: TableProblem,
+    },
+    /// A row of a Parquet file without the image.
+    #[error("{} is null: the image is not in the file\nhint: where rows only name images, embed those first, or give a .csv list of them", path.display())]
+    NoBytes {
+        /// The row's key below the file or its folder.
+        path: PathBuf,
+    },
+    /// An archive or a Parquet file cannot be read, and so none of its samples.
     #[error("cannot read {}: {error}", path.display())]
     ArchiveIo {
         /// The archive.
@@ -269,12 +286,13 @@ impl SourceError {
         match self {
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => "missing",
             Self::Io { .. } | Self::ArchiveIo { .. } => "unreadable",
-            Self::Gone { .. } => "missing",
+            Self::Gone { .. } | Self::NoBytes { .. } => "missing",
             Self::TooManyBytes { .. } => "too-many-bytes",
             Self::Kind { .. }
             | Self::NoImages { .. }
             | Self::NoCaptions { .. }
             | Self::Archive { .. }
+            | Self::Table { .. }
             | Self::Row { .. }
             | Self::Index { .. } => "source",
         }
@@ -298,8 +316,8 @@ impl SourceError {
     }
 }
 
-/// Opens a folder as an [`ImageFolder`], a `.tar` file or a folder of them as [`TarArchives`], a `.csv` file as a [`CsvList`].
-/// Captions are passed over.
+/// Opens a folder as an [`ImageFolder`], a `.tar` file or a folder of them as [`TarArchives`], a `.parquet` file or a folder of them as
+/// [`ParquetFiles`], a `.csv` file as a [`CsvList`]. Captions are passed over.
 ///
 /// # Errors
 /// [`SourceError`].
@@ -317,19 +335,33 @@ pub fn open_captioned(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> 
 
 fn open(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
     let metadata = path.metadata().map_err(|error| SourceError::io(path, error))?;
-    let archives = if metadata.is_dir() { archive::archives_of(path)? } else { None };
-    if let Some(archives) = archives {
-        Ok(Box::new(TarArchives::open_all(path, archives, captions)?))
-    } else if metadata.is_dir() && captions == CaptionColumn::Read {
-        Err(SourceError::NoCaptions { path: path.to_owned() })
-    } else if metadata.is_dir() {
-        Ok(Box::new(ImageFolder::open(path)?))
-    } else if archive::is_archive(path) {
+    let name = names::file_name(path);
+    if metadata.is_dir() {
+        open_folder(path, captions)
+    } else if archive::is_archive(&name) {
         Ok(Box::new(TarArchives::open(path, captions)?))
-    } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+    } else if parquet::is_parquet(&name) {
+        Ok(Box::new(ParquetFiles::open(path, captions)?))
+    } else if names::extension(&name) == "csv" {
         Ok(Box::new(CsvList::open(path, captions)?))
     } else {
         Err(SourceError::Kind { path: path.to_owned() })
+    }
+}
+
+fn open_folder(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
+    // Archives come first: a Parquet file beside them tells about them.
+    let archives = archive::archives_of(path)?;
+    if !archives.is_empty() {
+        return Ok(Box::new(TarArchives::open_all(path, archives, captions)?));
+    }
+    let tables = parquet::tables_of(path)?;
+    if !tables.is_empty() {
+        return Ok(Box::new(ParquetFiles::open_all(path, tables, captions)?));
+    }
+    match captions {
+        CaptionColumn::Read => Err(SourceError::NoCaptions { path: path.to_owned() }),
+        CaptionColumn::Ignore => Ok(Box::new(ImageFolder::open(path)?)),
     }
 }
 

@@ -15,13 +15,13 @@
 mod scan;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use rayon::prelude::*;
 
 use self::scan::{Extent, Scan, stem};
-use super::{CaptionColumn, Captions, ImageSource, Rejected, Sample, SourceError};
+use super::{CaptionColumn, Captions, ImageSource, Rejected, Sample, SourceError, names};
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
 
@@ -107,8 +107,8 @@ pub struct TarArchives {
 }
 
 /// Whether a file's name says that it is a TAR archive.
-pub(super) fn is_archive(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
+pub(super) fn is_archive(name: &str) -> bool {
+    names::extension(name) == "tar"
 }
 
 /// Whether a file's name says that it is an archive that cannot be read in place.
@@ -117,35 +117,17 @@ fn is_compressed(name: &str) -> bool {
     name.contains(".tar.") || [".tgz", ".tbz2", ".txz", ".tzst"].iter().any(|end| name.ends_with(end))
 }
 
-/// The archives of a folder that is a set of them: it holds some, and besides at most files about them.
+/// The archives of a folder that is a set of them, none for another folder.
 ///
 /// # Errors
 /// A folder that cannot be read, or an archive that cannot be read in place.
-pub(super) fn archives_of(folder: &Path) -> Result<Option<Vec<PathBuf>>, SourceError> {
-    let io = |error| SourceError::io(folder, error);
-    let (mut archives, mut compressed) = (Vec::new(), None);
-    for entry in fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') {
-            continue;
-        }
-        // Whether a link leads anywhere is found out when it is opened: what is missing must not go unnoticed.
-        if path.is_dir() || scan::is_image(&name) {
-            return Ok(None);
-        } else if is_archive(&path) {
-            archives.push(path);
-        } else if is_compressed(&name) {
-            compressed = Some(path);
-        } else if !scan::is_index(&name) {
-            return Ok(None);
-        }
+pub(super) fn archives_of(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let archives = names::set_of(folder, |name| is_archive(name) || is_compressed(name));
+    let archives = archives.map_err(|error| SourceError::io(folder, error))?;
+    match archives.iter().find(|path| !is_archive(&names::file_name(path))) {
+        Some(path) => Err(SourceError::Archive { path: path.clone(), problem: ArchiveProblem::Compressed }),
+        None => Ok(archives),
     }
-    if let Some(path) = compressed {
-        return Err(SourceError::Archive { path, problem: ArchiveProblem::Compressed });
-    }
-    archives.sort_unstable();
-    Ok(Some(archives).filter(|archives| !archives.is_empty()))
 }
 
 impl TarArchives {
@@ -268,7 +250,7 @@ impl Listing {
     /// Adds what was found in archive number `archive`, the one at `path`.
     fn add(&mut self, archive: usize, path: &Path, scan: Scan) {
         let (packed, several) = (self.packed, self.several);
-        let archive_name = path.file_name().unwrap_or_default().to_string_lossy();
+        let archive_name = names::file_name(path);
         let key = |name: &str| match several {
             true => format!("{archive_name}/{name}"),
             false => name.get(packed..).unwrap_or(name).to_owned(),

@@ -7,15 +7,9 @@ use std::path::Path;
 
 use tar::{Archive, Entry, EntryType};
 
+use super::super::names::{is_image, is_index};
 use super::super::{Rejected, SourceError};
 use super::ArchiveProblem;
-
-/// How names of images end.
-const IMAGES: [&str; 14] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm"];
-
-/// How names of files end that are told nothing of, beside images or beside archives: what else is there to know about them.
-const INDEXES: [&str; 9] = ["json", "jsonl", "txt", "csv", "tsv", "parquet", "yaml", "yml", "md"];
 
 /// Longest label and caption that are read, bytes.
 const LABEL_BYTES: u64 = 64;
@@ -52,21 +46,6 @@ pub(super) struct Scan {
     pub rejected: Vec<Rejected>,
     /// How many members are nothing that is known, and the first.
     pub unknown: Option<(usize, String)>,
-}
-
-/// Whether a name ends as an image's does.
-pub(super) fn is_image(name: &str) -> bool {
-    IMAGES.contains(&&*extension(name))
-}
-
-/// Whether a name ends as that of a file about images does.
-pub(super) fn is_index(name: &str) -> bool {
-    INDEXES.contains(&&*extension(name))
-}
-
-/// What follows the last dot of a name, in small letters.
-fn extension(name: &str) -> String {
-    name.rsplit_once('.').map_or(String::new(), |(_, extension)| extension.to_ascii_lowercase())
 }
 
 /// The name of a member up to the first dot of its last part: what WebDataset's files of one sample share.

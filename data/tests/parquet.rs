@@ -1,0 +1,321 @@
+//! Parquet files of images: as several writers store them, labels and captions, large files, and what is refused.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::builder::{Float32Builder, ListBuilder};
+use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, UInt8Array};
+use half::f16;
+use lgd_data::source::{Captions, ImageSource, Sample, SourceError, open_captioned, open_source};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use proptest::prelude::*;
+use tempfile::{TempDir, tempdir};
+
+const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens");
+
+fn golden(name: &str) -> std::path::PathBuf {
+    Path::new(GOLDENS).join(name)
+}
+
+fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+    write_with(path, columns, WriterProperties::default());
+}
+
+fn write_with(path: &Path, columns: Vec<(&str, ArrayRef)>, properties: WriterProperties) {
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let file = File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn images(images: &[&str]) -> ArrayRef {
+    Arc::new(images.iter().map(|image| Some(image.as_bytes())).collect::<BinaryArray>())
+}
+
+/// A folder of files with one image each.
+fn folder(names: &[&str]) -> TempDir {
+    let root = tempdir().unwrap();
+    names.iter().for_each(|name| write(&root.path().join(name), vec![("image", images(&[name]))]));
+    root
+}
+
+fn open(path: &Path) -> Box<dyn ImageSource> {
+    open_source(path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn listed(source: &dyn ImageSource) -> Vec<(&str, Option<u32>)> {
+    source.samples().iter().map(|Sample { key, label }| (&**key, *label)).collect()
+}
+
+fn message(outcome: Result<Box<dyn ImageSource>, SourceError>) -> String {
+    outcome.map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_folder_of_the_hub_has_its_images_labels_and_names() {
+    let root = tempdir().unwrap();
+    for name in ["hub-00001-of-00002.parquet", "hub-00000-of-00002.parquet"] {
+        fs::copy(golden(name), root.path().join(name)).unwrap();
+    }
+    fs::write(root.path().join("README.md"), "a card").unwrap();
+    let source = open(root.path());
+    assert_eq!(source.class_names().unwrap(), ["dog", "cat", "äffle"], "in the order of their numbers");
+    let labels = [Some(0), Some(1), Some(2), Some(0), Some(1), None, Some(0), Some(1), Some(2)];
+    let keys = (0..9).map(|row| match row {
+        0..5 => format!("hub-00000-of-00002.parquet/{row}"),
+        _ => format!("hub-00001-of-00002.parquet/{}", row - 5),
+    });
+    let expected: Vec<_> = keys.zip(labels).collect();
+    let got: Vec<_> = listed(&*source).into_iter().map(|(key, label)| (key.to_owned(), label)).collect();
+    assert_eq!(got, expected);
+    assert!(source.rejected().is_empty() && source.passed_over().is_none() && !source.ignores_captions());
+    for row in [8, 0, 5, 4, 2] {
+        assert_eq!(source.read(row, 100).unwrap(), format!("image {row}").as_bytes());
+    }
+    let error = source.read(3, 100).unwrap_err();
+    assert!(error.reason() == "missing" && !error.is_storage_failure(), "{error}");
+    assert!(error.to_string().contains("hub-00000-of-00002.parquet/3 is null"), "{error}");
+    assert!(source.read(1, 6).is_err_and(|error| error.reason() == "too-many-bytes"));
+    assert!(source.read(9, 100).is_err_and(|error| error.reason() == "source"));
+
+    let one = open(&golden("hub-00001-of-00002.parquet"));
+    assert_eq!(listed(&*one), listed(&*source)[5..], "a file has the same keys alone");
+}
+
+#[test]
+fn every_writer_is_read_alike() {
+    for name in ["plain", "snappy", "zstd", "pages", "delta"] {
+        let (file, path) = (format!("table-{name}.parquet"), golden(&format!("table-{name}.parquet")));
+        let source = open(&path);
+        assert_eq!(source.class_names().unwrap(), ["cat", "dog", "äffle"], "{name}");
+        let labels: Vec<_> = listed(&*source).into_iter().map(|(_, label)| label).collect();
+        assert_eq!(labels, [Some(1), Some(0), None, Some(1), Some(0), Some(2), Some(1)], "{name}");
+        for row in [6, 0, 3, 2, 5, 4, 1] {
+            assert_eq!(
+                source.read(row, 1000).unwrap(),
+                format!("image {row}").repeat(50).as_bytes(),
+                "{name}"
+            );
+        }
+        assert!(source.ignores_captions(), "{name}");
+
+        let source = open_captioned(&path).unwrap();
+        let texts = [1, 2, 3, 5, 6].map(|row| format!("thing {row}")).to_vec();
+        assert_eq!(source.captions(), Some(&Captions::Texts(texts)), "{name}");
+        let keys: Vec<_> = source.samples().iter().map(|sample| &*sample.key).collect();
+        assert_eq!(keys, [1, 2, 3, 5, 6].map(|row| format!("{file}/{row}")), "{name}");
+        assert_eq!(source.read(3, 1000).unwrap(), "image 5".repeat(50).as_bytes(), "{name}");
+        let rejected: Vec<_> =
+            source.rejected().iter().map(|it| (&*it.key, it.reason, &*it.detail)).collect();
+        let (first, second) = (format!("{file}/0"), format!("{file}/4"));
+        let empty = (&*first, "no-caption", "the caption is empty");
+        assert_eq!(rejected, [empty, (&*second, "no-caption", "the caption is null")], "{name}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_row_can_be_read_at_any_time(
+        sizes in proptest::collection::vec(prop_oneof![Just(0_usize), 1..100_usize, 200_000..2_000_000_usize], 1..40),
+        group_rows in 1..50_usize,
+        page_bytes in 1..3_000_000_usize,
+        dictionary in any::<bool>(),
+        version_2 in any::<bool>(),
+        indexed in any::<bool>(),
+        codec in prop_oneof![
+            Just(Compression::UNCOMPRESSED), Just(Compression::SNAPPY), Just(Compression::ZSTD(ZstdLevel::default()))
+        ],
+        order in any::<proptest::sample::Index>(),
+    ) {
+        let image = |row: usize| -> Vec<u8> {
+            (0..sizes[row]).map(|at| (at * at / 7 + row * 31).to_le_bytes()[0]).collect()
+        };
+        let rows: BinaryArray = (0..sizes.len()).map(|row| (row % 5 != 4).then(|| image(row))).collect();
+        let version = if version_2 {
+            parquet::file::properties::WriterVersion::PARQUET_2_0
+        } else {
+            parquet::file::properties::WriterVersion::PARQUET_1_0
+        };
+        let properties = WriterProperties::builder()
+            .set_compression(codec)
+            .set_dictionary_enabled(dictionary)
+            .set_writer_version(version)
+            .set_offset_index_disabled(!indexed)
+            .set_max_row_group_row_count(Some(group_rows))
+            .set_data_page_size_limit(page_bytes)
+            .set_write_batch_size(2);
+        let root = tempdir().unwrap();
+        let path = root.path().join("a.parquet");
+        write_with(&path, vec![("image", Arc::new(rows))], properties.build());
+        let source = open(&path);
+        prop_assert_eq!(source.samples().len(), sizes.len());
+        let start = order.index(sizes.len());
+        std::thread::scope(|scope| {
+            for step in [1, 3, 7] {
+                let (source, image, sizes) = (&source, &image, &sizes);
+                scope.spawn(move || {
+                    for turn in 0..sizes.len() {
+                        let row = (start + turn * step) % sizes.len();
+                        match source.read(row, u64::MAX) {
+                            Ok(bytes) => assert!(row % 5 != 4 && bytes == image(row), "row {row}"),
+                            Err(error) => assert!(row % 5 == 4 && error.reason() == "missing", "{error}"),
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn captions_may_be_embeddings_and_labels_any_integers() {
+    let root = tempdir().unwrap();
+    let embeddings = |rows: &[Option<&[f32]>]| -> ArrayRef {
+        let mut lists = ListBuilder::new(Float32Builder::new());
+        for row in rows {
+            match row {
+                Some(row) => lists.append_value(row.iter().map(|number| Some(*number))),
+                None => lists.append_null(),
+            }
+        }
+        Arc::new(lists.finish())
+    };
+    let table = |name: &str, rows: &[Option<&[f32]>]| {
+        let numbers: Vec<String> = (0..rows.len()).map(|row| row.to_string()).collect();
+        let names: Vec<&str> = numbers.iter().map(String::as_str).collect();
+        let labels: UInt8Array = (200..).take(rows.len()).map(Some).collect();
+        let texts: StringArray = names.iter().map(Some).collect();
+        let columns = vec![
+            ("text", Arc::new(texts) as ArrayRef),
+            ("caption_embedding", embeddings(rows)),
+            ("Label", Arc::new(labels)),
+            ("img", images(&names)),
+            ("mask", images(&names)),
+        ];
+        write(&root.path().join(name), columns);
+    };
+    table("a.parquet", &[Some(&[3.0, -4.0]), None]);
+    table("b.parquet", &[Some(&[0.0, 1e-30])]);
+    let source = open_captioned(root.path()).unwrap();
+    let values = [0.6, -0.8, 0.0, 1.0].map(f16::from_f64).to_vec();
+    assert_eq!(source.captions(), Some(&Captions::Embeddings { dim: 2, values }));
+    assert_eq!(listed(&*source), [("a.parquet/0", Some(200)), ("b.parquet/0", Some(200))]);
+    assert_eq!((source.rejected().len(), source.class_names()), (1, None));
+    for (row, reason) in [
+        (&[1.0, 2.0, 3.0][..], "has 3 numbers, those before it 2"),
+        (&[0.0, 0.0], "is all zeros"),
+        (&[], "has no numbers"),
+        (&[1.0, f32::NAN], "has something else than finite numbers"),
+    ] {
+        table("b.parquet", &[Some(row)]);
+        let error = message(open_captioned(root.path()));
+        assert!(
+            error.contains("b.parquet: row 0: the caption_embedding") && error.contains(reason),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn labels_that_are_no_classes_are_refused_or_said_not_to_be_read() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("a.parquet");
+    let numbers = |numbers: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(numbers.to_vec())) };
+    write(&path, vec![("image", images(&["a", "b"])), ("label", numbers(&[-1, 3]))]);
+    assert_eq!(listed(&*open(&path)), [("a.parquet/0", None), ("a.parquet/1", Some(3))]);
+    write(&path, vec![("image", images(&["a", "b"])), ("label", numbers(&[0, 1 << 32]))]);
+    let error = message(open_source(&path));
+    assert!(error.contains("row 1, column label: class 4294967296, expected a number below"), "{error}");
+    write(&path, vec![("image", images(&["a"])), ("breed", numbers(&[0])), ("width", numbers(&[9]))]);
+    let source = open(&path);
+    let told = source.passed_over().unwrap();
+    assert!(told.starts_with("no labels: none of the columns breed, width is"), "{told}");
+    assert_eq!(listed(&*source), [("a.parquet/0", None)]);
+}
+
+#[test]
+fn a_folder_with_images_or_archives_is_no_set_of_tables() {
+    let root = folder(&["a.parquet", "b.parquet"]);
+    assert_eq!(open(root.path()).samples().len(), 2);
+    fs::write(root.path().join("x.jpg"), "").unwrap();
+    assert_eq!(listed(&*open(root.path()))[2], ("x.jpg", None), "then they are files like others");
+    let archive = tar::Builder::new(File::create(root.path().join("a.tar")).unwrap());
+    archive.into_inner().unwrap();
+    fs::remove_file(root.path().join("x.jpg")).unwrap();
+    assert!(message(open_source(root.path())).contains("no images found"), "in the archive");
+}
+
+#[test]
+fn what_is_not_one_whole_data_set_is_refused() {
+    let root = folder(&["train-00000-of-00001.parquet", "x.test.parquet"]);
+    let error = message(open_source(root.path()));
+    assert!(error.contains("several splits: test, train"), "{error}");
+    let root = folder(&["part-0-trained.parquet", "train.parquet"]);
+    assert_eq!(open(root.path()).samples().len(), 2);
+
+    let root = folder(&["a.parquet"]);
+    let b = root.path().join("b.parquet");
+    let labels: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    write(&b, vec![("image", images(&["b"])), ("label", labels)]);
+    let error = message(open_source(root.path()));
+    let expected =
+        "b.parquet: has images in image, class numbers in label, but a.parquet has images in image";
+    assert!(error.contains(expected), "{error}");
+
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["http://…"]));
+    write(&b, vec![("url", Arc::clone(&texts)), ("caption", Arc::clone(&texts))]);
+    assert!(message(open_source(&b)).contains("none of its columns url, caption holds images"));
+    write(&b, vec![("left", images(&["b"])), ("right", images(&["b"]))]);
+    assert!(message(open_source(&b)).contains("its columns left, right may all hold the images"));
+    write(&b, vec![("image", images(&[]))]);
+    assert!(message(open_source(&b)).contains("no images found"));
+    assert!(message(open_captioned(&root.path().join("a.parquet"))).contains("has no captions"));
+    let empty: ArrayRef = Arc::new(StringArray::from(vec![""]));
+    write(&b, vec![("image", images(&["b"])), ("text", empty)]);
+    assert!(message(open_captioned(&b)).contains("has no captions"));
+}
+
+#[test]
+fn damage_ends_a_run_and_never_the_process() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("a.parquet");
+    let whole = fs::read(golden("table-snappy.parquet")).unwrap();
+    for length in [0, 3, 12, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = open_source(&path).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("a.parquet: not a whole Parquet file"), "{length}: {error}");
+        assert!(!error.is_storage_failure());
+    }
+    let mut seen = 0;
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        fs::write(&path, &bytes).unwrap();
+        let Ok(source) = open_source(&path) else { continue };
+        for row in 0..source.samples().len() {
+            match source.read(row, 1000) {
+                // Without checksums a changed pixel is not seen.
+                Ok(_) => {}
+                Err(SourceError::ArchiveIo { .. }) => seen += 1,
+                Err(SourceError::NoBytes { .. } | SourceError::TooManyBytes { .. }) => {}
+                Err(error) => panic!("byte {at}, row {row}: {error}"),
+            }
+        }
+    }
+    assert!(seen > 100, "{seen} reads failed");
+
+    fs::write(&path, &whole).unwrap();
+    let source = open(&path);
+    fs::write(&path, &whole[..100]).unwrap();
+    let error = source.read(6, 1000).unwrap_err();
+    assert!(error.is_storage_failure() && error.to_string().contains("a.parquet"), "{error}");
+    fs::remove_file(&path).unwrap();
+    assert!(open(&golden("table-plain.parquet")).read(0, 1000).is_ok());
+    assert!(message(open_source(&path)).contains("cannot read"));
+}
