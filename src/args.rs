@@ -91,7 +91,7 @@ pub struct RuntimeArgs {
 #[derive(ClapArgs)]
 pub struct ExtractArgs {
     /// Images: a folder (class = first-level folder), a TAR archive or a folder of them (the same, or `.cls` beside the images), a Parquet
-    /// file with images inside or a folder of them (a column of labels), or a CSV list (path, and a label where there is one).
+    /// file with images inside or a folder of them (labels in a column), or a CSV list (path, and a label where there is one).
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// Teacher folder with teacher.toml.

@@ -67,6 +67,11 @@ fn a_file_that_is_damaged_ends_a_run_that_can_go_on() {
     std::fs::write(&file, whole).unwrap();
     desk.lgd(&format!("{extract} --resume")).ended(0, &["20 samples"]);
     desk.bash("mv hub/train-00001-of-00002.parquet hub/test.parquet").ended(0, &[]);
-    desk.lgd("extract --teacher teacher --views 1 --images hub --out other")
-        .ended(2, &["hub: its files are of several splits: test, train", "hint: give a folder"]);
+    desk.lgd("extract --teacher teacher --views 1 --images hub --out other").ended(
+        2,
+        &[
+            "hub: its files are not of one split: test.parquet, train-00000-of-00002.parquet",
+            "hint: give a folder",
+        ],
+    );
 }

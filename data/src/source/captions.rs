@@ -77,8 +77,11 @@ impl Captions {
         match (self, more) {
             (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
             (Self::Embeddings { dim, values }, Self::Embeddings { dim: width, values: more }) => {
-                require_width(dim, width)?;
-                values.extend(more);
+                // Of no embedding there is no width.
+                if !more.is_empty() {
+                    require_width(dim, width)?;
+                    values.extend(more);
+                }
             }
             _ => return Err("is of another kind than those before it".to_owned()),
         }

@@ -7,17 +7,19 @@ use std::{fs, io};
 const IMAGES: [&str; 14] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm"];
 
-/// How names of files end that are told nothing of, beside images or files of images: what else is there to know about them.
-const INDEXES: [&str; 9] = ["json", "jsonl", "txt", "csv", "tsv", "parquet", "yaml", "yml", "md"];
+/// How names of files end that tell about images and are left aside, in silence.
+const INDEXES: [&str; 11] =
+    ["json", "jsonl", "txt", "csv", "tsv", "parquet", "yaml", "yml", "md", "py", "crc"];
 
 /// Whether a name ends as an image's does.
 pub(super) fn is_image(name: &str) -> bool {
     IMAGES.contains(&&*extension(name))
 }
 
-/// Whether a name ends as that of a file about images does.
+/// Whether a name is that of a file about images, or of a mark that a query engine leaves, as `_SUCCESS`.
 pub(super) fn is_index(name: &str) -> bool {
-    INDEXES.contains(&&*extension(name))
+    let extension = extension(name);
+    INDEXES.contains(&&*extension) || (name.starts_with('_') && extension.is_empty())
 }
 
 /// What follows the last dot of a name, in small letters.
@@ -51,4 +53,36 @@ pub(super) fn set_of(folder: &Path, belongs: impl Fn(&str) -> bool) -> io::Resul
     }
     files.sort_unstable();
     Ok(files)
+}
+
+/// In a folder without images where files whose names `belongs` picks stand, or in one of its folders: what stands there too. `None` for
+/// other folders.
+pub(super) fn among_no_images(folder: &Path, belongs: impl Fn(&str) -> bool) -> io::Result<Option<String>> {
+    let (mut found, mut other) = (false, None);
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = file_name(&path);
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            // One that cannot be read is told of where folders are listed.
+            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+                let name = file_name(&entry.path());
+                found |= belongs(&name);
+                if is_image(&name) {
+                    return Ok(None);
+                }
+            }
+            other = Some(format!("the folder {name}"));
+        } else if is_image(&name) {
+            return Ok(None);
+        } else {
+            found |= belongs(&name);
+            if !belongs(&name) && !is_index(&name) {
+                other.get_or_insert(name);
+            }
+        }
+    }
+    Ok(other.filter(|_| found))
 }

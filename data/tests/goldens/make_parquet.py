@@ -42,6 +42,7 @@ def tables() -> None:
         "snappy": {"compression": "snappy", "row_group_size": 3},
         "zstd": {"compression": "zstd", "data_page_version": "2.0", "write_page_index": True, "row_group_size": 4},
         "pages": {**plain, "data_page_size": 1, "write_batch_size": 2, "write_page_index": True},
+        "lz4": {"compression": "lz4"},
         "delta": {**plain, "column_encoding": {"jpg": "DELTA_BYTE_ARRAY", "caption": "DELTA_LENGTH_BYTE_ARRAY"}},
     }
     for name, keywords in settings.items():

@@ -1,8 +1,8 @@
-//! Runs of images out of Parquet files, as they are read and kept for the rows that are wanted next.
+//! Runs of images out of Parquet files, as they are decoded and kept for the rows that are wanted next.
 //!
-//! A row alone cannot be read: its page must be decompressed with all that stands before it. Blocks are therefore decoded whole, and those
-//! decoded last are kept. Reading in order decodes every block once, whatever the number of threads; reading in random order one block
-//! per image, unless all images fit what is kept.
+//! A row alone cannot be read: its page, which may have a thousand rows, and the column's dictionary must be decompressed first. Rows are
+//! therefore decoded in blocks, and a reader that has decoded one waits for the next, so that reading in order decompresses every page once,
+//! whatever the number of threads. In random order every image costs a page, unless all images fit what is kept.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -21,16 +21,23 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use crate::positioned::read_exact_at;
 
-/// Bytes of images that a block has about: small beside what a machine with many threads has, large beside a page's header.
+/// Bytes of images in a block, as they are stored.
 const BLOCK_BYTES: u64 = 4 << 20;
+
+/// Most rows of a block: images that a dictionary holds once are larger than they seem.
+const BLOCK_ROWS: usize = 1024;
 
 /// Bytes of decoded images that are kept.
 const KEPT_BYTES: usize = 256 << 20;
 
+/// Readers that wait for the next block to be wanted. Each holds a decompressed page.
+const WAITING: usize = 4;
+
 /// What `read` reads; an error also where the library, given a damaged file, ends in a panic.
 pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(ParquetError::General("what it says of itself makes no sense".to_owned())))
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(ParquetError::General("its lengths and offsets contradict each other".to_owned()))
+    })
 }
 
 /// An open file that any number of threads may read, which the trait's own implementation for files is not.
@@ -54,10 +61,10 @@ impl Length for SharedFile {
 }
 
 impl ChunkReader for SharedFile {
-    type T = BufReader<From>;
+    type T = BufReader<FileTail>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(BufReader::new(From { file: Arc::clone(&self.file), at: start, end: self.len }))
+        Ok(BufReader::new(FileTail { file: Arc::clone(&self.file), at: start, end: self.len }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
@@ -75,13 +82,13 @@ impl ChunkReader for SharedFile {
 }
 
 /// A file from some byte on.
-pub(super) struct From {
+pub(super) struct FileTail {
     file: Arc<File>,
     at: u64,
     end: u64,
 }
 
-impl Read for From {
+impl Read for FileTail {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let read = left.min(out.len());
@@ -96,12 +103,15 @@ impl Read for From {
 pub(super) struct Block {
     group: usize,
     rows: Range<usize>,
+    /// Whether the group ends with it.
+    last: bool,
 }
 
 /// The row groups of a file, cut into blocks.
 #[derive(Debug)]
 pub(super) struct Cut {
     groups: Vec<Group>,
+    rows: usize,
 }
 
 #[derive(Debug)]
@@ -113,22 +123,39 @@ struct Group {
 
 impl Cut {
     /// By the size that the images in column `leaf` have on average.
-    pub(super) fn new(metadata: &ArrowReaderMetadata, leaf: usize) -> Self {
-        let mut first_row = 0;
-        let groups = metadata.metadata().row_groups().iter().map(|group| {
-            let rows = usize::try_from(group.num_rows()).unwrap_or_default();
-            let bytes = u64::try_from(group.column(leaf).uncompressed_size()).unwrap_or_default();
-            let blocks = usize::try_from(bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX);
-            let group = Group { first_row, rows, block_rows: rows.div_ceil(blocks.max(1)).max(1) };
-            first_row = first_row.saturating_add(rows);
-            group
-        });
-        Self { groups: groups.collect() }
+    ///
+    /// # Errors
+    /// Numbers of rows in the file's footer that are not the same everywhere.
+    pub(super) fn new(metadata: &ArrowReaderMetadata, leaf: usize) -> Result<Self, String> {
+        let metadata = metadata.metadata();
+        let mut cut = Self { groups: Vec::with_capacity(metadata.num_row_groups()), rows: 0 };
+        for (number, group) in metadata.row_groups().iter().enumerate() {
+            let column = group.column(leaf);
+            let rows = usize::try_from(group.num_rows()).ok();
+            let rows = rows.filter(|_| group.num_rows() == column.num_values());
+            let next_row = rows.and_then(|rows| cut.rows.checked_add(rows));
+            let (Some(rows), Some(next_row)) = (rows, next_row) else {
+                let (rows, values) = (group.num_rows(), column.num_values());
+                return Err(format!(
+                    "row group {number} has {rows} rows, and {values} in the column of images"
+                ));
+            };
+            let bytes = u64::try_from(column.uncompressed_size()).unwrap_or_default();
+            let blocks = usize::try_from(bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX).max(1);
+            let block_rows = rows.div_ceil(blocks).clamp(1, BLOCK_ROWS);
+            cut.groups.push(Group { first_row: cut.rows, rows, block_rows });
+            cut.rows = next_row;
+        }
+        let expected = metadata.file_metadata().num_rows();
+        match usize::try_from(expected) == Ok(cut.rows) {
+            true => Ok(cut),
+            false => Err(format!("{} rows in its row groups, expected {expected}", cut.rows)),
+        }
     }
 
     /// How many rows there are.
     pub(super) fn rows(&self) -> usize {
-        self.groups.last().map_or(0, |group| group.first_row + group.rows)
+        self.rows
     }
 
     /// The block of a row, and where in it the row stands. The row is one of the file's.
@@ -138,37 +165,32 @@ impl Cut {
         let Group { first_row, rows, block_rows } = self.groups[group];
         let within = row - first_row;
         let start = within - within % block_rows;
-        (Block { group, rows: start..rows.min(start + block_rows) }, within - start)
+        let end = rows.min(start + block_rows);
+        (Block { group, rows: start..end, last: end == rows }, within - start)
     }
 }
 
-/// Decodes the images of `block`, in column `leaf`.
-pub(super) fn decode(
+/// The images of the blocks of one row group, one after the other.
+pub(super) type Blocks = Box<dyn Iterator<Item = Result<BinaryArray, ParquetError>> + Send>;
+
+/// Decodes the images in column `leaf` from `first` on, a block at its group's start or behind another of the same length.
+pub(super) fn decode_from(
     file: SharedFile,
     metadata: &ArrowReaderMetadata,
     leaf: usize,
-    block: &Block,
-) -> Result<BinaryArray, ParquetError> {
-    let rows = block.rows.len();
+    first: &Block,
+) -> Result<Blocks, ParquetError> {
     let mask = ProjectionMask::leaves(metadata.parquet_schema(), [leaf]);
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-        .with_row_groups(vec![block.group])
+        .with_row_groups(vec![first.group])
         .with_projection(mask)
-        .with_offset(block.rows.start)
-        .with_limit(rows)
-        .with_batch_size(rows)
+        .with_offset(first.rows.start)
+        .with_batch_size(first.rows.len())
         .build()?;
-    let batches = reader.collect::<Result<Vec<_>, _>>()?;
-    let images = match &*batches {
-        [batch] => images(batch).filter(|images| images.len() == rows),
-        _ => None,
-    };
-    images.cloned().ok_or_else(|| {
-        let Block { group, rows } = block;
-        ParquetError::General(format!(
-            "row group {group} does not have the rows {rows:?} that its header has"
-        ))
-    })
+    Ok(Box::new(reader.map(|batch| {
+        let no_bytes = || ParquetError::General("its column of images holds no bytes".to_owned());
+        images(&batch?).cloned().ok_or_else(no_bytes)
+    })))
 }
 
 /// The only column of a batch, or the only one in it.
@@ -178,56 +200,103 @@ fn images(batch: &RecordBatch) -> Option<&BinaryArray> {
     column.as_binary_opt()
 }
 
-/// Blocks by the number of their file, as many as have so many bytes together.
-#[derive(Debug)]
+/// The blocks that were decoded last, and the readers that stand behind them.
 pub(super) struct Kept {
+    /// Bytes of images that are kept.
     most: usize,
-    blocks: Mutex<Blocks>,
+    decoded: Mutex<Decoded>,
+    /// Those used last at the end.
+    waiting: Mutex<VecDeque<Waiting>>,
 }
 
+/// The number of a file, and a block of it.
 type Key = (usize, Block);
 
-/// Locked while its images are being decoded, so that nobody decodes them beside.
+/// A reader of a file's row group that stands before some row.
+struct Waiting {
+    file: usize,
+    group: usize,
+    row: usize,
+    blocks: Blocks,
+}
+
+/// Locked while its images are being decoded, so that nobody else decodes them.
 type Slot = Arc<Mutex<Option<BinaryArray>>>;
 
-#[derive(Debug, Default)]
-struct Blocks {
+#[derive(Default)]
+struct Decoded {
     slots: HashMap<Key, Slot>,
     /// Those decoded, the oldest first, and their bytes.
     order: VecDeque<(Key, usize)>,
     bytes: usize,
 }
 
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("most", &self.most).finish_non_exhaustive()
+    }
+}
+
 impl Default for Kept {
     fn default() -> Self {
-        Self { most: KEPT_BYTES, blocks: Mutex::default() }
+        Self { most: KEPT_BYTES, decoded: Mutex::default(), waiting: Mutex::default() }
     }
 }
 
 impl Kept {
-    /// The images of a block, by `decode` where they are not kept.
-    pub(super) fn get<E>(
+    /// The images of a block: those kept, else the next of a reader that waits there, else the first of one that `open` opens.
+    pub(super) fn get(
         &self,
         key: Key,
-        decode: impl FnOnce(&Block) -> Result<BinaryArray, E>,
-    ) -> Result<BinaryArray, E> {
-        let slot = Arc::clone(lock(&self.blocks).slots.entry(key.clone()).or_default());
+        open: impl FnOnce(&Block) -> Result<Blocks, ParquetError>,
+    ) -> Result<BinaryArray, ParquetError> {
+        let slot = Arc::clone(lock(&self.decoded).slots.entry(key.clone()).or_default());
         let mut images = lock(&slot);
         if let Some(images) = &*images {
             return Ok(images.clone());
         }
-        let decoded = images.insert(decode(&key.1)?).clone();
+        let (file, block) = &key;
+        let waiting = self.waiting_at(*file, block);
+        let decoded = guarded(|| {
+            let mut blocks = waiting.map_or_else(|| open(block), Ok)?;
+            let Block { group, rows, .. } = block;
+            let decoded = blocks.next().transpose()?.filter(|images| images.len() == rows.len());
+            let short =
+                || ParquetError::General(format!("row group {group} does not have its rows {rows:?}"));
+            Ok((decoded.ok_or_else(short)?, blocks))
+        });
+        let (decoded, blocks) = decoded?;
+        if !block.last {
+            self.wait(Waiting { file: *file, group: block.group, row: block.rows.end, blocks });
+        }
+        *images = Some(decoded.clone());
         drop(images);
-        lock(&self.blocks).keep(key, decoded.get_array_memory_size(), self.most);
+        lock(&self.decoded).keep(key, decoded.get_array_memory_size(), self.most);
         Ok(decoded)
+    }
+
+    fn waiting_at(&self, file: usize, block: &Block) -> Option<Blocks> {
+        let mut waiting = lock(&self.waiting);
+        let place = (file, block.group, block.rows.start);
+        let found = waiting.iter().position(|reader| (reader.file, reader.group, reader.row) == place)?;
+        waiting.remove(found).map(|reader| reader.blocks)
+    }
+
+    fn wait(&self, reader: Waiting) {
+        let mut waiting = lock(&self.waiting);
+        waiting.push_back(reader);
+        if waiting.len() > WAITING {
+            waiting.pop_front();
+        }
     }
 }
 
-impl Blocks {
+impl Decoded {
     fn keep(&mut self, key: Key, bytes: usize, most: usize) {
         self.order.push_back((key, bytes));
         self.bytes += bytes;
         while self.bytes > most
+            && self.order.len() > 1
             && let Some((oldest, bytes)) = self.order.pop_front()
         {
             // Whoever is still reading from it holds it.
@@ -243,43 +312,92 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
+    /// A file of one row group whose blocks have one row each, and what was read from it.
+    struct Rows {
+        kept: Kept,
+        rows: usize,
+        opened: AtomicUsize,
+        decoded: Arc<AtomicUsize>,
+    }
+
+    impl Rows {
+        fn new(rows: usize, kept_blocks: usize) -> Self {
+            let kept = Kept { most: kept_blocks * image(0).get_array_memory_size(), ..Kept::default() };
+            Self { kept, rows, opened: AtomicUsize::new(0), decoded: Arc::default() }
+        }
+
+        fn get(&self, row: usize) {
+            let block = Block { group: 0, rows: row..row + 1, last: row + 1 == self.rows };
+            let images = self.kept.get((0, block), |block| {
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                let decoded = Arc::clone(&self.decoded);
+                Ok(Box::new((block.rows.start..self.rows).map(move |row| {
+                    decoded.fetch_add(1, Ordering::Relaxed);
+                    Ok(image(row))
+                })))
+            });
+            assert_eq!(images.unwrap(), image(row));
+        }
+
+        /// Readers opened and blocks decoded.
+        fn counts(&self) -> (usize, usize) {
+            (self.opened.load(Ordering::Relaxed), self.decoded.load(Ordering::Relaxed))
+        }
+    }
+
+    fn image(row: usize) -> BinaryArray {
+        BinaryArray::from_vec(vec![&[u8::try_from(row).unwrap(); 1000]])
+    }
+
+    #[test]
+    fn reading_in_order_takes_one_reader() {
+        let rows = Rows::new(50, 5);
+        (0..50).for_each(|row| rows.get(row));
+        assert_eq!(rows.counts(), (1, 50));
+        assert!(lock(&rows.kept.waiting).is_empty());
+    }
+
     #[test]
     fn blocks_are_decoded_once_while_they_are_kept_and_those_decoded_last_are() {
-        let block = |start: usize| Block { group: 0, rows: start..start + 1 };
-        let image = |start: usize| vec![u8::try_from(start).unwrap(); 1000];
-        let decoded = AtomicUsize::new(0);
-        let get = |kept: &Kept, start| {
-            let images = kept.get((0, block(start)), |block| {
-                decoded.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, Infallible>(BinaryArray::from_vec(vec![&image(block.rows.start)]))
-            });
-            assert_eq!(images.unwrap().value(0), image(start));
-        };
-        let size = BinaryArray::from_vec(vec![&image(0)]).get_array_memory_size();
-        let kept = Kept { most: 3 * size, blocks: Mutex::default() };
+        let rows = Rows::new(9, 3);
         std::thread::scope(|scope| {
-            (0..8).for_each(|_| drop(scope.spawn(|| (0..3).for_each(|start| get(&kept, start)))));
+            (0..8).for_each(|_| drop(scope.spawn(|| (0..3).for_each(|row| rows.get(row)))));
         });
-        assert_eq!(decoded.load(Ordering::Relaxed), 3);
-        for (start, decodes) in [(3, 4), (1, 4), (2, 4), (0, 5), (1, 6), (0, 6), (3, 6)] {
-            get(&kept, start);
-            assert_eq!(decoded.load(Ordering::Relaxed), decodes, "block {start}");
+        assert_eq!(rows.counts().1, 3);
+        for (row, decoded) in [(3, 4), (1, 4), (2, 4), (0, 5), (1, 6), (0, 6), (3, 6)] {
+            rows.get(row);
+            assert_eq!(rows.counts().1, decoded, "block {row}");
         }
-        let blocks = lock(&kept.blocks);
-        assert_eq!((blocks.slots.len(), blocks.order.len(), blocks.bytes), (3, 3, 3 * size));
+        let decoded = lock(&rows.kept.decoded);
+        assert_eq!((decoded.slots.len(), decoded.order.len()), (3, 3));
+        assert_eq!(decoded.bytes, rows.kept.most);
+    }
+
+    #[test]
+    fn few_readers_wait_and_none_at_the_end_of_a_group() {
+        let rows = Rows::new(100, 1);
+        [0, 10, 20, 30, 40, 99].into_iter().for_each(|row| rows.get(row));
+        assert_eq!((lock(&rows.kept.waiting).len(), rows.counts()), (WAITING, (6, 6)));
+        [11, 41].into_iter().for_each(|row| rows.get(row));
+        assert_eq!(rows.counts(), (6, 8), "they go on");
+        rows.get(1);
+        assert_eq!(rows.counts(), (7, 9), "the first had to go");
     }
 
     #[test]
     fn a_block_that_fails_is_tried_again() {
         let kept = Kept::default();
-        let key = (0, Block { group: 0, rows: 0..1 });
-        assert_eq!(kept.get(key.clone(), |_| Err("no")), Err("no"));
-        let images = BinaryArray::from_vec(vec![b"yes"]);
-        assert_eq!(kept.get::<&str>(key, |_| Ok(images.clone())), Ok(images));
+        let key = (0, Block { group: 0, rows: 0..1, last: true });
+        let broken = || ParquetError::General("broken".to_owned());
+        assert!(kept.get(key.clone(), |_| Err(broken())).is_err());
+        assert!(kept.get(key.clone(), |_| Ok(Box::new([Err(broken())].into_iter()))).is_err());
+        let two = BinaryArray::from_vec(vec![b"1", b"2"]);
+        assert!(kept.get(key.clone(), |_| Ok(Box::new([Ok(two)].into_iter()))).is_err(), "another length");
+        let one = BinaryArray::from_vec(vec![b"1"]);
+        assert_eq!(kept.get(key, |_| Ok(Box::new([Ok(one.clone())].into_iter()))).unwrap(), one);
     }
 }

@@ -2,24 +2,26 @@
 
 use std::fmt;
 
-use arrow_schema::DataType;
+use arrow_schema::{DataType, FieldRef, Fields};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use serde_json::Value;
 
+use super::super::CaptionColumn;
 use super::super::captions::CaptionKind;
 use super::TableProblem;
 
-/// What decides between several columns of images.
-const IMAGE_NAMES: [&str; 2] = ["image", "img"];
+/// What decides between several columns that could hold the images; the first that is there counts.
+const IMAGE_NAMES: [&str; 6] = ["image", "img", "jpg", "jpeg", "png", "webp"];
 
-/// What columns of labels are called, the first that is there counts.
-const LABEL_NAMES: [&str; 5] = ["label", "labels", "class", "category", "fine_label"];
+/// What columns of labels are called; the first that is there counts.
+const LABEL_NAMES: [&str; 6] = ["label", "labels", "class", "category", "cls", "fine_label"];
 
-/// What columns of captions are called, the first that is there counts.
-const CAPTION_NAMES: [(&str, CaptionKind); 3] = [
+/// What columns of captions are called; the first that is there counts.
+const CAPTION_NAMES: [(&str, CaptionKind); 4] = [
     ("caption", CaptionKind::Text),
     ("caption_embedding", CaptionKind::Embedding),
     ("text", CaptionKind::Text),
+    ("txt", CaptionKind::Text),
 ];
 
 /// What files of one source must have in common.
@@ -29,7 +31,7 @@ pub(super) struct Columns {
     pub image: String,
     /// Name of the column of labels, and what they are.
     pub label: Option<(String, LabelKind)>,
-    /// Name of the column of captions, and what they are.
+    /// Name of the column of captions, and what they are, where captions are read.
     pub caption: Option<(String, CaptionKind)>,
 }
 
@@ -40,8 +42,8 @@ pub(super) enum LabelKind {
     Number,
     /// Class numbers, and the names of the classes.
     Named(Vec<String>),
-    /// Names of classes.
-    Name,
+    /// Names of classes, or class numbers as texts.
+    Text,
 }
 
 impl fmt::Display for Columns {
@@ -51,7 +53,7 @@ impl fmt::Display for Columns {
             let what = match kind {
                 LabelKind::Number => "class numbers".to_owned(),
                 LabelKind::Named(names) => format!("numbers of {} named classes", names.len()),
-                LabelKind::Name => "class names".to_owned(),
+                LabelKind::Text => "texts as classes".to_owned(),
             };
             write!(f, ", {what} in {name}")?;
         }
@@ -61,107 +63,157 @@ impl fmt::Display for Columns {
 
 impl Columns {
     /// Finds the columns by their types and names, and by what Hugging Face's `datasets` adds to the file about them.
-    pub(super) fn of(metadata: &ArrowReaderMetadata) -> Result<Self, TableProblem> {
+    pub(super) fn of(metadata: &ArrowReaderMetadata, captions: CaptionColumn) -> Result<Self, TableProblem> {
         let fields = metadata.schema().fields();
-        let named = |name: &str| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name));
-        let image = image_of(metadata)?;
-        let features = features(metadata);
-        let kind = |name: &str, of: &DataType| match class_names(&features, name) {
-            Some(names) if of.is_integer() => Some(LabelKind::Named(names)),
-            None if of.is_integer() => Some(LabelKind::Number),
-            _ => (*of == DataType::Utf8).then_some(LabelKind::Name),
+        let features = Features::of(metadata);
+        let caption = match captions {
+            CaptionColumn::Ignore => None,
+            CaptionColumn::Read => caption_of(fields)?,
         };
-        let mut labels = LABEL_NAMES.iter().filter_map(|name| {
-            let field = named(name)?;
-            Some((field.name().clone(), kind(field.name(), field.data_type())?))
-        });
-        let class_label = || {
-            let mut labels = fields.iter().filter_map(|field| {
-                let names = class_names(&features, field.name())?;
-                field.data_type().is_integer().then(|| (field.name().clone(), LabelKind::Named(names)))
-            });
-            labels.next().filter(|_| labels.next().is_none())
-        };
-        let caption = CAPTION_NAMES.iter().find_map(|(name, kind)| {
-            let field = named(name)?;
-            let fits = match (kind, field.data_type()) {
-                (CaptionKind::Text, of) => *of == DataType::Utf8,
-                (CaptionKind::Embedding, DataType::List(item)) => item.data_type().is_floating(),
-                (CaptionKind::Embedding, _) => false,
-            };
-            fits.then(|| (field.name().clone(), *kind))
-        });
-        Ok(Self { image, label: labels.next().or_else(class_label), caption })
+        Ok(Self { image: image_of(fields, &features)?, label: label_of(fields, &features), caption })
+    }
+
+    /// How files that differ differ: what this one has and what the other one has.
+    pub(super) fn difference(&self, other: &Self) -> (String, String) {
+        let (one, two) = (self.to_string(), other.to_string());
+        match (&self.label, &other.label) {
+            (Some((_, LabelKind::Named(a))), Some((_, LabelKind::Named(b)))) if one == two => {
+                let differ = a.iter().zip(b).enumerate().find(|(_, (a, b))| a != b);
+                differ.map_or((one, two), |(class, (a, b))| {
+                    (format!("{a:?} as class {class}"), format!("{b:?} as class {class}"))
+                })
+            }
+            _ => (one, two),
+        }
     }
 
     /// What is said about the columns that are not read, where no label is among those that are.
     pub(super) fn passed_over(&self, metadata: &ArrowReaderMetadata) -> Option<String> {
-        let taken = |name: &String| {
-            *name == self.image || self.caption.as_ref().is_some_and(|(caption, _)| caption == name)
-        };
-        let fields = metadata.schema().fields().iter().map(|field| field.name());
-        let others: Vec<&str> = fields.filter(|name| !taken(name)).map(String::as_str).collect();
+        let others = metadata.schema().fields().iter().filter(|field| *field.name() != self.image);
+        let others =
+            others.map(|field| format!("{} ({})", field.name(), field.data_type())).collect::<Vec<_>>();
         (self.label.is_none() && !others.is_empty()).then(|| {
             let (others, names) = (others.join(", "), LABEL_NAMES.join(", "));
-            format!("no labels: none of the columns {others} is one of numbers or texts called {names}")
+            format!("no labels: of the columns {others} none holds numbers or texts and is called {names}")
         })
     }
+}
+
+/// Whether there is a column of captions.
+pub(super) fn has_captions(metadata: &ArrowReaderMetadata) -> bool {
+    matches!(caption_of(metadata.schema().fields()), Ok(Some(_)))
 }
 
 /// The number of the leaf column that the top-level column `name` has, or of its part `bytes` where it has several.
 pub(super) fn leaf(metadata: &ArrowReaderMetadata, name: &str) -> Option<usize> {
     let leaves = metadata.parquet_schema().columns();
-    let find = |part: Option<&str>| {
-        leaves.iter().position(|leaf| {
-            let parts = leaf.path().parts();
-            parts.first().is_some_and(|first| first == name)
-                && part.is_none_or(|part| parts.len() == 2 && parts[1] == part)
-        })
-    };
-    find(Some("bytes")).or_else(|| find(None))
+    let find = |parts: &[&str]| leaves.iter().position(|leaf| leaf.path().parts() == parts);
+    find(&[name, "bytes"]).or_else(|| find(&[name]))
+}
+
+/// A field by a name that is told without regard to capital letters.
+fn named<'a>(fields: &'a Fields, name: &str) -> Option<&'a FieldRef> {
+    fields.iter().find(|field| field.name().eq_ignore_ascii_case(name))
 }
 
 /// The column of images: the only one of bytes, or with a part `bytes`, or the one of those that is called so.
-fn image_of(metadata: &ArrowReaderMetadata) -> Result<String, TableProblem> {
-    let fields = metadata.schema().fields();
+fn image_of(fields: &Fields, features: &Features) -> Result<String, TableProblem> {
     let holds_bytes = |of: &DataType| match of {
         DataType::Struct(parts) => {
             parts.iter().any(|part| part.name() == "bytes" && *part.data_type() == DataType::Binary)
         }
         of => *of == DataType::Binary,
     };
-    let names: Vec<&str> = fields
-        .iter()
-        .filter(|field| holds_bytes(field.data_type()))
-        .map(|field| field.name().as_str())
-        .collect();
-    let called =
-        || IMAGE_NAMES.iter().find_map(|image| names.iter().find(|name| name.eq_ignore_ascii_case(image)));
-    match *names {
+    let held = fields.iter().filter(|field| holds_bytes(field.data_type()));
+    // A sound is held as an image is; plain bytes may be either.
+    let held = held.filter(|field| matches!(features.kind(field.name()), None | Some("Image" | "Value")));
+    let held: Vec<&String> = held.map(|field| field.name()).collect();
+    let images: Vec<&String> =
+        held.iter().copied().filter(|name| features.kind(name) == Some("Image")).collect();
+    let candidates = if images.is_empty() { held } else { images };
+    let called = || {
+        let by_name = |image: &&str| candidates.iter().find(|name| name.eq_ignore_ascii_case(image));
+        IMAGE_NAMES.iter().find_map(by_name)
+    };
+    match *candidates {
         [] => {
             let got = fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
             Err(TableProblem::NoImages { got })
         }
-        [name] => Ok(name.to_owned()),
-        _ => match called() {
-            Some(name) => Ok((*name).to_owned()),
-            None => Err(TableProblem::Ambiguous { got: names.join(", ") }),
+        [name] => Ok(name.clone()),
+        _ => called().map(|name| (*name).clone()).ok_or_else(|| {
+            let got = candidates.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+            TableProblem::Ambiguous { got }
+        }),
+    }
+}
+
+/// The column of labels: the first that is called so, or the only one of class numbers that `datasets` knows the names of.
+fn label_of(fields: &Fields, features: &Features) -> Option<(String, LabelKind)> {
+    let is_number = |of: &DataType| of.is_integer() || of.is_floating();
+    let kind = |field: &FieldRef| match features.class_names(field.name()) {
+        Some(names) if is_number(field.data_type()) => Some(LabelKind::Named(names)),
+        _ if is_number(field.data_type()) => Some(LabelKind::Number),
+        _ => (*field.data_type() == DataType::Utf8).then_some(LabelKind::Text),
+    };
+    let known = LABEL_NAMES.iter().find_map(|name| {
+        let field = named(fields, name)?;
+        Some((field.name().clone(), kind(field)?))
+    });
+    let described = || {
+        let mut described = fields.iter().filter(|field| features.class_names(field.name()).is_some());
+        let field = described.next().filter(|_| described.next().is_none())?;
+        Some((field.name().clone(), kind(field)?))
+    };
+    known.or_else(described)
+}
+
+/// The column of captions.
+///
+/// # Errors
+/// One that is called so and holds something else, where there is no other.
+fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, TableProblem> {
+    let called = CAPTION_NAMES.iter().filter_map(|(name, kind)| Some((named(fields, name)?, *kind)));
+    let fits = |field: &FieldRef, kind: CaptionKind| match (kind, field.data_type()) {
+        (CaptionKind::Text, of) => *of == DataType::Utf8,
+        (CaptionKind::Embedding, DataType::List(item)) => item.data_type().is_floating(),
+        (CaptionKind::Embedding, _) => false,
+    };
+    let called: Vec<_> = called.collect();
+    match called.iter().find(|(field, kind)| fits(field, *kind)) {
+        Some((field, kind)) => Ok(Some((field.name().clone(), *kind))),
+        None => match called.first() {
+            Some((field, _)) => Err(TableProblem::Captions {
+                column: field.name().clone(),
+                got: field.data_type().to_string(),
+            }),
+            None => Ok(None),
         },
     }
 }
 
 /// What Hugging Face's `datasets` says about the columns; null where it says nothing.
-fn features(metadata: &ArrowReaderMetadata) -> Value {
-    let entries = metadata.metadata().file_metadata().key_value_metadata();
-    let about = entries.into_iter().flatten().find(|entry| entry.key == "huggingface");
-    let text = about.and_then(|entry| entry.value.as_deref()).unwrap_or("null");
-    // It describes columns that can be read without it.
-    serde_json::from_str(text).map(|mut about: Value| about["info"]["features"].take()).unwrap_or(Value::Null)
-}
+struct Features(Value);
 
-/// The names of the classes in a column, where it is one of class numbers.
-fn class_names(features: &Value, column: &str) -> Option<Vec<String>> {
-    let feature = features.get(column).filter(|feature| feature["_type"] == "ClassLabel")?;
-    let names = feature["names"].as_array()?;
-    names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+impl Features {
+    fn of(metadata: &ArrowReaderMetadata) -> Self {
+        let entries = metadata.metadata().file_metadata().key_value_metadata();
+        let about = entries.into_iter().flatten().find(|entry| entry.key == "huggingface");
+        let text = about.and_then(|entry| entry.value.as_deref()).unwrap_or("null");
+        // A description that is not understood is none: the columns can be read without it.
+        let about = serde_json::from_str(text).unwrap_or(Value::Null);
+        Self(about["info"]["features"].clone())
+    }
+
+    /// What kind of feature a column is.
+    fn kind(&self, column: &str) -> Option<&str> {
+        self.0.get(column)?["_type"].as_str()
+    }
+
+    /// The names of the classes in a column, where it is one of class numbers.
+    fn class_names(&self, column: &str) -> Option<Vec<String>> {
+        let feature = self.0.get(column).filter(|feature| feature["_type"] == "ClassLabel")?;
+        let names = feature["names"].as_array()?;
+        names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+    }
 }

@@ -1,0 +1,113 @@
+//! What stands in the columns beside the images.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
+
+use super::super::Captions;
+use super::super::captions::CaptionKind;
+use super::TableProblem;
+
+/// The texts of a column without blanks around them, none for null and for empty ones.
+pub(super) fn texts(arrays: &[ArrayRef]) -> Vec<Option<String>> {
+    let texts = arrays.iter().filter_map(|array| array.as_string_opt::<i32>()).flat_map(|texts| texts.iter());
+    let texts = texts.map(|text| text.map(str::trim).filter(|text| !text.is_empty()));
+    texts.map(|text| text.map(str::to_owned)).collect()
+}
+
+/// The class numbers of the column `name`, each below `classes`; a negative number, as for hidden labels, is none.
+pub(super) fn class_numbers(
+    arrays: &[ArrayRef],
+    name: &str,
+    classes: u32,
+) -> Result<Vec<Option<u32>>, TableProblem> {
+    let numbers = arrays.iter().flat_map(|array| numbers(array));
+    let checked = numbers.enumerate().map(|(row, number)| match number.filter(|number| *number >= 0.0) {
+        None => Ok(None),
+        Some(number) => match as_class(number).filter(|label| *label < classes) {
+            Some(label) => Ok(Some(label)),
+            None => {
+                let got = number.to_string();
+                Err(TableProblem::Label { row, column: name.to_owned(), got, classes })
+            }
+        },
+    });
+    checked.collect()
+}
+
+/// A number that is a class.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be the same number")]
+fn as_class(number: f64) -> Option<u32> {
+    let label = number as u32;
+    (f64::from(label) == number).then_some(label)
+}
+
+/// The captions of a column; rows without one are added to `missing`.
+pub(super) fn captions(
+    arrays: &[ArrayRef],
+    kind: CaptionKind,
+    missing: &mut BTreeMap<usize, &'static str>,
+) -> Result<Captions, TableProblem> {
+    let mut captions = Captions::empty(kind);
+    match kind {
+        CaptionKind::Text => {
+            for (row, text) in texts(arrays).into_iter().enumerate() {
+                match text {
+                    Some(text) => captions.push_text(&text),
+                    None => drop(missing.insert(row, "its caption is null or empty")),
+                }
+            }
+        }
+        CaptionKind::Embedding => {
+            let lists = arrays.iter().filter_map(|array| array.as_list_opt::<i32>());
+            for (row, list) in lists.flat_map(|lists| lists.iter()).enumerate() {
+                let Some(list) = list else {
+                    missing.insert(row, "its caption_embedding is null");
+                    continue;
+                };
+                let embedding: Vec<f64> =
+                    numbers(&list).into_iter().map(|number| number.unwrap_or(f64::NAN)).collect();
+                captions
+                    .push_embedding(&embedding)
+                    .map_err(|reason| TableProblem::CaptionEmbedding { row, reason })?;
+            }
+        }
+    }
+    Ok(captions)
+}
+
+/// The numbers of an array of any type of numbers. As class numbers and embeddings, all that matter are exact.
+fn numbers(array: &dyn Array) -> Vec<Option<f64>> {
+    fn widen<T: ArrowPrimitiveType<Native: Into<f64>>>(array: &dyn Array) -> Vec<Option<f64>> {
+        array.as_primitive::<T>().iter().map(|number| number.map(Into::into)).collect()
+    }
+    #[expect(clippy::cast_precision_loss, reason = "class numbers are far smaller")]
+    match array.data_type() {
+        DataType::Int8 => widen::<Int8Type>(array),
+        DataType::Int16 => widen::<Int16Type>(array),
+        DataType::Int32 => widen::<Int32Type>(array),
+        DataType::Int64 => array
+            .as_primitive::<Int64Type>()
+            .iter()
+            .map(|number| number.map(|number| number as f64))
+            .collect(),
+        DataType::UInt8 => widen::<UInt8Type>(array),
+        DataType::UInt16 => widen::<UInt16Type>(array),
+        DataType::UInt32 => widen::<UInt32Type>(array),
+        DataType::UInt64 => array
+            .as_primitive::<UInt64Type>()
+            .iter()
+            .map(|number| number.map(|number| number as f64))
+            .collect(),
+        DataType::Float16 => widen::<Float16Type>(array),
+        DataType::Float32 => widen::<Float32Type>(array),
+        DataType::Float64 => widen::<Float64Type>(array),
+        _ => vec![None; array.len()],
+    }
+}
