@@ -141,9 +141,12 @@ pub enum SourceError {
         problem: TableProblem,
     },
     /// A row of a Parquet file without the image.
-    #[error("{} is null: the image is not in the file\nhint: where rows only name images, embed those first, or give a .csv list of them", path.display())]
+    #[error(
+        "{} is null: the image is not in the file\nhint: where rows only name images, embed those first, or give a .csv list of them",
+        path.display()
+    )]
     NoBytes {
-        /// The row's key below the file or its folder.
+        /// The file and, below it, the number of the row.
         path: PathBuf,
     },
     /// An archive or a Parquet file cannot be read, and so none of its samples.
