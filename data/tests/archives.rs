@@ -1,13 +1,17 @@
 //! TAR archives: every format, labels and captions beside images, and what is refused.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 
-use lgd_data::source::{Captions, ImageSource, Rejected, Sample, SourceError, open_captioned, open_source};
+use lgd_data::source::{Captions, Rejected, open_captioned, open_source};
 use proptest::prelude::*;
 use tar::{Builder, Header};
 use tempfile::{TempDir, tempdir};
+
+use common::{listed, message, open};
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens");
 
@@ -29,18 +33,6 @@ fn shards(shards: &[(&str, &[(&str, &str)])]) -> TempDir {
         archive(&root.path().join(name), members);
     }
     root
-}
-
-fn open(path: &Path) -> Box<dyn ImageSource> {
-    open_source(path).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn listed(source: &dyn ImageSource) -> Vec<(&str, Option<u32>)> {
-    source.samples().iter().map(|Sample { key, label }| (&**key, *label)).collect()
-}
-
-fn message(outcome: Result<Box<dyn ImageSource>, SourceError>) -> String {
-    outcome.map(|_| ()).unwrap_err().to_string()
 }
 
 #[test]

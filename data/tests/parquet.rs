@@ -1,6 +1,8 @@
 //! Parquet files of images: as several writers store them, labels and captions, large files, and what is refused.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
+mod common;
+
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,13 +10,15 @@ use std::sync::Arc;
 use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt8Array};
 use half::f16;
-use lgd_data::source::{Captions, ImageSource, Sample, SourceError, open_captioned, open_source};
+use lgd_data::source::{Captions, SourceError, open_captioned, open_source};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
+
+use common::{listed, message, open};
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens");
 
@@ -43,18 +47,6 @@ fn folder(names: &[&str]) -> TempDir {
     let root = tempdir().unwrap();
     names.iter().for_each(|name| write(&root.path().join(name), vec![("image", images(&[name]))]));
     root
-}
-
-fn open(path: &Path) -> Box<dyn ImageSource> {
-    open_source(path).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn listed(source: &dyn ImageSource) -> Vec<(&str, Option<u32>)> {
-    source.samples().iter().map(|Sample { key, label }| (&**key, *label)).collect()
-}
-
-fn message(outcome: Result<Box<dyn ImageSource>, SourceError>) -> String {
-    outcome.map(|_| ()).unwrap_err().to_string()
 }
 
 #[test]

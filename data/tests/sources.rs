@@ -1,13 +1,17 @@
 //! Image folders and CSV lists: order, labels, and what is refused.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 
 use half::f16;
-use lgd_data::source::{Captions, ImageSource, Sample, SourceError, open_captioned, open_source};
+use lgd_data::source::{Captions, ImageSource, SourceError, open_captioned, open_source};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
+
+use common::{listed, message, open};
 
 /// A folder with these files; each file holds its own name.
 fn folder(files: &[&str]) -> TempDir {
@@ -20,21 +24,9 @@ fn folder(files: &[&str]) -> TempDir {
     root
 }
 
-fn open(path: &Path) -> Box<dyn ImageSource> {
-    open_source(path).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn listed(source: &dyn ImageSource) -> Vec<(&str, Option<u32>)> {
-    source.samples().iter().map(|Sample { key, label }| (&**key, *label)).collect()
-}
-
 fn csv(root: &Path, text: impl AsRef<[u8]>) -> Result<Box<dyn ImageSource>, SourceError> {
     fs::write(root.join("list.csv"), text).unwrap();
     open_source(&root.join("list.csv"))
-}
-
-fn message(outcome: Result<Box<dyn ImageSource>, SourceError>) -> String {
-    outcome.map(|_| ()).unwrap_err().to_string()
 }
 
 #[test]

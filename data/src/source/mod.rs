@@ -152,7 +152,7 @@ pub enum SourceError {
     /// An archive or a Parquet file cannot be read, and so none of its samples.
     #[error("cannot read {}: {error}", path.display())]
     ArchiveIo {
-        /// The archive.
+        /// The archive or file.
         path: PathBuf,
         /// What the system said.
         error: io::Error,

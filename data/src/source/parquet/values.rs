@@ -84,30 +84,22 @@ pub(super) fn captions(
 
 /// The numbers of an array of any type of numbers. As class numbers and embeddings, all that matter are exact.
 fn numbers(array: &dyn Array) -> Vec<Option<f64>> {
-    fn widen<T: ArrowPrimitiveType<Native: Into<f64>>>(array: &dyn Array) -> Vec<Option<f64>> {
-        array.as_primitive::<T>().iter().map(|number| number.map(Into::into)).collect()
+    fn widen<T: ArrowPrimitiveType>(array: &dyn Array, widen: fn(T::Native) -> f64) -> Vec<Option<f64>> {
+        array.as_primitive::<T>().iter().map(|number| number.map(widen)).collect()
     }
     #[expect(clippy::cast_precision_loss, reason = "class numbers are far smaller")]
     match array.data_type() {
-        DataType::Int8 => widen::<Int8Type>(array),
-        DataType::Int16 => widen::<Int16Type>(array),
-        DataType::Int32 => widen::<Int32Type>(array),
-        DataType::Int64 => array
-            .as_primitive::<Int64Type>()
-            .iter()
-            .map(|number| number.map(|number| number as f64))
-            .collect(),
-        DataType::UInt8 => widen::<UInt8Type>(array),
-        DataType::UInt16 => widen::<UInt16Type>(array),
-        DataType::UInt32 => widen::<UInt32Type>(array),
-        DataType::UInt64 => array
-            .as_primitive::<UInt64Type>()
-            .iter()
-            .map(|number| number.map(|number| number as f64))
-            .collect(),
-        DataType::Float16 => widen::<Float16Type>(array),
-        DataType::Float32 => widen::<Float32Type>(array),
-        DataType::Float64 => widen::<Float64Type>(array),
+        DataType::Int8 => widen::<Int8Type>(array, f64::from),
+        DataType::Int16 => widen::<Int16Type>(array, f64::from),
+        DataType::Int32 => widen::<Int32Type>(array, f64::from),
+        DataType::Int64 => widen::<Int64Type>(array, |number| number as f64),
+        DataType::UInt8 => widen::<UInt8Type>(array, f64::from),
+        DataType::UInt16 => widen::<UInt16Type>(array, f64::from),
+        DataType::UInt32 => widen::<UInt32Type>(array, f64::from),
+        DataType::UInt64 => widen::<UInt64Type>(array, |number| number as f64),
+        DataType::Float16 => widen::<Float16Type>(array, f64::from),
+        DataType::Float32 => widen::<Float32Type>(array, f64::from),
+        DataType::Float64 => widen::<Float64Type>(array, f64::from),
         _ => vec![None; array.len()],
     }
 }
