@@ -104,8 +104,8 @@ def check_views(checks: Checks, path: Path, rows: int, views: int, dim: int) -> 
     checks.that(np.array_equal(table["view"].to_numpy(), np.arange(rows) % views), f"{path}: views do not cycle")
     checks.that((keys == np.repeat(keys[::views], views)).all(), f"{path}: a sample's rows are not together")
     boxed = table["crop_x"].is_valid().to_numpy()
-    centred = table["center_fraction"].is_valid().to_numpy()
-    checks.that((boxed != centred).all(), f"{path}: a row has both kinds of crop, or none")
+    centered = table["center_fraction"].is_valid().to_numpy()
+    checks.that((boxed != centered).all(), f"{path}: a row has both kinds of crop, or none")
     lengths = np.linalg.norm(matrix(table, "embedding").astype(np.float32), axis=1)
     checks.that((np.abs(lengths - 1) <= 2 * HALF).all(), f"{path}: lengths {lengths.min()} to {lengths.max()}, not 1")
     return table

@@ -100,14 +100,14 @@ pub struct ExtractArgs {
     /// Views per image, K.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub views: u16,
-    /// Make view 0 the plain centre crop.
+    /// Make view 0 the plain center crop.
     #[arg(long)]
     pub with_center: bool,
-    /// Share of the short side that the centre crop keeps; default: what the teacher's files say, else 0.875 (torchvision's 224 of 256;
+    /// Share of the short side that the center crop keeps; default: what the teacher's files say, else 0.875 (torchvision's 224 of 256;
     /// CLIP's is 1).
     #[arg(long, value_parser = fraction, requires = "with_center")]
     pub center_fraction: Option<f32>,
-    /// How the other views are drawn: moco-v2 (crop, colour, grey, blur, flip) or crop-flip.
+    /// How the other views are drawn: moco-v2 (crop, color, gray, blur, flip) or crop-flip.
     #[arg(long, default_value = "moco-v2")]
     pub policy: Policy,
     /// Seed of the views.
@@ -385,7 +385,7 @@ pub struct TrainArgs {
     /// Weight decay, of all parameters; decoupled with AdamW, for which 0.05 is more usual.
     #[arg(long, default_value_t = 1e-4)]
     pub weight_decay: f32,
-    /// Keep weight decay off biases and normalisations.
+    /// Keep weight decay off biases and normalizations.
     #[arg(long)]
     pub decay_weights_only: bool,
     /// Largest L2 norm of the gradient; longer ones are scaled down.
@@ -498,14 +498,14 @@ pub struct EvalArgs {
     /// The run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Test images, labelled unless --protocol is agreement alone: a folder (class = first-level folder), TAR archives, Parquet files or a CSV list.
+    /// Test images, labeled unless --protocol is agreement alone: a folder (class = first-level folder), TAR archives, Parquet files or a CSV list.
     /// Labels are the bank's names (case, blanks, `_` and `-` do not matter) or numbers, the names' positions in the bank.
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// A cache of the test images, made with --with-center; puts the teacher's figures beside the student's.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Labelled training images, which kNN and the linear probe need.
+    /// Labeled training images, which kNN and the linear probe need.
     #[arg(long, value_name = "PATH")]
     pub train_images: Option<PathBuf>,
     /// A cache of the training images, made with --with-center; for the teacher's kNN.
@@ -519,11 +519,11 @@ pub struct EvalArgs {
     /// zero-shot where it ends in an embedding and --bank is given, else knn.
     #[arg(long, value_delimiter = ',')]
     pub protocol: Vec<Protocol>,
-    /// Share of the short side that the centre crop keeps, of images without a cache; a cache has its own. Default: that of the other
+    /// Share of the short side that the center crop keeps, of images without a cache; a cache has its own. Default: that of the other
     /// images' cache, else 0.875.
     #[arg(long, value_parser = fraction)]
     pub center_fraction: Option<f32>,
-    /// Seed of the labelled subsets.
+    /// Seed of the labeled subsets.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// CPU threads; 0 = all cores.
@@ -540,8 +540,8 @@ pub struct ExportArgs {
     /// The run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// The ONNX file to write. Its input `images` is [batch, 3, S, S], RGB from 0 to 1, S as in training; the teacher's normalisation is inside.
-    /// Outputs: `feature`, and `embedding`, or `logits` where the student learnt labels.
+    /// The ONNX file to write. Its input `images` is [batch, 3, S, S], RGB from 0 to 1, S as in training; the teacher's normalization is inside.
+    /// Outputs: `feature`, and `embedding`, or `logits` where the student learned labels.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Any bank of the run's text encoder: adds the output `scores`, each image's cosines with its names, which are in the metadata.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use lgd_bank::BankError;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_extract::ExtractError;
 use lgd_train::run::{FailureKind, RunError};
 
@@ -17,7 +17,7 @@ pub enum Exit {
     /// Wrong usage or configuration, or input that cannot be used.
     Usage = 2,
     /// A cache, bank, run or checkpoint that is bad, does not belong, or cannot be read or written.
-    Artefact = 3,
+    Artifact = 3,
     /// Interrupted; the same command with `--resume` goes on.
     Interrupted = 75,
 }
@@ -33,22 +33,22 @@ pub fn of_error(error: &anyhow::Error) -> Exit {
     error.chain().find_map(of_cause).unwrap_or(Exit::Usage)
 }
 
-/// The stages' errors show an artefact's error as their own, so it is looked for inside them too.
+/// The stages' errors show an artifact's error as their own, so it is looked for inside them too.
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
-    if let Some(error) = cause.downcast_ref::<ArtefactError>() {
-        return Some(of_artefact(error));
+    if let Some(error) = cause.downcast_ref::<ArtifactError>() {
+        return Some(of_artifact(error));
     }
     match cause.downcast_ref() {
         Some(ExtractError::Interrupted) => return Some(Exit::Interrupted),
-        Some(ExtractError::Artefact(error)) => return Some(of_artefact(error)),
+        Some(ExtractError::Artifact(error)) => return Some(of_artifact(error)),
         Some(ExtractError::CacheMismatch { .. } | ExtractError::Storage { .. }) => {
-            return Some(Exit::Artefact);
+            return Some(Exit::Artifact);
         }
         _ => {}
     }
     match cause.downcast_ref() {
         Some(BankError::Interrupted) => return Some(Exit::Interrupted),
-        Some(BankError::Artefact(error)) => return Some(of_artefact(error)),
+        Some(BankError::Artifact(error)) => return Some(of_artifact(error)),
         Some(
             BankError::PromptSegment { .. }
             | BankError::RowNorm { .. }
@@ -56,19 +56,19 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | BankError::NoFeatures { .. }
             | BankError::FeatureNotFinite { .. }
             | BankError::Width { .. },
-        ) => return Some(Exit::Artefact),
+        ) => return Some(Exit::Artifact),
         _ => {}
     }
     cause.downcast_ref::<RunError>().map(|error| match error.kind() {
         FailureKind::Interrupted => Exit::Interrupted,
-        FailureKind::Artefact => Exit::Artefact,
+        FailureKind::Artifact => Exit::Artifact,
         FailureKind::Usage | FailureKind::Other => Exit::Usage,
     })
 }
 
-fn of_artefact(error: &ArtefactError) -> Exit {
+fn of_artifact(error: &ArtifactError) -> Exit {
     match error {
-        ArtefactError::Occupied { .. } => Exit::Usage,
-        _ => Exit::Artefact,
+        ArtifactError::Occupied { .. } => Exit::Usage,
+        _ => Exit::Artifact,
     }
 }

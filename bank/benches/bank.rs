@@ -21,7 +21,7 @@ use clap::Parser;
 use common::{Failure, NPY_HEADER, Noise, cache_config, npy_file, peak_bytes};
 use half::f16;
 use lgd_bank::{TargetOptions, TargetSink, Tsb, build_targets};
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::{BankWriter, Distribution, Storage, TargetShardWriter};
 use lgd_data::cache::{Cache, CacheBuilder, CachedSample, Existing, ImageStamp, Partition};
 use lgd_data::job::Job;
@@ -172,7 +172,7 @@ struct Files {
 }
 
 impl Files {
-    fn close(&mut self) -> Result<(), ArtefactError> {
+    fn close(&mut self) -> Result<(), ArtifactError> {
         self.open.take().map_or(Ok(()), TargetShardWriter::finish)
     }
 }
@@ -183,7 +183,7 @@ impl TargetSink for Files {
         pseudo_category: &[i32],
         text: Distribution<'_>,
         visual: Distribution<'_>,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         // Shards end with whole chunks here; their exact length does not matter to the time.
         if self.left == 0 {
             self.close()?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::{
     BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, TargetShardWriter, VsbMode,
 };
@@ -142,9 +142,9 @@ pub fn build_bank(
 }
 
 /// Refuses a text encoder other than the one that belongs to the cache's image encoder, where the cache knows it.
-fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), ArtefactError> {
+fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), ArtifactError> {
     match cache.manifest().config.teacher.text_encoder {
-        Some(expected) if expected != text_encoder => Err(ArtefactError::Mismatch {
+        Some(expected) if expected != text_encoder => Err(ArtifactError::Mismatch {
             path: cache.dir().to_owned(),
             what: "the text encoder".to_owned(),
             expected: expected.to_string(),
@@ -199,7 +199,7 @@ impl<'a> Shards<'a> {
     }
 
     /// Completes the open shard and opens the next.
-    fn turn(&mut self) -> Result<(), ArtefactError> {
+    fn turn(&mut self) -> Result<(), ArtifactError> {
         if let Some(open) = self.open.take() {
             open.finish()?;
         }
@@ -211,7 +211,7 @@ impl<'a> Shards<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(), ArtefactError> {
+    fn finish(mut self) -> Result<(), ArtifactError> {
         while self.open.is_some() || self.next < self.rows.len() {
             self.turn()?;
         }
@@ -225,7 +225,7 @@ impl TargetSink for Shards<'_> {
         pseudo_category: &[i32],
         text: Distribution<'_>,
         visual: Distribution<'_>,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         let total = pseudo_category.len();
         let mut start = 0;
         while start < total {

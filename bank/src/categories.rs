@@ -80,7 +80,7 @@ pub enum Problem {
     /// Nothing is left of the name.
     #[error("empty category name\nhint: remove the blank line or entry")]
     EmptyName,
-    /// The name stands twice, perhaps only after normalisation.
+    /// The name stands twice, perhaps only after normalization.
     #[error(
         "{name:?} is already a category (number {first}, counted from 0)\n\
          hint: remove one; names that differ only in blanks or underscores are kept apart by the verbatim switch"

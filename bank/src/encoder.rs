@@ -9,13 +9,13 @@ use crate::error::EncodeFailure;
 /// The three methods may be answered from the model's file alone until [`PromptEncoder::encode`] is called, which
 /// happens only for prompts that the prompt cache does not hold: a rerun need not even load the model.
 pub trait PromptEncoder {
-    /// Hash of everything that decides an embedding: model, tokeniser, options. The key of the prompt cache.
+    /// Hash of everything that decides an embedding: model, tokenizer, options. The key of the prompt cache.
     fn hash(&self) -> ContentHash;
 
     /// Width of an embedding, D.
     fn dim(&self) -> usize;
 
-    /// Encodes `prompts` to row-major `[prompts.len(), D]`. Rows need not be normalised, but must not be zero.
+    /// Encodes `prompts` to row-major `[prompts.len(), D]`. Rows need not be normalized, but must not be zero.
     ///
     /// # Errors
     /// Whatever the encoder meets; it is reported with the prompts concerned.

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::projection::ProjectionError;
 use thiserror::Error;
 
@@ -16,7 +16,7 @@ pub type EncodeFailure = Box<dyn Error + Send + Sync>;
 pub enum BankError {
     /// A file of a cache or a bank cannot be read or written.
     #[error(transparent)]
-    Artefact(#[from] ArtefactError),
+    Artifact(#[from] ArtifactError),
     /// The text encoder failed.
     #[error("cannot encode prompts {first:?} and {} more: {source}", count - 1)]
     Encode {
@@ -37,7 +37,7 @@ pub enum BankError {
         /// Values returned.
         got: usize,
     },
-    /// A prompt's embedding cannot be normalised.
+    /// A prompt's embedding cannot be normalized.
     #[error(
         "the text embedding of {prompt:?} has norm {norm}\nhint: the text model is damaged or overflows; try it in f32"
     )]
@@ -81,7 +81,7 @@ pub enum BankError {
         /// Width of the image embeddings.
         image: usize,
     },
-    /// An embedding is zero, not finite or not normalised.
+    /// An embedding is zero, not finite or not normalized.
     #[error(
         "row {row} of the embeddings has norm {norm}, but 1 was expected\nhint: extract the cache again; a zero or NaN embedding says nothing about its image"
     )]

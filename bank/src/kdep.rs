@@ -219,7 +219,7 @@ fn read(
 ) -> Result<(), BankError> {
     features.copy_rows(rows.clone(), out);
     for (row, values) in rows.zip(out.chunks_exact(features.width())) {
-        // Without an early exit the loop is vectorised.
+        // Without an early exit the loop is vectorized.
         if !values.iter().fold(true, |finite, value| finite & value.is_finite()) {
             return Err(BankError::FeatureNotFinite { row });
         }
@@ -315,7 +315,7 @@ impl Pass<'_> {
 
 /// The largest magnitude.
 fn largest(values: &[f32]) -> f32 {
-    // Magnitudes are in the order of their bits, whose maximum is vectorised.
+    // Magnitudes are in the order of their bits, whose maximum is vectorized.
     f32::from_bits(values.iter().map(|value| value.abs().to_bits()).fold(0, u32::max))
 }
 

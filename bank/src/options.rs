@@ -15,7 +15,7 @@ impl Temperature {
     ///
     /// # Errors
     /// [`BankError::Option`] for anything but a finite value of at least 0.0001: below that, f32 cannot tell
-    /// neighbouring logits apart.
+    /// neighboring logits apart.
     pub fn new(value: f32) -> Result<Self, BankError> {
         if value.is_finite() && value >= 1e-4 {
             return Ok(Self(value));

@@ -85,7 +85,7 @@ impl PromptCache {
     /// Reads the embedding of a known prompt into `out` (D values).
     ///
     /// # Errors
-    /// [`BankError::PromptAbsent`] for an unknown prompt; [`BankError::Artefact`] on I/O.
+    /// [`BankError::PromptAbsent`] for an unknown prompt; [`BankError::Artifact`] on I/O.
     pub(crate) fn read(&mut self, prompt: &str, out: &mut [f32]) -> Result<(), BankError> {
         let Some(&Place { segment: number, row }) = self.index.get(prompt) else {
             return Err(BankError::PromptAbsent { prompt: prompt.to_owned() });

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::column::MappedColumn;
 
-/// Rows of L2-normalised embeddings that can be read piecewise, from several threads.
+/// Rows of L2-normalized embeddings that can be read piecewise, from several threads.
 ///
 /// A bank reads all rows twice and keeps few in memory, so an implementation should read them from a file as they are asked for.
 pub trait EmbeddingRows: Sync {
@@ -18,8 +18,8 @@ pub trait EmbeddingRows: Sync {
     /// Copies `rows` into `out`, row-major `[rows.len(), D]`.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the rows cannot be read.
-    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError>;
+    /// [`ArtifactError`] where the rows cannot be read.
+    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtifactError>;
 
     /// Says that `rows` will not be needed again in this pass. A map of a file gives their memory back: otherwise a bank's
     /// resident memory would grow with the cache.
@@ -37,7 +37,7 @@ impl EmbeddingRows for MappedColumn<f32> {
         self.width()
     }
 
-    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError> {
+    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtifactError> {
         self.copy_rows(rows, out);
         Ok(())
     }

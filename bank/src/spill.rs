@@ -8,7 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::error::IoContext;
 
 use crate::distributions::DistributionBuffer;
@@ -32,7 +32,7 @@ pub(crate) struct SpillReader {
 
 impl SpillWriter {
     /// Makes the file in `dir`. It disappears with the process, however that ends.
-    pub(crate) fn create(dir: &Path) -> Result<Self, ArtefactError> {
+    pub(crate) fn create(dir: &Path) -> Result<Self, ArtifactError> {
         let file = tempfile::tempfile_in(dir).during("create a temporary file in", dir)?;
         Ok(Self { file: BufWriter::with_capacity(PIECE, file), dir: dir.to_owned() })
     }
@@ -42,7 +42,7 @@ impl SpillWriter {
         &mut self,
         pseudo_category: &[i32],
         text: &DistributionBuffer,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         let mut write = || -> io::Result<()> {
             write_all(&mut self.file, pseudo_category, i32::to_le_bytes)?;
             write_all(&mut self.file, &text.index, i32::to_le_bytes)?;
@@ -52,7 +52,7 @@ impl SpillWriter {
     }
 
     /// Turns to reading.
-    pub(crate) fn into_reader(self) -> Result<SpillReader, ArtefactError> {
+    pub(crate) fn into_reader(self) -> Result<SpillReader, ArtifactError> {
         let Self { file, dir } = self;
         let mut file =
             file.into_inner().map_err(|e| e.into_error()).during("write a temporary file in", &dir)?;
@@ -67,7 +67,7 @@ impl SpillReader {
         &mut self,
         pseudo_category: &mut [i32],
         text: &mut DistributionBuffer,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         let mut read = || -> io::Result<()> {
             read_all(&mut self.file, pseudo_category, i32::from_le_bytes)?;
             read_all(&mut self.file, &mut text.index, i32::from_le_bytes)?;

@@ -14,7 +14,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::time::Instant;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::{CapturedMass, Distribution, Storage, UnassignedSlots};
 use lgd_data::job::Job;
 use rayon::prelude::*;
@@ -66,13 +66,13 @@ pub trait TargetSink {
     /// Takes a block of rows: pseudo-category `[n]`, text `[n, C]` and visual `[n, C + 1]` distributions in their stored form.
     ///
     /// # Errors
-    /// [`ArtefactError`] where they cannot be written.
+    /// [`ArtifactError`] where they cannot be written.
     fn push(
         &mut self,
         pseudo_category: &[i32],
         text: Distribution<'_>,
         visual: Distribution<'_>,
-    ) -> Result<(), ArtefactError>;
+    ) -> Result<(), ArtifactError>;
 }
 
 /// What the two passes found.

@@ -74,7 +74,7 @@ impl Tsb {
     }
 }
 
-/// Builds the bank: every prompt's embedding is normalised, a category's are averaged, the mean is normalised.
+/// Builds the bank: every prompt's embedding is normalized, a category's are averaged, the mean is normalized.
 /// Sums and norms are taken in f64.
 ///
 /// `prompt_cache` is the folder in which prompt embeddings are kept; only those not found there are encoded.
@@ -120,7 +120,7 @@ pub fn build_tsb(
                 *sum += f64::from(value) / norm;
             }
         }
-        // The mean's norm cancels in the last normalisation, so the sum serves.
+        // The mean's norm cancels in the last normalization, so the sum serves.
         let norm = norm(sum.iter().copied());
         // Unit vectors that cancel leave rounding errors behind, not an exact zero.
         if norm < 1e-6 {

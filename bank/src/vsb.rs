@@ -49,7 +49,7 @@ impl VsbPartial {
         &self.counts
     }
 
-    /// The bank, `[C, D]`: means, not normalised again; zero rows for categories without a view.
+    /// The bank, `[C, D]`: means, not normalized again; zero rows for categories without a view.
     pub fn vsb(&self) -> Vec<f32> {
         let rows = self.sums.chunks_exact(self.dim).zip(&self.counts);
         rows.flat_map(|(sums, &count)| {

@@ -12,7 +12,7 @@ use lgd_bank::{
     BankError, BankReport, BankRequest, Categories, NameForm, TargetOptions, Templates, TextEncoderRule,
     TopK, build_bank, build_targets, build_tsb,
 };
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, TeacherRecord};
 use lgd_data::job::Job;
@@ -170,7 +170,7 @@ fn a_bank_is_refused_for_another_cache_and_its_folder_for_another_bank() {
     let cache = write_cache(&root.path().join("cache"), &values());
     build(root.path(), &cache, &names(5), &mut encoder(5, DIM), Existing::Refuse).unwrap();
     let again = build(root.path(), &cache, &names(6), &mut encoder(6, DIM), Existing::Refuse);
-    assert!(matches!(again, Err(BankError::Artefact(ArtefactError::Occupied { .. }))), "{again:?}");
+    assert!(matches!(again, Err(BankError::Artifact(ArtifactError::Occupied { .. }))), "{again:?}");
     let report = build(root.path(), &cache, &names(6), &mut encoder(6, DIM), Existing::Overwrite).unwrap();
     assert_eq!((report.prompts.encoded, report.prompts.reused), (1, 5));
 
@@ -178,7 +178,7 @@ fn a_bank_is_refused_for_another_cache_and_its_folder_for_another_bank() {
     other.rotate_left(DIM);
     let other = write_cache(&root.path().join("other"), &other);
     let bank = Bank::open(&root.path().join("bank"), Verify::Full).unwrap();
-    assert!(matches!(bank.require_cache(&other), Err(ArtefactError::Mismatch { .. })));
+    assert!(matches!(bank.require_cache(&other), Err(ArtifactError::Mismatch { .. })));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use common::unit_rows;
 use half::f16;
 use lgd_bank::{BankError, KdepReport, KdepRequest, PowerTemperature, build_kdep};
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{
     Cache, CacheBuilder, CacheConfig, CachedSample, Existing, FeatureRecord, ImageStamp, SampleRows,
@@ -327,7 +327,7 @@ fn a_bank_is_refused_for_another_cache_and_its_folder_for_another_bank() {
     let cache = write_cache(&root.path().join("cache"), &unit_rows(174, 16, 1), 16, &ACCEPTED);
     build(&cache, &out, &Options::new(4)).unwrap();
     let again = build(&cache, &out, &Options::new(5));
-    assert!(matches!(again, Err(BankError::Artefact(ArtefactError::Occupied { .. }))), "{again:?}");
+    assert!(matches!(again, Err(BankError::Artifact(ArtifactError::Occupied { .. }))), "{again:?}");
     assert_eq!(KdepBank::open(&out, Verify::Full).unwrap().dim(), 4);
     build(&cache, &out, &Options { existing: Existing::Overwrite, ..Options::new(5) }).unwrap();
     let bank = KdepBank::open(&out, Verify::Full).unwrap();
@@ -340,11 +340,11 @@ fn a_bank_is_refused_for_another_cache_and_its_folder_for_another_bank() {
         "{message}"
     );
 
-    // Not even --overwrite replaces an artefact of another kind.
+    // Not even --overwrite replaces an artifact of another kind.
     let options = Options { existing: Existing::Overwrite, ..Options::new(4) };
     let message = build(&cache, cache.dir(), &options).unwrap_err().to_string();
     assert!(message.contains("holds a cache, which a KDEP bank cannot replace"), "{message}");
-    assert!(matches!(Bank::open(&out, Verify::Length), Err(ArtefactError::Missing { .. })));
+    assert!(matches!(Bank::open(&out, Verify::Length), Err(ArtifactError::Missing { .. })));
 }
 
 #[test]

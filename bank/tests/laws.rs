@@ -58,7 +58,7 @@ proptest! {
 
     /// A row's pseudo-category and text distribution depend on nothing but the row and the bank.
     #[test]
-    fn a_rows_text_side_does_not_depend_on_its_neighbours(start in 0usize..250, count in 1usize..50, top_k in 1usize..20) {
+    fn a_rows_text_side_does_not_depend_on_its_neighbors(start in 0usize..250, count in 1usize..50, top_k in 1usize..20) {
         let (dim, categories) = (33, 260);
         let (tsb, options) = (tsb(categories, dim), width(top_k));
         let all = Rows { values: unit_rows(300, dim, 3), dim };

@@ -12,10 +12,10 @@ Prints one JSON line with what was tried at the start and chosen, then for each 
 least so long, in whole steps, and prints {"images", "seconds", "parts": {...}}. Ends at the end of its input.
 
 How the original was given its best:
-- The teacher by ONNX Runtime or by PyTorch (frozen and optimised for inference, channels last), in batches of 32 or whole:
+- The teacher by ONNX Runtime or by PyTorch (frozen and optimized for inference, channels last), in batches of 32 or whole:
   whichever ran fastest here. The same for the student's memory layout.
 - The next batch is rendered on a thread of its own while this one is trained on. Pillow frees the interpreter while it works.
-- Batch normalisation of the teacher is folded already in its ONNX file, also for PyTorch; fused SGD, gradients set to None.
+- Batch normalization of the teacher is folded already in its ONNX file, also for PyTorch; fused SGD, gradients set to None.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Images:
                     pending = following
 
     def render(self, rows: list[View]) -> tuple[Tensor, Tensor]:
-        """Both sizes of a batch, NCHW f32, normalised."""
+        """Both sizes of a batch, NCHW f32, normalized."""
         pixels = [np.empty((len(rows), side, side, 3), np.uint8) for side in self.sides]
         for index, view in enumerate(rows):
             with Image.open(view.path) as file:

@@ -23,14 +23,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             render(&image, &views[usize::from(index)], SIZE, Resample::Bilinear).is_ok()
         });
     }
-    report("render 224 centre, bicubic", |_| {
+    report("render 224 center, bicubic", |_| {
         render(&image, &View::center(), SIZE, Resample::Bicubic).is_ok()
     });
     report_steps(&image);
     let small = render(&image, &View::center(), SIZE, Resample::Bilinear)?;
     let mut floats = vec![0.0; small.pixels().len()];
     for layout in [PixelLayout::Nchw, PixelLayout::Nhwc] {
-        report(&format!("normalise 224 {layout:?}"), |_| {
+        report(&format!("normalize 224 {layout:?}"), |_| {
             normalize_into(&small, &Normalization::CLIP, layout, black_box(&mut floats)).is_ok()
         });
     }
@@ -45,7 +45,7 @@ fn report_steps(image: &RgbImage) {
     for (name, view) in [
         ("crop only", base),
         ("crop, jitter", View { jitter, ..base }),
-        ("crop, grey", View { grey: true, ..base }),
+        ("crop, gray", View { gray: true, ..base }),
         ("crop, blur", View { blur_sigma: Some(1.5), ..base }),
     ] {
         report(name, |_| render(image, &view, SIZE, Resample::Bilinear).is_ok());

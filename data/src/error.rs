@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use crate::manifest::ContentHash;
 
-/// Why an artefact (cache, bank, run) cannot be read or written.
+/// Why an artifact (cache, bank, run) cannot be read or written.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum ArtefactError {
+pub enum ArtifactError {
     /// The operating system refused.
     #[error("cannot {action} {}: {source}{}", path.display(), io_hint(source))]
     Io {
@@ -111,7 +111,7 @@ pub enum ArtefactError {
     },
 }
 
-impl ArtefactError {
+impl ArtifactError {
     /// Wraps an error of the Parquet or Arrow library with the file it concerns.
     pub fn parquet(path: &Path, error: impl std::fmt::Display) -> Self {
         Self::Parquet { path: path.to_owned(), reason: error.to_string() }
@@ -150,12 +150,12 @@ pub trait IoContext<T> {
     /// Names what was being done to which path.
     ///
     /// # Errors
-    /// [`ArtefactError::Io`] where `self` is an error.
-    fn during(self, action: &'static str, path: &Path) -> Result<T, ArtefactError>;
+    /// [`ArtifactError::Io`] where `self` is an error.
+    fn during(self, action: &'static str, path: &Path) -> Result<T, ArtifactError>;
 }
 
 impl<T> IoContext<T> for io::Result<T> {
-    fn during(self, action: &'static str, path: &Path) -> Result<T, ArtefactError> {
-        self.map_err(|source| ArtefactError::Io { path: path.to_owned(), action, source })
+    fn during(self, action: &'static str, path: &Path) -> Result<T, ArtifactError> {
+        self.map_err(|source| ArtifactError::Io { path: path.to_owned(), action, source })
     }
 }

@@ -24,4 +24,4 @@ mod table;
 mod target_files;
 pub mod view;
 
-pub use error::ArtefactError;
+pub use error::ArtifactError;

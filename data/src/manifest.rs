@@ -1,6 +1,6 @@
-//! What every artefact folder shares: content hashes, file entries, atomic replacement and verification.
+//! What every artifact folder shares: content hashes, file entries, atomic replacement and verification.
 //!
-//! An artefact is a folder of immutable files plus one JSON manifest. A file is written beside its final name,
+//! An artifact is a folder of immutable files plus one JSON manifest. A file is written beside its final name,
 //! flushed, renamed, and its folder flushed, so that a name is either absent or whole. The manifest lists the
 //! length and the BLAKE3 hash of every file.
 
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::source::Sample;
 
 /// A BLAKE3 hash, 32 bytes; lower-case hexadecimal in text and JSON.
@@ -32,8 +32,8 @@ impl ContentHash {
     /// The hash of a file's content, read through a memory map on all threads.
     ///
     /// # Errors
-    /// [`ArtefactError::Io`] where the file cannot be read.
-    pub fn of_file(path: &Path) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError::Io`] where the file cannot be read.
+    pub fn of_file(path: &Path) -> Result<Self, ArtifactError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update_mmap_rayon(path).during("hash", path)?;
         Ok(Self(*hasher.finalize().as_bytes()))
@@ -85,7 +85,7 @@ impl<'de> Deserialize<'de> for ContentHash {
 }
 
 /// The hash of a listing: every key and label, in order. It changes when an image is added, removed, renamed or
-/// relabelled.
+/// relabeled.
 pub fn listing_hash(samples: &[Sample]) -> ContentHash {
     let mut hasher = blake3::Hasher::new();
     for sample in samples {
@@ -98,10 +98,10 @@ pub fn listing_hash(samples: &[Sample]) -> ContentHash {
     hasher.finalize().into()
 }
 
-/// One file of an artefact, as its manifest lists it.
+/// One file of an artifact, as its manifest lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// File name inside the artefact's folder.
+    /// File name inside the artifact's folder.
     pub name: String,
     /// Length in bytes.
     pub bytes: u64,
@@ -113,8 +113,8 @@ impl FileEntry {
     /// Describes a file that has just been written to `dir`.
     ///
     /// # Errors
-    /// [`ArtefactError::Io`] where the file cannot be read.
-    pub fn describe(dir: &Path, name: &str) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError::Io`] where the file cannot be read.
+    pub fn describe(dir: &Path, name: &str) -> Result<Self, ArtifactError> {
         let path = dir.join(name);
         let bytes = fs::metadata(&path).during("read", &path)?.len();
         Ok(Self { name: name.to_owned(), bytes, blake3: ContentHash::of_file(&path)? })
@@ -123,24 +123,24 @@ impl FileEntry {
     /// Checks the file in `dir` against this entry.
     ///
     /// # Errors
-    /// [`ArtefactError::Missing`], [`ArtefactError::Length`] or [`ArtefactError::Hash`].
-    pub fn verify(&self, dir: &Path, depth: Verify) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Missing`], [`ArtifactError::Length`] or [`ArtifactError::Hash`].
+    pub fn verify(&self, dir: &Path, depth: Verify) -> Result<(), ArtifactError> {
         let path = dir.join(&self.name);
         let length = match fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let hint = "the folder is incomplete; make it again";
-                return Err(ArtefactError::Missing { path, what: "a file listed in the manifest", hint });
+                return Err(ArtifactError::Missing { path, what: "a file listed in the manifest", hint });
             }
             Err(error) => return Err(error).during("read", &path),
         };
         if length != self.bytes {
-            return Err(ArtefactError::Length { path, expected: self.bytes, got: length });
+            return Err(ArtifactError::Length { path, expected: self.bytes, got: length });
         }
         if depth == Verify::Full {
             let got = ContentHash::of_file(&path)?;
             if got != self.blake3 {
-                return Err(ArtefactError::Hash { path, expected: self.blake3, got });
+                return Err(ArtifactError::Hash { path, expected: self.blake3, got });
             }
         }
         Ok(())
@@ -177,8 +177,8 @@ impl AtomicFile {
     /// Starts writing what will become `path`.
     ///
     /// # Errors
-    /// [`ArtefactError::Io`] where the temporary file cannot be created.
-    pub fn create(path: &Path) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError::Io`] where the temporary file cannot be created.
+    pub fn create(path: &Path) -> Result<Self, ArtifactError> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // Several processes may write the same name; each must have a file of its own until the rename.
@@ -197,8 +197,8 @@ impl AtomicFile {
     /// Flushes to the disk, renames, and flushes the folder.
     ///
     /// # Errors
-    /// [`ArtefactError::Io`]; the file is then absent, as if it had never been started.
-    pub fn commit(mut self) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Io`]; the file is then absent, as if it had never been started.
+    pub fn commit(mut self) -> Result<(), ArtifactError> {
         self.write_out()?;
         fs::rename(&self.temporary, &self.path).during("rename", &self.path)?;
         self.committed = true;
@@ -208,8 +208,8 @@ impl AtomicFile {
     /// As [`AtomicFile::commit`], but an existing file of that name stays: of several writers the first one wins.
     ///
     /// # Errors
-    /// [`ArtefactError::Io`].
-    pub fn commit_new(mut self) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Io`].
+    pub fn commit_new(mut self) -> Result<(), ArtifactError> {
         self.write_out()?;
         match fs::hard_link(&self.temporary, &self.path) {
             Ok(()) => self.flush_folder(),
@@ -221,7 +221,7 @@ impl AtomicFile {
 
     /// [`AtomicFile::commit_new`] without a link. The first writer wins here too, but the name is there before its content is: a
     /// reader may come upon half a file, and a crash may leave one. Either is found by the seal or the hash of the content.
-    fn copy_new(&self) -> Result<(), ArtefactError> {
+    fn copy_new(&self) -> Result<(), ArtifactError> {
         let mut copy = match OpenOptions::new().write(true).create_new(true).open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             opened => opened.during("create", &self.path)?,
@@ -237,12 +237,12 @@ impl AtomicFile {
         self.flush_folder()
     }
 
-    fn write_out(&mut self) -> Result<(), ArtefactError> {
+    fn write_out(&mut self) -> Result<(), ArtifactError> {
         self.writer.flush().during("write", &self.path)?;
         self.writer.get_ref().sync_all().during("flush", &self.path)
     }
 
-    fn flush_folder(&self) -> Result<(), ArtefactError> {
+    fn flush_folder(&self) -> Result<(), ArtifactError> {
         match self.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             Some(dir) => File::open(dir).and_then(|dir| dir.sync_all()).during("flush", dir),
             None => Ok(()),
@@ -272,8 +272,8 @@ impl Drop for AtomicFile {
 /// Replaces `path` by `bytes`, atomically.
 ///
 /// # Errors
-/// [`ArtefactError::Io`]; the old content is then still in place.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtefactError> {
+/// [`ArtifactError::Io`]; the old content is then still in place.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).during("write", path)?;
     file.commit()
@@ -287,28 +287,28 @@ const SEAL: (&[u8], &[u8]) = (b",\n  \"blake3\": \"", b"\"\n}\n");
 /// The last field is the BLAKE3 of all bytes before it, so that an altered manifest is found like any altered file.
 ///
 /// # Errors
-/// [`ArtefactError::Io`] or [`ArtefactError::Json`].
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<ContentHash, ArtefactError> {
+/// [`ArtifactError::Io`] or [`ArtifactError::Json`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<ContentHash, ArtifactError> {
     let text = seal(path, value)?;
     write_atomic(path, &text)?;
     Ok(ContentHash::of(&text))
 }
 
 /// As [`write_json`], but an existing file stays.
-pub(crate) fn write_new_json(path: &Path, value: &impl Serialize) -> Result<(), ArtefactError> {
+pub(crate) fn write_new_json(path: &Path, value: &impl Serialize) -> Result<(), ArtifactError> {
     write_new(path, &seal(path, value)?)
 }
 
 /// Writes `bytes` to `path`, unless a file is there already: of several writers the first one wins.
-pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ArtefactError> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).during("write", path)?;
     file.commit_new()
 }
 
-fn seal(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ArtefactError> {
+fn seal(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ArtifactError> {
     let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() })?;
+        .map_err(|error| ArtifactError::Json { path: path.to_owned(), reason: error.to_string() })?;
     // Without the closing brace and its line break.
     text.truncate(text.len().saturating_sub(2));
     let hash = ContentHash::of(&text);
@@ -319,23 +319,23 @@ fn seal(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ArtefactError> {
 }
 
 /// Refuses JSON whose last field is not the hash of what stands before it.
-fn check_seal(path: &Path, text: &[u8]) -> Result<(), ArtefactError> {
+fn check_seal(path: &Path, text: &[u8]) -> Result<(), ArtifactError> {
     let unsealed = || {
-        ArtefactError::invalid(path, "it does not end in its own hash\nhint: it was altered; make it again")
+        ArtifactError::invalid(path, "it does not end in its own hash\nhint: it was altered; make it again")
     };
     let rest = text.strip_suffix(SEAL.1).ok_or_else(unsealed)?;
     let (rest, hash) = rest.split_at_checked(rest.len().saturating_sub(64)).ok_or_else(unsealed)?;
     let expected: ContentHash =
         std::str::from_utf8(hash).ok().and_then(|hash| hash.parse().ok()).ok_or_else(unsealed)?;
     let got = ContentHash::of(rest.strip_suffix(SEAL.0).ok_or_else(unsealed)?);
-    if got == expected { Ok(()) } else { Err(ArtefactError::Hash { path: path.to_owned(), expected, got }) }
+    if got == expected { Ok(()) } else { Err(ArtifactError::Hash { path: path.to_owned(), expected, got }) }
 }
 
 /// Reads JSON that [`write_json`] wrote; `None` where the file is absent. Returns it with the hash of its bytes.
 ///
 /// # Errors
-/// [`ArtefactError::Json`], [`ArtefactError::Hash`], [`ArtefactError::Invalid`] or [`ArtefactError::Io`].
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, ContentHash)>, ArtefactError> {
+/// [`ArtifactError::Json`], [`ArtifactError::Hash`], [`ArtifactError::Invalid`] or [`ArtifactError::Io`].
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, ContentHash)>, ArtifactError> {
     let Some(bytes) = read_if_there(path)? else { return Ok(None) };
     let value = parse(path, &bytes)?;
     check_seal(path, &bytes)?;
@@ -345,13 +345,13 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, C
 /// Reads a JSON manifest whose `format_version` must be `version`; returns it with the hash of its bytes.
 ///
 /// # Errors
-/// [`ArtefactError::Missing`], [`ArtefactError::Version`], [`ArtefactError::Json`], [`ArtefactError::Hash`],
-/// [`ArtefactError::Invalid`] or [`ArtefactError::Io`].
+/// [`ArtifactError::Missing`], [`ArtifactError::Version`], [`ArtifactError::Json`], [`ArtifactError::Hash`],
+/// [`ArtifactError::Invalid`] or [`ArtifactError::Io`].
 pub fn read_manifest<T: DeserializeOwned>(
     path: &Path,
     version: u32,
     what: &'static str,
-) -> Result<(T, ContentHash), ArtefactError> {
+) -> Result<(T, ContentHash), ArtifactError> {
     #[derive(Deserialize)]
     struct Versioned {
         format_version: u32,
@@ -360,18 +360,18 @@ pub fn read_manifest<T: DeserializeOwned>(
     // The version comes first: a later format may have other fields, and its reader's advice is the useful one.
     let Versioned { format_version } = parse(path, &bytes)?;
     if format_version != version {
-        return Err(ArtefactError::Version { path: path.to_owned(), expected: version, got: format_version });
+        return Err(ArtifactError::Version { path: path.to_owned(), expected: version, got: format_version });
     }
     check_seal(path, &bytes)?;
     Ok((parse(path, &bytes)?, ContentHash::of(&bytes)))
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ArtefactError> {
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ArtifactError> {
     serde_json::from_slice(bytes)
-        .map_err(|error| ArtefactError::Json { path: path.to_owned(), reason: error.to_string() })
+        .map_err(|error| ArtifactError::Json { path: path.to_owned(), reason: error.to_string() })
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, ArtefactError> {
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, ArtifactError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -380,7 +380,7 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, ArtefactError> {
 }
 
 /// Why a manifest may be absent: never begun, not finished, or the wrong folder.
-fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
+fn missing_manifest(path: &Path, what: &'static str) -> ArtifactError {
     let dir = path.parent().unwrap_or(Path::new(""));
     let hint = if !dir.is_dir() {
         "there is no such folder"
@@ -389,13 +389,13 @@ fn missing_manifest(path: &Path, what: &'static str) -> ArtefactError {
     } else {
         "is this the folder that was given as --out?"
     };
-    ArtefactError::Missing { path: path.to_owned(), what, hint }
+    ArtifactError::Missing { path: path.to_owned(), what, hint }
 }
 
 /// The plan of an unfinished cache; it stands in for the manifest while extraction runs.
 pub const PLAN: &str = "extract.json";
 
-/// The manifests, the kind of artefact that each marks, and what is said of a folder that holds it and not the one looked for.
+/// The manifests, the kind of artifact that each marks, and what is said of a folder that holds it and not the one looked for.
 const KINDS: [(&str, &str, &str); 5] = [
     ("cache.json", "cache", "the folder holds a cache"),
     ("bank.json", "bank", "the folder holds a bank of names"),
@@ -404,14 +404,14 @@ const KINDS: [(&str, &str, &str); 5] = [
     (PLAN, "cache", "the extraction was not finished; go on with `lgd extract --resume`"),
 ];
 
-/// Creates the output folder `dir` where it is absent, and refuses one that holds an artefact of another kind.
+/// Creates the output folder `dir` where it is absent, and refuses one that holds an artifact of another kind.
 ///
 /// # Errors
-/// [`ArtefactError::Occupied`] for a "cache", "bank", "KDEP bank" or "run" where `kind` is another; [`ArtefactError::Io`].
-pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtefactError> {
+/// [`ArtifactError::Occupied`] for a "cache", "bank", "KDEP bank" or "run" where `kind` is another; [`ArtifactError::Io`].
+pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
     fs::create_dir_all(dir).during("create the folder", dir)?;
     match KINDS.iter().find(|(name, other, _)| *other != kind && dir.join(name).exists()) {
-        Some((_, other, _)) => Err(ArtefactError::Occupied {
+        Some((_, other, _)) => Err(ArtifactError::Occupied {
             path: dir.to_owned(),
             what: format!("a {other}, which a {kind} cannot replace"),
             hint: "give another folder",
@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
-    type Commit = fn(AtomicFile) -> Result<(), ArtefactError>;
+    type Commit = fn(AtomicFile) -> Result<(), ArtifactError>;
 
     #[test]
     fn of_several_writers_the_first_one_wins_with_links_and_without() {
@@ -484,14 +484,14 @@ mod tests {
 
         fs::write(dir.path().join("a"), b"0123456780").unwrap();
         entry.verify(dir.path(), Verify::Length).unwrap();
-        assert!(matches!(entry.verify(dir.path(), Verify::Full), Err(ArtefactError::Hash { .. })));
+        assert!(matches!(entry.verify(dir.path(), Verify::Full), Err(ArtifactError::Hash { .. })));
         fs::write(dir.path().join("a"), b"012345678").unwrap();
         assert!(matches!(
             entry.verify(dir.path(), Verify::Length),
-            Err(ArtefactError::Length { expected: 10, got: 9, .. })
+            Err(ArtifactError::Length { expected: 10, got: 9, .. })
         ));
         fs::remove_file(dir.path().join("a")).unwrap();
-        assert!(matches!(entry.verify(dir.path(), Verify::Length), Err(ArtefactError::Missing { .. })));
+        assert!(matches!(entry.verify(dir.path(), Verify::Length), Err(ArtifactError::Missing { .. })));
     }
 
     #[test]

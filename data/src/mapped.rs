@@ -6,7 +6,7 @@ use std::path::Path;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 
 /// A whole file as a byte slice backed by the page cache.
 #[derive(Debug)]
@@ -15,16 +15,16 @@ pub struct MappedFile(Mmap);
 impl MappedFile {
     /// Maps `path` read-only.
     ///
-    /// The length of every artefact file is checked against its manifest before it is mapped. A file that is
-    /// shortened *while* it is mapped ends the process with `SIGBUS`; artefact files are never changed in place.
+    /// The length of every artifact file is checked against its manifest before it is mapped. A file that is
+    /// shortened *while* it is mapped ends the process with `SIGBUS`; artifact files are never changed in place.
     ///
     /// # Errors
-    /// [`ArtefactError::Io`] where the file cannot be opened or mapped.
-    pub fn open(path: &Path) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError::Io`] where the file cannot be opened or mapped.
+    pub fn open(path: &Path) -> Result<Self, ArtifactError> {
         let file = File::open(path).during("open", path)?;
         #[expect(
             unsafe_code,
-            reason = "a map is unsound only if the file changes under it; artefacts are immutable"
+            reason = "a map is unsound only if the file changes under it; artifacts are immutable"
         )]
         // SAFETY: the map is read-only and private to this process; shards are replaced by rename, never rewritten,
         // so the mapped inode keeps its bytes for as long as the map lives.

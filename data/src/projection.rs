@@ -17,7 +17,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
 
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{ContentHash, write_atomic};
 
 /// Rows that are widened to f64 and multiplied at a time.
@@ -145,7 +145,7 @@ impl MomentSums {
     }
 
     /// Mean `[D]` and the lower triangle of the covariance `[D, D]`, column-major, over n.
-    fn centred(&self) -> Result<(Vec<f64>, Vec<f64>), ProjectionError> {
+    fn centered(&self) -> Result<(Vec<f64>, Vec<f64>), ProjectionError> {
         if self.count == 0 {
             return Err(ProjectionError::NoRows);
         }
@@ -205,7 +205,7 @@ impl Projection {
         if dim == 0 || dim > width {
             return Err(ProjectionError::Dim { dim, width });
         }
-        let (mean, covariance) = sums.centred()?;
+        let (mean, covariance) = sums.centered()?;
         let eigen = lgd_linalg::symmetric_eigen(&covariance, width);
         let (eigenvalues, eigenvectors) = eigen.ok_or(ProjectionError::NotConverged { width })?;
         // Eigenvalues come smallest first.
@@ -233,14 +233,14 @@ impl Projection {
         let count = rows.len() / width;
         assert!(rows.len() == count * width && out.len() == count * dim, "rows and output differ in number");
         let blocks = rows.par_chunks(APPLY_ROWS * width).zip(out.par_chunks_mut(APPLY_ROWS * dim));
-        blocks.for_each_init(Vec::new, |centred, (rows, out)| {
+        blocks.for_each_init(Vec::new, |centered, (rows, out)| {
             // Before the product, not after it: the difference of two large products would lose what is small in both.
-            centred.resize(rows.len(), 0.0);
-            for (centred, row) in centred.chunks_exact_mut(width).zip(rows.chunks_exact(width)) {
+            centered.resize(rows.len(), 0.0);
+            for (centered, row) in centered.chunks_exact_mut(width).zip(rows.chunks_exact(width)) {
                 let values = row.iter().zip(&self.mean);
-                centred.iter_mut().zip(values).for_each(|(out, (value, mean))| *out = value - mean);
+                centered.iter_mut().zip(values).for_each(|(out, (value, mean))| *out = value - mean);
             }
-            lgd_linalg::project(&self.components, centred, out, (width, dim));
+            lgd_linalg::project(&self.components, centered, out, (width, dim));
         });
     }
 
@@ -294,13 +294,13 @@ impl Projection {
     /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`, `total` f64 `[1]`.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O; an old file is then still there.
-    pub fn save(&self, path: &Path) -> Result<(), ArtefactError> {
+    /// [`ArtifactError`] on I/O; an old file is then still there.
+    pub fn save(&self, path: &Path) -> Result<(), ArtifactError> {
         write_atomic(path, &self.to_bytes(path, None)?)
     }
 
     /// The bytes of [`Projection::save`] for the file at `path`, with `owner` in its metadata where there is one.
-    pub(crate) fn to_bytes(&self, path: &Path, owner: Option<ContentHash>) -> Result<Vec<u8>, ArtefactError> {
+    pub(crate) fn to_bytes(&self, path: &Path, owner: Option<ContentHash>) -> Result<Vec<u8>, ArtifactError> {
         let (width, dim) = (self.width(), self.dim());
         let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let f64s = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -310,7 +310,7 @@ impl Projection {
             ("variances", Dtype::F64, vec![dim], f64s(&self.variances)),
             ("total", Dtype::F64, vec![1], f64s(&[self.total])),
         ];
-        let invalid = |error: safetensors::SafeTensorError| ArtefactError::invalid(path, error.to_string());
+        let invalid = |error: safetensors::SafeTensorError| ArtifactError::invalid(path, error.to_string());
         let views = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)));
@@ -322,25 +322,25 @@ impl Projection {
     /// Reads what [`Projection::save`] wrote.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the file cannot be read, or a tensor is missing or of another type or shape.
-    pub fn load(path: &Path) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError`] where the file cannot be read, or a tensor is missing or of another type or shape.
+    pub fn load(path: &Path) -> Result<Self, ArtifactError> {
         Self::load_owned(path).map(|(projection, _)| projection)
     }
 
     /// As [`Projection::load`], with the owner that the file's metadata name.
-    pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtefactError> {
+    pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
         let bytes = std::fs::read(path).during("read", path)?;
-        let invalid = |error: safetensors::SafeTensorError| ArtefactError::invalid(path, error.to_string());
+        let invalid = |error: safetensors::SafeTensorError| ArtifactError::invalid(path, error.to_string());
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
         let owner = header.metadata().as_ref().and_then(|metadata| metadata.get(OWNER)?.parse().ok());
         let file = SafeTensors::deserialize(&bytes).map_err(invalid)?;
         let bytes = |name: &str, dtype: Dtype, shape: &[usize]| {
             let tensor = file.tensor(name);
-            let tensor = tensor.map_err(|error| ArtefactError::invalid(path, format!("{name}: {error}")))?;
+            let tensor = tensor.map_err(|error| ArtifactError::invalid(path, format!("{name}: {error}")))?;
             if tensor.dtype() != dtype || tensor.shape() != shape || shape.contains(&0) {
                 let (got, got_shape) = (tensor.dtype(), tensor.shape());
                 let reason = format!("{name}: expected {dtype:?} {shape:?}, got {got:?} {got_shape:?}");
-                return Err(ArtefactError::invalid(path, reason));
+                return Err(ArtifactError::invalid(path, reason));
             }
             Ok(tensor.data())
         };

@@ -10,7 +10,7 @@ use parquet::basic::{Compression, Encoding};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::manifest::AtomicFile;
 
 /// The name of the items of a list column, as the Parquet specification has it.
@@ -39,7 +39,7 @@ pub(crate) struct TableWriter {
 impl TableWriter {
     /// Starts `path`. Every fixed-size list of `schema`, and every column of bytes, is laid out for reading in place: PLAIN,
     /// uncompressed, no dictionary.
-    pub(crate) fn create(path: &Path, schema: Schema) -> Result<Self, ArtefactError> {
+    pub(crate) fn create(path: &Path, schema: Schema) -> Result<Self, ArtifactError> {
         Self::with_page_rows(path, schema, PAGE_ROWS)
     }
 
@@ -49,7 +49,7 @@ impl TableWriter {
         path: &Path,
         schema: Schema,
         page_rows: usize,
-    ) -> Result<Self, ArtefactError> {
+    ) -> Result<Self, ArtifactError> {
         let page_rows = page_rows.clamp(1, PAGE_ROWS);
         let schema = Arc::new(schema);
         let mut properties = WriterProperties::builder()
@@ -76,7 +76,7 @@ impl TableWriter {
         }
         let file = AtomicFile::create(path)?;
         let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties.build()))
-            .map_err(|error| ArtefactError::parquet(path, error))?;
+            .map_err(|error| ArtifactError::parquet(path, error))?;
         Ok(Self { writer, schema })
     }
 
@@ -91,18 +91,18 @@ impl TableWriter {
     }
 
     /// Appends rows.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ArtefactError> {
-        self.writer.write(batch).map_err(|error| ArtefactError::parquet(self.writer.inner().path(), error))
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ArtifactError> {
+        self.writer.write(batch).map_err(|error| ArtifactError::parquet(self.writer.inner().path(), error))
     }
 
     /// Ends the current row group, which returns its memory.
-    pub(crate) fn end_group(&mut self) -> Result<(), ArtefactError> {
-        self.writer.flush().map_err(|error| ArtefactError::parquet(self.writer.inner().path(), error))
+    pub(crate) fn end_group(&mut self) -> Result<(), ArtifactError> {
+        self.writer.flush().map_err(|error| ArtifactError::parquet(self.writer.inner().path(), error))
     }
 
     /// Writes the footer and gives the file its name.
-    pub(crate) fn finish(self) -> Result<(), ArtefactError> {
+    pub(crate) fn finish(self) -> Result<(), ArtifactError> {
         let path = self.path().to_owned();
-        self.writer.into_inner().map_err(|error| ArtefactError::parquet(&path, error))?.commit()
+        self.writer.into_inner().map_err(|error| ArtifactError::parquet(&path, error))?.commit()
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Existing};
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{ContentHash, FileEntry, prepare_folder};
 
 /// The cache that a bank was made from, as its manifest records it.
@@ -24,8 +24,8 @@ impl MadeFrom {
     /// Refuses a bank that was not made from `cache`.
     ///
     /// # Errors
-    /// [`ArtefactError::Mismatch`] with both hashes, or both numbers of rows.
-    pub(crate) fn require(self, cache: &Cache) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Mismatch`] with both hashes, or both numbers of rows.
+    pub(crate) fn require(self, cache: &Cache) -> Result<(), ArtifactError> {
         let (what, expected, got) = if self.cache != cache.hash() {
             ("the hash of the cache", cache.hash().to_string(), self.cache.to_string())
         } else if self.rows != cache.rows() {
@@ -34,7 +34,7 @@ impl MadeFrom {
             return Ok(());
         };
         let Self { manifest: path, hint, .. } = self;
-        Err(ArtefactError::Mismatch { path, what: what.to_owned(), expected, got, hint })
+        Err(ArtifactError::Mismatch { path, what: what.to_owned(), expected, got, hint })
     }
 }
 
@@ -50,17 +50,17 @@ pub(crate) fn check_folder(
     kind: &str,
     manifest: &str,
     existing: Existing,
-) -> Result<(), ArtefactError> {
+) -> Result<(), ArtifactError> {
     prepare_folder(dir, kind)?;
     if dir.join(manifest).exists() && existing != Existing::Overwrite {
         let hint = "give --overwrite to replace it, or another folder";
-        return Err(ArtefactError::Occupied { path: dir.to_owned(), what: format!("a {kind}"), hint });
+        return Err(ArtifactError::Occupied { path: dir.to_owned(), what: format!("a {kind}"), hint });
     }
     Ok(())
 }
 
 /// Removes the manifest of the bank in `dir`, then its targets and what an interrupted job left of some.
-pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtefactError> {
+pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactError> {
     let manifest = dir.join(manifest);
     if manifest.exists() {
         // Without its manifest it is no bank: a job killed from here on leaves nothing that looks whole.
@@ -78,6 +78,6 @@ pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtefactErr
 }
 
 /// The entries of the first `shards` target files, for the manifest.
-pub(crate) fn describe(dir: &Path, shards: usize) -> Result<Vec<FileEntry>, ArtefactError> {
+pub(crate) fn describe(dir: &Path, shards: usize) -> Result<Vec<FileEntry>, ArtifactError> {
     (0..shards).map(|shard| FileEntry::describe(dir, &target_file(shard))).collect()
 }

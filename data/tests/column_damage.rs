@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow_array::{Array, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
 use half::f16;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::column::MappedColumn;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding};
@@ -47,12 +47,12 @@ fn in_place() -> WriterPropertiesBuilder {
     plain.set_dictionary_enabled(false).set_encoding(Encoding::PLAIN)
 }
 
-fn open(path: &Path) -> Result<MappedColumn<f32>, ArtefactError> {
+fn open(path: &Path) -> Result<MappedColumn<f32>, ArtifactError> {
     MappedColumn::open(&[PathBuf::from(path)], "embedding", WIDTH)
 }
 
 /// Reads every row; the values, and whether they were read in place.
-fn read(path: &Path) -> Result<(Vec<f32>, bool), ArtefactError> {
+fn read(path: &Path) -> Result<(Vec<f32>, bool), ArtifactError> {
     let column = open(path)?;
     let mut values = vec![0.0; column.rows() * WIDTH];
     column.copy_rows(0..column.rows(), &mut values);

@@ -52,7 +52,7 @@ fn every_format_decodes_as_in_pillow() {
         let expected = decoded(&golden(&format!("decode/{name}.png"))).unwrap();
         let image = decoded(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (max, mean) = difference(&image, &expected);
-        // Only the JPEG decoders differ: another inverse transform and another interpolation of the colour planes.
+        // Only the JPEG decoders differ: another inverse transform and another interpolation of the color planes.
         let allowed = if name.ends_with("jpg") { (4, 0.5) } else { (0, 0.0) };
         assert!(max <= allowed.0 && mean <= allowed.1, "{name}: max {max}, mean {mean}");
     }

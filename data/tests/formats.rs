@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::{
     Bank, BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, Storage, UnassignedSlots,
     VsbMode,
@@ -144,10 +144,10 @@ fn an_occupied_folder_is_refused_and_a_resumed_one_must_match() {
     let dir = tempfile::tempdir().unwrap();
     write_cache(dir.path());
     let refused = CacheBuilder::open(dir.path(), config(), Existing::Refuse);
-    assert!(matches!(refused, Err(ArtefactError::Occupied { .. })));
+    assert!(matches!(refused, Err(ArtifactError::Occupied { .. })));
     let other = CacheConfig { seed: 8, ..config() };
     match CacheBuilder::open(dir.path(), other.clone(), Existing::Resume) {
-        Err(ArtefactError::Mismatch { what, expected, got, .. }) => {
+        Err(ArtifactError::Mismatch { what, expected, got, .. }) => {
             assert_eq!((what.as_str(), expected.as_str(), got.as_str()), ("seed", "7", "8"));
         }
         other => unreachable!("{other:?}"),
@@ -165,7 +165,7 @@ fn a_shard_that_was_cut_before_the_manifest_is_made_again() {
     fs::write(dir.path().join("views-00000.parquet"), b"cut").unwrap();
     assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), [0]);
     assert!(builder.finalize(&[]).unwrap().is_none());
-    assert!(matches!(Cache::open(dir.path(), Verify::Length), Err(ArtefactError::Missing { .. })));
+    assert!(matches!(Cache::open(dir.path(), Verify::Length), Err(ArtifactError::Missing { .. })));
 }
 
 #[test]
@@ -180,21 +180,21 @@ fn every_flipped_byte_and_every_cut_is_found() {
             damaged[at] ^= 1;
             fs::write(&path, &damaged).unwrap();
             assert!(
-                matches!(Cache::open(dir.path(), Verify::Full), Err(ArtefactError::Hash { .. })),
+                matches!(Cache::open(dir.path(), Verify::Full), Err(ArtifactError::Hash { .. })),
                 "{name} {at}"
             );
             fs::write(&path, &whole[..at]).unwrap();
             let cut = Cache::open(dir.path(), Verify::Length);
-            assert!(matches!(cut, Err(ArtefactError::Length { .. })), "{name} {at}");
+            assert!(matches!(cut, Err(ArtifactError::Length { .. })), "{name} {at}");
         }
         fs::write(&path, &whole).unwrap();
     }
     let path = dir.path().join("cache.json");
     let manifest = fs::read_to_string(&path).unwrap();
     fs::write(&path, manifest.replace("\"format_version\": 1", "\"format_version\": 9")).unwrap();
-    assert!(matches!(Cache::open(dir.path(), Verify::Full), Err(ArtefactError::Version { got: 9, .. })));
+    assert!(matches!(Cache::open(dir.path(), Verify::Full), Err(ArtifactError::Version { got: 9, .. })));
     fs::write(&path, &manifest[..manifest.len() / 2]).unwrap();
-    assert!(matches!(Cache::open(dir.path(), Verify::Full), Err(ArtefactError::Json { .. })));
+    assert!(matches!(Cache::open(dir.path(), Verify::Full), Err(ArtifactError::Json { .. })));
 }
 
 /// A file rewritten by another program, with the given properties.
@@ -298,7 +298,7 @@ fn record(cache: &Cache, storage: Storage) -> BankRecord {
     }
 }
 
-fn write_bank(dir: &Path, cache: &Cache, storage: Storage, existing: Existing) -> Result<(), ArtefactError> {
+fn write_bank(dir: &Path, cache: &Cache, storage: Storage, existing: Existing) -> Result<(), ArtifactError> {
     let writer = BankWriter::create(dir, CATEGORIES, storage, existing)?;
     for (shard, entry) in cache.manifest().shards.iter().enumerate() {
         let mut targets = writer.shard(shard)?;
@@ -348,7 +348,7 @@ fn a_bank_returns_what_was_written_in_both_forms() {
         assert_eq!(targets.visual.slots(), CATEGORIES + 1);
     }
     let again = write_bank(&dir.path().join("bank"), &cache, Storage::Dense, Existing::Refuse);
-    assert!(matches!(again, Err(ArtefactError::Occupied { .. })));
+    assert!(matches!(again, Err(ArtifactError::Occupied { .. })));
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_damaged_bank_is_refused() {
         let mut damaged = whole.clone();
         damaged[whole.len() / 2] ^= 0x10;
         fs::write(&file, damaged).unwrap();
-        assert!(matches!(Bank::open(&path, Verify::Full), Err(ArtefactError::Hash { .. })));
+        assert!(matches!(Bank::open(&path, Verify::Full), Err(ArtifactError::Hash { .. })));
         fs::write(&file, whole).unwrap();
     }
 }

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use half::f16;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::cache::{
     Cache, CacheBuilder, CacheConfig, CachedSample, CaptionRecord, Existing, FeatureRecord, ImageStamp,
-    Partition, Reject, SampleRows, TeacherRecord, TokenEncoding, TokenRecord, standardise,
+    Partition, Reject, SampleRows, TeacherRecord, TokenEncoding, TokenRecord, standardize,
 };
 use lgd_data::manifest::{ContentHash, FileEntry, Verify, write_json};
 use lgd_data::projection::{MomentSums, Projection};
@@ -182,7 +182,7 @@ fn tokens_agree_with_pytorch_and_numpy() {
     };
     let (mut raw, standard, scale) = (f32s("raw"), f32s("standard"), f32s("scale"));
     let int8 = golden.tensor("int8").unwrap().data().to_vec();
-    assert!(standardise(&mut raw, TOKEN));
+    assert!(standardize(&mut raw, TOKEN));
     for (at, (got, expected)) in raw.iter().zip(&standard).enumerate() {
         assert!((got - expected).abs() <= 2e-5, "value {at}: expected {expected}, got {got}");
     }
@@ -276,7 +276,7 @@ fn a_resumed_cache_must_hold_the_same() {
     ] {
         let error = CacheBuilder::open(dir.path(), other, Existing::Resume).unwrap_err();
         assert!(
-            matches!(&error, ArtefactError::Mismatch { what: found, .. } if found == what),
+            matches!(&error, ArtifactError::Mismatch { what: found, .. } if found == what),
             "{what}: {error}"
         );
     }
@@ -332,7 +332,7 @@ fn flipped_bytes_cuts_and_swaps_are_found() {
             } else {
                 cache.captions().map(drop)
             };
-            assert!(matches!(found, Err(ArtefactError::Hash { .. })), "{name} {at}");
+            assert!(matches!(found, Err(ArtifactError::Hash { .. })), "{name} {at}");
             // Without hashing, the file may open or not, but nothing panics.
             let cache = Cache::open(dir.path(), Verify::Length).unwrap();
             if let Ok(Some(tokens)) = cache.tokens() {
@@ -341,17 +341,17 @@ fn flipped_bytes_cuts_and_swaps_are_found() {
             }
         }
         fs::write(&path, &whole[1..]).unwrap();
-        assert!(matches!(column(dir.path(), name), Err(ArtefactError::Length { .. })));
+        assert!(matches!(column(dir.path(), name), Err(ArtifactError::Length { .. })));
         fs::write(&path, &whole).unwrap();
     }
     // The last shard has fewer rows than the first.
     let other = fs::read(dir.path().join("tokens-00002.parquet")).unwrap();
     fs::write(dir.path().join("tokens-00000.parquet"), other).unwrap();
-    assert!(matches!(column(dir.path(), "tokens"), Err(ArtefactError::Length { .. })));
+    assert!(matches!(column(dir.path(), "tokens"), Err(ArtifactError::Length { .. })));
 }
 
 /// Opens the column that is named in the name of its file, its lengths checked.
-fn column(dir: &Path, file: &str) -> Result<(), ArtefactError> {
+fn column(dir: &Path, file: &str) -> Result<(), ArtifactError> {
     let cache = Cache::open(dir, Verify::Length).unwrap();
     if file.starts_with("tokens") { cache.tokens().map(drop) } else { cache.captions().map(drop) }
 }
@@ -391,7 +391,7 @@ fn a_cache_may_be_copied_without_what_nobody_needs() {
     let whole = fs::read(&views).unwrap();
     fs::write(&views, &whole[1..]).unwrap();
     let error = CacheBuilder::open(dir.path(), config, Existing::Resume).unwrap_err();
-    assert!(matches!(error, ArtefactError::Length { .. }), "{error}");
+    assert!(matches!(error, ArtifactError::Length { .. }), "{error}");
 }
 
 #[test]
@@ -535,7 +535,7 @@ fn projected_tokens_have_one_projection_whoever_fits_it() {
     damaged[whole.len() / 2] ^= 1;
     fs::write(&path, &damaged).unwrap();
     let cache = Cache::open(dir.path(), Verify::Full).unwrap();
-    assert!(matches!(cache.tokens(), Err(ArtefactError::Hash { .. })));
+    assert!(matches!(cache.tokens(), Err(ArtifactError::Hash { .. })));
     fs::write(&path, &whole).unwrap();
     let mut other = projected();
     other.tokens.as_mut().unwrap().fit_views = Some(21);
@@ -572,7 +572,7 @@ fn a_projection_that_another_cache_has_left_is_not_taken_over() {
     let builder = CacheBuilder::open(dir.path(), projected(), Existing::Refuse).unwrap();
     for taken in [builder.projection().map(drop), builder.keep_projection(&projection(8, 5)).map(drop)] {
         let error = taken.unwrap_err();
-        assert!(matches!(error, ArtefactError::Mismatch { .. }), "{error}");
+        assert!(matches!(error, ArtifactError::Mismatch { .. }), "{error}");
         assert!(
             error.to_string().contains("hint: it was left by another extraction: delete the file"),
             "{error}"

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use half::f16;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::projection::{MomentSums, Projection, ProjectionError};
 use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
@@ -251,9 +251,9 @@ fn a_saved_projection_is_read_back_and_a_foreign_file_is_refused() {
         other[at..at + to.len()].copy_from_slice(to.as_bytes());
         std::fs::write(&path, other).unwrap();
         let refused = Projection::load(&path);
-        assert!(matches!(refused, Err(ArtefactError::Invalid { .. })), "{from}: {refused:?}");
+        assert!(matches!(refused, Err(ArtifactError::Invalid { .. })), "{from}: {refused:?}");
         std::fs::write(&path, whole).unwrap();
     }
     let missing = Projection::load(&dir.path().join("absent"));
-    assert!(matches!(missing, Err(ArtefactError::Io { .. })));
+    assert!(matches!(missing, Err(ArtifactError::Io { .. })));
 }

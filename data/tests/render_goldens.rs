@@ -23,7 +23,8 @@ struct Case {
     jitter: Option<[f32; 4]>,
     order: Option<u8>,
     #[serde(default)]
-    grey: bool,
+    #[serde(rename = "grey")]
+    gray: bool,
     #[serde(default)]
     flip: bool,
     blur: Option<f32>,
@@ -43,7 +44,7 @@ impl Case {
             hue,
             order: JitterOrder::new(self.order.unwrap()).unwrap(),
         });
-        View { crop, flip: self.flip, jitter, grey: self.grey, blur_sigma: self.blur }
+        View { crop, flip: self.flip, jitter, gray: self.gray, blur_sigma: self.blur }
     }
 }
 
@@ -98,7 +99,7 @@ fn check(prefixes: &[&str], expected: usize, max: u8, mean: f64, share: f64) {
 }
 
 #[test]
-fn colour_grey_flip_and_blur_equal_pillow_bit_for_bit() {
+fn color_gray_flip_and_blur_equal_pillow_bit_for_bit() {
     check(
         &["copy", "jitter-", "colours-", "order-", "grey", "flip", "blur-0", "blur-2", "blur-7", "blur-6"],
         28,
@@ -136,12 +137,12 @@ fn blur_is_within_two_levels_of_torchvisions_true_gaussian() {
 
 #[test]
 fn all_steps_together_are_within_two_levels_on_the_mean() {
-    // One level from the resize can turn the hue of a nearly grey pixel, so that the mean is what is bounded tightly.
+    // One level from the resize can turn the hue of a nearly gray pixel, so that the mean is what is bounded tightly.
     check(&["everything"], 2, 16, 0.5, 0.2);
 }
 
 #[test]
-fn normalisation_equals_torchvision_bit_for_bit() {
+fn normalization_equals_torchvision_bit_for_bit() {
     let image = image("colours.png");
     let expected: Vec<f32> =
         golden("normalized.f32").as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

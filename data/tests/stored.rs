@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::cache::{
     Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, Reject,
     StoredFormat, TeacherRecord,
@@ -159,7 +159,7 @@ fn a_cache_that_was_begun_without_stored_views_does_not_resume_with_them() {
     let dir = tempfile::tempdir().unwrap();
     CacheBuilder::open(dir.path(), config(None), Existing::Refuse).unwrap();
     let error = CacheBuilder::open(dir.path(), config(Some(RAW)), Existing::Resume).unwrap_err();
-    assert!(matches!(&error, ArtefactError::Mismatch { what, .. } if what == "stored_views"), "{error}");
+    assert!(matches!(&error, ArtifactError::Mismatch { what, .. } if what == "stored_views"), "{error}");
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_flipped_byte_is_found_by_verification_and_never_becomes_pixels() {
             damaged[at] ^= 0x10;
             fs::write(&path, damaged).unwrap();
             let cache = Cache::open(dir.path(), Verify::Full).unwrap();
-            assert!(matches!(cache.verify_stored_views(), Err(ArtefactError::Hash { .. })), "{at}");
+            assert!(matches!(cache.verify_stored_views(), Err(ArtifactError::Hash { .. })), "{at}");
             let Ok(stored) = cache.stored_views() else {
                 refused += 1;
                 continue;
@@ -216,13 +216,13 @@ fn a_flipped_byte_is_found_by_verification_and_never_becomes_pixels() {
         fs::write(&path, &whole[1..]).unwrap();
         // Whoever does not look at them is not held up by them.
         let cache = Cache::open(dir.path(), Verify::Full).unwrap();
-        assert!(matches!(cache.stored_views(), Err(ArtefactError::Length { .. })));
+        assert!(matches!(cache.stored_views(), Err(ArtifactError::Length { .. })));
         fs::remove_file(&path).unwrap();
         let error = cache.stored_views().unwrap_err().to_string();
         for part in ["pixels-00001.parquet is missing: the cache's stored views", "--ignore-stored-views"] {
             assert!(error.contains(part), "{error}");
         }
-        assert!(matches!(cache.verify_stored_views(), Err(ArtefactError::Missing { .. })));
+        assert!(matches!(cache.verify_stored_views(), Err(ArtifactError::Missing { .. })));
     }
 }
 

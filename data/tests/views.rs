@@ -107,7 +107,7 @@ fn frequencies_and_ranges_are_mocos() {
     for (name, got, expected) in [
         ("flip", share(&|v| v.flip), 0.5),
         ("jitter", share(&|v| v.jitter.is_some()), 0.8),
-        ("grey", share(&|v| v.grey), 0.2),
+        ("grey", share(&|v| v.gray), 0.2),
         ("blur", share(&|v| v.blur_sigma.is_some()), 0.5),
         ("blur above its middle", share(&|v| v.blur_sigma.is_some_and(|s| s > 1.05)), 0.25),
         ("darker", share(&|v| v.jitter.is_some_and(|j| j.brightness < 1.0)), 0.4),

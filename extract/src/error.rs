@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::projection::ProjectionError;
 use lgd_data::source::SourceError;
 use thiserror::Error;
@@ -106,15 +106,15 @@ pub enum ExtractError {
         /// The runtime's words.
         reason: String,
     },
-    /// A tokeniser that cannot be loaded or that failed.
+    /// A tokenizer that cannot be loaded or that failed.
     #[error("{}: {reason}", path.display())]
     Tokenizer {
-        /// The tokeniser's file.
+        /// The tokenizer's file.
         path: PathBuf,
-        /// The tokeniser's words.
+        /// The tokenizer's words.
         reason: String,
     },
-    /// A prompt whose embedding cannot be normalised.
+    /// A prompt whose embedding cannot be normalized.
     #[error("{}: the embedding of prompt '{prompt}' is {fault}", path.display())]
     PromptEmbedding {
         /// The text model.
@@ -155,7 +155,7 @@ pub enum ExtractError {
     },
     /// A folder on disk cannot be read or written.
     #[error(transparent)]
-    Artefact(#[from] ArtefactError),
+    Artifact(#[from] ArtifactError),
     /// The job was asked to stop. Complete shards stay; the rest is done by a later run.
     #[error(
         "interrupted; only complete shards are kept\nhint: run again with --resume to do the rest; a smaller --shard-samples keeps more"

@@ -1,7 +1,7 @@
 //! Teachers through ONNX Runtime and the extraction pipeline.
 //!
 //! - [`runtime`], [`device`]: the ONNX Runtime library and where models run;
-//! - [`teacher`]: a folder with an image model, a text model, a tokeniser and how to feed them;
+//! - [`teacher`]: a folder with an image model, a text model, a tokenizer and how to feed them;
 //! - [`encoder`]: images or prompts in, unit vectors out;
 //! - [`pipeline`]: reading, decoding, rendering, inference and writing, overlapped in bounded queues.
 

@@ -104,7 +104,7 @@ def parts(bench: Bench, lgd: Method, many: Method) -> None:
 
 
 def richness(bench: Bench, lgd: Method, seed: Method) -> None:
-    """Does the quality of the texts decide? Students that learnt plain names, names with synonyms that the teacher knows better, and
+    """Does the quality of the texts decide? Students that learned plain names, names with synonyms that the teacher knows better, and
     none, asked for both, and compared without any.
     """
     methods = {"lgd, ten": lgd, "lgd, rich": lgd.learning("rich", lgd.tau_t), "seed": seed}
@@ -125,7 +125,7 @@ def slots(bench: Bench, many: Method, seed: Method) -> None:
     compare(bench, "slots", "zero-shot", queues | visual)
 
 
-def centring(around: Bench, lgd: Method, seed: Method) -> tuple[Method, Method]:
+def centering(around: Bench, lgd: Method, seed: Method) -> tuple[Method, Method]:
     """Does the common direction of the teacher's embeddings? Without it, as `around` is, similarities spread, so the temperature is tried
     again.
     """

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from . import choices
-from .setup import STUDENT_SIDE, Bench, Method, Student, all_images, centred, prepare, share_of_labels
+from .setup import STUDENT_SIDE, Bench, Method, Student, all_images, centered, prepare, share_of_labels
 from .steps import HELD_OUT_PER_CLASS, TRAIN_PER_CLASS, Scale, Workshop
 
 SMALL = Scale("small", 2000, None, 10, (0, 1, 2), (0,), (10, 20, 40, 80), 4)
@@ -44,7 +44,7 @@ def everything(workshop: Workshop) -> None:
     for number in scale.other_seeds:
         encoder = row(bench, "H-GKD", hgkd, number)
         for label, method in from_scratch.items():
-            labelled(bench, label, "H-GKD, fine-tuned", method.having(init=encoder.run / "student.safetensors"), number)
+            labeled(bench, label, "H-GKD, fine-tuned", method.having(init=encoder.run / "student.safetensors"), number)
     long_run(bench, lgd, seed)
 
 
@@ -77,11 +77,11 @@ def supervised(bench: Bench, label: str) -> Method:
     epochs = epochs_for(bench, label, choices.short(bench.workshop))
     method = choices.supervised(share_of_labels(bench, label, SHARES[label]), epochs)
     for number in bench.workshop.scale.other_seeds:
-        labelled(bench, label, "supervised", method, number)
+        labeled(bench, label, "supervised", method, number)
     return method
 
 
-def labelled(bench: Bench, label: str, name: str, method: Method, seed: int) -> None:
+def labeled(bench: Bench, label: str, name: str, method: Method, seed: int) -> None:
     """A row that learns from a share of the labels, and is judged by its own classifier."""
     part = share_of_labels(bench, label, SHARES[label])
     epochs = epochs_for(bench, label, bench.workshop.scale.epochs)
@@ -107,8 +107,8 @@ def retargeted(bench: Bench, lgd: Method, many: Method) -> None:
 
 def around_zero(bench: Bench, lgd: Method, seed: Method) -> None:
     """LGD and SEED from a teacher whose embeddings have no common direction, with as many seeds as from the plain one."""
-    around = centred(bench)
-    lgd, seed = choices.centring(around, lgd, seed)
+    around = centered(bench)
+    lgd, seed = choices.centering(around, lgd, seed)
     for number in bench.workshop.scale.seeds:
         row(around, f"LGD, {lgd.names} names, centred teacher", lgd, number)
         row(around, "SEED, centred teacher", seed, number)

@@ -206,8 +206,8 @@ def share_of_labels(bench: Bench, label: str, share: float) -> Bench:
     return replace(bench, prefix=f"share-{label}-", train=train, batch=min(BATCH, 5 * per_class))
 
 
-def centred(bench: Bench) -> Bench:
-    """The same with a teacher whose embeddings are centred on those of the training images."""
+def centered(bench: Bench) -> Bench:
+    """The same with a teacher whose embeddings are centered on those of the training images."""
     workshop, teacher = bench.workshop, bench.workshop.out / "teacher-centred"
     script = ["-B", ROOT / "scripts/teacher/center.py", "--teacher", bench.teacher, "--cache", bench.train.cache, "--out", teacher]
     settings = {"cache": digest((bench.train.cache / "cache.json").read_text()), "script": digest(script[1].read_text())}

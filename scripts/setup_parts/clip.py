@@ -16,7 +16,7 @@ from .packages import copy_member, pip_wheels
 FOLDER = THIRD_PARTY / "clip"
 NAMES = FOLDER / "imagenet_names.txt"
 METADATA = "open_clip/zero_shot_metadata.py"
-LICENCE = "open_clip_torch-3.3.0.dist-info/licenses/LICENSE"
+LICENSE = "open_clip_torch-3.3.0.dist-info/licenses/LICENSE"
 
 
 def setup_clip() -> None:
@@ -31,7 +31,7 @@ def setup_clip() -> None:
             [wheel] = pip_wheels(requirements, downloads)
             with zipfile.ZipFile(wheel) as archive:
                 module = ast.parse(archive.read(METADATA))
-            copy_member(wheel, LICENCE, target / "LICENSE")
+            copy_member(wheel, LICENSE, target / "LICENSE")
         _write_lines(target / "imagenet_templates.txt", _templates(module), expected=80)
         _write_lines(target / "imagenet_names.txt", _names(module), expected=1000)
 

@@ -3,7 +3,7 @@
     third_party/cuda/
         toolkit/        nvcc, headers and the static runtime, out of NVIDIA's wheels; CUDA_HOME
         toolkit/lib/    beside the runtime, archives that load the real CUDA libraries on first call
-        nvcc            nvcc in front of which Candle's quantised kernels are left out; NVCC
+        nvcc            nvcc in front of which Candle's quantized kernels are left out; NVCC
         env.sh          to be sourced before cargo
 """
 

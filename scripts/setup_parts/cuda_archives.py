@@ -3,7 +3,7 @@
 A program linked against `libcuda.so` does not start on a machine without a driver. Linked against
 these archives it starts everywhere: each function is a trampoline that looks the real one up when it
 is first called and jumps there from then on. Where a library is absent its functions return an error
-code that the caller already understands ("no device", "not initialised").
+code that the caller already understands ("no device", "not initialized").
 
 Which functions there are is read from the crate that binds them, in the version that is built. x86-64,
 the System V calling convention: the trampoline keeps every register that can carry an argument.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""nvcc, except for Candle's quantised kernels, which take minutes to compile and which nothing here calls.
+"""nvcc, except for Candle's quantized kernels, which take minutes to compile and which nothing here calls.
 
 Installed as `third_party/cuda/nvcc` and named by NVCC; the real one lies below CUDA_HOME. Those
 sources become functions that say so and abort.
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-QUANTISED = re.compile(r"mmq_|mmvq_|moe")
+QUANTIZED = re.compile(r"mmq_|mmvq_|moe")
 # The file in whose object all the stand-ins lie: one definition for each.
 HOLDER = "moe_gguf.cu"
 
@@ -21,7 +21,7 @@ def main() -> int:
     real = os.path.join(os.environ["CUDA_HOME"], "bin", "nvcc")
     arguments = sys.argv[1:]
     source = next((Path(word).resolve() for word in arguments if word.endswith(".cu")), None)
-    if source is None or "-c" not in arguments or not QUANTISED.search(source.name):
+    if source is None or "-c" not in arguments or not QUANTIZED.search(source.name):
         os.execv(real, [real, *arguments])
     output = arguments[arguments.index("-o") + 1]
     text = "#include <stdio.h>\n#include <stdlib.h>\n"

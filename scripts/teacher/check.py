@@ -83,7 +83,7 @@ def encode_images(teacher: Path, config: dict, files: list[Path]) -> np.ndarray:
 
 
 def pixels(path: Path, config: dict) -> np.ndarray:
-    """[3, size, size] f32, normalised."""
+    """[3, size, size] f32, normalized."""
     side = config["size"]
     image = Image.open(path).convert("RGB").resize((side, side), RESAMPLE[config["resample"]])
     values = np.asarray(image, np.float32) / 255

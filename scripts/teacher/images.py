@@ -1,10 +1,10 @@
 """What the image encoders have in common, as pieces of ONNX graphs.
 
-    pixel_values [batch, 3, height, width] f32  ->  image_embeds [batch, D] f32, pooled and L2-normalised
+    pixel_values [batch, 3, height, width] f32  ->  image_embeds [batch, D] f32, pooled and L2-normalized
                                                     features     [batch, D] f32, pooled before the last activation
                                                     tokens       [batch, D, rows, columns] f32, the last feature map
 
-The size is free: rows and columns are a 32nd of height and width, rounded up. Batch normalisation is folded into the
+The size is free: rows and columns are a 32nd of height and width, rounded up. Batch normalization is folded into the
 convolution before it.
 """
 

@@ -78,7 +78,7 @@ class _MobileNet:
         return self.graph.op("Gemm", mean, self.graph.f32(kernel), self.graph.f32(shift), transB=1, name=name)
 
     def affine(self, norm: str) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and shift of a batch normalisation."""
+        """Scale and shift of a batch normalization."""
         weight = self.weights
         scale = weight[f"{norm}.weight"] / np.sqrt(weight[f"{norm}.running_var"] + EPSILON)
         return scale, weight[f"{norm}.bias"] - weight[f"{norm}.running_mean"] * scale

@@ -1,9 +1,9 @@
 """The text encoder all-MiniLM-L6-v2 (a BERT of 6 layers) as an ONNX graph, out of its safetensors file.
 
-    input_ids, attention_mask [batch, tokens] i64  ->  text_embeds [batch, D] f32, L2-normalised
+    input_ids, attention_mask [batch, tokens] i64  ->  text_embeds [batch, D] f32, L2-normalized
 
 The weights come in f16 and are stored in f32: an int8 export would be smaller, but it scales each
-activation by the largest in its batch, so that a prompt's embedding would depend on its neighbours.
+activation by the largest in its batch, so that a prompt's embedding would depend on its neighbors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONTEXT_LENGTH = 64
 
 
 class Projection:
-    """What turns a sentence embedding into the image encoder's space: centre, normalise, multiply."""
+    """What turns a sentence embedding into the image encoder's space: center, normalize, multiply."""
 
     def __init__(self, mean: np.ndarray, matrix: np.ndarray) -> None:
         self.mean = mean
@@ -47,8 +47,8 @@ def minilm(weights_file: Path, projection: Projection | None = None) -> ModelPro
     value = _mean_pool(graph, hidden, kept)
     width = WIDTH
     if projection is not None:
-        centred = graph.op("Sub", value, graph.f32(projection.mean))
-        unit = graph.op("LpNormalization", centred, axis=-1, p=2)
+        centered = graph.op("Sub", value, graph.f32(projection.mean))
+        unit = graph.op("LpNormalization", centered, axis=-1, p=2)
         value = graph.op("MatMul", unit, graph.f32(projection.matrix))
         width = projection.matrix.shape[1]
     graph.op("LpNormalization", value, name="text_embeds", axis=-1, p=2)
@@ -57,7 +57,7 @@ def minilm(weights_file: Path, projection: Projection | None = None) -> ModelPro
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """MiniLM's tokeniser, padding each batch to its longest prompt."""
+    """MiniLM's tokenizer, padding each batch to its longest prompt."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_padding()
     tokenizer.enable_truncation(CONTEXT_LENGTH)
@@ -78,7 +78,7 @@ def encode(session, tokenizer: Tokenizer, prompts: list[str], batch: int = 64) -
 
 
 def _mean_pool(graph: Graph, hidden: str, kept: str) -> str:
-    """The mean over the tokens that are kept, L2-normalised (so that the sum does as well)."""
+    """The mean over the tokens that are kept, L2-normalized (so that the sum does as well)."""
     row = graph.op("Unsqueeze", kept, graph.i64(1))
     total = graph.op("Squeeze", graph.op("MatMul", row, hidden), graph.i64(1))
     return graph.op("LpNormalization", total, axis=-1, p=2)
@@ -96,7 +96,7 @@ class _Bert:
         self.scale = self.graph.f32(1.0 / np.sqrt(head))
 
     def embeddings(self, ids: str) -> str:
-        """Word, position and segment embeddings, normalised; every token is of segment 0."""
+        """Word, position and segment embeddings, normalized; every token is of segment 0."""
         graph, weights = self.graph, self.weights
         segment = weights["embeddings.token_type_embeddings.weight"][0]
         places = graph.f32(weights["embeddings.position_embeddings.weight"] + segment)
@@ -112,7 +112,7 @@ class _Bert:
         return graph.op("Unsqueeze", graph.op("Mul", dropped, graph.f32(MASKED)), graph.i64(1, 2))
 
     def layer(self, hidden: str, bias: str, name: str) -> str:
-        """Attention and the two-layer perceptron, each added to its input and then normalised."""
+        """Attention and the two-layer perceptron, each added to its input and then normalized."""
         graph = self.graph
         mixed = self.linear(self.attention(hidden, bias, f"{name}.attention.self"), f"{name}.attention.output.dense")
         hidden = self.norm(graph.op("Add", hidden, mixed), f"{name}.attention.output.LayerNorm")

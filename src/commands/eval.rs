@@ -7,7 +7,7 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
 use lgd_data::source::{ImageSource, open_source};
-use lgd_train::eval::{EvalInputs, EvalOptions, LabelledImages, ProbeSettings, Protocol, evaluate};
+use lgd_train::eval::{EvalInputs, EvalOptions, LabeledImages, ProbeSettings, Protocol, evaluate};
 use lgd_train::run::Run;
 use lgd_train::student::Head;
 
@@ -17,14 +17,14 @@ use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
-/// Labelled images and, where there is one, their cache.
-struct Labelled<'a> {
+/// Labeled images and, where there is one, their cache.
+struct Labeled<'a> {
     images: &'a Path,
     source: Box<dyn ImageSource>,
     cache: Option<Cache>,
 }
 
-impl<'a> Labelled<'a> {
+impl<'a> Labeled<'a> {
     fn open(images: &'a Path, cache: Option<&Path>) -> anyhow::Result<Self> {
         let source =
             open_source(images).with_context(|| format!("cannot list the images in {}", images.display()))?;
@@ -32,8 +32,8 @@ impl<'a> Labelled<'a> {
         Ok(Self { images, source, cache })
     }
 
-    fn borrow(&self) -> LabelledImages<'_> {
-        LabelledImages { source: self.source.as_ref(), images: self.images, cache: self.cache.as_ref() }
+    fn borrow(&self) -> LabeledImages<'_> {
+        LabeledImages { source: self.source.as_ref(), images: self.images, cache: self.cache.as_ref() }
     }
 }
 
@@ -54,17 +54,17 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
     let run = Run::open(&args.run, Verify::Full)?;
     let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
-    let test = Labelled::open(&args.images, args.cache.as_deref())?;
+    let test = Labeled::open(&args.images, args.cache.as_deref())?;
     let train = args
         .train_images
         .as_deref()
-        .map(|images| Labelled::open(images, args.train_cache.as_deref()))
+        .map(|images| Labeled::open(images, args.train_cache.as_deref()))
         .transpose()?;
     let inputs = EvalInputs {
         run: &run,
         bank: bank.as_ref(),
         test: test.borrow(),
-        train: train.as_ref().map(Labelled::borrow),
+        train: train.as_ref().map(Labeled::borrow),
     };
     let options = EvalOptions {
         protocols: protocols(args, &run),

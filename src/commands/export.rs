@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{Verify, write_atomic};
@@ -49,9 +49,9 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
 }
 
 /// Refuses a file that is there already, and a folder in any case.
-fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtefactError> {
+fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtifactError> {
     let occupied =
-        |what: &str, hint| Err(ArtefactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });
+        |what: &str, hint| Err(ArtifactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });
     if out.is_dir() {
         return occupied("other files", "give the name of a file, such as student.onnx");
     }

@@ -10,7 +10,7 @@ use lgd_data::manifest::Verify;
 use lgd_data::source::open_source;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
-use lgd_train::optim::{OptimiserSettings, Rule, ScheduleKind, Unit};
+use lgd_train::optim::{OptimizerSettings, Rule, ScheduleKind, Unit};
 use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
@@ -58,7 +58,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
             }
         })?
     };
-    summarise(&report, args);
+    summarize(&report, args);
     print_json(&report)?;
     Ok(Exit::Done)
 }
@@ -142,7 +142,7 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
         (OptimizerArg::Adamw, _) => Rule::Adamw { beta1: 0.9, beta2: 0.999, eps: ADAMW_EPS },
         (OptimizerArg::Lars, _) => Rule::Lars { momentum, trust: args.trust.unwrap_or(0.001) },
     };
-    config.optimiser = OptimiserSettings {
+    config.optimizer = OptimizerSettings {
         rule,
         weight_decay: args.weight_decay,
         decay_all: !args.decay_weights_only,
@@ -157,7 +157,7 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     Ok(config)
 }
 
-/// Refuses settings of an optimiser or a schedule that was not chosen: they would be without effect, and nobody would notice.
+/// Refuses settings of an optimizer or a schedule that was not chosen: they would be without effect, and nobody would notice.
 fn refuse_unread(args: &TrainArgs) -> anyhow::Result<()> {
     use OptimizerArg::{Adamw, Lars, Sgd};
     let is = |wanted: &[OptimizerArg]| wanted.contains(&args.optimizer);
@@ -191,7 +191,7 @@ fn show_epoch(line: &MetricsLine, epochs: u32) {
     ));
 }
 
-fn summarise(report: &TrainReport, args: &TrainArgs) {
+fn summarize(report: &TrainReport, args: &TrainArgs) {
     if let Some(init) = &report.init {
         say(format_args!("initial weights: {init}"));
     }

@@ -1,4 +1,4 @@
-//! Artefacts that were cut, altered, mixed up or only half written are never taken for whole.
+//! Artifacts that were cut, altered, mixed up or only half written are never taken for whole.
 
 use std::fs;
 

@@ -7,7 +7,7 @@ use crate::common::Desk;
 const TRAIN: &str =
     "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0";
 
-/// Images, a cache of a teacher that has no text encoder, and a run for `objective` with nothing learnt.
+/// Images, a cache of a teacher that has no text encoder, and a run for `objective` with nothing learned.
 fn desk(objective: &str) -> Desk {
     let desk = Desk::new();
     desk.images("images", 0, 2);
@@ -34,7 +34,7 @@ fn a_classifier_is_judged_by_its_labels_and_on_some_of_its_classes() {
 }
 
 #[test]
-fn an_embedding_without_a_bank_is_judged_by_its_neighbours() {
+fn an_embedding_without_a_bank_is_judged_by_its_neighbors() {
     let desk = desk("seed");
     let eval = "eval --run run --images images --json";
     let ran = desk.lgd(&format!("{eval} --train-images images"));

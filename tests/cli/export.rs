@@ -31,19 +31,19 @@ fn noise(seed: usize) -> impl FnMut() -> f32 {
     }
 }
 
-/// A student whose normalisations do something.
+/// A student whose normalizations do something.
 fn student(architecture: Architecture, head: Head) -> Student {
     let mut student = Student::new(StudentConfig::new(architecture, head, 0), &Device::Cpu).unwrap();
     let mut tensors = student.tensors().unwrap();
     for (number, (name, tensor)) in tensors.iter_mut().enumerate() {
         if tensor.dims().len() == 1 {
-            let (bound, centre) = match name {
+            let (bound, center) = match name {
                 _ if name.ends_with("running_var") => (0.5, 1.0),
                 _ if name.ends_with("weight") => (0.3, 1.0),
                 _ => (0.2, 0.0),
             };
             let mut noise = noise(number);
-            let values: Vec<f32> = (0..tensor.dims()[0]).map(|_| centre + bound * noise()).collect();
+            let values: Vec<f32> = (0..tensor.dims()[0]).map(|_| center + bound * noise()).collect();
             *tensor = Tensor::new(values, &Device::Cpu).unwrap();
         }
     }
@@ -51,7 +51,7 @@ fn student(architecture: Architecture, head: Head) -> Student {
     student
 }
 
-/// Images `[N, S, S, 3]`, normalised, and the same from 0 to 1 as `[N, 3, S, S]`.
+/// Images `[N, S, S, 3]`, normalized, and the same from 0 to 1 as `[N, 3, S, S]`.
 fn images(side: usize, normalization: &Normalization) -> (Vec<f32>, Vec<f32>) {
     let mut noise = noise(99);
     let nhwc: Vec<f32> = (0..IMAGES * side * side * 3).map(|_| 0.5 + 0.5 * noise()).collect();
@@ -59,9 +59,9 @@ fn images(side: usize, normalization: &Normalization) -> (Vec<f32>, Vec<f32>) {
     for image in nhwc.chunks(side * side * 3) {
         nchw.extend((0..3).flat_map(|channel| image.iter().skip(channel).step_by(3)));
     }
-    let normalise =
+    let normalize =
         |(at, value): (usize, &f32)| (value - normalization.mean[at % 3]) / normalization.std[at % 3];
-    (nhwc.iter().enumerate().map(normalise).collect(), nchw)
+    (nhwc.iter().enumerate().map(normalize).collect(), nchw)
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -106,7 +106,7 @@ fn error(got: &[f32], expected: &[f32]) -> f64 {
 #[test]
 fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
     let normalization = Normalization::IMAGENET;
-    let (normalised, nchw) = images(SIDE, &normalization);
+    let (normalized, nchw) = images(SIDE, &normalization);
     let mut noise = noise(7);
     let prototypes: Vec<f32> = (0..5 * DIM).map(|_| noise()).collect();
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +121,7 @@ fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
             let onnx = to_onnx(&mut student, &options).unwrap();
             fs::write(&model, &onnx.bytes).unwrap();
             let shape = (IMAGES, SIDE, SIDE);
-            let here = student.forward(Images::Normalised(&normalised), shape, Mode::Inference).unwrap();
+            let here = student.forward(Images::Normalized(&normalized), shape, Mode::Inference).unwrap();
             let last = here.embedding.as_ref().map(values);
             let check = |name: &str, got: &[f32], expected: &[f32]| {
                 let error = error(got, expected);
@@ -151,7 +151,7 @@ fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
     }
 }
 
-/// A run of nothing learnt; its flags besides.
+/// A run of nothing learned; its flags besides.
 const TRAIN: &str =
     "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0 --out";
 
@@ -198,9 +198,9 @@ fn a_finished_run_becomes_a_file_that_scores_names() {
 
     let normalization = run.manifest().teacher.normalization;
     assert_eq!((normalization.mean[0], normalization.std[0]), (0.3, 0.4));
-    let (normalised, nchw) = images(32, &normalization);
+    let (normalized, nchw) = images(32, &normalization);
     let mut student = run.student(&Device::Cpu).unwrap();
-    let here = student.forward(Images::Normalised(&normalised), (IMAGES, 32, 32), Mode::Inference).unwrap();
+    let here = student.forward(Images::Normalized(&normalized), (IMAGES, 32, 32), Mode::Inference).unwrap();
     let expected = products(&values(here.embedding().unwrap()), bank.tsb(), bank.dim());
     let scores = |path: &Path| run_onnx((path, 32), &nchw, "embedding", "scores").1;
     assert!(error(&scores(&path), &expected) < TOLERANCE, "{:?} is not {expected:?}", scores(&path));

@@ -79,7 +79,7 @@ fn everything_is_told_cached_shown_and_verified() {
         (&tokens["dim"], &tokens["teacher_dim"], &tokens["fit_views"]),
         (&3.into(), &4.into(), &30.into())
     );
-    // Standardised tokens of four values have three degrees of freedom.
+    // Standardized tokens of four values have three degrees of freedom.
     assert!(tokens["explained"].as_f64().unwrap() > 0.999, "{tokens}");
     desk.lgd("inspect projected")
         .ended(0, &[])

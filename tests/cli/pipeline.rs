@@ -24,7 +24,7 @@ fn images_and_names_become_a_measured_student() {
     desk.lgd("verify banks/ten").ended(0, &[]);
     desk.lgd("inspect cache")
         .ended(0, &[])
-        .printed(&["2 per image: the centre crop (0.875), then moco-v2, seed 0"]);
+        .printed(&["2 per image: the center crop (0.875), then moco-v2, seed 0"]);
     let told = [
         "10: airplane, automobile, ",
         "80 rows, every probability kept",
@@ -63,7 +63,7 @@ fn a_bank_needs_neither_images_nor_the_image_encoder() {
 }
 
 #[test]
-fn the_artefacts_open_in_pyarrow_polars_and_duckdb() {
+fn the_artifacts_open_in_pyarrow_polars_and_duckdb() {
     let desk = Desk::cache_and_bank();
     let names: Vec<String> = (0..300).map(|number| format!("thing number {number}")).collect();
     desk.names("many.txt", &names.iter().map(String::as_str).collect::<Vec<_>>());

@@ -12,7 +12,7 @@ use lgd_data::render::Normalization;
 use lgd_train::device::TrainDevice;
 use lgd_train::error::TrainError;
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
-use lgd_train::optim::OptimiserSettings;
+use lgd_train::optim::OptimizerSettings;
 use lgd_train::rng::Stream;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
@@ -47,7 +47,7 @@ fn uniform_distribution(batch: usize, columns: usize, device: &Device) -> Result
 struct Training {
     student: Student,
     objective: Lgd,
-    optimiser: OptimiserSettings,
+    optimizer: OptimizerSettings,
     images: Vec<u8>,
     targets: TargetBatch,
     shape: (usize, usize, usize),
@@ -67,7 +67,7 @@ impl Training {
         Ok(Self {
             student: Student::new(config, device)?,
             objective: Lgd::new(LgdSettings::default(), tsb, VisualBank::Mean { vsb }, &assigned)?,
-            optimiser: OptimiserSettings::default(),
+            optimizer: OptimizerSettings::default(),
             images: pixels(batch * side * side * 3),
             targets: TargetBatch {
                 embedding: Some(tensor("teacher", &[batch, DIM], device)?),
@@ -91,7 +91,7 @@ impl Training {
         )?;
         let loss = self.objective.loss(&output, &self.targets)?;
         self.student.backward(&loss.total, false)?;
-        let update = self.optimiser.update(self.student.table(), 0.01, self.step);
+        let update = self.optimizer.update(self.student.table(), 0.01, self.step);
         self.student.update(&update)?;
         Ok(loss.total)
     }

@@ -16,7 +16,7 @@ use lgd_cuda::{Element, Tuning};
 use lgd_data::render::Normalization;
 use lgd_train::engine::{CudaBackend, Engine, Tape};
 use lgd_train::error::TrainError;
-use lgd_train::optim::OptimiserSettings;
+use lgd_train::optim::OptimizerSettings;
 use lgd_train::rng::Stream;
 use lgd_train::student::{Architecture, DecoderConfig, Extras, Head, Images, Mode, Student, StudentConfig};
 
@@ -151,7 +151,7 @@ fn compare(
             student.set_mask(&visible, (3, 2))?;
         }
     }
-    let optimiser = OptimiserSettings { clip: Some(5.0), ema: Some(0.9), ..OptimiserSettings::default() };
+    let optimizer = OptimizerSettings { clip: Some(5.0), ema: Some(0.9), ..OptimizerSettings::default() };
     let begun = here.engine().state()?.parameters;
     let mut losses = Vec::new();
     let mut first = None;
@@ -166,7 +166,7 @@ fn compare(
             first = Some((here.engine().gradients()?, there.engine().gradients()?));
         }
         for student in [&mut here, &mut there] {
-            let update = optimiser.update(student.table(), 0.01, step + 1);
+            let update = optimizer.update(student.table(), 0.01, step + 1);
             student.update(&update)?;
         }
         losses.push(pair);
@@ -175,7 +175,7 @@ fn compare(
     let states = (here.engine().state()?, there.engine().state()?);
     // After SGD's velocity.
     let average = |slots: Vec<Vec<f32>>| slots.into_iter().nth(1).ok_or(TrainError::NothingRan);
-    let averages = (average(here.engine().optimiser_state()?)?, average(there.engine().optimiser_state()?)?);
+    let averages = (average(here.engine().optimizer_state()?)?, average(there.engine().optimizer_state()?)?);
     let inference = [&mut here, &mut there].map(|student| {
         let output = student.forward(images, shape, Mode::Inference)?;
         Ok::<_, TrainError>(output.embedding()?.flatten_all()?.to_vec1::<f32>()?)
@@ -188,7 +188,7 @@ fn compare(
         ("running statistics", distance(&states.0.buffers, &states.1.buffers)),
         ("embedding", distance(&embedding?, &other_embedding?)),
     ];
-    // In bf16 the gradient of a fresh network is that of a neighbouring function: only its direction can be asked for.
+    // In bf16 the gradient of a fresh network is that of a neighboring function: only its direction can be asked for.
     // What did not move at all would be off by 1.
     let limits: [f64; 5] =
         if element == Element::F32 { [2e-3, 5e-3, 5e-3, 1e-4, 2e-3] } else { [0.35, 0.5, 0.5, 0.02, 0.15] };
@@ -227,7 +227,7 @@ fn time(
     let rgb = pixels(batch * side * side * 3);
     let images = Images::Pixels { rgb: &rgb, normalization: &Normalization::IMAGENET };
     let weights = Tensor::from_vec(random("embedding", batch * DIM), (batch, DIM), device)?;
-    let optimiser = OptimiserSettings::default();
+    let optimizer = OptimizerSettings::default();
     let mut number = 0;
     let mut parts = [0.0_f64; 3];
     let mut step = |student: &mut Student, apart: bool| -> Result<Tensor, Box<dyn std::error::Error>> {
@@ -244,7 +244,7 @@ fn time(
         student.backward(&loss, false)?;
         let backward = mark(start)?;
         number += 1;
-        student.update(&optimiser.update(student.table(), 0.01, number))?;
+        student.update(&optimizer.update(student.table(), 0.01, number))?;
         parts = [forward, backward - forward, mark(start)? - backward];
         Ok(loss)
     };

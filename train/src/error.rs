@@ -5,7 +5,7 @@ use thiserror::Error;
 use lgd_data::cache::StudentSizes;
 use lgd_kernels::ShapeError;
 
-/// An error of students, operations, objectives or optimisers.
+/// An error of students, operations, objectives or optimizers.
 #[derive(Debug, Error)]
 pub enum TrainError {
     /// A tensor operation failed: wrong shape, type or device.

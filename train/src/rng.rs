@@ -2,7 +2,7 @@
 
 /// A stream of random numbers named by a key such as (seed, purpose, step).
 ///
-/// The key is folded by SplitMix64's finaliser, and the stream is SplitMix64 from there.
+/// The key is folded by SplitMix64's finalizer, and the stream is SplitMix64 from there.
 #[derive(Debug, Clone)]
 pub struct Stream {
     state: u64,

@@ -1,7 +1,7 @@
 //! Signed powers of a slice: the scaling of KDEP's targets.
 //!
 //! The library's power takes a few dozen times as long as the projection of the value that it is applied to, so it would be
-//! most of a bank's time. This one is for positive bases and is vectorised.
+//! most of a bank's time. This one is for positive bases and is vectorized.
 
 use super::Isa;
 use super::scan::for_each_isa;

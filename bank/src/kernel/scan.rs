@@ -1,6 +1,6 @@
 //! Passes over one row of logits: maximum, sum of exponentials, maxima of interleaved groups.
 //!
-//! Written so that the compiler vectorises them, and compiled once per instruction set. Sums run in 16 fixed lanes,
+//! Written so that the compiler vectorizes them, and compiled once per instruction set. Sums run in 16 fixed lanes,
 //! so that every instruction set gives the same bits.
 
 use super::Isa;

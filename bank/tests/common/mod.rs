@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use half::f16;
 use lgd_bank::{EmbeddingRows, EncodeFailure, PromptEncoder, TargetSink};
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::Distribution;
 use lgd_data::manifest::ContentHash;
 
@@ -26,7 +26,7 @@ impl EmbeddingRows for Rows {
         self.dim
     }
 
-    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtefactError> {
+    fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtifactError> {
         out.copy_from_slice(&self.values[rows.start * self.dim..rows.end * self.dim]);
         Ok(())
     }
@@ -65,7 +65,7 @@ impl TargetSink for Kept {
         pseudo_category: &[i32],
         text: Distribution<'_>,
         visual: Distribution<'_>,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         self.pseudo_category.extend_from_slice(pseudo_category);
         self.text.push(text);
         self.visual.push(visual);

@@ -26,7 +26,7 @@ def softmax(logits, temperature):
 def golden(name, seed, categories, templates, rows, dim, directions, temperature, k):
     rng = np.random.default_rng(seed)
     prompts = rng.standard_normal((categories, 1, dim)) + 0.5 * rng.standard_normal((categories, templates, dim))
-    # Lengths differ, so that normalising before the mean matters.
+    # Lengths differ, so that normalizing before the mean matters.
     prompts = (prompts * rng.uniform(0.2, 5.0, (categories, templates, 1))).astype(np.float32)
     tsb = unit(unit(prompts.astype(np.float64)).mean(axis=1))
 

@@ -86,7 +86,7 @@ pub struct CapturedMass {
 pub struct BankRecord {
     /// Hash of the cache's manifest.
     pub cache: ContentHash,
-    /// Hash of the text encoder: model, tokeniser and settings.
+    /// Hash of the text encoder: model, tokenizer and settings.
     pub text_encoder: ContentHash,
     /// Width D.
     pub dim: usize,

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::{BANK_VERSION, BankManifest, MANIFEST, Storage};
 use crate::cache::Cache;
 use crate::column::MappedColumn;
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
 use crate::target_files::MadeFrom;
 
@@ -30,14 +30,14 @@ impl Bank {
     /// Opens the bank in `dir` and checks its files.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
-    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError`] where the manifest or a file is missing, altered or inconsistent.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let what = "the manifest of a bank of names";
         let (manifest, hash) = read_manifest::<BankManifest>(&path, BANK_VERSION, what)?;
         let top_k_of_nothing = matches!(manifest.record.storage, Storage::TopK { k: 0 });
         if manifest.record.categories.is_empty() || manifest.record.dim == 0 || top_k_of_nothing {
-            return Err(ArtefactError::invalid(&path, "it tells of no categories, no width or no entries"));
+            return Err(ArtifactError::invalid(&path, "it tells of no categories, no width or no entries"));
         }
         manifest.prototypes.verify(dir, depth)?;
         for shard in &manifest.targets {
@@ -46,7 +46,7 @@ impl Bank {
         let path = dir.join(&manifest.prototypes.name);
         let bytes = fs::read(&path).during("read", &path)?;
         let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+            .map_err(|error| ArtifactError::invalid(&path, error.to_string()))?;
         let shape = [manifest.record.categories.len(), manifest.record.dim];
         let tsb = prototypes(&path, &file, "tsb", shape)?;
         let vsb = prototypes(&path, &file, "vsb", shape)?;
@@ -56,8 +56,8 @@ impl Bank {
     /// Refuses a bank that was not made from `cache`.
     ///
     /// # Errors
-    /// [`ArtefactError::Mismatch`] with both hashes.
-    pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Mismatch`] with both hashes.
+    pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtifactError> {
         let made_from = MadeFrom {
             manifest: self.dir.join(MANIFEST),
             cache: self.manifest.record.cache,
@@ -105,15 +105,15 @@ impl Bank {
     /// Opens the per-row targets.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a shard is unreadable or its row count differs from the manifest's.
-    pub fn targets(&self) -> Result<Targets, ArtefactError> {
+    /// [`ArtifactError`] where a shard is unreadable or its row count differs from the manifest's.
+    pub fn targets(&self) -> Result<Targets, ArtifactError> {
         let shards = self.manifest.targets.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
         let slots = self.categories();
         let open = |name: &str, slots: usize| match self.manifest.record.storage {
             Storage::Dense => {
                 let column = MappedColumn::open(&paths, &format!("{name}_distribution"), slots)?;
-                Ok::<_, ArtefactError>(DistributionColumn { slots, values: Values::Dense(column) })
+                Ok::<_, ArtifactError>(DistributionColumn { slots, values: Values::Dense(column) })
             }
             Storage::TopK { k } => {
                 let index = MappedColumn::open(&paths, &format!("{name}_index"), k)?;
@@ -128,7 +128,7 @@ impl Bank {
         };
         let (expected, got) = (self.manifest.rows, targets.pseudo_category.len());
         if expected != got {
-            return Err(ArtefactError::invalid(
+            return Err(ArtifactError::invalid(
                 &self.dir,
                 format!("expected {expected} target rows, got {got}"),
             ));
@@ -142,12 +142,12 @@ fn prototypes(
     file: &SafeTensors<'_>,
     name: &str,
     shape: [usize; 2],
-) -> Result<Vec<f32>, ArtefactError> {
+) -> Result<Vec<f32>, ArtifactError> {
     let tensor =
-        file.tensor(name).map_err(|error| ArtefactError::invalid(path, format!("{name}: {error}")))?;
+        file.tensor(name).map_err(|error| ArtifactError::invalid(path, format!("{name}: {error}")))?;
     if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
         let (dtype, got) = (tensor.dtype(), tensor.shape());
-        return Err(ArtefactError::invalid(
+        return Err(ArtifactError::invalid(
             path,
             format!("{name}: expected F32 {shape:?}, got {dtype:?} {got:?}"),
         ));
@@ -156,10 +156,10 @@ fn prototypes(
     Ok(bytes.map(|byte| f32::from_le_bytes([byte[0], byte[1], byte[2], byte[3]])).collect())
 }
 
-fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, ArtefactError> {
+fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, ArtifactError> {
     let mut out = Vec::new();
     for path in paths {
-        let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+        let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
         let file = File::open(path).during("open", path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), ["pseudo_category"]);
@@ -170,12 +170,12 @@ fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, A
                 .column_by_name("pseudo_category")
                 .and_then(|array| array.as_primitive_opt::<Int32Type>());
             let array =
-                array.ok_or_else(|| ArtefactError::invalid(path, "column \"pseudo_category\" is not i32"))?;
+                array.ok_or_else(|| ArtifactError::invalid(path, "column \"pseudo_category\" is not i32"))?;
             for value in array.values() {
                 let category = u32::try_from(*value).ok().filter(|&value| (value as usize) < categories);
                 out.push(category.ok_or_else(|| {
                     let reason = format!("row {}: pseudo-category {value} of {categories}", out.len());
-                    ArtefactError::invalid(path, reason)
+                    ArtifactError::invalid(path, reason)
                 })?);
             }
         }
@@ -217,11 +217,11 @@ impl DistributionColumn {
     /// f16 rounding and spreads what top-K storage left out over the stored entries.
     ///
     /// # Errors
-    /// [`ArtefactError::Invalid`] where a stored index is not a slot.
+    /// [`ArtifactError::Invalid`] where a stored index is not a slot.
     ///
     /// # Panics
     /// Where a row does not exist, like slice indexing.
-    pub fn copy_rows(&self, rows: &[usize], out: &mut [f32]) -> Result<(), ArtefactError> {
+    pub fn copy_rows(&self, rows: &[usize], out: &mut [f32]) -> Result<(), ArtifactError> {
         match &self.values {
             Values::Dense(column) => column.copy_rows(rows.iter().copied(), out),
             Values::TopK { k, index, probability } => {
@@ -233,7 +233,7 @@ impl DistributionColumn {
                     for (&slot, &value) in slots.iter().zip(&values) {
                         let place = usize::try_from(slot).ok().and_then(|slot| out.get_mut(slot));
                         let reason = || format!("target row {row}: slot {slot} of {}", self.slots);
-                        *place.ok_or_else(|| ArtefactError::invalid(Path::new("targets"), reason()))? +=
+                        *place.ok_or_else(|| ArtifactError::invalid(Path::new("targets"), reason()))? +=
                             value;
                     }
                 }

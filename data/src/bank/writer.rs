@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 
 use super::{BANK_VERSION, BankManifest, BankRecord, MANIFEST, PROTOTYPES, Storage};
 use crate::cache::Existing;
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::manifest::{FileEntry, write_atomic, write_json};
 use crate::table::{TableWriter, fixed_list, item_field};
 use crate::target_files::{self, target_file};
@@ -46,21 +46,21 @@ impl BankWriter {
     /// Whether a bank may be written to `dir`, which is created where it is absent; changes nothing in it.
     ///
     /// # Errors
-    /// [`ArtefactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`], or another artefact.
-    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`], or another artifact.
+    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
         target_files::check_folder(dir, "bank", MANIFEST, existing)
     }
 
     /// Starts a bank of `categories` slots in `dir`; a bank that was there is gone from here on.
     ///
     /// # Errors
-    /// As [`BankWriter::check`]; [`ArtefactError::Io`].
+    /// As [`BankWriter::check`]; [`ArtifactError::Io`].
     pub fn create(
         dir: &Path,
         categories: usize,
         storage: Storage,
         existing: Existing,
-    ) -> Result<Self, ArtefactError> {
+    ) -> Result<Self, ArtifactError> {
         Self::check(dir, existing)?;
         target_files::clear_folder(dir, MANIFEST)?;
         Ok(Self { dir: dir.to_owned(), storage, categories })
@@ -74,15 +74,15 @@ impl BankWriter {
     /// Starts the targets of one shard of the cache.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the file cannot be created.
-    pub fn shard(&self, shard: usize) -> Result<TargetShardWriter, ArtefactError> {
+    /// [`ArtifactError`] where the file cannot be created.
+    pub fn shard(&self, shard: usize) -> Result<TargetShardWriter, ArtifactError> {
         TargetShardWriter::create(&self.dir.join(target_file(shard)), self.categories, self.storage)
     }
 
     /// Writes the prototypes (`tsb` and `vsb`: `[C, D]`) and the manifest over `shards` target files.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O, or where a shape is not what `record` says.
+    /// [`ArtifactError`] on I/O, or where a shape is not what `record` says.
     pub fn finish(
         self,
         record: BankRecord,
@@ -90,7 +90,7 @@ impl BankWriter {
         vsb: &[f32],
         shards: usize,
         rows: usize,
-    ) -> Result<BankManifest, ArtefactError> {
+    ) -> Result<BankManifest, ArtifactError> {
         let path = self.dir.join(PROTOTYPES);
         let shape = vec![record.categories.len(), record.dim];
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -106,11 +106,11 @@ impl BankWriter {
         for (name, view) in tensors {
             views.push((
                 name,
-                view.map_err(|error| ArtefactError::invalid(&path, format!("{name}: {error}")))?,
+                view.map_err(|error| ArtifactError::invalid(&path, format!("{name}: {error}")))?,
             ));
         }
         let file = safetensors::serialize(views, None::<HashMap<String, String>>)
-            .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+            .map_err(|error| ArtifactError::invalid(&path, error.to_string()))?;
         write_atomic(&path, &file)?;
         let manifest = BankManifest {
             format_version: BANK_VERSION,
@@ -131,10 +131,10 @@ pub struct TargetShardWriter {
 }
 
 impl TargetShardWriter {
-    fn create(path: &Path, categories: usize, storage: Storage) -> Result<Self, ArtefactError> {
-        let width = |slots: usize| i32::try_from(slots).map_err(|error| ArtefactError::parquet(path, error));
+    fn create(path: &Path, categories: usize, storage: Storage) -> Result<Self, ArtifactError> {
+        let width = |slots: usize| i32::try_from(slots).map_err(|error| ArtifactError::parquet(path, error));
         let list = |name: &str, item, slots| {
-            Ok::<_, ArtefactError>(Field::new(name, fixed_list(item, width(slots)?), false))
+            Ok::<_, ArtifactError>(Field::new(name, fixed_list(item, width(slots)?), false))
         };
         let mut fields = vec![Field::new("pseudo_category", DataType::Int32, false)];
         match storage {
@@ -155,13 +155,13 @@ impl TargetShardWriter {
     /// Appends a block of rows.
     ///
     /// # Errors
-    /// [`ArtefactError::Parquet`] where lengths do not fit the columns, or on I/O.
+    /// [`ArtifactError::Parquet`] where lengths do not fit the columns, or on I/O.
     pub fn push(
         &mut self,
         pseudo_category: &[i32],
         text: Distribution<'_>,
         visual: Distribution<'_>,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         let path = self.table.path().to_owned();
         let schema = Arc::clone(self.table.schema());
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(pseudo_category.to_vec()))];
@@ -175,11 +175,11 @@ impl TargetShardWriter {
             let DataType::FixedSizeList(_, width) = field.data_type() else { continue };
             let item = item_field(values.data_type().clone());
             let list = FixedSizeListArray::try_new(item, *width, values, None)
-                .map_err(|error| ArtefactError::parquet(&path, error))?;
+                .map_err(|error| ArtifactError::parquet(&path, error))?;
             arrays.push(Arc::new(list));
         }
         let batch =
-            RecordBatch::try_new(schema, arrays).map_err(|error| ArtefactError::parquet(&path, error))?;
+            RecordBatch::try_new(schema, arrays).map_err(|error| ArtifactError::parquet(&path, error))?;
         self.table.write(&batch)?;
         self.group_rows += pseudo_category.len();
         if self.group_rows >= GROUP_ROWS {
@@ -192,8 +192,8 @@ impl TargetShardWriter {
     /// Completes the file.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O; the file is then absent.
-    pub fn finish(self) -> Result<(), ArtefactError> {
+    /// [`ArtifactError`] on I/O; the file is then absent.
+    pub fn finish(self) -> Result<(), ArtifactError> {
         self.table.finish()
     }
 }

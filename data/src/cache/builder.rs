@@ -14,7 +14,7 @@ use super::{
     CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, ProjectionEntry, REJECTS, Reject,
     SHARD_KINDS, TOKEN_PROJECTION, shard_record,
 };
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{
     ContentHash, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic, write_json,
     write_new, write_new_json,
@@ -50,10 +50,10 @@ impl CacheBuilder {
     /// Starts or resumes the cache in `dir`.
     ///
     /// # Errors
-    /// [`ArtefactError::Occupied`] where something is there and `existing` is [`Existing::Refuse`];
-    /// [`ArtefactError::Mismatch`] where a resumed cache was begun with another configuration; [`ArtefactError::Missing`] or
-    /// [`ArtefactError::Length`] where it is finished, and no longer whole.
-    pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError::Occupied`] where something is there and `existing` is [`Existing::Refuse`];
+    /// [`ArtifactError::Mismatch`] where a resumed cache was begun with another configuration; [`ArtifactError::Missing`] or
+    /// [`ArtifactError::Length`] where it is finished, and no longer whole.
+    pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtifactError> {
         prepare_folder(dir, "cache")?;
         if existing == Existing::Overwrite {
             remove_cache(dir)?;
@@ -63,7 +63,7 @@ impl CacheBuilder {
                 let complete = dir.join(MANIFEST).exists();
                 let what = if complete { "a cache" } else { "an unfinished cache" };
                 let hint = "give --resume to go on, --overwrite to start anew, or another folder";
-                return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
+                return Err(ArtifactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
             }
             (Some(recorded), _) => {
                 require_same(dir, &recorded, &config)?;
@@ -100,8 +100,8 @@ impl CacheBuilder {
     /// Shards of `partition` that are not complete, in order.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a record cannot be read.
-    pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtefactError> {
+    /// [`ArtifactError`] where a record cannot be read.
+    pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtifactError> {
         let mut missing = Vec::new();
         let pin = self.pin()?;
         for shard in (0..self.config.shards()).filter(|&shard| partition.contains(shard)) {
@@ -116,10 +116,10 @@ impl CacheBuilder {
     /// Starts writing one shard.
     ///
     /// # Errors
-    /// [`ArtefactError::Missing`] where tokens are to be projected and nothing says how; [`ArtefactError`] where its files cannot
+    /// [`ArtifactError::Missing`] where tokens are to be projected and nothing says how; [`ArtifactError`] where its files cannot
     /// be created.
-    pub fn shard_writer(&self, shard: usize) -> Result<ShardWriter, ArtefactError> {
-        let pin = self.pin()?.ok_or_else(|| ArtefactError::Missing {
+    pub fn shard_writer(&self, shard: usize) -> Result<ShardWriter, ArtifactError> {
+        let pin = self.pin()?.ok_or_else(|| ArtifactError::Missing {
             path: self.projection_path(),
             what: "the projection of the tokens",
             hint: "",
@@ -134,8 +134,8 @@ impl CacheBuilder {
     /// What the tokens are projected with; `None` where they are not, or where no run has fitted it yet.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the file cannot be read, is not a projection of this cache's tokens, or was left by another cache.
-    pub fn projection(&self) -> Result<Option<Projection>, ArtefactError> {
+    /// [`ArtifactError`] where the file cannot be read, is not a projection of this cache's tokens, or was left by another cache.
+    pub fn projection(&self) -> Result<Option<Projection>, ArtifactError> {
         let path = self.projection_path();
         let Some(record) = self.config.tokens.as_ref().filter(|_| self.config.projects() && path.exists())
         else {
@@ -148,7 +148,7 @@ impl CacheBuilder {
                 "expected a projection from {} to {}, got {} to {}",
                 expected.0, expected.1, got.0, got.1
             );
-            return Err(ArtefactError::invalid(
+            return Err(ArtifactError::invalid(
                 &path,
                 reason + "\nhint: give --overwrite, or another folder",
             ));
@@ -158,12 +158,12 @@ impl CacheBuilder {
     }
 
     /// Refuses a projection that another cache has left in the folder. That of a finished cache is pinned by its manifest.
-    fn require_own(&self, path: PathBuf, owner: Option<ContentHash>) -> Result<(), ArtefactError> {
+    fn require_own(&self, path: PathBuf, owner: Option<ContentHash>) -> Result<(), ArtifactError> {
         let config = self.config.hash();
         if owner == Some(config) || self.dir.join(MANIFEST).exists() {
             return Ok(());
         }
-        Err(ArtefactError::Mismatch {
+        Err(ArtifactError::Mismatch {
             path,
             what: "the hash of the configuration that the projection was fitted for".to_owned(),
             expected: config.to_string(),
@@ -177,15 +177,15 @@ impl CacheBuilder {
     /// returned.
     ///
     /// # Errors
-    /// [`ArtefactError`] as for [`CacheBuilder::projection`], and where the file cannot be written.
-    pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtefactError> {
+    /// [`ArtifactError`] as for [`CacheBuilder::projection`], and where the file cannot be written.
+    pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtifactError> {
         let path = self.projection_path();
         write_new(&path, &fitted.to_bytes(&path, Some(self.config.hash()))?)?;
         self.projection().map(|kept| kept.unwrap_or_else(|| fitted.clone()))
     }
 
     /// The projection as the manifest lists it.
-    fn projection_entry(&self) -> Result<Option<ProjectionEntry>, ArtefactError> {
+    fn projection_entry(&self) -> Result<Option<ProjectionEntry>, ArtifactError> {
         let Some(projection) = self.projection()? else { return Ok(None) };
         let file = FileEntry::describe(&self.dir, TOKEN_PROJECTION)?;
         Ok(Some(ProjectionEntry { file, explained: projection.explained() }))
@@ -193,7 +193,7 @@ impl CacheBuilder {
 
     /// What the shards of this cache are made with: the configuration, and the projection of the tokens where there is one.
     /// `None` where it is still to be fitted.
-    fn pin(&self) -> Result<Option<ContentHash>, ArtefactError> {
+    fn pin(&self) -> Result<Option<ContentHash>, ArtifactError> {
         let config = self.config.hash();
         if !self.config.projects() {
             return Ok(Some(config));
@@ -209,8 +209,8 @@ impl CacheBuilder {
     /// samples that were rejected when the images were listed.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O, or where a record was altered.
-    pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtefactError> {
+    /// [`ArtifactError`] on I/O, or where a record was altered.
+    pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtifactError> {
         let mut shards = Vec::with_capacity(self.config.shards());
         let mut rejects = listed.to_vec();
         let pin = self.pin()?;
@@ -222,7 +222,7 @@ impl CacheBuilder {
         }
         let mut lines = String::new();
         for reject in &rejects {
-            let line = serde_json::to_string(reject).map_err(|error| ArtefactError::Json {
+            let line = serde_json::to_string(reject).map_err(|error| ArtifactError::Json {
                 path: self.dir.join(REJECTS),
                 reason: error.to_string(),
             })?;
@@ -245,7 +245,7 @@ impl CacheBuilder {
     }
 
     /// A shard's record, provided that it was made with what `pin` names and its files are there in full length.
-    fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtefactError> {
+    fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtifactError> {
         let Some((record, _)) = read_json::<ShardRecord>(&self.dir.join(shard_record(shard)))? else {
             return Ok(None);
         };
@@ -259,7 +259,7 @@ impl CacheBuilder {
         match checked {
             Ok(()) => Ok(Some(record)),
             // Someone deleted or cut the shard since: it is simply to be made again.
-            Err(ArtefactError::Missing { .. } | ArtefactError::Length { .. }) => Ok(None),
+            Err(ArtifactError::Missing { .. } | ArtifactError::Length { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -275,7 +275,7 @@ impl CacheBuilder {
 }
 
 /// The manifest of the cache that `dir` holds, where it is complete.
-fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtefactError> {
+fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     let path = dir.join(MANIFEST);
     if !path.exists() {
         return Ok(None);
@@ -286,14 +286,14 @@ fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtefactError> {
 }
 
 /// Refuses a finished cache that lacks a file or a part of one: its shards have no records any more, so that none is made again.
-fn require_whole(dir: &Path) -> Result<(), ArtefactError> {
+fn require_whole(dir: &Path) -> Result<(), ArtifactError> {
     let Some(manifest) = finished(dir)? else { return Ok(()) };
     manifest.shards.iter().try_for_each(|shard| shard.file.verify(dir, Verify::Length))?;
     COLUMNS.iter().try_for_each(|column| column.verify(dir, &manifest, Verify::Length))
 }
 
 /// The configuration of the cache that `dir` holds, complete or not.
-fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtefactError> {
+fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtifactError> {
     if let Some(manifest) = finished(dir)? {
         return Ok(Some(manifest.config));
     }
@@ -306,7 +306,7 @@ fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtefactError> {
 }
 
 /// Names the first field in which two configurations differ.
-fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Result<(), ArtefactError> {
+fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Result<(), ArtifactError> {
     if recorded == wanted {
         return Ok(());
     }
@@ -318,7 +318,7 @@ fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Res
     } else {
         "resume with the settings the cache was begun with, or give --overwrite or another folder"
     };
-    Err(ArtefactError::Mismatch { path: dir.to_owned(), what, expected, got, hint })
+    Err(ArtifactError::Mismatch { path: dir.to_owned(), what, expected, got, hint })
 }
 
 fn first_difference(
@@ -342,7 +342,7 @@ fn first_difference(
 
 /// Deletes a cache's files: the manifest first, so that a half-deleted cache is no cache, then the projection, so that the next cache
 /// does not come upon it, the plan last, so that until then it is known whose shards these are.
-fn remove_cache(dir: &Path) -> Result<(), ArtefactError> {
+fn remove_cache(dir: &Path) -> Result<(), ArtifactError> {
     remove_if_there(&dir.join(MANIFEST))?;
     remove_if_there(&dir.join(TOKEN_PROJECTION))?;
     remove_matching(dir, |name| is_shard(name) || is_temporary(name))?;
@@ -367,7 +367,7 @@ fn is_temporary(name: &str) -> bool {
         || SHARD_KINDS.iter().any(|kind| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-')))
 }
 
-fn remove_matching(dir: &Path, matches: impl Fn(&str) -> bool) -> Result<(), ArtefactError> {
+fn remove_matching(dir: &Path, matches: impl Fn(&str) -> bool) -> Result<(), ArtifactError> {
     for entry in fs::read_dir(dir).during("list", dir)? {
         let path = entry.during("list", dir)?.path();
         if matches(&path.file_name().unwrap_or_default().to_string_lossy()) {
@@ -377,7 +377,7 @@ fn remove_matching(dir: &Path, matches: impl Fn(&str) -> bool) -> Result<(), Art
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<(), ArtefactError> {
+fn remove_if_there(path: &Path) -> Result<(), ArtifactError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("delete", path),
         _ => Ok(()),

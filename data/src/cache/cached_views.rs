@@ -8,7 +8,7 @@ use arrow_array::{Array, RecordBatch};
 
 use super::ImageStamp;
 use super::views::{ViewArrays, column, primitive, wrong_type};
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::view::View;
 
 /// Keys, labels and views of a cache. Sample `i` owns rows `i x K .. (i + 1) x K`.
@@ -42,7 +42,7 @@ impl CachedViews {
     }
 
     /// Adds the rows of a batch; an error where they break the row law.
-    pub(super) fn append(&mut self, path: &Path, batch: &RecordBatch) -> Result<(), ArtefactError> {
+    pub(super) fn append(&mut self, path: &Path, batch: &RecordBatch) -> Result<(), ArtifactError> {
         let key = column(path, batch, "key")?;
         let key = key.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, "key", key.data_type()))?;
         let view = primitive::<UInt16Type>(path, batch, "view")?;
@@ -53,7 +53,7 @@ impl CachedViews {
         let views = ViewArrays::new(path, batch)?;
         for row in 0..batch.num_rows() {
             let at = self.views.len();
-            let invalid = |reason: &str| ArtefactError::invalid(path, format!("cache row {at}: {reason}"));
+            let invalid = |reason: &str| ArtifactError::invalid(path, format!("cache row {at}: {reason}"));
             let expected = at % self.views_per_sample;
             if usize::from(view.value(row)) != expected {
                 return Err(invalid(&format!("expected view {expected}, got {}", view.value(row))));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cache/captions-00000.parquet   one row per *sample* of views-00000.parquet; only in a cache that holds captions
-//!     caption                    f16 [D], L2-normalised in f32
+//!     caption                    f16 [D], L2-normalized in f32
 //! ```
 
 use std::path::Path;
@@ -15,7 +15,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::optional::CaptionRecord;
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::table::{TableWriter, fixed_list, item_field};
 
 /// Name of the column.
@@ -35,15 +35,15 @@ pub(super) struct CaptionWriter {
 }
 
 impl CaptionWriter {
-    pub(super) fn create(path: &Path, record: &CaptionRecord) -> Result<Self, ArtefactError> {
-        let width = i32::try_from(record.dim).map_err(|error| ArtefactError::parquet(path, error))?;
+    pub(super) fn create(path: &Path, record: &CaptionRecord) -> Result<Self, ArtifactError> {
+        let width = i32::try_from(record.dim).map_err(|error| ArtifactError::parquet(path, error))?;
         let column = Field::new(CAPTION, fixed_list(DataType::Float16, width), false);
         let table = TableWriter::create(path, Schema::new(vec![column]))?;
         Ok(Self { table, width, values: Float16Builder::new(), pending: 0, batches: 0 })
     }
 
     /// Appends a sample's caption, a unit vector `[D]`.
-    pub(super) fn push(&mut self, caption: &[f32]) -> Result<(), ArtefactError> {
+    pub(super) fn push(&mut self, caption: &[f32]) -> Result<(), ArtifactError> {
         let mut half = vec![f16::ZERO; caption.len()];
         half.convert_from_f32_slice(caption);
         self.values.append_slice(&half);
@@ -51,9 +51,9 @@ impl CaptionWriter {
         if self.pending >= BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<(), ArtefactError> {
+    fn flush(&mut self) -> Result<(), ArtifactError> {
         let path = self.table.path().to_owned();
-        let parquet = |error| ArtefactError::parquet(&path, error);
+        let parquet = |error| ArtifactError::parquet(&path, error);
         let values = Arc::new(self.values.finish());
         let list = FixedSizeListArray::try_new(item_field(DataType::Float16), self.width, values, None);
         let array = Arc::new(list.map_err(parquet)?);
@@ -65,7 +65,7 @@ impl CaptionWriter {
     }
 
     /// Completes the file.
-    pub(super) fn finish(mut self) -> Result<(), ArtefactError> {
+    pub(super) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;
         }

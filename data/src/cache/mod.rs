@@ -33,7 +33,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry};
 use crate::render::{Normalization, Resample};
 use crate::spread::ViewSpread;
@@ -47,7 +47,7 @@ pub use sample::{CachedSample, SampleRows};
 pub use shard::ShardWriter;
 pub use stored::{Encoding, StoredFormat, StoredViews};
 pub use student_sizes::StudentSizes;
-pub use tokens::{TokenColumn, standardise};
+pub use tokens::{TokenColumn, standardize};
 
 /// The version of the cache format that this program writes and reads.
 pub const CACHE_VERSION: u32 = 1;
@@ -118,7 +118,7 @@ pub struct CacheConfig {
     pub class_names: Option<Vec<String>>,
     /// Views per image, K.
     pub views: u16,
-    /// Share of the short side that view 0 shows, where view 0 is the plain centre crop; `None` where it is drawn too.
+    /// Share of the short side that view 0 shows, where view 0 is the plain center crop; `None` where it is drawn too.
     pub center_fraction: Option<f32>,
     /// How the other views are drawn.
     pub policy: Policy,
@@ -147,7 +147,7 @@ pub struct CacheConfig {
 impl CacheConfig {
     /// The hash of the configuration, by which shards know what they belong to.
     pub fn hash(&self) -> ContentHash {
-        // A configuration is numbers and strings, which always serialise; nothing would hash as nothing.
+        // A configuration is numbers and strings, which always serialize; nothing would hash as nothing.
         ContentHash::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
@@ -232,7 +232,7 @@ pub struct CacheManifest {
 
 impl CacheManifest {
     /// Refuses numbers that contradict each other; readers rely on them.
-    fn validate(&self, path: &Path) -> Result<(), ArtefactError> {
+    fn validate(&self, path: &Path) -> Result<(), ArtifactError> {
         let rows: usize = self.shards.iter().map(|shard| shard.rows).fold(0, usize::saturating_add);
         let views = usize::from(self.config.views);
         let config = &self.config;
@@ -263,7 +263,7 @@ impl CacheManifest {
             None => None,
         };
         match fault {
-            Some(fault) => Err(ArtefactError::invalid(path, format!("it tells of {fault}"))),
+            Some(fault) => Err(ArtifactError::invalid(path, format!("it tells of {fault}"))),
             None => Ok(()),
         }
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::student_sizes::StudentSizes;
 use super::{CacheManifest, ShardEntry};
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry, Verify};
 
 /// Name of the column of features, f16 `[F]`, as the model gives them.
@@ -72,11 +72,11 @@ impl ColumnFiles {
         dir: &Path,
         cache: &CacheManifest,
         depth: Verify,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         let mut files = self.of_shards(cache).chain((self.of_cache)(cache));
         files.try_for_each(|file| file.verify(dir, depth)).map_err(|error| match error {
-            ArtefactError::Missing { path, .. } => {
-                ArtefactError::Missing { path, what: self.what, hint: self.hint }
+            ArtifactError::Missing { path, .. } => {
+                ArtifactError::Missing { path, what: self.what, hint: self.hint }
             }
             error => error,
         })
@@ -96,11 +96,11 @@ pub struct FeatureRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenEncoding {
-    /// Standardised, f16.
+    /// Standardized, f16.
     F16,
-    /// Standardised, i8 with one f16 scale per token.
+    /// Standardized, i8 with one f16 scale per token.
     Int8,
-    /// Standardised, then projected on their principal axes, f16.
+    /// Standardized, then projected on their principal axes, f16.
     Projected,
 }
 
@@ -113,7 +113,7 @@ pub struct TokenRecord {
     pub rows: usize,
     /// Columns of the grid of tokens.
     pub columns: usize,
-    /// Width of a token as the teacher gives it, over which it is standardised.
+    /// Width of a token as the teacher gives it, over which it is standardized.
     pub teacher_dim: usize,
     /// Width of a token as it is stored: the teacher's unless projected.
     pub dim: usize,

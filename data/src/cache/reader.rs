@@ -13,7 +13,7 @@ use super::stored::StoredViews;
 use super::tokens::TokenColumn;
 use super::{CACHE_VERSION, CacheManifest, MANIFEST};
 use crate::column::MappedColumn;
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
 
 /// Name of the column of embeddings.
@@ -35,8 +35,8 @@ impl Cache {
     /// [`Cache::stored_views`] their lengths, [`Cache::verify_stored_views`] every byte.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
-    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError`] where the manifest or a file is missing, altered or inconsistent.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
         manifest.validate(&path)?;
@@ -87,11 +87,11 @@ impl Cache {
         &self.embeddings
     }
 
-    /// The teacher's pooled features, `[rows, F]`, where the cache has them: f16 on disk, not normalised.
+    /// The teacher's pooled features, `[rows, F]`, where the cache has them: f16 on disk, not normalized.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file is unreadable or has no such column.
-    pub fn features(&self) -> Result<Option<MappedColumn<f32>>, ArtefactError> {
+    /// [`ArtifactError`] where a file is unreadable or has no such column.
+    pub fn features(&self) -> Result<Option<MappedColumn<f32>>, ArtifactError> {
         let Some(record) = &self.manifest.config.features else { return Ok(None) };
         let paths: Vec<PathBuf> =
             self.manifest.shards.iter().map(|shard| self.dir.join(&shard.file.name)).collect();
@@ -102,8 +102,8 @@ impl Cache {
     /// cache was opened with: [`Verify::Full`] reads them whole once.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file is missing, altered, unreadable or inconsistent.
-    pub fn tokens(&self) -> Result<Option<TokenColumn>, ArtefactError> {
+    /// [`ArtifactError`] where a file is missing, altered, unreadable or inconsistent.
+    pub fn tokens(&self) -> Result<Option<TokenColumn>, ArtifactError> {
         let Some(record) = &self.manifest.config.tokens else { return Ok(None) };
         let paths = self.checked(&TOKENS, self.depth)?;
         let rows: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.rows).collect();
@@ -111,11 +111,11 @@ impl Cache {
     }
 
     /// The captions' text embeddings, `[samples, D]`, where the cache has them: row = sample = cache row / K; f16 on disk,
-    /// L2-normalised. Their files are checked to the depth that the cache was opened with.
+    /// L2-normalized. Their files are checked to the depth that the cache was opened with.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file is missing, altered, unreadable or inconsistent.
-    pub fn captions(&self) -> Result<Option<MappedColumn<f32>>, ArtefactError> {
+    /// [`ArtifactError`] where a file is missing, altered, unreadable or inconsistent.
+    pub fn captions(&self) -> Result<Option<MappedColumn<f32>>, ArtifactError> {
         let Some(record) = &self.manifest.config.captions else { return Ok(None) };
         let paths = self.checked(&CAPTIONS, self.depth)?;
         let samples: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.samples).collect();
@@ -125,22 +125,22 @@ impl Cache {
     }
 
     /// Checks the files of a column and returns the paths of those of the shards.
-    fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<PathBuf>, ArtefactError> {
+    fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<PathBuf>, ArtifactError> {
         column.verify(&self.dir, &self.manifest, depth)?;
         Ok(column.of_shards(&self.manifest).map(|file| self.dir.join(&file.name)).collect())
     }
 
     /// Why columns that the manifest lists cannot be opened, as far as presence and lengths of their files tell: the first fault of
     /// each.
-    pub fn absent_columns(&self) -> Vec<ArtefactError> {
+    pub fn absent_columns(&self) -> Vec<ArtifactError> {
         COLUMNS.iter().filter_map(|column| self.checked(column, Verify::Length).err()).collect()
     }
 
     /// The stored views, where the cache has them. Of their files presence and lengths are checked.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file is missing, unreadable or cannot be read in place.
-    pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtefactError> {
+    /// [`ArtifactError`] where a file is missing, unreadable or cannot be read in place.
+    pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtifactError> {
         let Some(format) = self.manifest.config.stored_views else { return Ok(None) };
         let paths = self.checked(&STORED_VIEWS, Verify::Length)?;
         let rows = self.manifest.shards.iter().map(|shard| shard.rows);
@@ -151,8 +151,8 @@ impl Cache {
     /// does without, since every row carries a check of its own.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file is missing, altered or inconsistent.
-    pub fn verify_stored_views(&self) -> Result<(), ArtefactError> {
+    /// [`ArtifactError`] where a file is missing, altered or inconsistent.
+    pub fn verify_stored_views(&self) -> Result<(), ArtifactError> {
         self.checked(&STORED_VIEWS, Verify::Full)?;
         self.stored_views().map(|_| ())
     }
@@ -160,12 +160,12 @@ impl Cache {
     /// Reads keys, labels and views, everything but the wide columns, into memory.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a shard is unreadable, or a row breaks the row law or holds an impossible view.
-    pub fn views(&self) -> Result<CachedViews, ArtefactError> {
+    /// [`ArtifactError`] where a shard is unreadable, or a row breaks the row law or holds an impossible view.
+    pub fn views(&self) -> Result<CachedViews, ArtifactError> {
         let mut table = CachedViews { views_per_sample: self.views_per_sample(), ..CachedViews::default() };
         for shard in &self.manifest.shards {
             let path = self.dir.join(&shard.file.name);
-            let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(&path, error);
+            let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(&path, error);
             let file = File::open(&path).during("open", &path)?;
             let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
             let names = builder.schema().fields().iter().map(|field| field.name().clone());

@@ -21,13 +21,13 @@ pub struct SampleRows<'a> {
     pub views: &'a [View],
     /// The K norms of the raw embeddings.
     pub norms: &'a [f32],
-    /// The normalised embeddings, `[K, D]`.
+    /// The normalized embeddings, `[K, D]`.
     pub embeddings: &'a [f32],
     /// The K stored views, as [`super::StoredFormat::encode`] gave them.
     pub stored: &'a [Vec<u8>],
     /// The raw features, `[K, F]`.
     pub features: &'a [f32],
-    /// The tokens, standardised and projected as the cache's record says, `[K, rows, columns, dim]`.
+    /// The tokens, standardized and projected as the cache's record says, `[K, rows, columns, dim]`.
     pub tokens: &'a [f32],
     /// The caption's unit vector, `[D']`.
     pub caption: &'a [f32],

@@ -21,7 +21,7 @@ use super::{
     CacheConfig, CachedSample, Reject, SampleRows, ShardEntry, caption_file, pixel_file, shard_file,
     shard_record, token_file,
 };
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry, write_json};
 use crate::table::{TableWriter, fixed_list, item_field};
 use crate::view::View;
@@ -73,9 +73,9 @@ struct Columns {
 }
 
 /// The columns of `views-*.parquet`.
-fn schema(path: &Path, config: &CacheConfig) -> Result<Schema, ArtefactError> {
+fn schema(path: &Path, config: &CacheConfig) -> Result<Schema, ArtifactError> {
     let halves = |name, dim| {
-        let dim = i32::try_from(dim).map_err(|error| ArtefactError::parquet(path, error))?;
+        let dim = i32::try_from(dim).map_err(|error| ArtifactError::parquet(path, error))?;
         Ok(Field::new(name, fixed_list(DataType::Float16, dim), false))
     };
     let mut fields = vec![
@@ -102,7 +102,7 @@ impl ShardWriter {
         config: &CacheConfig,
         pin: ContentHash,
         shard: usize,
-    ) -> Result<Self, ArtefactError> {
+    ) -> Result<Self, ArtifactError> {
         let path = dir.join(shard_file(shard));
         let pixels =
             config.stored_views.map(|format| PixelWriter::create(&dir.join(pixel_file(shard)), format));
@@ -127,7 +127,7 @@ impl ShardWriter {
     }
 
     /// Appends a sample to a cache of views and embeddings alone: its K views, the K norms of the raw embeddings, and the
-    /// normalised embeddings `[K, D]`.
+    /// normalized embeddings `[K, D]`.
     ///
     /// # Errors
     /// As [`ShardWriter::push_rows`].
@@ -137,7 +137,7 @@ impl ShardWriter {
         views: &[View],
         norms: &[f32],
         embeddings: &[f32],
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         self.push_rows(sample, &SampleRows { views, norms, embeddings, ..SampleRows::default() })
     }
 
@@ -153,22 +153,22 @@ impl ShardWriter {
         norms: &[f32],
         embeddings: &[f32],
         stored: &[Vec<u8>],
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         self.push_rows(sample, &SampleRows { views, norms, embeddings, stored, ..SampleRows::default() })
     }
 
     /// Appends a sample with everything that the cache holds.
     ///
     /// # Errors
-    /// [`ArtefactError::Invalid`] where there is more or less of something than the configuration says;
-    /// [`ArtefactError::Parquet`] on I/O.
+    /// [`ArtifactError::Invalid`] where there is more or less of something than the configuration says;
+    /// [`ArtifactError::Parquet`] on I/O.
     pub fn push_rows(
         &mut self,
         sample: &CachedSample<'_>,
         rows: &SampleRows<'_>,
-    ) -> Result<(), ArtefactError> {
+    ) -> Result<(), ArtifactError> {
         let invalid =
-            |reason: String| ArtefactError::invalid(self.table.path(), format!("{}: {reason}", sample.key));
+            |reason: String| ArtifactError::invalid(self.table.path(), format!("{}: {reason}", sample.key));
         if let Some(fault) = rows.fault(&self.config) {
             return Err(invalid(fault));
         }
@@ -206,7 +206,7 @@ impl ShardWriter {
         self.rejects.push(reject);
     }
 
-    fn flush(&mut self) -> Result<(), ArtefactError> {
+    fn flush(&mut self) -> Result<(), ArtifactError> {
         let columns = &mut self.columns;
         let path = self.table.path().to_owned();
         let mut arrays: Vec<ArrayRef> = vec![
@@ -224,7 +224,7 @@ impl ShardWriter {
             arrays.push(halves(&path, &mut columns.features, features.dim)?);
         }
         let batch = RecordBatch::try_new(Arc::clone(self.table.schema()), arrays)
-            .map_err(|error| ArtefactError::parquet(&path, error))?;
+            .map_err(|error| ArtifactError::parquet(&path, error))?;
         columns.pending = 0;
         self.table.write(&batch)?;
         self.batches += 1;
@@ -234,8 +234,8 @@ impl ShardWriter {
     /// Completes the shard: the files are flushed and named, then its record.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O; the shard is then absent.
-    pub fn finish(mut self) -> Result<(), ArtefactError> {
+    /// [`ArtifactError`] on I/O; the shard is then absent.
+    pub fn finish(mut self) -> Result<(), ArtifactError> {
         if self.columns.pending > 0 {
             self.flush()?;
         }
@@ -274,9 +274,9 @@ fn append_halves(builder: &mut Float16Builder, values: &[f32]) {
 }
 
 /// What a builder has collected, as a column of lists of `dim` values.
-fn halves(path: &Path, builder: &mut Float16Builder, dim: usize) -> Result<ArrayRef, ArtefactError> {
-    let width = i32::try_from(dim).map_err(|error| ArtefactError::parquet(path, error))?;
+fn halves(path: &Path, builder: &mut Float16Builder, dim: usize) -> Result<ArrayRef, ArtifactError> {
+    let width = i32::try_from(dim).map_err(|error| ArtifactError::parquet(path, error))?;
     let list =
         FixedSizeListArray::try_new(item_field(DataType::Float16), width, Arc::new(builder.finish()), None);
-    Ok(Arc::new(list.map_err(|error| ArtefactError::parquet(path, error))?))
+    Ok(Arc::new(list.map_err(|error| ArtifactError::parquet(path, error))?))
 }

@@ -9,7 +9,7 @@ use arrow_array::{Array, ArrayRef, BooleanArray, Float32Array, PrimitiveArray, R
 use arrow_schema::{DataType, Field};
 use std::sync::Arc;
 
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::view::{Crop, Jitter, JitterOrder, View};
 
 /// The columns of a view. Exactly one of (`crop_*`) and `center_fraction` is set; the five jitter columns are set
@@ -42,7 +42,7 @@ pub(super) struct ViewBuilder {
     flip: BooleanBuilder,
     jitter: [Float32Builder; 4],
     order: UInt8Builder,
-    grey: BooleanBuilder,
+    gray: BooleanBuilder,
     blur: Float32Builder,
 }
 
@@ -63,7 +63,7 @@ impl ViewBuilder {
             builder.append_option(jitter.map(|jitter| jitter[at]));
         }
         self.order.append_option(view.jitter.map(|jitter| jitter.order.index()));
-        self.grey.append_value(view.grey);
+        self.gray.append_value(view.gray);
         self.blur.append_option(view.blur_sigma);
     }
 
@@ -73,7 +73,7 @@ impl ViewBuilder {
         arrays.push(Arc::new(self.flip.finish()));
         arrays.extend(self.jitter.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef));
         arrays.push(Arc::new(self.order.finish()));
-        arrays.push(Arc::new(self.grey.finish()));
+        arrays.push(Arc::new(self.gray.finish()));
         arrays.push(Arc::new(self.blur.finish()));
         arrays
     }
@@ -86,12 +86,12 @@ pub(super) struct ViewArrays<'a> {
     flip: &'a BooleanArray,
     jitter: [&'a Float32Array; 4],
     order: &'a UInt8Array,
-    grey: &'a BooleanArray,
+    gray: &'a BooleanArray,
     blur: &'a Float32Array,
 }
 
 impl<'a> ViewArrays<'a> {
-    pub(super) fn new(path: &Path, batch: &'a RecordBatch) -> Result<Self, ArtefactError> {
+    pub(super) fn new(path: &Path, batch: &'a RecordBatch) -> Result<Self, ArtifactError> {
         let f32 = |name: &str| primitive::<Float32Type>(path, batch, name);
         let flag = |name: &str| {
             let array = column(path, batch, name)?;
@@ -103,7 +103,7 @@ impl<'a> ViewArrays<'a> {
             flip: flag("flip")?,
             jitter: [f32("brightness")?, f32("contrast")?, f32("saturation")?, f32("hue")?],
             order: primitive(path, batch, "jitter_order")?,
-            grey: flag("grey")?,
+            gray: flag("grey")?,
             blur: f32("blur_sigma")?,
         })
     }
@@ -131,7 +131,7 @@ impl<'a> ViewArrays<'a> {
             _ => return Err("jitter factors and jitter_order must be set together"),
         };
         let blur_sigma = value(self.blur);
-        Ok(View { crop, flip: self.flip.value(row), jitter, grey: self.grey.value(row), blur_sigma })
+        Ok(View { crop, flip: self.flip.value(row), jitter, gray: self.gray.value(row), blur_sigma })
     }
 }
 
@@ -140,7 +140,7 @@ pub(super) fn primitive<'a, T: ArrowPrimitiveType>(
     path: &Path,
     batch: &'a RecordBatch,
     name: &str,
-) -> Result<&'a PrimitiveArray<T>, ArtefactError> {
+) -> Result<&'a PrimitiveArray<T>, ArtifactError> {
     let array = column(path, batch, name)?;
     array.as_primitive_opt().ok_or_else(|| wrong_type(path, name, array.data_type()))
 }
@@ -150,13 +150,13 @@ pub(super) fn column<'a>(
     path: &Path,
     batch: &'a RecordBatch,
     name: &str,
-) -> Result<&'a ArrayRef, ArtefactError> {
+) -> Result<&'a ArrayRef, ArtifactError> {
     batch
         .column_by_name(name)
-        .ok_or_else(|| ArtefactError::invalid(path, format!("column {name:?} is missing")))
+        .ok_or_else(|| ArtifactError::invalid(path, format!("column {name:?} is missing")))
 }
 
 /// The error for a column of an unexpected type.
-pub(super) fn wrong_type(path: &Path, name: &str, got: &DataType) -> ArtefactError {
-    ArtefactError::invalid(path, format!("column {name:?} has type {got}"))
+pub(super) fn wrong_type(path: &Path, name: &str, got: &DataType) -> ArtifactError {
+    ArtifactError::invalid(path, format!("column {name:?} has type {got}"))
 }

@@ -45,7 +45,7 @@ impl Item for f32 {
     }
 
     fn decode(bytes: &[u8], out: &mut [Self]) {
-        // Aligned scratch of a size that stays in L1, so that the vectorised conversion can be used.
+        // Aligned scratch of a size that stays in L1, so that the vectorized conversion can be used.
         let mut scratch = [0u16; 512];
         for (bytes, out) in bytes.chunks(1024).zip(out.chunks_mut(512)) {
             let bits = &mut scratch[..out.len()];

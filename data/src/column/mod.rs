@@ -28,7 +28,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaD
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::schema::types::ColumnDescriptor;
 
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::mapped::MappedFile;
 
 pub use item::{Item, RowKind};
@@ -49,7 +49,7 @@ struct Page {
     value_start: usize,
 }
 
-/// One fixed-width column over all shards of an artefact, rows numbered through.
+/// One fixed-width column over all shards of an artifact, rows numbered through.
 #[derive(Debug)]
 pub struct MappedColumn<T> {
     width: usize,
@@ -66,11 +66,11 @@ impl<T: Item> MappedColumn<T> {
     /// Opens column `name` of `width` items per row in every file, in order.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a file cannot be read, the column is absent or of another type, or `width` is 0.
-    pub fn open(paths: &[PathBuf], name: &str, width: usize) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError`] where a file cannot be read, the column is absent or of another type, or `width` is 0.
+    pub fn open(paths: &[PathBuf], name: &str, width: usize) -> Result<Self, ArtifactError> {
         let row_bytes = width.checked_mul(T::BYTES).filter(|&bytes| bytes > 0).ok_or_else(|| {
             let path = paths.first().map_or(Path::new(name), PathBuf::as_path);
-            ArtefactError::invalid(path, format!("column {name:?} cannot have {width} items per row"))
+            ArtifactError::invalid(path, format!("column {name:?} cannot have {width} items per row"))
         })?;
         let mut column = Self {
             width,
@@ -88,18 +88,18 @@ impl<T: Item> MappedColumn<T> {
         Ok(column)
     }
 
-    fn append(&mut self, path: &Path, name: &str) -> Result<(), ArtefactError> {
+    fn append(&mut self, path: &Path, name: &str) -> Result<(), ArtifactError> {
         let file = MappedFile::open(path)?;
         // The length is checked first, because parsing a map of nothing is an obscure error.
         let metadata = ParquetMetaDataReader::new()
             .with_offset_index_policy(PageIndexPolicy::Optional)
             .with_column_index_policy(PageIndexPolicy::Skip)
             .parse_and_finish(&std::fs::File::open(path).during("open", path)?)
-            .map_err(|error| ArtefactError::parquet(path, error))?;
+            .map_err(|error| ArtifactError::parquet(path, error))?;
         let rows = usize::try_from(metadata.file_metadata().num_rows())
-            .map_err(|error| ArtefactError::parquet(path, error))?;
+            .map_err(|error| ArtifactError::parquet(path, error))?;
         let leaf = leaf_index(&metadata, name)
-            .ok_or_else(|| ArtefactError::invalid(path, format!("column {name:?} is missing")))?;
+            .ok_or_else(|| ArtifactError::invalid(path, format!("column {name:?} is missing")))?;
         let storage = self.storages.len();
         match in_place_pages::<T>(&metadata, leaf, self.width, file.bytes().len()) {
             Ok(pages) => {
@@ -117,7 +117,7 @@ impl<T: Item> MappedColumn<T> {
                         "column {name:?}: expected {rows} rows of {} bytes, got {got} bytes",
                         self.row_bytes
                     );
-                    return Err(ArtefactError::invalid(path, reason));
+                    return Err(ArtifactError::invalid(path, reason));
                 }
                 self.storages.push(Storage::Memory(bytes));
                 self.not_in_place.push((path.to_owned(), condition));
@@ -149,11 +149,11 @@ impl<T: Item> MappedColumn<T> {
     }
 
     /// Refuses shards, the files at `paths`, that do not have so many rows.
-    pub(crate) fn require_rows(&self, paths: &[PathBuf], expected: &[usize]) -> Result<(), ArtefactError> {
+    pub(crate) fn require_rows(&self, paths: &[PathBuf], expected: &[usize]) -> Result<(), ArtifactError> {
         let shards = paths.iter().zip(expected).zip(&self.shard_rows);
         match shards.into_iter().find(|((_, expected), got)| expected != got) {
             Some(((path, expected), got)) => {
-                Err(ArtefactError::invalid(path, format!("expected {expected} rows, got {got}")))
+                Err(ArtifactError::invalid(path, format!("expected {expected} rows, got {got}")))
             }
             None => Ok(()),
         }
@@ -305,15 +305,15 @@ pub(crate) fn group_pages(
 }
 
 /// Decodes a whole column through the ordinary reader, as the bytes of its items.
-fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtefactError> {
+fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtifactError> {
     // The library trusts lengths and dictionary indices that it finds in pages, and panics on some bad ones.
     catch_unwind(|| decode_batches::<T>(path, name, width)).unwrap_or_else(|_| {
-        Err(ArtefactError::invalid(path, format!("the pages of column {name:?} are damaged")))
+        Err(ArtifactError::invalid(path, format!("the pages of column {name:?} are damaged")))
     })
 }
 
-fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtefactError> {
-    let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtifactError> {
+    let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
     let bytes = Bytes::from(std::fs::read(path).during("read", path)?);
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| parquet(&error))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [name]);
@@ -322,11 +322,11 @@ fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<
     for batch in reader {
         let batch = batch.map_err(|error| parquet(&error))?;
         let Some(column) = batch.columns().first() else {
-            return Err(ArtefactError::invalid(path, format!("column {name:?} cannot be read")));
+            return Err(ArtifactError::invalid(path, format!("column {name:?} cannot be read")));
         };
         let values = T::values(column.as_ref(), width).ok_or_else(|| {
             let (expected, got) = (T::expected(width), column.data_type());
-            ArtefactError::invalid(path, format!("column {name:?}: expected {expected}, got {got}"))
+            ArtifactError::invalid(path, format!("column {name:?}: expected {expected}, got {got}"))
         })?;
         out.extend_from_slice(values);
     }

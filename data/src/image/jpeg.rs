@@ -1,5 +1,5 @@
 //! JPEG: decoded strictly, so that data that end early or break the Huffman code become a reject and not a
-//! half-grey image.
+//! half-gray image.
 
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;

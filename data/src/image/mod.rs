@@ -1,19 +1,19 @@
 //! Decoding: bytes of any supported format to 8-bit RGB, or a reason why not.
 //!
-//! The format is recognised by the first bytes, never by a file's name. Rules:
+//! The format is recognized by the first bytes, never by a file's name. Rules:
 //!
 //! | input | result |
 //! |---|---|
 //! | JPEG, PNG, GIF and animated WebP or PNG (first frame), WebP, BMP, TIFF, PNM | decoded; anything else is `unknown-format` |
-//! | grey, 1 to 16 bits | replicated to three channels |
+//! | gray, 1 to 16 bits | replicated to three channels |
 //! | 16 bits a channel | rounded to 8: (v + 128) / 257, the nearest of the 256 levels (Pillow drops the low byte: at most 1 less) |
 //! | palette | expanded |
-//! | alpha, transparent colour | dropped; the colour stored under it is kept, as Pillow's `convert("RGB")` does |
+//! | alpha, transparent color | dropped; the color stored under it is kept, as Pillow's `convert("RGB")` does |
 //! | CMYK and YCCK JPEG | taken as inverted, as Adobe writes and Pillow reads them; each channel = ink * black / 255 |
 //! | float TIFF | clamped to [0, 1] and scaled to 255 |
 //! | EXIF orientation (JPEG, PNG, WebP, TIFF) | applied; sizes and crop boxes refer to the oriented image |
 //! | ICC profiles, gamma | ignored, as Pillow and torchvision do |
-//! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, also where Pillow fills with grey |
+//! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, also where Pillow fills with gray |
 //!
 //! Damage that still decodes (a changed pixel, a JPEG scan that an end marker cuts short) cannot be told from
 //! an image.

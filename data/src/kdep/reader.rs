@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{COLUMN, KDEP_VERSION, KdepManifest, MANIFEST};
 use crate::cache::Cache;
 use crate::column::MappedColumn;
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, Verify, read_manifest};
 use crate::projection::Projection;
 use crate::target_files::MadeFrom;
@@ -28,8 +28,8 @@ impl KdepBank {
     /// Opens the bank in `dir` and checks its files.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the manifest or a file is missing, altered or inconsistent.
-    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtefactError> {
+    /// [`ArtifactError`] where the manifest or a file is missing, altered or inconsistent.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) =
             read_manifest::<KdepManifest>(&path, KDEP_VERSION, "the KDEP bank's manifest")?;
@@ -43,7 +43,7 @@ impl KdepBank {
         let got = (projection.width(), projection.dim());
         if got != expected {
             let reason = format!("expected a projection from {} to {}, got {got:?}", expected.0, expected.1);
-            return Err(ArtefactError::invalid(&path, reason));
+            return Err(ArtifactError::invalid(&path, reason));
         }
         Ok(Self { dir: dir.to_owned(), manifest, hash, projection })
     }
@@ -51,8 +51,8 @@ impl KdepBank {
     /// Refuses a bank that was not made from `cache`.
     ///
     /// # Errors
-    /// [`ArtefactError::Mismatch`] with both hashes.
-    pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Mismatch`] with both hashes.
+    pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtifactError> {
         let made_from = MadeFrom {
             manifest: self.dir.join(MANIFEST),
             cache: self.manifest.record.cache,
@@ -90,15 +90,15 @@ impl KdepBank {
     /// Opens the targets, `[rows, d]`, f16 on disk and f32 when copied out.
     ///
     /// # Errors
-    /// [`ArtefactError`] where a shard is unreadable or the row count differs from the manifest's.
-    pub fn targets(&self) -> Result<MappedColumn<f32>, ArtefactError> {
+    /// [`ArtifactError`] where a shard is unreadable or the row count differs from the manifest's.
+    pub fn targets(&self) -> Result<MappedColumn<f32>, ArtifactError> {
         let shards = self.manifest.targets.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
         let targets = MappedColumn::open(&paths, COLUMN, self.dim())?;
         let (expected, got) = (self.manifest.rows, targets.rows());
         if expected != got {
             let reason = format!("expected {expected} target rows, got {got}");
-            return Err(ArtefactError::invalid(&self.dir, reason));
+            return Err(ArtifactError::invalid(&self.dir, reason));
         }
         Ok(targets)
     }

@@ -9,7 +9,7 @@ use half::f16;
 
 use super::{COLUMN, KDEP_VERSION, KdepManifest, KdepRecord, MANIFEST, PROJECTION};
 use crate::cache::Existing;
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::manifest::{FileEntry, write_json};
 use crate::projection::Projection;
 use crate::table::{TableWriter, fixed_list, item_field};
@@ -29,16 +29,16 @@ impl KdepWriter {
     /// Whether a KDEP bank may be written to `dir`, which is created where it is absent; changes nothing in it.
     ///
     /// # Errors
-    /// [`ArtefactError::Occupied`] where one is there and `existing` is not [`Existing::Overwrite`], or another artefact.
-    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Occupied`] where one is there and `existing` is not [`Existing::Overwrite`], or another artifact.
+    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
         target_files::check_folder(dir, "KDEP bank", MANIFEST, existing)
     }
 
     /// Starts a bank of targets of width `dim` in `dir`; one that was there is gone from here on.
     ///
     /// # Errors
-    /// As [`KdepWriter::check`]; [`ArtefactError::Io`].
-    pub fn create(dir: &Path, dim: usize, existing: Existing) -> Result<Self, ArtefactError> {
+    /// As [`KdepWriter::check`]; [`ArtifactError::Io`].
+    pub fn create(dir: &Path, dim: usize, existing: Existing) -> Result<Self, ArtifactError> {
         Self::check(dir, existing)?;
         target_files::clear_folder(dir, MANIFEST)?;
         Ok(Self { dir: dir.to_owned(), dim })
@@ -47,22 +47,22 @@ impl KdepWriter {
     /// Starts the targets of one shard of the cache. Shards may be written at the same time and in any order.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the file cannot be created.
-    pub fn shard(&self, shard: usize) -> Result<KdepShardWriter, ArtefactError> {
+    /// [`ArtifactError`] where the file cannot be created.
+    pub fn shard(&self, shard: usize) -> Result<KdepShardWriter, ArtifactError> {
         KdepShardWriter::create(&self.dir.join(target_file(shard)), self.dim)
     }
 
     /// Writes the projection and the manifest over `shards` target files of `rows` rows in all.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O.
+    /// [`ArtifactError`] on I/O.
     pub fn finish(
         self,
         record: KdepRecord,
         projection: &Projection,
         shards: usize,
         rows: usize,
-    ) -> Result<KdepManifest, ArtefactError> {
+    ) -> Result<KdepManifest, ArtifactError> {
         projection.save(&self.dir.join(PROJECTION))?;
         let manifest = KdepManifest {
             format_version: KDEP_VERSION,
@@ -85,8 +85,8 @@ pub struct KdepShardWriter {
 }
 
 impl KdepShardWriter {
-    fn create(path: &Path, dim: usize) -> Result<Self, ArtefactError> {
-        let width = i32::try_from(dim).map_err(|error| ArtefactError::parquet(path, error))?;
+    fn create(path: &Path, dim: usize) -> Result<Self, ArtifactError> {
+        let width = i32::try_from(dim).map_err(|error| ArtifactError::parquet(path, error))?;
         let field = Field::new(COLUMN, fixed_list(DataType::Float16, width), false);
         let table = TableWriter::create(path, Schema::new(vec![field]))?;
         Ok(Self { table, dim, width, group_rows: 0 })
@@ -95,15 +95,15 @@ impl KdepShardWriter {
     /// Appends rows, `[n, d]`.
     ///
     /// # Errors
-    /// [`ArtefactError::Invalid`] where the length is no multiple of d; [`ArtefactError::Parquet`] on I/O.
-    pub fn push(&mut self, targets: &[f16]) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Invalid`] where the length is no multiple of d; [`ArtifactError::Parquet`] on I/O.
+    pub fn push(&mut self, targets: &[f16]) -> Result<(), ArtifactError> {
         let path = self.table.path().to_owned();
         if !targets.len().is_multiple_of(self.dim) {
             let reason = format!("{} values are no rows of {}", targets.len(), self.dim);
-            return Err(ArtefactError::invalid(&path, reason));
+            return Err(ArtifactError::invalid(&path, reason));
         }
         let values = Arc::new(Float16Array::from(targets.to_vec()));
-        let parquet = |error| ArtefactError::parquet(&path, error);
+        let parquet = |error| ArtifactError::parquet(&path, error);
         let item = item_field(DataType::Float16);
         let list = FixedSizeListArray::try_new(item, self.width, values, None).map_err(parquet)?;
         let batch =
@@ -120,8 +120,8 @@ impl KdepShardWriter {
     /// Completes the file.
     ///
     /// # Errors
-    /// [`ArtefactError`] on I/O; the file is then absent.
-    pub fn finish(self) -> Result<(), ArtefactError> {
+    /// [`ArtifactError`] on I/O; the file is then absent.
+    pub fn finish(self) -> Result<(), ArtifactError> {
         self.table.finish()
     }
 }

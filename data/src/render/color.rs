@@ -1,4 +1,4 @@
-//! Colour changes in the arithmetic of Pillow's `Image.blend`, `convert("L")` and `convert("HSV")`, which
+//! Color changes in the arithmetic of Pillow's `Image.blend`, `convert("L")` and `convert("HSV")`, which
 //! torchvision's `adjust_*` functions use on Pillow images. Bit for bit the same, in `f32` and `f64` where
 //! Pillow's C code has `float` and `double`.
 //!
@@ -9,23 +9,23 @@ pub(super) fn brightness(pixels: &mut [u8], factor: f32) {
     map_levels(pixels, |value| blend(0, value, factor));
 }
 
-/// Blends with the mean grey of the image, rounded to a whole level.
+/// Blends with the mean gray of the image, rounded to a whole level.
 pub(super) fn contrast(pixels: &mut [u8], factor: f32) {
-    let mean = mean_grey(pixels);
+    let mean = mean_gray(pixels);
     map_levels(pixels, |value| blend(mean, value, factor));
 }
 
-/// Blends each pixel with its own grey.
+/// Blends each pixel with its own gray.
 pub(super) fn saturation(pixels: &mut [u8], factor: f32) {
     let (pixels, _) = pixels.as_chunks_mut::<3>();
     for pixel in pixels {
-        let grey = luma(*pixel);
-        *pixel = pixel.map(|value| blend(grey, value, factor));
+        let gray = luma(*pixel);
+        *pixel = pixel.map(|value| blend(gray, value, factor));
     }
 }
 
-/// Replaces each pixel by its grey, three times.
-pub(super) fn grey(pixels: &mut [u8]) {
+/// Replaces each pixel by its gray, three times.
+pub(super) fn gray(pixels: &mut [u8]) {
     let (pixels, _) = pixels.as_chunks_mut::<3>();
     for pixel in pixels {
         *pixel = [luma(*pixel); 3];
@@ -78,7 +78,7 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of bytes is a byte")]
-fn mean_grey(pixels: &[u8]) -> u8 {
+fn mean_gray(pixels: &[u8]) -> u8 {
     let (pixels, _) = pixels.as_chunks::<3>();
     let sum: u64 = pixels.iter().map(|pixel| u64::from(luma(*pixel))).sum();
     (sum as f64 / pixels.len() as f64 + 0.5) as u8

@@ -1,7 +1,7 @@
-//! Rendering: (image, view, size) to the pixels a network sees, and pixels to normalised floats.
+//! Rendering: (image, view, size) to the pixels a network sees, and pixels to normalized floats.
 //!
 //! One function serves the teacher at extraction and the student at training. The steps, in MoCo-v2's order:
-//! crop, resize, colour jitter in the stored order, grey, blur, flip. Each follows Pillow's and torchvision's
+//! crop, resize, color jitter in the stored order, gray, blur, flip. Each follows Pillow's and torchvision's
 //! arithmetic; how close it comes is stated where it is defined and tested against recorded renderings
 //! (`tests/render_goldens.rs`).
 //!
@@ -29,7 +29,7 @@ pub const MAX_SIZE: u32 = 4_096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resample {
-    /// The pixel under the centre.
+    /// The pixel under the center.
     Nearest,
     /// Triangle of radius 1.
     Bilinear,
@@ -103,8 +103,8 @@ pub fn render_into(
     if let Some(jitter) = &view.jitter {
         apply_jitter(out, jitter);
     }
-    if view.grey {
-        color::grey(out);
+    if view.gray {
+        color::gray(out);
     }
     let side = usize::try_from(size).unwrap_or(usize::MAX);
     if let Some(sigma) = view.blur_sigma {

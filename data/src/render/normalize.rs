@@ -51,7 +51,7 @@ pub enum PixelLayout {
 }
 
 impl NormalizationTable {
-    /// Writes the normalised `pixels` (RGB8, any number of whole pixels) to `out`, which must hold as many numbers. Equal to
+    /// Writes the normalized `pixels` (RGB8, any number of whole pixels) to `out`, which must hold as many numbers. Equal to
     /// torchvision's `ToTensor` and `Normalize` to the last bit.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl NormalizationTable {
     }
 }
 
-/// Writes one normalised image to `out`, which must hold exactly 3 x width x height numbers; see
+/// Writes one normalized image to `out`, which must hold exactly 3 x width x height numbers; see
 /// [`NormalizationTable::apply`], which serves many images with one table.
 ///
 /// # Errors

@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// RGB8 [size, size, 3] of the crop, into `out`, which has that length. Equals torchvision's `resized_crop` for an integer box, and its
-/// `Resize(round(size / fraction))` followed by `CenterCrop(size)` for a centre crop.
+/// `Resize(round(size / fraction))` followed by `CenterCrop(size)` for a center crop.
 pub(super) fn crop_resize(
     image: &RgbImage,
     crop: Crop,

@@ -14,7 +14,7 @@ pub enum Captions {
     Embeddings {
         /// Width D.
         dim: usize,
-        /// L2-normalised, `[samples, D]`, rounded as they are stored.
+        /// L2-normalized, `[samples, D]`, rounded as they are stored.
         values: Vec<f16>,
     },
 }
@@ -120,7 +120,7 @@ fn numbers_of(json: &str) -> Result<Vec<f64>, String> {
     serde_json::from_str(json).map_err(|error| format!("is not a JSON array of numbers: {error}"))
 }
 
-/// The numbers of an embedding, normalised; an error says what is wrong with them.
+/// The numbers of an embedding, normalized; an error says what is wrong with them.
 fn unit_vector(numbers: &[f64]) -> Result<Vec<f16>, String> {
     if !numbers.iter().all(|number| number.is_finite()) {
         return Err("has something else than finite numbers".to_owned());

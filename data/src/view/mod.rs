@@ -39,14 +39,14 @@ const CONTRAST: f64 = 0.4;
 const SATURATION: f64 = 0.4;
 const HUE: f64 = 0.1;
 const JITTER_PROBABILITY: f64 = 0.8;
-const GREY_PROBABILITY: f64 = 0.2;
+const GRAY_PROBABILITY: f64 = 0.2;
 const BLUR_PROBABILITY: f64 = 0.5;
 const BLUR_SIGMA: (f64, f64) = (0.1, 2.0);
 const FLIP_PROBABILITY: f64 = 0.5;
 
 /// Largest brightness, contrast and saturation factor accepted from disk.
 const MAX_FACTOR: f32 = 100.0;
-/// Smallest centre fraction accepted from disk.
+/// Smallest center fraction accepted from disk.
 const MIN_FRACTION: f32 = 0.01;
 
 /// Which part of the image a view shows.
@@ -71,20 +71,20 @@ pub enum Crop {
     },
 }
 
-/// One of the four colour changes of a [`Jitter`].
+/// One of the four color changes of a [`Jitter`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JitterStep {
     /// Blend with black.
     Brightness,
-    /// Blend with the image's mean grey.
+    /// Blend with the image's mean gray.
     Contrast,
-    /// Blend with the grey image.
+    /// Blend with the gray image.
     Saturation,
     /// Rotate the hue.
     Hue,
 }
 
-/// The order in which the four colour changes are applied: the index of a permutation, in lexicographic
+/// The order in which the four color changes are applied: the index of a permutation, in lexicographic
 /// order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JitterOrder(u8);
@@ -117,14 +117,14 @@ impl JitterOrder {
     }
 }
 
-/// Colour factors, as torchvision's `ColorJitter` draws them.
+/// Color factors, as torchvision's `ColorJitter` draws them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Jitter {
     /// Factor on the distance from black, 1 = unchanged.
     pub brightness: f32,
-    /// Factor on the distance from the mean grey, 1 = unchanged.
+    /// Factor on the distance from the mean gray, 1 = unchanged.
     pub contrast: f32,
-    /// Factor on the distance from the pixel's own grey, 1 = unchanged.
+    /// Factor on the distance from the pixel's own gray, 1 = unchanged.
     pub saturation: f32,
     /// Hue rotation in turns, [-0.5, 0.5].
     pub hue: f32,
@@ -139,10 +139,10 @@ pub struct View {
     pub crop: Crop,
     /// Mirrored left to right, as the last step.
     pub flip: bool,
-    /// Colour factors, when the colours are changed at all.
+    /// Color factors, when the colors are changed at all.
     pub jitter: Option<Jitter>,
-    /// Reduced to grey (three equal channels).
-    pub grey: bool,
+    /// Reduced to gray (three equal channels).
+    pub gray: bool,
     /// Standard deviation of the Gaussian blur in pixels at [`REFERENCE_SIZE`]; scaled by size / 224 when
     /// rendered, so that a teacher and a student of different input sizes see the same blur.
     pub blur_sigma: Option<f32>,
@@ -181,7 +181,7 @@ pub enum ViewError {
         /// Height of the image.
         height: u32,
     },
-    /// No such order of colour changes.
+    /// No such order of color changes.
     #[error("view has jitter order {index}, expected less than 24")]
     Order {
         /// The index found.
@@ -190,10 +190,10 @@ pub enum ViewError {
 }
 
 impl View {
-    /// The plain evaluation view: centre crop of 224/256, nothing altered.
+    /// The plain evaluation view: center crop of 224/256, nothing altered.
     pub fn center() -> Self {
         let crop = Crop::Center { fraction: CENTER_FRACTION };
-        Self { crop, flip: false, jitter: None, grey: false, blur_sigma: None }
+        Self { crop, flip: false, jitter: None, gray: false, blur_sigma: None }
     }
 
     /// Checks a view that came from outside against the image it is meant for: all numbers finite and in
@@ -232,7 +232,7 @@ fn in_range(field: &'static str, value: f32, low: f32, high: f32) -> Result<(), 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// MoCo-v2: random resized crop, colour jitter, grey, blur, flip (METHODS section 1).
+    /// MoCo-v2: random resized crop, color jitter, gray, blur, flip (METHODS section 1).
     MocoV2,
     /// Random resized crop and flip only.
     CropFlip,
@@ -257,13 +257,13 @@ impl Policy {
         let crop = random_resized_crop(&mut stream, width, height);
         let flip = stream.chance(FLIP_PROBABILITY);
         match self {
-            Self::CropFlip => View { crop, flip, jitter: None, grey: false, blur_sigma: None },
+            Self::CropFlip => View { crop, flip, jitter: None, gray: false, blur_sigma: None },
             Self::MocoV2 => {
                 let jitter = random_jitter(&mut stream);
-                let grey = stream.chance(GREY_PROBABILITY);
+                let gray = stream.chance(GRAY_PROBABILITY);
                 let blurred = stream.chance(BLUR_PROBABILITY);
                 let sigma = stream.uniform_f32(BLUR_SIGMA.0, BLUR_SIGMA.1);
-                View { crop, flip, jitter, grey, blur_sigma: blurred.then_some(sigma) }
+                View { crop, flip, jitter, gray, blur_sigma: blurred.then_some(sigma) }
             }
         }
     }

@@ -44,9 +44,9 @@ def png_chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def write_png(path, width, height, bits, colour, rows, extra=b""):
+def write_png(path, width, height, bits, color, rows, extra=b""):
     """For what Pillow cannot write: 16 bits a channel, and headers that lie."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     body = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(rows, 9)) + png_chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
@@ -61,7 +61,7 @@ def expect(name, pixels=None):
 def decode_fixtures():
     image = scene(37, 23, 1)
     (HERE / "rgb.raw").write_bytes(np.asarray(image).tobytes())
-    grey = image.convert("L")
+    gray = image.convert("L")
     palette = image.quantize(17)
     alpha = image.convert("RGBA")
     ramp = np.linspace(0, 255, 37 * 23).astype(np.uint8).reshape(23, 37)
@@ -69,18 +69,18 @@ def decode_fixtures():
     clear = palette.copy()
     clear.info["transparency"] = 3
     plain = {
-        "rgb.png": (image, {}), "grey.png": (grey, {}), "grey-1bit.png": (image.convert("1"), {}),
+        "rgb.png": (image, {}), "grey.png": (gray, {}), "grey-1bit.png": (image.convert("1"), {}),
         "grey-alpha.png": (alpha.convert("LA"), {}), "rgba.png": (alpha, {}), "palette.png": (palette, {}),
         "palette-4bit.png": (image.quantize(13), {"bits": 4}), "palette-transparent.png": (palette, {"transparency": 3}),
-        "rgb.bmp": (image, {}), "palette.bmp": (palette, {}), "grey.bmp": (grey, {}),
+        "rgb.bmp": (image, {}), "palette.bmp": (palette, {}), "grey.bmp": (gray, {}),
         "palette.gif": (palette, {}), "transparent.gif": (palette, {"transparency": 3}),
-        "rgb.tiff": (image, {"compression": "tiff_lzw"}), "grey.tiff": (grey, {}), "rgba.tiff": (alpha, {}),
+        "rgb.tiff": (image, {"compression": "tiff_lzw"}), "grey.tiff": (gray, {}), "rgba.tiff": (alpha, {}),
         "cmyk.tiff": (image.convert("CMYK"), {}),
         "lossless.webp": (image, {"lossless": True}), "lossy.webp": (image, {"quality": 90}),
-        "alpha.webp": (alpha, {"lossless": True, "exact": True}), "rgb.ppm": (image, {}), "grey.pgm": (grey, {}),
+        "alpha.webp": (alpha, {"lossless": True, "exact": True}), "rgb.ppm": (image, {}), "grey.pgm": (gray, {}),
         "bits.pbm": (image.convert("1"), {}),
         "444.jpg": (image, {"subsampling": 0}), "420.jpg": (image, {"subsampling": 2}), "422.jpg": (image, {"subsampling": 1}),
-        "grey.jpg": (grey, {}), "progressive.jpg": (image, {"progressive": True}),
+        "grey.jpg": (gray, {}), "progressive.jpg": (image, {"progressive": True}),
         "restarts.jpg": (image, {"restart_marker_blocks": 2}), "cmyk.jpg": (image.convert("CMYK"), {"quality": 95}),
     }
     for name, (source, options) in plain.items():
@@ -114,10 +114,10 @@ def decode_fixtures():
 def sixteen_bits():
     """Reference: the nearest 8-bit level, round(v / 257)."""
     rng = np.random.default_rng(3)
-    for name, colour, channels in [("grey16.png", 0, 1), ("rgb16.png", 2, 3), ("rgba16.png", 6, 4)]:
+    for name, color, channels in [("grey16.png", 0, 1), ("rgb16.png", 2, 3), ("rgba16.png", 6, 4)]:
         values = rng.integers(0, 65536, (23, 37, channels), dtype=np.uint16)
         rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-        write_png(DECODE / name, 37, 23, 16, colour, rows)
+        write_png(DECODE / name, 37, 23, 16, color, rows)
         levels = np.round(values / 257.0).astype(np.uint8)[..., : 3 if channels > 1 else 1]
         expect(name, Image.fromarray(np.broadcast_to(levels, (23, 37, 3)).copy()))
     values = rng.integers(0, 65536, (23, 37), dtype=np.uint16)

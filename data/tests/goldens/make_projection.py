@@ -1,4 +1,4 @@
-"""Writes `projection.safetensors` beside this file: principal axes by numpy's SVD of the centred rows, in f64.
+"""Writes `projection.safetensors` beside this file: principal axes by numpy's SVD of the centered rows, in f64.
 
     python3 make_projection.py        needs numpy and safetensors
 
@@ -26,8 +26,8 @@ def golden(tensors, name, seed, count, width, dim, rank=None, offset=0.0):
     x = rows(seed, count, width, rank or width, offset)
     values = x.astype(np.float64)
     mean = values.mean(axis=0)
-    centred = values - mean
-    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = values - mean
+    _, singular, axes = np.linalg.svd(centered, full_matrices=False)
     variances = np.zeros(width)
     variances[: len(singular)] = singular**2 / count
     found = int((variances[:dim] > 1e-10 * variances[0]).sum())
@@ -45,7 +45,7 @@ def golden(tensors, name, seed, count, width, dim, rank=None, offset=0.0):
         "components": axes,
         "variances": np.maximum(variances[:dim], 0.0),
         "total": np.array([variances.sum()]),
-        "y": centred @ axes.T,
+        "y": centered @ axes.T,
     }
     tensors.update({f"{name}.{key}": np.ascontiguousarray(value) for key, value in case.items()})
 

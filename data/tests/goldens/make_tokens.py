@@ -16,7 +16,7 @@ VIEWS, TOKENS, DIM = 6, 6, 37
 
 
 def main() -> None:
-    """Draw, standardise, quantise, write."""
+    """Draw, standardize, quantize, write."""
     rng = np.random.default_rng(5)
     scale = 10.0 ** rng.uniform(-2, 3, (VIEWS, TOKENS, 1))
     raw = (scale * (rng.standard_normal((VIEWS, TOKENS, DIM)) + rng.uniform(-3, 3, (VIEWS, TOKENS, 1)))).astype(np.float32)

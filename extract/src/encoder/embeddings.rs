@@ -1,4 +1,4 @@
-//! Normalised embeddings with the norm they had, and what can be wrong with one.
+//! Normalized embeddings with the norm they had, and what can be wrong with one.
 
 use std::fmt;
 
@@ -29,9 +29,9 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Normalises the raw rows in place. A row with a fault is left as it is, with a norm of 0 or NaN or infinity.
-    pub(crate) fn normalise(dim: usize, mut values: Vec<f32>) -> Self {
-        let norms = values.chunks_exact_mut(dim).map(normalise_row).collect();
+    /// Normalizes the raw rows in place. A row with a fault is left as it is, with a norm of 0 or NaN or infinity.
+    pub(crate) fn normalize(dim: usize, mut values: Vec<f32>) -> Self {
+        let norms = values.chunks_exact_mut(dim).map(normalize_row).collect();
         Self { dim, values, norms }
     }
 
@@ -60,7 +60,7 @@ impl Embeddings {
         &self.values[row * self.dim..(row + 1) * self.dim]
     }
 
-    /// L2 norm of a row before it was normalised.
+    /// L2 norm of a row before it was normalized.
     pub fn norm(&self, row: usize) -> f32 {
         self.norms[row]
     }
@@ -76,7 +76,7 @@ impl Embeddings {
 }
 
 /// Divides a row by its norm and returns the norm.
-fn normalise_row(row: &mut [f32]) -> f32 {
+fn normalize_row(row: &mut [f32]) -> f32 {
     // Squares of f32 neither overflow nor vanish in f64.
     let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
     #[expect(
@@ -98,16 +98,16 @@ mod tests {
 
     #[test]
     fn rows_are_unit_vectors_and_keep_their_norm() {
-        let embeddings = Embeddings::normalise(2, vec![3.0, 4.0, 0.0, -2.0]);
+        let embeddings = Embeddings::normalize(2, vec![3.0, 4.0, 0.0, -2.0]);
         assert_eq!(embeddings.values(), [0.6, 0.8, 0.0, -1.0]);
         assert_eq!((embeddings.norm(0), embeddings.norm(1)), (5.0, 2.0));
         assert_eq!((embeddings.fault(0), embeddings.rows()), (None, 2));
     }
 
     #[test]
-    fn extreme_but_finite_rows_are_normalised() {
+    fn extreme_but_finite_rows_are_normalized() {
         for scale in [1e-30, 1e30_f32] {
-            let embeddings = Embeddings::normalise(2, vec![3.0 * scale, 4.0 * scale]);
+            let embeddings = Embeddings::normalize(2, vec![3.0 * scale, 4.0 * scale]);
             assert_eq!(embeddings.fault(0), None);
             assert!((embeddings.row(0)[0] - 0.6).abs() < 1e-6);
         }
@@ -129,7 +129,7 @@ mod tests {
             1.0,
             0.0,
         ];
-        let embeddings = Embeddings::normalise(2, values);
+        let embeddings = Embeddings::normalize(2, values);
         let faults: Vec<_> = (0..6).map(|row| embeddings.fault(row)).collect();
         let not_finite = Some(EmbeddingFault::NotFinite);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The image encoder: a fixed batch of normalised pixels to unit vectors, and to features and tokens where they are asked for.
+//! The image encoder: a fixed batch of normalized pixels to unit vectors, and to features and tokens where they are asked for.
 
 use lgd_data::render::{Normalization, PixelLayout, Resample};
 use ort::session::SessionInputValue;
@@ -55,7 +55,7 @@ struct TokenOutput {
     shape: Option<TokenShape>,
 }
 
-/// What a run gives, pooled and not yet normalised.
+/// What a run gives, pooled and not yet normalized.
 struct RawViews {
     vectors: Vec<f32>,
     dim: usize,
@@ -153,7 +153,7 @@ impl ImageEncoder {
         self.pixel_type
     }
 
-    /// Normalisation of the input.
+    /// Normalization of the input.
     pub fn normalization(&self) -> &Normalization {
         &self.normalization
     }
@@ -234,9 +234,9 @@ impl ImageEncoder {
             return Err(ExtractError::inference(self.model.path(), reason));
         }
         Ok(EncodedViews {
-            embeddings: Embeddings::normalise(raw.dim, raw.vectors),
+            embeddings: Embeddings::normalize(raw.dim, raw.vectors),
             features: raw.features.map(|(values, dim)| Features::new(dim, values)),
-            tokens: raw.tokens.map(|(values, shape)| Tokens::standardise(shape, values)),
+            tokens: raw.tokens.map(|(values, shape)| Tokens::standardize(shape, values)),
         })
     }
 

@@ -1,4 +1,4 @@
-//! Normalised pixels in the element type that the image model takes.
+//! Normalized pixels in the element type that the image model takes.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -14,7 +14,7 @@ pub enum PixelType {
     F16,
 }
 
-/// Normalised pixels of one or more images, one after the other.
+/// Normalized pixels of one or more images, one after the other.
 #[derive(Clone, Debug)]
 pub enum PixelBuffer {
     /// 32-bit floats.
@@ -53,11 +53,11 @@ impl PixelBuffer {
         }
     }
 
-    /// Normalises an image into the place from `start` on. `scratch` saves an allocation where elements are f16.
+    /// Normalizes an image into the place from `start` on. `scratch` saves an allocation where elements are f16.
     ///
     /// # Errors
     /// [`RenderError::Length`] where the image does not fit.
-    pub fn normalise(
+    pub fn normalize(
         &mut self,
         start: usize,
         image: &RgbImage,

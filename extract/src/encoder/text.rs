@@ -22,7 +22,7 @@ use crate::teacher::{Padding, Pooling, TextSettings};
 const KNOWN_OUTPUTS: &[&str] =
     &["text_embeds", "text_embeddings", "sentence_embedding", "embeddings", "last_hidden_state"];
 
-/// Padding tokens of tokenisers whose files do not name theirs; CLIP's pads with 0.
+/// Padding tokens of tokenizers whose files do not name theirs; CLIP's pads with 0.
 const PAD_TOKENS: &[&str] = &["[PAD]", "<pad>"];
 
 const INPUT_IDS: &str = "input_ids";
@@ -37,7 +37,7 @@ enum Feed {
     Types,
 }
 
-/// A text model with its tokeniser.
+/// A text model with its tokenizer.
 #[derive(Debug)]
 pub struct TextEncoder {
     model: Model,
@@ -110,7 +110,7 @@ impl TextEncoder {
             model,
         };
         // One prompt shows the real width, and any error, before the work starts.
-        let probe = encoder.tokenise(&["a".to_owned()])?;
+        let probe = encoder.tokenize(&["a".to_owned()])?;
         let (_, dim) = encoder.run(&probe, &[0])?;
         encoder.dim = dim;
         Ok(encoder)
@@ -121,7 +121,7 @@ impl TextEncoder {
         self.dim
     }
 
-    /// Hash of model, tokeniser and settings: equal hashes give equal embeddings.
+    /// Hash of model, tokenizer and settings: equal hashes give equal embeddings.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
@@ -149,7 +149,7 @@ impl TextEncoder {
     /// # Errors
     /// [`ExtractError::Tokenizer`]; [`ExtractError::Inference`].
     pub fn encode_texts(&mut self, texts: &[String]) -> Result<EncodedTexts, ExtractError> {
-        let tokens = self.tokenise(texts)?;
+        let tokens = self.tokenize(texts)?;
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&text| tokens[text].get_ids().len());
         let mut raw = vec![0.0; texts.len() * self.dim];
@@ -162,10 +162,10 @@ impl TextEncoder {
             }
         }
         let cut = tokens.iter().filter(|tokens| !tokens.get_overflowing().is_empty()).count();
-        Ok(EncodedTexts { embeddings: Embeddings::normalise(self.dim, raw), cut })
+        Ok(EncodedTexts { embeddings: Embeddings::normalize(self.dim, raw), cut })
     }
 
-    fn tokenise(&self, prompts: &[String]) -> Result<Vec<tokenizers::Encoding>, ExtractError> {
+    fn tokenize(&self, prompts: &[String]) -> Result<Vec<tokenizers::Encoding>, ExtractError> {
         let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         self.tokenizer
             .encode_batch(prompts, true)
@@ -299,7 +299,7 @@ fn ids_shape(
     }
 }
 
-/// The tokeniser, set to cut and pad as model and settings need.
+/// The tokenizer, set to cut and pad as model and settings need.
 fn load_tokenizer(
     model: &Model,
     settings: &TextSettings,

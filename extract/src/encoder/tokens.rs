@@ -1,6 +1,6 @@
 //! Patch tokens: a grid of vectors per image, out of a transformer's tokens or a feature map.
 
-use lgd_data::cache::standardise;
+use lgd_data::cache::standardize;
 use lgd_data::projection::Projection;
 use lgd_data::render::PixelLayout;
 use rayon::prelude::*;
@@ -127,7 +127,7 @@ fn channels_last(maps: &[f32], shape: TokenShape) -> Vec<f32> {
     tokens
 }
 
-/// Standardised tokens of a batch.
+/// Standardized tokens of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tokens {
     shape: TokenShape,
@@ -136,14 +136,14 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Standardises `[rows, T, D]`, every token over its own values.
-    pub(crate) fn standardise(shape: TokenShape, mut values: Vec<f32>) -> Self {
+    /// Standardizes `[rows, T, D]`, every token over its own values.
+    pub(crate) fn standardize(shape: TokenShape, mut values: Vec<f32>) -> Self {
         let images = values.par_chunks_exact_mut(shape.width());
-        let usable = images.map(|image| standardise(image, shape.dim)).collect();
+        let usable = images.map(|image| standardize(image, shape.dim)).collect();
         Self { shape, values, usable }
     }
 
-    /// The same tokens in `projection`'s coordinates. Each image by itself, so that its neighbours do not change its bits.
+    /// The same tokens in `projection`'s coordinates. Each image by itself, so that its neighbors do not change its bits.
     #[must_use]
     pub fn project(&self, projection: &Projection) -> Self {
         let shape = TokenShape { dim: projection.dim(), ..self.shape };
@@ -175,7 +175,7 @@ impl Tokens {
         &self.values[row * self.shape.width()..(row + 1) * self.shape.width()]
     }
 
-    /// Whether all values of an image were finite, and of a size that can be standardised.
+    /// Whether all values of an image were finite, and of a size that can be standardized.
     pub fn usable(&self, row: usize) -> bool {
         self.usable[row]
     }

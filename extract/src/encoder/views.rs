@@ -35,7 +35,7 @@ pub enum ViewFault {
     FeatureNotFinite,
     /// Its feature holds a number that half precision has not.
     FeatureRange,
-    /// One of its tokens holds a NaN, an infinity, or numbers too large to be standardised.
+    /// One of its tokens holds a NaN, an infinity, or numbers too large to be standardized.
     Tokens,
 }
 

@@ -76,7 +76,7 @@ struct Filling {
 }
 
 impl Batcher<'_> {
-    /// Works until the listing ends, or a neighbour has gone, or the job is to stop.
+    /// Works until the listing ends, or a neighbor has gone, or the job is to stop.
     pub(super) fn run(self, ordered: &Receiver<Ordered>, job: &Job) {
         let mut filling = Filling::default();
         for next in ordered {

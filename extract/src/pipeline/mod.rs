@@ -151,7 +151,7 @@ impl Extractor {
     /// # Errors
     /// [`ExtractError::Interrupted`] soon after [`Job::interrupt`]: complete shards stay, the one under way is dropped;
     /// [`ExtractError::CacheMismatch`] where the cache was begun for another source or encoder;
-    /// [`ExtractError::Inference`] and [`ExtractError::Artefact`] where the encoder or the disk fails; [`ExtractError::Storage`] where
+    /// [`ExtractError::Inference`] and [`ExtractError::Artifact`] where the encoder or the disk fails; [`ExtractError::Storage`] where
     /// that of the images does: complete shards stay.
     pub fn extract(
         &mut self,

@@ -14,11 +14,11 @@ pub const READ_THREADS: usize = 2;
 /// How tokens are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenStorage {
-    /// Standardised, f16.
+    /// Standardized, f16.
     F16,
-    /// Standardised, i8 with one scale per token.
+    /// Standardized, i8 with one scale per token.
     Int8,
-    /// Standardised, then projected, f16.
+    /// Standardized, then projected, f16.
     Projected {
         /// Width after the projection.
         dim: usize,
@@ -49,7 +49,7 @@ pub struct ExtractOptions {
 pub struct ViewPlan {
     /// Views per image, K.
     pub views: u16,
-    /// Share of the short side that view 0 shows, where view 0 is the plain centre crop; `None` where it is drawn too.
+    /// Share of the short side that view 0 shows, where view 0 is the plain center crop; `None` where it is drawn too.
     pub center_fraction: Option<f32>,
     /// How the other views are drawn.
     pub policy: Policy,

@@ -137,7 +137,7 @@ impl<'a> Preparer<'a> {
             let start = usize::from(index) * self.image_len;
             render(&image, &view, self.size, self.resample)
                 .and_then(|shown| {
-                    pixels.normalise(start, &shown, &self.normalization, self.layout, scratch)?;
+                    pixels.normalize(start, &shown, &self.normalization, self.layout, scratch)?;
                     stored.extend(
                         self.stored.map(|format| self.store(format, &image, &view, shown)).transpose()?,
                     );
@@ -174,7 +174,7 @@ impl<'a> Preparer<'a> {
         format.encode(render(image, view, format.size, self.resample)?)
     }
 
-    /// The normalised pixels of view `index` of a sample by itself; `None` where the sample cannot be used.
+    /// The normalized pixels of view `index` of a sample by itself; `None` where the sample cannot be used.
     ///
     /// # Errors
     /// [`ExtractError::Storage`].
@@ -192,7 +192,7 @@ impl<'a> Preparer<'a> {
             let image = decode(bytes, &self.limits).ok()?;
             let shown = render(&image, &self.view(sample, index, &image), self.size, self.resample).ok()?;
             let mut pixels = PixelBuffer::zeros(self.pixel_type, self.image_len);
-            pixels.normalise(0, &shown, &self.normalization, self.layout, &mut Vec::new()).ok()?;
+            pixels.normalize(0, &shown, &self.normalization, self.layout, &mut Vec::new()).ok()?;
             Some(pixels)
         };
         // As in `decode_all`: a file that a decoder panics on must not end the run.

@@ -1,4 +1,4 @@
-//! A teacher: a folder with an image model, a text model, a tokeniser, and `teacher.toml`, which says how to feed them.
+//! A teacher: a folder with an image model, a text model, a tokenizer, and `teacher.toml`, which says how to feed them.
 //!
 //! ```text
 //! teacher/teacher.toml
@@ -31,7 +31,7 @@ use crate::runtime::Runtime;
 use preprocessor::ImageDefaults;
 use toml_file::{ImageToml, LayoutName, ResampleName, TEACHER_TOML, TeacherToml, TextToml};
 
-/// Longest context that is taken for a real one: tokenisers without a limit write 10^30.
+/// Longest context that is taken for a real one: tokenizers without a limit write 10^30.
 const MAX_CONTEXT: usize = 65_536;
 
 /// A teacher's settings. Those of images are resolved, and its models opened, on demand.
@@ -104,17 +104,17 @@ impl Teacher {
     /// BLAKE3 of the image model, weights in side files included. Reads them whole.
     ///
     /// # Errors
-    /// [`ExtractError::Artefact`] where a file cannot be read.
+    /// [`ExtractError::Artifact`] where a file cannot be read.
     pub fn image_hash(&self) -> Result<ContentHash, ExtractError> {
         let mut hasher = blake3::Hasher::new();
         hash_model(&mut hasher, &self.image()?.model)?;
         Ok(hasher.finalize().into())
     }
 
-    /// BLAKE3 of everything that decides a prompt's embedding: text model, tokeniser and settings.
+    /// BLAKE3 of everything that decides a prompt's embedding: text model, tokenizer and settings.
     ///
     /// # Errors
-    /// [`ExtractError::Artefact`] where a file cannot be read.
+    /// [`ExtractError::Artifact`] where a file cannot be read.
     pub fn text_hash(&self) -> Result<ContentHash, ExtractError> {
         let settings = self.text()?;
         let mut hasher = blake3::Hasher::new();
@@ -153,7 +153,7 @@ impl Teacher {
     /// Opens the text model on the first device of `options`.
     ///
     /// # Errors
-    /// [`ExtractError`] where the device cannot be used or model and tokeniser are not what the settings say.
+    /// [`ExtractError`] where the device cannot be used or model and tokenizer are not what the settings say.
     pub fn text_encoder(
         &self,
         runtime: &Runtime,

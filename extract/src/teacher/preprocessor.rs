@@ -43,7 +43,7 @@ impl ImageDefaults {
 
     /// Mean and standard deviation of RGB in 0..1.
     pub(crate) fn normalization(&self) -> Result<Option<Normalization>, ExtractError> {
-        self.agreed("the normalisation", hugging_face::normalization, open_clip::normalization)
+        self.agreed("the normalization", hugging_face::normalization, open_clip::normalization)
     }
 
     /// The filter.
@@ -51,9 +51,9 @@ impl ImageDefaults {
         self.agreed("the resampling", hugging_face::resample, open_clip::resample)
     }
 
-    /// Share of the short side that the centre crop keeps; `None` also where the image is not cropped but squeezed.
+    /// Share of the short side that the center crop keeps; `None` also where the image is not cropped but squeezed.
     pub(crate) fn center_fraction(&self) -> Result<Option<f32>, ExtractError> {
-        self.agreed("the centre crop's share", hugging_face::center_fraction, open_clip::center_fraction)
+        self.agreed("the center crop's share", hugging_face::center_fraction, open_clip::center_fraction)
     }
 
     /// Longest prompt in tokens.
@@ -116,7 +116,7 @@ mod hugging_face {
     }
 
     pub(super) fn size(path: &Path, json: &Value) -> Result<Option<u32>, ExtractError> {
-        // C-RADIO turns resizing and normalisation off: its model takes any size and normalises by itself.
+        // C-RADIO turns resizing and normalization off: its model takes any size and normalizes by itself.
         let crop = value(json, "crop_size").filter(|_| enabled(json, "do_center_crop"));
         let resized = value(json, "size").filter(|_| enabled(json, "do_resize"));
         crop.or(resized).map(|size| side(path, size)).transpose()
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_centre_crop_keeps_what_the_files_say() {
+    fn the_center_crop_keeps_what_the_files_say() {
         let hugging_face = |json: &str| defaults(&[(HUGGING_FACE, json)]).unwrap().center_fraction().unwrap();
         assert_eq!(hugging_face(CLIP), Some(0.875));
         for (json, fraction) in [

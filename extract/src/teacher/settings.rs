@@ -44,7 +44,7 @@ pub struct ImageSettings {
     pub normalization: Normalization,
     /// Resampling of the crop to the input size.
     pub resample: Resample,
-    /// Share of the short side that the centre crop keeps; `None` = nothing says it.
+    /// Share of the short side that the center crop keeps; `None` = nothing says it.
     pub center_fraction: Option<f32>,
     /// Order of the input's axes; `None` = as the model's shape says.
     pub layout: Option<PixelLayout>,
@@ -69,13 +69,13 @@ pub struct ImageSettings {
 pub struct TextSettings {
     /// The ONNX model.
     pub model: PathBuf,
-    /// The tokeniser in the `tokenizers` library's JSON format.
+    /// The tokenizer in the `tokenizers` library's JSON format.
     pub tokenizer: PathBuf,
     /// Longest prompt in tokens, special tokens included; `None` = the model's own fixed length.
     pub context_length: Option<usize>,
     /// Padding; `None` = fixed where the model's length is fixed or it takes no attention mask, else longest.
     pub padding: Option<Padding>,
-    /// Token that pads; `None` = the tokeniser's own.
+    /// Token that pads; `None` = the tokenizer's own.
     pub pad_id: Option<u32>,
     /// Name of the input that takes token ids; `None` = `input_ids`, or the only one.
     pub input: Option<String>,

@@ -45,7 +45,7 @@ fn an_absent_description_says_what_a_teacher_is() {
 #[test]
 fn unknown_keys_and_wrong_values_name_the_file() {
     for (toml, part) in [
-        (format!("{MINIMAL}colour = 1\n"), "colour"),
+        (format!("{MINIMAL}color = 1\n"), "color"),
         (format!("{MINIMAL}resample = 'cubic'\n"), "resample"),
         (format!("{MINIMAL}pooling = 'max'\n"), "pooling"),
         (format!("{MINIMAL}normalize = false\n"), "normalize"),
@@ -98,7 +98,7 @@ fn odd_defaults_do_not_matter_where_teacher_toml_decides_or_no_image_is_encoded(
 }
 
 #[test]
-fn the_centre_crops_share_comes_from_teacher_toml_or_the_files_beside_it() {
+fn the_center_crops_share_comes_from_teacher_toml_or_the_files_beside_it() {
     let clip = ("preprocessor_config.json", r#"{"crop_size": 224, "size": {"shortest_edge": 256}}"#);
     let fraction = |files: &[(&str, &str)]| open(files).unwrap().image().unwrap().center_fraction;
     let decided = format!("{MINIMAL}center_fraction = 0.5\n");

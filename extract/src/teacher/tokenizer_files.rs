@@ -1,4 +1,4 @@
-//! What a tokeniser's own files say about context length and padding.
+//! What a tokenizer's own files say about context length and padding.
 
 use std::path::Path;
 

@@ -76,7 +76,7 @@ impl TeacherToml {
         let text = std::fs::read_to_string(path).map_err(|source| ExtractError::TeacherFile {
             path: path.to_owned(),
             source,
-            hint: "a teacher is a folder with teacher.toml, its models and its tokeniser",
+            hint: "a teacher is a folder with teacher.toml, its models and its tokenizer",
         })?;
         let parsed: Self = toml::from_str(&text)
             .map_err(|error| ExtractError::setting(path, error.to_string().trim_end(), ""))?;

@@ -28,7 +28,7 @@ fn input(encoder: &ImageEncoder) -> PixelBuffer {
     }
 }
 
-/// Both rows of the model's embeddings must be the normalised `raw` rows, with their norms.
+/// Both rows of the model's embeddings must be the normalized `raw` rows, with their norms.
 fn check(model: &str, keys: &str, raw: &[f32], tolerance: f32) -> ImageEncoder {
     let mut encoder = open(model, keys).unwrap();
     let embeddings = encoder.encode(&input(&encoder), 2).unwrap();
@@ -56,7 +56,7 @@ fn half_precision_models_take_and_give_halves() {
 }
 
 #[test]
-fn channels_last_models_are_recognised_by_their_shape() {
+fn channels_last_models_are_recognized_by_their_shape() {
     let encoder = check("nhwc", "", &expected("nhwc", "image_embeds"), 1e-5);
     assert_eq!(encoder.layout(), PixelLayout::Nhwc);
 }

@@ -204,7 +204,7 @@ fn the_cache_holds_what_the_encoder_gives_for_its_views() {
                     render(&image, views.view(position, view), encoder.size(), encoder.resample()).unwrap();
                 let mut pixels = encoder.new_batch();
                 let (mean, layout) = (*encoder.normalization(), encoder.layout());
-                pixels.normalise(0, &shown, &mean, layout, &mut Vec::new()).unwrap();
+                pixels.normalize(0, &shown, &mean, layout, &mut Vec::new()).unwrap();
                 let given = encoder.encode_views(&pixels, 1).unwrap();
                 features.copy_row(views.row(position, view), &mut feature);
                 assert!(

@@ -31,7 +31,7 @@ fn extractor(model: &str, batch: usize, threads: usize) -> Extractor {
     Extractor::open(&image_teacher(model, "").unwrap(), &runtime(), options).unwrap()
 }
 
-/// Coloured gradients of several sizes; some files are no images.
+/// Colored gradients of several sizes; some files are no images.
 pub fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
     let image = |i: usize| {
         if broken(i) {
@@ -70,7 +70,7 @@ fn builder(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: &
     CacheBuilder::open(dir, extractor.cache_config(source, &PLAN, shard), Existing::Resume).unwrap()
 }
 
-/// Runs each part and finalises; the files' names and contents.
+/// Runs each part and finalizes; the files' names and contents.
 fn files(
     extractor: &mut Extractor,
     source: &dyn ImageSource,
@@ -161,7 +161,7 @@ fn embeddings_are_those_of_the_encoder_on_the_stored_views() {
             let shown =
                 render(&image, views.view(position, view), encoder.size(), encoder.resample()).unwrap();
             let mut pixels = encoder.new_batch();
-            pixels.normalise(0, &shown, encoder.normalization(), encoder.layout(), &mut Vec::new()).unwrap();
+            pixels.normalize(0, &shown, encoder.normalization(), encoder.layout(), &mut Vec::new()).unwrap();
             let embeddings = encoder.encode(&pixels, 1).unwrap();
             cache.embeddings().copy_row(views.row(position, view), &mut row);
             let rounded: Vec<f32> =
@@ -369,7 +369,7 @@ fn a_folder_that_vanishes_ends_the_run_with_its_name() {
     let builder = builder(&extractor, &source, 4, &path);
     std::fs::remove_dir_all(&path).unwrap();
     let error = extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap_err();
-    assert!(matches!(error, ExtractError::Artefact(_)) && error.to_string().contains("cache"), "{error}");
+    assert!(matches!(error, ExtractError::Artifact(_)) && error.to_string().contains("cache"), "{error}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn batch(encoder: &ImageEncoder, order: &[usize]) -> PixelBuffer {
 }
 
 #[test]
-fn neither_neighbours_nor_position_nor_threads_change_an_embedding() {
+fn neither_neighbors_nor_position_nor_threads_change_an_embedding() {
     let mut single = encoder(1);
     let straight = single.encode(&batch(&single, &[0, 1, 2, 3, 4, 5]), 6).unwrap();
     for threads in [1, 2, 3] {

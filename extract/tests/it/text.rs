@@ -49,7 +49,7 @@ fn hidden_states_are_pooled_over_the_mask() {
 }
 
 #[test]
-fn neighbours_and_order_do_not_change_a_prompt() {
+fn neighbors_and_order_do_not_change_a_prompt() {
     let mut encoder = open("bert", LENGTH).unwrap();
     let all: Vec<String> =
         (0..150).map(|i| ["a", "photo of", "cat dog cat", "dog"][i % 4].to_owned()).collect();

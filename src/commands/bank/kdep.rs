@@ -28,11 +28,11 @@ pub fn run(cache: &Cache, args: &BankArgs, dim: usize) -> anyhow::Result<()> {
         let _progress = Progress::show("bank", "rows");
         build_kdep(&request, &JOB)?
     };
-    summarise(&report, args);
+    summarize(&report, args);
     print_json(&report)
 }
 
-fn summarise(report: &KdepReport, args: &BankArgs) {
+fn summarize(report: &KdepReport, args: &BankArgs) {
     let seconds = report.seconds;
     say(format_args!(
         "bank: {} features of {} to targets of {} that keep {:.2}% of their variance, in {:.2} s; {}",

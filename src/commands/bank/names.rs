@@ -52,7 +52,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         let _progress = Progress::show("bank", "rows");
         build_bank(&request, &mut encoder, &JOB)?
     };
-    summarise(&report, args);
+    summarize(&report, args);
     print_json(&report)
 }
 
@@ -76,7 +76,7 @@ fn prompt_folder(args: &BankArgs) -> PathBuf {
     args.prompts.clone().unwrap_or_else(beside)
 }
 
-fn summarise(report: &BankReport, args: &BankArgs) {
+fn summarize(report: &BankReport, args: &BankArgs) {
     let seconds = report.seconds;
     say(format_args!(
         "bank: {} categories x {} views in {:.2} s; prompts {:.2} s ({} encoded, {} reused); {}",

@@ -49,7 +49,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     };
     let listed: Vec<Reject> = source.rejected().iter().map(listed_reject).collect();
     let manifest = builder.finalize(&listed)?;
-    summarise(&summary, manifest.as_ref(), args);
+    summarize(&summary, manifest.as_ref(), args);
     if manifest.is_none() {
         say("note: other parts of the cache are still to do; the last one to finish writes the manifest");
     }
@@ -150,7 +150,7 @@ fn require_caption_width(
     )
 }
 
-fn summarise(summary: &ExtractSummary, manifest: Option<&CacheManifest>, args: &ExtractArgs) {
+fn summarize(summary: &ExtractSummary, manifest: Option<&CacheManifest>, args: &ExtractArgs) {
     let seconds = summary.elapsed.as_secs_f64();
     say(format_args!(
         "extract: {} samples x {} views in {seconds:.1} s, {:.1} views/s, {} rejected; {}",
@@ -211,7 +211,7 @@ fn center_fraction(args: &ExtractArgs, image: &ImageSettings) -> f32 {
     let found = args.center_fraction.or(image.center_fraction).unwrap_or(CENTER_FRACTION);
     if args.center_fraction.is_none() && found != CENTER_FRACTION {
         say(format_args!(
-            "note: the centre crop keeps {found} of the short side, as the files in {} say",
+            "note: the center crop keeps {found} of the short side, as the files in {} say",
             args.teacher.display()
         ));
     }

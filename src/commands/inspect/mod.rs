@@ -1,4 +1,4 @@
-//! `lgd inspect` and `lgd verify`: any artefact folder.
+//! `lgd inspect` and `lgd verify`: any artifact folder.
 
 mod summary;
 
@@ -21,15 +21,15 @@ use summary::Summary;
 const MANIFESTS: [&str; 5] = ["cache.json", PLAN, "bank.json", "kdep.json", "run.json"];
 const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json or run.json";
 
-/// An artefact folder, told apart by its manifest.
-enum Artefact {
+/// An artifact folder, told apart by its manifest.
+enum Artifact {
     Cache(Box<Cache>),
     Bank(Bank),
     Kdep(KdepBank),
     Run(Box<Run>),
 }
 
-impl Artefact {
+impl Artifact {
     fn open(path: &Path, depth: Verify) -> anyhow::Result<Self> {
         if path.join("cache.json").exists() || path.join(PLAN).exists() {
             return Ok(Self::Cache(Box::new(Cache::open(path, depth)?)));
@@ -124,21 +124,21 @@ fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
 
 /// Checks every byte.
 pub fn verify(path: &Path) -> anyhow::Result<Exit> {
-    let summary = match Artefact::open(path, Verify::Full)? {
-        Artefact::Cache(cache) => {
+    let summary = match Artifact::open(path, Verify::Full)? {
+        Artifact::Cache(cache) => {
             let samples = cache.views()?.samples();
             let optional = verify_optional(&cache)?;
             format!("{samples} samples, {} rows, {optional}hash {}", cache.rows(), cache.hash())
         }
-        Artefact::Bank(bank) => {
+        Artifact::Bank(bank) => {
             let rows = bank.targets()?.pseudo_category.len();
             format!("{} categories, {rows} rows, hash {}", bank.categories(), bank.hash())
         }
-        Artefact::Kdep(bank) => {
+        Artifact::Kdep(bank) => {
             let rows = bank.targets()?.rows();
             format!("KDEP targets of width {}, {rows} rows, hash {}", bank.dim(), bank.hash())
         }
-        Artefact::Run(run) => format!("step {}", run.manifest().step),
+        Artifact::Run(run) => format!("step {}", run.manifest().step),
     };
     print(&format!("{}: intact; {summary}", path.display()))?;
     Ok(Exit::Done)

@@ -1,4 +1,4 @@
-//! What an artefact is made of, one line for each thing that one wants to know of it.
+//! What an artifact is made of, one line for each thing that one wants to know of it.
 
 use std::path::Path;
 
@@ -164,8 +164,8 @@ fn normalization(teacher: &TeacherRecord) -> String {
 fn views(config: &CacheConfig) -> String {
     let CacheConfig { views, policy, center_fraction, .. } = config;
     match center_fraction {
-        Some(fraction) if *views == 1 => format!("1 per image, the centre crop ({fraction})"),
-        Some(fraction) => format!("{views} per image: the centre crop ({fraction}), then {policy}"),
+        Some(fraction) if *views == 1 => format!("1 per image, the center crop ({fraction})"),
+        Some(fraction) => format!("{views} per image: the center crop ({fraction}), then {policy}"),
         None => format!("{views} per image, {policy}"),
     }
 }

@@ -1,4 +1,4 @@
-// Batch normalisation over the rows [M, C] of an NHWC tensor: statistics, application, gradients.
+// Batch normalization over the rows [M, C] of an NHWC tensor: statistics, application, gradients.
 //
 // Every reduction has two stages with fixed shapes and no atomics: the same input gives the same bits.
 #include "common.cuh"
@@ -158,7 +158,7 @@ FOR_ALL(APPLY)
 
 // ---- gradients -------------------------------------------------------------------------------------------------
 
-// The gradient of a normalisation's output, as it is kept: as a tensor, ...
+// The gradient of a normalization's output, as it is kept: as a tensor, ...
 template <typename T, int V> struct Dense {
     const T *dy;
     using Raw = typename Lanes<T, V>::Raw;
@@ -540,7 +540,7 @@ __device__ void quad_spread(const T *dy, const u8 *taken, Sliding s, i64 quads, 
 FOR_ALL(QUADS)
 
 // The end of a residual block, y = activation(norm1(x1) + r) with r = x2 or norm2(x2) and an activation whose derivative can be
-// read off y (identity, ReLU, ReLU6): dy becomes g = dy * activation'(y), and the sums of both normalisations are taken in the
+// read off y (identity, ReLU, ReLU6): dy becomes g = dy * activation'(y), and the sums of both normalizations are taken in the
 // same pass. partial1, partial2: [parts][2][C]; partial2 may be null.
 template <typename T, int V, bool TWO>
 __device__ void residual_backward(const T *y, T *dy, const T *x1, const float *kept1, const T *x2, const float *kept2, int activation,

@@ -1,6 +1,6 @@
 // What all kernels share: element types, vector access, activations, geometry.
 //
-// Activations are NHWC. A thread works on `V` neighbouring channels at a time: 16 bytes, or one element where the number of
+// Activations are NHWC. A thread works on `V` neighboring channels at a time: 16 bytes, or one element where the number of
 // channels or an address does not allow that. Arithmetic is f32 whatever the element.
 #pragma once
 #include <cuda_bf16.h>
@@ -147,14 +147,14 @@ template <int V> __device__ __forceinline__ void activate_backward(int activatio
     }
 }
 
-// A value still to be normalised: activation(x * scale + shift), or x itself where `scale` is null.
+// A value still to be normalized: activation(x * scale + shift), or x itself where `scale` is null.
 struct Norm {
     const float *scale;
     const float *shift;
     int activation;
 };
 
-// The part of a normalisation that belongs to a thread's channels.
+// The part of a normalization that belongs to a thread's channels.
 template <int V> struct Affine {
     float scale[V], shift[V];
     int activation;

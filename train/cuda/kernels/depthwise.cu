@@ -1,7 +1,7 @@
 // Depthwise convolution, NHWC, filters [C][K][K], K = 3 or 5, stride 1 or 2, padding K / 2, no dilation.
 //
-// A thread takes a strip of COLUMNS neighbouring outputs and walks down `run` rows of it for V channels. Each input row is loaded
-// and normalised once; what it contributes to the rows it belongs to is held in a ring of partial sums. The ring's slots are
+// A thread takes a strip of COLUMNS neighboring outputs and walks down `run` rows of it for V channels. Each input row is loaded
+// and normalized once; what it contributes to the rows it belongs to is held in a ring of partial sums. The ring's slots are
 // known at compile time: the walk is unrolled over one turn of it. Filters lie in registers.
 #include "common.cuh"
 
@@ -29,7 +29,7 @@ template <typename T, int V, int K> __device__ __forceinline__ void load_filters
         for (int i = 0; i < V; i++) filters[tap][i] = to_float(w[i64(c + i) * K * K + (flip ? K * K - 1 - tap : tap)]);
 }
 
-// SPAN neighbouring columns from `x` of a row, zero outside of it.
+// SPAN neighboring columns from `x` of a row, zero outside of it.
 template <typename T, int V, int SPAN>
 __device__ __forceinline__ void load_row(const T *row, bool inside, int x, int width, int channels, typename Lanes<T, V>::Raw (&raw)[SPAN]) {
 #pragma unroll

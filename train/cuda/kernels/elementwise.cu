@@ -31,7 +31,7 @@ template <typename T, int V> __device__ __forceinline__ void store_some(T *at, i
 // is known at compile time, else 0.
 //
 // Behind an activation that rises everywhere the largest value is that of the largest (or, for a negative scale, smallest) input:
-// only that one is normalised. Where the activation is flat that may be another tap than the first, whose gradient is 0 as well.
+// only that one is normalized. Where the activation is flat that may be another tap than the first, whose gradient is 0 as well.
 template <typename T, int V, int K>
 __device__ void max_pool(const T *x, Norm norm, Sliding s, i64 rows, T *y, u8 *taken) {
     const int channels = s.channels;

@@ -1,4 +1,4 @@
-// Rows of f32 matrices [B, K]: L2 normalisation and soft cross-entropy. One block for each row.
+// Rows of f32 matrices [B, K]: L2 normalization and soft cross-entropy. One block for each row.
 #include "common.cuh"
 
 constexpr float MIN_NORM = 1e-12f;
@@ -26,7 +26,7 @@ __device__ __forceinline__ float block_max(float value) {
     return max;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) l2_normalise(const float *x, int columns, float *y) {
+extern "C" __global__ void __launch_bounds__(THREADS) l2_normalize(const float *x, int columns, float *y) {
     const i64 row = i64(blockIdx.x) * columns;
     float sum = 0.f;
     for (int k = threadIdx.x; k < columns; k += THREADS) sum = fmaf(x[row + k], x[row + k], sum);
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) l2_normalise(const float *
 }
 
 // dy becomes (dy - y (y . dy)) / |x|, without the projection where the norm was clipped.
-extern "C" __global__ void __launch_bounds__(THREADS) l2_normalise_backward(const float *x, int columns, float *dy) {
+extern "C" __global__ void __launch_bounds__(THREADS) l2_normalize_backward(const float *x, int columns, float *dy) {
     const i64 row = i64(blockIdx.x) * columns;
     float sum = 0.f, dot = 0.f;
     for (int k = threadIdx.x; k < columns; k += THREADS) {

@@ -1,6 +1,6 @@
-//! Batch normalisation over the rows of `[M, C]` (NHWC: M = batch x height x width), with an activation behind it.
+//! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), with an activation behind it.
 //!
-//! What a normalisation keeps between forward and backward lies in one f32 buffer of [`KEPT`] x C values: mean,
+//! What a normalization keeps between forward and backward lies in one f32 buffer of [`KEPT`] x C values: mean,
 //! 1 / sqrt(variance + eps), scale, shift, and the three factors of its gradient. Statistics and gradients take two passes over
 //! memory each; sums are f32 per thread, f64 across blocks.
 
@@ -12,7 +12,7 @@ use crate::launch::{Arg, Grid, Kernel, NormArg, lanes};
 use crate::memory::{Element, Slice, SliceMut};
 use crate::pool;
 
-/// f32 values per channel that a normalisation keeps.
+/// f32 values per channel that a normalization keeps.
 pub const KEPT: usize = 7;
 /// Where the factors of the gradient start among them.
 const FACTORS: usize = 4;
@@ -21,7 +21,7 @@ const REDUCING: usize = 4;
 /// Blocks per multiprocessor in kernels that only stream.
 const STREAMING: usize = 8;
 
-/// A normalisation in its final form, with the activation behind it.
+/// A normalization in its final form, with the activation behind it.
 #[derive(Debug, Clone, Copy)]
 pub struct Norm<'a> {
     /// `[KEPT][C]`.
@@ -30,7 +30,7 @@ pub struct Norm<'a> {
     pub activation: Activation,
 }
 
-/// A value as its consumer reads it: as it lies in memory, or through a normalisation.
+/// A value as its consumer reads it: as it lies in memory, or through a normalization.
 #[derive(Debug, Clone, Copy)]
 pub struct Operand<'a> {
     /// What lies in memory.
@@ -45,7 +45,7 @@ impl<'a> Operand<'a> {
         Self { data, norm: None }
     }
 
-    /// The normalisation as kernels take it.
+    /// The normalization as kernels take it.
     pub(crate) fn norm(&self, channels: usize) -> Result<NormArg, CudaError> {
         let Some(norm) = self.norm else { return Ok(NormArg::default()) };
         let kept = norm.check(channels)?;
@@ -213,18 +213,18 @@ pub fn inference(
     gpu.launch(Kernel::single("bn_inference"), Grid::flat(channels, channels), &args)
 }
 
-/// `y = norm(x)`: writes a normalised value out.
+/// `y = norm(x)`: writes a normalized value out.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn materialise(
+pub fn materialize(
     gpu: &mut Gpu,
     x: Operand<'_>,
     channels: usize,
     y: &mut SliceMut<'_>,
 ) -> Result<(), CudaError> {
     let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
-    expect_like("normalised values", x.data, y.as_slice())?;
+    expect_like("normalized values", x.data, y.as_slice())?;
     let lanes = lanes(element, channels, &[x.data.address(), y.address()]);
     let args = [
         x.data.into(),
@@ -237,7 +237,7 @@ pub fn materialise(
     gpu.launch(Kernel::typed("apply", element, lanes), grid, &args)
 }
 
-/// `y = activation(a + b)`, both summands read through their normalisations.
+/// `y = activation(a + b)`, both summands read through their normalizations.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
@@ -267,7 +267,7 @@ pub fn add(
     gpu.launch(Kernel::typed("add", element, lanes), grid, &args)
 }
 
-/// Where the gradient of a normalised value comes from.
+/// Where the gradient of a normalized value comes from.
 #[derive(Debug, Clone, Copy)]
 pub enum Upstream<'a> {
     /// It lies in memory, `[M, C]`.
@@ -309,7 +309,7 @@ impl Upstream<'_> {
     ) -> Result<(&'static str, &'static str, Vec<Arg>), CudaError> {
         match self {
             Self::Dense(dy) => {
-                expect_like("gradient of normalised values", x, *dy)?;
+                expect_like("gradient of normalized values", x, *dy)?;
                 Ok(("bn_backward_sums", "bn_backward_input", vec![(*dy).into()]))
             }
             Self::Pooled { dy, taken, sliding } => {
@@ -337,7 +337,7 @@ impl Upstream<'_> {
     }
 }
 
-/// A normalisation on its way back: its input, what it kept, and where the gradients of its parameters go.
+/// A normalization on its way back: its input, what it kept, and where the gradients of its parameters go.
 #[derive(Debug)]
 pub struct Site<'a> {
     /// Its input, `[M, C]`.
@@ -414,7 +414,7 @@ pub fn backward_sums(gpu: &mut Gpu, site: &mut Site<'_>, upstream: &Upstream<'_>
     site.finish(gpu, partial, grid.y)
 }
 
-/// Where the gradient of a normalisation's input goes.
+/// Where the gradient of a normalization's input goes.
 #[derive(Debug)]
 pub enum Through<'a, 'b> {
     /// Over the gradient of its output.
@@ -440,7 +440,7 @@ pub fn backward_input(gpu: &mut Gpu, site: &Site<'_>, through: Through<'_, '_>) 
         Through::InPlace(dy) => (Upstream::Dense(dy.as_slice()), dy.as_slice(), false),
         Through::Into { upstream, dx, accumulate } => (*upstream, dx.as_slice(), *accumulate),
     };
-    expect_like("gradient of the normalisation's input", site.x, dx)?;
+    expect_like("gradient of the normalization's input", site.x, dx)?;
     let (_, kernel, from) = upstream.args(site.x, rows, channels)?;
     let element = site.x.element();
     let lanes = lanes(element, channels, &[site.x.address(), upstream.dy().address(), dx.address()]);
@@ -474,8 +474,8 @@ pub fn backward(gpu: &mut Gpu, site: &mut Site<'_>, through: Through<'_, '_>) ->
 }
 
 /// The end of a residual block, `y = activation(norm1(x1) + r)` where `r` is a value or `norm2(x2)`: `dy` becomes
-/// `dy * activation'`, and the sums of one or both normalisations are taken in the same pass, so that only [`backward_input`]
-/// remains for them. The normalisations must have no activation of their own.
+/// `dy * activation'`, and the sums of one or both normalizations are taken in the same pass, so that only [`backward_input`]
+/// remains for them. The normalizations must have no activation of their own.
 ///
 /// # Errors
 /// Lengths or elements that do not match, an activation whose derivative cannot be read off its value, or an error of the device.

@@ -30,7 +30,7 @@ impl Default for Tuning {
     }
 }
 
-/// Whether the convolution runs on own kernels, which read their input through a normalisation; cuDNN's cannot.
+/// Whether the convolution runs on own kernels, which read their input through a normalization; cuDNN's cannot.
 pub fn is_depthwise(conv: &Conv) -> bool {
     depthwise::is_depthwise(&conv.sliding, conv.out_channels, conv.groups)
 }
@@ -147,7 +147,7 @@ pub fn engines(gpu: &mut Gpu, conv: &Conv, element: Element) -> [Option<i64>; 3]
 
 fn plain(x: Operand<'_>) -> Result<Slice<'_>, CudaError> {
     if x.norm.is_some() {
-        return Err(CudaError::Unsupported { what: "a normalised input of cuDNN".to_owned() });
+        return Err(CudaError::Unsupported { what: "a normalized input of cuDNN".to_owned() });
     }
     Ok(x.data)
 }

@@ -27,7 +27,7 @@ impl Pinned {
     }
 
     fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes that live as long as `self`.
+        // SAFETY: `len` initialized bytes that live as long as `self`.
         unsafe { std::slice::from_raw_parts(self.pointer, self.len) }
     }
 

@@ -31,7 +31,7 @@ const IMAGES: [&[u8]; 5] = [
     include_bytes!(concat!(env!("OUT_DIR"), "/rows.fatbin")),
 ];
 
-/// Which kernel: its name, and the element and number of neighbouring channels it is compiled for.
+/// Which kernel: its name, and the element and number of neighboring channels it is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Kernel {
     name: &'static str,
@@ -181,7 +181,7 @@ impl Grid {
         Self { x: channels.div_ceil(32), y: 1, block: (32, 8) }
     }
 
-    /// Threads over `[rows, channels]`, `lanes` channels each: neighbouring threads on neighbouring channels, blocks of several
+    /// Threads over `[rows, channels]`, `lanes` channels each: neighboring threads on neighboring channels, blocks of several
     /// rows, and no more than `blocks` blocks in all.
     pub(crate) fn rows(rows: usize, channels: usize, lanes: usize, blocks: usize) -> Self {
         Self::rows_of(THREADS, rows, channels, lanes, blocks)

@@ -1,7 +1,7 @@
 //! Training kernels on an NVIDIA GPU: the counterpart of `lgd-kernels`, on device memory.
 //!
 //! Activations are NHWC in bf16 (or f16, f32); weights are OHWI, kept in f32 with a copy in the activations' element; statistics,
-//! gradients of parameters and the optimiser's vectors are f32. Arithmetic is f32 throughout, products run on tensor cores.
+//! gradients of parameters and the optimizer's vectors are f32. Arithmetic is f32 throughout, products run on tensor cores.
 //!
 //! ```text
 //! memory       buffers, views, elements        gpu      one device: stream, kernels, libraries, scratch memory
@@ -10,7 +10,7 @@
 //! batch_norm, elementwise, pool, depthwise, rows, optimizer: operations by own kernels
 //! ```
 //!
-//! Everything is issued to one stream, the one that is handed in: with Candle's own stream the two need no synchronisation. Own
+//! Everything is issued to one stream, the one that is handed in: with Candle's own stream the two need no synchronization. Own
 //! kernels use no atomic additions, so that the same input gives the same bits; convolutions take only algorithms that cuDNN
 //! declares deterministic.
 //!

@@ -4,7 +4,7 @@
 //! while kernels that read it are still waiting.
 #![expect(
     unsafe_code,
-    reason = "allocates uninitialised device memory and copies bytes of plain numbers to and from it"
+    reason = "allocates uninitialized device memory and copies bytes of plain numbers to and from it"
 )]
 
 use std::marker::PhantomData;

@@ -114,7 +114,7 @@ impl Vectors<'_> {
     fn check(&self, len: usize, state: &[&SliceMut<'_>]) -> Result<(), CudaError> {
         expect_floats("gradients", self.gradients, len)?;
         expect_floats("parameters", self.parameters.as_slice(), len)?;
-        state.iter().try_for_each(|state| expect_floats("vector of the optimiser", state.as_slice(), len))?;
+        state.iter().try_for_each(|state| expect_floats("vector of the optimizer", state.as_slice(), len))?;
         self.copy.as_ref().map_or(Ok(()), |copy| expect_eq("copy of the parameters", len, copy.len()))
     }
 

@@ -1,4 +1,4 @@
-//! Rows of f32 matrices `[B, K]`: L2 normalisation and soft cross-entropy.
+//! Rows of f32 matrices `[B, K]`: L2 normalization and soft cross-entropy.
 
 use crate::batch_norm::{expect_floats, rows_of};
 use crate::error::{CudaError, expect_element, expect_eq, int, long};
@@ -10,32 +10,32 @@ use crate::memory::{Element, Slice, SliceMut};
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn l2_normalise(
+pub fn l2_normalize(
     gpu: &mut Gpu,
     x: Slice<'_>,
     columns: usize,
     y: &mut SliceMut<'_>,
 ) -> Result<(), CudaError> {
     let rows = check(x, columns)?;
-    expect_floats("normalised rows", y.as_slice(), x.len())?;
+    expect_floats("normalized rows", y.as_slice(), x.len())?;
     let args = [x.into(), Arg::Int(int(columns)?), Arg::from(&*y)];
-    gpu.launch(Kernel::single("l2_normalise"), Grid::blocks(rows), &args)
+    gpu.launch(Kernel::single("l2_normalize"), Grid::blocks(rows), &args)
 }
 
-/// `dy` becomes the gradient of [`l2_normalise`]'s input.
+/// `dy` becomes the gradient of [`l2_normalize`]'s input.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn l2_normalise_backward(
+pub fn l2_normalize_backward(
     gpu: &mut Gpu,
     x: Slice<'_>,
     columns: usize,
     dy: &mut SliceMut<'_>,
 ) -> Result<(), CudaError> {
     let rows = check(x, columns)?;
-    expect_floats("gradient of normalised rows", dy.as_slice(), x.len())?;
+    expect_floats("gradient of normalized rows", dy.as_slice(), x.len())?;
     let args = [x.into(), Arg::Int(int(columns)?), Arg::from(&*dy)];
-    gpu.launch(Kernel::single("l2_normalise_backward"), Grid::blocks(rows), &args)
+    gpu.launch(Kernel::single("l2_normalize_backward"), Grid::blocks(rows), &args)
 }
 
 /// Target distributions of [`cross_entropy`].

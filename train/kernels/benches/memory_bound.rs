@@ -84,7 +84,7 @@ fn depthwise(
     });
 }
 
-/// Depthwise layer with its normalisations: all of its backward pass up to the second pass of the normalisation in front.
+/// Depthwise layer with its normalizations: all of its backward pass up to the second pass of the normalization in front.
 fn depthwise_layer(
     bench: &Bench,
     (side, channels, kernel, stride): (usize, usize, usize, usize),

@@ -1,4 +1,4 @@
-//! Activation functions and their gradients, as inlined scalar code that the callers' loops vectorise.
+//! Activation functions and their gradients, as inlined scalar code that the callers' loops vectorize.
 
 use std::any::TypeId;
 
@@ -6,7 +6,7 @@ use pulp::{Scalar256b, Simd, WithSimd};
 
 use crate::simd;
 
-/// What follows a normalisation, a sum or a dense layer. A NaN stays a NaN.
+/// What follows a normalization, a sum or a dense layer. A NaN stays a NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// Nothing.
@@ -139,7 +139,7 @@ pub(crate) fn is_fused() -> bool {
     simd::dispatch(IsFused)
 }
 
-/// `value` clamped to `bounds`; unlike `f32::clamp` it vectorises, and unlike `max` and `min` it keeps a NaN.
+/// `value` clamped to `bounds`; unlike `f32::clamp` it vectorizes, and unlike `max` and `min` it keeps a NaN.
 #[inline(always)]
 fn clamp(value: f32, (low, high): (f32, f32)) -> f32 {
     let value = if value < low { low } else { value };
@@ -160,7 +160,7 @@ fn sigmoid(x: f32, fused: bool) -> f32 {
     1.0 / (1.0 + p * power_of_two(n))
 }
 
-/// `e^x` in arithmetic that vectorises; within 3e-7 of the true value where that is a normal number. A NaN stays a NaN.
+/// `e^x` in arithmetic that vectorizes; within 3e-7 of the true value where that is a normal number. A NaN stays a NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let (p, n) = exp_parts(clamp(x, (-104.0, 89.0)), false);

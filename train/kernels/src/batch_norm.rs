@@ -1,4 +1,4 @@
-//! Batch normalisation over the rows of `[M, C]` (NHWC: M = batch x height x width), with an activation behind it.
+//! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), with an activation behind it.
 //!
 //! Going forward nothing is computed here but the per-channel factors: consumers apply them while they read (see
 //! [`crate::operand`]). The backward pass reads input and gradient twice: for the sums over the batch, and for the result. Both
@@ -19,10 +19,10 @@ const DEPTH: usize = 64;
 const MIN_BLOCKS: usize = 32;
 const MAX_PARTS: usize = 64;
 
-/// A normalisation with the statistics it uses: `activation((x - mean) * inverse * gamma + beta)`.
+/// A normalization with the statistics it uses: `activation((x - mean) * inverse * gamma + beta)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalization {
-    /// Mean, `[C]`; in f64, because a mean far from zero rounded to f32 would shift the normalised values.
+    /// Mean, `[C]`; in f64, because a mean far from zero rounded to f32 would shift the normalized values.
     pub mean: Vec<f64>,
     /// `1 / sqrt(variance + eps)`, `[C]`.
     pub inverse: Vec<f32>,
@@ -48,9 +48,9 @@ impl Normalization {
         eps: f32,
         activation: Activation,
     ) -> Result<Self, ShapeError> {
-        expect_positive("rows to normalise", moments.rows)?;
+        expect_positive("rows to normalize", moments.rows)?;
         let rows = float(moments.rows);
-        let variance = moments.centred.iter().map(|centred| centred / rows);
+        let variance = moments.centered.iter().map(|centered| centered / rows);
         Self::new((moments.mean.clone(), variance), (gamma, beta), eps, (moments.rows, activation))
     }
 
@@ -76,7 +76,7 @@ impl Normalization {
         eps: f32,
         (rows, activation): (usize, Activation),
     ) -> Result<Self, ShapeError> {
-        expect_positive("channels to normalise", gamma.len())?;
+        expect_positive("channels to normalize", gamma.len())?;
         expect_eq("beta", gamma.len(), beta.len())?;
         expect_eq("mean", gamma.len(), mean.len())?;
         expect_eq("variance", gamma.len(), variance.len())?;
@@ -90,7 +90,7 @@ impl Normalization {
         Ok(Self { inverse: inverse.into_iter().map(single).collect(), mean, scale, shift, rows, activation })
     }
 
-    /// What consumers of the normalised value apply.
+    /// What consumers of the normalized value apply.
     pub fn affine(&self) -> Affine<'_> {
         Affine { scale: &self.scale, shift: &self.shift, activation: self.activation }
     }
@@ -107,7 +107,7 @@ pub fn update_running(
     variance: &mut [f32],
 ) -> Result<(), ShapeError> {
     expect_eq("running mean", moments.mean.len(), mean.len())?;
-    expect_eq("running variance", moments.centred.len(), variance.len())?;
+    expect_eq("running variance", moments.centered.len(), variance.len())?;
     let momentum = f64::from(momentum);
     let mix = |running: &mut f32, batch: f64| {
         *running = single((1.0 - momentum) * f64::from(*running) + momentum * batch);
@@ -116,18 +116,18 @@ pub fn update_running(
     mean.iter_mut().zip(&moments.mean).for_each(|(running, &batch)| mix(running, batch));
     variance
         .iter_mut()
-        .zip(&moments.centred)
-        .for_each(|(running, &centred)| mix(running, centred / unbiased));
+        .zip(&moments.centered)
+        .for_each(|(running, &centered)| mix(running, centered / unbiased));
     Ok(())
 }
 
-/// The gradient of the normalised value, and where the gradient of the input goes.
+/// The gradient of the normalized value, and where the gradient of the input goes.
 pub enum Upstream<'a> {
     /// The one is overwritten with the other.
     InPlace(&'a mut [f32]),
     /// Two places.
     Into {
-        /// Gradient of the normalised value.
+        /// Gradient of the normalized value.
         dy: &'a [f32],
         /// Gradient of the input.
         dx: &'a mut [f32],
@@ -145,7 +145,7 @@ impl Upstream<'_> {
     }
 }
 
-/// Gradients of a training normalisation of `x`, from the gradient of `activation(normalised)`.
+/// Gradients of a training normalization of `x`, from the gradient of `activation(normalized)`.
 ///
 /// `x` may hold more rows than the statistics were taken over, if `dy` is zero in the others (see [`crate::mask`]); what
 /// is written there has no meaning.
@@ -189,7 +189,7 @@ pub struct Sums {
     /// `Σ g`, `[C]`.
     pub plain: Vec<f64>,
     /// `Σ g (x - mean)`, `[C]`.
-    pub centred: Vec<f64>,
+    pub centered: Vec<f64>,
 }
 
 impl Sums {
@@ -210,8 +210,8 @@ impl Sums {
         let store = |out: &mut f32, value: f64| {
             *out = single(if accumulate { f64::from(*out) + value } else { value });
         };
-        for ((dgamma, &centred), &inverse) in dgamma.iter_mut().zip(&self.centred).zip(&norm.inverse) {
-            store(dgamma, centred * f64::from(inverse));
+        for ((dgamma, &centered), &inverse) in dgamma.iter_mut().zip(&self.centered).zip(&norm.inverse) {
+            store(dgamma, centered * f64::from(inverse));
         }
         dbeta.iter_mut().zip(&self.plain).for_each(|(dbeta, &plain)| store(dbeta, plain));
         Ok(())
@@ -224,7 +224,7 @@ impl Sums {
 /// Lengths that do not match.
 pub fn sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums, ShapeError> {
     check(norm.scale.len(), x, dy)?;
-    expect_eq("normalised rows", norm.rows, norm.rows.min(x.len() / norm.scale.len()))?;
+    expect_eq("normalized rows", norm.rows, norm.rows.min(x.len() / norm.scale.len()))?;
     let summing = Summing::new(norm);
     let periods = x.len().div_ceil(summing.period);
     let block = summing.period * periods.div_ceil(MIN_BLOCKS).clamp(1, DEPTH);
@@ -240,9 +240,9 @@ pub fn sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums, ShapeEr
 
 /// Channels fit all lengths.
 fn check(channels: usize, x: &[f32], dy: &[f32]) -> Result<(), ShapeError> {
-    expect_positive("normalised values", x.len())?;
-    expect_eq("normalised values", x.len() / channels * channels, x.len())?;
-    expect_eq("gradient of the normalised value", x.len(), dy.len())
+    expect_positive("normalized values", x.len())?;
+    expect_eq("normalized values", x.len() / channels * channels, x.len())?;
+    expect_eq("gradient of the normalized value", x.len(), dy.len())
 }
 
 /// How [`Sums`] are taken in parts.
@@ -260,21 +260,21 @@ pub(crate) struct Summing<'a> {
 pub(crate) struct SumsPart {
     total: Vec<f64>,
     plain: Aligned,
-    centred: Aligned,
+    centered: Aligned,
 }
 
 impl SumsPart {
     /// Folded to one sum per channel.
     pub(crate) fn fold(self, channels: usize) -> Sums {
-        let (plain, centred) = self.total.split_at(self.plain.len());
-        let [plain, centred] = [plain, centred].map(|total| {
+        let (plain, centered) = self.total.split_at(self.plain.len());
+        let [plain, centered] = [plain, centered].map(|total| {
             let mut sums = vec![0.0; channels];
             for part in total.chunks_exact(channels) {
                 sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             }
             sums
         });
-        Sums { plain, centred }
+        Sums { plain, centered }
     }
 }
 
@@ -288,26 +288,26 @@ impl<'a> Summing<'a> {
     }
 
     pub(crate) fn part(&self) -> SumsPart {
-        let [plain, centred] = [(); 2].map(|()| Aligned::zeros(self.period));
-        SumsPart { total: vec![0.0; 2 * self.period], plain, centred }
+        let [plain, centered] = [(); 2].map(|()| Aligned::zeros(self.period));
+        SumsPart { total: vec![0.0; 2 * self.period], plain, centered }
     }
 
     /// Adds some rows.
     pub(crate) fn add(&self, part: &mut SumsPart, x: &[f32], dy: &[f32]) {
         let period = self.period;
-        let (plain, centred) = (&mut *part.plain, &mut *part.centred);
-        let (total_plain, total_centred) = part.total.split_at_mut(period);
+        let (plain, centered) = (&mut *part.plain, &mut *part.centered);
+        let (total_plain, total_centered) = part.total.split_at_mut(period);
         for (x, dy) in x.chunks(DEPTH * period).zip(dy.chunks(DEPTH * period)) {
             plain.fill(0.0);
-            centred.fill(0.0);
+            centered.fill(0.0);
             for_activation!(self.norm.activation, ACT => simd::vectorized(
                 #[inline(always)]
                 || {
                     for (x, dy) in x.chunks(period).zip(dy.chunks(period)) {
-                        add_sums(ACT, x, dy, [&self.scale, &self.shift, &self.near], plain, centred);
+                        add_sums(ACT, x, dy, [&self.scale, &self.shift, &self.near], plain, centered);
                     }
                     add_up(total_plain, plain);
-                    add_up(total_centred, centred);
+                    add_up(total_centered, centered);
                 },
             ));
         }
@@ -316,15 +316,15 @@ impl<'a> Summing<'a> {
     /// The sums of all parts, in their order.
     pub(crate) fn finish(&self, parts: impl IntoIterator<Item = Sums>) -> Sums {
         let c = self.norm.scale.len();
-        let mut sums = Sums { plain: vec![0.0; c], centred: vec![0.0; c] };
+        let mut sums = Sums { plain: vec![0.0; c], centered: vec![0.0; c] };
         for part in parts {
             sums.plain.iter_mut().zip(part.plain).for_each(|(total, part)| *total += part);
-            sums.centred.iter_mut().zip(part.centred).for_each(|(total, part)| *total += part);
+            sums.centered.iter_mut().zip(part.centered).for_each(|(total, part)| *total += part);
         }
         // The sums are about the rounded mean.
         let means = self.norm.mean.iter().zip(&*self.near);
-        for ((centred, plain), (mean, &near)) in sums.centred.iter_mut().zip(&sums.plain).zip(means) {
-            *centred -= plain * (mean - f64::from(near));
+        for ((centered, plain), (mean, &near)) in sums.centered.iter_mut().zip(&sums.plain).zip(means) {
+            *centered -= plain * (mean - f64::from(near));
         }
         sums
     }
@@ -350,15 +350,15 @@ fn add_sums(
     dy: &[f32],
     [scale, shift, near]: [&[f32]; 3],
     plain: &mut [f32],
-    centred: &mut [f32],
+    centered: &mut [f32],
 ) {
     let n = x.len();
     let (dy, scale, shift, near) = (&dy[..n], &scale[..n], &shift[..n], &near[..n]);
-    let (plain, centred) = (&mut plain[..n], &mut centred[..n]);
+    let (plain, centered) = (&mut plain[..n], &mut centered[..n]);
     for j in 0..n {
         let g = activation.gradient(x[j] * scale[j] + shift[j], dy[j]);
         plain[j] += g;
-        centred[j] += g * (x[j] - near[j]);
+        centered[j] += g * (x[j] - near[j]);
     }
 }
 
@@ -376,7 +376,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Of a normalisation with the statistics of the batch.
+    /// Of a normalization with the statistics of the batch.
     ///
     /// # Errors
     /// Lengths that do not match, or no rows.
@@ -384,14 +384,14 @@ impl Line {
         let c = norm.scale.len();
         expect_eq("gamma", c, gamma.len())?;
         expect_eq("sums", c, sums.plain.len())?;
-        expect_positive("normalised rows", norm.rows)?;
+        expect_positive("normalized rows", norm.rows)?;
         let near = rounded(&norm.mean);
         // dx = scale * (g - mean(g) - xhat * mean(g * xhat)).
         let rows = float(norm.rows);
         let coefficients = |j: usize| {
             let inverse = f64::from(norm.inverse[j]);
             let scale = f64::from(gamma[j]) * inverse;
-            let slope = scale * sums.centred[j] * inverse * inverse / rows;
+            let slope = scale * sums.centered[j] * inverse * inverse / rows;
             let rest = norm.mean[j] - f64::from(near[j]);
             (single(slope), single(rest * slope - scale * sums.plain[j] / rows))
         };
@@ -399,7 +399,7 @@ impl Line {
         Ok(Self::new(norm, near, slope, offset))
     }
 
-    /// Of a normalisation with running statistics.
+    /// Of a normalization with running statistics.
     pub fn inference(norm: &Normalization) -> Self {
         let zero = vec![0.0; norm.scale.len()];
         Self::new(norm, zero.clone(), zero.clone(), zero)
@@ -495,7 +495,7 @@ impl Coefficients<'_> {
     }
 }
 
-/// The gradient of the input `x` of a normalisation, written out.
+/// The gradient of the input `x` of a normalization, written out.
 ///
 /// # Errors
 /// Lengths that do not match.
@@ -507,7 +507,7 @@ pub fn apply(line: &Line, x: &[f32], upstream: Upstream<'_>) -> Result<(), Shape
             dy.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(dy, x)| line.replace(x, dy));
         }
         Upstream::Into { dy, dx, accumulate } => {
-            expect_eq("gradient of the normalised input", x.len(), dx.len())?;
+            expect_eq("gradient of the normalized input", x.len(), dx.len())?;
             let inputs = x.par_chunks(task).zip(dy.par_chunks(task));
             let pieces = dx.par_chunks_mut(task).zip(inputs);
             pieces.for_each(|(dx, (x, dy))| line.write(x, dy, dx, accumulate));
@@ -516,12 +516,12 @@ pub fn apply(line: &Line, x: &[f32], upstream: Upstream<'_>) -> Result<(), Shape
     Ok(())
 }
 
-/// The gradient of a value: plain, or still to be brought through the normalisation of that value.
+/// The gradient of a value: plain, or still to be brought through the normalization of that value.
 #[derive(Debug, Clone, Copy)]
 pub struct Gradient<'a> {
     /// What lies in memory.
     pub dy: &'a [f32],
-    /// The value and the line that its normalisation's second pass is.
+    /// The value and the line that its normalization's second pass is.
     pub through: Option<(&'a [f32], &'a Line)>,
 }
 
@@ -535,8 +535,8 @@ impl<'a> Gradient<'a> {
     pub(crate) fn check(&self, channels: usize, len: usize) -> Result<(), ShapeError> {
         expect_eq("output gradient", len, self.dy.len())?;
         let Some((value, line)) = self.through else { return Ok(()) };
-        expect_eq("normalised channels", channels, line.channels)?;
-        expect_eq("normalised values", len, value.len())
+        expect_eq("normalized channels", channels, line.channels)?;
+        expect_eq("normalized values", len, value.len())
     }
 }
 

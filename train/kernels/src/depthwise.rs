@@ -1,7 +1,7 @@
 //! Depthwise convolution (one filter per channel): NHWC values, `[C][kh][kw]` weights.
 //!
 //! These kernels are bound by memory. A task takes a strip of rows; every row of the input is read once, has its
-//! normalisation applied on the way into a ring of padded rows in the thread's cache (`ring`), and serves all the windows it
+//! normalization applied on the way into a ring of padded rows in the thread's cache (`ring`), and serves all the windows it
 //! lies in from there. The gradient of the input is the same sweep over the gradient of the output, with turned filters; where
 //! windows are a stride apart, each residue of the column has a filter of its own.
 
@@ -103,11 +103,11 @@ pub struct Gradients<'a> {
     pub dx: (&'a mut [f32], bool),
     /// Of the weights, `[C][kh][kw]`, and whether it is added to what is there.
     pub dw: (&'a mut [f32], bool),
-    /// The first pass of the normalisation that `x` goes through, over `dx` as it stands afterwards.
+    /// The first pass of the normalization that `x` goes through, over `dx` as it stands afterwards.
     pub sums: Option<(&'a Normalization, &'a mut Sums)>,
 }
 
-/// Both gradients in one sweep. With what normalisations add to it on either side, every value in memory is read once.
+/// Both gradients in one sweep. With what normalizations add to it on either side, every value in memory is read once.
 ///
 /// # Errors
 /// Lengths that do not match the shape.
@@ -125,7 +125,7 @@ pub fn backward(
     expect_eq("depthwise input gradient", s.in_len(), dx.len())?;
     expect_eq("depthwise weight gradient", s.channels * s.taps(), dw.len())?;
     let norm = sums.as_ref().map(|(norm, _)| *norm);
-    expect_eq("normalised channels", s.channels, norm.map_or(s.channels, |norm| norm.scale.len()))?;
+    expect_eq("normalized channels", s.channels, norm.map_or(s.channels, |norm| norm.scale.len()))?;
     let mut sweep = Sweep::new(s, dy).with_data(weights, accumulate).with_weights(&values);
     if let Some(norm) = norm {
         sweep = sweep.with_sums(norm, x.data);

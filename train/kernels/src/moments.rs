@@ -1,6 +1,6 @@
 //! Mean and spread per channel of a batch.
 //!
-//! Blocks of rows are summed in f32 about a centre while they are in cache: the first block about its own mean, the others about
+//! Blocks of rows are summed in f32 about a center while they are in cache: the first block about its own mean, the others about
 //! the mean so far. Blocks are combined in f64 by the pairwise formula of Chan, Golub and LeVeque (1979). A mean far from zero
 //! costs the variance no digits.
 
@@ -19,7 +19,7 @@ pub struct Moments {
     /// Mean, `[C]`.
     pub mean: Vec<f64>,
     /// Sum of squared deviations from the mean, `[C]`.
-    pub centred: Vec<f64>,
+    pub centered: Vec<f64>,
 }
 
 impl Moments {
@@ -28,14 +28,14 @@ impl Moments {
         self.rows = rows;
         self.mean.clear();
         self.mean.resize(channels, 0.0);
-        self.centred.clear();
-        self.centred.resize(channels, 0.0);
+        self.centered.clear();
+        self.centered.resize(channels, 0.0);
         let mut counts = vec![0.0; channels];
         for part in parts {
-            let Part { first, rows, mean, centred, .. } = part;
-            for (j, (&mean, &centred)) in mean.iter().zip(&centred).enumerate() {
+            let Part { first, rows, mean, centered, .. } = part;
+            for (j, (&mean, &centered)) in mean.iter().zip(&centered).enumerate() {
                 let at = first + j;
-                merge((&mut counts[at], &mut self.mean[at], &mut self.centred[at]), (rows, mean, centred));
+                merge((&mut counts[at], &mut self.mean[at], &mut self.centered[at]), (rows, mean, centered));
             }
         }
     }
@@ -48,10 +48,10 @@ pub(crate) struct Part {
     first: usize,
     rows: f64,
     mean: Vec<f64>,
-    centred: Vec<f64>,
+    centered: Vec<f64>,
     /// What the block in work is summed about.
-    centres: Vec<f32>,
-    /// Its sums of deviations from the centres,
+    centers: Vec<f32>,
+    /// Its sums of deviations from the centers,
     sums: Vec<f32>,
     /// and of their squares.
     squares: Vec<f32>,
@@ -60,8 +60,8 @@ pub(crate) struct Part {
 impl Part {
     /// No rows yet, of channels `first..first + channels`.
     pub(crate) fn new(first: usize, channels: usize) -> Self {
-        let (mean, centred) = (vec![0.0; channels], vec![0.0; channels]);
-        Self { first, rows: 0.0, mean, centred, centres: Vec::new(), sums: Vec::new(), squares: Vec::new() }
+        let (mean, centered) = (vec![0.0; channels], vec![0.0; channels]);
+        Self { first, rows: 0.0, mean, centered, centers: Vec::new(), sums: Vec::new(), squares: Vec::new() }
     }
 
     /// Adds `rows` rows; row `r` of the part's channels lies at `y[r * stride..]`.
@@ -85,7 +85,7 @@ impl Part {
         if self.rows == 0.0 {
             self.start(together);
             self.sum_dense(block);
-            self.recentre(rows);
+            self.recenter(rows);
         }
         self.sum_dense(block);
         self.merge_block(rows);
@@ -99,7 +99,7 @@ impl Part {
             if self.rows == 0.0 {
                 self.start(1);
                 self.sum_rows(start..start + count, &row);
-                self.recentre(rows);
+                self.recenter(rows);
             }
             self.sum_rows(start..start + count, &row);
             self.merge_block(rows);
@@ -109,65 +109,65 @@ impl Part {
     /// Room for the sums of `together` rows side by side, about zero.
     fn start(&mut self, together: usize) {
         let width = together * self.mean.len();
-        for buffer in [&mut self.centres, &mut self.sums, &mut self.squares] {
+        for buffer in [&mut self.centers, &mut self.sums, &mut self.squares] {
             buffer.clear();
             buffer.resize(width, 0.0);
         }
     }
 
     fn sum_dense(&mut self, block: &[f32]) {
-        let Self { centres, sums, squares, .. } = self;
+        let Self { centers, sums, squares, .. } = self;
         simd::vectorized(
             #[inline(always)]
-            || add_up(block, centres, sums, squares),
+            || add_up(block, centers, sums, squares),
         );
     }
 
     fn sum_rows<'y>(&mut self, rows: Range<usize>, row: impl Fn(usize) -> &'y [f32]) {
-        let Self { centres, sums, squares, .. } = self;
+        let Self { centers, sums, squares, .. } = self;
         simd::vectorized(
             #[inline(always)]
             || {
                 sums.fill(0.0);
                 squares.fill(0.0);
                 for r in rows {
-                    add_row(row(r), centres, sums, squares);
+                    add_row(row(r), centers, sums, squares);
                 }
             },
         );
     }
 
-    /// Moves the centres to the mean of a first block, whose sums about zero have been taken.
-    fn recentre(&mut self, rows: f32) {
+    /// Moves the centers to the mean of a first block, whose sums about zero have been taken.
+    fn recenter(&mut self, rows: f32) {
         let channels = self.mean.len();
         fold(&mut self.sums, channels);
-        for centres in self.centres.chunks_exact_mut(channels) {
-            centres.iter_mut().zip(&self.sums).for_each(|(centre, sum)| *centre = sum / rows);
+        for centers in self.centers.chunks_exact_mut(channels) {
+            centers.iter_mut().zip(&self.sums).for_each(|(center, sum)| *center = sum / rows);
         }
     }
 
-    /// Merges a block of `rows` rows by its sums, and moves the centres to the mean so far.
+    /// Merges a block of `rows` rows by its sums, and moves the centers to the mean so far.
     fn merge_block(&mut self, rows: f32) {
         let channels = self.mean.len();
         let rows = f64::from(rows);
         let total = self.rows + rows;
         let (share, weight) = (rows / total, self.rows * rows / total);
         self.rows = total;
-        let Self { mean, centred, centres, sums, squares, .. } = self;
+        let Self { mean, centered, centers, sums, squares, .. } = self;
         simd::vectorized(
             #[inline(always)]
             || {
                 fold(sums, channels);
                 fold(squares, channels);
-                for (c, (mean, centred)) in mean.iter_mut().zip(centred).enumerate() {
+                for (c, (mean, centered)) in mean.iter_mut().zip(centered).enumerate() {
                     let shift = f64::from(sums[c]) / rows;
-                    let difference = f64::from(centres[c]) + shift - *mean;
-                    *centred +=
+                    let difference = f64::from(centers[c]) + shift - *mean;
+                    *centered +=
                         f64::from(squares[c]) - shift * shift * rows + difference * difference * weight;
                     *mean += difference * share;
                 }
-                for centres in centres.chunks_exact_mut(channels) {
-                    centres.iter_mut().zip(&*mean).for_each(|(centre, &mean)| *centre = rounded(mean));
+                for centers in centers.chunks_exact_mut(channels) {
+                    centers.iter_mut().zip(&*mean).for_each(|(center, &mean)| *center = rounded(mean));
                 }
             },
         );
@@ -177,38 +177,38 @@ impl Part {
 /// Values summed side by side in registers, at least where a row is taken as wide.
 const WIDE: usize = 128;
 
-/// Sums, over rows that lie one after the other, of the deviations from `centres` and of their squares; the last row may be a
+/// Sums, over rows that lie one after the other, of the deviations from `centers` and of their squares; the last row may be a
 /// part of one.
 #[inline(always)]
-fn add_up(x: &[f32], centres: &[f32], sums: &mut [f32], squares: &mut [f32]) {
-    let width = centres.len();
+fn add_up(x: &[f32], centers: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+    let width = centers.len();
     let mut at = 0;
     while at < width {
         at += match width - at {
-            WIDE.. => add_up_columns::<WIDE>(x, centres, sums, squares, at),
-            64.. => add_up_columns::<64>(x, centres, sums, squares, at),
-            16.. => add_up_columns::<16>(x, centres, sums, squares, at),
-            _ => add_up_columns::<1>(x, centres, sums, squares, at),
+            WIDE.. => add_up_columns::<WIDE>(x, centers, sums, squares, at),
+            64.. => add_up_columns::<64>(x, centers, sums, squares, at),
+            16.. => add_up_columns::<16>(x, centers, sums, squares, at),
+            _ => add_up_columns::<1>(x, centers, sums, squares, at),
         };
     }
-    add_row(x.chunks_exact(width).remainder(), centres, sums, squares);
+    add_row(x.chunks_exact(width).remainder(), centers, sums, squares);
 }
 
 /// [`add_up`] for whole rows and columns `at..at + N`, which it counts.
 #[inline(always)]
 fn add_up_columns<const N: usize>(
     x: &[f32],
-    centres: &[f32],
+    centers: &[f32],
     sums: &mut [f32],
     squares: &mut [f32],
     at: usize,
 ) -> usize {
-    let (mut sum, mut square, mut centre) = ([0.0; N], [0.0; N], [0.0; N]);
-    centre.copy_from_slice(&centres[at..][..N]);
-    for row in x.chunks_exact(centres.len()) {
+    let (mut sum, mut square, mut center) = ([0.0; N], [0.0; N], [0.0; N]);
+    center.copy_from_slice(&centers[at..][..N]);
+    for row in x.chunks_exact(centers.len()) {
         let row = &row[at..][..N];
         for j in 0..N {
-            let deviation = row[j] - centre[j];
+            let deviation = row[j] - center[j];
             sum[j] += deviation;
             square[j] += deviation * deviation;
         }
@@ -219,9 +219,9 @@ fn add_up_columns<const N: usize>(
 }
 
 #[inline(always)]
-fn add_row(x: &[f32], centres: &[f32], sums: &mut [f32], squares: &mut [f32]) {
-    for (((x, centre), sum), square) in x.iter().zip(centres).zip(sums).zip(squares) {
-        let deviation = x - centre;
+fn add_row(x: &[f32], centers: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+    for (((x, center), sum), square) in x.iter().zip(centers).zip(sums).zip(squares) {
+        let deviation = x - center;
         *sum += deviation;
         *square += deviation * deviation;
     }
@@ -238,11 +238,11 @@ fn fold(sums: &mut [f32], channels: usize) {
 
 /// Adds `count` values with the given moments to others.
 #[inline(always)]
-fn merge(all: (&mut f64, &mut f64, &mut f64), (count, mean, centred): (f64, f64, f64)) {
-    let (all_count, all_mean, all_centred) = all;
+fn merge(all: (&mut f64, &mut f64, &mut f64), (count, mean, centered): (f64, f64, f64)) {
+    let (all_count, all_mean, all_centered) = all;
     let total = *all_count + count;
     let difference = mean - *all_mean;
-    *all_centred += centred + difference * difference * (*all_count * count / total);
+    *all_centered += centered + difference * difference * (*all_count * count / total);
     *all_mean += difference * (count / total);
     *all_count = total;
 }

@@ -1,6 +1,6 @@
-//! An activation as its consumer reads it: plain, or still to be normalised.
+//! An activation as its consumer reads it: plain, or still to be normalized.
 //!
-//! A batch normalisation is never written out: its consumers apply scale, shift and activation while they load. That saves a
+//! A batch normalization is never written out: its consumers apply scale, shift and activation while they load. That saves a
 //! write and a read of every activation, and the memory to keep it for the backward pass.
 
 use crate::activation::Activation;
@@ -14,7 +14,7 @@ pub struct Operand<'a> {
     pub norm: Option<Affine<'a>>,
 }
 
-/// A normalisation in its final form, per channel, with the activation behind it.
+/// A normalization in its final form, per channel, with the activation behind it.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a> {
     /// Factor, `[C]`.

@@ -1,4 +1,4 @@
-//! The optimisers' passes over flat slices of parameters.
+//! The optimizers' passes over flat slices of parameters.
 
 use rayon::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Kernels over the rows of `[B, K]`: L2 normalisation and soft cross-entropy.
+//! Kernels over the rows of `[B, K]`: L2 normalization and soft cross-entropy.
 //!
 //! A row is one task; its sums run in a fixed order, those over rows in f64.
 
@@ -19,8 +19,8 @@ const LANES: usize = 32;
 /// # Errors
 /// Lengths that do not match, or a part of a row.
 pub fn normalize_forward(x: &[f32], columns: usize, y: &mut [f32]) -> Result<(), ShapeError> {
-    check_rows("rows to normalise", x.len(), columns)?;
-    expect_eq("normalised rows", x.len(), y.len())?;
+    check_rows("rows to normalize", x.len(), columns)?;
+    expect_eq("normalized rows", x.len(), y.len())?;
     y.par_chunks_exact_mut(columns).zip(x.par_chunks_exact(columns)).for_each(|(y, x)| {
         simd::vectorized(
             #[inline(always)]
@@ -40,8 +40,8 @@ pub fn normalize_forward(x: &[f32], columns: usize, y: &mut [f32]) -> Result<(),
 /// # Errors
 /// Lengths that do not match, or a part of a row.
 pub fn normalize_backward(x: &[f32], dy: &[f32], columns: usize, dx: &mut [f32]) -> Result<(), ShapeError> {
-    check_rows("normalised rows", x.len(), columns)?;
-    expect_eq("gradient of normalised rows", x.len(), dy.len())?;
+    check_rows("normalized rows", x.len(), columns)?;
+    expect_eq("gradient of normalized rows", x.len(), dy.len())?;
     expect_eq("gradient of rows", x.len(), dx.len())?;
     let inputs = x.par_chunks_exact(columns).zip(dy.par_chunks_exact(columns));
     dx.par_chunks_exact_mut(columns).zip(inputs).for_each(|(dx, (x, dy))| {

@@ -30,7 +30,7 @@ pub(crate) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
 
 /// Compiles `f`, with everything inlined into it, for the process's instruction set.
 ///
-/// For loops that the compiler vectorises by itself.
+/// For loops that the compiler vectorizes by itself.
 #[inline(always)]
 pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     arch().dispatch(f)

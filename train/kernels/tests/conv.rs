@@ -115,7 +115,7 @@ struct Passes<T> {
     dx: Vec<T>,
     dw: Vec<T>,
     mean: Vec<f64>,
-    centred: Vec<f64>,
+    centered: Vec<f64>,
 }
 
 impl Data {
@@ -155,7 +155,7 @@ impl Data {
         let mut again = vec![f32::NAN; self.dy.len()];
         conv::forward(conv, x, &self.weights, &mut again, None, &mut ws).unwrap();
         assert!(bits(&y) == bits(&again), "the moments or the workspace change the output");
-        Passes { y, dx, dw, mean: moments.mean, centred: moments.centred }
+        Passes { y, dx, dw, mean: moments.mean, centered: moments.centered }
     }
 
     /// The same by definition.
@@ -203,8 +203,8 @@ impl Data {
                 }
             }
         }
-        let (mean, centred) = naive_moments(&y, self.conv.out_channels);
-        Passes { y, dx, dw, mean, centred }
+        let (mean, centered) = naive_moments(&y, self.conv.out_channels);
+        Passes { y, dx, dw, mean, centered }
     }
 }
 
@@ -212,8 +212,8 @@ fn naive_moments(y: &[f64], channels: usize) -> (Vec<f64>, Vec<f64>) {
     let rows = count(y.len() / channels);
     let channel = |c: usize| y.iter().skip(c).step_by(channels);
     let mean: Vec<f64> = (0..channels).map(|c| channel(c).sum::<f64>() / rows).collect();
-    let centred = (0..channels).map(|c| channel(c).map(|v| (v - mean[c]).powi(2)).sum()).collect();
-    (mean, centred)
+    let centered = (0..channels).map(|c| channel(c).map(|v| (v - mean[c]).powi(2)).sum()).collect();
+    (mean, centered)
 }
 
 fn count(n: usize) -> f64 {
@@ -246,8 +246,8 @@ fn check(case: &Case, activation: Option<Activation>, accumulate: bool) {
     let terms = s.taps() * inputs;
     assert_close("mean", case, &expected.mean, &got.mean, terms);
     let share =
-        |centred: &[f64]| centred.iter().map(|v| v / count(s.out_pixels() * terms)).collect::<Vec<_>>();
-    assert_close("spread", case, &share(&expected.centred), &share(&got.centred), terms);
+        |centered: &[f64]| centered.iter().map(|v| v / count(s.out_pixels() * terms)).collect::<Vec<_>>();
+    assert_close("spread", case, &share(&expected.centered), &share(&got.centered), terms);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn every_pass_is_the_definition() {
 }
 
 #[test]
-fn a_pending_normalisation_is_applied_and_padding_stays_zero() {
+fn a_pending_normalization_is_applied_and_padding_stays_zero() {
     for (case, activation) in CASES.iter().zip(ACTIVATIONS.into_iter().cycle()) {
         check(case, Some(activation), false);
     }
@@ -293,8 +293,8 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         let data = Data::new(&case, Some(Activation::Relu));
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let Passes { y, dx, dw, mean, centred } = pool.install(|| data.run(true));
-            let moments: Vec<u64> = mean.iter().chain(&centred).map(|v| v.to_bits()).collect();
+            let Passes { y, dx, dw, mean, centered } = pool.install(|| data.run(true));
+            let moments: Vec<u64> = mean.iter().chain(&centered).map(|v| v.to_bits()).collect();
             (bits(&y), bits(&dx), bits(&dw), moments)
         };
         let one = with(1);

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 
 use crate::error::{TrainError, expect_dims};
 use crate::objective::{Objective, ReadEmbeddings};
@@ -26,7 +26,7 @@ use crate::run::RunError;
 use crate::student::Student;
 
 const STUDENT: &str = "student/";
-const OPTIMISER: &str = "optimiser/";
+const OPTIMIZER: &str = "optimiser/";
 const OBJECTIVE: &str = "objective/";
 const STEP: &str = "loop/step";
 const EPOCH_LOSS: &str = "loop/epoch_loss";
@@ -44,7 +44,7 @@ pub struct Progress {
 pub struct Stateful<'a> {
     /// The student.
     pub student: &'a mut Student,
-    /// Names of the optimiser's vectors ([`Update::slots`]).
+    /// Names of the optimizer's vectors ([`Update::slots`]).
     pub slots: &'a [&'static str],
     /// Its objective.
     pub objective: &'a mut dyn Objective,
@@ -61,9 +61,9 @@ pub fn encode(state: &mut Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, 
         require_finite(&name, &tensor, progress.step)?;
         tensors.insert(format!("{STUDENT}{name}"), tensor);
     }
-    for (slot, values) in state.slots.iter().zip(state.student.engine().optimiser_state()?) {
+    for (slot, values) in state.slots.iter().zip(state.student.engine().optimizer_state()?) {
         let len = values.len();
-        tensors.insert(format!("{OPTIMISER}{slot}"), Tensor::from_vec(values, len, &Device::Cpu)?);
+        tensors.insert(format!("{OPTIMIZER}{slot}"), Tensor::from_vec(values, len, &Device::Cpu)?);
     }
     tensors.extend(
         state.objective.state()?.into_iter().map(|(name, tensor)| (format!("{OBJECTIVE}{name}"), tensor)),
@@ -75,7 +75,7 @@ pub fn encode(state: &mut Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, 
     Ok(bytes.map_err(TrainError::from)?)
 }
 
-/// Puts the optimiser's vectors back: all of them, or none where no step was taken.
+/// Puts the optimizer's vectors back: all of them, or none where no step was taken.
 fn load_slots(state: &mut Stateful<'_>, saved: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
     if saved.is_empty() {
         return Ok(());
@@ -85,12 +85,12 @@ fn load_slots(state: &mut Stateful<'_>, saved: &BTreeMap<String, Tensor>) -> Res
     for name in state.slots {
         let tensor = saved
             .get(*name)
-            .ok_or_else(|| TrainError::MissingState { name: format!("{OPTIMISER}{name}") })?;
+            .ok_or_else(|| TrainError::MissingState { name: format!("{OPTIMIZER}{name}") })?;
         let len = if Update::is_over_buffers(name) { buffers } else { parameters };
         expect_dims(name, tensor, &[len])?;
         slots.push(tensor.to_vec1::<f32>()?);
     }
-    state.student.engine().load_optimiser_state(&slots)
+    state.student.engine().load_optimizer_state(&slots)
 }
 
 fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunError> {
@@ -103,14 +103,14 @@ fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunErr
 /// Puts the state in `bytes` back; `path` names the file in messages, `read` gives the teacher's embeddings `[n, D]` of cache rows.
 ///
 /// # Errors
-/// [`ArtefactError::Invalid`] where the bytes are not a checkpoint of such a run.
+/// [`ArtifactError::Invalid`] where the bytes are not a checkpoint of such a run.
 pub fn restore(
     bytes: &[u8],
     path: &Path,
     state: &mut Stateful<'_>,
     read: &mut ReadEmbeddings<'_>,
 ) -> Result<Progress, RunError> {
-    let invalid = |reason: String| RunError::from(ArtefactError::invalid(path, reason));
+    let invalid = |reason: String| RunError::from(ArtifactError::invalid(path, reason));
     let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
         .map_err(|error| invalid(format!("not a valid safetensors file: {error}")))?;
     let part = |prefix: &str| -> BTreeMap<String, Tensor> {
@@ -123,7 +123,7 @@ pub fn restore(
     if !report.is_complete() || !report.unused.is_empty() {
         return Err(invalid(format!("it belongs to another student: {report}")));
     }
-    load_slots(state, &part(OPTIMISER)).map_err(|error| invalid(error.to_string()))?;
+    load_slots(state, &part(OPTIMIZER)).map_err(|error| invalid(error.to_string()))?;
     state.objective.restore(&part(OBJECTIVE), read).map_err(|error| invalid(error.to_string()))?;
     let step = single(STEP)?.to_vec1::<i64>().ok().and_then(|step| usize::try_from(*step.first()?).ok());
     let step = step.ok_or_else(|| invalid(format!("{STEP} is not a step")))?;

@@ -18,7 +18,7 @@ pub enum Mode {
     Train {
         /// The run's seed.
         seed: u64,
-        /// The optimiser step, counted over the whole run.
+        /// The optimizer step, counted over the whole run.
         step: u64,
     },
     /// Running statistics, no dropout, nothing kept.
@@ -29,8 +29,8 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy)]
 pub enum Images<'a> {
     /// Ready for the student.
-    Normalised(&'a [f32]),
-    /// As rendered; the backend normalises: a device after the upload of a quarter of the bytes.
+    Normalized(&'a [f32]),
+    /// As rendered; the backend normalizes: a device after the upload of a quarter of the bytes.
     Pixels {
         /// Bytes.
         rgb: &'a [u8],
@@ -43,7 +43,7 @@ impl Images<'_> {
     /// Scalars.
     pub fn len(&self) -> usize {
         match self {
-            Self::Normalised(values) => values.len(),
+            Self::Normalized(values) => values.len(),
             Self::Pixels { rgb, .. } => rgb.len(),
         }
     }
@@ -80,11 +80,11 @@ impl<'a> Site<'a> {
     }
 }
 
-/// A value as a node reads it: `buffer`, through the normalisation of node `norm` where there is one.
+/// A value as a node reads it: `buffer`, through the normalization of node `norm` where there is one.
 pub struct Reading<'a, T> {
     /// What lies in memory.
     pub buffer: &'a T,
-    /// Number of the batch normalisation that is still to be applied.
+    /// Number of the batch normalization that is still to be applied.
     pub norm: Option<usize>,
 }
 
@@ -96,7 +96,7 @@ impl<T> Clone for Reading<'_, T> {
 
 impl<T> Copy for Reading<'_, T> {}
 
-/// Where the gradient of a normalisation's input goes.
+/// Where the gradient of a normalization's input goes.
 pub enum Through<'a, T> {
     /// Over the output's gradient.
     InPlace(&'a mut T),
@@ -122,7 +122,7 @@ pub trait Backend {
     /// Where objectives compute.
     fn device(&self) -> &Device;
 
-    /// Whether the node reads un-normalised inputs through the normalisation, so that it need not be written out.
+    /// Whether the node reads un-normalized inputs through the normalization, so that it need not be written out.
     fn reads_lazily(&self, node: &Node) -> bool;
 
     /// Makes room for what the nodes of `graph` keep.
@@ -150,7 +150,7 @@ pub trait Backend {
     /// A gradient from an objective.
     fn load_tensor(&mut self, from: &Tensor, to: &mut Self::Buffer) -> Result<(), TrainError>;
 
-    /// Convolution, depthwise too. May take the moments of `y` for the batch normalisation `norm` that follows.
+    /// Convolution, depthwise too. May take the moments of `y` for the batch normalization `norm` that follows.
     fn conv(
         &mut self,
         at: Site<'_>,
@@ -173,17 +173,17 @@ pub trait Backend {
         x: Reading<'_, Self::Buffer>,
         dy: &Self::Buffer,
     ) -> Result<(), TrainError>;
-    /// Statistics and final form of a batch normalisation of `x`; running statistics move in training.
+    /// Statistics and final form of a batch normalization of `x`; running statistics move in training.
     fn batch_norm(&mut self, at: Site<'_>, x: &Self::Buffer) -> Result<(), TrainError>;
-    /// Gradients of a batch normalisation and its activation.
+    /// Gradients of a batch normalization and its activation.
     fn batch_norm_backward(
         &mut self,
         at: Site<'_>,
         x: &Self::Buffer,
         through: Through<'_, Self::Buffer>,
     ) -> Result<(), TrainError>;
-    /// Writes a normalised value out.
-    fn materialise(
+    /// Writes a normalized value out.
+    fn materialize(
         &mut self,
         at: Site<'_>,
         x: Reading<'_, Self::Buffer>,
@@ -289,14 +289,14 @@ pub trait Backend {
     /// The same draw applied to `dy`.
     fn dropout_backward(&mut self, at: Site<'_>, dy: &mut Self::Buffer) -> Result<(), TrainError>;
     /// Rows divided by their norm.
-    fn l2_normalise(
+    fn l2_normalize(
         &mut self,
         at: Site<'_>,
         x: &Self::Buffer,
         y: &mut Self::Buffer,
     ) -> Result<(), TrainError>;
     /// `dy` becomes the gradient of the input.
-    fn l2_normalise_backward(
+    fn l2_normalize_backward(
         &mut self,
         at: Site<'_>,
         x: &Self::Buffer,
@@ -309,7 +309,7 @@ pub trait Backend {
     /// Gradient of the token; `dy` becomes the gradient of the input.
     fn fill_masked_backward(&mut self, at: Site<'_>, dy: &mut Self::Buffer) -> Result<(), TrainError>;
 
-    /// One step of the optimiser on all parameters, by the gradients of the last backward passes.
+    /// One step of the optimizer on all parameters, by the gradients of the last backward passes.
     fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError>;
     /// The norm of the gradients that the last update clipped, a scalar, on a device that leaves it to others to see whether it is finite.
     fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError>;
@@ -319,10 +319,10 @@ pub trait Backend {
     fn load_state(&mut self, state: &State) -> Result<(), TrainError>;
     /// The gradients of the parameters, flat.
     fn gradients(&mut self) -> Result<Vec<f32>, TrainError>;
-    /// The optimiser's vectors, flat, in the order of [`Update::slots`].
-    fn optimiser_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError>;
-    /// Puts the optimiser's vectors back.
-    fn load_optimiser_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError>;
+    /// The optimizer's vectors, flat, in the order of [`Update::slots`].
+    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError>;
+    /// Puts the optimizer's vectors back.
+    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError>;
     /// Bytes of buffers held.
     fn bytes(&self) -> usize;
 }

@@ -22,7 +22,7 @@ use crate::error::TrainError;
 use crate::optim::Update;
 use crate::rng::Stream;
 
-/// Pixels that one task normalises.
+/// Pixels that one task normalizes.
 const PIXELS_PER_TASK: usize = 16 * 1024;
 
 /// What a node keeps between forward and backward.
@@ -34,7 +34,7 @@ struct Kept {
     factors: Vec<f32>,
 }
 
-/// Parameters, their gradients and the optimiser's vectors, all flat; pooled buffers for everything else.
+/// Parameters, their gradients and the optimizer's vectors, all flat; pooled buffers for everything else.
 pub struct CpuBackend {
     state: State,
     gradients: Vec<f32>,
@@ -168,7 +168,7 @@ fn dims(at: Site<'_>) -> (usize, usize, usize, usize) {
     (shape.batch, shape.height, shape.width, shape.channels)
 }
 
-/// A node's input for a kernel: normalised while it is read where `reading` says so.
+/// A node's input for a kernel: normalized while it is read where `reading` says so.
 fn operand<'a>(kept: &'a [Kept], reading: Reading<'a, Buffer>) -> Operand<'a> {
     let norm: Option<Affine<'a>> =
         reading.norm.and_then(|id| kept[id].norm.as_ref()).map(Normalization::affine);
@@ -204,7 +204,7 @@ impl Backend for CpuBackend {
     }
 
     fn reads_lazily(&self, node: &Node) -> bool {
-        !matches!(node.op, Op::Linear { .. } | Op::Activate { .. } | Op::L2Normalise)
+        !matches!(node.op, Op::Linear { .. } | Op::Activate { .. } | Op::L2Normalize)
     }
 
     fn begin_forward(&mut self, graph: &Graph, mode: Mode) {
@@ -212,7 +212,7 @@ impl Backend for CpuBackend {
         if self.kept.len() < graph.nodes().len() {
             self.kept.resize_with(graph.nodes().len(), Kept::default);
         }
-        // A forward pass that failed half-way may have left moments that no normalisation took.
+        // A forward pass that failed half-way may have left moments that no normalization took.
         self.kept.iter_mut().for_each(|kept| kept.moments.rows = 0);
     }
 
@@ -249,8 +249,8 @@ impl Backend for CpuBackend {
 
     fn images(&mut self, images: Images<'_>, to: &mut Buffer) -> Result<(), TrainError> {
         match images {
-            Images::Normalised(values) => Ok(elementwise::materialize(Operand::plain(values), 1, to)?),
-            Images::Pixels { rgb, normalization } => normalise_pixels(rgb, normalization, to),
+            Images::Normalized(values) => Ok(elementwise::materialize(Operand::plain(values), 1, to)?),
+            Images::Pixels { rgb, normalization } => normalize_pixels(rgb, normalization, to),
         }
     }
 
@@ -279,7 +279,7 @@ impl Backend for CpuBackend {
         if let Op::ConvTranspose { .. } = op {
             let Ok(conv) = geometry(op, at.input(0).channels)? else { return Ok(()) };
             // The adjoint of a convolution is its gradient with respect to the input.
-            let plain = materialised(&mut self.pool, input, at.input(0).channels)?;
+            let plain = materialized(&mut self.pool, input, at.input(0).channels)?;
             let dy = plain.as_deref().unwrap_or(input.data);
             conv::backward_data(&conv, dy, weights, y, false, &mut self.workspace)?;
             plain.into_iter().for_each(|buffer| self.pool.give(buffer));
@@ -334,7 +334,7 @@ impl Backend for CpuBackend {
         let (accumulate, workspace) = (self.accumulate, &mut self.workspace);
         if let Op::ConvTranspose { .. } = op {
             let Ok(conv) = geometry(op, at.input(0).channels)? else { return Ok(()) };
-            let plain = materialised(&mut self.pool, input, at.input(0).channels)?;
+            let plain = materialized(&mut self.pool, input, at.input(0).channels)?;
             let x = plain.as_deref().unwrap_or(input.data);
             conv::backward_weight(&conv, Operand::plain(dy), x, dw, accumulate, workspace)?;
             plain.into_iter().for_each(|buffer| self.pool.give(buffer));
@@ -391,7 +391,7 @@ impl Backend for CpuBackend {
         Ok(batch_norm::backward(norm, gamma, x, upstream, dgamma, dbeta, self.accumulate)?)
     }
 
-    fn materialise(
+    fn materialize(
         &mut self,
         at: Site<'_>,
         x: Reading<'_, Buffer>,
@@ -404,7 +404,7 @@ impl Backend for CpuBackend {
         let Op::Bias { bias } = &at.node().op else { return Ok(()) };
         let channels = at.shape().channels;
         let input = operand(&self.kept, x);
-        let plain = materialised(&mut self.pool, input, channels)?;
+        let plain = materialized(&mut self.pool, input, channels)?;
         let data = plain.as_deref().unwrap_or(input.data);
         let shift = &self.state.parameters[bias.indices()];
         let ones = vec![1.0; channels];
@@ -543,7 +543,7 @@ impl Backend for CpuBackend {
 
     fn dropout(&mut self, at: Site<'_>, x: Reading<'_, Buffer>, y: &mut Buffer) -> Result<(), TrainError> {
         self.draw(at);
-        self.materialise(at, x, y)?;
+        self.materialize(at, x, y)?;
         scale_parts(y, &self.kept[at.id].factors);
         Ok(())
     }
@@ -553,11 +553,11 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn l2_normalise(&mut self, at: Site<'_>, x: &Buffer, y: &mut Buffer) -> Result<(), TrainError> {
+    fn l2_normalize(&mut self, at: Site<'_>, x: &Buffer, y: &mut Buffer) -> Result<(), TrainError> {
         Ok(rows::normalize_forward(x, at.shape().channels, y)?)
     }
 
-    fn l2_normalise_backward(&mut self, at: Site<'_>, x: &Buffer, dy: &mut Buffer) -> Result<(), TrainError> {
+    fn l2_normalize_backward(&mut self, at: Site<'_>, x: &Buffer, dy: &mut Buffer) -> Result<(), TrainError> {
         let mut dx = self.pool.take(dy.len());
         rows::normalize_backward(x, dy, at.shape().channels, &mut dx)?;
         self.pool.give(std::mem::replace(dy, dx));
@@ -605,11 +605,11 @@ impl Backend for CpuBackend {
         Ok(self.gradients.clone())
     }
 
-    fn optimiser_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
+    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
         Ok(self.slots.clone())
     }
 
-    fn load_optimiser_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
+    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
         self.slots = slots.to_vec();
         Ok(())
     }
@@ -646,7 +646,7 @@ fn add_sums(gradient: &mut [f32], sums: impl IntoIterator<Item = f64>, accumulat
 }
 
 /// The operand written out, unless it lies in memory as it is.
-fn materialised(pool: &mut Pool, x: Operand<'_>, channels: usize) -> Result<Option<Buffer>, ShapeError> {
+fn materialized(pool: &mut Pool, x: Operand<'_>, channels: usize) -> Result<Option<Buffer>, ShapeError> {
     if x.norm.is_none() {
         return Ok(None);
     }
@@ -661,7 +661,7 @@ fn dense(at: Site<'_>) -> Result<linear::Linear, ShapeError> {
 }
 
 /// Rendered pixels as the student's input, on all threads.
-fn normalise_pixels(
+fn normalize_pixels(
     rgb: &[u8],
     normalization: &render::Normalization,
     to: &mut [f32],

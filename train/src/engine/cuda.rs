@@ -1,8 +1,8 @@
 //! NVIDIA GPUs: kernels of `lgd-cuda` on pooled device memory.
 //!
 //! Everything is issued to one stream, Candle's own, without waiting for anything but values that the host asks for. Three
-//! fusions live here and not in the tape: a residual sum's backward pass also takes the sums of the normalisations before it, and
-//! the gradient through a max-pool or a global average reaches a normalisation without being written out.
+//! fusions live here and not in the tape: a residual sum's backward pass also takes the sums of the normalizations before it, and
+//! the gradient through a max-pool or a global average reaches a normalization without being written out.
 
 mod layers;
 mod mask;
@@ -40,19 +40,19 @@ const UPLOADS: usize = 2;
 /// What a node keeps between forward and backward.
 #[derive(Default)]
 struct Kept {
-    /// Of a normalisation: statistics, factors, and those of its gradient.
+    /// Of a normalization: statistics, factors, and those of its gradient.
     norm: Option<Buffer>,
-    /// What follows the normalisation.
+    /// What follows the normalization.
     activation: Option<Activation>,
     /// Whether the sums of its gradient were taken by the residual sum behind it.
     summed: bool,
     /// Of a max-pool: which taps it took.
     taken: Option<Buffer>,
-    /// Of a sum: the normalised summands, and their normalisations.
+    /// Of a sum: the normalized summands, and their normalizations.
     summands: Vec<(Arc<Buffer>, usize)>,
 }
 
-/// Parameters, their gradients and the optimiser's vectors, flat, f32; pooled memory for everything else.
+/// Parameters, their gradients and the optimizer's vectors, flat, f32; pooled memory for everything else.
 pub struct CudaBackend {
     device: Device,
     gpu: Gpu,
@@ -131,7 +131,7 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Whether the value goes to one node alone and is a normalisation that is read lazily: nobody else needs its gradient.
+    /// Whether the value goes to one node alone and is a normalization that is read lazily: nobody else needs its gradient.
     fn feeds_alone(&self, graph: &Graph, value: Value) -> bool {
         let id = value.0;
         self.readers[id] == 1 && matches!(&graph.nodes()[id].op, Op::BatchNorm(spec) if !spec.masked)
@@ -147,7 +147,7 @@ impl CudaBackend {
     fn load_images(&mut self, images: Images<'_>, to: &mut CudaBuffer) -> Result<(), CudaError> {
         let element = self.element;
         match images {
-            Images::Normalised(values) => {
+            Images::Normalized(values) => {
                 let on = Buffer::from_host(self.gpu.stream(), values)?;
                 let y = to.room(&self.gpu, &mut self.pool, element)?;
                 if element == Element::F32 {
@@ -200,7 +200,7 @@ impl Backend for CudaBackend {
             Op::Conv { sliding, groups, .. } => {
                 Conv::new(*sliding, node.shape.channels, *groups).is_ok_and(|conv| conv::is_depthwise(&conv))
             }
-            Op::ConvTranspose { .. } | Op::Linear { .. } | Op::Activate { .. } | Op::L2Normalise => false,
+            Op::ConvTranspose { .. } | Op::Linear { .. } | Op::Activate { .. } | Op::L2Normalize => false,
             _ => true,
         }
     }
@@ -325,7 +325,7 @@ impl Backend for CudaBackend {
         if spec.masked && self.mask.is_none() && self.mode != Mode::Inference {
             return Err(TrainError::NoMask);
         }
-        self.normalise(at, spec, x).map_err(failed)
+        self.normalize(at, spec, x).map_err(failed)
     }
 
     fn batch_norm_backward(
@@ -335,10 +335,10 @@ impl Backend for CudaBackend {
         through: Through<'_, CudaBuffer>,
     ) -> Result<(), TrainError> {
         let Op::BatchNorm(spec) = &at.node().op else { return Ok(()) };
-        self.normalise_backward(at, spec, x, through).map_err(failed)
+        self.normalize_backward(at, spec, x, through).map_err(failed)
     }
 
-    fn materialise(
+    fn materialize(
         &mut self,
         at: Site<'_>,
         x: Reading<'_, CudaBuffer>,
@@ -565,7 +565,7 @@ impl Backend for CudaBackend {
         x: Reading<'_, CudaBuffer>,
         y: &mut CudaBuffer,
     ) -> Result<(), TrainError> {
-        let Some(draw) = self.draw(at) else { return self.materialise(at, x, y) };
+        let Some(draw) = self.draw(at) else { return self.materialize(at, x, y) };
         let Self { gpu, pool, kept, .. } = self;
         let mut run = || {
             let data = x.buffer.values()?;
@@ -586,20 +586,20 @@ impl Backend for CudaBackend {
         run().map_err(failed)
     }
 
-    fn l2_normalise(&mut self, at: Site<'_>, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<(), TrainError> {
+    fn l2_normalize(&mut self, at: Site<'_>, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<(), TrainError> {
         let Self { gpu, pool, .. } = self;
         let mut run = || {
             let converted = pool.converted(gpu, x.values()?, Element::F32)?;
             let x = converted.as_ref().map_or(x.values()?, Buffer::as_slice);
             let y = y.room(gpu, pool, Element::F32)?;
-            rows::l2_normalise(gpu, x, at.shape().channels, &mut y.as_mut())?;
+            rows::l2_normalize(gpu, x, at.shape().channels, &mut y.as_mut())?;
             pool.recycle(converted);
             Ok(())
         };
         run().map_err(failed)
     }
 
-    fn l2_normalise_backward(
+    fn l2_normalize_backward(
         &mut self,
         at: Site<'_>,
         x: &CudaBuffer,
@@ -611,7 +611,7 @@ impl Backend for CudaBackend {
             let converted = pool.converted(gpu, x.values()?, Element::F32)?;
             let x = converted.as_ref().map_or(x.values()?, Buffer::as_slice);
             dy.convert(gpu, pool, Element::F32)?;
-            rows::l2_normalise_backward(gpu, x, at.shape().channels, &mut dy.unique(gpu, pool)?.as_mut())?;
+            rows::l2_normalize_backward(gpu, x, at.shape().channels, &mut dy.unique(gpu, pool)?.as_mut())?;
             pool.recycle(converted);
             dy.convert(gpu, pool, element)
         };
@@ -690,12 +690,12 @@ impl Backend for CudaBackend {
         self.gradients.as_slice().to_host(self.gpu.stream()).map_err(failed)
     }
 
-    fn optimiser_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
+    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
         let stream = self.gpu.stream();
         self.slots.iter().map(|slot| slot.as_slice().to_host(stream).map_err(failed)).collect()
     }
 
-    fn load_optimiser_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
+    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
         let stream = self.gpu.stream();
         let slots = slots.iter().map(|slot| Buffer::from_host(stream, slot));
         self.slots = slots.collect::<Result<_, _>>().map_err(failed)?;

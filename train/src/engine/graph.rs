@@ -90,7 +90,7 @@ pub enum Op {
         /// `[C]`.
         bias: Range,
     },
-    /// Batch normalisation and an activation.
+    /// Batch normalization and an activation.
     BatchNorm(BatchNorm),
     /// `activation(a + b)`.
     Add {
@@ -131,7 +131,7 @@ pub enum Op {
         stream: u64,
     },
     /// Rows divided by their L2 norm.
-    L2Normalise,
+    L2Normalize,
     /// Zero at hidden positions of the run's mask.
     Mask,
     /// A learned vector at hidden positions of the run's mask.
@@ -156,7 +156,7 @@ impl Op {
     }
 }
 
-/// Parameters and settings of a batch normalisation.
+/// Parameters and settings of a batch normalization.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNorm {
     /// `[C]`.
@@ -224,7 +224,7 @@ pub struct ConvSpec {
     pub window: Window,
     /// Groups.
     pub groups: usize,
-    /// Deviation of the initial weights; torchvision's for what a normalisation or a ReLU follows, unless given.
+    /// Deviation of the initial weights; torchvision's for what a normalization or a ReLU follows, unless given.
     pub deviation: Option<f64>,
 }
 
@@ -241,7 +241,7 @@ impl ConvSpec {
     }
 }
 
-/// Settings of a batch normalisation besides its name.
+/// Settings of a batch normalization besides its name.
 #[derive(Debug, Clone, Copy)]
 pub struct NormSpec {
     /// Added to the variance.
@@ -300,8 +300,8 @@ impl Builder {
     /// (SparK: Tian et al., arXiv 2301.03580), computed densely: every map is zero at the positions that the run's mask hides, and
     /// statistics and means are those of the others.
     ///
-    /// What spreads a value to its neighbours or shifts zero must be masked again. A convolution does the former, but the
-    /// normalisation behind it reads visible positions only for its statistics, treats every position by itself otherwise, and is
+    /// What spreads a value to its neighbors or shifts zero must be masked again. A convolution does the former, but the
+    /// normalization behind it reads visible positions only for its statistics, treats every position by itself otherwise, and is
     /// masked. Sums, gates, dropout and the activations of maps leave zero at zero.
     pub fn sparse(&mut self, images: Value) -> Value {
         self.sparse = true;
@@ -318,7 +318,7 @@ impl Builder {
         self.nodes[value.0].shape
     }
 
-    /// Convolution with the parameter `{name}.weight`, torchvision's OIHW. In a sparse network a normalisation must follow.
+    /// Convolution with the parameter `{name}.weight`, torchvision's OIHW. In a sparse network a normalization must follow.
     ///
     /// # Errors
     /// A window that does not fit, or groups that do not divide the channels.
@@ -393,7 +393,7 @@ impl Builder {
         Ok(self.push(Op::Bias { bias }, vec![x], shape))
     }
 
-    /// Batch normalisation with the parameters `{name}.weight` and `.bias` and the buffers `.running_mean` and `.running_var`; masked in a
+    /// Batch normalization with the parameters `{name}.weight` and `.bias` and the buffers `.running_mean` and `.running_var`; masked in a
     /// sparse network, whatever `spec` says.
     ///
     /// # Errors
@@ -527,10 +527,10 @@ impl Builder {
     ///
     /// # Errors
     /// An input with positions.
-    pub fn l2_normalise(&mut self, x: Value) -> Result<Value, ShapeError> {
+    pub fn l2_normalize(&mut self, x: Value) -> Result<Value, ShapeError> {
         let shape = self.shape(x);
-        expect_eq("positions of rows to normalise", 1, shape.pixels())?;
-        Ok(self.push(Op::L2Normalise, vec![x], shape))
+        expect_eq("positions of rows to normalize", 1, shape.pixels())?;
+        Ok(self.push(Op::L2Normalize, vec![x], shape))
     }
 
     /// Zero at the hidden positions of the run's mask.
@@ -548,7 +548,7 @@ impl Builder {
     /// A parameter of that name exists.
     pub fn fill_masked(&mut self, x: Value, name: &str) -> Result<Value, ShapeError> {
         let shape = self.shape(x);
-        // SparK's deviation. Like its mask tokens the vector is no weight that an optimiser would adapt or decay by itself.
+        // SparK's deviation. Like its mask tokens the vector is no weight that an optimizer would adapt or decay by itself.
         let initial = Initial::Normal { deviation: 0.02 };
         let token = self.vector(name.to_owned(), shape.channels, Role::Bias, initial)?;
         Ok(self.push(Op::FillMasked { token }, vec![x], shape))

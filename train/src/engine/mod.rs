@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Candle's autograd is not involved: it would allocate, zero and add one gradient per operation, and keep both sides of every
-//! normalisation. Objectives, which are small, are written with Candle tensors and its autograd; the tape takes over where the
+//! normalization. Objectives, which are small, are written with Candle tensors and its autograd; the tape takes over where the
 //! student's outputs begin.
 
 mod backend;
@@ -53,7 +53,7 @@ pub trait Engine: Send {
     /// # Errors
     /// As there.
     fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<(), TrainError>;
-    /// One step of the optimiser.
+    /// One step of the optimizer.
     ///
     /// # Errors
     /// An error of the device.
@@ -78,16 +78,16 @@ pub trait Engine: Send {
     /// # Errors
     /// An error of the device.
     fn gradients(&mut self) -> Result<Vec<f32>, TrainError>;
-    /// The optimiser's vectors, flat.
+    /// The optimizer's vectors, flat.
     ///
     /// # Errors
     /// An error of the device.
-    fn optimiser_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError>;
-    /// Puts the optimiser's vectors back.
+    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError>;
+    /// Puts the optimizer's vectors back.
     ///
     /// # Errors
     /// An error of the device.
-    fn load_optimiser_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError>;
+    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError>;
     /// The mask of masked graphs: per image and cell, whether it is visible.
     ///
     /// # Errors
@@ -141,12 +141,12 @@ where
         self.backend_mut().gradients()
     }
 
-    fn optimiser_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
-        self.backend_mut().optimiser_state()
+    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
+        self.backend_mut().optimizer_state()
     }
 
-    fn load_optimiser_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
-        self.backend_mut().load_optimiser_state(slots)
+    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
+        self.backend_mut().load_optimizer_state(slots)
     }
 
     fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError> {

@@ -1,6 +1,6 @@
 //! The parameters of a graph: names, shapes, initial values, and where each lies in one flat vector.
 //!
-//! One vector makes the optimiser one pass and gradient exchange one message. In memory filters are OHWI, the order that kernels
+//! One vector makes the optimizer one pass and gradient exchange one message. In memory filters are OHWI, the order that kernels
 //! read; files and tensors have torchvision's OIHW.
 
 use lgd_kernels::ShapeError;
@@ -35,16 +35,16 @@ pub enum Layout {
     Filters,
 }
 
-/// What a parameter is; decides its group in the optimiser.
+/// What a parameter is; decides its group in the optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Weights of a convolution or dense layer.
     Weight,
     /// A bias.
     Bias,
-    /// Scale of a normalisation.
+    /// Scale of a normalization.
     NormScale,
-    /// Shift of a normalisation.
+    /// Shift of a normalization.
     NormShift,
 }
 

@@ -1,6 +1,6 @@
 //! Runs a graph forward and backward on a backend.
 //!
-//! What it decides, once for every device: which values stay for the backward pass, which normalisations are never written out,
+//! What it decides, once for every device: which values stay for the backward pass, which normalizations are never written out,
 //! where gradients are added, and which gradient may overwrite which. Gradients of values that depend on no parameter are not
 //! computed.
 
@@ -18,11 +18,11 @@ pub struct Program {
     graph: Graph,
     /// Whether any parameter lies before the value.
     differentiable: Vec<bool>,
-    /// The node whose buffer holds the value: that of the input for a normalisation that is not written out.
+    /// The node whose buffer holds the value: that of the input for a normalization that is not written out.
     storage: Vec<usize>,
     /// Last node that reads the buffer of this node; none where the caller does.
     last_reader: Vec<Option<usize>>,
-    /// The batch normalisation to which alone the value goes.
+    /// The batch normalization to which alone the value goes.
     norm: Vec<Option<usize>>,
 }
 
@@ -33,7 +33,7 @@ impl Program {
         let is_norm = |value: Value| matches!(nodes[value.0].op, Op::BatchNorm(_));
         let mut written = vec![false; nodes.len()];
         for node in nodes {
-            // A normalisation reads numbers; a node that cannot normalise while it reads needs them written.
+            // A normalization reads numbers; a node that cannot normalize while it reads needs them written.
             let lazily = backend.reads_lazily(node) && !matches!(node.op, Op::BatchNorm(_));
             for input in node.inputs.iter().filter(|input| is_norm(**input) && !lazily) {
                 written[input.0] = true;
@@ -135,7 +135,7 @@ impl<B: Backend> Tape<B> {
             if mode == Mode::Inference {
                 for input in &graph.nodes[id].inputs {
                     let at = program.storage[input.0];
-                    // A normalisation that is read lazily hands its input on to later readers.
+                    // A normalization that is read lazily hands its input on to later readers.
                     if program.last_reader[at] == Some(id) && program.storage[id] != at {
                         self.drop_value(at);
                     }
@@ -241,7 +241,7 @@ impl<B: Backend> Tape<B> {
             Op::Bias { .. } => backend.bias(at, read(0)?, &mut y)?,
             Op::BatchNorm(_) => {
                 let buffer = plain(program, values, node.inputs[0])?;
-                backend.materialise(at, Reading { buffer, norm: Some(id) }, &mut y)?;
+                backend.materialize(at, Reading { buffer, norm: Some(id) }, &mut y)?;
             }
             Op::Add { .. } => backend.add(at, read(0)?, read(1)?, &mut y)?,
             Op::Activate { .. } => backend.activate(at, plain(program, values, node.inputs[0])?, &mut y)?,
@@ -251,17 +251,17 @@ impl<B: Backend> Tape<B> {
             Op::Scale => {
                 backend.scale(at, read(0)?, plain(program, values, node.inputs[1])?, &mut y)?;
             }
-            Op::Dropout { .. } if mode == Mode::Inference => backend.materialise(at, read(0)?, &mut y)?,
+            Op::Dropout { .. } if mode == Mode::Inference => backend.materialize(at, read(0)?, &mut y)?,
             Op::Dropout { .. } => backend.dropout(at, read(0)?, &mut y)?,
-            Op::L2Normalise => {
-                backend.l2_normalise(at, plain(program, values, node.inputs[0])?, &mut y)?;
+            Op::L2Normalize => {
+                backend.l2_normalize(at, plain(program, values, node.inputs[0])?, &mut y)?;
             }
             Op::Mask => {
-                backend.materialise(at, read(0)?, &mut y)?;
+                backend.materialize(at, read(0)?, &mut y)?;
                 backend.mask(at, &mut y)?;
             }
             Op::FillMasked { .. } => {
-                backend.materialise(at, read(0)?, &mut y)?;
+                backend.materialize(at, read(0)?, &mut y)?;
                 backend.fill_masked(at, &mut y)?;
             }
         }
@@ -335,11 +335,11 @@ impl<B: Backend> Tape<B> {
                 self.share(program, gradients, node.inputs[1], dy)?;
                 self.share(program, gradients, x, dy)?;
             }
-            Op::Activate { .. } | Op::L2Normalise => {
+            Op::Activate { .. } | Op::L2Normalize => {
                 let input = plain(program, &self.values, x)?;
                 let len = node.shape.len();
                 let dy = in_place(&mut self.backend, gradients, len, dy, |backend, dy| match node.op {
-                    Op::L2Normalise => backend.l2_normalise_backward(at, input, dy),
+                    Op::L2Normalize => backend.l2_normalize_backward(at, input, dy),
                     _ => backend.activate_backward(at, input, dy),
                 })?;
                 self.share(program, gradients, x, dy)?;
@@ -390,7 +390,7 @@ impl<B: Backend> Tape<B> {
         Ok(())
     }
 
-    /// The gradient of a normalisation: over its output's gradient where nobody else needs that, else into another buffer.
+    /// The gradient of a normalization: over its output's gradient where nobody else needs that, else into another buffer.
     fn through_norm(
         &mut self,
         program: &Program,
@@ -406,7 +406,7 @@ impl<B: Backend> Tape<B> {
             gradients.of[x.0] = Some(dy);
             dy
         } else if masked && gradients.of[x.0].is_some() {
-            // What other readers of `x` gave it is not this normalisation's to mask.
+            // What other readers of `x` gave it is not this normalization's to mask.
             let mut dx = self.backend.take(program.graph.node(x).shape.len())?;
             let input = plain(program, &self.values, x)?;
             let through = Through::Into { dy: gradients.buffer(dy)?, dx: &mut dx, accumulate: false };

@@ -19,7 +19,7 @@ pub fn normalize_name(name: &str) -> String {
     blanks.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The category of every class: the one of exactly the same name, else the only one whose normalised name is the same.
+/// The category of every class: the one of exactly the same name, else the only one whose normalized name is the same.
 ///
 /// # Errors
 /// The classes for which there is none, or more than one.

@@ -2,7 +2,7 @@
 
 use lgd_data::view::CENTER_FRACTION;
 
-use super::LabelledImages;
+use super::LabeledImages;
 use crate::run::RunError;
 
 /// The shares of the short side that are shown of the test and of the training images: that of a set's cache; of a set without one the share
@@ -11,8 +11,8 @@ use crate::run::RunError;
 /// # Errors
 /// [`RunError::NoCenterView`] where a cache has none; [`RunError::CropsDiffer`] where test and training images would be shown otherwise.
 pub(super) fn center_fractions(
-    test: &LabelledImages<'_>,
-    train: Option<&LabelledImages<'_>>,
+    test: &LabeledImages<'_>,
+    train: Option<&LabeledImages<'_>>,
     asked: Option<f32>,
 ) -> Result<(f32, f32), RunError> {
     let (own, other) = (cached(test)?, train.map(cached).transpose()?.flatten());
@@ -30,7 +30,7 @@ pub(super) fn center_fractions(
 }
 
 /// The share that the cache of a set shows, where there is a cache.
-fn cached(images: &LabelledImages<'_>) -> Result<Option<f32>, RunError> {
+fn cached(images: &LabeledImages<'_>) -> Result<Option<f32>, RunError> {
     let Some(cache) = images.cache else { return Ok(None) };
     let fraction = cache.manifest().config.center_fraction;
     fraction.map(Some).ok_or_else(|| RunError::NoCenterView { cache: cache.dir().to_owned() })

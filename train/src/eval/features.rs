@@ -1,4 +1,4 @@
-//! Features of images, labelled where labels are needed: one plain view each, through the frozen student.
+//! Features of images, labeled where labels are needed: one plain view each, through the frozen student.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use lgd_data::source::ImageSource;
 use lgd_data::view::{Crop, View};
 
 use super::matrix::Matrix;
-use super::{EvalOptions, LabelledImages};
+use super::{EvalOptions, LabeledImages};
 use crate::error::TrainError;
 use crate::loader::matching::match_samples;
 use crate::loader::ordered::{Ordered, ordered_map};
@@ -27,7 +27,7 @@ pub(super) struct Features {
     pub(super) labels: Vec<u32>,
     /// Pooled features, `[N, d]`.
     pub(super) pooled: Matrix,
-    /// What the head makes of them, where there is one: L2-normalised embeddings `[N, D]`, or logits `[N, classes]`.
+    /// What the head makes of them, where there is one: L2-normalized embeddings `[N, D]`, or logits `[N, classes]`.
     pub(super) head: Option<Matrix>,
     /// The teacher's embeddings, `[N, D]`.
     pub(super) teacher: Option<Matrix>,
@@ -38,7 +38,7 @@ pub(super) struct Features {
 
 /// Which images are to be shown, and how.
 pub(super) struct Plan<'a> {
-    images: LabelledImages<'a>,
+    images: LabeledImages<'a>,
     items: Vec<Item>,
     /// Cache row of each item, for the teacher's embedding.
     rows: Option<Vec<usize>>,
@@ -73,7 +73,7 @@ impl Extraction<'_> {
     /// which is the cache's where there is one.
     pub(super) fn plan<'a>(
         &self,
-        images: &LabelledImages<'a>,
+        images: &LabeledImages<'a>,
         labels: bool,
         fraction: f32,
     ) -> Result<Plan<'a>, RunError> {
@@ -89,12 +89,12 @@ impl Extraction<'_> {
             let mut items = Vec::with_capacity(samples.len());
             for (position, sample) in samples.iter().enumerate() {
                 if labels && sample.label.is_none() {
-                    rejects.push(unlabelled(&sample.key));
+                    rejects.push(unlabeled(&sample.key));
                 } else {
                     items.push(Item { position, label: sample.label.filter(|_| labels), view, image: None });
                 }
             }
-            let view = format!("centre crop {fraction}");
+            let view = format!("center crop {fraction}");
             return Ok(Plan { images: *images, items, rows: None, rejects, view });
         };
         let views = cache.views()?;
@@ -104,7 +104,7 @@ impl Extraction<'_> {
             let (view, image) = (*views.view(sample, 0), Some(views.images[sample]));
             let label = samples[position].label.filter(|_| labels);
             if labels && label.is_none() {
-                rejects.push(unlabelled(&samples[position].key));
+                rejects.push(unlabeled(&samples[position].key));
             } else {
                 items.push(Item { position, label, view, image });
                 rows.push(views.row(sample, 0));
@@ -115,7 +115,7 @@ impl Extraction<'_> {
         let absent = all.filter(|(position, _)| !cached.contains(position));
         let detail = format!("the cache {} does not have it", cache.dir().display());
         rejects.extend(absent.map(|(_, sample)| reject(&sample.key, "not-cached", &detail)));
-        let view = format!("the cache's view 0, centre crop {fraction}");
+        let view = format!("the cache's view 0, center crop {fraction}");
         Ok(Plan { images: *images, items, rows: Some(rows), rejects, view })
     }
 
@@ -200,7 +200,7 @@ impl Extraction<'_> {
         let side = usize::try_from(self.format.size).unwrap_or(usize::MAX);
         let shape = (batch.len(), side, side);
         batch.clear();
-        let output = self.student.forward(Images::Normalised(&pixels), shape, Mode::Inference)?;
+        let output = self.student.forward(Images::Normalized(&pixels), shape, Mode::Inference)?;
         let host = |tensor| to_host(tensor).map_err(TrainError::from);
         features.pooled.extend(&host(&output.pooled)?);
         if let Some(head) = &mut features.head {
@@ -215,10 +215,10 @@ fn reject(key: &str, reason: &str, detail: &str) -> Reject {
 }
 
 /// Refuses a source without a single label; an image that alone lacks one is a reject, as a stray file beside class folders.
-fn require_labels(images: &LabelledImages<'_>) -> Result<(), RunError> {
+fn require_labels(images: &LabeledImages<'_>) -> Result<(), RunError> {
     let samples = images.source.samples();
     match samples.first() {
-        Some(first) if samples.iter().all(|sample| sample.label.is_none()) => Err(RunError::Unlabelled {
+        Some(first) if samples.iter().all(|sample| sample.label.is_none()) => Err(RunError::Unlabeled {
             images: images.images.to_owned(),
             key: first.key.clone(),
             count: samples.len(),
@@ -227,6 +227,6 @@ fn require_labels(images: &LabelledImages<'_>) -> Result<(), RunError> {
     }
 }
 
-fn unlabelled(key: &str) -> Reject {
+fn unlabeled(key: &str) -> Reject {
     reject(key, "no-label", "it stands in no class folder, or without a label where others have one")
 }

@@ -1,4 +1,4 @@
-//! Weighted k nearest neighbours on frozen features.
+//! Weighted k nearest neighbors on frozen features.
 
 use rayon::prelude::*;
 
@@ -11,15 +11,15 @@ use crate::run::RunError;
 /// Settings of the vote; the defaults are the usual ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KnnSettings {
-    /// Neighbours that vote.
-    pub neighbours: usize,
-    /// A neighbour of cosine similarity s votes with exp(s / temperature).
+    /// Neighbors that vote.
+    pub neighbors: usize,
+    /// A neighbor of cosine similarity s votes with exp(s / temperature).
     pub temperature: f32,
 }
 
 impl Default for KnnSettings {
     fn default() -> Self {
-        Self { neighbours: 20, temperature: 0.07 }
+        Self { neighbors: 20, temperature: 0.07 }
     }
 }
 
@@ -29,7 +29,7 @@ impl Default for KnnSettings {
 ///
 /// # Errors
 /// [`RunError::Train`] where widths differ.
-pub fn nearest_neighbours(
+pub fn nearest_neighbors(
     (train, labels): (&Matrix, &[u32]),
     test: &Matrix,
     settings: KnnSettings,
@@ -49,7 +49,7 @@ pub fn nearest_neighbours(
 
 fn vote(similarities: &[f32], labels: &[u32], classes: usize, settings: KnnSettings) -> u32 {
     let mut votes = vec![0.0; classes];
-    for (similarity, index) in nearest(similarities, settings.neighbours) {
+    for (similarity, index) in nearest(similarities, settings.neighbors) {
         if let Some(vote) = usize::try_from(labels[index]).ok().and_then(|label| votes.get_mut(label)) {
             // Relative to the largest possible similarity, so that no temperature overflows.
             *vote += ((similarity - 1.0) / settings.temperature).exp();
@@ -77,12 +77,12 @@ fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
 /// Student on pooled features and, where both sets have them, teacher on embeddings.
 pub(super) fn judge(train: &Features, test: &Features, settings: KnnSettings) -> Result<KnnReport, RunError> {
     let score = |train_rows: &Matrix, test_rows: &Matrix| {
-        let predicted = nearest_neighbours((train_rows, &train.labels), test_rows, settings)?;
+        let predicted = nearest_neighbors((train_rows, &train.labels), test_rows, settings)?;
         Ok::<_, RunError>(top1(&predicted, &test.labels))
     };
     let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
     Ok(KnnReport {
-        neighbours: settings.neighbours,
+        neighbors: settings.neighbors,
         temperature: settings.temperature,
         student: score(&train.pooled, &test.pooled)?,
         teacher: teacher.map(|(train, test)| score(train, test)).transpose()?,
@@ -101,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn one_near_neighbour_outweighs_two_far_ones_at_a_low_temperature() {
+    fn one_near_neighbor_outweighs_two_far_ones_at_a_low_temperature() {
         // Cosines with the test row (1, 0): 1.0 for label 1, 0.6 twice for label 0.
         let train = Matrix::new(2, vec![0.6, 0.8, 0.6, -0.8, 2.0, 0.0]);
         let test = Matrix::new(2, vec![5.0, 0.0]);
         let ask = |temperature| {
-            let settings = KnnSettings { neighbours: 3, temperature };
-            nearest_neighbours((&train, &[0, 0, 1]), &test, settings).unwrap()
+            let settings = KnnSettings { neighbors: 3, temperature };
+            nearest_neighbors((&train, &[0, 0, 1]), &test, settings).unwrap()
         };
         // exp(-0.4 / 0.07) * 2 = 0.0066 < 1, but exp(-0.4 / 10) * 2 = 1.92 > 1.
         assert_eq!(ask(0.07), [1]);
@@ -118,8 +118,8 @@ mod tests {
     fn labels_need_no_place_for_every_number_below_them() {
         let train = Matrix::new(2, vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0]);
         let test = Matrix::new(2, vec![-2.0, 0.1, 0.1, 3.0]);
-        let settings = KnnSettings { neighbours: 1, ..KnnSettings::default() };
+        let settings = KnnSettings { neighbors: 1, ..KnnSettings::default() };
         let labels = [5, 2_000_000, u32::MAX];
-        assert_eq!(nearest_neighbours((&train, &labels), &test, settings).unwrap(), [u32::MAX, 2_000_000]);
+        assert_eq!(nearest_neighbors((&train, &labels), &test, settings).unwrap(), [u32::MAX, 2_000_000]);
     }
 }

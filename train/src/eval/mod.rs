@@ -1,4 +1,4 @@
-//! Evaluation of a finished student: zero-shot, agreement with the teacher, its own classifier, k nearest neighbours, linear probe.
+//! Evaluation of a finished student: zero-shot, agreement with the teacher, its own classifier, k nearest neighbors, linear probe.
 //!
 //! The backbone is frozen and in inference mode; every image is seen once, plainly cropped. Where a cache of the same images
 //! is given, its view 0 is rendered instead and the teacher's embeddings of it stand beside the student's.
@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Instant;
 
 use candle_core::Device;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, TeacherRecord};
 use lgd_data::image::DecodeLimits;
@@ -35,7 +35,7 @@ use crop::center_fractions;
 use features::{Extraction, Features};
 
 pub use classes::{class_slots, normalize_name};
-pub use knn::{KnnSettings, nearest_neighbours};
+pub use knn::{KnnSettings, nearest_neighbors};
 pub use matrix::Matrix;
 pub use probe::{Probe, ProbeSettings, linear_probe};
 pub use protocol::Protocol;
@@ -44,9 +44,9 @@ pub use report::{
 };
 pub use zero_shot::classify;
 
-/// Labelled images and, where they went through the teacher too, their cache.
+/// Labeled images and, where they went through the teacher too, their cache.
 #[derive(Clone, Copy)]
-pub struct LabelledImages<'a> {
+pub struct LabeledImages<'a> {
     /// The images.
     pub source: &'a dyn ImageSource,
     /// Where they are, for messages.
@@ -62,9 +62,9 @@ pub struct EvalInputs<'a> {
     /// A bank by the run's text encoder; zero-shot and agreement need one.
     pub bank: Option<&'a Bank>,
     /// The images that are classified.
-    pub test: LabelledImages<'a>,
+    pub test: LabeledImages<'a>,
     /// The images whose labels are known; kNN and the linear probe need them.
-    pub train: Option<LabelledImages<'a>>,
+    pub train: Option<LabeledImages<'a>>,
 }
 
 /// How it is evaluated.
@@ -108,9 +108,9 @@ impl Default for EvalOptions {
 ///
 /// # Errors
 /// [`RunError::MissingInput`] where a protocol lacks bank, cache, training images or the head it judges; [`RunError::UnusedInput`] where
-/// no protocol reads the bank or the training images; [`RunError::Unlabelled`], [`RunError::UnmatchedClasses`],
+/// no protocol reads the bank or the training images; [`RunError::Unlabeled`], [`RunError::UnmatchedClasses`],
 /// [`RunError::UnknownClasses`], [`RunError::NamedClasses`], [`RunError::NumberedClasses`] and [`RunError::ClassesDiffer`] where labels do
-/// not fit; [`RunError::NoCenterView`] and [`RunError::CropsDiffer`] where views do not; [`RunError::Artefact`] where bank or cache come
+/// not fit; [`RunError::NoCenterView`] and [`RunError::CropsDiffer`] where views do not; [`RunError::Artifact`] where bank or cache come
 /// from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
     let start = Instant::now();
@@ -230,13 +230,13 @@ fn bank_of_names<'a>(inputs: &EvalInputs<'a>, of: &'static str) -> Result<&'a Ba
     Ok(bank)
 }
 
-fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabelledImages<'a>, RunError> {
+fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabeledImages<'a>, RunError> {
     let missing = RunError::MissingInput {
         of: "kNN or the linear probe",
-        input: "labelled training images\nhint: give --train-images",
+        input: "labeled training images\nhint: give --train-images",
     };
     let train = inputs.train.ok_or(missing)?;
-    let names = |images: &LabelledImages<'_>| match images.source.class_names() {
+    let names = |images: &LabeledImages<'_>| match images.source.class_names() {
         Some(names) => names.join(", "),
         None => "numbers only".to_owned(),
     };
@@ -248,7 +248,7 @@ fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabelledImages<'a>, Ru
 }
 
 /// Refuses a cache by another teacher than the run's.
-fn require_teacher(run: &Run, images: &LabelledImages<'_>) -> Result<(), RunError> {
+fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), RunError> {
     let Some(cache) = images.cache else { return Ok(()) };
     let (expected, got) = (&run.manifest().teacher, &cache.manifest().config.teacher);
     if expected.image_model != got.image_model {
@@ -275,5 +275,5 @@ fn require_teacher(run: &Run, images: &LabelledImages<'_>) -> Result<(), RunErro
 fn mismatch(run: &Run, what: &str, expected: String, got: String) -> RunError {
     let (path, what) = (run.dir().to_owned(), what.to_owned());
     let hint = "evaluate with the teacher that the student was trained from";
-    ArtefactError::Mismatch { path, what, expected, got, hint }.into()
+    ArtifactError::Mismatch { path, what, expected, got, hint }.into()
 }

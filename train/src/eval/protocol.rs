@@ -40,7 +40,7 @@ impl Protocol {
         matches!(self, Self::ZeroShot | Self::Agreement)
     }
 
-    /// Whether it reads labelled training images.
+    /// Whether it reads labeled training images.
     pub fn reads_train(self) -> bool {
         matches!(self, Self::Knn | Self::Linear)
     }

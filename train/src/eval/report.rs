@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::features::Features;
 use super::probe::Probe;
-use super::{EvalInputs, LabelledImages};
+use super::{EvalInputs, LabeledImages};
 use crate::student::Architecture;
 
 /// Rejects that the table names; the JSON has them all.
@@ -58,11 +58,11 @@ pub struct LabelsReport {
     pub student: f64,
 }
 
-/// Percentages of images whose neighbours vote right.
+/// Percentages of images whose neighbors vote right.
 #[derive(Clone, Debug, Serialize)]
 pub struct KnnReport {
-    /// Neighbours that voted.
-    pub neighbours: usize,
+    /// Neighbors that voted.
+    pub neighbors: usize,
     /// Temperature of the votes.
     pub temperature: f32,
     /// On the student's pooled features, 0 to 100.
@@ -116,7 +116,7 @@ pub struct EvalReport {
     pub agreement: Option<AgreementReport>,
     /// The classifier's own labels, where asked for.
     pub labels: Option<LabelsReport>,
-    /// Nearest neighbours, where asked for.
+    /// Nearest neighbors, where asked for.
     pub knn: Option<KnnReport>,
     /// The probes, where asked for; one for each fraction.
     pub linear: Vec<ProbeReport>,
@@ -191,8 +191,8 @@ impl EvalReport {
         if let Some(LabelsReport { classes, student }) = &self.labels {
             line(row("labels", &percent(Some(*student)), "-", &format!("{classes} classes")));
         }
-        if let Some(KnnReport { neighbours, temperature, student, teacher }) = &self.knn {
-            let note = format!("k = {neighbours}, temperature {temperature}");
+        if let Some(KnnReport { neighbors, temperature, student, teacher }) = &self.knn {
+            let note = format!("k = {neighbors}, temperature {temperature}");
             line(row("kNN", &percent(Some(*student)), &percent(*teacher), &note));
         }
         for ProbeReport { fraction, labels, learning_rate, student, .. } in &self.linear {
@@ -205,7 +205,7 @@ impl EvalReport {
     }
 }
 
-fn images_report(images: &LabelledImages<'_>, features: &Features) -> ImagesReport {
+fn images_report(images: &LabeledImages<'_>, features: &Features) -> ImagesReport {
     ImagesReport {
         path: images.images.display().to_string(),
         images: features.pooled.rows(),

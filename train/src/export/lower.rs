@@ -1,7 +1,7 @@
 //! From a student's inference graph to the nodes and tensors of an ONNX graph.
 //!
 //! Values are NCHW; a pooled one stays `[N, C, 1, 1]`, on which a dense layer is a 1x1 convolution, until it is an output. Batch
-//! normalisations are folded into the convolutions before them, in f64, so that weights under torchvision's names hold both.
+//! normalizations are folded into the convolutions before them, in f64, so that weights under torchvision's names hold both.
 
 use lgd_data::render::Normalization;
 use lgd_kernels::{Activation, Sliding};
@@ -36,11 +36,11 @@ impl<'a> Lowering<'a> {
     ) -> Result<Self, TrainError> {
         let (nodes, tensors) = (Vec::new(), Vec::new());
         let mut lowering = Self { graph, table, state, values: Vec::new(), nodes, tensors };
-        let images = lowering.normalised(input, normalization)?;
+        let images = lowering.normalized(input, normalization)?;
         for (number, node) in graph.nodes().iter().enumerate() {
             let value = match node.op {
                 Op::Images => Some(images.clone()),
-                // What a convolution makes is not written out: its normalisation is part of it.
+                // What a convolution makes is not written out: its normalization is part of it.
                 Op::Conv { .. } => None,
                 _ => Some(lowering.node(number, node)?),
             };
@@ -71,11 +71,11 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn normalised(&mut self, input: &str, normalization: &Normalization) -> Result<String, TrainError> {
+    fn normalized(&mut self, input: &str, normalization: &Normalization) -> Result<String, TrainError> {
         let mean = self.tensor("mean", &[1, 3, 1, 1], &normalization.mean)?;
         let std = self.tensor("std", &[1, 3, 1, 1], &normalization.std)?;
-        let centred = self.push("Sub", "centred", &[input, &mean], Vec::new());
-        Ok(self.push("Div", "normalised", &[&centred, &std], Vec::new()))
+        let centered = self.push("Sub", "centred", &[input, &mean], Vec::new());
+        Ok(self.push("Div", "normalized", &[&centered, &std], Vec::new()))
     }
 
     fn node(&mut self, number: usize, node: &Node) -> Result<String, TrainError> {
@@ -116,7 +116,7 @@ impl<'a> Lowering<'a> {
                 Ok(self.push("Mul", &named("scale"), &[&x, &gate], Vec::new()))
             }
             Op::Dropout { .. } => self.value(node.inputs[0]),
-            Op::L2Normalise => {
+            Op::L2Normalize => {
                 let x = self.value(node.inputs[0])?;
                 let least = self.tensor("least_norm", &[], &[MIN_NORM])?;
                 let axes = vec![ints("axes", &[1]), int("keepdims", 1)];
@@ -134,7 +134,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The convolution before the normalisation `norm`, with that and its activation.
+    /// The convolution before the normalization `norm`, with that and its activation.
     fn convolution(&mut self, node: &Node, norm: &BatchNorm) -> Result<String, TrainError> {
         let conv = &self.graph.nodes()[node.inputs[0].index()];
         let Op::Conv { weight, sliding, groups } = &conv.op else { return Err(unexpected(&conv.op)) };

@@ -6,7 +6,7 @@
 //! images [N, 3, S, S], RGB from 0 to 1 ──► feature   [N, d]  pooled
 //!                                      ├─► embedding [N, D]  unit vectors in the teacher's space
 //!                                      ├─► scores    [N, C]  cosines with the names of a bank
-//!                                      └─► logits    [N, C]  instead of both, of a student that learnt labels
+//!                                      └─► logits    [N, C]  instead of both, of a student that learned labels
 //! ```
 
 mod lower;
@@ -74,7 +74,7 @@ pub struct OnnxOptions<'a> {
     pub size: usize,
     /// Images of a run; `None` = any number.
     pub batch: Option<usize>,
-    /// What RGB from 0 to 1 is normalised by, in the graph.
+    /// What RGB from 0 to 1 is normalized by, in the graph.
     pub normalization: Normalization,
     /// Text prototypes `[C, D]` and their width D; each becomes a score.
     pub prototypes: Option<(&'a [f32], usize)>,
@@ -94,7 +94,7 @@ pub fn names_of(run: &Run, bank: Option<&Bank>) -> Option<Vec<String>> {
 /// (`student`, `teacher`), and the hashes of the manifests of run and bank (`run`, `bank`).
 ///
 /// # Errors
-/// [`RunError::MissingInput`] for a bank beside a student without an embedding; [`RunError::Artefact`] where the bank is of another text
+/// [`RunError::MissingInput`] for a bank beside a student without an embedding; [`RunError::Artifact`] where the bank is of another text
 /// encoder or width, or the weights are unreadable.
 pub fn run_to_onnx(run: &Run, bank: Option<&Bank>, batch: Option<usize>) -> Result<OnnxModel, RunError> {
     let manifest = run.manifest();

@@ -6,7 +6,7 @@
 //!
 //! Workers fill the batches that the next steps will take, each image in its place, so that nothing is copied together
 //! afterwards; the memory of a batch goes back to them when the step drops it. A batch holds 8-bit pixels: whoever computes
-//! normalises, a device after the upload of a quarter of the bytes, the processor in one pass.
+//! normalizes, a device after the upload of a quarter of the bytes, the processor in one pass.
 //!
 //! Targets are gathered with the pixels, ahead of the step: a row of patch tokens can be larger than its view.
 //!
@@ -99,7 +99,7 @@ impl<'a> TrainingImages<'a> {
     ///
     /// # Errors
     /// [`RunError::NeedsImages`] where there are no originals and they are needed; [`RunError::MissingSample`] where they lack
-    /// a sample; [`RunError::Artefact`] where the views are unreadable.
+    /// a sample; [`RunError::Artifact`] where the views are unreadable.
     pub fn open(
         cache: &Cache,
         originals: Option<Originals<'a>>,
@@ -138,7 +138,7 @@ impl<'a> TrainingImages<'a> {
         self.origin
     }
 
-    /// Size, filter and normalisation of the student's input.
+    /// Size, filter and normalization of the student's input.
     pub fn format(&self) -> &InputFormat {
         &self.format
     }

@@ -22,7 +22,7 @@ impl Labels {
     ///
     /// # Errors
     /// [`RunError::MissingLabels`] where a sample has none; [`RunError::SparseLabels`] where there are far more numbers up to the largest
-    /// than labels; [`RunError::Artefact`] where a shard is unreadable.
+    /// than labels; [`RunError::Artifact`] where a shard is unreadable.
     pub fn read(cache: &Cache) -> Result<Self, RunError> {
         let views = cache.views()?;
         let of_sample: Vec<u32> = views.labels.iter().flatten().copied().collect();

@@ -4,7 +4,7 @@
 //! - [`ordered`]: worker threads with a bounded look-ahead that hand results over in order;
 //! - [`origin`]: whether pixels come from the images or from the cache's stored views;
 //! - [`matching`]: a cache's samples found again in an image source;
-//! - [`pixels`]: read, decode, check, render and normalise; [`blocks`]: the memory that batches lie in;
+//! - [`pixels`]: read, decode, check, render and normalize; [`blocks`]: the memory that batches lie in;
 //! - [`batches`]: the training stream; [`targets`]: the columns of a batch that objectives ask for, of which [`labels`] are some.
 
 pub mod batches;

@@ -26,7 +26,7 @@ impl InputFormat {
         side.saturating_mul(side).saturating_mul(3)
     }
 
-    /// Normalises rendered images into one NHWC block, `[B, S, S, 3]`, on all threads.
+    /// Normalizes rendered images into one NHWC block, `[B, S, S, 3]`, on all threads.
     ///
     /// # Errors
     /// [`RenderError::Length`] where an image is not S x S.

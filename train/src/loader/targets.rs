@@ -26,7 +26,7 @@ impl<'a> TargetInputs<'a> {
     /// The bank of names, which belongs to the cache.
     ///
     /// # Errors
-    /// [`RunError::MissingInput`] where there is none; [`RunError::Artefact`] where it was made from another cache.
+    /// [`RunError::MissingInput`] where there is none; [`RunError::Artifact`] where it was made from another cache.
     pub fn names(&self) -> Result<&'a Bank, RunError> {
         let input = "a bank of names\nhint: give the folder that `lgd bank` made with --bank";
         let bank = self.bank.ok_or(RunError::MissingInput { of: "lgd", input })?;
@@ -71,7 +71,7 @@ impl<'a> TargetSource<'a> {
     /// Opens the columns `wanted`.
     ///
     /// # Errors
-    /// [`RunError::Artefact`] where a bank was made from another cache or a shard is unreadable; [`RunError::MissingInput`] and
+    /// [`RunError::Artifact`] where a bank was made from another cache or a shard is unreadable; [`RunError::MissingInput`] and
     /// [`RunError::NotCached`] where a column is nowhere to be had.
     pub fn open(inputs: TargetInputs<'a>, wanted: TargetColumns) -> Result<Self, RunError> {
         let cache = inputs.cache;
@@ -90,7 +90,7 @@ impl<'a> TargetSource<'a> {
     /// The columns of the cache rows `rows`, in that order, on the CPU.
     ///
     /// # Errors
-    /// [`RunError::Artefact`] where a stored slot is out of range; [`RunError::Train`] where a tensor cannot be made.
+    /// [`RunError::Artifact`] where a stored slot is out of range; [`RunError::Train`] where a tensor cannot be made.
     pub fn gather(&self, rows: &[usize]) -> Result<TargetBatch, RunError> {
         let mut batch = TargetBatch::default();
         if self.wanted.embedding {

@@ -6,7 +6,7 @@
 //! L_sim  = mean over the batch of 1 - pearson(s . Q^T, t . Q^T)
 //! ```
 //!
-//! with the tokens x that the decoder makes of a masked view, the teacher's standardised tokens y of the whole one, the student's
+//! with the tokens x that the decoder makes of a masked view, the teacher's standardized tokens y of the whole one, the student's
 //! embedding s of the masked view, the teacher's t of the whole one, and the filled part of a queue Q of the last K teacher embeddings, to
 //! which a batch is added after its step. Means over positions are over the teacher's width D of the tokens too. Of projected tokens the
 //! d values that are left are compared, and D still divides: axes are orthonormal, so that the error is that of whole tokens, as far as the
@@ -167,8 +167,8 @@ fn similarity_loss(s: &Tensor, t: &Tensor, queue: Option<&Tensor>) -> Result<Ten
 
 /// Correlation of the rows of `a` and `b`, `[B, K]`: `[B]`.
 fn pearson(a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
-    let centred = |x: &Tensor| x.broadcast_sub(&x.mean_keepdim(1)?);
-    let (a, b) = (centred(a)?, centred(b)?);
+    let centered = |x: &Tensor| x.broadcast_sub(&x.mean_keepdim(1)?);
+    let (a, b) = (centered(a)?, centered(b)?);
     let squares = (a.sqr()?.sum(1)? * b.sqr()?.sum(1)?)?;
     // Inside the root: its slope stays finite where one side is constant.
     (&a * &b)?.sum(1)? / (squares + EPS * EPS)?.sqrt()?

@@ -10,7 +10,7 @@
 //! online form, which moves with the batches.
 //!
 //! Categories that no view is assigned to have no meaningful VSB row: their slots are taken out of L_vis on both sides, and the
-//! teacher's distribution is normalised over the rest.
+//! teacher's distribution is normalized over the rest.
 //!
 //! Every category is one slot, as published, or counts as often as views are assigned to it: then `p[c] ∝ n_c exp(logit)`, for the teacher
 //! and, as `log n_c` added to the logits, for the student. An unassigned category counts once in the text term. Of distributions stored as

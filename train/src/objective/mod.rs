@@ -52,7 +52,7 @@ fn check_temperature(name: &'static str, value: f32) -> Result<(), TrainError> {
 /// A loss and the terms it is made of.
 #[derive(Debug, Clone)]
 pub struct Loss {
-    /// The scalar to minimise; differentiable.
+    /// The scalar to minimize; differentiable.
     pub total: Tensor,
     /// Its terms, before weighting, by name; scalars on the objective's device. No two objectives have a name in common.
     pub parts: Vec<(&'static str, Tensor)>,
@@ -117,7 +117,7 @@ pub trait Objective: Send {
     /// A column or an output of the student that is missing, or shapes that disagree.
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError>;
 
-    /// Updates what the objective itself tracks, once per optimiser step, after the step's loss was taken. The targets are the whole
+    /// Updates what the objective itself tracks, once per optimizer step, after the step's loss was taken. The targets are the whole
     /// batch's, on the CPU: reading them waits for no device.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ pub trait Objective: Send {
         Ok(())
     }
 
-    /// What a checkpoint must keep beside the student and the optimiser; empty if nothing.
+    /// What a checkpoint must keep beside the student and the optimizer; empty if nothing.
     ///
     /// # Errors
     /// Tensors that cannot be made.

@@ -48,7 +48,7 @@ impl TargetColumns {
 /// The targets of one batch: at least the columns the objective wants.
 #[derive(Debug, Clone, Default)]
 pub struct TargetBatch {
-    /// L2-normalised teacher embeddings, `[B, D]`.
+    /// L2-normalized teacher embeddings, `[B, D]`.
     pub embedding: Option<Tensor>,
     /// Teacher's distribution over the categories, `[B, C]`.
     pub text_distribution: Option<Tensor>,
@@ -58,9 +58,9 @@ pub struct TargetBatch {
     pub pseudo_category: Option<Vec<u32>>,
     /// The teacher's features, projected to the student's width and scaled, `[B, d]`.
     pub kdep: Option<Tensor>,
-    /// The teacher's patch tokens of the whole view, standardised, `[B, rows, columns, dim]`.
+    /// The teacher's patch tokens of the whole view, standardized, `[B, rows, columns, dim]`.
     pub tokens: Option<Tensor>,
-    /// L2-normalised embeddings of the images' captions, `[B, D]`.
+    /// L2-normalized embeddings of the images' captions, `[B, D]`.
     pub caption: Option<Tensor>,
     /// Label of each row.
     pub label: Option<Vec<u32>>,

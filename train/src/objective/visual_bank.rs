@@ -69,7 +69,7 @@ impl EmaBank {
     }
 
     /// Moves the row of every category present: `z = mean(t)` over its rows of the batch; the first time the row becomes `z`,
-    /// later `momentum * row + (1 - momentum) * z`. `z` is not normalised.
+    /// later `momentum * row + (1 - momentum) * z`. `z` is not normalized.
     pub(super) fn update(&mut self, embeddings: &Tensor, pseudo_category: &[u32]) -> Result<(), TrainError> {
         expect_dims("teacher embeddings", embeddings, &[pseudo_category.len(), self.dim])?;
         let embeddings = ops::to_host(embeddings)?;

@@ -36,7 +36,7 @@ fn softmax_row(row: &mut [f32], weights: &[f32]) {
     for (value, weight) in row.iter_mut().zip(weights) {
         *value = if *weight > 0.0 { weight * (*value - max).exp() } else { 0.0 };
     }
-    normalise(row);
+    normalize(row);
 }
 
 /// `p[b,k] weights[k]`, each row scaled to sum to one, of `[B, K]`; not differentiable.
@@ -54,7 +54,7 @@ pub fn reweighted(p: &Tensor, weights: &[f32]) -> Result<Tensor> {
     let mut values = to_host(&p.to_dtype(DType::F32)?)?;
     values.par_chunks_exact_mut(weights.len().max(1)).for_each(|row| {
         row.iter_mut().zip(weights).for_each(|(value, weight)| *value *= weight);
-        normalise(row);
+        normalize(row);
     });
     Tensor::from_vec(values, p.shape(), p.device())
 }
@@ -81,7 +81,7 @@ fn require_constant(tensor: &Tensor, weights: &[f32]) -> Result<()> {
     Ok(())
 }
 
-fn normalise(row: &mut [f32]) {
+fn normalize(row: &mut [f32]) {
     let sum: f64 = row.iter().map(|value| f64::from(*value)).sum();
     if sum > 0.0 {
         #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]

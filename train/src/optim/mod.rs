@@ -1,4 +1,4 @@
-//! Optimisers, learning-rate schedules, and one update of all parameters.
+//! Optimizers, learning-rate schedules, and one update of all parameters.
 
 mod schedule;
 mod update;
@@ -30,7 +30,7 @@ pub enum Rule {
         /// Added to the root of the latter.
         eps: f32,
     },
-    /// Layer-wise adaptive rates (You et al., arXiv 1708.03888) on weights; plain momentum on biases and normalisations:
+    /// Layer-wise adaptive rates (You et al., arXiv 1708.03888) on weights; plain momentum on biases and normalizations:
     /// `v = m v + trust * |p| / (|g| + w |p|) * (g + w p)`, `p -= lr v`.
     Lars {
         /// Share of the last velocity that is kept.
@@ -50,14 +50,14 @@ impl Rule {
     }
 }
 
-/// The optimiser of a run.
+/// The optimizer of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct OptimiserSettings {
+pub struct OptimizerSettings {
     /// How gradients become updates.
     pub rule: Rule,
     /// L2 penalty (SGD, LARS) or decoupled decay (AdamW).
     pub weight_decay: f32,
-    /// Whether biases and normalisations decay too, as in PyTorch's defaults and the paper.
+    /// Whether biases and normalizations decay too, as in PyTorch's defaults and the paper.
     pub decay_all: bool,
     /// Largest L2 norm of the whole gradient; longer ones are scaled down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,7 @@ pub struct OptimiserSettings {
     pub ema: Option<f32>,
 }
 
-impl Default for OptimiserSettings {
+impl Default for OptimizerSettings {
     /// The paper's: SGD with momentum 0.9, weight decay 1e-4 on everything (METHODS.md section 1).
     fn default() -> Self {
         let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
@@ -75,7 +75,7 @@ impl Default for OptimiserSettings {
     }
 }
 
-impl OptimiserSettings {
+impl OptimizerSettings {
     /// Checks every setting.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl OptimiserSettings {
         self.ema.map_or(Ok(()), |ema| share("share of the averaged weights", ema))
     }
 
-    /// What is done at a step: `step` counts optimiser steps from 1.
+    /// What is done at a step: `step` counts optimizer steps from 1.
     pub fn update(&self, table: &Table, lr: f32, step: u64) -> Update {
         let group = |entry: &crate::engine::parameters::Entry| {
             let weight = entry.spec.role == Role::Weight;

@@ -42,7 +42,7 @@ pub struct ScheduleSettings {
     pub warmup_epochs: u32,
     /// Epochs of the run.
     pub epochs: u32,
-    /// Optimiser steps of an epoch.
+    /// Optimizer steps of an epoch.
     pub steps_per_epoch: usize,
     /// What follows the warm-up.
     pub kind: ScheduleKind,

@@ -18,7 +18,7 @@ pub struct Group {
     pub adapted: bool,
 }
 
-/// One step of an optimiser.
+/// One step of an optimizer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
     /// How gradients become updates.
@@ -101,10 +101,10 @@ impl Update {
         expect_eq("tensors of the update", table.parameters().len(), self.groups.len())?;
         expect_eq("tensors of the update at their place", self.groups.len(), fitting)?;
         let names = self.slots();
-        expect_eq("vectors of the optimiser", names.len(), slots.len())?;
+        expect_eq("vectors of the optimizer", names.len(), slots.len())?;
         for (name, slot) in names.iter().zip(slots) {
             let len = if Self::is_over_buffers(name) { table.buffer_len() } else { table.parameter_len() };
-            expect_eq("values of an optimiser's vector", len, slot.len())?;
+            expect_eq("values of an optimizer's vector", len, slot.len())?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ObjectiveSettings, RunError};
 use crate::loader::origin::StoredUse;
 use crate::objective::Objectives;
-use crate::optim::{OptimiserSettings, ScheduleKind, Unit};
+use crate::optim::{OptimizerSettings, ScheduleKind, Unit};
 use crate::student::Architecture;
 
 /// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (METHODS section 1).
@@ -40,8 +40,9 @@ pub struct TrainConfig {
     pub schedule: ScheduleKind,
     /// Whether the rate changes at every epoch or at every step.
     pub lr_unit: Unit,
-    /// The optimiser.
-    pub optimiser: OptimiserSettings,
+    /// The optimizer.
+    #[serde(rename = "optimiser")]
+    pub optimizer: OptimizerSettings,
     /// Parts that a batch goes through the student in, one after the other; their gradients are averaged before the step.
     #[serde(alias = "accumulate")]
     pub batch_parts: usize,
@@ -51,7 +52,7 @@ pub struct TrainConfig {
     /// The settings of objectives.
     #[serde(flatten)]
     pub objective_settings: ObjectiveSettings,
-    /// Seed of initialisation, order and dropout.
+    /// Seed of initialization, order and dropout.
     pub seed: u64,
     /// Whether the cache's stored views are used.
     #[serde(default)]
@@ -76,7 +77,7 @@ impl TrainConfig {
             warmup_epochs: WARMUP_EPOCHS.min(epochs / 4),
             schedule: ScheduleKind::Cosine,
             lr_unit: Unit::Epoch,
-            optimiser: OptimiserSettings::default(),
+            optimizer: OptimizerSettings::default(),
             batch_parts: 1,
             objective: Objectives::default(),
             objective_settings: ObjectiveSettings::default(),
@@ -133,7 +134,7 @@ impl TrainConfig {
             // TOML has signed integers only.
             ("seed", self.seed.to_string(), i64::try_from(self.seed).is_ok(), "below 2^63"),
         ];
-        self.optimiser.validate()?;
+        self.optimizer.validate()?;
         self.objective_settings.validate()?;
         match checks.into_iter().find(|(_, _, valid, _)| !valid) {
             Some((setting, value, _, rule)) => Err(RunError::Configuration { setting, value, rule }),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::cache::{ImageStamp, StoredFormat};
 use lgd_data::render::RenderError;
 use lgd_data::source::SourceError;
@@ -16,7 +16,7 @@ use crate::error::TrainError;
 pub enum RunError {
     /// A cache, bank, run or checkpoint is missing, damaged or belongs to something else.
     #[error(transparent)]
-    Artefact(#[from] ArtefactError),
+    Artifact(#[from] ArtifactError),
     /// The numerical part failed.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -194,7 +194,7 @@ pub enum RunError {
         /// The remedy.
         hint: &'static str,
     },
-    /// Labels are to be learnt, and hardly any number up to the largest is one.
+    /// Labels are to be learned, and hardly any number up to the largest is one.
     #[error("{}: the largest label is {largest}, but there are only {distinct} distinct labels, for which it must be below {limit}\nhint: labels are names, or numbers from 0 to C-1", cache.display())]
     SparseLabels {
         /// The cache.
@@ -206,7 +206,7 @@ pub enum RunError {
         /// The most outputs that a classifier may have for so many.
         limit: usize,
     },
-    /// Labels are to be learnt, and samples lack them.
+    /// Labels are to be learned, and samples lack them.
     #[error("{}: {missing} of the {samples} samples have no label, the first is {key}\nhint: extract from one folder per class, or from a list with a label column", cache.display())]
     MissingLabels {
         /// The cache.
@@ -219,13 +219,13 @@ pub enum RunError {
         samples: usize,
     },
     /// An evaluation cache whose first view is an augmented one.
-    #[error("{}: view 0 is an augmented view, not the centre crop\nhint: extract the images with --with-center", cache.display())]
+    #[error("{}: view 0 is an augmented view, not the center crop\nhint: extract the images with --with-center", cache.display())]
     NoCenterView {
         /// The cache.
         cache: PathBuf,
     },
     /// Training and test images would be shown at different crops, and features of the ones compared with features of the others.
-    #[error("{}: the training images are shown at a centre crop of {train}, the test images {} at {test}\nhint: leave --center-fraction out where one set has a cache, or extract both with the same --center-fraction", train_images.display(), test_images.display())]
+    #[error("{}: the training images are shown at a center crop of {train}, the test images {} at {test}\nhint: leave --center-fraction out where one set has a cache, or extract both with the same --center-fraction", train_images.display(), test_images.display())]
     CropsDiffer {
         /// The training images.
         train_images: PathBuf,
@@ -238,7 +238,7 @@ pub enum RunError {
     },
     /// Labels are needed, and there are none.
     #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, add a label column to the list, or in archives a .cls beside each image", images.display())]
-    Unlabelled {
+    Unlabeled {
         /// The image source.
         images: PathBuf,
         /// The first key.
@@ -309,8 +309,8 @@ pub enum RunError {
 pub enum FailureKind {
     /// The caller asked for something impossible.
     Usage,
-    /// An artefact or the images are damaged, or do not belong together.
-    Artefact,
+    /// An artifact or the images are damaged, or do not belong together.
+    Artifact,
     /// Stopped on request, resumable.
     Interrupted,
     /// Anything else.
@@ -321,8 +321,8 @@ impl RunError {
     /// The kind of failure.
     pub fn kind(&self) -> FailureKind {
         match self {
-            // A folder in the way is a matter of flags, not of a damaged artefact.
-            Self::Artefact(ArtefactError::Occupied { .. })
+            // A folder in the way is a matter of flags, not of a damaged artifact.
+            Self::Artifact(ArtifactError::Occupied { .. })
             | Self::Configuration { .. }
             | Self::TooFewSamples { .. }
             | Self::NeedsImages { .. }
@@ -336,7 +336,7 @@ impl RunError {
             | Self::MissingLabels { .. }
             | Self::NoCenterView { .. }
             | Self::CropsDiffer { .. }
-            | Self::Unlabelled { .. }
+            | Self::Unlabeled { .. }
             | Self::UnknownClasses { .. }
             | Self::NamedClasses { .. }
             | Self::NumberedClasses { .. }
@@ -347,14 +347,14 @@ impl RunError {
                 | TrainError::MaskedSize { .. }
                 | TrainError::TokenGrid { .. },
             ) => FailureKind::Usage,
-            Self::Artefact(_)
+            Self::Artifact(_)
             | Self::MissingSample { .. }
             | Self::ImageChanged { .. }
             | Self::Image { .. }
             | Self::Storage { .. }
             | Self::InitialWeights { .. }
             | Self::Width { .. }
-            | Self::NoImages { .. } => FailureKind::Artefact,
+            | Self::NoImages { .. } => FailureKind::Artifact,
             Self::Interrupted { .. } | Self::EvaluationInterrupted => FailureKind::Interrupted,
             Self::Train(_) | Self::Render(_) | Self::Threads { .. } => FailureKind::Other,
         }

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::cache::Existing;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{
@@ -40,7 +40,7 @@ pub(crate) struct RunFolder {
 
 impl RunFolder {
     /// Starts the run that `fresh` describes in `dir`, or goes on with the one that is there.
-    pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, ArtefactError> {
+    pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, ArtifactError> {
         prepare_folder(dir, "run")?;
         let lock = lock(dir)?;
         if existing == Existing::Overwrite {
@@ -55,11 +55,11 @@ impl RunFolder {
         if existing == Existing::Refuse && holds_files(dir)? {
             let what = if path.exists() { "a run" } else { "files" };
             let hint = "give --resume to go on, --overwrite to start anew, or another folder";
-            return Err(ArtefactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
+            return Err(ArtifactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
         }
         let config = dir.join(CONFIG);
         let text = toml::to_string(&fresh.config).map_err(|error| {
-            ArtefactError::invalid(&config, format!("cannot be written as TOML: {error}"))
+            ArtifactError::invalid(&config, format!("cannot be written as TOML: {error}"))
         })?;
         write_atomic(&config, text.as_bytes())?;
         let checkpoints = dir.join(CHECKPOINTS);
@@ -84,7 +84,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// The damage, where it is to another file or there is no checkpoint.
-    pub(crate) fn is_finished(&mut self) -> Result<bool, ArtefactError> {
+    pub(crate) fn is_finished(&mut self) -> Result<bool, ArtifactError> {
         if !self.manifest.complete {
             return Ok(false);
         }
@@ -108,11 +108,11 @@ impl RunFolder {
     /// Writes down what the run begins with.
     ///
     /// # Errors
-    /// [`ArtefactError::Mismatch`] where it was begun with other weights.
-    pub(crate) fn record_init(&mut self, record: InitRecord) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Mismatch`] where it was begun with other weights.
+    pub(crate) fn record_init(&mut self, record: InitRecord) -> Result<(), ArtifactError> {
         let path = self.dir.join(MANIFEST);
         match &self.manifest.init {
-            Some(recorded) if recorded.blake3 != record.blake3 => Err(ArtefactError::Mismatch {
+            Some(recorded) if recorded.blake3 != record.blake3 => Err(ArtifactError::Mismatch {
                 path,
                 what: "the hash of the initial weights".to_owned(),
                 expected: recorded.blake3.to_string(),
@@ -136,7 +136,7 @@ impl RunFolder {
     /// The bytes of the latest checkpoint with its path, checked against its hash; `None` where the run was stopped before
     /// its first. A damaged checkpoint is an error, never silently passed over; one that was deleted is taken as the wish
     /// to go back to the one before.
-    pub(crate) fn latest_checkpoint(&self) -> Result<Option<(PathBuf, Vec<u8>)>, ArtefactError> {
+    pub(crate) fn latest_checkpoint(&self) -> Result<Option<(PathBuf, Vec<u8>)>, ArtifactError> {
         let entries = &self.manifest.checkpoints;
         let present = |entry: &&CheckpointEntry| self.dir.join(&entry.file.name).exists();
         let Some(latest) = entries.iter().rev().find(present) else {
@@ -145,7 +145,7 @@ impl RunFolder {
                 Some(entry) => {
                     let path = self.dir.join(&entry.file.name);
                     let reason = "neither this checkpoint nor an earlier one is there\nhint: start anew with --overwrite";
-                    Err(ArtefactError::invalid(&path, reason))
+                    Err(ArtifactError::invalid(&path, reason))
                 }
             };
         };
@@ -155,7 +155,7 @@ impl RunFolder {
             let remedy = earlier.map_or("start anew with --overwrite".to_owned(), |entry| {
                 format!("delete this file to go on from {}", self.dir.join(&entry.file.name).display())
             });
-            ArtefactError::invalid(
+            ArtifactError::invalid(
                 &path,
                 format!("damaged checkpoint: {}\nhint: {remedy}", without_hint(&error)),
             )
@@ -165,7 +165,7 @@ impl RunFolder {
     }
 
     /// Writes and lists a checkpoint, then deletes those that are no longer kept.
-    pub(crate) fn save_checkpoint(&mut self, step: usize, bytes: &[u8]) -> Result<(), ArtefactError> {
+    pub(crate) fn save_checkpoint(&mut self, step: usize, bytes: &[u8]) -> Result<(), ArtifactError> {
         let name = checkpoint_file(step);
         write_atomic(&self.dir.join(&name), bytes)?;
         let entry = CheckpointEntry { step, file: FileEntry::describe(&self.dir, &name)? };
@@ -180,7 +180,7 @@ impl RunFolder {
     }
 
     /// Writes the finished student and lists every file.
-    pub(crate) fn finish(&mut self, weights: &[u8]) -> Result<(), ArtefactError> {
+    pub(crate) fn finish(&mut self, weights: &[u8]) -> Result<(), ArtifactError> {
         write_atomic(&self.dir.join(STUDENT), weights)?;
         let files = [CONFIG, METRICS, STUDENT].iter().map(|name| FileEntry::describe(&self.dir, name));
         self.manifest.files = files.collect::<Result<_, _>>()?;
@@ -189,7 +189,7 @@ impl RunFolder {
         Ok(())
     }
 
-    fn remove_unlisted(&self) -> Result<(), ArtefactError> {
+    fn remove_unlisted(&self) -> Result<(), ArtifactError> {
         let listed = |path: &Path| {
             self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name) == path)
         };
@@ -198,7 +198,7 @@ impl RunFolder {
 }
 
 /// Takes the folder for this process.
-fn lock(dir: &Path) -> Result<File, ArtefactError> {
+fn lock(dir: &Path) -> Result<File, ArtifactError> {
     let path = dir.join(LOCK);
     let file = File::create(&path).during("create", &path)?;
     match file.try_lock() {
@@ -206,7 +206,7 @@ fn lock(dir: &Path) -> Result<File, ArtefactError> {
         // Some network file systems have no locks: better unguarded than not at all.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(error)) => Err(error).during("lock", &path),
-        Err(TryLockError::WouldBlock) => Err(ArtefactError::Occupied {
+        Err(TryLockError::WouldBlock) => Err(ArtifactError::Occupied {
             path: dir.to_owned(),
             what: "a run that another process is training".to_owned(),
             hint: "wait for it or stop it, or give another folder",
@@ -215,7 +215,7 @@ fn lock(dir: &Path) -> Result<File, ArtefactError> {
 }
 
 /// Whether there is anything but the lock in `dir`.
-fn holds_files(dir: &Path) -> Result<bool, ArtefactError> {
+fn holds_files(dir: &Path) -> Result<bool, ArtifactError> {
     for entry in fs::read_dir(dir).during("list", dir)? {
         if entry.during("list", dir)?.file_name() != LOCK {
             return Ok(true);
@@ -238,13 +238,13 @@ fn is_unfinished(path: &Path) -> bool {
 }
 
 /// The first line of a message: the remedy of a general error is not the one for a checkpoint.
-fn without_hint(error: &ArtefactError) -> String {
+fn without_hint(error: &ArtifactError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Names the first thing in which the recorded run and the wanted one differ.
-fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Result<(), ArtefactError> {
-    let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
+fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Result<(), ArtifactError> {
+    let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
         path: path.to_owned(),
         what: what.to_owned(),
         expected,
@@ -282,7 +282,7 @@ fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Re
 }
 
 /// Deletes a run's files, the manifest first, so that a half-deleted run is no run. Other files are left alone.
-fn remove_run(dir: &Path) -> Result<(), ArtefactError> {
+fn remove_run(dir: &Path) -> Result<(), ArtifactError> {
     for name in OWN {
         remove_if_there(&dir.join(name))?;
     }
@@ -291,7 +291,7 @@ fn remove_run(dir: &Path) -> Result<(), ArtefactError> {
 }
 
 /// Deletes the files in `dir`, which need not be there, that `unwanted` names.
-fn remove_files(dir: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), ArtefactError> {
+fn remove_files(dir: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), ArtifactError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -306,7 +306,7 @@ fn remove_files(dir: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), Arte
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<(), ArtefactError> {
+fn remove_if_there(path: &Path) -> Result<(), ArtifactError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("delete", path),
         _ => Ok(()),

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::write_atomic;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub struct MetricsLine {
 }
 
 /// The losses of the first and of the last of `epochs` epochs in the metrics file at `path`; none of one that it does not tell of.
-pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Option<f64>), ArtefactError> {
+pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Option<f64>), ArtifactError> {
     let text = read_lines(path)?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<MetricsLine>(line).ok());
     let lines: Vec<MetricsLine> = lines.filter(|line| line.kind == MetricsKind::Epoch).collect();
@@ -51,7 +51,7 @@ pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Opt
 }
 
 /// The text of a metrics file that need not be there yet.
-fn read_lines(path: &Path) -> Result<String, ArtefactError> {
+fn read_lines(path: &Path) -> Result<String, ArtifactError> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         read => read.during("read", path),
@@ -67,7 +67,7 @@ pub(crate) struct MetricsFile {
 
 impl MetricsFile {
     /// Opens `path`, keeping the lines of an earlier attempt up to step `done`: what came after is about to be done again.
-    pub(crate) fn open(path: &Path, done: usize) -> Result<Self, ArtefactError> {
+    pub(crate) fn open(path: &Path, done: usize) -> Result<Self, ArtifactError> {
         let text = read_lines(path)?;
         let mut kept = String::new();
         for line in text.split_inclusive('\n') {
@@ -82,8 +82,8 @@ impl MetricsFile {
     }
 
     /// Appends a line.
-    pub(crate) fn push(&mut self, line: &MetricsLine) -> Result<(), ArtefactError> {
-        let json = |error: serde_json::Error| ArtefactError::Json {
+    pub(crate) fn push(&mut self, line: &MetricsLine) -> Result<(), ArtifactError> {
+        let json = |error: serde_json::Error| ArtifactError::Json {
             path: self.path.clone(),
             reason: error.to_string(),
         };
@@ -93,7 +93,7 @@ impl MetricsFile {
     }
 
     /// Flushes the file to the disk.
-    pub(crate) fn sync(&self) -> Result<(), ArtefactError> {
+    pub(crate) fn sync(&self) -> Result<(), ArtifactError> {
         self.file.sync_all().during("flush", &self.path)
     }
 }

@@ -4,7 +4,7 @@
 //! runs/NAME/run.json                                 manifest; replaced at every checkpoint
 //! runs/NAME/config.toml                              the resolved configuration, to be read by people
 //! runs/NAME/metrics.jsonl                            one line per epoch and per so many steps
-//! runs/NAME/checkpoints/step-000000120.safetensors   the two latest: parameters, buffers, optimiser, objective
+//! runs/NAME/checkpoints/step-000000120.safetensors   the two latest: parameters, buffers, optimizer, objective
 //! runs/NAME/student.safetensors                      parameters and buffers of the finished student, torchvision's names
 //! ```
 //!
@@ -22,7 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{StoredFormat, TeacherRecord};
 use lgd_data::error::IoContext;
@@ -65,7 +65,7 @@ pub struct InitRecord {
     pub missing: Vec<String>,
     /// The file's tensors that the student does not have.
     pub unused: Vec<String>,
-    /// Tensors of another shape, left as initialised.
+    /// Tensors of another shape, left as initialized.
     pub mismatched: Vec<String>,
 }
 
@@ -169,12 +169,12 @@ impl Run {
     /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; those that are there are checked too.
     ///
     /// # Errors
-    /// [`ArtefactError`] where the run is not complete, or a file is missing or altered.
+    /// [`ArtifactError`] where the run is not complete, or a file is missing or altered.
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, RunError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
         if !manifest.complete {
-            return Err(ArtefactError::Missing {
+            return Err(ArtifactError::Missing {
                 path: dir.join(STUDENT),
                 what: "the finished student",
                 hint: "the run was not finished; go on with `lgd train --resume`",
@@ -212,10 +212,10 @@ impl Run {
     /// Checks that `bank` is of the space that the student's embedding lies in.
     ///
     /// # Errors
-    /// [`ArtefactError::Mismatch`] where text encoder or width differ.
-    pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtefactError> {
+    /// [`ArtifactError::Mismatch`] where text encoder or width differ.
+    pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtifactError> {
         let record = &bank.manifest().record;
-        let mismatch = |what: &str, expected: String, got: String| ArtefactError::Mismatch {
+        let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
             path: bank.dir().to_owned(),
             what: what.to_owned(),
             expected,
@@ -246,10 +246,10 @@ impl Run {
         let bytes = fs::read(&path).during("read", &path)?;
         let report = student
             .load_safetensors(&bytes)
-            .map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+            .map_err(|error| ArtifactError::invalid(&path, error.to_string()))?;
         if !report.is_complete() || !report.unused.is_empty() {
             let reason = format!("it does not hold a {}: {report}", config.student);
-            return Err(ArtefactError::invalid(&path, reason).into());
+            return Err(ArtifactError::invalid(&path, reason).into());
         }
         Ok(student)
     }

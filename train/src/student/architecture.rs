@@ -68,13 +68,13 @@ impl Architecture {
     }
 
     /// What torchvision drops out in training.
-    pub(super) fn regularisation(self) -> Regularisation {
+    pub(super) fn regularization(self) -> Regularization {
         match self {
-            Self::ResNet18 | Self::ResNet34 | Self::ResNet50 => Regularisation::NONE,
+            Self::ResNet18 | Self::ResNet34 | Self::ResNet50 => Regularization::NONE,
             Self::MobileNetV2 | Self::MobileNetV3Large => {
-                Regularisation { dropout: 0.2, stochastic_depth: 0.0 }
+                Regularization { dropout: 0.2, stochastic_depth: 0.0 }
             }
-            Self::EfficientNetB0 => Regularisation { dropout: 0.2, stochastic_depth: 0.2 },
+            Self::EfficientNetB0 => Regularization { dropout: 0.2, stochastic_depth: 0.2 },
         }
     }
 
@@ -116,14 +116,14 @@ impl FromStr for Architecture {
 
 /// What is dropped at random in training.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Regularisation {
+pub struct Regularization {
     /// Probability of a value of the pooled feature.
     pub dropout: f32,
     /// Probability of the last residual block, for each image.
     pub stochastic_depth: f32,
 }
 
-impl Regularisation {
+impl Regularization {
     /// Nothing.
     pub const NONE: Self = Self { dropout: 0.0, stochastic_depth: 0.0 };
 }

@@ -21,7 +21,7 @@ pub(super) struct Features {
     pub raw: Option<Value>,
 }
 
-/// Convolution `{conv}`, batch normalisation `{norm}` and its activation.
+/// Convolution `{conv}`, batch normalization `{norm}` and its activation.
 pub(super) fn conv_norm(
     builder: &mut Builder,
     x: Value,
@@ -33,7 +33,7 @@ pub(super) fn conv_norm(
     builder.batch_norm(y, norm, norm_spec)
 }
 
-/// torchvision's `Conv2dNormActivation`: convolution `{name}.0`, normalisation `{name}.1`.
+/// torchvision's `Conv2dNormActivation`: convolution `{name}.0`, normalization `{name}.1`.
 pub(super) fn conv_norm_group(
     builder: &mut Builder,
     x: Value,

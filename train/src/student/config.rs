@@ -6,7 +6,7 @@ use lgd_kernels::geometry::{expect_eq, expect_positive};
 use super::blocks::LastMap;
 use super::decoder::{self, DecoderConfig};
 use super::output::StudentOutput;
-use super::{Architecture, Regularisation, head};
+use super::{Architecture, Regularization, head};
 use crate::engine::graph::{Builder, Graph, Shape};
 use crate::engine::parameters::Table;
 use crate::error::TrainError;
@@ -45,7 +45,7 @@ pub struct StudentConfig {
     /// Head.
     pub head: Head,
     /// What is dropped in training.
-    pub regularisation: Regularisation,
+    pub regularization: Regularization,
     /// Seed of the initial weights.
     pub seed: u64,
     /// What training needs beyond that.
@@ -66,8 +66,8 @@ pub(super) enum Purpose {
 impl StudentConfig {
     /// torchvision's settings.
     pub fn new(architecture: Architecture, head: Head, seed: u64) -> Self {
-        let regularisation = architecture.regularisation();
-        Self { architecture, head, regularisation, seed, extras: Extras::default() }
+        let regularization = architecture.regularization();
+        Self { architecture, head, regularization, seed, extras: Extras::default() }
     }
 
     /// Checks that there can be such a student, which is not made.
@@ -101,13 +101,13 @@ impl StudentConfig {
             images = builder.sparse(images);
         }
         let last = if raw_pooled { LastMap::Split } else { LastMap::Activated };
-        let depth = self.regularisation.stochastic_depth;
+        let depth = self.regularization.stochastic_depth;
         let features = self.architecture.features(&mut builder, images, last, depth)?;
         if purpose == Purpose::Maps {
             return Ok(builder.finish(features.maps));
         }
         let pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
-        let dropout = self.regularisation.dropout;
+        let dropout = self.regularization.dropout;
         let mut outputs = vec![pooled];
         match self.head {
             Head::None => {}

@@ -6,8 +6,8 @@
 //! map at stride 8  ── fill, 3x3 ───────────────────(+)── … ── 1x1, bias ──► tokens
 //! ```
 //!
-//! `fill`: batch normalisation over the visible positions, a learned token at the hidden ones. `up`: transposed convolution 4x4 with
-//! stride 2, then twice a 3x3 convolution and its normalisation, ReLU6 in between. The decoder is as wide at each stride as the
+//! `fill`: batch normalization over the visible positions, a learned token at the hidden ones. `up`: transposed convolution 4x4 with
+//! stride 2, then twice a 3x3 convolution and its normalization, ReLU6 in between. The decoder is as wide at each stride as the
 //! backbone's map there, and the transposed convolution changes the width: this project's choice, the published text gives none.
 //! Its names begin with `decoder.`; the finished student is without it.
 
@@ -102,13 +102,13 @@ pub(super) fn tokens(
     let decoded = decoded.ok_or(ShapeError::Zero { what: "maps of a backbone" })?;
     let name = format!("{DECODER}tokens");
     let width = builder.shape(decoded).channels;
-    // No normalisation follows: with torchvision's weights, few outputs would begin far larger than the tokens, whose variance is 1.
+    // No normalization follows: with torchvision's weights, few outputs would begin far larger than the tokens, whose variance is 1.
     let small = ConvSpec { deviation: Some(0.02), ..ConvSpec::dense(config.dim, 1, 1) };
     let tokens = builder.conv(decoded, &name, small)?;
     Ok(builder.bias(tokens, &name, width)?)
 }
 
-/// A sparse map made dense: normalised, tokens where it is hidden, and convolved.
+/// A sparse map made dense: normalized, tokens where it is hidden, and convolved.
 fn fill(builder: &mut Builder, map: Value, stride: usize, side: usize) -> Result<Value, ShapeError> {
     let name = format!("{DECODER}fill{stride}");
     let spec = NormSpec { masked: true, ..NormSpec::new(Activation::Identity) };

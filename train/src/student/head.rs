@@ -8,7 +8,7 @@ use crate::engine::graph::{Builder, LinearKind, Value};
 /// Names the dropout masks among the streams of a seed.
 pub(super) const DROPOUT_STREAM: u64 = 0x6472_6F70_6F75_7400;
 
-/// Linear(d, d), ReLU, Linear(d, D), L2 normalisation (METHODS.md section 1): parameters `head.0` and `head.2`, as in a PyTorch
+/// Linear(d, d), ReLU, Linear(d, D), L2 normalization (METHODS.md section 1): parameters `head.0` and `head.2`, as in a PyTorch
 /// `Sequential`.
 pub(super) fn projection(
     builder: &mut Builder,
@@ -21,7 +21,7 @@ pub(super) fn projection(
     let hidden = builder.linear(x, "head.0", width, LinearKind::Dense)?;
     let hidden = builder.activate(hidden, Activation::Relu);
     let embedding = builder.linear(hidden, "head.2", dim, LinearKind::Dense)?;
-    builder.l2_normalise(embedding)
+    builder.l2_normalize(embedding)
 }
 
 /// torchvision's classifier of the architecture.

@@ -61,7 +61,7 @@ fn inverted_residual(
     }
     let depthwise = ConvSpec::depthwise(hidden, 3, stride);
     y = conv_norm_group(builder, y, &format!("{name}.{layer}"), depthwise, relu6)?;
-    // torchvision leaves the projection's convolution and normalisation without a group of their own.
+    // torchvision leaves the projection's convolution and normalization without a group of their own.
     let (conv, norm) = (format!("{name}.{}", layer + 1), format!("{name}.{}", layer + 2));
     let identity = NormSpec::new(Activation::Identity);
     y = conv_norm(builder, y, (&conv, &norm), ConvSpec::dense(outputs, 1, 1), identity)?;

@@ -32,7 +32,7 @@ const BLOCKS: [Row; 15] = [
     (5, 960, 160, true, HS, 1),
 ];
 
-/// torchvision's normalisation of this network.
+/// torchvision's normalization of this network.
 fn norm(activation: Activation) -> NormSpec {
     NormSpec { eps: 1e-3, momentum: 0.01, ..NormSpec::new(activation) }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use lgd_kernels::geometry::expect_positive;
 
-pub use self::architecture::{Architecture, Regularisation};
+pub use self::architecture::{Architecture, Regularization};
 use self::config::Purpose;
 pub use self::config::{Extras, Head, StudentConfig};
 pub use self::decoder::{DECODER, DecoderConfig, LEAST_CELLS};
@@ -106,7 +106,7 @@ impl Student {
         kept.map(|entry| entry.spec.shape.iter().product::<usize>()).sum()
     }
 
-    /// The engine that computes, for updates and optimiser state.
+    /// The engine that computes, for updates and optimizer state.
     pub fn engine(&mut self) -> &mut dyn Engine {
         &mut *self.engine
     }
@@ -166,7 +166,7 @@ impl Student {
         self.engine.backward(&gradients, accumulate)
     }
 
-    /// One step of the optimiser by the gradients of the last backward passes.
+    /// One step of the optimizer by the gradients of the last backward passes.
     ///
     /// # Errors
     /// An update made for another student, or an error of the device.

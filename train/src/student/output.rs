@@ -9,7 +9,7 @@ use crate::error::TrainError;
 pub struct StudentOutput {
     /// Globally averaged last feature map, after its activation: `[B, d]`; over visible positions where the student sees masked images.
     pub pooled: Tensor,
-    /// The head's output: L2-normalised embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
+    /// The head's output: L2-normalized embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
     pub embedding: Option<Tensor>,
     /// As `pooled`, of the map before its activation: `[B, d]`. Training of students that were made for it.
     pub raw_pooled: Option<Tensor>,

@@ -38,7 +38,7 @@ impl Backbone {
     }
 
     fn run(&mut self, images: &[f32], mode: Mode) -> Vec<Tensor> {
-        self.tape.forward(&self.program, Images::Normalised(images), mode).unwrap();
+        self.tape.forward(&self.program, Images::Normalized(images), mode).unwrap();
         (0..self.program.graph().outputs().len()).map(|at| self.tape.output(at).unwrap()).collect()
     }
 }

@@ -221,7 +221,7 @@ fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> T
     }
 }
 
-/// Starts `student` from the file at `path`; whatever the file lacks keeps its random initialisation.
+/// Starts `student` from the file at `path`; whatever the file lacks keeps its random initialization.
 fn load_initial(student: &mut Student, path: &Path) -> Result<(InitRecord, LoadReport), RunError> {
     let wrong = |reason: String| RunError::InitialWeights { path: path.to_owned(), reason };
     let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Student, objective and optimiser of one run, and the step that moves them.
+//! Student, objective and optimizer of one run, and the step that moves them.
 
 use candle_core::{Device, Tensor};
 use lgd_data::cache::Cache;
@@ -9,14 +9,14 @@ use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
 use crate::objective::{BatchMask, Objective};
-use crate::optim::{OptimiserSettings, Schedule, ScheduleSettings};
+use crate::optim::{OptimizerSettings, Schedule, ScheduleSettings};
 use crate::run::{RunError, TrainConfig};
 use crate::student::{Images, Mode, Student, StudentConfig};
 
 /// The parts of a run that change from step to step.
 pub(super) struct Session {
     pub(super) student: Student,
-    optimiser: OptimiserSettings,
+    optimizer: OptimizerSettings,
     slots: Vec<&'static str>,
     objective: Box<dyn Objective>,
     normalization: Normalization,
@@ -38,7 +38,7 @@ pub(super) struct StepLoss {
 }
 
 impl Session {
-    /// The new `student` with an optimiser, as `config` says, to be trained for `objective` on the views of `cache`.
+    /// The new `student` with an optimizer, as `config` says, to be trained for `objective` on the views of `cache`.
     pub(super) fn new(
         config: &TrainConfig,
         student: StudentConfig,
@@ -48,13 +48,13 @@ impl Session {
     ) -> Result<Self, RunError> {
         let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.mask_ratio);
         let student = Student::new(student, device)?;
-        let slots = config.optimiser.update(student.table(), 0.0, 1).slots();
+        let slots = config.optimizer.update(student.table(), 0.0, 1).slots();
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
-        let (optimiser, seed, parts) = (config.optimiser, config.seed, config.batch_parts);
+        let (optimizer, seed, parts) = (config.optimizer, config.seed, config.batch_parts);
         let device = device.clone();
         Ok(Self {
             student,
-            optimiser,
+            optimizer,
             slots,
             objective,
             normalization: cache.manifest().config.teacher.normalization,
@@ -98,7 +98,7 @@ impl Session {
         let mut loss = mean(losses).map_err(TrainError::from)?;
         self.require_finite_on_cpu(&loss, batch.epoch, step)?;
         let number = u64::try_from(step).unwrap_or(u64::MAX).saturating_add(1);
-        let update = self.optimiser.update(self.student.table(), lr, number);
+        let update = self.optimizer.update(self.student.table(), lr, number);
         self.student.update(&update)?;
         if update.clip.is_some() {
             loss.norm = self.student.engine().unchecked_norm()?;
@@ -118,10 +118,10 @@ impl Session {
 
     /// Puts the averaged weights in the place of the trained ones, where there are any.
     pub(super) fn take_average(&mut self) -> Result<(), RunError> {
-        if self.optimiser.ema.is_none() {
+        if self.optimizer.ema.is_none() {
             return Ok(());
         }
-        let mut slots = self.student.engine().optimiser_state()?;
+        let mut slots = self.student.engine().optimizer_state()?;
         // A run of no steps has no average.
         if let (Some(buffers), Some(parameters)) = (slots.pop(), slots.pop()) {
             self.student.engine().load_state(&State { parameters, buffers })?;

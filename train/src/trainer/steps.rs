@@ -155,7 +155,7 @@ impl<'a> Loop<'a> {
     fn take_step(&mut self, session: &mut Session, batch: &Batch) -> Result<Place, RunError> {
         let epoch = batch.epoch;
         let lr = self.schedule.lr(self.step);
-        #[expect(clippy::cast_possible_truncation, reason = "the optimiser computes in f32")]
+        #[expect(clippy::cast_possible_truncation, reason = "the optimizer computes in f32")]
         let loss = session.step(batch, self.step, lr as f32)?;
         self.step += 1;
         self.job.advance(1);

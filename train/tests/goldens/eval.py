@@ -91,11 +91,11 @@ def probe(train, labels, test, rate, epochs, batch, momentum, deviation, seed):
 def main():
     generator = np.random.default_rng(20240617)
     classes, d = 4, 6
-    centres = generator.normal(size=(classes, d))
+    centers = generator.normal(size=(classes, d))
     labels = generator.integers(0, classes, 60)
     truth = generator.integers(0, classes, 40)
-    train = (centres[labels] + generator.normal(size=(60, d))).astype(np.float32)
-    test = (centres[truth] + generator.normal(size=(40, d))).astype(np.float32)
+    train = (centers[labels] + generator.normal(size=(60, d))).astype(np.float32)
+    test = (centers[truth] + generator.normal(size=(40, d))).astype(np.float32)
     wide = [x.astype(np.float64) for x in (train, test)]
     settings = {"rate": 10.0, "epochs": 20, "batch": 16, "momentum": 0.9, "deviation": 0.01, "seed": 5}
     predicted, weight, bias = probe(wide[0], labels, wide[1], **settings)

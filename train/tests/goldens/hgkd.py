@@ -4,7 +4,7 @@
 
 needs torch, torchvision, numpy and safetensors. Prints how far PyTorch's own f32 is from its f64.
 
-The network: torchvision's resnet18 with every batch normalisation and pool over visible positions (`sparse`), LGD's projection head, and
+The network: torchvision's resnet18 with every batch normalization and pool over visible positions (`sparse`), LGD's projection head, and
 the UNet decoder (`Decoder`), for images of 64 x 96: cells 2 x 3, tokens 8 x 12. Weights: `formula(seed, NAME, shape)`, names as in
 train/src/student/. Inputs, all by `spread` of make_goldens.py (whose Stream is that of train/src/rng.rs):
 
@@ -90,7 +90,7 @@ class MaskedPool(torch.nn.MaxPool2d):
 
 
 def sparse(net, masked):
-    """Exchanges normalisations and pools for masked ones."""
+    """Exchanges normalizations and pools for masked ones."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, torch.nn.BatchNorm2d):

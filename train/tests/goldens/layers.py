@@ -1,4 +1,4 @@
-"""Writes what the engine's layers and optimisers must compute, from PyTorch in f64: layers_*.safetensors, optimizers.safetensors.
+"""Writes what the engine's layers and optimizers must compute, from PyTorch in f64: layers_*.safetensors, optimizers.safetensors.
 
     python layers.py [layers] [optimizers]
 
@@ -152,7 +152,7 @@ def transposed(cases):
 
 
 def norms(cases):
-    """Batch normalisation followed by an activation, with the batch's statistics and with constant ones."""
+    """Batch normalization followed by an activation, with the batch's statistics and with constant ones."""
     r = torch.randn
     for activation, act in ACTIVATIONS.items():
         for mode in ["train", "eval"]:
@@ -236,8 +236,8 @@ def masked(cases):
                 visible = expand(y.shape[2])
                 count = visible.sum()
                 average = (y * visible).sum((0, 2, 3)) / count
-                centred = (y - average[:, None, None]) * visible
-                spread = centred.square().sum((0, 2, 3)) / count
+                centered = (y - average[:, None, None]) * visible
+                spread = centered.square().sum((0, 2, 3)) / count
                 running["mean_after"] = (1 - MOMENTUM) * mean + MOMENTUM * average
                 running["variance_after"] = (1 - MOMENTUM) * variance + MOMENTUM * spread * count / (count - 1)
                 scaled = (y - average[:, None, None]) / (spread + EPSILON).sqrt()[:, None, None]
@@ -275,7 +275,7 @@ FAMILIES = {
 }
 
 
-# ---- optimisers ----------------------------------------------------------------------------------------------------------------
+# ---- optimizers ----------------------------------------------------------------------------------------------------------------
 
 RATES = [0.1, 0.3, 0.05, 0.2, 0.01]
 OPTIMIZERS = {
@@ -325,21 +325,21 @@ def optimizer(parameters, settings):
 def trajectory(name, settings):
     shapes = {"weight": (5, 7), "bias": (5,)}
     parameters = {key: rounded(torch.randn(shape)).requires_grad_() for key, shape in shapes.items()}
-    optimiser = optimizer(list(parameters.values()), settings)
+    optimizer = optimizer(list(parameters.values()), settings)
     averages = {key: p.detach().clone() for key, p in parameters.items()}
     stored = {f"{key}.p0": p.detach().clone() for key, p in parameters.items()}
     if settings["op"] == "ema":
         stored |= {f"{key}.a0": value.clone() for key, value in averages.items()}
     totals = []
     for step, rate in enumerate(RATES):
-        optimiser.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate
         for key, p in parameters.items():
             p.grad = rounded(torch.randn(p.shape))
             stored[f"{key}.g{step}"] = p.grad.clone()
         if settings["op"] == "clip":
             totals.append(torch.nn.utils.clip_grad_norm_(parameters.values(), settings["maximum"]))
             stored[f"total{step}"] = totals[-1].reshape(1)
-        optimiser.step()
+        optimizer.step()
         for key, p in parameters.items():
             stored[f"{key}.p{step + 1}"] = p.detach().clone()
             if settings["op"] == "ema":
@@ -351,8 +351,8 @@ def trajectory(name, settings):
     states = {"momentum_buffer": "velocity", "exp_avg": "first", "exp_avg_sq": "second"}
     for key, p in parameters.items():
         for theirs, ours in states.items():
-            if optimiser.state[p].get(theirs) is not None:
-                stored[f"{key}.{ours}"] = optimiser.state[p][theirs]
+            if optimizer.state[p].get(theirs) is not None:
+                stored[f"{key}.{ours}"] = optimizer.state[p][theirs]
     return {f"{name}.{key}": f32(value) for key, value in stored.items()}
 
 

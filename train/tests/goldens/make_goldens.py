@@ -56,9 +56,9 @@ class Stream:
         return (mix_array(steps) >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
 
-def spread(seed, name, shape, bound, centre=0.0):
-    """Uniform within `bound` of `centre`, rounded to f32."""
-    values = centre + (2.0 * Stream.named(seed, name).uniform(int(np.prod(shape))) - 1.0) * bound
+def spread(seed, name, shape, bound, center=0.0):
+    """Uniform within `bound` of `center`, rounded to f32."""
+    values = center + (2.0 * Stream.named(seed, name).uniform(int(np.prod(shape))) - 1.0) * bound
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
 
@@ -345,7 +345,7 @@ def train_step(name, seed, dtype):
     return model, x, stored
 
 
-def learnt(model):
+def learned(model):
     skip = {id(p) for p in model.classifier().parameters()}
     return {name: p for name, p in model.named() if p.requires_grad and id(p) not in skip}
 
@@ -368,12 +368,12 @@ def summary(seed, name, tensor, full=256, directions=8, picks=256):
 
 
 def gradient_errors(name, seed):
-    """PyTorch's own f32 against f64, per tensor, and the gradients that vanish: shifts that a later normalisation takes away."""
+    """PyTorch's own f32 against f64, per tensor, and the gradients that vanish: shifts that a later normalization takes away."""
     model, x, stored = train_step(name, seed, torch.float64)
     single, _, _ = train_step(name, seed, torch.float32)
-    exact = {key: p.grad for key, p in learnt(model).items()}
+    exact = {key: p.grad for key, p in learned(model).items()}
     vanishing = [key for key, gradient in exact.items() if gradient.norm() < 1e-12]
-    rounded = {key: p.grad.double() for key, p in learnt(single).items() if key not in vanishing}
+    rounded = {key: p.grad.double() for key, p in learned(single).items() if key not in vanishing}
     errors = {key: ((value - exact[key]).norm() / exact[key].norm()).item() for key, value in rounded.items()}
     return errors, vanishing, (model, x, stored)
 
@@ -395,7 +395,7 @@ def choose_seed(name, tries=60, finalists=8):
 def write_network(name):
     worst, margin, seed = choose_seed(name)
     _, vanishing, (model, x, stored) = gradient_errors(name, seed)
-    gradients = {key: p.grad.clone() for key, p in learnt(model).items()}
+    gradients = {key: p.grad.clone() for key, p in learned(model).items()}
     print(f"{name}: seed {seed}, nearest kink {margin:.1e}, {len(vanishing)} gradients vanish,")
     print(f"    PyTorch's own f32 against f64: worst gradient error {worst:.1e}")
     fixture = {key: f32(value) for key, value in stored.items()}
@@ -406,8 +406,8 @@ def write_network(name):
     for key, tensor in model.named():
         if "running" in key:
             fixture |= summary(seed, f"after.{key}", tensor)
-    torch.optim.SGD(learnt(model).values(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY).step()
-    for key, p in learnt(model).items():
+    torch.optim.SGD(learned(model).values(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY).step()
+    for key, p in learned(model).items():
         fixture |= summary(seed, f"after.{key}", p)
     fresh = build(name, seed, torch.float64).eval()
     with torch.no_grad():

@@ -7,7 +7,7 @@ are. KDEP's students are pooled before ReLU (ResNets: of the sum of the last blo
 
     NAME.raw.*                  [batch, d], batch statistics
     NAME.gradient.TENSOR.*      of the sum of its product with spread(seed, "upstream", [batch, d], 1.0), for the first convolution, the
-                                last one, and the last normalisation
+                                last one, and the last normalization
 
 .* as in students.py.
 """
@@ -47,7 +47,7 @@ def main():
         (raw * spread(seed, "upstream", tuple(raw.shape), 1.0).double()).sum().backward()
         brief = lambda key, tensor: summary(seed, key, tensor, full=32, directions=4, picks=16)
         found = brief("raw", raw)
-        gradients = student.learnt()
+        gradients = student.learned()
         for key in kept:
             found |= brief(f"gradient.{key}", gradients[key].grad)
         fixture |= {f"{name}.{key}": value for key, value in found.items()}

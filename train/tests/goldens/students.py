@@ -10,7 +10,7 @@ make_goldens.py), but for two kinds, so that f32 differs from f64 in its last di
 - Biases that feed an activation with a kink. A value within rounding of a kink is on one side in f64 and may be on the other
   in f32, and then a whole summand of the gradient is missing. Each channel's bias is shifted by at most `REACH` of the channel's
   spread to where the values near the kinks leave the widest gap. These biases are stored.
-- The last normalisation's weight of each residual branch, `DAMPING` times the formula's: at random weights every normalised
+- The last normalization's weight of each residual branch, `DAMPING` times the formula's: at random weights every normalized
   layer amplifies what was rounded before it, and deep networks lose two digits that way.
 
 The network: `torchvision.models.NAME(num_classes=10)`, dropout and stochastic depth 0. Every tensor under torchvision's name:
@@ -37,7 +37,7 @@ where .* is .full with all values when there are at most 32, else
     .sample [16]         values at floor(u * count), u from Stream::named(seed, "gradient.TENSOR.sample"), row-major in OIHW
     .projections [4]     products with vectors 2u - 1, u from Stream::named(seed, "gradient.TENSOR.direction0") and so on
 
-Metadata beside the above: "vanishing" is a JSON list of the tensors whose gradient is nought (shifts that a later normalisation
+Metadata beside the above: "vanishing" is a JSON list of the tensors whose gradient is nought (shifts that a later normalization
 takes away); "f32_error" PyTorch's own worst relative error of a gradient in f32; "batch_norm" the JSON of [epsilon, momentum].
 """
 
@@ -102,7 +102,7 @@ class Student:
             if not key.endswith("num_batches_tracked"):
                 yield key, tensor
 
-    def learnt(self):
+    def learned(self):
         """The backbone's parameters."""
         return {key: p for key, p in self.named() if p.requires_grad and not key.startswith(("fc.", "classifier."))}
 
@@ -122,7 +122,7 @@ class Student:
         pooled = self.pooled(self.images)
         upstream = spread(self.seed, "upstream", tuple(pooled.shape), 1.0).to(self.dtype)
         (pooled * upstream).sum().backward()
-        return pooled.detach(), {key: p.grad.double() for key, p in self.learnt().items()}
+        return pooled.detach(), {key: p.grad.double() for key, p in self.learned().items()}
 
 
 def widest_gap(values, kinks):
@@ -132,14 +132,14 @@ def widest_gap(values, kinks):
     blocked = blocked[(blocked > -2 * reach) & (blocked < 2 * reach)]
     edges = np.concatenate([[-2 * reach], blocked, [2 * reach]])
     middles = np.clip((edges[1:] + edges[:-1]) / 2, -reach, reach)
-    # How far each middle, clipped to the reach, is from its neighbours; negative if the gap lies outside.
+    # How far each middle, clipped to the reach, is from its neighbors; negative if the gap lies outside.
     distances = np.minimum(middles - edges[:-1], edges[1:] - middles)
     best = distances.argmax()
     return middles[best], distances[best]
 
 
 def damped(net):
-    """The names of the weights of every residual branch's last normalisation."""
+    """The names of the weights of every residual branch's last normalization."""
     norms = lambda block: [key for key, module in block.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
     residual = lambda block: getattr(block, "use_res_connect", type(block).__name__ in ("BasicBlock", "Bottleneck"))
     last = lambda block: [key for key in norms(block) if not key.startswith("downsample")][-1]

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
-use lgd_train::optim::OptimiserSettings;
+use lgd_train::optim::OptimizerSettings;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
 use crate::golden::{normal, unit_rows, values};
@@ -11,16 +11,16 @@ const BATCH: usize = 5;
 const DIM: usize = 24;
 const CATEGORIES: usize = 7;
 
-/// Parameters, buffers, optimiser and bank after two steps on `threads`, as bits. `student` starts again from `start`.
+/// Parameters, buffers, optimizer and bank after two steps on `threads`, as bits. `student` starts again from `start`.
 fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, threads: usize) -> Vec<u32> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         student.engine().load_state(start).unwrap();
-        student.engine().load_optimiser_state(&[]).unwrap();
+        student.engine().load_optimizer_state(&[]).unwrap();
         let visual = VisualBank::Ema { momentum: 0.9, seed: 5 };
         let tsb = unit_rows("tsb", CATEGORIES, DIM);
         let mut objective = Lgd::new(LgdSettings::default(), tsb, visual, &[true; CATEGORIES]).unwrap();
-        let settings = OptimiserSettings { clip: Some(1.0), ema: Some(0.9), ..OptimiserSettings::default() };
+        let settings = OptimizerSettings { clip: Some(1.0), ema: Some(0.9), ..OptimizerSettings::default() };
         let images = normal("images", BATCH * 40 * 33 * 3);
         let share = 1.0 / crate::golden::real(CATEGORIES);
         let uniform = Tensor::full(share, (BATCH, CATEGORIES), &Device::Cpu).unwrap();
@@ -32,7 +32,7 @@ fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, th
         };
         for step in 1..3 {
             let mode = Mode::Train { seed: 5, step };
-            let output = student.forward(Images::Normalised(&images), (BATCH, 40, 33), mode).unwrap();
+            let output = student.forward(Images::Normalized(&images), (BATCH, 40, 33), mode).unwrap();
             let loss = objective.loss(&output, &targets).unwrap();
             student.backward(&loss.total, false).unwrap();
             let update = settings.update(student.table(), 0.05, step);
@@ -40,7 +40,7 @@ fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, th
             objective.after_step(&targets).unwrap();
         }
         let state = student.engine().state().unwrap();
-        let slots = student.engine().optimiser_state().unwrap();
+        let slots = student.engine().optimizer_state().unwrap();
         let bank = objective.state().unwrap();
         let all = [vec![state.parameters, state.buffers], slots, bank.values().map(values).collect()];
         all.concat().concat().into_iter().map(f32::to_bits).collect()

@@ -104,11 +104,11 @@ impl Golden {
     }
 }
 
-/// Values uniform within `bound` of `centre`, as the goldens' scripts draw them.
-pub fn spread(seed: u64, name: &str, shape: &[usize], bound: f64, centre: f64) -> Tensor {
+/// Values uniform within `bound` of `center`, as the goldens' scripts draw them.
+pub fn spread(seed: u64, name: &str, shape: &[usize], bound: f64, center: f64) -> Tensor {
     let mut stream = Stream::named(seed, name);
     let values: Vec<f64> =
-        (0..shape.iter().product()).map(|_| centre + (2.0 * stream.uniform() - 1.0) * bound).collect();
+        (0..shape.iter().product()).map(|_| center + (2.0 * stream.uniform() - 1.0) * bound).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
 }
 

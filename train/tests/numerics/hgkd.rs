@@ -27,7 +27,7 @@ const DIM: usize = 24;
 
 /// `formula` of `goldens/hgkd.py`.
 fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
-    let (bound, centre) = match shape {
+    let (bound, center) = match shape {
         _ if name.ends_with("running_mean") => (0.1, 0.0),
         _ if name.ends_with("running_var") => (0.5, 1.0),
         [out, _, rows, columns] => ((6.0 / real(out * rows * columns)).sqrt(), 0.0),
@@ -35,7 +35,7 @@ fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
         _ if name.ends_with("bias") || name.ends_with("token") => (0.3, 0.0),
         _ => (0.3, 1.0),
     };
-    spread(seed, name, shape, bound, centre)
+    spread(seed, name, shape, bound, center)
 }
 
 fn seed(golden: &Golden) -> u64 {
@@ -120,7 +120,7 @@ fn a_masked_students_whole_gradient_equals_pytorchs() {
     assert!(student.load(&tensors).unwrap().is_complete());
     student.set_mask(mask(&golden).visible(), CELLS).unwrap();
     let images = values(&spread(seed, "images", &[BATCH, SIZE.0, SIZE.1, 3], 2.0, 0.0));
-    let output = student.forward(Images::Normalised(&images), (BATCH, SIZE.0, SIZE.1), TRAIN).unwrap();
+    let output = student.forward(Images::Normalized(&images), (BATCH, SIZE.0, SIZE.1), TRAIN).unwrap();
     let raw = output.raw_pooled().unwrap();
     let feature = spread(seed, "feature", raw.dims(), 2.0, 0.0);
     let kdep = (raw - feature).unwrap().sqr().unwrap().mean_all().unwrap();

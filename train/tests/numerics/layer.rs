@@ -88,7 +88,7 @@ impl Layer {
 
     /// Runs the graph.
     pub fn run(&mut self, x: &[f32], mode: Mode) -> Result<(), TrainError> {
-        Tape::forward(&mut self.tape, &self.program, Images::Normalised(x), mode)
+        Tape::forward(&mut self.tape, &self.program, Images::Normalized(x), mode)
     }
 
     /// Runs the graph on bytes or numbers.

@@ -12,7 +12,7 @@ use crate::layer::{Layer, TRAIN};
 
 /// f32 sums of a few hundred terms.
 const TOLERANCE: f64 = 3e-6;
-/// A normalised value is read as `x * scale + shift`, whose summands are 200 times as large where the mean lies 200 deviations from 0:
+/// A normalized value is read as `x * scale + shift`, whose summands are 200 times as large where the mean lies 200 deviations from 0:
 /// their rounding is 200 times that of the value.
 const FAR: (&str, f64) = ("norm_far_mean.y", 1.2e-5);
 
@@ -140,7 +140,7 @@ impl Case<'_> {
             }
             "pool" => builder.max_pool(x, self.number("side", 0), self.window()),
             "average" => Ok(builder.global_average_pool(x)),
-            "normalize" => builder.l2_normalise(x),
+            "normalize" => builder.l2_normalize(x),
             "linear" => {
                 let y = builder.linear(x, "linear", self.dims("w0")[0], LinearKind::Dense)?;
                 Ok(builder.activate(y, self.activation("activation")))
@@ -307,7 +307,7 @@ fn every_instruction_set_gives_pytorchs_gradients() {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "layers::layers_and_gradients_equal_pytorchs"])
             .args(["channels::any_number_of_channels_gives_the_sums_written_out"])
-            .args(["tape::normalisations_are_the_same_written_out_and_read_on_the_way"])
+            .args(["tape::normalizations_are_the_same_written_out_and_read_on_the_way"])
             .args(["ops::objectives_equal_pytorchs"])
             .env("LGD_SIMD", set)
             .output()

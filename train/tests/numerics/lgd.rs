@@ -76,7 +76,7 @@ fn both_banks_give_the_written_formula() {
     let targets = TargetBatch {
         embedding: Some(t.clone()),
         text_distribution: Some(distribution(&text_logits(&t, &tsb))),
-        // Over all slots: the objective takes the masked one out and normalises again.
+        // Over all slots: the objective takes the masked one out and normalizes again.
         visual_distribution: Some(distribution(&visual_logits(&t, &t, &vsb))),
         pseudo_category: Some(vec![0, 2, 2, 4]),
         ..TargetBatch::default()
@@ -138,7 +138,7 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average() {
     let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
     let (one, three) = step(&mut lgd, "first");
     let seen = bank_rows(&lgd);
-    assert!(close(&seen[1], &one) && close(&seen[3], &three), "first seen: the batch's mean, not normalised");
+    assert!(close(&seen[1], &one) && close(&seen[3], &three), "first seen: the batch's mean, not normalized");
     assert_eq!([&seen[0], &seen[2], &seen[4]], [&start[0], &start[2], &start[4]], "absent rows stay");
     let saved = lgd.state().unwrap();
     let (next, _) = step(&mut lgd, "second");

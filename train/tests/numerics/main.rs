@@ -1,4 +1,4 @@
-//! The numerical half: layers, students, objectives and optimisers against PyTorch, and against themselves.
+//! The numerical half: layers, students, objectives and optimizers against PyTorch, and against themselves.
 
 #[cfg(test)]
 mod channels;
@@ -21,7 +21,7 @@ mod objectives;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
-mod optimisers;
+mod optimizers;
 #[cfg(test)]
 mod params;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use lgd_train::engine::Backend;
 use lgd_train::engine::graph::{ConvSpec, LinearKind, NormSpec};
 use lgd_train::error::TrainError;
 use lgd_train::student::{
-    Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularisation, Student, StudentConfig,
+    Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularization, Student, StudentConfig,
     StudentOutput,
 };
 
@@ -24,7 +24,7 @@ fn decoder((rows, columns): (usize, usize), (height, width): (usize, usize)) -> 
 fn config(architecture: Architecture, decoder: Option<DecoderConfig>) -> StudentConfig {
     let extras = Extras { raw_pooled: true, decoder };
     let config = StudentConfig::new(architecture, Head::Projection { dim: DIM }, 3);
-    StudentConfig { regularisation: Regularisation::NONE, extras, ..config }
+    StudentConfig { regularization: Regularization::NONE, extras, ..config }
 }
 
 fn student(architecture: Architecture, decoder: Option<DecoderConfig>) -> Student {
@@ -67,7 +67,7 @@ fn hidden_pixels_change_neither_outputs_nor_gradients() {
         let mut student = student(architecture, Some(decoder((4, 4), (side, side))));
         student.set_mask(&visible, (2, 2)).unwrap();
         let [one, other] = [&images, &others].map(|images| {
-            let output = student.forward(Images::Normalised(images), (batch, side, side), TRAIN).unwrap();
+            let output = student.forward(Images::Normalized(images), (batch, side, side), TRAIN).unwrap();
             let loss = (encoded(&output) + functional("tokens", output.tokens().unwrap())).unwrap();
             student.backward(&loss, false).unwrap();
             (values(&loss), values(output.tokens().unwrap()), student.engine().gradients().unwrap())
@@ -96,7 +96,7 @@ fn decoders_reach_every_grid_that_fits() {
         let visible: Vec<bool> = (0..3 * per).map(|cell| cell % 2 == 0).collect();
         student.set_mask(&visible, cells).unwrap();
         let images = normal("images", 3 * size.0 * size.1 * 3);
-        let output = student.forward(Images::Normalised(&images), (3, size.0, size.1), TRAIN).unwrap();
+        let output = student.forward(Images::Normalized(&images), (3, size.0, size.1), TRAIN).unwrap();
         let tokens = output.tokens().unwrap();
         assert_eq!(tokens.dims(), [3, grid.0, grid.1, 5], "{architecture}");
         student.backward(&functional("tokens", tokens), false).unwrap();
@@ -149,7 +149,7 @@ fn sizes_and_grids_that_do_not_fit_are_refused() {
     );
     let mut student = student(Architecture::ResNet18, Some(decoder((2, 2), (64, 64))));
     let images = normal("images", 2 * 64 * 64 * 3);
-    let images = Images::Normalised(&images);
+    let images = Images::Normalized(&images);
     assert!(matches!(student.forward(images, (2, 64, 64), TRAIN), Err(TrainError::NoMask)));
     assert!(
         student.set_mask(&[true, true, true, false, false, false, false, false], (2, 2)).is_err(),
@@ -173,7 +173,7 @@ fn what_a_student_was_not_made_for_is_missing() {
     let plain = StudentConfig::new(Architecture::ResNet18, Head::None, 3);
     let mut student = Student::new(plain, &Device::Cpu).unwrap();
     assert_eq!(student.embedding_dim(), None);
-    let output = student.forward(Images::Normalised(&images), (2, 32, 32), TRAIN).unwrap();
+    let output = student.forward(Images::Normalized(&images), (2, 32, 32), TRAIN).unwrap();
     let missing = [
         (output.embedding().unwrap_err(), "embedding"),
         (output.raw_pooled().unwrap_err(), "raw_pooled"),
@@ -191,7 +191,7 @@ fn the_decoder_is_dropped_and_the_encoder_stays() {
         let mut masked = student(architecture, Some(decoder));
         masked.set_mask(&[true, false, false, true, true, true, false, true], (2, 2)).unwrap();
         let images = normal("images", 2 * 64 * 64 * 3);
-        let images = Images::Normalised(&images);
+        let images = Images::Normalized(&images);
         // Running statistics move, those of the decoder too.
         masked.forward(images, (2, 64, 64), TRAIN).unwrap();
         let all = masked.tensors().unwrap();
@@ -226,7 +226,7 @@ fn bits_of_masked_students_do_not_depend_on_the_number_of_threads() {
     let mut run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let output = student.forward(Images::Normalised(&images), (3, 64, 64), TRAIN).unwrap();
+            let output = student.forward(Images::Normalized(&images), (3, 64, 64), TRAIN).unwrap();
             let loss = (encoded(&output) + functional("tokens", output.tokens().unwrap())).unwrap();
             student.backward(&loss, false).unwrap();
             student.engine().gradients().unwrap()
@@ -245,7 +245,7 @@ fn with_mask(mut layer: Layer) -> Layer {
 #[test]
 fn tokens_fill_hidden_positions_and_learn_from_them() {
     let smooth = NormSpec { masked: true, ..NormSpec::new(Activation::Silu) };
-    // Of the images themselves, of a normalisation, and where others read the same value.
+    // Of the images themselves, of a normalization, and where others read the same value.
     let mut plain = with_mask(Layer::new(&[2, 4, 4, 6], |b, x| Ok(vec![b.fill_masked(x, "token")?])));
     let token = normal("token", 6);
     plain.set("token", &token);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 use lgd_train::error::TrainError;
-use lgd_train::optim::OptimiserSettings;
+use lgd_train::optim::OptimizerSettings;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
 use crate::golden::{normal, real, values};
@@ -118,7 +118,7 @@ fn safetensors_bring_back_every_bit() {
         assert_eq!(all(&mut from), all(&mut to));
         let images = normal("images", 2 * 32 * 32 * 3);
         let run = |student: &mut Student| {
-            let output = student.forward(Images::Normalised(&images), (2, 32, 32), Mode::Inference);
+            let output = student.forward(Images::Normalized(&images), (2, 32, 32), Mode::Inference);
             values(output.unwrap().embedding().unwrap())
         };
         assert_eq!(run(&mut from), run(&mut to), "and what it computes");
@@ -168,16 +168,16 @@ fn images_and_updates_that_do_not_fit_are_refused() {
     let modes = [Mode::Inference, Mode::Train { seed: 0, step: 0 }];
     for mode in modes {
         for shape in [(0, 32, 32), (1, 0, 32), (1, 32, 31), (2, 32, 32), (3, 32, 32)] {
-            assert!(student.forward(Images::Normalised(&images), shape, mode).is_err(), "{shape:?}");
+            assert!(student.forward(Images::Normalized(&images), shape, mode).is_err(), "{shape:?}");
         }
-        assert!(student.forward(Images::Normalised(&[]), (0, 32, 32), mode).is_err());
-        assert!(student.features(Images::Normalised(&images), (1, 16, 32)).is_err());
+        assert!(student.forward(Images::Normalized(&[]), (0, 32, 32), mode).is_err());
+        assert!(student.features(Images::Normalized(&images), (1, 16, 32)).is_err());
     }
-    assert!(student.forward(Images::Normalised(&images), (1, 32, 32), Mode::Inference).is_ok());
+    assert!(student.forward(Images::Normalized(&images), (1, 32, 32), Mode::Inference).is_ok());
     let loss = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
     assert!(matches!(student.backward(&loss, false), Err(TrainError::NothingRan)));
     let wider = with_head(Architecture::ResNet18, Head::Projection { dim: 17 }, 0);
-    let update = OptimiserSettings::default().update(wider.table(), 0.1, 1);
+    let update = OptimizerSettings::default().update(wider.table(), 0.1, 1);
     assert!(student.update(&update).is_err(), "made for another student");
     for head in [Head::Projection { dim: 0 }, Head::Classifier { classes: 0 }] {
         let config = StudentConfig::new(Architecture::ResNet18, head, 0);

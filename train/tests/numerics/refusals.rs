@@ -59,7 +59,7 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(refused(|b, x| b.max_pool(x, 5, UNIT)), "a pool larger than the image");
     assert!(refused(|b, x| { b.max_pool(x, 2, Window { padding: 2, ..UNIT }) }), "windows without a pixel");
     assert!(refused(|b, x| b.linear(x, "linear", 3, LinearKind::Dense)), "a dense layer on positions");
-    assert!(refused(|b, x| b.l2_normalise(x)), "rows with positions");
+    assert!(refused(|b, x| b.l2_normalize(x)), "rows with positions");
     let up =
         ConvSpec { outputs: 3, side: 2, window: Window { padding: 9, ..UNIT }, groups: 1, deviation: None };
     assert!(refused(|b, x| b.conv_transpose(x, "up", up)), "padding that leaves nothing");
@@ -162,7 +162,7 @@ fn hidden_positions_are_zero_and_have_no_gradient() {
 }
 
 #[test]
-fn a_masked_normalisation_leaves_other_readers_gradients_alone() {
+fn a_masked_normalization_leaves_other_readers_gradients_alone() {
     let mut layer = Layer::new(&[2, 4, 4, 6], |b, x| {
         let masked = b.mask(x);
         let y = b.conv(masked, "conv", ConvSpec::dense(3, 3, 1))?;
@@ -196,7 +196,7 @@ fn a_nan_is_not_hidden() {
         ("rows", |b, x| {
             let x = b.global_average_pool(x);
             let x = b.linear(x, "linear", 3, LinearKind::Dense)?;
-            b.l2_normalise(x)
+            b.l2_normalize(x)
         }),
     ];
     for (name, build) in layers {

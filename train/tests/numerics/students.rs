@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::Tensor;
 use lgd_train::error::TrainError;
 use lgd_train::student::{
-    Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularisation, Student, StudentConfig,
+    Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularization, Student, StudentConfig,
 };
 
 use crate::golden::{Golden, error, norm, normal, real, spread, values};
@@ -21,7 +21,7 @@ const TOLERANCE: f64 = 1e-4;
 
 fn config(architecture: Architecture) -> StudentConfig {
     let head = Head::Classifier { classes: CLASSES };
-    StudentConfig { regularisation: Regularisation::NONE, ..StudentConfig::new(architecture, head, 0) }
+    StudentConfig { regularization: Regularization::NONE, ..StudentConfig::new(architecture, head, 0) }
 }
 
 fn student(architecture: Architecture) -> Student {
@@ -39,7 +39,7 @@ fn is_behind(name: &str) -> bool {
 
 /// `formula` of `goldens/students.py`.
 fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
-    let (bound, centre) = match shape {
+    let (bound, center) = match shape {
         _ if name.ends_with("running_mean") => (0.1, 0.0),
         _ if name.ends_with("running_var") => (0.5, 1.0),
         [_, inputs, rows, columns] => ((6.0 / real(inputs * rows * columns)).sqrt(), 0.0),
@@ -47,7 +47,7 @@ fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
         _ if name.ends_with("bias") => (0.3, 0.0),
         _ => (0.3, 1.0),
     };
-    spread(seed, name, shape, bound, centre)
+    spread(seed, name, shape, bound, center)
 }
 
 /// Fixture, its seed and its student.
@@ -130,7 +130,7 @@ impl Reference {
 
     fn check_inference(&mut self) {
         let (images, (_, height, width)) = self.images();
-        let first = Images::Normalised(&images[..INFERRED * height * width * 3]);
+        let first = Images::Normalized(&images[..INFERRED * height * width * 3]);
         let output = self.student.forward(first, (INFERRED, height, width), Mode::Inference).unwrap();
         for (name, tensor) in [("pooled", output.pooled), ("logits", output.embedding.unwrap())] {
             let error = error(&values(&tensor), &self.golden.values(&format!("inference.{name}")));
@@ -140,7 +140,7 @@ impl Reference {
 
     fn check_training(&mut self) {
         let (images, shape) = self.images();
-        let output = self.student.forward(Images::Normalised(&images), shape, TRAIN).unwrap();
+        let output = self.student.forward(Images::Normalized(&images), shape, TRAIN).unwrap();
         let error = error(&values(&output.pooled), &self.golden.values("train.pooled"));
         self.check("training", "pooled", error);
         let upstream = spread(self.seed, "upstream", output.pooled.dims(), 1.0, 0.0);
@@ -155,7 +155,7 @@ impl Reference {
                     "{name} lies behind no differentiated output"
                 );
             } else if vanishing.contains(name) {
-                // A shift that a later normalisation takes away: rounding noise beside its layer's scale.
+                // A shift that a later normalization takes away: rounding noise beside its layer's scale.
                 let weight = &gradients[&name.replace(".bias", ".weight")];
                 self.check("vanishing", name, norm(&values(gradient)) / norm(&values(weight)));
             } else {
@@ -221,7 +221,7 @@ fn check_raw(architecture: Architecture) {
     let golden = Golden::open("raw_pooled");
     let (images, shape) = reference.images();
     let Reference { seed, student, .. } = &mut reference;
-    let output = student.forward(Images::Normalised(&images), shape, TRAIN).unwrap();
+    let output = student.forward(Images::Normalized(&images), shape, TRAIN).unwrap();
     let raw = output.raw_pooled().unwrap();
     let upstream = spread(*seed, "upstream", raw.dims(), 1.0, 0.0);
     student.backward(&raw.mul(&upstream).unwrap().sum_all().unwrap(), false).unwrap();
@@ -240,11 +240,11 @@ fn check_raw(architecture: Architecture) {
 
     // Beside it the network is what it is without.
     let mut plain = Reference::open(architecture, Extras::default());
-    let theirs = plain.student.forward(Images::Normalised(&images), shape, TRAIN).unwrap();
+    let theirs = plain.student.forward(Images::Normalized(&images), shape, TRAIN).unwrap();
     assert_eq!(values(&output.pooled), values(&theirs.pooled), "{architecture}");
     assert_eq!(student.table(), plain.student.table(), "{architecture}");
     let inferred = [student, &mut plain.student].map(|student| {
-        let output = student.forward(Images::Normalised(&images), shape, Mode::Inference).unwrap();
+        let output = student.forward(Images::Normalized(&images), shape, Mode::Inference).unwrap();
         assert!(output.raw_pooled.is_none(), "inference does without");
         values(&output.pooled)
     });
@@ -309,7 +309,7 @@ fn check_workings(architecture: Architecture) {
     let mut student = student(architecture);
     let shape = (2, 64, 32);
     let images = normal("images", 2 * 64 * 32 * 3);
-    let images = Images::Normalised(&images);
+    let images = Images::Normalized(&images);
     let before = student.tensors().unwrap();
 
     let features = student.features(images, shape).unwrap();
@@ -380,7 +380,7 @@ fn every_draw_follows_seed_and_step() {
         let run = |init, mode| {
             let config = StudentConfig::new(architecture, head, init);
             let mut student = Student::new(config, &candle_core::Device::Cpu).unwrap();
-            values(student.forward(Images::Normalised(&images), shape, mode).unwrap().embedding().unwrap())
+            values(student.forward(Images::Normalized(&images), shape, mode).unwrap().embedding().unwrap())
         };
         let train = |seed, step| run(1, Mode::Train { seed, step });
         assert_eq!(train(1, 1), train(1, 1));

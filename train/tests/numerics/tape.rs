@@ -38,7 +38,7 @@ const READERS: [(&str, Reader); 13] = [
     }),
 ];
 
-/// A convolution, its normalisation and activation, and a reader of that; with the normalised value as an output too, it must be
+/// A convolution, its normalization and activation, and a reader of that; with the normalized value as an output too, it must be
 /// written out.
 fn read_norm(reader: Reader, activation: Activation, written: bool) -> Layer {
     let mut layer = Layer::new(&DIMS, |b, x| {
@@ -53,7 +53,7 @@ fn read_norm(reader: Reader, activation: Activation, written: bool) -> Layer {
 }
 
 #[test]
-fn normalisations_are_the_same_written_out_and_read_on_the_way() {
+fn normalizations_are_the_same_written_out_and_read_on_the_way() {
     let x = normal("x", DIMS.iter().product());
     for (name, reader) in READERS {
         for activation in Activation::ALL {
@@ -99,7 +99,7 @@ fn tangle(b: &mut Builder, x: Value) -> Result<Vec<Value>, ShapeError> {
     let feature = b.global_average_pool(last);
     let hidden = b.linear(feature, "hidden", 6, LinearKind::Dense)?;
     let joined = b.add(hidden, pooled, Activation::Identity)?;
-    let unit = b.l2_normalise(joined)?;
+    let unit = b.l2_normalize(joined)?;
     Ok(vec![unit, feature, norm, raw])
 }
 
@@ -228,7 +228,7 @@ fn a_backward_pass_needs_a_forward_pass_in_training() {
 }
 
 #[test]
-fn bytes_are_normalised_as_rendered_images_are() {
+fn bytes_are_normalized_as_rendered_images_are() {
     let dims = [2, 100, 91, 3];
     let len: usize = dims.iter().product();
     let rgb: Vec<u8> = (0..len).map(|i| u8::try_from(i * 7 % 256).unwrap()).collect();

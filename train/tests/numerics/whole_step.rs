@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
 use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
-use lgd_train::optim::OptimiserSettings;
+use lgd_train::optim::OptimizerSettings;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
 use crate::golden::{Golden, error, norm, real, spread, values};
@@ -23,7 +23,7 @@ const UNASSIGNED: [usize; 2] = [3, 7];
 const STEP: u64 = 7;
 
 fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
-    let (bound, centre) = match shape {
+    let (bound, center) = match shape {
         _ if name.ends_with("running_mean") => (0.1, 0.0),
         _ if name.ends_with("running_var") => (0.5, 1.0),
         [out, _, rows, columns] => ((6.0 / real(out * rows * columns)).sqrt(), 0.0),
@@ -31,7 +31,7 @@ fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
         _ if name.ends_with("bias") => (0.3, 0.0),
         _ => (0.3, 1.0),
     };
-    spread(seed, name, shape, bound, centre)
+    spread(seed, name, shape, bound, center)
 }
 
 fn student(architecture: Architecture, head: Head, seed: u64) -> Student {
@@ -69,7 +69,7 @@ fn check_step(architecture: Architecture) {
     let mut student = student(architecture, Head::Projection { dim: DIM }, seed);
     let images = images(seed);
     let mode = Mode::Train { seed, step: STEP };
-    let output = student.forward(Images::Normalised(&images), (BATCH, HEIGHT, WIDTH), mode).unwrap();
+    let output = student.forward(Images::Normalized(&images), (BATCH, HEIGHT, WIDTH), mode).unwrap();
     let loss = objective(&golden).loss(&output, &targets(&golden)).unwrap();
     let mut failures = Vec::new();
     let mut worst = 0.0_f64;
@@ -90,7 +90,7 @@ fn check_step(architecture: Architecture) {
     let vanishing = golden.list("vanishing");
     for (name, gradient) in &gradients {
         if vanishing.contains(name) {
-            // A shift that a later normalisation takes away: rounding noise beside its layer's scale.
+            // A shift that a later normalization takes away: rounding noise beside its layer's scale.
             let weight = &gradients[&name.replace(".bias", ".weight")];
             check(format!("vanishing {name}"), norm(&values(gradient)) / norm(&values(weight)));
             continue;
@@ -98,7 +98,7 @@ fn check_step(architecture: Architecture) {
         let name = format!("gradient.{name}");
         check(name.clone(), golden.summary_error(seed, &name, gradient));
     }
-    let update = OptimiserSettings::default().update(student.table(), 0.05, 1);
+    let update = OptimizerSettings::default().update(student.table(), 0.05, 1);
     student.update(&update).unwrap();
     let after = student.tensors().unwrap();
     for (name, tensor) in &after {
@@ -122,7 +122,7 @@ fn check_inference(architecture: Architecture) {
     for (head, expected) in heads {
         let mut student = student(architecture, head, seed);
         let output =
-            student.forward(Images::Normalised(&images), (BATCH, HEIGHT, WIDTH), Mode::Inference).unwrap();
+            student.forward(Images::Normalized(&images), (BATCH, HEIGHT, WIDTH), Mode::Inference).unwrap();
         let error = error(&values(output.embedding().unwrap()), &golden.values(expected));
         assert!(error < 1e-5, "{architecture} {expected}: {error:.1e}");
     }

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
 use lgd_train::eval::{
-    EvalInputs, EvalOptions, EvalReport, LabelledImages, ProbeSettings, Protocol, evaluate,
+    EvalInputs, EvalOptions, EvalReport, LabeledImages, ProbeSettings, Protocol, evaluate,
 };
 use lgd_train::run::{FailureKind, Run, RunError};
 use lgd_train::trainer::train;
 
-use crate::artefacts::{cache, cache_holding};
+use crate::artifacts::{cache, cache_holding};
 use crate::fixture::{Images, World, config, resuming};
 
 fn untrained(world: &World) -> Run {
@@ -26,8 +26,8 @@ fn options() -> EvalOptions {
     EvalOptions { batch: 8, threads: 2, fractions: vec![0.1, 1.0], probe, ..EvalOptions::default() }
 }
 
-fn labelled(images: &Images) -> LabelledImages<'_> {
-    LabelledImages { source: images, images: Path::new("images"), cache: None }
+fn labeled(images: &Images) -> LabeledImages<'_> {
+    LabeledImages { source: images, images: Path::new("images"), cache: None }
 }
 
 /// The report without what depends on the clock.
@@ -48,8 +48,8 @@ fn all_protocols_with_caches_judge_teacher_and_student() {
     let inputs = EvalInputs {
         run: &run,
         bank: Some(&world.bank),
-        test: LabelledImages { cache: Some(&test_cache), ..labelled(&test_images) },
-        train: Some(LabelledImages { cache: Some(&world.cache), ..labelled(&world.images) }),
+        test: LabeledImages { cache: Some(&test_cache), ..labeled(&test_images) },
+        train: Some(LabeledImages { cache: Some(&world.cache), ..labeled(&world.images) }),
     };
     let job = Job::new();
     let report = evaluate(&inputs, &options(), &job).unwrap();
@@ -60,9 +60,9 @@ fn all_protocols_with_caches_judge_teacher_and_student() {
     // The teacher is always right, so agreeing with it is being right.
     assert_eq!(zero_shot.agreement, Some(zero_shot.student));
     let knn = report.knn.as_ref().unwrap();
-    assert_eq!((knn.neighbours, knn.teacher), (20, Some(100.0)));
+    assert_eq!((knn.neighbors, knn.teacher), (20, Some(100.0)));
     assert_eq!(report.linear.iter().map(|probe| probe.labels).collect::<Vec<_>>(), [3, 30]);
-    // Colours survive a random network: all labels make a probe far better than chance, 33%.
+    // Colors survive a random network: all labels make a probe far better than chance, 33%.
     assert!(report.linear[1].student > 60.0, "{report:?}");
 
     let table = report.to_table();
@@ -74,17 +74,17 @@ fn all_protocols_with_caches_judge_teacher_and_student() {
 }
 
 #[test]
-fn without_caches_a_centre_crop_is_shown_and_bad_images_are_counted() {
+fn without_caches_a_center_crop_is_shown_and_bad_images_are_counted() {
     let world = World::new(30);
     let run = untrained(&world);
     let broken = world.images.hooked(|index| (index == 4).then(|| b"P6\n20 24\n255\nshort".to_vec()));
-    let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labelled(&broken), train: None };
+    let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labeled(&broken), train: None };
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
     let job = Job::new();
     let report = evaluate(&inputs, &options, &job).unwrap();
     assert_eq!((report.test.images, report.rejected(), job.rejected()), (29, 1, 1));
     assert_eq!(report.test.rejects[0].key, world.images.samples[4].key);
-    assert_eq!(report.test.view, "centre crop 0.875");
+    assert_eq!(report.test.view, "center crop 0.875");
     assert_eq!(report.zero_shot.as_ref().unwrap().teacher, None);
     assert!(report.knn.is_none() && report.linear.is_empty());
     assert!(report.to_table().contains("1 rejected"));
@@ -95,7 +95,7 @@ fn agreement_needs_neither_labels_nor_matching_names() {
     let world = World::new(12);
     let run = untrained(&world);
     let ask = |images: &Images, protocols: &[Protocol]| {
-        let test = LabelledImages { cache: Some(&world.cache), ..labelled(images) };
+        let test = LabeledImages { cache: Some(&world.cache), ..labeled(images) };
         let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test, train: None };
         let options = EvalOptions { protocols: protocols.to_vec(), ..options() };
         evaluate(&inputs, &options, &Job::new())
@@ -125,7 +125,7 @@ fn classes_that_are_no_categories_are_listed() {
     images.names = Some(["RED THING", "owl", "elk"].map(str::to_owned).to_vec());
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
     let ask = |images: &Images| {
-        let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labelled(images), train: None };
+        let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labeled(images), train: None };
         evaluate(&inputs, &options, &Job::new()).unwrap_err()
     };
     let error = ask(&images);
@@ -143,14 +143,14 @@ fn classes_that_are_no_categories_are_listed() {
     images.samples.iter_mut().for_each(|sample| sample.label = None);
     let error = ask(&images);
     let key = images.samples[0].key.clone();
-    assert!(matches!(&error, RunError::Unlabelled { key: named, count: 9, .. } if *named == key), "{error}");
+    assert!(matches!(&error, RunError::Unlabeled { key: named, count: 9, .. } if *named == key), "{error}");
 }
 
 #[test]
 fn what_is_missing_or_does_not_belong_is_named() {
     let world = World::new(9);
     let run = untrained(&world);
-    let inputs = EvalInputs { run: &run, bank: None, test: labelled(&world.images), train: None };
+    let inputs = EvalInputs { run: &run, bank: None, test: labeled(&world.images), train: None };
     for protocol in Protocol::ALL {
         let options = EvalOptions { protocols: vec![protocol], ..options() };
         let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
@@ -158,13 +158,13 @@ fn what_is_missing_or_does_not_belong_is_named() {
     }
     let mut other = world.images.clone();
     other.names = Some(["a", "b", "c"].map(str::to_owned).to_vec());
-    let inputs = EvalInputs { train: Some(labelled(&other)), ..inputs };
+    let inputs = EvalInputs { train: Some(labeled(&other)), ..inputs };
     let options = EvalOptions { protocols: vec![Protocol::Knn], ..options() };
     let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
     assert!(matches!(error, RunError::ClassesDiffer { .. }), "{error}");
 
     let empty = world.images.hooked(|_| Some(Vec::new()));
-    let inputs = EvalInputs { bank: Some(&world.bank), test: labelled(&empty), train: None, ..inputs };
+    let inputs = EvalInputs { bank: Some(&world.bank), test: labeled(&empty), train: None, ..inputs };
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options };
     let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
     assert!(matches!(error, RunError::NoImages { images_listed: 9, .. }), "{error}");
@@ -176,8 +176,8 @@ fn what_no_protocol_reads_is_refused() {
     let run = untrained(&world);
     let ask = |protocols: &[Protocol], bank: bool, train: bool| {
         let bank = bank.then_some(&world.bank);
-        let train = train.then_some(labelled(&world.images));
-        let inputs = EvalInputs { run: &run, bank, test: labelled(&world.images), train };
+        let train = train.then_some(labeled(&world.images));
+        let inputs = EvalInputs { run: &run, bank, test: labeled(&world.images), train };
         let options = EvalOptions { protocols: protocols.to_vec(), ..options() };
         evaluate(&inputs, &options, &Job::new())
     };
@@ -208,8 +208,8 @@ fn what_is_compared_is_shown_at_one_crop() {
     let whole =
         cache_holding(&world.path("whole"), &world.images, 1, |config| config.center_fraction = Some(1.0));
     let ask = |test: Option<&Cache>, train: Option<&Cache>, asked: Option<f32>| {
-        let test = LabelledImages { cache: test, ..labelled(&world.images) };
-        let train = Some(LabelledImages { cache: train, ..labelled(&world.images) });
+        let test = LabeledImages { cache: test, ..labeled(&world.images) };
+        let train = Some(LabeledImages { cache: train, ..labeled(&world.images) });
         let inputs = EvalInputs { run: &run, bank: None, test, train };
         let options = EvalOptions { protocols: vec![Protocol::Knn], center_fraction: asked, ..options() };
         evaluate(&inputs, &options, &Job::new())
@@ -218,9 +218,9 @@ fn what_is_compared_is_shown_at_one_crop() {
         let report = ask(test, train, asked).unwrap();
         [report.test.view, report.train.unwrap().view]
     };
-    assert_eq!(shown(None, None, None), ["centre crop 0.875"; 2]);
-    assert_eq!(shown(None, None, Some(0.5)), ["centre crop 0.5"; 2]);
-    let (cached, plain) = ("the cache's view 0, centre crop 1", "centre crop 1");
+    assert_eq!(shown(None, None, None), ["center crop 0.875"; 2]);
+    assert_eq!(shown(None, None, Some(0.5)), ["center crop 0.5"; 2]);
+    let (cached, plain) = ("the cache's view 0, center crop 1", "center crop 1");
     assert_eq!(shown(Some(&whole), None, None), [cached, plain]);
     assert_eq!(shown(None, Some(&whole), None), [plain, cached]);
     assert_eq!(shown(Some(&whole), None, Some(1.0)), [cached, plain]);
@@ -230,7 +230,7 @@ fn what_is_compared_is_shown_at_one_crop() {
         assert!(matches!(error, RunError::CropsDiffer { train: 0.875, test: 1.0, .. }), "{error}");
         assert_eq!(error.kind(), FailureKind::Usage);
         let text = error.to_string();
-        for part in ["a centre crop of 0.875", "at 1\n", "hint: leave --center-fraction out"] {
+        for part in ["a center crop of 0.875", "at 1\n", "hint: leave --center-fraction out"] {
             assert!(text.contains(part), "{text}");
         }
     }
@@ -241,7 +241,7 @@ fn numbers_that_stand_for_positions_in_a_bank_are_noted() {
     let world = World::new(9);
     let run = untrained(&world);
     let notes = |images: &Images| {
-        let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labelled(images), train: None };
+        let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labeled(images), train: None };
         let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
         evaluate(&inputs, &options, &Job::new()).unwrap().notes
     };
@@ -266,10 +266,10 @@ fn an_evaluation_cache_of_another_teacher_is_refused() {
     lgd_data::manifest::write_json(&manifest, &altered).unwrap();
     let (ours, theirs) = (run.manifest().teacher.image_model.to_string(), other.to_string());
     let foreign = Cache::open(&foreign, Verify::Full).unwrap();
-    let test = LabelledImages { cache: Some(&foreign), ..labelled(&world.images) };
+    let test = LabeledImages { cache: Some(&foreign), ..labeled(&world.images) };
     let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test, train: None };
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
     let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
-    assert!(matches!(error, RunError::Artefact(ArtefactError::Mismatch { .. })), "{error}");
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Mismatch { .. })), "{error}");
     assert!(error.to_string().contains(&ours) && error.to_string().contains(&theirs), "{error}");
 }

@@ -15,7 +15,7 @@ use lgd_train::student::Architecture;
 use lgd_train::trainer::{LoopSettings, TrainInputs};
 use tempfile::TempDir;
 
-use crate::artefacts::{bank, cache_holding};
+use crate::artifacts::{bank, cache_holding};
 
 /// Width D.
 pub const DIM: usize = 8;
@@ -37,7 +37,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// `count` noisy images; image i is of class i mod 3, whose colour it has.
+    /// `count` noisy images; image i is of class i mod 3, whose color it has.
     pub fn new(count: usize, seed: u64) -> Self {
         let mut images = Self { samples: vec![], names: None, sizes: vec![], bytes: vec![], hook: None };
         images.names = Some(CLASSES.iter().map(|name| (*name).to_owned()).collect());

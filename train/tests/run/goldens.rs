@@ -1,6 +1,6 @@
 //! kNN and linear probe against numpy (`goldens/eval.py`).
 
-use lgd_train::eval::{KnnSettings, Matrix, ProbeSettings, linear_probe, nearest_neighbours};
+use lgd_train::eval::{KnnSettings, Matrix, ProbeSettings, linear_probe, nearest_neighbors};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -42,11 +42,11 @@ fn golden() -> (Golden, Matrix, Matrix) {
 }
 
 #[test]
-fn neighbours_vote_as_in_numpy() {
+fn neighbors_vote_as_in_numpy() {
     let (golden, train, test) = golden();
     for Knn { k, temperature, predicted } in golden.knn {
-        let settings = KnnSettings { neighbours: k, temperature };
-        let got = nearest_neighbours((&train, &golden.labels), &test, settings).unwrap();
+        let settings = KnnSettings { neighbors: k, temperature };
+        let got = nearest_neighbors((&train, &golden.labels), &test, settings).unwrap();
         assert_eq!(got, predicted, "k {k}, temperature {temperature}");
     }
 }
@@ -72,8 +72,8 @@ fn labels_may_be_any_numbers() {
     let (golden, train, test) = golden();
     let far = |labels: &[u32]| labels.iter().map(|label| 7 + 1_000_000_000 * label).collect::<Vec<_>>();
     let Knn { k, temperature, predicted } = &golden.knn[1];
-    let settings = KnnSettings { neighbours: *k, temperature: *temperature };
-    let got = nearest_neighbours((&train, &far(&golden.labels)), &test, settings).unwrap();
+    let settings = KnnSettings { neighbors: *k, temperature: *temperature };
+    let got = nearest_neighbors((&train, &far(&golden.labels)), &test, settings).unwrap();
     assert_eq!(got, far(predicted));
     // All labels are given: a subset would be drawn anew.
     let settings = ProbeSettings { epochs: 20, ..ProbeSettings::default() };

@@ -140,7 +140,7 @@ fn a_key_that_the_source_lacks_is_named_and_additions_do_not_matter() {
     );
     let text = error.to_string();
     assert!(text.contains(&key) && text.contains("images images") && text.contains("cache"), "{text}");
-    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert_eq!(error.kind(), FailureKind::Artifact);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn an_image_of_another_size_and_one_that_broke_end_the_run() {
     let broken = world.images.hooked(|index| (index == 2).then(|| b"no image".to_vec()));
     let error = batches(&world, &broken, PLAN, 2).unwrap_err();
     assert!(matches!(&error, RunError::Image { key: named, .. } if named == key), "{error}");
-    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert_eq!(error.kind(), FailureKind::Artifact);
 }
 
 const RAW: StoredFormat = StoredFormat { size: 16, encoding: Encoding::Raw };
@@ -259,7 +259,7 @@ fn a_damaged_stored_view_ends_the_run_with_its_row() {
         text.contains(&format!("row {}", expected[0].rows[0])) && text.contains("pixels-00000"),
         "{text}"
     );
-    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert_eq!(error.kind(), FailureKind::Artifact);
 }
 
 #[test]

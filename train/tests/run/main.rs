@@ -1,7 +1,7 @@
 //! Loader, run folder, checkpoints, training loop and evaluation, on small synthetic images.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-mod artefacts;
+mod artifacts;
 mod evaluation;
 mod fixture;
 mod goldens;

@@ -1,19 +1,19 @@
 //! Runs for other objectives than LGD: what they need, what they record, and what is refused.
 
 use candle_core::Device;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::bank::UnassignedSlots;
 use lgd_data::cache::{Cache, TokenEncoding};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Verify};
-use lgd_train::eval::{EvalInputs, EvalOptions, EvalReport, LabelledImages, Protocol, evaluate};
+use lgd_train::eval::{EvalInputs, EvalOptions, EvalReport, LabeledImages, Protocol, evaluate};
 use lgd_train::run::{
     ClassRecord, FailureKind, MetricsKind, MetricsLine, Run, RunError, SlotMode, TrainConfig,
 };
 use lgd_train::student::Head;
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
-use crate::artefacts::{bank, cache, everything, kdep_bank};
+use crate::artifacts::{bank, cache, everything, kdep_bank};
 use crate::fixture::{CLASSES, DIM, Images, World, config_for, masked, resuming};
 
 /// Trains in the folder `name`; the lines of `metrics.jsonl` besides.
@@ -35,7 +35,7 @@ fn open(world: &World, name: &str) -> Run {
 }
 
 fn judge(run: &Run, protocol: Protocol, images: &Images, world: &World) -> Result<EvalReport, RunError> {
-    let test = LabelledImages { source: images, images: "images".as_ref(), cache: None };
+    let test = LabeledImages { source: images, images: "images".as_ref(), cache: None };
     let bank = protocol.reads_bank().then_some(&world.bank);
     let inputs = EvalInputs { run, bank, test, train: None };
     let options = EvalOptions { protocols: vec![protocol], batch: 8, threads: 2, ..EvalOptions::default() };
@@ -116,7 +116,7 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     };
     let images = Images::new(21, 5);
     let plain = right(&images);
-    assert!(plain > 60.0, "colours are learnt, chance is 33: {plain}");
+    assert!(plain > 60.0, "colors are learned, chance is 33: {plain}");
     // The same classes in another order, under the names of other folders: they are matched by name.
     let mut turned = images.clone();
     turned.names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
@@ -189,7 +189,7 @@ fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     assert!(text.contains("red_thing, green thing, blue thing\nhint: give class folders"), "{text}");
     numbers.samples.iter_mut().for_each(|sample| sample.label = None);
     let error = judge(&open(&world, "names"), Protocol::Labels, &numbers, &world).unwrap_err();
-    assert!(matches!(error, RunError::Unlabelled { .. }), "{error}");
+    assert!(matches!(error, RunError::Unlabeled { .. }), "{error}");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_kdep_bank_of_another_width_is_refused_with_its_path() {
     let inputs = TrainInputs { bank: None, kdep: Some(&bank), ..world.inputs(&world.images) };
     let error = go(&world, &inputs, &config_for("kdep", 0), "run").unwrap_err();
     assert!(matches!(error, RunError::Width { got: 7, expected: 1280, .. }), "{error}");
-    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert_eq!(error.kind(), FailureKind::Artifact);
     let text = error.to_string();
     assert!(text.starts_with(bank.dir().to_str().unwrap()) && text.contains("\nhint: "), "{text}");
     assert!(!world.path("run").exists());
@@ -329,7 +329,7 @@ fn errors_of_projected_tokens_are_divided_by_the_teachers_width() {
 }
 
 #[test]
-fn labels_are_learnt_only_where_every_sample_has_one() {
+fn labels_are_learned_only_where_every_sample_has_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut images = Images::new(20, 1);
     let make = |images: &Images, name: &str| -> Cache { cache(&dir.path().join(name), images, 1) };
@@ -374,7 +374,7 @@ fn resuming_with_another_bank_or_none_is_refused() {
     let other = lgd_data::bank::Bank::open(&world.path("other"), Verify::Full).unwrap();
     let inputs = TrainInputs { bank: Some(&other), ..world.inputs(&world.images) };
     let error = go(&world, &inputs, &config, "run").unwrap_err();
-    assert!(matches!(error, RunError::Artefact(ArtefactError::Mismatch { .. })), "{error}");
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Mismatch { .. })), "{error}");
     for part in ["the hash of the bank differs", &world.bank.hash().to_string(), &other.hash().to_string()] {
         assert!(error.to_string().contains(part), "{error}");
     }

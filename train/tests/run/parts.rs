@@ -7,7 +7,7 @@ use lgd_data::job::Job;
 use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig, VisualMode};
 use lgd_train::trainer::{LoopSettings, train};
 
-use crate::artefacts::everything;
+use crate::artifacts::everything;
 use crate::fixture::{World, config, masked, resuming};
 
 /// Trains in the folder `name`; the lines of the steps.

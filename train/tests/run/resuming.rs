@@ -8,7 +8,7 @@ use lgd_data::job::Job;
 use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, RunError, SlotMode, TrainConfig, VisualMode};
 use lgd_train::trainer::{LoopSettings, TrainReport, train};
 
-use crate::artefacts::{bank, cache, everything};
+use crate::artifacts::{bank, cache, everything};
 use crate::fixture::{Images, World, config, config_for, leave_unfinished, masked, resuming};
 
 fn run(
@@ -144,7 +144,7 @@ fn a_damaged_checkpoint_is_refused_and_its_predecessor_named() {
     for (what, bad) in [("BLAKE3", flipped), ("bytes", good[..middle].to_vec()), ("bytes", Vec::new())] {
         fs::write(&latest, bad).unwrap();
         let error = run(&world, &world.images, &config, &resuming(), &parts, &Job::new()).unwrap_err();
-        assert_eq!(error.kind(), FailureKind::Artefact);
+        assert_eq!(error.kind(), FailureKind::Artifact);
         let text = error.to_string();
         assert!(text.contains(what) && text.contains(latest.to_str().unwrap()), "{text}");
         let hint = text.lines().last().unwrap();
@@ -173,7 +173,7 @@ fn resuming_with_other_settings_or_inputs_is_refused() {
         text.contains("the setting alpha differs: expected 0.5, got 0.25") && text.contains("\nhint: "),
         "{text}"
     );
-    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert_eq!(error.kind(), FailureKind::Artifact);
     let other = config_for("lgd:2", 1);
     let error = run(&world, &world.images, &other, &resuming(), &dir, &Job::new()).unwrap_err();
     assert!(error.to_string().contains("objective differs: expected \"lgd:1\", got \"lgd:2\""), "{error}");
@@ -193,7 +193,7 @@ fn resuming_with_other_settings_or_inputs_is_refused() {
     let error =
         train(&config(1), &resuming(), &inputs, &world.path("new"), &Job::new(), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("the hash of the cache differs"), "{error}");
-    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert_eq!(error.kind(), FailureKind::Artifact);
     assert!(!world.path("new").exists());
 }
 
@@ -214,7 +214,7 @@ fn resuming_a_finished_run_does_nothing() {
 fn a_finished_student_that_is_gone_or_damaged_is_made_again() {
     let world = World::new(20);
     let mut config = config(1);
-    config.optimiser.ema = Some(0.5);
+    config.optimizer.ema = Some(0.5);
     let dir = world.path("run");
     let go = || run(&world, &world.images, &config, &resuming(), &dir, &Job::new());
     go().unwrap();
@@ -239,7 +239,7 @@ fn a_finished_student_that_is_gone_or_damaged_is_made_again() {
     let refused = |path: &Path| {
         let error = go().unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        assert_eq!(error.kind(), FailureKind::Artefact);
+        assert_eq!(error.kind(), FailureKind::Artifact);
     };
     let metrics = dir.join("metrics.jsonl");
     damage(&metrics);

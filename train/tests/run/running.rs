@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
-use lgd_data::ArtefactError;
+use lgd_data::ArtifactError;
 use lgd_data::cache::Existing;
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
@@ -63,7 +63,7 @@ fn an_occupied_folder_is_refused_and_can_be_overwritten() {
         train(&config(0), &settings, &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {})
     };
     let error = go(Existing::Refuse).unwrap_err();
-    assert!(matches!(error, RunError::Artefact(ArtefactError::Occupied { .. })), "{error}");
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Occupied { .. })), "{error}");
     assert_eq!(error.kind(), FailureKind::Usage);
     go(Existing::Overwrite).unwrap();
     assert!(go(Existing::Refuse).is_err());
@@ -109,11 +109,11 @@ fn damaged_weights_are_refused() {
     *flipped.last_mut().unwrap() ^= 1;
     fs::write(&path, flipped).unwrap();
     let error = Run::open(&dir, Verify::Full).unwrap_err();
-    assert!(matches!(error, RunError::Artefact(ArtefactError::Hash { .. })), "{error}");
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Hash { .. })), "{error}");
     fs::write(&path, &good[..good.len() - 1]).unwrap();
     let error = Run::open(&dir, Verify::Length).unwrap_err();
-    assert!(matches!(error, RunError::Artefact(ArtefactError::Length { .. })), "{error}");
-    assert_eq!(error.kind(), FailureKind::Artefact);
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Length { .. })), "{error}");
+    assert_eq!(error.kind(), FailureKind::Artifact);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn an_unfinished_run_cannot_be_opened() {
         train(&config(1), &resuming(), &world.inputs(&world.images), &dir, &job, &mut |_| {}).unwrap_err();
     assert!(matches!(error, RunError::Interrupted { step: 0, .. }), "{error}");
     let error = Run::open(&dir, Verify::Full).unwrap_err();
-    assert!(matches!(error, RunError::Artefact(ArtefactError::Missing { .. })), "{error}");
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Missing { .. })), "{error}");
     assert!(error.to_string().contains("--resume"));
 }
 
@@ -167,6 +167,6 @@ fn initial_weights_are_taken_over_and_reported() {
         let error =
             go(&TrainConfig { init: Some(path.clone()), ..config(0) }, &world.path("third")).unwrap_err();
         assert!(matches!(&error, RunError::InitialWeights { path: named, .. } if *named == path), "{error}");
-        assert_eq!(error.kind(), FailureKind::Artefact);
+        assert_eq!(error.kind(), FailureKind::Artifact);
     }
 }

@@ -5,7 +5,7 @@ use lgd_train::loader::targets::{TargetInputs, TargetSource};
 use lgd_train::objective::TargetColumns;
 use lgd_train::run::{FailureKind, RunError};
 
-use crate::artefacts::{everything, kdep_bank, values};
+use crate::artifacts::{everything, kdep_bank, values};
 use crate::fixture::{DIM, VIEWS, World};
 
 /// Rows out of order, in both shards, one of them twice.

@@ -15,7 +15,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use super::super::views::primitive;
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
 use crate::column::{group_pages, leaf_index, require_plain};
-use crate::error::{ArtefactError, IoContext};
+use crate::error::{ArtifactError, IoContext};
 use crate::image::{DecodeLimits, decode};
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
@@ -57,18 +57,18 @@ impl StoredViews {
     pub(in crate::cache) fn open(
         format: StoredFormat,
         files: impl IntoIterator<Item = (PathBuf, usize)>,
-    ) -> Result<Self, ArtefactError> {
+    ) -> Result<Self, ArtifactError> {
         let open = OpenFiles::new(OPEN_SHARDS);
         let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), open, rows: 0 };
         for (path, rows) in files {
             views.pixel_bytes =
-                format.pixel_bytes().map_err(|error| ArtefactError::invalid(&path, error.to_string()))?;
+                format.pixel_bytes().map_err(|error| ArtifactError::invalid(&path, error.to_string()))?;
             // The library trusts lengths that it finds in footers and pages, and panics on some bad ones.
             let shard = catch_unwind(|| Shard::open(&path, format, views.rows))
-                .unwrap_or_else(|_| Err(ArtefactError::invalid(&path, "the file is damaged")))?;
+                .unwrap_or_else(|_| Err(ArtifactError::invalid(&path, "the file is damaged")))?;
             if shard.starts.len() != rows || shard.checks.len() != rows {
                 let got = shard.starts.len();
-                return Err(ArtefactError::invalid(&path, format!("expected {rows} rows, got {got}")));
+                return Err(ArtifactError::invalid(&path, format!("expected {rows} rows, got {got}")));
             }
             views.rows += rows;
             views.shards.push(shard);
@@ -89,17 +89,17 @@ impl StoredViews {
     /// Reads the view in `row` into `out`, RGB8 `[S, S, 3]`. A row that is not what was written is an error, never pixels.
     ///
     /// # Errors
-    /// [`ArtefactError::Invalid`] where the row is damaged or `out` has another length; [`ArtefactError::Io`].
+    /// [`ArtifactError::Invalid`] where the row is damaged or `out` has another length; [`ArtifactError::Io`].
     ///
     /// # Panics
     /// Where `row` is not below [`Self::rows`], like slice indexing.
-    pub fn read_into(&self, row: usize, out: &mut [u8]) -> Result<(), ArtefactError> {
+    pub fn read_into(&self, row: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let number = self.shards.partition_point(|shard| shard.first_row <= row) - 1;
         let shard = &self.shards[number];
         if out.len() != self.pixel_bytes {
             let (expected, got) = (self.pixel_bytes, out.len());
-            return Err(ArtefactError::invalid(
+            return Err(ArtifactError::invalid(
                 &shard.path,
                 format!("a view has {expected} bytes, not {got}"),
             ));
@@ -128,8 +128,8 @@ impl StoredViews {
 }
 
 impl Shard {
-    fn open(path: &Path, format: StoredFormat, first_row: usize) -> Result<Self, ArtefactError> {
-        let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+    fn open(path: &Path, format: StoredFormat, first_row: usize) -> Result<Self, ArtifactError> {
+        let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
         let file = File::open(path).during("open", path)?;
         let metadata = ParquetMetaDataReader::new()
             .with_offset_index_policy(PageIndexPolicy::Optional)
@@ -151,7 +151,7 @@ impl Shard {
     }
 
     /// Reads the bytes of row `at` from the shard's file and compares them with their check; `row` is its number in the cache.
-    fn fetch(&self, file: &File, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtefactError> {
+    fn fetch(&self, file: &File, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
         read_exact_at(file, out, self.starts[at]).during("read", &self.path)?;
         if check_of(out) == self.checks[at] {
             return Ok(());
@@ -159,17 +159,17 @@ impl Shard {
         Err(self.damaged(row, "its bytes do not have the hash that was written with them"))
     }
 
-    fn damaged(&self, row: usize, reason: &str) -> ArtefactError {
+    fn damaged(&self, row: usize, reason: &str) -> ArtifactError {
         let reason = format!(
             "the stored view in row {row} of the cache is damaged: {reason}\nhint: extract again, or train from the images"
         );
-        ArtefactError::invalid(&self.path, reason)
+        ArtifactError::invalid(&self.path, reason)
     }
 }
 
 /// Checks, and the lengths where rows differ in length, read into memory.
-fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtefactError> {
-    let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
+    let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
     let file = File::open(path).during("open", path)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [CHECK, LENGTH]);
@@ -192,9 +192,9 @@ fn starts(
     metadata: &ParquetMetaData,
     name: &str,
     slot: &dyn Fn(usize) -> Option<usize>,
-) -> Result<Vec<u64>, ArtefactError> {
+) -> Result<Vec<u64>, ArtifactError> {
     let invalid = |reason: &str| {
-        ArtefactError::invalid(path, format!("column {name:?} cannot be read in place: {reason}"))
+        ArtifactError::invalid(path, format!("column {name:?} cannot be read in place: {reason}"))
     };
     let bytes = file.metadata().during("read", path)?.len();
     let bytes = usize::try_from(bytes).map_err(|_| invalid("it is too large"))?;

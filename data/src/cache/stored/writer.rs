@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
 
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::table::TableWriter;
 
 /// Bytes of a data page, about.
@@ -37,8 +37,8 @@ pub(in crate::cache) struct PixelWriter {
 }
 
 impl PixelWriter {
-    pub(in crate::cache) fn create(path: &Path, format: StoredFormat) -> Result<Self, ArtefactError> {
-        let parquet = |error: &dyn std::fmt::Display| ArtefactError::parquet(path, error);
+    pub(in crate::cache) fn create(path: &Path, format: StoredFormat) -> Result<Self, ArtifactError> {
+        let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
         let mut fields = vec![Field::new(CHECK, DataType::UInt64, false)];
         let (views, page_rows) = match format.encoding {
             Encoding::Raw => {
@@ -59,14 +59,14 @@ impl PixelWriter {
     }
 
     /// Appends a row.
-    pub(in crate::cache) fn push(&mut self, view: &[u8]) -> Result<(), ArtefactError> {
+    pub(in crate::cache) fn push(&mut self, view: &[u8]) -> Result<(), ArtifactError> {
         let path = self.table.path();
         match &mut self.views {
             Views::Raw(pixels) => {
-                pixels.append_value(view).map_err(|error| ArtefactError::parquet(path, error))?;
+                pixels.append_value(view).map_err(|error| ArtifactError::parquet(path, error))?;
             }
             Views::Jpeg { length, bytes } => {
-                let count = u32::try_from(view.len()).map_err(|error| ArtefactError::parquet(path, error))?;
+                let count = u32::try_from(view.len()).map_err(|error| ArtifactError::parquet(path, error))?;
                 length.append_value(count);
                 bytes.append_value(view);
             }
@@ -76,7 +76,7 @@ impl PixelWriter {
         if self.pending >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<(), ArtefactError> {
+    fn flush(&mut self) -> Result<(), ArtifactError> {
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.check.finish())];
         match &mut self.views {
             Views::Raw(pixels) => arrays.push(Arc::new(pixels.finish())),
@@ -86,7 +86,7 @@ impl PixelWriter {
             }
         }
         let batch = RecordBatch::try_new(Arc::clone(self.table.schema()), arrays)
-            .map_err(|error| ArtefactError::parquet(self.table.path(), error))?;
+            .map_err(|error| ArtifactError::parquet(self.table.path(), error))?;
         self.table.write(&batch)?;
         self.group += std::mem::take(&mut self.pending);
         if self.group < GROUP_BYTES {
@@ -97,7 +97,7 @@ impl PixelWriter {
     }
 
     /// Completes the file.
-    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtefactError> {
+    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;
         }

@@ -7,7 +7,7 @@
 //! cache/tokens.safetensors     the projection, where tokens are projected
 //! ```
 //!
-//! Every token is standardised over its values first ([`standardise`]), so that what is stored has one scale whatever the
+//! Every token is standardized over its values first ([`standardize`]), so that what is stored has one scale whatever the
 //! teacher. Rows are a hundred kilobytes wide; written as bytes and not as lists, they go to disk as fast as it takes them.
 
 mod reader;
@@ -23,17 +23,17 @@ pub(super) use writer::TokenWriter;
 const TOKENS: &str = "tokens";
 const SCALE: &str = "scale";
 
-/// What is added to a variance before its root is taken, as layer normalisation does.
+/// What is added to a variance before its root is taken, as layer normalization does.
 const EPSILON: f32 = 1e-6;
 
 /// The largest magnitude of an int8 value.
 const LARGEST: f32 = 127.0;
 
-/// Standardises tokens of width `dim` in place, each over its own values: mean 0, variance 1, in f32.
+/// Standardizes tokens of width `dim` in place, each over its own values: mean 0, variance 1, in f32.
 ///
 /// `false` where a value is not finite, or so large that its square is not; the tokens are then of no use.
 #[must_use]
-pub fn standardise(tokens: &mut [f32], dim: usize) -> bool {
+pub fn standardize(tokens: &mut [f32], dim: usize) -> bool {
     tokens.chunks_exact_mut(dim).all(|token| {
         #[expect(clippy::cast_precision_loss, reason = "tokens have far fewer than 2^24 values")]
         let count = token.len() as f32;
@@ -95,10 +95,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_standardised_each_by_itself() {
+    fn tokens_are_standardized_each_by_itself() {
         let mut tokens: Vec<f32> =
             (0..37).map(|i| i as f32).chain((0..37).map(|i| 5.0 - (i % 2) as f32)).collect();
-        assert!(standardise(&mut tokens, 37));
+        assert!(standardize(&mut tokens, 37));
         for token in tokens.chunks(37) {
             let mean = token.iter().map(|&x| f64::from(x)).sum::<f64>() / 37.0;
             let variance = token.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 37.0;
@@ -109,11 +109,11 @@ mod tests {
     #[test]
     fn a_constant_token_becomes_zeros_and_one_out_of_range_is_refused() {
         let mut tokens = vec![3.0; 8];
-        assert!(standardise(&mut tokens, 8) && tokens == [0.0; 8]);
+        assert!(standardize(&mut tokens, 8) && tokens == [0.0; 8]);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
             let mut tokens: Vec<f32> = (0..16).map(|i| i as f32).collect();
             tokens[11] = bad;
-            assert!(!standardise(&mut tokens, 8), "{bad}");
+            assert!(!standardize(&mut tokens, 8), "{bad}");
         }
     }
 

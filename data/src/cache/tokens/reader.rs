@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::optional::{TokenEncoding, TokenRecord};
 use super::{SCALE, TOKENS};
 use crate::column::{Item, MappedColumn};
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 
 /// The tokens of a cache, rows numbered as the cache's.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl TokenColumn {
         record: &TokenRecord,
         paths: &[PathBuf],
         rows: &[usize],
-    ) -> Result<Self, ArtefactError> {
+    ) -> Result<Self, ArtifactError> {
         let int8 = record.encoding == TokenEncoding::Int8;
         let width = if int8 { record.width() } else { 2 * record.width() };
         let tokens = MappedColumn::open(paths, TOKENS, width)?;

@@ -9,7 +9,7 @@ use arrow_schema::{DataType, Field, Schema};
 
 use super::super::optional::{TokenEncoding, TokenRecord};
 use super::{SCALE, TOKENS, push_halves, push_int8};
-use crate::error::ArtefactError;
+use crate::error::ArtifactError;
 use crate::table::{TableWriter, fixed_list, item_field};
 
 /// Bytes of a data page, about.
@@ -33,13 +33,13 @@ pub(in crate::cache) struct TokenWriter {
 }
 
 impl TokenWriter {
-    pub(in crate::cache) fn create(path: &Path, record: &TokenRecord) -> Result<Self, ArtefactError> {
+    pub(in crate::cache) fn create(path: &Path, record: &TokenRecord) -> Result<Self, ArtifactError> {
         if let Some(fault) = record.fault() {
-            return Err(ArtefactError::invalid(path, fault));
+            return Err(ArtifactError::invalid(path, fault));
         }
         let item = if record.encoding == TokenEncoding::Int8 { 1 } else { 2 };
         let width =
-            i32::try_from(record.width() * item).map_err(|error| ArtefactError::parquet(path, error))?;
+            i32::try_from(record.width() * item).map_err(|error| ArtifactError::parquet(path, error))?;
         let mut fields = vec![Field::new(TOKENS, DataType::FixedSizeBinary(width), false)];
         if record.encoding == TokenEncoding::Int8 {
             fields.push(Field::new(
@@ -60,7 +60,7 @@ impl TokenWriter {
     }
 
     /// Appends a view's tokens, `[rows, columns, dim]`.
-    pub(in crate::cache) fn push(&mut self, tokens: &[f32]) -> Result<(), ArtefactError> {
+    pub(in crate::cache) fn push(&mut self, tokens: &[f32]) -> Result<(), ArtifactError> {
         self.row.clear();
         match self.record.encoding {
             TokenEncoding::F16 | TokenEncoding::Projected => push_halves(tokens, &mut self.row),
@@ -71,14 +71,14 @@ impl TokenWriter {
             }
         }
         let appended = self.tokens.append_value(&self.row);
-        appended.map_err(|error| ArtefactError::parquet(self.table.path(), error))?;
+        appended.map_err(|error| ArtifactError::parquet(self.table.path(), error))?;
         self.pending += self.row.len();
         if self.pending >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<(), ArtefactError> {
+    fn flush(&mut self) -> Result<(), ArtifactError> {
         let path = self.table.path().to_owned();
-        let parquet = |error| ArtefactError::parquet(&path, error);
+        let parquet = |error| ArtifactError::parquet(&path, error);
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.tokens.finish())];
         if self.record.encoding == TokenEncoding::Int8 {
             let (values, width) = (Arc::new(self.scales.finish()), scales_per_row(&path, &self.record)?);
@@ -96,7 +96,7 @@ impl TokenWriter {
     }
 
     /// Completes the file.
-    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtefactError> {
+    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;
         }
@@ -104,6 +104,6 @@ impl TokenWriter {
     }
 }
 
-fn scales_per_row(path: &Path, record: &TokenRecord) -> Result<i32, ArtefactError> {
-    i32::try_from(record.count()).map_err(|error| ArtefactError::parquet(path, error))
+fn scales_per_row(path: &Path, record: &TokenRecord) -> Result<i32, ArtifactError> {
+    i32::try_from(record.count()).map_err(|error| ArtifactError::parquet(path, error))
 }

@@ -235,7 +235,7 @@ struct Listing {
     /// Whether keys begin with the archive's name.
     several: bool,
     /// Whether there are labels and captions beside images.
-    labelled: bool,
+    labeled: bool,
     captioned: bool,
     samples: Vec<Sample>,
     places: Vec<Place>,
@@ -270,7 +270,7 @@ impl Listing {
                     }
                 }
             }
-            self.labelled |= label.is_some();
+            self.labeled |= label.is_some();
             if let Some((class, _)) = class.filter(|(class, _)| !self.classes.contains(*class)) {
                 self.classes.insert(class.to_owned());
             }
@@ -288,7 +288,7 @@ impl Listing {
 
     fn finish(mut self, root: &Path, paths: Vec<PathBuf>) -> TarArchives {
         let mut class_names = None;
-        if !self.labelled {
+        if !self.labeled {
             let names: Vec<String> = self.classes.into_iter().collect();
             let numbers: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
             for (sample, place) in self.samples.iter_mut().zip(&self.places) {

@@ -230,23 +230,23 @@ type Labels = (Vec<Option<u32>>, Option<Vec<String>>);
 /// The label of each row, and the names they stand for when they are not plain numbers. The first row
 /// decides.
 fn resolve_labels(rows: &[Row]) -> Result<Labels, Problem> {
-    let labelled: Vec<_> = rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?))).collect();
+    let labeled: Vec<_> = rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?))).collect();
     let number = |label: &str| label.parse::<u32>().ok();
-    let Some(&(_, first)) = labelled.first() else {
+    let Some(&(_, first)) = labeled.first() else {
         return Ok((vec![None; rows.len()], None));
     };
     if number(first).is_some() {
-        let parsed = labelled.iter().map(|&(line, label)| match number(label) {
+        let parsed = labeled.iter().map(|&(line, label)| match number(label) {
             Some(number) => Ok(Some(number)),
             None => Err((line, RowProblem::NotANumber { label: label.to_owned() })),
         });
         return Ok((parsed.collect::<Result<_, _>>()?, None));
     }
-    if let Some(&(line, label)) = labelled.iter().find(|(_, label)| number(label).is_some()) {
+    if let Some(&(line, label)) = labeled.iter().find(|(_, label)| number(label).is_some()) {
         return Err((line, RowProblem::NotAName { label: label.to_owned() }));
     }
-    let names: BTreeSet<&str> = labelled.iter().map(|&(_, label)| label).collect();
+    let names: BTreeSet<&str> = labeled.iter().map(|&(_, label)| label).collect();
     let index: HashMap<&str, Option<u32>> = names.iter().copied().zip((0_u32..).map(Some)).collect();
-    let labels = labelled.iter().map(|(_, label)| index.get(label).copied().flatten()).collect();
+    let labels = labeled.iter().map(|(_, label)| index.get(label).copied().flatten()).collect();
     Ok((labels, Some(names.into_iter().map(str::to_owned).collect())))
 }

@@ -22,7 +22,7 @@ pub(super) struct Sweep<'a> {
     data: Option<Data>,
     /// For the gradient of the weights: the input.
     x: Option<&'a Values<'a>>,
-    /// Sums for the normalisation in front of the input, and the input in front of that.
+    /// Sums for the normalization in front of the input, and the input in front of that.
     sums: Option<(Summing<'a>, &'a [f32])>,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Sweep<'a> {
         Self { x: Some(x), ..self }
     }
 
-    /// With the sums for the normalisation in front of the input, which reads `x`.
+    /// With the sums for the normalization in front of the input, which reads `x`.
     pub(super) fn with_sums(self, norm: &'a Normalization, x: &'a [f32]) -> Self {
         Self { sums: Some((Summing::new(norm), x)), ..self }
     }

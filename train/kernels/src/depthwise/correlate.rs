@@ -72,7 +72,7 @@ impl<const N: usize> WithSimd for Correlate<'_, '_, N> {
 }
 
 impl<const N: usize> Correlate<'_, '_, N> {
-    /// Windows of `R` rows and `K` neighbouring taps, `T` columns apart.
+    /// Windows of `R` rows and `K` neighboring taps, `T` columns apart.
     #[inline(always)]
     fn window<S: Simd, const R: usize, const K: usize, const T: usize>(mut self, simd: S) {
         let (held, padded) = self.rows;

@@ -1,7 +1,7 @@
 //! The latest rows of an image in a thread's cache, as the inner loops read them.
 //!
 //! A row is held as `[block][column][lane]`: a block is one vector of channels, the columns have zeros on both sides. In this
-//! order every load is a whole aligned vector, and neighbouring columns of a block are neighbours in memory.
+//! order every load is a whole aligned vector, and neighboring columns of a block are neighbors in memory.
 
 use pulp::{Simd, WithSimd};
 

@@ -56,7 +56,7 @@ impl<const N: usize> WithSimd for Products<'_, '_, N> {
 }
 
 impl<const N: usize> Products<'_, '_, N> {
-    /// `R` kernel rows from `r` on of `K` neighbouring taps, windows `T` columns apart.
+    /// `R` kernel rows from `r` on of `K` neighboring taps, windows `T` columns apart.
     #[inline(always)]
     fn rows<S: Simd, const R: usize, const K: usize, const T: usize>(&mut self, simd: S, r: usize) {
         let ((held, padded), (dy, dy_padded)) = (self.rows, self.dy);

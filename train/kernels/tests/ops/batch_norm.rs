@@ -1,4 +1,4 @@
-//! Normalisation and its gradients against the formulas in f64.
+//! Normalization and its gradients against the formulas in f64.
 
 use lgd_kernels::batch_norm::{Normalization, Upstream, backward, backward_inference, update_running};
 use lgd_kernels::{Activation, Moments, ShapeError};
@@ -99,7 +99,7 @@ fn values_far_from_zero_keep_their_gradients() {
 }
 
 #[test]
-fn consumers_see_the_normalised_value() {
+fn consumers_see_the_normalized_value() {
     let (rows, c) = (77, 6);
     let (x, gamma, beta) = (random(1, rows * c), random(2, c), random(3, c));
     for activation in Activation::ALL {
@@ -109,7 +109,7 @@ fn consumers_see_the_normalised_value() {
         let mut y = vec![0.0; x.len()];
         let operand = lgd_kernels::Operand { data: &x, norm: Some(norm.affine()) };
         lgd_kernels::elementwise::materialize(operand, c, &mut y).unwrap();
-        close("normalised", &y, &expected.y, 2e-6);
+        close("normalized", &y, &expected.y, 2e-6);
     }
 }
 
@@ -150,7 +150,7 @@ fn moments_of_values_far_from_zero_keep_their_digits() {
     let got = for_thread_counts(|| Moments::of(&x, c).unwrap());
     for j in 0..c {
         assert!((got.mean[j] - mean[j]).abs() < 1e-5, "{} {}", got.mean[j], mean[j]);
-        let got = got.centred[j] / 5000.0;
+        let got = got.centered[j] / 5000.0;
         assert!((got - variance[j]).abs() < 1e-3 * variance[j], "{got} {}", variance[j]);
     }
 }

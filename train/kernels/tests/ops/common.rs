@@ -48,7 +48,7 @@ pub struct Lazy {
 }
 
 impl Lazy {
-    /// Normalised with `activation` behind it, or plain.
+    /// Normalized with `activation` behind it, or plain.
     pub fn new(seed: u64, len: usize, channels: usize, activation: Option<Activation>) -> Self {
         let norm = activation.map(|activation| {
             // Arguments that reach both ends of every activation.

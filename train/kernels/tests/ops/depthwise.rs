@@ -54,7 +54,7 @@ fn check(s: &Sliding, activation: Option<Activation>) {
     let count = f64::from(u32::try_from(rows).unwrap());
     for c in 0..s.channels {
         assert!((got.mean[c] - mean[c]).abs() < 1e-5, "{what} mean {c}: {} {}", got.mean[c], mean[c]);
-        let got = got.centred[c] / count;
+        let got = got.centered[c] / count;
         assert!(
             (got - variance[c]).abs() < 1e-5 * (1.0 + variance[c]),
             "{what} variance {c}: {got} {}",
@@ -128,7 +128,7 @@ fn rectangular_kernels() {
     }
 }
 
-/// The sweep that takes normalisations with it, against one kernel after the other.
+/// The sweep that takes normalizations with it, against one kernel after the other.
 fn check_fused(s: &Sliding, activation: Activation) {
     let what = format!("{s:?} {activation:?}");
     let c = s.channels;
@@ -160,7 +160,7 @@ fn check_fused(s: &Sliding, activation: Activation) {
     close(&format!("{what} dw"), &fused_dw, &wide(&dw), 1e-6);
     let narrow = |sums: &[f64]| sums.iter().map(|&v| v.to_string().parse().unwrap()).collect::<Vec<f32>>();
     close(&format!("{what} sums"), &narrow(&fused_sums.plain), &sums.plain, 1e-5);
-    close(&format!("{what} centred sums"), &narrow(&fused_sums.centred), &sums.centred, 1e-5);
+    close(&format!("{what} centered sums"), &narrow(&fused_sums.centered), &sums.centered, 1e-5);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn moments_count_visible_pixels_only() {
         let count = f64::from(u32::try_from(count).unwrap());
         for j in 0..dims.3 {
             assert!((got.mean[j] - mean[j]).abs() < 1e-5);
-            assert!((got.centred[j] / count - variance[j]).abs() < 1e-5);
+            assert!((got.centered[j] / count - variance[j]).abs() < 1e-5);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Optimiser passes against their formulas, step after step.
+//! Optimizer passes against their formulas, step after step.
 
 use lgd_kernels::optimizer::{AdamWStep, LarsStep, SgdStep, adamw, ema, lars, scale, sgd, sum_of_squares};
 

@@ -1,4 +1,4 @@
-//! L2 normalisation and cross-entropy against their formulas and central differences.
+//! L2 normalization and cross-entropy against their formulas and central differences.
 
 use lgd_kernels::rows::{
     Targets, cross_entropy_backward, cross_entropy_forward, normalize_backward, normalize_forward,
@@ -26,7 +26,7 @@ fn differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
 }
 
 #[test]
-fn rows_are_normalised() {
+fn rows_are_normalized() {
     for (rows, columns) in [(1, 1), (3, 5), (4, 100), (6, 33)] {
         let (x, dy) = (random(1, rows * columns), random(2, rows * columns));
         let (y, dx) = for_thread_counts(|| {
@@ -35,7 +35,7 @@ fn rows_are_normalised() {
             normalize_backward(&x, &dy, columns, &mut dx).unwrap();
             (y, dx)
         });
-        close("normalised", &y, &normalized(&wide(&x), columns), 1e-6);
+        close("normalized", &y, &normalized(&wide(&x), columns), 1e-6);
         let sum = |x: &[f64]| normalized(x, columns).iter().zip(&dy).map(|(y, &dy)| y * f64::from(dy)).sum();
         let expected = differences(&wide(&x), sum);
         dx.iter().zip(&expected).for_each(|(a, b)| assert!((f64::from(*a) - b).abs() < 1e-5, "{a} {b}"));

@@ -19,7 +19,7 @@ pub(super) enum Content {
     Nothing,
     /// Values in memory, which what is kept for the backward pass may share.
     Memory(Arc<Buffer>),
-    /// The gradient behind a max-pool, whose output's gradient is here: its only reader, a normalisation, gathers it itself.
+    /// The gradient behind a max-pool, whose output's gradient is here: its only reader, a normalization, gathers it itself.
     Pooled {
         /// The pool's node.
         node: usize,

@@ -1,4 +1,4 @@
-//! Normalisations, and what is fused with them on the way back: residual sums, max-pools and global averages.
+//! Normalizations, and what is fused with them on the way back: residual sums, max-pools and global averages.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::engine::parameters::Range;
 use crate::error::TrainError;
 
 impl CudaBackend {
-    pub(super) fn normalise(
+    pub(super) fn normalize(
         &mut self,
         at: Site<'_>,
         spec: &BatchNorm,
@@ -49,7 +49,7 @@ impl CudaBackend {
         Ok(())
     }
 
-    pub(super) fn normalise_backward(
+    pub(super) fn normalize_backward(
         &mut self,
         at: Site<'_>,
         spec: &BatchNorm,
@@ -122,7 +122,7 @@ impl CudaBackend {
             return y.as_mut().copy_from(gpu.stream(), data);
         }
         let operand = Operand { data, norm: norm(kept, x.norm) };
-        batch_norm::materialise(gpu, operand, at.shape().channels, &mut y.as_mut())
+        batch_norm::materialize(gpu, operand, at.shape().channels, &mut y.as_mut())
     }
 
     pub(super) fn sum(
@@ -142,7 +142,7 @@ impl CudaBackend {
         let data = converted.as_ref().map_or(b.buffer.values()?, Buffer::as_slice);
         let second = Operand { data, norm: norm(kept, b.norm) };
         batch_norm::add(gpu, first, second, activation, channels, &mut to.as_mut())?;
-        // The backward pass of an activated sum takes the sums of its normalised summands along; a plain one hands its gradient on.
+        // The backward pass of an activated sum takes the sums of its normalized summands along; a plain one hands its gradient on.
         if *mode != Mode::Inference && activation != Activation::Identity && converted.is_none() {
             for (reading, alone) in [a, b].into_iter().zip(alone) {
                 let Some(id) = reading.norm.filter(|_| alone) else { continue };
@@ -267,7 +267,7 @@ impl CudaBackend {
     }
 }
 
-/// The normalisation of node `id`, as consumers of its value apply it.
+/// The normalization of node `id`, as consumers of its value apply it.
 pub(super) fn norm(kept: &[Kept], id: Option<usize>) -> Option<Norm<'_>> {
     let kept = kept.get(id?)?;
     Some(Norm { kept: kept.norm.as_ref()?.as_slice(), activation: kept.activation? })
@@ -278,7 +278,7 @@ fn norm_parameters<'a>(parameters: &'a Buffer, spec: &BatchNorm) -> Result<Param
     Ok(Parameters { gamma: of(spec.scale)?, beta: of(spec.shift)?, eps: spec.eps })
 }
 
-/// A normalised summand on its way back.
+/// A normalized summand on its way back.
 fn norm_site<'a>(
     (x, norm): (&'a Buffer, &'a mut Buffer),
     (dgamma, dbeta): (SliceMut<'a>, SliceMut<'a>),
@@ -306,7 +306,7 @@ fn four(flat: &mut Buffer, ranges: [Range; 4]) -> Result<[SliceMut<'_>; 4], Cuda
     Ok([a, b, c, d])
 }
 
-/// The gradient of a normalised value as the kernels take it.
+/// The gradient of a normalized value as the kernels take it.
 fn upstream<'a>(graph: &Graph, kept: &'a [Kept], content: &'a Content) -> Result<Upstream<'a>, CudaError> {
     match content {
         Content::Nothing => Err(nothing_ran()),

@@ -1,4 +1,4 @@
-//! The optimiser's step on the device.
+//! The optimizer's step on the device.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! features of freshly cropped and flipped images. Here the features of one plain view are computed once, which is what makes a
 //! probe a matter of seconds, so there is no augmentation; and since features of different students differ in scale, they are
 //!
-//! - standardised by mean and standard deviation of all training features (no label is needed for that) and divided by
+//! - standardized by mean and standard deviation of all training features (no label is needed for that) and divided by
 //!   sqrt(d), so that a row has a mean square norm of 1 and learning rates mean the same at every width;
 //! - trained at a learning rate chosen from [`ProbeSettings::learning_rates`] on a held-out tenth of the *training* labels;
 //!   then the classifier is trained anew on all of them. The test images are seen once, at the end.
@@ -23,7 +23,7 @@ use split::{hold_out, stratified};
 /// Settings of the probe; the defaults are METHODS' where it says something.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeSettings {
-    /// Passes over the labelled features; the rate falls to a tenth after 60% and again after 80% of them.
+    /// Passes over the labeled features; the rate falls to a tenth after 60% and again after 80% of them.
     pub epochs: u32,
     /// Rows per step, at most.
     pub batch: usize,
@@ -120,7 +120,7 @@ fn choose_rate(
     Ok(best.map_or((middle, None), |(accuracy, _, rate)| (rate, Some(accuracy))))
 }
 
-/// Standardisation by training statistics, divided by sqrt(d).
+/// Standardization by training statistics, divided by sqrt(d).
 #[derive(Clone, Debug)]
 struct Scaler {
     mean: Vec<f64>,

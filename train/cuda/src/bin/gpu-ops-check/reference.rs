@@ -78,7 +78,7 @@ pub fn statistics(x: &[f64], channels: usize, counted: &[bool]) -> (Vec<f64>, Ve
     (mean, variance)
 }
 
-/// A normalisation by given statistics.
+/// A normalization by given statistics.
 pub struct Norm {
     pub mean: Vec<f64>,
     pub inverse: Vec<f64>,
@@ -126,8 +126,8 @@ impl Norm {
         }
         let dx = |(at, g): (usize, &f64)| {
             let c = at % channels;
-            let centred = if frozen { *g } else { g - dbeta[c] / rows - hat(at) * dgamma[c] / rows };
-            self.gamma[c] * self.inverse[c] * centred
+            let centered = if frozen { *g } else { g - dbeta[c] / rows - hat(at) * dgamma[c] / rows };
+            self.gamma[c] * self.inverse[c] * centered
         };
         (g.iter().enumerate().map(dx).collect(), dgamma, dbeta)
     }

@@ -173,7 +173,7 @@ fn line(name: &str, (values, passes, time): (usize, f64, f64), copy: f64) {
 
 fn passes(gpu: &mut Gpu, side: usize, channels: usize, copy: f64) -> Result<(), CudaError> {
     let len = BATCH * side * side * channels;
-    say(&format!("batch normalisation with ReLU at {side}x{side}x{channels}:"));
+    say(&format!("batch normalization with ReLU at {side}x{side}x{channels}:"));
     let (x, r, mut dy, mut y) = (values(gpu, len)?, values(gpu, len)?, values(gpu, len)?, zeros(gpu, len)?);
     let ones = Buffer::from_host(gpu.stream(), &vec![1.0_f32; channels])?;
     let floats = |count| Buffer::zeros(gpu.stream(), Element::F32, count);
@@ -189,14 +189,14 @@ fn passes(gpu: &mut Gpu, side: usize, channels: usize, copy: f64) -> Result<(), 
     let (relu, none) = (Activation::Relu, Activation::Identity);
     let operand =
         Operand { data: x.as_slice(), norm: Some(Norm { kept: kept.as_slice(), activation: relu }) };
-    let time = best(gpu, |gpu| batch_norm::materialise(gpu, operand, channels, &mut y.as_mut()))?;
-    line("normalise", (len, 2.0, time), copy);
+    let time = best(gpu, |gpu| batch_norm::materialize(gpu, operand, channels, &mut y.as_mut()))?;
+    line("normalize", (len, 2.0, time), copy);
     let summand =
         Operand { data: x.as_slice(), norm: Some(Norm { kept: kept.as_slice(), activation: none }) };
     let time = best(gpu, |gpu| {
         batch_norm::add(gpu, summand, Operand::plain(r.as_slice()), relu, channels, &mut y.as_mut())
     })?;
-    line("normalise and add", (len, 3.0, time), copy);
+    line("normalize and add", (len, 3.0, time), copy);
     let mut site = Site {
         x: x.as_slice(),
         kept: kept.as_mut(),
@@ -234,12 +234,12 @@ fn passes(gpu: &mut Gpu, side: usize, channels: usize, copy: f64) -> Result<(), 
     let time = best(gpu, |gpu| {
         batch_norm::residual_backward(gpu, y.as_slice(), &mut dy.as_mut(), relu, &mut site, Some(&mut second))
     })?;
-    line("the same with two normalisations", (len, 5.0, time), copy);
+    line("the same with two normalizations", (len, 5.0, time), copy);
     Ok(())
 }
 
 fn stem_pool(gpu: &mut Gpu, copy: f64) -> Result<(), CudaError> {
-    say("max-pool 3x3/2 at 112x112x64, through a normalisation with ReLU:");
+    say("max-pool 3x3/2 at 112x112x64, through a normalization with ReLU:");
     let s = Sliding::new((BATCH, 112, 112, 64), (3, 3), Window { stride: 2, padding: 1, dilation: 1 })?;
     let (len, out) = (s.in_len(), s.out_pixels() * 64);
     let (x, dy, mut y, mut dx) = (values(gpu, len)?, values(gpu, out)?, zeros(gpu, out)?, zeros(gpu, len)?);
@@ -290,7 +290,7 @@ fn depthwise(
     let s = Sliding::new((BATCH, side, side, channels), (kernel, kernel), window)?;
     let conv = Conv::new(s, channels, channels)?;
     say(&format!(
-        "depthwise {kernel}x{kernel}/{stride} at {side}x{side}x{channels}, through a normalisation with ReLU6:"
+        "depthwise {kernel}x{kernel}/{stride} at {side}x{side}x{channels}, through a normalization with ReLU6:"
     ));
     let (x, w, dy) =
         (values(gpu, s.in_len())?, values(gpu, conv.weight_len())?, values(gpu, conv.out_len())?);

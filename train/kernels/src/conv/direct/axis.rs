@@ -7,7 +7,7 @@ use crate::geometry::Sliding;
 pub(super) struct Axis {
     /// Input coordinates.
     size: usize,
-    /// Input coordinates between neighbouring positions.
+    /// Input coordinates between neighboring positions.
     step: usize,
     /// What keeps `at` from going below zero.
     shift: usize,
@@ -56,22 +56,22 @@ impl Axis {
         (phases(s.kernel.0, s.height, s.out_height), phases(s.kernel.1, s.width, s.out_width))
     }
 
-    /// Coordinates of a strip between neighbouring taps.
+    /// Coordinates of a strip between neighboring taps.
     pub(super) fn spacing(&self) -> usize {
         if self.taps.len() > 1 { self.taps[1].at - self.taps[0].at } else { 1 }
     }
 
-    /// Coordinates of a strip that `positions` neighbouring positions read. A single tap reads no coordinate between them.
+    /// Coordinates of a strip that `positions` neighboring positions read. A single tap reads no coordinate between them.
     pub(super) fn extent(&self, positions: usize) -> usize {
         (positions - 1) * self.strip_step() + (self.taps.len() - 1) * self.spacing() + 1
     }
 
-    /// Coordinates of a strip between neighbouring positions.
+    /// Coordinates of a strip between neighboring positions.
     pub(super) fn strip_step(&self) -> usize {
         if self.taps.len() > 1 { self.step } else { 1 }
     }
 
-    /// Input coordinates between neighbouring coordinates of a strip.
+    /// Input coordinates between neighboring coordinates of a strip.
     pub(super) fn source_step(&self) -> usize {
         if self.taps.len() > 1 { 1 } else { self.step }
     }

@@ -34,7 +34,7 @@ pub(super) struct Gather<'a> {
     pub(super) batch: usize,
     /// Rows, columns and channels of the output.
     pub(super) out_dims: (usize, usize, usize),
-    /// Output pixels between neighbouring outputs of a phase.
+    /// Output pixels between neighboring outputs of a phase.
     pub(super) out_step: usize,
     /// Added to what the output holds.
     pub(super) accumulate: bool,

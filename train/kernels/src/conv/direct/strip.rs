@@ -1,4 +1,4 @@
-//! The rows of the input that a task reads, with their padding, normalised.
+//! The rows of the input that a task reads, with their padding, normalized.
 
 use super::axis::Axis;
 use crate::activation::Activation;
@@ -82,7 +82,7 @@ pub(super) fn is_short(rows: &Axis, columns: &Axis, channels: usize) -> bool {
 }
 
 impl Window<'_> {
-    /// Values between the start of neighbouring pixels of a strip.
+    /// Values between the start of neighboring pixels of a strip.
     fn pixel_len(&self) -> usize {
         match self.layout {
             Layout::Spread if !self.folded => spread(self.channels.count),
@@ -90,13 +90,13 @@ impl Window<'_> {
         }
     }
 
-    /// Values between the start of neighbouring strip rows.
+    /// Values between the start of neighboring strip rows.
     fn row_len(&self) -> usize {
         self.columns.extent(self.positions) * self.pixel_len()
     }
 
     /// Offsets from a window's start of its runs, which hold the taps in order, and their common length: one run per row of
-    /// taps where the columns are neighbours, else one per tap.
+    /// taps where the columns are neighbors, else one per tap.
     pub(super) fn runs(&self) -> (Vec<usize>, usize) {
         let count = self.channels.count;
         let (rows, columns) = (self.rows.taps.len(), self.columns.taps.len());
@@ -232,7 +232,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// `out` = the values to which `x`, starting at channel `first`, is normalised.
+    /// `out` = the values to which `x`, starting at channel `first`, is normalized.
     fn normalize(&self, x: &[f32], first: usize, out: &mut [f32]) {
         let Some(norm) = &self.norm else {
             return out.copy_from_slice(x);
@@ -270,7 +270,7 @@ fn fold<'s>(window: &Window<'_>, strip: &[f32], bases: &mut [usize], windows: &'
 
 #[inline(always)]
 fn normalize(x: &[f32], (scale, shift, activation): (&[f32], &[f32], Activation), out: &mut [f32]) {
-    /// One loop per activation: a choice inside the loop would keep it from being vectorised.
+    /// One loop per activation: a choice inside the loop would keep it from being vectorized.
     #[inline(always)]
     fn each(x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
         for (x, out) in x.chunks(scale.len()).zip(out.chunks_mut(scale.len())) {

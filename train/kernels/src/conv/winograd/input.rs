@@ -35,7 +35,7 @@ pub(super) struct Source<'a> {
 
 /// Transforms the tiles of some rows of tiles.
 ///
-/// The rows of input under a row of tiles are first copied to `strip`, padded and normalised; the last of them stay for the next.
+/// The rows of input under a row of tiles are first copied to `strip`, padded and normalized; the last of them stay for the next.
 #[inline(always)]
 pub(super) fn transform<S: Simd, X: Scheme<M, A>, const M: usize, const A: usize>(
     simd: S,

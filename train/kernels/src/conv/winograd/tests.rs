@@ -176,7 +176,7 @@ fn agrees_with_f64() {
 }
 
 #[test]
-fn operands_are_normalised_while_they_are_read() {
+fn operands_are_normalized_while_they_are_read() {
     use Activation::{HardSigmoid, HardSwish, Identity, Relu, Relu6, Sigmoid, Silu};
     let mut random = Random(5);
     let conv = conv(2, (9, 7), (37, 21), 1);
@@ -214,9 +214,9 @@ fn moments_are_those_of_the_output() {
             let values: Vec<f64> = y[c..].iter().step_by(conv.out_channels).map(|&v| f64::from(v)).collect();
             #[expect(clippy::cast_precision_loss, reason = "small")]
             let mean = values.iter().sum::<f64>() / values.len() as f64;
-            let centred: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+            let centered: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
             assert!((moments.mean[c] - mean).abs() < 1e-5, "{conv:?}");
-            assert!((moments.centred[c] - centred).abs() <= 1e-5 * centred + 1e-6, "{conv:?}");
+            assert!((moments.centered[c] - centered).abs() <= 1e-5 * centered + 1e-6, "{conv:?}");
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn depthwise(lab: &mut Lab) -> Result<(), CudaError> {
     Ok(())
 }
 
-/// Forward and both gradients, written and added; depthwise ones also through a normalisation.
+/// Forward and both gradients, written and added; depthwise ones also through a normalization.
 fn convolution(lab: &mut Lab, shape: Shape, norm: Option<Activation>) -> Result<(), CudaError> {
     let (_, (outputs, _, groups), _) = shape;
     let s = geometry(shape)?;
@@ -68,7 +68,7 @@ fn convolution(lab: &mut Lab, shape: Shape, norm: Option<Activation>) -> Result<
     });
     let (on_x, on_w, on_dy) = (lab.up(&x)?, lab.up(&w)?, lab.up(&dy)?);
     let operand = Operand { data: on_x.as_slice(), norm: norm.map(|_| kept.view()) };
-    let name = |what: &str| format!("{what} {shape:?}{}", if norm.is_some() { " normalised" } else { "" });
+    let name = |what: &str| format!("{what} {shape:?}{}", if norm.is_some() { " normalized" } else { "" });
 
     let mut on_y = lab.room(dy.len())?;
     conv::forward(&mut lab.gpu, &conv, operand, on_w.as_slice(), &mut on_y.as_mut())?;

@@ -33,9 +33,9 @@ pub fn all(lab: &mut Lab) -> Result<(), CudaError> {
 
 /// Operations on f32 alone.
 pub fn plain(lab: &mut Lab) -> Result<(), CudaError> {
-    rows::normalised_rows(lab)?;
+    rows::normalized_rows(lab)?;
     rows::cross_entropy(lab)?;
-    optim::optimisers(lab)?;
+    optim::optimizers(lab)?;
     transfer::images(lab)?;
     transfer::uploads(lab)
 }

@@ -1,4 +1,4 @@
-//! Batch normalisations, their sums with shortcuts, and what they pass on to pools.
+//! Batch normalizations, their sums with shortcuts, and what they pass on to pools.
 
 use lgd_cuda::batch_norm::{self, KEPT, Norm, Operand, Parameters, Running, Site, Through, Upstream};
 use lgd_cuda::{Activation, Buffer, CudaError, Element, Sliding, Window, pool};
@@ -7,7 +7,7 @@ use super::{EPS, sum};
 use crate::lab::Lab;
 use crate::reference::{self, activate, slope, wide};
 
-/// A normalisation by random running statistics, on the device and as its reference.
+/// A normalization by random running statistics, on the device and as its reference.
 pub(super) struct Kept {
     buffer: Buffer,
     pub norm: reference::Norm,
@@ -38,7 +38,7 @@ impl Kept {
     }
 }
 
-/// Gradients of a normalisation's parameters on the device.
+/// Gradients of a normalization's parameters on the device.
 struct ParameterGradients {
     dgamma: Buffer,
     dbeta: Buffer,
@@ -101,8 +101,8 @@ pub(super) fn batch_norm(lab: &mut Lab, channels: usize, activation: Activation)
     let norm = reference::Norm::new(statistics, &gamma, &beta, EPS.into(), activation);
     let operand = Operand { data: on_x.as_slice(), norm: Some(Norm { kept: kept.as_slice(), activation }) };
     let mut on_y = lab.room(x.len())?;
-    batch_norm::materialise(&mut lab.gpu, operand, channels, &mut on_y.as_mut())?;
-    lab.expect_within(&name("normalised values"), on_y.as_slice(), &norm.apply(&wide(&x)), 2.0)?;
+    batch_norm::materialize(&mut lab.gpu, operand, channels, &mut on_y.as_mut())?;
+    lab.expect_within(&name("normalized values"), on_y.as_slice(), &norm.apply(&wide(&x)), 2.0)?;
 
     for frozen in [false, true] {
         let (dx, dgamma, dbeta) = norm.backward(&wide(&x), &wide(&dy), frozen);
@@ -111,7 +111,7 @@ pub(super) fn batch_norm(lab: &mut Lab, channels: usize, activation: Activation)
         let mut on_dy = lab.up(&dy)?;
         let mut site = gradients.site(&on_x, &mut kept, activation, counted, false);
         batch_norm::backward(&mut lab.gpu, &mut site, Through::InPlace(&mut on_dy.as_mut()))?;
-        lab.expect_within(&name("gradient through a normalisation"), on_dy.as_slice(), &dx, 3.0)?;
+        lab.expect_within(&name("gradient through a normalization"), on_dy.as_slice(), &dx, 3.0)?;
         lab.expect_within(&name("gradient of the scale"), gradients.dgamma.as_slice(), &dgamma, 1.0)?;
         lab.expect_within(&name("gradient of the shift"), gradients.dbeta.as_slice(), &dbeta, 1.0)?;
 
@@ -127,7 +127,7 @@ pub(super) fn batch_norm(lab: &mut Lab, channels: usize, activation: Activation)
         };
         batch_norm::backward(&mut lab.gpu, &mut site, through)?;
         lab.expect_within(
-            &name("gradient through a normalisation, added"),
+            &name("gradient through a normalization, added"),
             on_dx.as_slice(),
             &sum(&dx, &old_dx),
             3.0,
@@ -148,7 +148,7 @@ pub(super) fn batch_norm(lab: &mut Lab, channels: usize, activation: Activation)
     from_pools(lab, channels, activation)
 }
 
-/// Gradients that reach a normalisation from a pool or an average without being written out in between.
+/// Gradients that reach a normalization from a pool or an average without being written out in between.
 pub(super) fn from_pools(lab: &mut Lab, channels: usize, activation: Activation) -> Result<(), CudaError> {
     let s = Sliding::new((2, 9, 8, channels), (3, 3), Window { stride: 2, padding: 1, dilation: 1 })?;
     let mut kept = Kept::random(lab, channels, activation)?;
@@ -160,7 +160,7 @@ pub(super) fn from_pools(lab: &mut Lab, channels: usize, activation: Activation)
     pool::max_pool(&mut lab.gpu, &s, operand, &mut on_y.as_mut(), &mut taken.as_mut())?;
     let value = kept.norm.apply(&wide(&x));
     let (best, from) = reference::max_pool(&s, &value);
-    lab.expect_within(&name("max-pool of a normalised value"), on_y.as_slice(), &best, 2.0)?;
+    lab.expect_within(&name("max-pool of a normalized value"), on_y.as_slice(), &best, 2.0)?;
     // Activations make ties of what differs by rounding only: compare where the reference is unambiguous.
     if matches!(activation, Activation::Identity) {
         let mut upstream = vec![0.0; x.len()];

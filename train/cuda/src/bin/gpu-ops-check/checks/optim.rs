@@ -30,7 +30,7 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
 }
 
-/// Parameters, gradients and something positive for an optimiser's state.
+/// Parameters, gradients and something positive for an optimizer's state.
 struct Given {
     parameters: Vec<f32>,
     gradients: Vec<f32>,
@@ -39,7 +39,7 @@ struct Given {
     table: Table,
 }
 
-pub(super) fn optimisers(lab: &mut Lab) -> Result<(), CudaError> {
+pub(super) fn optimizers(lab: &mut Lab) -> Result<(), CudaError> {
     let (parameters, gradients) = (inside(lab.random(LEN)), inside(lab.random(LEN)));
     let (state, on_gradients) = (inside(lab.uniform(LEN, 0.0, 1.0)), lab.up(&gradients)?);
     let table = Table::new(lab.gpu.stream(), &TENSORS, LEN)?;

@@ -62,7 +62,7 @@ pub(super) fn dense(lab: &mut Lab) -> Result<(), CudaError> {
     Ok(())
 }
 
-pub(super) fn normalised_rows(lab: &mut Lab) -> Result<(), CudaError> {
+pub(super) fn normalized_rows(lab: &mut Lab) -> Result<(), CudaError> {
     for (rows, columns) in [(3, 384), (1, 5), (4, 1000)] {
         let (x, dy) = (lab.random(rows * columns), lab.random(rows * columns));
         let norm = |row: usize| {
@@ -79,10 +79,10 @@ pub(super) fn normalised_rows(lab: &mut Lab) -> Result<(), CudaError> {
         };
         let dx: Vec<f64> = (0..x.len()).map(gradient).collect();
         let (on_x, mut on_y, mut on_dy) = (lab.up(&x)?, lab.room(x.len())?, lab.up(&dy)?);
-        rows::l2_normalise(&mut lab.gpu, on_x.as_slice(), columns, &mut on_y.as_mut())?;
-        rows::l2_normalise_backward(&mut lab.gpu, on_x.as_slice(), columns, &mut on_dy.as_mut())?;
-        lab.expect("normalised rows", &on_y, &y)?;
-        lab.expect("gradient of normalised rows", &on_dy, &dx)?;
+        rows::l2_normalize(&mut lab.gpu, on_x.as_slice(), columns, &mut on_y.as_mut())?;
+        rows::l2_normalize_backward(&mut lab.gpu, on_x.as_slice(), columns, &mut on_dy.as_mut())?;
+        lab.expect("normalized rows", &on_y, &y)?;
+        lab.expect("gradient of normalized rows", &on_dy, &dx)?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! Optimisers, clipping and averaging against PyTorch in f64 (`goldens/layers.py`), and their state.
+//! Optimizers, clipping and averaging against PyTorch in f64 (`goldens/layers.py`), and their state.
 
 use lgd_train::engine::graph::{Builder, LinearKind};
 use lgd_train::engine::parameters::{State, Table};
 use lgd_train::engine::{Backend, Mode};
 use lgd_train::error::TrainError;
-use lgd_train::optim::{OptimiserSettings, Rule, Update};
+use lgd_train::optim::{OptimizerSettings, Rule, Update};
 use serde_json::Value as Json;
 
 use crate::golden::{Golden, error, normal};
@@ -33,7 +33,7 @@ fn flat(table: &Table, golden: &Golden, case: &str, key: &str) -> Vec<f32> {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
-fn settings(case: &Json) -> OptimiserSettings {
+fn settings(case: &Json) -> OptimizerSettings {
     let real = |key: &str| case[key].as_f64().map(|value| value as f32);
     let sgd = || Rule::Sgd { momentum: real("momentum").unwrap(), nesterov: case["nesterov"] == true };
     let rule = match case["op"].as_str().unwrap() {
@@ -46,11 +46,11 @@ fn settings(case: &Json) -> OptimiserSettings {
     };
     let decay_all = !matches!(rule, Rule::Lars { .. });
     let weight_decay = real("weight_decay").unwrap();
-    OptimiserSettings { rule, weight_decay, decay_all, clip: real("maximum"), ema: real("decay") }
+    OptimizerSettings { rule, weight_decay, decay_all, clip: real("maximum"), ema: real("decay") }
 }
 
 #[test]
-fn optimisers_step_as_pytorchs() {
+fn optimizers_step_as_pytorchs() {
     let golden = Golden::open("optimizers");
     let cases: Json = serde_json::from_str(golden.metadata("cases")).unwrap();
     let rates: Vec<f32> = serde_json::from_str(golden.metadata("rates")).unwrap();
@@ -105,7 +105,7 @@ fn sgd_steps_are_pytorchs() {
         values
     };
     let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
-    let settings = OptimiserSettings { rule, weight_decay: 0.01, ..OptimiserSettings::default() };
+    let settings = OptimizerSettings { rule, weight_decay: 0.01, ..OptimizerSettings::default() };
     let mut state = State { parameters: padded("sgd.p0"), buffers: Vec::new() };
     let mut slots = Vec::new();
     for (step, lr) in (0..).zip([0.1, 0.3, 0.05]) {
@@ -123,11 +123,11 @@ const RULES: [Rule; 4] = [
     Rule::Lars { momentum: 0.9, trust: 0.02 },
 ];
 
-fn averaged(rule: Rule) -> OptimiserSettings {
-    OptimiserSettings { rule, weight_decay: 0.01, decay_all: false, clip: Some(0.5), ema: Some(0.9) }
+fn averaged(rule: Rule) -> OptimizerSettings {
+    OptimizerSettings { rule, weight_decay: 0.01, decay_all: false, clip: Some(0.5), ema: Some(0.9) }
 }
 
-/// A convolution with a normalisation, so that there are buffers, trained for some steps.
+/// A convolution with a normalization, so that there are buffers, trained for some steps.
 fn small() -> Layer {
     use lgd_kernels::Activation;
     use lgd_train::engine::graph::{ConvSpec, NormSpec};
@@ -139,7 +139,7 @@ fn small() -> Layer {
     })
 }
 
-fn train(layer: &mut Layer, settings: &OptimiserSettings, steps: std::ops::RangeInclusive<u64>) {
+fn train(layer: &mut Layer, settings: &OptimizerSettings, steps: std::ops::RangeInclusive<u64>) {
     for step in steps {
         let y = layer.forward(&normal(&format!("x{step}"), 300), Mode::Train { seed: 1, step });
         layer.backward(&normal(&format!("g{step}"), y.len()));
@@ -157,7 +157,7 @@ fn saved_state_goes_on_as_if_nothing_had_happened() {
         let mut first = small();
         train(&mut first, &settings, 1..=3);
         let state = first.tape.backend_mut().state().unwrap();
-        let slots = first.tape.backend_mut().optimiser_state().unwrap();
+        let slots = first.tape.backend_mut().optimizer_state().unwrap();
         let names = settings.update(&first.table, 0.1, 1).slots();
         assert_eq!(names.len(), slots.len());
         for (name, slot) in names.iter().zip(&slots) {
@@ -169,11 +169,11 @@ fn saved_state_goes_on_as_if_nothing_had_happened() {
         let mut second = small();
         train(&mut second, &settings, 1..=1);
         second.tape.backend_mut().load_state(&state).unwrap();
-        second.tape.backend_mut().load_optimiser_state(&slots).unwrap();
+        second.tape.backend_mut().load_optimizer_state(&slots).unwrap();
         train(&mut second, &settings, 4..=5);
         let bits = |layer: &mut Layer| {
             let state = layer.tape.backend_mut().state().unwrap();
-            let slots = layer.tape.backend_mut().optimiser_state().unwrap();
+            let slots = layer.tape.backend_mut().optimizer_state().unwrap();
             let all = [vec![state.parameters, state.buffers], slots].concat();
             all.concat().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
         };
@@ -193,17 +193,17 @@ fn an_update_for_something_else_is_refused() {
         let backend = layer.tape.backend_mut();
         assert!(matches!(backend.update(&table, &foreign), Err(TrainError::Shape(_))), "another student");
         let own = settings.update(&table, 0.1, 2);
-        let slots = backend.optimiser_state().unwrap();
+        let slots = backend.optimizer_state().unwrap();
         let mut shorter = slots.clone();
         shorter[0].pop();
-        backend.load_optimiser_state(&shorter).unwrap();
+        backend.load_optimizer_state(&shorter).unwrap();
         assert!(
             matches!(backend.update(&table, &own), Err(TrainError::Shape(_))),
             "a slot of another length"
         );
-        backend.load_optimiser_state(&[slots.clone(), slots.clone()].concat()).unwrap();
+        backend.load_optimizer_state(&[slots.clone(), slots.clone()].concat()).unwrap();
         assert!(matches!(backend.update(&table, &own), Err(TrainError::Shape(_))), "too many slots");
-        backend.load_optimiser_state(&slots).unwrap();
+        backend.load_optimizer_state(&slots).unwrap();
         assert!(backend.update(&table, &own).is_ok());
     }
 }
@@ -227,10 +227,10 @@ fn gradients_without_a_finite_norm_are_not_clipped() {
 }
 
 #[test]
-fn biases_and_normalisations_decay_only_where_asked() {
+fn biases_and_normalizations_decay_only_where_asked() {
     let layer = small();
     for decay_all in [false, true] {
-        let settings = OptimiserSettings { weight_decay: 0.1, decay_all, ..OptimiserSettings::default() };
+        let settings = OptimizerSettings { weight_decay: 0.1, decay_all, ..OptimizerSettings::default() };
         let update = settings.update(&layer.table, 0.1, 1);
         for (group, name) in update.groups.iter().zip(layer.names()) {
             let weight = ["conv.weight", "linear.weight"].contains(&&name[..]);
@@ -242,7 +242,7 @@ fn biases_and_normalisations_decay_only_where_asked() {
 
 #[test]
 fn settings_out_of_range_are_refused() {
-    let fine = OptimiserSettings::default();
+    let fine = OptimizerSettings::default();
     assert!(fine.validate().is_ok());
     let rules = [
         Rule::Sgd { momentum: 1.0, nesterov: false },
@@ -252,11 +252,11 @@ fn settings_out_of_range_are_refused() {
         Rule::Adamw { beta1: 0.9, beta2: 0.9, eps: 0.0 },
         Rule::Lars { momentum: 0.9, trust: 0.0 },
     ];
-    let wrong = rules.map(|rule| OptimiserSettings { rule, ..fine });
+    let wrong = rules.map(|rule| OptimizerSettings { rule, ..fine });
     let others = [
-        OptimiserSettings { weight_decay: -1.0, ..fine },
-        OptimiserSettings { clip: Some(0.0), ..fine },
-        OptimiserSettings { ema: Some(1.0), ..fine },
+        OptimizerSettings { weight_decay: -1.0, ..fine },
+        OptimizerSettings { clip: Some(0.0), ..fine },
+        OptimizerSettings { ema: Some(1.0), ..fine },
     ];
     for settings in wrong.iter().chain(&others) {
         assert!(matches!(settings.validate(), Err(TrainError::Setting { .. })), "{settings:?}");
