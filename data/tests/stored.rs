@@ -7,7 +7,7 @@ use std::path::Path;
 use lgd_data::ArtifactError;
 use lgd_data::cache::{
     Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, Reject,
-    StoredFormat, TeacherRecord,
+    SampleRows, StoredFormat, TeacherRecord,
 };
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::manifest::{ContentHash, Verify};
@@ -82,7 +82,10 @@ fn write_shard(builder: &CacheBuilder, shard: usize) {
         let embeddings = [0.5; DIM * VIEWS as usize];
         let error = writer.push(&cached, &views(sample), &[1.0; 2], &embeddings).unwrap_err();
         assert!(error.to_string().contains("2 stored views, got 0"), "{error}");
-        writer.push_stored(&cached, &views(sample), &[1.0; 2], &embeddings, &stored).unwrap();
+        let (views, norms) = (&views(sample), &[1.0; 2]);
+        let rows =
+            SampleRows { views, norms, embeddings: &embeddings, stored: &stored, ..SampleRows::default() };
+        writer.push_rows(&cached, &rows).unwrap();
     }
     writer.finish().unwrap();
 }
@@ -256,7 +259,9 @@ fn rows_larger_than_a_page_and_more_than_a_batch_are_placed_right() {
         let key = format!("c/{sample}");
         let cached = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 500, 120) };
         let stored = [row(sample * 2), row(sample * 2 + 1)];
-        writer.push_stored(&cached, &views(sample), &[1.0; 2], &[0.5; 8], &stored).unwrap();
+        let (views, norms, embeddings) = (&views(sample), &[1.0; 2], &[0.5; 8]);
+        let rows = SampleRows { views, norms, embeddings, stored: &stored, ..SampleRows::default() };
+        writer.push_rows(&cached, &rows).unwrap();
     }
     writer.finish().unwrap();
     builder.finalize(&[]).unwrap().unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::kdep::KdepBank;
@@ -11,7 +11,7 @@ use lgd_data::source::open_source;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::optim::{OptimizerSettings, Rule, ScheduleKind, Unit};
-use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
+use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
 use super::objectives::settings;
@@ -56,11 +56,24 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
             if line.kind == MetricsKind::Epoch {
                 show_epoch(line, args.epochs);
             }
-        })?
+        })
+        .map_err(with_hint)?
     };
     summarize(&report, args);
     print_json(&report)?;
     Ok(Exit::Done)
+}
+
+/// Adds the flags that help to an error of the run.
+fn with_hint(error: RunError) -> anyhow::Error {
+    match error {
+        RunError::Train(inner) if inner.is_out_of_memory() => {
+            anyhow!(
+                "{inner}\nhint: compute each batch in parts, as with --batch-parts 2, or give a smaller --batch"
+            )
+        }
+        error => error.into(),
+    }
 }
 
 /// Says what the flags do not show: where views come from, what a sum with `hgkd` sees, and that in parts `caption` is another

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, StoredFormat,
-    TeacherRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, SampleRows,
+    StoredFormat, TeacherRecord,
 };
 use lgd_data::image::{DecodeLimits, RgbImage, decode, encode_jpeg};
 use lgd_data::job::Job;
@@ -210,7 +210,10 @@ fn write_cache(
             }
             let stamp = ImageStamp::new(&bytes, image.width(), image.height());
             let cached = CachedSample { key, label: None, image: stamp };
-            writer.push_stored(&cached, &[view], &[1.0], &[0.5; DIM], &stored)?;
+            let (views, embeddings) = (&[view], &[0.5; DIM]);
+            let rows =
+                SampleRows { views, norms: &[1.0], embeddings, stored: &stored, ..SampleRows::default() };
+            writer.push_rows(&cached, &rows)?;
         }
         writer.finish()?;
     }

@@ -16,7 +16,7 @@ use lgd_cuda::{Element, Tuning};
 use lgd_data::render::Normalization;
 use lgd_train::engine::{CudaBackend, Engine, Tape};
 use lgd_train::error::TrainError;
-use lgd_train::optim::OptimizerSettings;
+use lgd_train::optim::{OptimizerSettings, OptimizerState};
 use lgd_train::rng::Stream;
 use lgd_train::student::{Architecture, DecoderConfig, Extras, Head, Images, Mode, Student, StudentConfig};
 
@@ -173,8 +173,8 @@ fn compare(
     }
     let (gradient, other) = first.ok_or(TrainError::NothingRan)?;
     let states = (here.engine().state()?, there.engine().state()?);
-    // After SGD's velocity.
-    let average = |slots: Vec<Vec<f32>>| slots.into_iter().nth(1).ok_or(TrainError::NothingRan);
+    let average =
+        |state: OptimizerState| Ok::<_, TrainError>(state.ema.ok_or(TrainError::NothingRan)?.parameters);
     let averages = (average(here.engine().optimizer_state()?)?, average(there.engine().optimizer_state()?)?);
     let inference = [&mut here, &mut there].map(|student| {
         let output = student.forward(images, shape, Mode::Inference)?;

@@ -25,10 +25,7 @@ impl TrainDevice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "cuda")]
-            Self::Cuda(ordinal) => crate::engine::CudaBackend::open(ordinal).map_err(|error| {
-                let reason = error.to_string();
-                TrainError::Device { device: self.to_string(), reason }
-            }),
+            Self::Cuda(ordinal) => crate::engine::CudaBackend::open(ordinal),
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(TrainError::Device {
                 device: self.to_string(),

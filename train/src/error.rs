@@ -5,6 +5,9 @@ use thiserror::Error;
 use lgd_data::cache::StudentSizes;
 use lgd_kernels::ShapeError;
 
+/// What students, operations, objectives and optimizers return; the error is a [`TrainError`].
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
 /// An error of students, operations, objectives or optimizers.
 #[derive(Debug, Error)]
 pub enum TrainError {
@@ -111,6 +114,14 @@ pub enum TrainError {
         /// Why not.
         reason: String,
     },
+    /// A device lacks memory for a buffer.
+    #[error("{device} has no {} MiB of free memory", bytes.div_ceil(1 << 20))]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes of the buffer.
+        bytes: usize,
+    },
     /// Something that cannot stand in an exported file.
     #[error("{what} cannot be exported")]
     Unexportable {
@@ -156,6 +167,18 @@ pub enum TrainError {
     /// Bytes that are not a safetensors file.
     #[error("not a valid safetensors file: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),
+}
+
+impl TrainError {
+    /// Whether the device lacks memory, so that smaller batches may help.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => true,
+            #[cfg(feature = "cuda")]
+            Self::Tensor(error) => crate::engine::is_out_of_memory(error),
+            _ => false,
+        }
+    }
 }
 
 /// `Err(Dimensions)` unless `tensor` has the shape `expected`.

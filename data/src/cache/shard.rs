@@ -141,22 +141,6 @@ impl ShardWriter {
         self.push_rows(sample, &SampleRows { views, norms, embeddings, ..SampleRows::default() })
     }
 
-    /// As [`ShardWriter::push`], with the K views as [`super::StoredFormat::encode`] gave them; none for a cache that does
-    /// not store views.
-    ///
-    /// # Errors
-    /// As [`ShardWriter::push_rows`].
-    pub fn push_stored(
-        &mut self,
-        sample: &CachedSample<'_>,
-        views: &[View],
-        norms: &[f32],
-        embeddings: &[f32],
-        stored: &[Vec<u8>],
-    ) -> Result<(), ArtifactError> {
-        self.push_rows(sample, &SampleRows { views, norms, embeddings, stored, ..SampleRows::default() })
-    }
-
     /// Appends a sample with everything that the cache holds.
     ///
     /// # Errors

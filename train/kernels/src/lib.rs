@@ -2,8 +2,8 @@
 //!
 //! Parallel through rayon. Every result is the same bits whatever the number of threads: either each output is one sum in a
 //! fixed order, or a reduction is split into parts that depend on the shape only and are added in order. Results may
-//! differ between instruction sets. Outputs go into slices that the caller reuses from step to step; what a kernel packs
-//! lives in a [`Workspace`].
+//! differ between instruction sets. Outputs go into slices that the caller reuses from step to step; kernels
+//! pack operands into a [`Workspace`].
 
 pub mod activation;
 pub mod batch_norm;
@@ -11,6 +11,7 @@ pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
 pub mod geometry;
+mod gradient;
 pub mod linear;
 pub mod mask;
 pub mod moments;
@@ -22,7 +23,8 @@ pub mod simd;
 mod workspace;
 
 pub use activation::Activation;
-pub use geometry::{ShapeError, Sliding, Window};
+pub use geometry::{Result, ShapeError, Sliding, Window};
+pub use gradient::GradientTarget;
 pub use moments::Moments;
 pub use operand::{Affine, Operand};
 pub use workspace::Workspace;

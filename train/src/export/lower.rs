@@ -9,7 +9,7 @@ use lgd_kernels::{Activation, Sliding};
 use super::proto::{
     AttributeProto, FLOAT_ATTRIBUTE, FLOAT_DATA, INT_ATTRIBUTE, INTS_ATTRIBUTE, NodeProto, TensorProto,
 };
-use crate::engine::graph::{BatchNorm, Graph, Node, Op, Value};
+use crate::engine::graph::{BatchNorm, Convolution, Dense, Graph, Node, Op, Value};
 use crate::engine::parameters::{Entry, Range, State, Table};
 use crate::error::TrainError;
 
@@ -82,7 +82,7 @@ impl<'a> Lowering<'a> {
         let named = |what: &str| format!("{what}_{number}");
         match &node.op {
             Op::BatchNorm(norm) => self.convolution(node, norm),
-            Op::Linear { weight, bias } => {
+            Op::Linear(Dense { weight, bias, .. }) => {
                 let x = self.value(node.inputs[0])?;
                 let (name, weight) = (self.layer(*weight)?, self.parameter(*weight)?);
                 let (outputs, bias) = (bias.len, self.parameter(*bias)?);
@@ -137,7 +137,7 @@ impl<'a> Lowering<'a> {
     /// The convolution before the normalization `norm`, with that and its activation.
     fn convolution(&mut self, node: &Node, norm: &BatchNorm) -> Result<String, TrainError> {
         let conv = &self.graph.nodes()[node.inputs[0].index()];
-        let Op::Conv { weight, sliding, groups } = &conv.op else { return Err(unexpected(&conv.op)) };
+        let Op::Conv(Convolution { weight, geometry }) = &conv.op else { return Err(unexpected(&conv.op)) };
         let x = self.value(conv.inputs[0])?;
         let name = self.layer(*weight)?;
         let entry = self.entry(*weight)?;
@@ -156,8 +156,8 @@ impl<'a> Lowering<'a> {
         }
         let weight = self.tensor(&format!("{name}.weight"), &dims, &folded)?;
         let bias = self.tensor(&format!("{name}.bias"), &[biases.len()], &biases)?;
-        let mut attributes = window(sliding)?;
-        attributes.push(int("group", number(*groups)?));
+        let mut attributes = window(&geometry.sliding)?;
+        attributes.push(int("group", number(geometry.groups)?));
         let y = self.push("Conv", &name, &[&x, &weight, &bias], attributes);
         self.activation(y, norm.activation)
     }

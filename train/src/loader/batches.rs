@@ -21,7 +21,7 @@ use lgd_data::image::DecodeLimits;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::blocks::{Allocate, BlockPool, PixelBlock, ordinary};
+use super::blocks::{BlockPool, PixelBlock};
 use super::matching::match_samples;
 use super::order::EpochOrders;
 use super::ordered::{Ordered, ordered_map};
@@ -165,21 +165,6 @@ impl<'a> TrainingImages<'a> {
         threads: usize,
         consume: impl FnOnce(&mut Batches<'_, '_>) -> Result<R, RunError>,
     ) -> Result<R, RunError> {
-        self.stream_in(plan, threads, &ordinary, consume)
-    }
-
-    /// As [`TrainingImages::stream`], with batches in memory that `allocate` makes. It is asked for as many blocks as are in
-    /// use at one time, then never again.
-    ///
-    /// # Errors
-    /// As [`TrainingImages::stream`], and what `allocate` returns.
-    pub fn stream_in<R>(
-        &self,
-        plan: StreamPlan,
-        threads: usize,
-        allocate: &Allocate<'_>,
-        consume: impl FnOnce(&mut Batches<'_, '_>) -> Result<R, RunError>,
-    ) -> Result<R, RunError> {
         let steps = self.steps_per_epoch(plan.batch, plan.epochs)?;
         let orders = EpochOrders::new(self.samples(), plan.seed);
         let place = |step: usize| {
@@ -188,13 +173,13 @@ impl<'a> TrainingImages<'a> {
             let view = usize::try_from(epoch % self.views_per_sample.max(1)).unwrap_or(0);
             Place { epoch, order: orders.get(epoch), first: in_epoch * plan.batch, view }
         };
-        let blocks = BlockPool::new(plan.batch.saturating_mul(self.format.numbers()), allocate);
+        let blocks = BlockPool::new(plan.batch.saturating_mul(self.format.numbers()));
         let workers = workers(threads)?;
         let fill = |ticket: usize| {
             let step = plan.done + ticket;
             let place = place(step);
             let samples = &place.order[place.first..place.first + plan.batch];
-            let mut images = blocks.take()?;
+            let mut images = blocks.take();
             workers.install(|| self.fill(samples, place.view, &mut images))?;
             let rows: Vec<usize> = samples.iter().map(|&sample| self.views.row(sample, place.view)).collect();
             let targets = self.targets.map(|targets| targets.gather(&rows)).transpose()?.unwrap_or_default();

@@ -59,8 +59,6 @@ pub(super) enum Purpose {
     Training,
     /// Pooled feature and head, dense.
     Inference,
-    /// The backbone's maps, dense.
-    Maps,
 }
 
 impl StudentConfig {
@@ -92,7 +90,7 @@ impl StudentConfig {
     }
 
     /// The graph for `purpose` and its parameters, which lie where those of [`table`](Self::table) do. Outputs: pooled feature, what the
-    /// head makes, raw pooled feature, tokens, as far as there are any; or the maps.
+    /// head makes, raw pooled feature, tokens, as far as there are any.
     pub(super) fn graph(&self, shape: Shape, purpose: Purpose) -> Result<(Graph, Table), TrainError> {
         let Extras { raw_pooled, decoder } = self.extras(purpose);
         let (mut builder, mut images) = Builder::new(shape)?;
@@ -103,9 +101,6 @@ impl StudentConfig {
         let last = if raw_pooled { LastMap::Split } else { LastMap::Activated };
         let depth = self.regularization.stochastic_depth;
         let features = self.architecture.features(&mut builder, images, last, depth)?;
-        if purpose == Purpose::Maps {
-            return Ok(builder.finish(features.maps));
-        }
         let pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
         let dropout = self.regularization.dropout;
         let mut outputs = vec![pooled];

@@ -174,20 +174,6 @@ impl Student {
         self.engine.update(&self.table, update)
     }
 
-    /// Feature maps of `images` `[B, H, W, 3]` at ascending strides, NHWC, in inference: ResNets at 4, 8, 16, 32; the others at 2, 4, 8,
-    /// 16, 32.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn features(
-        &mut self,
-        images: Images<'_>,
-        (batch, height, width): (usize, usize, usize),
-    ) -> Result<Vec<Tensor>, TrainError> {
-        let shape = Shape { batch, height, width, channels: 3 };
-        self.run(images, shape, Mode::Inference, Purpose::Maps)
-    }
-
     /// What an image of `size` x `size` pixels goes through in inference; its parameters lie where [`table`](Self::table) says.
     pub(crate) fn inference_graph(&self, size: usize) -> Result<Graph, TrainError> {
         let shape = Shape { batch: 1, height: size, width: size, channels: 3 };

@@ -3,7 +3,7 @@
 mod meter;
 mod objectives;
 mod session;
-mod steps;
+mod training_loop;
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ use crate::run::{self, InitRecord, MetricsLine, RUN_VERSION, RunError, RunFolder
 use crate::student::{Student, StudentConfig};
 pub(crate) use meter::per_second;
 use session::Session;
-use steps::Loop;
+use training_loop::Loop;
 
 /// What a run is made from.
 #[derive(Clone, Copy)]

@@ -5,7 +5,6 @@ use lgd_data::cache::Cache;
 use lgd_data::render::Normalization;
 
 use crate::checkpoint::Stateful;
-use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
 use crate::objective::{BatchMask, Objective};
@@ -17,7 +16,6 @@ use crate::student::{Images, Mode, Student, StudentConfig};
 pub(super) struct Session {
     pub(super) student: Student,
     optimizer: OptimizerSettings,
-    slots: Vec<&'static str>,
     objective: Box<dyn Objective>,
     normalization: Normalization,
     seed: u64,
@@ -48,14 +46,12 @@ impl Session {
     ) -> Result<Self, RunError> {
         let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.mask_ratio);
         let student = Student::new(student, device)?;
-        let slots = config.optimizer.update(student.table(), 0.0, 1).slots();
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimizer, seed, parts) = (config.optimizer, config.seed, config.batch_parts);
         let device = device.clone();
         Ok(Self {
             student,
             optimizer,
-            slots,
             objective,
             normalization: cache.manifest().config.teacher.normalization,
             seed,
@@ -69,7 +65,7 @@ impl Session {
 
     /// Everything a checkpoint holds.
     pub(super) fn stateful(&mut self) -> Stateful<'_> {
-        Stateful { student: &mut self.student, slots: &self.slots, objective: &mut *self.objective }
+        Stateful { student: &mut self.student, optimizer: &self.optimizer, objective: &mut *self.objective }
     }
 
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
@@ -116,15 +112,11 @@ impl Session {
         BatchMask::draw((self.seed, batch.epoch), &samples, (cells, cells), ratio).map(Some)
     }
 
-    /// Puts the averaged weights in the place of the trained ones, where there are any.
+    /// Replaces the trained weights and buffers by their average. A run without averaging or without steps has none.
     pub(super) fn take_average(&mut self) -> Result<(), RunError> {
-        if self.optimizer.ema.is_none() {
-            return Ok(());
-        }
-        let mut slots = self.student.engine().optimizer_state()?;
-        // A run of no steps has no average.
-        if let (Some(buffers), Some(parameters)) = (slots.pop(), slots.pop()) {
-            self.student.engine().load_state(&State { parameters, buffers })?;
+        let engine = self.student.engine();
+        if let Some(average) = engine.optimizer_state()?.ema {
+            engine.load_state(&average)?;
         }
         Ok(())
     }

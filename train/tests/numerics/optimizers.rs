@@ -4,7 +4,7 @@ use lgd_train::engine::graph::{Builder, LinearKind};
 use lgd_train::engine::parameters::{State, Table};
 use lgd_train::engine::{Backend, Mode};
 use lgd_train::error::TrainError;
-use lgd_train::optim::{OptimizerSettings, Rule, Update};
+use lgd_train::optim::{OptimizerSettings, OptimizerState, Rule};
 use serde_json::Value as Json;
 
 use crate::golden::{Golden, error, normal};
@@ -64,7 +64,7 @@ fn optimizers_step_as_pytorchs() {
         let settings = settings(parameters);
         settings.validate().unwrap();
         let mut state = State { parameters: flat(&table, &golden, case, "p0"), buffers: Vec::new() };
-        let mut slots = Vec::new();
+        let mut optimizer = OptimizerState::default();
         let check = |what: &str, got: &[f32]| {
             for name in TENSORS {
                 let key = format!("{case}.{name}.{what}");
@@ -76,10 +76,10 @@ fn optimizers_step_as_pytorchs() {
         for (step, lr) in (0..).zip(&rates) {
             let mut gradients = flat(&table, &golden, case, &format!("g{step}"));
             let update = settings.update(&table, *lr, step + 1);
-            update.run(&table, &mut state, &mut gradients, &mut slots).unwrap();
+            update.run(&table, &mut state, &mut gradients, &mut optimizer).unwrap();
             check(&format!("p{}", step + 1), &state.parameters);
-            if settings.ema.is_some() {
-                check(&format!("a{}", step + 1), &slots[1]);
+            if let Some(average) = &optimizer.ema {
+                check(&format!("a{}", step + 1), &average.parameters);
             }
         }
         let kept: &[&str] = match settings.rule {
@@ -87,7 +87,7 @@ fn optimizers_step_as_pytorchs() {
             Rule::Sgd { momentum: 0.0, .. } => &[],
             _ => &["velocity"],
         };
-        kept.iter().zip(&slots).for_each(|(what, slot)| check(what, slot));
+        kept.iter().zip(optimizer.entries()).for_each(|(what, (_, moment))| check(what, moment));
         count += 1;
     }
     assert_eq!(count, 7, "cases");
@@ -107,10 +107,10 @@ fn sgd_steps_are_pytorchs() {
     let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
     let settings = OptimizerSettings { rule, weight_decay: 0.01, ..OptimizerSettings::default() };
     let mut state = State { parameters: padded("sgd.p0"), buffers: Vec::new() };
-    let mut slots = Vec::new();
+    let mut optimizer = OptimizerState::default();
     for (step, lr) in (0..).zip([0.1, 0.3, 0.05]) {
         let update = settings.update(&table, lr, step + 1);
-        update.run(&table, &mut state, &mut padded(&format!("sgd.g{step}")), &mut slots).unwrap();
+        update.run(&table, &mut state, &mut padded(&format!("sgd.g{step}")), &mut optimizer).unwrap();
         let expected = golden.values(&format!("sgd.p{}", step + 1));
         assert!(error(&state.parameters[..37], &expected) < 1e-6, "step {step}");
     }
@@ -157,25 +157,28 @@ fn saved_state_goes_on_as_if_nothing_had_happened() {
         let mut first = small();
         train(&mut first, &settings, 1..=3);
         let state = first.tape.backend_mut().state().unwrap();
-        let slots = first.tape.backend_mut().optimizer_state().unwrap();
-        let names = settings.update(&first.table, 0.1, 1).slots();
-        assert_eq!(names.len(), slots.len());
-        for (name, slot) in names.iter().zip(&slots) {
-            let over_buffers = Update::is_over_buffers(name);
+        let optimizer = first.tape.backend_mut().optimizer_state().unwrap();
+        let names: Vec<&str> = optimizer.entries().iter().map(|(name, _)| *name).collect();
+        let moments: &[&str] =
+            if matches!(rule, Rule::Adamw { .. }) { &["exp_avg", "exp_avg_sq"] } else { &["momentum"] };
+        assert_eq!(names, [moments, &["average", "average_buffers"]].concat());
+        for (name, vector) in optimizer.entries() {
+            let over_buffers = name == "average_buffers";
             let len = if over_buffers { first.table.buffer_len() } else { first.table.parameter_len() };
-            assert_eq!(slot.len(), len, "{name}");
-            assert!(slot.iter().any(|v| *v != 0.0), "{name}");
+            assert_eq!(vector.len(), len, "{name}");
+            assert!(vector.iter().any(|v| *v != 0.0), "{name}");
         }
         let mut second = small();
         train(&mut second, &settings, 1..=1);
         second.tape.backend_mut().load_state(&state).unwrap();
-        second.tape.backend_mut().load_optimizer_state(&slots).unwrap();
+        second.tape.backend_mut().load_optimizer_state(&optimizer).unwrap();
         train(&mut second, &settings, 4..=5);
         let bits = |layer: &mut Layer| {
             let state = layer.tape.backend_mut().state().unwrap();
-            let slots = layer.tape.backend_mut().optimizer_state().unwrap();
-            let all = [vec![state.parameters, state.buffers], slots].concat();
-            all.concat().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            let optimizer = layer.tape.backend_mut().optimizer_state().unwrap();
+            let vectors = optimizer.entries().into_iter().flat_map(|(_, vector)| vector.clone());
+            let all = [state.parameters, state.buffers].concat().into_iter().chain(vectors);
+            all.map(f32::to_bits).collect::<Vec<u32>>()
         };
         assert_eq!(bits(&mut whole), bits(&mut second), "{rule:?}");
     }
@@ -193,17 +196,17 @@ fn an_update_for_something_else_is_refused() {
         let backend = layer.tape.backend_mut();
         assert!(matches!(backend.update(&table, &foreign), Err(TrainError::Shape(_))), "another student");
         let own = settings.update(&table, 0.1, 2);
-        let slots = backend.optimizer_state().unwrap();
-        let mut shorter = slots.clone();
-        shorter[0].pop();
+        let optimizer = backend.optimizer_state().unwrap();
+        let shorter = optimizer.try_map(|vector| Ok::<_, TrainError>(vector[1..].to_vec())).unwrap();
         backend.load_optimizer_state(&shorter).unwrap();
-        assert!(
-            matches!(backend.update(&table, &own), Err(TrainError::Shape(_))),
-            "a slot of another length"
-        );
-        backend.load_optimizer_state(&[slots.clone(), slots.clone()].concat()).unwrap();
-        assert!(matches!(backend.update(&table, &own), Err(TrainError::Shape(_))), "too many slots");
-        backend.load_optimizer_state(&slots).unwrap();
+        assert!(matches!(backend.update(&table, &own), Err(TrainError::Shape(_))), "another length");
+        let adam = matches!(rule, Rule::Adamw { .. });
+        let another = if adam { RULES[0] } else { Rule::Adamw { beta1: 0.9, beta2: 0.9, eps: 1e-8 } };
+        let zeros = |_| Ok::<_, TrainError>(vec![0.0; table.parameter_len()]);
+        let foreign = OptimizerState { rule: Some(another.state(zeros).unwrap()), ..optimizer.clone() };
+        backend.load_optimizer_state(&foreign).unwrap();
+        assert!(matches!(backend.update(&table, &own), Err(TrainError::Shape(_))), "another rule");
+        backend.load_optimizer_state(&optimizer).unwrap();
         assert!(backend.update(&table, &own).is_ok());
     }
 }
@@ -214,11 +217,11 @@ fn gradients_without_a_finite_norm_are_not_clipped() {
     for rule in RULES {
         for bad in [f32::NAN, f32::INFINITY] {
             let before = State { parameters: normal("p", table.parameter_len()), buffers: Vec::new() };
-            let (mut state, mut slots) = (before.clone(), Vec::new());
+            let (mut state, mut optimizer) = (before.clone(), OptimizerState::default());
             let mut gradients = normal("g", table.parameter_len());
             gradients[4] = bad;
             let update = averaged(rule).update(&table, 0.1, 3);
-            let error = update.run(&table, &mut state, &mut gradients, &mut slots).unwrap_err();
+            let error = update.run(&table, &mut state, &mut gradients, &mut optimizer).unwrap_err();
             assert!(matches!(error, TrainError::GradientNorm { step: 2, .. }), "{rule:?}: {error}");
             assert!(error.to_string().contains("\nhint: "), "{error}");
             assert_eq!(state.parameters, before.parameters, "{rule:?}");

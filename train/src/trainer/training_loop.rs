@@ -14,10 +14,10 @@ use crate::loader::targets::TargetSource;
 use crate::optim::Schedule;
 use crate::run::{MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig};
 
-/// Steps after which losses are read at the latest: an infinite one must not go unnoticed for long.
+/// Most steps between two reads of the losses: an infinite loss must not go unnoticed for long.
 const MAX_UNREAD: usize = 50;
 
-/// A run under way.
+/// A run in progress.
 pub(super) struct Loop<'a> {
     config: &'a TrainConfig,
     settings: &'a LoopSettings,
@@ -30,17 +30,18 @@ pub(super) struct Loop<'a> {
     /// Step of the latest checkpoint on disk.
     saved: Option<usize>,
     epoch_loss: Vec<f64>,
-    /// Losses of steps taken that nobody has read yet.
+    /// Losses of steps that were taken and not read yet.
     unread: Vec<(Place, StepLoss)>,
 }
 
-/// What one call of the loop measures.
+/// Sums of losses and times over the epoch and since the last line of metrics.
 struct Meters {
     epoch: Meter,
     line: Meter,
 }
 
 impl<'a> Loop<'a> {
+    /// A loop before its first step.
     pub(super) fn open(
         config: &'a TrainConfig,
         settings: &'a LoopSettings,
@@ -63,7 +64,7 @@ impl<'a> Loop<'a> {
         })
     }
 
-    /// Goes back to the latest checkpoint, if there is one.
+    /// Restores the latest checkpoint, if there is one.
     pub(super) fn restore(
         &mut self,
         session: &mut Session,
@@ -81,7 +82,7 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// Runs what is left of the run.
+    /// Takes the remaining steps.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
@@ -164,7 +165,7 @@ impl<'a> Loop<'a> {
         Ok(place)
     }
 
-    /// Reads the losses of the steps since the last call: the only moment at which the loop waits for a device.
+    /// Reads the losses of the steps since the last call. Only here does the loop wait for the device.
     fn read_losses(&mut self, meters: &mut Meters) -> Result<(), RunError> {
         for (place, loss) in self.unread.drain(..) {
             let ReadLoss { total, parts } = loss.read(place.epoch, place.step - 1)?;
@@ -174,6 +175,7 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
+    /// Writes a checkpoint, unless this step has one.
     fn save(&mut self, session: &mut Session, epoch: &Meter) -> Result<(), RunError> {
         if self.saved == Some(self.step) {
             return Ok(());
