@@ -1,10 +1,10 @@
-//! The memory of batches, which goes round between the workers and the step.
+//! The pixel buffers of batches, which are recycled between the workers and the step.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::run::RunError;
+use super::LoaderError;
 
 /// Memory that a batch of pixels can lie in: a vector, or what a device can copy from faster.
 pub trait HostBytes: AsRef<[u8]> + AsMut<[u8]> + Send + Sync {}
@@ -12,13 +12,13 @@ pub trait HostBytes: AsRef<[u8]> + AsMut<[u8]> + Send + Sync {}
 impl<T: AsRef<[u8]> + AsMut<[u8]> + Send + Sync> HostBytes for T {}
 
 /// Makes memory of so many bytes.
-pub type Allocate<'a> = dyn Fn(usize) -> Result<Box<dyn HostBytes>, RunError> + Sync + 'a;
+pub type Allocate<'a> = dyn Fn(usize) -> Result<Box<dyn HostBytes>, LoaderError> + Sync + 'a;
 
 /// Ordinary memory.
 ///
 /// # Errors
 /// None.
-pub fn ordinary(bytes: usize) -> Result<Box<dyn HostBytes>, RunError> {
+pub fn ordinary(bytes: usize) -> Result<Box<dyn HostBytes>, LoaderError> {
     Ok(Box::new(vec![0; bytes]))
 }
 
@@ -39,15 +39,15 @@ impl<'a> BlockPool<'a> {
     }
 
     /// A block that came back, whatever it holds, or a new one.
-    pub(super) fn take(&self) -> Result<PixelBlock, RunError> {
+    pub(super) fn take(&self) -> Result<PixelBlock, LoaderError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let memory = idle.map_or_else(|| (self.allocate)(self.bytes), Ok)?;
         Ok(PixelBlock { memory: Some(memory), home: Arc::clone(&self.idle) })
     }
 }
 
-/// The pixels of a batch, RGB8 `[B, S, S, 3]`. Dropped, it gives its memory back to the loader: whoever copies from it must
-/// have finished by then.
+/// The pixels of a batch, RGB8 `[B, S, S, 3]`. Dropping it returns its memory to the loader: copies from it must have
+/// finished by then.
 pub struct PixelBlock {
     /// Present until the block is dropped.
     memory: Option<Box<dyn HostBytes>>,

@@ -17,7 +17,8 @@ use crate::student::{Images, Mode, Student, StudentConfig};
 pub(super) struct Session {
     pub(super) student: Student,
     optimizer: OptimizerSettings,
-    slots: Vec<&'static str>,
+    /// Names of the optimizer's moments.
+    moments: Vec<&'static str>,
     objective: Box<dyn Objective>,
     normalization: Normalization,
     seed: u64,
@@ -29,16 +30,16 @@ pub(super) struct Session {
     device: Device,
 }
 
-/// The loss of one step: scalars on the device, to be read when somebody wants to know.
+/// The loss of one step: scalars on the device, read when a metrics line is due.
 pub(super) struct StepLoss {
     pub(super) total: Tensor,
     pub(super) parts: Vec<(&'static str, Tensor)>,
-    /// The norm of the clipped gradients, where the device has not looked at it.
+    /// The norm of the clipped gradients, if the device has not checked it.
     norm: Option<Tensor>,
 }
 
 impl Session {
-    /// The new `student` with an optimizer, as `config` says, to be trained for `objective` on the views of `cache`.
+    /// The new `student` with the optimizer of `config`, to be trained for `objective` on the views of `cache`.
     pub(super) fn new(
         config: &TrainConfig,
         student: StudentConfig,
@@ -46,16 +47,16 @@ impl Session {
         cache: &Cache,
         device: &Device,
     ) -> Result<Self, RunError> {
-        let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.mask_ratio);
+        let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.hgkd.mask_ratio);
         let student = Student::new(student, device)?;
-        let slots = config.optimizer.update(student.table(), 0.0, 1).slots();
+        let moments = config.optimizer.update(student.table(), 0.0, 1).slots();
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimizer, seed, parts) = (config.optimizer, config.seed, config.batch_parts);
         let device = device.clone();
         Ok(Self {
             student,
             optimizer,
-            slots,
+            moments,
             objective,
             normalization: cache.manifest().config.teacher.normalization,
             seed,
@@ -69,7 +70,7 @@ impl Session {
 
     /// Everything a checkpoint holds.
     pub(super) fn stateful(&mut self) -> Stateful<'_> {
-        Stateful { student: &mut self.student, slots: &self.slots, objective: &mut *self.objective }
+        Stateful { student: &mut self.student, moments: &self.moments, objective: &mut *self.objective }
     }
 
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
@@ -107,7 +108,7 @@ impl Session {
         Ok(loss)
     }
 
-    /// What a student with a decoder does not see of a batch: a function of (seed, number of the sample in the cache, epoch).
+    /// The mask of a batch for a student with a decoder: a function of (seed, number of the sample in the cache, epoch).
     fn mask(&self, batch: &Batch) -> Result<Option<BatchMask>, TrainError> {
         let Some(ratio) = self.mask_ratio else { return Ok(None) };
         let sample = |row: &usize| u64::try_from(row / self.views).unwrap_or(u64::MAX);
@@ -116,21 +117,21 @@ impl Session {
         BatchMask::draw((self.seed, batch.epoch), &samples, (cells, cells), ratio).map(Some)
     }
 
-    /// Puts the averaged weights in the place of the trained ones, where there are any.
+    /// Replaces the trained weights by the averaged ones, if the optimizer averages.
     pub(super) fn take_average(&mut self) -> Result<(), RunError> {
         if self.optimizer.ema.is_none() {
             return Ok(());
         }
-        let mut slots = self.student.engine().optimizer_state()?;
+        let mut moments = self.student.engine().optimizer_state()?;
         // A run of no steps has no average.
-        if let (Some(buffers), Some(parameters)) = (slots.pop(), slots.pop()) {
+        if let (Some(buffers), Some(parameters)) = (moments.pop(), moments.pop()) {
             self.student.engine().load_state(&State { parameters, buffers })?;
         }
         Ok(())
     }
 
-    /// Where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere the
-    /// loss is checked when it is read.
+    /// On the CPU, where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere
+    /// the loss is checked when it is read.
     fn require_finite_on_cpu(&self, loss: &StepLoss, epoch: u32, step: usize) -> Result<(), RunError> {
         match loss.total.device() {
             Device::Cpu => loss.read(epoch, step).map(|_| ()),
@@ -149,7 +150,7 @@ impl StepLoss {
     /// Total and parts.
     ///
     /// # Errors
-    /// [`RunError::NonFinite`] where the total is NaN or infinite, [`TrainError::GradientNorm`] where the norm of the gradients is.
+    /// [`RunError::NonFinite`] if the total is NaN or infinite, [`TrainError::GradientNorm`] if the norm of the gradients is.
     pub(super) fn read(&self, epoch: u32, step: usize) -> Result<ReadLoss, RunError> {
         let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map_err(TrainError::from);
         let total = scalar(&self.total)?;
