@@ -1,8 +1,8 @@
-//! `lgd train`: a student from a cache and what its objectives need.
+//! `lgd train`: a student from a cache and the inputs of its objectives.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::kdep::KdepBank;
@@ -11,7 +11,7 @@ use lgd_data::source::open_source;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::optim::{OptimizerSettings, Rule, ScheduleKind, Unit};
-use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
+use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
 use super::objectives::settings;
@@ -56,28 +56,15 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
             if line.kind == MetricsKind::Epoch {
                 show_epoch(line, args.epochs);
             }
-        })
-        .map_err(with_hint)?
+        })?
     };
     summarize(&report, args);
     print_json(&report)?;
     Ok(Exit::Done)
 }
 
-/// Adds the flags that help to an error of the run.
-fn with_hint(error: RunError) -> anyhow::Error {
-    match error {
-        RunError::Train(inner) if inner.is_out_of_memory() => {
-            anyhow!(
-                "{inner}\nhint: compute each batch in parts, as with --batch-parts 2, or give a smaller --batch"
-            )
-        }
-        error => error.into(),
-    }
-}
-
-/// Says what the flags do not show: where views come from, what a sum with `hgkd` sees, and that in parts `caption` is another
-/// objective.
+/// Notes what the flags do not show: the source of views, the masks of a sum with `hgkd`, and the smaller contrast of `caption` in
+/// parts.
 fn note(origin: &ViewOrigin, config: &TrainConfig) {
     say(format_args!("note: {origin}"));
     let TrainConfig { objective, batch_parts, batch, .. } = config;
@@ -92,7 +79,7 @@ fn note(origin: &ViewOrigin, config: &TrainConfig) {
     }
 }
 
-/// The banks typed, told apart by their manifests.
+/// The banks of `--bank`, by kind.
 #[derive(Default)]
 struct Banks {
     names: Option<Bank>,
@@ -116,7 +103,7 @@ impl Banks {
     }
 }
 
-/// The paper's settings with whatever was typed in their place.
+/// The paper's settings, replaced by those that were typed.
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     refuse_unread(args)?;
     let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
@@ -170,7 +157,7 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     Ok(config)
 }
 
-/// Refuses settings of an optimizer or a schedule that was not chosen: they would be without effect, and nobody would notice.
+/// Refuses settings of an optimizer or a schedule that was not chosen: they would have no effect, and nobody would notice.
 fn refuse_unread(args: &TrainArgs) -> anyhow::Result<()> {
     use OptimizerArg::{Adamw, Lars, Sgd};
     let is = |wanted: &[OptimizerArg]| wanted.contains(&args.optimizer);

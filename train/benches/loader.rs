@@ -27,6 +27,7 @@ use lgd_data::render::{Normalization, Resample, render};
 use lgd_data::source::{ImageSource, open_source};
 use lgd_data::view::Policy;
 use lgd_train::device::TrainDevice;
+use lgd_train::loader::LoaderError;
 use lgd_train::loader::batches::{StreamPlan, TrainingImages};
 use lgd_train::loader::origin::{Originals, StoredUse};
 use lgd_train::loader::pixels::InputFormat;
@@ -271,7 +272,7 @@ fn measure(images: &TrainingImages<'_>, threads: usize, seconds: f64) -> Outcome
             count += batches.next_batch()?.map_or(0, |batch| u32::try_from(batch.rows.len()).unwrap_or(0));
         }
         let (wall, cpu) = (start.elapsed().as_secs_f64(), processor_time() - cpu);
-        Ok((f64::from(count) / wall, cpu * 1e6 / f64::from(count)))
+        Ok::<_, LoaderError>((f64::from(count) / wall, cpu * 1e6 / f64::from(count)))
     });
     Ok(measured?)
 }

@@ -1,4 +1,10 @@
 //! Students, differentiable operations, objectives and the training loop.
+//!
+//! ```text
+//! engine ◄── student ◄── objective ◄── loader ◄── run ◄── trainer, eval, export
+//! ```
+//!
+//! An arrow points to what is used; nothing points the other way.
 
 pub mod checkpoint;
 pub mod device;
@@ -6,11 +12,12 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod load_report;
 pub mod loader;
 pub mod objective;
 pub mod ops;
 pub mod optim;
-pub mod params;
+pub mod parse;
 pub mod rng;
 pub mod run;
 pub mod student;

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The order of the samples, the views, the learning rate and every random number follow from the configuration and the
-//! step, so that a resumed run is the uninterrupted one to the last bit. Length and hash stand in `run.json`
-//! ([`crate::run`]), which also says which checkpoints there are.
+//! step, so a resumed run is the uninterrupted one to the last bit. `run.json` ([`crate::run`]) lists the checkpoints with
+//! length and hash.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,7 +31,7 @@ const OBJECTIVE: &str = "objective/";
 const STEP: &str = "loop/step";
 const EPOCH_LOSS: &str = "loop/epoch_loss";
 
-/// What a run keeps besides tensors.
+/// The state of a run besides tensors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Steps done, over all epochs.
@@ -53,8 +53,8 @@ pub struct Stateful<'a> {
 /// The bytes of a checkpoint.
 ///
 /// # Errors
-/// [`RunError::Diverged`] where a parameter is NaN or infinite: such a state is not worth keeping, and would push out
-/// the last good one. [`RunError::Train`] where a tensor cannot be read.
+/// [`RunError::Diverged`] if a parameter is NaN or infinite: such a checkpoint would replace the last good one. [`RunError::Train`] if a
+/// tensor cannot be read.
 pub fn encode(state: &mut Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, RunError> {
     let mut tensors = BTreeMap::new();
     for (name, tensor) in state.student.tensors()? {
@@ -97,10 +97,10 @@ fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunErr
     if finite { Ok(()) } else { Err(RunError::Diverged { step, name: name.to_owned() }) }
 }
 
-/// Puts the state in `bytes` back; `path` names the file in messages, `read` gives the teacher's embeddings `[n, D]` of cache rows.
+/// Restores the state in `bytes`. `path` names the file in messages; `read` returns the teacher's embeddings `[n, D]` of cache rows.
 ///
 /// # Errors
-/// [`ArtifactError::Invalid`] where the bytes are not a checkpoint of such a run.
+/// [`ArtifactError::Invalid`] if the bytes are not a checkpoint of such a run.
 pub fn restore(
     bytes: &[u8],
     path: &Path,

@@ -2,10 +2,10 @@
 
 use candle_core::{Device, Tensor};
 
-use super::BatchMask;
+use super::{BatchMask, ObjectiveError};
 use crate::error::TrainError;
 
-/// The target columns an objective wants loaded for every batch.
+/// The target columns that an objective reads of every batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TargetColumns {
     /// Teacher embeddings.
@@ -29,7 +29,7 @@ pub struct TargetColumns {
 }
 
 impl TargetColumns {
-    /// The columns that either wants.
+    /// The columns that either reads.
     pub fn union(self, other: Self) -> Self {
         Self {
             embedding: self.embedding || other.embedding,
@@ -45,14 +45,14 @@ impl TargetColumns {
     }
 }
 
-/// The targets of one batch: at least the columns the objective wants.
+/// The targets of one batch: at least the columns that the objective reads.
 #[derive(Debug, Clone, Default)]
 pub struct TargetBatch {
     /// L2-normalized teacher embeddings, `[B, D]`.
     pub embedding: Option<Tensor>,
     /// Teacher's distribution over the categories, `[B, C]`.
     pub text_distribution: Option<Tensor>,
-    /// Teacher's distribution over itself (slot 0) and the categories, `[B, C + 1]`.
+    /// Teacher's distribution over its own view (column 0) and the categories, `[B, C + 1]`.
     pub visual_distribution: Option<Tensor>,
     /// The category whose text embedding is nearest to the teacher's embedding, per row.
     pub pseudo_category: Option<Vec<u32>>,
@@ -71,7 +71,7 @@ pub struct TargetBatch {
 }
 
 impl TargetBatch {
-    /// The same on `device`; where they are there already nothing is copied.
+    /// The targets on `device`; tensors that are there already are not copied.
     ///
     /// # Errors
     /// An error of the device.
@@ -93,7 +93,7 @@ impl TargetBatch {
     /// The targets of rows `start..start + len`.
     ///
     /// # Errors
-    /// [`TrainError::MissingRows`] where a column has fewer.
+    /// [`ObjectiveError::MissingRows`] if a column has fewer.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self, TrainError> {
         let rows = |tensor: &Option<Tensor>| {
             let narrowed = |tensor: &Tensor| {
@@ -165,7 +165,7 @@ impl TargetBatch {
 }
 
 fn present<T>(column: &'static str, value: Option<T>) -> Result<T, TrainError> {
-    value.ok_or(TrainError::MissingColumn { column })
+    Ok(value.ok_or(ObjectiveError::MissingColumn { column })?)
 }
 
 /// `Err(MissingRows)` unless rows `start..start + len` are among `rows`.
@@ -173,5 +173,5 @@ pub(super) fn expect_rows(rows: usize, start: usize, len: usize) -> Result<(), T
     if start.checked_add(len).is_some_and(|end| end <= rows) {
         return Ok(());
     }
-    Err(TrainError::MissingRows { start, len, rows })
+    Err(ObjectiveError::MissingRows { start, len, rows }.into())
 }

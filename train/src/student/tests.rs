@@ -1,11 +1,11 @@
-//! Masked backbones map by map: what a student's outputs do not show.
+//! Masked backbones, map by map.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use super::Architecture;
-use super::blocks::LastMap;
+use super::architecture::LastMap;
 use crate::engine::graph::{Builder, Shape};
 use crate::engine::{Backend, CpuBackend, Images, Mode, Program, Tape};
 use crate::rng::Stream;
@@ -27,7 +27,7 @@ impl Backbone {
     fn new(architecture: Architecture, visible: &[bool]) -> Self {
         let (mut builder, images) = Builder::new(SHAPE).unwrap();
         let images = builder.sparse(images);
-        let features = architecture.features(&mut builder, images, LastMap::Split, 0.0).unwrap();
+        let features = (architecture.backbone().features)(&mut builder, images, LastMap::Split, 0.0).unwrap();
         let pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
         let outputs = features.maps.into_iter().chain(features.raw).chain([pooled]).collect();
         let (graph, table) = builder.finish(outputs);
@@ -127,7 +127,7 @@ fn maps_have_torchvisions_strides_and_channels() {
     let shape = Shape { batch: 2, height: 64, width: 32, channels: 3 };
     for architecture in Architecture::ALL {
         let (mut builder, images) = Builder::new(shape).unwrap();
-        let features = architecture.features(&mut builder, images, LastMap::Activated, 0.0).unwrap();
+        let features = (architecture.backbone().features)(&mut builder, images, LastMap::Activated, 0.0).unwrap();
         let (first, channels) = maps(architecture);
         let strides = std::iter::successors(Some(first), |stride| Some(2 * stride));
         let map = |(stride, &channels): (usize, &usize)| Shape {

@@ -27,16 +27,16 @@ pub(super) struct Session {
     device: Device,
 }
 
-/// The loss of one step: scalars on the device, to be read when somebody wants to know.
+/// The loss of one step: scalars on the device, read when a metrics line is due.
 pub(super) struct StepLoss {
     pub(super) total: Tensor,
     pub(super) parts: Vec<(&'static str, Tensor)>,
-    /// The norm of the clipped gradients, where the device has not looked at it.
+    /// The norm of the clipped gradients, if the device has not checked it.
     norm: Option<Tensor>,
 }
 
 impl Session {
-    /// The new `student` with an optimizer, as `config` says, to be trained for `objective` on the views of `cache`.
+    /// The new `student` with the optimizer of `config`, to be trained for `objective` on the views of `cache`.
     pub(super) fn new(
         config: &TrainConfig,
         student: StudentConfig,
@@ -44,7 +44,7 @@ impl Session {
         cache: &Cache,
         device: &Device,
     ) -> Result<Self, RunError> {
-        let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.mask_ratio);
+        let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.hgkd.mask_ratio);
         let student = Student::new(student, device)?;
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimizer, seed, parts) = (config.optimizer, config.seed, config.batch_parts);
@@ -103,7 +103,7 @@ impl Session {
         Ok(loss)
     }
 
-    /// What a student with a decoder does not see of a batch: a function of (seed, number of the sample in the cache, epoch).
+    /// The mask of a batch for a student with a decoder: a function of (seed, number of the sample in the cache, epoch).
     fn mask(&self, batch: &Batch) -> Result<Option<BatchMask>, TrainError> {
         let Some(ratio) = self.mask_ratio else { return Ok(None) };
         let sample = |row: &usize| u64::try_from(row / self.views).unwrap_or(u64::MAX);
@@ -121,8 +121,8 @@ impl Session {
         Ok(())
     }
 
-    /// Where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere the
-    /// loss is checked when it is read.
+    /// On the CPU, where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere
+    /// the loss is checked when it is read.
     fn require_finite_on_cpu(&self, loss: &StepLoss, epoch: u32, step: usize) -> Result<(), RunError> {
         match loss.total.device() {
             Device::Cpu => loss.read(epoch, step).map(|_| ()),
@@ -141,7 +141,7 @@ impl StepLoss {
     /// Total and parts.
     ///
     /// # Errors
-    /// [`RunError::NonFinite`] where the total is NaN or infinite, [`TrainError::GradientNorm`] where the norm of the gradients is.
+    /// [`RunError::NonFinite`] if the total is NaN or infinite, [`TrainError::GradientNorm`] if the norm of the gradients is.
     pub(super) fn read(&self, epoch: u32, step: usize) -> Result<ReadLoss, RunError> {
         let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map_err(TrainError::from);
         let total = scalar(&self.total)?;

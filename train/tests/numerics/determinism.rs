@@ -1,7 +1,7 @@
 //! The same seed gives the same bits, whatever the number of threads.
 
 use candle_core::{DType, Device, Tensor};
-use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
+use lgd_train::objective::{Lgd, LgdConstants, Objective, TargetBatch, VisualBank};
 use lgd_train::optim::{OptimizerSettings, OptimizerState};
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
@@ -19,7 +19,7 @@ fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, th
         student.engine().load_optimizer_state(&OptimizerState::default()).unwrap();
         let visual = VisualBank::Ema { momentum: 0.9, seed: 5 };
         let tsb = unit_rows("tsb", CATEGORIES, DIM);
-        let mut objective = Lgd::new(LgdSettings::default(), tsb, visual, &[true; CATEGORIES]).unwrap();
+        let mut objective = Lgd::new(LgdConstants::default(), tsb, visual, &[true; CATEGORIES]).unwrap();
         let settings = OptimizerSettings { clip: Some(1.0), ema: Some(0.9), ..OptimizerSettings::default() };
         let images = normal("images", BATCH * 40 * 33 * 3);
         let share = 1.0 / crate::golden::real(CATEGORIES);

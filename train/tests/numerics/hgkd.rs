@@ -6,10 +6,11 @@ use candle_core::{Device, Tensor, Var};
 use lgd_data::projection::{MomentSums, Projection};
 use lgd_train::error::TrainError;
 use lgd_train::objective::{
-    BatchMask, Hgkd, HgkdSettings, Objective, ObjectiveKind, TargetBatch, TeacherQueue, WantedOutputs,
+    BatchMask, Hgkd, HgkdSettings, Objective, ObjectiveError, ObjectiveKind, TargetBatch, TeacherQueue,
+    WantedOutputs,
 };
 use lgd_train::student::{
-    Architecture, DecoderConfig, Extras, Head, Images, Student, StudentConfig, StudentOutput,
+    Architecture, DecoderConfig, Extras, Head, Images, Student, StudentConfig, StudentError, StudentOutput,
 };
 
 use crate::golden::{Golden, error, normal, real, spread, unit_rows, values};
@@ -57,7 +58,11 @@ fn objective(golden: &Golden) -> Hgkd {
     let (filled, dim) = entries.dims2().unwrap();
     let mut queue = TeacherQueue::new(2 * filled, dim, &Device::Cpu).unwrap();
     queue.push(&(0..u32::try_from(filled).unwrap()).collect::<Vec<_>>(), entries).unwrap();
-    let settings = HgkdSettings { beta: weight(golden, "beta"), lambda: weight(golden, "lambda") };
+    let settings = HgkdSettings {
+        beta: weight(golden, "beta"),
+        lambda_sim: weight(golden, "lambda"),
+        ..HgkdSettings::default()
+    };
     Hgkd::new(settings, queue, TOKEN_DIM).unwrap()
 }
 
@@ -191,7 +196,7 @@ fn parts(objective: &Hgkd, output: &StudentOutput, targets: &TargetBatch) -> [f3
 #[test]
 fn features_are_compared_by_whether_their_cell_is_hidden() {
     let (s, x, targets) = small();
-    let settings = HgkdSettings { beta: 0.25, lambda: 0.0 };
+    let settings = HgkdSettings { beta: 0.25, lambda_sim: 0.0, ..HgkdSettings::default() };
     let objective = over(settings, &unit_rows("queue", 5, 6));
     let [total, hidden, visible, _] = parts(&objective, &output(&s, &x), &targets);
     let (x, y) = (values(&x), values(targets.tokens.as_ref().unwrap()));
@@ -222,7 +227,10 @@ fn the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go() {
     let mut sums = MomentSums::new(3);
     sums.add(&values(&y));
     let whole = Projection::fit(&sums, 3).unwrap();
-    let objective = over(HgkdSettings { beta: 0.25, lambda: 0.0 }, &unit_rows("queue", 5, 6));
+    let objective = over(
+        HgkdSettings { beta: 0.25, lambda_sim: 0.0, ..HgkdSettings::default() },
+        &unit_rows("queue", 5, 6),
+    );
     let losses = |tokens: &Tensor, x: &Tensor| {
         let targets = TargetBatch { tokens: Some(tokens.clone()), ..targets.clone() };
         parts(&objective, &output(&s, x), &targets)
@@ -279,7 +287,7 @@ fn what_does_not_fit_the_objective_is_refused() {
         change(&mut changed);
         objective.loss(&output(&s, &x), &changed).unwrap_err()
     };
-    let missing = |error| matches!(error, TrainError::MissingColumn { .. });
+    let missing = |error| matches!(error, TrainError::Objective(ObjectiveError::MissingColumn { .. }));
     assert!(missing(refused(|targets| targets.tokens = None)));
     assert!(missing(refused(|targets| targets.mask = None)));
     assert!(missing(refused(|targets| targets.embedding = None)));
@@ -297,9 +305,14 @@ fn what_does_not_fit_the_objective_is_refused() {
         (StudentOutput { embedding: None, ..full }, "embedding"),
     ] {
         let error = objective.loss(&lacking, &targets).unwrap_err();
-        assert!(matches!(error, TrainError::MissingOutput { output } if output == name), "{error}");
+        assert!(
+            matches!(error, TrainError::Student(StudentError::MissingOutput { output }) if output == name),
+            "{error}"
+        );
     }
-    for settings in [HgkdSettings { beta: -1.0, lambda: 1.0 }, HgkdSettings { beta: 1.0, lambda: f32::NAN }] {
+    let default = HgkdSettings::default();
+    for settings in [HgkdSettings { beta: -1.0, ..default }, HgkdSettings { lambda_sim: f32::NAN, ..default }]
+    {
         assert!(Hgkd::new(settings, TeacherQueue::new(2, 6, &Device::Cpu).unwrap(), 3).is_err());
     }
     let queue = TeacherQueue::new(2, 6, &Device::Cpu).unwrap();

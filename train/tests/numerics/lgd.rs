@@ -3,7 +3,7 @@
 use crate::golden::values;
 use candle_core::{DType, Device, Tensor, Var};
 use lgd_train::error::TrainError;
-use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
+use lgd_train::objective::{Lgd, LgdConstants, Objective, ObjectiveError, TargetBatch, VisualBank};
 use lgd_train::student::StudentOutput;
 
 const C: usize = 5;
@@ -69,10 +69,10 @@ fn both_banks_give_the_written_formula() {
     let (s, t, tsb) = (unit_rows("s", B), unit_rows("t", B), unit_rows("tsb", C));
     let assigned = [true, false, true, true, true];
     let online = VisualBank::Ema { momentum: 0.5, seed: 3 };
-    let ema = Lgd::new(LgdSettings::default(), tsb.clone(), online, &assigned).unwrap();
+    let ema = Lgd::new(LgdConstants::default(), tsb.clone(), online, &assigned).unwrap();
     let vsb = ema.state().unwrap()["visual_bank.rows"].clone();
     let fixed = VisualBank::Mean { vsb: vsb.clone() };
-    let mean = Lgd::new(LgdSettings::default(), tsb.clone(), fixed, &assigned).unwrap();
+    let mean = Lgd::new(LgdConstants::default(), tsb.clone(), fixed, &assigned).unwrap();
     let targets = TargetBatch {
         embedding: Some(t.clone()),
         text_distribution: Some(distribution(&text_logits(&t, &tsb))),
@@ -96,7 +96,7 @@ fn both_banks_give_the_written_formula() {
 #[test]
 fn the_slot_of_an_unassigned_category_has_no_gradient() {
     let (s, t, tsb) = (Var::from_tensor(&unit_rows("s", B)).unwrap(), unit_rows("t", B), unit_rows("tsb", C));
-    let settings = LgdSettings { alpha: 1.0, ..LgdSettings::default() };
+    let settings = LgdConstants { alpha: 1.0, ..LgdConstants::default() };
     let gradient = |vsb: &Tensor| {
         let bank = VisualBank::Mean { vsb: vsb.clone() };
         let lgd = Lgd::new(settings, tsb.clone(), bank, &[true, true, true, false, true]).unwrap();
@@ -119,7 +119,7 @@ fn the_slot_of_an_unassigned_category_has_no_gradient() {
 fn the_online_bank_starts_at_random_then_first_seen_then_average() {
     let tsb = unit_rows("tsb", C);
     let bank = VisualBank::Ema { momentum: 0.75, seed: 9 };
-    let mut lgd = Lgd::new(LgdSettings::default(), tsb, bank, &[true; C]).unwrap();
+    let mut lgd = Lgd::new(LgdConstants::default(), tsb, bank, &[true; C]).unwrap();
     let bank_rows = |lgd: &Lgd| rows(&lgd.state().unwrap()["visual_bank.rows"]);
     let start = bank_rows(&lgd);
     for row in &start {
@@ -146,7 +146,7 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average() {
     assert!(close(&bank_rows(&lgd)[1], &expected), "then the moving average");
 
     let again = VisualBank::Ema { momentum: 0.75, seed: 1 };
-    let mut resumed = Lgd::new(LgdSettings::default(), unit_rows("tsb", C), again, &[true; C]).unwrap();
+    let mut resumed = Lgd::new(LgdConstants::default(), unit_rows("tsb", C), again, &[true; C]).unwrap();
     let nothing = &mut |_: &[usize]| unreachable!("its state is complete");
     resumed.restore(&saved, nothing).unwrap();
     step(&mut resumed, "second");
@@ -158,9 +158,12 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average() {
 fn missing_columns_and_wrong_sizes_are_errors() {
     let (s, tsb) = (unit_rows("s", B), unit_rows("tsb", C));
     let mean = || VisualBank::Mean { vsb: unit_rows("vsb", C) };
-    let lgd = Lgd::new(LgdSettings::default(), tsb.clone(), mean(), &[true; C]).unwrap();
+    let lgd = Lgd::new(LgdConstants::default(), tsb.clone(), mean(), &[true; C]).unwrap();
     let missing = lgd.loss(&output(&s), &TargetBatch::default());
-    assert!(matches!(missing, Err(TrainError::MissingColumn { column: "text_distribution" })));
+    assert!(matches!(
+        missing,
+        Err(TrainError::Objective(ObjectiveError::MissingColumn { column: "text_distribution" }))
+    ));
     let uniform = |columns| Some(Tensor::full(0.1_f32, (B, columns), &Device::Cpu).unwrap());
     let targets = |text, visual| TargetBatch {
         embedding: Some(unit_rows("t", B)),
@@ -171,13 +174,13 @@ fn missing_columns_and_wrong_sizes_are_errors() {
     assert!(lgd.loss(&output(&s), &targets(C, C + 1)).is_ok());
     assert!(matches!(lgd.loss(&output(&s), &targets(C + 1, C + 1)), Err(TrainError::Dimensions { .. })));
     assert!(matches!(lgd.loss(&output(&s), &targets(C, C)), Err(TrainError::Dimensions { .. })));
-    assert!(Lgd::new(LgdSettings::default(), tsb.clone(), mean(), &[true; 3]).is_err());
+    assert!(Lgd::new(LgdConstants::default(), tsb.clone(), mean(), &[true; 3]).is_err());
     let narrow = VisualBank::Mean { vsb: unit_rows("vsb", C - 1) };
-    assert!(Lgd::new(LgdSettings::default(), tsb.clone(), narrow, &[true; C]).is_err());
+    assert!(Lgd::new(LgdConstants::default(), tsb.clone(), narrow, &[true; C]).is_err());
     for settings in [
-        LgdSettings { alpha: 1.5, ..LgdSettings::default() },
-        LgdSettings { student_temperature: 0.0, ..LgdSettings::default() },
-        LgdSettings { teacher_temperature: f32::NAN, ..LgdSettings::default() },
+        LgdConstants { alpha: 1.5, ..LgdConstants::default() },
+        LgdConstants { student_temperature: 0.0, ..LgdConstants::default() },
+        LgdConstants { teacher_temperature: f32::NAN, ..LgdConstants::default() },
     ] {
         assert!(matches!(
             Lgd::new(settings, tsb.clone(), mean(), &[true; C]),
@@ -185,9 +188,9 @@ fn missing_columns_and_wrong_sizes_are_errors() {
         ));
     }
     let wild = VisualBank::Ema { momentum: 2.0, seed: 0 };
-    assert!(Lgd::new(LgdSettings::default(), tsb.clone(), wild, &[true; C]).is_err());
+    assert!(Lgd::new(LgdConstants::default(), tsb.clone(), wild, &[true; C]).is_err());
     let mut ema =
-        Lgd::new(LgdSettings::default(), tsb, VisualBank::Ema { momentum: 0.9, seed: 0 }, &[true; C])
+        Lgd::new(LgdConstants::default(), tsb, VisualBank::Ema { momentum: 0.9, seed: 0 }, &[true; C])
             .unwrap();
     let outside = TargetBatch { pseudo_category: Some(vec![0, 1, 2, 9]), ..targets(C, C + 1) };
     assert!(ema.after_step(&outside).is_err(), "a category beyond the bank");
@@ -195,8 +198,9 @@ fn missing_columns_and_wrong_sizes_are_errors() {
 
 #[test]
 fn columns_follow_the_bank() {
-    let bank =
-        |visual| Lgd::new(LgdSettings::default(), unit_rows("tsb", C), visual, &[true; C]).unwrap().columns();
+    let bank = |visual| {
+        Lgd::new(LgdConstants::default(), unit_rows("tsb", C), visual, &[true; C]).unwrap().columns()
+    };
     let mean = bank(VisualBank::Mean { vsb: unit_rows("vsb", C) });
     assert!(mean.embedding && mean.text_distribution && mean.visual_distribution && !mean.pseudo_category);
     let ema = bank(VisualBank::Ema { momentum: 0.9, seed: 0 });

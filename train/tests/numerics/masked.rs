@@ -8,7 +8,7 @@ use lgd_train::engine::graph::{ConvSpec, LinearKind, NormSpec};
 use lgd_train::error::TrainError;
 use lgd_train::student::{
     Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularization, Student, StudentConfig,
-    StudentOutput,
+    StudentError, StudentOutput,
 };
 
 use crate::golden::{normal, values};
@@ -116,7 +116,7 @@ fn the_sizes_that_are_told_of_a_grid_are_those_that_students_take() {
                 .validate()
             {
                 Ok(()) => true,
-                Err(TrainError::TokenGrid { .. }) => false,
+                Err(TrainError::Student(StudentError::TokenGrid { .. })) => false,
                 Err(error) => panic!("{grid} x {grid} of {side} px: {error}"),
             };
             let some = told.sides().contains(&u32::try_from(side).unwrap());

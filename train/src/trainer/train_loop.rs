@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lgd_data::job::Job;
 
-use super::meter::{Meter, Place, per_second, share};
+use super::meter::{Meter, StepRecord, per_second, share};
 use super::session::{ReadLoss, Session, StepLoss, schedule};
 use super::{LoopSettings, TrainReport};
 use crate::checkpoint::{self, Progress};
@@ -14,11 +14,11 @@ use crate::loader::targets::TargetSource;
 use crate::optim::Schedule;
 use crate::run::{MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig};
 
-/// Most steps between two reads of the losses: an infinite loss must not go unnoticed for long.
+/// Most steps between two readings of losses, so that an infinite one is noticed soon.
 const MAX_UNREAD: usize = 50;
 
-/// A run in progress.
-pub(super) struct Loop<'a> {
+/// A run under way.
+pub(super) struct TrainLoop<'a> {
     config: &'a TrainConfig,
     settings: &'a LoopSettings,
     dir: &'a Path,
@@ -30,18 +30,17 @@ pub(super) struct Loop<'a> {
     /// Step of the latest checkpoint on disk.
     saved: Option<usize>,
     epoch_loss: Vec<f64>,
-    /// Losses of steps that were taken and not read yet.
-    unread: Vec<(Place, StepLoss)>,
+    /// Losses that were not read from the device yet.
+    unread: Vec<(StepRecord, StepLoss)>,
 }
 
-/// Sums of losses and times over the epoch and since the last line of metrics.
+/// What one call of the loop measures.
 struct Meters {
     epoch: Meter,
     line: Meter,
 }
 
-impl<'a> Loop<'a> {
-    /// A loop before its first step.
+impl<'a> TrainLoop<'a> {
     pub(super) fn open(
         config: &'a TrainConfig,
         settings: &'a LoopSettings,
@@ -82,7 +81,7 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// Takes the remaining steps.
+    /// Runs the remaining steps.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
@@ -105,7 +104,7 @@ impl<'a> Loop<'a> {
         };
         let waited = images.stream(plan, self.settings.threads, |batches| {
             self.steps(session, batches, &mut write)?;
-            Ok(batches.waited())
+            Ok::<_, RunError>(batches.waited())
         })?;
         metrics.sync()?;
         let seconds = start.0.elapsed().as_secs_f64();
@@ -131,7 +130,7 @@ impl<'a> Loop<'a> {
             }
             let Some(batch) = batches.next_batch()? else { break };
             let ends_epoch = batch.ends_epoch;
-            let place = self.take_step(session, &batch)?;
+            let taken = self.take_step(session, &batch)?;
             let logs = self.settings.log_steps > 0 && self.step.is_multiple_of(self.settings.log_steps);
             let due =
                 self.settings.checkpoint_steps.is_some_and(|every| self.step.is_multiple_of(every.max(1)));
@@ -139,11 +138,11 @@ impl<'a> Loop<'a> {
                 self.read_losses(&mut meters)?;
             }
             if logs {
-                write(&meters.line.line(MetricsKind::Step, place, batches.waited()))?;
+                write(&meters.line.line(MetricsKind::Step, taken, batches.waited()))?;
                 meters.line = Meter::new(Vec::new(), batches.waited());
             }
             if ends_epoch {
-                write(&meters.epoch.line(MetricsKind::Epoch, place, batches.waited()))?;
+                write(&meters.epoch.line(MetricsKind::Epoch, taken, batches.waited()))?;
                 meters.epoch = Meter::new(Vec::new(), batches.waited());
             }
             if ends_epoch || due {
@@ -153,29 +152,28 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    fn take_step(&mut self, session: &mut Session, batch: &Batch) -> Result<Place, RunError> {
+    fn take_step(&mut self, session: &mut Session, batch: &Batch) -> Result<StepRecord, RunError> {
         let epoch = batch.epoch;
         let lr = self.schedule.lr(self.step);
         #[expect(clippy::cast_possible_truncation, reason = "the optimizer computes in f32")]
         let loss = session.step(batch, self.step, lr as f32)?;
         self.step += 1;
         self.job.advance(1);
-        let place = Place { epoch, step: self.step, lr, batch: self.config.batch };
-        self.unread.push((place, loss));
-        Ok(place)
+        let taken = StepRecord { epoch, step: self.step, lr, batch: self.config.batch };
+        self.unread.push((taken, loss));
+        Ok(taken)
     }
 
-    /// Reads the losses of the steps since the last call. Only here does the loop wait for the device.
+    /// Reads the losses of the steps since the last call. Only here the loop waits for a device.
     fn read_losses(&mut self, meters: &mut Meters) -> Result<(), RunError> {
-        for (place, loss) in self.unread.drain(..) {
-            let ReadLoss { total, parts } = loss.read(place.epoch, place.step - 1)?;
+        for (taken, loss) in self.unread.drain(..) {
+            let ReadLoss { total, parts } = loss.read(taken.epoch, taken.step - 1)?;
             meters.epoch.add(total, &parts);
             meters.line.add(total, &parts);
         }
         Ok(())
     }
 
-    /// Writes a checkpoint, unless this step has one.
     fn save(&mut self, session: &mut Session, epoch: &Meter) -> Result<(), RunError> {
         if self.saved == Some(self.step) {
             return Ok(());

@@ -1,23 +1,23 @@
-//! What the backbones are built of.
+//! Layers that several backbones share.
 
 use lgd_kernels::{Activation, ShapeError};
 
 use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
 
-/// How the last map is made.
+/// Whether the last map is also needed before its activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LastMap {
-    /// With its activation.
+pub(in crate::student) enum LastMap {
+    /// No: its activation is part of its normalization.
     Activated,
-    /// Its activation apart, so that the map before it is a value too.
+    /// Yes: the activation is a node of its own.
     Split,
 }
 
-/// What a backbone makes of images.
-pub(super) struct Features {
+/// Feature maps of a backbone.
+pub(in crate::student) struct FeatureMaps {
     /// Maps at ascending strides.
     pub maps: Vec<Value>,
-    /// The last one before its activation, where that is [`LastMap::Split`].
+    /// The last one before its activation, for [`LastMap::Split`].
     pub raw: Option<Value>,
 }
 
@@ -44,14 +44,14 @@ pub(super) fn conv_norm_group(
     conv_norm(builder, x, (&format!("{name}.0"), &format!("{name}.1")), spec, norm_spec)
 }
 
-/// The last map, a [`conv_norm_group`] of `x`, behind the other `maps`.
+/// The last map, a [`conv_norm_group`] of `x`, appended to the other `maps`.
 pub(super) fn last_conv_norm_group(
     builder: &mut Builder,
     x: Value,
     name: &str,
     (spec, norm_spec): (ConvSpec, NormSpec),
     (mut maps, last): (Vec<Value>, LastMap),
-) -> Result<Features, ShapeError> {
+) -> Result<FeatureMaps, ShapeError> {
     let activation = norm_spec.activation;
     let first = if last == LastMap::Split { Activation::Identity } else { activation };
     let map = conv_norm_group(builder, x, name, spec, NormSpec { activation: first, ..norm_spec })?;
@@ -60,7 +60,7 @@ pub(super) fn last_conv_norm_group(
         LastMap::Split => (builder.activate(map, activation), Some(map)),
     };
     maps.push(map);
-    Ok(Features { maps, raw })
+    Ok(FeatureMaps { maps, raw })
 }
 
 /// Squeeze-and-excitation (Hu et al., arXiv 1709.01507) with torchvision's `{name}.fc1` and `{name}.fc2`: `x * gate(fc2(inner(fc1(mean(x)))))`.

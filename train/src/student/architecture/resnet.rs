@@ -2,26 +2,53 @@
 
 use lgd_kernels::{Activation, ShapeError, Window};
 
-use super::blocks::{Features, LastMap, conv_norm};
-use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
+use super::blocks::{FeatureMaps, LastMap, conv_norm};
+use super::{Backbone, Regularization};
+use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use crate::student::head;
 
-/// What a stage repeats.
+pub(super) const RESNET18: Backbone = Backbone {
+    name: "resnet18",
+    feature_dim: 512,
+    features: |builder, images, last, _| features(builder, images, last, Block::Basic, [2, 2, 2, 2]),
+    ..RESNET50
+};
+
+pub(super) const RESNET34: Backbone = Backbone {
+    name: "resnet34",
+    feature_dim: 512,
+    features: |builder, images, last, _| features(builder, images, last, Block::Basic, [3, 4, 6, 3]),
+    ..RESNET50
+};
+
+pub(super) const RESNET50: Backbone = Backbone {
+    name: "resnet50",
+    feature_dim: 2048,
+    strides: &[4, 8, 16, 32],
+    regularization: Regularization::NONE,
+    features: |builder, images, last, _| features(builder, images, last, Block::Bottleneck, [3, 4, 6, 3]),
+    classifier: |builder, pooled, classes, dropout| {
+        head::dropped_linear(builder, pooled, ("fc", LinearKind::Dense), classes, dropout)
+    },
+};
+
+/// The residual block that a stage repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Block {
+enum Block {
     /// Two 3x3 convolutions.
     Basic,
     /// 1x1, 3x3 and 1x1, four times as wide at the end.
     Bottleneck,
 }
 
-/// Feature maps at strides 4, 8, 16 and 32.
-pub(super) fn features(
+/// The last map of each stage.
+fn features(
     builder: &mut Builder,
     images: Value,
     last: LastMap,
     block: Block,
     depths: [usize; 4],
-) -> Result<Features, ShapeError> {
+) -> Result<FeatureMaps, ShapeError> {
     let relu = NormSpec::new(Activation::Relu);
     let x = conv_norm(builder, images, ("conv1", "bn1"), ConvSpec::dense(64, 7, 2), relu)?;
     let mut x = builder.max_pool(x, 3, Window { stride: 2, padding: 1, dilation: 1 })?;
@@ -40,10 +67,10 @@ pub(super) fn features(
         }
         maps.push(x);
     }
-    Ok(Features { maps, raw })
+    Ok(FeatureMaps { maps, raw })
 }
 
-/// A block and its shortcut, the activation behind their sum, projected where the shape changes.
+/// A block plus its shortcut, then the activation. The shortcut is projected if the shape changes.
 fn residual(
     builder: &mut Builder,
     x: Value,

@@ -2,9 +2,23 @@
 
 use lgd_kernels::{Activation, ShapeError};
 
-use super::blocks::{Features, LastMap, conv_norm_group, last_conv_norm_group, squeeze_excite};
-use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
+use super::blocks::{FeatureMaps, LastMap, conv_norm_group, last_conv_norm_group, squeeze_excite};
+use super::{Backbone, Regularization};
+use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
 use crate::rng::Stream;
+use crate::student::head;
+
+pub(super) const EFFICIENTNET_B0: Backbone = Backbone {
+    name: "efficientnet_b0",
+    feature_dim: 1280,
+    strides: &[2, 4, 8, 16, 32],
+    regularization: Regularization { dropout: 0.2, stochastic_depth: 0.2 },
+    features,
+    classifier: |builder, pooled, classes, dropout| {
+        let kind = LinearKind::ClassifierUniform;
+        head::dropped_linear(builder, pooled, ("classifier.1", kind), classes, dropout)
+    },
+};
 
 /// A stage: expansion, side of the depthwise filter, first stride, output channels, blocks.
 type Row = (usize, usize, usize, usize, usize);
@@ -21,14 +35,14 @@ const STAGES: [Row; 7] = [
 
 const SILU: Activation = Activation::Silu;
 
-/// Feature maps at strides 2, 4, 8, 16 and 32. `stochastic_depth`: probability at which the last block is dropped; earlier ones
-/// proportionally less.
-pub(super) fn features(
+/// The last map before each downsampling, and the last one. `stochastic_depth`: probability of dropping the last block; earlier blocks
+/// are dropped proportionally less.
+fn features(
     builder: &mut Builder,
     images: Value,
     last: LastMap,
     stochastic_depth: f32,
-) -> Result<Features, ShapeError> {
+) -> Result<FeatureMaps, ShapeError> {
     let norm = NormSpec::new(SILU);
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(32, 3, 2), norm)?;
     let mut maps = Vec::new();

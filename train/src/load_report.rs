@@ -1,21 +1,22 @@
-//! What becomes of a file's tensors and a student's parameters.
+//! The outcome of loading a file's tensors into a student.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// What became of a file's tensors and a student's parameters.
+/// The outcome of loading a file's tensors into a student, by tensor name.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct LoadReport {
     /// Loaded.
     pub applied: Vec<String>,
-    /// The student has it, the file does not: the value was left as it was.
+    /// In the student, not in the file: the student's value is unchanged.
     pub missing: Vec<String>,
-    /// The file has it, the student does not.
+    /// In the file, not in the student.
     pub unused: Vec<String>,
-    /// Both have it, with different shapes: the value was left as it was.
+    /// In both, with different shapes: the student's value is unchanged.
     pub mismatched: Vec<ShapeMismatch>,
 }
+
 /// A tensor whose shape in the file is not the student's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShapeMismatch {
@@ -28,13 +29,13 @@ pub struct ShapeMismatch {
 }
 
 impl LoadReport {
-    /// Whether every parameter and buffer was loaded, as a checkpoint must.
+    /// Whether every parameter and buffer of the student was loaded, as from a checkpoint.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.mismatched.is_empty()
     }
 }
 
-/// Names that a report in words shows of each kind; its fields have them all.
+/// Names per kind that the displayed report shows; the fields hold all of them.
 const NAMED: usize = 5;
 
 impl fmt::Display for LoadReport {

@@ -3,10 +3,20 @@
 use lgd_kernels::{Activation, ShapeError};
 
 use super::blocks::{
-    Features, LastMap, conv_norm_group, divisible_by_8, last_conv_norm_group, squeeze_excite,
+    FeatureMaps, LastMap, conv_norm_group, divisible_by_8, last_conv_norm_group, squeeze_excite,
 };
-use super::head::DROPOUT_STREAM;
+use super::{Backbone, Regularization};
 use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use crate::student::head::DROPOUT_STREAM;
+
+pub(super) const MOBILENET_V3_LARGE: Backbone = Backbone {
+    name: "mobilenet_v3_large",
+    feature_dim: 960,
+    strides: &[2, 4, 8, 16, 32],
+    regularization: Regularization { dropout: 0.2, stochastic_depth: 0.0 },
+    features: |builder, images, last, _| features(builder, images, last),
+    classifier,
+};
 
 /// A block: side of the depthwise filter, expanded channels, output channels, squeeze-and-excitation, activation, stride.
 type Row = (usize, usize, usize, bool, Activation, usize);
@@ -37,8 +47,8 @@ fn norm(activation: Activation) -> NormSpec {
     NormSpec { eps: 1e-3, momentum: 0.01, ..NormSpec::new(activation) }
 }
 
-/// Feature maps at strides 2, 4, 8, 16 and 32.
-pub(super) fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<Features, ShapeError> {
+/// The last map before each downsampling, and the last one.
+fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<FeatureMaps, ShapeError> {
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(16, 3, 2), norm(HS))?;
     let mut maps = Vec::new();
     for (number, row) in (1..).zip(BLOCKS) {
@@ -71,7 +81,7 @@ fn inverted_residual(builder: &mut Builder, x: Value, name: &str, row: Row) -> R
 }
 
 /// torchvision's classifier: a dense layer with hard-swish, dropout, and the logits.
-pub(super) fn classifier(
+fn classifier(
     builder: &mut Builder,
     pooled: Value,
     classes: usize,

@@ -2,8 +2,22 @@
 
 use lgd_kernels::{Activation, ShapeError};
 
-use super::blocks::{Features, LastMap, conv_norm, conv_norm_group, last_conv_norm_group};
-use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
+use super::blocks::{FeatureMaps, LastMap, conv_norm, conv_norm_group, last_conv_norm_group};
+use super::{Backbone, Regularization};
+use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use crate::student::head;
+
+pub(super) const MOBILENET_V2: Backbone = Backbone {
+    name: "mobilenet_v2",
+    feature_dim: 1280,
+    strides: &[2, 4, 8, 16, 32],
+    regularization: Regularization { dropout: 0.2, stochastic_depth: 0.0 },
+    features: |builder, images, last, _| features(builder, images, last),
+    classifier: |builder, pooled, classes, dropout| {
+        let kind = LinearKind::Classifier { deviation: 0.01 };
+        head::dropped_linear(builder, pooled, ("classifier.1", kind), classes, dropout)
+    },
+};
 
 /// Expansion, output channels, blocks and first stride of each group of blocks.
 const GROUPS: [(usize, usize, usize, usize); 7] = [
@@ -16,8 +30,8 @@ const GROUPS: [(usize, usize, usize, usize); 7] = [
     (6, 320, 1, 1),
 ];
 
-/// Feature maps at strides 2, 4, 8, 16 and 32.
-pub(super) fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<Features, ShapeError> {
+/// The last map before each downsampling, and the last one.
+fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<FeatureMaps, ShapeError> {
     let relu6 = NormSpec::new(Activation::Relu6);
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(32, 3, 2), relu6)?;
     let mut maps = Vec::new();
@@ -42,7 +56,7 @@ pub(super) fn features(builder: &mut Builder, images: Value, last: LastMap) -> R
     last_conv_norm_group(builder, x, &name, (ConvSpec::dense(1280, 1, 1), relu6), (maps, last))
 }
 
-/// Expansion (where there is one), depthwise convolution, projection; summed with the input where the shape stays.
+/// Expansion (if any), depthwise convolution, projection; plus the input if the shape stays.
 fn inverted_residual(
     builder: &mut Builder,
     x: Value,
@@ -61,7 +75,7 @@ fn inverted_residual(
     }
     let depthwise = ConvSpec::depthwise(hidden, 3, stride);
     y = conv_norm_group(builder, y, &format!("{name}.{layer}"), depthwise, relu6)?;
-    // torchvision leaves the projection's convolution and normalization without a group of their own.
+    // In torchvision the projection's convolution and normalization have no group of their own.
     let (conv, norm) = (format!("{name}.{}", layer + 1), format!("{name}.{}", layer + 2));
     let identity = NormSpec::new(Activation::Identity);
     y = conv_norm(builder, y, (&conv, &norm), ConvSpec::dense(outputs, 1, 1), identity)?;
