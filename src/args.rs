@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
-use lgd_data::cache::{Existing, Partition};
+use lgd_data::cache::Partition;
+use lgd_data::manifest::Existing;
 use lgd_data::view::Policy;
 use lgd_extract::ExecutionDevice;
 use lgd_train::device::TrainDevice;

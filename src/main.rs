@@ -44,10 +44,10 @@ fn on_interrupt() {
     say("\nstopping at the next safe point; once more to stop at once");
 }
 
-/// Prints the causes on one line, the way they were wrapped; a cause whose words its wrapper repeats is left out.
+/// Prints the error and its causes, outermost first. A cause whose words its wrapper repeats is left out.
 fn report(error: &anyhow::Error) {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| cause.to_string().trim_end().to_owned()) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {

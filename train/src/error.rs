@@ -2,8 +2,9 @@
 
 use thiserror::Error;
 
-use lgd_data::cache::StudentSizes;
 use lgd_kernels::ShapeError;
+
+use crate::StudentSizes;
 
 /// An error of students, operations, objectives or optimizers.
 #[derive(Debug, Error)]

@@ -14,4 +14,7 @@ pub mod params;
 pub mod rng;
 pub mod run;
 pub mod student;
+mod student_sizes;
 pub mod trainer;
+
+pub use student_sizes::StudentSizes;
