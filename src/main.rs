@@ -48,7 +48,7 @@ fn on_interrupt() {
 /// Prints the causes on one line, outermost first, then the hint. A cause that its wrapper's message repeats is left out.
 fn report(error: &anyhow::Error) {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| cause.to_string().trim_end().to_owned()) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {

@@ -28,7 +28,7 @@ pub mod vsb;
 pub use build::{BankReport, BankRequest, TextEncoderRule, build_bank};
 pub use categories::{Categories, CategoryError, JsonEntries, NameForm, ReadOptions};
 pub use encoder::PromptEncoder;
-pub use error::{BankError, EncodeFailure};
+pub use error::{BankError, EncodeFailure, SegmentFault};
 pub use kdep::{KdepReport, KdepRequest, build_kdep};
 pub use options::{PowerTemperature, Temperature, TopK};
 pub use prompts::{TemplateError, Templates};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args as ClapArgs, CommandFactory, ValueEnum};
-use lgd_data::cache::Existing;
+use lgd_data::manifest::Existing;
 use lgd_train::parse::{at_least_one, temperature};
 use lgd_train::student::Architecture;
 

@@ -10,7 +10,7 @@ mod train;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use lgd_data::cache::Existing;
+use lgd_data::manifest::Existing;
 use lgd_extract::ExecutionDevice;
 
 pub use self::bank::{BankArgs, BankTarget};

@@ -21,4 +21,7 @@ pub mod parse;
 pub mod rng;
 pub mod run;
 pub mod student;
+mod student_sizes;
 pub mod trainer;
+
+pub use student_sizes::StudentSizes;

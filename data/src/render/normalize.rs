@@ -36,8 +36,8 @@ impl Normalization {
     }
 }
 
-/// A [`Normalization`] worked out for every level: a look-up costs less than the two divisions, and is exact where a
-/// multiplication by the inverse is not.
+/// A [`Normalization`] as a table of all 256 levels. A look-up is faster than two divisions, and exact, which a multiplication by the
+/// inverse is not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalizationTable([[f32; 256]; 3]);
 

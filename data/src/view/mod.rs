@@ -151,12 +151,12 @@ pub struct View {
 /// Why a stored view cannot be rendered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ViewError {
-    /// A number is NaN or infinite, or lies outside its range.
+    /// A number that is NaN, infinite or outside its range.
     #[error("view has {field} = {value}, expected a number in [{low}, {high}]")]
     Range {
         /// Name of the number.
         field: &'static str,
-        /// What was found.
+        /// The value found.
         value: f32,
         /// Smallest value allowed.
         low: f32,

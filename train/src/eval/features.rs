@@ -81,7 +81,7 @@ impl Extraction<'_> {
             require_labels(images)?;
         }
         let samples = images.source.samples();
-        let entries = images.source.rejected().iter();
+        let entries = images.source.listing().rejected.iter();
         let mut rejects: Vec<Reject> =
             entries.map(|entry| reject(&entry.key, entry.reason, &entry.detail)).collect();
         let Some(cache) = images.cache else {

@@ -5,10 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lgd_data::ArtifactError;
-use lgd_data::cache::Existing;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{
-    ContentHash, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
+    ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
 };
 use serde_json::Value;
 

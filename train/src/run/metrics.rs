@@ -83,11 +83,7 @@ impl MetricsFile {
 
     /// Appends a line.
     pub(crate) fn push(&mut self, line: &MetricsLine) -> Result<(), ArtifactError> {
-        let json = |error: serde_json::Error| ArtifactError::Json {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        };
-        let mut text = serde_json::to_string(line).map_err(json)?;
+        let mut text = serde_json::to_string(line).map_err(|error| ArtifactError::json(&self.path, error))?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).during("write", &self.path)
     }

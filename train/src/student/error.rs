@@ -1,6 +1,6 @@
 //! Why a student cannot be built, or lacks an output.
 
-use lgd_data::cache::StudentSizes;
+use crate::StudentSizes;
 use thiserror::Error;
 
 use super::Architecture;

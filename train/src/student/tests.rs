@@ -127,7 +127,8 @@ fn maps_have_torchvisions_strides_and_channels() {
     let shape = Shape { batch: 2, height: 64, width: 32, channels: 3 };
     for architecture in Architecture::ALL {
         let (mut builder, images) = Builder::new(shape).unwrap();
-        let features = (architecture.backbone().features)(&mut builder, images, LastMap::Activated, 0.0).unwrap();
+        let features =
+            (architecture.backbone().features)(&mut builder, images, LastMap::Activated, 0.0).unwrap();
         let (first, channels) = maps(architecture);
         let strides = std::iter::successors(Some(first), |stride| Some(2 * stride));
         let map = |(stride, &channels): (usize, &usize)| Shape {

@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use candle_core::Device;
 use lgd_data::bank::Bank;
-use lgd_data::cache::{Cache, Existing, TeacherRecord, TokenRecord};
+use lgd_data::cache::{Cache, TeacherRecord, TokenRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::kdep::KdepBank;
-use lgd_data::manifest::ContentHash;
+use lgd_data::manifest::{ContentHash, Existing};
 use serde::Serialize;
 
 use crate::load_report::LoadReport;

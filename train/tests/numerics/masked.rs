@@ -1,8 +1,8 @@
 //! Masked students: sparse backbones, their decoder, and what remains of them.
 
 use candle_core::{Device, Tensor};
-use lgd_data::cache::StudentSizes;
 use lgd_kernels::Activation;
+use lgd_train::StudentSizes;
 use lgd_train::engine::Backend;
 use lgd_train::engine::graph::{ConvSpec, LinearKind, NormSpec};
 use lgd_train::error::TrainError;

@@ -108,7 +108,7 @@ fn agreement_needs_neither_labels_nor_matching_names() {
     assert!(known.to_table().contains("same choice as the teacher"));
 
     let mut strange = world.images.clone();
-    strange.names = None;
+    strange.class_names = None;
     strange.samples.iter_mut().for_each(|sample| sample.label = None);
     let found = ask(&strange, &[Protocol::Agreement]).unwrap();
     assert_eq!(found.agreement.as_ref().map(|found| found.student), expected);
@@ -124,7 +124,7 @@ fn classes_that_are_no_categories_are_listed() {
     let world = World::new(9);
     let run = untrained(&world);
     let mut images = world.images.clone();
-    images.names = Some(["RED THING", "owl", "elk"].map(str::to_owned).to_vec());
+    images.class_names = Some(["RED THING", "owl", "elk"].map(str::to_owned).to_vec());
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
     let ask = |images: &Images| {
         let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test: labeled(images), train: None };
@@ -137,7 +137,7 @@ fn classes_that_are_no_categories_are_listed() {
     );
     assert_eq!(error.kind(), FailureKind::Usage);
 
-    images.names = None;
+    images.class_names = None;
     images.samples[3].label = Some(7);
     let error = ask(&images);
     assert!(matches!(&error, EvalError::UnmatchedClasses { classes, .. } if *classes == ["7"]), "{error}");
@@ -159,7 +159,7 @@ fn what_is_missing_or_does_not_belong_is_named() {
         assert!(matches!(error, EvalError::MissingInput { protocol: of, .. } if of == protocol), "{error}");
     }
     let mut other = world.images.clone();
-    other.names = Some(["a", "b", "c"].map(str::to_owned).to_vec());
+    other.class_names = Some(["a", "b", "c"].map(str::to_owned).to_vec());
     let inputs = EvalInputs { train: Some(labeled(&other)), ..inputs };
     let options = EvalOptions { protocols: vec![Protocol::Knn], ..options() };
     let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
@@ -244,7 +244,7 @@ fn numbers_that_stand_for_positions_in_a_bank_are_noted() {
     };
     assert!(notes(&world.images).is_empty());
     let mut numbers = world.images.clone();
-    numbers.names = None;
+    numbers.class_names = None;
     let expected =
         "labels are numbers: taken as positions in the bank, 0 = red thing, 1 = green thing, 2 = blue thing";
     assert_eq!(notes(&numbers), [expected]);

@@ -121,20 +121,20 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     assert!(plain > 60.0, "colors are learned, chance is 33: {plain}");
     // The same classes in another order, under the names of other folders: they are matched by name.
     let mut turned = images.clone();
-    turned.names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
+    turned.class_names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
     turned.samples.iter_mut().for_each(|sample| sample.label = sample.label.map(|label| (label + 1) % 3));
     assert!((right(&turned) - plain).abs() < 1e-9);
     // They need not all be there: blue things alone are the third class, and the only one of their folder.
     let mut blue = images.clone();
     keep(&mut blue, |label| label == 2);
     let among_all = right(&blue);
-    blue.names = Some(vec!["blue thing".to_owned()]);
+    blue.class_names = Some(vec!["blue thing".to_owned()]);
     blue.samples.iter_mut().for_each(|sample| sample.label = Some(0));
     assert!((right(&blue) - among_all).abs() < 1e-9);
 
     for (names, unknown) in [(&["red_thing", "owl", "elk"][..], "owl, elk"), (&["owl"], "owl")] {
         let mut images = images.clone();
-        images.names = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        images.class_names = Some(names.iter().map(|name| (*name).to_owned()).collect());
         let error = judge(&run, Protocol::Labels, &images, &world).unwrap_err();
         let text = error.to_string();
         assert!(text.ends_with(&format!("classes: {unknown}")), "{text}");
@@ -148,7 +148,7 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
 fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     let world = World::new(9);
     let mut numbers = world.images.clone();
-    numbers.names = None;
+    numbers.class_names = None;
     let cache = cache(&world.path("numbers"), &numbers, 1);
     let inputs = TrainInputs { cache: &cache, bank: None, ..world.inputs(&numbers) };
     go(&world, &inputs, &config_for("supervised", 0), "run").unwrap();
@@ -166,7 +166,7 @@ fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     // As many names as numbers, and fewer.
     for count in [3, 2] {
         let mut named = world.images.clone();
-        named.names = Some(CLASSES[..count].iter().map(|name| (*name).to_owned()).collect());
+        named.class_names = Some(CLASSES[..count].iter().map(|name| (*name).to_owned()).collect());
         keep(&mut named, |label| label < 2);
         let error = judge(&run, Protocol::Labels, &named, &world).unwrap_err();
         assert!(matches!(error, EvalError::NamedClasses { .. }), "{error}");
@@ -338,7 +338,7 @@ fn labels_are_learned_only_where_every_sample_has_one() {
         train(&config_for("supervised", 0), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {})?;
         Ok::<_, RunError>(Run::open(&dir, Verify::Full).unwrap().manifest().classes.clone())
     };
-    images.names = None;
+    images.class_names = None;
     images.samples[4].label = Some(6);
     let classes = run(&make(&images, "numbers"), &images, "a").unwrap();
     assert_eq!(classes, Some(ClassRecord { count: 7, names: None }), "as many as the largest label asks for");

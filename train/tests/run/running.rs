@@ -5,9 +5,8 @@ use std::path::Path;
 
 use candle_core::Device;
 use lgd_data::ArtifactError;
-use lgd_data::cache::Existing;
 use lgd_data::job::Job;
-use lgd_data::manifest::Verify;
+use lgd_data::manifest::{Existing, Verify};
 use lgd_train::error::FailureKind;
 use lgd_train::run::{MetricsKind, MetricsLine, Run, RunError, TrainConfig};
 use lgd_train::trainer::{LoopSettings, train};

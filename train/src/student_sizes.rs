@@ -1,10 +1,12 @@
-//! The students that a grid of tokens fits (H-GKD).
+//! Which students can reproduce a grid of teacher tokens (H-GKD).
 //!
-//! A masked student makes the teacher's tokens with a decoder that starts at the cells of the mask, 32 x 32 pixels each, and doubles
-//! their rows and columns. Images are square. So a grid fits images whose side / 32 reaches its rows, and alike its columns, by
-//! doubling.
+//! A masked student predicts the teacher's tokens with a decoder that starts at the cells of the mask, 32 x 32 pixels each, and doubles
+//! their rows and columns. Images are square. So a grid fits the images for which doubling side / 32 repeatedly gives its rows and its
+//! columns.
 
 use std::fmt;
+
+use lgd_data::cache::TokenRecord;
 
 /// Side of a cell of the mask, pixels.
 const CELL: usize = 32;
@@ -12,13 +14,13 @@ const CELL: usize = 32;
 /// Fewest cells along a side: a single one would be all of the image, seen or hidden.
 const LEAST_CELLS: usize = 2;
 
-/// How often a ResNet can double: from its map at stride 32 to the one at stride 4.
+/// Most doublings of a ResNet: from its map at stride 32 to the one at stride 4.
 const RESNET_DOUBLINGS: u32 = 3;
 
-/// How often the other students can, whose finest map is at stride 2.
+/// Most doublings of the other students, whose finest map is at stride 2.
 const DOUBLINGS: u32 = 4;
 
-/// Which students fit tokens of `rows` x `columns`; in words where displayed, with a hint where none does.
+/// The students that fit tokens of `rows` x `columns`. `Display` lists them, or gives a hint if there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StudentSizes {
     /// Rows of tokens.
@@ -28,12 +30,17 @@ pub struct StudentSizes {
 }
 
 impl StudentSizes {
+    /// The students that fit the tokens of a cache.
+    pub fn of(tokens: &TokenRecord) -> Self {
+        Self { rows: tokens.rows, columns: tokens.columns }
+    }
+
     /// The sides of images that fit some student, ascending, in pixels.
     pub fn sides(self) -> Vec<u32> {
         (0..=DOUBLINGS).rev().filter_map(|doublings| self.side(doublings)).collect()
     }
 
-    /// The side from which so many doublings lead to the tokens.
+    /// The side from which `doublings` doublings lead to the grid.
     fn side(self, doublings: u32) -> Option<u32> {
         let cells = self.rows >> doublings;
         let fits = self.rows == self.columns && cells >= LEAST_CELLS && cells << doublings == self.rows;
