@@ -68,7 +68,7 @@ pub enum LoaderError {
         /// The sample's key.
         key: String,
         /// Why it cannot be used.
-        source: PixelError,
+        source: Box<PixelError>,
     },
     /// Not even one batch can be filled.
     #[error("{samples} samples do not fill one batch of {batch}\nhint: take a smaller batch, or more images")]
