@@ -135,6 +135,9 @@ fn check<D: TestDevice>(architecture: Architecture, masked: bool) {
 const RESNETS: [Architecture; 3] = [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50];
 const MOBILE: [Architecture; 3] =
     [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0];
+/// Between them they have every kind of block, and the decoder is the same for all; `masked.rs` runs them all.
+const MASKED: [Architecture; 3] =
+    [Architecture::ResNet18, Architecture::MobileNetV3Large, Architecture::EfficientNetB0];
 
 #[test]
 fn resnets_in_f32() {
@@ -158,10 +161,10 @@ fn mobile_students_in_bf16() {
 
 #[test]
 fn masked_students_in_f32() {
-    Architecture::ALL.into_iter().for_each(|architecture| check::<CudaF32>(architecture, true));
+    MASKED.into_iter().for_each(|architecture| check::<CudaF32>(architecture, true));
 }
 
 #[test]
 fn masked_students_in_bf16() {
-    Architecture::ALL.into_iter().for_each(|architecture| check::<CudaBf16>(architecture, true));
+    MASKED.into_iter().for_each(|architecture| check::<CudaBf16>(architecture, true));
 }
