@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import cuda, cuda_archives
-from .core import ROOT, SetupError, fingerprint, run, say, timed
+from .core import ROOT, SCRIPTS, SetupError, exclusive, fingerprint, run, say, timed
 
 SOURCES = ROOT / "tests/software-gpu"
+PARTS = SCRIPTS / "setup_parts"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 HOME = TARGET / "software-gpu"
 PROGRAMS = HOME / "programs"
@@ -108,7 +109,8 @@ def build_of(*, sanitized: bool) -> Build:
 
 def setup_libraries(*, sanitized: bool) -> Path:
     """Make all libraries; returns their folder."""
-    cuda.setup_cuda()
+    with exclusive():
+        cuda.setup_cuda()
     build = build_of(sanitized=sanitized)
     build.folder.mkdir(parents=True, exist_ok=True)
     crates = _crates("cudarc", "candle-kernels")
@@ -192,7 +194,8 @@ def _crates(*names: str) -> dict[str, Path]:
 
 def setup_programs() -> Path:
     """Build the programs that run on a GPU, and copy them where no build without the feature `cuda` replaces them."""
-    cuda.setup_cuda()
+    with exclusive():
+        cuda.setup_cuda()
     command = ["cargo", "build", "--release", "--locked", "-p", "lgd", "-p", "lgd-train", "-p", "lgd-cuda"]
     command += ["--lib", "--bins", "--examples", "--features", "cuda,tensorrt"]
     script = '. "$0" && exec "$@"'
