@@ -44,7 +44,9 @@ type Weights = BTreeMap<String, Vec<f32>>;
 fn weights(run: &Path) -> Weights {
     let file = run.join("student.safetensors");
     let tensors = candle_core::safetensors::load(file, &candle_core::Device::Cpu).unwrap();
-    let values = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let values = |tensor: &candle_core::Tensor| {
+        tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
     tensors.iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect()
 }
 
@@ -84,7 +86,7 @@ fn agrees(desk: &Desk, line: &str) {
     }
 }
 
-const TRAIN: &str = "train --cache cache --images list.csv --batch 8 --lr 0.01 --student";
+const TRAIN: &str = "train --cache cache --images list.csv --batch 8 --student";
 
 #[test]
 #[ignore = "needs the software GPU: scripts/test runs it"]
@@ -92,8 +94,9 @@ fn lgd_trains_as_on_the_cpu() {
     let desk = Desk::cache_of_everything();
     desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
     for prototypes in ["mean", "ema"] {
-        let line =
-            format!("{TRAIN} mobilenet_v2 --size 32 --bank banks/ten --vsb {prototypes} --clip-norm 5");
+        let line = format!(
+            "{TRAIN} mobilenet_v2 --size 32 --lr 0.01 --bank banks/ten --vsb {prototypes} --clip-norm 5"
+        );
         agrees(&desk, &line);
     }
 }
@@ -103,7 +106,7 @@ fn lgd_trains_as_on_the_cpu() {
 fn seed_kdep_and_captions_train_as_on_the_cpu() {
     let desk = Desk::cache_of_everything();
     desk.lgd("bank --cache cache --target kdep --dim 512 --out banks/kdep").ended(0, &[]);
-    agrees(&desk, &format!("{TRAIN} resnet18 --size 32 --objective seed --queue 16"));
+    agrees(&desk, &format!("{TRAIN} resnet18 --size 32 --lr 0.01 --objective seed --queue 16"));
     agrees(
         &desk,
         &format!(
@@ -112,7 +115,9 @@ fn seed_kdep_and_captions_train_as_on_the_cpu() {
     );
     agrees(
         &desk,
-        &format!("{TRAIN} mobilenet_v3_large --size 32 --objective caption --batch-parts 2 --ema 0.9"),
+        &format!(
+            "{TRAIN} mobilenet_v3_large --size 32 --lr 0.01 --objective caption --batch-parts 2 --ema 0.9"
+        ),
     );
 }
 
@@ -120,8 +125,8 @@ fn seed_kdep_and_captions_train_as_on_the_cpu() {
 #[ignore = "needs the software GPU: scripts/test runs it"]
 fn masked_and_supervised_students_train_as_on_the_cpu() {
     let desk = Desk::cache_of_everything();
-    agrees(&desk, &format!("{TRAIN} resnet18 --size 64 --objective hgkd --queue 16"));
-    agrees(&desk, &format!("{TRAIN} efficientnet_b0 --size 32 --objective supervised"));
+    agrees(&desk, &format!("{TRAIN} resnet18 --size 64 --lr 0.01 --objective hgkd --queue 16"));
+    agrees(&desk, &format!("{TRAIN} efficientnet_b0 --size 32 --lr 0.01 --objective supervised"));
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn a_killed_training_of_a_sum_ends_in_the_same_bits_and_is_evaluated() {
     desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
     desk.lgd("bank --cache cache --target kdep --dim 512 --out banks/kdep").ended(0, &[]);
     let sum = "--objective lgd,seed:0.5,kdep:1,caption:0.5 --bank banks/ten --bank banks/kdep --queue 16";
-    let train = format!("{TRAIN} resnet18 --size 32 {sum} --epochs 3");
+    let train = format!("{TRAIN} resnet18 --size 32 --lr 0.01 {sum} --epochs 3");
     train_on_gpu(&desk, &format!("{train} --out runs/whole")).ended(0, &["epoch 3/3"]);
     let killed = desk.bash(&format!(
         "{} {train} --device cuda:0 --out runs/cut & pid=$!; n=0; \
@@ -154,7 +159,7 @@ fn a_killed_training_of_a_sum_ends_in_the_same_bits_and_is_evaluated() {
 fn a_gpu_that_fails_or_is_full_ends_a_training_with_an_error() {
     let desk = Desk::cache_of_everything();
     let line = format!(
-        "{TRAIN} mobilenet_v2 --size 32 --objective seed --epochs 1 --out runs/failed --device cuda:0"
+        "{TRAIN} mobilenet_v2 --size 32 --lr 0.01 --objective seed --epochs 1 --out runs/failed --device cuda:0"
     );
     for trouble in ["SOFTGPU_FAIL_AT=400", "SOFTGPU_MEMORY=4000000"] {
         let ran = desk.bash(&format!("{trouble} {} {line}", gpu_lgd()));
