@@ -6,8 +6,8 @@
 //! gpu-ops-check           both
 //! ```
 //!
-//! Exit code: 0 all passed, 1 a check failed, 2 an error, 3 no GPU. It is never counted as passed where there is no GPU, which is
-//! why it is a program and not a test.
+//! Exit code: 0 all passed, 1 a check failed, 2 an error, 3 no GPU. A program and not a test: without a GPU it fails instead of
+//! being skipped. CI runs it on a GPU made of software (tests/software-gpu), scripts/gpu-check on a real one.
 
 mod checks;
 mod lab;

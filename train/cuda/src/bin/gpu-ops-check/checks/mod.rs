@@ -13,6 +13,8 @@ use lgd_cuda::{Activation, CudaError};
 use crate::lab::Lab;
 
 const EPS: f32 = 1e-5;
+/// Rows of a normalization that several blocks share, and of one that a single block takes.
+const ROWS: [u32; 2] = [2 * 13 * 11, 7];
 
 /// Operations that exist for each element.
 pub fn all(lab: &mut Lab) -> Result<(), CudaError> {
@@ -20,8 +22,9 @@ pub fn all(lab: &mut Lab) -> Result<(), CudaError> {
     conv::depthwise(lab)?;
     for channels in [16, 5, 264] {
         for activation in Activation::ALL {
-            norm::batch_norm(lab, channels, activation)?;
+            norm::batch_norm(lab, ROWS[0], channels, activation)?;
         }
+        norm::batch_norm(lab, ROWS[1], channels, Activation::Identity)?;
         norm::residual(lab, channels)?;
         maps::maps(lab, channels)?;
         maps::pools(lab, channels)?;
