@@ -3,7 +3,7 @@
     target/software-gpu/
         plain/          libcuda.so.1, libcublas.so.13, libcudnn.so.9, libcurand.so.10 and kernels-*.so
         sanitized/      the same, libcuda.so.1 and the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
-        programs/       lgd, gpu-ops-check and gpu_engine_check with the feature `cuda`
+        programs/       lgd, gpu_engine_check and the tests `ops` and `numerics` with the feature `cuda`
 
 Each library has a fingerprint of what it is made from beside it, and is made anew only if that changes.
 """
@@ -32,7 +32,9 @@ PROGRAMS = HOME / "programs"
 OWN_KERNELS = ROOT / "train/cuda/kernels"
 # Those of Candle's kernels that tensors use; the others are convolutions and quantized products.
 CANDLE_KERNELS = ("affine", "binary", "cast", "fill", "indexing", "reduce", "sort", "ternary", "unary")
-CUDA_BINARIES = {"lgd": "lgd", "gpu-ops-check": "gpu-ops-check", "examples/gpu_engine_check": "gpu_engine_check"}
+CUDA_BINARIES = {"lgd": "lgd", "examples/gpu_engine_check": "gpu_engine_check"}
+# The suites that run on a GPU. Everything else of the crates is built with the features that the programs have.
+CUDA_TESTS = ("ops", "numerics")
 
 # AVX2 and FMA: without them `fmaf` is a slow function. Products and sums stay apart unless the source says `fmaf`.
 ARCHITECTURE = ("-march=x86-64-v3", "-ffp-contract=off", "-g1")
@@ -196,21 +198,38 @@ def setup_programs() -> Path:
     """Build the programs that run on a GPU, and copy them where no build without the feature `cuda` replaces them."""
     with exclusive():
         cuda.setup_cuda()
-    command = ["cargo", "build", "--release", "--locked", "-p", "lgd", "-p", "lgd-train", "-p", "lgd-cuda"]
-    command += ["--lib", "--bins", "--examples", "--features", "cuda,tensorrt"]
+    packages = ["--release", "--locked", "-p", "lgd", "-p", "lgd-train", "-p", "lgd-cuda", "--features", "cuda,tensorrt"]
+    build = ["cargo", "build", *packages, "--lib", "--bins", "--examples"]
+    tests = ["cargo", "test", *packages, "--no-run", "--message-format=json-render-diagnostics"]
+    tests += [word for name in CUDA_TESTS for word in ("--test", name)]
     script = '. "$0" && exec "$@"'
     with timed("software-gpu: programs"):
-        if subprocess.run(["bash", "-c", script, cuda.ENVIRONMENT, *command], cwd=ROOT, check=False).returncode != 0:
-            raise SetupError("the programs do not build")
+        for command in (build, tests):
+            environment = ["bash", "-c", script, cuda.ENVIRONMENT, *command]
+            done = subprocess.run(environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                raise SetupError("the programs do not build")
     PROGRAMS.mkdir(parents=True, exist_ok=True)
     for built, name in CUDA_BINARIES.items():
         shutil.copy(TARGET / "release" / built, PROGRAMS / name)
+    for name, built in test_programs(done.stdout).items():
+        shutil.copy(built, PROGRAMS / name)
     return PROGRAMS
+
+
+def test_programs(messages: str) -> dict[str, Path]:
+    """The programs that `cargo test --no-run` names in its messages, by the names of the tests."""
+    artifacts = [one for one in map(json.loads, messages.splitlines()) if one.get("executable")]
+    return {one["target"]["name"]: Path(one["executable"]) for one in artifacts}
 
 
 def environment(folder: Path, *, sanitized: bool) -> dict[str, str]:
     """The variables with which a program finds the libraries in `folder`."""
     variables = dict(os.environ)
+    # The tests of one program share its only device.
+    variables.setdefault("RUST_TEST_THREADS", "1")
+    # Where the tests find their goldens.
+    variables.setdefault("CARGO_MANIFEST_DIR", str(ROOT / "train"))
     others = variables.get("LD_LIBRARY_PATH")
     variables["LD_LIBRARY_PATH"] = f"{folder}:{others}" if others else str(folder)
     if sanitized:

@@ -19,7 +19,7 @@ from .core import ROOT, SetupError, run, say
 
 LIST = software_gpu.SOURCES / "mutants.toml"
 COPY = software_gpu.HOME / "mutants"
-CHECK = ("gpu-ops-check", "check")
+CHECK = ("ops",)
 # Tried one after the other until one notices.
 MODES = (
     {},
@@ -141,8 +141,13 @@ def host_program(mutant: Mutant) -> Path:
         "CUDA_COMPUTE_CAP": cuda.COMPUTE_CAPABILITY,
         "PATH": f"{cuda.FOLDER / 'toolkit/bin'}:{os.environ['PATH']}",
     }
-    command = ["cargo", "build", "--release", "--locked", "-p", "lgd-cuda", "--features", "cuda", "--bin", mutant.checks[0]]
+    name = mutant.checks[0]
+    command = ["cargo", "test", "--no-run", "--release", "--locked", "-p", "lgd-cuda", "--features", "cuda", "--test", name]
+    command.append("--message-format=json-render-diagnostics")
     done = subprocess.run(command, cwd=sources, env=variables, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SetupError(f"{mutant.name!r} does not build:\n{done.stderr[-2000:]}")
-    return COPY / "target/release"
+    programs = COPY / "programs"
+    programs.mkdir(exist_ok=True)
+    shutil.copy(software_gpu.test_programs(done.stdout)[name], programs / name)
+    return programs
