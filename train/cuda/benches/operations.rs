@@ -1,16 +1,18 @@
-//! What the time of a training step goes to: the layers of ResNet-18 at batch 256 and 224 px, and the passes over memory.
+//! What the time of a training step goes to: the layers of ResNet-18 at batch 256 and 224 px in bf16, and the passes over memory.
+//!
+//! `cargo bench -p lgd-cuda --features cuda --bench operations` prints a table. It needs a GPU.
 
+use std::error::Error;
+use std::io::Write;
 use std::time::Instant;
 
 use lgd_cuda::batch_norm::{self, Parameters, Site, Upstream};
 use lgd_cuda::timing::Stopwatch;
 use lgd_cuda::{
-    Activation, Buffer, CudaError, Element, Gpu, GradientTarget, Norm, Operand, SAVED, Sliding, Window, conv,
-    elementwise, optimizer, pool,
+    Activation, Buffer, CudaError, Element, Gpu, GradientTarget, Norm, Operand, SAVED, Sliding, Tuning,
+    Window, conv, elementwise, optimizer, pool,
 };
 use lgd_kernels::conv::Conv;
-
-use crate::say;
 
 const BATCH: usize = 256;
 const ELEMENT: Element = Element::Bf16;
@@ -29,8 +31,19 @@ const LAYERS: [(usize, usize, usize, usize, usize, u32); 11] = [
     (7, 512, 512, 3, 1, 3),
 ];
 
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut gpu = Gpu::first(Tuning::default())?;
+    say(&format!("device: {}", gpu.stream().context().name()?));
+    Ok(all(&mut gpu)?)
+}
+
+/// A line of the report. A reader that has gone away is no concern of the bench.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Everything, slowest first where it matters.
-pub fn all(gpu: &mut Gpu) -> Result<(), CudaError> {
+fn all(gpu: &mut Gpu) -> Result<(), CudaError> {
     let copy = bandwidth(gpu)?;
     layers(gpu)?;
     for (side, channels) in [(112, 64), (56, 64), (28, 128), (14, 256), (7, 512)] {

@@ -1,40 +1,34 @@
 //! A GPU, an element, random values, and the verdicts so far.
 
 use half::{bf16, f16};
-use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice};
-
-use crate::say;
+use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice, Tuning};
 
 /// Checks operations in one element.
 pub struct Lab {
     pub gpu: Gpu,
     pub element: Element,
     passed: usize,
-    failed: usize,
+    failures: Vec<String>,
     worst: (f64, String),
     state: u64,
 }
 
 impl Lab {
-    pub fn new(gpu: Gpu, element: Element) -> Self {
-        Self { gpu, element, passed: 0, failed: 0, worst: (0.0, String::new()), state: 1 }
-    }
-
-    pub fn into_gpu(self) -> Gpu {
-        self.gpu
-    }
-
-    /// Prints the sum of the verdicts; whether all were good.
-    pub fn report(&self) -> bool {
-        let (share, name) = &self.worst;
-        say(&format!(
-            "{:?}: {} passed, {} failed; closest to its tolerance: {name} ({:.0}% of it)",
-            self.element,
-            self.passed,
-            self.failed,
+    /// Runs `checks` in `element` on the first GPU; all of them must hold.
+    pub fn run(element: Element, checks: impl Fn(&mut Self) -> Result<(), CudaError>) {
+        // Measuring candidates takes longer than the checks.
+        let gpu = Gpu::first(Tuning { measure: false, ..Tuning::default() })
+            .expect("these tests need a GPU, or scripts/software-gpu");
+        let mut lab =
+            Self { gpu, element, passed: 0, failures: Vec::new(), worst: (0.0, String::new()), state: 1 };
+        checks(&mut lab).unwrap();
+        let Self { passed, failures, worst: (share, name), .. } = lab;
+        eprintln!(
+            "{element:?}: {passed} passed; closest to its tolerance: {name} ({:.0}% of it)",
             share * 100.0
-        ));
-        self.failed == 0
+        );
+        assert!(failures.is_empty(), "{element:?}: {} failed:\n{}", failures.len(), failures.join("\n"));
+        assert!(passed > 0, "{element:?}: nothing was checked");
     }
 
     /// Error of one value, as a share of the largest, that the element's rounding explains.
@@ -145,10 +139,9 @@ impl Lab {
         }
         let name = format!("{:?} {name}", self.element);
         if got.len() != want.len() || worst.1 > tolerance {
-            self.failed += 1;
             let (at, error) = worst;
-            say(&format!(
-                "FAILED {name}: error {error:.2e} over {tolerance:.1e} at {at} of {}: got {:?}, expected {:?}",
+            self.failures.push(format!(
+                "{name}: error {error:.2e} over {tolerance:.1e} at {at} of {}: got {:?}, expected {:?}",
                 want.len(),
                 got.get(at),
                 want.get(at)
@@ -167,8 +160,7 @@ impl Lab {
         if good {
             self.passed += 1;
         } else {
-            self.failed += 1;
-            say(&format!("FAILED {:?} {name}", self.element));
+            self.failures.push(format!("{:?} {name}", self.element));
         }
     }
 }

@@ -21,23 +21,29 @@ pub(super) fn images(lab: &mut Lab) -> Result<(), CudaError> {
     lab.expect_within("images in bf16", half.as_slice(), &expected, 300.0)
 }
 
-/// More batches than slots through the uploader, each read back from what the computing stream made of it.
+/// More batches than slots through the uploader. The host waits for none of them before all are issued: what overtakes what it
+/// should have waited for shows in the values.
 pub(super) fn uploads(lab: &mut Lab) -> Result<(), CudaError> {
+    const BATCHES: usize = 6;
     let bytes = 3 * 1_000_000;
     let mut uploader = host::Uploader::new(lab.gpu.stream(), bytes, 2)?;
-    let batch = |number: usize| vec![u8::try_from(number * 31 % 256).unwrap_or(0); bytes];
-    uploader.upload(&batch(0))?;
-    for number in 0..6 {
-        if number < 5 {
-            uploader.upload(&batch(number + 1))?;
+    let byte = |batch: usize| u8::try_from(batch * 31 % 256).unwrap_or(0);
+    let mut made = Vec::new();
+    uploader.upload(&vec![byte(0); bytes])?;
+    for batch in 0..BATCHES {
+        if batch + 1 < BATCHES {
+            uploader.upload(&vec![byte(batch + 1); bytes])?;
         }
         let mut y = lab.gpu.alloc(Element::F32, bytes)?;
         let gpu = &mut lab.gpu;
         uploader
             .receive(|rgb| elementwise::images(gpu, rgb, ([0.0; 3], [1.0 / 255.0; 3]), &mut y.as_mut()))?;
-        let want = f64::from(batch(number)[0]);
+        made.push(y);
+    }
+    for (batch, y) in made.iter().enumerate() {
+        let want = single(f64::from(byte(batch)));
         let got = lab.down(y.as_slice())?;
-        lab.require("uploaded batch", got.iter().all(|&v| (v - single(want)).abs() < 1e-3));
+        lab.require("uploaded batch", got.iter().all(|value| (value - want).abs() < 1e-3));
     }
     Ok(())
 }
