@@ -26,7 +26,7 @@ from .core import ROOT, SCRIPTS, SetupError, exclusive, fingerprint, run, say, t
 
 SOURCES = ROOT / "tests/software-gpu"
 PARTS = SCRIPTS / "setup_parts"
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 HOME = TARGET / "software-gpu"
 PROGRAMS = HOME / "programs"
 OWN_KERNELS = ROOT / "train/cuda/kernels"
