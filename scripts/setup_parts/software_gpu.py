@@ -204,7 +204,9 @@ def setup_programs() -> Path:
             raise SetupError("the programs do not build")
     PROGRAMS.mkdir(parents=True, exist_ok=True)
     for built, name in CUDA_BINARIES.items():
-        shutil.copy(TARGET / "release" / built, PROGRAMS / name)
+        # Renamed, because a program that runs cannot be written to.
+        shutil.copy(TARGET / "release" / built, PROGRAMS / f".{name}")
+        (PROGRAMS / f".{name}").replace(PROGRAMS / name)
     return PROGRAMS
 
 
