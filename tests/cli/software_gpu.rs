@@ -98,8 +98,7 @@ fn lgd_trains_as_on_the_cpu() {
     let desk = Desk::cache_of_everything();
     desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
     for prototypes in ["mean", "ema"] {
-        let line =
-            format!("{TRAIN} mobilenet_v2 --size 32 --bank banks/ten --vsb {prototypes} --clip-norm 5");
+        let line = format!("{TRAIN} resnet18 --size 32 --bank banks/ten --vsb {prototypes} --clip-norm 5");
         agrees(&desk, &line);
     }
 }
