@@ -8,6 +8,8 @@
 mod args;
 mod commands;
 mod exit;
+#[cfg(test)]
+mod flags_page;
 mod progress;
 mod say;
 

@@ -1,4 +1,4 @@
-"""The two Python environments: `venv` for the demo and tests, `torch-venv` for goldens and peers."""
+"""The Python environments: `venv` for the demo and tests, `torch-venv` for goldens and peers, `docs-venv` for the book."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .packages import pip_install
 
 VENV = THIRD_PARTY / "venv"
 TORCH_VENV = THIRD_PARTY / "torch-venv"
+DOCS_VENV = THIRD_PARTY / "docs-venv"
 
 
 def python_of(folder: Path) -> Path:
@@ -23,6 +24,11 @@ def python_of(folder: Path) -> Path:
 def setup_venv() -> None:
     """numpy, onnx, ONNX Runtime, Pillow, pyarrow, polars, DuckDB and what else the scripts import."""
     _environment("venv", VENV, REQUIREMENTS / "venv.txt")
+
+
+def setup_docs() -> None:
+    """MkDocs with the Material theme, which `scripts/docs` builds the book with."""
+    _environment("docs", DOCS_VENV, REQUIREMENTS / "docs.txt")
 
 
 def setup_torch() -> None:
