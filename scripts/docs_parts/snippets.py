@@ -16,6 +16,7 @@ or on time; runs of blanks are one blank. `...` in a recorded output stands for 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shutil
@@ -55,8 +56,6 @@ def check(wanted: list[Path], *, write: bool) -> list[str]:
     chosen = [page.resolve() for page in wanted] or [page for page in pages() if blocks(page)]
     first = OUT / "run" / FIRST.stem
     problems = run_page(FIRST, fresh(first), write)
-    if problems:
-        return problems
     for page in chosen:
         if page == FIRST:
             continue
@@ -108,7 +107,7 @@ def run_page(page: Path, folder: Path, write: bool) -> list[str]:
             text = text[: recorded.start + shift] + output + text[recorded.end + shift :]
             shift += len(output) - len(recorded.body)
         else:
-            problems.append(f"{name}:{line}: expected\n{recorded.body}\ngot\n{done.stdout}")
+            problems.append(f"{name}:{line}: another output:\n{difference(recorded.body, done.stdout)}")
     if write:
         page.write_text(text)
     say(f"{name}: {len(blocks(page))} blocks in {time.monotonic() - started:.1f} s")
@@ -136,6 +135,12 @@ def matches(recorded: str, output: str) -> bool:
     """Whether an output is the recorded one, after filtering."""
     pattern = re.escape(filtered(recorded)).replace(re.escape("..."), ".*?")
     return re.fullmatch(pattern, filtered(output), re.DOTALL) is not None
+
+
+def difference(recorded: str, output: str) -> str:
+    """What differs between two outputs after filtering, as a unified diff."""
+    lines = (filtered(text).splitlines() for text in (recorded, output))
+    return "\n".join(difflib.unified_diff(*lines, "recorded", "now", lineterm=""))
 
 
 def filtered(text: str) -> str:
