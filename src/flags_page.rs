@@ -11,7 +11,7 @@ use clap::{Arg, Command, CommandFactory};
 use crate::args::Args;
 
 const HEAD: &str = "\
-<!-- Generated from src/args.rs. To update it: UPDATE_FLAGS_PAGE=1 cargo nextest run -p lgd flags_page -->
+<!-- Generated from the definitions in src/args. To update it: UPDATE_FLAGS_PAGE=1 cargo nextest run -p lgd flags_page -->
 
 # Flags
 
@@ -45,7 +45,8 @@ fn section(command: &mut Command) -> String {
 /// One row of the table.
 fn row(arg: &Arg) -> String {
     let values = arg.get_value_names().unwrap_or_default().iter().map(|name| format!("<{name}>"));
-    let value = if arg.get_action().takes_values() { values.collect::<Vec<_>>().join(" ") } else { String::new() };
+    let value =
+        if arg.get_action().takes_values() { values.collect::<Vec<_>>().join(" ") } else { String::new() };
     let typed = match arg.get_long() {
         Some(long) => format!("--{long} {value}").trim_end().to_owned(),
         None => value,
@@ -53,6 +54,7 @@ fn row(arg: &Arg) -> String {
     let typed = if arg.is_required_set() { format!("**`{typed}`**") } else { format!("`{typed}`") };
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let (help, told) = split_default(&help);
+    let help = help + &values_of(arg);
     let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
     let default = defaults.collect::<Vec<_>>().join(" ");
     let default = if arg.get_action().takes_values() && !default.is_empty() { default } else { told };
@@ -60,9 +62,20 @@ fn row(arg: &Arg) -> String {
     format!("| {typed} | {default} | {} |\n", help.replace('|', "\\|"))
 }
 
+/// The values that a flag can take, as a sentence; empty if they are not a list.
+fn values_of(arg: &Arg) -> String {
+    let shown = arg.get_possible_values().into_iter().filter(|value| !value.is_hide_set());
+    let names: Vec<String> = shown.map(|value| format!("`{}`", value.get_name())).collect();
+    if names.is_empty() || !arg.get_action().takes_values() {
+        return String::new();
+    }
+    format!(" One of {}.", names.join(", "))
+}
+
 /// Help without its `[default: VALUE]`, and the value.
 fn split_default(help: &str) -> (String, String) {
-    let split = help.split_once(" [default: ").and_then(|(before, rest)| Some((before, rest.split_once(']')?)));
+    let split =
+        help.split_once(" [default: ").and_then(|(before, rest)| Some((before, rest.split_once(']')?)));
     match split {
         Some((before, (value, after))) => (format!("{before}{after}"), value.to_owned()),
         None => (help.to_owned(), String::new()),
