@@ -1,6 +1,6 @@
 //! The page docs/flags.md: every command and flag, as the command line itself defines them.
 //!
-//! The test fails if the page differs from what [`page`] returns, and `UPDATE_FLAGS_PAGE=1 cargo nextest run -p lgd flags_page`
+//! The test fails if the page differs from what [`page`] returns, and `UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page`
 //! rewrites it.
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use clap::{Arg, Command, CommandFactory};
 use crate::args::Args;
 
 const HEAD: &str = "\
-<!-- Generated from the definitions in src/args. To update it: UPDATE_FLAGS_PAGE=1 cargo nextest run -p lgd flags_page -->
+<!-- Generated from the definitions in src/args. To update it: UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page -->
 
 # Flags
 
@@ -54,7 +54,7 @@ fn row(arg: &Arg) -> String {
     let typed = if arg.is_required_set() { format!("**`{typed}`**") } else { format!("`{typed}`") };
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let (help, told) = split_default(&help);
-    let help = help + &values_of(arg);
+    let help = format!("{}.{}", help.trim_end_matches('.'), values_of(arg));
     let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
     let default = defaults.collect::<Vec<_>>().join(" ");
     let default = if arg.get_action().takes_values() && !default.is_empty() { default } else { told };
@@ -92,6 +92,6 @@ fn the_page_of_flags_is_what_the_command_line_says() {
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "docs/flags.md is out of date; run UPDATE_FLAGS_PAGE=1 cargo nextest run -p lgd flags_page"
+        "docs/flags.md is out of date; run UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page"
     );
 }
