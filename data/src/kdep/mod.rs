@@ -1,4 +1,4 @@
-//! The KDEP bank: row for row with the cache, what a student's pooled feature is to become (METHODS section 2).
+//! The KDEP bank: row for row with the cache, what a student's pooled feature is to become (docs/methods.md section 2).
 //!
 //! ```text
 //! banks/NAME/kdep.json               manifest; written last

@@ -1,4 +1,4 @@
-//! Heterogeneous generative distillation (arXiv 2309.09571): METHODS.md section 3.
+//! Heterogeneous generative distillation (arXiv 2309.09571): docs/methods.md section 3.
 //!
 //! ```text
 //! L      = L_feat + lambda L_sim
@@ -51,7 +51,7 @@ pub struct HgkdSettings {
 }
 
 impl Default for HgkdSettings {
-    /// This project's (METHODS.md section 3): the published text gives none.
+    /// This project's (docs/methods.md section 3): the published text gives none.
     fn default() -> Self {
         Self { beta: 1.0, lambda: 1.0 }
     }

@@ -1,4 +1,4 @@
-//! Language-Guided Distillation (arXiv 2406.11689): METHODS.md section 1.
+//! Language-Guided Distillation (arXiv 2406.11689): docs/methods.md section 1.
 //!
 //! ```text
 //! L = alpha L_vis + (1 - alpha) L_tex,   each  -(1/B) Σ_b Σ_k p[b,k] log_softmax(logits / tau_s)[b,k]

@@ -89,7 +89,7 @@ pub struct ObjectiveSettings {
 }
 
 impl Default for ObjectiveSettings {
-    /// Those of the papers (METHODS sections 1, 3 and 4), but for LGD's visual bank: the paper's moves with the batches
+    /// Those of the papers (docs/methods.md sections 1, 3 and 4), but for LGD's visual bank: the paper's moves with the batches
     /// ([`VisualMode::Ema`]), the default is fixed.
     fn default() -> Self {
         Self {
