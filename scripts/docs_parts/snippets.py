@@ -10,8 +10,8 @@ Blocks run in order, in a scratch folder that looks like the root of the reposit
 from an empty folder; every other page starts from a copy of what docs/first-hour.md left behind.
 
 A block fails if its exit code is not 0. Its output must equal the recorded one after both have been filtered: numbers
-with a decimal point, throughputs, hashes and counts of views per name are masked, because they depend on the processor
-or on time; runs of blanks are one blank. `...` in a recorded output stands for any text.
+with a decimal point, throughputs, hashes, sizes and counts of views per name are masked, because they depend on the
+processor or on time; runs of blanks are one blank. `...` in a recorded output stands for any text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILTERS = [
     (re.compile(r"\b[0-9a-f]{16,}\b"), "HASH"),
     (re.compile(r"\d[\d,]*\.\d+(?:e[+-]?\d+)?"), "NUMBER"),
     (re.compile(r"\b\d+(?= (?:images|views)/s)|(?<=\blr )\d+\b"), "NUMBER"),
-    (re.compile(r'("count": )\d+|\d[\d,]*(?= \([a-z])'), r"\1COUNT"),
+    (re.compile(r'("(?:count|bytes)": )\d+|\d[\d,]*(?= \([a-z])'), r"\1COUNT"),
     (re.compile(r"[ \t]+"), " "),
 ]
 
