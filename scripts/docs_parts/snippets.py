@@ -11,7 +11,8 @@ from an empty folder; every other page starts from a copy of what docs/first-hou
 
 A block fails if its exit code is not 0. Its output must equal the recorded one after both have been filtered: numbers
 with a decimal point, throughputs, hashes, sizes and counts of views per name are masked, because they depend on the
-processor or on time; runs of blanks are one blank. `...` in a recorded output stands for any text.
+processor or on time; runs of blanks are one blank; the progress lines that `lgd` prints every 30 s are dropped. `...` in
+a recorded output stands for any text.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ FIRST = DOCS / "first-hour.md"
 README = ROOT / "README.md"
 VENV, TORCH_VENV = ROOT / "third_party/venv/bin", ROOT / "third_party/torch-venv/bin"
 BLOCK = re.compile(r"^```(?P<info>(?:sh|python|torch) run|text output)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRESS = re.compile(r"^\w+: \d+/\d+ \w+, .*\n", re.MULTILINE)
 FILTERS = [
+    (PROGRESS, ""),
     (re.compile(r"\b[0-9a-f]{16,}\b"), "HASH"),
     (re.compile(r"\d[\d,]*\.\d+(?:e[+-]?\d+)?"), "NUMBER"),
     (re.compile(r"\b\d+(?= (?:images|views)/s)|(?<=\blr )\d+\b"), "NUMBER"),
@@ -103,7 +106,7 @@ def run_page(page: Path, folder: Path, write: bool) -> list[str]:
         if recorded is None or matches(recorded.body, done.stdout):
             continue
         if write:
-            output = done.stdout.strip("\n") + "\n"
+            output = PROGRESS.sub("", done.stdout).strip("\n") + "\n"
             text = text[: recorded.start + shift] + output + text[recorded.end + shift :]
             shift += len(output) - len(recorded.body)
         else:
