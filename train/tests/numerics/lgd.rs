@@ -1,4 +1,4 @@
-//! The LGD objective against its formula written out in f64 (METHODS.md section 1), and its online bank.
+//! The LGD objective against its formula written out in f64 (docs/methods.md section 1), and its online bank.
 
 use candle_core::{DType, Tensor, Var};
 use lgd_train::error::TrainError;
