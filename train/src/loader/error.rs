@@ -17,7 +17,7 @@ use crate::objective::InputError;
 pub enum LoaderError {
     /// A cache or bank is damaged, or belongs to something else.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(Box<ArtifactError>),
     /// A target cannot be made into a tensor.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -120,6 +120,12 @@ impl LoaderError {
             }
             Self::Threads { .. } => FailureKind::Other,
         }
+    }
+}
+
+impl From<ArtifactError> for LoaderError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
     }
 }
 
