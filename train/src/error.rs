@@ -74,7 +74,7 @@ pub enum TrainError {
         reason: String,
     },
     /// A device lacks memory for a buffer.
-    #[error("{device} has no {} MiB of free memory", bytes.div_ceil(1 << 20))]
+    #[error("{device} is out of memory: {} MiB more were asked for", bytes.div_ceil(1 << 20))]
     OutOfMemory {
         /// The device.
         device: String,

@@ -16,7 +16,7 @@ pub enum CudaError {
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// The GPU lacks memory.
-    #[error("the GPU has no {} MiB of free memory", bytes.div_ceil(1 << 20))]
+    #[error("the GPU is out of memory: {} MiB more were asked for", bytes.div_ceil(1 << 20))]
     OutOfMemory {
         /// Bytes that were asked for.
         bytes: usize,

@@ -33,11 +33,13 @@ impl From<CudaError> for TrainError {
 /// No such GPU, or no driver, cuBLAS or cuRAND; the message has a hint.
 pub(super) fn open(ordinal: usize) -> Result<Device> {
     Device::new_cuda_with_stream(ordinal).map_err(|error| {
-        let missing = |library| CudaError::Library { library, reason: error.to_string() }.to_string();
+        // Without the backtrace that Candle may add.
+        let text = cause(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        let missing = |library| CudaError::Library { library, reason: text.clone() }.to_string();
         let reason = match cause(&error) {
             Some(CandleError::Cublas(_)) => missing("cuBLAS 13 or 12"),
             Some(CandleError::Curand(_)) => missing("cuRAND"),
-            _ => format!("{error}\nhint: `nvidia-smi` shows whether the driver works, and lists the GPUs"),
+            _ => format!("{text}\nhint: `nvidia-smi` shows whether the driver works, and lists the GPUs"),
         };
         TrainError::Device { device: format!("{CUDA}:{ordinal}"), reason }
     })
