@@ -53,11 +53,12 @@ impl<D: TestDevice> Layer<D> {
         Self { tape: Tape::new(backend), table, program, shape, mask: None }
     }
 
-    /// The same on the CPU, with the parameters that layers read here.
+    /// The same on the CPU. Parameters become rounded on both: here convolutions would read rounded ones, normalizations exact ones.
     fn on_cpu(&mut self) -> Layer<Cpu> {
         let mut cpu = Layer::<Cpu>::of(self.program.graph().clone(), self.table.clone(), self.shape);
         let mut state = self.tape.backend_mut().state().unwrap();
         state.parameters = D::rounded(&state.parameters);
+        self.tape.backend_mut().load_state(&state).unwrap();
         cpu.tape.backend_mut().load_state(&state).unwrap();
         if let Some((visible, rows, columns)) = &self.mask {
             cpu.set_mask(visible, *rows, *columns).unwrap();
