@@ -53,11 +53,12 @@ impl<D: TestDevice> Layer<D> {
         Self { tape: Tape::new(backend), table, program, shape, mask: None }
     }
 
-    /// The same on the CPU, with the parameters that layers read here.
+    /// The same on the CPU. Parameters become rounded on both: here convolutions would read rounded ones, normalizations exact ones.
     fn on_cpu(&mut self) -> Layer<Cpu> {
         let mut cpu = Layer::<Cpu>::of(self.program.graph().clone(), self.table.clone(), self.shape);
         let mut state = self.tape.backend_mut().state().unwrap();
         state.parameters = D::rounded(&state.parameters);
+        self.tape.backend_mut().load_state(&state).unwrap();
         cpu.tape.backend_mut().load_state(&state).unwrap();
         if let Some((visible, rows, columns)) = &self.mask {
             cpu.set_mask(visible, *rows, *columns).unwrap();
@@ -171,22 +172,26 @@ impl<D: TestDevice> Layer<D> {
     pub fn gradient_error(&mut self, x: &[f32], upstream: &[Vec<f32>], step: f32) -> f64 {
         match D::ELEMENT {
             Element::F32 => self.slope_error(x, upstream, step),
-            Element::Bf16 => self.error_beside_cpu(x, upstream),
+            Element::Bf16 => self.error_beside_cpu(x, upstream, TRAIN),
         }
     }
 
-    /// Largest relative error, L2, of the outputs and gradients beside those of the same graph on the CPU.
-    pub fn error_beside_cpu(&mut self, x: &[f32], upstream: &[Vec<f32>]) -> f64 {
+    /// Largest relative error, L2, of everything that a pass computes, beside the same graph on the CPU with the same rounded values.
+    pub fn error_beside_cpu(&mut self, x: &[f32], upstream: &[Vec<f32>], mode: Mode) -> f64 {
         let x = D::rounded(x);
         let mut cpu = self.on_cpu();
-        let [here, there] = [self.results(&x, upstream), cpu.results(&x, upstream)];
+        let [here, there] = [self.results(&x, upstream, mode), cpu.results(&x, upstream, mode)];
         here.iter().zip(&there).map(|(got, expected)| error(got, expected)).fold(0.0, f64::max)
     }
 
-    /// Outputs, gradient of the images, gradient of every parameter.
-    fn results(&mut self, x: &[f32], upstream: &[Vec<f32>]) -> Vec<Vec<f32>> {
-        self.run(x, TRAIN).unwrap();
+    /// Outputs, and in training running statistics, gradient of the images, gradient of every parameter.
+    fn results(&mut self, x: &[f32], upstream: &[Vec<f32>], mode: Mode) -> Vec<Vec<f32>> {
+        self.run(x, mode).unwrap();
         let mut results: Vec<Vec<f32>> = (0..upstream.len()).map(|at| self.output(at)).collect();
+        if mode == Mode::Inference {
+            return results;
+        }
+        results.push(self.tape.backend_mut().state().unwrap().buffers);
         self.try_backward(&upstream.iter().map(|g| Some(&g[..])).collect::<Vec<_>>(), false).unwrap();
         results.push(self.dx());
         results.extend(self.names().iter().map(|name| self.gradient(name)));

@@ -21,6 +21,8 @@ const TOLERANCE: f64 = 3e-6;
 /// A normalized value is read as `x * scale + shift`, whose summands are 200 times as large where the mean lies 200 deviations from 0:
 /// their rounding is 200 times that of the value.
 const FAR: (&str, f64) = ("norm_far_mean.y", 1.2e-5);
+/// On a GPU the gradient of the scale reads the value so, too.
+const FAR_ON_GPU: &str = "norm_far_mean.dw0";
 
 /// Fixtures with layers, and how many cases of them run as graphs here.
 const FIXTURES: [(&str, usize); 7] = [
@@ -39,8 +41,6 @@ const NO_LAYERS: [&str; 3] = ["similarity", "entropy", "entropy_top"];
 const NOT_SQUARE: &str = "conv1x3";
 /// Graphs have no output padding, which no student needs.
 const WITHOUT: [&str; 2] = ["transpose3_s2_even", NOT_SQUARE];
-/// Beside a mean of 200 deviations bf16 holds no deviation.
-const BEYOND_BF16: &str = "norm_far_mean";
 
 /// A case of a fixture.
 struct Case<'a> {
@@ -198,9 +198,16 @@ impl Case<'_> {
         self.parameters.get("mode").is_some_and(|mode| mode == "eval")
     }
 
-    /// Name and relative error of everything that the fixture has and a graph gives.
+    /// Name and relative error of everything that the fixture has and a graph gives. In bf16 they are those of a neighboring input,
+    /// which may lie beyond a kink or tie in a pool: what the CPU makes of the same rounded input, which is PyTorch's in f32, says what
+    /// is right.
     fn errors<D: TestDevice>(&self) -> Vec<(String, f64)> {
         let mut layer = self.layer::<D>();
+        if D::ELEMENT == Element::Bf16 {
+            let mode = if self.is_inference() { Mode::Inference } else { TRAIN };
+            let error = layer.error_beside_cpu(&self.values("x"), &[self.values("g")], mode);
+            return vec![(self.name.to_owned(), error)];
+        }
         if self.is_inference() {
             let y = layer.forward(&self.values("x"), Mode::Inference);
             assert_eq!(layer.get("norm.running_mean"), self.values("mean"), "inference moves nothing");
@@ -283,11 +290,9 @@ fn layers_and_gradients_equal_pytorchs<D: TestDevice>() {
     for (fixture, expected) in FIXTURES {
         let mut worst = (String::new(), 0.0);
         let count = for_cases(fixture, |case| {
-            if D::ELEMENT != Element::F32 && case.name == BEYOND_BF16 {
-                return;
-            }
             for (what, error) in case.errors::<D>() {
-                let allowed = D::tolerance(if what == FAR.0 { FAR.1 } else { TOLERANCE });
+                let far = what == FAR.0 || (what == FAR_ON_GPU && !D::device().is_cpu());
+                let allowed = D::tolerance(if far { FAR.1 } else { TOLERANCE });
                 if error > allowed {
                     failures.push(format!("{what}: {error:.1e}"));
                 }

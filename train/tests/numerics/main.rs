@@ -1,7 +1,8 @@
 //! The numerical half: layers, students, objectives and optimizers against PyTorch, and against themselves, on every device
 //! (`device.rs`).
 
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(feature = "cuda")]
+#[cfg(test)]
 mod beside_cpu;
 #[cfg(test)]
 mod channels;
