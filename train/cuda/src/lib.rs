@@ -1,5 +1,16 @@
 //! Training kernels on an NVIDIA GPU: the counterpart of `lgd-kernels`, on device memory.
 //!
+//! ```no_run
+//! use lgd_cuda::{Activation, Buffer, Element, Gpu, Tuning, elementwise};
+//!
+//! let mut gpu = Gpu::first(Tuning::default())?;
+//! let x = Buffer::from_host(gpu.stream(), &[-1.0_f32, 2.0])?;
+//! let mut y = gpu.alloc(Element::F32, 2)?;
+//! elementwise::activate(&mut gpu, Activation::Relu, x.as_slice(), &mut y.as_mut())?;
+//! assert_eq!(y.as_slice().to_host::<f32>(gpu.stream())?, [0.0, 2.0]);
+//! # Ok::<(), lgd_cuda::CudaError>(())
+//! ```
+//!
 //! Activations are NHWC in bf16 (or f16, f32); weights are OHWI in f32, with a copy in the activations' element; statistics, gradients of
 //! parameters and the optimizer's state are f32. Arithmetic is f32; products run on tensor cores. An operation that both crates have has
 //! the same name in both.
