@@ -8,6 +8,8 @@
 mod args;
 mod commands;
 mod exit;
+#[cfg(test)]
+mod flags_page;
 mod hints;
 mod progress;
 mod say;

@@ -1,4 +1,4 @@
-//! KDEP's targets from a cache alone (METHODS section 2): no image, no teacher, no label.
+//! KDEP's targets from a cache alone (docs/methods.md section 2): no image, no teacher, no label.
 //!
 //! ```text
 //! pass 1   x -> sums -> principal axes               all rows, or a strided sample of them

@@ -1,4 +1,4 @@
-//! Textual and visual semantics banks and the similarity distributions that a student learns from (METHODS section 1).
+//! Textual and visual semantics banks and the similarity distributions that a student learns from (docs/methods.md section 1).
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -30,7 +30,7 @@
 //! - [`tsb`]: prompts to text prototypes, through a [`PromptEncoder`] and a prompt cache on disk;
 //! - [`targets`], [`vsb`]: cached image embeddings to visual prototypes and per-row distributions, in two passes;
 //! - [`build`]: all of it, into a bank's folder;
-//! - [`kdep`]: cached features to the targets of KDEP (METHODS section 2), a bank of its own kind.
+//! - [`kdep`]: cached features to the targets of KDEP (docs/methods.md section 2), a bank of its own kind.
 //!
 //! No image and no image encoder is ever opened: a new category set costs two matrix products over the cache.
 

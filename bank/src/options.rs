@@ -62,7 +62,7 @@ impl TopK {
     }
 }
 
-/// Power temperature scaling, which brings the very uneven variances of principal components together (METHODS section 2):
+/// Power temperature scaling, which brings the very uneven variances of principal components together (docs/methods.md section 2):
 /// f(y) = sign(y) |y / T|^(1/n).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PowerTemperature {

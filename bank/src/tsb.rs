@@ -1,4 +1,4 @@
-//! The textual semantics bank: one unit vector per category, from its prompts (METHODS section 1).
+//! The textual semantics bank: one unit vector per category, from its prompts (docs/methods.md section 1).
 
 use std::collections::HashSet;
 use std::path::Path;

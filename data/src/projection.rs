@@ -1,4 +1,4 @@
-//! The principal axes of a matrix that is read once, a block of rows at a time (METHODS section 2).
+//! The principal axes of a matrix that is read once, a block of rows at a time (docs/methods.md section 2).
 //!
 //! ```text
 //! sums         n, sum of x [D], sum of x x^T [D, D]     f64, one pass

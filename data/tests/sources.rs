@@ -274,7 +274,11 @@ fn captions_that_cannot_be_used_are_errors_with_their_line() {
     for (text, line, part) in [
         ("path,caption\na,x\nb,\n", 3, "\"b\" has no caption"),
         ("path,caption\na,x\nb,\"  \"\n", 3, "\"b\" has no caption"),
-        ("path,caption\na,a cat, asleep\n", 2, "3 columns, the header has 2\nhint: a text that holds commas"),
+        (
+            "path,caption\na,a cat, asleep\n",
+            2,
+            "3 columns, the header has 2\nhint: put a text with commas in double quotes",
+        ),
         ("path,label,caption\na,1\n", 2, "2 columns, the header has 3"),
         ("path,caption_embedding\na,\"[1, 2]\"\nb,\"[1]\"\n", 3, "\"b\" has 1 numbers, those before it 2"),
         ("path,caption_embedding\na,\"[0, 0]\"\n", 2, "\"a\" is all zeros"),

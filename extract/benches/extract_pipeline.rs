@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for policy in Policy::ALL {
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            peer.push(bare_rate(&mut bare, source.listing.samples.len())?);
+            peer.push(bare_rate(&mut bare, source.samples().len())?);
             ours.push(pipeline_rate(&mut extractor, &source, policy)?);
         }
         let (ours, peer) = (median(&mut ours), median(&mut peer));

@@ -12,4 +12,5 @@ mod objectives;
 mod optional;
 mod parquet;
 mod pipeline;
+mod software_gpu;
 mod stored_views;

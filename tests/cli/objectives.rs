@@ -1,6 +1,6 @@
 //! Choosing what a student is trained for.
 
-use crate::common::{CLASSES, Desk};
+use crate::common::Desk;
 
 const TRAIN: &str =
     "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 2 --lr 0.01";
@@ -53,25 +53,7 @@ fn losses(log: &str, word: &str) -> Vec<f64> {
 
 #[test]
 fn one_cache_serves_every_objective() {
-    let desk = Desk::new();
-    desk.images("images", 0, 4);
-    let teacher = desk.teacher("teacher").join("teacher.toml");
-    // A grid of 4 x 4 tokens, which a student of 64 pixels reaches by doubling.
-    let settings = std::fs::read_to_string(&teacher).unwrap().replace("size = 160", "size = 128");
-    std::fs::write(&teacher, settings).unwrap();
-    let mut list = "path,label,caption\n".to_owned();
-    for class in CLASSES {
-        let files = std::fs::read_dir(desk.path("images").join(class)).unwrap();
-        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
-        names.sort();
-        for name in names {
-            list += &format!("images/{class}/{},{class},a small picture of a {class}\n", name.display());
-        }
-    }
-    desk.write("list.csv", list);
-    desk.names("names.txt", &CLASSES);
-    let extract = "extract --images list.csv --teacher teacher --views 2 --with-center --features --captions";
-    desk.lgd(&format!("{extract} --tokens svd:16 --out cache")).ended(0, &[]);
+    let desk = Desk::cache_of_everything();
     desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
     let warning = "dimensions have any variance in the 80 rows";
     desk.lgd("bank --cache cache --target kdep --dim 512 --out banks/kdep").ended(0, &[warning]);

@@ -45,7 +45,7 @@ pub enum Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VsbMode {
-    /// The mean embedding of the views of each pseudo-category (METHODS 1, LGKA).
+    /// The mean embedding of the views of each pseudo-category (docs/methods.md section 1, LGKA).
     Mean,
 }
 

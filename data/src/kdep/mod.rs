@@ -1,4 +1,4 @@
-//! The KDEP bank: for each row of the cache, the target of the student's pooled feature (METHODS section 2).
+//! The KDEP bank: for each row of the cache, the target of the student's pooled feature (docs/methods.md section 2).
 //!
 //! ```text
 //! banks/NAME/kdep.json               manifest; written last

@@ -15,7 +15,7 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// CLIP's (METHODS section 1).
+    /// CLIP's (docs/methods.md section 1).
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_55, 0.261_302_6, 0.275_777_1],

@@ -18,7 +18,7 @@ use crate::run::RunError;
 pub enum EvalError {
     /// The run, its student, a cache or a bank cannot be used.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
     /// The caller asked to stop. An evaluation keeps nothing.
     #[error("interrupted; an evaluation starts anew")]
     Interrupted,
@@ -171,20 +171,26 @@ impl EvalError {
     }
 }
 
+impl From<RunError> for EvalError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
 impl From<ArtifactError> for EvalError {
     fn from(error: ArtifactError) -> Self {
-        Self::Run(error.into())
+        RunError::from(error).into()
     }
 }
 
 impl From<TrainError> for EvalError {
     fn from(error: TrainError) -> Self {
-        Self::Run(error.into())
+        RunError::from(error).into()
     }
 }
 
 impl From<LoaderError> for EvalError {
     fn from(error: LoaderError) -> Self {
-        Self::Run(error.into())
+        RunError::from(error).into()
     }
 }

@@ -8,7 +8,7 @@ use super::report::{AgreementReport, ZeroShotReport};
 use crate::error::TrainError;
 
 /// The category of each row of `embeddings` (`[N, D]`): argmax of its products with `prototypes` (`[C, D]`), the first of
-/// equals (METHODS section 1, "Evaluation").
+/// equals (docs/methods.md section 1, "Evaluation").
 ///
 /// # Errors
 /// Widths that differ.

@@ -42,7 +42,7 @@ const BATCH: &str = "batch";
 pub enum ExportError {
     /// The run, its student or the bank cannot be used.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
     /// Scores were asked for, and the student has no embedding.
     #[error("a score for every name needs a run whose student ends in an embedding")]
     NoEmbedding,
@@ -65,9 +65,15 @@ impl ExportError {
     }
 }
 
+impl From<RunError> for ExportError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
 impl From<TrainError> for ExportError {
     fn from(error: TrainError) -> Self {
-        Self::Run(error.into())
+        RunError::from(error).into()
     }
 }
 

@@ -220,7 +220,7 @@ impl<'a> TrainingImages<'a> {
             let key = self.views.keys[sample].clone();
             match error {
                 PixelError::Changed { expected, got } => LoaderError::ImageChanged { key, expected, got },
-                source => LoaderError::Image { key, source },
+                error => LoaderError::Image { key, source: Box::new(error) },
             }
         })
     }

@@ -17,7 +17,7 @@ use crate::objective::InputError;
 pub enum LoaderError {
     /// A cache or bank is damaged, or belongs to something else.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(Box<ArtifactError>),
     /// A target cannot be made into a tensor.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -68,7 +68,7 @@ pub enum LoaderError {
         /// The sample's key.
         key: String,
         /// Why it cannot be used.
-        source: PixelError,
+        source: Box<PixelError>,
     },
     /// Not even one batch can be filled.
     #[error("{samples} samples do not fill one batch of {batch}\nhint: take a smaller batch, or more images")]
@@ -120,6 +120,12 @@ impl LoaderError {
             }
             Self::Threads { .. } => FailureKind::Other,
         }
+    }
+}
+
+impl From<ArtifactError> for LoaderError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The caption term of GPT4Image (arXiv 2306.00693): METHODS.md section 4.
+//! The caption term of GPT4Image (arXiv 2306.00693): docs/methods.md section 4.
 //!
 //! Symmetric contrast within the batch: with logits `z[i,j] = s_i . c_j / tau` of the students' and the captions' embeddings,
 //! `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is taken in parts is contrasted part by part.
@@ -30,7 +30,7 @@ pub struct CaptionSettings {
     pub caption_temperature: f32,
 }
 
-/// The paper's (METHODS section 4).
+/// The paper's (docs/methods.md section 4).
 const DEFAULT: CaptionSettings = CaptionSettings { caption_temperature: 0.07 };
 
 impl Default for CaptionSettings {

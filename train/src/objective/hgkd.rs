@@ -1,4 +1,4 @@
-//! Heterogeneous generative distillation (arXiv 2309.09571): METHODS.md section 3.
+//! Heterogeneous generative distillation (arXiv 2309.09571): docs/methods.md section 3.
 //!
 //! ```text
 //! L      = L_feat + lambda L_sim
@@ -52,7 +52,7 @@ pub struct HgkdSettings {
     pub lambda_sim: f32,
 }
 
-/// The paper's ratio, and weights of this project (METHODS section 3): the published text has none.
+/// The paper's ratio, and weights of this project (docs/methods.md section 3): the published text has none.
 const DEFAULT: HgkdSettings = HgkdSettings { mask_ratio: 0.6, beta: 1.0, lambda_sim: 1.0 };
 
 impl Default for HgkdSettings {

@@ -145,7 +145,7 @@ const UNDECLARED: &str = "a target";
 pub enum InputError {
     /// A bank or cache is damaged, or belongs to something else.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(Box<ArtifactError>),
     /// An objective cannot be built from its inputs.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -219,6 +219,12 @@ impl InputError {
             | Self::KeptPrototypes { .. } => FailureKind::Usage,
             Self::TargetWidth { .. } | Self::CaptionWidth { .. } => FailureKind::Artifact,
         }
+    }
+}
+
+impl From<ArtifactError> for InputError {
+    fn from(error: ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
     }
 }
 

@@ -1,4 +1,4 @@
-//! KDEP (arXiv 2203.05180): METHODS.md section 2.
+//! KDEP (arXiv 2203.05180): docs/methods.md section 2.
 //!
 //! `L = mean over batch and dimensions of (x - f(y))^2`, with the student's pooled feature x before its last activation, and the
 //! teacher's feature projected to its width and scaled, f(y), which the KDEP bank holds.

@@ -1,4 +1,4 @@
-//! Language-Guided Distillation (arXiv 2406.11689): METHODS.md section 1.
+//! Language-Guided Distillation (arXiv 2406.11689): docs/methods.md section 1.
 //!
 //! ```text
 //! L = alpha L_vis + (1 - alpha) L_tex,   each  -(1/B) Σ_b Σ_k p[b,k] log_softmax(logits / tau_s)[b,k]
@@ -56,7 +56,7 @@ pub struct LgdSettings {
     pub slots: CategoryWeights,
 }
 
-/// The paper's (METHODS section 1), but for the visual bank, which moves with the batches there ([`VisualMode::Ema`]) and is fixed here.
+/// The paper's (docs/methods.md section 1), but for the visual bank, which moves with the batches there ([`VisualMode::Ema`]) and is fixed here.
 const DEFAULT: LgdSettings =
     LgdSettings { alpha: 0.5, vsb: VisualMode::Mean, vsb_momentum: 0.999, slots: CategoryWeights::Balanced };
 

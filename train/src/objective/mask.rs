@@ -1,4 +1,4 @@
-//! Which cells a student does not see: METHODS.md section 3.
+//! Which cells a student does not see: docs/methods.md section 3.
 
 use lgd_kernels::geometry::{expect_eq, expect_positive};
 

@@ -65,6 +65,10 @@ impl TeacherQueue {
     /// Another shape, or an error of the device.
     pub fn push(&mut self, rows: &[u32], embeddings: &Tensor) -> Result<(), TrainError> {
         expect_dims("embeddings for the queue", embeddings, &[rows.len(), self.entries.dims()[1]])?;
+        if rows.is_empty() {
+            // A GPU holds no empty tensor.
+            return Ok(());
+        }
         let embeddings = embeddings.detach().to_device(self.entries.device())?.contiguous()?;
         let mut done = rows.len().saturating_sub(self.capacity());
         while done < rows.len() {

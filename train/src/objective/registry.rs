@@ -79,7 +79,6 @@ macro_rules! objectives {
         /// Settings of all objectives, by group: flags of `lgd train`, and flat members of `config.toml`. A setting that no chosen
         /// objective reads has no effect.
         #[derive(Debug, Clone, Copy, PartialEq, Default, clap::Args, serde::Serialize, serde::Deserialize)]
-        #[command(next_help_heading = "Settings of objectives")]
         pub struct ObjectiveSettings {
             #[command(flatten)]
             #[serde(flatten)]

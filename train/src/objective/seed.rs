@@ -1,4 +1,4 @@
-//! SEED (arXiv 2101.04731): METHODS.md section 4.
+//! SEED (arXiv 2101.04731): docs/methods.md section 4.
 //!
 //! ```text
 //! p = softmax([1, t . Q^T] / tau_t)      logits = [s . t, s . Q^T] / tau_s      L = -(1/B) Σ_b Σ_k p[b,k] log_softmax(logits)[b,k]
@@ -33,7 +33,7 @@ pub struct SeedSettings {
     pub teacher_temperature: f32,
 }
 
-/// The paper's (METHODS section 4).
+/// The paper's (docs/methods.md section 4).
 const DEFAULT: SeedSettings = SeedSettings { teacher_temperature: 0.01 };
 
 impl Default for SeedSettings {

@@ -46,7 +46,7 @@ pub struct SharedSettings {
     pub queue: usize,
 }
 
-/// The papers' (METHODS sections 1 and 4).
+/// The papers' (docs/methods.md sections 1 and 4).
 const SHARED: SharedSettings = SharedSettings { student_temperature: 0.2, queue: 65_536 };
 
 impl Default for SharedSettings {

@@ -1,4 +1,4 @@
-//! The Visual Semantics Bank in training: fixed (`mean`), or moving with the batches (`ema`). METHODS.md section 1.
+//! The Visual Semantics Bank in training: fixed (`mean`), or moving with the batches (`ema`). docs/methods.md section 1.
 
 use std::collections::BTreeMap;
 

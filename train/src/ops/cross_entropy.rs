@@ -12,7 +12,7 @@ use super::to_host;
 /// Logits of columns that are left out, where log-softmax is composed: `exp` of it is 0, and 0 times it is 0.
 pub(super) const LEFT_OUT: f32 = -1e30;
 
-/// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (METHODS.md section 1).
+/// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (docs/methods.md section 1).
 ///
 /// Columns that are not `active` are left out of the softmax and of the sum. Targets are constants and need not sum to one.
 ///

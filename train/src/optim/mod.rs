@@ -27,7 +27,7 @@ pub struct OptimizerSettings {
 }
 
 impl Default for OptimizerSettings {
-    /// The paper's: SGD with momentum 0.9, weight decay 1e-4 on everything (METHODS.md section 1).
+    /// The paper's: SGD with momentum 0.9, weight decay 1e-4 on everything (docs/methods.md section 1).
     fn default() -> Self {
         let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
         Self { rule, weight_decay: 1e-4, decay_all: true, clip: None, ema: None }

@@ -50,7 +50,7 @@ pub struct ScheduleSettings {
     pub unit: Unit,
 }
 
-/// Linear warm-up, then cosine, steps or a constant (METHODS.md section 1).
+/// Linear warm-up, then cosine, steps or a constant (docs/methods.md section 1).
 ///
 /// With `W` warm-up epochs of `E`, and `e` epochs done (whole ones, or with a fraction for [`Unit::Step`]):
 /// - `e < W`: `start + (base - start) * e / W`

@@ -12,7 +12,7 @@ use crate::objective::{ObjectiveSettings, Objectives};
 use crate::optim::{OptimizerSettings, ScheduleKind, Unit};
 use crate::student::Architecture;
 
-/// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (METHODS section 1).
+/// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (docs/methods.md section 1).
 const REFERENCE_LR: f32 = 0.03;
 const REFERENCE_BATCH: f32 = 256.0;
 const WARMUP_EPOCHS: u32 = 5;
@@ -64,7 +64,7 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// LGD and its paper's settings (METHODS section 1), except for the visual bank ([`LgdSettings`](crate::objective::LgdSettings)), with
+    /// LGD and its paper's settings (docs/methods.md section 1), except for the visual bank ([`LgdSettings`](crate::objective::LgdSettings)), with
     /// the given student, size, length and batch. The warm-up takes at most a quarter of the epochs, and starts below the learning rate
     /// that it leads to.
     pub fn new(student: Architecture, size: u32, epochs: u32, batch: usize, seed: u64) -> Self {

@@ -56,7 +56,7 @@ pub enum RunError {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: InitialWeightsError,
+        source: Box<InitialWeightsError>,
     },
     /// The caller asked to stop.
     #[error("interrupted after step {step}")]
@@ -108,7 +108,7 @@ impl RunError {
 impl From<InputError> for RunError {
     fn from(error: InputError) -> Self {
         match error {
-            InputError::Artifact(error) => Self::Artifact(error),
+            InputError::Artifact(error) => Self::Artifact(*error),
             InputError::Train(error) => Self::Train(error),
             error => Self::Input(error),
         }
@@ -119,7 +119,7 @@ impl From<InputError> for RunError {
 impl From<LoaderError> for RunError {
     fn from(error: LoaderError) -> Self {
         match error {
-            LoaderError::Artifact(error) => Self::Artifact(error),
+            LoaderError::Artifact(error) => Self::Artifact(*error),
             LoaderError::Train(error) => Self::Train(error),
             LoaderError::Input(error) => error.into(),
             error => Self::Loader(error),

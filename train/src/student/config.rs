@@ -31,9 +31,9 @@ pub enum Head {
 /// Outputs in training beside the pooled feature and the head's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// The pooled last map before its activation (KDEP; METHODS.md section 2).
+    /// The pooled last map before its activation (KDEP; docs/methods.md section 2).
     pub raw_pooled: bool,
-    /// The teacher's tokens of a masked view (H-GKD; METHODS.md section 3): the whole network is sparse in training then.
+    /// The teacher's tokens of a masked view (H-GKD; docs/methods.md section 3): the whole network is sparse in training then.
     pub decoder: Option<DecoderConfig>,
 }
 

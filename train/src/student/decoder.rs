@@ -1,4 +1,4 @@
-//! The UNet decoder of masked students: from the maps of a sparse backbone to the teacher's tokens (H-GKD; METHODS.md section 3).
+//! The UNet decoder of masked students: from the maps of a sparse backbone to the teacher's tokens (H-GKD; docs/methods.md section 3).
 //!
 //! ```text
 //! map at stride 32 ── fill, 1x1 ──► up ──┐

@@ -7,7 +7,7 @@ use crate::engine::graph::{Builder, LinearKind, Value};
 /// Key of the dropout masks among the streams of a seed.
 pub(super) const DROPOUT_STREAM: u64 = 0x6472_6F70_6F75_7400;
 
-/// Linear(d, d), ReLU, Linear(d, D), L2 normalization (METHODS.md section 1): parameters `head.0` and `head.2`, as in a PyTorch
+/// Linear(d, d), ReLU, Linear(d, D), L2 normalization (docs/methods.md section 1): parameters `head.0` and `head.2`, as in a PyTorch
 /// `Sequential`.
 pub(super) fn projection(
     builder: &mut Builder,

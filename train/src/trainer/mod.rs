@@ -249,7 +249,10 @@ fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> T
 
 /// Loads the file at `path` into `student`. Tensors that the file lacks keep their random initialization.
 fn load_initial(student: &mut Student, path: &Path) -> Result<(InitRecord, LoadReport), RunError> {
-    let wrong = |source: InitialWeightsError| RunError::InitialWeights { path: path.to_owned(), source };
+    let wrong = |source: InitialWeightsError| RunError::InitialWeights {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
     let bytes = fs::read(path).map_err(|error| wrong(error.into()))?;
     let report = student.load_safetensors(&bytes).map_err(|error| wrong(error.into()))?;
     let (applied, wanted) =

@@ -2,8 +2,11 @@
 
 use lgd_train::engine::graph::ConvSpec;
 
+use crate::device::{TestDevice, on_every_device};
 use crate::golden::{error, normal};
 use crate::layer::{Layer, TRAIN};
+
+on_every_device!(any_number_of_channels_gives_the_sums_written_out);
 
 const CHANNELS: [usize; 8] = [1, 2, 3, 4, 7, 16, 18, 33];
 const BATCH: usize = 2;
@@ -39,31 +42,31 @@ fn written_out(inputs: usize, spec: ConvSpec, x: &[f32], w: &[f32], g: &[f32]) -
     sums.map(|sums| sums.into_iter().map(|sum| sum as f32).collect())
 }
 
-fn check(inputs: usize, spec: ConvSpec) {
-    let mut layer = Layer::new(&[BATCH, HEIGHT, WIDTH, inputs], |b, x| Ok(vec![b.conv(x, "conv", spec)?]));
-    let x = normal("x", layer.images_len());
-    let w = normal("w", layer.get("conv.weight").len());
+fn check<D: TestDevice>(inputs: usize, spec: ConvSpec) {
+    let dims = [BATCH, HEIGHT, WIDTH, inputs];
+    let mut layer = Layer::<D>::new(&dims, |b, x| Ok(vec![b.conv(x, "conv", spec)?]));
+    let x = D::rounded(&normal("x", layer.images_len()));
+    let w = D::rounded(&normal("w", layer.get("conv.weight").len()));
     layer.set("conv.weight", &w);
     let y = layer.forward(&x, TRAIN);
-    let g = normal("g", y.len());
+    let g = D::rounded(&normal("g", y.len()));
     layer.backward(&g);
     let expected = written_out(inputs, spec, &x, &w, &g);
     for (what, (got, expected)) in
         ["y", "dx", "dw"].iter().zip([y, layer.dx(), layer.gradient("conv.weight")].iter().zip(&expected))
     {
         let error = error(got, expected);
-        assert!(error < 3e-6, "{inputs} to {spec:?}: {what} {error:.1e}");
+        assert!(error < D::tolerance(3e-6), "{inputs} to {spec:?}: {what} {error:.1e}");
     }
 }
 
-#[test]
-fn any_number_of_channels_gives_the_sums_written_out() {
+fn any_number_of_channels_gives_the_sums_written_out<D: TestDevice>() {
     for inputs in CHANNELS {
         for (side, stride) in [(1, 1), (1, 2), (3, 1), (3, 2), (5, 1), (7, 2)] {
             for outputs in CHANNELS {
-                check(inputs, ConvSpec::dense(outputs, side, stride));
+                check::<D>(inputs, ConvSpec::dense(outputs, side, stride));
             }
-            check(inputs, ConvSpec::depthwise(inputs, side, stride));
+            check::<D>(inputs, ConvSpec::depthwise(inputs, side, stride));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The same seed gives the same bits, whatever the number of threads.
+//! The same seed gives the same bits on the CPU, whatever the number of threads. (On a GPU there are none of ours; that a pass repeats
+//! to the bit there is checked in `students.rs`.)
 
 use candle_core::{DType, Device, Tensor};
 use lgd_train::objective::{Lgd, LgdConstants, Objective, TargetBatch, VisualBank};

@@ -6,6 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use lgd_train::rng::Stream;
 
+use crate::device::TestDevice;
+
 /// A fixture's tensors and metadata.
 pub struct Golden {
     tensors: BTreeMap<String, Tensor>,
@@ -13,10 +15,20 @@ pub struct Golden {
 }
 
 impl Golden {
+    /// Reads `tests/goldens/{name}.safetensors`, onto the device.
+    pub fn on<D: TestDevice>(name: &str) -> Self {
+        let Self { tensors, metadata } = Self::open(name);
+        Self {
+            tensors: tensors.into_iter().map(|(name, tensor)| (name, D::tensor(&tensor))).collect(),
+            metadata,
+        }
+    }
+
     /// Reads `tests/goldens/{name}.safetensors`.
     pub fn open(name: &str) -> Self {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(format!("{name}.safetensors"));
+        // Cargo names the crate's folder; so does scripts/gpu-check, which runs this program on another machine than built it.
+        let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
+        let path = Path::new(&folder).join("tests/goldens").join(format!("{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap();
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();

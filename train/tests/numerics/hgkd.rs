@@ -10,11 +10,22 @@ use lgd_train::objective::{
     WantedOutputs,
 };
 use lgd_train::student::{
-    Architecture, DecoderConfig, Extras, Head, Images, Student, StudentConfig, StudentError, StudentOutput,
+    Architecture, DecoderConfig, Extras, Head, Images, StudentConfig, StudentError, StudentOutput,
 };
 
-use crate::golden::{Golden, error, normal, real, spread, unit_rows, values};
+use crate::device::{TestDevice, on_every_f32_device};
+use crate::golden::{Golden, error, normal, real, spread, values};
 use crate::layer::TRAIN;
+
+on_every_f32_device!(
+    the_loss_and_its_gradients_equal_pytorchs,
+    a_masked_students_whole_gradient_equals_pytorchs,
+    features_are_compared_by_whether_their_cell_is_hidden,
+    the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go,
+    correlations_need_two_entries_and_do_not_break_where_nothing_varies,
+    what_does_not_fit_the_objective_is_refused,
+    the_queue_takes_the_batch_and_survives_a_checkpoint,
+);
 
 /// The product promises 1e-4 of each tensor, L2; PyTorch's own f32 is 2e-5 off at worst (metadata `f32_error`).
 const TOLERANCE: f64 = 1e-4;
@@ -56,7 +67,7 @@ fn mask(golden: &Golden) -> BatchMask {
 fn objective(golden: &Golden) -> Hgkd {
     let entries = golden.get("queue");
     let (filled, dim) = entries.dims2().unwrap();
-    let mut queue = TeacherQueue::new(2 * filled, dim, &Device::Cpu).unwrap();
+    let mut queue = TeacherQueue::new(2 * filled, dim, entries.device()).unwrap();
     queue.push(&(0..u32::try_from(filled).unwrap()).collect::<Vec<_>>(), entries).unwrap();
     let settings = HgkdSettings {
         beta: weight(golden, "beta"),
@@ -70,7 +81,9 @@ fn targets(golden: &Golden) -> TargetBatch {
     let shape = [BATCH, GRID.0, GRID.1, TOKEN_DIM];
     TargetBatch {
         embedding: Some(golden.get("t").clone()),
-        tokens: Some(spread(seed(golden), "tokens", &shape, 1.5, 0.0)),
+        tokens: Some(
+            spread(seed(golden), "tokens", &shape, 1.5, 0.0).to_device(golden.get("t").device()).unwrap(),
+        ),
         rows: Some(vec![7, 8, 9, 10]),
         mask: Some(mask(golden)),
         ..TargetBatch::default()
@@ -87,9 +100,8 @@ fn output(embedding: &Tensor, tokens: &Tensor) -> StudentOutput {
     }
 }
 
-#[test]
-fn the_loss_and_its_gradients_equal_pytorchs() {
-    let golden = Golden::open("hgkd");
+fn the_loss_and_its_gradients_equal_pytorchs<D: TestDevice>() {
+    let golden = Golden::on::<D>("hgkd");
     let [embedding, tokens] = ["embedding", "output"].map(|name| Var::from_tensor(golden.get(name)).unwrap());
     let loss = objective(&golden).loss(&output(&embedding, &tokens), &targets(&golden)).unwrap();
     let names = ["hgkd_hidden", "hgkd_visible", "hgkd_similarity"];
@@ -98,27 +110,26 @@ fn the_loss_and_its_gradients_equal_pytorchs() {
     {
         assert_eq!(name, expected);
         let error = error(&values(part), &golden.values(theirs));
-        assert!(error < 1e-5, "{name}: {error:.1e}");
+        assert!(error < D::tolerance(1e-5), "{name}: {error:.1e}");
     }
     // The fixture's loss has KDEP's term too, which neither tokens nor embedding enter.
     let raw = weight(&golden, "kdep") * golden.values("raw")[0];
-    assert!(error(&[values(&loss.total)[0] + raw], &golden.values("loss")) < 1e-5);
+    assert!(error(&[values(&loss.total)[0] + raw], &golden.values("loss")) < D::tolerance(1e-5));
     let gradients = loss.total.backward().unwrap();
     for (name, variable) in [("d_embedding", &embedding), ("d_output", &tokens)] {
         let error = error(&values(gradients.get(variable).unwrap()), &golden.values(name));
-        assert!(error < 1e-5, "{name}: {error:.1e}");
+        assert!(error < D::tolerance(1e-5), "{name}: {error:.1e}");
     }
 }
 
-#[test]
-fn a_masked_students_whole_gradient_equals_pytorchs() {
-    let golden = Golden::open("hgkd");
+fn a_masked_students_whole_gradient_equals_pytorchs<D: TestDevice>() {
+    let golden = Golden::on::<D>("hgkd");
     let seed = seed(&golden);
     let decoder =
         DecoderConfig { rows: GRID.0, columns: GRID.1, dim: TOKEN_DIM, height: SIZE.0, width: SIZE.1 };
     let extras = Extras { raw_pooled: true, decoder: Some(decoder) };
     let config = StudentConfig::new(Architecture::ResNet18, Head::Projection { dim: DIM }, 0);
-    let mut student = Student::new(StudentConfig { extras, ..config }, &Device::Cpu).unwrap();
+    let mut student = D::student(StudentConfig { extras, ..config });
     let tensors = student.tensors().unwrap();
     let tensors: BTreeMap<String, Tensor> =
         tensors.iter().map(|(name, tensor)| (name.clone(), formula(seed, name, tensor.dims()))).collect();
@@ -127,7 +138,7 @@ fn a_masked_students_whole_gradient_equals_pytorchs() {
     let images = values(&spread(seed, "images", &[BATCH, SIZE.0, SIZE.1, 3], 2.0, 0.0));
     let output = student.forward(Images::Normalized(&images), (BATCH, SIZE.0, SIZE.1), TRAIN).unwrap();
     let raw = output.raw_pooled().unwrap();
-    let feature = spread(seed, "feature", raw.dims(), 2.0, 0.0);
+    let feature = D::tensor(&spread(seed, "feature", raw.dims(), 2.0, 0.0));
     let kdep = (raw - feature).unwrap().sqr().unwrap().mean_all().unwrap();
     let loss = objective(&golden).loss(&output, &targets(&golden)).unwrap();
     let total = (loss.total + (&kdep * f64::from(weight(&golden, "kdep"))).unwrap()).unwrap();
@@ -159,32 +170,37 @@ fn a_masked_students_whole_gradient_equals_pytorchs() {
     eprintln!("worst of {}: {} {:.1e}", found.len(), worst.0, worst.1);
     let failures: Vec<String> = found
         .iter()
-        .filter(|(_, error)| *error > TOLERANCE)
+        .filter(|(_, error)| *error > D::tolerance(TOLERANCE))
         .map(|(name, error)| format!("{name}: {error:.1e}"))
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Random unit vectors `[rows, dim]` on the device.
+fn unit_rows<D: TestDevice>(name: &str, rows: usize, dim: usize) -> Tensor {
+    D::tensor(&crate::golden::unit_rows(name, rows, dim))
+}
+
 /// The objective over a queue of the given embeddings, for tokens of three values.
 fn over(settings: HgkdSettings, entries: &Tensor) -> Hgkd {
     let (count, dim) = entries.dims2().unwrap();
-    let mut queue = TeacherQueue::new(count.max(1), dim, &Device::Cpu).unwrap();
+    let mut queue = TeacherQueue::new(count.max(1), dim, entries.device()).unwrap();
     let rows: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
     queue.push(&rows, entries).unwrap();
     Hgkd::new(settings, queue, 3).unwrap()
 }
 
 /// Two images of 1 x 2 cells with one hidden each, 2 x 4 tokens of three values, embeddings of six.
-fn small() -> (Tensor, Tensor, TargetBatch) {
-    let tokens = |name: &str| Tensor::from_vec(normal(name, 48), (2, 2, 4, 3), &Device::Cpu).unwrap();
+fn small<D: TestDevice>() -> (Tensor, Tensor, TargetBatch) {
+    let tokens = |name: &str| Tensor::from_vec(normal(name, 48), (2, 2, 4, 3), &D::device()).unwrap();
     let targets = TargetBatch {
-        embedding: Some(unit_rows("t", 2, 6)),
+        embedding: Some(unit_rows::<D>("t", 2, 6)),
         tokens: Some(tokens("y")),
         rows: Some(vec![3, 4]),
         mask: Some(BatchMask::new(vec![true, false, false, true], (1, 2)).unwrap()),
         ..TargetBatch::default()
     };
-    (unit_rows("s", 2, 6), tokens("x"), targets)
+    (unit_rows::<D>("s", 2, 6), tokens("x"), targets)
 }
 
 fn parts(objective: &Hgkd, output: &StudentOutput, targets: &TargetBatch) -> [f32; 4] {
@@ -193,11 +209,10 @@ fn parts(objective: &Hgkd, output: &StudentOutput, targets: &TargetBatch) -> [f3
     [values(&loss.total)[0], part(0), part(1), part(2)]
 }
 
-#[test]
-fn features_are_compared_by_whether_their_cell_is_hidden() {
-    let (s, x, targets) = small();
+fn features_are_compared_by_whether_their_cell_is_hidden<D: TestDevice>() {
+    let (s, x, targets) = small::<D>();
     let settings = HgkdSettings { beta: 0.25, lambda_sim: 0.0, ..HgkdSettings::default() };
-    let objective = over(settings, &unit_rows("queue", 5, 6));
+    let objective = over(settings, &unit_rows::<D>("queue", 5, 6));
     let [total, hidden, visible, _] = parts(&objective, &output(&s, &x), &targets);
     let (x, y) = (values(&x), values(targets.tokens.as_ref().unwrap()));
     let mut sums = [0.0_f64; 2];
@@ -208,7 +223,7 @@ fn features_are_compared_by_whether_their_cell_is_hidden() {
     }
     assert!((f64::from(hidden) - sums[0]).abs() < 1e-5 && (f64::from(visible) - sums[1]).abs() < 1e-5);
     assert!((f64::from(total) - sums[0] - 0.25 * sums[1]).abs() < 1e-5);
-    let (s, x, mut open) = small();
+    let (s, x, mut open) = small::<D>();
     open.mask = Some(BatchMask::new(vec![true; 4], (1, 2)).unwrap());
     assert_eq!(parts(&objective, &output(&s, &x), &open)[1], 0.0, "nothing is hidden");
 }
@@ -217,19 +232,18 @@ fn features_are_compared_by_whether_their_cell_is_hidden() {
 fn projected(projection: &Projection, tokens: &Tensor) -> Tensor {
     let mut out = vec![0.0; 16 * projection.dim()];
     projection.apply(&values(tokens), &mut out);
-    Tensor::from_vec(out, (2, 2, 4, projection.dim()), &Device::Cpu).unwrap()
+    Tensor::from_vec(out, (2, 2, 4, projection.dim()), tokens.device()).unwrap()
 }
 
-#[test]
-fn the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go() {
-    let (s, x, targets) = small();
+fn the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go<D: TestDevice>() {
+    let (s, x, targets) = small::<D>();
     let y = targets.tokens.clone().unwrap();
     let mut sums = MomentSums::new(3);
     sums.add(&values(&y));
     let whole = Projection::fit(&sums, 3).unwrap();
     let objective = over(
         HgkdSettings { beta: 0.25, lambda_sim: 0.0, ..HgkdSettings::default() },
-        &unit_rows("queue", 5, 6),
+        &unit_rows::<D>("queue", 5, 6),
     );
     let losses = |tokens: &Tensor, x: &Tensor| {
         let targets = TargetBatch { tokens: Some(tokens.clone()), ..targets.clone() };
@@ -249,16 +263,15 @@ fn the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go() {
     assert!(close(cut[1], plain[1] - hidden) && cut[1] < plain[1], "{cut:?} {plain:?} {hidden}");
 }
 
-#[test]
-fn correlations_need_two_entries_and_do_not_break_where_nothing_varies() {
-    let (s, x, targets) = small();
+fn correlations_need_two_entries_and_do_not_break_where_nothing_varies<D: TestDevice>() {
+    let (s, x, targets) = small::<D>();
     let similarity = |queue: &Tensor, s: &Tensor| {
         let s = Var::from_tensor(s).unwrap();
         let loss = over(HgkdSettings::default(), queue).loss(&output(&s, &x), &targets).unwrap();
         let gradients = loss.total.backward().unwrap();
         (values(&loss.parts[2].1)[0], gradients.get(&s).map(values))
     };
-    let queue = unit_rows("queue", 5, 6);
+    let queue = unit_rows::<D>("queue", 5, 6);
     for filled in [0, 1] {
         assert_eq!(similarity(&queue.narrow(0, 0, filled).unwrap(), &s), (0.0, None), "{filled} entries");
     }
@@ -278,10 +291,9 @@ fn correlations_need_two_entries_and_do_not_break_where_nothing_varies() {
     );
 }
 
-#[test]
-fn what_does_not_fit_the_objective_is_refused() {
-    let (s, x, targets) = small();
-    let objective = over(HgkdSettings::default(), &unit_rows("queue", 5, 6));
+fn what_does_not_fit_the_objective_is_refused<D: TestDevice>() {
+    let (s, x, targets) = small::<D>();
+    let objective = over(HgkdSettings::default(), &unit_rows::<D>("queue", 5, 6));
     let refused = |change: fn(&mut TargetBatch)| {
         let mut changed = targets.clone();
         change(&mut changed);
@@ -294,9 +306,9 @@ fn what_does_not_fit_the_objective_is_refused() {
     refused(|targets| targets.mask = Some(targets.mask.as_ref().unwrap().narrow(0, 1).unwrap()));
     refused(|targets| targets.mask = Some(BatchMask::new(vec![true; 6], (1, 3)).unwrap()));
     refused(|targets| {
-        targets.tokens = Some(Tensor::zeros((2, 2, 4, 4), candle_core::DType::F32, &Device::Cpu).unwrap())
+        targets.tokens = Some(Tensor::zeros((2, 2, 4, 4), candle_core::DType::F32, &D::device()).unwrap())
     });
-    refused(|targets| targets.embedding = Some(unit_rows("t", 2, 5)));
+    refused(|targets| targets.embedding = Some(unit_rows::<D>("t", 2, 5)));
     let WantedOutputs { embedding, raw_pooled, tokens } = ObjectiveKind::Hgkd.spec().outputs;
     assert!(embedding && tokens && !raw_pooled);
     let full = output(&s, &x);
@@ -313,9 +325,9 @@ fn what_does_not_fit_the_objective_is_refused() {
     let default = HgkdSettings::default();
     for settings in [HgkdSettings { beta: -1.0, ..default }, HgkdSettings { lambda_sim: f32::NAN, ..default }]
     {
-        assert!(Hgkd::new(settings, TeacherQueue::new(2, 6, &Device::Cpu).unwrap(), 3).is_err());
+        assert!(Hgkd::new(settings, TeacherQueue::new(2, 6, &D::device()).unwrap(), 3).is_err());
     }
-    let queue = TeacherQueue::new(2, 6, &Device::Cpu).unwrap();
+    let queue = TeacherQueue::new(2, 6, &D::device()).unwrap();
     assert!(Hgkd::new(HgkdSettings::default(), queue, 0).is_err(), "tokens without values");
     let columns = objective.columns();
     assert!(
@@ -323,13 +335,12 @@ fn what_does_not_fit_the_objective_is_refused() {
     );
 }
 
-#[test]
-fn the_queue_takes_the_batch_and_survives_a_checkpoint() {
-    let (s, x, targets) = small();
-    let queue = || TeacherQueue::new(3, 6, &Device::Cpu).unwrap();
+fn the_queue_takes_the_batch_and_survives_a_checkpoint<D: TestDevice>() {
+    let (s, x, targets) = small::<D>();
+    let queue = || TeacherQueue::new(3, 6, &D::device()).unwrap();
     let new = || Hgkd::new(HgkdSettings::default(), queue(), 3).unwrap();
     let mut objective = new();
-    let teacher = unit_rows("all", 9, 6);
+    let teacher = unit_rows::<D>("all", 9, 6);
     let batch = |first: u32| TargetBatch {
         embedding: Some(teacher.narrow(0, first.try_into().unwrap(), 2).unwrap()),
         rows: Some(vec![first, first + 1]),
@@ -345,7 +356,7 @@ fn the_queue_takes_the_batch_and_survives_a_checkpoint() {
     let read = &mut |rows: &[usize]| {
         asked.extend(rows.to_vec());
         let rows: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).unwrap()).collect();
-        let rows = Tensor::from_vec(rows.clone(), rows.len(), &Device::Cpu)?;
+        let rows = Tensor::from_vec(rows.clone(), rows.len(), &D::device())?;
         Ok(teacher.index_select(&rows, 0)?)
     };
     restored.restore(&objective.state().unwrap(), read).unwrap();

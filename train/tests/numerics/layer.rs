@@ -1,25 +1,27 @@
-//! A small graph on the CPU with everything that a test asks of it.
+//! A small graph on a device with everything that a test asks of it.
 
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use lgd_kernels::ShapeError;
-use lgd_train::engine::graph::{Builder, Shape, Value};
+use lgd_train::engine::graph::{Builder, Graph, Shape, Value};
 use lgd_train::engine::parameters::Table;
-use lgd_train::engine::{Backend, CpuBackend, Engine, Images, Mode, Program, Tape};
+use lgd_train::engine::{Backend, Engine, Images, Mode, Program, Tape};
 use lgd_train::error::TrainError;
 
-use crate::golden::values;
+use crate::device::{Cpu, Element, TestDevice};
+use crate::golden::{error, values};
 
 /// Training at some step.
 pub const TRAIN: Mode = Mode::Train { seed: 1, step: 1 };
 
-/// A graph, its parameters and the tape that runs it; its images want a gradient.
-pub struct Layer {
-    pub tape: Tape<CpuBackend>,
+/// A graph, its parameters and the tape that runs it on the device `D`; its images want a gradient.
+pub struct Layer<D: TestDevice> {
+    pub tape: Tape<D::Backend>,
     pub table: Table,
     program: Arc<Program>,
     shape: Shape,
+    mask: Option<(Vec<bool>, usize, usize)>,
 }
 
 /// The shape of a tensor with these dimensions: `[B, H, W, C]` or `[B, C]`.
@@ -31,7 +33,7 @@ pub fn shape(dims: &[usize]) -> Shape {
     }
 }
 
-impl Layer {
+impl<D: TestDevice> Layer<D> {
     /// The graph of `build` over images of `dims`.
     pub fn new(
         dims: &[usize],
@@ -42,9 +44,25 @@ impl Layer {
         builder.differentiate_images();
         let outputs = build(&mut builder, images).unwrap();
         let (graph, table) = builder.finish(outputs);
-        let backend = CpuBackend::new(table.initial(1));
+        Self::of(graph, table, shape)
+    }
+
+    fn of(graph: Graph, table: Table, shape: Shape) -> Self {
+        let backend = D::backend(&table.initial(1));
         let program = Arc::new(Program::new(graph, &backend));
-        Self { tape: Tape::new(backend), table, program, shape }
+        Self { tape: Tape::new(backend), table, program, shape, mask: None }
+    }
+
+    /// The same on the CPU, with the parameters that layers read here.
+    fn on_cpu(&mut self) -> Layer<Cpu> {
+        let mut cpu = Layer::<Cpu>::of(self.program.graph().clone(), self.table.clone(), self.shape);
+        let mut state = self.tape.backend_mut().state().unwrap();
+        state.parameters = D::rounded(&state.parameters);
+        cpu.tape.backend_mut().load_state(&state).unwrap();
+        if let Some((visible, rows, columns)) = &self.mask {
+            cpu.set_mask(visible, *rows, *columns).unwrap();
+        }
+        cpu
     }
 
     /// Every parameter by name.
@@ -84,6 +102,12 @@ impl Layer {
     /// Gradients of all parameters, flat.
     pub fn gradients(&mut self) -> Vec<f32> {
         self.tape.backend_mut().gradients().unwrap()
+    }
+
+    /// The mask of the next batches.
+    pub fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError> {
+        self.mask = Some((visible.to_vec(), rows, columns));
+        self.tape.backend_mut().set_mask(visible, rows, columns)
     }
 
     /// Runs the graph.
@@ -140,9 +164,38 @@ impl Layer {
         sum
     }
 
+    /// Relative error of the gradients that the backward pass gives for those of the outputs, of the images and of every parameter.
+    ///
+    /// In f32 they are compared with central differences of step `step`. In bf16 the rounding of the outputs is larger than such a
+    /// difference: there they are compared, L2, with those of the same graph on the CPU.
+    pub fn gradient_error(&mut self, x: &[f32], upstream: &[Vec<f32>], step: f32) -> f64 {
+        match D::ELEMENT {
+            Element::F32 => self.slope_error(x, upstream, step),
+            Element::Bf16 => self.error_beside_cpu(x, upstream),
+        }
+    }
+
+    /// Largest relative error, L2, of the outputs and gradients beside those of the same graph on the CPU.
+    pub fn error_beside_cpu(&mut self, x: &[f32], upstream: &[Vec<f32>]) -> f64 {
+        let x = D::rounded(x);
+        let mut cpu = self.on_cpu();
+        let [here, there] = [self.results(&x, upstream), cpu.results(&x, upstream)];
+        here.iter().zip(&there).map(|(got, expected)| error(got, expected)).fold(0.0, f64::max)
+    }
+
+    /// Outputs, gradient of the images, gradient of every parameter.
+    fn results(&mut self, x: &[f32], upstream: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        self.run(x, TRAIN).unwrap();
+        let mut results: Vec<Vec<f32>> = (0..upstream.len()).map(|at| self.output(at)).collect();
+        self.try_backward(&upstream.iter().map(|g| Some(&g[..])).collect::<Vec<_>>(), false).unwrap();
+        results.push(self.dx());
+        results.extend(self.names().iter().map(|name| self.gradient(name)));
+        results
+    }
+
     /// Central differences of `Σ outputs . upstream` in some values of the images and of every parameter against the backward
     /// pass: the largest difference, relative to the largest slope of the same tensor.
-    pub fn slope_error(&mut self, x: &[f32], upstream: &[Vec<f32>], step: f32) -> f64 {
+    fn slope_error(&mut self, x: &[f32], upstream: &[Vec<f32>], step: f32) -> f64 {
         self.run(x, TRAIN).unwrap();
         let given: Vec<Option<&[f32]>> = upstream.iter().map(|g| Some(&g[..])).collect();
         self.try_backward(&given, false).unwrap();

@@ -1,17 +1,27 @@
-//! The LGD objective against its formula written out in f64 (METHODS.md section 1), and its online bank.
+//! The LGD objective against its formula written out in f64 (docs/methods.md section 1), and its online bank.
 
-use crate::golden::values;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lgd_train::error::TrainError;
 use lgd_train::objective::{Lgd, LgdConstants, Objective, ObjectiveError, TargetBatch, VisualBank};
 use lgd_train::student::StudentOutput;
 
+use crate::device::{TestDevice, on_every_f32_device};
+use crate::golden::values;
+
+on_every_f32_device!(
+    both_banks_give_the_written_formula,
+    the_slot_of_an_unassigned_category_has_no_gradient,
+    the_online_bank_starts_at_random_then_first_seen_then_average,
+    missing_columns_and_wrong_sizes_are_errors,
+    columns_follow_the_bank,
+);
+
 const C: usize = 5;
-const D: usize = 6;
+const DIM: usize = 6;
 const B: usize = 4;
 
-fn unit_rows(name: &str, rows: usize) -> Tensor {
-    crate::golden::unit_rows(name, rows, D)
+fn unit_rows<D: TestDevice>(name: &str, rows: usize) -> Tensor {
+    D::tensor(&crate::golden::unit_rows(name, rows, DIM))
 }
 
 fn output(s: &Tensor) -> StudentOutput {
@@ -53,31 +63,30 @@ fn visual_logits(x: &Tensor, positive: &Tensor, bank: &Tensor) -> Vec<Vec<f64>> 
     rows(x).iter().zip(&rows(positive)).map(row).collect()
 }
 
-fn distribution(logits: &[Vec<f64>]) -> Tensor {
+fn distribution<D: TestDevice>(logits: &[Vec<f64>]) -> Tensor {
     let p: Vec<f64> =
         logits.iter().flat_map(|row| softmax(&row.iter().map(|v| v / 0.01).collect::<Vec<_>>())).collect();
     let shape = (logits.len(), logits[0].len());
-    Tensor::from_vec(p, shape, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+    Tensor::from_vec(p, shape, &D::device()).unwrap().to_dtype(DType::F32).unwrap()
 }
 
 fn text_logits(x: &Tensor, bank: &Tensor) -> Vec<Vec<f64>> {
     visual_logits(x, x, bank).into_iter().map(|row| row[1..].to_vec()).collect()
 }
 
-#[test]
-fn both_banks_give_the_written_formula() {
-    let (s, t, tsb) = (unit_rows("s", B), unit_rows("t", B), unit_rows("tsb", C));
+fn both_banks_give_the_written_formula<D: TestDevice>() {
+    let (s, t, tsb) = (unit_rows::<D>("s", B), unit_rows::<D>("t", B), unit_rows::<D>("tsb", C));
     let assigned = [true, false, true, true, true];
     let online = VisualBank::Ema { momentum: 0.5, seed: 3 };
     let ema = Lgd::new(LgdConstants::default(), tsb.clone(), online, &assigned).unwrap();
-    let vsb = ema.state().unwrap()["visual_bank.rows"].clone();
+    let vsb = D::tensor(&ema.state().unwrap()["visual_bank.rows"]);
     let fixed = VisualBank::Mean { vsb: vsb.clone() };
     let mean = Lgd::new(LgdConstants::default(), tsb.clone(), fixed, &assigned).unwrap();
     let targets = TargetBatch {
         embedding: Some(t.clone()),
-        text_distribution: Some(distribution(&text_logits(&t, &tsb))),
+        text_distribution: Some(distribution::<D>(&text_logits(&t, &tsb))),
         // Over all slots: the objective takes the masked one out and normalizes again.
-        visual_distribution: Some(distribution(&visual_logits(&t, &t, &vsb))),
+        visual_distribution: Some(distribution::<D>(&visual_logits(&t, &t, &vsb))),
         pseudo_category: Some(vec![0, 2, 2, 4]),
         ..TargetBatch::default()
     };
@@ -93,31 +102,33 @@ fn both_banks_give_the_written_formula() {
     }
 }
 
-#[test]
-fn the_slot_of_an_unassigned_category_has_no_gradient() {
-    let (s, t, tsb) = (Var::from_tensor(&unit_rows("s", B)).unwrap(), unit_rows("t", B), unit_rows("tsb", C));
+fn the_slot_of_an_unassigned_category_has_no_gradient<D: TestDevice>() {
+    let (s, t, tsb) = (
+        Var::from_tensor(&unit_rows::<D>("s", B)).unwrap(),
+        unit_rows::<D>("t", B),
+        unit_rows::<D>("tsb", C),
+    );
     let settings = LgdConstants { alpha: 1.0, ..LgdConstants::default() };
     let gradient = |vsb: &Tensor| {
         let bank = VisualBank::Mean { vsb: vsb.clone() };
         let lgd = Lgd::new(settings, tsb.clone(), bank, &[true, true, true, false, true]).unwrap();
         let targets = TargetBatch {
             embedding: Some(t.clone()),
-            text_distribution: Some(distribution(&text_logits(&t, &tsb))),
-            visual_distribution: Some(Tensor::full(1.0_f32 / 6.0, (B, C + 1), &Device::Cpu).unwrap()),
+            text_distribution: Some(distribution::<D>(&text_logits(&t, &tsb))),
+            visual_distribution: Some(Tensor::full(1.0_f32 / 6.0, (B, C + 1), &D::device()).unwrap()),
             ..TargetBatch::default()
         };
         let loss = lgd.loss(&output(&s), &targets).unwrap();
         values(loss.total.backward().unwrap().get(&s).unwrap())
     };
-    let vsb = unit_rows("vsb", C);
+    let vsb = unit_rows::<D>("vsb", C);
     let other =
-        Tensor::cat(&[vsb.narrow(0, 0, 3).unwrap(), unit_rows("x", 1), vsb.narrow(0, 4, 1).unwrap()], 0);
+        Tensor::cat(&[vsb.narrow(0, 0, 3).unwrap(), unit_rows::<D>("x", 1), vsb.narrow(0, 4, 1).unwrap()], 0);
     assert_eq!(gradient(&vsb), gradient(&other.unwrap()));
 }
 
-#[test]
-fn the_online_bank_starts_at_random_then_first_seen_then_average() {
-    let tsb = unit_rows("tsb", C);
+fn the_online_bank_starts_at_random_then_first_seen_then_average<D: TestDevice>() {
+    let tsb = unit_rows::<D>("tsb", C);
     let bank = VisualBank::Ema { momentum: 0.75, seed: 9 };
     let mut lgd = Lgd::new(LgdConstants::default(), tsb, bank, &[true; C]).unwrap();
     let bank_rows = |lgd: &Lgd| rows(&lgd.state().unwrap()["visual_bank.rows"]);
@@ -127,12 +138,12 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average() {
     }
     assert_ne!(start[0], start[1]);
     let step = |lgd: &mut Lgd, name: &str| {
-        let t = unit_rows(name, B);
+        let t = unit_rows::<D>(name, B);
         let pseudo_category = Some(vec![1, 3, 1, 1]);
         lgd.after_step(&TargetBatch { embedding: Some(t.clone()), pseudo_category, ..Default::default() })
             .unwrap();
         let t = rows(&t);
-        let mean: Vec<f64> = (0..D).map(|j| (t[0][j] + t[2][j] + t[3][j]) / 3.0).collect();
+        let mean: Vec<f64> = (0..DIM).map(|j| (t[0][j] + t[2][j] + t[3][j]) / 3.0).collect();
         (mean, t[1].clone())
     };
     let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
@@ -146,7 +157,7 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average() {
     assert!(close(&bank_rows(&lgd)[1], &expected), "then the moving average");
 
     let again = VisualBank::Ema { momentum: 0.75, seed: 1 };
-    let mut resumed = Lgd::new(LgdConstants::default(), unit_rows("tsb", C), again, &[true; C]).unwrap();
+    let mut resumed = Lgd::new(LgdConstants::default(), unit_rows::<D>("tsb", C), again, &[true; C]).unwrap();
     let nothing = &mut |_: &[usize]| unreachable!("its state is complete");
     resumed.restore(&saved, nothing).unwrap();
     step(&mut resumed, "second");
@@ -154,19 +165,18 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average() {
     assert!(matches!(resumed.restore(&Default::default(), nothing), Err(TrainError::MissingState { .. })));
 }
 
-#[test]
-fn missing_columns_and_wrong_sizes_are_errors() {
-    let (s, tsb) = (unit_rows("s", B), unit_rows("tsb", C));
-    let mean = || VisualBank::Mean { vsb: unit_rows("vsb", C) };
+fn missing_columns_and_wrong_sizes_are_errors<D: TestDevice>() {
+    let (s, tsb) = (unit_rows::<D>("s", B), unit_rows::<D>("tsb", C));
+    let mean = || VisualBank::Mean { vsb: unit_rows::<D>("vsb", C) };
     let lgd = Lgd::new(LgdConstants::default(), tsb.clone(), mean(), &[true; C]).unwrap();
     let missing = lgd.loss(&output(&s), &TargetBatch::default());
     assert!(matches!(
         missing,
         Err(TrainError::Objective(ObjectiveError::MissingColumn { column: "text_distribution" }))
     ));
-    let uniform = |columns| Some(Tensor::full(0.1_f32, (B, columns), &Device::Cpu).unwrap());
+    let uniform = |columns| Some(Tensor::full(0.1_f32, (B, columns), &D::device()).unwrap());
     let targets = |text, visual| TargetBatch {
-        embedding: Some(unit_rows("t", B)),
+        embedding: Some(unit_rows::<D>("t", B)),
         text_distribution: uniform(text),
         visual_distribution: uniform(visual),
         ..TargetBatch::default()
@@ -175,7 +185,7 @@ fn missing_columns_and_wrong_sizes_are_errors() {
     assert!(matches!(lgd.loss(&output(&s), &targets(C + 1, C + 1)), Err(TrainError::Dimensions { .. })));
     assert!(matches!(lgd.loss(&output(&s), &targets(C, C)), Err(TrainError::Dimensions { .. })));
     assert!(Lgd::new(LgdConstants::default(), tsb.clone(), mean(), &[true; 3]).is_err());
-    let narrow = VisualBank::Mean { vsb: unit_rows("vsb", C - 1) };
+    let narrow = VisualBank::Mean { vsb: unit_rows::<D>("vsb", C - 1) };
     assert!(Lgd::new(LgdConstants::default(), tsb.clone(), narrow, &[true; C]).is_err());
     for settings in [
         LgdConstants { alpha: 1.5, ..LgdConstants::default() },
@@ -196,12 +206,11 @@ fn missing_columns_and_wrong_sizes_are_errors() {
     assert!(ema.after_step(&outside).is_err(), "a category beyond the bank");
 }
 
-#[test]
-fn columns_follow_the_bank() {
+fn columns_follow_the_bank<D: TestDevice>() {
     let bank = |visual| {
-        Lgd::new(LgdConstants::default(), unit_rows("tsb", C), visual, &[true; C]).unwrap().columns()
+        Lgd::new(LgdConstants::default(), unit_rows::<D>("tsb", C), visual, &[true; C]).unwrap().columns()
     };
-    let mean = bank(VisualBank::Mean { vsb: unit_rows("vsb", C) });
+    let mean = bank(VisualBank::Mean { vsb: unit_rows::<D>("vsb", C) });
     assert!(mean.embedding && mean.text_distribution && mean.visual_distribution && !mean.pseudo_category);
     let ema = bank(VisualBank::Ema { momentum: 0.9, seed: 0 });
     assert!(ema.embedding && ema.text_distribution && !ema.visual_distribution && ema.pseudo_category);

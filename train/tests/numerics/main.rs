@@ -1,9 +1,14 @@
-//! The numerical half: layers, students, objectives and optimizers against PyTorch, and against themselves.
+//! The numerical half: layers, students, objectives and optimizers against PyTorch, and against themselves, on every device
+//! (`device.rs`).
 
+#[cfg(all(test, feature = "cuda"))]
+mod beside_cpu;
 #[cfg(test)]
 mod channels;
 #[cfg(test)]
 mod determinism;
+#[cfg(test)]
+mod device;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Masked students: sparse backbones, their decoder, and what remains of them.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use lgd_kernels::Activation;
 use lgd_train::StudentSizes;
-use lgd_train::engine::Backend;
 use lgd_train::engine::graph::{ConvSpec, LinearKind, NormSpec};
 use lgd_train::error::TrainError;
 use lgd_train::student::{
@@ -11,8 +10,19 @@ use lgd_train::student::{
     StudentError, StudentOutput,
 };
 
+use crate::device::{Cpu, TestDevice, on_every_device};
 use crate::golden::{normal, values};
 use crate::layer::{Layer, TRAIN};
+
+on_every_device!(
+    hidden_pixels_change_neither_outputs_nor_gradients,
+    decoders_reach_every_grid_that_fits,
+    masks_and_images_that_do_not_fit_are_refused,
+    what_a_student_was_not_made_for_is_missing,
+    the_decoder_is_dropped_and_the_encoder_stays,
+    tokens_fill_hidden_positions_and_learn_from_them,
+    means_of_sparse_networks_are_over_visible_positions,
+);
 
 const DIM: usize = 12;
 
@@ -27,13 +37,13 @@ fn config(architecture: Architecture, decoder: Option<DecoderConfig>) -> Student
     StudentConfig { regularization: Regularization::NONE, extras, ..config }
 }
 
-fn student(architecture: Architecture, decoder: Option<DecoderConfig>) -> Student {
-    Student::new(config(architecture, decoder), &Device::Cpu).unwrap()
+fn student<D: TestDevice>(architecture: Architecture, decoder: Option<DecoderConfig>) -> Student {
+    D::student(config(architecture, decoder))
 }
 
 /// A number that depends on all of `value`.
 fn functional(name: &str, value: &Tensor) -> Tensor {
-    let weights = Tensor::from_vec(normal(name, value.elem_count()), value.shape(), &Device::Cpu).unwrap();
+    let weights = Tensor::from_vec(normal(name, value.elem_count()), value.shape(), value.device()).unwrap();
     value.mul(&weights).unwrap().mean_all().unwrap()
 }
 
@@ -51,8 +61,7 @@ fn norm_is_zero(tensor: &Tensor) -> bool {
     values(tensor).iter().all(|value| *value == 0.0)
 }
 
-#[test]
-fn hidden_pixels_change_neither_outputs_nor_gradients() {
+fn hidden_pixels_change_neither_outputs_nor_gradients<D: TestDevice>() {
     let (batch, side) = (2, 64);
     let images = normal("images", batch * side * side * 3);
     let visible = [true, false, false, true, false, true, false, false];
@@ -64,7 +73,7 @@ fn hidden_pixels_change_neither_outputs_nor_gradients() {
         }
     }
     for architecture in Architecture::ALL {
-        let mut student = student(architecture, Some(decoder((4, 4), (side, side))));
+        let mut student = student::<D>(architecture, Some(decoder((4, 4), (side, side))));
         student.set_mask(&visible, (2, 2)).unwrap();
         let [one, other] = [&images, &others].map(|images| {
             let output = student.forward(Images::Normalized(images), (batch, side, side), TRAIN).unwrap();
@@ -77,8 +86,7 @@ fn hidden_pixels_change_neither_outputs_nor_gradients() {
     }
 }
 
-#[test]
-fn decoders_reach_every_grid_that_fits() {
+fn decoders_reach_every_grid_that_fits<D: TestDevice>() {
     let cases = [
         (Architecture::ResNet18, (2, 2), (64, 64)),
         (Architecture::ResNet18, (1, 2), (32, 64)),
@@ -89,7 +97,7 @@ fn decoders_reach_every_grid_that_fits() {
         (Architecture::EfficientNetB0, (8, 8), (64, 64)),
     ];
     for (architecture, grid, size) in cases {
-        let mut student = student(architecture, Some(decoder(grid, size)));
+        let mut student = student::<D>(architecture, Some(decoder(grid, size)));
         let cells = (Student::mask_cells(size.0), Student::mask_cells(size.1));
         let per = cells.0 * cells.1;
         // Of three images every other cell is hidden.
@@ -128,7 +136,7 @@ fn the_sizes_that_are_told_of_a_grid_are_those_that_students_take() {
 }
 
 fn refusal(architecture: Architecture, decoder: DecoderConfig) -> String {
-    Student::new(config(architecture, Some(decoder)), &Device::Cpu).err().unwrap().to_string()
+    config(architecture, Some(decoder)).validate().unwrap_err().to_string()
 }
 
 #[test]
@@ -147,7 +155,10 @@ fn sizes_and_grids_that_do_not_fit_are_refused() {
     assert!(
         refusal(Architecture::ResNet18, DecoderConfig { dim: 0, ..decoder((7, 7), (224, 224)) }).len() > 1
     );
-    let mut student = student(Architecture::ResNet18, Some(decoder((2, 2), (64, 64))));
+}
+
+fn masks_and_images_that_do_not_fit_are_refused<D: TestDevice>() {
+    let mut student = student::<D>(Architecture::ResNet18, Some(decoder((2, 2), (64, 64))));
     let images = normal("images", 2 * 64 * 64 * 3);
     let images = Images::Normalized(&images);
     assert!(matches!(student.forward(images, (2, 64, 64), TRAIN), Err(TrainError::NoMask)));
@@ -167,11 +178,10 @@ fn sizes_and_grids_that_do_not_fit_are_refused() {
     assert!(student.forward(images, (2, 32, 128), Mode::Inference).is_ok(), "inference is dense");
 }
 
-#[test]
-fn what_a_student_was_not_made_for_is_missing() {
+fn what_a_student_was_not_made_for_is_missing<D: TestDevice>() {
     let images = normal("images", 32 * 32 * 3 * 2);
     let plain = StudentConfig::new(Architecture::ResNet18, Head::None, 3);
-    let mut student = Student::new(plain, &Device::Cpu).unwrap();
+    let mut student = D::student(plain);
     assert_eq!(student.embedding_dim(), None);
     let output = student.forward(Images::Normalized(&images), (2, 32, 32), TRAIN).unwrap();
     let missing = [
@@ -184,11 +194,10 @@ fn what_a_student_was_not_made_for_is_missing() {
     student.backward(&functional("pooled", &output.pooled), false).unwrap();
 }
 
-#[test]
-fn the_decoder_is_dropped_and_the_encoder_stays() {
+fn the_decoder_is_dropped_and_the_encoder_stays<D: TestDevice>() {
     let decoder = decoder((4, 4), (64, 64));
     for architecture in [Architecture::ResNet18, Architecture::EfficientNetB0] {
-        let mut masked = student(architecture, Some(decoder));
+        let mut masked = student::<D>(architecture, Some(decoder));
         masked.set_mask(&[true, false, false, true, true, true, false, true], (2, 2)).unwrap();
         let images = normal("images", 2 * 64 * 64 * 3);
         let images = Images::Normalized(&images);
@@ -198,11 +207,7 @@ fn the_decoder_is_dropped_and_the_encoder_stays() {
         assert!(all.keys().any(|name| name.starts_with(DECODER) && name.ends_with("token")));
         assert!(all.keys().any(|name| name.starts_with(DECODER) && name.ends_with("running_mean")));
         let kept = masked.encoder_tensors().unwrap();
-        let mut plain = Student::new(
-            StudentConfig { extras: Extras::default(), ..config(architecture, None) },
-            &Device::Cpu,
-        )
-        .unwrap();
+        let mut plain = D::student(StudentConfig { extras: Extras::default(), ..config(architecture, None) });
         let report = plain.load_safetensors(&masked.to_safetensors(Default::default()).unwrap()).unwrap();
         assert!(report.is_complete() && report.unused.is_empty(), "{architecture}: {report}");
         assert_eq!(kept.keys().collect::<Vec<_>>(), plain.tensors().unwrap().keys().collect::<Vec<_>>());
@@ -212,16 +217,17 @@ fn the_decoder_is_dropped_and_the_encoder_stays() {
             [values(&output.pooled), values(output.embedding().unwrap())]
         });
         assert_eq!(one, other, "{architecture}");
-        let mut again = student(architecture, Some(decoder));
+        let mut again = student::<D>(architecture, Some(decoder));
         assert!(again.load(&all).unwrap().is_complete(), "a checkpoint restores the decoder");
     }
 }
 
+/// Of the CPU: a GPU has no threads of ours.
 #[test]
 fn bits_of_masked_students_do_not_depend_on_the_number_of_threads() {
     let images = normal("images", 3 * 64 * 64 * 3);
     let visible = [true, false, false, true, true, true, false, true, false, false, false, true];
-    let mut student = student(Architecture::MobileNetV3Large, Some(decoder((8, 8), (64, 64))));
+    let mut student = student::<Cpu>(Architecture::MobileNetV3Large, Some(decoder((8, 8), (64, 64))));
     student.set_mask(&visible, (2, 2)).unwrap();
     let mut run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -237,21 +243,20 @@ fn bits_of_masked_students_do_not_depend_on_the_number_of_threads() {
 }
 
 /// Two images of 2 x 2 cells, of which one to three are visible.
-fn with_mask(mut layer: Layer) -> Layer {
-    layer.tape.backend_mut().set_mask(&[true, false, true, true, false, false, false, true], 2, 2).unwrap();
+fn with_mask<D: TestDevice>(mut layer: Layer<D>) -> Layer<D> {
+    layer.set_mask(&[true, false, true, true, false, false, false, true], 2, 2).unwrap();
     layer
 }
 
-#[test]
-fn tokens_fill_hidden_positions_and_learn_from_them() {
+fn tokens_fill_hidden_positions_and_learn_from_them<D: TestDevice>() {
     let smooth = NormSpec { masked: true, ..NormSpec::new(Activation::Silu) };
     // Of the images themselves, of a normalization, and where others read the same value.
-    let mut plain = with_mask(Layer::new(&[2, 4, 4, 6], |b, x| Ok(vec![b.fill_masked(x, "token")?])));
-    let token = normal("token", 6);
+    let mut plain = with_mask(Layer::<D>::new(&[2, 4, 4, 6], |b, x| Ok(vec![b.fill_masked(x, "token")?])));
+    let token = D::rounded(&normal("token", 6));
     plain.set("token", &token);
-    let x = normal("x", 192);
+    let x = D::rounded(&normal("x", 192));
     let y = plain.forward(&x, TRAIN);
-    let g = normal("g", 192);
+    let g = D::rounded(&normal("g", 192));
     plain.backward(&g);
     let dx = plain.dx();
     let mut sums = [0.0_f64; 6];
@@ -265,7 +270,7 @@ fn tokens_fill_hidden_positions_and_learn_from_them() {
     }
     let gradient = plain.gradient("token");
     assert!(gradient.iter().zip(sums).all(|(got, sum)| (f64::from(*got) - sum).abs() < 1e-5));
-    let mut decoded = with_mask(Layer::new(&[2, 4, 4, 6], |b, x| {
+    let mut decoded = with_mask(Layer::<D>::new(&[2, 4, 4, 6], |b, x| {
         let map = b.sparse(x);
         let map = b.conv(map, "conv", ConvSpec::dense(5, 3, 1))?;
         let map = b.batch_norm(map, "bn", NormSpec::new(Activation::Silu))?;
@@ -277,17 +282,16 @@ fn tokens_fill_hidden_positions_and_learn_from_them() {
         Ok(vec![b.add(y, other, Activation::Identity)?, filled])
     }));
     let upstream = [normal("g", 128), normal("h", 160)];
-    let error = decoded.slope_error(&x, &upstream, 1e-2);
-    assert!(error < 5e-3, "{error:.1e}");
+    let error = decoded.gradient_error(&x, &upstream, 1e-2);
+    assert!(error < D::tolerance(5e-3), "{error:.1e}");
 }
 
-#[test]
-fn means_of_sparse_networks_are_over_visible_positions() {
-    let mut mean = with_mask(Layer::new(&[2, 4, 4, 6], |b, x| {
+fn means_of_sparse_networks_are_over_visible_positions<D: TestDevice>() {
+    let mut mean = with_mask(Layer::<D>::new(&[2, 4, 4, 6], |b, x| {
         let x = b.sparse(x);
         Ok(vec![b.global_average_pool(x)])
     }));
-    let x = normal("x", 192);
+    let x = D::rounded(&normal("x", 192));
     let y = mean.forward(&x, TRAIN);
     for (at, got) in y.iter().enumerate() {
         let (image, channel) = (at / 6, at % 6);
@@ -298,7 +302,7 @@ fn means_of_sparse_networks_are_over_visible_positions() {
         assert!((f64::from(*got) - expected).abs() < 1e-6, "{at}: {got} {expected}");
     }
     let squeezed = |sparse: bool| {
-        with_mask(Layer::new(&[2, 4, 4, 6], |b, x| {
+        with_mask(Layer::<D>::new(&[2, 4, 4, 6], |b, x| {
             let x = if sparse { b.sparse(x) } else { x };
             let pooled = b.global_average_pool(x);
             let gate = b.linear(pooled, "gate", 6, LinearKind::Pointwise)?;
@@ -307,10 +311,10 @@ fn means_of_sparse_networks_are_over_visible_positions() {
             Ok(vec![b.global_average_pool(y), y])
         }))
     };
-    let error = squeezed(true).slope_error(&x, &[normal("g", 12), normal("h", 192)], 1e-2);
-    assert!(error < 5e-3, "{error:.1e}");
+    let error = squeezed(true).gradient_error(&x, &[normal("g", 12), normal("h", 192)], 1e-2);
+    assert!(error < D::tolerance(5e-3), "{error:.1e}");
     let mut open = squeezed(true);
-    open.tape.backend_mut().set_mask(&[true; 8], 2, 2).unwrap();
+    open.set_mask(&[true; 8], 2, 2).unwrap();
     let mut dense = squeezed(false);
     for name in ["gate.weight", "gate.bias"] {
         let value = dense.get(name);

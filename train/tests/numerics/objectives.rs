@@ -10,7 +10,19 @@ use lgd_train::objective::{
 };
 use lgd_train::student::{StudentError, StudentOutput};
 
+use crate::device::{TestDevice, on_every_f32_device};
 use crate::golden::{Golden, error, values};
+
+on_every_f32_device!(
+    losses_and_gradients_are_pytorchs,
+    no_two_objectives_have_a_term_of_the_same_name,
+    what_is_missing_is_named,
+    targets_of_another_shape_are_refused,
+    settings_out_of_range_are_refused,
+    a_combination_wants_the_columns_of_its_parts,
+    a_combination_keeps_its_parts_states_apart,
+    specifications_name_the_outputs_that_losses_read,
+);
 
 /// Relative error, L2.
 const TOLERANCE: f64 = 2e-6;
@@ -52,7 +64,7 @@ fn lgd(golden: &Golden, online: bool, by_views: bool) -> Box<dyn Objective> {
 
 fn seed(golden: &Golden, filled: usize) -> Box<dyn Objective> {
     let queue = golden.get("queue");
-    let mut memory = TeacherQueue::new(queue.dims()[0], queue.dims()[1], &Device::Cpu).unwrap();
+    let mut memory = TeacherQueue::new(queue.dims()[0], queue.dims()[1], queue.device()).unwrap();
     let rows: Vec<u32> = (0..).take(filled).collect();
     memory.push(&rows, &queue.narrow(0, 0, filled).unwrap()).unwrap();
     let settings = SeedConstants { teacher_temperature: TAU_T, ..SeedConstants::default() };
@@ -94,16 +106,15 @@ fn student(golden: &Golden, case: &str) -> (StudentOutput, [Var; 2]) {
     (StudentOutput { pooled, embedding: Some(embedding), raw_pooled: Some(raw), tokens: None }, variables)
 }
 
-#[test]
-fn losses_and_gradients_are_pytorchs() {
-    let golden = Golden::open("objectives");
+fn losses_and_gradients_are_pytorchs<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     let mut failures = Vec::new();
     for (case, objective) in cases(&golden) {
         let (output, variables) = student(&golden, case);
         let loss = objective.loss(&output, &targets(&golden)).unwrap();
         let mut check = |name: &str, got: &Tensor| {
             let error = error(&values(got), &golden.values(&format!("{case}.{name}")));
-            if error.is_nan() || error > TOLERANCE {
+            if error.is_nan() || error > D::tolerance(TOLERANCE) {
                 failures.push(format!("{case}.{name}: {error:.1e}"));
             }
         };
@@ -128,9 +139,8 @@ fn losses_and_gradients_are_pytorchs() {
     assert_eq!(fixture, cases(&golden).iter().map(|(case, _)| *case).collect());
 }
 
-#[test]
-fn no_two_objectives_have_a_term_of_the_same_name() {
-    let golden = Golden::open("objectives");
+fn no_two_objectives_have_a_term_of_the_same_name<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     let mut owner = BTreeMap::new();
     let covered = ["lgd_balanced", "seed", "kdep", "caption", "supervised"];
     // H-GKD's terms, which need a mask and tokens, are checked in `hgkd.rs`: they all start with its name.
@@ -144,9 +154,8 @@ fn no_two_objectives_have_a_term_of_the_same_name() {
     }
 }
 
-#[test]
-fn what_is_missing_is_named() {
-    let golden = Golden::open("objectives");
+fn what_is_missing_is_named<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     for (case, objective) in cases(&golden) {
         let (output, _) = student(&golden, case);
         let error = objective.loss(&output, &TargetBatch::default()).unwrap_err();
@@ -160,9 +169,8 @@ fn what_is_missing_is_named() {
     }
 }
 
-#[test]
-fn targets_of_another_shape_are_refused() {
-    let golden = Golden::open("objectives");
+fn targets_of_another_shape_are_refused<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     let full = targets(&golden);
     let fewer = full.narrow(0, 5).unwrap();
     for (case, objective) in cases(&golden) {
@@ -179,11 +187,10 @@ fn targets_of_another_shape_are_refused() {
     );
 }
 
-#[test]
-fn settings_out_of_range_are_refused() {
-    let golden = Golden::open("objectives");
+fn settings_out_of_range_are_refused<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     assert!(Caption::new(0.0).is_err() && Caption::new(f32::NAN).is_err());
-    let queue = || TeacherQueue::new(3, 4, &Device::Cpu).unwrap();
+    let queue = || TeacherQueue::new(3, 4, &D::device()).unwrap();
     let wrong = |teacher_temperature, student_temperature| {
         Seed::new(SeedConstants { teacher_temperature, student_temperature }, queue()).is_err()
     };
@@ -200,9 +207,8 @@ fn settings_out_of_range_are_refused() {
     assert!(plain.counting_views(&[1; 6]).is_err());
 }
 
-#[test]
-fn a_combination_wants_the_columns_of_its_parts() {
-    let golden = Golden::open("objectives");
+fn a_combination_wants_the_columns_of_its_parts<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     let expected = TargetColumns {
         embedding: true,
         text_distribution: true,
@@ -214,9 +220,8 @@ fn a_combination_wants_the_columns_of_its_parts() {
     assert_eq!(combined(&golden).columns(), expected);
 }
 
-#[test]
-fn a_combination_keeps_its_parts_states_apart() {
-    let golden = Golden::open("objectives");
+fn a_combination_keeps_its_parts_states_apart<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     let parts = || -> [(_, _, Box<dyn Objective>); 3] {
         [
             ("lgd", 1.0, lgd(&golden, true, false)),
@@ -248,7 +253,7 @@ fn a_combination_keeps_its_parts_states_apart() {
     let read = &mut |rows: &[usize]| {
         asked.push(rows.to_vec());
         let rows: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).unwrap()).collect();
-        let index = Tensor::from_slice(&rows, rows.len(), &Device::Cpu)?;
+        let index = Tensor::from_slice(&rows, rows.len(), &D::device())?;
         Ok(golden.get("queue").index_select(&index, 0)?)
     };
     other.restore(&state, read).unwrap();
@@ -306,9 +311,8 @@ fn a_part_past_the_end_is_an_error_whatever_the_column() {
     }
 }
 
-#[test]
-fn specifications_name_the_outputs_that_losses_read() {
-    let golden = Golden::open("objectives");
+fn specifications_name_the_outputs_that_losses_read<D: TestDevice>() {
+    let golden = Golden::on::<D>("objectives");
     for (case, objective) in cases(&golden) {
         // H-GKD's are checked in `hgkd.rs`.
         let wanted = match case.parse::<ObjectiveKind>() {

@@ -7,14 +7,21 @@ use lgd_train::error::TrainError;
 use lgd_train::optim::OptimizerSettings;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
+use crate::device::{Cpu, TestDevice, on_every_device};
 use crate::golden::{normal, real, values};
 
-fn with_head(architecture: Architecture, head: Head, seed: u64) -> Student {
-    Student::new(StudentConfig::new(architecture, head, seed), &Device::Cpu).unwrap()
+on_every_device!(
+    safetensors_bring_back_every_bit,
+    a_report_names_what_did_not_fit,
+    images_and_updates_that_do_not_fit_are_refused,
+);
+
+fn with_head<D: TestDevice>(architecture: Architecture, head: Head, seed: u64) -> Student {
+    D::student(StudentConfig::new(architecture, head, seed))
 }
 
-fn student(architecture: Architecture, seed: u64) -> Student {
-    with_head(architecture, Head::Projection { dim: 16 }, seed)
+fn student<D: TestDevice>(architecture: Architecture, seed: u64) -> Student {
+    with_head::<D>(architecture, Head::Projection { dim: 16 }, seed)
 }
 
 fn moments(values: &[f32]) -> (f64, f64) {
@@ -66,7 +73,7 @@ fn check_initial(architecture: Architecture, name: &str, tensor: &Tensor) {
 fn initial_values_and_counts_are_torchvisions() {
     let counts = [11_689_512, 21_797_672, 25_557_032, 3_504_872, 5_483_032, 5_288_548];
     for (architecture, count) in Architecture::ALL.into_iter().zip(counts) {
-        let mut student = with_head(architecture, Head::Classifier { classes: 1000 }, 4);
+        let mut student = with_head::<Cpu>(architecture, Head::Classifier { classes: 1000 }, 4);
         assert_eq!(student.table().parameter_count(), count, "{architecture}");
         for (name, tensor) in student.tensors().unwrap() {
             check_initial(architecture, &name, &tensor);
@@ -76,7 +83,7 @@ fn initial_values_and_counts_are_torchvisions() {
 
 #[test]
 fn the_projection_starts_as_pytorchs_layers() {
-    let mut student = student(Architecture::ResNet18, 4);
+    let mut student = student::<Cpu>(Architecture::ResNet18, 4);
     let head = 512 * 512 + 512 + 512 * 16 + 16;
     assert_eq!(student.table().parameter_count(), 11_689_512 - (512 * 1000 + 1000) + head);
     for (name, tensor) in student.tensors().unwrap() {
@@ -85,13 +92,13 @@ fn the_projection_starts_as_pytorchs_layers() {
             check_initial(Architecture::ResNet18, &name, &tensor);
         }
     }
-    let other = with_head(Architecture::ResNet18, Head::Projection { dim: 16 }, 5).tensors().unwrap();
+    let other = with_head::<Cpu>(Architecture::ResNet18, Head::Projection { dim: 16 }, 5).tensors().unwrap();
     assert_ne!(values(&other["conv1.weight"]), values(&student.tensors().unwrap()["conv1.weight"]));
 }
 
 #[test]
 fn buffers_lie_apart_from_parameters() {
-    let student = student(Architecture::ResNet18, 0);
+    let student = student::<Cpu>(Architecture::ResNet18, 0);
     let table = student.table();
     let names: Vec<&str> = table.parameters().iter().map(|entry| &entry.spec.name[..]).collect();
     assert!(names.contains(&"layer2.0.downsample.0.weight"));
@@ -107,10 +114,9 @@ fn all(student: &mut Student) -> Vec<(String, Vec<f32>)> {
     student.tensors().unwrap().iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect()
 }
 
-#[test]
-fn safetensors_bring_back_every_bit() {
+fn safetensors_bring_back_every_bit<D: TestDevice>() {
     for architecture in [Architecture::MobileNetV2, Architecture::MobileNetV3Large] {
-        let (mut from, mut to) = (student(architecture, 1), student(architecture, 2));
+        let (mut from, mut to) = (student::<D>(architecture, 1), student::<D>(architecture, 2));
         let metadata = HashMap::from([("made_by".to_owned(), "a test".to_owned())]);
         let bytes = from.to_safetensors(metadata).unwrap();
         let report = to.load_safetensors(&bytes).unwrap();
@@ -127,9 +133,8 @@ fn safetensors_bring_back_every_bit() {
     }
 }
 
-#[test]
-fn a_report_names_what_did_not_fit() {
-    let mut student = student(Architecture::ResNet18, 3);
+fn a_report_names_what_did_not_fit<D: TestDevice>() {
+    let mut student = student::<D>(Architecture::ResNet18, 3);
     let stem = student.tensors().unwrap()["conv1.weight"].clone();
     let half = Tensor::full(0.5_f64, 64, &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap();
     let file = BTreeMap::from([
@@ -161,9 +166,8 @@ fn architectures_have_names() {
     assert!("vgg16".parse::<Architecture>().unwrap_err().to_string().contains("hint: students are"));
 }
 
-#[test]
-fn images_and_updates_that_do_not_fit_are_refused() {
-    let mut student = student(Architecture::ResNet18, 0);
+fn images_and_updates_that_do_not_fit_are_refused<D: TestDevice>() {
+    let mut student = student::<D>(Architecture::ResNet18, 0);
     let images = vec![0.0; 32 * 32 * 3];
     let modes = [Mode::Inference, Mode::Train { seed: 0, step: 0 }];
     for mode in modes {
@@ -173,13 +177,13 @@ fn images_and_updates_that_do_not_fit_are_refused() {
         assert!(student.forward(Images::Normalized(&[]), (0, 32, 32), mode).is_err());
     }
     assert!(student.forward(Images::Normalized(&images), (1, 32, 32), Mode::Inference).is_ok());
-    let loss = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
+    let loss = Tensor::zeros((), DType::F32, &D::device()).unwrap();
     assert!(matches!(student.backward(&loss, false), Err(TrainError::NothingRan)));
-    let wider = with_head(Architecture::ResNet18, Head::Projection { dim: 17 }, 0);
+    let wider = with_head::<D>(Architecture::ResNet18, Head::Projection { dim: 17 }, 0);
     let update = OptimizerSettings::default().update(wider.table(), 0.1, 1);
     assert!(student.update(&update).is_err(), "made for another student");
     for head in [Head::Projection { dim: 0 }, Head::Classifier { classes: 0 }] {
         let config = StudentConfig::new(Architecture::ResNet18, head, 0);
-        assert!(Student::new(config, &Device::Cpu).is_err());
+        assert!(Student::new(config, &D::device()).is_err());
     }
 }

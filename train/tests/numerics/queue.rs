@@ -7,7 +7,16 @@ use lgd_train::error::TrainError;
 use lgd_train::objective::TeacherQueue;
 use lgd_train::rng::Stream;
 
+use crate::device::{TestDevice, on_every_f32_device};
 use crate::golden::values;
+
+on_every_f32_device!(
+    it_starts_empty_fills_and_lets_the_oldest_go,
+    it_agrees_with_a_plain_queue_whatever_the_batches,
+    it_comes_back_from_a_checkpoint_in_the_same_order,
+    a_long_queue_is_read_in_pieces,
+    what_does_not_fit_is_refused,
+);
 
 const DIM: usize = 3;
 
@@ -23,13 +32,14 @@ fn embeddings(rows: &[u32]) -> Tensor {
     Tensor::from_vec(values, (rows.len(), DIM), &Device::Cpu).unwrap()
 }
 
+/// Embeddings as they come from the cache, wherever the queue is.
 fn push(queue: &mut TeacherQueue, rows: impl IntoIterator<Item = u32>) {
     let rows: Vec<u32> = rows.into_iter().collect();
     queue.push(&rows, &embeddings(&rows)).unwrap();
 }
 
-fn new(capacity: usize) -> TeacherQueue {
-    TeacherQueue::new(capacity, DIM, &Device::Cpu).unwrap()
+fn new<D: TestDevice>(capacity: usize) -> TeacherQueue {
+    TeacherQueue::new(capacity, DIM, &D::device()).unwrap()
 }
 
 /// The entries as they lie, checked against the rows that the state names.
@@ -48,9 +58,8 @@ fn sorted(mut rows: Vec<u32>) -> Vec<u32> {
     rows
 }
 
-#[test]
-fn it_starts_empty_fills_and_lets_the_oldest_go() {
-    let mut queue = new(5);
+fn it_starts_empty_fills_and_lets_the_oldest_go<D: TestDevice>() {
+    let mut queue = new::<D>(5);
     assert!(queue.tensor().unwrap().is_none());
     assert_eq!((queue.filled(), queue.capacity()), (0, 5));
     push(&mut queue, [10, 11]);
@@ -69,11 +78,10 @@ fn it_starts_empty_fills_and_lets_the_oldest_go() {
     assert_eq!(sorted(entries(&queue)), [25, 26, 27, 28, 30]);
 }
 
-#[test]
-fn it_agrees_with_a_plain_queue_whatever_the_batches() {
+fn it_agrees_with_a_plain_queue_whatever_the_batches<D: TestDevice>() {
     let mut stream = Stream::new(&[7]);
     for capacity in [1, 2, 7, 16] {
-        let (mut queue, mut plain) = (new(capacity), VecDeque::new());
+        let (mut queue, mut plain) = (new::<D>(capacity), VecDeque::new());
         let mut next = 0;
         for _ in 0..60 {
             let count = u32::try_from(stream.next_u64() % 20).unwrap();
@@ -92,10 +100,9 @@ fn read(rows: &[usize]) -> Result<Tensor, TrainError> {
     Ok(embeddings(&rows))
 }
 
-#[test]
-fn it_comes_back_from_a_checkpoint_in_the_same_order() {
+fn it_comes_back_from_a_checkpoint_in_the_same_order<D: TestDevice>() {
     for pushes in [vec![], vec![3], vec![3, 4], vec![4, 4], vec![4, 4, 3], vec![9]] {
-        let mut queue = new(8);
+        let mut queue = new::<D>(8);
         let mut next = 100;
         for count in pushes {
             push(&mut queue, next..next + count);
@@ -104,7 +111,7 @@ fn it_comes_back_from_a_checkpoint_in_the_same_order() {
         // Through the bytes of a file, as a checkpoint goes.
         let bytes = safetensors::serialize(queue.state().unwrap(), None).unwrap();
         let saved = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
-        let mut back = new(8);
+        let mut back = new::<D>(8);
         push(&mut back, [1, 2, 3]);
         back.restore(&saved.into_iter().collect(), &mut read).unwrap();
         assert_eq!(entries(&back), entries(&queue));
@@ -115,11 +122,10 @@ fn it_comes_back_from_a_checkpoint_in_the_same_order() {
     }
 }
 
-#[test]
-fn a_long_queue_is_read_in_pieces() {
-    let mut queue = new(10_000);
+fn a_long_queue_is_read_in_pieces<D: TestDevice>() {
+    let mut queue = new::<D>(10_000);
     push(&mut queue, 0..9_001);
-    let mut back = new(10_000);
+    let mut back = new::<D>(10_000);
     let mut pieces = Vec::new();
     let counting = &mut |rows: &[usize]| {
         pieces.push(rows.len());
@@ -131,10 +137,9 @@ fn a_long_queue_is_read_in_pieces() {
     assert!(pieces.iter().all(|len| *len <= 4096), "{pieces:?}");
 }
 
-#[test]
-fn what_does_not_fit_is_refused() {
-    assert!(TeacherQueue::new(0, DIM, &Device::Cpu).is_err());
-    let mut queue = new(4);
+fn what_does_not_fit_is_refused<D: TestDevice>() {
+    assert!(TeacherQueue::new(0, DIM, &D::device()).is_err());
+    let mut queue = new::<D>(4);
     push(&mut queue, [1, 2, 3]);
     let wrong = queue.push(&[1, 2], &embeddings(&[1]));
     assert!(matches!(wrong, Err(TrainError::Dimensions { .. })));

@@ -9,8 +9,24 @@ use lgd_train::student::{
     Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularization, Student, StudentConfig,
 };
 
+use crate::device::{TestDevice, on_every_device, on_every_f32_device};
 use crate::golden::{Golden, error, norm, normal, real, spread, values};
 use crate::layer::TRAIN;
+
+// In bf16 a random network's gradient is that of a neighboring function; `beside_cpu.rs` says how near it is.
+on_every_f32_device!(
+    open_masked_resnets_equal_torchvisions,
+    open_masked_mobile_students_equal_torchvisions,
+    raw_features_of_resnets_equal_torchvisions,
+    raw_features_of_mobile_students_equal_torchvisions,
+    resnet18_equals_torchvisions,
+    resnet34_equals_torchvisions,
+    resnet50_equals_torchvisions,
+    mobilenet_v2_equals_torchvisions,
+    mobilenet_v3_large_equals_torchvisions,
+    efficientnet_b0_equals_torchvisions,
+);
+on_every_device!(resnets_work, mobile_students_work, every_draw_follows_seed_and_step);
 
 const CLASSES: usize = 10;
 const INFERRED: usize = 2;
@@ -24,8 +40,8 @@ fn config(architecture: Architecture) -> StudentConfig {
     StudentConfig { regularization: Regularization::NONE, ..StudentConfig::new(architecture, head, 0) }
 }
 
-fn student(architecture: Architecture) -> Student {
-    Student::new(config(architecture), &candle_core::Device::Cpu).unwrap()
+fn student<D: TestDevice>(architecture: Architecture) -> Student {
+    D::student(config(architecture))
 }
 
 fn is_head(name: &str) -> bool {
@@ -60,11 +76,11 @@ struct Reference {
 }
 
 impl Reference {
-    fn open(architecture: Architecture, extras: Extras) -> Self {
+    fn open<D: TestDevice>(architecture: Architecture, extras: Extras) -> Self {
         let golden = Golden::open(&format!("student_{architecture}"));
         let seed = golden.metadata("seed").parse().unwrap();
         let config = StudentConfig { extras, ..config(architecture) };
-        let mut student = Student::new(config, &candle_core::Device::Cpu).unwrap();
+        let mut student = D::student(config);
         let damped = golden.list("damped");
         let value = |(name, tensor): (String, Tensor)| {
             let given = format!("given.{name}");
@@ -144,6 +160,7 @@ impl Reference {
         let error = error(&values(&output.pooled), &self.golden.values("train.pooled"));
         self.check("training", "pooled", error);
         let upstream = spread(self.seed, "upstream", output.pooled.dims(), 1.0, 0.0);
+        let upstream = upstream.to_device(output.pooled.device()).unwrap();
         let loss = output.pooled.mul(&upstream).unwrap().sum_all().unwrap();
         self.student.backward(&loss, false).unwrap();
         let gradients = self.student.gradients().unwrap();
@@ -172,8 +189,8 @@ impl Reference {
     }
 }
 
-fn check(architecture: Architecture) {
-    let mut reference = Reference::open(architecture, Extras::default());
+fn check<D: TestDevice>(architecture: Architecture) {
+    let mut reference = Reference::open::<D>(architecture, Extras::default());
     reference.check_names();
     reference.check_inference();
     reference.check_training();
@@ -182,19 +199,19 @@ fn check(architecture: Architecture) {
 }
 
 /// A masked student that sees everything is torchvision's network too: in training its features, statistics and whole gradient.
-fn check_open(architecture: Architecture) {
+fn check_open<D: TestDevice>(architecture: Architecture) {
     let golden = Golden::open(&format!("student_{architecture}"));
     let [batch, height, width] = ["batch", "height", "width"].map(|key| golden.number(key));
     let cells = (height / 32, width / 32);
     let decoder = DecoderConfig { rows: 2 * cells.0, columns: 2 * cells.1, dim: 3, height, width };
     let extras = Extras { raw_pooled: true, decoder: Some(decoder) };
-    let mut reference = Reference::open(architecture, extras);
+    let mut reference = Reference::open::<D>(architecture, extras);
     reference.student.set_mask(&vec![true; batch * cells.0 * cells.1], cells).unwrap();
     reference.check_training();
     reference.finish(&[("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)]);
 
     // Where the dense network's parameters lie, its own do; the decoder's come behind.
-    let dense = student(architecture);
+    let dense = student::<D>(architecture);
     let (parameters, buffers) = (dense.table().parameters(), dense.table().buffers());
     let table = reference.student.table();
     assert_eq!(parameters, &table.parameters()[..parameters.len()], "{architecture}");
@@ -202,28 +219,28 @@ fn check_open(architecture: Architecture) {
     assert!(table.parameters()[parameters.len()..].iter().all(|entry| entry.spec.name.starts_with(DECODER)));
 }
 
-#[test]
-fn open_masked_resnets_equal_torchvisions() {
-    [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50].into_iter().for_each(check_open);
+fn open_masked_resnets_equal_torchvisions<D: TestDevice>() {
+    [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50]
+        .into_iter()
+        .for_each(check_open::<D>);
 }
 
-#[test]
-fn open_masked_mobile_students_equal_torchvisions() {
+fn open_masked_mobile_students_equal_torchvisions<D: TestDevice>() {
     [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
         .into_iter()
-        .for_each(check_open);
+        .for_each(check_open::<D>);
 }
 
 /// The feature before the last activation, and its gradient where that is special: in the first layer, in the last, and behind it.
-fn check_raw(architecture: Architecture) {
+fn check_raw<D: TestDevice>(architecture: Architecture) {
     let extras = Extras { raw_pooled: true, decoder: None };
-    let mut reference = Reference::open(architecture, extras);
+    let mut reference = Reference::open::<D>(architecture, extras);
     let golden = Golden::open("raw_pooled");
     let (images, shape) = reference.images();
     let Reference { seed, student, .. } = &mut reference;
     let output = student.forward(Images::Normalized(&images), shape, TRAIN).unwrap();
     let raw = output.raw_pooled().unwrap();
-    let upstream = spread(*seed, "upstream", raw.dims(), 1.0, 0.0);
+    let upstream = D::tensor(&spread(*seed, "upstream", raw.dims(), 1.0, 0.0));
     student.backward(&raw.mul(&upstream).unwrap().sum_all().unwrap(), false).unwrap();
     let gradients = student.gradients().unwrap();
     // The fixture's names begin with the network's, those of its random numbers do not.
@@ -239,7 +256,7 @@ fn check_raw(architecture: Architecture) {
     assert!(worst < 3e-5, "{architecture}: {worst:.1e}");
 
     // Beside it the network is what it is without.
-    let mut plain = Reference::open(architecture, Extras::default());
+    let mut plain = Reference::open::<D>(architecture, Extras::default());
     let theirs = plain.student.forward(Images::Normalized(&images), shape, TRAIN).unwrap();
     assert_eq!(values(&output.pooled), values(&theirs.pooled), "{architecture}");
     assert_eq!(student.table(), plain.student.table(), "{architecture}");
@@ -251,51 +268,45 @@ fn check_raw(architecture: Architecture) {
     assert!(inferred[0] == inferred[1], "{architecture}");
 }
 
-#[test]
-fn raw_features_of_resnets_equal_torchvisions() {
-    [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50].into_iter().for_each(check_raw);
+fn raw_features_of_resnets_equal_torchvisions<D: TestDevice>() {
+    [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50]
+        .into_iter()
+        .for_each(check_raw::<D>);
 }
 
-#[test]
-fn raw_features_of_mobile_students_equal_torchvisions() {
+fn raw_features_of_mobile_students_equal_torchvisions<D: TestDevice>() {
     [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
         .into_iter()
-        .for_each(check_raw);
+        .for_each(check_raw::<D>);
 }
 
-#[test]
-fn resnet18_equals_torchvisions() {
-    check(Architecture::ResNet18);
+fn resnet18_equals_torchvisions<D: TestDevice>() {
+    check::<D>(Architecture::ResNet18);
 }
 
-#[test]
-fn resnet34_equals_torchvisions() {
-    check(Architecture::ResNet34);
+fn resnet34_equals_torchvisions<D: TestDevice>() {
+    check::<D>(Architecture::ResNet34);
 }
 
-#[test]
-fn resnet50_equals_torchvisions() {
-    check(Architecture::ResNet50);
+fn resnet50_equals_torchvisions<D: TestDevice>() {
+    check::<D>(Architecture::ResNet50);
 }
 
-#[test]
-fn mobilenet_v2_equals_torchvisions() {
-    check(Architecture::MobileNetV2);
+fn mobilenet_v2_equals_torchvisions<D: TestDevice>() {
+    check::<D>(Architecture::MobileNetV2);
 }
 
-#[test]
-fn mobilenet_v3_large_equals_torchvisions() {
-    check(Architecture::MobileNetV3Large);
+fn mobilenet_v3_large_equals_torchvisions<D: TestDevice>() {
+    check::<D>(Architecture::MobileNetV3Large);
 }
 
-#[test]
-fn efficientnet_b0_equals_torchvisions() {
-    check(Architecture::EfficientNetB0);
+fn efficientnet_b0_equals_torchvisions<D: TestDevice>() {
+    check::<D>(Architecture::EfficientNetB0);
 }
 
 /// What holds for every architecture, on one student each: making one takes longer than running it.
-fn check_workings(architecture: Architecture) {
-    let mut student = student(architecture);
+fn check_workings<D: TestDevice>(architecture: Architecture) {
+    let mut student = student::<D>(architecture);
     let shape = (2, 64, 32);
     let images = normal("images", 2 * 64 * 32 * 3);
     let images = Images::Normalized(&images);
@@ -329,32 +340,29 @@ fn check_workings(architecture: Architecture) {
     student.backward(&again, true).unwrap();
     let doubled: Vec<f32> = gradients[2].iter().map(|v| 2.0 * v).collect();
     let error = error(&student.engine().gradients().unwrap(), &doubled);
-    assert!(error < 1e-6, "{architecture}: accumulated {error:.1e}");
+    assert!(error < D::tolerance(1e-6), "{architecture}: accumulated {error:.1e}");
     assert!(matches!(student.backward(&again, false), Err(TrainError::NothingRan)));
 }
 
-#[test]
-fn resnets_work() {
+fn resnets_work<D: TestDevice>() {
     [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50]
         .into_iter()
-        .for_each(check_workings);
+        .for_each(check_workings::<D>);
 }
 
-#[test]
-fn mobile_students_work() {
+fn mobile_students_work<D: TestDevice>() {
     [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
         .into_iter()
-        .for_each(check_workings);
+        .for_each(check_workings::<D>);
 }
 
-#[test]
-fn every_draw_follows_seed_and_step() {
+fn every_draw_follows_seed_and_step<D: TestDevice>() {
     let (images, shape) = (normal("images", 4 * 32 * 32 * 3), (4, 32, 32));
     let head = Head::Projection { dim: 24 };
     for architecture in [Architecture::MobileNetV2, Architecture::EfficientNetB0] {
         let run = |init, mode| {
             let config = StudentConfig::new(architecture, head, init);
-            let mut student = Student::new(config, &candle_core::Device::Cpu).unwrap();
+            let mut student = D::student(config);
             values(student.forward(Images::Normalized(&images), shape, mode).unwrap().embedding().unwrap())
         };
         let train = |seed, step| run(1, Mode::Train { seed, step });

@@ -6,8 +6,19 @@ use lgd_train::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
 use lgd_train::engine::{Images, Mode};
 use lgd_train::error::TrainError;
 
+use crate::device::{Cpu, Element, TestDevice, on_every_device};
 use crate::golden::{error, normal};
 use crate::layer::{Layer, TRAIN};
+
+on_every_device!(
+    normalizations_are_the_same_written_out_and_read_on_the_way,
+    gradients_meet_where_values_are_shared,
+    an_output_without_gradient_contributes_nothing,
+    accumulated_gradients_add_up,
+    a_step_after_the_first_allocates_nothing,
+    a_backward_pass_needs_a_forward_pass_in_training,
+    bytes_are_normalized_as_rendered_images_are,
+);
 
 const DIMS: [usize; 4] = [3, 6, 6, 5];
 
@@ -40,7 +51,7 @@ const READERS: [(&str, Reader); 13] = [
 
 /// A convolution, its normalization and activation, and a reader of that; with the normalized value as an output too, it must be
 /// written out.
-fn read_norm(reader: Reader, activation: Activation, written: bool) -> Layer {
+fn read_norm<D: TestDevice>(reader: Reader, activation: Activation, written: bool) -> Layer<D> {
     let mut layer = Layer::new(&DIMS, |b, x| {
         let y = b.conv(x, "conv", ConvSpec::dense(8, 3, 1))?;
         let norm = b.batch_norm(y, "norm", NormSpec::new(activation))?;
@@ -52,13 +63,16 @@ fn read_norm(reader: Reader, activation: Activation, written: bool) -> Layer {
     layer
 }
 
-#[test]
-fn normalizations_are_the_same_written_out_and_read_on_the_way() {
+fn normalizations_are_the_same_written_out_and_read_on_the_way<D: TestDevice>() {
     let x = normal("x", DIMS.iter().product());
     for (name, reader) in READERS {
+        // Values that are written out in bf16 tie where others do not, and the pool takes another of them.
+        if D::ELEMENT == Element::Bf16 && name == "pool" {
+            continue;
+        }
         for activation in Activation::ALL {
             let mut results = [false, true].map(|written| {
-                let mut layer = read_norm(reader, activation, written);
+                let mut layer = read_norm::<D>(reader, activation, written);
                 let y = layer.forward(&x, TRAIN);
                 layer.backward(&normal("g", y.len()));
                 let (dx, gradients) = (layer.dx(), layer.gradients());
@@ -71,7 +85,7 @@ fn normalizations_are_the_same_written_out_and_read_on_the_way() {
                 ["y", "dx", "gradients", "running", "inference"].iter().zip(lazy.iter().zip(written.iter()))
             {
                 let error = error(lazy, written);
-                assert!(error < 2e-6, "{name} after {activation:?}: {what} {error:.1e}");
+                assert!(error < D::tolerance(2e-6), "{name} after {activation:?}: {what} {error:.1e}");
             }
         }
     }
@@ -103,24 +117,22 @@ fn tangle(b: &mut Builder, x: Value) -> Result<Vec<Value>, ShapeError> {
     Ok(vec![unit, feature, norm, raw])
 }
 
-#[test]
-fn gradients_meet_where_values_are_shared() {
+fn gradients_meet_where_values_are_shared<D: TestDevice>() {
     let x = normal("x", DIMS.iter().product());
-    let mut layer = Layer::new(&DIMS, tangle);
+    let mut layer = Layer::<D>::new(&DIMS, tangle);
     layer.run(&x, TRAIN).unwrap();
     let upstream: Vec<Vec<f32>> =
         (0..4).map(|at| normal(&format!("g{at}"), layer.output(at).len())).collect();
     for outputs in [1, 2, 3, 4] {
-        let error = layer.slope_error(&x, &upstream[..outputs], 1e-2);
-        assert!(error < 5e-3, "{outputs} outputs: {error:.1e}");
+        let error = layer.gradient_error(&x, &upstream[..outputs], 1e-2);
+        assert!(error < D::tolerance(5e-3), "{outputs} outputs: {error:.1e}");
     }
 }
 
-#[test]
-fn an_output_without_gradient_contributes_nothing() {
+fn an_output_without_gradient_contributes_nothing<D: TestDevice>() {
     let x = normal("x", DIMS.iter().product());
-    let mut layer = Layer::new(&DIMS, tangle);
-    let pass = |layer: &mut Layer, which: usize, accumulate: bool| {
+    let mut layer = Layer::<D>::new(&DIMS, tangle);
+    let pass = |layer: &mut Layer<D>, which: usize, accumulate: bool| {
         layer.run(&x, TRAIN).unwrap();
         let g: Vec<Vec<f32>> = (0..4).map(|at| normal(&format!("g{at}"), layer.output(at).len())).collect();
         let upstream: Vec<Option<&[f32]>> =
@@ -135,15 +147,14 @@ fn an_output_without_gradient_contributes_nothing() {
         let part = pass(&mut layer, which, false);
         sum.iter_mut().zip(&part).for_each(|(sum, part)| *sum += part);
     }
-    assert!(error(&sum, &whole) < 1e-6, "gradients are linear in those of the outputs");
+    assert!(error(&sum, &whole) < D::tolerance(1e-6), "gradients are linear in those of the outputs");
     pass(&mut layer, 2, false);
     assert!(layer.gradient("hidden.weight").iter().all(|v| *v == 0.0), "nothing stays from the last pass");
     assert!(layer.gradient("stem.weight").iter().any(|v| *v != 0.0));
     assert_eq!(pass(&mut layer, 5, false), zero, "no output has a gradient");
 }
 
-#[test]
-fn accumulated_gradients_add_up() {
+fn accumulated_gradients_add_up<D: TestDevice>() {
     let images = [normal("one", DIMS.iter().product()), normal("two", DIMS.iter().product())];
     let build = |b: &mut Builder, x| {
         let mut outputs = tangle(b, x)?;
@@ -158,7 +169,7 @@ fn accumulated_gradients_add_up() {
         outputs[0] = b.conv_transpose(raw, "up", spec)?;
         Ok(outputs)
     };
-    let mut layer = Layer::new(&DIMS, build);
+    let mut layer = Layer::<D>::new(&DIMS, build);
     let mut pass = |x: &[f32], accumulate: bool| {
         layer.run(x, TRAIN).unwrap();
         let g: Vec<Vec<f32>> = (0..3).map(|at| normal(&format!("g{at}"), layer.output(at).len())).collect();
@@ -169,14 +180,13 @@ fn accumulated_gradients_add_up() {
     pass(&images[0], false);
     let both = pass(&images[1], true);
     let sum: Vec<f32> = one.iter().zip(&two).map(|(a, b)| a + b).collect();
-    assert!(error(&both, &sum) < 1e-6, "{:.1e}", error(&both, &sum));
+    assert!(error(&both, &sum) < D::tolerance(1e-6), "{:.1e}", error(&both, &sum));
     assert_eq!(pass(&images[0], false), one, "written, not added");
 }
 
-#[test]
-fn a_step_after_the_first_allocates_nothing() {
+fn a_step_after_the_first_allocates_nothing<D: TestDevice>() {
     let x = normal("x", DIMS.iter().product());
-    let mut layer = Layer::new(&DIMS, tangle);
+    let mut layer = Layer::<D>::new(&DIMS, tangle);
     let mut bytes = Vec::new();
     for _ in 0..5 {
         let y = layer.forward(&x, TRAIN);
@@ -187,13 +197,14 @@ fn a_step_after_the_first_allocates_nothing() {
     assert!(bytes[0] > 0 && bytes[1..].iter().all(|held| *held == bytes[1]), "{bytes:?}");
 }
 
+/// Of the CPU: a GPU has scratch memory beside values.
 #[test]
 fn inference_gives_values_back_once_they_are_read() {
     let dims = [2, 32, 32, 4];
     let x = normal("x", dims.iter().product());
     let value = x.len() * size_of::<f32>();
     let held = |mode| {
-        let mut layer = Layer::new(&dims, |b, x| {
+        let mut layer = Layer::<Cpu>::new(&dims, |b, x| {
             let mut y = x;
             for depth in 0..12 {
                 y = b.conv(y, &format!("{depth}"), ConvSpec::depthwise(4, 3, 1))?;
@@ -209,10 +220,9 @@ fn inference_gives_values_back_once_they_are_read() {
     assert!(training > 11 * value, "training keeps what the backward pass reads");
 }
 
-#[test]
-fn a_backward_pass_needs_a_forward_pass_in_training() {
+fn a_backward_pass_needs_a_forward_pass_in_training<D: TestDevice>() {
     let x = normal("x", DIMS.iter().product());
-    let mut layer = Layer::new(&DIMS, tangle);
+    let mut layer = Layer::<D>::new(&DIMS, tangle);
     let g = normal("g", 18);
     let refused = |result| matches!(result, Err(TrainError::NothingRan));
     assert!(refused(layer.try_backward(&[Some(&g)], false)), "nothing ran");
@@ -227,17 +237,17 @@ fn a_backward_pass_needs_a_forward_pass_in_training() {
     layer.backward(&g);
 }
 
-#[test]
-fn bytes_are_normalized_as_rendered_images_are() {
+fn bytes_are_normalized_as_rendered_images_are<D: TestDevice>() {
     let dims = [2, 100, 91, 3];
     let len: usize = dims.iter().product();
     let rgb: Vec<u8> = (0..len).map(|i| u8::try_from(i * 7 % 256).unwrap()).collect();
     let normalization = Normalization::IMAGENET;
     let mut expected = vec![0.0; len];
     normalization.table().apply(&rgb, PixelLayout::Nhwc, &mut expected).unwrap();
-    let mut layer = Layer::new(&dims, |b, x| Ok(vec![b.activate(x, Activation::Identity)]));
+    let mut layer = Layer::<D>::new(&dims, |b, x| Ok(vec![b.activate(x, Activation::Identity)]));
     layer.run_images(Images::Pixels { rgb: &rgb, normalization: &normalization }, Mode::Inference).unwrap();
-    assert_eq!(layer.output(0), expected);
+    let error = error(&layer.output(0), &expected);
+    assert!(error <= D::tolerance(0.0), "{error:.1e}");
     let short = Images::Pixels { rgb: &rgb[1..], normalization: &normalization };
     assert!(layer.run_images(short, Mode::Inference).is_err());
 }

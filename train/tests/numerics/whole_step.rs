@@ -3,12 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use lgd_train::objective::{Lgd, LgdConstants, Objective, TargetBatch, VisualBank};
 use lgd_train::optim::OptimizerSettings;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
+use crate::device::{TestDevice, on_every_f32_device};
 use crate::golden::{Golden, error, norm, real, spread, values};
+
+on_every_f32_device!(
+    resnet18_step_equals_pytorchs,
+    mobilenet_v2_step_equals_pytorchs,
+    resnet18_inference_equals_torchvisions,
+    mobilenet_v2_inference_equals_torchvisions,
+);
 
 /// The bound the product promises: relative error of each tensor, L2.
 const TOLERANCE: f64 = 1e-4;
@@ -34,8 +42,8 @@ fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
     spread(seed, name, shape, bound, center)
 }
 
-fn student(architecture: Architecture, head: Head, seed: u64) -> Student {
-    let mut student = Student::new(StudentConfig::new(architecture, head, 0), &Device::Cpu).unwrap();
+fn student<D: TestDevice>(architecture: Architecture, head: Head, seed: u64) -> Student {
+    let mut student = D::student(StudentConfig::new(architecture, head, 0));
     let tensors = student.tensors().unwrap();
     let tensors: BTreeMap<String, Tensor> =
         tensors.iter().map(|(name, tensor)| (name.clone(), formula(seed, name, tensor.dims()))).collect();
@@ -63,10 +71,10 @@ fn targets(golden: &Golden) -> TargetBatch {
     }
 }
 
-fn check_step(architecture: Architecture) {
-    let golden = Golden::open(architecture.name());
+fn check_step<D: TestDevice>(architecture: Architecture) {
+    let golden = Golden::on::<D>(architecture.name());
     let seed: u64 = golden.metadata("seed").parse().unwrap();
-    let mut student = student(architecture, Head::Projection { dim: DIM }, seed);
+    let mut student = student::<D>(architecture, Head::Projection { dim: DIM }, seed);
     let images = images(seed);
     let mode = Mode::Train { seed, step: STEP };
     let output = student.forward(Images::Normalized(&images), (BATCH, HEIGHT, WIDTH), mode).unwrap();
@@ -111,8 +119,8 @@ fn check_step(architecture: Architecture) {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-fn check_inference(architecture: Architecture) {
-    let golden = Golden::open(architecture.name());
+fn check_inference<D: TestDevice>(architecture: Architecture) {
+    let golden = Golden::on::<D>(architecture.name());
     let seed: u64 = golden.metadata("seed").parse().unwrap();
     let images = images(seed);
     let heads = [
@@ -120,30 +128,26 @@ fn check_inference(architecture: Architecture) {
         (Head::Classifier { classes: CLASSES }, "inference.logits"),
     ];
     for (head, expected) in heads {
-        let mut student = student(architecture, head, seed);
+        let mut student = student::<D>(architecture, head, seed);
         let output =
             student.forward(Images::Normalized(&images), (BATCH, HEIGHT, WIDTH), Mode::Inference).unwrap();
         let error = error(&values(output.embedding().unwrap()), &golden.values(expected));
-        assert!(error < 1e-5, "{architecture} {expected}: {error:.1e}");
+        assert!(error < D::tolerance(1e-5), "{architecture} {expected}: {error:.1e}");
     }
 }
 
-#[test]
-fn resnet18_step_equals_pytorchs() {
-    check_step(Architecture::ResNet18);
+fn resnet18_step_equals_pytorchs<D: TestDevice>() {
+    check_step::<D>(Architecture::ResNet18);
 }
 
-#[test]
-fn mobilenet_v2_step_equals_pytorchs() {
-    check_step(Architecture::MobileNetV2);
+fn mobilenet_v2_step_equals_pytorchs<D: TestDevice>() {
+    check_step::<D>(Architecture::MobileNetV2);
 }
 
-#[test]
-fn resnet18_inference_equals_torchvisions() {
-    check_inference(Architecture::ResNet18);
+fn resnet18_inference_equals_torchvisions<D: TestDevice>() {
+    check_inference::<D>(Architecture::ResNet18);
 }
 
-#[test]
-fn mobilenet_v2_inference_equals_torchvisions() {
-    check_inference(Architecture::MobileNetV2);
+fn mobilenet_v2_inference_equals_torchvisions<D: TestDevice>() {
+    check_inference::<D>(Architecture::MobileNetV2);
 }

@@ -267,6 +267,7 @@ fn an_evaluation_cache_of_another_teacher_is_refused() {
     let inputs = EvalInputs { run: &run, bank: Some(&world.bank), test, train: None };
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options() };
     let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
-    assert!(matches!(error, EvalError::Run(RunError::Artifact(ArtifactError::Mismatch { .. }))), "{error}");
+    let EvalError::Run(run) = &error else { panic!("{error}") };
+    assert!(matches!(**run, RunError::Artifact(ArtifactError::Mismatch { .. })), "{error}");
     assert!(error.to_string().contains(&ours) && error.to_string().contains(&theirs), "{error}");
 }

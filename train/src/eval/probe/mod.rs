@@ -1,6 +1,6 @@
 //! The linear probe: a linear classifier on frozen features.
 //!
-//! METHODS section 1 trains the classifier with SGD at a learning rate of 30 x batch/256 for 100 epochs (x 0.1 at 60 and 80) on
+//! docs/methods.md section 1 trains the classifier with SGD at a learning rate of 30 x batch/256 for 100 epochs (x 0.1 at 60 and 80) on
 //! features of freshly cropped and flipped images. Here the features of one plain view are computed once, without augmentation,
 //! so that a probe takes seconds. Features of different students differ in scale, so they are
 //!
@@ -20,7 +20,7 @@ use crate::error::TrainError;
 use sgd::{Classifier, Examples, fit};
 use split::{hold_out, stratified};
 
-/// Settings of the probe. Defaults follow METHODS section 1.
+/// Settings of the probe. Defaults follow docs/methods.md section 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeSettings {
     /// Passes over the labeled features; the learning rate falls to a tenth after 60% and again after 80% of them.
