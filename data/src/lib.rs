@@ -1,4 +1,17 @@
-//! Views, on-disk formats and memory-mapped columns: everything that passes between the stages of `lgd`.
+//! Images, views and the folders on disk that pass between the stages of `lgd`: caches, banks and their memory-mapped columns.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use lgd_data::cache::Cache;
+//! use lgd_data::manifest::Verify;
+//!
+//! let cache = Cache::open(Path::new("cache"), Verify::Length)?;
+//! let mut embedding = vec![0.0; cache.dim()];
+//! cache.embeddings().copy_row(0, &mut embedding);
+//! println!("view 0 of {}: {embedding:?}", cache.views()?.keys[0]);
+//! # Ok::<(), lgd_data::ArtifactError>(())
+//! ```
 //!
 //! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
 //! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`]: the folders on disk;
@@ -7,9 +20,7 @@
 //!
 //! The crate runs on Linux and macOS. It needs two things that Windows lacks: flushing a folder to the disk, and advice on memory maps.
 //!
-//! # Example
-//!
-//! Listing a folder of images and reading the first one:
+//! A source lists images, whichever layout they are in, and reads them one by one:
 //!
 //! ```no_run
 //! use std::path::Path;

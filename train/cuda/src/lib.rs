@@ -1,5 +1,19 @@
 //! Training kernels on an NVIDIA GPU: the counterpart of `lgd-kernels`, on device memory.
 //!
+//! ```no_run
+//! # #[cfg(feature = "cuda")]
+//! # fn example() -> lgd_cuda::Result<()> {
+//! use lgd_cuda::{Activation, Buffer, Element, Gpu, Tuning, elementwise};
+//!
+//! let mut gpu = Gpu::first(Tuning::default())?;
+//! let x = Buffer::from_host(gpu.stream(), &[-1.0_f32, 2.0])?;
+//! let mut y = gpu.alloc(Element::F32, 2)?;
+//! elementwise::activate(&mut gpu, Activation::Relu, x.as_slice(), &mut y.as_mut())?;
+//! assert_eq!(y.as_slice().to_host::<f32>(gpu.stream())?, [0.0, 2.0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Activations are NHWC in bf16 (or f16, f32); weights are OHWI in f32, with a copy in the activations' element; statistics, gradients of
 //! parameters and the optimizer's state are f32. Arithmetic is f32; products run on tensor cores. An operation that both crates have has
 //! the same name in both.
@@ -16,7 +30,7 @@
 //! kernels use no atomic additions, so that the same input gives the same bits; convolutions take only algorithms that cuDNN
 //! declares deterministic.
 //!
-//! `LGD_CUDA_FRESH_MEMORY=1` in the environment is a debug switch: no memory is used again ([`FRESH_MEMORY`]).
+//! `LGD_CUDA_FRESH_MEMORY=1` in the environment is a debug switch: no memory is used again.
 //!
 //! Without the feature `cuda` the crate is empty.
 #![cfg(feature = "cuda")]

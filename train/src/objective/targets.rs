@@ -123,43 +123,83 @@ impl TargetBatch {
         })
     }
 
-    pub(super) fn embedding(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`embedding`](field@Self::embedding).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn embedding(&self) -> Result<&Tensor, TrainError> {
         present("embedding", self.embedding.as_ref())
     }
 
-    pub(super) fn text_distribution(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`text_distribution`](field@Self::text_distribution).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn text_distribution(&self) -> Result<&Tensor, TrainError> {
         present("text_distribution", self.text_distribution.as_ref())
     }
 
-    pub(super) fn visual_distribution(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`visual_distribution`](field@Self::visual_distribution).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn visual_distribution(&self) -> Result<&Tensor, TrainError> {
         present("visual_distribution", self.visual_distribution.as_ref())
     }
 
-    pub(super) fn pseudo_category(&self) -> Result<&[u32], TrainError> {
+    /// The column [`pseudo_category`](field@Self::pseudo_category).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn pseudo_category(&self) -> Result<&[u32], TrainError> {
         present("pseudo_category", self.pseudo_category.as_deref())
     }
 
-    pub(super) fn kdep(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`kdep`](field@Self::kdep).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn kdep(&self) -> Result<&Tensor, TrainError> {
         present("kdep", self.kdep.as_ref())
     }
 
-    pub(super) fn tokens(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`tokens`](field@Self::tokens).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn tokens(&self) -> Result<&Tensor, TrainError> {
         present("tokens", self.tokens.as_ref())
     }
 
-    pub(super) fn caption(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`caption`](field@Self::caption).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn caption(&self) -> Result<&Tensor, TrainError> {
         present("caption", self.caption.as_ref())
     }
 
-    pub(super) fn label(&self) -> Result<&[u32], TrainError> {
+    /// The column [`label`](field@Self::label).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn label(&self) -> Result<&[u32], TrainError> {
         present("label", self.label.as_deref())
     }
 
-    pub(super) fn rows(&self) -> Result<&[u32], TrainError> {
+    /// The column [`rows`](field@Self::rows).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn rows(&self) -> Result<&[u32], TrainError> {
         present("rows", self.rows.as_deref())
     }
 
-    pub(super) fn mask(&self) -> Result<&BatchMask, TrainError> {
+    /// The column [`mask`](field@Self::mask).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn mask(&self) -> Result<&BatchMask, TrainError> {
         present("mask", self.mask.as_ref())
     }
 }
