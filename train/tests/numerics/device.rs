@@ -57,7 +57,6 @@ pub(crate) use {on_every_device, on_every_f32_device};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     F32,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU computes in f32"))]
     Bf16,
 }
 
