@@ -26,7 +26,7 @@ from .core import ROOT, SCRIPTS, SetupError, exclusive, fingerprint, run, say, t
 
 SOURCES = ROOT / "tests/software-gpu"
 PARTS = SCRIPTS / "setup_parts"
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 HOME = TARGET / "software-gpu"
 PROGRAMS = HOME / "programs"
 OWN_KERNELS = ROOT / "train/cuda/kernels"
@@ -210,10 +210,11 @@ def setup_programs() -> Path:
             if done.returncode != 0:
                 raise SetupError("the programs do not build")
     PROGRAMS.mkdir(parents=True, exist_ok=True)
-    for built, name in CUDA_BINARIES.items():
-        shutil.copy(TARGET / "release" / built, PROGRAMS / name)
-    for name, built in test_programs(done.stdout).items():
-        shutil.copy(built, PROGRAMS / name)
+    built = {name: TARGET / "release" / program for program, name in CUDA_BINARIES.items()} | test_programs(done.stdout)
+    for name, program in built.items():
+        # Renamed, because a program that runs cannot be written to.
+        shutil.copy(program, PROGRAMS / f".{name}")
+        (PROGRAMS / f".{name}").replace(PROGRAMS / name)
     return PROGRAMS
 
 
