@@ -1,9 +1,9 @@
-"""Opens a cache, and a bank made from it, with pyarrow, polars and DuckDB, and recomputes what they must hold.
+"""Opens a cache, and a bank made from it, with pyarrow, polars and DuckDB, and checks their content.
 
     third_party/venv/bin/python scripts/check-interop.py CACHE [BANK]
 
-Independent of the program that wrote them: the readers are other people's and the mathematics is numpy's.
-Prints one JSON line and exits with 0, or names every mismatch on stderr and exits with 1.
+The check is independent of `lgd`: it uses other readers and recomputes the targets in numpy. Prints one JSON line and exits
+with 0, or prints every mismatch to stderr and exits with 1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VIEW_COLUMNS = {
     "blur_sigma": pa.float32(),
     "norm": pa.float32(),
 }
-# Half precision rounds each number by at most 2^-11 of it: so far may a length or a sum of parts be off.
+# Half precision rounds a number by at most 2^-11 of it. This bounds the error of a length or a sum.
 HALF = 2.0**-11
 SMALLEST_HALF = 2.0**-24
 # Two f32 dot products of unit vectors, summed in different orders.
@@ -50,7 +50,7 @@ DOT = 1e-6
 
 
 class Checks:
-    """Counts what was checked and keeps what was wrong."""
+    """Counts checks and collects problems."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -62,7 +62,7 @@ class Checks:
             self.problems.append(otherwise)
 
     def require(self, where: str, found: object, expected: object) -> None:
-        """As `equal`, where nothing further can be checked without it."""
+        """Like `equal`, but raises: later checks depend on it."""
         self.done += 1
         if found != expected:
             raise ValueError(f"{where}: found {found}, expected {expected}")
@@ -72,18 +72,18 @@ class Checks:
 
 
 def half_list(width: int) -> pa.DataType:
-    """A fixed-size list of f16, none of which may be missing."""
+    """The type of a fixed-size list of f16 without nulls."""
     return pa.list_(pa.field("item", pa.float16(), nullable=False), width)
 
 
 def matrix(table: pa.Table, column: str) -> np.ndarray:
-    """[rows, width] of a column of fixed-size lists."""
+    """A column of fixed-size lists as [rows, width]."""
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[column].chunks]
     return np.concatenate(chunks).reshape(table.num_rows, table.schema.field(column).type.list_size)
 
 
 def check_type(checks: Checks, where: str, found: pa.DataType, expected: pa.DataType) -> None:
-    """Types agree; the name of a list's item is of no account."""
+    """Compares two types, ignoring the name of a list's item."""
     if pa.types.is_fixed_size_list(expected) and pa.types.is_fixed_size_list(found):
         checks.equal(f"{where}: item", found.value_type, expected.value_type)
         checks.that(not found.value_field.nullable, f"{where}: an item may be null")
@@ -93,7 +93,7 @@ def check_type(checks: Checks, where: str, found: pa.DataType, expected: pa.Data
 
 
 def check_views(checks: Checks, path: Path, rows: int, views: int, dim: int) -> pa.Table:
-    """One shard of the cache: schema, the row law, keys and views, lengths of the embeddings."""
+    """Checks one shard of a cache: schema, row law, keys and views, norms of the embeddings."""
     table = pq.read_table(path)
     checks.require(f"{path}: rows", table.num_rows, rows)
     expected = {**VIEW_COLUMNS, "embedding": half_list(dim)}
@@ -118,7 +118,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class Bank:
-    """The manifest and prototypes of a bank, and what each row of it must then be."""
+    """The manifest and prototypes of a bank, and the logits that they imply."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -134,14 +134,14 @@ class Bank:
         return embeddings @ self.tsb.T
 
     def visual_logits(self, embeddings: np.ndarray) -> np.ndarray:
-        """[rows, C + 1]: the positive first; slots without a view at minus infinity where they are masked."""
+        """[rows, C + 1]: the view itself first; masked categories at minus infinity."""
         logits = embeddings @ self.vsb.T
         if self.masked:
             logits[:, self.counts == 0] = -np.inf
         return np.concatenate([np.ones((len(embeddings), 1)), logits], axis=1)
 
     def check_prototypes(self, checks: Checks, sums: np.ndarray, counts: np.ndarray) -> None:
-        """TSB of unit length, counts and VSB from the pseudo-categories of all rows."""
+        """Checks that TSB rows are unit vectors, and recomputes counts and VSB from the pseudo-categories of all rows."""
         where = self.folder / "bank.safetensors"
         lengths = np.linalg.norm(self.tsb, axis=1)
         checks.that((np.abs(lengths - 1) <= DOT).all(), f"{where}: tsb has rows of length other than 1")
@@ -154,7 +154,7 @@ class Bank:
 
 
 def check_targets(checks: Checks, bank: Bank, path: Path, embeddings: np.ndarray) -> np.ndarray:
-    """One shard of the bank, row for row with a shard of the cache; returns its pseudo-categories."""
+    """Checks one shard of the bank against the same rows of the cache; returns its pseudo-categories."""
     table = pq.read_table(path)
     checks.require(f"{path}: rows", table.num_rows, len(embeddings))
     check_type(checks, f"{path}: pseudo_category", table.schema.field("pseudo_category").type, pa.int32())
@@ -173,7 +173,7 @@ def check_targets(checks: Checks, bank: Bank, path: Path, embeddings: np.ndarray
 def check_distribution(
     checks: Checks, path: Path, table: pa.Table, name: str, expected: np.ndarray, temperature: float
 ) -> None:
-    """A distribution, dense or of the K largest, against the one recomputed."""
+    """Compares a distribution, dense or top K, with the recomputed one."""
     relative = HALF + 2 * DOT / temperature
     if f"{name}_distribution" in table.column_names:
         column = f"{name}_distribution"
@@ -186,7 +186,7 @@ def check_distribution(
         found = matrix(table, column).astype(np.float64)
         check_type(checks, f"{path}: {column}", table.schema.field(column).type, half_list(index.shape[1]))
         distinct = (np.diff(np.sort(index, axis=1), axis=1) > 0).all()
-        checks.that(distinct, f"{path}: {name}_index names a slot twice")
+        checks.that(distinct, f"{path}: {name}_index names an entry twice")
         checks.that((np.diff(found, axis=1) <= 0).all(), f"{path}: {column} is not the largest first")
         kth = np.partition(expected, -index.shape[1], axis=1)[:, -index.shape[1], None]
         expected = np.take_along_axis(expected, index, axis=1)
@@ -199,7 +199,7 @@ def check_distribution(
 
 
 def check_other_readers(checks: Checks, files: list[Path], column: str, rows: int, total: float) -> None:
-    """polars and DuckDB see the same rows and the same numbers in the column of vectors."""
+    """Checks that polars and DuckDB read the same rows and numbers from the column of vectors."""
     frame = pl.read_parquet(files)
     checks.equal(f"polars: {files[0].parent}: rows", frame.height, rows)
     dtype = frame.schema[column]
@@ -214,7 +214,7 @@ def check_other_readers(checks: Checks, files: list[Path], column: str, rows: in
 
 
 def check(checks: Checks, cache: Path, bank_folder: Path | None) -> dict[str, object]:
-    """The whole of a cache and, if there is one, of its bank; returns a summary."""
+    """Checks a cache and, if given, its bank; returns a summary."""
     manifest = json.loads((cache / "cache.json").read_text())
     views, dim = manifest["config"]["views"], manifest["config"]["dim"]
     view_files = [cache / shard["file"]["name"] for shard in manifest["shards"]]
@@ -251,7 +251,7 @@ def check(checks: Checks, cache: Path, bank_folder: Path | None) -> dict[str, ob
 
 
 def main() -> int:
-    """Check, then say what was found."""
+    """Check and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cache", type=Path)
     parser.add_argument("bank", type=Path, nargs="?")

@@ -1,4 +1,4 @@
-"""CIFAR-10 as the demo and the evidence use it: names, and which images may be looked at."""
+"""CIFAR-10 as the demo and the evidence use it: class names, and the images that may be measured on."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "third_party/cifar10"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-# Other words for the same pictures: finer where a class has well-known kinds, and some that should find nothing.
+# Other names for the same images: finer kinds of a class, and some that should match nothing.
 OTHER_NAMES = [
     "airliner", "fighter jet", "propeller plane", "sports car", "sedan", "pickup truck", "fire engine", "songbird",
     "ostrich", "kitten", "tabby cat", "puppy", "hunting dog", "stag", "fawn", "tree frog", "toad", "pony", "sailing boat",
     "container ship",
 ]  # fmt: skip
 TEMPLATE = "a photo of a {}."
-# The first 2,000 test images were seen when the demo's teacher was put together: they are not measured on.
+# The demo's teacher was designed with the first 2,000 test images, so nothing is measured on them.
 FIRST_TEST_IMAGE = 2000
 
 
 def images_of(split: str, name: str) -> list[Path]:
-    """The images of a class that may be looked at, in order."""
+    """The images of a class that may be measured on, in order."""
     images = sorted((FOLDER / split / name).glob("*.png"))
     return [image for image in images if split != "test" or int(image.stem) >= FIRST_TEST_IMAGE]

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use lgd_bank::BankError;
 use lgd_data::ArtifactError;
 use lgd_extract::ExtractError;
-use lgd_train::run::{FailureKind, RunError};
+use lgd_train::error::FailureKind;
+use lgd_train::eval::EvalError;
+use lgd_train::export::ExportError;
+use lgd_train::run::RunError;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         ) => return Some(Exit::Artifact),
         _ => {}
     }
-    cause.downcast_ref::<RunError>().map(|error| match error.kind() {
+    let run = cause.downcast_ref().map(RunError::kind);
+    let eval = cause.downcast_ref().map(EvalError::kind);
+    let export = cause.downcast_ref().map(ExportError::kind);
+    run.or(eval).or(export).map(|kind| match kind {
         FailureKind::Interrupted => Exit::Interrupted,
         FailureKind::Artifact => Exit::Artifact,
         FailureKind::Usage | FailureKind::Other => Exit::Usage,

@@ -8,6 +8,9 @@
 mod args;
 mod commands;
 mod exit;
+#[cfg(test)]
+mod flags_page;
+mod hints;
 mod progress;
 mod say;
 
@@ -44,15 +47,18 @@ fn on_interrupt() {
     say("\nstopping at the next safe point; once more to stop at once");
 }
 
-/// Prints the causes on one line, the way they were wrapped; a cause whose words its wrapper repeats is left out.
+/// Prints the causes on one line, outermost first, then the hint. A cause that its wrapper's message repeats is left out.
 fn report(error: &anyhow::Error) {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| cause.to_string().trim_end().to_owned()) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }
-    say(format_args!("error: {text}"));
+    match hints::of_error(error) {
+        Some(hint) => say(format_args!("error: {text}\nhint: {hint}")),
+        None => say(format_args!("error: {text}")),
+    }
 }

@@ -1,4 +1,4 @@
-//! Showing how far a job is: a bar on a terminal, a line every 30 seconds elsewhere. Standard error only.
+//! Progress of a job on standard error: a bar on a terminal, else a line every 30 seconds.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const LINE_EVERY: Duration = Duration::from_secs(30);
 /// The process's one job: a signal handler can reach nothing else.
 pub static JOB: Job = Job::new();
 
-/// Shows the job until it is dropped.
+/// Shows the progress of the job until it is dropped.
 pub struct Progress {
     finished: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -80,7 +80,7 @@ fn draw_lines(name: &'static str, unit: &'static str, finished: &AtomicBool) {
     }
 }
 
-/// Units per second, and how long the rest of the stage takes at this rate; `None` while nobody can tell.
+/// Units per second, and the time that the rest of the stage takes at this pace; `None` before the first unit.
 fn pace(job: &Job) -> (f64, Option<Duration>) {
     let rate = job.rate();
     let left = job.total().saturating_sub(job.done()) as f64 / rate;

@@ -23,9 +23,9 @@ use half::f16;
 use lgd_bank::{TargetOptions, TargetSink, Tsb, build_targets};
 use lgd_data::ArtifactError;
 use lgd_data::bank::{BankWriter, Distribution, Storage, TargetShardWriter};
-use lgd_data::cache::{Cache, CacheBuilder, CachedSample, Existing, ImageStamp, Partition};
+use lgd_data::cache::{Cache, CacheBuilder, CachedSample, ImageStamp, Partition};
 use lgd_data::job::Job;
-use lgd_data::manifest::Verify;
+use lgd_data::manifest::{Existing, Verify};
 use lgd_data::view::View;
 use rayon::prelude::*;
 

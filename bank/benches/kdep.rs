@@ -19,9 +19,9 @@ use clap::Parser;
 use common::{Failure, Noise, cache_config, npy_file, peak_bytes};
 use half::f16;
 use lgd_bank::{KdepRequest, PowerTemperature, build_kdep};
-use lgd_data::cache::{Cache, CacheBuilder, CachedSample, Existing, ImageStamp, Partition, SampleRows};
+use lgd_data::cache::{Cache, CacheBuilder, CachedSample, ImageStamp, Partition, SampleRows};
 use lgd_data::job::Job;
-use lgd_data::manifest::Verify;
+use lgd_data::manifest::{Existing, Verify};
 use lgd_data::view::View;
 use rayon::prelude::*;
 

@@ -7,9 +7,9 @@ use lgd_data::ArtifactError;
 use lgd_data::bank::{
     BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, TargetShardWriter, VsbMode,
 };
-use lgd_data::cache::{Cache, Existing};
+use lgd_data::cache::Cache;
 use lgd_data::job::Job;
-use lgd_data::manifest::ContentHash;
+use lgd_data::manifest::{ContentHash, Existing};
 use serde::Serialize;
 
 use crate::categories::Categories;
@@ -21,7 +21,7 @@ use crate::rows::EmbeddingRows;
 use crate::targets::{PassSeconds, TargetOptions, TargetSink, Targets, build_targets};
 use crate::tsb::{PromptCounts, Tsb, build_tsb};
 
-/// What a bank is made from, and where.
+/// Inputs, settings and output folder of a bank.
 #[derive(Clone, Copy, Debug)]
 pub struct BankRequest<'a> {
     /// The cached image embeddings.
@@ -34,7 +34,7 @@ pub struct BankRequest<'a> {
     pub prompt_cache: &'a Path,
     /// The bank's folder.
     pub out: &'a Path,
-    /// What to do where a bank is there already.
+    /// What to do with a bank that is already in the folder.
     pub existing: Existing,
     /// Which text encoders are accepted.
     pub text_encoder: TextEncoderRule,
@@ -45,13 +45,13 @@ pub struct BankRequest<'a> {
 /// Which text encoders may name the categories of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextEncoderRule {
-    /// The one that belongs to the cache's image encoder, where the cache knows it.
+    /// Only the one that belongs to the cache's image encoder, if the cache records one.
     SameTeacher,
     /// Any that shares the image encoder's space, such as one for another language; the caller vouches for it.
     Any,
 }
 
-/// What was built, and what it cost.
+/// Contents of a new bank, and wall times.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BankReport {
     /// Views.
@@ -141,7 +141,7 @@ pub fn build_bank(
     })
 }
 
-/// Refuses a text encoder other than the one that belongs to the cache's image encoder, where the cache knows it.
+/// Fails for a text encoder other than the one that belongs to the cache's image encoder, if the cache records one.
 fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), ArtifactError> {
     match cache.manifest().config.teacher.text_encoder {
         Some(expected) if expected != text_encoder => Err(ArtifactError::Mismatch {
@@ -182,7 +182,7 @@ fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targe
     }
 }
 
-/// Cuts the stream of targets into files that follow the cache's shards, empty ones included.
+/// Divides the stream of targets into files that follow the cache's shards, empty ones included.
 struct Shards<'a> {
     writer: &'a BankWriter,
     rows: &'a [usize],

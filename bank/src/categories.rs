@@ -1,12 +1,12 @@
 //! Category sets: names, their synonyms, and prompts written out in full.
 //!
-//! [`Categories::read`] takes three kinds of file, told apart by their extension:
+//! [`Categories::read`] reads three kinds of file, by their extension:
 //!
 //! - `.txt`: one name per line. A blank line before the last name is an empty name, hence an error.
 //! - `.csv`: `name[,synonym...]`. A first record whose first cell is `name` or `category` is a header. Empty cells
 //!   after the name are ignored, since spreadsheets pad short rows with them.
-//! - `.json`: `["name", ...]`, or `{"name": [string, ...], ...}` with the order of the file kept. What the strings are,
-//!   [`JsonEntries`] says for the whole file. A category that has both is `{"synonyms": [...], "prompts": [...]}`.
+//! - `.json`: `["name", ...]`, or `{"name": [string, ...], ...}` with the order of the file kept. [`JsonEntries`] defines the meaning of the strings
+//!   for the whole file. A category that has both is `{"synonyms": [...], "prompts": [...]}`.
 //!
 //! How prompts come about: the name and every synonym fill every template. A category with whole prompts uses those,
 //! and its synonyms if it has any, but its bare name fills no template. An empty list leaves the name alone. A
@@ -15,12 +15,11 @@
 mod files;
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
-
 /// Why a set of categories cannot be used.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CategoryError {
     /// The file cannot be read.
@@ -38,14 +37,14 @@ pub enum CategoryError {
         path: PathBuf,
     },
     /// The file breaks its own syntax.
-    #[error("{}:{line}: {reason}", path.display())]
+    #[error("{}:{line}: {source}", path.display())]
     Syntax {
         /// The file of names.
         path: PathBuf,
         /// Line, from 1.
         line: usize,
-        /// The parser's words.
-        reason: String,
+        /// The parser's error.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A name, synonym or prompt that cannot be accepted.
     #[error("{}:{line}: {problem}", path.display())]
@@ -55,6 +54,7 @@ pub enum CategoryError {
         /// Line, from 1.
         line: usize,
         /// What is wrong with it.
+        #[source]
         problem: Problem,
     },
     /// A name in a list that came from no file.
@@ -73,14 +73,14 @@ pub enum CategoryError {
     },
 }
 
-/// What is wrong with one entry of a category set.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+/// A problem with one entry of a category set.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
     /// Nothing is left of the name.
     #[error("empty category name\nhint: remove the blank line or entry")]
     EmptyName,
-    /// The name stands twice, perhaps only after normalization.
+    /// The name occurs twice, perhaps only after normalization.
     #[error(
         "{name:?} is already a category (number {first}, counted from 0)\n\
          hint: remove one; names that differ only in blanks or underscores are kept apart by the verbatim switch"
@@ -118,7 +118,7 @@ impl NameForm {
     }
 }
 
-/// What the strings of a JSON list are.
+/// Meaning of the strings in a JSON list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum JsonEntries {
     /// Further names of the category: they fill the templates as the name does.
@@ -133,11 +133,11 @@ pub enum JsonEntries {
 pub struct ReadOptions {
     /// Whether names and synonyms are tidied.
     pub names: NameForm,
-    /// What the strings of a JSON list are.
+    /// Meaning of the strings in a JSON list.
     pub entries: JsonEntries,
 }
 
-/// One category: a name, and what is said of it to the text encoder.
+/// One category: a name and its prompts for the text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Category {
     name: String,
@@ -151,7 +151,7 @@ impl Category {
         &self.name
     }
 
-    /// What fills the templates: the name (unless the category has whole prompts), then the synonyms.
+    /// Phrases for the templates: the name (unless the category has whole prompts), then the synonyms.
     pub fn phrases(&self) -> &[String] {
         &self.phrases
     }
@@ -167,7 +167,7 @@ impl Category {
 pub struct Categories(Vec<Category>);
 
 impl Categories {
-    /// Reads a file of names; the module says which forms there are.
+    /// Reads a file of names in one of the forms that the module describes.
     ///
     /// # Errors
     /// [`CategoryError`], with file and line wherever there is one.
@@ -210,7 +210,7 @@ impl Categories {
     }
 }
 
-/// Gathers categories and refuses what breaks the rules, whatever file they come from.
+/// Collects categories from any kind of file, and fails for those that break the rules.
 struct Collector {
     form: NameForm,
     categories: Vec<Category>,

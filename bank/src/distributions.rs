@@ -34,18 +34,18 @@ pub(crate) struct Softmax {
     pub(crate) storage: Storage,
     /// tau_t.
     pub(crate) temperature: Temperature,
-    /// Slots that take no part: probability 0.
+    /// Slots that are masked: probability 0.
     pub(crate) masked: Vec<usize>,
     /// Instruction set of the scans.
     pub(crate) isa: Isa,
 }
 
-/// What one row's distribution had to say beside its entries.
+/// Winner and captured mass of one row's distribution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowSummary {
     /// Slot of the largest logit, the lowest of several.
     pub(crate) first: i32,
-    /// Sum of the stored probabilities before rounding to f16; 1 where all are stored.
+    /// Sum of the stored probabilities before rounding to f16; 1 if all are stored.
     pub(crate) mass: f64,
 }
 
@@ -161,7 +161,7 @@ impl DistributionBuffer {
 }
 
 impl DistributionBlock<'_> {
-    /// The places of one row: indices (empty for dense storage) and probabilities.
+    /// The entries of one row: indices (empty for dense storage) and probabilities.
     pub(crate) fn row(&mut self, row: usize) -> (&mut [i32], &mut [f16]) {
         let range = row * self.width..(row + 1) * self.width;
         let index = if self.index.is_empty() { &mut [][..] } else { &mut self.index[range.clone()] };

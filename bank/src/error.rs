@@ -1,17 +1,44 @@
-//! The error of everything between a category set and a finished bank.
+//! Errors of building a bank.
 
 use std::error::Error;
 use std::path::PathBuf;
 
 use lgd_data::ArtifactError;
+use lgd_data::manifest::ContentHash;
 use lgd_data::projection::ProjectionError;
-use thiserror::Error;
+use safetensors::SafeTensorError;
 
-/// Whatever a text encoder has to say when it fails.
+/// Any error of a text encoder.
 pub type EncodeFailure = Box<dyn Error + Send + Sync>;
 
+/// What is wrong with a segment of the prompt cache.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentFault {
+    /// The content is not what the segment's name says.
+    #[error("damaged prompt embeddings: the content's BLAKE3 is {got}")]
+    Hash {
+        /// Hash of the bytes on disk.
+        got: ContentHash,
+    },
+    /// Not a safetensors file of prompts and embeddings.
+    #[error(transparent)]
+    Tensors(#[from] SafeTensorError),
+    /// The prompts are not a JSON list of strings.
+    #[error(transparent)]
+    Prompts(#[from] serde_json::Error),
+    /// Embeddings of another shape or type.
+    #[error("embeddings: expected F32 {expected:?}, got {got}")]
+    Shape {
+        /// Prompts and width.
+        expected: [usize; 2],
+        /// Type and shape found.
+        got: String,
+    },
+}
+
 /// Why a bank cannot be built.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BankError {
     /// A file of a cache or a bank cannot be read or written.
@@ -24,7 +51,7 @@ pub enum BankError {
         first: String,
         /// Prompts in the batch.
         count: usize,
-        /// The encoder's words.
+        /// The encoder's error.
         source: EncodeFailure,
     },
     /// The text encoder returned another number of values than asked for.
@@ -57,15 +84,15 @@ pub enum BankError {
         /// Norm of the mean.
         norm: f64,
     },
-    /// A segment of the prompt cache is not what was written.
-    #[error("{}: {reason}\nhint: delete this file; its prompts will be encoded again", path.display())]
+    /// A segment of the prompt cache is damaged.
+    #[error("{}: {source}\nhint: delete this file; its prompts will be encoded again", path.display())]
     PromptSegment {
         /// The segment.
         path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        source: SegmentFault,
     },
-    /// A prompt that should have been encoded by now.
+    /// A prompt that was not encoded.
     #[error("the embedding of {prompt:?} is not in the prompt cache")]
     PromptAbsent {
         /// The prompt.
@@ -112,7 +139,7 @@ pub enum BankError {
         /// The row, from 0.
         row: usize,
     },
-    /// The features have no such projection.
+    /// The features cannot be projected to that width.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
     /// A KDEP target is too large to be stored.
@@ -135,7 +162,7 @@ pub enum BankError {
         /// The value given.
         got: String,
     },
-    /// Somebody asked the job to stop.
+    /// The job was asked to stop.
     #[error("interrupted; nothing of the bank is kept but the prompts that were encoded for it")]
     Interrupted,
 }

@@ -1,7 +1,7 @@
-//! KDEP's targets from a cache alone (METHODS section 2): no image, no teacher, no label.
+//! KDEP's targets from a cache alone (docs/methods.md section 2): no image, no teacher, no label.
 //!
 //! ```text
-//! pass 1   x -> sums -> principal axes               all rows, or views spread evenly over the samples
+//! pass 1   x -> sums -> principal axes               all rows, or a strided sample of them
 //! pass 2   x -> y = V (x - mu) -> f(y) -> f16        shard by shard, on all threads
 //! f(y) = sign(y) |y / T|^(1/n)                       power temperature scaling
 //! ```
@@ -15,12 +15,13 @@ use std::time::Instant;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use lgd_data::cache::{Cache, Existing};
+use lgd_data::cache::Cache;
 use lgd_data::column::MappedColumn;
 use lgd_data::job::Job;
 use lgd_data::kdep::{KdepRecord, KdepWriter, TargetScale};
+use lgd_data::manifest::Existing;
 use lgd_data::projection::{MomentSums, Projection, ProjectionError};
-use lgd_data::spread::ViewSpread;
+use lgd_data::strided::StridedViews;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -37,28 +38,28 @@ const CHUNK: usize = 2048;
 /// The least value that rounds to infinity in f16.
 const F16_END: f32 = 65_520.0;
 
-/// What a KDEP bank is made from, and where.
+/// Inputs, settings and output folder of a KDEP bank.
 #[derive(Clone, Copy, Debug)]
 pub struct KdepRequest<'a> {
     /// The cache.
     pub cache: &'a Cache,
     /// Its features, `[rows, F]`.
     pub features: &'a MappedColumn<f32>,
-    /// The output of the teacher's model that they are.
+    /// Name of the teacher's output that they are.
     pub output: &'a str,
     /// Width d of the targets: that of the student's pooled feature.
     pub dim: usize,
     /// How the projected features are scaled.
     pub pts: PowerTemperature,
-    /// Rows to fit the projection on, spread evenly over the samples and their views; all where `None` or where there are no more.
+    /// Size of the strided sample of rows to fit the projection to; `None` = all rows.
     pub fit_rows: Option<usize>,
     /// The bank's folder.
     pub out: &'a Path,
-    /// What to do where a KDEP bank is there already.
+    /// What to do with a KDEP bank that is already in the folder.
     pub existing: Existing,
 }
 
-/// What was built, and what it cost.
+/// Contents of a new KDEP bank, and wall times.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KdepReport {
     /// Views.
@@ -73,7 +74,7 @@ pub struct KdepReport {
     pub rank: usize,
     /// Share of the variance of all features, about the projection's mean, that the projection keeps.
     pub explained_variance: f64,
-    /// How large the targets are.
+    /// Magnitudes of the targets.
     pub scale: TargetScale,
     /// Wall time per stage.
     pub seconds: KdepSeconds,
@@ -162,29 +163,29 @@ fn record(
 /// The rows that the projection is fitted on.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    spread: ViewSpread,
+    strided: StridedViews,
     views: usize,
 }
 
 impl Sample {
     /// At least one of `rows` rows, which are `views` for every sample of the cache.
     fn new(wanted: usize, rows: usize, views: usize) -> Self {
-        Self { spread: ViewSpread::new(wanted.max(1), rows / views, views), views }
+        Self { strided: StridedViews::new(wanted.max(1), rows / views, views), views }
     }
 
     fn rows(self) -> usize {
-        self.spread.count()
+        self.strided.count()
     }
 
     /// The row that is sampled at `index`, below [`Self::rows`].
     fn row(self, index: usize) -> usize {
-        let (sample, view) = self.spread.pick(index);
+        let (sample, view) = self.strided.get(index);
         sample * self.views + view
     }
 
     /// All rows of the samples between those of the first and the last index.
     fn span(self, first: usize, last: usize) -> Range<usize> {
-        self.spread.pick(first).0 * self.views..(self.spread.pick(last).0 + 1) * self.views
+        self.strided.get(first).0 * self.views..(self.strided.get(last).0 + 1) * self.views
     }
 }
 
@@ -211,7 +212,7 @@ fn sums(features: &MappedColumn<f32>, sample: Sample, job: &Job) -> Result<Momen
     Ok(sums)
 }
 
-/// Copies `rows` to `out`, `[n, F]`, and refuses values that are not finite.
+/// Copies `rows` to `out`, `[n, F]`; fails for values that are not finite.
 fn read(
     features: &MappedColumn<f32>,
     rows: impl Iterator<Item = usize> + Clone,
@@ -232,7 +233,7 @@ struct Pass<'a> {
     features: &'a MappedColumn<f32>,
     projection: &'a Projection,
     pts: PowerTemperature,
-    /// Whether the projection was fitted on a part of the rows, so that what it keeps of all is still to be measured.
+    /// Whether the projection was fitted to some rows only, so that its explained variance over all rows must be measured.
     in_part: bool,
     writer: &'a KdepWriter,
     job: &'a Job,
@@ -240,7 +241,7 @@ struct Pass<'a> {
 
 /// One thread's buffers.
 #[derive(Default)]
-struct Block {
+struct Buffers {
     features: Vec<f32>,
     /// The projected features, then their scaled values.
     projected: Vec<f32>,
@@ -272,7 +273,7 @@ impl Pass<'_> {
     fn shard(&self, shard: usize, rows: Range<usize>) -> Result<ScaleSums, BankError> {
         let mut writer = self.writer.shard(shard)?;
         let mut scale = ScaleSums::new(self.projection.dim());
-        let mut block = Block::default();
+        let mut block = Buffers::default();
         for start in rows.clone().step_by(BLOCK) {
             if self.job.interrupted() {
                 return Err(BankError::Interrupted);
@@ -288,8 +289,13 @@ impl Pass<'_> {
         Ok(scale)
     }
 
-    /// Fills `block` with the targets of `rows`, and adds to `sums` what the projection keeps of them.
-    fn targets(&self, rows: Range<usize>, block: &mut Block, sums: &mut ScaleSums) -> Result<(), BankError> {
+    /// Fills `block` with the targets of `rows`, and adds their explained variance to `sums`.
+    fn targets(
+        &self,
+        rows: Range<usize>,
+        block: &mut Buffers,
+        sums: &mut ScaleSums,
+    ) -> Result<(), BankError> {
         let (width, dim) = (self.projection.width(), self.projection.dim());
         block.features.resize(rows.len() * width, 0.0);
         block.projected.resize(rows.len() * dim, 0.0);
@@ -319,7 +325,7 @@ fn largest(values: &[f32]) -> f32 {
     f32::from_bits(values.iter().map(|value| value.abs().to_bits()).fold(0, u32::max))
 }
 
-/// What [`TargetScale`] is made of, and the measured share of the variance.
+/// Sums for [`TargetScale`] and for the measured share of the variance.
 struct ScaleSums {
     /// Sum of squares per dimension.
     squares: Vec<f64>,

@@ -1,10 +1,39 @@
-//! Textual and visual semantics banks and the similarity distributions that a student learns from (METHODS section 1).
+//! Banks of category names: text and visual prototypes, and every view's similarity distributions over them, which a student learns from
+//! (docs/methods.md section 1).
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use lgd_bank::{
+//!     BankRequest, Categories, NameForm, PromptEncoder, TargetOptions, Templates, TextEncoderRule, build_bank,
+//! };
+//! use lgd_data::cache::Cache;
+//! use lgd_data::job::Job;
+//! use lgd_data::manifest::{Existing, Verify};
+//!
+//! /// `encoder` runs the teacher's text encoder, an `lgd_extract::TextEncoder`.
+//! fn make_bank(encoder: &mut dyn PromptEncoder) -> Result<(), Box<dyn std::error::Error>> {
+//!     let request = BankRequest {
+//!         cache: &Cache::open(Path::new("cache"), Verify::Length)?,
+//!         categories: &Categories::from_names(["cat", "fire truck"], NameForm::Normalized)?,
+//!         templates: &Templates::default(),
+//!         prompt_cache: Path::new("prompts"),
+//!         out: Path::new("banks/pets"),
+//!         existing: Existing::Refuse,
+//!         text_encoder: TextEncoderRule::SameTeacher,
+//!         targets: TargetOptions::default(),
+//!     };
+//!     let report = build_bank(&request, encoder, &Job::new())?;
+//!     println!("{} views, {:?}", report.rows, report.counts);
+//!     Ok(())
+//! }
+//! ```
 //!
 //! - [`categories`], [`prompts`]: from files of names and templates to prompts;
 //! - [`tsb`]: prompts to text prototypes, through a [`PromptEncoder`] and a prompt cache on disk;
 //! - [`targets`], [`vsb`]: cached image embeddings to visual prototypes and per-row distributions, in two passes;
 //! - [`build`]: all of it, into a bank's folder;
-//! - [`kdep`]: cached features to the targets of KDEP (METHODS section 2), a bank of its own kind.
+//! - [`kdep`]: cached features to the targets of KDEP (docs/methods.md section 2), a bank of its own kind.
 //!
 //! No image and no image encoder is ever opened: a new category set costs two matrix products over the cache.
 
@@ -28,7 +57,7 @@ pub mod vsb;
 pub use build::{BankReport, BankRequest, TextEncoderRule, build_bank};
 pub use categories::{Categories, CategoryError, JsonEntries, NameForm, ReadOptions};
 pub use encoder::PromptEncoder;
-pub use error::{BankError, EncodeFailure};
+pub use error::{BankError, EncodeFailure, SegmentFault};
 pub use kdep::{KdepReport, KdepRequest, build_kdep};
 pub use options::{PowerTemperature, Temperature, TopK};
 pub use prompts::{TemplateError, Templates};

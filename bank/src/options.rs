@@ -33,7 +33,7 @@ impl Temperature {
     }
 }
 
-/// How many entries of a distribution are stored where it is not stored whole: at least 1.
+/// How many entries of a distribution are stored if it is not stored whole: at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopK(usize);
 
@@ -62,7 +62,7 @@ impl TopK {
     }
 }
 
-/// Power temperature scaling, which brings the very uneven variances of principal components together (METHODS section 2):
+/// Power temperature scaling, which brings the very uneven variances of principal components together (docs/methods.md section 2):
 /// f(y) = sign(y) |y / T|^(1/n).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PowerTemperature {
@@ -81,8 +81,8 @@ impl PowerTemperature {
     /// Checks the values.
     ///
     /// # Errors
-    /// [`BankError::Option`] for a `temperature` T outside 1e-6 to 1e6, where f32 still holds what any feature of f16 is divided
-    /// to, or a `power` n outside 1 to 100: below 1 it would spread the variances instead.
+    /// [`BankError::Option`] for a `temperature` T outside 1e-6 to 1e6, beyond which f32 may not hold a feature of f16 divided by
+    /// it, or a `power` n outside 1 to 100: below 1 it would spread the variances instead.
     pub fn new(temperature: f32, power: f32) -> Result<Self, BankError> {
         let refused = |what, range, got: f32| Err(BankError::Option { what, range, got: got.to_string() });
         // A value that is not a number is in no range.

@@ -1,4 +1,4 @@
-//! Prompt embeddings on disk, by text encoder and prompt, so that a rerun encodes only what it has not seen.
+//! Prompt embeddings on disk, by text encoder and prompt, so that a rerun encodes only new prompts.
 //!
 //! ```text
 //! FOLDER/<text encoder hash>/<BLAKE3 of the file>.safetensors      a segment, never changed
@@ -21,20 +21,20 @@ use lgd_data::manifest::{ContentHash, write_atomic};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::error::BankError;
+use crate::error::{BankError, SegmentFault};
 
 const EMBEDDINGS: &str = "embeddings";
 const PROMPTS: &str = "prompts";
 
-/// The embeddings known for one text encoder. Memory holds the prompts only; embeddings are read when asked for.
+/// The embeddings known for one text encoder. Only the prompts are in memory; embeddings are read when asked for.
 #[derive(Debug)]
 pub(crate) struct PromptCache {
     dir: PathBuf,
     dim: usize,
     segments: Vec<Segment>,
-    index: HashMap<String, Place>,
+    index: HashMap<String, SegmentRow>,
     /// The segment that was read last. Only this one is open: tens of thousands of names make thousands of segments, more than
-    /// a process may have open files. The prompts of a name mostly stand together.
+    /// a process may have open files. The prompts of a name are mostly in one segment.
     last: Option<(usize, File)>,
 }
 
@@ -46,7 +46,7 @@ struct Segment {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct SegmentRow {
     segment: usize,
     row: usize,
 }
@@ -69,8 +69,7 @@ impl PromptCache {
             let bytes = fs::read(&path).during("read", &path)?;
             let got = ContentHash::of(&bytes);
             if got != hash {
-                let reason = format!("damaged prompt embeddings: the content's BLAKE3 is {got}");
-                return Err(BankError::PromptSegment { path, reason });
+                return Err(BankError::PromptSegment { path, source: SegmentFault::Hash { got } });
             }
             cache.add(path, &bytes)?;
         }
@@ -87,7 +86,7 @@ impl PromptCache {
     /// # Errors
     /// [`BankError::PromptAbsent`] for an unknown prompt; [`BankError::Artifact`] on I/O.
     pub(crate) fn read(&mut self, prompt: &str, out: &mut [f32]) -> Result<(), BankError> {
-        let Some(&Place { segment: number, row }) = self.index.get(prompt) else {
+        let Some(&SegmentRow { segment: number, row }) = self.index.get(prompt) else {
             return Err(BankError::PromptAbsent { prompt: prompt.to_owned() });
         };
         let segment = &self.segments[number];
@@ -111,16 +110,8 @@ impl PromptCache {
 
     /// Keeps new embeddings, row-major `[prompts.len(), D]`, as one segment.
     pub(crate) fn append(&mut self, prompts: &[String], embeddings: &[f32]) -> Result<(), BankError> {
-        let invalid = |reason: String| BankError::PromptSegment { path: self.dir.clone(), reason };
-        let list = serde_json::to_vec(prompts).map_err(|e| invalid(e.to_string()))?;
-        let values: Vec<u8> = embeddings.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let view =
-            |dtype, shape, data| TensorView::new(dtype, shape, data).map_err(|e| invalid(e.to_string()));
-        let tensors = [
-            (EMBEDDINGS, view(Dtype::F32, vec![prompts.len(), self.dim], &values)?),
-            (PROMPTS, view(Dtype::U8, vec![list.len()], &list)?),
-        ];
-        let bytes = safetensors::serialize(tensors, None).map_err(|e| invalid(e.to_string()))?;
+        let invalid = |source| BankError::PromptSegment { path: self.dir.clone(), source };
+        let bytes = segment_bytes(prompts, embeddings, self.dim).map_err(invalid)?;
         let path = self.dir.join(format!("{}.safetensors", ContentHash::of(&bytes)));
         write_atomic(&path, &bytes)?;
         self.add(path, &bytes)
@@ -129,16 +120,16 @@ impl PromptCache {
     /// Enters a segment whose content is `bytes` into the index. A prompt that is known already keeps its embedding.
     fn add(&mut self, path: PathBuf, bytes: &[u8]) -> Result<(), BankError> {
         let (prompts, start) = parse(bytes, self.dim)
-            .map_err(|reason| BankError::PromptSegment { path: path.clone(), reason })?;
+            .map_err(|source| BankError::PromptSegment { path: path.clone(), source })?;
         for (row, prompt) in prompts.into_iter().enumerate() {
-            self.index.entry(prompt).or_insert(Place { segment: self.segments.len(), row });
+            self.index.entry(prompt).or_insert(SegmentRow { segment: self.segments.len(), row });
         }
         self.segments.push(Segment { path, start });
         Ok(())
     }
 }
 
-/// The hash in a segment's name; `None` for files that are no segments, such as an interrupted run's leftovers.
+/// The hash in a segment's name; `None` for files that are not segments, such as the temporary files of an interrupted run.
 fn named_hash(path: &Path) -> Option<ContentHash> {
     if path.extension()? != "safetensors" {
         return None;
@@ -146,20 +137,31 @@ fn named_hash(path: &Path) -> Option<ContentHash> {
     path.file_stem()?.to_str()?.parse().ok()
 }
 
+/// A segment of `prompts` and their embeddings, row-major `[prompts.len(), dim]`.
+fn segment_bytes(prompts: &[String], embeddings: &[f32], dim: usize) -> Result<Vec<u8>, SegmentFault> {
+    let list = serde_json::to_vec(prompts)?;
+    let values: Vec<u8> = embeddings.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let tensors = [
+        (EMBEDDINGS, TensorView::new(Dtype::F32, vec![prompts.len(), dim], &values)?),
+        (PROMPTS, TensorView::new(Dtype::U8, vec![list.len()], &list)?),
+    ];
+    Ok(safetensors::serialize(tensors, None)?)
+}
+
 /// The prompts of a segment and the byte position of its first embedding.
-fn parse(bytes: &[u8], dim: usize) -> Result<(Vec<String>, u64), String> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    let list = tensors.tensor(PROMPTS).map_err(|e| e.to_string())?;
-    let prompts: Vec<String> = serde_json::from_slice(list.data()).map_err(|e| e.to_string())?;
-    let embeddings = tensors.tensor(EMBEDDINGS).map_err(|e| e.to_string())?;
+fn parse(bytes: &[u8], dim: usize) -> Result<(Vec<String>, u64), SegmentFault> {
+    let tensors = SafeTensors::deserialize(bytes)?;
+    let list = tensors.tensor(PROMPTS)?;
+    let prompts: Vec<String> = serde_json::from_slice(list.data())?;
+    let embeddings = tensors.tensor(EMBEDDINGS)?;
     let expected = [prompts.len(), dim];
     if embeddings.dtype() != Dtype::F32 || embeddings.shape() != expected {
-        let (dtype, shape) = (embeddings.dtype(), embeddings.shape());
-        return Err(format!("embeddings: expected F32 {expected:?}, got {dtype:?} {shape:?}"));
+        let got = format!("{:?} {:?}", embeddings.dtype(), embeddings.shape());
+        return Err(SegmentFault::Shape { expected, got });
     }
     // The library orders tensors by alignment, so the position is taken from the slice and not computed.
     let data = embeddings.data().as_ptr().addr() - bytes.as_ptr().addr();
-    Ok((prompts, u64::try_from(data).map_err(|e| e.to_string())?))
+    Ok((prompts, u64::try_from(data).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::categories::Category;
 
-/// Where the name goes in a template.
+/// The placeholder of a template, which the name replaces.
 const SLOT: &str = "{}";
 
 /// Why templates cannot be used.
@@ -33,7 +33,7 @@ pub enum TemplateError {
         line: usize,
         /// The template.
         template: String,
-        /// How often `{}` stands in it.
+        /// Number of `{}` in it.
         found: usize,
     },
     /// There is none.
@@ -46,7 +46,7 @@ pub enum TemplateError {
 
 /// A non-empty list of templates, each with exactly one `{}`.
 ///
-/// A template that stands twice counts twice in the mean.
+/// A template that occurs twice counts twice in the mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Templates(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! Where a bank's image embeddings come from.
+//! The source of a bank's image embeddings.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub trait EmbeddingRows: Sync {
     /// Copies `rows` into `out`, row-major `[rows.len(), D]`.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the rows cannot be read.
+    /// [`ArtifactError`] if the rows cannot be read.
     fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtifactError>;
 
     /// Says that `rows` will not be needed again in this pass. A map of a file gives their memory back: otherwise a bank's

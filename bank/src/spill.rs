@@ -1,6 +1,6 @@
-//! The first pass's results on their way to the second: a temporary file that has no name.
+//! A nameless temporary file that carries the first pass's results to the second.
 //!
-//! Text distributions are complete after the first pass, visual ones only after the second, and both belong into the same
+//! Text distributions are complete after the first pass, visual ones only after the second, and both belong in the same
 //! rows of the bank. Keeping the former costs a few hundred bytes per row on disk; computing them again would cost a matrix product.
 
 use std::fs::File;
@@ -23,7 +23,7 @@ pub(crate) struct SpillWriter {
     dir: PathBuf,
 }
 
-/// Gives them back in the same order.
+/// Returns them in the same order.
 #[derive(Debug)]
 pub(crate) struct SpillReader {
     file: BufReader<File>,

@@ -44,9 +44,9 @@ const NORMS: RangeInclusive<f32> = 0.99..=1.01;
 pub struct TargetOptions {
     /// tau_t of both distributions.
     pub temperature: Temperature,
-    /// Entries kept per row where there are more than 256 categories.
+    /// Entries kept per row if there are more than 256 categories.
     pub top_k: TopK,
-    /// What becomes of the visual slots of categories without a view.
+    /// Treatment of the visual slots of categories without a view.
     pub unassigned: UnassignedSlots,
 }
 
@@ -61,12 +61,12 @@ impl Default for TargetOptions {
     }
 }
 
-/// Takes the finished targets in row order.
+/// Receives the finished targets in row order.
 pub trait TargetSink {
-    /// Takes a block of rows: pseudo-category `[n]`, text `[n, C]` and visual `[n, C + 1]` distributions in their stored form.
+    /// Receives rows: pseudo-category `[n]`, text `[n, C]` and visual `[n, C + 1]` distributions in their stored form.
     ///
     /// # Errors
-    /// [`ArtifactError`] where they cannot be written.
+    /// [`ArtifactError`] if they cannot be written.
     fn push(
         &mut self,
         pseudo_category: &[i32],
@@ -75,7 +75,7 @@ pub trait TargetSink {
     ) -> Result<(), ArtifactError>;
 }
 
-/// What the two passes found.
+/// Results of the two passes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Targets {
     /// The visual semantics bank, `[C, D]`; zero rows for categories without a view.
@@ -146,7 +146,7 @@ pub fn build_targets(
             slots.filter(|&(_, &count)| count == 0).map(|(slot, _)| slot).collect()
         }
     };
-    // Slot 0 has no prototype: a zero row keeps its place, and its logit is set afterwards.
+    // Slot 0 has no prototype: it has a zero row, and its logit is set afterwards.
     let mut prototypes = vec![0.0; dim];
     prototypes.extend_from_slice(&vsb);
     let visual = Pass {
@@ -215,7 +215,7 @@ impl Pass<'_> {
         Ok((partial, spill.into_reader()?, mass.finish()))
     }
 
-    /// Second pass: visual distributions, delivered together with what the first pass spilled.
+    /// Second pass: visual distributions, delivered together with the first pass's results.
     fn deliver(
         &self,
         mut spill: SpillReader,

@@ -1,4 +1,4 @@
-//! The textual semantics bank: one unit vector per category, from its prompts (METHODS section 1).
+//! The textual semantics bank: one unit vector per category, from its prompts (docs/methods.md section 1).
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::error::BankError;
 use crate::prompt_cache::PromptCache;
 use crate::prompts::Templates;
 
-/// Prompts per call of the encoder and per segment of the prompt cache: what an interruption can lose.
+/// Prompts per call of the encoder and per segment of the prompt cache: the most that an interruption can lose.
 const BATCH: usize = 512;
 
 /// The textual semantics bank, `[C, D]`, rows of norm 1.
@@ -40,7 +40,7 @@ impl Tsb {
     /// A bank made elsewhere: row-major `[C, dim]`, rows of norm 1.
     ///
     /// # Errors
-    /// [`BankError::Option`] where `values` is empty or no whole number of rows.
+    /// [`BankError::Option`] if `values` is empty or no whole number of rows.
     pub fn from_values(values: Vec<f32>, dim: usize) -> Result<Self, BankError> {
         if values.is_empty() || dim == 0 || !values.len().is_multiple_of(dim) {
             let got = format!("{} values of width {dim}", values.len());

@@ -1,4 +1,4 @@
-//! The visual semantics bank by Language-Guided Knowledge Aggregation, `mean` form (METHODS section 1): the mean embedding of the
+//! The visual semantics bank by Language-Guided Knowledge Aggregation, `mean` form (docs/methods.md section 1): the mean embedding of the
 //! views whose pseudo-category is c.
 
 use rayon::prelude::*;

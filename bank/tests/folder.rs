@@ -14,11 +14,11 @@ use lgd_bank::{
 };
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, TeacherRecord};
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp, TeacherRecord};
 use lgd_data::job::Job;
-use lgd_data::manifest::{ContentHash, Verify};
-use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::{Policy, View};
+use lgd_data::manifest::{ContentHash, Existing, Verify};
+use lgd_data::view::View;
+use lgd_testing::{cache_config, teacher_record};
 
 const DIM: usize = 16;
 const VIEWS: usize = 2;
@@ -27,32 +27,8 @@ const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
 
 fn config(text_encoder: Option<ContentHash>) -> CacheConfig {
     CacheConfig {
-        teacher: TeacherRecord {
-            name: "test".to_owned(),
-            image_model: ContentHash::of(b"model"),
-            size: 32,
-            normalization: Normalization { mean: [0.5; 3], std: [0.5; 3] },
-            resample: Resample::Bicubic,
-            output: "embedding".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder,
-        },
-        dim: DIM,
-        listing: ContentHash::of(b"listing"),
-        samples: 40 * ACCEPTED.len(),
-        class_names: None,
-        views: u16::try_from(VIEWS).unwrap(),
-        center_fraction: None,
-        policy: Policy::CropFlip,
-        seed: 1,
-        batch: 8,
-        shard_samples: 40,
-        device: "cpu".to_owned(),
-        stored_views: None,
-        features: None,
-        tokens: None,
-        captions: None,
+        teacher: TeacherRecord { text_encoder, ..teacher_record() },
+        ..cache_config(DIM, 40 * ACCEPTED.len())
     }
 }
 

@@ -13,15 +13,13 @@ use lgd_bank::{BankError, KdepReport, KdepRequest, PowerTemperature, build_kdep}
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, FeatureRecord, ImageStamp, SampleRows,
-    TeacherRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, FeatureRecord, ImageStamp, SampleRows,
 };
 use lgd_data::job::Job;
 use lgd_data::kdep::KdepBank;
-use lgd_data::manifest::{ContentHash, Verify};
+use lgd_data::manifest::{Existing, Verify};
 use lgd_data::projection::ProjectionError;
-use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::{Policy, View};
+use lgd_data::view::View;
 use safetensors::{Dtype, SafeTensors};
 
 const OUTPUT: &str = "pooled";
@@ -32,32 +30,9 @@ const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
 
 fn config(width: usize, shard_samples: usize, shards: usize) -> CacheConfig {
     CacheConfig {
-        teacher: TeacherRecord {
-            name: "test".to_owned(),
-            image_model: ContentHash::of(b"model"),
-            size: 32,
-            normalization: Normalization { mean: [0.5; 3], std: [0.5; 3] },
-            resample: Resample::Bicubic,
-            output: "embedding".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder: None,
-        },
-        dim: 1,
-        listing: ContentHash::of(b"listing"),
-        samples: shard_samples * shards,
-        class_names: None,
-        views: u16::try_from(VIEWS).unwrap(),
-        center_fraction: None,
-        policy: Policy::CropFlip,
-        seed: 1,
-        batch: 8,
         shard_samples,
-        device: "cpu".to_owned(),
-        stored_views: None,
         features: Some(FeatureRecord { output: OUTPUT.to_owned(), dim: width }),
-        tokens: None,
-        captions: None,
+        ..lgd_testing::cache_config(1, shard_samples * shards)
     }
 }
 

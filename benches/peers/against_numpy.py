@@ -1,4 +1,4 @@
-"""A bench of `lgd-bank` against a numpy program: alternating runs on the same numbers and threads, medians as JSON lines."""
+"""Compares a bench of `lgd-bank` with a numpy program: alternating runs, the same numbers and threads, medians as JSON lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parser(name: str, description: str | None, sizes: dict[str, int]) -> argpars
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for size, default in ({"rows": 50_000} | sizes | {"threads": 2, "runs": 5}).items():
         made.add_argument(f"--{size}", type=int, default=default)
-    made.add_argument("--no-memory", action="store_true", help="leave the second line out")
+    made.add_argument("--no-memory", action="store_true", help="omit the second line")
     made.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / f"lgd-{name}-bench")
     return made
 

@@ -1,18 +1,18 @@
-"""The computation of `lgd bank --target kdep`, done as well as numpy can.
+"""Computes what `lgd bank --target kdep` computes, as fast as numpy can.
 
     third_party/venv/bin/python benches/peers/kdep_numpy.py --features X.npy --dim 512 --out DIR
 
-X is [N, F] f16 and is mapped. Writes targets [N, d] f16 and the projection as .npy into DIR, and prints one JSON line with
-the seconds of each stage.
+X is [N, F] f16 and is memory-mapped. Writes targets [N, d] f16 and the projection as .npy into DIR, and prints one JSON line
+with the seconds of each stage.
 
-How numpy was given its best:
-- Chunks of rows, so that memory does not grow with N; one chunk at a time on each thread, each with a BLAS of one thread
-  and buffers of its own, because numpy's own loops (conversion, roots) run on one thread.
-- `chunk.T @ chunk` is a symmetric rank-k update in numpy: half the multiplications of a product. In f64, because the
-  covariance is a difference of large sums.
-- The eigenvectors by `numpy.linalg.eigh` (LAPACK's divide and conquer), with a BLAS of all threads.
-- The projection in f32. The cube root by `numpy.cbrt`, which is faster than `power` and keeps the sign; `power` of the
-  magnitude, and `copysign`, for other powers.
+What makes numpy fast here:
+- Chunks of rows, so that memory does not grow with N. Each thread processes one chunk at a time, with a single-threaded BLAS
+  and its own buffers, because numpy's own loops (conversion, roots) use one thread.
+- `chunk.T @ chunk` is a symmetric rank-k update in numpy: half the multiplications of a product. It is computed in f64,
+  because the covariance is a difference of large sums.
+- Eigenvectors by `numpy.linalg.eigh` (LAPACK's divide and conquer), with a BLAS on all threads.
+- The projection in f32. The cube root by `numpy.cbrt`, which is faster than `power` and keeps the sign; other powers by `power`
+  of the magnitude and `copysign`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# A kernel forced for the sake of older builds would slow numpy down; it is chosen while numpy is
-# imported, so the program starts itself again without.
+# An environment variable that forces an older kernel would slow numpy down. The kernel is chosen when numpy
+# is imported, so the program restarts itself without these variables.
 FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 if any(name in os.environ for name in FORCED):
     clean = {name: value for name, value in os.environ.items() if name not in FORCED}
@@ -78,7 +78,7 @@ class Worker:
 
 
 class Task:
-    """What the second pass needs."""
+    """Inputs of the second pass."""
 
     def __init__(self, args: argparse.Namespace, rows: int) -> None:
         self.temperature = args.temperature
@@ -90,7 +90,7 @@ class Task:
 
 
 def axes(workers: list[Worker], rows: int, dim: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean, components and the share of variance they keep."""
+    """Mean, components and the share of the variance that they keep."""
     mean = sum(worker.sum for worker in workers) / rows
     covariance = sum(worker.products for worker in workers) / rows - np.outer(mean, mean)
     values, vectors = np.linalg.eigh(covariance)
@@ -101,7 +101,7 @@ def axes(workers: list[Worker], rows: int, dim: int) -> tuple[np.ndarray, np.nda
 
 
 def over_chunks(pool: ThreadPoolExecutor, workers: list[Worker], rows: int, chunk: int, work: Callable[..., None]) -> None:
-    """Give every chunk to whichever worker is free."""
+    """Give each chunk to the next free worker."""
     pending, lock = iter(range(0, rows, chunk)), threading.Lock()
 
     def drain(worker: Worker) -> None:
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--temperature", type=float, default=0.1)
     parser.add_argument("--power", type=float, default=3.0)
-    parser.add_argument("--chunk", type=int, default=2048, help="rows at a time on each thread")
+    parser.add_argument("--chunk", type=int, default=2048, help="rows per chunk")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,21 @@
-"""The original way of `benches/peers/online_lgd`: PyTorch's student, and the teacher run at every step.
+"""The peer of `benches/peers/online_lgd`: a PyTorch student, with the teacher run in every step.
 
     third_party/torch-venv/bin/python benches/peers/online_lgd_torch.py --teacher DIR --cache DIR --bank DIR
         [--student resnet18] [--side 64] [--batch 128] [--threads 2]
 
-One process. A step reads the batch's files with Pillow, renders each image's view at the teacher's size and at the student's,
-runs the teacher, moves the visual bank (LGKA's moving average, as published), and trains the student with the LGD loss by SGD.
-The views are those in the cache's table, so that both sides see the same pixels; nothing else of the cache is read. The text
-bank is the given one.
+One process. A step reads the batch's files with Pillow, renders each image's view at the teacher's and the student's size, runs
+the teacher, updates the visual bank (LGKA's moving average, as published), and trains the student with the LGD loss and SGD.
+Views come from the cache's table, so both sides see the same pixels; nothing else of the cache is read. The text bank is the
+one given.
 
-Prints one JSON line with what was tried at the start and chosen, then for each line "run SECONDS" on its input trains for at
-least so long, in whole steps, and prints {"images", "seconds", "parts": {...}}. Ends at the end of its input.
+Prints one JSON line with the variants tried at the start and the one chosen. Then, for each input line "run SECONDS", trains for
+at least that long, in whole steps, and prints {"images", "seconds", "parts": {...}}. Exits at the end of its input.
 
-How the original was given its best:
-- The teacher by ONNX Runtime or by PyTorch (frozen and optimized for inference, channels last), in batches of 32 or whole:
-  whichever ran fastest here. The same for the student's memory layout.
-- The next batch is rendered on a thread of its own while this one is trained on. Pillow frees the interpreter while it works.
-- Batch normalization of the teacher is folded already in its ONNX file, also for PyTorch; fused SGD, gradients set to None.
+What makes the peer fast:
+- The teacher runs in ONNX Runtime or in PyTorch (frozen and optimized for inference, channels last), in batches of 32 or whole:
+  the fastest on this machine. The same for the student's memory layout.
+- A thread renders the next batch during training. Pillow releases the interpreter lock while it works.
+- The teacher's batch normalizations are folded in its ONNX file, also for PyTorch; fused SGD; gradients set to None.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-# PyTorch has an environment of its own; what else is needed lies in the other one, of the same Python.
+# PyTorch has its own environment; the other packages are in third_party/venv, for the same Python.
 sys.path += [str(path) for path in (ROOT / "third_party/venv").glob("lib/python*/site-packages")]
 
 import numpy as np  # noqa: E402
@@ -56,7 +56,7 @@ Encoder = Callable[[Tensor], Tensor]
 
 
 class View(NamedTuple):
-    """An image and what is shown of it."""
+    """An image and its view."""
 
     path: str
     box: tuple[float, float, float, float]
@@ -74,7 +74,7 @@ class Images:
         self.epochs = views(args.cache)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(Teacher's pixels, student's pixels) without end; whole batches, every epoch in a new order and with the next views."""
+        """Endless (teacher's pixels, student's pixels): whole batches, each epoch in a new order and with the next views."""
         shuffle = random.Random(0)
         with ThreadPoolExecutor(1) as pool:
             pending = None
@@ -101,7 +101,7 @@ class Images:
 
 
 def views(cache: Path) -> list[list[View]]:
-    """For each view index the views of all images."""
+    """The views of all images, by view index."""
     columns = ["key", "view", "width", "height", "center_fraction", "crop_x", "crop_y", "crop_w", "crop_h", "flip"]
     epochs = defaultdict(list)
     for shard in sorted(cache.glob("views-*.parquet")):
@@ -151,12 +151,12 @@ class OnnxNetwork(nn.Module):
             "LpNormalization": lambda x: F.normalize(x, dim=-1),
         }
         if kind not in simple:
-            raise SystemExit(f"the teacher has a node of kind {kind}, which is not written here")
+            raise SystemExit(f"the teacher has a node of kind {kind}, which is not implemented here")
         return simple[kind](*inputs)
 
 
 def encoders(args: argparse.Namespace) -> dict[str, Encoder]:
-    """The teacher in each of the ways tried."""
+    """The teacher in each variant to try."""
     settings = tomllib.loads((args.teacher / "teacher.toml").read_text())["image"]
     path, side = args.teacher / settings["model"], settings["size"]
     options = onnxruntime.SessionOptions()
@@ -193,7 +193,7 @@ class VisualBank:
         self.seen = torch.zeros(len(tsb), dtype=torch.bool)
 
     def update(self, t: Tensor) -> None:
-        """Moves the rows of the categories in this batch, after its logits were taken."""
+        """Updates the rows of the categories in this batch, after its logits are computed."""
         category = (t @ self.tsb.T).argmax(-1)
         sums = torch.zeros_like(self.rows).index_add_(0, category, t)
         counts = torch.bincount(category, minlength=len(self.rows))
@@ -205,7 +205,7 @@ class VisualBank:
 
 
 class Original:
-    """The training loop of the original."""
+    """The training loop of the peer."""
 
     def __init__(self, args: argparse.Namespace, encode: Encoder, layout: torch.memory_format) -> None:
         torch.manual_seed(0)
@@ -233,7 +233,7 @@ class Original:
         return loss.item()
 
     def loss(self, s: Tensor, t: Tensor) -> Tensor:
-        """alpha L_vis + (1 - alpha) L_tex, teacher's distributions made on the way."""
+        """alpha L_vis + (1 - alpha) L_tex, with the teacher's distributions computed here."""
         tsb, vsb = self.bank.tsb, self.bank.rows
         text = torch.softmax(t @ tsb.T / TAU_T, -1), s @ tsb.T
         positive = (t * t).sum(-1, keepdim=True), (s * t).sum(-1, keepdim=True)
@@ -243,7 +243,7 @@ class Original:
 
 
 def best(tried: dict[str, Callable[[], object]], rounds: int = 3) -> tuple[str, dict[str, float]]:
-    """The fastest, and the least seconds of each; they take turns."""
+    """The fastest variant, and the best time of each; variants alternate."""
     seconds = dict.fromkeys(tried, float("inf"))
     for name in [*tried, *(list(tried) * rounds)]:
         start = time.perf_counter()
@@ -253,14 +253,14 @@ def best(tried: dict[str, Callable[[], object]], rounds: int = 3) -> tuple[str, 
 
 
 def prepare(args: argparse.Namespace, first: tuple[Tensor, Tensor]) -> tuple[Original, dict]:
-    """The fastest teacher and student, and what was tried."""
+    """The fastest teacher and student, and the variants tried."""
     teachers = encoders(args)
     with torch.inference_mode():
         teacher, teacher_seconds = best({name: lambda e=e: e(first[0]) for name, e in teachers.items()})
         outputs = [encode(first[0]) for encode in teachers.values()]
     worst = max((output - outputs[0]).abs().max().item() for output in outputs)
     if worst > 1e-3:
-        raise SystemExit(f"the teacher's embeddings differ by {worst} between ways to run it")
+        raise SystemExit(f"the teacher's embeddings differ by {worst} between variants")
     known = outputs[0].clone()
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     loops = {name: Original(args, lambda _: known, layout) for name, layout in layouts.items()}
@@ -274,7 +274,7 @@ def prepare(args: argparse.Namespace, first: tuple[Tensor, Tensor]) -> tuple[Ori
 
 
 def main() -> None:
-    """Choose the fastest, then train when asked."""
+    """Choose the fastest variant, then train on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("--teacher", "--cache", "--bank"):
         parser.add_argument(option, type=Path, required=True)

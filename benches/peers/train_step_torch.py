@@ -1,18 +1,18 @@
-"""PyTorch's half of `benches/peers/train_step`: one process that runs training steps when asked.
+"""PyTorch's half of `benches/peers/train_step`: a process that runs training steps on request.
 
     third_party/torch-venv/bin/python benches/peers/train_step_torch.py ARCH BATCH SIDE THREADS [--variant V] [--device D]
 
-The step is that of train/benches/train_step.rs on the same shapes: torchvision's network without its classifier, LGD's
+The step equals that of train/benches/train_step.rs on the same shapes: torchvision's network without its classifier, LGD's
 projection head (Linear, ReLU, Linear to 512, L2), the LGD loss over 64 categories from given distributions, backward, and SGD
 with momentum 0.9 and weight decay 1e-4. One random batch, on the device from the start.
 
-Prints "ready" when the first two steps are done. For each line "steps N" on its input it runs N steps and prints one line of
-JSON: {"seconds": [N numbers], "cpu_seconds": [N numbers], "peak_rss_mb", "baseline_rss_mb" (after its imports), "torch", and on
-a GPU "peak_device_mb" and "device"}. Ends at the end of its input.
+Prints "ready" after the first two steps. For each input line "steps N" it runs N steps and prints one line of JSON:
+{"seconds": [N numbers], "cpu_seconds": [N numbers], "peak_rss_mb", "baseline_rss_mb" (after its imports), "torch"}, and on a GPU
+also "peak_device_mb" and "device". Exits at the end of its input.
 
-How PyTorch was given its best: gradients set to None rather than zeroed, the fused SGD, no anomaly or profiling modes; the
-driver runs each memory layout and counts the better one. On a GPU: autocast to bf16, channels last, cuDNN's search for the
-fastest algorithm, TF32 where f32 is left; seconds are taken between events on the device, without stopping it at each step.
+What makes PyTorch fast here: gradients set to None instead of zeroed, fused SGD, no anomaly or profiling modes. The driver runs
+each memory layout and takes the better one. On a GPU: autocast to bf16, channels last, cuDNN's search for the fastest algorithm,
+TF32 for the remaining f32. Seconds are measured between events on the device, without a stop at each step.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """ReLU of the branch plus the identity."""
+        """relu(branch + identity)."""
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
@@ -98,7 +98,7 @@ class Student(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, dim] of length 1."""
+        """[B, dim], unit vectors."""
         return F.normalize(self.head(self.dropout(self.backbone(x))), dim=-1)
 
 
@@ -124,7 +124,7 @@ class Objective(nn.Module):
 
 
 def make_step(args: argparse.Namespace) -> Callable[[], None]:
-    """A function that does one training step."""
+    """Returns a function that runs one training step."""
     torch.manual_seed(0)
     device = torch.device(args.device)
     layout = torch.contiguous_format if args.variant == "contiguous" else torch.channels_last
@@ -165,7 +165,7 @@ def on_cpu(step: Callable[[], None], count: int) -> tuple[list[float], list[floa
 
 
 def on_gpu(step: Callable[[], None], count: int) -> tuple[list[float], list[float]]:
-    """The device's seconds between the ends of successive steps, and the host's processor seconds."""
+    """Device seconds between the ends of successive steps, and processor seconds of the host."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     cpu = time.process_time()
     events[0].record()
@@ -178,7 +178,7 @@ def on_gpu(step: Callable[[], None], count: int) -> tuple[list[float], list[floa
 
 
 def main() -> None:
-    """Prepare, then answer."""
+    """Prepare, then run steps on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architecture")
     for name in ("batch", "side", "threads"):

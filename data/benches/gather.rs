@@ -16,10 +16,9 @@ use std::time::Instant;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, TeacherRecord};
-use lgd_data::manifest::{ContentHash, Verify};
-use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::{Policy, View};
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp};
+use lgd_data::manifest::{Existing, Verify};
+use lgd_data::view::View;
 
 const ROWS: usize = 50_000;
 const BATCH: usize = 256;
@@ -68,34 +67,7 @@ fn bench(dim: usize) {
 }
 
 fn make(dir: &std::path::Path, dim: usize) -> (Cache, Vec<f16>) {
-    let config = CacheConfig {
-        teacher: TeacherRecord {
-            name: "synthetic".to_owned(),
-            image_model: ContentHash::of(b""),
-            size: 224,
-            normalization: Normalization { mean: [0.5; 3], std: [0.5; 3] },
-            resample: Resample::Bicubic,
-            output: "synthetic".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder: None,
-        },
-        dim,
-        listing: ContentHash::of(b""),
-        samples: ROWS,
-        class_names: None,
-        views: 1,
-        center_fraction: Some(0.875),
-        policy: Policy::MocoV2,
-        seed: 0,
-        batch: 32,
-        shard_samples: 8192,
-        device: "cpu".to_owned(),
-        stored_views: None,
-        features: None,
-        tokens: None,
-        captions: None,
-    };
+    let config = CacheConfig { views: 1, shard_samples: 8192, ..lgd_testing::cache_config(dim, ROWS) };
     let memory: Vec<f16> =
         (0..ROWS * dim).map(|at| f16::from_f32((mix(at as u64) % 4096) as f32 / 2048.0 - 1.0)).collect();
     let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();

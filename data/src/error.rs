@@ -1,18 +1,20 @@
 //! The error of every on-disk format: what was expected, what was found, and where.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
+use safetensors::SafeTensorError;
 
 use crate::manifest::ContentHash;
+use crate::view::ViewError;
 
 /// Why an artifact (cache, bank, run) cannot be read or written.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArtifactError {
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}{}", path.display(), io_hint(source))]
+    #[error("cannot {action} {}: {source}{}", path.display(), disk_full_hint(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -62,12 +64,12 @@ pub enum ArtifactError {
         got: u32,
     },
     /// A manifest that is not valid JSON of the expected form.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {source}", path.display())]
     Json {
         /// The manifest.
         path: PathBuf,
-        /// The parser's words.
-        reason: String,
+        /// The parser's or the writer's error.
+        source: serde_json::Error,
     },
     /// Two things that must belong together do not.
     #[error("{}: {what} differs: expected {expected}, got {got}{}", path.display(), hint_line(hint))]
@@ -84,19 +86,37 @@ pub enum ArtifactError {
         hint: &'static str,
     },
     /// A Parquet file that cannot be read or written.
-    #[error("{}: {reason}{}", path.display(), disk_full_hint(reason))]
+    #[error("{}: {source}{}", path.display(), disk_full_hint(source.as_ref()))]
     Parquet {
         /// The file.
         path: PathBuf,
-        /// The library's words.
-        reason: String,
+        /// The error of the Parquet or Arrow library, or of a width that it cannot hold.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A safetensors file that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Tensors {
+        /// The file.
+        path: PathBuf,
+        /// The library's error.
+        source: SafeTensorError,
+    },
+    /// A row of a cache whose view cannot be rendered.
+    #[error("{}: cache row {row}: {source}", path.display())]
+    View {
+        /// The shard.
+        path: PathBuf,
+        /// Row of the cache, from 0.
+        row: usize,
+        /// What is wrong with the view.
+        source: ViewError,
     },
     /// Content that breaks a rule of the format.
     #[error("{}: {reason}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// The rule and the value that breaks it, with the row where there is one.
+        /// The rule and the value that breaks it, with the row if there is one.
         reason: String,
     },
     /// The output folder already holds something.
@@ -112,9 +132,19 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
-    /// Wraps an error of the Parquet or Arrow library with the file it concerns.
-    pub fn parquet(path: &Path, error: impl std::fmt::Display) -> Self {
-        Self::Parquet { path: path.to_owned(), reason: error.to_string() }
+    /// An error of a JSON file.
+    pub fn json(path: &Path, source: serde_json::Error) -> Self {
+        Self::Json { path: path.to_owned(), source }
+    }
+
+    /// An error of the Parquet or Arrow library, with the file that it concerns.
+    pub fn parquet(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Parquet { path: path.to_owned(), source: source.into() }
+    }
+
+    /// An error of a safetensors file.
+    pub(crate) fn tensors(path: &Path, source: SafeTensorError) -> Self {
+        Self::Tensors { path: path.to_owned(), source }
     }
 
     /// A broken rule of the format.
@@ -123,23 +153,25 @@ impl ArtifactError {
     }
 }
 
-fn io_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => DISK_FULL,
-        _ => "",
+/// The remedy for a full disk, a quota or a limit of file size, if that is what `error` or one of its causes is; else nothing.
+fn disk_full_hint(error: &(dyn Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| FULL.contains(&error.kind())) {
+            return "\nhint: make room on the disk and run the command again, with --resume where it had begun; nothing half-written \
+                    was kept";
+        }
+        // `source` of an I/O error skips the error that it wraps.
+        let wrapped = io.and_then(io::Error::get_ref).map(|wrapped| wrapped as &(dyn Error + 'static));
+        cause = wrapped.or_else(|| error.source());
     }
+    ""
 }
 
-fn disk_full_hint(reason: &str) -> &'static str {
-    // The Parquet library keeps only the text of the system's error.
-    if reason.contains("os error 28") || reason.contains("os error 27") || reason.contains("os error 122") {
-        DISK_FULL
-    } else {
-        ""
-    }
-}
-
-const DISK_FULL: &str = "\nhint: make room on the disk and run the command again, with --resume where it had begun; nothing half-written was kept";
+/// What the system says when there is no room for more bytes.
+const FULL: [io::ErrorKind; 3] =
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
 
 fn hint_line(hint: &str) -> String {
     if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") }
@@ -150,12 +182,60 @@ pub trait IoContext<T> {
     /// Names what was being done to which path.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`] where `self` is an error.
+    /// [`ArtifactError::Io`] if `self` is an error.
     fn during(self, action: &'static str, path: &Path) -> Result<T, ArtifactError>;
 }
 
 impl<T> IoContext<T> for io::Result<T> {
     fn during(self, action: &'static str, path: &Path) -> Result<T, ArtifactError> {
         self.map_err(|source| ArtifactError::Io { path: path.to_owned(), action, source })
+    }
+}
+
+/// Adds the path to a result of the Parquet or Arrow library.
+pub(crate) trait ParquetContext<T> {
+    /// Names the Parquet file.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Parquet`] if `self` is an error.
+    fn in_parquet(self, path: &Path) -> Result<T, ArtifactError>;
+}
+
+impl<T, E: Into<Box<dyn Error + Send + Sync>>> ParquetContext<T> for Result<T, E> {
+    fn in_parquet(self, path: &Path) -> Result<T, ArtifactError> {
+        self.map_err(|error| ArtifactError::parquet(path, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::errors::ParquetError;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_found_behind_any_wrapper_and_nothing_else_is_taken_for_one() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let path = Path::new("a.parquet");
+        let behind_parquet = ArtifactError::parquet(path, ParquetError::from(full()));
+        let behind_io = ArtifactError::parquet(path, ParquetError::from(io::Error::other(full())));
+        let plain = Err::<(), _>(full()).during("write", path).unwrap_err();
+        for error in [behind_parquet, behind_io, plain] {
+            let text = error.to_string();
+            assert!(text.contains("a.parquet") && text.contains("\nhint: make room on the disk"), "{text}");
+        }
+        let said = ParquetError::General("os error 28".to_owned());
+        for error in [said, ParquetError::from(io::Error::from(io::ErrorKind::UnexpectedEof))] {
+            assert!(!ArtifactError::parquet(path, error).to_string().contains("hint:"));
+        }
+    }
+
+    #[test]
+    fn the_cause_of_a_parquet_error_is_kept() {
+        let error =
+            ArtifactError::parquet(Path::new("a"), ParquetError::from(io::Error::from_raw_os_error(5)));
+        let library = error.source().unwrap().downcast_ref::<ParquetError>().unwrap();
+        let cause = library.source().unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(cause.raw_os_error(), Some(5));
     }
 }

@@ -1,4 +1,4 @@
-//! A running job as seen from outside: how far it is, and the wish to stop it.
+//! Progress of a running job, and the request to stop it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job of unknown size that nobody has asked to stop.
+    /// A job of unknown size that has not been asked to stop.
     pub const fn new() -> Self {
         Self {
             total: AtomicU64::new(0),
@@ -40,7 +40,7 @@ impl Job {
         self.start_clock();
     }
 
-    /// Counts units that an earlier run has finished, and starts the clock anew: they say nothing about the rate.
+    /// Counts units that an earlier run has finished, and restarts the clock: they do not count for the throughput.
     pub fn skip(&self, units: u64) {
         self.skipped.fetch_add(units, Ordering::Relaxed);
         self.done.fetch_add(units, Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl Job {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked to stop.
+    /// Whether the job was asked to stop.
     pub fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

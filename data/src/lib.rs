@@ -1,9 +1,39 @@
-//! Views, on-disk formats and memory-mapped columns: everything that passes between the stages of `lgd`.
+//! Images, views and the folders on disk that pass between the stages of `lgd`: caches, banks and their memory-mapped columns.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use lgd_data::cache::Cache;
+//! use lgd_data::manifest::Verify;
+//!
+//! let cache = Cache::open(Path::new("cache"), Verify::Length)?;
+//! let mut embedding = vec![0.0; cache.dim()];
+//! cache.embeddings().copy_row(0, &mut embedding);
+//! println!("view 0 of {}: {embedding:?}", cache.views()?.keys[0]);
+//! # Ok::<(), lgd_data::ArtifactError>(())
+//! ```
 //!
 //! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
 //! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`]: the folders on disk;
-//! - [`projection`]: principal axes, fitted on streamed rows; [`spread`]: some views that stand for all;
+//! - [`projection`]: principal axes, fitted on streamed rows; [`strided`]: a few views, evenly spaced over all;
 //! - [`job`]: progress and interruption of a running stage.
+//!
+//! The crate runs on Linux and macOS. It needs two things that Windows lacks: flushing a folder to the disk, and advice on memory maps.
+//!
+//! A source lists images, whichever layout they are in, and reads them one by one:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use lgd_data::image::{DecodeLimits, decode};
+//! use lgd_data::source::open_source;
+//!
+//! let source = open_source(Path::new("images"))?;
+//! let limits = DecodeLimits::default();
+//! let image = decode(&source.read(0, limits.max_bytes)?, &limits)?;
+//! println!("{}: {} x {}", source.samples()[0].key, image.width(), image.height());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod bank;
 pub mod cache;
@@ -19,7 +49,7 @@ mod positioned;
 pub mod projection;
 pub mod render;
 pub mod source;
-pub mod spread;
+pub mod strided;
 mod table;
 mod target_files;
 pub mod view;

@@ -19,7 +19,7 @@ impl MappedFile {
     /// shortened *while* it is mapped ends the process with `SIGBUS`; artifact files are never changed in place.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`] where the file cannot be opened or mapped.
+    /// [`ArtifactError::Io`] if the file cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
         let file = File::open(path).during("open", path)?;
         #[expect(
@@ -32,10 +32,10 @@ impl MappedFile {
         Ok(Self(map))
     }
 
-    /// Gives the memory of a byte range back to the system; reading it again fetches it again from the page cache.
+    /// Returns the memory of a byte range to the system. Reading it again fetches it from the page cache.
     ///
-    /// Only for passes that will not return soon: without it, a pass over a large file ends with all of it resident.
-    /// Advice that the system does not take is no error.
+    /// For passes that read each byte once: without it, a pass over a large file ends with all of it resident. It is not an error if
+    /// the system ignores the advice.
     pub fn release(&self, range: Range<usize>) {
         // A page fault also maps the pages around it, so the end of the range before has come back meanwhile.
         const FAULT_AROUND: usize = 128 << 10;

@@ -1,5 +1,5 @@
-//! Files that many threads read, of which only so many are open at a time: a cache or a set of archives may have more shards than
-//! a process may have open files, often 1,024.
+//! A pool of open files that many threads read: a cache or a set of archives may have more shards than a process may have open
+//! files, often 1,024.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -7,8 +7,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Open files by number. Those opened last stay open: rows are drawn over all shards, none of which is more likely to be wanted
-/// next than another.
+/// Open files by number. The most recently opened ones stay open. Rows are drawn over all shards, so that no shard is more likely to be
+/// read next than another.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     most: usize,
@@ -17,14 +17,14 @@ pub(crate) struct OpenFiles {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// By number; shorter than the highest number where that was never opened.
+    /// By number; shorter than the highest number if that was never opened.
     files: Vec<Option<Arc<File>>>,
-    /// The numbers of those that are open, the oldest first.
+    /// The numbers of the open files, oldest first.
     order: VecDeque<usize>,
 }
 
 impl OpenFiles {
-    /// Keeps `most` files open, at least one.
+    /// Keeps up to `most` files open, at least one.
     pub(crate) fn new(most: usize) -> Self {
         Self { most: most.max(1), open: Mutex::default() }
     }
@@ -34,7 +34,7 @@ impl OpenFiles {
         if let Some(Some(file)) = self.lock().files.get(number) {
             return Ok(Arc::clone(file));
         }
-        // Without the lock: on a network share this takes its time, and two that open the same file do no harm.
+        // Without the lock: opening is slow on a network share, and opening the same file twice does no harm.
         let file = Arc::new(File::open(path)?);
         self.keep(number, &file);
         Ok(file)
@@ -52,7 +52,7 @@ impl OpenFiles {
         if open.order.len() > self.most
             && let Some(oldest) = open.order.pop_front()
         {
-            // Whoever is still reading from it holds it open.
+            // A thread that still reads from it keeps it open.
             open.files[oldest] = None;
         }
     }

@@ -1,34 +1,16 @@
 //! Reading a file at an offset, from any number of threads at once.
 //!
-//! For rows far apart in files far larger than memory this beats a memory map: a row is one request of its own size, where a
-//! map fetches the pages around every page that is missing, and the process holds no more than it has asked for.
+//! For rows far apart in files far larger than memory this is faster than a memory map. A read requests exactly one row, and the
+//! process holds no more than it has read; a map fetches the pages around every missing page.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
-/// Fills `out` from `offset` on.
+/// Fills `out` with the bytes from `offset` on.
 ///
 /// # Errors
-/// The system's, [`io::ErrorKind::UnexpectedEof`] where the file ends first.
-#[cfg(unix)]
+/// The system's; [`io::ErrorKind::UnexpectedEof`] if the file ends first.
 pub fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
-}
-
-/// Fills `out` from `offset` on.
-///
-/// # Errors
-/// The system's, [`io::ErrorKind::UnexpectedEof`] where the file ends first.
-#[cfg(windows)]
-pub fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !out.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, out, offset)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                offset += u64::try_from(read).unwrap_or(u64::MAX);
-                out = &mut out[read..];
-            }
-        }
-    }
-    Ok(())
+    file.read_exact_at(out, offset)
 }

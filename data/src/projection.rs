@@ -1,4 +1,4 @@
-//! The principal axes of a matrix that is read once, a block of rows at a time (METHODS section 2).
+//! The principal axes of a matrix that is read once, a block of rows at a time (docs/methods.md section 2).
 //!
 //! ```text
 //! sums         n, sum of x [D], sum of x x^T [D, D]     f64, one pass
@@ -33,10 +33,10 @@ const APPLY_ROWS: usize = 256;
 /// themselves, a standard deviation of 1e-5 of the largest is far below.
 const NO_VARIANCE: f64 = 1e-10;
 
-/// Rows whose variance is at most this share of their mean square are all the same: it is what f64 sums make of it.
+/// Rows whose variance is at most this share of their mean square count as equal: it is the rounding error of f64 sums.
 const ROUNDING: f64 = 1e-13;
 
-/// The key of the metadata under which a file names what it was fitted for.
+/// Metadata key of the configuration that a file was fitted for.
 const OWNER: &str = "config";
 
 /// Why rows have no principal axes.
@@ -78,7 +78,7 @@ pub enum ProjectionError {
 
 /// Sums over rows of D values, in f64, from which mean and covariance follow.
 ///
-/// The D columns lie in panels of 64, the last one filled up with zeros. The products are those of each panel with itself and
+/// The D columns are stored in panels of 64, the last one padded with zeros. The products are those of each panel with itself and
 /// the panels before it, a tile of 64 x 64 for each pair.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MomentSums {
@@ -101,7 +101,7 @@ impl MomentSums {
     /// Adds `rows`, `[n, D]`. The same calls in the same order give the same bits; other cuts differ by rounding.
     ///
     /// # Panics
-    /// Where the length of `rows` is no multiple of D.
+    /// If the length of `rows` is no multiple of D.
     pub fn add(&mut self, rows: &[f32]) {
         assert!(rows.len().is_multiple_of(self.dim), "{} values in rows of {}", rows.len(), self.dim);
         let mut block = Vec::new();
@@ -173,7 +173,7 @@ impl MomentSums {
     }
 }
 
-/// The place of the tile of two panels, of which `column` is not after `row`.
+/// Index of the tile of two panels; `column` is not after `row`.
 fn tile(row: usize, column: usize) -> usize {
     row * (row + 1) / 2 + column
 }
@@ -223,11 +223,11 @@ impl Projection {
         Ok(Self { mean, components, variances, total: trace(&covariance, width) })
     }
 
-    /// Projects `rows`, `[n, D]`, to `out`, `[n, d]`. The same call gives the same bits; a row that stands elsewhere among
+    /// Projects `rows`, `[n, D]`, to `out`, `[n, d]`. The same call gives the same bits; a row at another position among
     /// others may differ by rounding.
     ///
     /// # Panics
-    /// Where the lengths are not those of the same number of rows.
+    /// If the lengths are not those of the same number of rows.
     pub fn apply(&self, rows: &[f32], out: &mut [f32]) {
         let (width, dim) = (self.width(), self.dim());
         let count = rows.len() / width;
@@ -244,7 +244,7 @@ impl Projection {
         });
     }
 
-    /// The sum over `rows`, `[n, D]`, of their squared distances from the mean: what the projection could keep at most.
+    /// The sum over `rows`, `[n, D]`, of their squared distances from the mean: the most that a projection can keep.
     pub fn squared_distances(&self, rows: &[f32]) -> f64 {
         let distance = |row: &[f32]| -> f64 {
             row.iter()
@@ -299,7 +299,7 @@ impl Projection {
         write_atomic(path, &self.to_bytes(path, None)?)
     }
 
-    /// The bytes of [`Projection::save`] for the file at `path`, with `owner` in its metadata where there is one.
+    /// The bytes of [`Projection::save`] for the file at `path`, with `owner` in its metadata if there is one.
     pub(crate) fn to_bytes(&self, path: &Path, owner: Option<ContentHash>) -> Result<Vec<u8>, ArtifactError> {
         let (width, dim) = (self.width(), self.dim());
         let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -310,7 +310,7 @@ impl Projection {
             ("variances", Dtype::F64, vec![dim], f64s(&self.variances)),
             ("total", Dtype::F64, vec![1], f64s(&[self.total])),
         ];
-        let invalid = |error: safetensors::SafeTensorError| ArtifactError::invalid(path, error.to_string());
+        let invalid = |error| ArtifactError::tensors(path, error);
         let views = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)));
@@ -322,21 +322,21 @@ impl Projection {
     /// Reads what [`Projection::save`] wrote.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the file cannot be read, or a tensor is missing or of another type or shape.
+    /// [`ArtifactError`] if the file cannot be read, or a tensor is missing or of another type or shape.
     pub fn load(path: &Path) -> Result<Self, ArtifactError> {
         Self::load_owned(path).map(|(projection, _)| projection)
     }
 
-    /// As [`Projection::load`], with the owner that the file's metadata name.
+    /// As [`Projection::load`], with the owner from the file's metadata.
     pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
         let bytes = std::fs::read(path).during("read", path)?;
-        let invalid = |error: safetensors::SafeTensorError| ArtifactError::invalid(path, error.to_string());
+        let invalid = |error| ArtifactError::tensors(path, error);
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
         let owner = header.metadata().as_ref().and_then(|metadata| metadata.get(OWNER)?.parse().ok());
         let file = SafeTensors::deserialize(&bytes).map_err(invalid)?;
         let bytes = |name: &str, dtype: Dtype, shape: &[usize]| {
             let tensor = file.tensor(name);
-            let tensor = tensor.map_err(|error| ArtifactError::invalid(path, format!("{name}: {error}")))?;
+            let tensor = tensor.map_err(invalid)?;
             if tensor.dtype() != dtype || tensor.shape() != shape || shape.contains(&0) {
                 let (got, got_shape) = (tensor.dtype(), tensor.shape());
                 let reason = format!("{name}: expected {dtype:?} {shape:?}, got {got:?} {got_shape:?}");

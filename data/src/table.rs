@@ -1,16 +1,20 @@
 //! Writing Parquet tables whose wide columns can later be read in place (see [`crate::column`]).
+//!
+//! [`TableWriter`] is the only writer of Parquet files of this crate. It owns their layout: encodings, pages, and where a row group
+//! ends ([`GroupLimit`]).
 
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
-use crate::error::ArtifactError;
+use crate::error::{ArtifactError, ParquetContext};
 use crate::manifest::AtomicFile;
 
 /// The name of the items of a list column, as the Parquet specification has it.
@@ -20,13 +24,55 @@ const ITEM: &str = "element";
 /// of wide rows stays a few megabytes.
 const PAGE_ROWS: usize = 1024;
 
-/// The type of a mapped column: a required list of `width` required items.
-pub(crate) fn fixed_list(item: DataType, width: i32) -> DataType {
-    DataType::FixedSizeList(item_field(item), width)
+/// When a row group ends. The writer buffers a row group until then, so the limit bounds its memory.
+///
+/// The limit is checked after each batch: a group ends with the batch that reaches it. `WriterProperties` has limits too, but those
+/// cut a batch in two, which would change the bytes of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupLimit {
+    /// After this many batches.
+    Batches(usize),
+    /// After the batch with which the group has at least this many rows.
+    Rows(usize),
+    /// After the batch with which the values of the group's byte columns have at least this many bytes.
+    Bytes(usize),
 }
 
-/// The field of a list's items, needed again when the array is built.
-pub(crate) fn item_field(item: DataType) -> Arc<Field> {
+impl GroupLimit {
+    /// Whether a group that has reached `filled` is complete.
+    fn reached_by(self, filled: usize) -> bool {
+        let (Self::Batches(limit) | Self::Rows(limit) | Self::Bytes(limit)) = self;
+        filled >= limit
+    }
+
+    /// What `batch` adds to the open group, in the unit of the limit.
+    fn measure(self, batch: &RecordBatch) -> usize {
+        match self {
+            Self::Batches(_) => 1,
+            Self::Rows(_) => batch.num_rows(),
+            Self::Bytes(_) => batch.columns().iter().map(|column| value_bytes(column)).sum(),
+        }
+    }
+}
+
+/// Bytes of the values of a column of bytes, which starts at the first of its values; 0 for other columns.
+fn value_bytes(column: &dyn Array) -> usize {
+    let fixed = column.as_fixed_size_binary_opt().map(|array| array.value_data().len());
+    fixed.or_else(|| column.as_binary_opt::<i32>().map(|array| array.value_data().len())).unwrap_or(0)
+}
+
+/// A mapped column: a required list of `width` required items per row.
+pub(crate) fn list_field(
+    path: &Path,
+    name: &str,
+    item: DataType,
+    width: usize,
+) -> Result<Field, ArtifactError> {
+    let width = i32::try_from(width).in_parquet(path)?;
+    Ok(Field::new(name, DataType::FixedSizeList(item_field(item), width), false))
+}
+
+fn item_field(item: DataType) -> Arc<Field> {
     Arc::new(Field::new(ITEM, item, false))
 }
 
@@ -34,30 +80,34 @@ pub(crate) fn item_field(item: DataType) -> Arc<Field> {
 pub(crate) struct TableWriter {
     writer: ArrowWriter<AtomicFile>,
     schema: SchemaRef,
+    limit: GroupLimit,
+    /// What the open row group holds, in the unit of the limit.
+    filled: usize,
 }
 
 impl TableWriter {
-    /// Starts `path`. Every fixed-size list of `schema`, and every column of bytes, is laid out for reading in place: PLAIN,
-    /// uncompressed, no dictionary.
-    pub(crate) fn create(path: &Path, schema: Schema) -> Result<Self, ArtifactError> {
-        Self::with_page_rows(path, schema, PAGE_ROWS)
+    /// Starts `path` with the columns `fields`. Every fixed-size list and every column of bytes is laid out for reading in place:
+    /// PLAIN, uncompressed, no dictionary.
+    pub(crate) fn create(path: &Path, fields: Vec<Field>, limit: GroupLimit) -> Result<Self, ArtifactError> {
+        Self::with_page_rows(path, fields, limit, PAGE_ROWS)
     }
 
-    /// As [`TableWriter::create`] with at most `page_rows` rows per page of a wide column, for rows so wide that the usual
-    /// number would make pages of many megabytes.
+    /// As [`TableWriter::create`] with at most `page_rows` rows per page of a wide column: for rows so wide that the usual number
+    /// would make pages of many megabytes.
     pub(crate) fn with_page_rows(
         path: &Path,
-        schema: Schema,
+        fields: Vec<Field>,
+        limit: GroupLimit,
         page_rows: usize,
     ) -> Result<Self, ArtifactError> {
         let page_rows = page_rows.clamp(1, PAGE_ROWS);
-        let schema = Arc::new(schema);
+        let schema = Arc::new(Schema::new(fields));
         let mut properties = WriterProperties::builder()
             .set_writer_version(WriterVersion::PARQUET_1_0)
             .set_compression(Compression::UNCOMPRESSED)
             .set_statistics_enabled(EnabledStatistics::None)
             .set_created_by(concat!("lgd ", env!("CARGO_PKG_VERSION")).to_owned())
-            // The writer looks at a page's size once per so many rows.
+            // The writer checks a page's size once per so many rows.
             .set_write_batch_size(page_rows)
             .set_offset_index_disabled(false);
         for field in schema.fields() {
@@ -75,14 +125,9 @@ impl TableWriter {
             }
         }
         let file = AtomicFile::create(path)?;
-        let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties.build()))
-            .map_err(|error| ArtifactError::parquet(path, error))?;
-        Ok(Self { writer, schema })
-    }
-
-    /// The columns.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
+        let writer =
+            ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties.build())).in_parquet(path)?;
+        Ok(Self { writer, schema, limit, filled: 0 })
     }
 
     /// The file under construction.
@@ -90,19 +135,80 @@ impl TableWriter {
         self.writer.inner().path()
     }
 
-    /// Appends rows.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ArtifactError> {
-        self.writer.write(batch).map_err(|error| ArtifactError::parquet(self.writer.inner().path(), error))
+    /// The items of some rows as an array of lists of `width`, for a column of [`list_field`].
+    pub(crate) fn lists(&self, items: impl Array + 'static, width: usize) -> Result<ArrayRef, ArtifactError> {
+        let width = i32::try_from(width).in_parquet(self.path())?;
+        let item = item_field(items.data_type().clone());
+        let lists =
+            FixedSizeListArray::try_new(item, width, Arc::new(items), None).in_parquet(self.path())?;
+        Ok(Arc::new(lists))
     }
 
-    /// Ends the current row group, which returns its memory.
-    pub(crate) fn end_group(&mut self) -> Result<(), ArtifactError> {
-        self.writer.flush().map_err(|error| ArtifactError::parquet(self.writer.inner().path(), error))
+    /// Appends a batch of rows, one array per column, and ends the row group if it has reached its limit.
+    pub(crate) fn write(&mut self, columns: Vec<ArrayRef>) -> Result<(), ArtifactError> {
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).in_parquet(self.path())?;
+        self.filled += self.limit.measure(&batch);
+        let ends = self.limit.reached_by(self.filled);
+        let written =
+            self.writer.write(&batch).and_then(|()| if ends { self.writer.flush() } else { Ok(()) });
+        if ends {
+            self.filled = 0;
+        }
+        written.in_parquet(self.path())
     }
 
     /// Writes the footer and gives the file its name.
     pub(crate) fn finish(self) -> Result<(), ArtifactError> {
         let path = self.path().to_owned();
-        self.writer.into_inner().map_err(|error| ArtifactError::parquet(&path, error))?.commit()
+        self.writer.into_inner().in_parquet(&path)?.commit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use arrow_array::{FixedSizeBinaryArray, Int32Array};
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+
+    use super::*;
+
+    /// Rows of the row groups after batches of so many rows, each with a value of 8 bytes.
+    fn groups(limit: GroupLimit, batches: &[usize]) -> Vec<i64> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.parquet");
+        let fields = vec![
+            Field::new("number", DataType::Int32, false),
+            Field::new("bytes", DataType::FixedSizeBinary(8), false),
+        ];
+        let mut table = TableWriter::create(&path, fields, limit).unwrap();
+        for &rows in batches {
+            let bytes = FixedSizeBinaryArray::try_from_iter((0..rows).map(|_| [7_u8; 8])).unwrap();
+            table.write(vec![Arc::new(Int32Array::from(vec![1; rows])), Arc::new(bytes)]).unwrap();
+        }
+        table.finish().unwrap();
+        let file = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        file.metadata().row_groups().iter().map(|group| group.num_rows()).collect()
+    }
+
+    #[test]
+    fn a_row_group_ends_with_the_batch_that_reaches_its_limit() {
+        let batches = [10, 10, 10, 30, 5];
+        assert_eq!(groups(GroupLimit::Batches(2), &batches), [20, 40, 5]);
+        assert_eq!(groups(GroupLimit::Rows(15), &batches), [20, 40, 5]);
+        assert_eq!(groups(GroupLimit::Rows(10), &batches), [10, 10, 10, 30, 5]);
+        assert_eq!(groups(GroupLimit::Bytes(161), &batches), [30, 30, 5], "only the byte column counts");
+        assert_eq!(groups(GroupLimit::Bytes(1), &[]), [0; 0]);
+    }
+
+    #[test]
+    fn lists_of_another_length_are_refused_with_the_files_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.parquet");
+        let field = list_field(&path, "list", DataType::Int32, 3).unwrap();
+        let table = TableWriter::create(&path, vec![field], GroupLimit::Rows(1)).unwrap();
+        let error = table.lists(Int32Array::from(vec![1; 7]), 3).unwrap_err();
+        assert!(error.to_string().contains("a.parquet"), "{error}");
+        assert!(list_field(&path, "list", DataType::Int32, usize::MAX).is_err());
     }
 }

@@ -1,12 +1,12 @@
-//! What every kind of bank has: the files `targets-00000.parquet`, row for row with the views of the cache's shard, and a record of
+//! The parts that all kinds of banks share: the files `targets-00000.parquet`, one row per view of the cache's shard, and the record of
 //! the cache that they were made from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cache::{Cache, Existing};
+use crate::cache::Cache;
 use crate::error::{ArtifactError, IoContext};
-use crate::manifest::{ContentHash, FileEntry, prepare_folder};
+use crate::manifest::{ContentHash, Existing, FileEntry, prepare_folder};
 
 /// The cache that a bank was made from, as its manifest records it.
 pub(crate) struct MadeFrom {
@@ -21,7 +21,7 @@ pub(crate) struct MadeFrom {
 }
 
 impl MadeFrom {
-    /// Refuses a bank that was not made from `cache`.
+    /// Fails if the bank was not made from `cache`.
     ///
     /// # Errors
     /// [`ArtifactError::Mismatch`] with both hashes, or both numbers of rows.
@@ -38,13 +38,12 @@ impl MadeFrom {
     }
 }
 
-/// The name of the targets of one shard of the cache.
+/// File name of the targets of one shard of the cache.
 pub(crate) fn target_file(shard: usize) -> String {
     format!("targets-{shard:05}.parquet")
 }
 
-/// Whether a `kind` of bank with this manifest may be written to `dir`, which is created where it is absent; changes nothing
-/// in it.
+/// Checks that a `kind` of bank with this manifest may be written to `dir`, which is created if it is absent. Changes nothing in it.
 pub(crate) fn check_folder(
     dir: &Path,
     kind: &str,
@@ -59,11 +58,11 @@ pub(crate) fn check_folder(
     Ok(())
 }
 
-/// Removes the manifest of the bank in `dir`, then its targets and what an interrupted job left of some.
+/// Deletes the manifest of the bank in `dir`, then its targets and the temporary files of an interrupted job.
 pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactError> {
     let manifest = dir.join(manifest);
     if manifest.exists() {
-        // Without its manifest it is no bank: a job killed from here on leaves nothing that looks whole.
+        // Without its manifest it is no bank: if the job is killed from here on, nothing looks complete.
         fs::remove_file(&manifest).during("delete", &manifest)?;
     }
     for entry in fs::read_dir(dir).during("list", dir)? {

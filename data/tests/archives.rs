@@ -57,8 +57,8 @@ fn every_format_of_tar_is_read_alike() {
         }
         let detail = "a symbolic link in an archive".to_owned();
         let link = Rejected { key: "b/link.jpg".to_owned(), reason: "not-a-file", detail };
-        assert_eq!(source.rejected(), [link], "{format}");
-        assert_eq!(source.passed_over(), None, "{format}");
+        assert_eq!(source.listing().rejected, [link], "{format}");
+        assert_eq!(source.listing().passed_over.as_deref(), None, "{format}");
         assert!(source.read(1, 14).is_err_and(|error| error.reason() == "too-many-bytes"));
         assert!(source.read(6, 1000).is_err_and(|error| error.reason() == "source"));
     }
@@ -130,12 +130,18 @@ fn shards_have_labels_and_captions_beside_their_images() {
     fs::write(root.path().join("index.json"), "{}").unwrap();
     let source = open(root.path());
     assert_eq!(listed(&*source), [("a.tar/x.jpg", Some(7)), ("b.tar/d/y.PNG", Some(0))]);
-    assert_eq!((source.class_names(), source.captions(), source.ignores_captions()), (None, None, true));
+    assert_eq!(
+        (source.class_names(), source.listing().captions.as_ref(), source.listing().ignores_captions),
+        (None, None, true)
+    );
     assert_eq!((source.read(0, 9).unwrap(), source.read(1, 9).unwrap()), (b"X".to_vec(), b"Y".to_vec()));
 
     let source = open_captioned(root.path()).unwrap();
     let texts = ["an x", "a y"].map(str::to_owned).to_vec();
-    assert_eq!((source.captions(), source.ignores_captions()), (Some(&Captions::Texts(texts)), false));
+    assert_eq!(
+        (source.listing().captions.as_ref(), source.listing().ignores_captions),
+        (Some(&Captions::Texts(texts)), false)
+    );
     assert_eq!(listed(&*source), [("a.tar/x.jpg", Some(7)), ("b.tar/d/y.PNG", Some(0))]);
     let error = source.read(0, 0).unwrap_err();
     let path = root.path().join("a.tar/x.jpg");
@@ -159,12 +165,13 @@ fn only_what_has_an_images_name_up_to_the_first_dot_stands_beside_it() {
     let root = shards(&[("a.tar", members)]);
     let plain = open(root.path());
     assert_eq!(listed(&*plain), [("a.tar/v1.5.jpg", Some(3)), ("a.tar/w.jpg", None), ("a.tar/x.jpg", None)]);
-    let passed_over = plain.passed_over().unwrap();
+    let passed_over = plain.listing().passed_over.as_deref().unwrap();
     assert!(passed_over.starts_with("3 members") && passed_over.ends_with("a.tar/v1.5.cls"), "{passed_over}");
     let captioned = open_captioned(root.path()).unwrap();
-    assert_eq!(captioned.captions(), Some(&Captions::Texts(vec!["own".to_owned()])));
+    assert_eq!(captioned.listing().captions.as_ref(), Some(&Captions::Texts(vec!["own".to_owned()])));
     assert_eq!(listed(&*captioned), [("a.tar/v1.5.jpg", Some(3))]);
-    let rejected: Vec<_> = captioned.rejected().iter().map(|it| (&*it.key, it.reason, &*it.detail)).collect();
+    let rejected: Vec<_> =
+        captioned.listing().rejected.iter().map(|it| (&*it.key, it.reason, &*it.detail)).collect();
     let none = ("a.tar/x.jpg", "no-caption", "no .txt stands beside it");
     assert_eq!(rejected, [("a.tar/w.jpg", "no-caption", "its caption is empty"), none]);
     assert!(
@@ -286,7 +293,7 @@ fn files_with_holes_are_rejected_and_nothing_else_is() {
     for format in ["gnu", "pax"] {
         let source = open(&Path::new(GOLDENS).join(format!("archive-holes-{format}.tar")));
         assert_eq!(listed(&*source), [("cat/whole.png", Some(0))], "{format}");
-        let rejected: Vec<_> = source.rejected().iter().map(|it| (it.reason, &*it.detail)).collect();
+        let rejected: Vec<_> = source.listing().rejected.iter().map(|it| (it.reason, &*it.detail)).collect();
         assert_eq!(rejected, [("not-a-file", "a file with holes in an archive")], "{format}");
         assert_eq!(source.class_names().unwrap(), ["cat"], "{format}");
     }
@@ -305,7 +312,6 @@ fn an_archive_that_fails_is_no_fault_of_its_images() {
 }
 
 #[test]
-#[cfg(unix)]
 fn a_link_to_an_archive_that_is_missing_does_not_go_unnoticed() {
     let root = shards(&[("a.tar", &[("x.jpg", "X")])]);
     std::os::unix::fs::symlink("nowhere.tar", root.path().join("b.tar")).unwrap();

@@ -10,47 +10,17 @@ use lgd_data::bank::{
     Bank, BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, Storage, UnassignedSlots,
     VsbMode,
 };
-use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Existing, ImageStamp, Partition, Reject, TeacherRecord,
-};
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp, Partition, Reject};
 use lgd_data::column::MappedColumn;
-use lgd_data::manifest::{ContentHash, Verify};
-use lgd_data::render::{Normalization, Resample};
+use lgd_data::manifest::{ContentHash, Existing, Verify};
 use lgd_data::view::{Policy, View};
+use lgd_testing::cache_config;
 
 const DIM: usize = 24;
 const SAMPLES: usize = 3000;
-const VIEWS: u16 = 2;
 
 fn config() -> CacheConfig {
-    CacheConfig {
-        teacher: TeacherRecord {
-            name: "test".to_owned(),
-            image_model: ContentHash::of(b"model"),
-            size: 160,
-            normalization: Normalization { mean: [0.5; 3], std: [0.25; 3] },
-            resample: Resample::Bicubic,
-            output: "image_embeds".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder: None,
-        },
-        dim: DIM,
-        listing: ContentHash::of(b"listing"),
-        samples: SAMPLES,
-        class_names: None,
-        views: VIEWS,
-        center_fraction: Some(0.875),
-        policy: Policy::MocoV2,
-        seed: 7,
-        batch: 32,
-        shard_samples: 1700,
-        device: "cpu".to_owned(),
-        stored_views: None,
-        features: None,
-        tokens: None,
-        captions: None,
-    }
+    CacheConfig { shard_samples: 1700, ..cache_config(DIM, SAMPLES) }
 }
 
 /// A number that depends on its place alone, exact in f16.

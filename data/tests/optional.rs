@@ -8,13 +8,13 @@ use std::path::Path;
 use half::f16;
 use lgd_data::ArtifactError;
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, CaptionRecord, Existing, FeatureRecord, ImageStamp,
-    Partition, Reject, SampleRows, TeacherRecord, TokenEncoding, TokenRecord, standardize,
+    Cache, CacheBuilder, CacheConfig, CachedSample, CaptionRecord, FeatureRecord, ImageStamp, Partition,
+    Reject, SampleRows, TokenEncoding, TokenRecord, standardize,
 };
-use lgd_data::manifest::{ContentHash, FileEntry, Verify, write_json};
+use lgd_data::manifest::{ContentHash, Existing, FileEntry, Verify, write_json};
 use lgd_data::projection::{MomentSums, Projection};
-use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::{Policy, View};
+use lgd_data::view::View;
+use lgd_testing::cache_config;
 use safetensors::SafeTensors;
 
 const DIM: usize = 4;
@@ -39,34 +39,7 @@ fn captions() -> CaptionRecord {
 }
 
 fn plain() -> CacheConfig {
-    CacheConfig {
-        teacher: TeacherRecord {
-            name: "test".to_owned(),
-            image_model: ContentHash::of(b"model"),
-            size: 32,
-            normalization: Normalization::CLIP,
-            resample: Resample::Bicubic,
-            output: "image_embeds".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder: None,
-        },
-        dim: DIM,
-        listing: ContentHash::of(b"listing"),
-        samples: SAMPLES,
-        class_names: None,
-        views: 2,
-        center_fraction: Some(0.875),
-        policy: Policy::MocoV2,
-        seed: 7,
-        batch: 32,
-        shard_samples: 40,
-        device: "cpu".to_owned(),
-        stored_views: None,
-        features: None,
-        tokens: None,
-        captions: None,
-    }
+    cache_config(DIM, SAMPLES)
 }
 
 fn config(encoding: TokenEncoding) -> CacheConfig {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt8Array};
 use half::f16;
-use lgd_data::source::{Captions, SourceError, open_captioned, open_source};
+use lgd_data::source::{Captions, ParquetSourceError, SourceError, open_captioned, open_source};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -66,7 +66,11 @@ fn a_folder_of_the_hub_has_its_images_labels_and_names() {
     let expected: Vec<_> = keys.zip(labels).collect();
     let got: Vec<_> = listed(&*source).into_iter().map(|(key, label)| (key.to_owned(), label)).collect();
     assert_eq!(got, expected);
-    assert!(source.rejected().is_empty() && source.passed_over().is_none() && !source.ignores_captions());
+    assert!(
+        source.listing().rejected.is_empty()
+            && source.listing().passed_over.as_deref().is_none()
+            && !source.listing().ignores_captions
+    );
     for row in [8, 0, 5, 4, 2] {
         assert_eq!(source.read(row, 100).unwrap(), format!("image {row}").as_bytes());
     }
@@ -95,16 +99,16 @@ fn every_writer_is_read_alike() {
                 "{name}"
             );
         }
-        assert!(source.ignores_captions(), "{name}");
+        assert!(source.listing().ignores_captions, "{name}");
 
         let source = open_captioned(&path).unwrap();
         let texts = [1, 2, 3, 5, 6].map(|row| format!("thing {row}")).to_vec();
-        assert_eq!(source.captions(), Some(&Captions::Texts(texts)), "{name}");
+        assert_eq!(source.listing().captions.as_ref(), Some(&Captions::Texts(texts)), "{name}");
         let keys: Vec<_> = source.samples().iter().map(|sample| &*sample.key).collect();
         assert_eq!(keys, [1, 2, 3, 5, 6].map(|row| format!("{file}/{row}")), "{name}");
         assert_eq!(source.read(3, 1000).unwrap(), "image 5".repeat(50).as_bytes(), "{name}");
         let rejected: Vec<_> =
-            source.rejected().iter().map(|it| (&*it.key, it.reason, &*it.detail)).collect();
+            source.listing().rejected.iter().map(|it| (&*it.key, it.reason, &*it.detail)).collect();
         let (first, second) = (format!("{file}/0"), format!("{file}/4"));
         let detail = "its caption is null or empty";
         assert_eq!(rejected, [(&*first, "no-caption", detail), (&*second, "no-caption", detail)], "{name}");
@@ -198,15 +202,15 @@ fn captions_may_be_embeddings_and_labels_any_integers() {
     table("b.parquet", &[Some(&[0.0, 1e-30])]);
     let source = open_captioned(root.path()).unwrap();
     let values = [0.6, -0.8, 0.0, 1.0].map(f16::from_f64).to_vec();
-    assert_eq!(source.captions(), Some(&Captions::Embeddings { dim: 2, values }));
+    assert_eq!(source.listing().captions.as_ref(), Some(&Captions::Embeddings { dim: 2, values }));
     assert_eq!(listed(&*source), [("a.parquet/0", Some(200)), ("b.parquet/0", Some(200))]);
-    assert_eq!((source.rejected().len(), source.class_names()), (1, None));
+    assert_eq!((source.listing().rejected.len(), source.class_names()), (1, None));
     // A file without any is one of rejects, wherever it stands.
     for none in ["0.parquet", "c.parquet"] {
         table(none, &[None, None]);
         let source = open_captioned(root.path()).unwrap();
         assert_eq!(listed(&*source), [("a.parquet/0", Some(200)), ("b.parquet/0", Some(200))]);
-        assert_eq!(source.rejected().len(), 3);
+        assert_eq!(source.listing().rejected.len(), 3);
         fs::remove_file(root.path().join(none)).unwrap();
     }
     for (row, reason) in [
@@ -258,7 +262,7 @@ fn labels_may_be_numbers_of_any_type_and_numbers_as_texts() {
     let breeds: ArrayRef = Arc::new(Int64Array::from(vec![0]));
     write(&path, vec![("image", images(&["a"])), ("breed", breeds)]);
     let source = open(&path);
-    let told = source.passed_over().unwrap();
+    let told = source.listing().passed_over.as_deref().unwrap();
     assert!(told.starts_with("no labels: of the columns breed (Int64) none holds"), "{told}");
     assert_eq!(listed(&*source), [("a.parquet/0", None)]);
 }
@@ -429,8 +433,11 @@ fn damage_is_an_error_and_never_a_panic() {
                 match source.read(row, 1000) {
                     // Without checksums a changed pixel is not seen.
                     Ok(_) => {}
-                    Err(SourceError::ArchiveIo { .. }) => failed += 1,
-                    Err(SourceError::NoBytes { .. } | SourceError::TooManyBytes { .. }) => {}
+                    Err(SourceError::Parquet(ParquetSourceError::Io { .. })) => failed += 1,
+                    Err(
+                        SourceError::Parquet(ParquetSourceError::NoBytes { .. })
+                        | SourceError::TooManyBytes { .. },
+                    ) => {}
                     Err(error) => panic!("byte {at}, row {row}: {error}"),
                 }
             }

@@ -46,7 +46,7 @@ fn classes_are_first_level_folders_and_keys_are_sorted_bytewise() {
     ];
     assert_eq!(listed(&*source), expected);
     assert_eq!(source.read(4, 100).unwrap(), b"b/deep/er/1.JPEG");
-    assert!(source.rejected().is_empty());
+    assert!(source.listing().rejected.is_empty());
 }
 
 #[test]
@@ -69,7 +69,6 @@ fn a_folder_without_files_says_what_is_expected() {
 }
 
 #[test]
-#[cfg(unix)]
 fn links_are_followed_once_and_odd_entries_are_rejected() {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
@@ -82,7 +81,7 @@ fn links_are_followed_once_and_odd_entries_are_rejected() {
     fs::write(root.path().join("a").join(std::ffi::OsStr::from_bytes(b"\xff.png")), "x").unwrap();
     let source = open(root.path());
     assert_eq!(listed(&*source), [("a/1.png", Some(0)), ("a/2.png", Some(0)), ("c/1.png", Some(1))]);
-    let rejected: Vec<_> = source.rejected().iter().map(|r| (&*r.key, r.reason)).collect();
+    let rejected: Vec<_> = source.listing().rejected.iter().map(|r| (&*r.key, r.reason)).collect();
     let expected =
         [("a/dangling.png", "unreadable"), ("a/loop", "link-cycle"), ("a/\u{fffd}.png", "not-utf8")];
     assert_eq!(rejected, expected);
@@ -107,7 +106,7 @@ fn reading_is_limited_and_names_the_file() {
 fn a_storage_that_fails_is_told_from_a_file_that_is_bad() {
     use std::io::ErrorKind;
     let fails =
-        |kind: ErrorKind| SourceError::Io { path: "a".into(), error: kind.into() }.is_storage_failure();
+        |kind: ErrorKind| SourceError::Io { path: "a".into(), source: kind.into() }.is_storage_failure();
     for kind in [ErrorKind::NotFound, ErrorKind::PermissionDenied, ErrorKind::IsADirectory] {
         assert!(!fails(kind), "{kind:?}");
     }
@@ -148,7 +147,6 @@ fn a_list_that_names_a_share_by_whole_paths_is_gone_with_it() {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn links_in_a_circle_are_bad_files_and_no_storage_failure() {
     let root = folder(&["a/1.png"]);
@@ -157,7 +155,7 @@ fn links_in_a_circle_are_bad_files_and_no_storage_failure() {
     let error = source.read(0, 100).unwrap_err();
     assert!(error.reason() == "unreadable" && !error.is_storage_failure(), "{error}");
     fs::remove_file(root.path().join("list.csv")).unwrap();
-    let rejected = open(root.path()).rejected().to_vec();
+    let rejected = open(root.path()).listing().rejected.clone();
     assert_eq!(
         rejected.iter().map(|entry| (&*entry.key, entry.reason)).collect::<Vec<_>>(),
         [("circle.png", "unreadable")]
@@ -208,7 +206,7 @@ fn wrong_csv_rows_are_errors_with_their_line() {
         ("a,1\nb,cat\n", 2, "\"cat\" is not a class number"),
         ("a,1\nb,-1\n", 2, "\"-1\" is not a class number"),
         ("a,cat\nb,1\n", 2, "\"1\" is a number"),
-        ("path\na\nb\na\n", 4, "\"a\" already stands in line 2\nhint: is the first column the path?"),
+        ("path\na\nb\na\n", 4, "\"a\" is already in line 2\nhint: is the first column the path?"),
         (
             "label,path\n1,a\n",
             1,
@@ -217,7 +215,7 @@ fn wrong_csv_rows_are_errors_with_their_line() {
         ("Class,File\n1,a\n", 1, "the header \"Class,File\""),
         ("path,target\na,1\n", 1, "the header \"path,target\""),
         ("name,label\na,1\n", 1, "the header \"name,label\""),
-        ("a\n\n\nb\na\n", 5, "\"a\" already stands in line 1"),
+        ("a\n\n\nb\na\n", 5, "\"a\" is already in line 1"),
     ] {
         let error = message(csv(root.path(), text));
         assert!(error.contains(&format!("line {line}: ")) && error.contains(part), "{text:?}: {error}");
@@ -232,8 +230,8 @@ fn csv_paths_that_are_not_utf8_are_rejects() {
     let root = folder(&[]);
     let source = csv(root.path(), b"a,1\n\xff.png,2\n").unwrap();
     assert_eq!(listed(&*source), [("a", Some(1))]);
-    assert_eq!(source.rejected()[0].reason, "not-utf8");
-    assert_eq!(source.rejected()[0].detail, "line 2: the path is not UTF-8");
+    assert_eq!(source.listing().rejected[0].reason, "not-utf8");
+    assert_eq!(source.listing().rejected[0].detail, "line 2: the path is not UTF-8");
     assert!(message(csv(root.path(), b"a,\xff\n")).contains("line 1: the label is not UTF-8"));
 }
 
@@ -249,22 +247,25 @@ fn captions_are_found_by_the_name_of_their_column() {
     let source = captioned(root.path(), text).unwrap();
     assert_eq!(listed(&*source), [("a.png", Some(0)), ("b.png", Some(1))]);
     let texts = ["a cat, \"Tom\",\nasleep", "a dog"].map(str::to_owned).to_vec();
-    assert_eq!((source.captions(), source.ignores_captions()), (Some(&Captions::Texts(texts)), false));
+    assert_eq!(
+        (source.listing().captions.as_ref(), source.listing().ignores_captions),
+        (Some(&Captions::Texts(texts)), false)
+    );
 
     let plain = csv(root.path(), text).unwrap();
     assert_eq!(listed(&*plain), listed(&*source), "the listing is the same without them");
-    assert_eq!((plain.captions(), plain.ignores_captions()), (None, true));
-    assert!(!csv(root.path(), "path,label\na,1\n").unwrap().ignores_captions());
+    assert_eq!((plain.listing().captions.as_ref(), plain.listing().ignores_captions), (None, true));
+    assert!(!csv(root.path(), "path,label\na,1\n").unwrap().listing().ignores_captions);
 
     let source = captioned(root.path(), "path,caption\na,x\n").unwrap();
-    assert_eq!(source.captions(), Some(&Captions::Texts(vec!["x".to_owned()])));
+    assert_eq!(source.listing().captions.as_ref(), Some(&Captions::Texts(vec!["x".to_owned()])));
     let text = "path,caption_embedding\na,\"[3, 4]\"\nb,\"[0, -1e300]\"\n";
     let values = [0.6, 0.8, 0.0, -1.0].map(f16::from_f64).to_vec();
     let expected = Captions::Embeddings { dim: 2, values };
     let source = captioned(root.path(), text).unwrap();
-    assert_eq!((source.captions(), source.first_line()), (Some(&expected), Some(2)));
+    assert_eq!((source.listing().captions.as_ref(), source.listing().first_line), (Some(&expected), Some(2)));
     let late = captioned(root.path(), b"path,caption\n\n\n\xff,x\na,x\n").unwrap();
-    assert_eq!(late.first_line(), Some(5), "of the first sample, not of a reject");
+    assert_eq!(late.listing().first_line, Some(5), "of the first sample, not of a reject");
 }
 
 #[test]
@@ -273,7 +274,11 @@ fn captions_that_cannot_be_used_are_errors_with_their_line() {
     for (text, line, part) in [
         ("path,caption\na,x\nb,\n", 3, "\"b\" has no caption"),
         ("path,caption\na,x\nb,\"  \"\n", 3, "\"b\" has no caption"),
-        ("path,caption\na,a cat, asleep\n", 2, "3 columns, the header has 2\nhint: a text that holds commas"),
+        (
+            "path,caption\na,a cat, asleep\n",
+            2,
+            "3 columns, the header has 2\nhint: put a text with commas in double quotes",
+        ),
         ("path,label,caption\na,1\n", 2, "2 columns, the header has 3"),
         ("path,caption_embedding\na,\"[1, 2]\"\nb,\"[1]\"\n", 3, "\"b\" has 1 numbers, those before it 2"),
         ("path,caption_embedding\na,\"[0, 0]\"\n", 2, "\"a\" is all zeros"),

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use lgd_data::ArtifactError;
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, Reject,
-    StoredFormat, TeacherRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, ImageStamp, Partition, Reject, SampleRows,
+    StoredFormat,
 };
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
-use lgd_data::manifest::{ContentHash, Verify};
-use lgd_data::render::{Normalization, RenderError, Resample, render};
+use lgd_data::manifest::{Existing, Verify};
+use lgd_data::render::{RenderError, Resample, render};
 use lgd_data::view::{Policy, View};
+use lgd_testing::cache_config;
 
 const DIM: usize = 4;
 const SAMPLES: usize = 90;
@@ -23,34 +24,7 @@ const RAW: StoredFormat = StoredFormat { size: SIZE, encoding: Encoding::Raw };
 const JPEG: StoredFormat = StoredFormat { size: SIZE, encoding: Encoding::Jpeg { quality: 90 } };
 
 fn config(stored_views: Option<StoredFormat>) -> CacheConfig {
-    CacheConfig {
-        teacher: TeacherRecord {
-            name: "test".to_owned(),
-            image_model: ContentHash::of(b"model"),
-            size: 32,
-            normalization: Normalization::CLIP,
-            resample: Resample::Bicubic,
-            output: "image_embeds".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder: None,
-        },
-        dim: DIM,
-        listing: ContentHash::of(b"listing"),
-        samples: SAMPLES,
-        class_names: None,
-        views: VIEWS,
-        center_fraction: Some(0.875),
-        policy: Policy::MocoV2,
-        seed: 7,
-        batch: 32,
-        shard_samples: 40,
-        device: "cpu".to_owned(),
-        stored_views,
-        features: None,
-        tokens: None,
-        captions: None,
-    }
+    CacheConfig { stored_views, ..cache_config(DIM, SAMPLES) }
 }
 
 /// A photograph, shifted by the sample's number.
@@ -82,7 +56,15 @@ fn write_shard(builder: &CacheBuilder, shard: usize) {
         let embeddings = [0.5; DIM * VIEWS as usize];
         let error = writer.push(&cached, &views(sample), &[1.0; 2], &embeddings).unwrap_err();
         assert!(error.to_string().contains("2 stored views, got 0"), "{error}");
-        writer.push_stored(&cached, &views(sample), &[1.0; 2], &embeddings, &stored).unwrap();
+        let views = views(sample);
+        let rows = SampleRows {
+            views: &views,
+            norms: &[1.0; 2],
+            embeddings: &embeddings,
+            stored: &stored,
+            ..SampleRows::default()
+        };
+        writer.push_rows(&cached, &rows).unwrap();
     }
     writer.finish().unwrap();
 }
@@ -256,7 +238,14 @@ fn rows_larger_than_a_page_and_more_than_a_batch_are_placed_right() {
         let key = format!("c/{sample}");
         let cached = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 500, 120) };
         let stored = [row(sample * 2), row(sample * 2 + 1)];
-        writer.push_stored(&cached, &views(sample), &[1.0; 2], &[0.5; 8], &stored).unwrap();
+        let rows = SampleRows {
+            views: &views(sample),
+            norms: &[1.0; 2],
+            embeddings: &[0.5; 8],
+            stored: &stored,
+            ..SampleRows::default()
+        };
+        writer.push_rows(&cached, &rows).unwrap();
     }
     writer.finish().unwrap();
     builder.finalize(&[]).unwrap().unwrap();

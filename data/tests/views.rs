@@ -76,7 +76,7 @@ proptest! {
         let image = plain(40, 30);
         for crop in [Crop::Box { x, y, w, h }, Crop::Center { fraction }] {
             let view = View { crop, ..View::center() };
-            prop_assert_eq!(render(&image, &view, size, Resample::Bicubic).map(|image| image.width()), Ok(size));
+            prop_assert_eq!(render(&image, &view, size, Resample::Bicubic).unwrap().width(), size);
         }
     }
 }
@@ -167,6 +167,7 @@ fn views_that_do_not_fit_are_errors() {
         assert!(error.contains(field), "{error}");
     }
     for size in [0, MAX_SIZE + 1] {
-        assert_eq!(render(&plain(8, 6), &base, size, Resample::Bilinear), Err(RenderError::Size(size)));
+        let refused = render(&plain(8, 6), &base, size, Resample::Bilinear).unwrap_err();
+        assert!(matches!(refused, RenderError::Size(got) if got == size), "{refused}");
     }
 }

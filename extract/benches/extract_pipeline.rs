@@ -9,9 +9,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lgd_data::cache::{CacheBuilder, Existing, Partition};
+use lgd_data::cache::{CacheBuilder, Partition};
 use lgd_data::job::Job;
-use lgd_data::source::{ImageSource, Rejected, Sample, SourceError, open_source};
+use lgd_data::manifest::Existing;
+use lgd_data::source::{ImageSource, Listing, SourceError, open_source};
 use lgd_data::view::Policy;
 use lgd_extract::encoder::PixelBuffer;
 use lgd_extract::pipeline::ViewPlan;
@@ -20,24 +21,16 @@ use lgd_extract::{EncoderOptions, ExtractOptions, Extractor, ImageEncoder, Runti
 /// The first samples of a source.
 struct First {
     source: Box<dyn ImageSource>,
-    count: usize,
+    listing: Listing,
 }
 
 impl ImageSource for First {
-    fn samples(&self) -> &[Sample] {
-        &self.source.samples()[..self.count]
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        self.source.class_names()
+    fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
         self.source.read(index, max_bytes)
-    }
-
-    fn rejected(&self) -> &[Rejected] {
-        &[]
     }
 }
 
@@ -50,7 +43,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (samples, runs) = (number(2, 2048)?, number(3, 5)?);
     let (batch, decode_threads) = (number(4, 32)?, number(5, 0)?);
     let source = open_source(Path::new(images))?;
-    let source = First { count: samples.min(source.samples().len()), source };
+    let mut listing = source.listing().clone();
+    listing.samples.truncate(samples);
+    let source = First { source, listing };
     let runtime = Runtime::load(Some(&library()))?;
     let teacher = Teacher::open(Path::new(folder))?;
     let encoder_options = EncoderOptions { batch: Some(batch), ..EncoderOptions::default() };
@@ -60,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for policy in Policy::ALL {
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            peer.push(bare_rate(&mut bare, source.count)?);
+            peer.push(bare_rate(&mut bare, source.samples().len())?);
             ours.push(pipeline_rate(&mut extractor, &source, policy)?);
         }
         let (ours, peer) = (median(&mut ours), median(&mut peer));

@@ -1,4 +1,4 @@
-//! Where models run: the processor, or one or more GPUs through CUDA or TensorRT.
+//! The device that models run on: the processor, or one or more GPUs through CUDA or TensorRT.
 //!
 //! A GPU that cannot be used is always an error. ONNX Runtime itself would fall back to the processor without a word.
 
@@ -17,7 +17,7 @@ pub enum ExecutionDevice {
     Cpu,
     /// GPUs by ordinal, through the CUDA execution provider.
     Cuda(Vec<u32>),
-    /// GPUs by ordinal, through TensorRT, with CUDA for what TensorRT cannot run.
+    /// GPUs by ordinal, through TensorRT, with CUDA for operations that TensorRT does not support.
     TensorRt(Vec<u32>),
 }
 
@@ -96,7 +96,7 @@ impl fmt::Display for Slot {
 pub(crate) enum Precision {
     /// Full f32: text encoders, whose few outputs become the classifier.
     Exact,
-    /// TF32 where the GPU has it: image encoders, whose outputs are stored as f16.
+    /// TF32 if the GPU has it: image encoders, whose outputs are stored as f16.
     Fast,
 }
 
@@ -117,7 +117,7 @@ impl Slot {
     fn ordinal(self, ordinal: u32) -> Result<i32, ExtractError> {
         i32::try_from(ordinal).map_err(|_| ExtractError::DeviceUnavailable {
             device: self.to_string(),
-            reason: "the GPU's number is out of range".to_owned(),
+            reason: "the GPU's number is out of range".into(),
             hint: "",
         })
     }
@@ -153,7 +153,7 @@ impl Slot {
     fn not_built_in(self, hint: &'static str) -> ExtractError {
         ExtractError::DeviceUnavailable {
             device: self.to_string(),
-            reason: "this program was built without it".to_owned(),
+            reason: "this program was built without it".into(),
             hint,
         }
     }

@@ -1,15 +1,18 @@
-//! The error of teachers, encoders and the pipeline: which file or model, what was expected, what was found.
+//! Errors of teachers, encoders and the pipeline: which file or model, what was expected, and what was found.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use lgd_data::ArtifactError;
 use lgd_data::projection::ProjectionError;
 use lgd_data::source::SourceError;
-use thiserror::Error;
+
+/// An error of ONNX Runtime, a tokenizer or a parser, or words if there is no such error.
+pub type Cause = Box<dyn Error + Send + Sync>;
 
 /// Why a teacher cannot be used or an extraction cannot go on.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExtractError {
     /// No ONNX Runtime library was found.
@@ -19,18 +22,18 @@ pub enum ExtractError {
         library_name()
     )]
     RuntimeMissing {
-        /// Every place that was tried, in order.
+        /// Every path that was tried, in order.
         tried: Vec<PathBuf>,
     },
     /// A library was found but cannot be used.
-    #[error("{}: not a usable ONNX Runtime library: {reason}\nhint: version 1.24 or later is needed; run scripts/setup runtime", path.display())]
+    #[error("{}: not a usable ONNX Runtime library: {source}\nhint: version 1.24 or later is needed; run scripts/setup runtime", path.display())]
     RuntimeLoad {
         /// The library.
         path: PathBuf,
-        /// The loader's words.
-        reason: String,
+        /// The loader's error.
+        source: Cause,
     },
-    /// A second, different library was asked for in one process.
+    /// A second library was asked for in one process.
     #[error("ONNX Runtime is already loaded from {}; {} cannot be loaded beside it", loaded.display(), asked.display())]
     RuntimeConflict {
         /// The library in use.
@@ -41,7 +44,7 @@ pub enum ExtractError {
     /// A device that cannot be parsed.
     #[error("device '{asked}': {reason}\nhint: one of cpu, cuda:0, cuda:0,1, tensorrt:0")]
     DeviceSyntax {
-        /// What was typed.
+        /// The value given.
         asked: String,
         /// What is wrong with it.
         reason: String,
@@ -52,7 +55,8 @@ pub enum ExtractError {
         /// The device asked for.
         device: String,
         /// Why not.
-        reason: String,
+        #[source]
+        reason: Cause,
         /// The remedy; may be empty.
         hint: &'static str,
     },
@@ -66,6 +70,14 @@ pub enum ExtractError {
         /// The remedy; may be empty.
         hint: &'static str,
     },
+    /// A teacher's file is not TOML or JSON, or not of the expected form.
+    #[error("{}: {}", path.display(), source.to_string().trim_end())]
+    TeacherSyntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's error.
+        source: Cause,
+    },
     /// A teacher's setting is malformed, missing, or contradicts another.
     #[error("{}: {reason}{}", path.display(), hint_line(hint))]
     TeacherSetting {
@@ -77,42 +89,42 @@ pub enum ExtractError {
         hint: String,
     },
     /// A model that ONNX Runtime refuses to load.
-    #[error("{}: ONNX Runtime cannot load the model on {device}: {reason}", path.display())]
+    #[error("{}: ONNX Runtime cannot load the model on {device}: {source}", path.display())]
     ModelLoad {
         /// The model.
         path: PathBuf,
-        /// Where it was to run.
+        /// The device it was to run on.
         device: String,
-        /// The runtime's words.
-        reason: String,
+        /// The runtime's error.
+        source: Cause,
     },
-    /// A model whose inputs or outputs are not what the teacher says or what can be used.
+    /// A model whose inputs or outputs do not fit the teacher's settings, or cannot be used.
     #[error("{}: expected {expected}, got {got}{}", path.display(), hint_line(hint))]
     ModelInterface {
         /// The model.
         path: PathBuf,
-        /// What was needed.
+        /// The interface needed.
         expected: String,
-        /// What the model has.
+        /// The model's interface.
         got: String,
         /// The remedy; may be empty.
         hint: String,
     },
     /// A model that failed while running.
-    #[error("{}: inference failed: {reason}", path.display())]
+    #[error("{}: inference failed: {source}", path.display())]
     Inference {
         /// The model.
         path: PathBuf,
-        /// The runtime's words.
-        reason: String,
+        /// The runtime's error.
+        source: Cause,
     },
     /// A tokenizer that cannot be loaded or that failed.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {source}", path.display())]
     Tokenizer {
         /// The tokenizer's file.
         path: PathBuf,
-        /// The tokenizer's words.
-        reason: String,
+        /// The tokenizer's error.
+        source: Cause,
     },
     /// A prompt whose embedding cannot be normalized.
     #[error("{}: the embedding of prompt '{prompt}' is {fault}", path.display())]
@@ -132,7 +144,7 @@ pub enum ExtractError {
         /// What is wrong with them.
         source: ProjectionError,
     },
-    /// The cache does not fit the extraction that was asked for.
+    /// The cache was started with other settings than this extraction's.
     #[error(
         "{what}: the cache was started with {expected}, but this run has {got}\nhint: use the same settings with --resume, or another folder"
     )]
@@ -144,7 +156,7 @@ pub enum ExtractError {
         /// Its value now.
         got: String,
     },
-    /// Images cannot be read for a reason that does not lie in them: rejecting them would leave sound samples out for good.
+    /// The storage of the images has failed. Rejecting them would leave out sound samples for good.
     #[error(
         "{source}\nhint: not the file but the storage seems to have failed: see to it, then run again with --resume; complete shards are \
          kept. If it is the file alone, empty it, and it will be rejected"
@@ -173,8 +185,12 @@ impl ExtractError {
         Self::TeacherSetting { path: path.to_owned(), reason: reason.into(), hint: hint.into() }
     }
 
-    pub(crate) fn inference(path: &Path, error: impl std::fmt::Display) -> Self {
-        Self::Inference { path: path.to_owned(), reason: error.to_string() }
+    pub(crate) fn syntax(path: &Path, source: impl Into<Cause>) -> Self {
+        Self::TeacherSyntax { path: path.to_owned(), source: source.into() }
+    }
+
+    pub(crate) fn inference(path: &Path, source: impl Into<Cause>) -> Self {
+        Self::Inference { path: path.to_owned(), source: source.into() }
     }
 }
 

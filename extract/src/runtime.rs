@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use ort::environment::Environment;
 
-use crate::error::{ExtractError, library_name};
+use crate::error::{Cause, ExtractError, library_name};
 
 /// The one loaded runtime: the library can neither be unloaded nor loaded twice.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -21,11 +21,11 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Loads the library, or returns it where it is loaded already.
+    /// Loads the library, or returns it if it is loaded already.
     ///
     /// # Errors
     /// [`ExtractError::RuntimeMissing`], [`ExtractError::RuntimeLoad`] for a file that is no ONNX Runtime or too old
-    /// a one, [`ExtractError::RuntimeConflict`] where another library is loaded.
+    /// a one, [`ExtractError::RuntimeConflict`] if another library is loaded.
     pub fn load(explicit: Option<&Path>) -> Result<Self, ExtractError> {
         let environment_variable = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
         let path = locate(explicit, environment_variable.as_deref().map(Path::new), &default_folders())?;
@@ -36,13 +36,13 @@ impl Runtime {
             }
             return Ok(runtime.clone());
         }
-        let load_error = |reason: String| ExtractError::RuntimeLoad { path: path.clone(), reason };
+        let load_error = |source: Cause| ExtractError::RuntimeLoad { path: path.clone(), source };
         let environment = ort::init_from(&path)
-            .map_err(|error| load_error(error.to_string()))?
+            .map_err(|error| load_error(error.into()))?
             .with_name("lgd")
             .with_telemetry(false)
             .build()
-            .map_err(|error| load_error(error.to_string()))?;
+            .map_err(|error| load_error(error.into()))?;
         let runtime = Self { environment, path };
         *loaded = Some(runtime.clone());
         Ok(runtime)
@@ -58,7 +58,7 @@ impl Runtime {
     }
 }
 
-/// Folders searched where no path was given.
+/// Folders searched if no path was given.
 fn default_folders() -> Vec<PathBuf> {
     let below = Path::new("third_party").join("onnxruntime");
     let mut folders = Vec::new();
@@ -73,7 +73,7 @@ fn default_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// The library's canonical path. A path that somebody named must exist: it is never replaced by a default.
+/// The library's canonical path. A path that the user named must exist: it is never replaced by a default.
 fn locate(
     explicit: Option<&Path>,
     variable: Option<&Path>,

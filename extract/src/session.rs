@@ -1,4 +1,4 @@
-//! One ONNX Runtime session: opening a model on a device, and what its inputs and outputs are.
+//! One ONNX Runtime session: opening a model on a device, and describing its inputs and outputs.
 
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ pub(crate) fn describe(ports: &[Port]) -> String {
     }
 }
 
-/// A model opened on one device, of which one or more outputs are taken.
+/// A model opened on one device.
 #[derive(Debug)]
 pub(crate) struct Model {
     session: Session,
@@ -79,23 +79,23 @@ impl Model {
                 hint: "teacher.toml names this model",
             });
         }
-        let failed = |error: &dyn std::fmt::Display| ExtractError::ModelLoad {
+        let failed = |error: ort::Error| ExtractError::ModelLoad {
             path: path.to_owned(),
             device: slot.to_string(),
-            reason: error.to_string(),
+            source: error.into(),
         };
         let providers = slot.providers(precision)?;
-        let mut builder = configure(runtime, slot, threads).map_err(|error| failed(&error))?;
+        let mut builder = configure(runtime, slot, threads).map_err(failed)?;
         if !providers.is_empty() {
             builder = builder.with_execution_providers(providers).map_err(|error| {
                 ExtractError::DeviceUnavailable {
                     device: slot.to_string(),
-                    reason: error.to_string(),
+                    reason: ort::Error::<()>::from(error).into(),
                     hint: "the ONNX Runtime library must be the GPU one, and find CUDA, cuDNN and a driver",
                 }
             })?;
         }
-        let session = builder.commit_from_file(path).map_err(|error| failed(&error))?;
+        let session = builder.commit_from_file(path).map_err(failed)?;
         let inputs = session.inputs().iter().map(Port::new).collect();
         let outputs = session.outputs().iter().map(Port::new).collect();
         Ok(Self { session, path: path.to_owned(), inputs, outputs })
@@ -158,8 +158,8 @@ fn configure(runtime: &Runtime, slot: Slot, threads: usize) -> ort::Result<Sessi
     Ok(if slot == Slot::Cpu { builder.with_intra_op_spinning(false)? } else { builder })
 }
 
-/// Which outputs a run hands out, in one pass. ONNX Runtime computes all that a model has, taken or not: what is large and
-/// seldom taken is better exported apart.
+/// The outputs that a run returns, in one pass. ONNX Runtime computes all outputs of a model, selected or not: a large output that is
+/// seldom used is better exported as a model of its own.
 pub(crate) struct Selection {
     names: Vec<String>,
     options: RunOptions<HasSelectedOutputs>,
@@ -172,7 +172,7 @@ impl std::fmt::Debug for Selection {
 }
 
 impl Selection {
-    /// The outputs of these names, of which some may be the same.
+    /// The outputs with these names, which may repeat.
     pub(crate) fn of(model: &Model, outputs: &[&str]) -> Result<Self, ExtractError> {
         let options = RunOptions::new().map_err(|error| ExtractError::inference(model.path(), error))?;
         let once = outputs.iter().enumerate().filter(|(at, name)| !outputs[..*at].contains(name));
@@ -206,7 +206,7 @@ impl<'a> Tensor<'a> {
         Ok(Self { shape, data })
     }
 
-    /// A tensor that no model gave.
+    /// A tensor made in a test.
     #[cfg(test)]
     pub(crate) fn of(shape: Vec<usize>, data: &'a [f32]) -> Self {
         Self { shape, data: Elements::F32(data) }

@@ -1,1 +1,1 @@
-"""The parts of scripts/evidence: steps that are done once, the rows, and the table."""
+"""The parts of scripts/evidence: resumable steps, rows, and tables."""

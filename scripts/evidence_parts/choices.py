@@ -1,4 +1,4 @@
-"""Choices and comparisons by short runs, judged on held-out training images."""
+"""Choices and comparisons by short runs, measured on held-out training images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .setup import QUEUE, Bench, Method, Student
 from .steps import Workshop, say
 
 RATES = ("0.03", "0.1", "0.3")
-# Labels want lower ones: of those above the lowest is the best.
+# Supervised training needs lower rates: of RATES the lowest is the best.
 SUPERVISED_RATES = ("0.01", "0.03", "0.1")
 STUDENT_TAUS = ("0.05", "0.1", "0.2")
-# The published temperature of the teacher, and one at which more than the positive slot has weight.
+# The published temperature of the teacher, and one at which more than the positive entry has weight.
 TEACHER_TAUS = ("0.01", "0.05")
 
 
@@ -21,7 +21,7 @@ def short(workshop: Workshop) -> int:
 
 
 def compare(bench: Bench, choice: str, protocol: str, candidates: dict[str, Method], epochs: int | None = None) -> Method:
-    """Trains each candidate, writes down what held-out images say, and returns the best."""
+    """Trains each candidate, records its accuracy on held-out images, and returns the best."""
     found = {}
     for label, method in candidates.items():
         step = f"choice-{choice}-{label}".replace(", ", "-")
@@ -33,7 +33,7 @@ def compare(bench: Bench, choice: str, protocol: str, candidates: dict[str, Meth
 
 
 def held_out(bench: Bench, student: Student, choice: str, label: str, protocol: str, names: str = "ten") -> float:
-    """One figure on held-out images, written down."""
+    """Measures a student on held-out images and records the figure."""
     evaluated = bench.judge(student, bench.held_out, f"held-out-{protocol}-{names}", protocol, names)
     figures = evaluated["result"][protocol.replace("-", "_")]
     row = {"scale": bench.workshop.scale.name, "choice": f"{bench.prefix}{choice}", "candidate": label, "protocol": protocol, "judged_by": names, "epochs": student.epochs}
@@ -44,12 +44,12 @@ def held_out(bench: Bench, student: Student, choice: str, label: str, protocol: 
 
 
 def over(method: Method, flag: str, values: tuple[str, ...]) -> dict[str, Method]:
-    """The method at several values of a flag."""
+    """The method with each value of a flag."""
     return {f"{flag.replace('_', '-')}-{value}": method.having(**{flag: value}) for value in values}
 
 
 def lgd(bench: Bench, names: str) -> Method:
-    """Rate, the student's temperature, the teacher's."""
+    """Chooses the learning rate, then the student's temperature, then the teacher's."""
     family = "lgd" if names == "ten" else f"lgd-{names}"
     method = compare(bench, family, "zero-shot", over(Method("lgd", names=names), "lr", RATES))
     method = compare(bench, f"{family}-tau-s", "zero-shot", over(method, "tau_s", STUDENT_TAUS))
@@ -59,7 +59,7 @@ def lgd(bench: Bench, names: str) -> Method:
 
 
 def seed(bench: Bench) -> Method:
-    """As many candidates as LGD has."""
+    """The same choices as for LGD."""
     method = compare(bench, "seed", "zero-shot", over(Method("seed", {"--queue": str(QUEUE)}), "lr", RATES))
     method = compare(bench, "seed-tau-s", "zero-shot", over(method, "tau_s", STUDENT_TAUS))
     published, softer = TEACHER_TAUS
@@ -68,28 +68,28 @@ def seed(bench: Bench) -> Method:
 
 
 def kdep(bench: Bench) -> Method:
-    """Rate."""
+    """Chooses the learning rate."""
     return compare(bench, "kdep", "knn", over(Method("kdep", kdep=True), "lr", RATES))
 
 
 def hgkd(bench: Bench) -> Method:
-    """Rate."""
+    """Chooses the learning rate."""
     return compare(bench, "hgkd", "knn", over(Method("hgkd", {"--queue": str(QUEUE)}), "lr", RATES))
 
 
 def supervised(bench: Bench, epochs: int) -> Method:
-    """Rate, with the labels of this bench."""
+    """Chooses the learning rate, with the labels of this bench."""
     return compare(bench, "supervised", "labels", over(Method("supervised"), "lr", SUPERVISED_RATES), epochs)
 
 
 def names(bench: Bench, few: Method, many: Method) -> None:
-    """Does the number of names decide between LGD and SEED? With the settings of the ten for all, and the thousand with their own."""
+    """Tests whether the number of names explains the gap to SEED: all at the settings of the ten, the thousand also at their own."""
     candidates = {names: few.learning(names, few.tau_t) for names in ("ten", "thirty", "ten-and-thousand")}
     compare(bench, "lgd-names", "zero-shot", candidates | {"ten-and-thousand, tuned": many})
 
 
 def together(bench: Bench, lgd: Method, seed: Method) -> Method:
-    """SEED's queue as an addition to LGD: whose settings?"""
+    """LGD + SEED: tries the settings of each."""
     both = {
         "as-lgd": replace(lgd, objective="lgd,seed", options=seed.options | lgd.options),
         "as-seed": replace(lgd, objective="lgd,seed", options=lgd.options | seed.options),
@@ -98,14 +98,14 @@ def together(bench: Bench, lgd: Method, seed: Method) -> Method:
 
 
 def parts(bench: Bench, lgd: Method, many: Method) -> None:
-    """Which part of LGD, with a few and with many names? And would the visual bank of the paper, which moves, be better?"""
+    """Compares the terms of LGD with few and with many names, and the paper's moving visual bank."""
     for family, method in (("lgd-parts", lgd), (f"lgd-{many.names}-parts", many)):
         compare(bench, family, "zero-shot", over(method, "alpha", ("0", "0.5", "1")) | over(method, "vsb", ("ema",)))
 
 
 def richness(bench: Bench, lgd: Method, seed: Method) -> None:
-    """Does the quality of the texts decide? Students that learned plain names, names with synonyms that the teacher knows better, and
-    none, asked for both, and compared without any.
+    """Tests whether the quality of the texts explains the gap: students of plain names, of names with synonyms that the teacher knows,
+    and of no names, each measured with both lists and by kNN.
     """
     methods = {"lgd, ten": lgd, "lgd, rich": lgd.learning("rich", lgd.tau_t), "seed": seed}
     for label, method in methods.items():
@@ -116,8 +116,8 @@ def richness(bench: Bench, lgd: Method, seed: Method) -> None:
 
 
 def slots(bench: Bench, many: Method, seed: Method) -> None:
-    """Does the number of things that a view is compared with decide? SEED with queues as short as LGD's banks, and LGD's visual half
-    with a thousand prototypes at SEED's settings.
+    """Tests whether the number of comparison targets explains the gap: SEED with queues as short as LGD's banks, and LGD's visual
+    term with a thousand prototypes at SEED's settings.
     """
     queues = {f"seed, {length}": seed.having(queue=length) for length in ("16", "128", "1024")} | {f"seed, {QUEUE}": seed}
     options = {flag: value for flag, value in seed.options.items() if flag != "--queue"}
@@ -126,8 +126,8 @@ def slots(bench: Bench, many: Method, seed: Method) -> None:
 
 
 def centering(around: Bench, lgd: Method, seed: Method) -> tuple[Method, Method]:
-    """Does the common direction of the teacher's embeddings? Without it, as `around` is, similarities spread, so the temperature is tried
-    again.
+    """Tests whether the common direction of the teacher's embeddings explains the gap. Similarities of a centered teacher spread wider,
+    so the temperature is chosen again.
     """
     both = (("lgd", lgd), ("seed", seed))
     lgd, seed = (compare(around, name, "zero-shot", over(method, "tau_s", STUDENT_TAUS)) for name, method in both)

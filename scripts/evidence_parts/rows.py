@@ -1,4 +1,4 @@
-"""The rows of the table, in order of what depends on them; each looks at the test images once."""
+"""The rows of the table, in order of dependency. Each is measured once on the test images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMBEDDED, POOLED = "zero-shot,knn,linear", "knn,linear"
 
 
 def everything(workshop: Workshop) -> None:
-    """Data, then choices on held-out images and the rows that follow from them."""
+    """Prepares data, makes choices on held-out images, and trains and measures all rows."""
     scale, bench = workshop.scale, prepare(workshop)
     lgd, seed, many = choices.lgd(bench, "ten"), choices.seed(bench), choices.lgd(bench, "ten-and-thousand")
     choices.names(bench, lgd, many)
@@ -49,7 +49,7 @@ def everything(workshop: Workshop) -> None:
 
 
 def row(bench: Bench, name: str, method: Method, seed: int, *, epochs: int | None = None, protocols: str = EMBEDDED) -> Student:
-    """Trains a student, measures it on the test images, and keeps the row."""
+    """Trains a student, measures it on the test images, and records the row."""
     workshop = bench.workshop
     step = re.sub("[^a-z0-9]+", "-", f"{name}-{seed}".lower())
     student = bench.student(step, method, workshop.scale.epochs if epochs is None else epochs, seed)
@@ -73,7 +73,7 @@ def row(bench: Bench, name: str, method: Method, seed: int, *, epochs: int | Non
 
 
 def supervised(bench: Bench, label: str) -> Method:
-    """From scratch with a share of the labels, at the rate that held-out images choose."""
+    """Trains from scratch with a share of the labels, at the learning rate chosen on held-out images."""
     epochs = epochs_for(bench, label, choices.short(bench.workshop))
     method = choices.supervised(share_of_labels(bench, label, SHARES[label]), epochs)
     for number in bench.workshop.scale.other_seeds:
@@ -82,21 +82,21 @@ def supervised(bench: Bench, label: str) -> Method:
 
 
 def labeled(bench: Bench, label: str, name: str, method: Method, seed: int) -> None:
-    """A row that learns from a share of the labels, and is judged by its own classifier."""
+    """A row trained on a share of the labels and measured by its own classifier."""
     part = share_of_labels(bench, label, SHARES[label])
     epochs = epochs_for(bench, label, bench.workshop.scale.epochs)
     row(part, f"{name}, {label}% of labels", method, seed, epochs=epochs, protocols="labels")
 
 
 def epochs_for(bench: Bench, label: str, epochs: int) -> int:
-    """As many epochs as make the same number of images seen, whatever the number of images."""
+    """The number of epochs in which a share of the images gives the same number of samples."""
     per_class = bench.workshop.scale.per_class
     return round(epochs * per_class / max(2, round(SHARES[label] * per_class)))
 
 
 def retargeted(bench: Bench, lgd: Method, many: Method) -> None:
-    """The paper's exchange of texts: the same images and other names. Each student is asked for the ten names, of which labels
-    are known, and for each list of names on held-out images, where it is compared with the teacher.
+    """The paper's exchange of texts: the same images, other names. Each student is measured on the ten names, whose labels are known,
+    and compared with the teacher for each list of names, on held-out images.
     """
     methods = {"ten": lgd, "other": lgd.learning("other", lgd.tau_t), "thousand": many.learning("thousand", many.tau_t)}
     for names, method in methods.items():
@@ -106,7 +106,7 @@ def retargeted(bench: Bench, lgd: Method, many: Method) -> None:
 
 
 def around_zero(bench: Bench, lgd: Method, seed: Method) -> None:
-    """LGD and SEED from a teacher whose embeddings have no common direction, with as many seeds as from the plain one."""
+    """LGD and SEED from a centered teacher, with the same seeds."""
     around = centered(bench)
     lgd, seed = choices.centering(around, lgd, seed)
     for number in bench.workshop.scale.seeds:
@@ -115,7 +115,7 @@ def around_zero(bench: Bench, lgd: Method, seed: Method) -> None:
 
 
 def long_run(bench: Bench, lgd: Method, seed: Method) -> None:
-    """LGD on all training images but those held out, longer and longer, until held-out images say that it no longer helps."""
+    """LGD on all training images except those held out, with increasing epochs until held-out accuracy stops improving."""
     whole, tried = all_images(bench), bench.workshop.scale.long_epochs
 
     def judged(name: str, method: Method, epochs: int) -> float:

@@ -1,4 +1,4 @@
-"""Data, caches, banks, and how a method is trained."""
+"""Data, caches, banks, and the training of a method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .steps import HELD_OUT_PER_CLASS, ROOT, TRAIN_PER_CLASS, Workshop, digest, 
 
 TEACHER = ROOT / "third_party/teacher"
 # At 128 pixels the teacher has a grid of 4 x 4 tokens, which H-GKD's decoder reaches from the 2 x 2 cells of the student. On 2,000
-# held-out training images its zero-shot is 60.4% there, 61.5% at 160, 60.9% at 192, 57.4% at 256.
+# held-out training images the teacher's zero-shot accuracy is 60.4% at 128, 61.5% at 160, 60.9% at 192, 57.4% at 256.
 TEACHER_SIDE = 128
 STUDENT_SIDE = 64
 STUDENT = ["--student", "resnet18", "--size", str(STUDENT_SIDE)]
@@ -21,7 +21,7 @@ STUDENT_DIM = 512
 TOKEN_DIM = 128
 QUEUE = 4096
 
-# The ten with kinds that they have in ImageNet, on whose names the teacher's text encoder was fitted; ImageNet has no deer.
+# The ten names with kinds from ImageNet, on whose names the teacher's text encoder was fitted. ImageNet has no deer.
 RICH_NAMES = {
     "airplane": ["airliner", "military aircraft"],
     "automobile": ["sports car", "convertible", "station wagon", "minivan"],
@@ -54,7 +54,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Data:
-    """Images with their cache."""
+    """Images and their cache."""
 
     images: Path
     cache: Path
@@ -62,26 +62,26 @@ class Data:
 
 @dataclass(frozen=True)
 class Method:
-    """How a method's students are trained."""
+    """Settings of a method."""
 
     objective: str
     # Flags of `lgd train` with their values.
     options: dict[str, str | Path] = field(default_factory=dict)
-    # The names that it learns, the teacher's temperature in their bank, and whether it needs KDEP's targets.
+    # Names to train with, the teacher's temperature in their bank, and whether KDEP's targets are needed.
     names: str | None = None
     tau_t: str | None = None
     kdep: bool = False
 
     def having(self, **options: str | Path) -> Method:
-        """The same with other values of flags: `tau_s` is --tau-s."""
+        """A copy with other values of flags: `tau_s` is --tau-s."""
         return replace(self, options=self.options | {f"--{name.replace('_', '-')}": value for name, value in options.items()})
 
     def learning(self, names: str, tau_t: str | None = None) -> Method:
-        """The same with another bank of names."""
+        """A copy with another bank of names."""
         return replace(self, names=names, tau_t=tau_t)
 
     def settings(self) -> dict:
-        """For the record."""
+        """The settings as recorded in a row."""
         options = {flag: value if isinstance(value, str) else value.name for flag, value in self.options.items()}
         named = {"names": self.names, "bank_tau_t": self.tau_t}
         return {"objective": self.objective, "options": options} | {key: value for key, value in named.items() if value}
@@ -89,10 +89,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Bench:
-    """A teacher, images for training and for judging, and the banks that are made of them as they are asked for."""
+    """A teacher, images for training and evaluation, and their banks, made on demand."""
 
     workshop: Workshop
-    # Before the names of steps: which of several benches.
+    # Prefix of the names of steps: tells several benches apart.
     prefix: str
     teacher: Path
     train: Data
@@ -112,7 +112,7 @@ class Bench:
         return self.workshop.bank(f"{self.prefix}kdep", self.train.cache, "--target", "kdep", "--dim", str(STUDENT_DIM))
 
     def student(self, name: str, method: Method, epochs: int, seed: int) -> Student:
-        """One student on the training cache."""
+        """Trains a student on the training cache."""
         banks = [self.bank(method.names, method.tau_t)] if method.names else []
         banks += [self.kdep()] if method.kdep else []
         options = [*STUDENT, "--batch", str(self.batch), "--objective", method.objective]
@@ -122,7 +122,7 @@ class Bench:
         return Student(name, method, epochs, seed, run)
 
     def judge(self, student: Student, images: Data, name: str, protocols: str, names: str = "ten") -> dict:
-        """What an evaluation of a student on `images` found."""
+        """Evaluates a student on `images`; returns the finished step."""
         wanted = protocols.split(",")
         options = ["--images", images.images, "--cache", images.cache, "--protocol", protocols, "--seed", str(student.seed)]
         options += ["--bank", self.bank(names)] if {"zero-shot", "agreement"} & set(wanted) else []
@@ -142,7 +142,7 @@ class Student:
 
 
 def write_names(folder: Path, names: str) -> Path:
-    """A list of names as a file, with synonyms where it has them."""
+    """Writes a list of names, with synonyms if it has them, to a file."""
     listed = NAMES[names]()
     synonyms = isinstance(listed, dict)
     path = folder / (f"{names}.json" if synonyms else f"{names}.txt")
@@ -176,7 +176,7 @@ def training_options(views: int) -> list[str]:
 
 
 def prepare(workshop: Workshop) -> Bench:
-    """The bench that all rows but the long run's are made on."""
+    """The bench of all rows except the long run's."""
     scale, teacher = workshop.scale, teacher_at(workshop, TEACHER_SIDE)
     columns = ["--features", "--tokens", f"svd:{TOKEN_DIM}"]
     train = data(workshop, teacher, "train", image_list("train", 0, -HELD_OUT_PER_CLASS, scale.per_class), *training_options(scale.views), *columns)
@@ -186,7 +186,7 @@ def prepare(workshop: Workshop) -> Bench:
 
 
 def all_images(bench: Bench) -> Bench:
-    """The same on all training images but those held out."""
+    """The bench with all training images except those held out."""
     scale = bench.workshop.scale
     per_class = scale.per_class if scale.name == "smoke" else TRAIN_PER_CLASS - HELD_OUT_PER_CLASS
     rows = image_list("train", 0, -HELD_OUT_PER_CLASS, per_class)
@@ -195,19 +195,19 @@ def all_images(bench: Bench) -> Bench:
 
 
 def share_of_labels(bench: Bench, label: str, share: float) -> Bench:
-    """The first images of each class, in so many more views as they are fewer."""
+    """The bench with the first images of each class, and proportionally more views."""
     scale = bench.workshop.scale
     per_class = max(2, round(share * scale.per_class))
     if per_class >= scale.per_class:
         return bench
     views = min(64, scale.views * scale.per_class // per_class)
     train = data(bench.workshop, bench.teacher, f"train-{label}", image_list("train", 0, None, per_class), *training_options(views))
-    # Whole batches: what is left over of an epoch is dropped.
+    # Whole batches: the last, incomplete batch of an epoch is dropped.
     return replace(bench, prefix=f"share-{label}-", train=train, batch=min(BATCH, 5 * per_class))
 
 
 def centered(bench: Bench) -> Bench:
-    """The same with a teacher whose embeddings are centered on those of the training images."""
+    """The bench with a teacher from whose embeddings the mean over the training images is subtracted."""
     workshop, teacher = bench.workshop, bench.workshop.out / "teacher-centred"
     script = ["-B", ROOT / "scripts/teacher/center.py", "--teacher", bench.teacher, "--cache", bench.train.cache, "--out", teacher]
     settings = {"cache": digest((bench.train.cache / "cache.json").read_text()), "script": digest(script[1].read_text())}

@@ -1,4 +1,4 @@
-"""Steps that are done once: each leaves a JSON file with its settings and its result."""
+"""Resumable steps: each leaves a JSON file with its settings and its result."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ INTERRUPTED = 75
 
 
 class Stopped(Exception):
-    """The time that was given is over."""
+    """The time limit is reached."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is."""
+    """Sizes of data and runs."""
 
     name: str
     per_class: int
     test_per_class: int | None
     epochs: int
-    # Seeds of LGD and SEED, and of the rest.
+    # Seeds of LGD and SEED, and of all other methods.
     seeds: tuple[int, ...]
     other_seeds: tuple[int, ...]
-    # Epochs tried one after the other by the long run; it ends when held-out images say that more is no better.
+    # Epochs that the long run tries in order, until held-out accuracy stops improving.
     long_epochs: tuple[int, ...]
     views: int
 
 
 def say(text: str) -> None:
-    """To standard error."""
+    """Prints a message to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def image_list(split: str, first: int, last: int | None, per_class: int | None) -> list[str]:
-    """Rows `path,label`: of every class the first `per_class` images whose position in the class lies in `first..last`."""
+    """Rows `path,label`: for every class, the first `per_class` of the images at positions `first..last`."""
     rows = []
     for name in CLASSES:
         rows += [f"{image},{name}" for image in images_of(split, name)[first:last][:per_class]]
@@ -58,7 +58,7 @@ def image_list(split: str, first: int, last: int | None, per_class: int | None) 
 
 
 class Workshop:
-    """Runs steps, keeps what they found, and knows when to stop."""
+    """Runs steps, records their results, and stops at the time limit."""
 
     def __init__(self, scale: Scale, device: str, minutes: float | None) -> None:
         self.scale = scale
@@ -77,11 +77,11 @@ class Workshop:
         run("build", "cargo", "build", "--release", "--locked", "-p", "lgd", *features)
 
     def left(self) -> float | None:
-        """Seconds until the end, if there is one."""
+        """Seconds until the time limit, or None without one."""
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     def step(self, name: str, settings: dict, work: Callable[[], dict]) -> dict:
-        """The result of `work`, from its file where it was done with the same settings."""
+        """Runs `work`, unless its file holds a result with the same settings; returns the step."""
         path = self.out / "steps" / f"{name}.json"
         if path.exists():
             found = json.loads(path.read_text())
@@ -110,7 +110,7 @@ class Workshop:
         return path
 
     def lgd(self, *command: str | Path) -> dict:
-        """What an lgd command prints; it is interrupted when the time is over."""
+        """Runs an lgd command and returns its report; interrupts it at the time limit."""
         line = [str(LGD), *(str(part) for part in command)]
         say("   " + " ".join(line).replace(f"{ROOT}/", ""))
         process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -122,7 +122,7 @@ class Workshop:
         if process.returncode == INTERRUPTED:
             raise Stopped(f"in lgd {command[0]}")
         if process.returncode != 0:
-            raise SystemExit(f"evidence: lgd {command[0]} ended with exit code {process.returncode}")
+            raise SystemExit(f"evidence: lgd {command[0]} failed with exit code {process.returncode}")
         return json.loads(output)
 
     def extract(self, name: str, images: Path, teacher: Path, *options: str) -> Path:
@@ -142,9 +142,9 @@ class Workshop:
         return out
 
     def train(self, name: str, cache: Path, images: Path, *options: str | Path) -> Path:
-        """The folder of the run `name`, resumed where it was interrupted, or of an equal one."""
+        """Trains the run `name`, resuming it if it was interrupted; returns its folder, or that of an equal run."""
         settings = {"cache": digest((cache / "cache.json").read_text()), "options": [self._portable(option) for option in options]}
-        # Bits differ between devices; a missing key stands for the CPU.
+        # Bits differ between devices; a missing key means the CPU.
         settings |= {} if self.device == "cpu" else {"device": self.device}
         name = self._trained(settings) or name
         out = self.out / "runs" / f"{name}-{digest(json.dumps(settings))[:8]}"
@@ -153,14 +153,14 @@ class Workshop:
         return out
 
     def _trained(self, settings: dict) -> str | None:
-        """The name under which the same training was finished before."""
+        """The name of a finished training with the same settings."""
         for path in sorted((self.out / "steps").glob("train-*.json")):
             if json.loads(path.read_text())["settings"] == settings:
                 return path.stem.removeprefix("train-")
         return None
 
     def _portable(self, option: str | Path) -> str:
-        """A path with the content it stands for: a list, cache or bank made anew is another one."""
+        """An option as text; a path to a list, cache or bank includes a digest of its content."""
         text = str(option).replace(f"{self.out}/", "")
         if not isinstance(option, Path):
             return text
@@ -175,25 +175,25 @@ class Workshop:
 
 
 def run(name: str, *command: str | Path) -> None:
-    """A command that must succeed."""
+    """Runs a command that must succeed."""
     result = subprocess.run([str(part) for part in command], cwd=ROOT, stdout=subprocess.DEVNULL)
     if result.returncode != 0:
-        raise SystemExit(f"evidence: {name} ended with exit code {result.returncode}")
+        raise SystemExit(f"evidence: {name} failed with exit code {result.returncode}")
 
 
 def digest(text: str) -> str:
-    """A name for a text."""
+    """A short hash of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def commit() -> str:
-    """The checkout's, with a mark where it was changed."""
+    """The commit of the checkout, marked if the checkout has changes."""
     result = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return result.stdout.strip() or "unknown"
 
 
 def hardware(device: str) -> str:
-    """The processor, and the device where it is another."""
+    """The processor, and the training device if it is another."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     processor = f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"

@@ -1,4 +1,4 @@
-"""Rows to files and to the tables of README.md."""
+"""Writes the recorded rows to files, and prints them as the tables of docs/evidence.md."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ FIGURES = {
 
 
 def record(workshop: Workshop, finished: bool) -> None:
-    """Puts the rows and choices of this scale in the place of those that the files hold of it. A call that was stopped leaves what it did
-    not come to as it was.
-    """
+    """Replaces the recorded rows and choices of this scale. A call that was stopped replaces only the rows that it reached."""
     for path, fresh in ((EVIDENCE, workshop.rows), (CHOICES, workshop.choices)):
         if not fresh:
             continue
@@ -33,22 +31,22 @@ def record(workshop: Workshop, finished: bool) -> None:
 
 
 def identity(row: dict) -> tuple:
-    """What a row is of, whatever was found."""
+    """The key of a row: everything except its figures."""
     return tuple(row.get(key) for key in ("scale", "method", "seed", "images", "epochs", "choice", "candidate", "protocol", "judged_by"))
 
 
 def recorded(path: Path) -> list[dict]:
-    """What a file holds."""
+    """The rows in a file."""
     return json.loads(path.read_text()) if path.exists() else []
 
 
 def markdown(rows: list[dict], choices: list[dict]) -> str:
-    """The rows, and after them the choices."""
+    """Tables of the rows and of the choices."""
     return "\n\n".join(part for part in (methods(rows), comparisons(choices)) if part)
 
 
 def methods(rows: list[dict]) -> str:
-    """One line for each method: the mean over its seeds, with the deviation where there are several."""
+    """One line per method: the mean over its seeds, with the standard deviation if there are several."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["scale"], row["method"], row["images"], row["epochs"]), []).append(row)
@@ -65,7 +63,7 @@ def methods(rows: list[dict]) -> str:
 
 
 def comparisons(choices: list[dict]) -> str:
-    """One line for each candidate of each choice."""
+    """One line per candidate of each choice."""
     seen: dict[tuple, list[str]] = {}
     for row in choices:
         options = [f"{flag.removeprefix('--')} {value}" for flag, value in row["options"].items()]
@@ -77,12 +75,12 @@ def comparisons(choices: list[dict]) -> str:
 
 
 def lines(head: list[str], body: list[list[str]]) -> str:
-    """A table, or nothing where there is nothing to tell."""
+    """A table; empty without rows."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)) if body else ""
 
 
 def figure(values: list[float]) -> str:
-    """Mean, and deviation of several."""
+    """The mean, with the standard deviation of several values."""
     if not values:
         return ""
     mean = f"{statistics.mean(values):.1f}"

@@ -1,1 +1,1 @@
-"""What `scripts/setup` fetches and builds, one module for each kind of thing."""
+"""The parts of `scripts/setup`, one module per kind."""

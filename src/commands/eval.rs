@@ -1,4 +1,4 @@
-//! `lgd eval`: a student judged by the protocols that were chosen or that suit it, the teacher beside it where there is a cache.
+//! `lgd eval`: a student's figures by the chosen protocols, and its teacher's if a cache is given.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
-/// Labeled images and, where there is one, their cache.
+/// Labeled images, and their cache if there is one.
 struct Labeled<'a> {
     images: &'a Path,
     source: Box<dyn ImageSource>,
@@ -37,7 +37,7 @@ impl<'a> Labeled<'a> {
     }
 }
 
-/// What was typed, or what suits the run.
+/// The protocols that were typed, or the run's default one.
 fn protocols(args: &EvalArgs, run: &Run) -> Vec<Protocol> {
     if !args.protocol.is_empty() {
         return args.protocol.clone();

@@ -15,7 +15,7 @@ use super::print_json;
 use crate::args::ExportArgs;
 use crate::exit::Exit;
 
-/// What was written.
+/// The written file.
 #[derive(Serialize)]
 struct Report<'a> {
     out: &'a Path,
@@ -48,7 +48,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Refuses a file that is there already, and a folder in any case.
+/// Refuses a file that exists already, and a folder in any case.
 fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtifactError> {
     let occupied =
         |what: &str, hint| Err(ArtifactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });

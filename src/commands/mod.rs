@@ -39,7 +39,7 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// Prints a line to standard output. A reader that has seen enough and closed the pipe, such as `head`, is no error: the work is done.
+/// Prints a line to standard output. A closed pipe, as `head` leaves it, is no error: the work is done.
 fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -47,7 +47,7 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// What the projection of a cache's tokens keeps, in words, where there is one.
+/// The variance that the projection of a cache's tokens keeps, in words, if there is a projection.
 fn kept_variance(manifest: &CacheManifest) -> Option<String> {
     let (projection, views) = manifest.token_projection.as_ref().zip(manifest.config.fitted_views())?;
     let kept = 100.0 * projection.explained;
@@ -62,7 +62,7 @@ fn set_threads(threads: usize) -> anyhow::Result<()> {
         .context("cannot start the thread pool")
 }
 
-/// The number of threads typed, or that of the cores for 0.
+/// The number of threads that was typed; for 0, that of the cores.
 fn threads_or_all(threads: usize) -> usize {
     if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
 }

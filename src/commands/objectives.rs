@@ -1,8 +1,7 @@
 //! `lgd objectives`, and the settings of objectives that `lgd train` takes.
 
 use anyhow::bail;
-use lgd_train::objective::{ObjectiveKind, ObjectiveSpec};
-use lgd_train::run::{ObjectiveSettings, VisualMode};
+use lgd_train::objective::{IdleFlag, ObjectiveKind, ObjectiveSettings, ObjectiveSpec};
 
 use super::{print, print_json};
 use crate::args::{ObjectiveArgs, ObjectivesArgs};
@@ -22,12 +21,14 @@ pub fn run(args: &ObjectivesArgs) -> anyhow::Result<Exit> {
 /// One line per objective; the last column is the widest.
 fn table(specs: &[&ObjectiveSpec]) -> String {
     let heading = ["objective", "weight", "needs", "flags", "source", "about"].map(str::to_owned);
-    let list = |words: &[&str], separator: &str| match words {
+    let list = |words: &[String], separator: &str| match words {
         [] => "-".to_owned(),
         words => words.join(separator),
     };
     let row = |spec: &&ObjectiveSpec| {
-        let (needs, flags) = (list(spec.needs, ", "), list(spec.flags, " "));
+        let needs: Vec<String> = spec.needs.iter().map(ToString::to_string).collect();
+        let flags: Vec<String> = spec.flags.iter().map(|&flag| flag.to_owned()).collect();
+        let (needs, flags) = (list(&needs, ", "), list(&flags, " "));
         let weight = spec.default_weight.to_string();
         [spec.name.to_owned(), weight, needs, flags, spec.source.to_owned(), spec.about.to_owned()]
     };
@@ -41,28 +42,11 @@ fn table(specs: &[&ObjectiveSpec]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The flags of settings, and whether they were typed.
-fn typed(args: &ObjectiveArgs) -> [(&'static str, bool); 11] {
-    [
-        ("--alpha", args.alpha.is_some()),
-        ("--tau-s", args.tau_s.is_some()),
-        ("--vsb", args.vsb.is_some()),
-        ("--vsb-momentum", args.vsb_momentum.is_some()),
-        ("--slots", args.slots.is_some()),
-        ("--queue", args.queue.is_some()),
-        ("--tau-t", args.tau_t.is_some()),
-        ("--tau-caption", args.tau_caption.is_some()),
-        ("--mask-ratio", args.mask_ratio.is_some()),
-        ("--beta", args.beta.is_some()),
-        ("--lambda-sim", args.lambda_sim.is_some()),
-    ]
-}
-
-/// The default settings with whatever was typed in their place.
+/// The settings of objectives that were typed, or their defaults.
 ///
-/// A setting that was typed and that no chosen objective reads is refused: it would be without effect, and nobody would notice.
+/// Refuses a flag that no chosen objective reads: it would have no effect, and nobody would notice.
 pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
-    for (flag, _) in typed(args).into_iter().filter(|(_, typed)| *typed) {
+    for flag in args.typed.iter() {
         let reads = |kind: &ObjectiveKind| kind.spec().flags.contains(&flag);
         if !args.objective.kinds().any(|kind| reads(&kind)) {
             let readers: Vec<&str> =
@@ -73,50 +57,50 @@ pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
             );
         }
     }
-    let defaults = ObjectiveSettings::default();
-    let vsb = args.vsb.unwrap_or(defaults.vsb);
-    if args.vsb_momentum.is_some() && vsb != VisualMode::Ema {
-        bail!("--vsb-momentum is a setting of the moving-average bank\nhint: leave it out, or add --vsb ema");
+    for IdleFlag { flag, owner, needs } in args.settings.idle() {
+        if args.typed.iter().any(|typed| typed == flag) {
+            bail!("{flag} is a setting of {owner}\nhint: leave it out, or add {needs}");
+        }
     }
-    Ok(ObjectiveSettings {
-        alpha: args.alpha.unwrap_or(defaults.alpha),
-        student_temperature: args.tau_s.unwrap_or(defaults.student_temperature),
-        vsb,
-        vsb_momentum: args.vsb_momentum.unwrap_or(defaults.vsb_momentum),
-        slots: args.slots.unwrap_or(defaults.slots),
-        queue: args.queue.unwrap_or(defaults.queue),
-        teacher_temperature: args.tau_t.unwrap_or(defaults.teacher_temperature),
-        caption_temperature: args.tau_caption.unwrap_or(defaults.caption_temperature),
-        mask_ratio: args.mask_ratio.unwrap_or(defaults.mask_ratio),
-        beta: args.beta.unwrap_or(defaults.beta),
-        lambda_sim: args.lambda_sim.unwrap_or(defaults.lambda_sim),
-    })
+    Ok(args.settings)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use clap::{CommandFactory, Parser};
+    use clap::Parser;
 
     use super::*;
     use crate::args::{Args, Command};
 
-    /// A flag that a `SPEC` names and `typed` forgets would be ignored in silence where it has no effect.
-    #[test]
-    fn every_flag_of_an_objective_is_known_to_the_command_line() {
-        let command = Args::command();
-        let train = command.find_subcommand("train").unwrap();
-        let known: BTreeSet<String> =
-            train.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect();
-        let named: BTreeSet<&str> =
-            ObjectiveKind::ALL.iter().flat_map(|kind| kind.spec().flags).copied().collect();
-        assert!(named.iter().all(|flag| known.contains(*flag)), "{named:?}");
-        let Args { command } = Args::try_parse_from(["lgd", "train", "--cache", "c", "--out", "o"]).unwrap();
+    fn typed(words: &[&str]) -> anyhow::Result<ObjectiveSettings> {
+        let line = ["lgd", "train", "--cache", "c", "--out", "o"].iter().chain(words);
+        let Args { command } = Args::try_parse_from(line)?;
         let Command::Train(args) = command else { panic!("train is not train") };
-        let settings: BTreeSet<&str> = typed(&args.objective).into_iter().map(|(flag, _)| flag).collect();
-        let missing: Vec<&&str> = named.difference(&settings).collect();
-        assert_eq!(missing, [&"--bank"], "banks are not settings, all else is");
-        assert!(settings.is_subset(&named), "{settings:?}");
+        settings(&args.objective)
+    }
+
+    #[test]
+    fn settings_that_are_typed_replace_defaults() {
+        assert_eq!(typed(&[]).unwrap(), ObjectiveSettings::default());
+        let settings = typed(&["--objective", "seed", "--queue", "12", "--tau-s", "0.1"]).unwrap();
+        let mut expected = ObjectiveSettings::default();
+        (expected.shared.queue, expected.shared.student_temperature) = (12, 0.1);
+        assert_eq!(settings, expected);
+    }
+
+    /// Also one that is typed with its default.
+    #[test]
+    fn a_flag_that_no_chosen_objective_reads_is_refused() {
+        for kind in ObjectiveKind::ALL {
+            let objective = kind.spec().name;
+            for (flag, value) in
+                [("--queue", "65536"), ("--tau-t", "0.01"), ("--beta", "1"), ("--alpha", "0.5")]
+            {
+                let settings = typed(&["--objective", objective, flag, value]);
+                assert_eq!(settings.is_ok(), kind.spec().flags.contains(&flag), "{objective} {flag}");
+            }
+        }
+        assert!(typed(&["--vsb-momentum", "0.9"]).unwrap_err().to_string().contains("add --vsb ema"));
+        assert!(typed(&["--vsb-momentum", "0.9", "--vsb", "ema"]).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! `lgd train`: a student from a cache and what its objectives need.
+//! `lgd train`: a student from a cache and the inputs of its objectives.
 
 use std::path::PathBuf;
 
@@ -63,8 +63,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Says what the flags do not show: where views come from, what a sum with `hgkd` sees, and that in parts `caption` is another
-/// objective.
+/// Notes what the flags do not show: the source of views, the masks of a sum with `hgkd`, and the smaller contrast of `caption` in
+/// parts.
 fn note(origin: &ViewOrigin, config: &TrainConfig) {
     say(format_args!("note: {origin}"));
     let TrainConfig { objective, batch_parts, batch, .. } = config;
@@ -79,7 +79,7 @@ fn note(origin: &ViewOrigin, config: &TrainConfig) {
     }
 }
 
-/// The banks typed, told apart by their manifests.
+/// The banks of `--bank`, by kind.
 #[derive(Default)]
 struct Banks {
     names: Option<Bank>,
@@ -103,7 +103,7 @@ impl Banks {
     }
 }
 
-/// The paper's settings with whatever was typed in their place.
+/// The paper's settings, replaced by those that were typed.
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     refuse_unread(args)?;
     let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
@@ -157,7 +157,7 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     Ok(config)
 }
 
-/// Refuses settings of an optimizer or a schedule that was not chosen: they would be without effect, and nobody would notice.
+/// Refuses settings of an optimizer or a schedule that was not chosen: they would have no effect, and nobody would notice.
 fn refuse_unread(args: &TrainArgs) -> anyhow::Result<()> {
     use OptimizerArg::{Adamw, Lars, Sgd};
     let is = |wanted: &[OptimizerArg]| wanted.contains(&args.optimizer);

@@ -3,12 +3,10 @@
 use std::path::Path;
 
 use lgd_data::cache::{
-    CacheBuilder, CacheConfig, CachedSample, Existing, FeatureRecord, ImageStamp, Partition, SampleRows,
-    TeacherRecord,
+    CacheBuilder, CacheConfig, CachedSample, FeatureRecord, ImageStamp, Partition, SampleRows,
 };
-use lgd_data::manifest::ContentHash;
-use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::{Policy, View};
+use lgd_data::manifest::Existing;
+use lgd_data::view::View;
 
 use crate::common::{Desk, flip_a_bit};
 
@@ -17,32 +15,10 @@ const WIDTH: usize = 28;
 /// A cache of 50 samples in two shards, whose features, where it has them, vary along `axes` axes.
 fn write_cache(dir: &Path, axes: Option<usize>) {
     let config = CacheConfig {
-        teacher: TeacherRecord {
-            name: "synthetic".to_owned(),
-            image_model: ContentHash::of(b""),
-            size: 32,
-            normalization: Normalization::CLIP,
-            resample: Resample::Bicubic,
-            output: "embedding".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder: None,
-        },
-        dim: 1,
-        listing: ContentHash::of(b""),
-        samples: 50,
-        class_names: None,
         views: 1,
-        center_fraction: None,
-        policy: Policy::CropFlip,
-        seed: 0,
-        batch: 1,
         shard_samples: 32,
-        device: "cpu".to_owned(),
-        stored_views: None,
         features: axes.map(|_| FeatureRecord { output: "pooled".to_owned(), dim: WIDTH }),
-        tokens: None,
-        captions: None,
+        ..lgd_testing::cache_config(1, 50)
     };
     let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();
     for shard in builder.missing_shards(Partition::WHOLE).unwrap() {

@@ -17,16 +17,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, Existing, ImageStamp, Partition, StoredFormat,
-    TeacherRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, Encoding, ImageStamp, Partition, SampleRows,
+    StoredFormat, TeacherRecord,
 };
 use lgd_data::image::{DecodeLimits, RgbImage, decode, encode_jpeg};
 use lgd_data::job::Job;
-use lgd_data::manifest::{ContentHash, Verify, listing_hash};
+use lgd_data::manifest::{Existing, Verify};
 use lgd_data::render::{Normalization, Resample, render};
-use lgd_data::source::{ImageSource, open_source};
+use lgd_data::source::{ImageSource, listing_hash, open_source};
 use lgd_data::view::Policy;
+use lgd_testing::{cache_config, teacher_record};
 use lgd_train::device::TrainDevice;
+use lgd_train::loader::LoaderError;
 use lgd_train::loader::batches::{StreamPlan, TrainingImages};
 use lgd_train::loader::origin::{Originals, StoredUse};
 use lgd_train::loader::pixels::InputFormat;
@@ -168,33 +170,22 @@ fn write_cache(
     stored_views: Option<StoredFormat>,
 ) -> Outcome<Cache> {
     let teacher = TeacherRecord {
-        name: "none".to_owned(),
-        image_model: ContentHash::of(b""),
         size: 224,
         normalization: Normalization::IMAGENET,
         resample: Resample::Bilinear,
-        output: "none".to_owned(),
-        pooling: "none".to_owned(),
-        prefix_tokens: 0,
-        text_encoder: None,
+        ..teacher_record()
     };
     let config = CacheConfig {
         teacher,
-        dim: DIM,
         listing: listing_hash(source.samples()),
-        samples: source.samples().len(),
-        class_names: None,
         views: 1,
         center_fraction: None,
         policy,
         seed: 0,
         batch: BATCH,
         shard_samples: 128,
-        device: "cpu".to_owned(),
         stored_views,
-        features: None,
-        tokens: None,
-        captions: None,
+        ..cache_config(DIM, source.samples().len())
     };
     let builder = CacheBuilder::open(dir, config, Existing::Refuse)?;
     for shard in builder.missing_shards(Partition::WHOLE)? {
@@ -210,7 +201,14 @@ fn write_cache(
             }
             let stamp = ImageStamp::new(&bytes, image.width(), image.height());
             let cached = CachedSample { key, label: None, image: stamp };
-            writer.push_stored(&cached, &[view], &[1.0], &[0.5; DIM], &stored)?;
+            let rows = SampleRows {
+                views: &[view],
+                norms: &[1.0],
+                embeddings: &[0.5; DIM],
+                stored: &stored,
+                ..SampleRows::default()
+            };
+            writer.push_rows(&cached, &rows)?;
         }
         writer.finish()?;
     }
@@ -268,7 +266,7 @@ fn measure(images: &TrainingImages<'_>, threads: usize, seconds: f64) -> Outcome
             count += batches.next_batch()?.map_or(0, |batch| u32::try_from(batch.rows.len()).unwrap_or(0));
         }
         let (wall, cpu) = (start.elapsed().as_secs_f64(), processor_time() - cpu);
-        Ok((f64::from(count) / wall, cpu * 1e6 / f64::from(count)))
+        Ok::<_, LoaderError>((f64::from(count) / wall, cpu * 1e6 / f64::from(count)))
     });
     Ok(measured?)
 }

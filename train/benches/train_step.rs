@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use lgd_data::render::Normalization;
 use lgd_train::device::TrainDevice;
 use lgd_train::error::TrainError;
-use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
+use lgd_train::objective::{Lgd, LgdConstants, Objective, TargetBatch, VisualBank};
 use lgd_train::optim::OptimizerSettings;
 use lgd_train::rng::Stream;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
@@ -66,7 +66,7 @@ impl Training {
         let assigned = vec![true; CATEGORIES];
         Ok(Self {
             student: Student::new(config, device)?,
-            objective: Lgd::new(LgdSettings::default(), tsb, VisualBank::Mean { vsb }, &assigned)?,
+            objective: Lgd::new(LgdConstants::default(), tsb, VisualBank::Mean { vsb }, &assigned)?,
             optimizer: OptimizerSettings::default(),
             images: pixels(batch * side * side * 3),
             targets: TargetBatch {

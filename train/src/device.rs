@@ -1,4 +1,4 @@
-//! Where a student trains.
+//! The device that a student trains on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,15 +20,12 @@ impl TrainDevice {
     /// The device itself.
     ///
     /// # Errors
-    /// [`TrainError::Device`] where the build lacks the feature `cuda`, or the machine the GPU or its driver.
+    /// [`TrainError::Device`] if the build lacks the feature `cuda`, or the machine lacks the GPU or its driver.
     pub fn open(self) -> Result<Device, TrainError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "cuda")]
-            Self::Cuda(ordinal) => crate::engine::CudaBackend::open(ordinal).map_err(|error| {
-                let reason = error.to_string();
-                TrainError::Device { device: self.to_string(), reason }
-            }),
+            Self::Cuda(ordinal) => crate::engine::CudaBackend::open(ordinal),
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(TrainError::Device {
                 device: self.to_string(),

@@ -1,12 +1,22 @@
-//! What can go wrong in the numerical half of training.
+//! Errors of the numerical half of training, and the kinds that every error of this crate falls into.
+//!
+//! Each part has an error of its own, beside its code: [`StudentError`], [`ObjectiveError`] and
+//! [`InputError`](crate::objective::InputError), [`LoaderError`](crate::loader::LoaderError), [`RunError`](crate::run::RunError),
+//! [`EvalError`](crate::eval::EvalError), [`ExportError`](crate::export::ExportError).
 
+use lgd_data::ArtifactError;
+use lgd_kernels::ShapeError;
 use thiserror::Error;
 
-use lgd_data::cache::StudentSizes;
-use lgd_kernels::ShapeError;
+use crate::objective::ObjectiveError;
+use crate::student::StudentError;
+
+/// What students, operations, objectives and optimizers return; the error is a [`TrainError`].
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 
 /// An error of students, operations, objectives or optimizers.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum TrainError {
     /// A tensor operation failed: wrong shape, type or device.
     #[error(transparent)]
@@ -14,70 +24,30 @@ pub enum TrainError {
     /// Shapes do not fit.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// A student cannot be built, or lacks an output.
+    #[error(transparent)]
+    Student(#[from] StudentError),
+    /// An objective was given targets that it cannot use.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
     /// A tensor has other dimensions than its use demands.
     #[error("{what}: expected shape {expected:?}, got {got:?}")]
     Dimensions {
-        /// What the tensor is.
+        /// The tensor.
         what: String,
         /// The shape that fits.
         expected: Vec<usize>,
         /// The shape given.
         got: Vec<usize>,
     },
-    /// An objective was given no values for a column it asked for.
-    #[error("the objective needs the target column {column}, which the batch lacks")]
-    MissingColumn {
-        /// The column.
-        column: &'static str,
-    },
-    /// An objective asked for an output that the student does not have.
-    #[error("the objective needs the student's output {output}, which this student does not have")]
-    MissingOutput {
-        /// The output.
-        output: &'static str,
-    },
-    /// A part of a batch reaches past the end of its targets.
-    #[error("the batch has {rows} rows of targets, a part of it takes {len} from row {start} on")]
-    MissingRows {
-        /// First row of the part.
-        start: usize,
-        /// Rows of the part.
-        len: usize,
-        /// Rows there are.
-        rows: usize,
-    },
-    /// A name that stands for no objective.
-    #[error("unknown objective {name:?}\nhint: objectives are {known}; `lgd objectives` says more")]
-    UnknownObjective {
-        /// The name given.
-        name: String,
-        /// The names there are.
-        known: String,
-    },
-    /// A choice of objectives that makes no sense.
-    #[error("{reason}\nhint: objectives are given as lgd,kdep:0.5, a weight after the colon")]
-    Objectives {
-        /// Why not.
-        reason: String,
-    },
-    /// Gradients are to be clipped, and their norm is NaN or infinite. On the CPU no parameter was touched by them; a GPU leaves the step
-    /// out, which is noticed some steps later.
-    #[error(
-        "the norm of the gradients of step {step} is {norm}, which cannot be clipped\nhint: start anew with a lower learning rate, a longer warm-up or a smaller --clip-norm"
-    )]
+    /// Gradients are to be clipped, and their norm is NaN or infinite. The CPU leaves the parameters alone. A GPU skips the step, and the
+    /// error is reported some steps later.
+    #[error("the norm of the gradients of step {step} is {norm}, which cannot be clipped")]
     GradientNorm {
         /// Step over all epochs, from 0.
         step: u64,
         /// The norm.
         norm: f64,
-    },
-    /// A label that the classifier has no class for.
-    #[error("a label is {label}, but there are {classes} classes")]
-    Label {
-        /// The label.
-        label: u32,
-        /// Classes of the classifier.
-        classes: usize,
     },
     /// A saved state lacks an entry.
     #[error("the saved state has no entry {name}\nhint: it was written by another configuration or version")]
@@ -95,14 +65,6 @@ pub enum TrainError {
         /// The range that is allowed, in words.
         range: &'static str,
     },
-    /// A name that stands for no architecture.
-    #[error(
-        "unknown student {name:?}\nhint: students are resnet18, resnet34, resnet50, mobilenet_v2, mobilenet_v3_large and efficientnet_b0"
-    )]
-    UnknownArchitecture {
-        /// The name given.
-        name: String,
-    },
     /// A device that this build or this machine does not have.
     #[error("the device {device} cannot be used: {reason}")]
     Device {
@@ -111,11 +73,13 @@ pub enum TrainError {
         /// Why not.
         reason: String,
     },
-    /// Something that cannot stand in an exported file.
-    #[error("{what} cannot be exported")]
-    Unexportable {
-        /// What it is.
-        what: String,
+    /// A device lacks memory for a buffer.
+    #[error("{device} is out of memory: {} MiB more were asked for", bytes.div_ceil(1 << 20))]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes of the buffer.
+        bytes: usize,
     },
     /// A result was asked for before anything ran, or twice.
     #[error("no forward pass has run that this belongs to")]
@@ -123,39 +87,82 @@ pub enum TrainError {
     /// A masked graph ran without a mask.
     #[error("the graph is masked, but no mask was set")]
     NoMask,
-    /// Images that cells of a mask do not fill, or of a single cell.
-    #[error(
-        "students that see masked images need sides that are multiples of 32, and two cells of 32 x 32 at least, got {height} x {width}\nhint: the smallest square is 64 x 64"
-    )]
-    MaskedSize {
-        /// Rows of pixels.
-        height: usize,
-        /// Columns of pixels.
-        width: usize,
-    },
-    /// A token grid that a decoder does not reach by doubling the coarsest map.
-    #[error(
-        "a decoder for images of {height} x {width} cannot make {rows} x {columns} tokens\nhint: grids that fit are {fitting}; {}",
-        StudentSizes { rows: *rows, columns: *columns }
-    )]
-    TokenGrid {
-        /// Rows of tokens.
-        rows: usize,
-        /// Columns of tokens.
-        columns: usize,
-        /// Rows of pixels.
-        height: usize,
-        /// Columns of pixels.
-        width: usize,
-        /// The grids that fit.
-        fitting: String,
-    },
     /// Pixels do not fit.
     #[error(transparent)]
     Pixels(#[from] lgd_data::render::RenderError),
     /// Bytes that are not a safetensors file.
     #[error("not a valid safetensors file: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),
+}
+
+impl TrainError {
+    /// Whether the device lacks memory, so that smaller batches may help.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => true,
+            #[cfg(feature = "cuda")]
+            Self::Tensor(error) => crate::engine::is_out_of_memory(error),
+            _ => false,
+        }
+    }
+
+    /// The kind of failure.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::GradientNorm { .. }
+            | Self::Student(StudentError::MaskedSize { .. } | StudentError::TokenGrid { .. }) => {
+                FailureKind::Usage
+            }
+            _ => FailureKind::Other,
+        }
+    }
+}
+
+/// A setting of a run is out of range.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{setting} is {value}, must be {rule}")]
+pub struct SettingError {
+    /// The setting, as in `config.toml`.
+    pub setting: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What it must be.
+    pub rule: &'static str,
+}
+
+impl SettingError {
+    /// `Err` with the first of `checks` that fails: setting, value, whether that is valid, and what it must be.
+    pub(crate) fn first(
+        checks: impl IntoIterator<Item = (&'static str, String, bool, &'static str)>,
+    ) -> Result<(), Self> {
+        match checks.into_iter().find(|(_, _, valid, _)| !valid) {
+            Some((setting, value, _, rule)) => Err(Self { setting, value, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The kind of a failure; the command line turns it into an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The caller asked for something impossible.
+    Usage,
+    /// An artifact or the images are damaged, or do not belong together.
+    Artifact,
+    /// Stopped on request, resumable.
+    Interrupted,
+    /// Anything else.
+    Other,
+}
+
+impl FailureKind {
+    /// The kind of an artifact's error: a folder that is in the way is a matter of flags, not of a damaged artifact.
+    pub fn of_artifact(error: &ArtifactError) -> Self {
+        match error {
+            ArtifactError::Occupied { .. } => Self::Usage,
+            _ => Self::Artifact,
+        }
+    }
 }
 
 /// `Err(Dimensions)` unless `tensor` has the shape `expected`.

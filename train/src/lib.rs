@@ -1,4 +1,26 @@
-//! Students, differentiable operations, objectives and the training loop.
+//! Students, the engine that trains them on the CPU and on GPUs, objectives, the training loop, evaluation and export.
+//!
+//! ```
+//! use candle_core::Device;
+//! use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
+//!
+//! let config = StudentConfig::new(Architecture::ResNet18, Head::Projection { dim: 16 }, 0);
+//! let mut student = Student::new(config, &Device::Cpu)?;
+//! let pixels = vec![0.5; 2 * 32 * 32 * 3];
+//! let output = student.forward(Images::Normalized(&pixels), (2, 32, 32), Mode::Inference)?;
+//! assert_eq!(output.pooled.dims(), [2, 512]);
+//! assert_eq!(output.embedding()?.dims(), [2, 16]);
+//! # Ok::<(), lgd_train::error::TrainError>(())
+//! ```
+//!
+//! [`trainer::train`] is what `lgd train` runs. The examples of the workspace's root package show a training loop and an
+//! [`Objective`](objective::Objective) of one's own, and a student that runs in plain Candle.
+//!
+//! ```text
+//! engine ◄── student ◄── objective ◄── loader ◄── run ◄── trainer, eval, export
+//! ```
+//!
+//! An arrow points to what is used; nothing points the other way.
 
 pub mod checkpoint;
 pub mod device;
@@ -6,12 +28,16 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod load_report;
 pub mod loader;
 pub mod objective;
 pub mod ops;
 pub mod optim;
-pub mod params;
+pub mod parse;
 pub mod rng;
 pub mod run;
 pub mod student;
+mod student_sizes;
 pub mod trainer;
+
+pub use student_sizes::StudentSizes;

@@ -42,6 +42,22 @@ impl Stream {
         mix(self.state)
     }
 
+    /// A uniform index below `count`, which is above 0.
+    pub fn below(&mut self, count: usize) -> usize {
+        // The upper half of a 128-bit product; its bias is at most count / 2^64.
+        let count = u128::try_from(count).unwrap_or(u128::MAX);
+        usize::try_from((u128::from(self.next_u64()) * count) >> 64).unwrap_or(0)
+    }
+
+    /// A uniform permutation of `0..count` (Fisher-Yates).
+    pub fn permutation(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            order.swap(last, self.below(last + 1));
+        }
+        order
+    }
+
     /// Uniform in [0, 1), with 53 random bits.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]
     pub fn uniform(&mut self) -> f64 {

@@ -5,10 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use lgd_data::cache::{CacheConfig, FeatureRecord, TeacherRecord};
-use lgd_data::manifest::ContentHash;
-use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::Policy;
+use lgd_data::cache::{CacheConfig, FeatureRecord};
 
 /// What ends a bench.
 pub type Failure = Box<dyn std::error::Error>;
@@ -56,32 +53,10 @@ pub fn npy_file(path: &Path, descr: &str, rows: usize, columns: usize) -> Result
 /// A cache of one view per sample with embeddings of `dim` and, where given, features of that width.
 pub fn cache_config(rows: usize, shard_samples: usize, dim: usize, features: Option<usize>) -> CacheConfig {
     CacheConfig {
-        teacher: TeacherRecord {
-            name: "synthetic".to_owned(),
-            image_model: ContentHash::of(b""),
-            size: 224,
-            normalization: Normalization::CLIP,
-            resample: Resample::Bicubic,
-            output: "synthetic".to_owned(),
-            pooling: "none".to_owned(),
-            prefix_tokens: 0,
-            text_encoder: None,
-        },
-        dim,
-        listing: ContentHash::of(b""),
-        samples: rows,
-        class_names: None,
         views: 1,
-        center_fraction: None,
-        policy: Policy::CropFlip,
-        seed: 0,
-        batch: 32,
         shard_samples,
-        device: "cpu".to_owned(),
-        stored_views: None,
         features: features.map(|dim| FeatureRecord { output: "synthetic".to_owned(), dim }),
-        tokens: None,
-        captions: None,
+        ..lgd_testing::cache_config(dim, rows)
     }
 }
 

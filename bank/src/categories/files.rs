@@ -49,14 +49,15 @@ fn txt(path: &Path, text: &str, _: JsonEntries, collector: &mut Collector) -> Re
 fn csv(path: &Path, text: &str, _: JsonEntries, collector: &mut Collector) -> Result<(), CategoryError> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
     for (index, record) in reader.records().enumerate() {
-        let syntax = |line: u64, reason: String| CategoryError::Syntax {
-            path: path.to_owned(),
-            line: usize::try_from(line).unwrap_or(usize::MAX),
-            reason,
+        let line = |position: Option<&csv::Position>| {
+            usize::try_from(position.map_or(0, csv::Position::line)).unwrap_or(usize::MAX)
         };
-        let record =
-            record.map_err(|e| syntax(e.position().map_or(0, csv::Position::line), e.to_string()))?;
-        let line = usize::try_from(record.position().map_or(0, csv::Position::line)).unwrap_or(usize::MAX);
+        let record = record.map_err(|error| CategoryError::Syntax {
+            path: path.to_owned(),
+            line: line(error.position()),
+            source: error.into(),
+        })?;
+        let line = line(record.position());
         let name = record.get(0).unwrap_or_default();
         if index == 0 && HEADERS.iter().any(|header| name.trim().eq_ignore_ascii_case(header)) {
             continue;
@@ -80,7 +81,7 @@ fn json(
     let document = document.map_err(|error| CategoryError::Syntax {
         path: path.to_owned(),
         line: error.line(),
-        reason: error.to_string(),
+        source: error.into(),
     })?;
     for ((name, value), line) in document.into_iter().zip(name_lines(text)) {
         let (synonyms, prompts) = match (value, entries) {
@@ -93,9 +94,9 @@ fn json(
     Ok(())
 }
 
-/// The line of every name in a valid document: of every string that stands at depth 1, be it a key or an element.
+/// The line of every name in a valid document: of every string at depth 1, key or element.
 ///
-/// The parser keeps no positions of what it has accepted.
+/// The parser does not keep positions.
 fn name_lines(text: &str) -> Vec<usize> {
     let (mut lines, mut line, mut depth) = (Vec::new(), 1, 0usize);
     let mut bytes = text.bytes();
@@ -148,13 +149,13 @@ impl<'de> Visitor<'de> for DocumentVisitor {
     }
 }
 
-/// What stands behind a name in a JSON object.
+/// The value of a name in a JSON object.
 enum Entry {
     List(Vec<String>),
     Both { synonyms: Vec<String>, prompts: Vec<String> },
 }
 
-/// Parses an [`Entry`]. An untagged enum would do the same without saying what was expected.
+/// Parses an [`Entry`]. An untagged enum would not say in its error what was expected.
 struct EntrySeed;
 
 impl<'de> DeserializeSeed<'de> for EntrySeed {

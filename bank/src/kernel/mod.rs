@@ -154,11 +154,11 @@ impl PackedBank {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "calls a function compiled for the detected instruction set")]
-            // SAFETY: `Isa::detect` yields `Avx512` only where AVX-512F is present.
+            // SAFETY: `Isa::detect` yields `Avx512` only if AVX-512F is present.
             Isa::Avx512 => unsafe { avx512::tile(tile, available) },
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "calls a function compiled for the detected instruction set")]
-            // SAFETY: `Isa::detect` yields `Avx2` only where AVX2 and FMA are present.
+            // SAFETY: `Isa::detect` yields `Avx2` only if AVX2 and FMA are present.
             Isa::Avx2 => unsafe { avx2::tile(tile, available) },
             Isa::Portable => portable::tile(tile, available),
         }

@@ -116,11 +116,11 @@ macro_rules! for_each_isa {
                 match self {
                     #[cfg(target_arch = "x86_64")]
                     #[expect(unsafe_code, reason = "calls a function compiled for the detected instruction set")]
-                    // SAFETY: `Isa::detect` yields `Avx512` only where AVX-512F is present.
+                    // SAFETY: `Isa::detect` yields `Avx512` only if AVX-512F is present.
                     Isa::Avx512 => unsafe { avx512($($arg),*) },
                     #[cfg(target_arch = "x86_64")]
                     #[expect(unsafe_code, reason = "calls a function compiled for the detected instruction set")]
-                    // SAFETY: `Isa::detect` yields `Avx2` only where AVX2 and FMA are present.
+                    // SAFETY: `Isa::detect` yields `Avx2` only if AVX2 and FMA are present.
                     Isa::Avx2 => unsafe { avx2($($arg),*) },
                     Isa::Portable => $body($($arg),*),
                 }
@@ -140,7 +140,7 @@ for_each_isa! {
     squared_norm = squared_norm_body(values: &[f32]) -> f32
 }
 for_each_isa! {
-    /// Sum of `exp((logit - largest) * inverse_temperature)`, where `largest` is the largest logit.
+    /// Sum of `exp((logit - largest) * inverse_temperature)`; `largest` is the largest logit.
     sum_exp = sum_exp_body(logits: &[f32], largest: f32, inverse_temperature: f32) -> f32
 }
 for_each_isa! {

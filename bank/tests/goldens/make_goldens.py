@@ -1,4 +1,4 @@
-"""Writes the golden banks beside this file: the formulas of METHODS section 1 in numpy, in f64 throughout.
+"""Writes the golden banks beside this file: the formulas of docs/methods.md section 1 in numpy, in f64 throughout.
 
     python3 make_goldens.py        needs numpy and safetensors
 

@@ -1,4 +1,4 @@
-"""Writes `kdep.safetensors` beside this file: KDEP's targets (METHODS section 2) in numpy, in f64, by SVD of the centered rows.
+"""Writes `kdep.safetensors` beside this file: KDEP's targets (docs/methods.md section 2) in numpy, in f64, by SVD of the centered rows.
 
     python3 make_kdep.py        needs numpy and safetensors
 

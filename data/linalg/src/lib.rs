@@ -1,7 +1,14 @@
-//! The products and the decomposition that projections need, on plain slices and one thread: `faer`'s.
+//! The matrix products and the eigendecomposition that projections need: `faer`'s, on plain slices and one thread.
 //!
-//! They stand in a crate of their own because `faer` is generic: it is compiled where it is used, which takes minutes, and should
-//! not be compiled again with every change of `lgd-data`.
+//! ```
+//! // Columns 2 1 and 1 2: eigenvalue 1 along (1, -1), 3 along (1, 1).
+//! let (values, vectors) = lgd_linalg::symmetric_eigen(&[2.0, 1.0, 1.0, 2.0], 2).ok_or("no eigenvectors")?;
+//! assert!((values[1] - 3.0).abs() < 1e-12);
+//! assert!((vectors[2] - vectors[3]).abs() < 1e-12);
+//! # Ok::<(), &str>(())
+//! ```
+//!
+//! This is a crate of its own because `faer` is generic and takes minutes to compile: a change of `lgd-data` must not compile it again.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par, Side};

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Wide columns are laid out for reading in place ([`crate::column`]). Top-K probabilities are those of the full
-//! softmax, largest first; what they leave out is the captured mass in the manifest.
+//! softmax, largest first. The manifest records the share of the mass that they capture.
 
 mod reader;
 mod writer;
@@ -45,11 +45,11 @@ pub enum Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VsbMode {
-    /// The mean embedding of the views of each pseudo-category (METHODS 1, LGKA).
+    /// The mean embedding of the views of each pseudo-category (docs/methods.md section 1, LGKA).
     Mean,
 }
 
-/// What a category without a single view does to the visual distributions.
+/// Treatment, in the visual distributions, of a category that no view was assigned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnassignedSlots {
@@ -59,14 +59,14 @@ pub enum UnassignedSlots {
     Kept,
 }
 
-/// One category as the bank saw it.
+/// One category of a bank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CategoryRecord {
     /// The name.
     pub name: String,
-    /// What fills the templates: the name, unless there are complete prompts, and its synonyms.
+    /// Phrases for the templates: the name, unless there are complete prompts, and its synonyms.
     pub synonyms: Vec<String>,
-    /// Complete prompts, used as they stand.
+    /// Complete prompts, used as they are.
     pub prompts: Vec<String>,
     /// Views whose pseudo-category it is.
     pub count: u64,
@@ -81,7 +81,7 @@ pub struct CapturedMass {
     pub min: f64,
 }
 
-/// What a bank was made from and with.
+/// Inputs and settings of a bank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BankRecord {
     /// Hash of the cache's manifest.
@@ -115,7 +115,7 @@ pub struct BankRecord {
 pub struct BankManifest {
     /// Version of the format, [`BANK_VERSION`].
     pub format_version: u32,
-    /// What the bank was made from and with.
+    /// Inputs and settings.
     #[serde(flatten)]
     pub record: BankRecord,
     /// Rows over all target shards.

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::{BANK_VERSION, BankManifest, MANIFEST, Storage};
 use crate::cache::Cache;
 use crate::column::MappedColumn;
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
 use crate::target_files::MadeFrom;
 
@@ -30,14 +30,17 @@ impl Bank {
     /// Opens the bank in `dir` and checks its files.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the manifest or a file is missing, altered or inconsistent.
+    /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let what = "the manifest of a bank of names";
         let (manifest, hash) = read_manifest::<BankManifest>(&path, BANK_VERSION, what)?;
         let top_k_of_nothing = matches!(manifest.record.storage, Storage::TopK { k: 0 });
         if manifest.record.categories.is_empty() || manifest.record.dim == 0 || top_k_of_nothing {
-            return Err(ArtifactError::invalid(&path, "it tells of no categories, no width or no entries"));
+            return Err(ArtifactError::invalid(
+                &path,
+                "the manifest has no categories, no width or no entries",
+            ));
         }
         manifest.prototypes.verify(dir, depth)?;
         for shard in &manifest.targets {
@@ -45,15 +48,14 @@ impl Bank {
         }
         let path = dir.join(&manifest.prototypes.name);
         let bytes = fs::read(&path).during("read", &path)?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| ArtifactError::invalid(&path, error.to_string()))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| ArtifactError::tensors(&path, error))?;
         let shape = [manifest.record.categories.len(), manifest.record.dim];
         let tsb = prototypes(&path, &file, "tsb", shape)?;
         let vsb = prototypes(&path, &file, "vsb", shape)?;
         Ok(Self { dir: dir.to_owned(), manifest, hash, tsb, vsb })
     }
 
-    /// Refuses a bank that was not made from `cache`.
+    /// Fails if the bank was not made from `cache`.
     ///
     /// # Errors
     /// [`ArtifactError::Mismatch`] with both hashes.
@@ -77,7 +79,7 @@ impl Bank {
         &self.manifest
     }
 
-    /// The hash of the manifest, which pins every file.
+    /// The hash of the manifest, which covers every file.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
@@ -97,7 +99,7 @@ impl Bank {
         &self.tsb
     }
 
-    /// The visual semantics bank, `[C, D]`; zero rows where no view was assigned.
+    /// The visual semantics bank, `[C, D]`; zero rows if no view was assigned.
     pub fn vsb(&self) -> &[f32] {
         &self.vsb
     }
@@ -105,7 +107,7 @@ impl Bank {
     /// Opens the per-row targets.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a shard is unreadable or its row count differs from the manifest's.
+    /// [`ArtifactError`] if a shard is unreadable or its row count differs from the manifest's.
     pub fn targets(&self) -> Result<Targets, ArtifactError> {
         let shards = self.manifest.targets.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
@@ -143,8 +145,7 @@ fn prototypes(
     name: &str,
     shape: [usize; 2],
 ) -> Result<Vec<f32>, ArtifactError> {
-    let tensor =
-        file.tensor(name).map_err(|error| ArtifactError::invalid(path, format!("{name}: {error}")))?;
+    let tensor = file.tensor(name).map_err(|error| ArtifactError::tensors(path, error))?;
     if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
         let (dtype, got) = (tensor.dtype(), tensor.shape());
         return Err(ArtifactError::invalid(
@@ -159,13 +160,12 @@ fn prototypes(
 fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, ArtifactError> {
     let mut out = Vec::new();
     for path in paths {
-        let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
         let file = File::open(path).during("open", path)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).in_parquet(path)?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), ["pseudo_category"]);
-        let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+        let reader = builder.with_projection(mask).build().in_parquet(path)?;
         for batch in reader {
-            let batch = batch.map_err(|error| parquet(&error))?;
+            let batch = batch.in_parquet(path)?;
             let array = batch
                 .column_by_name("pseudo_category")
                 .and_then(|array| array.as_primitive_opt::<Int32Type>());
@@ -194,7 +194,7 @@ pub struct Targets {
     pub visual: DistributionColumn,
 }
 
-/// One distribution per row, whatever its storage.
+/// One distribution per row, dense or top K.
 #[derive(Debug)]
 pub struct DistributionColumn {
     slots: usize,
@@ -213,14 +213,14 @@ impl DistributionColumn {
         self.slots
     }
 
-    /// Copies the distributions of `rows` into `out` (`[rows.len(), slots]`). Each is scaled to sum 1, which undoes
-    /// f16 rounding and spreads what top-K storage left out over the stored entries.
+    /// Copies the distributions of `rows` into `out` (`[rows.len(), slots]`). Each is scaled to sum 1: this undoes f16 rounding, and
+    /// distributes the mass that top-K storage left out over the stored entries.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] where a stored index is not a slot.
+    /// [`ArtifactError::Invalid`] if a stored index is not a slot.
     ///
     /// # Panics
-    /// Where a row does not exist, like slice indexing.
+    /// If a row does not exist, like slice indexing.
     pub fn copy_rows(&self, rows: &[usize], out: &mut [f32]) -> Result<(), ArtifactError> {
         match &self.values {
             Values::Dense(column) => column.copy_rows(rows.iter().copied(), out),
@@ -231,9 +231,9 @@ impl DistributionColumn {
                     index.copy_row(row, &mut slots);
                     probability.copy_row(row, &mut values);
                     for (&slot, &value) in slots.iter().zip(&values) {
-                        let place = usize::try_from(slot).ok().and_then(|slot| out.get_mut(slot));
+                        let entry = usize::try_from(slot).ok().and_then(|slot| out.get_mut(slot));
                         let reason = || format!("target row {row}: slot {slot} of {}", self.slots);
-                        *place.ok_or_else(|| ArtifactError::invalid(Path::new("targets"), reason()))? +=
+                        *entry.ok_or_else(|| ArtifactError::invalid(Path::new("targets"), reason()))? +=
                             value;
                     }
                 }

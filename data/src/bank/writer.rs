@@ -4,23 +4,22 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Int32Array, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_array::{ArrayRef, Float16Array, Int32Array};
+use arrow_schema::{DataType, Field};
 use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::{BANK_VERSION, BankManifest, BankRecord, MANIFEST, PROTOTYPES, Storage};
-use crate::cache::Existing;
 use crate::error::ArtifactError;
-use crate::manifest::{FileEntry, write_atomic, write_json};
-use crate::table::{TableWriter, fixed_list, item_field};
+use crate::manifest::{Existing, FileEntry, write_atomic, write_json};
+use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::target_files::{self, target_file};
 
-/// Row groups of at most this many rows bound the writer's memory.
+/// The least number of rows per row group.
 const GROUP_ROWS: usize = 16_384;
 
-/// The distributions of a block of rows, in the bank's form of storage.
+/// The distributions of some rows, in the bank's form of storage.
 #[derive(Clone, Copy, Debug)]
 pub enum Distribution<'a> {
     /// `[rows, slots]`.
@@ -43,15 +42,15 @@ pub struct BankWriter {
 }
 
 impl BankWriter {
-    /// Whether a bank may be written to `dir`, which is created where it is absent; changes nothing in it.
+    /// Checks that a bank may be written to `dir`, which is created if it is absent. Changes nothing in it.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] where a bank is there and `existing` is not [`Existing::Overwrite`], or another artifact.
+    /// [`ArtifactError::Occupied`] if `dir` holds a bank and `existing` is not [`Existing::Overwrite`], or another artifact.
     pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
         target_files::check_folder(dir, "bank", MANIFEST, existing)
     }
 
-    /// Starts a bank of `categories` slots in `dir`; a bank that was there is gone from here on.
+    /// Starts a bank of `categories` categories in `dir`. An old bank is deleted here.
     ///
     /// # Errors
     /// As [`BankWriter::check`]; [`ArtifactError::Io`].
@@ -74,7 +73,7 @@ impl BankWriter {
     /// Starts the targets of one shard of the cache.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the file cannot be created.
+    /// [`ArtifactError`] if the file cannot be created.
     pub fn shard(&self, shard: usize) -> Result<TargetShardWriter, ArtifactError> {
         TargetShardWriter::create(&self.dir.join(target_file(shard)), self.categories, self.storage)
     }
@@ -82,7 +81,7 @@ impl BankWriter {
     /// Writes the prototypes (`tsb` and `vsb`: `[C, D]`) and the manifest over `shards` target files.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O, or where a shape is not what `record` says.
+    /// [`ArtifactError`] on I/O, or if a shape is not what `record` says.
     pub fn finish(
         self,
         record: BankRecord,
@@ -102,15 +101,11 @@ impl BankWriter {
             ("vsb", TensorView::new(Dtype::F32, shape.clone(), &vsb)),
             ("counts", TensorView::new(Dtype::I64, vec![shape[0]], &counts)),
         ];
-        let mut views = Vec::with_capacity(tensors.len());
-        for (name, view) in tensors {
-            views.push((
-                name,
-                view.map_err(|error| ArtifactError::invalid(&path, format!("{name}: {error}")))?,
-            ));
-        }
-        let file = safetensors::serialize(views, None::<HashMap<String, String>>)
-            .map_err(|error| ArtifactError::invalid(&path, error.to_string()))?;
+        let views = tensors.into_iter().map(|(name, view)| Ok((name, view?)));
+        let file = views
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|views| safetensors::serialize(views, None::<HashMap<String, String>>))
+            .map_err(|error| ArtifactError::tensors(&path, error))?;
         write_atomic(&path, &file)?;
         let manifest = BankManifest {
             format_version: BANK_VERSION,
@@ -127,66 +122,52 @@ impl BankWriter {
 /// The targets of one shard under construction.
 pub struct TargetShardWriter {
     table: TableWriter,
-    group_rows: usize,
+    /// Stored entries per row of the text and of the visual distribution.
+    widths: [usize; 2],
 }
 
 impl TargetShardWriter {
     fn create(path: &Path, categories: usize, storage: Storage) -> Result<Self, ArtifactError> {
-        let width = |slots: usize| i32::try_from(slots).map_err(|error| ArtifactError::parquet(path, error));
-        let list = |name: &str, item, slots| {
-            Ok::<_, ArtifactError>(Field::new(name, fixed_list(item, width(slots)?), false))
-        };
+        let list = |name, item, width| list_field(path, name, item, width);
         let mut fields = vec![Field::new("pseudo_category", DataType::Int32, false)];
-        match storage {
+        let widths = match storage {
             Storage::Dense => {
                 fields.push(list("text_distribution", DataType::Float16, categories)?);
                 fields.push(list("visual_distribution", DataType::Float16, categories + 1)?);
+                [categories, categories + 1]
             }
             Storage::TopK { k } => {
                 fields.push(list("text_index", DataType::Int32, k)?);
                 fields.push(list("text_probability", DataType::Float16, k)?);
                 fields.push(list("visual_index", DataType::Int32, k)?);
                 fields.push(list("visual_probability", DataType::Float16, k)?);
+                [k, k]
             }
-        }
-        Ok(Self { table: TableWriter::create(path, Schema::new(fields))?, group_rows: 0 })
+        };
+        Ok(Self { table: TableWriter::create(path, fields, GroupLimit::Rows(GROUP_ROWS))?, widths })
     }
 
-    /// Appends a block of rows.
+    /// Appends rows.
     ///
     /// # Errors
-    /// [`ArtifactError::Parquet`] where lengths do not fit the columns, or on I/O.
+    /// [`ArtifactError::Parquet`] if lengths do not fit the columns, or on I/O.
     pub fn push(
         &mut self,
         pseudo_category: &[i32],
         text: Distribution<'_>,
         visual: Distribution<'_>,
     ) -> Result<(), ArtifactError> {
-        let path = self.table.path().to_owned();
-        let schema = Arc::clone(self.table.schema());
-        let mut arrays: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(pseudo_category.to_vec()))];
-        let values = [text, visual].into_iter().flat_map(|distribution| match distribution {
-            Distribution::Dense(values) => vec![half_array(values)],
-            Distribution::TopK { index, probability } => {
-                vec![Arc::new(Int32Array::from(index.to_vec())) as ArrayRef, half_array(probability)]
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(pseudo_category.to_vec()))];
+        for (distribution, width) in [text, visual].into_iter().zip(self.widths) {
+            match distribution {
+                Distribution::Dense(values) => columns.push(self.table.lists(halves(values), width)?),
+                Distribution::TopK { index, probability } => {
+                    columns.push(self.table.lists(Int32Array::from(index.to_vec()), width)?);
+                    columns.push(self.table.lists(halves(probability), width)?);
+                }
             }
-        });
-        for (field, values) in schema.fields().iter().skip(1).zip(values) {
-            let DataType::FixedSizeList(_, width) = field.data_type() else { continue };
-            let item = item_field(values.data_type().clone());
-            let list = FixedSizeListArray::try_new(item, *width, values, None)
-                .map_err(|error| ArtifactError::parquet(&path, error))?;
-            arrays.push(Arc::new(list));
         }
-        let batch =
-            RecordBatch::try_new(schema, arrays).map_err(|error| ArtifactError::parquet(&path, error))?;
-        self.table.write(&batch)?;
-        self.group_rows += pseudo_category.len();
-        if self.group_rows >= GROUP_ROWS {
-            self.group_rows = 0;
-            self.table.end_group()?;
-        }
-        Ok(())
+        self.table.write(columns)
     }
 
     /// Completes the file.
@@ -198,6 +179,6 @@ impl TargetShardWriter {
     }
 }
 
-fn half_array(values: &[f16]) -> ArrayRef {
-    Arc::new(Float16Array::from(values.to_vec()))
+fn halves(values: &[f16]) -> Float16Array {
+    Float16Array::from(values.to_vec())
 }

@@ -1,4 +1,4 @@
-//! Building a cache: which shards are missing, and the manifest once none is.
+//! Building a cache: finding the missing shards, and writing the manifest when none is missing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,21 +16,10 @@ use super::{
 };
 use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{
-    ContentHash, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic, write_json,
-    write_new, write_new_json,
+    ContentHash, Existing, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic,
+    write_json, write_new, write_new_json,
 };
 use crate::projection::Projection;
-
-/// What to do with a folder that already holds a cache or a part of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// Refuse.
-    Refuse,
-    /// Keep complete shards, provided the configuration is the same.
-    Resume,
-    /// Delete the old cache first.
-    Overwrite,
-}
 
 /// `extract.json`.
 #[derive(Serialize, Deserialize)]
@@ -50,9 +39,9 @@ impl CacheBuilder {
     /// Starts or resumes the cache in `dir`.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] where something is there and `existing` is [`Existing::Refuse`];
-    /// [`ArtifactError::Mismatch`] where a resumed cache was begun with another configuration; [`ArtifactError::Missing`] or
-    /// [`ArtifactError::Length`] where it is finished, and no longer whole.
+    /// [`ArtifactError::Occupied`] if `dir` holds a cache or a part of one and `existing` is [`Existing::Refuse`];
+    /// [`ArtifactError::Mismatch`] if a resumed cache was started with another configuration; [`ArtifactError::Missing`] or
+    /// [`ArtifactError::Length`] if it is complete and has since lost a file or a part of one.
     pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtifactError> {
         prepare_folder(dir, "cache")?;
         if existing == Existing::Overwrite {
@@ -72,7 +61,7 @@ impl CacheBuilder {
             (None, _) => {
                 let plan = Plan { format_version: CACHE_VERSION, config: config.clone() };
                 write_new_json(&dir.join(PLAN), &plan)?;
-                // Another part may have begun the folder a moment ago, and with other settings.
+                // Another part may have started the folder a moment ago, with other settings.
                 if let Some(recorded) = recorded_config(dir)? {
                     require_same(dir, &recorded, &config)?;
                 }
@@ -100,7 +89,7 @@ impl CacheBuilder {
     /// Shards of `partition` that are not complete, in order.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a record cannot be read.
+    /// [`ArtifactError`] if a record cannot be read.
     pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtifactError> {
         let mut missing = Vec::new();
         let pin = self.pin()?;
@@ -109,15 +98,15 @@ impl CacheBuilder {
                 missing.push(shard);
             }
         }
-        // Looked at last: another part may have written the manifest and removed the records meanwhile.
+        // Checked last: another part may have written the manifest and removed the records meanwhile.
         if self.dir.join(MANIFEST).exists() { Ok(Vec::new()) } else { Ok(missing) }
     }
 
     /// Starts writing one shard.
     ///
     /// # Errors
-    /// [`ArtifactError::Missing`] where tokens are to be projected and nothing says how; [`ArtifactError`] where its files cannot
-    /// be created.
+    /// [`ArtifactError::Missing`] if tokens are to be projected and no projection is fitted; [`ArtifactError`] if its files cannot be
+    /// created.
     pub fn shard_writer(&self, shard: usize) -> Result<ShardWriter, ArtifactError> {
         let pin = self.pin()?.ok_or_else(|| ArtifactError::Missing {
             path: self.projection_path(),
@@ -131,10 +120,10 @@ impl CacheBuilder {
         self.dir.join(TOKEN_PROJECTION)
     }
 
-    /// What the tokens are projected with; `None` where they are not, or where no run has fitted it yet.
+    /// The projection of the tokens; `None` if they are not projected, or if no run has fitted it yet.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the file cannot be read, is not a projection of this cache's tokens, or was left by another cache.
+    /// [`ArtifactError`] if the file cannot be read, is not a projection of this cache's tokens, or was left by another cache.
     pub fn projection(&self) -> Result<Option<Projection>, ArtifactError> {
         let path = self.projection_path();
         let Some(record) = self.config.tokens.as_ref().filter(|_| self.config.projects() && path.exists())
@@ -157,7 +146,7 @@ impl CacheBuilder {
         Ok(Some(found))
     }
 
-    /// Refuses a projection that another cache has left in the folder. That of a finished cache is pinned by its manifest.
+    /// Fails if the projection in the folder belongs to another cache. That of a complete cache is covered by its manifest.
     fn require_own(&self, path: PathBuf, owner: Option<ContentHash>) -> Result<(), ArtifactError> {
         let config = self.config.hash();
         if owner == Some(config) || self.dir.join(MANIFEST).exists() {
@@ -173,11 +162,10 @@ impl CacheBuilder {
         })
     }
 
-    /// Keeps `fitted` for every part of the cache, unless another part was first: what stays is what all must use, and what is
-    /// returned.
+    /// Stores `fitted` for all parts of the cache, unless another part was first. Returns the stored projection, which all parts must use.
     ///
     /// # Errors
-    /// [`ArtifactError`] as for [`CacheBuilder::projection`], and where the file cannot be written.
+    /// [`ArtifactError`] as for [`CacheBuilder::projection`], and if the file cannot be written.
     pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtifactError> {
         let path = self.projection_path();
         write_new(&path, &fitted.to_bytes(&path, Some(self.config.hash()))?)?;
@@ -191,8 +179,8 @@ impl CacheBuilder {
         Ok(Some(ProjectionEntry { file, explained: projection.explained() }))
     }
 
-    /// What the shards of this cache are made with: the configuration, and the projection of the tokens where there is one.
-    /// `None` where it is still to be fitted.
+    /// The hash that a shard's record must name: of the configuration and, if tokens are projected, of the projection. `None` if that is
+    /// not fitted yet.
     fn pin(&self) -> Result<Option<ContentHash>, ArtifactError> {
         let config = self.config.hash();
         if !self.config.projects() {
@@ -205,11 +193,11 @@ impl CacheBuilder {
         Ok(Some(ContentHash::of(&[*config.as_bytes(), *projection.as_bytes()].concat())))
     }
 
-    /// Writes the manifest if every shard is complete, whoever made it; `None` while some are missing. `listed` are the
+    /// Writes the manifest if every shard is complete, whichever part wrote it; returns `None` if some are missing. `listed` are the
     /// samples that were rejected when the images were listed.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O, or where a record was altered.
+    /// [`ArtifactError`] on I/O, or if a record was altered.
     pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtifactError> {
         let mut shards = Vec::with_capacity(self.config.shards());
         let mut rejects = listed.to_vec();
@@ -222,10 +210,8 @@ impl CacheBuilder {
         }
         let mut lines = String::new();
         for reject in &rejects {
-            let line = serde_json::to_string(reject).map_err(|error| ArtifactError::Json {
-                path: self.dir.join(REJECTS),
-                reason: error.to_string(),
-            })?;
+            let line = serde_json::to_string(reject)
+                .map_err(|error| ArtifactError::json(&self.dir.join(REJECTS), error))?;
             lines.push_str(&line);
             lines.push('\n');
         }
@@ -244,7 +230,7 @@ impl CacheBuilder {
         Ok(Some(manifest))
     }
 
-    /// A shard's record, provided that it was made with what `pin` names and its files are there in full length.
+    /// A shard's record, if it names `pin` and the shard's files are complete.
     fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtifactError> {
         let Some((record, _)) = read_json::<ShardRecord>(&self.dir.join(shard_record(shard)))? else {
             return Ok(None);
@@ -258,13 +244,13 @@ impl CacheBuilder {
         });
         match checked {
             Ok(()) => Ok(Some(record)),
-            // Someone deleted or cut the shard since: it is simply to be made again.
+            // The shard was deleted or cut since: it is made again.
             Err(ArtifactError::Missing { .. } | ArtifactError::Length { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The records have served their purpose; one that stays behind is only clutter, so failures do not matter.
+    /// Removes the records, which a complete cache does not need. Readers ignore a leftover one, so failures do not matter.
     fn remove_records(&self) {
         for shard in 0..self.config.shards() {
             let _ = fs::remove_file(self.dir.join(shard_record(shard)));
@@ -274,7 +260,7 @@ impl CacheBuilder {
     }
 }
 
-/// The manifest of the cache that `dir` holds, where it is complete.
+/// The manifest of the cache in `dir`, if it is complete.
 fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     let path = dir.join(MANIFEST);
     if !path.exists() {
@@ -285,14 +271,14 @@ fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     Ok(Some(manifest))
 }
 
-/// Refuses a finished cache that lacks a file or a part of one: its shards have no records any more, so that none is made again.
+/// Fails if a complete cache lacks a file or a part of one. Its shards have no records any more, so they would not be made again.
 fn require_whole(dir: &Path) -> Result<(), ArtifactError> {
     let Some(manifest) = finished(dir)? else { return Ok(()) };
     manifest.shards.iter().try_for_each(|shard| shard.file.verify(dir, Verify::Length))?;
     COLUMNS.iter().try_for_each(|column| column.verify(dir, &manifest, Verify::Length))
 }
 
-/// The configuration of the cache that `dir` holds, complete or not.
+/// The configuration of the complete or unfinished cache in `dir`.
 fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtifactError> {
     if let Some(manifest) = finished(dir)? {
         return Ok(Some(manifest.config));
@@ -305,14 +291,14 @@ fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtifactError> {
     Ok(None)
 }
 
-/// Names the first field in which two configurations differ.
+/// Fails with the first field in which two configurations differ.
 fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Result<(), ArtifactError> {
     if recorded == wanted {
         return Ok(());
     }
     let json = |config| serde_json::to_value(config).unwrap_or_default();
     let (what, expected, got) = first_difference("", &json(recorded), &json(wanted)).unwrap_or_default();
-    // A difference inside of one, such as another width, has a longer name.
+    // A difference inside one of these, such as another width, has a longer name.
     let hint = if ["captions", "features", "stored_views", "tokens"].contains(&what.as_str()) {
         "what a cache holds is chosen when it is extracted: extract into another folder, or give --overwrite"
     } else {
@@ -328,7 +314,7 @@ fn first_difference(
 ) -> Option<(String, String, String)> {
     match (a, b) {
         (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
-            // A setting may stand in one of them only. By name, captions come before the listing, whose hash they change.
+            // One of them may lack a setting. By name, captions come before the listing, whose hash they change.
             a.keys().chain(b.keys()).collect::<BTreeSet<_>>().into_iter().find_map(|key| {
                 let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
                 let value = |of: &serde_json::Map<_, _>| of.get(key).cloned().unwrap_or_default();
@@ -340,17 +326,17 @@ fn first_difference(
     }
 }
 
-/// Deletes a cache's files: the manifest first, so that a half-deleted cache is no cache, then the projection, so that the next cache
-/// does not come upon it, the plan last, so that until then it is known whose shards these are.
+/// Deletes a cache's files. The manifest goes first, so that a half-deleted cache does not open; then the projection, which must not be
+/// used for the next cache; the plan goes last, because it identifies the shards.
 fn remove_cache(dir: &Path) -> Result<(), ArtifactError> {
-    remove_if_there(&dir.join(MANIFEST))?;
-    remove_if_there(&dir.join(TOKEN_PROJECTION))?;
+    remove_if_exists(&dir.join(MANIFEST))?;
+    remove_if_exists(&dir.join(TOKEN_PROJECTION))?;
     remove_matching(dir, |name| is_shard(name) || is_temporary(name))?;
-    remove_if_there(&dir.join(REJECTS))?;
-    remove_if_there(&dir.join(PLAN))
+    remove_if_exists(&dir.join(REJECTS))?;
+    remove_if_exists(&dir.join(PLAN))
 }
 
-/// Whether a file is one of a shard's, or its record.
+/// Whether a file belongs to a shard, or is its record.
 fn is_shard(name: &str) -> bool {
     SHARD_KINDS.iter().any(|kind| {
         let rest = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-'));
@@ -360,7 +346,7 @@ fn is_shard(name: &str) -> bool {
     })
 }
 
-/// Whether a file is what a killed job left of a shard or of the projection.
+/// Whether a file is a temporary one of a shard or of the projection.
 fn is_temporary(name: &str) -> bool {
     let Some(name) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")) else { return false };
     name.starts_with(TOKEN_PROJECTION)
@@ -371,13 +357,13 @@ fn remove_matching(dir: &Path, matches: impl Fn(&str) -> bool) -> Result<(), Art
     for entry in fs::read_dir(dir).during("list", dir)? {
         let path = entry.during("list", dir)?.path();
         if matches(&path.file_name().unwrap_or_default().to_string_lossy()) {
-            remove_if_there(&path)?;
+            remove_if_exists(&path)?;
         }
     }
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<(), ArtifactError> {
+fn remove_if_exists(path: &Path) -> Result<(), ArtifactError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("delete", path),
         _ => Ok(()),

@@ -41,7 +41,7 @@ impl CachedViews {
         sample * self.views_per_sample + view
     }
 
-    /// Adds the rows of a batch; an error where they break the row law.
+    /// Appends the rows of a batch; fails if they break the row law.
     pub(super) fn append(&mut self, path: &Path, batch: &RecordBatch) -> Result<(), ArtifactError> {
         let key = column(path, batch, "key")?;
         let key = key.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, "key", key.data_type()))?;
@@ -65,10 +65,11 @@ impl CachedViews {
                 self.labels.push(value.map_err(|_| invalid("the label is negative"))?);
                 self.images.push(ImageStamp { width, height, content: content.value(row) });
             } else if self.keys.last().is_none_or(|last| last != key.value(row)) {
-                return Err(invalid("the views of a sample do not stand together"));
+                return Err(invalid("the views of a sample are not consecutive rows"));
             }
             let view = views.get(row).map_err(invalid)?;
-            view.validate(width, height).map_err(|error| invalid(&error.to_string()))?;
+            let damaged = |source| ArtifactError::View { path: path.to_owned(), row: at, source };
+            view.validate(width, height).map_err(damaged)?;
             self.views.push(view);
         }
         Ok(())

@@ -1,21 +1,21 @@
 //! The cache: replayable views of every image with the teacher's embedding of each.
 //!
 //! ```text
-//! cache/cache.json             manifest; written last, so that a cache is either absent or complete
+//! cache/cache.json             manifest; written last: a cache with a manifest is complete
 //! cache/views-00000.parquet    one row per (sample, view), sample-major, in listing order
-//! cache/pixels-00000.parquet   the same rows' rendered pixels, where the cache stores its views (see `stored`)
-//! cache/tokens-00000.parquet   the same rows' patch tokens, where the cache holds them (see `tokens`)
-//! cache/tokens.safetensors     what the tokens were projected with, where they were; names the configuration's hash
-//! cache/captions-00000.parquet the text embedding of each sample, where the cache holds them (see `captions`)
+//! cache/pixels-00000.parquet   the same rows' rendered pixels, if the cache stores its views (see `stored`)
+//! cache/tokens-00000.parquet   the same rows' patch tokens, if the cache holds them (see `tokens`)
+//! cache/tokens.safetensors     the projection of the tokens, if they are projected; names the configuration's hash
+//! cache/captions-00000.parquet the text embedding of each sample, if the cache holds them (see `captions`)
 //! cache/rejects.jsonl          every sample that could not be used, once, with the reason
 //! while extraction runs:
 //! cache/extract.json           the resolved configuration, which a resumed or parallel run must match
 //! cache/views-00000.json       the finished shard's entry and rejects; absent = the shard is still to do
 //! ```
 //!
-//! Row law: row = (position of the sample among the accepted ones) x K + view. A sample of which any view is bad is
-//! rejected whole, so that the law holds without gaps. Shard `s` covers the fixed range of listing positions
-//! `s x shard_samples ..`, whoever computes it and whenever.
+//! Row law: row = (position of the sample among the accepted ones) x K + view. A sample with a bad view is rejected with all its
+//! views, so that the law holds without gaps. Shard `s` always covers the same range of listing positions, `s x shard_samples ..`,
+//! whichever process writes it.
 
 mod builder;
 mod cached_views;
@@ -25,28 +25,29 @@ mod reader;
 mod sample;
 mod shard;
 mod stored;
-mod student_sizes;
 mod tokens;
 mod views;
 
 use std::path::Path;
 
+use arrow_array::builder::Float16Builder;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry};
 use crate::render::{Normalization, Resample};
-use crate::spread::ViewSpread;
+use crate::strided::StridedViews;
 use crate::view::Policy;
 
-pub use builder::{CacheBuilder, Existing};
+pub use builder::CacheBuilder;
 pub use cached_views::CachedViews;
 pub use optional::{CaptionRecord, FeatureRecord, ProjectionEntry, TokenEncoding, TokenRecord};
 pub use reader::Cache;
 pub use sample::{CachedSample, SampleRows};
 pub use shard::ShardWriter;
 pub use stored::{Encoding, StoredFormat, StoredViews};
-pub use student_sizes::StudentSizes;
 pub use tokens::{TokenColumn, standardize};
 
 /// The version of the cache format that this program writes and reads.
@@ -80,7 +81,7 @@ fn shard_record(shard: usize) -> String {
     format!("views-{shard:05}.json")
 }
 
-/// The teacher whose embeddings a cache holds, as far as pixels and numbers depend on it.
+/// The teacher of a cache: everything about it that pixels and embeddings depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherRecord {
     /// Name in `teacher.toml`.
@@ -97,7 +98,7 @@ pub struct TeacherRecord {
     pub output: String,
     /// How the output becomes one vector: "none", "cls", "mean" or "gap".
     pub pooling: String,
-    /// Leading tokens that are no patches.
+    /// Leading tokens that are not patches.
     pub prefix_tokens: u32,
     /// Hash of the text encoder that came with the image encoder: banks made with another one are refused.
     pub text_encoder: Option<ContentHash>,
@@ -110,17 +111,17 @@ pub struct CacheConfig {
     pub teacher: TeacherRecord,
     /// Width D of the embeddings.
     pub dim: usize,
-    /// Hash of the listing's keys and labels, and of its captions where the cache holds them.
+    /// Hash of the listing's keys and labels, and of its captions if the cache holds them.
     pub listing: ContentHash,
     /// Samples in the listing.
     pub samples: usize,
-    /// Class names that labels index, where the source has them.
+    /// Class names that labels index, if the source has them.
     pub class_names: Option<Vec<String>>,
     /// Views per image, K.
     pub views: u16,
-    /// Share of the short side that view 0 shows, where view 0 is the plain center crop; `None` where it is drawn too.
+    /// Share of the short side that view 0 shows, if view 0 is the center crop; `None` if view 0 is drawn like the others.
     pub center_fraction: Option<f32>,
-    /// How the other views are drawn.
+    /// Policy of the drawn views.
     pub policy: Policy,
     /// Seed of the views.
     pub seed: u64,
@@ -130,28 +131,28 @@ pub struct CacheConfig {
     pub shard_samples: usize,
     /// Kind of device that ran the encoder, "cpu", "cuda" or "tensorrt": kernels differ in rounding.
     pub device: String,
-    /// The size and encoding of the stored views, where the cache has them.
+    /// The size and encoding of the stored views, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_views: Option<StoredFormat>,
-    /// The teacher's pooled features, where the cache has them.
+    /// The teacher's pooled features, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<FeatureRecord>,
-    /// The teacher's patch tokens, where the cache has them.
+    /// The teacher's patch tokens, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenRecord>,
-    /// Text embeddings of the samples' captions, where the cache has them.
+    /// Text embeddings of the samples' captions, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captions: Option<CaptionRecord>,
 }
 
 impl CacheConfig {
-    /// The hash of the configuration, by which shards know what they belong to.
+    /// The hash of the configuration, which every shard's record names.
     pub fn hash(&self) -> ContentHash {
         // A configuration is numbers and strings, which always serialize; nothing would hash as nothing.
         ContentHash::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Names the first number that no cache can have.
+    /// Describes the first number that no cache can have.
     fn fault(&self) -> Option<&'static str> {
         let positive = [
             (self.dim, "an embedding width of 0"),
@@ -171,10 +172,10 @@ impl CacheConfig {
         self.tokens.as_ref().is_some_and(|tokens| tokens.encoding == TokenEncoding::Projected)
     }
 
-    /// Views that the projection of the tokens is fitted to, where there is one; those that cannot be used are left out.
+    /// Views in the strided sample that the projection of the tokens is fitted to; `None` without a projection.
     pub fn fitted_views(&self) -> Option<usize> {
         let fit_views = self.tokens.as_ref().and_then(|tokens| tokens.fit_views);
-        fit_views.map(|count| ViewSpread::new(count, self.samples, self.views.into()).count())
+        fit_views.map(|count| StridedViews::new(count, self.samples, self.views.into()).count())
     }
 
     /// Shards that the listing makes.
@@ -192,13 +193,13 @@ pub struct ShardEntry {
     pub samples: usize,
     /// Rows, samples x K.
     pub rows: usize,
-    /// The Parquet file of the stored views, where the cache has them.
+    /// The Parquet file of the stored views, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixels: Option<FileEntry>,
-    /// The Parquet file of the tokens, where the cache has them.
+    /// The Parquet file of the tokens, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<FileEntry>,
-    /// The Parquet file of the captions, where the cache has them.
+    /// The Parquet file of the captions, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captions: Option<FileEntry>,
 }
@@ -215,7 +216,7 @@ impl ShardEntry {
 pub struct CacheManifest {
     /// Version of the format, [`CACHE_VERSION`].
     pub format_version: u32,
-    /// What the cache was made from.
+    /// Inputs and settings.
     pub config: CacheConfig,
     /// Rows over all shards.
     pub rows: usize,
@@ -225,13 +226,13 @@ pub struct CacheManifest {
     pub shards: Vec<ShardEntry>,
     /// `rejects.jsonl`.
     pub rejects: FileEntry,
-    /// What the tokens were projected with, where they were.
+    /// The projection of the tokens, if they are projected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_projection: Option<ProjectionEntry>,
 }
 
 impl CacheManifest {
-    /// Refuses numbers that contradict each other; readers rely on them.
+    /// Fails if numbers in the manifest contradict each other.
     fn validate(&self, path: &Path) -> Result<(), ArtifactError> {
         let rows: usize = self.shards.iter().map(|shard| shard.rows).fold(0, usize::saturating_add);
         let views = usize::from(self.config.views);
@@ -263,7 +264,7 @@ impl CacheManifest {
             None => None,
         };
         match fault {
-            Some(fault) => Err(ArtifactError::invalid(path, format!("it tells of {fault}"))),
+            Some(fault) => Err(ArtifactError::invalid(path, format!("the manifest has {fault}"))),
             None => Ok(()),
         }
     }
@@ -290,7 +291,7 @@ impl CacheManifest {
     }
 }
 
-/// Which image a sample was when the teacher saw it, so that another one under its key is noticed.
+/// Identifies the image that the teacher saw, so that another image under the same key is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageStamp {
     /// Width of the upright image in pixels.
@@ -355,4 +356,11 @@ impl std::str::FromStr for Partition {
             .and_then(|(index, of)| Self::new(index.parse().ok()?, of.parse().ok()?))
             .ok_or_else(|| format!("expected i/n with 0 <= i < n, got {text:?}"))
     }
+}
+
+/// Appends values, rounded to f16.
+fn append_halves(builder: &mut Float16Builder, values: &[f32]) {
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(values);
+    builder.append_slice(&halves);
 }

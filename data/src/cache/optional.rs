@@ -1,4 +1,4 @@
-//! What a cache may hold besides views and embeddings, each only where it was asked for.
+//! Optional columns of a cache, besides views and embeddings.
 //!
 //! ```text
 //! features    a column of views-*.parquet       the teacher's pooled feature before its last activation (KDEP)
@@ -6,15 +6,14 @@
 //! captions    captions-*.parquet                one text embedding per sample, see `captions`
 //! ```
 //!
-//! Tokens, captions and stored views have files of their own. Only who opens such a column needs its files to be there, so a cache
-//! may be copied without them.
+//! Tokens, captions and stored views have files of their own, which are verified when the column is opened. A copied cache may omit
+//! them.
 
 use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::student_sizes::StudentSizes;
 use super::{CacheManifest, ShardEntry};
 use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry, Verify};
@@ -24,9 +23,9 @@ pub(super) const FEATURES: &str = "features";
 
 /// A column with files of its own.
 pub(super) struct ColumnFiles {
-    /// What they hold, in the words of an error.
+    /// Contents, for errors.
     what: &'static str,
-    /// What to do where one is missing.
+    /// Hint for a missing file.
     hint: &'static str,
     of_shard: fn(&ShardEntry) -> Option<&FileEntry>,
     of_cache: fn(&CacheManifest) -> Option<&FileEntry>,
@@ -41,7 +40,7 @@ pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
     of_cache: |_| None,
 };
 
-/// Patch tokens, and what they were projected with.
+/// Patch tokens and their projection.
 pub(super) const TOKENS: ColumnFiles = ColumnFiles {
     what: "the cache's tokens",
     hint: "only the objective hgkd needs them: copy the file too, or extract again with --overwrite",
@@ -66,7 +65,7 @@ impl ColumnFiles {
         cache.shards.iter().filter_map(self.of_shard)
     }
 
-    /// Checks all files, those of the shards and that of the cache, in `dir`.
+    /// Verifies all files in `dir`: those of the shards and that of the cache.
     pub(super) fn verify(
         &self,
         dir: &Path,
@@ -119,7 +118,7 @@ pub struct TokenRecord {
     pub dim: usize,
     /// How it is stored.
     pub encoding: TokenEncoding,
-    /// Views that the projection is fitted to, where there is one.
+    /// Views that the projection is fitted to, if tokens are projected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit_views: Option<usize>,
 }
@@ -143,12 +142,7 @@ impl TokenRecord {
         }
     }
 
-    /// The students that can be trained to make them.
-    pub fn student_sizes(&self) -> StudentSizes {
-        StudentSizes { rows: self.rows, columns: self.columns }
-    }
-
-    /// Names the first number that no cache can have.
+    /// Describes the first number that no cache can have.
     pub(super) fn fault(&self) -> Option<&'static str> {
         let projected = self.encoding == TokenEncoding::Projected;
         // Twice the width, because an f16 row is that many bytes.
@@ -187,7 +181,7 @@ impl fmt::Display for TokenRecord {
 pub struct CaptionRecord {
     /// Width of an embedding.
     pub dim: usize,
-    /// Hash of the text encoder that made them; `None` where the list held ready embeddings.
+    /// Hash of the text encoder that made them; `None` if the list held ready embeddings.
     pub text_encoder: Option<ContentHash>,
 }
 

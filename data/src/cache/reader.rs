@@ -1,4 +1,4 @@
-//! Reading a cache: the manifest, the views, and the wide columns in place.
+//! Reading a cache: the manifest, the views into memory, and the wide columns in place.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::stored::StoredViews;
 use super::tokens::TokenColumn;
 use super::{CACHE_VERSION, CacheManifest, MANIFEST};
 use crate::column::MappedColumn;
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
 
 /// Name of the column of embeddings.
@@ -30,12 +30,12 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache in `dir` and checks its files, but those of stored views, tokens and captions, which may be large or left
-    /// behind where nobody needs them. Who opens such a column checks them: [`Cache::tokens`] and [`Cache::captions`] to `depth`,
-    /// [`Cache::stored_views`] their lengths, [`Cache::verify_stored_views`] every byte.
+    /// Opens the cache in `dir` and checks its files. The files of stored views, tokens and captions may be large, and a copied cache may
+    /// omit them: they are verified when the column is opened. [`Cache::tokens`] and [`Cache::captions`] verify to `depth`,
+    /// [`Cache::stored_views`] the lengths, [`Cache::verify_stored_views`] every byte.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the manifest or a file is missing, altered or inconsistent.
+    /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
@@ -62,7 +62,7 @@ impl Cache {
         &self.manifest
     }
 
-    /// The hash of the manifest, which pins every file: what banks and runs refer to.
+    /// The hash of the manifest, which covers every file. Banks and runs refer to a cache by it.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
@@ -87,10 +87,10 @@ impl Cache {
         &self.embeddings
     }
 
-    /// The teacher's pooled features, `[rows, F]`, where the cache has them: f16 on disk, not normalized.
+    /// The teacher's pooled features, `[rows, F]`, if the cache has them: f16 on disk, not normalized.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a file is unreadable or has no such column.
+    /// [`ArtifactError`] if a file is unreadable or has no such column.
     pub fn features(&self) -> Result<Option<MappedColumn<f32>>, ArtifactError> {
         let Some(record) = &self.manifest.config.features else { return Ok(None) };
         let paths: Vec<PathBuf> =
@@ -98,11 +98,11 @@ impl Cache {
         MappedColumn::open(&paths, FEATURES, record.dim).map(Some)
     }
 
-    /// The teacher's patch tokens, where the cache has them. Their files, and their projection's, are checked to the depth that the
-    /// cache was opened with: [`Verify::Full`] reads them whole once.
+    /// The teacher's patch tokens, if the cache has them. Their files, and their projection's, are verified to the depth that the
+    /// cache was opened with; [`Verify::Full`] reads every byte.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a file is missing, altered, unreadable or inconsistent.
+    /// [`ArtifactError`] if a file is missing, altered, unreadable or inconsistent.
     pub fn tokens(&self) -> Result<Option<TokenColumn>, ArtifactError> {
         let Some(record) = &self.manifest.config.tokens else { return Ok(None) };
         let paths = self.checked(&TOKENS, self.depth)?;
@@ -110,11 +110,11 @@ impl Cache {
         TokenColumn::open(record, &paths, &rows).map(Some)
     }
 
-    /// The captions' text embeddings, `[samples, D]`, where the cache has them: row = sample = cache row / K; f16 on disk,
+    /// The captions' text embeddings, `[samples, D]`, if the cache has them: row = sample = cache row / K; f16 on disk,
     /// L2-normalized. Their files are checked to the depth that the cache was opened with.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a file is missing, altered, unreadable or inconsistent.
+    /// [`ArtifactError`] if a file is missing, altered, unreadable or inconsistent.
     pub fn captions(&self) -> Result<Option<MappedColumn<f32>>, ArtifactError> {
         let Some(record) = &self.manifest.config.captions else { return Ok(None) };
         let paths = self.checked(&CAPTIONS, self.depth)?;
@@ -124,22 +124,21 @@ impl Cache {
         Ok(Some(column))
     }
 
-    /// Checks the files of a column and returns the paths of those of the shards.
+    /// Verifies the files of a column and returns the paths of the shards' files.
     fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<PathBuf>, ArtifactError> {
         column.verify(&self.dir, &self.manifest, depth)?;
         Ok(column.of_shards(&self.manifest).map(|file| self.dir.join(&file.name)).collect())
     }
 
-    /// Why columns that the manifest lists cannot be opened, as far as presence and lengths of their files tell: the first fault of
-    /// each.
+    /// The first fault of each column that the manifest lists and whose files are missing or of another length.
     pub fn absent_columns(&self) -> Vec<ArtifactError> {
         COLUMNS.iter().filter_map(|column| self.checked(column, Verify::Length).err()).collect()
     }
 
-    /// The stored views, where the cache has them. Of their files presence and lengths are checked.
+    /// The stored views, if the cache has them. Presence and lengths of their files are verified.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a file is missing, unreadable or cannot be read in place.
+    /// [`ArtifactError`] if a file is missing, unreadable or cannot be read in place.
     pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtifactError> {
         let Some(format) = self.manifest.config.stored_views else { return Ok(None) };
         let paths = self.checked(&STORED_VIEWS, Verify::Length)?;
@@ -147,33 +146,32 @@ impl Cache {
         StoredViews::open(format, paths.into_iter().zip(rows)).map(Some)
     }
 
-    /// Hashes the files of the stored views: one pass over all their bytes, which may take long. A reader of single views
-    /// does without, since every row carries a check of its own.
+    /// Hashes the files of the stored views: one pass over all their bytes. Readers of single views do not need it, since every row has
+    /// its own check.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a file is missing, altered or inconsistent.
+    /// [`ArtifactError`] if a file is missing, altered or inconsistent.
     pub fn verify_stored_views(&self) -> Result<(), ArtifactError> {
         self.checked(&STORED_VIEWS, Verify::Full)?;
         self.stored_views().map(|_| ())
     }
 
-    /// Reads keys, labels and views, everything but the wide columns, into memory.
+    /// Reads keys, labels and views (everything except the wide columns) into memory.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a shard is unreadable, or a row breaks the row law or holds an impossible view.
+    /// [`ArtifactError`] if a shard is unreadable, or a row breaks the row law or holds an impossible view.
     pub fn views(&self) -> Result<CachedViews, ArtifactError> {
         let mut table = CachedViews { views_per_sample: self.views_per_sample(), ..CachedViews::default() };
         for shard in &self.manifest.shards {
             let path = self.dir.join(&shard.file.name);
-            let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(&path, error);
             let file = File::open(&path).during("open", &path)?;
-            let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file).in_parquet(&path)?;
             let names = builder.schema().fields().iter().map(|field| field.name().clone());
             let wanted: Vec<String> = names.filter(|name| name != EMBEDDING && name != FEATURES).collect();
             let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.iter().map(String::as_str));
-            let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+            let reader = builder.with_projection(mask).build().in_parquet(&path)?;
             for batch in reader {
-                table.append(&path, &batch.map_err(|error| parquet(&error))?)?;
+                table.append(&path, &batch.in_parquet(&path)?)?;
             }
         }
         Ok(table)

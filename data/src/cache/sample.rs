@@ -1,20 +1,20 @@
-//! What a writer is given of one sample.
+//! The rows of one sample, as a writer takes them.
 
 use super::{CacheConfig, ImageStamp};
 use crate::view::View;
 
-/// What is stored about a sample besides its views.
+/// Key, label and image of a sample.
 #[derive(Clone, Copy, Debug)]
 pub struct CachedSample<'a> {
     /// The sample's key.
     pub key: &'a str,
-    /// Its label, where the source has one.
+    /// Its label, if the source has one.
     pub label: Option<u32>,
     /// The image.
     pub image: ImageStamp,
 }
 
-/// The rows of one sample: K views and what belongs to each. What the cache does not hold stays empty.
+/// The rows of one sample: K views with embeddings and optional columns. Columns that the cache does not hold are empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SampleRows<'a> {
     /// The K views.
@@ -27,14 +27,14 @@ pub struct SampleRows<'a> {
     pub stored: &'a [Vec<u8>],
     /// The raw features, `[K, F]`.
     pub features: &'a [f32],
-    /// The tokens, standardized and projected as the cache's record says, `[K, rows, columns, dim]`.
+    /// The tokens, standardized and projected as in the cache's record, `[K, rows, columns, dim]`.
     pub tokens: &'a [f32],
     /// The caption's unit vector, `[D']`.
     pub caption: &'a [f32],
 }
 
 impl SampleRows<'_> {
-    /// What there is too much or too little of for a cache of `config`.
+    /// Describes the first column whose length does not fit a cache of `config`.
     pub(super) fn fault(&self, config: &CacheConfig) -> Option<String> {
         let k = usize::from(config.views);
         let of = |present: bool, count: usize| if present { count } else { 0 };

@@ -3,13 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow_array::ArrayRef;
 use arrow_array::builder::{
     Float16Builder, Float32Builder, Int32Builder, StringBuilder, UInt16Builder, UInt32Builder, UInt64Builder,
 };
-use arrow_array::{ArrayRef, FixedSizeListArray, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use arrow_schema::{DataType, Field};
 use serde::{Deserialize, Serialize};
 
 use super::captions::CaptionWriter;
@@ -18,24 +16,24 @@ use super::stored::PixelWriter;
 use super::tokens::TokenWriter;
 use super::views::{self, ViewBuilder};
 use super::{
-    CacheConfig, CachedSample, Reject, SampleRows, ShardEntry, caption_file, pixel_file, shard_file,
-    shard_record, token_file,
+    CacheConfig, CachedSample, Reject, SampleRows, ShardEntry, append_halves, caption_file, pixel_file,
+    shard_file, shard_record, token_file,
 };
 use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry, write_json};
-use crate::table::{TableWriter, fixed_list, item_field};
+use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::view::View;
 
-/// Rows held back before they are handed to the Parquet writer.
+/// The least number of rows per batch. A batch holds whole samples.
 const BATCH_ROWS: usize = 1024;
 
-/// Batches per Parquet row group: bounds the writer's memory to some 16,384 rows.
+/// Batches per row group, which has some 16,384 rows.
 const GROUP_BATCHES: usize = 16;
 
 /// The record that makes a shard complete: written after the shard itself.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ShardRecord {
-    /// Hash of what the shard was made with: the configuration, and the projection of the tokens where there is one.
+    /// Hash of the configuration and, if tokens are projected, of the projection.
     pub(super) config: ContentHash,
     pub(super) entry: ShardEntry,
     pub(super) rejects: Vec<Reject>,
@@ -52,7 +50,6 @@ pub struct ShardWriter {
     config: CacheConfig,
     pin: ContentHash,
     columns: Columns,
-    batches: usize,
     rows: usize,
     rejects: Vec<Reject>,
 }
@@ -73,11 +70,7 @@ struct Columns {
 }
 
 /// The columns of `views-*.parquet`.
-fn schema(path: &Path, config: &CacheConfig) -> Result<Schema, ArtifactError> {
-    let halves = |name, dim| {
-        let dim = i32::try_from(dim).map_err(|error| ArtifactError::parquet(path, error))?;
-        Ok(Field::new(name, fixed_list(DataType::Float16, dim), false))
-    };
+fn fields(path: &Path, config: &CacheConfig) -> Result<Vec<Field>, ArtifactError> {
     let mut fields = vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("view", DataType::UInt16, false),
@@ -88,15 +81,15 @@ fn schema(path: &Path, config: &CacheConfig) -> Result<Schema, ArtifactError> {
     ];
     fields.extend(views::fields());
     fields.push(Field::new("norm", DataType::Float32, false));
-    fields.push(halves("embedding", config.dim)?);
+    fields.push(list_field(path, "embedding", DataType::Float16, config.dim)?);
     if let Some(features) = &config.features {
-        fields.push(halves(FEATURES, features.dim)?);
+        fields.push(list_field(path, FEATURES, DataType::Float16, features.dim)?);
     }
-    Ok(Schema::new(fields))
+    Ok(fields)
 }
 
 impl ShardWriter {
-    /// Starts a shard whose record will name `pin`.
+    /// Starts a shard whose record will name the hash `pin`.
     pub(super) fn create(
         dir: &Path,
         config: &CacheConfig,
@@ -113,14 +106,13 @@ impl ShardWriter {
         Ok(Self {
             dir: dir.to_owned(),
             shard,
-            table: TableWriter::create(&path, schema(&path, config)?)?,
+            table: TableWriter::create(&path, fields(&path, config)?, GroupLimit::Batches(GROUP_BATCHES))?,
             pixels: pixels.transpose()?,
             tokens: tokens.transpose()?,
             captions: captions.transpose()?,
             config: config.clone(),
             pin,
             columns: Columns::default(),
-            batches: 0,
             rows: 0,
             rejects: Vec::new(),
         })
@@ -141,26 +133,10 @@ impl ShardWriter {
         self.push_rows(sample, &SampleRows { views, norms, embeddings, ..SampleRows::default() })
     }
 
-    /// As [`ShardWriter::push`], with the K views as [`super::StoredFormat::encode`] gave them; none for a cache that does
-    /// not store views.
-    ///
-    /// # Errors
-    /// As [`ShardWriter::push_rows`].
-    pub fn push_stored(
-        &mut self,
-        sample: &CachedSample<'_>,
-        views: &[View],
-        norms: &[f32],
-        embeddings: &[f32],
-        stored: &[Vec<u8>],
-    ) -> Result<(), ArtifactError> {
-        self.push_rows(sample, &SampleRows { views, norms, embeddings, stored, ..SampleRows::default() })
-    }
-
     /// Appends a sample with everything that the cache holds.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] where there is more or less of something than the configuration says;
+    /// [`ArtifactError::Invalid`] if a column has another length than the configuration says;
     /// [`ArtifactError::Parquet`] on I/O.
     pub fn push_rows(
         &mut self,
@@ -201,14 +177,14 @@ impl ShardWriter {
         if self.columns.pending >= BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
-    /// Records a sample that could not be used.
+    /// Records a rejected sample.
     pub fn reject(&mut self, reject: Reject) {
         self.rejects.push(reject);
     }
 
     fn flush(&mut self) -> Result<(), ArtifactError> {
         let columns = &mut self.columns;
-        let path = self.table.path().to_owned();
+        columns.pending = 0;
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(columns.key.finish()),
             Arc::new(columns.view.finish()),
@@ -219,16 +195,11 @@ impl ShardWriter {
         ];
         arrays.extend(columns.views.finish());
         arrays.push(Arc::new(columns.norm.finish()));
-        arrays.push(halves(&path, &mut columns.embedding, self.config.dim)?);
+        arrays.push(self.table.lists(columns.embedding.finish(), self.config.dim)?);
         if let Some(features) = &self.config.features {
-            arrays.push(halves(&path, &mut columns.features, features.dim)?);
+            arrays.push(self.table.lists(columns.features.finish(), features.dim)?);
         }
-        let batch = RecordBatch::try_new(Arc::clone(self.table.schema()), arrays)
-            .map_err(|error| ArtifactError::parquet(&path, error))?;
-        columns.pending = 0;
-        self.table.write(&batch)?;
-        self.batches += 1;
-        if self.batches.is_multiple_of(GROUP_BATCHES) { self.table.end_group() } else { Ok(()) }
+        self.table.write(arrays)
     }
 
     /// Completes the shard: the files are flushed and named, then its record.
@@ -265,18 +236,4 @@ impl ShardWriter {
         write_json(&dir.join(shard_record(shard)), &record)?;
         Ok(())
     }
-}
-
-fn append_halves(builder: &mut Float16Builder, values: &[f32]) {
-    let mut half = vec![f16::ZERO; values.len()];
-    half.convert_from_f32_slice(values);
-    builder.append_slice(&half);
-}
-
-/// What a builder has collected, as a column of lists of `dim` values.
-fn halves(path: &Path, builder: &mut Float16Builder, dim: usize) -> Result<ArrayRef, ArtifactError> {
-    let width = i32::try_from(dim).map_err(|error| ArtifactError::parquet(path, error))?;
-    let list =
-        FixedSizeListArray::try_new(item_field(DataType::Float16), width, Arc::new(builder.finish()), None);
-    Ok(Arc::new(list.map_err(|error| ArtifactError::parquet(path, error))?))
 }

@@ -79,7 +79,7 @@ impl ViewBuilder {
     }
 }
 
-/// A batch's view columns, checked for type once.
+/// The view columns of a batch, with their types checked.
 pub(super) struct ViewArrays<'a> {
     center: &'a Float32Array,
     crop: [&'a Float32Array; 4],
@@ -108,7 +108,7 @@ impl<'a> ViewArrays<'a> {
         })
     }
 
-    /// The view in a row; `Err` says which rule of [`fields`] is broken.
+    /// The view in a row; an error names the broken rule of [`fields`].
     pub(super) fn get(&self, row: usize) -> Result<View, &'static str> {
         let value = |array: &Float32Array| array.is_valid(row).then(|| array.value(row));
         let all = |arrays: &[&Float32Array; 4]| match arrays.map(value) {

@@ -1,4 +1,4 @@
-//! What the items of a mapped column are, on disk and in memory.
+//! Item types of mapped columns, on disk and in memory.
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
@@ -23,9 +23,9 @@ pub trait Item: Copy + Default {
     const BYTES: usize;
     /// How a row is stored.
     const ROW: RowKind;
-    /// What an ordinary reader must find in a column of `width` items per row, in words.
+    /// Type of a column of `width` items per row as an ordinary reader decodes it, in words.
     fn expected(width: usize) -> String;
-    /// The bytes of a column that an ordinary reader has decoded; `None` where it is not what [`Item::expected`] says.
+    /// The bytes of a column that an ordinary reader has decoded; `None` if it is not of the type [`Item::expected`].
     fn values(column: &dyn Array, width: usize) -> Option<&[u8]>;
     /// Converts the little-endian bytes of a row; `out` has one item per [`Item::BYTES`] bytes.
     fn decode(bytes: &[u8], out: &mut [Self]);

@@ -28,14 +28,14 @@ use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaD
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::schema::types::ColumnDescriptor;
 
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::mapped::MappedFile;
 
 pub use item::{Item, RowKind};
 
 /// The bytes that hold a column's values.
 #[derive(Debug)]
-enum Storage {
+enum Backing {
     Mapped(MappedFile),
     /// Decoded by the ordinary reader.
     Memory(Vec<u8>),
@@ -56,7 +56,7 @@ pub struct MappedColumn<T> {
     row_bytes: usize,
     rows: usize,
     pages: Vec<Page>,
-    storages: Vec<Storage>,
+    storages: Vec<Backing>,
     shard_rows: Vec<usize>,
     not_in_place: Vec<(PathBuf, String)>,
     item: PhantomData<T>,
@@ -66,7 +66,7 @@ impl<T: Item> MappedColumn<T> {
     /// Opens column `name` of `width` items per row in every file, in order.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a file cannot be read, the column is absent or of another type, or `width` is 0.
+    /// [`ArtifactError`] if a file cannot be read, the column is absent or of another type, or `width` is 0.
     pub fn open(paths: &[PathBuf], name: &str, width: usize) -> Result<Self, ArtifactError> {
         let row_bytes = width.checked_mul(T::BYTES).filter(|&bytes| bytes > 0).ok_or_else(|| {
             let path = paths.first().map_or(Path::new(name), PathBuf::as_path);
@@ -95,9 +95,8 @@ impl<T: Item> MappedColumn<T> {
             .with_offset_index_policy(PageIndexPolicy::Optional)
             .with_column_index_policy(PageIndexPolicy::Skip)
             .parse_and_finish(&std::fs::File::open(path).during("open", path)?)
-            .map_err(|error| ArtifactError::parquet(path, error))?;
-        let rows = usize::try_from(metadata.file_metadata().num_rows())
-            .map_err(|error| ArtifactError::parquet(path, error))?;
+            .in_parquet(path)?;
+        let rows = usize::try_from(metadata.file_metadata().num_rows()).in_parquet(path)?;
         let leaf = leaf_index(&metadata, name)
             .ok_or_else(|| ArtifactError::invalid(path, format!("column {name:?} is missing")))?;
         let storage = self.storages.len();
@@ -106,7 +105,7 @@ impl<T: Item> MappedColumn<T> {
                 for (first_row, value_start) in pages {
                     self.pages.push(Page { first_row: self.rows + first_row, storage, value_start });
                 }
-                self.storages.push(Storage::Mapped(file));
+                self.storages.push(Backing::Mapped(file));
             }
             Err(condition) => {
                 self.pages.push(Page { first_row: self.rows, storage, value_start: 0 });
@@ -119,7 +118,7 @@ impl<T: Item> MappedColumn<T> {
                     );
                     return Err(ArtifactError::invalid(path, reason));
                 }
-                self.storages.push(Storage::Memory(bytes));
+                self.storages.push(Backing::Memory(bytes));
                 self.not_in_place.push((path.to_owned(), condition));
             }
         }
@@ -148,7 +147,7 @@ impl<T: Item> MappedColumn<T> {
         &self.not_in_place
     }
 
-    /// Refuses shards, the files at `paths`, that do not have so many rows.
+    /// Fails if a shard, one of the files at `paths`, does not have its `expected` rows.
     pub(crate) fn require_rows(&self, paths: &[PathBuf], expected: &[usize]) -> Result<(), ArtifactError> {
         let shards = paths.iter().zip(expected).zip(&self.shard_rows);
         match shards.into_iter().find(|((_, expected), got)| expected != got) {
@@ -162,31 +161,31 @@ impl<T: Item> MappedColumn<T> {
     /// Copies one row into `out`, which holds [`Self::width`] items.
     ///
     /// # Panics
-    /// Where `row` is not below [`Self::rows`], like slice indexing.
+    /// If `row` is not below [`Self::rows`], like slice indexing.
     pub fn copy_row(&self, row: usize, out: &mut [T]) {
         T::decode(self.bytes_of(row), out);
     }
 
-    /// The bytes of one row where they lie, unaligned.
+    /// The bytes of one row, in place and unaligned.
     ///
     /// # Panics
-    /// Where `row` is not below [`Self::rows`].
+    /// If `row` is not below [`Self::rows`].
     pub(crate) fn bytes_of(&self, row: usize) -> &[u8] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let page = self.pages[self.pages.partition_point(|page| page.first_row <= row) - 1];
         let bytes = match &self.storages[page.storage] {
-            Storage::Mapped(file) => file.bytes(),
-            Storage::Memory(bytes) => bytes,
+            Backing::Mapped(file) => file.bytes(),
+            Backing::Memory(bytes) => bytes,
         };
         let start = page.value_start + (row - page.first_row) * self.row_bytes;
         &bytes[start..start + self.row_bytes]
     }
 
-    /// Gives the memory of mapped rows back to the system, for passes that go through once.
+    /// Returns the memory of mapped rows to the system, for passes that read every row once.
     pub fn release(&self, rows: Range<usize>) {
         let first = self.pages.partition_point(|page| page.first_row <= rows.start).saturating_sub(1);
         for page in self.pages[first..].iter().take_while(|page| page.first_row < rows.end) {
-            if let Storage::Mapped(file) = &self.storages[page.storage] {
+            if let Backing::Mapped(file) = &self.storages[page.storage] {
                 let row_bytes = self.row_bytes;
                 let start = page.value_start + rows.start.saturating_sub(page.first_row) * row_bytes;
                 // Past the page's own rows lie headers and the next page: releasing a little more is harmless.
@@ -198,7 +197,7 @@ impl<T: Item> MappedColumn<T> {
     /// Copies rows, in the order given, into `out` (`[rows.len(), width]`).
     ///
     /// # Panics
-    /// Where a row is not below [`Self::rows`].
+    /// If a row is not below [`Self::rows`].
     pub fn copy_rows(&self, rows: impl IntoIterator<Item = usize>, out: &mut [T]) {
         for (row, out) in rows.into_iter().zip(out.chunks_exact_mut(self.width)) {
             self.copy_row(row, out);
@@ -212,8 +211,8 @@ pub(crate) fn leaf_index(metadata: &ParquetMetaData, name: &str) -> Option<usize
     schema.columns().iter().position(|column| column.path().parts().first().is_some_and(|part| part == name))
 }
 
-/// `(first row, value start)` of every page, or the condition that rules reading in place out. The pages cover all rows
-/// of the file, and the values of each lie within it.
+/// `(first row, value start)` of every page, or the condition that prevents reading in place. The pages cover all rows of the file, and
+/// the values of each are inside the file.
 fn in_place_pages<T: Item>(
     metadata: &ParquetMetaData,
     leaf: usize,
@@ -249,7 +248,7 @@ fn in_place_pages<T: Item>(
     Ok(pages)
 }
 
-/// Refuses a column whose values are not those of [`Item`], or may be absent.
+/// Fails if the column's values are not those of [`Item`], or may be null.
 fn require_type<T: Item>(descriptor: &ColumnDescriptor, width: usize) -> Result<(), String> {
     let (physical, length, levels) = match T::ROW {
         RowKind::List(physical) => (physical, T::BYTES, 1),
@@ -266,7 +265,7 @@ fn require_type<T: Item>(descriptor: &ColumnDescriptor, width: usize) -> Result<
     Ok(())
 }
 
-/// Refuses a column chunk whose values do not lie in the file as they are in memory.
+/// Fails if the values of a column chunk are not stored as they are in memory.
 pub(crate) fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
     if chunk.compression() != Compression::UNCOMPRESSED {
         return Err(format!("it is compressed ({})", chunk.compression()));
@@ -279,8 +278,8 @@ pub(crate) fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
     Ok(())
 }
 
-/// `(first row, value start)` of the pages of one row group; every row lies in exactly one page. `value_bytes` is how many
-/// bytes the values of a range of the group's rows take.
+/// `(first row, value start)` of the pages of one row group; every row is in exactly one page. `value_bytes` returns the number of bytes
+/// of the values of a range of the group's rows.
 pub(crate) fn group_pages(
     locations: &[PageLocation],
     rows: usize,
@@ -294,14 +293,14 @@ pub(crate) fn group_pages(
     if bounds[0] != 0 || !bounds.is_sorted_by(|left, right| left < right) {
         return Err("its pages do not cover its rows in order");
     }
-    let place = |(page, bounds): (&PageLocation, &[usize])| {
+    let value_start = |(page, bounds): (&PageLocation, &[usize])| {
         let offset = usize::try_from(page.offset).ok()?;
         let end = offset.checked_add(usize::try_from(page.compressed_page_size).ok()?)?;
         let start = end.checked_sub(value_bytes(bounds[0]..bounds[1])?)?;
         (end <= file_bytes && start > offset).then_some((bounds[0], start))
     };
-    let places: Option<_> = locations.iter().zip(bounds.windows(2)).map(place).collect();
-    places.ok_or("its pages do not hold the values they should")
+    let pages: Option<_> = locations.iter().zip(bounds.windows(2)).map(value_start).collect();
+    pages.ok_or("its pages do not hold the values they should")
 }
 
 /// Decodes a whole column through the ordinary reader, as the bytes of its items.
@@ -313,14 +312,13 @@ fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>,
 }
 
 fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtifactError> {
-    let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
     let bytes = Bytes::from(std::fs::read(path).during("read", path)?);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| parquet(&error))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).in_parquet(path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [name]);
-    let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+    let reader = builder.with_projection(mask).build().in_parquet(path)?;
     let mut out = Vec::new();
     for batch in reader {
-        let batch = batch.map_err(|error| parquet(&error))?;
+        let batch = batch.in_parquet(path)?;
         let Some(column) = batch.columns().first() else {
             return Err(ArtifactError::invalid(path, format!("column {name:?} cannot be read")));
         };

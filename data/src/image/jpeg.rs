@@ -3,14 +3,12 @@
 
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, RgbImage as RgbBuffer};
+use image::{DynamicImage, ExtendedColorType, ImageError, RgbImage as RgbBuffer};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
-
-use crate::render::RenderError;
 
 use super::{DecodeError, DecodeLimits, RgbImage, check_dimensions, finish};
 
@@ -18,15 +16,23 @@ const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
 /// What follows 0xff.
 const START_OF_SCAN: u8 = 0xda;
 
-/// Encodes as baseline JPEG with full chroma resolution; `quality` is libjpeg's, 1 to 100. The same bytes on every machine.
+/// The error of [`encode`].
+#[derive(Debug, thiserror::Error)]
+#[error("encoding failed: {0}")]
+pub struct EncodeError(#[from] ImageError);
+
+/// Encodes as baseline JPEG with full chroma resolution; `quality` is libjpeg's, 1 to 100. The bytes are the same on every machine.
 ///
 /// # Errors
-/// [`RenderError::Encode`], which an image of at most [`super::MAX_SIDE`] pixels a side does not meet.
-pub fn encode(image: &RgbImage, quality: u8) -> Result<Vec<u8>, RenderError> {
+/// [`EncodeError`], which does not occur for an image of at most [`super::MAX_SIDE`] pixels a side.
+pub fn encode(image: &RgbImage, quality: u8) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality)
-        .encode(image.pixels(), image.width(), image.height(), ExtendedColorType::Rgb8)
-        .map_err(|error| RenderError::Encode(error.to_string()))?;
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode(
+        image.pixels(),
+        image.width(),
+        image.height(),
+        ExtendedColorType::Rgb8,
+    )?;
     Ok(bytes)
 }
 
@@ -98,7 +104,7 @@ fn is_truncated(bytes: &[u8]) -> bool {
     end.is_none_or(|end| first_scan(bytes).is_some_and(|scan| end < scan))
 }
 
-/// Where the image's own first scan starts. The segments before it are passed over by their lengths: a thumbnail has markers of
+/// Where the image's own first scan starts. The segments before it are skipped by their lengths: a thumbnail has markers of
 /// its own.
 fn first_scan(bytes: &[u8]) -> Option<usize> {
     let mut at = 2;

@@ -13,7 +13,7 @@
 //! | float TIFF | clamped to [0, 1] and scaled to 255 |
 //! | EXIF orientation (JPEG, PNG, WebP, TIFF) | applied; sizes and crop boxes refer to the oriented image |
 //! | ICC profiles, gamma | ignored, as Pillow and torchvision do |
-//! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, also where Pillow fills with gray |
+//! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, even if Pillow would fill with gray |
 //!
 //! Damage that still decodes (a changed pixel, a JPEG scan that an end marker cuts short) cannot be told from
 //! an image.
@@ -23,7 +23,7 @@
 
 mod jpeg;
 
-pub use jpeg::encode as encode_jpeg;
+pub use jpeg::{EncodeError, encode as encode_jpeg};
 
 use std::fmt;
 use std::io::Cursor;
@@ -39,7 +39,7 @@ pub const MAX_SIDE: u32 = 65_535;
 
 /// Bytes a decoder may allocate per pixel allowed: RGBA, or RGB and a decoder's own buffer.
 const BYTES_PER_PIXEL: u64 = 4;
-/// What a decoder may allocate besides pixels.
+/// Bytes a decoder may allocate in addition to pixels.
 const DECODER_OVERHEAD: u64 = 1 << 20;
 
 /// An 8-bit RGB image; never empty.
@@ -94,13 +94,13 @@ impl RgbImage {
 }
 
 impl fmt::Debug for RgbImage {
-    /// The sides only: millions of numbers help nobody.
+    /// The sides only, not millions of numbers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RgbImage({} x {})", self.width, self.height)
     }
 }
 
-/// What an image may cost at most.
+/// Limits beyond which an image is not decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
     /// Largest encoded size.
@@ -110,7 +110,7 @@ pub struct DecodeLimits {
 }
 
 impl Default for DecodeLimits {
-    /// 256 MiB; 178,956,970 pixels, where Pillow raises `DecompressionBombError`.
+    /// 256 MiB; 178,956,970 pixels, above which Pillow raises `DecompressionBombError`.
     fn default() -> Self {
         Self { max_bytes: 256 << 20, max_pixels: 178_956_970 }
     }
@@ -183,7 +183,7 @@ impl DecodeError {
 }
 
 /// Decodes an image of any supported format to RGB8 with its EXIF orientation applied, by the rules in the
-/// module's documentation. Never panics, whatever the bytes.
+/// module's documentation. No input makes it panic.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
@@ -193,7 +193,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeErr
         return Err(DecodeError::TooManyBytes { bytes: length, limit: limits.max_bytes });
     }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat)?;
-    // Decoders are other people's code fed with other people's bytes: one that panics costs its image, not the run.
+    // A decoder that panics on a damaged file must not end the run.
     catch_unwind(AssertUnwindSafe(|| match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, limits),
         _ => decode_other(bytes, format, limits),

@@ -1,4 +1,4 @@
-//! The KDEP bank: row for row with the cache, what a student's pooled feature is to become (METHODS section 2).
+//! The KDEP bank: for each row of the cache, the target of the student's pooled feature (docs/methods.md section 2).
 //!
 //! ```text
 //! banks/NAME/kdep.json               manifest; written last
@@ -26,26 +26,26 @@ const MANIFEST: &str = "kdep.json";
 const PROJECTION: &str = "kdep.safetensors";
 const COLUMN: &str = "kdep_target";
 
-/// How large the targets are before they are rounded to f16: the mean squared error that a student starts from, and what power temperature scaling
-/// left of the differences between dimensions.
+/// Magnitudes of the targets before they are rounded to f16. They give the mean squared error that a student starts from, and the
+/// differences between dimensions after power temperature scaling.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetScale {
     /// Root of the mean square of all values.
     pub rms: f64,
     /// Largest magnitude.
     pub largest: f64,
-    /// The same root over the values of the dimension where it is largest.
+    /// Root mean square of the dimension with the largest one.
     pub strongest_dim_rms: f64,
-    /// And where it is smallest.
+    /// Root mean square of the dimension with the smallest one.
     pub weakest_dim_rms: f64,
 }
 
-/// What a KDEP bank was made from and with.
+/// Inputs and settings of a KDEP bank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KdepRecord {
     /// Hash of the cache's manifest.
     pub cache: ContentHash,
-    /// The output of the teacher's model that the cached features are.
+    /// Name of the teacher's output that the cached features are.
     pub output: String,
     /// Width F of the features.
     pub features: usize,
@@ -55,13 +55,13 @@ pub struct KdepRecord {
     pub pts_temperature: f32,
     /// Its power n.
     pub pts_power: f32,
-    /// Rows that the projection was fitted on.
+    /// Rows that the projection was fitted to.
     pub fitted_rows: usize,
     /// Share of the variance of all features, about the projection's mean, that the projection keeps.
     pub explained_variance: f64,
     /// Dimensions of the targets that have any variance.
     pub rank: usize,
-    /// How large the targets are.
+    /// Magnitudes of the targets.
     pub scale: TargetScale,
 }
 
@@ -70,7 +70,7 @@ pub struct KdepRecord {
 pub struct KdepManifest {
     /// Version of the format, [`KDEP_VERSION`].
     pub format_version: u32,
-    /// What the bank was made from and with.
+    /// Inputs and settings.
     #[serde(flatten)]
     pub record: KdepRecord,
     /// Rows over all target shards.

@@ -20,7 +20,7 @@ pub struct KdepBank {
 }
 
 impl KdepBank {
-    /// Whether `dir` holds a KDEP bank: its manifest is there.
+    /// Whether `dir` holds the manifest of a KDEP bank.
     pub fn is_kdep(dir: &Path) -> bool {
         dir.join(MANIFEST).exists()
     }
@@ -28,7 +28,7 @@ impl KdepBank {
     /// Opens the bank in `dir` and checks its files.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the manifest or a file is missing, altered or inconsistent.
+    /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) =
@@ -48,7 +48,7 @@ impl KdepBank {
         Ok(Self { dir: dir.to_owned(), manifest, hash, projection })
     }
 
-    /// Refuses a bank that was not made from `cache`.
+    /// Fails if the bank was not made from `cache`.
     ///
     /// # Errors
     /// [`ArtifactError::Mismatch`] with both hashes.
@@ -72,7 +72,7 @@ impl KdepBank {
         &self.manifest
     }
 
-    /// The hash of the manifest, which pins every file.
+    /// The hash of the manifest, which covers every file.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
@@ -82,7 +82,7 @@ impl KdepBank {
         self.manifest.record.dim
     }
 
-    /// The projection that the targets were made with.
+    /// The projection of the targets.
     pub fn projection(&self) -> &Projection {
         &self.projection
     }
@@ -90,7 +90,7 @@ impl KdepBank {
     /// Opens the targets, `[rows, d]`, f16 on disk and f32 when copied out.
     ///
     /// # Errors
-    /// [`ArtifactError`] where a shard is unreadable or the row count differs from the manifest's.
+    /// [`ArtifactError`] if a shard is unreadable or the row count differs from the manifest's.
     pub fn targets(&self) -> Result<MappedColumn<f32>, ArtifactError> {
         let shards = self.manifest.targets.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();

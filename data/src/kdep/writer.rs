@@ -1,21 +1,19 @@
 //! Writing a KDEP bank.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use arrow_array::{FixedSizeListArray, Float16Array, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_array::Float16Array;
+use arrow_schema::DataType;
 use half::f16;
 
 use super::{COLUMN, KDEP_VERSION, KdepManifest, KdepRecord, MANIFEST, PROJECTION};
-use crate::cache::Existing;
 use crate::error::ArtifactError;
-use crate::manifest::{FileEntry, write_json};
+use crate::manifest::{Existing, FileEntry, write_json};
 use crate::projection::Projection;
-use crate::table::{TableWriter, fixed_list, item_field};
+use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::target_files::{self, target_file};
 
-/// A row group is buffered until it ends: about so many bytes bound the memory of a writer, of which there is one per thread.
+/// The least number of bytes per row group. It bounds the memory of a writer, of which there is one per thread.
 const GROUP_BYTES: usize = 8 << 20;
 
 /// A KDEP bank under construction.
@@ -26,15 +24,15 @@ pub struct KdepWriter {
 }
 
 impl KdepWriter {
-    /// Whether a KDEP bank may be written to `dir`, which is created where it is absent; changes nothing in it.
+    /// Checks that a KDEP bank may be written to `dir`, which is created if it is absent. Changes nothing in it.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] where one is there and `existing` is not [`Existing::Overwrite`], or another artifact.
+    /// [`ArtifactError::Occupied`] if `dir` holds a KDEP bank and `existing` is not [`Existing::Overwrite`], or another artifact.
     pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
         target_files::check_folder(dir, "KDEP bank", MANIFEST, existing)
     }
 
-    /// Starts a bank of targets of width `dim` in `dir`; one that was there is gone from here on.
+    /// Starts a bank of targets of width `dim` in `dir`. An old bank is deleted here.
     ///
     /// # Errors
     /// As [`KdepWriter::check`]; [`ArtifactError::Io`].
@@ -44,10 +42,10 @@ impl KdepWriter {
         Ok(Self { dir: dir.to_owned(), dim })
     }
 
-    /// Starts the targets of one shard of the cache. Shards may be written at the same time and in any order.
+    /// Starts the targets of one shard of the cache. Shards may be written concurrently and in any order.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the file cannot be created.
+    /// [`ArtifactError`] if the file cannot be created.
     pub fn shard(&self, shard: usize) -> Result<KdepShardWriter, ArtifactError> {
         KdepShardWriter::create(&self.dir.join(target_file(shard)), self.dim)
     }
@@ -80,41 +78,26 @@ impl KdepWriter {
 pub struct KdepShardWriter {
     table: TableWriter,
     dim: usize,
-    width: i32,
-    group_rows: usize,
 }
 
 impl KdepShardWriter {
     fn create(path: &Path, dim: usize) -> Result<Self, ArtifactError> {
-        let width = i32::try_from(dim).map_err(|error| ArtifactError::parquet(path, error))?;
-        let field = Field::new(COLUMN, fixed_list(DataType::Float16, width), false);
-        let table = TableWriter::create(path, Schema::new(vec![field]))?;
-        Ok(Self { table, dim, width, group_rows: 0 })
+        let field = list_field(path, COLUMN, DataType::Float16, dim)?;
+        let group_rows = GROUP_BYTES.div_ceil((dim * size_of::<f16>()).max(1));
+        Ok(Self { table: TableWriter::create(path, vec![field], GroupLimit::Rows(group_rows))?, dim })
     }
 
     /// Appends rows, `[n, d]`.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] where the length is no multiple of d; [`ArtifactError::Parquet`] on I/O.
+    /// [`ArtifactError::Invalid`] if the length is no multiple of d; [`ArtifactError::Parquet`] on I/O.
     pub fn push(&mut self, targets: &[f16]) -> Result<(), ArtifactError> {
-        let path = self.table.path().to_owned();
         if !targets.len().is_multiple_of(self.dim) {
-            let reason = format!("{} values are no rows of {}", targets.len(), self.dim);
-            return Err(ArtifactError::invalid(&path, reason));
+            let reason = format!("{} values are not whole rows of {}", targets.len(), self.dim);
+            return Err(ArtifactError::invalid(self.table.path(), reason));
         }
-        let values = Arc::new(Float16Array::from(targets.to_vec()));
-        let parquet = |error| ArtifactError::parquet(&path, error);
-        let item = item_field(DataType::Float16);
-        let list = FixedSizeListArray::try_new(item, self.width, values, None).map_err(parquet)?;
-        let batch =
-            RecordBatch::try_new(Arc::clone(self.table.schema()), vec![Arc::new(list)]).map_err(parquet)?;
-        self.table.write(&batch)?;
-        self.group_rows += targets.len() / self.dim;
-        if self.group_rows * self.dim * size_of::<f16>() >= GROUP_BYTES {
-            self.group_rows = 0;
-            self.table.end_group()?;
-        }
-        Ok(())
+        let rows = self.table.lists(Float16Array::from(targets.to_vec()), self.dim)?;
+        self.table.write(vec![rows])
     }
 
     /// Completes the file.

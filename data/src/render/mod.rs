@@ -13,13 +13,14 @@ mod color;
 mod normalize;
 mod resize;
 
+use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use normalize::{Normalization, NormalizationTable, PixelLayout, normalize_into};
 
-use crate::image::RgbImage;
+use crate::image::{EncodeError, RgbImage};
 use crate::view::{Jitter, JitterStep, REFERENCE_SIZE, View, ViewError};
 
 /// Largest output side, in pixels.
@@ -51,7 +52,8 @@ impl fmt::Display for Resample {
 }
 
 /// Why a view could not be rendered.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RenderError {
     /// The view does not fit the image.
     #[error(transparent)]
@@ -67,26 +69,28 @@ pub enum RenderError {
         /// Length of the slice.
         got: usize,
     },
-    /// An encoder refused its input.
-    #[error("encoding failed: {0}")]
-    Encode(String),
-    /// The resizer refused its input.
+    /// The encoder failed.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The resizer failed.
     #[error("resizing failed: {0}")]
-    Resize(String),
+    Resize(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// Renders `view` of `image` as `size` x `size` pixels. Fails when the view does not fit the image (see
-/// [`View::validate`]) or the size is out of range.
+/// Renders `view` of `image` as `size` x `size` pixels.
+///
+/// # Errors
+/// [`RenderError::View`] if the view does not fit the image (see [`View::validate`]); [`RenderError::Size`].
 pub fn render(image: &RgbImage, view: &View, size: u32, resample: Resample) -> Result<RgbImage, RenderError> {
     let mut pixels = vec![0; rendered_bytes(size)?];
     render_into(image, view, size, resample, &mut pixels)?;
-    RgbImage::new(size, size, pixels).map_err(|error| RenderError::Resize(error.to_string()))
+    RgbImage::new(size, size, pixels).map_err(|error| RenderError::Resize(error.into()))
 }
 
-/// As [`render`], into `out` (RGB8, `[size, size, 3]`), which is overwritten whole where the view can be rendered.
+/// As [`render`], into `out` (RGB8, `[size, size, 3]`), all of which is overwritten.
 ///
 /// # Errors
-/// As [`render`], and [`RenderError::Length`] where `out` has another length.
+/// As [`render`], and [`RenderError::Length`] if `out` has another length.
 pub fn render_into(
     image: &RgbImage,
     view: &View,

@@ -15,7 +15,7 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// CLIP's (METHODS section 1).
+    /// CLIP's (docs/methods.md section 1).
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_55, 0.261_302_6, 0.275_777_1],
@@ -36,8 +36,8 @@ impl Normalization {
     }
 }
 
-/// A [`Normalization`] worked out for every level: a look-up costs less than the two divisions, and is exact where a
-/// multiplication by the inverse is not.
+/// A [`Normalization`] as a table of all 256 levels. A look-up is faster than two divisions, and exact, which a multiplication by the
+/// inverse is not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalizationTable([[f32; 256]; 3]);
 

@@ -5,6 +5,7 @@
 //! by at most one level in few bytes.
 
 use std::cell::RefCell;
+use std::error::Error;
 
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -41,7 +42,7 @@ pub(super) fn crop_resize(
     };
     RESIZER
         .with_borrow_mut(|(resizer, between)| {
-            let mut output = Image::from_slice_u8(size, size, out, PixelType::U8x3).map_err(text)?;
+            let mut output = Image::from_slice_u8(size, size, out, PixelType::U8x3)?;
             resize((resizer, between), image, &region, &mut output, resample)
         })
         .map_err(RenderError::Resize)
@@ -89,26 +90,21 @@ fn resize(
     region: &Region,
     output: &mut Image<'_>,
     resample: Resample,
-) -> Result<(), String> {
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let [left, top, width, height] = region.bounds;
     let [x, y, w, h] = region.window;
-    let source =
-        ImageRef::new(image.width(), image.height(), image.pixels(), PixelType::U8x3).map_err(text)?;
-    let source = CroppedImage::new(&source, left, top, width, height).map_err(text)?;
+    let source = ImageRef::new(image.width(), image.height(), image.pixels(), PixelType::U8x3)?;
+    let source = CroppedImage::new(&source, left, top, width, height)?;
     let options = ResizeOptions::new().resize_alg(algorithm(resample));
     if resample == Resample::Nearest {
-        return resizer.resize(&source, output, &options.crop(x, y, w, h)).map_err(text);
+        return Ok(resizer.resize(&source, output, &options.crop(x, y, w, h))?);
     }
     let size = output.width();
     let bytes = u64::from(size) * u64::from(height) * 3;
-    between.resize(usize::try_from(bytes).map_err(text)?, 0);
-    let mut narrowed = Image::from_slice_u8(size, height, between, PixelType::U8x3).map_err(text)?;
-    resizer.resize(&source, &mut narrowed, &options.crop(x, 0.0, w, f64::from(height))).map_err(text)?;
-    resizer.resize(&narrowed, output, &options.crop(0.0, y, f64::from(size), h)).map_err(text)
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
+    between.resize(usize::try_from(bytes)?, 0);
+    let mut narrowed = Image::from_slice_u8(size, height, between, PixelType::U8x3)?;
+    resizer.resize(&source, &mut narrowed, &options.crop(x, 0.0, w, f64::from(height)))?;
+    Ok(resizer.resize(&narrowed, output, &options.crop(0.0, y, f64::from(size), h))?)
 }
 
 fn algorithm(resample: Resample) -> ResizeAlg {

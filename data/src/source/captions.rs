@@ -1,9 +1,9 @@
-//! What a source says about its samples in words: texts, or embeddings of texts that somebody else encoded.
+//! Captions of samples: texts, or embeddings of texts that were encoded elsewhere.
 
 use half::f16;
 
-use super::{RowProblem, Sample};
-use crate::manifest::{ContentHash, listing_hash};
+use super::{Sample, listing_hash};
+use crate::manifest::ContentHash;
 
 /// One caption per sample, in listing order.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,11 +19,40 @@ pub enum Captions {
     },
 }
 
-/// How a list holds captions.
+/// How a source holds captions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CaptionKind {
     Text,
     Embedding,
+}
+
+/// What is wrong with the embedding of a caption. The words follow the name of the embedding's column.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptionFault {
+    /// Not a list of numbers.
+    #[error("is not a JSON array of numbers: {0}")]
+    Json(#[source] serde_json::Error),
+    /// A value that is infinite or not a number.
+    #[error("has something else than finite numbers")]
+    NotFinite,
+    /// No values.
+    #[error("has no numbers")]
+    Empty,
+    /// All values are zero, so that it has no direction.
+    #[error("is all zeros")]
+    Zero,
+    /// Another number of values than the embeddings before it.
+    #[error("has {got} numbers, those before it {expected}")]
+    Width {
+        /// Values of the embeddings before it.
+        expected: usize,
+        /// Values of this one.
+        got: usize,
+    },
+    /// A text after embeddings, or an embedding after texts.
+    #[error("is of another kind than those before it")]
+    Kind,
 }
 
 impl Captions {
@@ -54,49 +83,31 @@ impl Captions {
         hasher.finalize().into()
     }
 
-    /// Adds the caption in a cell of `key`'s row.
-    pub(super) fn push(&mut self, key: &str, cell: &[u8]) -> Result<(), RowProblem> {
-        let key = || key.to_owned();
-        let text = std::str::from_utf8(cell).map_err(|_| RowProblem::CaptionEncoding { key: key() })?;
-        if text.is_empty() {
-            return Err(RowProblem::EmptyCaption { key: key() });
-        }
-        match self {
-            Self::Texts(texts) => {
-                texts.push(text.to_owned());
-                Ok(())
-            }
-            Self::Embeddings { .. } => numbers_of(text)
-                .and_then(|numbers| self.push_embedding(&numbers))
-                .map_err(|reason| RowProblem::CaptionEmbedding { key: key(), reason }),
-        }
-    }
-
-    /// Adds the captions of the samples that follow, of the same kind; an error says why they do not fit.
-    pub(super) fn append(&mut self, more: Self) -> Result<(), String> {
+    /// Appends the captions of further samples, which must be of the same kind and width.
+    pub(super) fn append(&mut self, more: Self) -> Result<(), CaptionFault> {
         match (self, more) {
             (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
             (Self::Embeddings { dim, values }, Self::Embeddings { dim: width, values: more }) => {
-                // Of no embedding there is no width.
+                // Without an embedding there is no width.
                 if !more.is_empty() {
                     require_width(dim, width)?;
                     values.extend(more);
                 }
             }
-            _ => return Err("is of another kind than those before it".to_owned()),
+            _ => return Err(CaptionFault::Kind),
         }
         Ok(())
     }
 
-    /// Adds a text.
+    /// Appends a text.
     pub(super) fn push_text(&mut self, text: &str) {
         if let Self::Texts(texts) = self {
             texts.push(text.to_owned());
         }
     }
 
-    /// Adds an embedding; an error says what is wrong with it.
-    pub(super) fn push_embedding(&mut self, numbers: &[f64]) -> Result<(), String> {
+    /// Appends an embedding, normalized.
+    pub(super) fn push_embedding(&mut self, numbers: &[f64]) -> Result<(), CaptionFault> {
         if let Self::Embeddings { dim, values } = self {
             let unit = unit_vector(numbers)?;
             require_width(dim, unit.len())?;
@@ -106,29 +117,29 @@ impl Captions {
     }
 }
 
-/// Checks a further width against that of the embeddings before, 0 where there are none.
-fn require_width(dim: &mut usize, width: usize) -> Result<(), String> {
+/// Checks the width of a further embedding. `dim` is 0 before the first.
+fn require_width(dim: &mut usize, width: usize) -> Result<(), CaptionFault> {
     if *dim != 0 && width != *dim {
-        return Err(format!("has {width} numbers, those before it {dim}"));
+        return Err(CaptionFault::Width { expected: *dim, got: width });
     }
     *dim = width;
     Ok(())
 }
 
-/// The numbers of a JSON array; an error says what is wrong with it.
-fn numbers_of(json: &str) -> Result<Vec<f64>, String> {
-    serde_json::from_str(json).map_err(|error| format!("is not a JSON array of numbers: {error}"))
+/// The numbers of a JSON array.
+pub(super) fn numbers_of(json: &str) -> Result<Vec<f64>, CaptionFault> {
+    serde_json::from_str(json).map_err(CaptionFault::Json)
 }
 
-/// The numbers of an embedding, normalized; an error says what is wrong with them.
-fn unit_vector(numbers: &[f64]) -> Result<Vec<f16>, String> {
+/// The L2-normalized embedding.
+fn unit_vector(numbers: &[f64]) -> Result<Vec<f16>, CaptionFault> {
     if !numbers.iter().all(|number| number.is_finite()) {
-        return Err("has something else than finite numbers".to_owned());
+        return Err(CaptionFault::NotFinite);
     }
     // Divided by the largest first, so that no square overflows or vanishes.
     let largest = numbers.iter().fold(0.0_f64, |largest, number| largest.max(number.abs()));
     if largest == 0.0 {
-        return Err(if numbers.is_empty() { "has no numbers" } else { "is all zeros" }.to_owned());
+        return Err(if numbers.is_empty() { CaptionFault::Empty } else { CaptionFault::Zero });
     }
     let norm = numbers.iter().map(|number| (number / largest).powi(2)).sum::<f64>().sqrt();
     Ok(numbers.iter().map(|number| f16::from_f64(number / largest / norm)).collect())
@@ -172,7 +183,8 @@ mod tests {
             ("1, 2", "not a JSON array"),
             ("[1, null]", "not a JSON array"),
         ] {
-            let reason = numbers_of(json).and_then(|numbers| unit_vector(&numbers)).unwrap_err();
+            let fault = numbers_of(json).and_then(|numbers| unit_vector(&numbers)).unwrap_err();
+            let reason = fault.to_string();
             assert!(reason.contains(part), "{json}: {reason}");
         }
     }

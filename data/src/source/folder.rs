@@ -1,12 +1,11 @@
 //! A folder of class folders, as torchvision's `ImageFolder`.
 //!
-//! - The class of a file is the first folder on its way; files may lie at any depth below. Classes are the
+//! - The class of a file is the first folder of its path; files may be at any depth below. Classes are the
 //!   first-level folders in bytewise order of their names, empty ones included, so that labels do not depend
 //!   on which files are there.
 //! - A folder without folders is a flat set without labels; files beside class folders have no label.
-//! - Samples are sorted bytewise by key. Every file is a sample whatever its name: what is not an image is
-//!   found out when it is decoded and becomes a reject, since looking into every file here would cost a read
-//!   of each.
+//! - Samples are sorted bytewise by key. Every file is a sample, whatever its name. Looking into every file here would cost a
+//!   read of each, so a file that is no image is rejected when it is decoded.
 //! - Names that start with a dot are skipped.
 //! - Symbolic links are followed; a folder that contains itself is entered once and the link is rejected.
 
@@ -14,7 +13,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::{ImageSource, Rejected, Sample, SourceError, lies_in_the_file, read_sample};
+use super::{ImageSource, Listing, Rejected, Sample, SourceError, is_fault_of_file, read_sample};
 
 /// Deepest nesting followed below the root.
 const MAX_DEPTH: usize = 64;
@@ -23,15 +22,16 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug)]
 pub struct ImageFolder {
     root: PathBuf,
-    samples: Vec<Sample>,
-    classes: Vec<String>,
-    rejected: Vec<Rejected>,
+    listing: Listing,
 }
 
 impl ImageFolder {
-    /// Lists `root`. An error when it cannot be read or holds no file at all.
+    /// Lists `root`.
+    ///
+    /// # Errors
+    /// [`SourceError::Io`] if it cannot be read; [`SourceError::NoImages`] if it holds no file.
     pub fn open(root: &Path) -> Result<Self, SourceError> {
-        let mut listing = Listing::default();
+        let mut walk = Walk::default();
         let chain = vec![fs::canonicalize(root).map_err(|error| SourceError::io(root, error))?];
         let entries = visible_entries(root).map_err(|error| SourceError::io(root, error))?;
         let (mut folders, mut files) = (Vec::new(), Vec::new());
@@ -39,57 +39,51 @@ impl ImageFolder {
             if is_folder(&root.join(&name))? { folders.push(name) } else { files.push(name) }
         }
         for name in files {
-            listing.visit(&root.join(&name), name, None, &chain)?;
+            walk.visit(&root.join(&name), name, None, &chain)?;
         }
         let mut classes = Vec::new();
         for name in folders {
             match name.into_string() {
                 Ok(name) => {
                     let label = u32::try_from(classes.len()).ok();
-                    listing.visit(&root.join(&name), OsString::from(&name), label, &chain)?;
+                    walk.visit(&root.join(&name), OsString::from(&name), label, &chain)?;
                     classes.push(name);
                 }
-                Err(name) => listing.reject(&name, "not-utf8", "the name is not UTF-8"),
+                Err(name) => walk.reject(&name, "not-utf8", "the name is not UTF-8"),
             }
         }
-        let Listing { mut samples, mut rejected } = listing;
+        let Walk { mut samples, mut rejected } = walk;
         if samples.is_empty() {
             let hint = "expected FOLDER/class/image files, or image files directly in the folder";
             return Err(SourceError::NoImages { path: root.to_owned(), hint });
         }
         samples.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         rejected.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { root: root.to_owned(), samples, classes, rejected })
+        let class_names = Some(classes).filter(|classes| !classes.is_empty());
+        let listing = Listing { samples, class_names, rejected, ..Listing::default() };
+        Ok(Self { root: root.to_owned(), listing })
     }
 }
 
 impl ImageSource for ImageFolder {
-    fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        (!self.classes.is_empty()).then_some(&*self.classes)
+    fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
-        read_sample(&self.root, &self.samples, index, max_bytes)
-    }
-
-    fn rejected(&self) -> &[Rejected] {
-        &self.rejected
+        read_sample(&self.root, &self.listing, index, max_bytes)
     }
 }
 
+/// The files found so far.
 #[derive(Default)]
-struct Listing {
+struct Walk {
     samples: Vec<Sample>,
     rejected: Vec<Rejected>,
 }
 
-impl Listing {
-    /// Adds the file or folder at `path`, whose key is `key`. `chain`: canonical paths of the folders on the
-    /// way.
+impl Walk {
+    /// Adds the file or folder at `path`, whose key is `key`. `chain`: canonical paths of the folders above it.
     fn visit(
         &mut self,
         path: &Path,
@@ -116,9 +110,10 @@ impl Listing {
         Ok(())
     }
 
-    /// Rejects what cannot be read, unless the storage is to blame: a folder that is left out takes its whole class with it.
+    /// Rejects an entry that cannot be read. If the storage is to blame the whole listing fails: leaving out a folder would drop its
+    /// class.
     fn unreadable(&mut self, path: &Path, key: &OsString, error: io::Error) -> Result<(), SourceError> {
-        if !lies_in_the_file(&error) {
+        if !is_fault_of_file(&error) {
             return Err(SourceError::io(path, error));
         }
         self.reject(key, "unreadable", &error.to_string());
@@ -165,11 +160,11 @@ impl Listing {
     }
 }
 
-/// Whether there is a folder at `path`, links followed.
+/// Whether `path` is a folder. Links are followed.
 fn is_folder(path: &Path) -> Result<bool, SourceError> {
     match path.metadata() {
         Ok(metadata) => Ok(metadata.is_dir()),
-        Err(error) if lies_in_the_file(&error) => Ok(false),
+        Err(error) if is_fault_of_file(&error) => Ok(false),
         Err(error) => Err(SourceError::io(path, error)),
     }
 }

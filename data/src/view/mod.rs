@@ -14,7 +14,7 @@
 //! consumed in the order of the code in [`Policy::draw`]. `tests/views.rs` freezes the outcome for fixed keys.
 //!
 //! The distributions are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
-//! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (METHODS section 1, "View").
+//! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (docs/methods.md section 1, "View").
 
 mod stream;
 
@@ -151,12 +151,12 @@ pub struct View {
 /// Why a stored view cannot be rendered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ViewError {
-    /// A number is NaN or infinite, or lies outside its range.
+    /// A number that is NaN, infinite or outside its range.
     #[error("view has {field} = {value}, expected a number in [{low}, {high}]")]
     Range {
         /// Name of the number.
         field: &'static str,
-        /// What was found.
+        /// The value found.
         value: f32,
         /// Smallest value allowed.
         low: f32,
@@ -232,7 +232,7 @@ fn in_range(field: &'static str, value: f32, low: f32, high: f32) -> Result<(), 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// MoCo-v2: random resized crop, color jitter, gray, blur, flip (METHODS section 1).
+    /// MoCo-v2: random resized crop, color jitter, gray, blur, flip (docs/methods.md section 1).
     MocoV2,
     /// Random resized crop and flip only.
     CropFlip,

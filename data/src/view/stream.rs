@@ -1,4 +1,4 @@
-//! The counter-based random stream that views are drawn from; its definition stands in [`crate::view`].
+//! The counter-based random stream that views are drawn from; it is defined in [`crate::view`].
 
 use blake3::{Hasher, OutputReader};
 

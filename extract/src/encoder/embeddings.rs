@@ -1,4 +1,4 @@
-//! Normalized embeddings with the norm they had, and what can be wrong with one.
+//! Normalized embeddings, their norms before normalization, and their faults.
 
 use std::fmt;
 
@@ -65,7 +65,7 @@ impl Embeddings {
         self.norms[row]
     }
 
-    /// What is wrong with a row, if anything.
+    /// The fault of a row, if it has one.
     pub fn fault(&self, row: usize) -> Option<EmbeddingFault> {
         match self.norms[row] {
             norm if !norm.is_finite() => Some(EmbeddingFault::NotFinite),

@@ -55,7 +55,7 @@ struct TokenOutput {
     shape: Option<TokenShape>,
 }
 
-/// What a run gives, pooled and not yet normalized.
+/// Outputs of a run, pooled and not yet normalized.
 struct RawViews {
     vectors: Vec<f32>,
     dim: usize,
@@ -200,7 +200,7 @@ impl ImageEncoder {
         }
     }
 
-    /// What a person should know before trusting the embeddings, one sentence each.
+    /// Warnings for the user, one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -213,12 +213,12 @@ impl ImageEncoder {
     /// Embeds the first `rows` images of `pixels`, which always holds a whole batch (see [`ImageEncoder::new_batch`]).
     ///
     /// # Errors
-    /// [`ExtractError::Inference`] where the buffer is not a whole batch or the runtime fails.
+    /// [`ExtractError::Inference`] if the buffer is not a whole batch or the runtime fails.
     pub fn encode(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<Embeddings, ExtractError> {
         self.encode_views(pixels, rows).map(|views| views.embeddings)
     }
 
-    /// As [`ImageEncoder::encode`], with features and tokens where the encoder was opened for them: all from one pass.
+    /// As [`ImageEncoder::encode`], with features and tokens if the encoder was opened for them: all from one pass.
     ///
     /// # Errors
     /// As [`ImageEncoder::encode`].

@@ -1,4 +1,4 @@
-//! Encoders: images or prompts in, unit vectors out; of images also features and tokens, in the same pass.
+//! Encoders: from images or prompts to unit vectors; for images also features and tokens, in the same pass.
 
 mod embeddings;
 mod image;
@@ -18,19 +18,19 @@ pub use views::{EncodedViews, Features, Outputs, ViewFault};
 
 use crate::device::ExecutionDevice;
 
-/// Images per batch where neither the user nor the model says, on the processor.
+/// Default images per batch on the processor, if the model does not fix the batch.
 pub const CPU_BATCH: usize = 32;
-/// Images per batch where neither the user nor the model says, on a GPU.
+/// Default images per batch on a GPU, if the model does not fix the batch.
 pub const GPU_BATCH: usize = 256;
-/// Prompts per batch where neither the user nor the model says.
+/// Default prompts per batch, if the model does not fix the batch.
 pub const TEXT_BATCH: usize = 64;
 
 /// How an encoder runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncoderOptions {
-    /// Where.
+    /// Device that runs the encoder.
     pub device: ExecutionDevice,
-    /// Rows per run; `None` = the model's own where it is fixed, else [`CPU_BATCH`], [`GPU_BATCH`] or [`TEXT_BATCH`].
+    /// Rows per run; `None` = the model's own if it is fixed, else [`CPU_BATCH`], [`GPU_BATCH`] or [`TEXT_BATCH`].
     pub batch: Option<usize>,
     /// Threads of the processor that compute; 0 = all cores.
     pub threads: usize,

@@ -66,7 +66,7 @@ pub(crate) fn feature_pooling(
     }
 }
 
-/// The pooling for an output of this rank: the one set, checked, or `none` where nothing needs pooling.
+/// The pooling for an output of this rank: the one set, checked, or `none` if nothing needs pooling.
 pub(crate) fn pooling_for(
     model: &Model,
     output: &Port,

@@ -53,10 +53,10 @@ impl PixelBuffer {
         }
     }
 
-    /// Normalizes an image into the place from `start` on. `scratch` saves an allocation where elements are f16.
+    /// Normalizes an image into the elements from `start` on. `scratch` saves an allocation if elements are f16.
     ///
     /// # Errors
-    /// [`RenderError::Length`] where the image does not fit.
+    /// [`RenderError::Length`] if the image does not fit.
     pub fn normalize(
         &mut self,
         start: usize,
@@ -82,10 +82,10 @@ impl PixelBuffer {
         }
     }
 
-    /// Copies `len` elements of `source` from `from` on to the place from `start` on, converting where types differ.
+    /// Copies `len` elements of `source` from `from` on to the elements from `start` on, converting if types differ.
     ///
     /// # Panics
-    /// Where either range lies outside its buffer.
+    /// If either range is outside its buffer.
     pub fn copy_from(&mut self, start: usize, source: &Self, from: usize, len: usize) {
         let (to, from) = (start..start + len, from..from + len);
         match (self, source) {
@@ -101,7 +101,7 @@ impl PixelBuffer {
     /// Sets everything from `start` on to zero.
     ///
     /// # Panics
-    /// Where `start` lies outside the buffer.
+    /// If `start` is outside the buffer.
     pub fn clear_from(&mut self, start: usize) {
         match self {
             Self::F32(values) => values[start..].fill(0.0),

@@ -1,4 +1,4 @@
-//! What an image model takes, found from its input's shape and checked against the teacher's settings.
+//! The input of an image model, from its shape and checked against the teacher's settings.
 
 use lgd_data::render::PixelLayout;
 use ort::value::TensorElementType;
@@ -9,7 +9,7 @@ use crate::error::ExtractError;
 use crate::session::{Model, Port, describe};
 use crate::teacher::{ImageSettings, Pooling};
 
-/// The model's one input, by name where there is one.
+/// The model's one input, by name if there is one.
 pub(super) fn choose_input<'m>(model: &'m Model, named: Option<&str>) -> Result<&'m Port, ExtractError> {
     let inputs = model.inputs();
     let port = match (named, inputs) {
@@ -39,7 +39,7 @@ pub(super) fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, Extra
     }
 }
 
-/// Where the model's shape puts the three channels, else what is set, else NCHW.
+/// The layout by the model's three channels, else the one that is set, else NCHW.
 pub(super) fn layout(
     model: &Model,
     input: &Port,
@@ -118,7 +118,7 @@ pub(super) fn batch(
     }
 }
 
-/// What a person should know before trusting the embeddings.
+/// Warnings about a model whose embeddings may not be what the user expects.
 pub(super) fn warnings(model: &Model, output: &Port, settings: &ImageSettings) -> Vec<String> {
     let mut warnings = Vec::new();
     if output.name == "pooler_output" {

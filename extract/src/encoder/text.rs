@@ -13,7 +13,7 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 use super::output::{PoolingPlan, choose, pooling_for};
 use super::{Embeddings, EncoderOptions, TEXT_BATCH};
 use crate::device::{ExecutionDevice, Precision, Slot};
-use crate::error::ExtractError;
+use crate::error::{Cause, ExtractError};
 use crate::runtime::Runtime;
 use crate::session::{Model, Port, Selection, describe};
 use crate::teacher::{Padding, Pooling, TextSettings};
@@ -29,7 +29,7 @@ const INPUT_IDS: &str = "input_ids";
 const ATTENTION_MASK: &str = "attention_mask";
 const TOKEN_TYPES: &str = "token_type_ids";
 
-/// What an input of the text model is fed with.
+/// Values for an input of the text model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feed {
     Ids,
@@ -144,7 +144,7 @@ impl TextEncoder {
         }
     }
 
-    /// Embeds texts of which single ones may be unusable; row i is text i.
+    /// Embeds texts; row i is text i. Unusable texts are marked as faults.
     ///
     /// # Errors
     /// [`ExtractError::Tokenizer`]; [`ExtractError::Inference`].
@@ -243,11 +243,11 @@ impl TokenBatch {
     }
 }
 
-fn tokenizer_error(path: &Path, error: impl std::fmt::Display) -> ExtractError {
-    ExtractError::Tokenizer { path: path.to_owned(), reason: error.to_string() }
+fn tokenizer_error(path: &Path, error: impl Into<Cause>) -> ExtractError {
+    ExtractError::Tokenizer { path: path.to_owned(), source: error.into() }
 }
 
-/// What each input of the model is fed with. Inputs that are not known by name are refused.
+/// The values for each input of the model. Fails for inputs with an unknown name.
 fn feeds(model: &Model, ids: Option<&str>) -> Result<Vec<(String, Feed, IntegerType)>, ExtractError> {
     let inputs = model.inputs();
     let ids = match (ids, inputs) {
@@ -285,7 +285,7 @@ fn integer_type(model: &Model, port: &Port) -> Result<IntegerType, ExtractError>
     }
 }
 
-/// Batch and length of the ids, where the model fixes them.
+/// Batch and length of the ids, if the model fixes them.
 fn ids_shape(
     model: &Model,
     feeds: &[(String, Feed, IntegerType)],

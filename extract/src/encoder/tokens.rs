@@ -37,7 +37,7 @@ impl TokenShape {
 pub(crate) struct TokenPlan {
     /// Leading tokens that are no patches.
     pub prefix_tokens: usize,
-    /// Rows and columns, where `teacher.toml` says them.
+    /// Rows and columns, if `teacher.toml` sets them.
     pub grid: Option<[usize; 2]>,
     /// Axes of a feature map.
     pub layout: PixelLayout,
@@ -143,7 +143,7 @@ impl Tokens {
         Self { shape, values, usable }
     }
 
-    /// The same tokens in `projection`'s coordinates. Each image by itself, so that its neighbors do not change its bits.
+    /// The tokens in `projection`'s coordinates. Each image is projected by itself, so that its neighbors do not change its bits.
     #[must_use]
     pub fn project(&self, projection: &Projection) -> Self {
         let shape = TokenShape { dim: projection.dim(), ..self.shape };

@@ -1,4 +1,4 @@
-//! What one pass of an image model gives of a batch of views, and what can be wrong with one.
+//! Outputs of an image model for a batch of views, and their faults.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use half::f16;
 
 use super::{EmbeddingFault, Embeddings, Tokens};
 
-/// What is taken of an image model besides its embedding, in the same pass.
+/// Outputs of an image model to read besides the embedding, in the same pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outputs {
     /// The output that `teacher.toml` names as `features`.
@@ -20,9 +20,9 @@ pub struct Outputs {
 pub struct EncodedViews {
     /// Unit vectors.
     pub embeddings: Embeddings,
-    /// Pooled features, where they were asked for.
+    /// Pooled features, if they were asked for.
     pub features: Option<Features>,
-    /// Tokens, where they were asked for.
+    /// Tokens, if they were asked for.
     pub tokens: Option<Tokens>,
 }
 
@@ -51,7 +51,7 @@ impl ViewFault {
         }
     }
 
-    /// What the fault is one of.
+    /// The faulty output, for messages.
     pub fn subject(self) -> &'static str {
         match self {
             Self::Embedding(_) => "the embedding",
@@ -72,7 +72,7 @@ impl fmt::Display for ViewFault {
 }
 
 impl EncodedViews {
-    /// What is wrong with a view, if anything.
+    /// The fault of a view, if it has one.
     pub fn fault(&self, row: usize) -> Option<ViewFault> {
         let embedding = self.embeddings.fault(row).map(ViewFault::Embedding);
         embedding

@@ -8,7 +8,7 @@ use lgd_data::view::View;
 
 use super::encode::{EncodeTask, Encoded};
 use super::feed::Ordered;
-use super::prepare::{BlockPool, Prepared, Preparer, Rendered, Unprepared};
+use super::prepare::{BufferPool, Prepared, Preparer, Rendered, Unprepared};
 use crate::encoder::{ImageEncoder, PixelBuffer};
 
 /// A sample as the writer needs it.
@@ -19,13 +19,13 @@ pub(super) enum Item {
     Reject(Reject),
 }
 
-/// What is known of a sample before its rows are encoded.
+/// A sample whose rows are being encoded.
 pub(super) struct BatchedSample {
-    /// Its place in the listing.
+    /// Its index in the listing.
     pub sample: usize,
     pub image: ImageStamp,
     pub views: Vec<View>,
-    /// The K views as the cache stores them; none where it does not.
+    /// The K views as the cache stores them; none if it does not.
     pub stored: Vec<Vec<u8>>,
 }
 
@@ -37,14 +37,14 @@ pub(super) enum ShardPart {
     Batch { items: Vec<Item>, encoded: Receiver<Encoded> },
     /// The samples after the last batch, rejects all, and the end of the shard.
     End { items: Vec<Item> },
-    /// The images cannot be read any more; nothing comes after this.
+    /// The storage of the images has failed. This is the last part.
     Failed(SourceError),
 }
 
-/// The next stage has gone or the job is to stop: there is no use in going on.
+/// The next stage has ended, or the job was asked to stop.
 struct Stopped;
 
-/// Makes `count` batch buffers. They go round between batcher and encoders; their number bounds what waits.
+/// Makes `count` batch buffers. Batcher and encoders recycle them, so that `count` bounds the waiting batches.
 pub(super) fn batch_buffers(
     encoder: &ImageEncoder,
     count: usize,
@@ -61,7 +61,7 @@ pub(super) fn batch_buffers(
 pub(super) struct Batcher<'a> {
     pub preparer: &'a Preparer<'a>,
     pub batch: usize,
-    pub blocks: &'a BlockPool,
+    pub pool: &'a BufferPool,
     pub buffers: Receiver<PixelBuffer>,
     pub encoders: Sender<EncodeTask>,
     pub writer: Sender<ShardPart>,
@@ -76,7 +76,7 @@ struct Filling {
 }
 
 impl Batcher<'_> {
-    /// Works until the listing ends, or a neighbor has gone, or the job is to stop.
+    /// Runs until the listing ends, a neighboring stage has ended, or the job is asked to stop.
     pub(super) fn run(self, ordered: &Receiver<Ordered>, job: &Job) {
         let mut filling = Filling::default();
         for next in ordered {
@@ -111,7 +111,7 @@ impl Batcher<'_> {
                 return Ok(());
             }
             Err(Unprepared::Failed(error)) => {
-                // Where the writer has gone it has said why.
+                // A writer that has ended has reported its error.
                 let _ = self.writer.send(ShardPart::Failed(error));
                 return Err(Stopped);
             }
@@ -133,15 +133,15 @@ impl Batcher<'_> {
                 self.send_batch(filling)?;
             }
         }
-        self.blocks.give_back(block);
+        self.pool.give_back(block);
         Ok(())
     }
 
-    /// Sends the batch first to the encoders and then, as a promise, to the writer.
+    /// Sends the batch to the encoders and then, as a promise, to the writer.
     fn send_batch(&self, filling: &mut Filling) -> Result<(), Stopped> {
         let Some(mut pixels) = filling.pixels.take() else { return Ok(()) };
         let rows = std::mem::take(&mut filling.rows);
-        // A buffer's last use must not show in the padding: a kernel might be swayed by it.
+        // The padding must not depend on the buffer's last use: it might change a kernel's results.
         pixels.clear_from(rows * self.preparer.image_len());
         let (reply, encoded) = bounded(1);
         self.encoders.send(EncodeTask { pixels, rows, reply }).map_err(|_| Stopped)?;

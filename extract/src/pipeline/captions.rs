@@ -11,10 +11,10 @@ use lgd_data::source::{Captions, ImageSource};
 use crate::encoder::{EmbeddingFault, TextEncoder};
 use crate::error::ExtractError;
 
-/// Texts that are encoded between two looks at the wish to stop.
+/// Texts that are encoded between two checks for a request to stop.
 const CHUNK: usize = 256;
 
-/// What makes unit vectors of captions.
+/// Encodes captions as unit vectors.
 #[derive(Debug)]
 pub(super) enum CaptionEncoder {
     /// Texts, through the teacher's text encoder.
@@ -34,7 +34,7 @@ pub(super) struct ShardCaptions {
 }
 
 impl ShardCaptions {
-    /// The unit vector of a sample of the listing, or what is wrong with it.
+    /// The unit vector of a sample of the listing, or its fault.
     pub(super) fn row(&self, sample: usize) -> Result<&[f32], EmbeddingFault> {
         let at = sample - self.samples.start;
         match self.faults[at] {
@@ -45,7 +45,7 @@ impl ShardCaptions {
 }
 
 impl CaptionEncoder {
-    /// What the cache says about its captions.
+    /// The record of the captions in the cache's configuration.
     pub(super) fn record(&self) -> CaptionRecord {
         match self {
             Self::Texts(encoder) => CaptionRecord { dim: encoder.dim(), text_encoder: Some(encoder.hash()) },
@@ -53,7 +53,7 @@ impl CaptionEncoder {
         }
     }
 
-    /// The captions of `samples`. What is encoded together depends on the range alone, and so do the bits.
+    /// The captions of `samples`. Batches depend on the range alone, and so do the bits.
     fn encode(
         &mut self,
         captions: Option<&Captions>,
@@ -98,7 +98,7 @@ impl CaptionEncoder {
     }
 }
 
-/// Sends the captions of every shard, in order, until done, told to stop, or nobody listens any more.
+/// Sends the captions of every shard, in order, until done, asked to stop, or the writer has ended.
 pub(super) fn encode_all(
     encoder: &mut CaptionEncoder,
     source: &dyn ImageSource,
@@ -108,7 +108,7 @@ pub(super) fn encode_all(
     job: &Job,
 ) {
     for &shard in shards {
-        let encoded = encoder.encode(source.captions(), builder.sample_range(shard), job);
+        let encoded = encoder.encode(source.listing().captions.as_ref(), builder.sample_range(shard), job);
         let failed = encoded.is_err();
         if writer.send(encoded).is_err() || failed {
             return;

@@ -1,8 +1,8 @@
-//! What an extractor makes is a function of its configuration: stating it, and checking that a cache was begun with it.
+//! The configuration of a cache, which decides its bytes: stating it, and checking that a cache was started with it.
 
 use lgd_data::cache::{CacheConfig, FeatureRecord, TeacherRecord, TokenEncoding, TokenRecord};
-use lgd_data::manifest::{ContentHash, listing_hash};
-use lgd_data::source::ImageSource;
+use lgd_data::manifest::ContentHash;
+use lgd_data::source::{ImageSource, listing_hash};
 
 use super::Extractor;
 use super::captions::CaptionEncoder;
@@ -52,7 +52,7 @@ impl Extractor {
 
     /// The hash of the listing, with the captions where they are cached.
     fn listing(&self, source: &dyn ImageSource) -> ContentHash {
-        match source.captions().filter(|_| self.captions.is_some()) {
+        match source.listing().captions.as_ref().filter(|_| self.captions.is_some()) {
             Some(captions) => captions.listing_hash(source.samples()),
             None => listing_hash(source.samples()),
         }
@@ -73,7 +73,7 @@ impl Extractor {
         Some(TokenRecord { output: output.to_owned(), rows, columns, teacher_dim, dim, encoding, fit_views })
     }
 
-    /// Refuses a cache that was begun for another source or encoder.
+    /// Fails if the cache was started for another source or encoder.
     pub(super) fn check(&self, source: &dyn ImageSource, config: &CacheConfig) -> Result<(), ExtractError> {
         let encoder = self.encoder();
         let compare = |what, expected: String, got: String| {

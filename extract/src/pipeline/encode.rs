@@ -10,15 +10,15 @@ use crate::error::ExtractError;
 /// A batch as the cache holds it.
 pub(super) type Encoded = Result<EncodedViews, ExtractError>;
 
-/// A whole batch of pixels, of which the first `rows` count.
+/// A whole batch of pixels. Rows from `rows` on are padding.
 pub(super) struct EncodeTask {
     pub pixels: PixelBuffer,
     pub rows: usize,
     pub reply: Sender<Encoded>,
 }
 
-/// Encodes batches until there are no more, and projects their tokens where there is a projection. Once the job is to stop, what
-/// waits is dropped unanswered.
+/// Encodes batches until there are no more, and projects their tokens if there is a projection. Once the job is asked to stop, waiting
+/// batches are dropped unanswered.
 pub(super) fn encode_all(
     encoder: &mut ImageEncoder,
     projection: Option<&Projection>,
@@ -31,8 +31,7 @@ pub(super) fn encode_all(
             return;
         }
         let encoded = encoder.encode_views(&pixels, rows);
-        // Neither can fail in a way that matters: the buffers' queue has room for all of them, and a writer that has gone
-        // has said why.
+        // Neither failure matters: the buffers' queue has room for all of them, and a writer that has ended has reported its error.
         let _ = buffers.try_send(pixels);
         let _ = reply.send(encoded.map(|views| project(views, projection)));
     }

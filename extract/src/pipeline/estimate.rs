@@ -1,11 +1,11 @@
-//! What stored views, features, tokens and captions will take on disk, before the work begins.
+//! Estimates of the disk space of stored views, features, tokens and captions, before the extraction begins.
 
 use lgd_data::cache::{CacheConfig, Partition, StoredFormat};
-use lgd_data::spread::ViewSpread;
+use lgd_data::strided::StridedViews;
 
 use super::prepare::Preparer;
 
-/// Views that are encoded to learn how many bytes one takes.
+/// Views that are encoded to estimate the bytes of one.
 const PROBES: usize = 48;
 
 /// Bytes of a cache's stored views, or of one part's.
@@ -34,7 +34,7 @@ pub(super) fn estimate(
     partition: Partition,
 ) -> StoredEstimate {
     let exact = format.fixed_bytes();
-    // A probe that finds no usable image says the most that a view could take.
+    // Without a usable image the estimate is the most that a view can take.
     let bytes = exact.or_else(|| probe(preparer, config, format)).or(format.pixel_bytes().ok()).unwrap_or(0);
     StoredEstimate { views: views(config, partition), bytes_per_view: whole(bytes), exact: exact.is_some() }
 }
@@ -64,11 +64,11 @@ pub struct OutputEstimate {
     pub samples: u64,
     /// Views of those samples.
     pub views: u64,
-    /// Bytes of a view's feature; `None` where the cache holds none.
+    /// Bytes of a view's feature; `None` if the cache holds none.
     pub features: Option<u64>,
-    /// Bytes of a view's tokens; `None` where the cache holds none.
+    /// Bytes of a view's tokens; `None` if the cache holds none.
     pub tokens: Option<u64>,
-    /// Bytes of a sample's caption; `None` where the cache holds none.
+    /// Bytes of a sample's caption; `None` if the cache holds none.
     pub captions: Option<u64>,
 }
 
@@ -91,12 +91,12 @@ impl OutputEstimate {
     }
 }
 
-/// The mean over views of samples spread over the listing, view 0 of one, view 1 of the next and so on.
+/// The mean bytes of a stored view over a strided sample of views; `None` if none of them can be used.
 fn probe(preparer: &Preparer<'_>, config: &CacheConfig, format: StoredFormat) -> Option<usize> {
     let samples = preparer.source().samples().len();
-    let spread = ViewSpread::new(PROBES.min(samples), samples, config.views.into());
-    let lengths: Vec<usize> = (0..spread.count())
-        .map(|probe| spread.pick(probe))
+    let strided = StridedViews::new(PROBES.min(samples), samples, config.views.into());
+    let lengths: Vec<usize> = (0..strided.count())
+        .map(|probe| strided.get(probe))
         .filter_map(|(sample, view)| preparer.stored_length(format, sample, view))
         .collect();
     lengths.iter().sum::<usize>().checked_div(lengths.len()).map(|mean| mean + 1)

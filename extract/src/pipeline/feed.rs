@@ -16,13 +16,13 @@ pub(super) struct ReadTask {
 pub(super) enum Ordered {
     /// A shard begins.
     Begin(usize),
-    /// The next sample of the shard; its pixels will come.
+    /// The next sample of the shard, and the channel for its pixels.
     Sample { sample: usize, prepared: Receiver<Prepared> },
     /// The shard has no more samples.
     End,
 }
 
-/// Feeds `shards` until done, asked to stop, or nobody listens any more (a later stage failed and says why).
+/// Feeds `shards` until done, asked to stop, or a later stage has ended (it reports its error).
 pub(super) fn feed(
     builder: &CacheBuilder,
     shards: &[usize],

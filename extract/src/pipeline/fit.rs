@@ -1,20 +1,20 @@
-//! Fitting the projection of the tokens, before the first shard is made.
+//! Fitting the projection of the tokens, before the first shard is written.
 
 use lgd_data::cache::TokenRecord;
 use lgd_data::job::Job;
 use lgd_data::projection::{MomentSums, Projection};
-use lgd_data::spread::ViewSpread;
+use lgd_data::strided::StridedViews;
 use rayon::prelude::*;
 
 use super::prepare::Preparer;
 use crate::encoder::ImageEncoder;
 use crate::error::ExtractError;
 
-/// Fits the projection that `record` asks for to the tokens of views spread evenly over the listing's samples, of which each has
-/// `views`. Views that cannot be used are left out. `job` counts views.
+/// Fits the projection that `record` asks for to the tokens of a strided sample of views: `views` per image of the listing. Views that
+/// cannot be used are left out. `job` counts views.
 ///
 /// # Errors
-/// [`ExtractError::Projection`] where nothing can be fitted; [`ExtractError::Interrupted`]; [`ExtractError::Inference`];
+/// [`ExtractError::Projection`] if nothing can be fitted; [`ExtractError::Interrupted`]; [`ExtractError::Inference`];
 /// [`ExtractError::Storage`].
 pub(super) fn fit(
     encoder: &mut ImageEncoder,
@@ -24,16 +24,17 @@ pub(super) fn fit(
     job: &Job,
 ) -> Result<Projection, ExtractError> {
     let samples = preparer.source().samples().len();
-    let spread = ViewSpread::new(record.fit_views.unwrap_or(0), samples, views.into());
-    job.begin(u64::try_from(spread.count()).unwrap_or(u64::MAX));
-    let picks: Vec<(usize, usize)> = (0..spread.count()).map(|index| spread.pick(index)).collect();
+    let strided = StridedViews::new(record.fit_views.unwrap_or(0), samples, views.into());
+    job.begin(u64::try_from(strided.count()).unwrap_or(u64::MAX));
+    let selected: Vec<(usize, usize)> = (0..strided.count()).map(|index| strided.get(index)).collect();
     let mut sums = MomentSums::new(record.teacher_dim);
     let mut pixels = encoder.new_batch();
-    for picks in picks.chunks(encoder.batch()) {
+    for selected in selected.chunks(encoder.batch()) {
         if job.interrupted() {
             return Err(ExtractError::Interrupted);
         }
-        let shown = picks.par_iter().filter_map(|&(sample, view)| preparer.single(sample, view).transpose());
+        let shown =
+            selected.par_iter().filter_map(|&(sample, view)| preparer.single(sample, view).transpose());
         let shown: Vec<_> = shown.collect::<Result<_, _>>()?;
         for (row, image) in shown.iter().enumerate() {
             pixels.copy_from(row * preparer.image_len(), image, 0, preparer.image_len());
@@ -44,8 +45,8 @@ pub(super) fn fit(
             let usable = (0..shown.len()).filter(|&row| tokens.usable(row));
             sums.add(&usable.flat_map(|row| tokens.row(row)).copied().collect::<Vec<_>>());
         }
-        job.advance(u64::try_from(picks.len()).unwrap_or(u64::MAX));
+        job.advance(u64::try_from(selected.len()).unwrap_or(u64::MAX));
     }
     Projection::fit(&sums, record.dim)
-        .map_err(|source| ExtractError::Projection { views: spread.count(), source })
+        .map_err(|source| ExtractError::Projection { views: strided.count(), source })
 }

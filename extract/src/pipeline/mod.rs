@@ -14,7 +14,7 @@
 //! Batches never span shards; the last one of a shard is padded. So a shard's bytes depend on its own samples, the batch
 //! size and the kind of device only: not on the number of threads, on partitions, or on what was done before an
 //! interruption. Samples that cannot be decoded take no place in a batch; one whose embedding is bad took its place
-//! before that was known. Both are functions of the shard alone. Where tokens are projected, the projection is fitted before
+//! before that was known. Both are functions of the shard alone. If tokens are projected, the projection is fitted before
 //! the first shard, by whichever part comes first, and kept in the cache for all.
 
 mod batcher;
@@ -70,7 +70,7 @@ impl Extractor {
     /// Opens one session per GPU, or two on the processor that share its threads.
     ///
     /// # Errors
-    /// [`ExtractError`] where a device cannot be used or the model is not what the teacher says.
+    /// [`ExtractError`] if a device cannot be used or the model does not fit the teacher's settings.
     pub fn open(teacher: &Teacher, runtime: &Runtime, options: ExtractOptions) -> Result<Self, ExtractError> {
         let settings = teacher.image()?;
         let outputs = Outputs { features: options.features, tokens: options.tokens.is_some() };
@@ -96,14 +96,14 @@ impl Extractor {
     /// Also caches the captions of `source`, which every later call must be given: texts go through the teacher's text encoder.
     ///
     /// # Errors
-    /// [`ExtractError`] where there is no usable text encoder for texts.
+    /// [`ExtractError`] if there is no usable text encoder for texts.
     pub fn with_captions(
         mut self,
         teacher: &Teacher,
         runtime: &Runtime,
         source: &dyn ImageSource,
     ) -> Result<Self, ExtractError> {
-        self.captions = match source.captions() {
+        self.captions = match &source.listing().captions {
             Some(Captions::Texts(_)) => {
                 let encoder = teacher
                     .text_encoder(runtime, &EncoderOptions { batch: None, ..self.options.encoder.clone() })?;
@@ -120,7 +120,7 @@ impl Extractor {
         &self.encoders[0]
     }
 
-    /// The least number of samples per shard, not below `wanted`, that fills whole batches where no sample is rejected.
+    /// The least number of samples per shard, not below `wanted`, that fills whole batches if no sample is rejected.
     pub fn aligned_shard_samples(&self, wanted: usize, views: u16) -> usize {
         let (mut a, mut b) = (self.encoder().batch(), usize::from(views));
         while b != 0 {
@@ -129,8 +129,8 @@ impl Extractor {
         wanted.max(1).next_multiple_of(self.encoder().batch() / a)
     }
 
-    /// What the stored views of `partition` of a cache will take on disk; `None` where it stores none. Where their size depends
-    /// on what they show, a few dozen views are rendered and encoded to find out.
+    /// Estimates the disk space of the stored views of `partition` of a cache; `None` if it stores none. If their size depends on their
+    /// content, a few dozen views are rendered and encoded as a sample.
     pub fn estimate_stored(
         &self,
         source: &dyn ImageSource,
@@ -144,14 +144,14 @@ impl Extractor {
 
     /// Makes the shards of `partition` that the cache still lacks. `job` counts samples.
     ///
-    /// A sample that cannot be read or decoded, or of which a view's embedding, feature or tokens are NaN, zero or out of range, is
-    /// rejected with its reason, and the run goes on. Where tokens are projected and no part has fitted the projection yet, that
+    /// A sample is rejected with its reason, and the run goes on, if it cannot be read or decoded, or if the embedding, feature or tokens
+    /// of one of its views are NaN, zero or out of range. If tokens are projected and no part has fitted the projection yet, that
     /// comes first; `job` counts views meanwhile.
     ///
     /// # Errors
     /// [`ExtractError::Interrupted`] soon after [`Job::interrupt`]: complete shards stay, the one under way is dropped;
-    /// [`ExtractError::CacheMismatch`] where the cache was begun for another source or encoder;
-    /// [`ExtractError::Inference`] and [`ExtractError::Artifact`] where the encoder or the disk fails; [`ExtractError::Storage`] where
+    /// [`ExtractError::CacheMismatch`] if the cache was started for another source or encoder;
+    /// [`ExtractError::Inference`] and [`ExtractError::Artifact`] if the encoder or the disk fails; [`ExtractError::Storage`] if
     /// that of the images does: complete shards stay.
     pub fn extract(
         &mut self,
@@ -176,7 +176,7 @@ impl Extractor {
         Ok(summary)
     }
 
-    /// What tokens are to be projected with: what a part has kept in the cache, or else what is fitted now.
+    /// The projection of the tokens: the one that a part has stored in the cache, or else one that is fitted now.
     fn projection(
         &mut self,
         source: &dyn ImageSource,
@@ -218,7 +218,7 @@ impl Extractor {
         let waiting = WAITING_PIXELS / (batch * (preparer.stored_bytes() + output_bytes(config))).max(1);
         let (to_writer, results) = bounded(waiting.clamp(1, WAITING_RESULTS));
         let (used_buffers, buffers) = batcher::batch_buffers(self.encoder(), 2 * self.encoders.len() + 1);
-        let blocks = prepare::BlockPool::new(window);
+        let pool = prepare::BufferPool::new(window);
         // One shard ahead of the writer.
         let (to_captioned, captioned) = self.captions.as_ref().map(|_| bounded(1)).unzip();
 
@@ -229,8 +229,8 @@ impl Extractor {
                 scope.spawn(move || prepare::read_all(preparer, &tasks, &decoders));
             }
             for _ in 0..decoders {
-                let (tasks, preparer, blocks) = (decoder_tasks.clone(), &preparer, &blocks);
-                scope.spawn(move || prepare::decode_all(preparer, &tasks, blocks));
+                let (tasks, preparer, pool) = (decoder_tasks.clone(), &preparer, &pool);
+                scope.spawn(move || prepare::decode_all(preparer, &tasks, pool));
             }
             for encoder in &mut self.encoders {
                 let (batches, used_buffers) = (batches.clone(), used_buffers.clone());
@@ -244,7 +244,7 @@ impl Extractor {
             let batcher = batcher::Batcher {
                 preparer: &preparer,
                 batch,
-                blocks: &blocks,
+                pool: &pool,
                 buffers,
                 encoders: to_encoders,
                 writer: to_writer,
@@ -260,8 +260,8 @@ fn sessions(options: &EncoderOptions) -> Vec<(Slot, usize)> {
     if !options.device.is_cpu() {
         return options.device.slots().into_iter().map(|slot| (slot, options.threads)).collect();
     }
-    // The threads of one operation wait for each other, so a decoder that takes a core from one of them stops them all.
-    // A second session uses the time.
+    // The threads of one operation wait for each other, so a decoder that takes a core from one of them delays them all.
+    // A second session uses that time.
     match threads_or(options.threads, cores()) {
         1 => vec![(Slot::Cpu, 1)],
         threads => vec![(Slot::Cpu, threads.div_ceil(2)), (Slot::Cpu, threads / 2)],
@@ -275,7 +275,7 @@ fn output_bytes(config: &CacheConfig) -> usize {
     4 * (features + tokens)
 }
 
-/// Samples that may be on their way between listing and batch.
+/// Samples that may be in the queues between listing and batch.
 fn window(decoders: usize, sample_bytes: usize) -> usize {
     (2 * decoders + 2).min(WAITING_PIXELS / sample_bytes.max(1)).max(2)
 }

@@ -1,4 +1,4 @@
-//! What an extraction is told, and what it tells.
+//! Options and summary of an extraction.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use lgd_data::view::Policy;
 
 use crate::encoder::EncoderOptions;
 
-/// Files read ahead at a time where nothing else is said.
+/// Default number of threads that read files.
 pub const READ_THREADS: usize = 2;
 
 /// How tokens are stored.
@@ -27,7 +27,7 @@ pub enum TokenStorage {
     },
 }
 
-/// How an extraction runs. None of it changes the embeddings but the device and the batch size.
+/// How an extraction runs. Only the device and the batch size can change the embeddings.
 #[derive(Clone, Debug, Default)]
 pub struct ExtractOptions {
     /// Device, batch and threads of the encoder.
@@ -49,9 +49,9 @@ pub struct ExtractOptions {
 pub struct ViewPlan {
     /// Views per image, K.
     pub views: u16,
-    /// Share of the short side that view 0 shows, where view 0 is the plain center crop; `None` where it is drawn too.
+    /// Share of the short side that view 0 shows, if view 0 is the center crop; `None` if view 0 is drawn like the others.
     pub center_fraction: Option<f32>,
-    /// How the other views are drawn.
+    /// Policy of the drawn views.
     pub policy: Policy,
     /// Seed of the views.
     pub seed: u64,
@@ -59,7 +59,7 @@ pub struct ViewPlan {
     pub stored: Option<StoredFormat>,
 }
 
-/// What one run did.
+/// Results of one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ExtractSummary {
     /// Samples that are now in the cache.

@@ -18,9 +18,9 @@ pub(super) type Prepared = Result<Rendered, Unprepared>;
 
 /// Why a sample is not ready to be batched.
 pub(super) enum Unprepared {
-    /// It never will be.
+    /// It is rejected.
     Rejected(Reject),
-    /// It could not be read, and others cannot be either: the run is to end.
+    /// The storage has failed, so that no sample can be read: the run ends.
     Failed(SourceError),
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Unprepared {
 pub(super) struct Rendered {
     pub image: ImageStamp,
     pub views: Vec<View>,
-    /// The K views as the cache stores them; none where it does not.
+    /// The K views as the cache stores them; none if it does not.
     pub stored: Vec<Vec<u8>>,
     /// [K, image].
     pub pixels: PixelBuffer,
@@ -41,7 +41,7 @@ pub(super) struct DecodeTask {
     reply: Sender<Prepared>,
 }
 
-/// What all samples have in common.
+/// Settings that all samples share.
 pub(super) struct Preparer<'a> {
     source: &'a dyn ImageSource,
     limits: DecodeLimits,
@@ -87,7 +87,7 @@ impl<'a> Preparer<'a> {
         self.source
     }
 
-    /// Bytes of a view's pixels as the cache stores them, before they are encoded; 0 where it does not.
+    /// Bytes of a view's pixels as the cache stores them, before they are encoded; 0 if it does not.
     pub(super) fn stored_bytes(&self) -> usize {
         self.stored.and_then(|format| format.pixel_bytes().ok()).unwrap_or(0)
     }
@@ -123,7 +123,7 @@ impl<'a> Preparer<'a> {
         &self,
         sample: usize,
         bytes: &[u8],
-        blocks: &BlockPool,
+        buffers: &BufferPool,
         scratch: &mut Vec<f32>,
     ) -> Result<Rendered, Reject> {
         let image = decode(bytes, &self.limits)
@@ -131,7 +131,7 @@ impl<'a> Preparer<'a> {
         let (width, height) = (image.width(), image.height());
         let mut views = Vec::with_capacity(usize::from(self.views));
         let mut stored = Vec::new();
-        let mut pixels = blocks.take(self.pixel_type, usize::from(self.views) * self.image_len);
+        let mut pixels = buffers.take(self.pixel_type, usize::from(self.views) * self.image_len);
         for index in 0..self.views {
             let view = self.view(sample, index, &image);
             let start = usize::from(index) * self.image_len;
@@ -160,7 +160,7 @@ impl<'a> Preparer<'a> {
         }
     }
 
-    /// A view as the cache stores it. `shown` is what the teacher sees: where sizes agree it is rendered once.
+    /// A view as the cache stores it. `shown` is the teacher's rendering, which is reused if the sizes agree.
     fn store(
         &self,
         format: StoredFormat,
@@ -174,7 +174,7 @@ impl<'a> Preparer<'a> {
         format.encode(render(image, view, format.size, self.resample)?)
     }
 
-    /// The normalized pixels of view `index` of a sample by itself; `None` where the sample cannot be used.
+    /// The normalized pixels of view `index` of a sample by itself; `None` if the sample cannot be used.
     ///
     /// # Errors
     /// [`ExtractError::Storage`].
@@ -195,11 +195,11 @@ impl<'a> Preparer<'a> {
             pixels.normalize(0, &shown, &self.normalization, self.layout, &mut Vec::new()).ok()?;
             Some(pixels)
         };
-        // As in `decode_all`: a file that a decoder panics on must not end the run.
+        // As in `decode_all`: a panic of a decoder must not end the run.
         catch_unwind(AssertUnwindSafe(render_one)).ok().flatten()
     }
 
-    /// Bytes of view `index` of a sample as `format` stores it; `None` where the sample cannot be used.
+    /// Bytes of view `index` of a sample as `format` stores it; `None` if the sample cannot be used.
     pub(super) fn stored_length(&self, format: StoredFormat, sample: usize, index: usize) -> Option<usize> {
         let bytes = self.read(sample).ok()?;
         let index = u16::try_from(index).ok()?;
@@ -215,7 +215,7 @@ pub(super) fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, deco
     for ReadTask { sample, reply } in tasks {
         let sent = match preparer.read(sample) {
             Ok(bytes) => decoders.send(DecodeTask { sample, bytes, reply }).is_ok(),
-            // A closed reply means that the batcher has gone, and the tasks will end.
+            // A closed reply means that the batcher has ended, and that the tasks will end too.
             Err(reason) => reply.send(Err(reason)).is_ok(),
         };
         if !sent {
@@ -225,12 +225,12 @@ pub(super) fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, deco
 }
 
 /// Decodes and renders samples until there are no more tasks.
-pub(super) fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, blocks: &BlockPool) {
+pub(super) fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, buffers: &BufferPool) {
     let mut scratch = Vec::new();
     for DecodeTask { sample, bytes, reply } in tasks {
-        // Decoders of outside bytes may panic on one file in a million; that file must not end the run.
+        // A decoder may panic on a damaged file; that must not end the run.
         let prepared =
-            catch_unwind(AssertUnwindSafe(|| preparer.prepare(sample, &bytes, blocks, &mut scratch)))
+            catch_unwind(AssertUnwindSafe(|| preparer.prepare(sample, &bytes, buffers, &mut scratch)))
                 .unwrap_or_else(|_| Err(preparer.reject(sample, "panic", "the decoder panicked".to_owned())));
         if reply.send(prepared.map_err(Unprepared::Rejected)).is_err() {
             return;
@@ -238,13 +238,13 @@ pub(super) fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, 
     }
 }
 
-/// Pixel blocks that go round between decoders and batcher, so that the same memory is used again.
-pub(super) struct BlockPool {
+/// Recycles pixel buffers between decoders and batcher.
+pub(super) struct BufferPool {
     give: Sender<PixelBuffer>,
     take: Receiver<PixelBuffer>,
 }
 
-impl BlockPool {
+impl BufferPool {
     pub(super) fn new(capacity: usize) -> Self {
         let (give, take) = bounded(capacity);
         Self { give, take }
@@ -254,8 +254,8 @@ impl BlockPool {
         self.take.try_recv().unwrap_or_else(|_| PixelBuffer::zeros(pixel_type, len))
     }
 
-    pub(super) fn give_back(&self, block: PixelBuffer) {
-        // A full pool needs no more blocks: this one is freed.
-        let _ = self.give.try_send(block);
+    pub(super) fn give_back(&self, buffer: PixelBuffer) {
+        // If the pool is full, the buffer is freed.
+        let _ = self.give.try_send(buffer);
     }
 }

@@ -156,7 +156,7 @@ struct Rows {
     taken: usize,
 }
 
-/// Values of a fixed number per row; of none where the cache does not hold them.
+/// Values of a fixed number per row; of none if the cache does not hold them.
 struct Column {
     width: usize,
     values: Vec<f32>,
@@ -167,7 +167,7 @@ impl Column {
         Self { width, values: Vec::new() }
     }
 
-    /// Adds rows; a batch's tokens are megabytes, so they are copied only where some are left of the batch before.
+    /// Appends rows. They are moved, not copied, if no rows of the batch before are left: a batch's tokens are megabytes.
     fn append(&mut self, values: Vec<f32>) {
         if self.values.is_empty() {
             self.values = values;

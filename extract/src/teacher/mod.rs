@@ -1,4 +1,4 @@
-//! A teacher: a folder with an image model, a text model, a tokenizer, and `teacher.toml`, which says how to feed them.
+//! A teacher: a folder with an image model, a text model, a tokenizer, and `teacher.toml`, which describes their inputs and outputs.
 //!
 //! ```text
 //! teacher/teacher.toml
@@ -77,7 +77,7 @@ impl Teacher {
     /// Settings of the image model. They are resolved here and not on opening: prompts do not need them to be right.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] where `teacher.toml` has no `[image]`; for a value out of range, a value that is nowhere to be
+    /// [`ExtractError::TeacherSetting`] if `teacher.toml` has no `[image]`; for a value out of range, a value that is nowhere to be
     /// found, and files that contradict each other.
     pub fn image(&self) -> Result<ImageSettings, ExtractError> {
         let image = self.image.clone().ok_or_else(|| self.no_section("[image]"))?;
@@ -87,7 +87,7 @@ impl Teacher {
     /// Settings of the text model.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] where `teacher.toml` has no `[text]`.
+    /// [`ExtractError::TeacherSetting`] if `teacher.toml` has no `[text]`.
     pub fn text(&self) -> Result<&TextSettings, ExtractError> {
         self.text.as_ref().ok_or_else(|| self.no_section("[text]"))
     }
@@ -104,7 +104,7 @@ impl Teacher {
     /// BLAKE3 of the image model, weights in side files included. Reads them whole.
     ///
     /// # Errors
-    /// [`ExtractError::Artifact`] where a file cannot be read.
+    /// [`ExtractError::Artifact`] if a file cannot be read.
     pub fn image_hash(&self) -> Result<ContentHash, ExtractError> {
         let mut hasher = blake3::Hasher::new();
         hash_model(&mut hasher, &self.image()?.model)?;
@@ -114,7 +114,7 @@ impl Teacher {
     /// BLAKE3 of everything that decides a prompt's embedding: text model, tokenizer and settings.
     ///
     /// # Errors
-    /// [`ExtractError::Artifact`] where a file cannot be read.
+    /// [`ExtractError::Artifact`] if a file cannot be read.
     pub fn text_hash(&self) -> Result<ContentHash, ExtractError> {
         let settings = self.text()?;
         let mut hasher = blake3::Hasher::new();
@@ -127,7 +127,7 @@ impl Teacher {
     /// Opens the image model on the first device of `options`.
     ///
     /// # Errors
-    /// [`ExtractError`] where the device cannot be used or the model is not what the settings say.
+    /// [`ExtractError`] if the device cannot be used or the model does not fit the settings.
     pub fn image_encoder(
         &self,
         runtime: &Runtime,
@@ -139,7 +139,7 @@ impl Teacher {
     /// As [`Teacher::image_encoder`], for `outputs` besides the embedding.
     ///
     /// # Errors
-    /// As [`Teacher::image_encoder`], also where the settings do not name an output that is asked for.
+    /// As [`Teacher::image_encoder`], also if the settings do not name an output that is asked for.
     pub fn view_encoder(
         &self,
         runtime: &Runtime,
@@ -153,7 +153,7 @@ impl Teacher {
     /// Opens the text model on the first device of `options`.
     ///
     /// # Errors
-    /// [`ExtractError`] where the device cannot be used or model and tokenizer are not what the settings say.
+    /// [`ExtractError`] if the device cannot be used or model and tokenizer do not fit the settings.
     pub fn text_encoder(
         &self,
         runtime: &Runtime,

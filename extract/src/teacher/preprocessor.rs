@@ -1,7 +1,7 @@
 //! Defaults that exporters leave beside a model: `preprocessor_config.json` (Hugging Face) and
 //! `open_clip_config.json` (OpenCLIP).
 //!
-//! Both may be there; where both give a value they must agree, unless `teacher.toml` decides.
+//! Both may be there; if both give a value they must agree, unless `teacher.toml` decides.
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::error::ExtractError;
 const HUGGING_FACE: &str = "preprocessor_config.json";
 const OPEN_CLIP: &str = "open_clip_config.json";
 
-/// A file's path and content, where there is one.
+/// A file's path and content, if there is one.
 type Found = Option<(PathBuf, Value)>;
 
-/// What a value of a file means; `None` where the file does not give it.
+/// Reads a setting from a file; `None` if the file does not give it.
 type Rule<T> = fn(&Path, &Value) -> Result<Option<T>, ExtractError>;
 
-/// One or both files. A value is looked at when it is asked for: what `teacher.toml` says in its place may be anything.
+/// One or both files. A value is parsed only when it is needed: if `teacher.toml` sets it, the file's may be malformed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ImageDefaults {
     hugging_face: Found,
@@ -51,7 +51,7 @@ impl ImageDefaults {
         self.agreed("the resampling", hugging_face::resample, open_clip::resample)
     }
 
-    /// Share of the short side that the center crop keeps; `None` also where the image is not cropped but squeezed.
+    /// Share of the short side that the center crop keeps; `None` also if the image is not cropped but squeezed.
     pub(crate) fn center_fraction(&self) -> Result<Option<f32>, ExtractError> {
         self.agreed("the center crop's share", hugging_face::center_fraction, open_clip::center_fraction)
     }
@@ -77,7 +77,7 @@ impl ImageDefaults {
         }
     }
 
-    /// The one value that all files give; `None` where none does.
+    /// The one value that all files give; `None` if none does.
     fn agreed<T: Copy + PartialEq + Debug>(
         &self,
         what: &str,
@@ -96,7 +96,7 @@ impl ImageDefaults {
     }
 }
 
-/// What a file gives by a rule, and its path.
+/// The value that a rule finds in a file, and the file's path.
 fn given<T>(file: &Found, rule: Rule<T>) -> Result<Option<(T, &Path)>, ExtractError> {
     let Some((path, json)) = file else { return Ok(None) };
     Ok(rule(path, json)?.map(|value| (value, path.as_path())))
@@ -141,8 +141,8 @@ mod hugging_face {
         Ok(Some(rescaled(mean, std, factor)))
     }
 
-    /// Crop over short side, where the image is resized by its short side and then cropped. A plain number is a short side to CLIP's
-    /// processors, to others a square; where it is the crop's, nothing is cut off either way.
+    /// Crop over short side, if the image is resized by its short side and then cropped. A plain number is a short side to CLIP's
+    /// processors, to others a square; if it is the crop's, nothing is cut off either way.
     #[expect(clippy::cast_precision_loss, reason = "sides of images are far below 2^24")]
     pub(super) fn center_fraction(_: &Path, json: &Value) -> Result<Option<f32>, ExtractError> {
         let on = enabled(json, "do_resize") && enabled(json, "do_center_crop");
@@ -189,7 +189,7 @@ mod open_clip {
         }
     }
 
-    /// All of the short side, where the image is resized by it; other modes squeeze the image or fill it up.
+    /// All of the short side, if the image is resized by it; other modes squeeze the image or fill it up.
     pub(super) fn center_fraction(_: &Path, json: &Value) -> Result<Option<f32>, ExtractError> {
         let Some(preprocess) = json.get("preprocess_cfg") else { return Ok(None) };
         let mode = preprocess.get("resize_mode").map_or(Some("shortest"), Value::as_str);
@@ -197,15 +197,14 @@ mod open_clip {
     }
 }
 
-/// Reads a JSON file; `None` where there is none.
+/// Reads a JSON file; `None` if there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Found, ExtractError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),
     };
-    let json =
-        serde_json::from_slice(&bytes).map_err(|error| ExtractError::setting(path, error.to_string(), ""))?;
+    let json = serde_json::from_slice(&bytes).map_err(|error| ExtractError::syntax(path, error))?;
     Ok(Some((path.to_owned(), json)))
 }
 

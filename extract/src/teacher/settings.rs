@@ -27,13 +27,13 @@ pub enum Pooling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
-    /// To the longest of a batch; prompts of one length are batched together, so that nothing is padded in fact.
+    /// To the longest of a batch. Prompts of the same length are batched together, so nothing is actually padded.
     Longest,
     /// Always to the context length, as CLIP's text encoders need it.
     Fixed,
 }
 
-/// How images are fed to the image model and what is taken from it.
+/// Inputs and outputs of the image model.
 #[derive(Clone, Debug)]
 pub struct ImageSettings {
     /// The ONNX model.
@@ -44,27 +44,27 @@ pub struct ImageSettings {
     pub normalization: Normalization,
     /// Resampling of the crop to the input size.
     pub resample: Resample,
-    /// Share of the short side that the center crop keeps; `None` = nothing says it.
+    /// Share of the short side that the center crop keeps; `None` = not set.
     pub center_fraction: Option<f32>,
-    /// Order of the input's axes; `None` = as the model's shape says.
+    /// Order of the input's axes; `None` = by the model's shape.
     pub layout: Option<PixelLayout>,
     /// Name of the input; `None` = the only one.
     pub input: Option<String>,
     /// Name of the output; `None` = the only one, or one with a known name.
     pub output: Option<String>,
-    /// Pooling of the output; `None` = `none` where the output is [N, D].
+    /// Pooling of the output; `None` = `none` if the output is [N, D].
     pub pooling: Option<Pooling>,
     /// Tokens before the patch tokens (class and register tokens), left out of the mean and of the tokens.
     pub prefix_tokens: usize,
-    /// Name of the output with the pooled feature before its last activation, where the teacher has one.
+    /// Name of the output with the pooled feature before its last activation, if the teacher has one.
     pub features: Option<String>,
-    /// Name of the output with the patch tokens or the last feature map, where the teacher has one.
+    /// Name of the output with the patch tokens or the last feature map, if the teacher has one.
     pub tokens: Option<String>,
     /// Rows and columns of the tokens; `None` = a square, or the feature map's own.
     pub token_grid: Option<[usize; 2]>,
 }
 
-/// How prompts are fed to the text model and what is taken from it.
+/// Inputs and outputs of the text model.
 #[derive(Clone, Debug)]
 pub struct TextSettings {
     /// The ONNX model.
@@ -73,7 +73,7 @@ pub struct TextSettings {
     pub tokenizer: PathBuf,
     /// Longest prompt in tokens, special tokens included; `None` = the model's own fixed length.
     pub context_length: Option<usize>,
-    /// Padding; `None` = fixed where the model's length is fixed or it takes no attention mask, else longest.
+    /// Padding; `None` = fixed if the model's length is fixed or it takes no attention mask, else longest.
     pub padding: Option<Padding>,
     /// Token that pads; `None` = the tokenizer's own.
     pub pad_id: Option<u32>,
@@ -81,7 +81,7 @@ pub struct TextSettings {
     pub input: Option<String>,
     /// Name of the output; `None` = the only one, or one with a known name.
     pub output: Option<String>,
-    /// Pooling of the output; `None` = `none` where the output is [N, D].
+    /// Pooling of the output; `None` = `none` if the output is [N, D].
     pub pooling: Option<Pooling>,
 }
 

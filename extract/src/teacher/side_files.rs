@@ -35,7 +35,7 @@ enum Message {
 }
 
 impl Message {
-    /// What stands in a field, where a location may be in it.
+    /// The content of a field that may hold a location.
     fn child(self, field: u64) -> Option<Self> {
         use Message::{Attribute, Entry, Function, Graph, Model, Node, SparseTensor, Tensor, Training};
         match (self, field) {
@@ -187,7 +187,7 @@ pub(super) mod tests {
         [varint(field << 3), varint(value)].concat()
     }
 
-    /// A tensor whose values stand in a file; `kept` = its data_location says so.
+    /// A tensor whose values are in a file; `kept` = its data_location says so.
     fn tensor(location: &str, kept: bool) -> Vec<u8> {
         let entry = |key: &str, value: &str| {
             field(13, &[field(1, key.as_bytes()), field(2, value.as_bytes())].concat())

@@ -1,4 +1,4 @@
-//! What a tokenizer's own files say about context length and padding.
+//! Context length and padding from a tokenizer's own files.
 
 use std::path::Path;
 

@@ -78,8 +78,7 @@ impl TeacherToml {
             source,
             hint: "a teacher is a folder with teacher.toml, its models and its tokenizer",
         })?;
-        let parsed: Self = toml::from_str(&text)
-            .map_err(|error| ExtractError::setting(path, error.to_string().trim_end(), ""))?;
+        let parsed: Self = toml::from_str(&text).map_err(|error| ExtractError::syntax(path, error))?;
         parsed.check(path)?;
         Ok(parsed)
     }

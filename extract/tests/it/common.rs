@@ -1,9 +1,8 @@
-//! The runtime, teachers made of fixture models, and images in memory.
+//! The runtime, teachers made of fixture models, and encoded images.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use lgd_data::source::{Captions, ImageSource, Rejected, Sample, SourceError};
 use lgd_extract::{ExtractError, Runtime, Teacher};
 use tempfile::TempDir;
 
@@ -78,47 +77,6 @@ pub fn assert_close(got: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(got.len(), expected.len());
     for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert!((got - expected).abs() <= tolerance, "element {index}: expected {expected}, got {got}");
-    }
-}
-
-/// Encoded images in memory.
-pub struct MemorySource {
-    samples: Vec<Sample>,
-    bytes: Vec<Vec<u8>>,
-    captions: Option<Captions>,
-}
-
-impl MemorySource {
-    pub fn new(images: Vec<(String, Vec<u8>)>) -> Self {
-        let (keys, bytes): (Vec<_>, Vec<_>) = images.into_iter().unzip();
-        let samples = keys.into_iter().map(|key| Sample { key, label: None }).collect();
-        Self { samples, bytes, captions: None }
-    }
-
-    pub fn captioned(self, captions: Captions) -> Self {
-        Self { captions: Some(captions), ..self }
-    }
-}
-
-impl ImageSource for MemorySource {
-    fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        None
-    }
-
-    fn read(&self, index: usize, _max_bytes: u64) -> Result<Vec<u8>, SourceError> {
-        Ok(self.bytes[index].clone())
-    }
-
-    fn rejected(&self) -> &[Rejected] {
-        &[]
-    }
-
-    fn captions(&self) -> Option<&Captions> {
-        self.captions.as_ref()
     }
 }
 

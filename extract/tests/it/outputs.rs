@@ -4,19 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::f16;
-use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Existing, Partition};
+use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Partition};
 use lgd_data::job::Job;
-use lgd_data::manifest::Verify;
+use lgd_data::manifest::{Existing, Verify};
 use lgd_data::projection::{MomentSums, Projection};
 use lgd_data::source::{Captions, ImageSource};
 use lgd_data::view::Policy;
 use lgd_extract::encoder::{EncodedViews, Outputs, PixelBuffer, TokenShape};
 use lgd_extract::pipeline::{OutputEstimate, TokenStorage, ViewPlan};
 use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor, ImageEncoder};
+use lgd_testing::MemorySource;
 
-use crate::common::{
-    MemorySource, assert_close, both_teacher, expected, image_teacher, pixels, ppm, runtime, unit,
-};
+use crate::common::{assert_close, both_teacher, expected, image_teacher, pixels, ppm, runtime, unit};
 use crate::pipeline::{Failing, Interrupting, PLAN, assert_same, byte, contents, images};
 
 const GRID: &str = "features = 'features'\ntokens = 'tokens'";
@@ -375,7 +374,7 @@ fn features_and_tokens_out_of_range_reject_the_sample() {
         _ if i % 7 == 6 => ppm(9, 9, |_, _| [254, 255, 254]),
         _ => ppm(9, 9, |x, y| [130, 140, byte(150 + x + y)]),
     };
-    let source = MemorySource::new((0..40).map(|i| (format!("{i:02}"), image(i))).collect());
+    let source = MemorySource::new((0..40).map(|i| (format!("{i:02}"), image(i))));
     for (keys, reason, detail) in [
         ("features = 'nan_features'", "nan-features", "the feature of view 0 is not finite"),
         (

@@ -5,18 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lgd_data::cache::{
-    Cache, CacheBuilder, CacheManifest, Encoding, Existing, ImageStamp, Partition, StoredFormat,
-};
+use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Encoding, ImageStamp, Partition, StoredFormat};
 use lgd_data::job::Job;
-use lgd_data::manifest::Verify;
-use lgd_data::source::{Captions, ImageSource, Rejected, Sample, SourceError};
+use lgd_data::manifest::{Existing, Verify};
+use lgd_data::source::{ImageSource, Listing, SourceError};
 use lgd_data::view::{Crop, Policy};
 use lgd_extract::pipeline::ViewPlan;
 use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor};
+use lgd_testing::MemorySource;
 use tempfile::TempDir;
 
-use crate::common::{MemorySource, image_teacher, ppm, runtime};
+use crate::common::{image_teacher, ppm, runtime};
 
 pub const PLAN: ViewPlan =
     ViewPlan { views: 3, center_fraction: Some(0.875), policy: Policy::MocoV2, seed: 11, stored: None };
@@ -41,7 +40,7 @@ pub fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
             [(i * 13 + x * 5) % 251, (i * 7 + y * 9) % 241, (x * y + i) % 239].map(byte)
         })
     };
-    MemorySource::new((0..count).map(|i| (format!("{i:04}.ppm"), image(i))).collect())
+    MemorySource::new((0..count).map(|i| (format!("{i:04}.ppm"), image(i))))
 }
 
 pub fn byte(value: usize) -> u8 {
@@ -180,7 +179,7 @@ fn bad_samples_are_rejected_once_and_the_run_goes_on() {
             _ if i % 5 == 4 => ppm(9, 9, |_, _| [3, 2, 1]),
             _ => ppm(9, 9, |x, y| [200, 210, byte(200 + x + y)]),
         };
-        let source = MemorySource::new((0..40).map(|i| (format!("{i:02}"), image(i))).collect());
+        let source = MemorySource::new((0..40).map(|i| (format!("{i:02}"), image(i))));
         let mut extractor = extractor(model, 8, 2);
         let dir = tempfile::tempdir().unwrap();
         let builder = builder(&extractor, &source, 16, dir.path());
@@ -226,12 +225,8 @@ impl Interrupting {
 }
 
 impl ImageSource for Interrupting {
-    fn samples(&self) -> &[Sample] {
-        self.inner.samples()
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        None
+    fn listing(&self) -> &Listing {
+        self.inner.listing()
     }
 
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
@@ -239,14 +234,6 @@ impl ImageSource for Interrupting {
             self.job.interrupt();
         }
         self.inner.read(index, max_bytes)
-    }
-
-    fn rejected(&self) -> &[Rejected] {
-        &[]
-    }
-
-    fn captions(&self) -> Option<&Captions> {
-        self.inner.captions()
     }
 }
 
@@ -257,28 +244,16 @@ pub struct Failing {
 }
 
 impl ImageSource for Failing {
-    fn samples(&self) -> &[Sample] {
-        self.inner.samples()
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        None
+    fn listing(&self) -> &Listing {
+        self.inner.listing()
     }
 
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
         if index >= self.from {
             let path = self.samples()[index].key.clone().into();
-            return Err(SourceError::Io { path, error: std::io::ErrorKind::StaleNetworkFileHandle.into() });
+            return Err(SourceError::Io { path, source: std::io::ErrorKind::StaleNetworkFileHandle.into() });
         }
         self.inner.read(index, max_bytes)
-    }
-
-    fn rejected(&self) -> &[Rejected] {
-        &[]
-    }
-
-    fn captions(&self) -> Option<&Captions> {
-        self.inner.captions()
     }
 }
 

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use lgd_data::cache::{
-    CacheBuilder, CacheConfig, CacheManifest, Encoding, Existing, Partition, Reject, StoredFormat,
-    TokenRecord,
+    CacheBuilder, CacheConfig, CacheManifest, Encoding, Partition, Reject, StoredFormat, TokenRecord,
 };
 use lgd_data::image::DecodeLimits;
+use lgd_data::manifest::Existing;
 use lgd_data::source::{ImageSource, Rejected, open_captioned, open_source};
 use lgd_data::view::CENTER_FRACTION;
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
@@ -47,7 +47,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
         let _progress = Progress::show("extract", "samples");
         extractor.extract(source.as_ref(), &builder, partition, &JOB)?
     };
-    let listed: Vec<Reject> = source.rejected().iter().map(listed_reject).collect();
+    let listed: Vec<Reject> = source.listing().rejected.iter().map(listed_reject).collect();
     let manifest = builder.finalize(&listed)?;
     summarize(&summary, manifest.as_ref(), args);
     if manifest.is_none() {
@@ -71,13 +71,13 @@ fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
     let open = if args.captions { open_captioned } else { open_source };
     let source =
         open(&args.images).with_context(|| format!("cannot list the images in {}", args.images.display()))?;
-    if source.ignores_captions() {
+    if source.listing().ignores_captions {
         say(format_args!(
             "note: the captions in {} are not cached without --captions",
             args.images.display()
         ));
     }
-    if let Some(passed_over) = source.passed_over() {
+    if let Some(passed_over) = &source.listing().passed_over {
         say(format_args!("note: {}: {passed_over}", args.images.display()));
     }
     Ok(source)
@@ -142,7 +142,7 @@ fn require_caption_width(
             args.teacher.display()
         );
     }
-    let line = source.first_line().map(|line| format!(", line {line}")).unwrap_or_default();
+    let line = source.listing().first_line.map(|line| format!(", line {line}")).unwrap_or_default();
     bail!(
         "{}{line}: expected a caption_embedding of {expected} numbers, as the teacher's embeddings have, got {got}\nhint: embed the \
          captions with the teacher's text encoder, or give texts in a column caption",

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use anyhow::bail;
 use indicatif::DecimalBytes;
-use lgd_data::cache::{CacheConfig, Existing, Partition, TokenRecord};
+use lgd_data::cache::{CacheConfig, Partition, TokenRecord};
+use lgd_data::manifest::Existing;
 use lgd_extract::pipeline::{OutputEstimate, StoredEstimate};
+use lgd_train::StudentSizes;
 
 use crate::say::say;
 
@@ -95,7 +97,7 @@ pub fn announce(
 
 /// Tells which students can be trained to make the tokens, and warns of stored views that are for none of them.
 fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
-    let students = tokens.student_sizes();
+    let students = StudentSizes::of(tokens);
     let sides = students.sides();
     match config.stored_views.filter(|stored| !sides.contains(&stored.size)) {
         _ if sides.is_empty() => say(format_args!("warning: {students}")),
@@ -177,58 +179,26 @@ fn to_be_deleted(out: &Path, needs: &[Need]) -> u64 {
     ours.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// Bytes that may be written to the disk of `out`, a folder that need not exist yet; `None` where the system does not tell.
-#[cfg(unix)]
+/// Bytes that may be written to the disk of `out`, a folder that need not exist yet; `None` if the system cannot report them.
 fn free_bytes(out: &Path) -> Option<u64> {
     let absolute = std::path::absolute(out).ok()?;
     let stat = absolute.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok())?;
     stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
-/// Bytes that may be written to the disk of `out`; `None` where the system does not tell.
-#[cfg(not(unix))]
-fn free_bytes(_out: &Path) -> Option<u64> {
-    None
-}
-
 #[cfg(test)]
 mod tests {
-    use lgd_data::cache::{CaptionRecord, FeatureRecord, TeacherRecord};
-    use lgd_data::manifest::ContentHash;
-    use lgd_data::render::{Normalization, Resample};
-    use lgd_data::view::Policy;
+    use lgd_data::cache::{CaptionRecord, FeatureRecord};
 
     use super::*;
 
     /// Ten samples of two views in shards of four: 200 bytes of features per view, 100 of captions per sample.
     fn config() -> CacheConfig {
         CacheConfig {
-            teacher: TeacherRecord {
-                name: "test".to_owned(),
-                image_model: ContentHash::of(b"model"),
-                size: 32,
-                normalization: Normalization::CLIP,
-                resample: Resample::Bicubic,
-                output: "image_embeds".to_owned(),
-                pooling: "none".to_owned(),
-                prefix_tokens: 0,
-                text_encoder: None,
-            },
-            dim: 4,
-            listing: ContentHash::of(b"listing"),
-            samples: 10,
-            class_names: None,
-            views: 2,
-            center_fraction: None,
-            policy: Policy::CropFlip,
-            seed: 0,
-            batch: 4,
             shard_samples: 4,
-            device: "cpu".to_owned(),
-            stored_views: None,
             features: Some(FeatureRecord { output: "features".to_owned(), dim: 100 }),
-            tokens: None,
             captions: Some(CaptionRecord { dim: 50, text_encoder: None }),
+            ..lgd_testing::cache_config(4, 10)
         }
     }
 

@@ -7,6 +7,7 @@ use lgd_data::bank::{BankManifest, BankRecord, CategoryRecord, Storage};
 use lgd_data::cache::{Cache, CacheConfig, CacheManifest, TeacherRecord};
 use lgd_data::kdep::{KdepManifest, KdepRecord};
 use lgd_data::manifest::ContentHash;
+use lgd_train::StudentSizes;
 use lgd_train::run::RunManifest;
 use lgd_train::student::Head;
 
@@ -192,7 +193,7 @@ fn optional(manifest: &CacheManifest) -> Vec<(&'static str, String)> {
     if let Some(record) = &config.tokens {
         let kept = kept_variance(manifest).map(|kept| format!(", {kept}")).unwrap_or_default();
         lines.push(("tokens", format!("{record}{kept}, {}", DecimalBytes(manifest.token_bytes()))));
-        lines.push(("", record.student_sizes().to_string()));
+        lines.push(("", StudentSizes::of(record).to_string()));
     }
     if let Some(record) = &config.captions {
         let from = if record.text_encoder.is_some() { "the text encoder" } else { "the list" };

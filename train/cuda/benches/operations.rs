@@ -6,10 +6,11 @@ use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
 
-use lgd_cuda::batch_norm::{self, KEPT, Norm, Operand, Parameters, Site, Through, Upstream};
+use lgd_cuda::batch_norm::{self, Parameters, Site, Upstream};
 use lgd_cuda::timing::Stopwatch;
 use lgd_cuda::{
-    Activation, Buffer, CudaError, Element, Gpu, Sliding, Tuning, Window, conv, elementwise, optimizer, pool,
+    Activation, Buffer, CudaError, Element, Gpu, GradientTarget, Norm, Operand, SAVED, Sliding, Tuning,
+    Window, conv, elementwise, optimizer, pool,
 };
 use lgd_kernels::conv::Conv;
 
@@ -191,7 +192,7 @@ fn passes(gpu: &mut Gpu, side: usize, channels: usize, copy: f64) -> Result<(), 
     let ones = Buffer::from_host(gpu.stream(), &vec![1.0_f32; channels])?;
     let floats = |count| Buffer::zeros(gpu.stream(), Element::F32, count);
     let (mut kept, mut other, mut dgamma, mut dbeta) =
-        (floats(KEPT * channels)?, floats(KEPT * channels)?, floats(channels)?, floats(channels)?);
+        (floats(SAVED * channels)?, floats(SAVED * channels)?, floats(channels)?, floats(channels)?);
     let (mut dgamma2, mut dbeta2) = (floats(channels)?, floats(channels)?);
     let parameters = Parameters { gamma: ones.as_slice(), beta: ones.as_slice(), eps: 1e-5 };
     let time = best(gpu, |gpu| {
@@ -201,18 +202,18 @@ fn passes(gpu: &mut Gpu, side: usize, channels: usize, copy: f64) -> Result<(), 
     batch_norm::training(gpu, r.as_slice(), &parameters, None, None, &mut other.as_mut())?;
     let (relu, none) = (Activation::Relu, Activation::Identity);
     let operand =
-        Operand { data: x.as_slice(), norm: Some(Norm { kept: kept.as_slice(), activation: relu }) };
-    let time = best(gpu, |gpu| batch_norm::materialize(gpu, operand, channels, &mut y.as_mut()))?;
+        Operand { data: x.as_slice(), norm: Some(Norm { saved: kept.as_slice(), activation: relu }) };
+    let time = best(gpu, |gpu| elementwise::materialize(gpu, operand, channels, &mut y.as_mut()))?;
     line("normalize", (len, 2.0, time), copy);
     let summand =
-        Operand { data: x.as_slice(), norm: Some(Norm { kept: kept.as_slice(), activation: none }) };
+        Operand { data: x.as_slice(), norm: Some(Norm { saved: kept.as_slice(), activation: none }) };
     let time = best(gpu, |gpu| {
-        batch_norm::add(gpu, summand, Operand::plain(r.as_slice()), relu, channels, &mut y.as_mut())
+        elementwise::add(gpu, summand, Operand::plain(r.as_slice()), channels, relu, &mut y.as_mut())
     })?;
     line("normalize and add", (len, 3.0, time), copy);
     let mut site = Site {
         x: x.as_slice(),
-        kept: kept.as_mut(),
+        saved: kept.as_mut(),
         activation: relu,
         dgamma: dgamma.as_mut(),
         dbeta: dbeta.as_mut(),
@@ -226,7 +227,7 @@ fn passes(gpu: &mut Gpu, side: usize, channels: usize, copy: f64) -> Result<(), 
         batch_norm::backward_input(
             gpu,
             &site,
-            Through::Into { upstream, dx: &mut dy.as_mut(), accumulate: false },
+            GradientTarget::Into { dy: upstream, dx: &mut dy.as_mut(), accumulate: false },
         )
     })?;
     line("gradient", (len, 3.0, time), copy);
@@ -237,7 +238,7 @@ fn passes(gpu: &mut Gpu, side: usize, channels: usize, copy: f64) -> Result<(), 
     line("gradient of a sum, with sums", (len, 4.0, time), copy);
     let mut second = Site {
         x: r.as_slice(),
-        kept: other.as_mut(),
+        saved: other.as_mut(),
         activation: none,
         dgamma: dgamma2.as_mut(),
         dbeta: dbeta2.as_mut(),
@@ -258,10 +259,10 @@ fn stem_pool(gpu: &mut Gpu, copy: f64) -> Result<(), CudaError> {
     let (x, dy, mut y, mut dx) = (values(gpu, len)?, values(gpu, out)?, zeros(gpu, out)?, zeros(gpu, len)?);
     let mut taken = gpu.alloc(Element::U8, out)?;
     let ones = Buffer::from_host(gpu.stream(), &[1.0_f32; 64])?;
-    let mut kept = Buffer::zeros(gpu.stream(), Element::F32, KEPT * 64)?;
+    let mut kept = Buffer::zeros(gpu.stream(), Element::F32, SAVED * 64)?;
     let parameters = Parameters { gamma: ones.as_slice(), beta: ones.as_slice(), eps: 1e-5 };
     batch_norm::training(gpu, x.as_slice(), &parameters, None, None, &mut kept.as_mut())?;
-    let norm = Some(Norm { kept: kept.as_slice(), activation: Activation::Relu });
+    let norm = Some(Norm { saved: kept.as_slice(), activation: Activation::Relu });
     let operand = Operand { data: x.as_slice(), norm };
     let time = best(gpu, |gpu| pool::max_pool(gpu, &s, operand, &mut y.as_mut(), &mut taken.as_mut()))?;
     line("forward", (len, 1.375, time), copy);
@@ -273,21 +274,21 @@ fn stem_pool(gpu: &mut Gpu, copy: f64) -> Result<(), CudaError> {
         (Buffer::zeros(gpu.stream(), Element::F32, 64)?, Buffer::zeros(gpu.stream(), Element::F32, 64)?);
     let mut site = Site {
         x: x.as_slice(),
-        kept: kept.as_mut(),
+        saved: kept.as_mut(),
         activation: Activation::Relu,
         dgamma: dgamma.as_mut(),
         dbeta: dbeta.as_mut(),
         accumulate: false,
         counted: None,
     };
-    let upstream = Upstream::Pooled { dy: dy.as_slice(), taken: taken.as_slice(), sliding: s };
+    let upstream = Upstream::Pooled { dy: dy.as_slice(), argmax: taken.as_slice(), sliding: s };
     let time = best(gpu, |gpu| batch_norm::backward_sums(gpu, &mut site, &upstream))?;
     line("sums of the gradient, through the pool", (len, 1.375, time), copy);
     let time = best(gpu, |gpu| {
         batch_norm::backward_input(
             gpu,
             &site,
-            Through::Into { upstream, dx: &mut dx.as_mut(), accumulate: false },
+            GradientTarget::Into { dy: upstream, dx: &mut dx.as_mut(), accumulate: false },
         )
     })?;
     line("gradient, through the pool", (len, 2.375, time), copy);
@@ -310,12 +311,12 @@ fn depthwise(
     let (mut y, mut dx) = (zeros(gpu, dy.len())?, zeros(gpu, x.len())?);
     let mut dw = Buffer::zeros(gpu.stream(), Element::F32, w.len())?;
     let ones = Buffer::from_host(gpu.stream(), &vec![1.0_f32; channels])?;
-    let mut kept = Buffer::zeros(gpu.stream(), Element::F32, KEPT * channels)?;
+    let mut kept = Buffer::zeros(gpu.stream(), Element::F32, SAVED * channels)?;
     let parameters = Parameters { gamma: ones.as_slice(), beta: ones.as_slice(), eps: 1e-5 };
     batch_norm::training(gpu, x.as_slice(), &parameters, None, None, &mut kept.as_mut())?;
     let operand = Operand {
         data: x.as_slice(),
-        norm: Some(Norm { kept: kept.as_slice(), activation: Activation::Relu6 }),
+        norm: Some(Norm { saved: kept.as_slice(), activation: Activation::Relu6 }),
     };
     let both = x.len() + dy.len();
     let time = best(gpu, |gpu| conv::forward(gpu, &conv, operand, w.as_slice(), &mut y.as_mut()))?;
@@ -336,10 +337,10 @@ fn update(gpu: &mut Gpu, copy: f64) -> Result<(), CudaError> {
     let floats = |gpu: &Gpu| Buffer::zeros(gpu.stream(), Element::F32, len);
     let (g, mut p, mut v, mut half) = (floats(gpu)?, floats(gpu)?, floats(gpu)?, zeros(gpu, len)?);
     let tensors: Vec<_> = (0..60)
-        .map(|at| optimizer::Tensor { start: at * 195_000, len: 195_000, decay: 1e-4, adapted: false })
+        .map(|at| optimizer::Tensor { start: at * 195_000, len: 195_000, weight_decay: 1e-4, adapted: false })
         .collect();
     let mut table = optimizer::Table::new(gpu.stream(), &tensors, len)?;
-    let step = optimizer::Sgd { rate: 0.1, momentum: 0.9, nesterov: false, trust: None };
+    let step = optimizer::SgdStep { lr: 0.1, momentum: 0.9, nesterov: false, trust: None };
     let time = best(gpu, |gpu| {
         let vectors = optimizer::Vectors {
             gradients: g.as_slice(),
@@ -350,7 +351,7 @@ fn update(gpu: &mut Gpu, copy: f64) -> Result<(), CudaError> {
         optimizer::sgd(gpu, &table, &step, &vectors, &v.as_mut())
     })?;
     line("step", (len, 11.0, time), copy);
-    let time = best(gpu, |gpu| optimizer::clip(gpu, &mut table, g.as_slice(), 1.0, 1.0))?;
+    let time = best(gpu, |gpu| optimizer::clip(gpu, &mut table, g.as_slice(), 1.0))?;
     line("norm of the gradients", (len, 2.0, time), copy);
     Ok(())
 }

@@ -259,9 +259,8 @@ __device__ void backward_sums(const T *x, Upstream upstream, i64 rows, int chann
 }
 
 // Gradients of scale and shift, and the factors of dx = a * g + b * (x - mean) + d. factors: [3][C]: a, b, d.
-// `frozen`: the statistics are constants (running ones), so that dx = a * g.
 extern "C" __global__ void bn_backward_finish(const float *partial, int parts, i64 rows, int channels, const float *kept,
-                                              int frozen, int accumulate, float *dgamma, float *dbeta, float *factors) {
+                                              int accumulate, float *dgamma, float *dbeta, float *factors) {
     const int c = blockIdx.x * 32 + threadIdx.x;
     double sums[2];
     sum_parts<2>(partial, parts, channels, c, sums);
@@ -272,8 +271,8 @@ extern "C" __global__ void bn_backward_finish(const float *partial, int parts, i
     dgamma[c] = accumulate ? dgamma[c] + float(sums[1]) : float(sums[1]);
     const double a = kept[2 * channels + c];
     factors[c] = a;
-    factors[channels + c] = frozen ? 0.f : float(-a * inverse * (sums[1] / rows));
-    factors[2 * channels + c] = frozen ? 0.f : float(-a * (sums[0] / rows));
+    factors[channels + c] = -a * inverse * (sums[1] / rows);
+    factors[2 * channels + c] = -a * (sums[0] / rows);
 }
 
 template <typename T, int V, typename Upstream>

@@ -120,19 +120,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) square_sums(const Chunk *c
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// control = (factor of every gradient, whether the step is skipped): the gradients are `unscale` times those given, and shortened
-// so that their norm is at most `max_norm`; a norm that is not finite skips the step. norm[0] = the norm before shortening.
+// control = (factor of every gradient, whether the step is skipped): the factor makes the norm at most `max_norm`; a norm that is not
+// finite skips the step. norm[0] = the norm before shortening.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    clip(const double *partial, int chunks, float unscale, float max_norm, float *control, float *norm) {
+    clip(const double *partial, int chunks, float max_norm, float *control, float *norm) {
     double sum = 0.;
     for (int i = threadIdx.x; i < chunks; i += THREADS) sum += partial[i];
     sum = block_total(sum);
     if (threadIdx.x != 0) return;
-    const double size = sqrt(sum) * unscale;
+    const double size = sqrt(sum);
     // torch.nn.utils.clip_grad_norm_ adds the same small number.
     const double shorten = max_norm / (size + 1e-6);
     norm[0] = size;
-    control[0] = unscale * (shorten < 1. ? shorten : 1.);
+    control[0] = shorten < 1. ? shorten : 1.;
     control[1] = isfinite(size) ? 0.f : 1.f;
 }
 

@@ -1,70 +1,29 @@
-//! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), with an activation behind it.
+//! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), followed by an activation.
 //!
-//! What a normalization keeps between forward and backward lies in one f32 buffer of [`KEPT`] x C values: mean,
-//! 1 / sqrt(variance + eps), scale, shift, and the three factors of its gradient. Statistics and gradients take two passes over
-//! memory each; sums are f32 per thread, f64 across blocks.
+//! A normalization saves [`SAVED`] x C values in one f32 buffer. Statistics and gradients take two passes over memory each; sums are f32
+//! per thread and f64 across blocks.
 
-use lgd_kernels::{Activation, Sliding};
+use lgd_kernels::{Activation, GradientTarget, Sliding};
 
-use crate::error::{CudaError, expect_element, expect_eq, int, long};
+use crate::error::{
+    Result, expect_derivative_of_value, expect_element, expect_eq, expect_floats, expect_like, int, long,
+    rows_of,
+};
 use crate::gpu::Gpu;
-use crate::launch::{Arg, Grid, Kernel, NormArg, lanes};
+use crate::launch::{Arg, Grid, Kernel, lanes};
+use crate::mask::Mask;
 use crate::memory::{Element, Slice, SliceMut};
+use crate::norm::SAVED;
 use crate::pool;
 
-/// f32 values per channel that a normalization keeps.
-pub const KEPT: usize = 7;
-/// Where the factors of the gradient start among them.
+/// Place of the gradient's factors among the saved values.
 const FACTORS: usize = 4;
 /// Blocks per multiprocessor in kernels that reduce: more would write more partial sums.
 const REDUCING: usize = 4;
 /// Blocks per multiprocessor in kernels that only stream.
 const STREAMING: usize = 8;
 
-/// A normalization in its final form, with the activation behind it.
-#[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
-    /// `[KEPT][C]`.
-    pub kept: Slice<'a>,
-    /// What follows.
-    pub activation: Activation,
-}
-
-/// A value as its consumer reads it: as it lies in memory, or through a normalization.
-#[derive(Debug, Clone, Copy)]
-pub struct Operand<'a> {
-    /// What lies in memory.
-    pub data: Slice<'a>,
-    /// What is still to be applied.
-    pub norm: Option<Norm<'a>>,
-}
-
-impl<'a> Operand<'a> {
-    /// A value that needs nothing.
-    pub fn plain(data: Slice<'a>) -> Self {
-        Self { data, norm: None }
-    }
-
-    /// The normalization as kernels take it.
-    pub(crate) fn norm(&self, channels: usize) -> Result<NormArg, CudaError> {
-        let Some(norm) = self.norm else { return Ok(NormArg::default()) };
-        let kept = norm.check(channels)?;
-        let (scale, shift) =
-            (kept.slice(2 * channels..3 * channels)?, kept.slice(3 * channels..4 * channels)?);
-        let activation = Arg::activation(norm.activation);
-        Ok(NormArg { scale: scale.address(), shift: shift.address(), activation })
-    }
-}
-
-impl<'a> Norm<'a> {
-    fn check(&self, channels: usize) -> Result<Slice<'a>, CudaError> {
-        expect_element("kept statistics", Element::F32, self.kept.element())?;
-        expect_eq("kept statistics", KEPT * channels, self.kept.len())?;
-        Ok(self.kept)
-    }
-}
-
-/// Scale and shift, `[C]` each, and what is added to the variance.
+/// Scale and shift, `[C]` each, and the summand of the variance.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters<'a> {
     /// Scale.
@@ -76,7 +35,7 @@ pub struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
-    fn check(&self, channels: usize) -> Result<(), CudaError> {
+    fn check(&self, channels: usize) -> Result<()> {
         expect_floats("gamma", self.gamma, channels)?;
         expect_floats("beta", self.beta, channels)
     }
@@ -93,42 +52,7 @@ pub struct Running<'a> {
     pub momentum: f32,
 }
 
-/// Which positions of a batch are visible: cells of a grid over each image.
-#[derive(Debug, Clone, Copy)]
-pub struct Mask<'a> {
-    /// `[B, rows, columns]`, bytes: 0 where hidden.
-    pub visible: Slice<'a>,
-    /// Cells that are not 0.
-    pub count: usize,
-    /// Rows and columns of the grid.
-    pub cells: (usize, usize),
-    /// Height and width of the images.
-    pub image: (usize, usize),
-}
-
-impl Mask<'_> {
-    /// Visible positions over the whole batch.
-    pub fn positions(&self) -> usize {
-        let ((rows, columns), (height, width)) = (self.cells, self.image);
-        self.count * (height / rows.max(1)) * (width / columns.max(1))
-    }
-
-    /// Checks that the grid fits `positions` positions.
-    pub(crate) fn args(&self, positions: usize) -> Result<[Arg; 5], CudaError> {
-        let ((rows, columns), (height, width)) = (self.cells, self.image);
-        expect_element("mask", Element::U8, self.visible.element())?;
-        let images = positions / (height * width).max(1);
-        expect_eq("masked positions", images * height * width, positions)?;
-        expect_eq("cells of a mask", images * rows * columns, self.visible.len())?;
-        expect_eq("height in whole cells", height / rows.max(1) * rows, height)?;
-        expect_eq("width in whole cells", width / columns.max(1) * columns, width)?;
-        let [height, width, rows, columns] =
-            [int(height)?, int(width)?, int(rows)?, int(columns)?].map(Arg::Int);
-        Ok([self.visible.into(), height, width, rows, columns])
-    }
-}
-
-/// Statistics of the batch `x`, `[M, C]`, over all or over visible rows: fills `kept` and moves the running statistics.
+/// Statistics of the batch `x`, `[M, C]`, over all or over visible rows: fills `saved` and moves the running statistics.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
@@ -138,12 +62,12 @@ pub fn training(
     parameters: &Parameters<'_>,
     running: Option<Running<'_>>,
     mask: Option<&Mask<'_>>,
-    kept: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
-    let channels = kept.len() / KEPT;
+    saved: &mut SliceMut<'_>,
+) -> Result<()> {
+    let channels = saved.len() / SAVED;
     let rows = rows_of(x, channels)?;
     parameters.check(channels)?;
-    expect_floats("kept statistics", kept.as_slice(), KEPT * channels)?;
+    expect_floats("saved statistics", saved.as_slice(), SAVED * channels)?;
     let lanes = lanes(x.element(), channels, &[x.address()]);
     let grid = Grid::rows(rows, channels, lanes, gpu.blocks(REDUCING));
     let partial = Arg::Address(gpu.scratch((grid.y * 2 + 1) * channels * size_of::<f32>())?);
@@ -181,12 +105,12 @@ pub fn training(
         Arg::Float(momentum),
         mean,
         variance,
-        Arg::from(&*kept),
+        Arg::from(&*saved),
     ];
     gpu.launch(Kernel::single("bn_finish"), Grid::finish(channels), &args)
 }
 
-/// Fills `kept` from running statistics.
+/// Fills `saved` from running statistics.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
@@ -194,13 +118,13 @@ pub fn inference(
     gpu: &mut Gpu,
     (mean, variance): (Slice<'_>, Slice<'_>),
     parameters: &Parameters<'_>,
-    kept: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
-    let channels = kept.len() / KEPT;
+    saved: &mut SliceMut<'_>,
+) -> Result<()> {
+    let channels = saved.len() / SAVED;
     parameters.check(channels)?;
     expect_floats("running mean", mean, channels)?;
     expect_floats("running variance", variance, channels)?;
-    expect_floats("kept statistics", kept.as_slice(), KEPT * channels)?;
+    expect_floats("saved statistics", saved.as_slice(), SAVED * channels)?;
     let args = [
         Arg::Int(int(channels)?),
         mean.into(),
@@ -208,80 +132,26 @@ pub fn inference(
         parameters.gamma.into(),
         parameters.beta.into(),
         Arg::Float(parameters.eps),
-        Arg::from(&*kept),
+        Arg::from(&*saved),
     ];
     gpu.launch(Kernel::single("bn_inference"), Grid::flat(channels, channels), &args)
 }
 
-/// `y = norm(x)`: writes a normalized value out.
-///
-/// # Errors
-/// Lengths or elements that do not match, or an error of the device.
-pub fn materialize(
-    gpu: &mut Gpu,
-    x: Operand<'_>,
-    channels: usize,
-    y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
-    let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
-    expect_like("normalized values", x.data, y.as_slice())?;
-    let lanes = lanes(element, channels, &[x.data.address(), y.address()]);
-    let args = [
-        x.data.into(),
-        Arg::Norm(x.norm(channels)?),
-        Arg::Long(long(rows)?),
-        Arg::Int(int(channels)?),
-        Arg::from(&*y),
-    ];
-    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(STREAMING));
-    gpu.launch(Kernel::typed("apply", element, lanes), grid, &args)
-}
-
-/// `y = activation(a + b)`, both summands read through their normalizations.
-///
-/// # Errors
-/// Lengths or elements that do not match, or an error of the device.
-pub fn add(
-    gpu: &mut Gpu,
-    a: Operand<'_>,
-    b: Operand<'_>,
-    activation: Activation,
-    channels: usize,
-    y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
-    let (rows, element) = (rows_of(a.data, channels)?, a.data.element());
-    expect_like("second summand", a.data, b.data)?;
-    expect_like("sum", a.data, y.as_slice())?;
-    let lanes = lanes(element, channels, &[a.data.address(), b.data.address(), y.address()]);
-    let args = [
-        a.data.into(),
-        Arg::Norm(a.norm(channels)?),
-        b.data.into(),
-        Arg::Norm(b.norm(channels)?),
-        Arg::Int(Arg::activation(activation)),
-        Arg::Long(long(rows)?),
-        Arg::Int(int(channels)?),
-        Arg::from(&*y),
-    ];
-    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(STREAMING));
-    gpu.launch(Kernel::typed("add", element, lanes), grid, &args)
-}
-
-/// Where the gradient of a normalized value comes from.
+/// The gradient of a normalized value.
 #[derive(Debug, Clone, Copy)]
 pub enum Upstream<'a> {
-    /// It lies in memory, `[M, C]`.
+    /// In memory, `[M, C]`.
     Dense(Slice<'a>),
-    /// The value went into a max-pool alone: gradient and taken positions of the pool's output.
+    /// Not in memory: a max-pool is the value's only reader, and its output's gradient and argmax are.
     Pooled {
         /// Gradient of the pool's output.
         dy: Slice<'a>,
-        /// Which tap each output took, bytes.
-        taken: Slice<'a>,
+        /// The tap of each largest value, bytes.
+        argmax: Slice<'a>,
         /// The pool.
         sliding: Sliding,
     },
-    /// The value went into a global average alone: the gradient of that, f32 `[B, C]`.
+    /// Not in memory: a global average is the value's only reader, and its output's gradient, f32 `[B, C]`, is.
     Averaged(Slice<'a>),
 }
 
@@ -292,7 +162,7 @@ impl Upstream<'_> {
         }
     }
 
-    /// What the kernels count: rows, or the outputs of a pool whose inputs they take four at a time.
+    /// Units that the kernels count: rows, or the outputs of a pool whose inputs they read four at a time.
     fn units(&self, rows: usize) -> usize {
         match self {
             Self::Pooled { sliding, .. } if pool::has_quads(sliding) => sliding.out_pixels(),
@@ -306,19 +176,19 @@ impl Upstream<'_> {
         x: Slice<'_>,
         rows: usize,
         channels: usize,
-    ) -> Result<(&'static str, &'static str, Vec<Arg>), CudaError> {
+    ) -> Result<(&'static str, &'static str, Vec<Arg>)> {
         match self {
             Self::Dense(dy) => {
                 expect_like("gradient of normalized values", x, *dy)?;
                 Ok(("bn_backward_sums", "bn_backward_input", vec![(*dy).into()]))
             }
-            Self::Pooled { dy, taken, sliding } => {
+            Self::Pooled { dy, argmax, sliding } => {
                 expect_eq("pooled values", sliding.in_len(), x.len())?;
                 expect_eq("gradient of the pool", sliding.out_pixels() * channels, dy.len())?;
-                expect_eq("taken positions", dy.len(), taken.len())?;
+                expect_eq("argmax", dy.len(), argmax.len())?;
                 expect_element("gradient of the pool", x.element(), dy.element())?;
-                expect_element("taken positions", Element::U8, taken.element())?;
-                let args = vec![(*dy).into(), (*taken).into(), Arg::sliding(sliding)?];
+                expect_element("argmax", Element::U8, argmax.element())?;
+                let args = vec![(*dy).into(), (*argmax).into(), Arg::sliding(sliding)?];
                 if pool::has_quads(sliding) {
                     Ok(("bn_backward_sums_quads", "bn_backward_input_quads", args))
                 } else {
@@ -337,49 +207,48 @@ impl Upstream<'_> {
     }
 }
 
-/// A normalization on its way back: its input, what it kept, and where the gradients of its parameters go.
+/// A normalization in the backward pass: its input, its saved values, and the gradients of its parameters.
 #[derive(Debug)]
 pub struct Site<'a> {
     /// Its input, `[M, C]`.
     pub x: Slice<'a>,
-    /// `[KEPT][C]`; the factors of the input's gradient are written here.
-    pub kept: SliceMut<'a>,
-    /// What follows it.
+    /// `[SAVED][C]`; the factors of the input's gradient are written here.
+    pub saved: SliceMut<'a>,
+    /// Activation after the normalization.
     pub activation: Activation,
     /// Gradient of the scale, `[C]`.
     pub dgamma: SliceMut<'a>,
     /// Gradient of the shift, `[C]`.
     pub dbeta: SliceMut<'a>,
-    /// Whether the parameters' gradients are added to what is there.
+    /// Whether the gradients of the parameters are added to their content.
     pub accumulate: bool,
-    /// Rows the statistics were taken over, if fewer than all; 0 where they are constants (running ones).
+    /// Rows the statistics were argmax over, if fewer than all; 0 where they are constants (running ones).
     pub counted: Option<usize>,
 }
 
 impl Site<'_> {
     /// Channels, rows, and a check of all lengths.
-    fn check(&self) -> Result<(usize, usize), CudaError> {
-        let channels = self.kept.len() / KEPT;
-        expect_floats("kept statistics", self.kept.as_slice(), KEPT * channels)?;
+    fn check(&self) -> Result<(usize, usize)> {
+        let channels = self.saved.len() / SAVED;
+        expect_floats("saved statistics", self.saved.as_slice(), SAVED * channels)?;
         expect_floats("gradient of gamma", self.dgamma.as_slice(), channels)?;
         expect_floats("gradient of beta", self.dbeta.as_slice(), channels)?;
         Ok((channels, rows_of(self.x, channels)?))
     }
 
-    fn factors(&self, channels: usize) -> Result<Slice<'_>, CudaError> {
-        self.kept.as_slice().slice(FACTORS * channels..KEPT * channels)
+    fn factors(&self, channels: usize) -> Result<Slice<'_>> {
+        self.saved.as_slice().slice(FACTORS * channels..SAVED * channels)
     }
 
     /// Parameters' gradients and factors, from partial sums.
-    fn finish(&mut self, gpu: &mut Gpu, partial: Arg, parts: usize) -> Result<(), CudaError> {
+    fn finish(&mut self, gpu: &mut Gpu, partial: Arg, parts: usize) -> Result<()> {
         let (channels, rows) = self.check()?;
         let args = [
             partial,
             Arg::Int(int(parts)?),
             Arg::Long(long(self.counted.unwrap_or(rows).max(1))?),
             Arg::Int(int(channels)?),
-            Arg::from(&self.kept),
-            Arg::from(self.counted == Some(0)),
+            Arg::from(&self.saved),
             Arg::from(self.accumulate),
             Arg::from(&self.dgamma),
             Arg::from(&self.dbeta),
@@ -389,11 +258,11 @@ impl Site<'_> {
     }
 }
 
-/// First half of the gradient: the sums over the batch, hence the parameters' gradients and the factors of the input's.
+/// First pass of the gradient: sums over the batch. Writes the gradients of the parameters, and the factors of the input's gradient.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn backward_sums(gpu: &mut Gpu, site: &mut Site<'_>, upstream: &Upstream<'_>) -> Result<(), CudaError> {
+pub fn backward_sums(gpu: &mut Gpu, site: &mut Site<'_>, upstream: &Upstream<'_>) -> Result<()> {
     let (channels, rows) = site.check()?;
     let (kernel, _, from) = upstream.args(site.x, rows, channels)?;
     let element = site.x.element();
@@ -406,7 +275,7 @@ pub fn backward_sums(gpu: &mut Gpu, site: &mut Site<'_>, upstream: &Upstream<'_>
     args.extend([
         Arg::Long(long(units)?),
         Arg::Int(int(channels)?),
-        Arg::from(&site.kept),
+        Arg::from(&site.saved),
         Arg::Int(Arg::activation(site.activation)),
         partial,
     ]);
@@ -414,31 +283,19 @@ pub fn backward_sums(gpu: &mut Gpu, site: &mut Site<'_>, upstream: &Upstream<'_>
     site.finish(gpu, partial, grid.y)
 }
 
-/// Where the gradient of a normalization's input goes.
-#[derive(Debug)]
-pub enum Through<'a, 'b> {
-    /// Over the gradient of its output.
-    InPlace(&'a mut SliceMut<'b>),
-    /// To another place.
-    Into {
-        /// Gradient of the output.
-        upstream: Upstream<'a>,
-        /// Gradient of the input.
-        dx: &'a mut SliceMut<'b>,
-        /// Add instead of write.
-        accumulate: bool,
-    },
-}
-
-/// Second half of the gradient: that of the input, from the factors that [`backward_sums`] or [`residual_backward`] left.
+/// Second pass: the gradient of the input, from the factors that [`backward_sums`] or [`residual_backward`] wrote.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn backward_input(gpu: &mut Gpu, site: &Site<'_>, through: Through<'_, '_>) -> Result<(), CudaError> {
+pub fn backward_input(
+    gpu: &mut Gpu,
+    site: &Site<'_>,
+    target: GradientTarget<Upstream<'_>, &mut SliceMut<'_>>,
+) -> Result<()> {
     let (channels, rows) = site.check()?;
-    let (upstream, dx, accumulate) = match &through {
-        Through::InPlace(dy) => (Upstream::Dense(dy.as_slice()), dy.as_slice(), false),
-        Through::Into { upstream, dx, accumulate } => (*upstream, dx.as_slice(), *accumulate),
+    let (upstream, dx, accumulate) = match &target {
+        GradientTarget::InPlace(dy) => (Upstream::Dense(dy.as_slice()), dy.as_slice(), false),
+        GradientTarget::Into { dy, dx, accumulate } => (*dy, dx.as_slice(), *accumulate),
     };
     expect_like("gradient of the normalization's input", site.x, dx)?;
     let (_, kernel, from) = upstream.args(site.x, rows, channels)?;
@@ -451,7 +308,7 @@ pub fn backward_input(gpu: &mut Gpu, site: &Site<'_>, through: Through<'_, '_>) 
     args.extend([
         Arg::Long(long(units)?),
         Arg::Int(int(channels)?),
-        Arg::from(&site.kept),
+        Arg::from(&site.saved),
         site.factors(channels)?.into(),
         Arg::Int(Arg::activation(site.activation)),
         dx.into(),
@@ -460,21 +317,24 @@ pub fn backward_input(gpu: &mut Gpu, site: &Site<'_>, through: Through<'_, '_>) 
     gpu.launch(Kernel::typed(kernel, element, lanes), grid, &args)
 }
 
-/// Both halves of the gradient.
+/// Both passes of the gradient.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn backward(gpu: &mut Gpu, site: &mut Site<'_>, through: Through<'_, '_>) -> Result<(), CudaError> {
-    let upstream = match &through {
-        Through::InPlace(dy) => Upstream::Dense(dy.as_slice()),
-        Through::Into { upstream, .. } => *upstream,
-    };
-    backward_sums(gpu, site, &upstream)?;
-    backward_input(gpu, site, through)
+pub fn backward(
+    gpu: &mut Gpu,
+    site: &mut Site<'_>,
+    target: GradientTarget<Upstream<'_>, &mut SliceMut<'_>>,
+) -> Result<()> {
+    match &target {
+        GradientTarget::InPlace(dy) => backward_sums(gpu, site, &Upstream::Dense(dy.as_slice()))?,
+        GradientTarget::Into { dy, .. } => backward_sums(gpu, site, dy)?,
+    }
+    backward_input(gpu, site, target)
 }
 
 /// The end of a residual block, `y = activation(norm1(x1) + r)` where `r` is a value or `norm2(x2)`: `dy` becomes
-/// `dy * activation'`, and the sums of one or both normalizations are taken in the same pass, so that only [`backward_input`]
+/// `dy * activation'`, and the sums of one or both normalizations are argmax in the same pass, so that only [`backward_input`]
 /// remains for them. The normalizations must have no activation of their own.
 ///
 /// # Errors
@@ -486,10 +346,8 @@ pub fn residual_backward(
     activation: Activation,
     first: &mut Site<'_>,
     second: Option<&mut Site<'_>>,
-) -> Result<(), CudaError> {
-    if !matches!(activation, Activation::Identity | Activation::Relu | Activation::Relu6) {
-        return Err(CudaError::Unsupported { what: format!("{activation:?} behind a sum") });
-    }
+) -> Result<()> {
+    expect_derivative_of_value(activation)?;
     let (channels, rows) = first.check()?;
     let element = y.element();
     expect_like("gradient of a sum", y, dy.as_slice())?;
@@ -507,7 +365,7 @@ pub fn residual_backward(
     let other = Arg::Address(partial + u64::try_from(bytes).unwrap_or(0));
     let partial = Arg::Address(partial);
     let shape = [Arg::Int(Arg::activation(activation)), Arg::Long(long(rows)?), Arg::Int(int(channels)?)];
-    let mut args = vec![y.into(), Arg::from(&*dy), first.x.into(), Arg::from(&first.kept)];
+    let mut args = vec![y.into(), Arg::from(&*dy), first.x.into(), Arg::from(&first.saved)];
     match second {
         None => {
             args.extend(shape);
@@ -516,7 +374,7 @@ pub fn residual_backward(
             first.finish(gpu, partial, grid.y)
         }
         Some(second) => {
-            args.extend([second.x.into(), Arg::from(&second.kept)]);
+            args.extend([second.x.into(), Arg::from(&second.saved)]);
             args.extend(shape);
             args.extend([partial, other]);
             gpu.launch(Kernel::typed("residual_backward_two", element, lanes), grid, &args)?;
@@ -524,24 +382,4 @@ pub fn residual_backward(
             second.finish(gpu, other, grid.y)
         }
     }
-}
-
-/// Rows of `[M, C]`, few enough to be counted in 32 bits.
-pub(crate) fn rows_of(x: Slice<'_>, channels: usize) -> Result<usize, CudaError> {
-    let rows = x.len() / channels.max(1);
-    expect_eq("values in whole rows", rows * channels, x.len())?;
-    u32::try_from(rows).map_err(|_| CudaError::TooLarge { value: rows })?;
-    Ok(rows)
-}
-
-/// `Err` unless `other` has the length and element of `x`.
-pub(crate) fn expect_like(what: &'static str, x: Slice<'_>, other: Slice<'_>) -> Result<(), CudaError> {
-    expect_eq(what, x.len(), other.len())?;
-    expect_element(what, x.element(), other.element())
-}
-
-/// `Err` unless `x` holds `len` f32 values.
-pub(crate) fn expect_floats(what: &'static str, x: Slice<'_>, len: usize) -> Result<(), CudaError> {
-    expect_element(what, Element::F32, x.element())?;
-    expect_eq(what, len, x.len())
 }

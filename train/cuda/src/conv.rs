@@ -2,11 +2,11 @@
 
 use lgd_kernels::conv::Conv;
 
-use crate::batch_norm::{Operand, expect_floats};
 use crate::dnn::{ALIGNMENT, Pass, Problem, Tensors};
-use crate::error::{CudaError, expect_element, expect_eq};
+use crate::error::{CudaError, Result, expect_element, expect_eq, expect_floats};
 use crate::gpu::Gpu;
 use crate::memory::{Buffer, Element, Slice, SliceMut};
+use crate::operand::Operand;
 use crate::stem::Stem;
 use crate::timing::Stopwatch;
 use crate::{depthwise, elementwise};
@@ -30,9 +30,10 @@ impl Default for Tuning {
     }
 }
 
-/// Whether the convolution runs on own kernels, which read their input through a normalization; cuDNN's cannot.
+/// Whether the convolution runs on own kernels, which normalize their input while they read it; cuDNN's cannot. Its filters have the layout
+/// of a dense convolution's with a single input channel, so that both paths read the same bytes.
 pub fn is_depthwise(conv: &Conv) -> bool {
-    depthwise::is_depthwise(&conv.sliding, conv.out_channels, conv.groups)
+    conv.is_depthwise() && depthwise::supports(&conv.sliding)
 }
 
 /// The convolution of `x`. Inputs of dense and grouped convolutions must be plain.
@@ -45,7 +46,7 @@ pub fn forward(
     x: Operand<'_>,
     weights: Slice<'_>,
     y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     if is_depthwise(conv) {
         return depthwise::forward(gpu, &conv.sliding, x, weights, y);
     }
@@ -58,15 +59,9 @@ pub fn forward(
     dense(gpu, conv, x, weights, y)
 }
 
-fn dense(
-    gpu: &mut Gpu,
-    conv: &Conv,
-    x: Slice<'_>,
-    weights: Slice<'_>,
-    y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+fn dense(gpu: &mut Gpu, conv: &Conv, x: Slice<'_>, weights: Slice<'_>, y: &mut SliceMut<'_>) -> Result<()> {
     let problem = problem(conv, Pass::Forward, x.element(), y.element(), false);
-    run(gpu, &problem, Tensors { x: x.address(), w: weights.address(), y: y.address() }, 0)
+    run(gpu, &problem, Tensors { x: x.address(), w: weights.address(), y: y.address() })
 }
 
 /// The gradient of the input.
@@ -80,7 +75,7 @@ pub fn backward_data(
     weights: Slice<'_>,
     dx: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     if is_depthwise(conv) {
         return depthwise::backward_data(gpu, &conv.sliding, dy, weights, dx, accumulate);
     }
@@ -88,12 +83,12 @@ pub fn backward_data(
     let tensors = Tensors { x: dx.address(), w: weights.address(), y: dy.address() };
     let into = problem(conv, Pass::Data, dy.element(), dx.element(), accumulate);
     if prepare(gpu, &into, tensors)? {
-        return run(gpu, &into, tensors, 0);
+        return run(gpu, &into, tensors);
     }
     // No algorithm adds to its result: it goes to memory of its own first.
     let mut own = gpu.alloc(dx.element(), dx.len())?;
     let apart = Problem { accumulate: false, ..into };
-    run(gpu, &apart, Tensors { x: own.as_mut().address(), ..tensors }, 0)?;
+    run(gpu, &apart, Tensors { x: own.as_mut().address(), ..tensors })?;
     elementwise::add_into(gpu, own.as_slice(), dx)
 }
 
@@ -108,7 +103,7 @@ pub fn backward_weight(
     dy: Slice<'_>,
     dw: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     if is_depthwise(conv) {
         return depthwise::backward_weight(gpu, &conv.sliding, x, dy, dw, accumulate);
     }
@@ -122,20 +117,26 @@ pub fn backward_weight(
         let mut blocks = gpu.alloc(x.element(), stem.blocks.weight_len())?;
         let problem = problem(&stem.blocks, Pass::Filter, x.element(), x.element(), false);
         let (x, w) = (images.as_slice().address(), blocks.as_mut().address());
-        run(gpu, &problem, Tensors { x, w, y: dy.address() }, 0)?;
+        run(gpu, &problem, Tensors { x, w, y: dy.address() })?;
         return stem.gradient(gpu, blocks.as_slice(), dw, accumulate);
     }
     let tensors = Tensors { x: x.address(), w: dw.address(), y: dy.address() };
     let direct = problem(conv, Pass::Filter, x.element(), Element::F32, accumulate);
     if x.element() == Element::F32 && prepare(gpu, &direct, tensors)? {
-        return run(gpu, &direct, tensors, 0);
+        return run(gpu, &direct, tensors);
     }
-    // Written in the operands' element, as mixed precision does, and added to the f32 gradient. The workspace follows it.
+    // Written in the operands' element, as in mixed precision, and added to the f32 gradient. In the scratch memory the workspace follows the
+    // result.
     let apart = Problem { result: x.element(), accumulate: false, ..direct };
     let bytes = (dw.len() * x.element().size()).next_multiple_of(256);
-    run(gpu, &apart, Tensors { w: 0, ..tensors }, bytes)?;
-    let written = gpu.scratch_slice(x.element(), dw.len())?;
-    elementwise::widen(gpu, written, dw, accumulate)
+    prepare(gpu, &apart, tensors)?;
+    let workspace = gpu.dnn().workspace(&apart)?;
+    let scratch = gpu.lend_scratch(bytes + workspace)?;
+    let address = scratch.as_slice().address();
+    execute(gpu, &apart, Tensors { w: address, ..tensors }, address + u64::try_from(bytes).unwrap_or(0))?;
+    elementwise::widen(gpu, scratch.as_slice().cast(x.element(), dw.len())?, dw, accumulate)?;
+    gpu.restore_scratch(scratch);
+    Ok(())
 }
 
 /// The engine that was chosen for each pass of a convolution, by cuDNN's numbering, for reports.
@@ -145,14 +146,14 @@ pub fn engines(gpu: &mut Gpu, conv: &Conv, element: Element) -> [Option<i64>; 3]
     [Pass::Forward, Pass::Data, Pass::Filter].map(|pass| gpu.dnn().engine(&of(pass)))
 }
 
-fn plain(x: Operand<'_>) -> Result<Slice<'_>, CudaError> {
+fn plain(x: Operand<'_>) -> Result<Slice<'_>> {
     if x.norm.is_some() {
         return Err(CudaError::Unsupported { what: "a normalized input of cuDNN".to_owned() });
     }
     Ok(x.data)
 }
 
-fn check(conv: &Conv, (x, weights, y): (Slice<'_>, Slice<'_>, Slice<'_>)) -> Result<(), CudaError> {
+fn check(conv: &Conv, (x, weights, y): (Slice<'_>, Slice<'_>, Slice<'_>)) -> Result<()> {
     expect_eq("convolution input", conv.sliding.in_len(), x.len())?;
     expect_eq("convolution weights", conv.weight_len(), weights.len())?;
     expect_eq("convolution output", conv.out_len(), y.len())?;
@@ -176,8 +177,8 @@ fn problem(conv: &Conv, pass: Pass, element: Element, result: Element, accumulat
     }
 }
 
-/// Chooses a plan unless there is one; returns whether there is.
-fn prepare(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<bool, CudaError> {
+/// Chooses a plan unless one was chosen; returns whether there is one.
+fn prepare(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<bool> {
     for address in [tensors.x, tensors.w, tensors.y] {
         if !address.is_multiple_of(ALIGNMENT.unsigned_abs()) {
             return Err(CudaError::Unsupported {
@@ -185,8 +186,8 @@ fn prepare(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<bool, C
             });
         }
     }
-    if let Some(chosen) = gpu.dnn().chosen(problem) {
-        return Ok(chosen.is_some());
+    if let Some(exists) = gpu.dnn().chosen(problem) {
+        return Ok(exists);
     }
     gpu.stream().context().bind_to_thread()?;
     // Candidates write to memory of their own: the result may be added to, or be in use.
@@ -207,29 +208,29 @@ fn prepare(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<bool, C
     let mut workspace: Option<Buffer> = None;
     gpu.dnn().choose(problem, |bytes, run| {
         if workspace.as_ref().is_none_or(|workspace| workspace.len() < bytes) {
+            // Freed first: the two together may not fit.
             workspace = None;
-            workspace = Some(Buffer::new(&stream, Element::U8, bytes).ok()?);
+            workspace = Some(Buffer::new(&stream, Element::U8, bytes)?);
         }
         let address = workspace.as_ref().map_or(0, |workspace| workspace.as_slice().address());
-        run(tensors, address).ok()?;
-        let watch = Stopwatch::start(&stream).ok()?;
+        run(tensors, address)?;
+        let watch = Stopwatch::start(&stream)?;
         for _ in 0..RUNS {
-            run(tensors, address).ok()?;
+            run(tensors, address)?;
         }
-        watch.stop().ok()
-    })?;
-    Ok(gpu.dnn().chosen(problem).flatten().is_some())
+        watch.stop()
+    })
 }
 
-/// Runs a problem, with `before` bytes of scratch memory ahead of the workspace; a weight address of 0 stands for those.
-fn run(gpu: &mut Gpu, problem: &Problem, tensors: Tensors, before: usize) -> Result<(), CudaError> {
+/// Runs a problem with its workspace in the scratch memory.
+fn run(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<()> {
     prepare(gpu, problem, tensors)?;
-    let Some(bytes) = gpu.dnn().chosen(problem).flatten() else {
-        return Err(CudaError::NoPlan { what: format!("{problem:?}") });
-    };
-    let scratch = gpu.scratch(before + bytes)?;
-    let w = if tensors.w == 0 { scratch } else { tensors.w };
-    let workspace = scratch + u64::try_from(before).unwrap_or(0);
+    let bytes = gpu.dnn().workspace(problem)?;
+    let workspace = gpu.scratch(bytes)?;
+    execute(gpu, problem, tensors, workspace)
+}
+
+fn execute(gpu: &mut Gpu, problem: &Problem, tensors: Tensors, workspace: u64) -> Result<()> {
     gpu.stream().context().bind_to_thread()?;
-    gpu.dnn().run(problem, Tensors { w, ..tensors }, workspace)
+    gpu.dnn().run(problem, tensors, workspace)
 }

@@ -4,11 +4,11 @@
 
 use lgd_kernels::Sliding;
 
-use crate::batch_norm::{Operand, expect_floats};
-use crate::error::{CudaError, expect_element, expect_eq, int};
+use crate::error::{CudaError, Result, expect_element, expect_eq, expect_floats, int};
 use crate::gpu::Gpu;
 use crate::launch::{Arg, Grid, Kernel, NormArg, lanes};
 use crate::memory::{Element, Slice, SliceMut};
+use crate::operand::Operand;
 
 /// Output columns of a thread: `COLUMNS` of kernels/depthwise.cu.
 const COLUMNS: usize = 4;
@@ -31,7 +31,7 @@ pub fn supports(s: &Sliding) -> bool {
 }
 
 /// Kernel names by (side, stride).
-fn name(s: &Sliding, names: [&'static str; 4]) -> Result<&'static str, CudaError> {
+fn name(s: &Sliding, names: [&'static str; 4]) -> Result<&'static str> {
     let [three, three_two, five, five_two] = names;
     if !supports(s) {
         return Err(CudaError::Unsupported { what: format!("depthwise {:?}, {:?}", s.kernel, s.window) });
@@ -61,13 +61,13 @@ fn walks(s: &Sliding, lanes: usize, (height, width): (usize, usize), blocks: usi
     (run, Grid::rows_of(THREADS, tiles, s.channels, lanes, blocks))
 }
 
-/// Channels that a thread takes: all that it needs lies in registers, so fewer channels for more taps.
+/// Channels of a thread. All its values are in registers: more taps leave room for fewer channels.
 fn lanes_of(s: &Sliding, element: Element, addresses: &[u64]) -> usize {
     let aligned = lanes(element, s.channels, addresses) > 1;
     if aligned { if s.kernel.0 == 3 { 4 } else { 2 } } else { 1 }
 }
 
-fn check(s: &Sliding, x: usize, weights: usize, y: usize) -> Result<(), CudaError> {
+fn check(s: &Sliding, x: usize, weights: usize, y: usize) -> Result<()> {
     expect_eq("depthwise input", s.in_len(), x)?;
     expect_eq("depthwise filters", s.channels * s.taps(), weights)?;
     expect_eq("depthwise output", s.out_pixels() * s.channels, y)?;
@@ -85,7 +85,7 @@ pub fn forward(
     x: Operand<'_>,
     weights: Slice<'_>,
     y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let kernel = name(s, FORWARD)?;
     check(s, x.data.len(), weights.len(), y.len())?;
     let element = x.data.element();
@@ -117,7 +117,7 @@ pub fn backward_data(
     weights: Slice<'_>,
     dx: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let kernel =
         name(s, [FORWARD[0], "depthwise_backward_input_3", FORWARD[2], "depthwise_backward_input_5"])?;
     check(s, dx.len(), weights.len(), dy.len())?;
@@ -158,7 +158,7 @@ pub fn backward_weight(
     dy: Slice<'_>,
     dw: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let kernel = name(s, FILTERS)?;
     check(s, x.data.len(), dw.len(), dy.len())?;
     expect_floats("gradient of the depthwise filters", dw.as_slice(), s.channels * s.taps())?;
@@ -185,10 +185,4 @@ pub fn backward_weight(
         Arg::from(accumulate),
     ];
     gpu.launch(Kernel::single("depthwise_finish"), Grid::finish(s.taps() * s.channels), &args)
-}
-
-/// The filters of a depthwise convolution have the layout of a dense one's with a single input channel, so that both paths read
-/// the same bytes.
-pub(crate) fn is_depthwise(s: &Sliding, out_channels: usize, groups: usize) -> bool {
-    groups > 1 && groups == s.channels && out_channels == s.channels && supports(s)
 }

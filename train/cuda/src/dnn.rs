@@ -14,7 +14,7 @@ use cudarc::cudnn::{result, sys};
 use cudarc::driver::CudaStream;
 
 use crate::conv::Tuning;
-use crate::error::{CudaError, long};
+use crate::error::{CudaError, Result, long};
 use crate::memory::Element;
 
 use sys::cudnnBackendAttributeName_t as Name;
@@ -44,7 +44,7 @@ pub(crate) enum Pass {
     Filter,
 }
 
-/// A convolution as cuDNN needs to know it.
+/// A convolution as cuDNN describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Problem {
     pub(crate) pass: Pass,
@@ -79,7 +79,7 @@ struct Plan {
     workspace: usize,
     /// cuDNN's number of the engine, for reports.
     engine: i64,
-    /// What the plan refers to.
+    /// Objects that the plan refers to.
     _graph: Rc<Graph>,
     _config: Descriptor,
 }
@@ -94,16 +94,18 @@ struct Graph {
 pub(crate) struct Dnn {
     handle: sys::cudnnHandle_t,
     tuning: Tuning,
-    plans: HashMap<Problem, Option<Plan>>,
+    /// The chosen plan of a problem, or the error of the first candidate that failed, if there was one.
+    plans: HashMap<Problem, Result<Plan, Option<CudaError>>>,
 }
 
 // SAFETY: the handle and descriptors may be used from any thread by one at a time, which unique references ensure.
 unsafe impl Send for Dnn {}
 
 impl Dnn {
-    pub(crate) fn new(stream: &Arc<CudaStream>, tuning: Tuning) -> Result<Self, CudaError> {
+    pub(crate) fn new(stream: &Arc<CudaStream>, tuning: Tuning) -> Result<Self> {
         stream.context().bind_to_thread()?;
-        let failed = |status| CudaError::Dnn { what: "start", status };
+        let failed =
+            |status: CudnnError| CudaError::Library { library: "cuDNN 9", reason: status.to_string() };
         let handle = result::create_handle().map_err(failed)?;
         // SAFETY: the handle was made above; the stream lives as long as the context, which the caller keeps.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }.map_err(failed)?;
@@ -114,18 +116,38 @@ impl Dnn {
         self.tuning
     }
 
-    /// Workspace of the plan for `problem`, if it was chosen; `Some(None)` if there is none.
-    pub(crate) fn chosen(&self, problem: &Problem) -> Option<Option<usize>> {
-        self.plans.get(problem).map(|plan| plan.as_ref().map(|plan| plan.workspace))
+    /// Whether there is a plan for `problem`; none before [`choose`](Self::choose).
+    pub(crate) fn chosen(&self, problem: &Problem) -> Option<bool> {
+        self.plans.get(problem).map(Result::is_ok)
     }
 
-    /// Engine numbers and workspaces of all plans, for reports.
+    /// Bytes of workspace of the plan for `problem`.
+    ///
+    /// # Errors
+    /// [`CudaError::NoPlan`].
+    pub(crate) fn workspace(&self, problem: &Problem) -> Result<usize> {
+        Ok(self.plan_of(problem)?.workspace)
+    }
+
+    /// cuDNN's number of the engine for `problem`, for reports.
     pub(crate) fn engine(&self, problem: &Problem) -> Option<i64> {
-        self.plans.get(problem)?.as_ref().map(|plan| plan.engine)
+        self.plan_of(problem).ok().map(|plan| plan.engine)
     }
 
-    /// Plans for `problem` that may be taken, best first by the heuristics. `most`: how many are made.
-    fn candidates(&self, problem: &Problem, most: usize) -> Result<Vec<Plan>, CudaError> {
+    fn plan_of(&self, problem: &Problem) -> Result<&Plan> {
+        let no_plan = |first: Option<&CudaError>| CudaError::NoPlan {
+            what: format!("{problem:?}"),
+            first: first.cloned().map(Box::new),
+        };
+        match self.plans.get(problem) {
+            Some(Ok(plan)) => Ok(plan),
+            Some(Err(first)) => Err(no_plan(first.as_ref())),
+            None => Err(no_plan(None)),
+        }
+    }
+
+    /// At most `most` acceptable plans for `problem`, best first by the heuristics. `first` keeps the first error of a candidate.
+    fn candidates(&self, problem: &Problem, most: usize, first: &mut Option<CudaError>) -> Result<Vec<Plan>> {
         let graph = Rc::new(self.graph(problem)?);
         let mut plans = Vec::new();
         for mode in [
@@ -133,12 +155,19 @@ impl Dnn {
             sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_FALLBACK,
         ] {
             // A mode without an answer is not an error: the next may have one.
-            for config in configurations(&graph.graph, mode).unwrap_or_default() {
+            let configs = configurations(&graph.graph, mode).unwrap_or_else(|error| {
+                first.get_or_insert(error);
+                Vec::new()
+            });
+            for config in configs {
                 if plans.len() == most {
                     return Ok(plans);
                 }
-                if let Some(plan) = self.plan(problem, &graph, config) {
-                    plans.push(plan);
+                match self.plan(problem, &graph, config) {
+                    Ok(plan) => plans.extend(plan),
+                    Err(error) => {
+                        first.get_or_insert(error);
+                    }
                 }
             }
             if !plans.is_empty() {
@@ -148,11 +177,14 @@ impl Dnn {
         Ok(plans)
     }
 
-    /// Completes a candidate, unless its numbers or its workspace are not acceptable or it does not run here.
-    fn plan(&self, problem: &Problem, graph: &Rc<Graph>, config: Descriptor) -> Option<Plan> {
-        let engine = Descriptor::new(Object::CUDNN_BACKEND_ENGINE_DESCRIPTOR).ok()?;
+    /// Completes a candidate; none if its numbers or its workspace are not acceptable.
+    ///
+    /// # Errors
+    /// The candidate does not run on this device.
+    fn plan(&self, problem: &Problem, graph: &Rc<Graph>, config: Descriptor) -> Result<Option<Plan>> {
+        let engine = Descriptor::new(Object::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
         let mut raw = [engine.raw];
-        config.get(Name::CUDNN_ATTR_ENGINECFG_ENGINE, Kind::CUDNN_TYPE_BACKEND_DESCRIPTOR, &mut raw).ok()?;
+        config.get(Name::CUDNN_ATTR_ENGINECFG_ENGINE, Kind::CUDNN_TYPE_BACKEND_DESCRIPTOR, &mut raw)?;
         let mut notes = [-1_i32; NOTES];
         let count = engine
             .get(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, Kind::CUDNN_TYPE_NUMERICAL_NOTE, &mut notes)
@@ -160,60 +192,66 @@ impl Dnn {
         let has = |note| notes.iter().take(count).any(|&found| found == note);
         let reduced = has(NOTE_TENSOR_CORE) || has(NOTE_DOWN_CONVERT);
         if has(NOTE_NONDETERMINISTIC) || (problem.element == Element::F32 && reduced && !self.tuning.tf32) {
-            return None;
+            return Ok(None);
         }
         let mut number = [0_i64];
-        engine.get(Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX, Kind::CUDNN_TYPE_INT64, &mut number).ok()?;
-        let execution = Descriptor::new(Object::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR).ok()?;
-        execution
-            .set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Kind::CUDNN_TYPE_HANDLE, &[self.handle])
-            .ok()?;
-        execution.set_object(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &config).ok()?;
-        execution.finalize().ok()?;
-        let mut workspace = [0_i64];
-        execution
-            .get(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, Kind::CUDNN_TYPE_INT64, &mut workspace)
-            .ok()?;
-        let workspace = usize::try_from(workspace[0]).ok().filter(|&bytes| bytes <= MAX_WORKSPACE)?;
-        Some(Plan { execution, workspace, engine: number[0], _graph: Rc::clone(graph), _config: config })
+        engine.get(Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX, Kind::CUDNN_TYPE_INT64, &mut number)?;
+        let execution = Descriptor::new(Object::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+        execution.set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Kind::CUDNN_TYPE_HANDLE, &[self.handle])?;
+        execution.set_object(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &config)?;
+        execution.finalize()?;
+        let mut bytes = [0_i64];
+        execution.get(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, Kind::CUDNN_TYPE_INT64, &mut bytes)?;
+        let workspace = usize::try_from(bytes[0]).ok().filter(|&bytes| bytes <= MAX_WORKSPACE);
+        Ok(workspace.map(|workspace| Plan {
+            execution,
+            workspace,
+            engine: number[0],
+            _graph: Rc::clone(graph),
+            _config: config,
+        }))
     }
 
-    /// Chooses a plan for `problem`. With several candidates and measuring asked for, `measure` is called for each with its
-    /// workspace and a way to run it, and answers with its time or, where it failed, with nothing.
+    /// Chooses a plan for `problem`; returns whether there is one. If the tuning measures, `measure` is called for each candidate with its
+    /// workspace and a way to run it, and returns its time.
+    ///
+    /// # Errors
+    /// A problem that cuDNN cannot describe. A candidate that fails is passed over; if all fail, [`plan_of`](Self::plan_of) reports the
+    /// first error.
     pub(crate) fn choose(
         &mut self,
         problem: &Problem,
-        mut measure: impl FnMut(usize, &dyn Fn(Tensors, u64) -> Result<(), CudaError>) -> Option<f32>,
-    ) -> Result<(), CudaError> {
+        mut measure: impl FnMut(usize, &dyn Fn(Tensors, u64) -> Result<()>) -> Result<f32>,
+    ) -> Result<bool> {
         let most = if self.tuning.measure { CANDIDATES } else { 1 };
-        let mut candidates = self.candidates(problem, most)?;
-        let mut best = (0, f32::INFINITY);
-        if self.tuning.measure {
-            for (number, plan) in candidates.iter().enumerate() {
-                let run = |tensors: Tensors, workspace: u64| execute(self.handle, plan, tensors, workspace);
-                if let Some(time) = measure(plan.workspace, &run)
-                    && time < best.1
-                {
-                    best = (number, time);
+        let mut first = None;
+        let mut best: Option<(Plan, f32)> = None;
+        for plan in self.candidates(problem, most, &mut first)? {
+            if !self.tuning.measure {
+                best = Some((plan, 0.0));
+                break;
+            }
+            let run = |tensors: Tensors, workspace: u64| execute(self.handle, &plan, tensors, workspace);
+            match measure(plan.workspace, &run) {
+                Ok(time) if best.as_ref().is_none_or(|(_, least)| time < *least) => best = Some((plan, time)),
+                Ok(_) => {}
+                Err(error) => {
+                    first.get_or_insert(error);
                 }
             }
-            if best.1.is_infinite() {
-                candidates.clear();
-            }
         }
-        let plan = if candidates.is_empty() { None } else { Some(candidates.swap_remove(best.0)) };
-        self.plans.insert(*problem, plan);
-        Ok(())
+        let chosen = best.map(|(plan, _)| plan).ok_or(first);
+        let exists = chosen.is_ok();
+        self.plans.insert(*problem, chosen);
+        Ok(exists)
     }
 
     /// Runs the chosen plan.
-    pub(crate) fn run(&self, problem: &Problem, tensors: Tensors, workspace: u64) -> Result<(), CudaError> {
-        let plan = self.plans.get(problem).and_then(Option::as_ref);
-        let plan = plan.ok_or_else(|| CudaError::NoPlan { what: format!("{problem:?}") })?;
-        execute(self.handle, plan, tensors, workspace)
+    pub(crate) fn run(&self, problem: &Problem, tensors: Tensors, workspace: u64) -> Result<()> {
+        execute(self.handle, self.plan_of(problem)?, tensors, workspace)
     }
 
-    fn graph(&self, p: &Problem) -> Result<Graph, CudaError> {
+    fn graph(&self, p: &Problem) -> Result<Graph> {
         let (of_x, of_w, of_y) = match p.pass {
             Pass::Forward => (p.element, p.element, p.result),
             Pass::Data => (p.result, p.element, p.element),
@@ -287,12 +325,7 @@ impl Drop for Dnn {
 }
 
 /// Issues a plan.
-fn execute(
-    handle: sys::cudnnHandle_t,
-    plan: &Plan,
-    tensors: Tensors,
-    workspace: u64,
-) -> Result<(), CudaError> {
+fn execute(handle: sys::cudnnHandle_t, plan: &Plan, tensors: Tensors, workspace: u64) -> Result<()> {
     let pack = Descriptor::new(Object::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
     let pointers = [tensors.x, tensors.w, tensors.y];
     pack.set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Kind::CUDNN_TYPE_INT64, &['x', 'w', 'y'].map(id))?;
@@ -305,10 +338,7 @@ fn execute(
 }
 
 /// The settings that a mode of the heuristics proposes for a graph, best first.
-fn configurations(
-    graph: &Descriptor,
-    mode: sys::cudnnBackendHeurMode_t,
-) -> Result<Vec<Descriptor>, CudaError> {
+fn configurations(graph: &Descriptor, mode: sys::cudnnBackendHeurMode_t) -> Result<Vec<Descriptor>> {
     let heuristics = Descriptor::new(Object::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
     heuristics.set_object(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)?;
     heuristics.set(Name::CUDNN_ATTR_ENGINEHEUR_MODE, Kind::CUDNN_TYPE_HEUR_MODE, &[mode])?;
@@ -327,8 +357,8 @@ fn id(name: char) -> i64 {
     i64::from(u32::from(name))
 }
 
-/// A tensor whose second dimension lies innermost in memory: NHWC for NCHW, OHWI for OIHW.
-fn tensor(name: char, element: Element, dims: [usize; 4]) -> Result<Descriptor, CudaError> {
+/// A tensor whose second dimension is innermost in memory: NHWC for NCHW, OHWI for OIHW.
+fn tensor(name: char, element: Element, dims: [usize; 4]) -> Result<Descriptor> {
     let [_, channels, height, width] = dims;
     let strides = [height * width * channels, 1, width * channels, channels];
     let longs = |values: [usize; 4]| values.into_iter().map(long).collect::<Result<Vec<_>, _>>();
@@ -342,7 +372,7 @@ fn tensor(name: char, element: Element, dims: [usize; 4]) -> Result<Descriptor, 
     Ok(tensor)
 }
 
-fn data_type(element: Element) -> Result<sys::cudnnDataType_t, CudaError> {
+fn data_type(element: Element) -> Result<sys::cudnnDataType_t> {
     match element {
         Element::F32 => Ok(sys::cudnnDataType_t::CUDNN_DATA_FLOAT),
         Element::F16 => Ok(sys::cudnnDataType_t::CUDNN_DATA_HALF),
@@ -353,7 +383,7 @@ fn data_type(element: Element) -> Result<sys::cudnnDataType_t, CudaError> {
     }
 }
 
-fn window(p: &Problem) -> Result<Descriptor, CudaError> {
+fn window(p: &Problem) -> Result<Descriptor> {
     let both = |value: usize| Ok::<_, CudaError>([long(value)?; 2]);
     let window = Descriptor::new(Object::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?;
     let float = [sys::cudnnDataType_t::CUDNN_DATA_FLOAT];
@@ -379,7 +409,7 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn new(object: Object) -> Result<Self, CudaError> {
+    fn new(object: Object) -> Result<Self> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the place for the new descriptor is valid.
         check("descriptor", unsafe { sys::cudnnBackendCreateDescriptor(object, &raw mut raw) })?;
@@ -387,7 +417,7 @@ impl Descriptor {
     }
 
     /// Sets an attribute to values whose type is `kind`'s.
-    fn set<T>(&self, name: Name, kind: Kind, values: &[T]) -> Result<(), CudaError> {
+    fn set<T>(&self, name: Name, kind: Kind, values: &[T]) -> Result<()> {
         let data: *const c_void = values.as_ptr().cast();
         // SAFETY: `values` holds as many values as said, of the type that belongs to `kind` (see the callers); they are copied.
         check("attribute", unsafe {
@@ -395,17 +425,17 @@ impl Descriptor {
         })
     }
 
-    fn set_object(&self, name: Name, object: &Self) -> Result<(), CudaError> {
+    fn set_object(&self, name: Name, object: &Self) -> Result<()> {
         self.set(name, Kind::CUDNN_TYPE_BACKEND_DESCRIPTOR, &[object.raw])
     }
 
-    fn finalize(&self) -> Result<(), CudaError> {
+    fn finalize(&self) -> Result<()> {
         // SAFETY: the descriptor is alive.
         check("description", unsafe { sys::cudnnBackendFinalize(self.raw) })
     }
 
     /// Reads an attribute into `values`; returns how many there are, or, for no places, how many there would be.
-    fn get<T>(&self, name: Name, kind: Kind, values: &mut [T]) -> Result<usize, CudaError> {
+    fn get<T>(&self, name: Name, kind: Kind, values: &mut [T]) -> Result<usize> {
         let mut count = 0;
         let data: *mut c_void =
             if values.is_empty() { std::ptr::null_mut() } else { values.as_mut_ptr().cast() };
@@ -426,6 +456,6 @@ impl Drop for Descriptor {
     }
 }
 
-fn check(what: &'static str, status: sys::cudnnStatus_t) -> Result<(), CudaError> {
+fn check(what: &'static str, status: sys::cudnnStatus_t) -> Result<()> {
     status.result().map_err(|status: CudnnError| CudaError::Dnn { what, status })
 }

@@ -1,15 +1,19 @@
-//! Element by element: activations, sums, conversions, images, bias, masks, dropout, and the gate of squeeze-and-excitation.
+//! Kernels that visit every value once: activations, sums, conversions, images, bias, dropout, and the gate of squeeze-and-excitation;
+//! and the reading of fused operands.
 
 use lgd_kernels::Activation;
 
-use crate::batch_norm::{Mask, Operand, expect_floats, expect_like, rows_of};
-use crate::error::{CudaError, expect_element, expect_eq, int, long};
+use crate::error::{
+    Result, expect_derivative_of_value, expect_element, expect_eq, expect_floats, expect_like, int, long,
+    rows_of,
+};
 use crate::gpu::Gpu;
 use crate::launch::{Arg, Grid, Kernel, lanes};
 use crate::memory::{Element, Slice, SliceMut};
+use crate::operand::Operand;
 
-/// Blocks per multiprocessor.
-const WAVES: usize = 8;
+/// Blocks per multiprocessor in kernels that only stream.
+pub(crate) const WAVES: usize = 8;
 
 /// A kernel over `len` values of `element` at `addresses`, and its grid.
 fn map(gpu: &Gpu, name: &'static str, element: Element, len: usize, addresses: &[u64]) -> (Kernel, Grid) {
@@ -22,57 +26,110 @@ fn map(gpu: &Gpu, name: &'static str, element: Element, len: usize, addresses: &
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn activate(
-    gpu: &mut Gpu,
-    activation: Activation,
-    x: Slice<'_>,
-    y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+pub fn activate(gpu: &mut Gpu, activation: Activation, x: Slice<'_>, y: &mut SliceMut<'_>) -> Result<()> {
     expect_like("activated values", x, y.as_slice())?;
     let (kernel, grid) = map(gpu, "activate", x.element(), x.len(), &[x.address(), y.address()]);
     let args = [x.into(), Arg::Int(Arg::activation(activation)), Arg::Long(long(x.len())?), Arg::from(&*y)];
     gpu.launch(kernel, grid, &args)
 }
 
-/// `dy *= activation'(u)`; for identity, ReLU and ReLU6 the activation's own value may stand for `u`.
+/// Replaces the gradient `dy` of the value by the gradient of the argument `x`.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
 pub fn activate_backward(
     gpu: &mut Gpu,
     activation: Activation,
-    u: Slice<'_>,
+    x: Slice<'_>,
     dy: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     if activation == Activation::Identity {
         return Ok(());
     }
-    expect_like("gradient of activated values", u, dy.as_slice())?;
-    let (kernel, grid) = map(gpu, "activate_backward", u.element(), u.len(), &[u.address(), dy.address()]);
-    let args = [u.into(), Arg::Int(Arg::activation(activation)), Arg::Long(long(u.len())?), Arg::from(&*dy)];
+    expect_like("gradient of activated values", x, dy.as_slice())?;
+    let (kernel, grid) = map(gpu, "activate_backward", x.element(), x.len(), &[x.address(), dy.address()]);
+    let args = [x.into(), Arg::Int(Arg::activation(activation)), Arg::Long(long(x.len())?), Arg::from(&*dy)];
     gpu.launch(kernel, grid, &args)
+}
+
+/// Writes the values of `x`, which may be normalized while they are read, to `y`.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn materialize(gpu: &mut Gpu, x: Operand<'_>, channels: usize, y: &mut SliceMut<'_>) -> Result<()> {
+    let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
+    expect_like("normalized values", x.data, y.as_slice())?;
+    let lanes = lanes(element, channels, &[x.data.address(), y.address()]);
+    let args = [
+        x.data.into(),
+        Arg::Norm(x.norm(channels)?),
+        Arg::Long(long(rows)?),
+        Arg::Int(int(channels)?),
+        Arg::from(&*y),
+    ];
+    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
+    gpu.launch(Kernel::typed("apply", element, lanes), grid, &args)
+}
+
+/// `y = activation(a + b)`; both summands may be normalized while they are read.
+///
+/// # Errors
+/// Lengths or elements that do not match, or an error of the device.
+pub fn add(
+    gpu: &mut Gpu,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    channels: usize,
+    activation: Activation,
+    y: &mut SliceMut<'_>,
+) -> Result<()> {
+    let (rows, element) = (rows_of(a.data, channels)?, a.data.element());
+    expect_like("second summand", a.data, b.data)?;
+    expect_like("sum", a.data, y.as_slice())?;
+    let lanes = lanes(element, channels, &[a.data.address(), b.data.address(), y.address()]);
+    let args = [
+        a.data.into(),
+        Arg::Norm(a.norm(channels)?),
+        b.data.into(),
+        Arg::Norm(b.norm(channels)?),
+        Arg::Int(Arg::activation(activation)),
+        Arg::Long(long(rows)?),
+        Arg::Int(int(channels)?),
+        Arg::from(&*y),
+    ];
+    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
+    gpu.launch(Kernel::typed("add", element, lanes), grid, &args)
+}
+
+/// Replaces the gradient `dy` of the value `y` of [`add`] by the gradient of either summand.
+///
+/// # Errors
+/// Lengths or elements that do not match, an activation whose derivative cannot be read off its value, or an error of the device.
+pub fn add_backward(
+    gpu: &mut Gpu,
+    activation: Activation,
+    y: Slice<'_>,
+    dy: &mut SliceMut<'_>,
+) -> Result<()> {
+    expect_derivative_of_value(activation)?;
+    activate_backward(gpu, activation, y, dy)
 }
 
 /// `to += from`.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn add_into(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result<(), CudaError> {
+pub fn add_into(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result<()> {
     expect_like("term of a sum", to.as_slice(), from)?;
     let (kernel, grid) = map(gpu, "add_into", from.element(), from.len(), &[from.address(), to.address()]);
     gpu.launch(kernel, grid, &[from.into(), Arg::Long(long(from.len())?), Arg::from(&*to)])
 }
 
-/// Converts any float to f32; added to what is there with `accumulate`.
+/// Converts any float to f32, and adds it to the content of `to` with `accumulate`.
 ///
 /// # Errors
 /// Lengths that do not match, a target that is not f32, or an error of the device.
-pub fn widen(
-    gpu: &mut Gpu,
-    from: Slice<'_>,
-    to: &mut SliceMut<'_>,
-    accumulate: bool,
-) -> Result<(), CudaError> {
+pub fn widen(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>, accumulate: bool) -> Result<()> {
     expect_floats("widened values", to.as_slice(), from.len())?;
     let (kernel, grid) = map(gpu, "widen", from.element(), from.len(), &[from.address(), to.address()]);
     let args = [from.into(), Arg::Long(long(from.len())?), Arg::from(&*to), Arg::from(accumulate)];
@@ -83,7 +140,7 @@ pub fn widen(
 ///
 /// # Errors
 /// Lengths that do not match, a source that is not f32, or an error of the device.
-pub fn narrow(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result<(), CudaError> {
+pub fn narrow(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result<()> {
     expect_floats("values to narrow", from, to.len())?;
     let (kernel, grid) = map(gpu, "narrow", to.element(), from.len(), &[from.address(), to.address()]);
     gpu.launch(kernel, grid, &[from.into(), Arg::Long(long(from.len())?), Arg::from(&*to)])
@@ -98,7 +155,7 @@ pub fn images(
     rgb: Slice<'_>,
     (mean, deviation): ([f32; 3], [f32; 3]),
     y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     expect_element("pixels", Element::U8, rgb.element())?;
     expect_eq("images", rgb.len(), y.len())?;
     expect_eq("values in whole pixels", rgb.len() / 3 * 3, rgb.len())?;
@@ -117,12 +174,12 @@ pub fn images(
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn bias(gpu: &mut Gpu, x: Operand<'_>, bias: Slice<'_>, y: &mut SliceMut<'_>) -> Result<(), CudaError> {
+pub fn bias(gpu: &mut Gpu, x: Operand<'_>, bias: Slice<'_>, y: &mut SliceMut<'_>) -> Result<()> {
     expect_like("biased values", x.data, y.as_slice())?;
     biased(gpu, x, bias, Arg::from(&*y), y.address())
 }
 
-fn biased(gpu: &mut Gpu, x: Operand<'_>, bias: Slice<'_>, y: Arg, address: u64) -> Result<(), CudaError> {
+fn biased(gpu: &mut Gpu, x: Operand<'_>, bias: Slice<'_>, y: Arg, address: u64) -> Result<()> {
     let channels = bias.len();
     let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
     expect_floats("bias", bias, channels)?;
@@ -140,7 +197,7 @@ fn biased(gpu: &mut Gpu, x: Operand<'_>, bias: Slice<'_>, y: Arg, address: u64) 
 }
 
 /// `y += bias`, per channel, in place.
-pub(crate) fn add_bias(gpu: &mut Gpu, bias: Slice<'_>, y: &mut SliceMut<'_>) -> Result<(), CudaError> {
+pub(crate) fn add_bias(gpu: &mut Gpu, bias: Slice<'_>, y: &mut SliceMut<'_>) -> Result<()> {
     biased(gpu, Operand::plain(y.as_slice()), bias, Arg::from(&*y), y.address())
 }
 
@@ -148,12 +205,7 @@ pub(crate) fn add_bias(gpu: &mut Gpu, bias: Slice<'_>, y: &mut SliceMut<'_>) -> 
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn column_sums(
-    gpu: &mut Gpu,
-    x: Slice<'_>,
-    sums: &mut SliceMut<'_>,
-    accumulate: bool,
-) -> Result<(), CudaError> {
+pub fn column_sums(gpu: &mut Gpu, x: Slice<'_>, sums: &mut SliceMut<'_>, accumulate: bool) -> Result<()> {
     let channels = sums.len();
     let rows = rows_of(x, channels)?;
     expect_floats("column sums", sums.as_slice(), channels)?;
@@ -165,54 +217,6 @@ pub fn column_sums(
     let args =
         [partial, Arg::Int(int(grid.y)?), Arg::Int(int(channels)?), Arg::from(&*sums), Arg::from(accumulate)];
     gpu.launch(Kernel::single("sum_columns"), Grid::finish(channels), &args)
-}
-
-/// Zero at hidden positions of `x`, NHWC, in place.
-///
-/// # Errors
-/// A grid that does not fit, or an error of the device.
-pub fn mask(gpu: &mut Gpu, mask: &Mask<'_>, channels: usize, x: &mut SliceMut<'_>) -> Result<(), CudaError> {
-    hide(gpu, mask, channels, (Arg::NULL, 0), x)
-}
-
-/// `token`, f32 `[C]`, at hidden positions of `x`, NHWC, in place.
-///
-/// # Errors
-/// A grid or a token that does not fit, or an error of the device.
-pub fn fill_masked(
-    gpu: &mut Gpu,
-    mask: &Mask<'_>,
-    token: Slice<'_>,
-    x: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
-    expect_floats("token", token, token.len())?;
-    hide(gpu, mask, token.len(), (token.into(), token.address()), x)
-}
-
-/// Zero, or the token where there is one, at hidden positions.
-fn hide(
-    gpu: &mut Gpu,
-    mask: &Mask<'_>,
-    channels: usize,
-    (token, address): (Arg, u64),
-    x: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
-    let (rows, element) = (rows_of(x.as_slice(), channels)?, x.element());
-    let [visible, height, width, high, wide] = mask.args(rows)?;
-    let lanes = lanes(element, channels, &[x.address(), address]);
-    let args = [
-        Arg::from(&*x),
-        Arg::Long(long(rows)?),
-        Arg::Int(int(channels)?),
-        visible,
-        height,
-        width,
-        high,
-        wide,
-        token,
-    ];
-    let grid = Grid::rows(rows, channels, lanes, gpu.blocks(WAVES));
-    gpu.launch(Kernel::typed("mask", element, lanes), grid, &args)
 }
 
 /// A draw of dropout: value (or image) `i` is zero where number `i` of the SplitMix64 stream that starts at `base` is below
@@ -239,7 +243,7 @@ impl Draw {
     }
 }
 
-/// Applies a draw to `x`.
+/// `y` = `x` with a draw of dropout.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
@@ -249,7 +253,7 @@ pub fn dropout(
     x: Operand<'_>,
     channels: usize,
     y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     expect_like("values after dropout", x.data, y.as_slice())?;
     drop_out(gpu, draw, x, channels, Arg::from(&*y), y.address())
 }
@@ -258,23 +262,11 @@ pub fn dropout(
 ///
 /// # Errors
 /// A length that does not match, or an error of the device.
-pub fn dropout_backward(
-    gpu: &mut Gpu,
-    draw: &Draw,
-    channels: usize,
-    dy: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+pub fn dropout_backward(gpu: &mut Gpu, draw: &Draw, channels: usize, dy: &mut SliceMut<'_>) -> Result<()> {
     drop_out(gpu, draw, Operand::plain(dy.as_slice()), channels, Arg::from(&*dy), dy.address())
 }
 
-fn drop_out(
-    gpu: &mut Gpu,
-    draw: &Draw,
-    x: Operand<'_>,
-    channels: usize,
-    y: Arg,
-    address: u64,
-) -> Result<(), CudaError> {
+fn drop_out(gpu: &mut Gpu, draw: &Draw, x: Operand<'_>, channels: usize, y: Arg, address: u64) -> Result<()> {
     let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
     let lanes = lanes(element, channels, &[x.data.address(), address]);
     let args = [
@@ -293,7 +285,7 @@ fn drop_out(
 }
 
 /// Checks a gate, f32 `[B, C]`, against values `[B, pixels, C]`; returns rows and pixels.
-fn gated(x: Slice<'_>, gate: Slice<'_>, channels: usize) -> Result<(usize, usize), CudaError> {
+fn gated(x: Slice<'_>, gate: Slice<'_>, channels: usize) -> Result<(usize, usize)> {
     let rows = rows_of(x, channels)?;
     let images = gate.len() / channels.max(1);
     let pixels = rows / images.max(1);
@@ -312,7 +304,7 @@ pub fn scale(
     gate: Slice<'_>,
     channels: usize,
     y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let (rows, pixels) = gated(x.data, gate, channels)?;
     let element = x.data.element();
     expect_like("scaled values", x.data, y.as_slice())?;
@@ -330,7 +322,7 @@ pub fn scale(
     gpu.launch(Kernel::typed("scale", element, lanes), grid, &args)
 }
 
-/// `dy` becomes the gradient of `x`; `dgate`, f32 `[B, C]`, that of the gate.
+/// Replaces `dy` by the gradient of `x` of [`scale`]; writes the gate's gradient, f32 `[B, C]`, to `dgate`.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
@@ -341,7 +333,7 @@ pub fn scale_backward(
     channels: usize,
     dy: &mut SliceMut<'_>,
     dgate: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let (rows, pixels) = gated(x.data, gate, channels)?;
     let element = x.data.element();
     expect_like("gradient of scaled values", x.data, dy.as_slice())?;

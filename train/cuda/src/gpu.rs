@@ -1,24 +1,30 @@
-//! One device: the stream that everything is issued to, kernels, libraries and scratch memory.
+//! One device: its stream, kernels, libraries and scratch memory.
 #![expect(unsafe_code, reason = "asks the driver to keep freed memory, and cudarc not to track streams")]
 
 use std::sync::Arc;
 
 use cudarc::cublas::CudaBlas;
+use cudarc::cublas::result::CublasError;
 use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use crate::conv::Tuning;
 use crate::dnn::Dnn;
-use crate::error::CudaError;
+use crate::error::{CudaError, Result};
 use crate::launch::Kernels;
-use crate::memory::{Buffer, Element, Slice};
+use crate::memory::{Buffer, Element};
 
-/// A GPU and what is loaded on it. Operations take it by unique reference: they share its scratch memory.
+/// Environment variable of a debug switch. If it is set, neither scratch memory nor a pool that asks [`Gpu::reuses_memory`] uses memory
+/// again: a tool that poisons freed and new memory then finds every read of a value that no kernel wrote.
+pub const FRESH_MEMORY: &str = "LGD_CUDA_FRESH_MEMORY";
+
+/// A GPU with its stream, kernels and libraries. Operations take it by unique reference, because they share its scratch memory.
 pub struct Gpu {
     stream: Arc<CudaStream>,
     kernels: Kernels,
     blas: CudaBlas,
     dnn: Dnn,
     scratch: Option<Buffer>,
+    fresh_memory: bool,
     multiprocessors: usize,
 }
 
@@ -27,7 +33,7 @@ impl Gpu {
     ///
     /// # Errors
     /// No driver, or cuBLAS or cuDNN not found.
-    pub fn new(stream: Arc<CudaStream>, tuning: Tuning) -> Result<Self, CudaError> {
+    pub fn new(stream: Arc<CudaStream>, tuning: Tuning) -> Result<Self> {
         let context = stream.context();
         keep_freed_memory(context)?;
         // SAFETY: everything of this context goes through one stream, except uploads, which are ordered by events of their own.
@@ -35,9 +41,10 @@ impl Gpu {
         let count = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         Ok(Self {
             kernels: Kernels::load(&stream)?,
-            blas: CudaBlas::new(Arc::clone(&stream))?,
+            blas: CudaBlas::new(Arc::clone(&stream)).map_err(no_blas)?,
             dnn: Dnn::new(&stream, tuning)?,
             scratch: None,
+            fresh_memory: std::env::var_os(FRESH_MEMORY).is_some(),
             multiprocessors: usize::try_from(count).unwrap_or(1),
             stream,
         })
@@ -47,32 +54,32 @@ impl Gpu {
     ///
     /// # Errors
     /// No driver, no GPU, or cuBLAS or cuDNN not found.
-    pub fn first(tuning: Tuning) -> Result<Self, CudaError> {
+    pub fn first(tuning: Tuning) -> Result<Self> {
         Self::new(CudaContext::new(0)?.default_stream(), tuning)
     }
 
-    /// Where everything is issued to.
+    /// The stream of all work.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
-    /// Waits until everything issued so far is done.
+    /// Waits until all work issued so far is done.
     ///
     /// # Errors
-    /// An error of something that ran.
-    pub fn synchronize(&self) -> Result<(), CudaError> {
+    /// An error of that work.
+    pub fn synchronize(&self) -> Result<()> {
         Ok(self.stream.synchronize()?)
     }
 
-    /// Room for `len` values, with arbitrary content.
+    /// A new buffer of `len` values with arbitrary content.
     ///
     /// # Errors
     /// Not enough memory.
-    pub fn alloc(&self, element: Element, len: usize) -> Result<Buffer, CudaError> {
+    pub fn alloc(&self, element: Element, len: usize) -> Result<Buffer> {
         Buffer::new(&self.stream, element, len)
     }
 
-    /// Bytes of scratch memory held.
+    /// Bytes of scratch memory.
     pub fn scratch_bytes(&self) -> usize {
         self.scratch.as_ref().map_or(0, Buffer::bytes)
     }
@@ -94,29 +101,45 @@ impl Gpu {
         &mut self.dnn
     }
 
-    /// Address of at least `bytes` of memory for the operation at work; the next operation may overwrite it.
-    pub(crate) fn scratch(&mut self, bytes: usize) -> Result<u64, CudaError> {
-        if self.scratch.as_ref().is_none_or(|scratch| scratch.len() < bytes) {
-            // Freed first: the two together may not fit.
-            self.scratch = None;
-            self.scratch = Some(Buffer::new(&self.stream, Element::U8, bytes.next_multiple_of(1 << 20))?);
-        }
-        Ok(self.scratch.as_ref().map_or(0, |scratch| scratch.as_slice().address()))
+    /// Whether freed memory is used again; see [`FRESH_MEMORY`].
+    pub fn reuses_memory(&self) -> bool {
+        !self.fresh_memory
     }
 
-    /// The first `len` values of the scratch memory, which the next operation but the one that reads them may overwrite.
-    pub(crate) fn scratch_slice<'a>(&self, element: Element, len: usize) -> Result<Slice<'a>, CudaError> {
-        let scratch = self.scratch.as_ref().map(Buffer::as_slice);
-        let bytes = scratch.map_or(0, Slice::len);
-        if bytes < len * element.size() {
-            crate::error::expect_eq("bytes of scratch memory", len * element.size(), bytes)?;
+    /// Address of at least `bytes` of scratch memory for the operation in progress; the next operation overwrites it.
+    pub(crate) fn scratch(&mut self, bytes: usize) -> Result<u64> {
+        let scratch = self.lend_scratch(bytes)?;
+        let address = scratch.as_slice().address();
+        self.restore_scratch(scratch);
+        Ok(address)
+    }
+
+    /// Takes the scratch memory out, at least `bytes` of it, so that slices can borrow from it while operations run that need none. It goes
+    /// back by [`restore_scratch`](Self::restore_scratch).
+    pub(crate) fn lend_scratch(&mut self, bytes: usize) -> Result<Buffer> {
+        match self.scratch.take() {
+            Some(scratch) if scratch.len() >= bytes && self.reuses_memory() => Ok(scratch),
+            previous => {
+                // Freed first: the two together may not fit.
+                drop(previous);
+                let rounded = if self.reuses_memory() { bytes.next_multiple_of(1 << 20) } else { bytes };
+                Buffer::new(&self.stream, Element::U8, rounded)
+            }
         }
-        Ok(Slice::at(scratch.map_or(0, Slice::address), element, len))
+    }
+
+    /// Takes the scratch memory back.
+    pub(crate) fn restore_scratch(&mut self, scratch: Buffer) {
+        self.scratch = Some(scratch);
     }
 }
 
-/// Without this every wait for the stream would hand freed memory back to the system.
-fn keep_freed_memory(context: &Arc<CudaContext>) -> Result<(), CudaError> {
+fn no_blas(error: CublasError) -> CudaError {
+    CudaError::Library { library: "cuBLAS 13 or 12", reason: error.to_string() }
+}
+
+/// Keeps freed memory in the driver's pool; by default every wait for the stream returns it to the system.
+fn keep_freed_memory(context: &Arc<CudaContext>) -> Result<()> {
     if !context.has_async_alloc() {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
-use crate::error::{CudaError, expect_eq};
+use crate::error::{CudaError, Result, expect_eq};
 use crate::memory::{Buffer, Element, Slice};
 
 /// Bytes of the host that a copy engine reads directly.
@@ -18,7 +18,7 @@ struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    fn new(len: usize) -> Result<Self, CudaError> {
+    fn new(len: usize) -> Result<Self> {
         // SAFETY: a plain allocation, written below before anyone reads it.
         let pointer = unsafe { result::malloc_host(len.max(1), 0) }?.cast::<u8>();
         // SAFETY: `len` bytes were just allocated at `pointer`.
@@ -44,7 +44,7 @@ impl Drop for Pinned {
     }
 }
 
-/// One batch on its way: the host's bytes, the device's, and the events that keep them apart.
+/// One batch being uploaded: the host's bytes, the device's, and the events that order them.
 struct Slot {
     host: Pinned,
     device: Buffer,
@@ -75,7 +75,7 @@ struct CopyStream {
 unsafe impl Send for CopyStream {}
 
 impl CopyStream {
-    fn new(compute: &Arc<CudaStream>) -> Result<Self, CudaError> {
+    fn new(compute: &Arc<CudaStream>) -> Result<Self> {
         compute.context().bind_to_thread()?;
         let raw = result::stream::create(result::stream::StreamKind::NonBlocking)?;
         // SAFETY: the stream was just made in this context, and outlives the wrapper: both fields drop together.
@@ -94,11 +94,11 @@ impl Drop for CopyStream {
 }
 
 impl Uploader {
-    /// `depth` batches of `bytes` bytes may be under way at a time.
+    /// At most `depth` batches of `bytes` bytes are uploaded at a time.
     ///
     /// # Errors
     /// Not enough memory.
-    pub fn new(compute: &Arc<CudaStream>, bytes: usize, depth: usize) -> Result<Self, CudaError> {
+    pub fn new(compute: &Arc<CudaStream>, bytes: usize, depth: usize) -> Result<Self> {
         let copy = CopyStream::new(compute)?;
         let slot = || {
             Ok::<_, CudaError>(Slot {
@@ -112,11 +112,11 @@ impl Uploader {
         Ok(Self { compute: Arc::clone(compute), copy, slots, uploaded: 0, received: 0 })
     }
 
-    /// Starts copying a batch; waits only while all slots are under way.
+    /// Starts copying a batch; waits only if all slots are in use.
     ///
     /// # Errors
     /// Another length, more uploads than slots without a [`receive`](Self::receive), or an error of the device.
-    pub fn upload(&mut self, bytes: &[u8]) -> Result<(), CudaError> {
+    pub fn upload(&mut self, bytes: &[u8]) -> Result<()> {
         let depth = self.slots.len();
         if self.uploaded - self.received >= depth {
             expect_eq("batches under way", depth - 1, self.uploaded - self.received)?;
@@ -140,10 +140,7 @@ impl Uploader {
     ///
     /// # Errors
     /// No batch under way, an error of `read`, or an error of the device.
-    pub fn receive<T>(
-        &mut self,
-        read: impl FnOnce(Slice<'_>) -> Result<T, CudaError>,
-    ) -> Result<T, CudaError> {
+    pub fn receive<T>(&mut self, read: impl FnOnce(Slice<'_>) -> Result<T>) -> Result<T> {
         if self.uploaded == self.received {
             expect_eq("batches under way", 1, 0)?;
         }

@@ -1,7 +1,7 @@
 //! Own kernels: loading, arguments, and the shapes of their grids.
 //!
-//! This is the only place that launches them. What a kernel reads and writes follows from its arguments; each operation checks
-//! lengths and elements of its views before it gets here, and passes arguments in the order of the kernel's signature.
+//! Only this module launches kernels. The arguments of a kernel determine what it reads and writes; each operation checks lengths and
+//! elements of its views first, and passes arguments in the order of the kernel's signature.
 #![expect(unsafe_code, reason = "launches kernels through the driver")]
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use cudarc::driver::{CudaFunction, CudaModule, CudaStream, result};
 use cudarc::nvrtc::Ptx;
 use lgd_kernels::{Activation, Sliding};
 
-use crate::error::{CudaError, int};
+use crate::error::{CudaError, Result, int};
 use crate::gpu::Gpu;
 use crate::memory::{Element, Slice, SliceMut};
 
@@ -114,7 +114,7 @@ impl Arg {
     }
 
     /// `Sliding` of kernels/common.cuh.
-    pub(crate) fn sliding(s: &Sliding) -> Result<Self, CudaError> {
+    pub(crate) fn sliding(s: &Sliding) -> Result<Self> {
         let fields = [
             s.batch,
             s.height,
@@ -213,13 +213,13 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     /// Loads every image into the stream's context.
-    pub(crate) fn load(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
+    pub(crate) fn load(stream: &Arc<CudaStream>) -> Result<Self> {
         let load = |image: &&[u8]| stream.context().load_module(Ptx::from_binary(image.to_vec()));
         let modules = IMAGES.iter().map(load).collect::<Result<_, _>>()?;
         Ok(Self { modules, functions: HashMap::new() })
     }
 
-    fn get(&mut self, kernel: Kernel) -> Result<&CudaFunction, CudaError> {
+    fn get(&mut self, kernel: Kernel) -> Result<&CudaFunction> {
         match self.functions.entry(kernel) {
             std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
             std::collections::hash_map::Entry::Vacant(entry) => {
@@ -233,7 +233,7 @@ impl Kernels {
 
 impl Gpu {
     /// Issues a kernel.
-    pub(crate) fn launch(&mut self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<(), CudaError> {
+    pub(crate) fn launch(&mut self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
         let size = |value: usize| u32::try_from(value).map_err(|_| CudaError::TooLarge { value });
         let (blocks, threads) =
             ((size(grid.x)?, size(grid.y)?, 1), (size(grid.block.0)?, size(grid.block.1)?, 1));

@@ -8,9 +8,8 @@ use std::ffi::c_void;
 use cudarc::cublas::{result, sys};
 use lgd_kernels::linear::Linear;
 
-use crate::batch_norm::expect_floats;
 use crate::elementwise;
-use crate::error::{CudaError, expect_element, expect_eq, int};
+use crate::error::{CudaError, Result, expect_element, expect_eq, expect_floats, int};
 use crate::gpu::Gpu;
 use crate::memory::{Element, Slice, SliceMut};
 
@@ -33,7 +32,7 @@ pub fn forward(
     weights: Slice<'_>,
     bias: Option<Slice<'_>>,
     y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     check(l, x, weights)?;
     expect_floats("dense output", y.as_slice(), l.batch * l.outputs)?;
     let x = Matrix { data: x, columns: l.inputs, transposed: false };
@@ -55,7 +54,7 @@ pub fn backward_data(
     weights: Slice<'_>,
     dx: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     expect_eq("dense output gradient", l.batch * l.outputs, dy.len())?;
     expect_eq("dense weights", l.outputs * l.inputs, weights.len())?;
     expect_element("dense weights", dy.element(), weights.element())?;
@@ -76,7 +75,7 @@ pub fn backward_weight(
     dy: Slice<'_>,
     dw: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     expect_eq("dense input", l.batch * l.inputs, x.len())?;
     expect_eq("dense output gradient", l.batch * l.outputs, dy.len())?;
     expect_element("dense input", dy.element(), x.element())?;
@@ -86,7 +85,7 @@ pub fn backward_weight(
     product(gpu, dy, x, (l.outputs, l.inputs, l.batch), dw, accumulate)
 }
 
-fn check(l: &Linear, x: Slice<'_>, weights: Slice<'_>) -> Result<(), CudaError> {
+fn check(l: &Linear, x: Slice<'_>, weights: Slice<'_>) -> Result<()> {
     expect_eq("dense input", l.batch * l.inputs, x.len())?;
     expect_eq("dense weights", l.outputs * l.inputs, weights.len())?;
     expect_element("dense weights", x.element(), weights.element())
@@ -100,7 +99,7 @@ fn product(
     (m, n, k): (usize, usize, usize),
     c: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let kind = match a.data.element() {
         Element::Bf16 => sys::cudaDataType::CUDA_R_16BF,
         Element::F16 => sys::cudaDataType::CUDA_R_16F,

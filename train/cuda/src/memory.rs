@@ -1,7 +1,7 @@
-//! Device memory: buffers that own it, views of parts of them, and what lies in them.
+//! Device memory: buffers that own it, views of parts of it, and the elements in it.
 //!
-//! All work on a buffer goes through one stream (see the crate's documentation), which also frees it: a buffer may be dropped
-//! while kernels that read it are still waiting.
+//! One stream runs all work on a buffer (see the crate's documentation) and frees it: a buffer may be dropped while kernels that read it
+//! still wait.
 #![expect(
     unsafe_code,
     reason = "allocates uninitialized device memory and copies bytes of plain numbers to and from it"
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, result};
 use half::{bf16, f16};
 
-use crate::error::{CudaError, expect_eq};
+use crate::error::{CudaError, Result, expect_eq};
 
 /// Type of the values in a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,22 +84,24 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Room for `len` values, with arbitrary content.
+    /// A buffer of `len` values with arbitrary content.
     ///
     /// # Errors
-    /// Not enough memory.
-    pub fn new(stream: &Arc<CudaStream>, element: Element, len: usize) -> Result<Self, CudaError> {
+    /// [`CudaError::OutOfMemory`].
+    pub fn new(stream: &Arc<CudaStream>, element: Element, len: usize) -> Result<Self> {
+        let bytes = (len * element.size()).max(1);
         // SAFETY: any bytes are valid values of every element, and no operation reads a buffer before writing it unless its
         // caller passes one that was never written.
-        let bytes = unsafe { stream.alloc::<u8>((len * element.size()).max(1)) }?;
+        let memory = unsafe { stream.alloc::<u8>(bytes) };
+        let bytes = memory.map_err(|error| CudaError::of_allocation(error, bytes))?;
         Ok(Self { bytes, element, len })
     }
 
     /// Zeros.
     ///
     /// # Errors
-    /// Not enough memory.
-    pub fn zeros(stream: &Arc<CudaStream>, element: Element, len: usize) -> Result<Self, CudaError> {
+    /// [`CudaError::OutOfMemory`].
+    pub fn zeros(stream: &Arc<CudaStream>, element: Element, len: usize) -> Result<Self> {
         let mut buffer = Self::new(stream, element, len)?;
         stream.memset_zeros(&mut buffer.bytes)?;
         Ok(buffer)
@@ -108,8 +110,8 @@ impl Buffer {
     /// A copy of values of the host.
     ///
     /// # Errors
-    /// Not enough memory.
-    pub fn from_host<T: Plain>(stream: &Arc<CudaStream>, values: &[T]) -> Result<Self, CudaError> {
+    /// [`CudaError::OutOfMemory`].
+    pub fn from_host<T: Plain>(stream: &Arc<CudaStream>, values: &[T]) -> Result<Self> {
         let buffer = Self::new(stream, T::ELEMENT, values.len())?;
         buffer.as_slice().check_host::<T>(values.len())?;
         stream.context().bind_to_thread()?;
@@ -142,7 +144,7 @@ impl Buffer {
     ///
     /// # Errors
     /// More than fits.
-    pub fn recast(self, element: Element, len: usize) -> Result<Self, CudaError> {
+    pub fn recast(self, element: Element, len: usize) -> Result<Self> {
         if len * element.size() > self.bytes.len() {
             expect_eq("bytes of a recast buffer", self.bytes.len(), len * element.size())?;
         }
@@ -180,9 +182,16 @@ impl<'a> Slice<'a> {
         Self { address, element: T::ELEMENT, len: slice.len(), of: PhantomData }
     }
 
-    /// Values at an address of the device.
-    pub(crate) fn at(address: u64, element: Element, len: usize) -> Self {
-        Self { address, element, len, of: PhantomData }
+    /// The first `len` values of `element` in the same memory.
+    ///
+    /// # Errors
+    /// More bytes than there are.
+    pub(crate) fn cast(self, element: Element, len: usize) -> Result<Self> {
+        let (needed, bytes) = (len * element.size(), self.len * self.element.size());
+        if needed > bytes {
+            expect_eq("bytes of a view", needed, bytes)?;
+        }
+        Ok(Self { element, len, ..self })
     }
 
     /// Type of the values.
@@ -204,7 +213,7 @@ impl<'a> Slice<'a> {
     ///
     /// # Errors
     /// A range that is not inside.
-    pub fn slice(self, range: Range<usize>) -> Result<Self, CudaError> {
+    pub fn slice(self, range: Range<usize>) -> Result<Self> {
         let (address, len) = part(self.address, self.element, self.len, range)?;
         Ok(Self { address, len, ..self })
     }
@@ -213,7 +222,7 @@ impl<'a> Slice<'a> {
     ///
     /// # Errors
     /// Another element, or an error of the device.
-    pub fn to_host<T: Plain>(self, stream: &Arc<CudaStream>) -> Result<Vec<T>, CudaError> {
+    pub fn to_host<T: Plain>(self, stream: &Arc<CudaStream>) -> Result<Vec<T>> {
         self.check_host::<T>(self.len)?;
         let mut values = vec![T::default(); self.len];
         stream.context().bind_to_thread()?;
@@ -227,7 +236,7 @@ impl<'a> Slice<'a> {
         self.address
     }
 
-    fn check_host<T: Plain>(self, len: usize) -> Result<(), CudaError> {
+    fn check_host<T: Plain>(self, len: usize) -> Result<()> {
         crate::error::expect_element("values of the host", self.element, T::ELEMENT)?;
         expect_eq("values of the host", self.len, len)
     }
@@ -269,16 +278,11 @@ impl<'a> SliceMut<'a> {
         Slice { address: self.address, element: self.element, len: self.len, of: PhantomData }
     }
 
-    /// The same values, for a shorter time.
-    pub fn reborrow(&mut self) -> SliceMut<'_> {
-        SliceMut { address: self.address, element: self.element, len: self.len, of: PhantomData }
-    }
-
     /// A part of it.
     ///
     /// # Errors
     /// A range that is not inside.
-    pub fn slice(self, range: Range<usize>) -> Result<Self, CudaError> {
+    pub fn slice(self, range: Range<usize>) -> Result<Self> {
         let (address, len) = part(self.address, self.element, self.len, range)?;
         Ok(Self { address, len, ..self })
     }
@@ -287,7 +291,7 @@ impl<'a> SliceMut<'a> {
     ///
     /// # Errors
     /// A range that is not inside, or one that does not end before the other starts.
-    pub fn two(self, first: Range<usize>, second: Range<usize>) -> Result<(Self, Self), CudaError> {
+    pub fn two(self, first: Range<usize>, second: Range<usize>) -> Result<(Self, Self)> {
         if first.end > second.start {
             expect_eq("start of the second part", first.end, second.start)?;
         }
@@ -300,11 +304,7 @@ impl<'a> SliceMut<'a> {
     ///
     /// # Errors
     /// Another element or length, or an error of the device.
-    pub fn copy_from_host<T: Plain>(
-        &mut self,
-        stream: &Arc<CudaStream>,
-        values: &[T],
-    ) -> Result<(), CudaError> {
+    pub fn copy_from_host<T: Plain>(&mut self, stream: &Arc<CudaStream>, values: &[T]) -> Result<()> {
         self.as_slice().check_host::<T>(values.len())?;
         stream.context().bind_to_thread()?;
         // SAFETY: the view holds `values.len()` values of `T`; from ordinary memory the copy has been staged when it returns.
@@ -316,7 +316,7 @@ impl<'a> SliceMut<'a> {
     ///
     /// # Errors
     /// Another element or length, or an error of the device.
-    pub fn copy_from(&mut self, stream: &Arc<CudaStream>, from: Slice<'_>) -> Result<(), CudaError> {
+    pub fn copy_from(&mut self, stream: &Arc<CudaStream>, from: Slice<'_>) -> Result<()> {
         crate::error::expect_element("values to copy", self.element, from.element)?;
         expect_eq("values to copy", self.len, from.len)?;
         stream.context().bind_to_thread()?;
@@ -336,7 +336,7 @@ impl<'a> SliceMut<'a> {
     ///
     /// # Errors
     /// An error of the device.
-    pub fn set_zero(&mut self, stream: &Arc<CudaStream>) -> Result<(), CudaError> {
+    pub fn set_zero(&mut self, stream: &Arc<CudaStream>) -> Result<()> {
         stream.context().bind_to_thread()?;
         // SAFETY: the view holds that many bytes, and zero bytes are valid values of every element.
         unsafe {
@@ -351,7 +351,7 @@ impl<'a> SliceMut<'a> {
 }
 
 /// Address and length of a part.
-fn part(address: u64, element: Element, len: usize, range: Range<usize>) -> Result<(u64, usize), CudaError> {
+fn part(address: u64, element: Element, len: usize, range: Range<usize>) -> Result<(u64, usize)> {
     if range.start > range.end || range.end > len {
         expect_eq("end of a part of a buffer", len, range.end)?;
     }

@@ -1,4 +1,4 @@
-//! One launch updates all parameters, which lie in one flat f32 vector, and writes the copy that the layers read.
+//! Optimizer steps: one launch updates all parameters, one flat f32 vector, and writes the copy that the layers read.
 //!
 //! Tensors start at multiples of four values; gaps between them hold zeros.
 
@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
-use crate::batch_norm::expect_floats;
-use crate::error::{CudaError, expect_eq, int, long};
+use crate::error::{CudaError, Result, expect_eq, expect_floats, int, long};
 use crate::gpu::Gpu;
 use crate::launch::{Arg, Grid, Kernel, THREADS};
 use crate::memory::{Buffer, Element, Slice, SliceMut};
@@ -25,8 +24,8 @@ pub struct Tensor {
     /// Values.
     pub len: usize,
     /// Weight decay.
-    pub decay: f32,
-    /// Whether LARS adapts its rate.
+    pub weight_decay: f32,
+    /// Whether LARS adapts its learning rate.
     pub adapted: bool,
 }
 
@@ -50,7 +49,7 @@ impl Table {
     ///
     /// # Errors
     /// Tensors that are not inside, not in order or not at multiples of four, or an error of the device.
-    pub fn new(stream: &Arc<CudaStream>, tensors: &[Tensor], len: usize) -> Result<Self, CudaError> {
+    pub fn new(stream: &Arc<CudaStream>, tensors: &[Tensor], len: usize) -> Result<Self> {
         let word = |value: usize| u32::try_from(value).map_err(|_| CudaError::TooLarge { value });
         let (mut chunks, mut entries, mut first) = (Vec::new(), Vec::new(), vec![0]);
         let mut end = 0;
@@ -62,7 +61,7 @@ impl Table {
             for start in (tensor.start..end).step_by(CHUNK) {
                 chunks.extend([word(start)?, word(CHUNK.min(end - start))?, word(number)?, 0]);
             }
-            entries.extend([tensor.decay.to_bits(), u32::from(tensor.adapted)]);
+            entries.extend([tensor.weight_decay.to_bits(), u32::from(tensor.adapted)]);
             first.push(word(chunks.len() / CHUNK_WORDS)?);
         }
         // The last group of four values of a tensor may run past its end.
@@ -88,7 +87,7 @@ impl Table {
     }
 
     /// The norm of the gradients that [`clip`] found last.
-    pub fn norm(&self) -> Result<Slice<'_>, CudaError> {
+    pub fn norm(&self) -> Result<Slice<'_>> {
         self.control.as_slice().slice(2..3)
     }
 
@@ -111,7 +110,7 @@ pub struct Vectors<'a> {
 }
 
 impl Vectors<'_> {
-    fn check(&self, len: usize, state: &[&SliceMut<'_>]) -> Result<(), CudaError> {
+    fn check(&self, len: usize, state: &[&SliceMut<'_>]) -> Result<()> {
         expect_floats("gradients", self.gradients, len)?;
         expect_floats("parameters", self.parameters.as_slice(), len)?;
         state.iter().try_for_each(|state| expect_floats("vector of the optimizer", state.as_slice(), len))?;
@@ -126,29 +125,29 @@ impl Vectors<'_> {
 
 /// Constants of [`sgd`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sgd {
+pub struct SgdStep {
     /// Learning rate.
-    pub rate: f32,
-    /// Share of the velocity that is kept.
+    pub lr: f32,
+    /// Share of the momentum buffer that is kept.
     pub momentum: f32,
-    /// Look ahead along the new velocity.
+    /// Whether the step looks ahead along the new momentum (Nesterov).
     pub nesterov: bool,
-    /// LARS's trust coefficient, with which each adapted tensor gets a rate of its own.
+    /// LARS's trust coefficient, which gives each adapted tensor its own learning rate; none for SGD.
     pub trust: Option<f32>,
 }
 
-/// `v = momentum v + trust (g + decay p)`, `p -= rate v` (SGD, and LARS where `trust` differs from 1).
+/// `v = momentum v + trust (g + weight_decay p)`, `p -= lr v`: LARS, and SGD with a `trust` of 1. `v` is the momentum buffer.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
 pub fn sgd(
     gpu: &mut Gpu,
     table: &Table,
-    step: &Sgd,
+    step: &SgdStep,
     vectors: &Vectors<'_>,
-    velocity: &SliceMut<'_>,
-) -> Result<(), CudaError> {
-    vectors.check(table.len, &[velocity])?;
+    momentum_buffer: &SliceMut<'_>,
+) -> Result<()> {
+    vectors.check(table.len, &[momentum_buffer])?;
     let trusts = match step.trust {
         None => Arg::NULL,
         Some(coefficient) => {
@@ -161,24 +160,19 @@ pub fn sgd(
         table.chunks.as_slice().into(),
         table.tensors.as_slice().into(),
         trusts,
-        Arg::Float(step.rate),
+        Arg::Float(step.lr),
         Arg::Float(step.momentum),
         Arg::from(step.nesterov),
         table.control(vectors.clipped),
         vectors.gradients.into(),
         Arg::from(&vectors.parameters),
-        Arg::from(velocity),
+        Arg::from(momentum_buffer),
         copy,
     ];
     gpu.launch(Kernel::typed("sgd", element, 1), Grid::blocks(table.count), &args)
 }
 
-fn trust_ratios(
-    gpu: &mut Gpu,
-    table: &Table,
-    coefficient: f32,
-    vectors: &Vectors<'_>,
-) -> Result<(), CudaError> {
+fn trust_ratios(gpu: &mut Gpu, table: &Table, coefficient: f32, vectors: &Vectors<'_>) -> Result<()> {
     let [of_gradients, of_parameters] = &table.sums;
     square_sums(gpu, table, vectors.gradients, of_gradients)?;
     square_sums(gpu, table, vectors.parameters.as_slice(), of_parameters)?;
@@ -195,25 +189,25 @@ fn trust_ratios(
     gpu.launch(Kernel::single("trust_ratios"), Grid::blocks(table.tensors().div_ceil(THREADS)), &args)
 }
 
-fn square_sums(gpu: &mut Gpu, table: &Table, x: Slice<'_>, sums: &Buffer) -> Result<(), CudaError> {
+fn square_sums(gpu: &mut Gpu, table: &Table, x: Slice<'_>, sums: &Buffer) -> Result<()> {
     let args = [table.chunks.as_slice().into(), x.into(), sums.as_slice().into()];
     gpu.launch(Kernel::single("square_sums"), Grid::blocks(table.count), &args)
 }
 
 /// Constants of [`adamw`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamW {
+pub struct AdamWStep {
     /// Learning rate.
-    pub rate: f32,
-    /// Decay of the first and second moment.
+    pub lr: f32,
+    /// Decay of `exp_avg` and of `exp_avg_sq`.
     pub betas: (f32, f32),
-    /// Added to the root of the second moment.
+    /// Added to the root of `exp_avg_sq`.
     pub eps: f32,
     /// `1 - beta^t` for each beta, `t` the number of this step from 1.
     pub correction: (f64, f64),
 }
 
-/// AdamW with decoupled weight decay; `moments` are the first and the second.
+/// AdamW with decoupled weight decay.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
@@ -221,49 +215,42 @@ pub struct AdamW {
 pub fn adamw(
     gpu: &mut Gpu,
     table: &Table,
-    step: &AdamW,
+    step: &AdamWStep,
     vectors: &Vectors<'_>,
-    (first, second): (&SliceMut<'_>, &SliceMut<'_>),
-) -> Result<(), CudaError> {
-    vectors.check(table.len, &[first, second])?;
+    (exp_avg, exp_avg_sq): (&SliceMut<'_>, &SliceMut<'_>),
+) -> Result<()> {
+    vectors.check(table.len, &[exp_avg, exp_avg_sq])?;
     let (element, copy) = vectors.copy();
     let args = [
         table.chunks.as_slice().into(),
         table.tensors.as_slice().into(),
-        Arg::Float(step.rate),
+        Arg::Float(step.lr),
         Arg::Float(step.betas.0),
         Arg::Float(step.betas.1),
         Arg::Float(step.eps),
-        Arg::Float((f64::from(step.rate) / step.correction.0) as f32),
+        Arg::Float((f64::from(step.lr) / step.correction.0) as f32),
         Arg::Float((1.0 / step.correction.1.sqrt()) as f32),
         table.control(vectors.clipped),
         vectors.gradients.into(),
         Arg::from(&vectors.parameters),
-        Arg::from(first),
-        Arg::from(second),
+        Arg::from(exp_avg),
+        Arg::from(exp_avg_sq),
         copy,
     ];
     gpu.launch(Kernel::typed("adamw", element, 1), Grid::blocks(table.count), &args)
 }
 
-/// Prepares the factor with which the next step takes `gradients`: `unscale` (the inverse of a loss scale), shortened so that
-/// their norm is at most `limit` (infinity for no limit). A norm that is not finite makes the next step do nothing.
+/// Computes the norm of `gradients`, and the factor by which the next step multiplies them so that their norm is at most `limit`. If the
+/// norm is not finite, the next step changes nothing.
 ///
 /// # Errors
 /// A length that does not match, or an error of the device.
-pub fn clip(
-    gpu: &mut Gpu,
-    table: &mut Table,
-    gradients: Slice<'_>,
-    unscale: f32,
-    limit: f32,
-) -> Result<(), CudaError> {
+pub fn clip(gpu: &mut Gpu, table: &mut Table, gradients: Slice<'_>, limit: f32) -> Result<()> {
     expect_floats("gradients", gradients, table.len)?;
     square_sums(gpu, table, gradients, &table.sums[0])?;
     let args = [
         table.sums[0].as_slice().into(),
         Arg::Int(int(table.count)?),
-        Arg::Float(unscale),
         Arg::Float(limit),
         table.control.as_slice().into(),
         table.norm()?.into(),
@@ -275,7 +262,7 @@ pub fn clip(
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
-pub fn ema(gpu: &mut Gpu, decay: f32, p: Slice<'_>, average: &mut SliceMut<'_>) -> Result<(), CudaError> {
+pub fn ema(gpu: &mut Gpu, decay: f32, p: Slice<'_>, average: &mut SliceMut<'_>) -> Result<()> {
     expect_floats("averaged values", p, average.len())?;
     expect_floats("average", average.as_slice(), average.len().next_multiple_of(4))?;
     let args = [Arg::Float(1.0 - decay), p.into(), Arg::Long(long(p.len())?), Arg::from(&*average)];

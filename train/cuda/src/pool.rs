@@ -1,13 +1,13 @@
-//! Max-pool with a byte per output that says which tap was taken, and the mean over the positions of each image.
+//! Max-pool with a byte per output for the tap of its largest value, and the mean over the positions of each image.
 
 use lgd_kernels::Sliding;
 
-use crate::batch_norm::{Operand, expect_floats, rows_of};
 use crate::elementwise::per_image;
-use crate::error::{CudaError, expect_element, expect_eq, int, long};
+use crate::error::{CudaError, Result, expect_element, expect_eq, expect_floats, int, long, rows_of};
 use crate::gpu::Gpu;
 use crate::launch::{Arg, Grid, Kernel, lanes};
 use crate::memory::{Element, Slice, SliceMut};
+use crate::operand::Operand;
 
 /// Blocks per multiprocessor.
 const WAVES: usize = 16;
@@ -17,7 +17,7 @@ pub(crate) fn has_quads(s: &Sliding) -> bool {
     s.kernel == (3, 3) && s.window.stride == 2 && s.window.padding == 1
 }
 
-/// The largest value of each window, and in `taken` its tap: the first largest one, or a NaN.
+/// The largest value of each window, and in `argmax` its tap: the first of equals, or a NaN.
 ///
 /// # Errors
 /// Lengths or elements that do not match, more than 255 taps, dilation, or an error of the device.
@@ -26,20 +26,20 @@ pub fn max_pool(
     s: &Sliding,
     x: Operand<'_>,
     y: &mut SliceMut<'_>,
-    taken: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
-    check(s, y.as_slice(), taken.as_slice())?;
+    argmax: &mut SliceMut<'_>,
+) -> Result<()> {
+    check(s, y.as_slice(), argmax.as_slice())?;
     expect_eq("pool input", s.in_len(), x.data.len())?;
     expect_element("pool input", y.element(), x.data.element())?;
     let rows = rows_of(y.as_slice(), s.channels)?;
-    let lanes = lanes(y.element(), s.channels, &[x.data.address(), y.address(), taken.address()]);
+    let lanes = lanes(y.element(), s.channels, &[x.data.address(), y.address(), argmax.address()]);
     let args = [
         x.data.into(),
         Arg::Norm(x.norm(s.channels)?),
         Arg::sliding(s)?,
         Arg::Long(long(rows)?),
         Arg::from(&*y),
-        Arg::from(&*taken),
+        Arg::from(&*argmax),
     ];
     let grid = Grid::rows(rows, s.channels, lanes, gpu.blocks(WAVES));
     let kernel = if s.kernel == (3, 3) { "max_pool_3" } else { "max_pool" };
@@ -54,20 +54,20 @@ pub fn max_pool_backward(
     gpu: &mut Gpu,
     s: &Sliding,
     dy: Slice<'_>,
-    taken: Slice<'_>,
+    argmax: Slice<'_>,
     dx: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
-    check(s, dy, taken)?;
+) -> Result<()> {
+    check(s, dy, argmax)?;
     expect_eq("gradient of the pool's input", s.in_len(), dx.len())?;
     expect_element("gradient of the pool's input", dy.element(), dx.element())?;
     let rows = rows_of(dx.as_slice(), s.channels)?;
     let (kernel, rows) =
         if has_quads(s) { ("max_pool_backward_quads", s.out_pixels()) } else { ("max_pool_backward", rows) };
-    let lanes = lanes(dy.element(), s.channels, &[dy.address(), dx.address(), taken.address()]);
+    let lanes = lanes(dy.element(), s.channels, &[dy.address(), dx.address(), argmax.address()]);
     let args = [
         dy.into(),
-        taken.into(),
+        argmax.into(),
         Arg::sliding(s)?,
         Arg::Long(long(rows)?),
         Arg::Int(int(s.channels)?),
@@ -78,15 +78,15 @@ pub fn max_pool_backward(
     gpu.launch(Kernel::typed(kernel, dy.element(), lanes), grid, &args)
 }
 
-fn check(s: &Sliding, y: Slice<'_>, taken: Slice<'_>) -> Result<(), CudaError> {
+fn check(s: &Sliding, y: Slice<'_>, argmax: Slice<'_>) -> Result<()> {
     if s.taps() > 255 || s.window.dilation != 1 {
         return Err(CudaError::Unsupported {
             what: format!("max-pool {:?} with dilation {}", s.kernel, s.window.dilation),
         });
     }
     expect_eq("pool output", s.out_pixels() * s.channels, y.len())?;
-    expect_element("taken positions", Element::U8, taken.element())?;
-    expect_eq("taken positions", y.len(), taken.len())
+    expect_element("argmax", Element::U8, argmax.element())?;
+    expect_eq("argmax", y.len(), argmax.len())
 }
 
 /// The mean over the positions of each image: `[B, pixels, C]` to f32 `[B, C]`.
@@ -99,7 +99,7 @@ pub fn global_average(
     pixels: usize,
     channels: usize,
     y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let (rows, element) = (rows_of(x.data, channels)?, x.data.element());
     expect_floats("averages", y.as_slice(), rows / pixels.max(1) * channels)?;
     let lanes = lanes(element, channels, &[x.data.address(), y.address()]);
@@ -124,7 +124,7 @@ pub fn global_average_backward(
     channels: usize,
     dx: &mut SliceMut<'_>,
     accumulate: bool,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let (rows, element) = (rows_of(dx.as_slice(), channels)?, dx.element());
     expect_floats("gradient of averages", dy, rows / pixels.max(1) * channels)?;
     let lanes = lanes(element, channels, &[dy.address(), dx.address()]);

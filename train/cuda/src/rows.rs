@@ -1,7 +1,6 @@
 //! Rows of f32 matrices `[B, K]`: L2 normalization and soft cross-entropy.
 
-use crate::batch_norm::{expect_floats, rows_of};
-use crate::error::{CudaError, expect_element, expect_eq, int, long};
+use crate::error::{Result, expect_element, expect_eq, expect_floats, int, long, rows_of};
 use crate::gpu::Gpu;
 use crate::launch::{Arg, Grid, Kernel};
 use crate::memory::{Element, Slice, SliceMut};
@@ -10,12 +9,7 @@ use crate::memory::{Element, Slice, SliceMut};
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
-pub fn l2_normalize(
-    gpu: &mut Gpu,
-    x: Slice<'_>,
-    columns: usize,
-    y: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+pub fn l2_normalize(gpu: &mut Gpu, x: Slice<'_>, columns: usize, y: &mut SliceMut<'_>) -> Result<()> {
     let rows = check(x, columns)?;
     expect_floats("normalized rows", y.as_slice(), x.len())?;
     let args = [x.into(), Arg::Int(int(columns)?), Arg::from(&*y)];
@@ -31,7 +25,7 @@ pub fn l2_normalize_backward(
     x: Slice<'_>,
     columns: usize,
     dy: &mut SliceMut<'_>,
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let rows = check(x, columns)?;
     expect_floats("gradient of normalized rows", dy.as_slice(), x.len())?;
     let args = [x.into(), Arg::Int(int(columns)?), Arg::from(&*dy)];
@@ -65,7 +59,7 @@ pub fn cross_entropy(
     (columns, active): (usize, Option<Slice<'_>>),
     dloss: f32,
     (loss, dlogits): (&mut SliceMut<'_>, &mut SliceMut<'_>),
-) -> Result<(), CudaError> {
+) -> Result<()> {
     let rows = check(logits, columns)?;
     expect_floats("gradient of logits", dlogits.as_slice(), logits.len())?;
     expect_floats("loss", loss.as_slice(), 1)?;
@@ -104,7 +98,7 @@ pub fn cross_entropy(
     gpu.launch(Kernel::single("sum_all"), Grid::blocks(1), &args)
 }
 
-fn check(x: Slice<'_>, columns: usize) -> Result<usize, CudaError> {
+fn check(x: Slice<'_>, columns: usize) -> Result<usize> {
     expect_floats("rows", x, x.len())?;
     rows_of(x, columns)
 }

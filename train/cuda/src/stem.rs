@@ -5,12 +5,12 @@
 //! than before, most of them with zeros, and still takes a fraction of the time on tensor cores.
 //!
 //! With side K and padding p: `m = ceil(p / 2)`, `shift = 2 m - p`. Block row q holds input rows `2 (q - m)` and the next one, and tap
-//! r of window i lies in row `(r + shift) % 2` of block `i + (r + shift) / 2`.
+//! r of window i is in row `(r + shift) % 2` of block `i + (r + shift) / 2`.
 
 use lgd_kernels::conv::Conv;
 use lgd_kernels::{ShapeError, Sliding, Window};
 
-use crate::error::{CudaError, int};
+use crate::error::{Result, int};
 use crate::gpu::Gpu;
 use crate::launch::{Arg, Grid, Kernel};
 use crate::memory::{Buffer, Slice, SliceMut};
@@ -19,7 +19,7 @@ use crate::memory::{Buffer, Slice, SliceMut};
 const WAVES: usize = 16;
 /// Most channels of an image.
 const CHANNELS: usize = 4;
-/// Channels of a block are a multiple of this: 16 bytes of 16-bit values, as tensor cores want them.
+/// Channels of a block are a multiple of this: 16 bytes of 16-bit values, as tensor cores need.
 const MULTIPLE: usize = 8;
 
 /// A convolution over images, and the one over blocks that computes the same.
@@ -33,7 +33,7 @@ pub(crate) struct Stem {
 
 impl Stem {
     /// The convolution over blocks, where `conv` is one over images with stride 2.
-    pub(crate) fn of(conv: &Conv) -> Result<Option<Self>, CudaError> {
+    pub(crate) fn of(conv: &Conv) -> Result<Option<Self>> {
         let s = &conv.sliding;
         let square = s.kernel.0 == s.kernel.1;
         if s.channels > CHANNELS
@@ -75,7 +75,7 @@ impl Stem {
     }
 
     /// The images as blocks.
-    pub(crate) fn images(&self, gpu: &mut Gpu, x: Slice<'_>) -> Result<Buffer, CudaError> {
+    pub(crate) fn images(&self, gpu: &mut Gpu, x: Slice<'_>) -> Result<Buffer> {
         let s = &self.blocks.sliding;
         let mut blocks = gpu.alloc(x.element(), s.in_len())?;
         let args = [x.into(), Arg::Stem(self.fields), Arg::from(&blocks.as_mut())];
@@ -85,7 +85,7 @@ impl Stem {
     }
 
     /// The filters over blocks.
-    pub(crate) fn filters(&self, gpu: &mut Gpu, weights: Slice<'_>) -> Result<Buffer, CudaError> {
+    pub(crate) fn filters(&self, gpu: &mut Gpu, weights: Slice<'_>) -> Result<Buffer> {
         let mut blocks = Buffer::zeros(gpu.stream(), weights.element(), self.blocks.weight_len())?;
         let args = [weights.into(), Arg::Stem(self.fields), Arg::from(&blocks.as_mut())];
         let grid = Grid::flat(self.weights, gpu.blocks(WAVES));
@@ -100,7 +100,7 @@ impl Stem {
         blocks: Slice<'_>,
         dw: &SliceMut<'_>,
         accumulate: bool,
-    ) -> Result<(), CudaError> {
+    ) -> Result<()> {
         let args = [blocks.into(), Arg::Stem(self.fields), Arg::from(dw), Arg::from(accumulate)];
         let grid = Grid::flat(self.weights, gpu.blocks(WAVES));
         gpu.launch(Kernel::typed("stem_gradient", blocks.element(), 1), grid, &args)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaStream, sys};
 
-use crate::error::CudaError;
+use crate::error::Result;
 
-/// Measures what a stream does between [`start`](Self::start) and [`stop`](Self::stop).
+/// Measures the time of a stream between [`start`](Self::start) and [`stop`](Self::stop).
 pub struct Stopwatch {
     stream: Arc<CudaStream>,
     start: CudaEvent,
@@ -20,7 +20,7 @@ impl Stopwatch {
     ///
     /// # Errors
     /// An error of the device.
-    pub fn start(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
+    pub fn start(stream: &Arc<CudaStream>) -> Result<Self> {
         Ok(Self { start: stream.record_event(FLAGS)?, stream: Arc::clone(stream) })
     }
 
@@ -28,7 +28,7 @@ impl Stopwatch {
     ///
     /// # Errors
     /// An error of something that ran.
-    pub fn stop(self) -> Result<f32, CudaError> {
+    pub fn stop(self) -> Result<f32> {
         let stop = self.stream.record_event(FLAGS)?;
         stop.synchronize()?;
         Ok(self.start.elapsed_ms(&stop)?)

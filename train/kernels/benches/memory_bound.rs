@@ -6,13 +6,12 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use lgd_kernels::batch_norm::{self, Gradient, Line, Normalization, Sums, Upstream};
-use lgd_kernels::depthwise::{self, Gradients};
-use lgd_kernels::linear::{self, Linear, Output};
+use lgd_kernels::batch_norm::{self, Normalization};
+use lgd_kernels::linear::{self, Linear};
 use lgd_kernels::optimizer::{self, AdamWStep, SgdStep};
 use lgd_kernels::rows::{self, Targets};
-use lgd_kernels::{Activation, Affine, Moments, Operand, Sliding, Window, Workspace};
-use lgd_kernels::{elementwise, pool};
+use lgd_kernels::{Activation, Affine, GradientTarget, Moments, Operand, Sliding, Window, Workspace};
+use lgd_kernels::{depthwise, elementwise, pool};
 
 /// Time for one kernel's repeats.
 const BUDGET: Duration = Duration::from_millis(250);
@@ -84,40 +83,6 @@ fn depthwise(
     });
 }
 
-/// Depthwise layer with its normalizations: all of its backward pass up to the second pass of the normalization in front.
-fn depthwise_layer(
-    bench: &Bench,
-    (side, channels, kernel, stride): (usize, usize, usize, usize),
-    activation: Activation,
-) {
-    let window = Window { stride, padding: kernel / 2, dilation: 1 };
-    let Ok(s) = Sliding::new((16, side, side, channels), (kernel, kernel), window) else { return };
-    let name = format!("layer {side}x{side}x{channels} k{kernel} s{stride}");
-    let (x, z, dy) = (data(s.in_len()), data(s.out_pixels() * channels), data(s.out_pixels() * channels));
-    let (weights, gamma, beta) = (data(channels * s.taps()), data(channels), data(channels));
-    let normalization =
-        |x: &[f32]| Normalization::training(&Moments::of(x, channels)?, &gamma, &beta, 1e-5, activation);
-    let (Ok(before), Ok(behind)) = (normalization(&x), normalization(&z)) else { return };
-    let operand = Operand { data: &x, norm: Some(before.affine()) };
-    let (mut dx, mut dz, mut dw) = (x.clone(), z.clone(), weights.clone());
-    let mut step = || -> Result<(), lgd_kernels::ShapeError> {
-        let line = Line::training(&behind, &gamma, &batch_norm::sums(&behind, &z, &dy)?)?;
-        batch_norm::apply(&line, &z, Upstream::Into { dy: &dy, dx: &mut dz, accumulate: false })?;
-        depthwise::backward_weight(&s, operand, &dz, &mut dw, false)?;
-        depthwise::backward_data(&s, &dz, &weights, &mut dx, false)?;
-        black_box(batch_norm::sums(&before, &x, &dx)?);
-        Ok(())
-    };
-    bench.run(&format!("{name} one by one"), x.len(), || step().unwrap_or_default());
-    let mut sums = Sums::default();
-    let mut step = || -> Result<(), lgd_kernels::ShapeError> {
-        let line = Line::training(&behind, &gamma, &batch_norm::sums(&behind, &z, &dy)?)?;
-        let out = Gradients { dx: (&mut dx, false), dw: (&mut dw, false), sums: Some((&before, &mut sums)) };
-        depthwise::backward(&s, operand, &weights, Gradient { dy: &dy, through: Some((&z, &line)) }, out)
-    };
-    bench.run(&format!("{name} in one sweep"), x.len(), || step().unwrap_or_default());
-}
-
 fn batch_norm(bench: &Bench, (rows, channels): (usize, usize), activation: Activation) {
     let (x, dy) = (data(rows * channels), data(rows * channels));
     let (gamma, beta) = (data(channels), data(channels));
@@ -129,8 +94,8 @@ fn batch_norm(bench: &Bench, (rows, channels): (usize, usize), activation: Activ
         black_box(Moments::of(&x, channels)).unwrap_or_default();
     });
     bench.run(&format!("{name} backward"), x.len(), || {
-        let upstream = Upstream::Into { dy: &dy, dx: &mut dx, accumulate: false };
-        batch_norm::backward(&norm, &gamma, &x, upstream, &mut dgamma, &mut dbeta, false).unwrap_or_default();
+        let target = GradientTarget::Into { dy: &dy[..], dx: &mut dx[..], accumulate: false };
+        batch_norm::backward(&norm, &gamma, &x, target, &mut dgamma, &mut dbeta, false).unwrap_or_default();
     });
 }
 
@@ -153,7 +118,7 @@ fn others(bench: &Bench) {
     bench.run("add backward relu", len, || {
         elementwise::add_backward(Activation::Relu, &a, &mut dy).unwrap_or_default();
     });
-    bench.run("add into", len, || elementwise::add_into(&mut dy, &a).unwrap_or_default());
+    bench.run("add into", len, || elementwise::add_into(&a, &mut dy).unwrap_or_default());
     let (gate, mut dgate) = (data(batch * channels), data(batch * channels));
     bench.run("gate", len, || {
         elementwise::scale(lazy(Activation::Silu), &gate, pixels, channels, &mut y).unwrap_or_default();
@@ -178,7 +143,7 @@ fn others(bench: &Bench) {
             pool::max_pool(&s, operand, &mut y, &mut argmax).unwrap_or_default()
         });
         bench.run("max pool backward", x.len(), || {
-            pool::max_pool_backward(&s, &argmax, &dy, &mut dx, false).unwrap_or_default();
+            pool::max_pool_backward(&s, &dy, &argmax, &mut dx, false).unwrap_or_default();
         });
     }
 }
@@ -192,8 +157,7 @@ fn dense(bench: &Bench, (batch, inputs, outputs): (usize, usize, usize)) {
     let flops = f64::from(u32::try_from(2 * batch * inputs * outputs).unwrap_or(u32::MAX));
     eprintln!("{name}: {:.3} ms at 100 GFLOP/s", flops / 1e8);
     bench.run(&format!("{name} forward"), weights.len(), || {
-        let output = Output { activation: Activation::Relu, y: &mut y, sum: None };
-        linear::forward(&l, Operand::plain(&x), &weights, None, output, &mut workspace).unwrap_or_default();
+        linear::forward(&l, Operand::plain(&x), &weights, None, &mut y, &mut workspace).unwrap_or_default();
     });
     bench.run(&format!("{name} backward data"), weights.len(), || {
         linear::backward_data(&l, &dy, &weights, &mut dx, false, &mut workspace).unwrap_or_default();
@@ -233,7 +197,7 @@ fn distributions(bench: &Bench) {
         rows::cross_entropy_backward(&softmax, targets, &active, 1.0, &mut dlogits).unwrap_or_default();
     });
     bench.run("normalize", logits.len(), || {
-        rows::normalize_forward(&logits, columns, &mut softmax).unwrap_or_default()
+        rows::l2_normalize(&logits, columns, &mut softmax).unwrap_or_default()
     });
 }
 
@@ -244,11 +208,9 @@ fn run() {
         [(112, 32, 3, 1), (112, 96, 3, 2), (56, 144, 3, 1), (28, 192, 3, 1), (14, 576, 3, 1), (7, 960, 3, 1)]
     {
         depthwise(&bench, shape, Activation::Relu6);
-        depthwise_layer(&bench, shape, Activation::Relu6);
     }
     for shape in [(56, 144, 5, 2), (28, 240, 5, 1), (14, 672, 5, 1), (7, 1152, 5, 1)] {
         depthwise(&bench, shape, Activation::Silu);
-        depthwise_layer(&bench, shape, Activation::Silu);
     }
     for activation in Activation::ALL {
         batch_norm(&bench, (16 * 56 * 56, 144), activation);

@@ -6,10 +6,10 @@ use pulp::{Scalar256b, Simd, WithSimd};
 
 use crate::simd;
 
-/// What follows a normalization, a sum or a dense layer. A NaN stays a NaN.
+/// A function of single values, after a normalization or a sum or on its own. A NaN stays a NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// Nothing.
+    /// The argument itself.
     Identity,
     /// `max(x, 0)`; the gradient at 0 is 0, as in PyTorch.
     Relu,
@@ -36,6 +36,14 @@ impl Activation {
         Self::Silu,
         Self::Sigmoid,
     ];
+
+    /// Whether the value determines the derivative: backward passes that keep the value only need that.
+    pub fn has_derivative_of_value(self) -> bool {
+        match self {
+            Self::Identity | Self::Relu | Self::Relu6 => true,
+            Self::HardSwish | Self::HardSigmoid | Self::Silu | Self::Sigmoid => false,
+        }
+    }
 
     /// The function's value.
     #[inline(always)]
@@ -86,7 +94,7 @@ impl Activation {
 #[derive(Clone, Copy)]
 pub(crate) struct Fixed {
     pub(crate) activation: Activation,
-    /// Whether multiplying and adding is one instruction. Where it is none, asking for it costs a function call.
+    /// Whether multiplying and adding is one instruction. If it is not, asking for it costs a function call.
     pub(crate) fused: bool,
 }
 
@@ -105,7 +113,7 @@ impl Fixed {
 }
 
 /// Evaluates the expression with the constant `$name` set to the activation, a [`Fixed`]: the loops inside are compiled once
-/// per activation, with nothing left to decide per value.
+/// per activation and decide nothing per value.
 macro_rules! for_activation {
     ($activation:expr, $name:ident => $body:expr) => {
         $crate::activation::for_activation!(@each $activation, $name => $body;
@@ -126,7 +134,7 @@ macro_rules! for_activation {
 }
 pub(crate) use for_activation;
 
-/// Whether this process's instruction set multiplies and adds in one instruction.
+/// Whether the instruction set of this process multiplies and adds in one instruction.
 pub(crate) fn is_fused() -> bool {
     struct IsFused;
     impl WithSimd for IsFused {
@@ -174,7 +182,7 @@ pub fn exp(x: f32) -> f32 {
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; the polynomial for `e^r` is that of Cephes' `expf`.
 #[inline(always)]
 fn exp_parts(x: f32, fused: bool) -> (f32, i32) {
-    /// Adding it rounds to an integer, which then stands in the low bits.
+    /// Adding it rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts; products of the first with an `n` of eight bits are exact.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);

@@ -1,14 +1,14 @@
-//! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), with an activation behind it.
+//! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), followed by an activation.
 //!
-//! Going forward nothing is computed here but the per-channel factors: consumers apply them while they read (see
-//! [`crate::operand`]). The backward pass reads input and gradient twice: for the sums over the batch, and for the result. Both
-//! halves stand alone too ([`sums`], [`Line`]), for kernels that take or apply them on the way.
+//! The forward pass computes the per-channel factors only: consumers apply them while they read (see [`crate::operand`]). The backward
+//! pass reads input and gradient twice: for the sums over the batch, and for the gradient of the input.
 
 use rayon::prelude::*;
 
 use crate::activation::{Activation, Fixed, for_activation};
-use crate::elementwise::{Aligned, Source, TASK, float, repeat, single, whole};
-use crate::geometry::{ShapeError, expect_eq, expect_positive};
+use crate::elementwise::{Aligned, TASK, float, repeat, single, whole};
+use crate::geometry::{Result, expect_eq, expect_positive};
+use crate::gradient::GradientTarget;
 use crate::moments::Moments;
 use crate::operand::Affine;
 use crate::simd;
@@ -30,14 +30,14 @@ pub struct Normalization {
     pub scale: Vec<f32>,
     /// `beta - mean * scale`, `[C]`.
     pub shift: Vec<f32>,
-    /// Rows the statistics were taken over.
+    /// Rows of the statistics.
     pub rows: usize,
-    /// What follows.
+    /// Activation after the normalization.
     pub activation: Activation,
 }
 
 impl Normalization {
-    /// With the statistics of the batch itself.
+    /// Normalizes by the statistics of the batch.
     ///
     /// # Errors
     /// Lengths that do not match, or no rows.
@@ -47,14 +47,14 @@ impl Normalization {
         beta: &[f32],
         eps: f32,
         activation: Activation,
-    ) -> Result<Self, ShapeError> {
+    ) -> Result<Self> {
         expect_positive("rows to normalize", moments.rows)?;
         let rows = float(moments.rows);
         let variance = moments.centered.iter().map(|centered| centered / rows);
         Self::new((moments.mean.clone(), variance), (gamma, beta), eps, (moments.rows, activation))
     }
 
-    /// With running statistics.
+    /// Normalizes by running statistics.
     ///
     /// # Errors
     /// Lengths that do not match.
@@ -64,7 +64,7 @@ impl Normalization {
         beta: &[f32],
         eps: f32,
         activation: Activation,
-    ) -> Result<Self, ShapeError> {
+    ) -> Result<Self> {
         let mean = mean.iter().copied().map(f64::from).collect();
         let variance = variance.iter().copied().map(f64::from);
         Self::new((mean, variance), (gamma, beta), eps, (0, activation))
@@ -75,7 +75,7 @@ impl Normalization {
         (gamma, beta): (&[f32], &[f32]),
         eps: f32,
         (rows, activation): (usize, Activation),
-    ) -> Result<Self, ShapeError> {
+    ) -> Result<Self> {
         expect_positive("channels to normalize", gamma.len())?;
         expect_eq("beta", gamma.len(), beta.len())?;
         expect_eq("mean", gamma.len(), mean.len())?;
@@ -90,7 +90,7 @@ impl Normalization {
         Ok(Self { inverse: inverse.into_iter().map(single).collect(), mean, scale, shift, rows, activation })
     }
 
-    /// What consumers of the normalized value apply.
+    /// Scale, shift and activation, as consumers apply them.
     pub fn affine(&self) -> Affine<'_> {
         Affine { scale: &self.scale, shift: &self.shift, activation: self.activation }
     }
@@ -105,7 +105,7 @@ pub fn update_running(
     momentum: f32,
     mean: &mut [f32],
     variance: &mut [f32],
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     expect_eq("running mean", moments.mean.len(), mean.len())?;
     expect_eq("running variance", moments.centered.len(), variance.len())?;
     let momentum = f64::from(momentum);
@@ -121,34 +121,11 @@ pub fn update_running(
     Ok(())
 }
 
-/// The gradient of the normalized value, and where the gradient of the input goes.
-pub enum Upstream<'a> {
-    /// The one is overwritten with the other.
-    InPlace(&'a mut [f32]),
-    /// Two places.
-    Into {
-        /// Gradient of the normalized value.
-        dy: &'a [f32],
-        /// Gradient of the input.
-        dx: &'a mut [f32],
-        /// Whether it is added to what is there.
-        accumulate: bool,
-    },
-}
-
-impl Upstream<'_> {
-    fn dy(&self) -> &[f32] {
-        match self {
-            Self::InPlace(dy) => dy,
-            Self::Into { dy, .. } => dy,
-        }
-    }
-}
-
-/// Gradients of a training normalization of `x`, from the gradient of `activation(normalized)`.
+/// Gradients of a training normalization of `x`, `[M, C]`, from the gradient of `activation(normalized)`: `dgamma` and `dbeta`, `[C]`,
+/// added to their content if `accumulate`, and the gradient of `x` in `target`.
 ///
-/// `x` may hold more rows than the statistics were taken over, if `dy` is zero in the others (see [`crate::mask`]); what
-/// is written there has no meaning.
+/// `x` may have more rows than the statistics if `dy` is zero in the others (see [`crate::mask`]); the gradient written to those rows
+/// has no meaning.
 ///
 /// # Errors
 /// Lengths that do not match.
@@ -156,57 +133,39 @@ pub fn backward(
     norm: &Normalization,
     gamma: &[f32],
     x: &[f32],
-    upstream: Upstream<'_>,
+    target: GradientTarget<&[f32], &mut [f32]>,
     dgamma: &mut [f32],
     dbeta: &mut [f32],
-    accumulate_params: bool,
-) -> Result<(), ShapeError> {
-    let sums = sums(norm, x, upstream.dy())?;
-    sums.parameters(norm, dgamma, dbeta, accumulate_params)?;
-    apply(&Line::training(norm, gamma, &sums)?, x, upstream)
+    accumulate: bool,
+) -> Result<()> {
+    let dy = match &target {
+        GradientTarget::InPlace(dy) => dy,
+        GradientTarget::Into { dy, .. } => *dy,
+    };
+    let sums = backward_sums(norm, x, dy)?;
+    sums.parameters(norm, dgamma, dbeta, accumulate)?;
+    backward_input(&Line::new(norm, gamma, &sums)?, x, target)
 }
 
-/// The same with statistics that do not depend on the batch: `dx = scale * g`.
-///
-/// # Errors
-/// Lengths that do not match.
-pub fn backward_inference(
-    norm: &Normalization,
-    x: &[f32],
-    upstream: Upstream<'_>,
-    dgamma: &mut [f32],
-    dbeta: &mut [f32],
-    accumulate_params: bool,
-) -> Result<(), ShapeError> {
-    sums(norm, x, upstream.dy())?.parameters(norm, dgamma, dbeta, accumulate_params)?;
-    apply(&Line::inference(norm), x, upstream)
-}
-
-/// The first pass of [`backward`], for those who do the second by themselves: sums over the batch, per channel, of the
-/// gradient `g` in front of the activation, and of `g * (x - mean)`.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Sums {
+/// The first pass of [`backward`]: sums over the batch, per channel, of the gradient `g` before the activation, and of `g (x - mean)`.
+struct Sums {
     /// `Σ g`, `[C]`.
-    pub plain: Vec<f64>,
+    plain: Vec<f64>,
     /// `Σ g (x - mean)`, `[C]`.
-    pub centered: Vec<f64>,
+    centered: Vec<f64>,
 }
 
 impl Sums {
-    /// The gradients of gamma and beta.
-    ///
-    /// # Errors
-    /// Lengths that do not match.
-    pub fn parameters(
+    /// Writes or adds the gradients of gamma and beta.
+    fn parameters(
         &self,
         norm: &Normalization,
         dgamma: &mut [f32],
         dbeta: &mut [f32],
         accumulate: bool,
-    ) -> Result<(), ShapeError> {
+    ) -> Result<()> {
         expect_eq("gradient of gamma", norm.inverse.len(), dgamma.len())?;
         expect_eq("gradient of beta", norm.inverse.len(), dbeta.len())?;
-        expect_eq("sums", norm.inverse.len(), self.plain.len())?;
         let store = |out: &mut f32, value: f64| {
             *out = single(if accumulate { f64::from(*out) + value } else { value });
         };
@@ -219,10 +178,7 @@ impl Sums {
 }
 
 /// The sums of a whole batch, over blocks of rows in f32 and over blocks in f64; the partition depends on the shape only.
-///
-/// # Errors
-/// Lengths that do not match.
-pub fn sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums, ShapeError> {
+fn backward_sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums> {
     check(norm.scale.len(), x, dy)?;
     expect_eq("normalized rows", norm.rows, norm.rows.min(x.len() / norm.scale.len()))?;
     let summing = Summing::new(norm);
@@ -239,14 +195,14 @@ pub fn sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums, ShapeEr
 }
 
 /// Channels fit all lengths.
-fn check(channels: usize, x: &[f32], dy: &[f32]) -> Result<(), ShapeError> {
+fn check(channels: usize, x: &[f32], dy: &[f32]) -> Result<()> {
     expect_positive("normalized values", x.len())?;
     expect_eq("normalized values", x.len() / channels * channels, x.len())?;
     expect_eq("gradient of the normalized value", x.len(), dy.len())
 }
 
 /// How [`Sums`] are taken in parts.
-pub(crate) struct Summing<'a> {
+struct Summing<'a> {
     norm: &'a Normalization,
     /// Scale, shift and mean, repeated.
     scale: Aligned,
@@ -257,7 +213,7 @@ pub(crate) struct Summing<'a> {
 }
 
 /// The sums of one part, of repeated channels.
-pub(crate) struct SumsPart {
+struct SumsPart {
     total: Vec<f64>,
     plain: Aligned,
     centered: Aligned,
@@ -265,7 +221,7 @@ pub(crate) struct SumsPart {
 
 impl SumsPart {
     /// Folded to one sum per channel.
-    pub(crate) fn fold(self, channels: usize) -> Sums {
+    fn fold(self, channels: usize) -> Sums {
         let (plain, centered) = self.total.split_at(self.plain.len());
         let [plain, centered] = [plain, centered].map(|total| {
             let mut sums = vec![0.0; channels];
@@ -279,7 +235,7 @@ impl SumsPart {
 }
 
 impl<'a> Summing<'a> {
-    pub(crate) fn new(norm: &'a Normalization) -> Self {
+    fn new(norm: &'a Normalization) -> Self {
         let c = norm.scale.len();
         let near = rounded(&norm.mean);
         let [scale, shift, near] = [&norm.scale, &norm.shift, &near].map(|p| repeat(p, c));
@@ -287,13 +243,13 @@ impl<'a> Summing<'a> {
         Self { norm, scale, shift, near, period }
     }
 
-    pub(crate) fn part(&self) -> SumsPart {
+    fn part(&self) -> SumsPart {
         let [plain, centered] = [(); 2].map(|()| Aligned::zeros(self.period));
         SumsPart { total: vec![0.0; 2 * self.period], plain, centered }
     }
 
     /// Adds some rows.
-    pub(crate) fn add(&self, part: &mut SumsPart, x: &[f32], dy: &[f32]) {
+    fn add(&self, part: &mut SumsPart, x: &[f32], dy: &[f32]) {
         let period = self.period;
         let (plain, centered) = (&mut *part.plain, &mut *part.centered);
         let (total_plain, total_centered) = part.total.split_at_mut(period);
@@ -314,7 +270,7 @@ impl<'a> Summing<'a> {
     }
 
     /// The sums of all parts, in their order.
-    pub(crate) fn finish(&self, parts: impl IntoIterator<Item = Sums>) -> Sums {
+    fn finish(&self, parts: impl IntoIterator<Item = Sums>) -> Sums {
         let c = self.norm.scale.len();
         let mut sums = Sums { plain: vec![0.0; c], centered: vec![0.0; c] };
         for part in parts {
@@ -362,9 +318,8 @@ fn add_sums(
     }
 }
 
-/// The second pass of [`backward`]: `dx = scale * g + offset - slope * (x - mean)`, `g` the gradient in front of the activation.
-#[derive(Debug, PartialEq)]
-pub struct Line {
+/// The second pass of [`backward`]: `dx = scale * g + offset - slope * (x - mean)`, `g` the gradient before the activation.
+struct Line {
     /// The coefficients, each repeated so that loops over few channels are long too.
     scale: Aligned,
     shift: Aligned,
@@ -376,14 +331,9 @@ pub struct Line {
 }
 
 impl Line {
-    /// Of a normalization with the statistics of the batch.
-    ///
-    /// # Errors
-    /// Lengths that do not match, or no rows.
-    pub fn training(norm: &Normalization, gamma: &[f32], sums: &Sums) -> Result<Self, ShapeError> {
-        let c = norm.scale.len();
-        expect_eq("gamma", c, gamma.len())?;
-        expect_eq("sums", c, sums.plain.len())?;
+    fn new(norm: &Normalization, gamma: &[f32], sums: &Sums) -> Result<Self> {
+        let channels = norm.scale.len();
+        expect_eq("gamma", channels, gamma.len())?;
         expect_positive("normalized rows", norm.rows)?;
         let near = rounded(&norm.mean);
         // dx = scale * (g - mean(g) - xhat * mean(g * xhat)).
@@ -395,24 +345,13 @@ impl Line {
             let rest = norm.mean[j] - f64::from(near[j]);
             (single(slope), single(rest * slope - scale * sums.plain[j] / rows))
         };
-        let (slope, offset): (Vec<f32>, Vec<f32>) = (0..c).map(coefficients).unzip();
-        Ok(Self::new(norm, near, slope, offset))
-    }
-
-    /// Of a normalization with running statistics.
-    pub fn inference(norm: &Normalization) -> Self {
-        let zero = vec![0.0; norm.scale.len()];
-        Self::new(norm, zero.clone(), zero.clone(), zero)
-    }
-
-    fn new(norm: &Normalization, near: Vec<f32>, slope: Vec<f32>, offset: Vec<f32>) -> Self {
-        let channels = norm.scale.len();
+        let (slope, offset): (Vec<f32>, Vec<f32>) = (0..channels).map(coefficients).unzip();
         let [scale, shift, near, slope, offset] =
             [&norm.scale, &norm.shift, &near, &slope, &offset].map(|p| repeat(p, channels));
-        Self { scale, shift, near, slope, offset, channels, activation: norm.activation }
+        Ok(Self { scale, shift, near, slope, offset, channels, activation: norm.activation })
     }
 
-    /// `dx` from `x` and `dy`, whole pixels; added where `accumulate` says so.
+    /// Writes `dx`, whole pixels, or adds to it if `accumulate`.
     fn write(&self, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
         let n = self.scale.len();
         for_activation!(self.activation, ACT => simd::vectorized(
@@ -429,7 +368,7 @@ impl Line {
         ));
     }
 
-    /// `dx` in place of `dy`.
+    /// Replaces `dy` by `dx`.
     fn replace(&self, x: &[f32], dy: &mut [f32]) {
         let n = self.scale.len();
         for_activation!(self.activation, ACT => simd::vectorized(
@@ -495,18 +434,16 @@ impl Coefficients<'_> {
     }
 }
 
-/// The gradient of the input `x` of a normalization, written out.
-///
-/// # Errors
-/// Lengths that do not match.
-pub fn apply(line: &Line, x: &[f32], upstream: Upstream<'_>) -> Result<(), ShapeError> {
-    check(line.channels, x, upstream.dy())?;
+/// Writes the gradient of the input `x` of a normalization.
+fn backward_input(line: &Line, x: &[f32], target: GradientTarget<&[f32], &mut [f32]>) -> Result<()> {
     let task = whole(TASK, line.scale.len());
-    match upstream {
-        Upstream::InPlace(dy) => {
+    match target {
+        GradientTarget::InPlace(dy) => {
+            check(line.channels, x, dy)?;
             dy.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(dy, x)| line.replace(x, dy));
         }
-        Upstream::Into { dy, dx, accumulate } => {
+        GradientTarget::Into { dy, dx, accumulate } => {
+            check(line.channels, x, dy)?;
             expect_eq("gradient of the normalized input", x.len(), dx.len())?;
             let inputs = x.par_chunks(task).zip(dy.par_chunks(task));
             let pieces = dx.par_chunks_mut(task).zip(inputs);
@@ -514,37 +451,4 @@ pub fn apply(line: &Line, x: &[f32], upstream: Upstream<'_>) -> Result<(), Shape
         }
     }
     Ok(())
-}
-
-/// The gradient of a value: plain, or still to be brought through the normalization of that value.
-#[derive(Debug, Clone, Copy)]
-pub struct Gradient<'a> {
-    /// What lies in memory.
-    pub dy: &'a [f32],
-    /// The value and the line that its normalization's second pass is.
-    pub through: Option<(&'a [f32], &'a Line)>,
-}
-
-impl<'a> Gradient<'a> {
-    /// A gradient that needs nothing.
-    pub fn plain(dy: &'a [f32]) -> Self {
-        Self { dy, through: None }
-    }
-
-    /// Checks it against the channels and length of its value.
-    pub(crate) fn check(&self, channels: usize, len: usize) -> Result<(), ShapeError> {
-        expect_eq("output gradient", len, self.dy.len())?;
-        let Some((value, line)) = self.through else { return Ok(()) };
-        expect_eq("normalized channels", channels, line.channels)?;
-        expect_eq("normalized values", len, value.len())
-    }
-}
-
-impl Source for Gradient<'_> {
-    fn read<'s>(&'s self, at: usize, scratch: &'s mut [f32]) -> &'s [f32] {
-        let dy = &self.dy[at..][..scratch.len()];
-        let Some((value, line)) = self.through else { return dy };
-        line.write(&value[at..][..scratch.len()], dy, scratch, false);
-        scratch
-    }
 }

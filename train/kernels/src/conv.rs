@@ -3,7 +3,7 @@
 mod direct;
 mod winograd;
 
-use crate::geometry::{ShapeError, Sliding, expect_eq, expect_positive};
+use crate::geometry::{Result, Sliding, expect_eq, expect_positive};
 use crate::moments::Moments;
 use crate::operand::Operand;
 use crate::workspace::Workspace;
@@ -24,12 +24,17 @@ impl Conv {
     ///
     /// # Errors
     /// No filters, no groups, or groups that do not divide the channels.
-    pub fn new(sliding: Sliding, out_channels: usize, groups: usize) -> Result<Self, ShapeError> {
+    pub fn new(sliding: Sliding, out_channels: usize, groups: usize) -> Result<Self> {
         expect_positive("output channels", out_channels)?;
         expect_positive("groups", groups)?;
         expect_eq("input channels in whole groups", sliding.channels / groups * groups, sliding.channels)?;
         expect_eq("output channels in whole groups", out_channels / groups * groups, out_channels)?;
         Ok(Self { sliding, out_channels, groups })
+    }
+
+    /// Whether there is one filter per channel: such convolutions have kernels of their own ([`crate::depthwise`]).
+    pub fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.sliding.channels && self.groups == self.out_channels
     }
 
     /// Scalars of the output.
@@ -54,11 +59,11 @@ pub fn forward(
     y: &mut [f32],
     moments: Option<&mut Moments>,
     workspace: &mut Workspace,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     expect_eq("convolution input", conv.sliding.in_len(), x.data.len())?;
     expect_eq("convolution weights", conv.weight_len(), weights.len())?;
     expect_eq("convolution output", conv.out_len(), y.len())?;
-    if winograd::wins_forward(conv) {
+    if winograd::wins(conv) {
         winograd::forward(conv, x, weights, y, moments, workspace);
     } else {
         direct::forward(conv, x, weights, y, moments, workspace);
@@ -77,11 +82,11 @@ pub fn backward_data(
     dx: &mut [f32],
     accumulate: bool,
     workspace: &mut Workspace,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     expect_eq("convolution output gradient", conv.out_len(), dy.len())?;
     expect_eq("convolution weights", conv.weight_len(), weights.len())?;
     expect_eq("convolution input gradient", conv.sliding.in_len(), dx.len())?;
-    if winograd::wins_backward_data(conv) {
+    if winograd::wins(conv) {
         winograd::backward_data(conv, dy, weights, dx, accumulate, workspace);
     } else {
         direct::backward_data(conv, dy, weights, dx, accumulate, workspace);
@@ -100,11 +105,11 @@ pub fn backward_weight(
     dw: &mut [f32],
     accumulate: bool,
     workspace: &mut Workspace,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     expect_eq("convolution input", conv.sliding.in_len(), x.data.len())?;
     expect_eq("convolution output gradient", conv.out_len(), dy.len())?;
     expect_eq("convolution weight gradient", conv.weight_len(), dw.len())?;
-    if winograd::wins_backward_weight(conv) {
+    if winograd::wins(conv) {
         winograd::backward_weight(conv, x, dy, dw, accumulate, workspace);
     } else {
         direct::backward_weight(conv, x, dy, dw, accumulate, workspace);

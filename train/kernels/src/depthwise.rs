@@ -1,9 +1,8 @@
 //! Depthwise convolution (one filter per channel): NHWC values, `[C][kh][kw]` weights.
 //!
-//! These kernels are bound by memory. A task takes a strip of rows; every row of the input is read once, has its
-//! normalization applied on the way into a ring of padded rows in the thread's cache (`ring`), and serves all the windows it
-//! lies in from there. The gradient of the input is the same sweep over the gradient of the output, with turned filters; where
-//! windows are a stride apart, each residue of the column has a filter of its own.
+//! Memory bandwidth limits these kernels. A task takes a strip of rows. It reads every row of the input once, normalizes it on the way
+//! into a ring of padded rows in the thread's cache (`ring`), and computes all windows of the row from there. The gradient of the input
+//! is the same sweep over the gradient of the output, with turned filters; at a stride, each residue of the column has its own filter.
 
 mod ahead;
 mod backward;
@@ -14,12 +13,11 @@ mod weight;
 use rayon::prelude::*;
 
 use self::ahead::Ahead;
-use self::backward::{Part, Sweep};
+use self::backward::{DataSweep, WeightSweep};
 use self::correlate::{Correlate, Target};
 use self::ring::{Ring, Row};
-use crate::batch_norm::{Gradient, Normalization, Sums};
 use crate::elementwise::{Aligned, Values, single, with_scratch};
-use crate::geometry::{ShapeError, Sliding, expect_eq};
+use crate::geometry::{Result, Sliding, expect_eq};
 use crate::moments::{self, Moments};
 use crate::operand::Operand;
 use crate::simd;
@@ -29,7 +27,7 @@ const MAX_STRIPS: usize = 32;
 const MIN_ROWS: usize = 4;
 /// Pixels written before their moments are taken.
 const MOMENTS_PIXELS: usize = 128;
-/// Products per tap that a part of the weights' gradient should at least sum.
+/// Fewest products per tap in a part of the weights' gradient.
 const MIN_PRODUCTS: usize = 4;
 
 /// `y[b, i, j, c] = Σ x[b, i*s + r*d - p, j*s + q*d - p, c] * w[c, r, q]`; `moments` takes those of `y` per channel.
@@ -42,7 +40,7 @@ pub fn forward(
     weights: &[f32],
     y: &mut [f32],
     moments: Option<&mut Moments>,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     let x = Values::new("depthwise input", x, s.channels, s.in_len())?;
     expect_eq("depthwise weights", s.channels * s.taps(), weights.len())?;
     expect_eq("depthwise output", s.out_pixels() * s.channels, y.len())?;
@@ -67,11 +65,14 @@ pub fn backward_data(
     weights: &[f32],
     dx: &mut [f32],
     accumulate: bool,
-) -> Result<(), ShapeError> {
-    let dy = check_gradient(s, Gradient::plain(dy))?;
+) -> Result<()> {
+    let dy = output_gradient(s, dy)?;
     expect_eq("depthwise weights", s.channels * s.taps(), weights.len())?;
     expect_eq("depthwise input gradient", s.in_len(), dx.len())?;
-    run_over(&Sweep::new(s, dy).with_data(weights, accumulate), s, strip(s.batch, s.height), dx);
+    let sweep = DataSweep::new(s, &dy, weights, accumulate);
+    let per = strip(s.batch, s.height);
+    let strips = dx.par_chunks_mut(per * s.width * s.channels).enumerate();
+    strips.for_each(|(i, dx)| sweep.strip(i * per, dx));
     Ok(())
 }
 
@@ -85,99 +86,51 @@ pub fn backward_weight(
     dy: &[f32],
     dw: &mut [f32],
     accumulate: bool,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     let x = Values::new("depthwise input", x, s.channels, s.in_len())?;
-    let dy = check_gradient(s, Gradient::plain(dy))?;
+    let dy = output_gradient(s, dy)?;
     expect_eq("depthwise weight gradient", s.channels * s.taps(), dw.len())?;
-    let sweep = Sweep::new(s, dy).with_weights(&x);
+    let sweep = WeightSweep::new(s, &x, &dy);
     let (rows, per) = (s.batch * s.height, weight_strip(s));
     let strips = (0..rows.div_ceil(per)).into_par_iter();
-    let parts: Vec<Part> = strips.map(|i| sweep.strip(i * per, per.min(rows - i * per), None)).collect();
+    let parts: Vec<Aligned> = strips.map(|i| sweep.strip(i * per, per.min(rows - i * per))).collect();
     add_weights(s, &parts, dw, accumulate);
     Ok(())
 }
 
-/// Where [`backward`] puts its results.
-pub struct Gradients<'a> {
-    /// Of the input, NHWC, and whether it is added to what is there.
-    pub dx: (&'a mut [f32], bool),
-    /// Of the weights, `[C][kh][kw]`, and whether it is added to what is there.
-    pub dw: (&'a mut [f32], bool),
-    /// The first pass of the normalization that `x` goes through, over `dx` as it stands afterwards.
-    pub sums: Option<(&'a Normalization, &'a mut Sums)>,
-}
-
-/// Both gradients in one sweep. With what normalizations add to it on either side, every value in memory is read once.
-///
-/// # Errors
-/// Lengths that do not match the shape.
-pub fn backward(
-    s: &Sliding,
-    x: Operand<'_>,
-    weights: &[f32],
-    dy: Gradient<'_>,
-    out: Gradients<'_>,
-) -> Result<(), ShapeError> {
-    let values = Values::new("depthwise input", x, s.channels, s.in_len())?;
-    let dy = check_gradient(s, dy)?;
-    let Gradients { dx: (dx, accumulate), dw: (dw, accumulate_weights), sums } = out;
-    expect_eq("depthwise weights", s.channels * s.taps(), weights.len())?;
-    expect_eq("depthwise input gradient", s.in_len(), dx.len())?;
-    expect_eq("depthwise weight gradient", s.channels * s.taps(), dw.len())?;
-    let norm = sums.as_ref().map(|(norm, _)| *norm);
-    expect_eq("normalized channels", s.channels, norm.map_or(s.channels, |norm| norm.scale.len()))?;
-    let mut sweep = Sweep::new(s, dy).with_data(weights, accumulate).with_weights(&values);
-    if let Some(norm) = norm {
-        sweep = sweep.with_sums(norm, x.data);
-    }
-    let parts = run_over(&sweep, s, weight_strip(s), dx);
-    add_weights(s, &parts, dw, accumulate_weights);
-    if let (Some((_, out)), Some(sums)) = (sums, sweep.finish_sums(parts)) {
-        *out = sums;
-    }
-    Ok(())
-}
-
-fn check_gradient<'a>(s: &Sliding, dy: Gradient<'a>) -> Result<Gradient<'a>, ShapeError> {
-    dy.check(s.channels, s.out_pixels() * s.channels)?;
-    Ok(dy)
-}
-
-/// A sweep in strips of `per` rows of the input.
-fn run_over(sweep: &Sweep<'_>, s: &Sliding, per: usize, dx: &mut [f32]) -> Vec<Part> {
-    let row = s.width * s.channels;
-    let strips = dx.par_chunks_mut(per * row).enumerate();
-    strips.map(|(i, dx)| sweep.strip(i * per, dx.len() / row, Some(dx))).collect()
+/// The gradient of the output, checked against the shape.
+fn output_gradient<'a>(s: &Sliding, dy: &'a [f32]) -> Result<Values<'a>> {
+    Values::new("depthwise output gradient", Operand::plain(dy), s.channels, s.out_pixels() * s.channels)
 }
 
 /// The sum of all parts, as `[C][kh][kw]`.
-fn add_weights(s: &Sliding, parts: &[Part], dw: &mut [f32], accumulate: bool) {
+fn add_weights(s: &Sliding, parts: &[Aligned], dw: &mut [f32], accumulate: bool) {
     let lanes = simd::lanes();
     dw.par_chunks_mut(s.taps() * lanes).enumerate().for_each(|(block, dw)| {
         for (lane, dw) in dw.chunks_exact_mut(s.taps()).enumerate() {
             for (tap, dw) in dw.iter_mut().enumerate() {
                 let at = (block * s.taps() + tap) * lanes + lane;
                 let start = if accumulate { f64::from(*dw) } else { 0.0 };
-                *dw = single(parts.iter().fold(start, |sum, part| sum + f64::from(part.weights[at])));
+                *dw = single(parts.iter().fold(start, |sum, part| sum + f64::from(part[at])));
             }
         }
     });
 }
 
-/// Rows of the input per part of the weights' gradient: many parts of few products would spend their time being added up.
+/// Rows of the input per part of the weights' gradient: adding up many parts of few products would take most of the time.
 fn weight_strip(s: &Sliding) -> usize {
     let parts = (s.out_pixels() / (MIN_PRODUCTS * s.taps())).max(1);
     (s.batch * s.height).div_ceil(parts).max(strip(s.batch, s.height))
 }
 
-/// Rows of a strip: whole images, or equal pieces of one, for the rows above and below a strip are read twice. The partition
+/// Rows of a strip: whole images, or equal pieces of one, because the rows above and below a strip are read twice. The partition
 /// depends on the shape only.
 fn strip(batch: usize, height: usize) -> usize {
     let rows = (batch * height).div_ceil(MAX_STRIPS).max(MIN_ROWS);
     if rows >= height { rows.next_multiple_of(height) } else { height.div_ceil(height / rows) }
 }
 
-/// Held rows of the input; the padding stands in front.
+/// Held rows of the input, which start with the padding.
 fn input_row(s: &Sliding) -> Row {
     let left = s.window.padding;
     let reach = correlate::reach(s.out_width, s.kernel.1, (s.window.stride, s.window.dilation));

@@ -1,11 +1,11 @@
-//! Kernels that visit every value once: activations, sums of branches, gates; and the reading of lazy operands.
+//! Kernels that visit every value once: activations, sums of branches, gates; and the reading of fused operands.
 
 use std::cell::Cell;
 
 use rayon::prelude::*;
 
 use crate::activation::{Activation, Fixed, for_activation};
-use crate::geometry::{ShapeError, expect_eq, expect_positive};
+use crate::geometry::{Result, ShapeError, expect_eq, expect_positive};
 use crate::operand::Operand;
 use crate::simd;
 
@@ -16,11 +16,11 @@ const PERIOD: usize = 512;
 /// Values handled at a time where an intermediate result has to stay in the level-1 cache.
 const BLOCK: usize = 2048;
 
-/// `y`, the values of `x`, written out.
+/// Writes the values of `x`, which may be normalized while they are read, to `y`.
 ///
 /// # Errors
 /// Lengths that do not match.
-pub fn materialize(x: Operand<'_>, channels: usize, y: &mut [f32]) -> Result<(), ShapeError> {
+pub fn materialize(x: Operand<'_>, channels: usize, y: &mut [f32]) -> Result<()> {
     let x = Values::new("values to write out", x, channels, y.len())?;
     let task = whole(TASK, channels);
     y.par_chunks_mut(task).enumerate().for_each(|(i, y)| x.copy(i * task, y));
@@ -37,7 +37,7 @@ pub fn add(
     channels: usize,
     activation: Activation,
     y: &mut [f32],
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     let a = Values::new("first summand", a, channels, y.len())?;
     let b = Values::new("second summand", b, channels, y.len())?;
     let (task, block) = (whole(TASK, channels), whole(BLOCK, channels));
@@ -61,21 +61,22 @@ pub fn add(
     Ok(())
 }
 
-/// The gradient of either summand of [`add`] in place of the gradient `dy` of its value `y`.
-///
-/// The activation must be one whose gradient its value tells: `Identity`, `Relu` or `Relu6`.
+/// Replaces the gradient `dy` of the value `y` of [`add`] by the gradient of either summand.
 ///
 /// # Errors
-/// Different lengths.
-pub fn add_backward(activation: Activation, y: &[f32], dy: &mut [f32]) -> Result<(), ShapeError> {
-    activation_backward(activation, y, dy)
+/// Different lengths, or an activation whose derivative cannot be read off its value.
+pub fn add_backward(activation: Activation, y: &[f32], dy: &mut [f32]) -> Result<()> {
+    if !activation.has_derivative_of_value() {
+        return Err(ShapeError::Derivative { activation });
+    }
+    activate_backward(activation, y, dy)
 }
 
 /// `y = activation(x)`.
 ///
 /// # Errors
 /// Different lengths.
-pub fn activation_forward(activation: Activation, x: &[f32], y: &mut [f32]) -> Result<(), ShapeError> {
+pub fn activate(activation: Activation, x: &[f32], y: &mut [f32]) -> Result<()> {
     expect_eq("activations", x.len(), y.len())?;
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| {
         for_activation!(activation, ACT => simd::vectorized(
@@ -90,25 +91,11 @@ pub fn activation_forward(activation: Activation, x: &[f32], y: &mut [f32]) -> R
     Ok(())
 }
 
-/// `y = activation(y)`.
-pub(crate) fn activate(activation: Activation, y: &mut [f32]) {
-    y.par_chunks_mut(TASK).for_each(|y| {
-        for_activation!(activation, ACT => simd::vectorized(
-            #[inline(always)]
-            || {
-                for y in &mut *y {
-                    *y = ACT.apply(*y);
-                }
-            },
-        ));
-    });
-}
-
-/// The gradient of the argument `x` in place of the gradient `dy` of the value.
+/// Replaces the gradient `dy` of the value by the gradient of the argument `x`.
 ///
 /// # Errors
 /// Different lengths.
-pub fn activation_backward(activation: Activation, x: &[f32], dy: &mut [f32]) -> Result<(), ShapeError> {
+pub fn activate_backward(activation: Activation, x: &[f32], dy: &mut [f32]) -> Result<()> {
     expect_eq("gradient of activations", x.len(), dy.len())?;
     if activation == Activation::Identity {
         return Ok(());
@@ -126,18 +113,18 @@ pub fn activation_backward(activation: Activation, x: &[f32], dy: &mut [f32]) ->
     Ok(())
 }
 
-/// `sum += term`.
+/// `to += from`.
 ///
 /// # Errors
 /// Different lengths.
-pub fn add_into(sum: &mut [f32], term: &[f32]) -> Result<(), ShapeError> {
-    expect_eq("term of a sum", sum.len(), term.len())?;
-    sum.par_chunks_mut(TASK).zip(term.par_chunks(TASK)).for_each(|(sum, term)| {
+pub fn add_into(from: &[f32], to: &mut [f32]) -> Result<()> {
+    expect_eq("term of a sum", to.len(), from.len())?;
+    to.par_chunks_mut(TASK).zip(from.par_chunks(TASK)).for_each(|(to, from)| {
         simd::vectorized(
             #[inline(always)]
             || {
-                for (sum, term) in sum.iter_mut().zip(term) {
-                    *sum += term;
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to += from;
                 }
             },
         );
@@ -149,13 +136,7 @@ pub fn add_into(sum: &mut [f32], term: &[f32]) -> Result<(), ShapeError> {
 ///
 /// # Errors
 /// Lengths that do not match, or a zero.
-pub fn scale(
-    x: Operand<'_>,
-    gate: &[f32],
-    pixels: usize,
-    channels: usize,
-    y: &mut [f32],
-) -> Result<(), ShapeError> {
+pub fn scale(x: Operand<'_>, gate: &[f32], pixels: usize, channels: usize, y: &mut [f32]) -> Result<()> {
     let x = Values::new("values to scale", x, channels, y.len())?;
     check_gate(gate, pixels, channels, y.len())?;
     y.par_chunks_mut(pixels * channels).zip(gate.par_chunks(channels)).enumerate().for_each(
@@ -191,7 +172,7 @@ pub fn scale_backward(
     channels: usize,
     dy: &mut [f32],
     dgate: &mut [f32],
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     let x = Values::new("scaled values", x, channels, dy.len())?;
     check_gate(gate, pixels, channels, dy.len())?;
     expect_eq("gradient of the gates", gate.len(), dgate.len())?;
@@ -223,17 +204,11 @@ pub fn scale_backward(
     Ok(())
 }
 
-fn check_gate(gate: &[f32], pixels: usize, channels: usize, len: usize) -> Result<(), ShapeError> {
+fn check_gate(gate: &[f32], pixels: usize, channels: usize, len: usize) -> Result<()> {
     expect_positive("pixels of an image", pixels)?;
     expect_positive("gates", gate.len())?;
     expect_eq("gates", gate.len() / channels * channels, gate.len())?;
     expect_eq("gated values", gate.len() * pixels, len)
-}
-
-/// What can be read in pieces of whole pixels.
-pub(crate) trait Source: Sync {
-    /// The values from `at` on, as many as `scratch` is long: where they lie, or written to `scratch`.
-    fn read<'s>(&'s self, at: usize, scratch: &'s mut [f32]) -> &'s [f32];
 }
 
 /// An operand to be read in pieces of whole pixels.
@@ -244,12 +219,7 @@ pub(crate) struct Values<'a> {
 
 impl<'a> Values<'a> {
     /// Checks `x`, which should hold `len` values, against its channels; `what` names it in errors.
-    pub(crate) fn new(
-        what: &'static str,
-        x: Operand<'a>,
-        channels: usize,
-        len: usize,
-    ) -> Result<Self, ShapeError> {
+    pub(crate) fn new(what: &'static str, x: Operand<'a>, channels: usize, len: usize) -> Result<Self> {
         expect_positive("channels", channels)?;
         expect_eq(what, len, x.data.len())?;
         expect_eq(what, len / channels * channels, len)?;
@@ -264,7 +234,7 @@ impl<'a> Values<'a> {
         Ok(Self { data: x.data, norm })
     }
 
-    /// What lies in memory.
+    /// Values in memory.
     pub(crate) fn data(&self) -> &'a [f32] {
         self.data
     }
@@ -285,10 +255,9 @@ impl<'a> Values<'a> {
             },
         ));
     }
-}
 
-impl Source for Values<'_> {
-    fn read<'s>(&'s self, at: usize, scratch: &'s mut [f32]) -> &'s [f32] {
+    /// The values from `at` on, as many as `scratch` is long: a part of the data, or written to `scratch`.
+    pub(crate) fn read<'s>(&'s self, at: usize, scratch: &'s mut [f32]) -> &'s [f32] {
         if self.norm.is_none() {
             return &self.data[at..][..scratch.len()];
         }
@@ -304,8 +273,8 @@ fn normalize(activation: Fixed, data: &[f32], scale: &[f32], shift: &[f32], out:
     }
 }
 
-// In closures for `simd::vectorized` loops are written as `for`: what `for_each` calls is not always inlined, and then compiled
-// for the baseline instruction set.
+// Closures for `simd::vectorized` have `for` loops: the body of a `for_each` is not always inlined, and is then compiled for the
+// baseline instruction set.
 
 /// The largest multiple of `unit` up to `target`, at least one `unit`.
 pub(crate) fn whole(target: usize, unit: usize) -> usize {
@@ -327,7 +296,7 @@ pub(crate) fn repeat(parameters: &[f32], channels: usize) -> Aligned {
 /// Values of a cache line.
 const LINE: usize = 16;
 
-/// Values that start on a cache line: a vector of them does not lie across two.
+/// Values that start on a cache line, so that no vector of them crosses two lines.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Aligned {
     data: Vec<f32>,

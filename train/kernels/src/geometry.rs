@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-/// Why shapes do not fit a kernel.
+use crate::activation::Activation;
+
+/// Errors of shapes that do not fit a kernel.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum ShapeError {
     /// A dimension is zero.
@@ -14,7 +16,7 @@ pub enum ShapeError {
     /// Two dimensions or lengths disagree.
     #[error("{what}: expected {expected}, got {got}")]
     Mismatch {
-        /// What was compared.
+        /// Name of the value.
         what: &'static str,
         /// The value that fits.
         expected: usize,
@@ -31,25 +33,36 @@ pub enum ShapeError {
         /// Padding on each side.
         padding: usize,
     },
+    /// The derivative of an activation cannot be read off its value.
+    #[error(
+        "the derivative of {activation:?} cannot be computed from its value; Identity, Relu and Relu6 can"
+    )]
+    Derivative {
+        /// The activation.
+        activation: Activation,
+    },
 }
 
-/// `Err(Mismatch)` unless `got == expected`.
+/// What kernels return; the error is a [`ShapeError`].
+pub type Result<T, E = ShapeError> = std::result::Result<T, E>;
+
+/// Fails unless `got == expected`.
 ///
 /// # Errors
-/// As it says.
-pub fn expect_eq(what: &'static str, expected: usize, got: usize) -> Result<(), ShapeError> {
+/// [`ShapeError::Mismatch`].
+pub fn expect_eq(what: &'static str, expected: usize, got: usize) -> Result<()> {
     if expected == got { Ok(()) } else { Err(ShapeError::Mismatch { what, expected, got }) }
 }
 
-/// `Err(Zero)` if `value` is zero.
+/// Fails if `value` is zero.
 ///
 /// # Errors
-/// As it says.
-pub fn expect_positive(what: &'static str, value: usize) -> Result<(), ShapeError> {
+/// [`ShapeError::Zero`].
+pub fn expect_positive(what: &'static str, value: usize) -> Result<()> {
     if value == 0 { Err(ShapeError::Zero { what }) } else { Ok(()) }
 }
 
-/// How a window moves: the same along both axes, as in PyTorch with scalar arguments.
+/// Stride, padding and dilation of a window, the same along both axes, as in PyTorch with scalar arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Step between windows, at least 1.
@@ -62,7 +75,7 @@ pub struct Window {
 
 impl Window {
     /// Number of windows of `taps` taps along an axis of `input` values.
-    fn positions(self, input: usize, taps: usize) -> Result<usize, ShapeError> {
+    fn positions(self, input: usize, taps: usize) -> Result<usize> {
         let window = self.dilation * (taps - 1) + 1;
         let padded = input + 2 * self.padding;
         if padded < window {
@@ -72,7 +85,7 @@ impl Window {
     }
 }
 
-/// A window sliding over an NHWC batch; every dimension is known to be positive and the window to fit.
+/// A window sliding over an NHWC batch. Every dimension is positive, and the window fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sliding {
     /// Images.
@@ -98,11 +111,7 @@ impl Sliding {
     ///
     /// # Errors
     /// A zero dimension, or a window larger than the padded input.
-    pub fn new(
-        input: (usize, usize, usize, usize),
-        kernel: (usize, usize),
-        window: Window,
-    ) -> Result<Self, ShapeError> {
+    pub fn new(input: (usize, usize, usize, usize), kernel: (usize, usize), window: Window) -> Result<Self> {
         let (batch, height, width, channels) = input;
         expect_positive("batch", batch)?;
         expect_positive("height", height)?;
@@ -139,7 +148,7 @@ impl Sliding {
             .filter(|&at| at < size)
     }
 
-    /// The window whose `tap` lies on input coordinate `at`, along an axis of `positions` windows.
+    /// The window whose `tap` meets input coordinate `at`, along an axis of `positions` windows.
     pub(crate) fn target(&self, at: usize, tap: usize, positions: usize) -> Option<usize> {
         let start = (at + self.window.padding).checked_sub(tap * self.window.dilation)?;
         if !start.is_multiple_of(self.window.stride) {

@@ -5,16 +5,15 @@ mod product;
 use rayon::prelude::*;
 
 use self::product::{Layout, Product};
-use crate::activation::Activation;
-use crate::elementwise::{Source, Values, activate, with_scratch};
-use crate::geometry::{ShapeError, expect_eq, expect_positive};
+use crate::elementwise::{Values, with_scratch};
+use crate::geometry::{Result, expect_eq, expect_positive};
 use crate::operand::Operand;
 use crate::simd;
 use crate::workspace::Workspace;
 
 /// Rows of the first factor per task: whole tiles of 6 and of 8 rows.
 const ROWS: usize = 48;
-/// Rows of the output per task that turns it round.
+/// Rows of the output per task that transposes it.
 const TURNED: usize = 16;
 /// Strips of columns that the input's gradient is split into, and most columns of one.
 const STRIPS: usize = 16;
@@ -31,20 +30,12 @@ pub struct Linear {
     pub outputs: usize,
 }
 
-/// Where a dense layer's output goes.
-pub struct Output<'a> {
-    /// What follows the sum.
-    pub activation: Activation,
-    /// `activation(sum)`, `[B, O]`.
-    pub y: &'a mut [f32],
-    /// The sum itself, which the activation's gradient needs, `[B, O]`.
-    pub sum: Option<&'a mut [f32]>,
-}
-
 impl Linear {
+    /// A layer over `batch` rows of `inputs` values, with `outputs` values each.
+    ///
     /// # Errors
     /// A zero dimension.
-    pub fn new(batch: usize, inputs: usize, outputs: usize) -> Result<Self, ShapeError> {
+    pub fn new(batch: usize, inputs: usize, outputs: usize) -> Result<Self> {
         expect_positive("batch", batch)?;
         expect_positive("inputs", inputs)?;
         expect_positive("outputs", outputs)?;
@@ -52,7 +43,7 @@ impl Linear {
     }
 }
 
-/// `activation(x . weights^T + bias)`.
+/// `y = x . weights^T + bias`, `[B, O]`.
 ///
 /// # Errors
 /// Lengths that do not match.
@@ -61,15 +52,13 @@ pub fn forward(
     x: Operand<'_>,
     weights: &[f32],
     bias: Option<&[f32]>,
-    output: Output<'_>,
+    y: &mut [f32],
     workspace: &mut Workspace,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     let x = Values::new("dense input", x, l.inputs, l.batch * l.inputs)?;
     expect_eq("dense weights", l.outputs * l.inputs, weights.len())?;
     expect_eq("bias", l.outputs, bias.map_or(l.outputs, <[f32]>::len))?;
-    let Output { activation, y, sum } = output;
     expect_eq("dense output", l.batch * l.outputs, y.len())?;
-    expect_eq("dense sums", y.len(), sum.as_ref().map_or(y.len(), |sum| sum.len()))?;
     // The weights are many and read once, so they are not repacked: the product is y^T = weights . x^T.
     let layout = Layout::new(l.inputs, l.batch);
     let mut panels = workspace.take(layout.len());
@@ -92,14 +81,10 @@ pub fn forward(
         }
     });
     workspace.give(turned);
-    if let Some(sum) = sum {
-        sum.copy_from_slice(y);
-    }
-    activate(activation, y);
     Ok(())
 }
 
-/// The gradient of the input, `[B, I]`, from the gradient `dy` of the sum.
+/// The gradient of the input, `[B, I]`, from the gradient `dy` of the output.
 ///
 /// # Errors
 /// Lengths that do not match.
@@ -110,7 +95,7 @@ pub fn backward_data(
     dx: &mut [f32],
     accumulate: bool,
     workspace: &mut Workspace,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     expect_eq("dense output gradient", l.batch * l.outputs, dy.len())?;
     expect_eq("dense weights", l.outputs * l.inputs, weights.len())?;
     expect_eq("dense input gradient", l.batch * l.inputs, dx.len())?;
@@ -143,7 +128,7 @@ pub fn backward_data(
     Ok(())
 }
 
-/// The gradients of the weights, `[O, I]`, and of the bias, `[O]`, from the gradient `dy` of the sum.
+/// The gradients of the weights, `[O, I]`, and of the bias, `[O]`, from the gradient `dy` of the output.
 ///
 /// # Errors
 /// Lengths that do not match.
@@ -155,7 +140,7 @@ pub fn backward_weight(
     dbias: Option<&mut [f32]>,
     accumulate: bool,
     workspace: &mut Workspace,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     let x = Values::new("dense input", x, l.inputs, l.batch * l.inputs)?;
     expect_eq("dense output gradient", l.batch * l.outputs, dy.len())?;
     expect_eq("dense weight gradient", l.outputs * l.inputs, dw.len())?;

@@ -1,15 +1,15 @@
-//! Masked images (SparK: Tian et al. 2023): hidden cells are zero everywhere, or a learned token, and count in no statistic.
+//! Masked images (SparK: Tian et al. 2023): hidden cells are zero, or a learned token, and no statistic counts them.
 
 use rayon::prelude::*;
 
 use crate::elementwise::{float, single, with_scratch};
-use crate::geometry::{ShapeError, expect_eq, expect_positive};
+use crate::geometry::{Result, expect_eq, expect_positive};
 use crate::moments::{Moments, Part};
 
 /// Most parts that a batch is split into for its moments, and fewest rows of `[M, C]` in one.
 const MAX_PARTS: usize = 64;
 const MIN_ROWS: usize = 64;
-/// Visible pixels that are brought together before their moments are taken.
+/// Visible pixels that are gathered before their moments are taken.
 const GATHERED: usize = 64;
 
 /// Which cells of a grid over each image are visible.
@@ -23,19 +23,15 @@ pub struct Mask<'a> {
     pub columns: usize,
 }
 
-/// Zero in the hidden cells of `data`, NHWC of `dims` = (batch, height, width, channels).
+/// Zeroes the hidden cells of `data`, NHWC of `dims` = (batch, height, width, channels).
 ///
 /// # Errors
 /// Lengths that do not match, or a grid that does not divide the image.
-pub fn apply(
-    mask: &Mask<'_>,
-    dims: (usize, usize, usize, usize),
-    data: &mut [f32],
-) -> Result<(), ShapeError> {
+pub fn apply(mask: &Mask<'_>, dims: (usize, usize, usize, usize), data: &mut [f32]) -> Result<()> {
     for_hidden(mask, dims, data, |pixels| pixels.fill(0.0))
 }
 
-/// As [`apply`], but every hidden pixel becomes `token`, `[C]`.
+/// Writes `token`, `[C]`, to every hidden pixel of `data`, as [`apply`] does zero.
 ///
 /// # Errors
 /// As [`apply`]; a token of another length.
@@ -44,22 +40,18 @@ pub fn fill(
     dims: (usize, usize, usize, usize),
     token: &[f32],
     data: &mut [f32],
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     expect_eq("channels of the token", dims.3, token.len())?;
     for_hidden(mask, dims, data, |pixels| {
         pixels.chunks_exact_mut(token.len()).for_each(|pixel| pixel.copy_from_slice(token));
     })
 }
 
-/// Per channel the sum of the hidden pixels of `data`: from the gradient of what [`fill`] wrote that of its token.
+/// The sum of the hidden pixels of `data`, per channel: the gradient of the token of [`fill`].
 ///
 /// # Errors
 /// As [`apply`].
-pub fn hidden_sums(
-    mask: &Mask<'_>,
-    dims: (usize, usize, usize, usize),
-    data: &[f32],
-) -> Result<Vec<f64>, ShapeError> {
+pub fn hidden_sums(mask: &Mask<'_>, dims: (usize, usize, usize, usize), data: &[f32]) -> Result<Vec<f64>> {
     check(mask, dims, data.len())?;
     let hidden: Vec<bool> = mask.visible.iter().map(|visible| !visible).collect();
     if !hidden.contains(&true) {
@@ -76,7 +68,7 @@ fn for_hidden(
     dims: (usize, usize, usize, usize),
     data: &mut [f32],
     f: impl Fn(&mut [f32]) + Sync,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     check(mask, dims, data.len())?;
     let (_, _, width, channels) = dims;
     let cell = width / mask.columns * channels;
@@ -88,12 +80,12 @@ fn for_hidden(
 }
 
 impl<'a> Mask<'a> {
-    /// Per image its cells over its visible ones: what turns a mean over all positions of a value that is zero at hidden ones into
-    /// the mean over the visible. 0 for an image of which nothing is visible: its mean is 0.
+    /// Per image, the number of its cells over that of its visible ones: the factor that turns a mean over all positions into the mean over
+    /// the visible ones, if the value is zero at the others. 0 for an image without visible cells, whose mean is 0.
     ///
     /// # Errors
     /// A part of an image.
-    pub fn shares(&self) -> Result<Vec<f32>, ShapeError> {
+    pub fn shares(&self) -> Result<Vec<f32>> {
         let cells = self.rows * self.columns;
         expect_positive("cells of a mask", cells)?;
         expect_eq("cells of a mask", self.visible.len() / cells * cells, self.visible.len())?;
@@ -104,7 +96,7 @@ impl<'a> Mask<'a> {
         Ok(self.visible.chunks_exact(cells).map(share).collect())
     }
 
-    /// The cells that a row of pixels, counted over the batch, runs through.
+    /// The cells of a row of pixels, counted over the batch.
     fn row(&self, (_, height, _, _): (usize, usize, usize, usize), row: usize) -> &'a [bool] {
         let (image, y) = (row / height, row % height);
         let line = image * self.rows + y / (height / self.rows);
@@ -116,7 +108,7 @@ fn check(
     mask: &Mask<'_>,
     (batch, height, width, channels): (usize, usize, usize, usize),
     len: usize,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     expect_positive("channels", channels)?;
     expect_positive("rows of a mask", mask.rows)?;
     expect_positive("columns of a mask", mask.columns)?;
@@ -131,7 +123,7 @@ impl Moments {
     ///
     /// # Errors
     /// No channels, no rows, or a part of a row.
-    pub fn of(x: &[f32], channels: usize) -> Result<Self, ShapeError> {
+    pub fn of(x: &[f32], channels: usize) -> Result<Self> {
         expect_positive("channels", channels)?;
         expect_positive("rows", x.len() / channels)?;
         expect_eq("values in whole rows", x.len() / channels * channels, x.len())?;
@@ -152,11 +144,7 @@ impl Moments {
     ///
     /// # Errors
     /// Lengths that do not match, a grid that does not divide the image, or no visible cell.
-    pub fn masked(
-        x: &[f32],
-        mask: &Mask<'_>,
-        dims: (usize, usize, usize, usize),
-    ) -> Result<Self, ShapeError> {
+    pub fn masked(x: &[f32], mask: &Mask<'_>, dims: (usize, usize, usize, usize)) -> Result<Self> {
         check(mask, dims, x.len())?;
         let (batch, height, width, channels) = dims;
         let cells = mask.visible.iter().filter(|&&visible| visible).count();
@@ -183,7 +171,7 @@ impl Moments {
             });
             part
         };
-        // A part whose rows are all hidden would divide by the number of its values.
+        // A part without visible rows would divide by zero.
         let some = |(i, x): &(usize, &[f32])| {
             let rows = x.len() / (width * channels);
             (0..rows).any(|row| mask.row(dims, i * per + row).contains(&true))

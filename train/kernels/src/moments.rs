@@ -1,4 +1,4 @@
-//! Mean and spread per channel of a batch.
+//! Mean and variance per channel of a batch.
 //!
 //! Blocks of rows are summed in f32 about a center while they are in cache: the first block about its own mean, the others about
 //! the mean so far. Blocks are combined in f64 by the pairwise formula of Chan, Golub and LeVeque (1979). A mean far from zero
@@ -49,11 +49,11 @@ pub(crate) struct Part {
     rows: f64,
     mean: Vec<f64>,
     centered: Vec<f64>,
-    /// What the block in work is summed about.
+    /// Centers that the current block is summed about.
     centers: Vec<f32>,
-    /// Its sums of deviations from the centers,
+    /// Sums of its deviations from the centers.
     sums: Vec<f32>,
-    /// and of their squares.
+    /// Sums of their squares.
     squares: Vec<f32>,
 }
 
@@ -64,7 +64,7 @@ impl Part {
         Self { first, rows: 0.0, mean, centered, centers: Vec::new(), sums: Vec::new(), squares: Vec::new() }
     }
 
-    /// Adds `rows` rows; row `r` of the part's channels lies at `y[r * stride..]`.
+    /// Adds `rows` rows; row `r` of the part's channels starts at `y[r * stride]`.
     pub(crate) fn add(&mut self, y: &[f32], stride: usize, rows: usize) {
         let channels = self.mean.len();
         if stride != channels {
@@ -75,7 +75,7 @@ impl Part {
         }
     }
 
-    /// Adds at most [`BLOCK`] rows that lie one after the other.
+    /// Adds at most [`BLOCK`] consecutive rows.
     ///
     /// Rows of few channels are summed several at a time, as if they were one row.
     fn add_dense(&mut self, block: &[f32]) {
@@ -177,8 +177,7 @@ impl Part {
 /// Values summed side by side in registers, at least where a row is taken as wide.
 const WIDE: usize = 128;
 
-/// Sums, over rows that lie one after the other, of the deviations from `centers` and of their squares; the last row may be a
-/// part of one.
+/// Sums of the deviations from `centers` and of their squares, over consecutive rows; the last row may be incomplete.
 #[inline(always)]
 fn add_up(x: &[f32], centers: &[f32], sums: &mut [f32], squares: &mut [f32]) {
     let width = centers.len();

@@ -1,9 +1,9 @@
-//! The optimizers' passes over flat slices of parameters.
+//! Optimizer steps over flat slices: parameters `p`, gradients `g`, and the moments under PyTorch's names.
 
 use rayon::prelude::*;
 
 use crate::elementwise::{TASK, single};
-use crate::geometry::{ShapeError, expect_eq};
+use crate::geometry::{Result, expect_eq};
 use crate::simd;
 
 /// Sums that run side by side over one slice.
@@ -14,28 +14,29 @@ const LANES: usize = 8;
 pub struct SgdStep {
     /// Learning rate.
     pub lr: f32,
-    /// Factor of the velocity.
+    /// Share of the momentum buffer that is kept.
     pub momentum: f32,
-    /// Factor of the parameter in its gradient.
+    /// L2 penalty: the share of the parameter that is added to its gradient.
     pub weight_decay: f32,
-    /// Whether the step looks ahead along the new velocity.
+    /// Whether the step looks ahead along the new momentum (Nesterov).
     pub nesterov: bool,
 }
 
-/// `v = momentum v + (g + weight_decay p)`; `p -= lr v`, or `p -= lr (g + weight_decay p + momentum v)` with Nesterov.
+/// `v = momentum v + (g + weight_decay p)`; `p -= lr v`, or `p -= lr (g + weight_decay p + momentum v)` with Nesterov; `v` is the
+/// momentum buffer.
 ///
 /// # Errors
 /// Different lengths.
-pub fn sgd(step: &SgdStep, p: &mut [f32], g: &[f32], velocity: &mut [f32]) -> Result<(), ShapeError> {
+pub fn sgd(step: &SgdStep, p: &mut [f32], g: &[f32], momentum_buffer: &mut [f32]) -> Result<()> {
     expect_eq("gradient", p.len(), g.len())?;
-    expect_eq("velocity", p.len(), velocity.len())?;
+    expect_eq("momentum", p.len(), momentum_buffer.len())?;
     let SgdStep { lr, momentum, weight_decay, nesterov } = *step;
-    let state = velocity.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
-    p.par_chunks_mut(TASK).zip(state).for_each(|(p, (velocity, g))| {
+    let state = momentum_buffer.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
+    p.par_chunks_mut(TASK).zip(state).for_each(|(p, (v, g))| {
         simd::vectorized(
             #[inline(always)]
             || {
-                let values = p.iter_mut().zip(velocity).zip(g);
+                let values = p.iter_mut().zip(v).zip(g);
                 if nesterov {
                     for ((p, v), g) in values {
                         let g = g + weight_decay * *p;
@@ -54,33 +55,33 @@ pub fn sgd(step: &SgdStep, p: &mut [f32], g: &[f32], velocity: &mut [f32]) -> Re
     Ok(())
 }
 
-/// The last step of LARS (You, Gitman and Ginsburg 2017): momentum over a gradient scaled by the layer's trust ratio.
+/// LARS (You, Gitman and Ginsburg 2017): momentum over a gradient that is scaled by the layer's trust ratio.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LarsStep {
     /// Learning rate.
     pub lr: f32,
-    /// Factor of the velocity.
+    /// Share of the momentum buffer that is kept.
     pub momentum: f32,
-    /// Factor of the parameter in its gradient.
+    /// L2 penalty: the share of the parameter that is added to its gradient.
     pub weight_decay: f32,
     /// The layer's trust ratio, from the norms of its parameters and gradient.
     pub trust: f32,
 }
 
-/// `v = momentum v + trust (g + weight_decay p)`; `p -= lr v`.
+/// `v = momentum v + trust (g + weight_decay p)`; `p -= lr v`; `v` is the momentum buffer.
 ///
 /// # Errors
 /// Different lengths.
-pub fn lars(step: &LarsStep, p: &mut [f32], g: &[f32], velocity: &mut [f32]) -> Result<(), ShapeError> {
+pub fn lars(step: &LarsStep, p: &mut [f32], g: &[f32], momentum_buffer: &mut [f32]) -> Result<()> {
     expect_eq("gradient", p.len(), g.len())?;
-    expect_eq("velocity", p.len(), velocity.len())?;
+    expect_eq("momentum", p.len(), momentum_buffer.len())?;
     let LarsStep { lr, momentum, weight_decay, trust } = *step;
-    let state = velocity.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
-    p.par_chunks_mut(TASK).zip(state).for_each(|(p, (velocity, g))| {
+    let state = momentum_buffer.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
+    p.par_chunks_mut(TASK).zip(state).for_each(|(p, (v, g))| {
         simd::vectorized(
             #[inline(always)]
             || {
-                for ((p, v), g) in p.iter_mut().zip(velocity).zip(g) {
+                for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
                     *v = momentum * *v + trust * (g + weight_decay * *p);
                     *p -= lr * *v;
                 }
@@ -95,9 +96,9 @@ pub fn lars(step: &LarsStep, p: &mut [f32], g: &[f32], velocity: &mut [f32]) -> 
 pub struct AdamWStep {
     /// Learning rate.
     pub lr: f32,
-    /// Decay of the first and second moment.
+    /// Decay of `exp_avg` and of `exp_avg_sq`.
     pub betas: (f32, f32),
-    /// Added to the root of the second moment.
+    /// Added to the root of `exp_avg_sq`.
     pub eps: f32,
     /// Decoupled weight decay; the parameter loses `lr * weight_decay` of itself.
     pub weight_decay: f32,
@@ -115,7 +116,7 @@ impl AdamWStep {
 }
 
 /// `p *= 1 - lr weight_decay`; `m = beta1 m + (1 - beta1) g`; `v = beta2 v + (1 - beta2) g²`;
-/// `p -= lr / correction1 * m / (sqrt(v) / sqrt(correction2) + eps)`.
+/// `p -= lr / correction1 * m / (sqrt(v) / sqrt(correction2) + eps)`; `m` is `exp_avg`, `v` is `exp_avg_sq`.
 ///
 /// # Errors
 /// Different lengths.
@@ -123,23 +124,23 @@ pub fn adamw(
     step: &AdamWStep,
     p: &mut [f32],
     g: &[f32],
-    first: &mut [f32],
-    second: &mut [f32],
-) -> Result<(), ShapeError> {
+    exp_avg: &mut [f32],
+    exp_avg_sq: &mut [f32],
+) -> Result<()> {
     expect_eq("gradient", p.len(), g.len())?;
-    expect_eq("first moment", p.len(), first.len())?;
-    expect_eq("second moment", p.len(), second.len())?;
+    expect_eq("exp_avg", p.len(), exp_avg.len())?;
+    expect_eq("exp_avg_sq", p.len(), exp_avg_sq.len())?;
     let (beta1, beta2) = step.betas;
     let keep = single(1.0 - f64::from(step.lr) * f64::from(step.weight_decay));
     let size = single(f64::from(step.lr) / step.correction.0);
     let root = single(1.0 / step.correction.1.sqrt());
     let eps = step.eps;
-    let state = first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK)).zip(g.par_chunks(TASK));
-    p.par_chunks_mut(TASK).zip(state).for_each(|(p, ((first, second), g))| {
+    let state = exp_avg.par_chunks_mut(TASK).zip(exp_avg_sq.par_chunks_mut(TASK)).zip(g.par_chunks(TASK));
+    p.par_chunks_mut(TASK).zip(state).for_each(|(p, ((exp_avg, exp_avg_sq), g))| {
         simd::vectorized(
             #[inline(always)]
             || {
-                for (((p, m), v), g) in p.iter_mut().zip(first).zip(second).zip(g) {
+                for (((p, m), v), g) in p.iter_mut().zip(exp_avg).zip(exp_avg_sq).zip(g) {
                     *m += (1.0 - beta1) * (g - *m);
                     *v = beta2 * *v + (1.0 - beta2) * (g * g);
                     *p = *p * keep - size * (*m / (v.sqrt() * root + eps));
@@ -154,7 +155,7 @@ pub fn adamw(
 ///
 /// # Errors
 /// Different lengths.
-pub fn ema(decay: f32, p: &[f32], average: &mut [f32]) -> Result<(), ShapeError> {
+pub fn ema(decay: f32, p: &[f32], average: &mut [f32]) -> Result<()> {
     expect_eq("average", p.len(), average.len())?;
     let share = 1.0 - decay;
     average.par_chunks_mut(TASK).zip(p.par_chunks(TASK)).for_each(|(average, p)| {
@@ -184,7 +185,7 @@ pub fn scale(g: &mut [f32], factor: f32) {
     });
 }
 
-/// `Σ g²`, in f64 over fixed blocks.
+/// `Σ g²`, in f64; the partition depends on the length only.
 pub fn sum_of_squares(g: &[f32]) -> f64 {
     let block = |g: &[f32]| {
         simd::vectorized(

@@ -2,19 +2,19 @@
 
 use rayon::prelude::*;
 
-use crate::elementwise::{Source, Values, float, fold, period, repeat, single, whole, with_scratch};
-use crate::geometry::{ShapeError, Sliding, expect_eq, expect_positive};
+use crate::elementwise::{Values, float, fold, period, repeat, single, whole, with_scratch};
+use crate::geometry::{Result, Sliding, expect_eq, expect_positive};
 use crate::operand::Operand;
 use crate::simd;
 
 /// Values read at a time.
 const BLOCK: usize = 2048;
 
-/// Max-pool: the outputs, and per output the tap that won (the first among equals, as in PyTorch; a NaN wins).
+/// The largest value of each window, and in `argmax` its tap: the first of equals, as in PyTorch, or a NaN.
 ///
 /// # Errors
 /// A length that does not match; more than 256 taps; padding of more than half a window, which could leave a window empty.
-pub fn max_pool(s: &Sliding, x: Operand<'_>, y: &mut [f32], argmax: &mut [u8]) -> Result<(), ShapeError> {
+pub fn max_pool(s: &Sliding, x: Operand<'_>, y: &mut [f32], argmax: &mut [u8]) -> Result<()> {
     check_max(s, y.len(), argmax.len())?;
     let x = Values::new("pool input", x, s.channels, s.in_len())?;
     let (c, row) = (s.channels, s.width * s.channels);
@@ -83,17 +83,17 @@ fn largest_of<const N: usize>(x: &[f32], taps: &[(u8, usize)], y: &mut [f32], ar
     argmax[..N].copy_from_slice(&winner);
 }
 
-/// The gradient of a max-pool's input: every output's gradient goes to the tap that won.
+/// The gradient of a max-pool's input: the gradient of every output goes to its tap in `argmax`.
 ///
 /// # Errors
 /// Lengths that do not match.
 pub fn max_pool_backward(
     s: &Sliding,
-    argmax: &[u8],
     dy: &[f32],
+    argmax: &[u8],
     dx: &mut [f32],
     accumulate: bool,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     check_max(s, dy.len(), argmax.len())?;
     expect_eq("pool input gradient", s.in_len(), dx.len())?;
     let c = s.channels;
@@ -159,7 +159,7 @@ fn won_of<const N: usize>(argmax: &[u8], dy: &[f32], taps: &[(u8, usize)], dx: &
     }
 }
 
-fn check_max(s: &Sliding, y: usize, argmax: usize) -> Result<(), ShapeError> {
+fn check_max(s: &Sliding, y: usize, argmax: usize) -> Result<()> {
     expect_eq("pool output", s.out_pixels() * s.channels, y)?;
     expect_eq("pool winners", y, argmax)?;
     expect_eq("most taps of a pool", s.taps().min(256), s.taps())?;
@@ -171,12 +171,7 @@ fn check_max(s: &Sliding, y: usize, argmax: usize) -> Result<(), ShapeError> {
 ///
 /// # Errors
 /// Lengths that do not match, or a zero.
-pub fn global_average(
-    x: Operand<'_>,
-    pixels: usize,
-    channels: usize,
-    y: &mut [f32],
-) -> Result<(), ShapeError> {
+pub fn global_average(x: Operand<'_>, pixels: usize, channels: usize, y: &mut [f32]) -> Result<()> {
     check_average(pixels, channels, y.len())?;
     let x = Values::new("values to average", x, channels, y.len() * pixels)?;
     let period = period(channels);
@@ -217,7 +212,7 @@ pub fn global_average_backward(
     channels: usize,
     dx: &mut [f32],
     accumulate: bool,
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     check_average(pixels, channels, dy.len())?;
     expect_eq("gradient of averaged values", dy.len() * pixels, dx.len())?;
     let share = share(pixels);
@@ -242,7 +237,7 @@ pub fn global_average_backward(
     Ok(())
 }
 
-fn check_average(pixels: usize, channels: usize, averages: usize) -> Result<(), ShapeError> {
+fn check_average(pixels: usize, channels: usize, averages: usize) -> Result<()> {
     expect_positive("pixels to average", pixels)?;
     expect_positive("channels", channels)?;
     expect_positive("averages", averages)?;

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 
 use crate::activation::exp;
 use crate::elementwise::{float, single};
-use crate::geometry::{ShapeError, expect_eq, expect_positive};
+use crate::geometry::{Result, expect_eq, expect_positive};
 use crate::simd;
 
-/// Norms below this are taken as this, as in `torch.nn.functional.normalize`.
+/// Smallest divisor, as in `torch.nn.functional.normalize`.
 const MIN_NORM: f64 = 1e-12;
 /// Sums that run side by side over one row.
 const LANES: usize = 32;
@@ -18,7 +18,7 @@ const LANES: usize = 32;
 ///
 /// # Errors
 /// Lengths that do not match, or a part of a row.
-pub fn normalize_forward(x: &[f32], columns: usize, y: &mut [f32]) -> Result<(), ShapeError> {
+pub fn l2_normalize(x: &[f32], columns: usize, y: &mut [f32]) -> Result<()> {
     check_rows("rows to normalize", x.len(), columns)?;
     expect_eq("normalized rows", x.len(), y.len())?;
     y.par_chunks_exact_mut(columns).zip(x.par_chunks_exact(columns)).for_each(|(y, x)| {
@@ -35,11 +35,11 @@ pub fn normalize_forward(x: &[f32], columns: usize, y: &mut [f32]) -> Result<(),
     Ok(())
 }
 
-/// The gradient of [`normalize_forward`]: `(dy - y (y . dy)) / |x|`, without the projection where the norm was clipped.
+/// The gradient of [`l2_normalize`]: `(dy - y (y . dy)) / |x|`, without the projection where the norm was clipped.
 ///
 /// # Errors
 /// Lengths that do not match, or a part of a row.
-pub fn normalize_backward(x: &[f32], dy: &[f32], columns: usize, dx: &mut [f32]) -> Result<(), ShapeError> {
+pub fn l2_normalize_backward(x: &[f32], dy: &[f32], columns: usize, dx: &mut [f32]) -> Result<()> {
     check_rows("normalized rows", x.len(), columns)?;
     expect_eq("gradient of normalized rows", x.len(), dy.len())?;
     expect_eq("gradient of rows", x.len(), dx.len())?;
@@ -84,7 +84,7 @@ enum Target<'a> {
 }
 
 impl<'a> Targets<'a> {
-    fn check(&self, rows: usize, columns: usize) -> Result<(), ShapeError> {
+    fn check(&self, rows: usize, columns: usize) -> Result<()> {
         match *self {
             Self::Dense(p) => expect_eq("target distributions", rows * columns, p.len()),
             Self::Sparse { indices, probabilities, k } => {
@@ -119,7 +119,7 @@ pub fn cross_entropy_forward(
     targets: Targets<'_>,
     active: &[bool],
     softmax: &mut [f32],
-) -> Result<f32, ShapeError> {
+) -> Result<f32> {
     let columns = active.len();
     expect_positive("active columns", active.iter().filter(|&&on| on).count())?;
     let rows = check_rows("logits", logits.len(), columns)?;
@@ -152,7 +152,7 @@ pub fn cross_entropy_backward(
     active: &[bool],
     dloss: f32,
     dlogits: &mut [f32],
-) -> Result<(), ShapeError> {
+) -> Result<()> {
     let columns = active.len();
     let rows = check_rows("softmax", softmax.len(), columns)?;
     expect_eq("gradient of logits", softmax.len(), dlogits.len())?;
@@ -227,7 +227,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Rows of `len` values, at least one.
-fn check_rows(what: &'static str, len: usize, columns: usize) -> Result<usize, ShapeError> {
+fn check_rows(what: &'static str, len: usize, columns: usize) -> Result<usize> {
     expect_positive("columns", columns)?;
     expect_positive(what, len / columns)?;
     expect_eq(what, len / columns * columns, len)?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! student/NAME      parameters and running statistics
-//! optimiser/NAME    momentum and the like: one vector over all parameters, in the order of the graph; absent before the first step
+//! optimiser/NAME    optimizer state: one vector over all parameters or buffers, in the order of the graph; absent before the first step
 //! objective/NAME    the objective's own state (the moving average of the visual bank, the cache rows of a queue); of one objective
 //!                   among several NAME begins with its name and a dot
 //! loop/step         i64 [1]: steps done
@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The order of the samples, the views, the learning rate and every random number follow from the configuration and the
-//! step, so that a resumed run is the uninterrupted one to the last bit. Length and hash stand in `run.json`
-//! ([`crate::run`]), which also says which checkpoints there are.
+//! step, so a resumed run is the uninterrupted one to the last bit. `run.json` ([`crate::run`]) lists the checkpoints with
+//! length and hash.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use lgd_data::ArtifactError;
 
 use crate::error::{TrainError, expect_dims};
 use crate::objective::{Objective, ReadEmbeddings};
-use crate::optim::Update;
+use crate::optim::{OptimizerSettings, OptimizerState};
 use crate::run::RunError;
 use crate::student::Student;
 
@@ -31,7 +31,7 @@ const OBJECTIVE: &str = "objective/";
 const STEP: &str = "loop/step";
 const EPOCH_LOSS: &str = "loop/epoch_loss";
 
-/// What a run keeps besides tensors.
+/// The state of a run besides tensors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Steps done, over all epochs.
@@ -44,8 +44,8 @@ pub struct Progress {
 pub struct Stateful<'a> {
     /// The student.
     pub student: &'a mut Student,
-    /// Names of the optimizer's vectors ([`Update::slots`]).
-    pub slots: &'a [&'static str],
+    /// The optimizer, which determines the names of its vectors.
+    pub optimizer: &'a OptimizerSettings,
     /// Its objective.
     pub objective: &'a mut dyn Objective,
 }
@@ -53,17 +53,16 @@ pub struct Stateful<'a> {
 /// The bytes of a checkpoint.
 ///
 /// # Errors
-/// [`RunError::Diverged`] where a parameter is NaN or infinite: such a state is not worth keeping, and would push out
-/// the last good one. [`RunError::Train`] where a tensor cannot be read.
+/// [`RunError::Diverged`] if a parameter is NaN or infinite: such a checkpoint would replace the last good one. [`RunError::Train`] if a
+/// tensor cannot be read.
 pub fn encode(state: &mut Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, RunError> {
     let mut tensors = BTreeMap::new();
     for (name, tensor) in state.student.tensors()? {
         require_finite(&name, &tensor, progress.step)?;
         tensors.insert(format!("{STUDENT}{name}"), tensor);
     }
-    for (slot, values) in state.slots.iter().zip(state.student.engine().optimizer_state()?) {
-        let len = values.len();
-        tensors.insert(format!("{OPTIMIZER}{slot}"), Tensor::from_vec(values, len, &Device::Cpu)?);
+    for (name, values) in state.student.engine().optimizer_state()?.entries() {
+        tensors.insert(format!("{OPTIMIZER}{name}"), Tensor::new(values.as_slice(), &Device::Cpu)?);
     }
     tensors.extend(
         state.objective.state()?.into_iter().map(|(name, tensor)| (format!("{OBJECTIVE}{name}"), tensor)),
@@ -75,22 +74,20 @@ pub fn encode(state: &mut Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, 
     Ok(bytes.map_err(TrainError::from)?)
 }
 
-/// Puts the optimizer's vectors back: all of them, or none where no step was taken.
-fn load_slots(state: &mut Stateful<'_>, saved: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+/// Loads the optimizer's vectors: all of them, or none if no step was taken.
+fn load_optimizer(state: &mut Stateful<'_>, saved: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
     if saved.is_empty() {
         return Ok(());
     }
-    let (parameters, buffers) = (state.student.table().parameter_len(), state.student.table().buffer_len());
-    let mut slots = Vec::new();
-    for name in state.slots {
-        let tensor = saved
-            .get(*name)
-            .ok_or_else(|| TrainError::MissingState { name: format!("{OPTIMIZER}{name}") })?;
-        let len = if Update::is_over_buffers(name) { buffers } else { parameters };
+    let vector = |name: &'static str, len: usize| {
+        let tensor =
+            saved.get(name).ok_or_else(|| TrainError::MissingState { name: format!("{OPTIMIZER}{name}") })?;
         expect_dims(name, tensor, &[len])?;
-        slots.push(tensor.to_vec1::<f32>()?);
-    }
-    state.student.engine().load_optimizer_state(&slots)
+        Ok::<_, TrainError>(tensor.to_vec1::<f32>()?)
+    };
+    let OptimizerSettings { rule, ema, .. } = state.optimizer;
+    let loaded = OptimizerState::from_entries(rule, ema.is_some(), state.student.table(), vector)?;
+    state.student.engine().load_optimizer_state(&loaded)
 }
 
 fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunError> {
@@ -100,10 +97,10 @@ fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunErr
     if finite { Ok(()) } else { Err(RunError::Diverged { step, name: name.to_owned() }) }
 }
 
-/// Puts the state in `bytes` back; `path` names the file in messages, `read` gives the teacher's embeddings `[n, D]` of cache rows.
+/// Restores the state in `bytes`. `path` names the file in messages; `read` returns the teacher's embeddings `[n, D]` of cache rows.
 ///
 /// # Errors
-/// [`ArtifactError::Invalid`] where the bytes are not a checkpoint of such a run.
+/// [`ArtifactError::Invalid`] if the bytes are not a checkpoint of such a run.
 pub fn restore(
     bytes: &[u8],
     path: &Path,
@@ -123,7 +120,7 @@ pub fn restore(
     if !report.is_complete() || !report.unused.is_empty() {
         return Err(invalid(format!("it belongs to another student: {report}")));
     }
-    load_slots(state, &part(OPTIMIZER)).map_err(|error| invalid(error.to_string()))?;
+    load_optimizer(state, &part(OPTIMIZER)).map_err(|error| invalid(error.to_string()))?;
     state.objective.restore(&part(OBJECTIVE), read).map_err(|error| invalid(error.to_string()))?;
     let step = single(STEP)?.to_vec1::<i64>().ok().and_then(|step| usize::try_from(*step.first()?).ok());
     let step = step.ok_or_else(|| invalid(format!("{STEP} is not a step")))?;

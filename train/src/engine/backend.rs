@@ -1,40 +1,44 @@
-//! What a device must be able to do: the operations of a graph on its own buffers.
+//! The interface of a device: the operations of a graph on the device's own buffers.
 //!
-//! The tape decides what is computed, in which order and into which buffer; a backend computes. Buffers come from the backend's
-//! pool and go back to it, so that a step after the first allocates nothing.
+//! The tape decides which operation runs, in which order and into which buffer; a backend computes it. The tape matches a node's
+//! [`Op`] once and calls the method of that operation with the operation's payload. Buffers come from the backend's pool and return to
+//! it, so that a step after the first allocates nothing.
 
 use candle_core::{Device, Tensor};
 use lgd_data::render::Normalization;
+use lgd_kernels::{Activation, GradientTarget, Sliding};
 
-use super::graph::{Graph, Node, Shape};
-use super::parameters::{State, Table};
-use crate::error::TrainError;
-use crate::optim::Update;
+use super::graph::{BatchNorm, Convolution, Dense, Dropout, Graph, Op, Shape, Value};
+use super::optimizer::{OptimizerState, Update};
+use super::parameters::{Range, State, Table};
+use crate::error::Result;
+use crate::rng::Stream;
 
 /// How a student runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Batch statistics, running statistics updated, values kept for the backward pass. (seed, step) name every random draw.
+    /// Batch statistics; running statistics are updated, and tensors are saved for the backward pass. Seed and step determine every random
+    /// draw.
     Train {
-        /// The run's seed.
+        /// Seed of the run.
         seed: u64,
-        /// The optimizer step, counted over the whole run.
+        /// Number of the step, counted over the whole run.
         step: u64,
     },
-    /// Running statistics, no dropout, nothing kept.
+    /// Running statistics, no dropout, no saved tensors.
     Inference,
 }
 
 /// A batch of images, NHWC, RGB.
 #[derive(Debug, Clone, Copy)]
 pub enum Images<'a> {
-    /// Ready for the student.
+    /// Normalized values, as the student reads them.
     Normalized(&'a [f32]),
-    /// As rendered; the backend normalizes: a device after the upload of a quarter of the bytes.
+    /// Rendered pixels, which the backend normalizes; a GPU does so after it uploaded a quarter of the bytes.
     Pixels {
         /// Bytes.
         rgb: &'a [u8],
-        /// Per channel.
+        /// Mean and standard deviation per channel.
         normalization: &'a Normalization,
     },
 }
@@ -54,275 +58,281 @@ impl Images<'_> {
     }
 }
 
-/// A node at work: its number names what the backend keeps for it between forward and backward.
-#[derive(Clone, Copy)]
+/// The place of an operation in its graph.
+#[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
-    /// The node's number.
+    /// Number of the node; saved tensors are kept under it.
     pub id: usize,
-    /// Its graph.
-    pub graph: &'a Graph,
+    /// Values that the node reads, in operand order.
+    pub inputs: &'a [Value],
+    /// Shape of the first input; of the value itself for the images.
+    pub input: Shape,
+    /// Shape of the node's value.
+    pub shape: Shape,
 }
 
 impl<'a> Site<'a> {
-    /// The node.
-    pub fn node(self) -> &'a Node {
-        &self.graph.nodes()[self.id]
-    }
-
-    /// The shape of its value.
-    pub fn shape(self) -> Shape {
-        self.node().shape
-    }
-
-    /// The shape of an input.
-    pub fn input(self, at: usize) -> Shape {
-        self.graph.node(self.node().inputs[at]).shape
+    /// The place of node `id`.
+    pub(super) fn new(graph: &'a Graph, id: usize) -> Self {
+        let node = &graph.nodes[id];
+        let input = node.inputs.first().map_or(node.shape, |first| graph.node(*first).shape);
+        Self { id, inputs: &node.inputs, input, shape: node.shape }
     }
 }
 
-/// A value as a node reads it: `buffer`, through the normalization of node `norm` where there is one.
-pub struct Reading<'a, T> {
-    /// What lies in memory.
+/// An operand that is normalized while it is read: `buffer`, through the batch normalization of node `norm` if there is one.
+#[derive(Debug)]
+pub struct FusedOperand<'a, T> {
+    /// Values in memory.
     pub buffer: &'a T,
-    /// Number of the batch normalization that is still to be applied.
+    /// Number of the batch normalization to apply.
     pub norm: Option<usize>,
 }
 
-impl<T> Clone for Reading<'_, T> {
+impl<T> Clone for FusedOperand<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Reading<'_, T> {}
+impl<T> Copy for FusedOperand<'_, T> {}
 
-/// Where the gradient of a normalization's input goes.
-pub enum Through<'a, T> {
-    /// Over the output's gradient.
-    InPlace(&'a mut T),
-    /// To a buffer of its own, added to it where `accumulate` says so.
-    Into {
-        /// Gradient of the output.
-        dy: &'a T,
-        /// Gradient of the input.
-        dx: &'a mut T,
-        /// Add instead of write.
-        accumulate: bool,
-    },
-}
-
-/// A device's operations. Shapes were checked when the graph was built; errors are the device's.
+/// Operations of a device. The graph's builder checked shapes and geometries; a length that does not fit is an error, and no operation
+/// returns without writing its result.
 ///
-/// In the backward operations `dy` is the gradient of the node's value. Gradients of parameters are written, or added where
-/// [`begin_backward`](Self::begin_backward) was told so.
+/// In backward operations `dy` is the gradient of the node's value. Gradients of parameters are written, or added as
+/// [`begin_backward`](Self::begin_backward) said. With `accumulate` a gradient of an input is added to `dx`. Operations of the backward
+/// pass fail with [`NothingRan`](crate::error::TrainError::NothingRan) if the forward pass saved nothing for them, masked operations with
+/// [`NoMask`](crate::error::TrainError::NoMask) before [`set_mask`](Self::set_mask).
 pub trait Backend {
-    /// Activations and their gradients on the device.
+    /// Values and their gradients on the device.
     type Buffer;
 
-    /// Where objectives compute.
+    /// The device on which objectives compute.
     fn device(&self) -> &Device;
 
-    /// Whether the node reads un-normalized inputs through the normalization, so that it need not be written out.
-    fn reads_lazily(&self, node: &Node) -> bool;
+    /// Whether an operation applies a pending normalization while it reads its input, so that the normalized value is never written.
+    fn fuses_norm(&self, op: &Op) -> bool;
 
-    /// Makes room for what the nodes of `graph` keep.
+    /// Prepares for a forward pass over `graph`; drops what an unfinished pass saved.
     fn begin_forward(&mut self, graph: &Graph, mode: Mode);
 
-    /// `accumulate`: gradients of parameters are added to those of the last backward pass; otherwise those of parameters that it does
-    /// not come by are zero after it.
-    fn begin_backward(&mut self, accumulate: bool) -> Result<(), TrainError>;
+    /// Prepares for a backward pass. With `accumulate`, gradients of parameters are added to those of the last pass; otherwise gradients of
+    /// parameters that this pass does not reach are zeroed.
+    fn begin_backward(&mut self, accumulate: bool) -> Result<()>;
 
-    /// The mask of a masked graph: per image and cell, whether it is visible; `rows` x `columns` cells. Every image shows something.
-    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError>;
+    /// Sets the mask of masked graphs: per image and cell, whether it is visible; `rows` x `columns` cells per image.
+    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<()>;
 
-    /// A buffer of `len` values with arbitrary content.
-    fn take(&mut self, len: usize) -> Result<Self::Buffer, TrainError>;
-    /// Takes a buffer back.
+    /// Takes a buffer of `len` values with arbitrary content.
+    fn take(&mut self, len: usize) -> Result<Self::Buffer>;
+    /// Returns a buffer to the pool.
     fn give(&mut self, buffer: Self::Buffer);
     /// `to = from`.
-    fn copy(&mut self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), TrainError>;
+    fn copy(&mut self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<()>;
     /// `to += from`.
-    fn add_into(&mut self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<(), TrainError>;
+    fn add_into(&mut self, from: &Self::Buffer, to: &mut Self::Buffer) -> Result<()>;
     /// Loads the images.
-    fn images(&mut self, images: Images<'_>, to: &mut Self::Buffer) -> Result<(), TrainError>;
-    /// A value as an f32 tensor of `shape` for an objective.
-    fn to_tensor(&mut self, from: &Self::Buffer, shape: &[usize]) -> Result<Tensor, TrainError>;
-    /// A gradient from an objective.
-    fn load_tensor(&mut self, from: &Tensor, to: &mut Self::Buffer) -> Result<(), TrainError>;
+    fn images(&mut self, images: Images<'_>, to: &mut Self::Buffer) -> Result<()>;
+    /// A value as an f32 tensor of `shape`, for an objective.
+    fn to_tensor(&mut self, from: &Self::Buffer, shape: &[usize]) -> Result<Tensor>;
+    /// Loads a gradient from an objective.
+    fn load_tensor(&mut self, from: &Tensor, to: &mut Self::Buffer) -> Result<()>;
 
-    /// Convolution, depthwise too. May take the moments of `y` for the batch normalization `norm` that follows.
+    /// `y` = convolution of `x`. The backend may take the moments of `y` for the batch normalization `norm`, its only reader.
     fn conv(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        conv: &Convolution,
+        x: FusedOperand<'_, Self::Buffer>,
         y: &mut Self::Buffer,
         norm: Option<usize>,
-    ) -> Result<(), TrainError>;
-    /// Gradient of the input.
+    ) -> Result<()>;
+    /// Gradient of the input of [`conv`](Self::conv).
     fn conv_backward_data(
         &mut self,
-        at: Site<'_>,
+        conv: &Convolution,
         dy: &Self::Buffer,
         dx: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), TrainError>;
-    /// Gradient of the weights.
+    ) -> Result<()>;
+    /// Gradient of the weights of [`conv`](Self::conv).
     fn conv_backward_weight(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        conv: &Convolution,
+        x: FusedOperand<'_, Self::Buffer>,
         dy: &Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// Statistics and final form of a batch normalization of `x`; running statistics move in training.
-    fn batch_norm(&mut self, at: Site<'_>, x: &Self::Buffer) -> Result<(), TrainError>;
-    /// Gradients of a batch normalization and its activation.
+    ) -> Result<()>;
+    /// `y` = transposed convolution of `x`: the adjoint of `conv`.
+    fn conv_transpose(
+        &mut self,
+        conv: &Convolution,
+        x: FusedOperand<'_, Self::Buffer>,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Gradient of the input of [`conv_transpose`](Self::conv_transpose).
+    fn conv_transpose_backward_data(
+        &mut self,
+        conv: &Convolution,
+        dy: &Self::Buffer,
+        dx: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<()>;
+    /// Gradient of the weights of [`conv_transpose`](Self::conv_transpose).
+    fn conv_transpose_backward_weight(
+        &mut self,
+        conv: &Convolution,
+        x: FusedOperand<'_, Self::Buffer>,
+        dy: &Self::Buffer,
+    ) -> Result<()>;
+    /// Computes statistics and per-channel factors of a batch normalization of `x`, and saves them; moves running statistics in training.
+    fn batch_norm(&mut self, at: Site<'_>, norm: &BatchNorm, x: &Self::Buffer) -> Result<()>;
+    /// Gradients of the parameters and the input of a batch normalization with its activation.
     fn batch_norm_backward(
         &mut self,
         at: Site<'_>,
+        norm: &BatchNorm,
         x: &Self::Buffer,
-        through: Through<'_, Self::Buffer>,
-    ) -> Result<(), TrainError>;
-    /// Writes a normalized value out.
+        target: GradientTarget<&Self::Buffer, &mut Self::Buffer>,
+    ) -> Result<()>;
+    /// Writes `x`, with `channels` channels, to `y`.
     fn materialize(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        channels: usize,
+        x: FusedOperand<'_, Self::Buffer>,
         y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// `x + bias`.
-    fn bias(
-        &mut self,
-        at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
-        y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
+    ) -> Result<()>;
+    /// `y = x + bias`, per channel.
+    fn bias(&mut self, bias: Range, x: FusedOperand<'_, Self::Buffer>, y: &mut Self::Buffer) -> Result<()>;
     /// Gradient of the bias.
-    fn bias_backward(&mut self, at: Site<'_>, dy: &Self::Buffer) -> Result<(), TrainError>;
-    /// `activation(a + b)`.
+    fn bias_backward(&mut self, bias: Range, dy: &Self::Buffer) -> Result<()>;
+    /// `y = activation(a + b)`.
     fn add(
         &mut self,
         at: Site<'_>,
-        a: Reading<'_, Self::Buffer>,
-        b: Reading<'_, Self::Buffer>,
+        activation: Activation,
+        a: FusedOperand<'_, Self::Buffer>,
+        b: FusedOperand<'_, Self::Buffer>,
         y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// `dy` becomes the gradient of either summand.
+    ) -> Result<()>;
+    /// Replaces `dy` by the gradient of either summand of [`add`](Self::add).
     fn add_backward(
         &mut self,
         at: Site<'_>,
+        activation: Activation,
         y: &Self::Buffer,
         dy: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// An activation.
-    fn activate(&mut self, at: Site<'_>, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<(), TrainError>;
-    /// `dy` becomes the gradient of the input.
+    ) -> Result<()>;
+    /// `y = activation(x)`.
+    fn activate(&mut self, activation: Activation, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
+    /// Replaces `dy` by the gradient of the input of [`activate`](Self::activate).
     fn activate_backward(
         &mut self,
-        at: Site<'_>,
+        activation: Activation,
         x: &Self::Buffer,
         dy: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// Max-pool.
+    ) -> Result<()>;
+    /// `y` = largest value of each window; saves the position of each.
     fn max_pool(
         &mut self,
         at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        sliding: &Sliding,
+        x: FusedOperand<'_, Self::Buffer>,
         y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// Its gradient.
+    ) -> Result<()>;
+    /// Gradient of the input of [`max_pool`](Self::max_pool).
     fn max_pool_backward(
         &mut self,
         at: Site<'_>,
+        sliding: &Sliding,
         dy: &Self::Buffer,
         dx: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), TrainError>;
-    /// Global average pool, over visible positions where it is masked.
-    fn average(
+    ) -> Result<()>;
+    /// `y` = mean over the positions of each image; over the visible ones if `masked`.
+    fn global_average(
         &mut self,
         at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        masked: bool,
+        x: FusedOperand<'_, Self::Buffer>,
         y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// Its gradient.
-    fn average_backward(
+    ) -> Result<()>;
+    /// Gradient of the input of [`global_average`](Self::global_average).
+    fn global_average_backward(
         &mut self,
         at: Site<'_>,
+        masked: bool,
         dy: &Self::Buffer,
         dx: &mut Self::Buffer,
         accumulate: bool,
-    ) -> Result<(), TrainError>;
-    /// Dense layer.
-    fn linear(&mut self, at: Site<'_>, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<(), TrainError>;
-    /// Gradients of a dense layer: of its parameters, and of its input where `dx` is given.
+    ) -> Result<()>;
+    /// `y = x . weight^T + bias`.
+    fn linear(&mut self, layer: &Dense, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
+    /// Gradients of the parameters of a dense layer; and of its input, if `dx` is given with whether to add to it.
     fn linear_backward(
         &mut self,
-        at: Site<'_>,
+        layer: &Dense,
         x: &Self::Buffer,
         dy: &Self::Buffer,
         dx: Option<(&mut Self::Buffer, bool)>,
-    ) -> Result<(), TrainError>;
-    /// `x` times the gate.
+    ) -> Result<()>;
+    /// `y` = `x`, of `shape`, times `gate`, one factor per image and channel.
     fn scale(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        shape: Shape,
+        x: FusedOperand<'_, Self::Buffer>,
         gate: &Self::Buffer,
         y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// `dy` becomes the gradient of `x`; `dgate` that of the gate.
+    ) -> Result<()>;
+    /// Replaces `dy` by the gradient of `x` of [`scale`](Self::scale); writes the gate's gradient to `dgate`.
     fn scale_backward(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        shape: Shape,
+        x: FusedOperand<'_, Self::Buffer>,
         gate: &Self::Buffer,
         dy: &mut Self::Buffer,
         dgate: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// Dropout of this run's (seed, step), in training only.
+    ) -> Result<()>;
+    /// `y` = `x` with a draw of dropout from `numbers`; saves the draw.
     fn dropout(
         &mut self,
         at: Site<'_>,
-        x: Reading<'_, Self::Buffer>,
+        dropout: &Dropout,
+        numbers: Stream,
+        x: FusedOperand<'_, Self::Buffer>,
         y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// The same draw applied to `dy`.
-    fn dropout_backward(&mut self, at: Site<'_>, dy: &mut Self::Buffer) -> Result<(), TrainError>;
-    /// Rows divided by their norm.
-    fn l2_normalize(
-        &mut self,
-        at: Site<'_>,
-        x: &Self::Buffer,
-        y: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// `dy` becomes the gradient of the input.
+    ) -> Result<()>;
+    /// Applies the saved draw of [`dropout`](Self::dropout) to `dy`.
+    fn dropout_backward(&mut self, at: Site<'_>, dy: &mut Self::Buffer) -> Result<()>;
+    /// `y` = rows of `columns` values, each divided by its L2 norm.
+    fn l2_normalize(&mut self, columns: usize, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
+    /// Replaces `dy` by the gradient of the input of [`l2_normalize`](Self::l2_normalize).
     fn l2_normalize_backward(
         &mut self,
-        at: Site<'_>,
+        columns: usize,
         x: &Self::Buffer,
         dy: &mut Self::Buffer,
-    ) -> Result<(), TrainError>;
-    /// Zero at hidden positions, in place: of a value or of a gradient.
-    fn mask(&mut self, at: Site<'_>, values: &mut Self::Buffer) -> Result<(), TrainError>;
-    /// The node's token at hidden positions, in place.
-    fn fill_masked(&mut self, at: Site<'_>, values: &mut Self::Buffer) -> Result<(), TrainError>;
-    /// Gradient of the token; `dy` becomes the gradient of the input.
-    fn fill_masked_backward(&mut self, at: Site<'_>, dy: &mut Self::Buffer) -> Result<(), TrainError>;
+    ) -> Result<()>;
+    /// Zeroes the hidden positions of a value or a gradient of `shape`, in place.
+    fn mask(&mut self, shape: Shape, values: &mut Self::Buffer) -> Result<()>;
+    /// Writes the parameter `token` to the hidden positions of a value of `shape`, in place.
+    fn fill_masked(&mut self, shape: Shape, token: Range, values: &mut Self::Buffer) -> Result<()>;
+    /// Gradient of the token of [`fill_masked`](Self::fill_masked); replaces `dy` by the gradient of the input.
+    fn fill_masked_backward(&mut self, shape: Shape, token: Range, dy: &mut Self::Buffer) -> Result<()>;
 
     /// One step of the optimizer on all parameters, by the gradients of the last backward passes.
-    fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError>;
-    /// The norm of the gradients that the last update clipped, a scalar, on a device that leaves it to others to see whether it is finite.
-    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError>;
-    /// Parameters and buffers.
-    fn state(&mut self) -> Result<State, TrainError>;
-    /// Puts parameters and buffers back.
-    fn load_state(&mut self, state: &State) -> Result<(), TrainError>;
-    /// The gradients of the parameters, flat.
-    fn gradients(&mut self) -> Result<Vec<f32>, TrainError>;
-    /// The optimizer's vectors, flat, in the order of [`Update::slots`].
-    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError>;
-    /// Puts the optimizer's vectors back.
-    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError>;
+    fn update(&mut self, table: &Table, update: &Update) -> Result<()>;
+    /// The norm of the gradients that the last update clipped, a scalar, on a device whose updates do not check that it is finite.
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>>;
+    /// Parameters and buffers, on the host.
+    fn state(&mut self) -> Result<State>;
+    /// Loads parameters and buffers; fails if a length differs.
+    fn load_state(&mut self, state: &State) -> Result<()>;
+    /// Gradients of the parameters, flat, on the host.
+    fn gradients(&mut self) -> Result<Vec<f32>>;
+    /// The optimizer's state, on the host.
+    fn optimizer_state(&mut self) -> Result<OptimizerState>;
+    /// Loads the optimizer's state; the next [`update`](Self::update) checks it.
+    fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()>;
     /// Bytes of buffers held.
     fn bytes(&self) -> usize;
 }

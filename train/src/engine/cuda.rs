@@ -1,120 +1,99 @@
 //! NVIDIA GPUs: kernels of `lgd-cuda` on pooled device memory.
 //!
-//! Everything is issued to one stream, Candle's own, without waiting for anything but values that the host asks for. Three
-//! fusions live here and not in the tape: a residual sum's backward pass also takes the sums of the normalizations before it, and
-//! the gradient through a max-pool or a global average reaches a normalization without being written out.
+//! All work is issued to one stream, Candle's own; the host waits only for values that it reads. Three fusions are here and not in the
+//! tape: the backward pass of a residual sum also takes the sums of the normalizations before it, and the gradient through a max-pool or a
+//! global average reaches a normalization without being written.
 
+mod device;
 mod layers;
-mod mask;
 mod memory;
 mod norm;
+mod saved;
+mod transfer;
 mod update;
 
 use std::sync::Arc;
 
-use candle_core::op::BackpropOp;
-use candle_core::{CudaStorage, Device, Storage, Tensor};
-use lgd_cuda::batch_norm::Operand;
+use candle_core::{Device, Tensor};
 use lgd_cuda::elementwise::Draw;
 use lgd_cuda::host::Uploader;
-use lgd_cuda::optimizer;
-use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice, SliceMut, Tuning, conv, elementwise, pool, rows};
-use lgd_kernels::Activation;
-use lgd_kernels::conv::Conv;
+use lgd_cuda::{Buffer, CudaError, Element, Gpu, Tuning, conv, elementwise, mask, optimizer, rows};
 use lgd_kernels::geometry::expect_eq;
+use lgd_kernels::{Activation, GradientTarget, Sliding};
 
-use self::layers::add_any;
-use self::mask::Mask;
+pub(crate) use self::device::is_out_of_memory;
+use self::layers::{Direction, add_any};
 use self::memory::{Content, CudaBuffer, Pool};
-use self::norm::norm;
-use super::backend::{Backend, Images, Mode, Reading, Site, Through};
-use super::graph::{Graph, Node, Op, Value};
-use super::parameters::{State, Table};
-use crate::error::TrainError;
-use crate::optim::{Group, Update};
+use self::saved::{OwnedMask, Saved, operand};
+use super::backend::{Backend, FusedOperand, Images, Mode, Site};
+use super::graph::{BatchNorm, Convolution, Dense, Dropout, Graph, Op, Shape};
+use super::optimizer::{Group, OptimizerState, Update};
+use super::parameters::{Range, State, Table};
+use crate::error::{Result, TrainError};
 use crate::rng::Stream;
 
-/// Batches of pixels that may be on their way to the device.
-const UPLOADS: usize = 2;
-
-/// What a node keeps between forward and backward.
-#[derive(Default)]
-struct Kept {
-    /// Of a normalization: statistics, factors, and those of its gradient.
-    norm: Option<Buffer>,
-    /// What follows the normalization.
-    activation: Option<Activation>,
-    /// Whether the sums of its gradient were taken by the residual sum behind it.
-    summed: bool,
-    /// Of a max-pool: which taps it took.
-    taken: Option<Buffer>,
-    /// Of a sum: the normalized summands, and their normalizations.
-    summands: Vec<(Arc<Buffer>, usize)>,
-}
-
-/// Parameters, their gradients and the optimizer's vectors, flat, f32; pooled memory for everything else.
+/// Parameters, their gradients and the optimizer's state, flat, f32; pooled memory for everything else.
 pub struct CudaBackend {
     device: Device,
     gpu: Gpu,
     /// Element of activations and of the weights that layers read.
     element: Element,
     parameters: Buffer,
-    /// The parameters in `element`; none where that is f32.
+    /// The parameters in `element`; none if that is f32.
     copy: Option<Buffer>,
     buffers: Buffer,
     gradients: Buffer,
-    slots: Vec<Buffer>,
-    table: Option<(Vec<Group>, optimizer::Table)>,
-    kept: Vec<Kept>,
-    /// How many nodes read each value of the graph at work; outputs count as read by the caller.
-    readers: Vec<usize>,
+    optimizer: OptimizerState<Buffer>,
+    /// The groups of the last update, and their tensors on the device.
+    tensors: Option<(Vec<Group>, optimizer::Table)>,
+    saved: Vec<Saved>,
+    /// By value of the graph in progress: whether it is an unmasked normalization with one reader, so that nobody else needs its gradient.
+    /// An output has the caller as a reader.
+    lone_norms: Vec<bool>,
     mode: Mode,
     accumulate: bool,
-    mask: Option<Mask>,
+    mask: Option<OwnedMask>,
     pool: Pool,
+    /// Uploads batches of so many bytes.
     uploader: Option<(usize, Uploader)>,
 }
 
 impl CudaBackend {
-    /// GPU number `ordinal` with a stream of its own. (Candle's plain `Device::new_cuda` takes a stream per thread: work issued from
-    /// two threads would not be ordered.)
+    /// GPU number `ordinal` with a stream of its own.
     ///
     /// # Errors
-    /// No driver, or no such GPU.
-    pub fn open(ordinal: usize) -> Result<Device, TrainError> {
-        Ok(Device::new_cuda_with_stream(ordinal)?)
+    /// No such GPU, or no driver, cuBLAS or cuRAND.
+    pub fn open(ordinal: usize) -> Result<Device> {
+        device::open(ordinal)
     }
 
     /// A backend on `device` that starts from `state`, with activations of `element`: bf16, f16 or f32.
     ///
     /// # Errors
-    /// A device without CUDA, or one that lacks cuBLAS, cuDNN or memory.
-    pub fn new(device: Device, state: &State, element: Element, tuning: Tuning) -> Result<Self, TrainError> {
-        let gpu = Gpu::new(device.as_cuda_device()?.cuda_stream(), tuning).map_err(failed)?;
+    /// A device without CUDA, cuBLAS or cuDNN, or without enough memory.
+    pub fn new(device: Device, state: &State, element: Element, tuning: Tuning) -> Result<Self> {
+        let gpu = Gpu::new(device.as_cuda_device()?.cuda_stream(), tuning)?;
         let stream = Arc::clone(gpu.stream());
-        let make = || {
-            let mut backend = Self {
-                parameters: Buffer::from_host(&stream, &state.parameters)?,
-                copy: None,
-                buffers: Buffer::from_host(&stream, &state.buffers)?,
-                gradients: Buffer::zeros(&stream, Element::F32, state.parameters.len())?,
-                device,
-                gpu,
-                element,
-                slots: Vec::new(),
-                table: None,
-                kept: Vec::new(),
-                readers: Vec::new(),
-                mode: Mode::Inference,
-                accumulate: false,
-                mask: None,
-                pool: Pool::default(),
-                uploader: None,
-            };
-            backend.refresh()?;
-            Ok(backend)
+        let mut backend = Self {
+            parameters: Buffer::from_host(&stream, &state.parameters)?,
+            copy: None,
+            buffers: Buffer::from_host(&stream, &state.buffers)?,
+            gradients: Buffer::zeros(&stream, Element::F32, state.parameters.len())?,
+            device,
+            gpu,
+            element,
+            optimizer: OptimizerState::default(),
+            tensors: None,
+            saved: Vec::new(),
+            lone_norms: Vec::new(),
+            mode: Mode::Inference,
+            accumulate: false,
+            mask: None,
+            pool: Pool::default(),
+            uploader: None,
         };
-        make().map_err(failed)
+        backend.refresh()?;
+        Ok(backend)
     }
 
     /// Writes the copy of the parameters that layers read.
@@ -130,62 +109,6 @@ impl CudaBackend {
         self.copy = Some(copy);
         Ok(())
     }
-
-    /// Whether the value goes to one node alone and is a normalization that is read lazily: nobody else needs its gradient.
-    fn feeds_alone(&self, graph: &Graph, value: Value) -> bool {
-        let id = value.0;
-        self.readers[id] == 1 && matches!(&graph.nodes()[id].op, Op::BatchNorm(spec) if !spec.masked)
-    }
-
-    fn stage(&mut self, rgb: &[u8]) -> Result<(), CudaError> {
-        if self.uploader.as_ref().is_none_or(|(len, _)| *len != rgb.len()) {
-            self.uploader = Some((rgb.len(), Uploader::new(self.gpu.stream(), rgb.len(), UPLOADS)?));
-        }
-        self.uploader.as_mut().map_or(Ok(()), |(_, uploader)| uploader.upload(rgb))
-    }
-
-    fn load_images(&mut self, images: Images<'_>, to: &mut CudaBuffer) -> Result<(), CudaError> {
-        let element = self.element;
-        match images {
-            Images::Normalized(values) => {
-                let on = Buffer::from_host(self.gpu.stream(), values)?;
-                let y = to.room(&self.gpu, &mut self.pool, element)?;
-                if element == Element::F32 {
-                    return y.as_mut().copy_from(self.gpu.stream(), on.as_slice());
-                }
-                elementwise::narrow(&mut self.gpu, on.as_slice(), &mut y.as_mut())
-            }
-            Images::Pixels { rgb, normalization } => {
-                self.stage(rgb)?;
-                let statistics = (normalization.mean, normalization.std);
-                let Self { gpu, pool, uploader, .. } = self;
-                let y = to.room(gpu, pool, element)?;
-                let Some((_, uploader)) = uploader else { return Ok(()) };
-                uploader.receive(|rgb| elementwise::images(gpu, rgb, statistics, &mut y.as_mut()))
-            }
-        }
-    }
-
-    fn draw(&self, at: Site<'_>) -> Option<Draw> {
-        let (Op::Dropout { rate, per_image, stream }, Mode::Train { seed, step }) =
-            (&at.node().op, self.mode)
-        else {
-            return None;
-        };
-        let group = if *per_image { at.shape().len() / at.shape().batch.max(1) } else { 1 };
-        Some(Draw { base: Stream::new(&[seed, *stream, step]).state(), rate: *rate, group })
-    }
-}
-
-fn nothing_ran() -> CudaError {
-    CudaError::Unsupported { what: "a backward pass without its forward pass".to_owned() }
-}
-
-fn failed(error: CudaError) -> TrainError {
-    match error {
-        CudaError::Shape(error) => error.into(),
-        error => TrainError::Device { device: "cuda".to_owned(), reason: error.to_string() },
-    }
 }
 
 impl Backend for CudaBackend {
@@ -195,50 +118,63 @@ impl Backend for CudaBackend {
         &self.device
     }
 
-    fn reads_lazily(&self, node: &Node) -> bool {
-        match &node.op {
-            Op::Conv { sliding, groups, .. } => {
-                Conv::new(*sliding, node.shape.channels, *groups).is_ok_and(|conv| conv::is_depthwise(&conv))
-            }
-            Op::ConvTranspose { .. } | Op::Linear { .. } | Op::Activate { .. } | Op::L2Normalize => false,
-            _ => true,
+    fn fuses_norm(&self, op: &Op) -> bool {
+        match op {
+            Op::Conv(conv) => conv::is_depthwise(&conv.geometry),
+            Op::Bias { .. }
+            | Op::Add { .. }
+            | Op::MaxPool { .. }
+            | Op::GlobalAveragePool { .. }
+            | Op::Scale
+            | Op::Dropout(_)
+            | Op::Mask
+            | Op::FillMasked { .. } => true,
+            Op::Images
+            | Op::ConvTranspose(_)
+            | Op::BatchNorm(_)
+            | Op::Activate { .. }
+            | Op::Linear(_)
+            | Op::L2Normalize => false,
         }
     }
 
     fn begin_forward(&mut self, graph: &Graph, mode: Mode) {
         self.mode = mode;
         let count = graph.nodes().len();
-        if self.kept.len() < count {
-            self.kept.resize_with(count, Kept::default);
+        if self.saved.len() < count {
+            self.saved.resize_with(count, Saved::default);
         }
-        for kept in &mut self.kept {
-            for (memory, _) in kept.summands.drain(..) {
-                self.pool.release(memory);
+        for saved in &mut self.saved {
+            for summand in saved.summands.drain(..) {
+                self.pool.release(summand.x);
             }
         }
-        self.readers.clear();
-        self.readers.resize(count, 0);
+        let mut readers = vec![0_usize; count];
         let inputs = graph.nodes().iter().flat_map(|node| &node.inputs);
-        inputs.chain(graph.outputs()).for_each(|value| self.readers[value.0] += 1);
+        inputs.chain(graph.outputs()).for_each(|value| readers[value.0] += 1);
+        let is_lone = |(node, &readers): (&super::graph::Node, &usize)| {
+            readers == 1 && matches!(&node.op, Op::BatchNorm(norm) if !norm.masked)
+        };
+        self.lone_norms = graph.nodes().iter().zip(&readers).map(is_lone).collect();
     }
 
-    fn begin_backward(&mut self, accumulate: bool) -> Result<(), TrainError> {
+    fn begin_backward(&mut self, accumulate: bool) -> Result<()> {
         self.accumulate = accumulate;
-        if accumulate {
-            return Ok(());
+        if !accumulate {
+            // The pass does not visit parameters that no differentiated output depends on: their last gradients must not stay.
+            self.gradients.as_mut().set_zero(self.gpu.stream())?;
         }
-        // Parameters that no differentiated output depends on are not visited: theirs must not stay from the last step.
-        self.gradients.as_mut().set_zero(self.gpu.stream()).map_err(failed)
-    }
-
-    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError> {
-        let mask = lgd_kernels::mask::Mask { visible, rows, columns };
-        let shares = mask.shares()?;
-        self.mask = Some(Mask::new(&self.gpu, &mask, &shares).map_err(failed)?);
         Ok(())
     }
 
-    fn take(&mut self, len: usize) -> Result<CudaBuffer, TrainError> {
+    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<()> {
+        let mask = lgd_kernels::mask::Mask { visible, rows, columns };
+        let shares = mask.shares()?;
+        self.mask = Some(OwnedMask::new(&self.gpu, &mask, &shares)?);
+        Ok(())
+    }
+
+    fn take(&mut self, len: usize) -> Result<CudaBuffer> {
         Ok(CudaBuffer::new(len))
     }
 
@@ -246,459 +182,379 @@ impl Backend for CudaBackend {
         self.pool.give(buffer.content);
     }
 
-    fn copy(&mut self, from: &CudaBuffer, to: &mut CudaBuffer) -> Result<(), TrainError> {
+    fn copy(&mut self, from: &CudaBuffer, to: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, .. } = self;
-        let mut copy = || {
-            let from = from.values()?;
-            to.room(gpu, pool, from.element())?.as_mut().copy_from(gpu.stream(), from)
-        };
-        copy().map_err(failed)
+        let from = from.values()?;
+        Ok(to.room(gpu, pool, from.element())?.as_mut().copy_from(gpu.stream(), from)?)
     }
 
-    fn add_into(&mut self, from: &CudaBuffer, to: &mut CudaBuffer) -> Result<(), TrainError> {
-        from.values().and_then(|from| add_any(&mut self.gpu, &mut self.pool, from, to)).map_err(failed)
+    fn add_into(&mut self, from: &CudaBuffer, to: &mut CudaBuffer) -> Result<()> {
+        Ok(add_any(&mut self.gpu, &mut self.pool, from.values()?, to)?)
     }
 
-    fn images(&mut self, images: Images<'_>, to: &mut CudaBuffer) -> Result<(), TrainError> {
-        self.load_images(images, to).map_err(failed)
+    fn images(&mut self, images: Images<'_>, to: &mut CudaBuffer) -> Result<()> {
+        self.load_images(images, to)
     }
 
-    fn to_tensor(&mut self, from: &CudaBuffer, shape: &[usize]) -> Result<Tensor, TrainError> {
-        let device = self.device.as_cuda_device()?;
-        let mut values = device.alloc_zeros::<f32>(from.len)?;
-        let from = from.values().map_err(failed)?;
-        let mut to = SliceMut::of(&mut values);
-        if from.element() == Element::F32 {
-            to.copy_from(self.gpu.stream(), from).map_err(failed)?;
-        } else {
-            elementwise::widen(&mut self.gpu, from, &mut to, false).map_err(failed)?;
-        }
-        let storage = CudaStorage::wrap_cuda_slice(values, device.clone());
-        Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
+    fn to_tensor(&mut self, from: &CudaBuffer, shape: &[usize]) -> Result<Tensor> {
+        self.download(from, shape)
     }
 
-    fn load_tensor(&mut self, from: &Tensor, to: &mut CudaBuffer) -> Result<(), TrainError> {
-        let from = from.to_device(&self.device)?.to_dtype(candle_core::DType::F32)?.contiguous()?;
-        expect_eq("values of an output's gradient", to.len, from.elem_count())?;
-        let (storage, layout) = from.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else { return Err(TrainError::NothingRan) };
-        let start = layout.start_offset();
-        let Self { gpu, pool, .. } = self;
-        let mut load = |values: Slice<'_>| {
-            let values = values.slice(start..start + to.len)?;
-            to.room(gpu, pool, Element::F32)?.as_mut().copy_from(gpu.stream(), values)
-        };
-        load(Slice::of(storage.as_cuda_slice::<f32>()?)).map_err(failed)
+    fn load_tensor(&mut self, from: &Tensor, to: &mut CudaBuffer) -> Result<()> {
+        self.load(from, to)
     }
 
     fn conv(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        conv: &Convolution,
+        x: FusedOperand<'_, CudaBuffer>,
         y: &mut CudaBuffer,
         _norm: Option<usize>,
-    ) -> Result<(), TrainError> {
-        self.convolve(at, x, y).map_err(failed)
+    ) -> Result<()> {
+        self.convolve(Direction::Forward, conv, x, y)
     }
 
     fn conv_backward_data(
         &mut self,
-        at: Site<'_>,
+        conv: &Convolution,
         dy: &CudaBuffer,
         dx: &mut CudaBuffer,
         accumulate: bool,
-    ) -> Result<(), TrainError> {
-        self.convolve_backward_data(at, dy, dx, accumulate).map_err(failed)
+    ) -> Result<()> {
+        self.convolve_backward_data(Direction::Forward, conv, dy, dx, accumulate)
     }
 
     fn conv_backward_weight(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        conv: &Convolution,
+        x: FusedOperand<'_, CudaBuffer>,
         dy: &CudaBuffer,
-    ) -> Result<(), TrainError> {
-        self.convolve_backward_weight(at, x, dy).map_err(failed)
+    ) -> Result<()> {
+        self.convolve_backward_weight(Direction::Forward, conv, x, dy)
     }
 
-    fn batch_norm(&mut self, at: Site<'_>, x: &CudaBuffer) -> Result<(), TrainError> {
-        let Op::BatchNorm(spec) = &at.node().op else { return Ok(()) };
-        if spec.masked && self.mask.is_none() && self.mode != Mode::Inference {
-            return Err(TrainError::NoMask);
-        }
-        self.normalize(at, spec, x).map_err(failed)
+    fn conv_transpose(
+        &mut self,
+        conv: &Convolution,
+        x: FusedOperand<'_, CudaBuffer>,
+        y: &mut CudaBuffer,
+    ) -> Result<()> {
+        self.convolve(Direction::Transposed, conv, x, y)
+    }
+
+    fn conv_transpose_backward_data(
+        &mut self,
+        conv: &Convolution,
+        dy: &CudaBuffer,
+        dx: &mut CudaBuffer,
+        accumulate: bool,
+    ) -> Result<()> {
+        self.convolve_backward_data(Direction::Transposed, conv, dy, dx, accumulate)
+    }
+
+    fn conv_transpose_backward_weight(
+        &mut self,
+        conv: &Convolution,
+        x: FusedOperand<'_, CudaBuffer>,
+        dy: &CudaBuffer,
+    ) -> Result<()> {
+        self.convolve_backward_weight(Direction::Transposed, conv, x, dy)
+    }
+
+    fn batch_norm(&mut self, at: Site<'_>, norm: &BatchNorm, x: &CudaBuffer) -> Result<()> {
+        self.normalize(at, norm, x)
     }
 
     fn batch_norm_backward(
         &mut self,
         at: Site<'_>,
+        norm: &BatchNorm,
         x: &CudaBuffer,
-        through: Through<'_, CudaBuffer>,
-    ) -> Result<(), TrainError> {
-        let Op::BatchNorm(spec) = &at.node().op else { return Ok(()) };
-        self.normalize_backward(at, spec, x, through).map_err(failed)
+        target: GradientTarget<&CudaBuffer, &mut CudaBuffer>,
+    ) -> Result<()> {
+        self.normalize_backward(at, norm, x, target)
     }
 
     fn materialize(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        channels: usize,
+        x: FusedOperand<'_, CudaBuffer>,
         y: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        self.write_out(at, x, y).map_err(failed)
+    ) -> Result<()> {
+        self.write_out(channels, x, y)
     }
 
-    fn bias(
-        &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
-        y: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Op::Bias { bias } = &at.node().op else { return Ok(()) };
-        let Self { gpu, pool, kept, parameters, .. } = self;
-        let mut add = || {
-            let data = x.buffer.values()?;
-            let y = y.room(gpu, pool, data.element())?;
-            let bias = parameters.as_slice().slice(bias.indices())?;
-            elementwise::bias(gpu, Operand { data, norm: norm(kept, x.norm) }, bias, &mut y.as_mut())
-        };
-        add().map_err(failed)
+    fn bias(&mut self, bias: Range, x: FusedOperand<'_, CudaBuffer>, y: &mut CudaBuffer) -> Result<()> {
+        let Self { gpu, pool, saved, parameters, .. } = self;
+        let x = operand(saved, x)?;
+        let y = y.room(gpu, pool, x.data.element())?;
+        let bias = parameters.as_slice().slice(bias.indices())?;
+        Ok(elementwise::bias(gpu, x, bias, &mut y.as_mut())?)
     }
 
-    fn bias_backward(&mut self, at: Site<'_>, dy: &CudaBuffer) -> Result<(), TrainError> {
-        let Op::Bias { bias } = &at.node().op else { return Ok(()) };
-        let Self { gpu, gradients, accumulate, .. } = self;
-        let mut sum = || {
-            let mut sums = gradients.as_mut().slice(bias.indices())?;
-            elementwise::column_sums(gpu, dy.values()?, &mut sums, *accumulate)
-        };
-        sum().map_err(failed)
+    fn bias_backward(&mut self, bias: Range, dy: &CudaBuffer) -> Result<()> {
+        let mut sums = self.gradients.as_mut().slice(bias.indices())?;
+        Ok(elementwise::column_sums(&mut self.gpu, dy.values()?, &mut sums, self.accumulate)?)
     }
 
     fn add(
         &mut self,
         at: Site<'_>,
-        a: Reading<'_, CudaBuffer>,
-        b: Reading<'_, CudaBuffer>,
+        activation: Activation,
+        a: FusedOperand<'_, CudaBuffer>,
+        b: FusedOperand<'_, CudaBuffer>,
         y: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Op::Add { activation } = at.node().op else { return Ok(()) };
-        self.sum(at, activation, [a, b], y).map_err(failed)
+    ) -> Result<()> {
+        self.sum(at, activation, [a, b], y)
     }
 
-    fn add_backward(&mut self, at: Site<'_>, y: &CudaBuffer, dy: &mut CudaBuffer) -> Result<(), TrainError> {
-        let Op::Add { activation } = at.node().op else { return Ok(()) };
-        self.sum_backward(at, activation, y, dy).map_err(failed)
+    fn add_backward(
+        &mut self,
+        at: Site<'_>,
+        activation: Activation,
+        y: &CudaBuffer,
+        dy: &mut CudaBuffer,
+    ) -> Result<()> {
+        self.sum_backward(at, activation, y, dy)
     }
 
-    fn activate(&mut self, at: Site<'_>, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<(), TrainError> {
-        let Op::Activate { activation } = at.node().op else { return Ok(()) };
+    fn activate(&mut self, activation: Activation, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, .. } = self;
-        let mut apply = || {
-            let x = x.values()?;
-            let y = y.room(gpu, pool, x.element())?;
-            elementwise::activate(gpu, activation, x, &mut y.as_mut())
-        };
-        apply().map_err(failed)
+        let x = x.values()?;
+        let y = y.room(gpu, pool, x.element())?;
+        Ok(elementwise::activate(gpu, activation, x, &mut y.as_mut())?)
     }
 
     fn activate_backward(
         &mut self,
-        at: Site<'_>,
+        activation: Activation,
         x: &CudaBuffer,
         dy: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Op::Activate { activation } = at.node().op else { return Ok(()) };
+    ) -> Result<()> {
         let Self { gpu, pool, .. } = self;
-        let mut apply = || {
-            let x = x.values()?;
-            dy.convert(gpu, pool, x.element())?;
-            elementwise::activate_backward(gpu, activation, x, &mut dy.unique(gpu, pool)?.as_mut())
-        };
-        apply().map_err(failed)
+        let x = x.values()?;
+        dy.convert(gpu, pool, x.element())?;
+        let dy = dy.unique(gpu, pool)?;
+        Ok(elementwise::activate_backward(gpu, activation, x, &mut dy.as_mut())?)
     }
 
     fn max_pool(
         &mut self,
         at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        sliding: &Sliding,
+        x: FusedOperand<'_, CudaBuffer>,
         y: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Op::MaxPool { sliding } = &at.node().op else { return Ok(()) };
-        let Self { gpu, pool, kept, .. } = self;
-        let mut run = || {
-            let mut taken = match kept[at.id].taken.take().filter(|taken| taken.len() == y.len) {
-                Some(taken) => taken,
-                None => gpu.alloc(Element::U8, y.len)?,
-            };
-            let data = x.buffer.values()?;
-            let y = y.room(gpu, pool, data.element())?;
-            let operand = Operand { data, norm: norm(kept, x.norm) };
-            pool::max_pool(gpu, sliding, operand, &mut y.as_mut(), &mut taken.as_mut())?;
-            kept[at.id].taken = Some(taken);
-            Ok(())
-        };
-        run().map_err(failed)
+    ) -> Result<()> {
+        self.pool(at, sliding, x, y)
     }
 
     fn max_pool_backward(
         &mut self,
         at: Site<'_>,
+        _: &Sliding,
         dy: &CudaBuffer,
         dx: &mut CudaBuffer,
         accumulate: bool,
-    ) -> Result<(), TrainError> {
-        self.pool_backward(at, dy, dx, accumulate).map_err(failed)
+    ) -> Result<()> {
+        self.pool_backward(at, dy, dx, accumulate)
     }
 
-    fn average(
+    fn global_average(
         &mut self,
         at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        masked: bool,
+        x: FusedOperand<'_, CudaBuffer>,
         y: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let shape = at.input(0);
-        let Self { gpu, pool, kept, .. } = self;
-        let mut run = || {
-            let y = y.room(gpu, pool, Element::F32)?;
-            let operand = Operand { data: x.buffer.values()?, norm: norm(kept, x.norm) };
-            pool::global_average(gpu, operand, shape.pixels(), shape.channels, &mut y.as_mut())
-        };
-        run().map_err(failed)?;
-        if let Some(scaled) = self.count_visible(at, y.values().map_err(failed)?)? {
+    ) -> Result<()> {
+        let Self { gpu, pool, saved, .. } = self;
+        let (pixels, channels) = (at.input.pixels(), at.input.channels);
+        let means = &mut y.room(gpu, pool, Element::F32)?.as_mut();
+        lgd_cuda::pool::global_average(gpu, operand(saved, x)?, pixels, channels, means)?;
+        if masked {
+            let scaled = self.count_visible(at.input.batch, y.values()?)?;
             self.pool.give(std::mem::replace(&mut y.content, Content::Memory(Arc::new(scaled))));
         }
         Ok(())
     }
 
-    fn average_backward(
+    fn global_average_backward(
         &mut self,
         at: Site<'_>,
+        masked: bool,
         dy: &CudaBuffer,
         dx: &mut CudaBuffer,
         accumulate: bool,
-    ) -> Result<(), TrainError> {
-        if !matches!(at.node().op, Op::GlobalAveragePool { masked: true }) {
-            return self.spread(at, dy, dx, accumulate).map_err(failed);
+    ) -> Result<()> {
+        if !masked {
+            return self.average_backward(at, dy, dx, accumulate);
         }
-        let converted = self.pool.converted(&mut self.gpu, dy.values().map_err(failed)?, Element::F32);
-        let converted = converted.map_err(failed)?;
-        let means = converted.as_ref().map_or(dy.values(), |dy| Ok(dy.as_slice())).map_err(failed)?;
-        let scaled = self.count_visible(at, means)?.map(Arc::new);
+        let converted = self.pool.converted(&mut self.gpu, dy.values()?, Element::F32)?;
+        let means = converted.as_ref().map_or(dy.values()?, Buffer::as_slice);
+        let scaled = self.count_visible(at.input.batch, means)?;
         self.pool.recycle(converted);
-        let content = scaled.map_or(Content::Nothing, Content::Memory);
-        let dy = CudaBuffer { len: dy.len, content };
-        let result = self.spread(at, &dy, dx, accumulate).map_err(failed);
+        let dy = CudaBuffer { len: dy.len, content: Content::Memory(Arc::new(scaled)) };
+        let result = self.average_backward(at, &dy, dx, accumulate);
         self.pool.give(dy.content);
         result
     }
 
-    fn linear(&mut self, at: Site<'_>, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<(), TrainError> {
-        self.dense(at, x, y).map_err(failed)
+    fn linear(&mut self, layer: &Dense, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<()> {
+        self.dense(layer, x, y)
     }
 
     fn linear_backward(
         &mut self,
-        at: Site<'_>,
+        layer: &Dense,
         x: &CudaBuffer,
         dy: &CudaBuffer,
         dx: Option<(&mut CudaBuffer, bool)>,
-    ) -> Result<(), TrainError> {
-        self.dense_backward(at, x, dy, dx).map_err(failed)
+    ) -> Result<()> {
+        self.dense_backward(layer, x, dy, dx)
     }
 
     fn scale(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        shape: Shape,
+        x: FusedOperand<'_, CudaBuffer>,
         gate: &CudaBuffer,
         y: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Self { gpu, pool, kept, .. } = self;
-        let mut run = || {
-            let data = x.buffer.values()?;
-            let converted = pool.converted(gpu, gate.values()?, Element::F32)?;
-            let gate = converted.as_ref().map_or(gate.values()?, Buffer::as_slice);
-            let y = y.room(gpu, pool, data.element())?;
-            let operand = Operand { data, norm: norm(kept, x.norm) };
-            elementwise::scale(gpu, operand, gate, at.shape().channels, &mut y.as_mut())?;
-            pool.recycle(converted);
-            Ok(())
-        };
-        run().map_err(failed)
+    ) -> Result<()> {
+        let Self { gpu, pool, saved, .. } = self;
+        let x = operand(saved, x)?;
+        let converted = pool.converted(gpu, gate.values()?, Element::F32)?;
+        let gate = converted.as_ref().map_or(gate.values()?, Buffer::as_slice);
+        let y = y.room(gpu, pool, x.data.element())?;
+        elementwise::scale(gpu, x, gate, shape.channels, &mut y.as_mut())?;
+        pool.recycle(converted);
+        Ok(())
     }
 
     fn scale_backward(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        shape: Shape,
+        x: FusedOperand<'_, CudaBuffer>,
         gate: &CudaBuffer,
         dy: &mut CudaBuffer,
         dgate: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Self { gpu, pool, kept, .. } = self;
-        let mut run = || {
-            let data = x.buffer.values()?;
-            let element = gate.memory()?.element();
-            let converted = pool.converted(gpu, gate.values()?, Element::F32)?;
-            let gates = converted.as_ref().map_or(gate.values()?, Buffer::as_slice);
-            dy.convert(gpu, pool, data.element())?;
-            let operand = Operand { data, norm: norm(kept, x.norm) };
-            let to = dgate.room(gpu, pool, Element::F32)?;
-            let channels = at.shape().channels;
-            elementwise::scale_backward(
-                gpu,
-                operand,
-                gates,
-                channels,
-                &mut dy.unique(gpu, pool)?.as_mut(),
-                &mut to.as_mut(),
-            )?;
-            pool.recycle(converted);
-            dgate.convert(gpu, pool, element)
-        };
-        run().map_err(failed)
+    ) -> Result<()> {
+        let Self { gpu, pool, saved, .. } = self;
+        let x = operand(saved, x)?;
+        let element = gate.memory()?.element();
+        let converted = pool.converted(gpu, gate.values()?, Element::F32)?;
+        let gate = converted.as_ref().map_or(gate.values()?, Buffer::as_slice);
+        dy.convert(gpu, pool, x.data.element())?;
+        let to = &mut dgate.room(gpu, pool, Element::F32)?.as_mut();
+        let dy = &mut dy.unique(gpu, pool)?.as_mut();
+        elementwise::scale_backward(gpu, x, gate, shape.channels, dy, to)?;
+        pool.recycle(converted);
+        Ok(dgate.convert(gpu, pool, element)?)
     }
 
     fn dropout(
         &mut self,
         at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        dropout: &Dropout,
+        numbers: Stream,
+        x: FusedOperand<'_, CudaBuffer>,
         y: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Some(draw) = self.draw(at) else { return self.materialize(at, x, y) };
-        let Self { gpu, pool, kept, .. } = self;
-        let mut run = || {
-            let data = x.buffer.values()?;
-            let y = y.room(gpu, pool, data.element())?;
-            let operand = Operand { data, norm: norm(kept, x.norm) };
-            elementwise::dropout(gpu, &draw, operand, at.shape().channels, &mut y.as_mut())
-        };
-        run().map_err(failed)
+    ) -> Result<()> {
+        let group = if dropout.per_image { at.shape.len() / at.shape.batch } else { 1 };
+        let draw = Draw { base: numbers.state(), rate: dropout.rate, group };
+        self.saved[at.id].draw = Some(draw);
+        let Self { gpu, pool, saved, .. } = self;
+        let x = operand(saved, x)?;
+        let y = y.room(gpu, pool, x.data.element())?;
+        Ok(elementwise::dropout(gpu, &draw, x, at.shape.channels, &mut y.as_mut())?)
     }
 
-    fn dropout_backward(&mut self, at: Site<'_>, dy: &mut CudaBuffer) -> Result<(), TrainError> {
-        let Some(draw) = self.draw(at) else { return Ok(()) };
+    fn dropout_backward(&mut self, at: Site<'_>, dy: &mut CudaBuffer) -> Result<()> {
+        let Self { gpu, pool, saved, .. } = self;
+        let draw = saved[at.id].draw.ok_or(TrainError::NothingRan)?;
+        let dy = dy.unique(gpu, pool)?;
+        Ok(elementwise::dropout_backward(gpu, &draw, at.shape.channels, &mut dy.as_mut())?)
+    }
+
+    fn l2_normalize(&mut self, columns: usize, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, .. } = self;
-        let mut run = || {
-            let dy = dy.unique(gpu, pool)?;
-            elementwise::dropout_backward(gpu, &draw, at.shape().channels, &mut dy.as_mut())
-        };
-        run().map_err(failed)
+        let converted = pool.converted(gpu, x.values()?, Element::F32)?;
+        let x = converted.as_ref().map_or(x.values()?, Buffer::as_slice);
+        let y = y.room(gpu, pool, Element::F32)?;
+        rows::l2_normalize(gpu, x, columns, &mut y.as_mut())?;
+        pool.recycle(converted);
+        Ok(())
     }
 
-    fn l2_normalize(&mut self, at: Site<'_>, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<(), TrainError> {
+    fn l2_normalize_backward(&mut self, columns: usize, x: &CudaBuffer, dy: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, .. } = self;
-        let mut run = || {
-            let converted = pool.converted(gpu, x.values()?, Element::F32)?;
-            let x = converted.as_ref().map_or(x.values()?, Buffer::as_slice);
-            let y = y.room(gpu, pool, Element::F32)?;
-            rows::l2_normalize(gpu, x, at.shape().channels, &mut y.as_mut())?;
-            pool.recycle(converted);
-            Ok(())
-        };
-        run().map_err(failed)
+        let element = x.memory()?.element();
+        let converted = pool.converted(gpu, x.values()?, Element::F32)?;
+        let x = converted.as_ref().map_or(x.values()?, Buffer::as_slice);
+        dy.convert(gpu, pool, Element::F32)?;
+        rows::l2_normalize_backward(gpu, x, columns, &mut dy.unique(gpu, pool)?.as_mut())?;
+        pool.recycle(converted);
+        Ok(dy.convert(gpu, pool, element)?)
     }
 
-    fn l2_normalize_backward(
-        &mut self,
-        at: Site<'_>,
-        x: &CudaBuffer,
-        dy: &mut CudaBuffer,
-    ) -> Result<(), TrainError> {
-        let Self { gpu, pool, .. } = self;
-        let mut run = || {
-            let element = x.memory()?.element();
-            let converted = pool.converted(gpu, x.values()?, Element::F32)?;
-            let x = converted.as_ref().map_or(x.values()?, Buffer::as_slice);
-            dy.convert(gpu, pool, Element::F32)?;
-            rows::l2_normalize_backward(gpu, x, at.shape().channels, &mut dy.unique(gpu, pool)?.as_mut())?;
-            pool.recycle(converted);
-            dy.convert(gpu, pool, element)
-        };
-        run().map_err(failed)
-    }
-
-    fn mask(&mut self, at: Site<'_>, values: &mut CudaBuffer) -> Result<(), TrainError> {
+    fn mask(&mut self, shape: Shape, values: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, mask, .. } = self;
-        let mask = mask.as_ref().ok_or(TrainError::NoMask)?.view(at);
-        let mut run = || {
-            let values = values.unique(gpu, pool)?;
-            elementwise::mask(gpu, &mask, at.shape().channels, &mut values.as_mut())
-        };
-        run().map_err(failed)
+        let mask = mask.as_ref().ok_or(TrainError::NoMask)?.view(shape);
+        let values = values.unique(gpu, pool)?;
+        Ok(mask::apply(gpu, &mask, shape.channels, &mut values.as_mut())?)
     }
 
-    fn fill_masked(&mut self, at: Site<'_>, values: &mut CudaBuffer) -> Result<(), TrainError> {
-        let Op::FillMasked { token } = &at.node().op else { return Ok(()) };
+    fn fill_masked(&mut self, shape: Shape, token: Range, values: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, mask, parameters, .. } = self;
-        let mask = mask.as_ref().ok_or(TrainError::NoMask)?.view(at);
-        let mut run = || {
-            let token = parameters.as_slice().slice(token.indices())?;
-            elementwise::fill_masked(gpu, &mask, token, &mut values.unique(gpu, pool)?.as_mut())
-        };
-        run().map_err(failed)
+        let mask = mask.as_ref().ok_or(TrainError::NoMask)?.view(shape);
+        let token = parameters.as_slice().slice(token.indices())?;
+        Ok(mask::fill(gpu, &mask, token, &mut values.unique(gpu, pool)?.as_mut())?)
     }
 
-    fn fill_masked_backward(&mut self, at: Site<'_>, dy: &mut CudaBuffer) -> Result<(), TrainError> {
-        let Op::FillMasked { token } = &at.node().op else { return Ok(()) };
+    fn fill_masked_backward(&mut self, shape: Shape, token: Range, dy: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, mask, gradients, accumulate, .. } = self;
-        let mask = mask.as_ref().ok_or(TrainError::NoMask)?.inverse(at);
-        let mut run = || {
-            let from = dy.values()?;
-            let mut hidden = pool.take(gpu, from.element(), from.len())?;
-            hidden.as_mut().copy_from(gpu.stream(), from)?;
-            elementwise::mask(gpu, &mask, at.shape().channels, &mut hidden.as_mut())?;
-            let mut sums = gradients.as_mut().slice(token.indices())?;
-            elementwise::column_sums(gpu, hidden.as_slice(), &mut sums, *accumulate)?;
-            pool.recycle(Some(hidden));
-            Ok(())
-        };
-        run().map_err(failed)?;
-        self.mask(at, dy)
+        let inverse = mask.as_ref().ok_or(TrainError::NoMask)?.inverse(shape);
+        let from = dy.values()?;
+        let mut hidden = pool.take(gpu, from.element(), from.len())?;
+        hidden.as_mut().copy_from(gpu.stream(), from)?;
+        mask::apply(gpu, &inverse, shape.channels, &mut hidden.as_mut())?;
+        let mut sums = gradients.as_mut().slice(token.indices())?;
+        elementwise::column_sums(gpu, hidden.as_slice(), &mut sums, *accumulate)?;
+        pool.recycle(Some(hidden));
+        self.mask(shape, dy)
     }
 
-    fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError> {
-        self.step(table, update).map_err(failed)
+    fn update(&mut self, table: &Table, update: &Update) -> Result<()> {
+        self.step(table, update)
     }
 
-    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError> {
-        let Some((_, table)) = &self.table else { return Ok(None) };
-        let device = self.device.as_cuda_device()?;
-        let mut norm = device.alloc_zeros::<f32>(1)?;
-        let found = table.norm().map_err(failed)?;
-        SliceMut::of(&mut norm).copy_from(self.gpu.stream(), found).map_err(failed)?;
-        let storage = CudaStorage::wrap_cuda_slice(norm, device.clone());
-        Ok(Some(Tensor::from_storage(Storage::Cuda(storage), (), BackpropOp::none(), false)))
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>> {
+        self.clipped_norm()
     }
 
-    fn state(&mut self) -> Result<State, TrainError> {
+    fn state(&mut self) -> Result<State> {
         let stream = self.gpu.stream();
-        let parameters = self.parameters.as_slice().to_host(stream).map_err(failed)?;
-        Ok(State { parameters, buffers: self.buffers.as_slice().to_host(stream).map_err(failed)? })
+        let parameters = self.parameters.as_slice().to_host(stream)?;
+        Ok(State { parameters, buffers: self.buffers.as_slice().to_host(stream)? })
     }
 
-    fn load_state(&mut self, state: &State) -> Result<(), TrainError> {
+    fn load_state(&mut self, state: &State) -> Result<()> {
         expect_eq("parameters of a state", self.parameters.len(), state.parameters.len())?;
         expect_eq("buffers of a state", self.buffers.len(), state.buffers.len())?;
         let stream = Arc::clone(self.gpu.stream());
-        self.parameters.as_mut().copy_from_host(&stream, &state.parameters).map_err(failed)?;
-        self.buffers.as_mut().copy_from_host(&stream, &state.buffers).map_err(failed)?;
-        self.refresh().map_err(failed)
+        self.parameters.as_mut().copy_from_host(&stream, &state.parameters)?;
+        self.buffers.as_mut().copy_from_host(&stream, &state.buffers)?;
+        Ok(self.refresh()?)
     }
 
-    fn gradients(&mut self) -> Result<Vec<f32>, TrainError> {
-        self.gradients.as_slice().to_host(self.gpu.stream()).map_err(failed)
+    fn gradients(&mut self) -> Result<Vec<f32>> {
+        Ok(self.gradients.as_slice().to_host(self.gpu.stream())?)
     }
 
-    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
-        let stream = self.gpu.stream();
-        self.slots.iter().map(|slot| slot.as_slice().to_host(stream).map_err(failed)).collect()
+    fn optimizer_state(&mut self) -> Result<OptimizerState> {
+        Ok(self.optimizer.try_map(|vector| vector.as_slice().to_host(self.gpu.stream()))?)
     }
 
-    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
-        let stream = self.gpu.stream();
-        let slots = slots.iter().map(|slot| Buffer::from_host(stream, slot));
-        self.slots = slots.collect::<Result<_, _>>().map_err(failed)?;
+    fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()> {
+        self.optimizer = state.try_map(|vector| Buffer::from_host(self.gpu.stream(), vector))?;
         Ok(())
     }
 

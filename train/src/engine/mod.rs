@@ -1,21 +1,23 @@
-//! The engine: students as static graphs, run forward and backward by one tape on the CPU or on CUDA.
+//! The engine: students as static graphs, which one tape runs forward and backward on the CPU or on CUDA.
 //!
 //! ```text
-//! graph        what is computed: nodes, shapes, parameters         parameters   names, layout, initial values
-//! tape         in which order, into which buffers                  backend      what a device must be able to do
+//! graph        operations, shapes, parameters          parameters   names, layout, initial values
+//! program      plan of a graph for a backend           optimizer    rules, updates, optimizer state
+//! tape         forward and backward pass               backend      interface of a device
 //! cpu, cuda    the devices
 //! ```
 //!
-//! Candle's autograd is not involved: it would allocate, zero and add one gradient per operation, and keep both sides of every
-//! normalization. Objectives, which are small, are written with Candle tensors and its autograd; the tape takes over where the
-//! student's outputs begin.
+//! The engine does not use Candle's autograd, which would allocate, zero and add one gradient per operation and keep both sides of every
+//! normalization. Objectives are small and use it: the tape starts where their gradients of the student's outputs end.
 
 mod backend;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod graph;
+pub mod optimizer;
 pub mod parameters;
+mod program;
 mod tape;
 
 use std::sync::Arc;
@@ -23,76 +25,79 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use self::graph::Graph;
+use self::optimizer::{OptimizerState, Update};
 use self::parameters::{State, Table};
-use crate::error::TrainError;
-use crate::optim::Update;
-pub use backend::{Backend, Images, Mode, Reading, Site, Through};
+use crate::error::Result;
+pub use backend::{Backend, FusedOperand, Images, Mode, Site};
 pub use cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaBackend;
-pub use tape::{Program, Tape};
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::is_out_of_memory;
+pub use program::Program;
+pub use tape::Tape;
 
-/// A tape on some device.
+/// A tape on some device, as students use it.
 pub trait Engine: Send {
-    /// Where objectives compute.
+    /// The device on which objectives compute.
     fn device(&self) -> &Device;
-    /// Plans a graph.
+    /// Plans a graph for the device.
     fn plan(&self, graph: Graph) -> Program;
-    /// See [`Tape::forward`].
+    /// [`Tape::forward`].
     ///
     /// # Errors
-    /// As there.
-    fn forward(&mut self, program: &Arc<Program>, images: Images<'_>, mode: Mode) -> Result<(), TrainError>;
-    /// See [`Tape::output`].
+    /// Those of [`Tape::forward`].
+    fn forward(&mut self, program: &Arc<Program>, images: Images<'_>, mode: Mode) -> Result<()>;
+    /// [`Tape::output`].
     ///
     /// # Errors
-    /// As there.
-    fn output(&mut self, at: usize) -> Result<Tensor, TrainError>;
-    /// See [`Tape::backward`].
+    /// Those of [`Tape::output`].
+    fn output(&mut self, at: usize) -> Result<Tensor>;
+    /// [`Tape::backward`].
     ///
     /// # Errors
-    /// As there.
-    fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<(), TrainError>;
-    /// One step of the optimizer.
+    /// Those of [`Tape::backward`].
+    fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<()>;
+    /// One step of the optimizer on all parameters.
     ///
     /// # Errors
-    /// An error of the device.
-    fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError>;
-    /// See [`Backend::unchecked_norm`].
-    ///
-    /// # Errors
-    /// An error of the device.
-    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError>;
-    /// Parameters and buffers.
+    /// An update made for another table, an optimizer state of another rule, gradients that cannot be clipped, or an error of the device.
+    fn update(&mut self, table: &Table, update: &Update) -> Result<()>;
+    /// [`Backend::unchecked_norm`].
     ///
     /// # Errors
     /// An error of the device.
-    fn state(&mut self) -> Result<State, TrainError>;
-    /// Puts parameters and buffers back.
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>>;
+    /// Parameters and buffers, on the host.
+    ///
+    /// # Errors
+    /// An error of the device.
+    fn state(&mut self) -> Result<State>;
+    /// Loads parameters and buffers.
     ///
     /// # Errors
     /// Another length, or an error of the device.
-    fn load_state(&mut self, state: &State) -> Result<(), TrainError>;
-    /// Gradients of the parameters, flat.
+    fn load_state(&mut self, state: &State) -> Result<()>;
+    /// Gradients of the parameters, flat, on the host.
     ///
     /// # Errors
     /// An error of the device.
-    fn gradients(&mut self) -> Result<Vec<f32>, TrainError>;
-    /// The optimizer's vectors, flat.
+    fn gradients(&mut self) -> Result<Vec<f32>>;
+    /// The optimizer's state, on the host.
     ///
     /// # Errors
     /// An error of the device.
-    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError>;
-    /// Puts the optimizer's vectors back.
+    fn optimizer_state(&mut self) -> Result<OptimizerState>;
+    /// Loads the optimizer's state; the next update checks it.
     ///
     /// # Errors
     /// An error of the device.
-    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError>;
-    /// The mask of masked graphs: per image and cell, whether it is visible.
+    fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()>;
+    /// Sets the mask of masked graphs: per image and cell, whether it is visible; `rows` x `columns` cells per image.
     ///
     /// # Errors
     /// Cells that do not fill the images.
-    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError>;
+    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<()>;
     /// Bytes of buffers held.
     fn bytes(&self) -> usize;
 }
@@ -109,47 +114,47 @@ where
         Program::new(graph, self.backend())
     }
 
-    fn forward(&mut self, program: &Arc<Program>, images: Images<'_>, mode: Mode) -> Result<(), TrainError> {
+    fn forward(&mut self, program: &Arc<Program>, images: Images<'_>, mode: Mode) -> Result<()> {
         Self::forward(self, program, images, mode)
     }
 
-    fn output(&mut self, at: usize) -> Result<Tensor, TrainError> {
+    fn output(&mut self, at: usize) -> Result<Tensor> {
         Self::output(self, at)
     }
 
-    fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<(), TrainError> {
+    fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<()> {
         Self::backward(self, outputs, accumulate)
     }
 
-    fn update(&mut self, table: &Table, update: &Update) -> Result<(), TrainError> {
+    fn update(&mut self, table: &Table, update: &Update) -> Result<()> {
         self.backend_mut().update(table, update)
     }
 
-    fn unchecked_norm(&mut self) -> Result<Option<Tensor>, TrainError> {
+    fn unchecked_norm(&mut self) -> Result<Option<Tensor>> {
         self.backend_mut().unchecked_norm()
     }
 
-    fn state(&mut self) -> Result<State, TrainError> {
+    fn state(&mut self) -> Result<State> {
         self.backend_mut().state()
     }
 
-    fn load_state(&mut self, state: &State) -> Result<(), TrainError> {
+    fn load_state(&mut self, state: &State) -> Result<()> {
         self.backend_mut().load_state(state)
     }
 
-    fn gradients(&mut self) -> Result<Vec<f32>, TrainError> {
+    fn gradients(&mut self) -> Result<Vec<f32>> {
         self.backend_mut().gradients()
     }
 
-    fn optimizer_state(&mut self) -> Result<Vec<Vec<f32>>, TrainError> {
+    fn optimizer_state(&mut self) -> Result<OptimizerState> {
         self.backend_mut().optimizer_state()
     }
 
-    fn load_optimizer_state(&mut self, slots: &[Vec<f32>]) -> Result<(), TrainError> {
-        self.backend_mut().load_optimizer_state(slots)
+    fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()> {
+        self.backend_mut().load_optimizer_state(state)
     }
 
-    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError> {
+    fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<()> {
         self.backend_mut().set_mask(visible, rows, columns)
     }
 

@@ -1,7 +1,7 @@
-//! The parameters of a graph: names, shapes, initial values, and where each lies in one flat vector.
+//! The parameters of a graph: names, shapes, initial values, and their places in one flat vector.
 //!
-//! One vector makes the optimizer one pass and gradient exchange one message. In memory filters are OHWI, the order that kernels
-//! read; files and tensors have torchvision's OIHW.
+//! With one vector an optimizer step is one pass over memory. Filters are OHWI in memory, the order that kernels read, and torchvision's
+//! OIHW in files and tensors.
 
 use lgd_kernels::ShapeError;
 
@@ -10,7 +10,7 @@ use crate::rng::Stream;
 /// Parameters start at multiples of this many values, so that vector loads of any type are aligned.
 const ALIGNMENT: usize = 64;
 
-/// Where a tensor lies in the flat vector of parameters or of buffers.
+/// Place of a tensor in the flat vector of parameters or of buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Range {
     /// First value.
@@ -35,7 +35,7 @@ pub enum Layout {
     Filters,
 }
 
-/// What a parameter is; decides its group in the optimizer.
+/// Role of a parameter, which selects its settings in the optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Weights of a convolution or dense layer.
@@ -48,7 +48,7 @@ pub enum Role {
     NormShift,
 }
 
-/// How a parameter starts; random values depend on (seed, name) alone.
+/// Initial values of a parameter. Random values depend on seed and name only.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Initial {
     /// One value.
@@ -74,18 +74,18 @@ pub struct ParameterSpec {
     pub shape: Vec<usize>,
     /// Order in memory.
     pub layout: Layout,
-    /// What it is.
+    /// Role in the network.
     pub role: Role,
-    /// How it starts.
+    /// Initial values.
     pub initial: Initial,
 }
 
-/// A tensor of a table and its place.
+/// A tensor of a table with its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// What it is.
+    /// Name, shape and role.
     pub spec: ParameterSpec,
-    /// Where it lies.
+    /// Place in the flat vector.
     pub range: Range,
 }
 
@@ -124,7 +124,7 @@ impl Table {
         self.parameters.iter().map(|entry| entry.range.len).sum()
     }
 
-    /// The tensor of that name, and whether it is a buffer.
+    /// The tensor called `name`, and whether it is a buffer.
     pub fn find(&self, name: &str) -> Option<(&Entry, bool)> {
         let among = |entries: &'_ [Entry]| entries.iter().position(|entry| entry.spec.name == name);
         match among(&self.parameters) {
@@ -150,7 +150,7 @@ impl Table {
         Ok(range)
     }
 
-    /// Every parameter is used once: its gradient can be written instead of added.
+    /// Fails if a tensor of that name exists: every parameter is used once, so that its gradient can be written instead of added.
     fn require_new(&self, name: &str) -> Result<(), ShapeError> {
         let known = usize::from(self.find(name).is_some());
         if known == 0 {
@@ -177,13 +177,13 @@ impl Table {
     }
 }
 
-/// The numbers of a student: parameters and buffers, flat.
+/// The values of a student: parameters and buffers, each one flat vector (`V`: of the host unless said otherwise).
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
-    /// By [`Table::parameters`].
-    pub parameters: Vec<f32>,
-    /// By [`Table::buffers`].
-    pub buffers: Vec<f32>,
+pub struct State<V = Vec<f32>> {
+    /// In the places of [`Table::parameters`].
+    pub parameters: V,
+    /// In the places of [`Table::buffers`].
+    pub buffers: V,
 }
 
 impl ParameterSpec {

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use lgd_data::source::ImageSource;
 
-use crate::run::RunError;
+use super::EvalError;
 
 /// Classes or categories that an error message shows.
 const SHOWN: usize = 20;
 
-/// Positions that a note spells out.
+/// Positions that a note lists.
 const NOTED: usize = 3;
 
-/// A name without what folders and lists do to it: lower case, underscores and hyphens as blanks, one blank between words.
+/// A name in lower case, with underscores and hyphens as blanks, and one blank between words.
 pub fn normalize_name(name: &str) -> String {
     let blanks = name.replace(['_', '-'], " ").to_lowercase();
     blanks.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -22,62 +22,62 @@ pub fn normalize_name(name: &str) -> String {
 /// The category of every class: the one of exactly the same name, else the only one whose normalized name is the same.
 ///
 /// # Errors
-/// The classes for which there is none, or more than one.
-pub fn class_slots(classes: &[String], categories: &[&str]) -> Result<Vec<u32>, Vec<String>> {
+/// The classes without a category, or with more than one.
+pub fn categories_of_classes(classes: &[String], categories: &[&str]) -> Result<Vec<u32>, Vec<String>> {
     let normalized: Vec<String> = categories.iter().map(|name| normalize_name(name)).collect();
-    let slot = |class: &String| {
+    let category = |class: &String| {
         if let Some(exact) = categories.iter().position(|name| name == class) {
             return u32::try_from(exact).ok();
         }
         let wanted = normalize_name(class);
         let mut alike = (0..).zip(&normalized).filter(|(_, name)| **name == wanted);
         match (alike.next(), alike.next()) {
-            (Some((slot, _)), None) => Some(slot),
+            (Some((category, _)), None) => Some(category),
             _ => None,
         }
     };
-    let slots: Vec<Option<u32>> = classes.iter().map(slot).collect();
-    let unmatched = classes.iter().zip(&slots).filter(|(_, slot)| slot.is_none());
+    let found: Vec<Option<u32>> = classes.iter().map(category).collect();
+    let unmatched = classes.iter().zip(&found).filter(|(_, category)| category.is_none());
     let unmatched: Vec<String> = unmatched.map(|(class, _)| class.clone()).collect();
-    if unmatched.is_empty() { Ok(slots.into_iter().flatten().collect()) } else { Err(unmatched) }
+    if unmatched.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(unmatched) }
 }
 
-/// [`class_slots`] of a source. Labels that are plain numbers are taken as slots themselves.
-pub(super) fn slots_of_source(
+/// [`categories_of_classes`] of a source. Labels that are plain numbers are positions among the categories.
+pub(super) fn categories_of_source(
     source: &dyn ImageSource,
     images: &Path,
     categories: &[&str],
-) -> Result<Vec<u32>, RunError> {
-    let unmatched = |classes: Vec<String>| RunError::UnmatchedClasses {
+) -> Result<Vec<u32>, EvalError> {
+    let unmatched = |classes: Vec<String>| EvalError::UnmatchedClasses {
         images: images.to_owned(),
         classes: shown(&borrowed(&classes)),
         categories: shown(categories),
     };
     match source.class_names() {
-        Some(names) => class_slots(names, categories),
-        None => plain_slots(source, categories.len()),
+        Some(names) => categories_of_classes(names, categories),
+        None => numbers_as_categories(source, categories.len()),
     }
     .map_err(unmatched)
 }
 
-/// The slots of labels that are slots themselves, of which there are `count`.
+/// The categories of labels that are numbers of `count` categories: the numbers themselves.
 ///
 /// # Errors
 /// The labels beyond them, each once.
-pub(super) fn plain_slots(source: &dyn ImageSource, count: usize) -> Result<Vec<u32>, Vec<String>> {
-    let slots = u32::try_from(count).unwrap_or(u32::MAX);
+pub(super) fn numbers_as_categories(source: &dyn ImageSource, count: usize) -> Result<Vec<u32>, Vec<String>> {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
     let labels = source.samples().iter().filter_map(|sample| sample.label);
-    let outside: BTreeSet<u32> = labels.filter(|label| *label >= slots).collect();
+    let outside: BTreeSet<u32> = labels.filter(|label| *label >= count).collect();
     if outside.is_empty() {
-        return Ok((0..slots).collect());
+        return Ok((0..count).collect());
     }
     Err(outside.iter().map(u32::to_string).collect())
 }
 
-/// What is to be said where numbers are taken as positions among `categories`: nothing else tells a list in another order.
+/// The note for labels that are taken as positions among `categories`, by which a reader can notice a list in another order.
 pub(super) fn positions_note(categories: &[&str]) -> String {
     let names = categories.iter().take(NOTED).enumerate();
-    let names: Vec<String> = names.map(|(slot, name)| format!("{slot} = {name}")).collect();
+    let names: Vec<String> = names.map(|(position, name)| format!("{position} = {name}")).collect();
     let more = if categories.len() > NOTED { ", …" } else { "" };
     format!("labels are numbers: taken as positions in the bank, {}{more}", names.join(", "))
 }
@@ -106,16 +106,18 @@ mod tests {
 
     #[test]
     fn names_match_through_case_blanks_and_underscores() {
-        let slots =
-            class_slots(&names(&["Fire_Truck", "cat", "t-shirt "]), &["cat", "T shirt", "fire truck", "dog"]);
-        assert_eq!(slots.unwrap(), [2, 0, 1]);
+        let found = categories_of_classes(
+            &names(&["Fire_Truck", "cat", "t-shirt "]),
+            &["cat", "T shirt", "fire truck", "dog"],
+        );
+        assert_eq!(found.unwrap(), [2, 0, 1]);
     }
 
     #[test]
     fn an_exact_name_wins_and_an_ambiguous_one_is_refused() {
         let categories = ["crane", "Crane"];
-        assert_eq!(class_slots(&names(&["Crane"]), &categories).unwrap(), [1]);
-        assert_eq!(class_slots(&names(&["CRANE", "crane"]), &categories).unwrap_err(), ["CRANE"]);
+        assert_eq!(categories_of_classes(&names(&["Crane"]), &categories).unwrap(), [1]);
+        assert_eq!(categories_of_classes(&names(&["CRANE", "crane"]), &categories).unwrap_err(), ["CRANE"]);
     }
 
     #[test]
@@ -134,7 +136,7 @@ mod tests {
 
     #[test]
     fn all_unmatched_classes_are_listed() {
-        let unmatched = class_slots(&names(&["cat", "owl", "elk"]), &["cat"]).unwrap_err();
+        let unmatched = categories_of_classes(&names(&["cat", "owl", "elk"]), &["cat"]).unwrap_err();
         assert_eq!(unmatched, ["owl", "elk"]);
     }
 }

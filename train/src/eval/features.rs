@@ -8,6 +8,7 @@ use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
 use lgd_data::view::{Crop, View};
 
+use super::EvalError;
 use super::matrix::Matrix;
 use super::{EvalOptions, LabeledImages};
 use crate::error::TrainError;
@@ -15,19 +16,18 @@ use crate::loader::matching::match_samples;
 use crate::loader::ordered::{Ordered, ordered_map};
 use crate::loader::pixels::{InputFormat, PixelError, load_view};
 use crate::ops::to_host;
-use crate::run::RunError;
 use crate::student::{Images, Mode, Student};
 
 /// Batches that the workers may be ahead.
 const LOOK_AHEAD: usize = 2;
 
-/// What is known of a set of images once the student has seen it; row for row.
+/// A set of images after the student has seen it; row for row.
 pub(super) struct Features {
-    /// Empty where no labels were asked for.
+    /// Empty if labels are not needed.
     pub(super) labels: Vec<u32>,
     /// Pooled features, `[N, d]`.
     pub(super) pooled: Matrix,
-    /// What the head makes of them, where there is one: L2-normalized embeddings `[N, D]`, or logits `[N, classes]`.
+    /// Outputs of the head, if there is one: L2-normalized embeddings `[N, D]`, or logits `[N, classes]`.
     pub(super) head: Option<Matrix>,
     /// The teacher's embeddings, `[N, D]`.
     pub(super) teacher: Option<Matrix>,
@@ -36,8 +36,8 @@ pub(super) struct Features {
     pub(super) view: String,
 }
 
-/// Which images are to be shown, and how.
-pub(super) struct Plan<'a> {
+/// The images to be shown, and the view of each.
+pub(super) struct ImagePlan<'a> {
     images: LabeledImages<'a>,
     items: Vec<Item>,
     /// Cache row of each item, for the teacher's embedding.
@@ -48,19 +48,19 @@ pub(super) struct Plan<'a> {
 
 struct Item {
     position: usize,
-    /// Absent only where no labels were asked for.
+    /// Absent only if labels are not needed.
     label: Option<u32>,
     view: View,
     image: Option<ImageStamp>,
 }
 
-impl Plan<'_> {
+impl ImagePlan<'_> {
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }
 }
 
-/// The student and how it is fed.
+/// The student and its input.
 pub(super) struct Extraction<'a> {
     pub(super) student: &'a mut Student,
     pub(super) format: InputFormat,
@@ -69,19 +69,19 @@ pub(super) struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Decides what is shown; no image is opened. `labels`: whether they are needed. `fraction`: the share of the short side that is shown,
-    /// which is the cache's where there is one.
+    /// Plans the views; no image is opened. `labels`: whether they are needed. `fraction`: share of the short side that is shown, the cache's
+    /// if there is one.
     pub(super) fn plan<'a>(
         &self,
         images: &LabeledImages<'a>,
         labels: bool,
         fraction: f32,
-    ) -> Result<Plan<'a>, RunError> {
+    ) -> Result<ImagePlan<'a>, EvalError> {
         if labels {
             require_labels(images)?;
         }
         let samples = images.source.samples();
-        let entries = images.source.rejected().iter();
+        let entries = images.source.listing().rejected.iter();
         let mut rejects: Vec<Reject> =
             entries.map(|entry| reject(&entry.key, entry.reason, &entry.detail)).collect();
         let Some(cache) = images.cache else {
@@ -95,7 +95,7 @@ impl Extraction<'_> {
                 }
             }
             let view = format!("center crop {fraction}");
-            return Ok(Plan { images: *images, items, rows: None, rejects, view });
+            return Ok(ImagePlan { images: *images, items, rows: None, rejects, view });
         };
         let views = cache.views()?;
         let positions = match_samples(cache, &views, images.source, images.images)?;
@@ -116,12 +116,12 @@ impl Extraction<'_> {
         let detail = format!("the cache {} does not have it", cache.dir().display());
         rejects.extend(absent.map(|(_, sample)| reject(&sample.key, "not-cached", &detail)));
         let view = format!("the cache's view 0, center crop {fraction}");
-        Ok(Plan { images: *images, items, rows: Some(rows), rejects, view })
+        Ok(ImagePlan { images: *images, items, rows: Some(rows), rejects, view })
     }
 
-    /// Shows the images to the student. Those that cannot be used are rejected.
-    pub(super) fn run(&mut self, plan: Plan<'_>) -> Result<Features, RunError> {
-        let Plan { images, items, rows, rejects, view } = plan;
+    /// Runs the student on the images. Images that cannot be used are rejected.
+    pub(super) fn run(&mut self, plan: ImagePlan<'_>) -> Result<Features, EvalError> {
+        let ImagePlan { images, items, rows, rejects, view } = plan;
         let width = self.student.architecture().feature_dim();
         let mut features = Features {
             labels: Vec::with_capacity(items.len()),
@@ -142,7 +142,7 @@ impl Extraction<'_> {
         })?;
         if used.is_empty() {
             let listed = images.source.samples().len();
-            return Err(RunError::NoImages { images: images.images.to_owned(), images_listed: listed });
+            return Err(EvalError::NoImages { images: images.images.to_owned(), images_listed: listed });
         }
         if let Some((cache, rows)) = images.cache.zip(rows) {
             let mut values = vec![0.0; used.len() * cache.dim()];
@@ -159,12 +159,12 @@ impl Extraction<'_> {
         items: &[Item],
         source: &dyn ImageSource,
         features: &mut Features,
-    ) -> Result<Vec<usize>, RunError> {
+    ) -> Result<Vec<usize>, EvalError> {
         let mut used = Vec::with_capacity(items.len());
         let mut batch = Vec::with_capacity(self.options.batch);
         for (index, result) in results.enumerate() {
             if self.job.interrupted() {
-                return Err(RunError::EvaluationInterrupted);
+                return Err(EvalError::Interrupted);
             }
             match result {
                 Ok(image) => {
@@ -174,7 +174,7 @@ impl Extraction<'_> {
                 }
                 // Storage that fails takes images that are sound, and a figure without them is another set's.
                 Err(PixelError::Source(error)) if error.is_storage_failure() => {
-                    return Err(RunError::Storage { source: error });
+                    return Err(EvalError::Storage { source: error });
                 }
                 // Unlike in training, nothing else depends on this image: it is counted, and the rest goes on.
                 Err(error) => {
@@ -192,11 +192,11 @@ impl Extraction<'_> {
         Ok(used)
     }
 
-    fn forward(&mut self, batch: &mut Vec<RgbImage>, features: &mut Features) -> Result<(), RunError> {
+    fn forward(&mut self, batch: &mut Vec<RgbImage>, features: &mut Features) -> Result<(), EvalError> {
         if batch.is_empty() {
             return Ok(());
         }
-        let pixels = self.format.normalize(batch)?;
+        let pixels = self.format.normalize(batch).map_err(TrainError::from)?;
         let side = usize::try_from(self.format.size).unwrap_or(usize::MAX);
         let shape = (batch.len(), side, side);
         batch.clear();
@@ -204,7 +204,7 @@ impl Extraction<'_> {
         let host = |tensor| to_host(tensor).map_err(TrainError::from);
         features.pooled.extend(&host(&output.pooled)?);
         if let Some(head) = &mut features.head {
-            head.extend(&host(output.embedding()?)?);
+            head.extend(&host(output.embedding().map_err(TrainError::from)?)?);
         }
         Ok(())
     }
@@ -214,11 +214,11 @@ fn reject(key: &str, reason: &str, detail: &str) -> Reject {
     Reject { key: key.to_owned(), reason: reason.to_owned(), detail: detail.to_owned() }
 }
 
-/// Refuses a source without a single label; an image that alone lacks one is a reject, as a stray file beside class folders.
-fn require_labels(images: &LabeledImages<'_>) -> Result<(), RunError> {
+/// Refuses a source without a single label. A single image without one is a reject, like a stray file beside class folders.
+fn require_labels(images: &LabeledImages<'_>) -> Result<(), EvalError> {
     let samples = images.source.samples();
     match samples.first() {
-        Some(first) if samples.iter().all(|sample| sample.label.is_none()) => Err(RunError::Unlabeled {
+        Some(first) if samples.iter().all(|sample| sample.label.is_none()) => Err(EvalError::Unlabeled {
             images: images.images.to_owned(),
             key: first.key.clone(),
             count: samples.len(),

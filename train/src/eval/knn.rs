@@ -6,7 +6,7 @@ use super::features::Features;
 use super::matrix::{Matrix, argmax, top1};
 use super::numbering::Numbering;
 use super::report::KnnReport;
-use crate::run::RunError;
+use crate::error::TrainError;
 
 /// Settings of the vote; the defaults are the usual ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,12 +28,12 @@ impl Default for KnnSettings {
 /// nearer, of equally voted classes the smaller label wins.
 ///
 /// # Errors
-/// [`RunError::Train`] where widths differ.
+/// Widths that differ.
 pub fn nearest_neighbors(
     (train, labels): (&Matrix, &[u32]),
     test: &Matrix,
     settings: KnnSettings,
-) -> Result<Vec<u32>, RunError> {
+) -> Result<Vec<u32>, TrainError> {
     let (train, test) = (train.normalized(), test.normalized());
     let numbering = Numbering::of(labels);
     let (numbers, classes) = (numbering.numbers(labels), numbering.len());
@@ -51,7 +51,7 @@ fn vote(similarities: &[f32], labels: &[u32], classes: usize, settings: KnnSetti
     let mut votes = vec![0.0; classes];
     for (similarity, index) in nearest(similarities, settings.neighbors) {
         if let Some(vote) = usize::try_from(labels[index]).ok().and_then(|label| votes.get_mut(label)) {
-            // Relative to the largest possible similarity, so that no temperature overflows.
+            // Relative to the largest possible similarity, so that no temperature makes it overflow.
             *vote += ((similarity - 1.0) / settings.temperature).exp();
         }
     }
@@ -63,22 +63,26 @@ fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
     let mut nearest: Vec<(f32, usize)> = Vec::with_capacity(k + 1);
     for (index, &similarity) in similarities.iter().enumerate() {
         let full = nearest.len() == k;
-        // Most rows end here: a full list is left alone by anything that is not larger than its last.
+        // Most rows end here: they are not larger than the last of a full list.
         if full && nearest.last().is_none_or(|(last, _)| similarity <= *last) {
             continue;
         }
-        let place = nearest.partition_point(|(other, _)| *other >= similarity);
-        nearest.insert(place, (similarity, index));
+        let position = nearest.partition_point(|(other, _)| *other >= similarity);
+        nearest.insert(position, (similarity, index));
         nearest.truncate(k);
     }
     nearest
 }
 
-/// Student on pooled features and, where both sets have them, teacher on embeddings.
-pub(super) fn judge(train: &Features, test: &Features, settings: KnnSettings) -> Result<KnnReport, RunError> {
+/// The student on pooled features, and the teacher on embeddings if both sets have them.
+pub(super) fn judge(
+    train: &Features,
+    test: &Features,
+    settings: KnnSettings,
+) -> Result<KnnReport, TrainError> {
     let score = |train_rows: &Matrix, test_rows: &Matrix| {
         let predicted = nearest_neighbors((train_rows, &train.labels), test_rows, settings)?;
-        Ok::<_, RunError>(top1(&predicted, &test.labels))
+        Ok::<_, TrainError>(top1(&predicted, &test.labels))
     };
     let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
     Ok(KnnReport {

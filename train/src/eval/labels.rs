@@ -1,43 +1,42 @@
 //! Top-1 of a supervised student's own classifier.
 
-use super::EvalInputs;
-use super::classes::{borrowed, class_slots, plain_slots, shown};
+use super::classes::{borrowed, categories_of_classes, numbers_as_categories, shown};
 use super::features::Features;
 use super::matrix::{Matrix, argmax, top1};
 use super::report::LabelsReport;
-use crate::run::{ClassRecord, RunError};
+use super::{EvalError, EvalInput, EvalInputs, Protocol};
+use crate::loader::labels::ClassRecord;
 
-/// The classifier's output for every label of the test images, which need not show all classes: by name where both sides have names,
-/// the label itself where both have numbers. Names in their order do not say which numbers they stand for, nor the other way round.
+/// The classifier's output for every label of the test images, which need not show all classes: matched by name if both sides have names,
+/// the label itself if both have numbers. The order of names does not say which numbers they stand for, nor the other way round.
 ///
 /// # Errors
-/// [`RunError::MissingInput`] where the run has no classifier; [`RunError::NamedClasses`] and [`RunError::NumberedClasses`] where one
-/// side has names and the other numbers; [`RunError::UnknownClasses`] where it was not trained on one of the classes, or cannot tell
-/// which of its own one is.
-pub(super) fn outputs(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
-    let input = "a run that ends in a classifier\nhint: train with --objective supervised, or judge by zero-shot, knn or linear";
-    let missing = RunError::MissingInput { of: "labels", input };
+/// [`EvalError::MissingInput`] if the run has no classifier; [`EvalError::NamedClasses`] and [`EvalError::NumberedClasses`] if one side has
+/// names and the other numbers; [`EvalError::UnknownClasses`] if the student was not trained on one of the classes, or its name is
+/// ambiguous.
+pub(super) fn outputs(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, EvalError> {
+    let missing = EvalError::MissingInput { protocol: Protocol::Labels, input: EvalInput::Classifier };
     let known = inputs.run.manifest().classes.as_ref().ok_or(missing)?;
     let (source, images) = (inputs.test.source, || inputs.test.images.to_owned());
-    let slots = match (&known.names, source.class_names()) {
-        (Some(names), Some(classes)) => class_slots(classes, &borrowed(names)),
+    let outputs = match (&known.names, source.class_names()) {
+        (Some(names), Some(classes)) => categories_of_classes(classes, &borrowed(names)),
         (None, Some(classes)) => {
             let (images, classes) = (images(), shown(&borrowed(classes)));
-            return Err(RunError::NamedClasses { images, classes, known: words(known) });
+            return Err(EvalError::NamedClasses { images, classes, known: words(known) });
         }
         (Some(_), None) if source.samples().iter().any(|sample| sample.label.is_some()) => {
-            return Err(RunError::NumberedClasses { images: images(), known: words(known) });
+            return Err(EvalError::NumberedClasses { images: images(), known: words(known) });
         }
-        (_, None) => plain_slots(source, known.count),
+        (_, None) => numbers_as_categories(source, known.count),
     };
-    slots.map_err(|classes| RunError::UnknownClasses {
+    outputs.map_err(|classes| EvalError::UnknownClasses {
         images: images(),
         classes: shown(&borrowed(&classes)),
         known: words(known),
     })
 }
 
-/// The student's share of right answers. `outputs`: the classifier's output of each label.
+/// The student's share of right answers. `outputs`: the classifier's output for each label.
 pub(super) fn judge(test: &Features, logits: &Matrix, outputs: &[u32]) -> LabelsReport {
     let predicted: Vec<u32> = logits.iter().map(argmax).collect();
     // Labels were checked against the classes, and outputs has one entry per class.

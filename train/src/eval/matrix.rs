@@ -1,9 +1,9 @@
-//! Rows of numbers, and the few things that evaluation does with them.
+//! A matrix of f32 rows, and the operations of evaluation on it.
 
 use candle_core::{Device, Tensor};
 
+use crate::error::TrainError;
 use crate::ops::host::host;
-use crate::run::RunError;
 
 /// Rows per matrix product: bounds the memory of similarities to all training images.
 const BLOCK_ROWS: usize = 256;
@@ -45,7 +45,7 @@ impl Matrix {
     /// Row `row`.
     ///
     /// # Panics
-    /// Where there is no such row, like slice indexing.
+    /// If there is no such row, like slice indexing.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.width..(row + 1) * self.width]
     }
@@ -68,16 +68,16 @@ impl Matrix {
     }
 
     /// `[rows, width]` on the CPU.
-    pub(crate) fn tensor(&self) -> Result<Tensor, RunError> {
+    pub(crate) fn tensor(&self) -> Result<Tensor, TrainError> {
         Ok(Tensor::from_slice(&self.values, (self.rows(), self.width), &Device::Cpu)?)
     }
 
-    /// Hands `self * right` to `visit` in blocks of whole rows, in order. `right`: `[width, n]`.
+    /// Calls `visit` with `self * right` in blocks of whole rows, in order. `right`: `[width, n]`.
     pub(crate) fn for_each_block(
         &self,
         right: &Tensor,
         mut visit: impl FnMut(&[f32]),
-    ) -> Result<(), RunError> {
+    ) -> Result<(), TrainError> {
         for block in self.values.chunks(BLOCK_ROWS * self.width) {
             let left = Tensor::from_slice(block, (block.len() / self.width, self.width), &Device::Cpu)?;
             let product = left.matmul(right)?;
@@ -86,12 +86,12 @@ impl Matrix {
         Ok(())
     }
 
-    /// Hands the rows of `self * right` to `visit` in order. `right`: `[width, n]`.
+    /// Calls `visit` with the rows of `self * right`, in order. `right`: `[width, n]`.
     pub(crate) fn for_each_product(
         &self,
         right: &Tensor,
         mut visit: impl FnMut(&[f32]),
-    ) -> Result<(), RunError> {
+    ) -> Result<(), TrainError> {
         let n = right.dim(1)?.max(1);
         self.for_each_block(right, |block| block.chunks_exact(n).for_each(&mut visit))
     }

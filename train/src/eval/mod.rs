@@ -1,12 +1,13 @@
 //! Evaluation of a finished student: zero-shot, agreement with the teacher, its own classifier, k nearest neighbors, linear probe.
 //!
-//! The backbone is frozen and in inference mode; every image is seen once, plainly cropped. Where a cache of the same images
-//! is given, its view 0 is rendered instead and the teacher's embeddings of it stand beside the student's.
+//! The backbone is frozen and in inference mode. Every image is shown once, as a center crop. With a cache of the same images, its view 0
+//! is shown instead, and the teacher's embeddings of it are evaluated beside the student's.
 //!
-//! Everything is a function of the run, the images and [`EvalOptions`]: neither threads nor chance enter.
+//! Results depend on the run, the images and [`EvalOptions`] alone, not on threads or chance.
 
 mod classes;
 mod crop;
+mod error;
 mod features;
 mod knn;
 mod labels;
@@ -29,12 +30,13 @@ use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
 
-use crate::run::{Run, RunError};
+use crate::run::Run;
 use crate::student::Head;
 use crop::center_fractions;
 use features::{Extraction, Features};
 
-pub use classes::{class_slots, normalize_name};
+pub use classes::{categories_of_classes, normalize_name};
+pub use error::{EvalError, EvalInput};
 pub use knn::{KnnSettings, nearest_neighbors};
 pub use matrix::Matrix;
 pub use probe::{Probe, ProbeSettings, linear_probe};
@@ -44,18 +46,18 @@ pub use report::{
 };
 pub use zero_shot::classify;
 
-/// Labeled images and, where they went through the teacher too, their cache.
+/// Labeled images, and their cache if the teacher has seen them.
 #[derive(Clone, Copy)]
 pub struct LabeledImages<'a> {
     /// The images.
     pub source: &'a dyn ImageSource,
     /// Where they are, for messages.
     pub images: &'a Path,
-    /// A cache of the same images by the run's teacher: its view 0 is shown, and the teacher is judged too.
+    /// A cache of the same images by the run's teacher: its view 0 is shown, and the teacher is evaluated too.
     pub cache: Option<&'a Cache>,
 }
 
-/// What is evaluated, and on what.
+/// A finished run, and the images that it is evaluated on.
 pub struct EvalInputs<'a> {
     /// The finished run.
     pub run: &'a Run,
@@ -67,12 +69,12 @@ pub struct EvalInputs<'a> {
     pub train: Option<LabeledImages<'a>>,
 }
 
-/// How it is evaluated.
+/// Options of an evaluation.
 #[derive(Clone, Debug)]
 pub struct EvalOptions {
-    /// What to do.
+    /// The protocols.
     pub protocols: Vec<Protocol>,
-    /// Share of the short side that is shown of images without a cache; none for that of the other images' cache, else the usual
+    /// Share of the short side that is shown of images without a cache. `None`: that of the other images' cache, else
     /// [`CENTER_FRACTION`](lgd_data::view::CENTER_FRACTION).
     pub center_fraction: Option<f32>,
     /// Settings of the vote.
@@ -85,7 +87,7 @@ pub struct EvalOptions {
     pub batch: usize,
     /// Threads that decode and render.
     pub threads: usize,
-    /// What an image may cost at most.
+    /// Limits of decoding an image.
     pub limits: DecodeLimits,
 }
 
@@ -107,19 +109,19 @@ impl Default for EvalOptions {
 /// Evaluates a finished student. `job` counts images and may interrupt.
 ///
 /// # Errors
-/// [`RunError::MissingInput`] where a protocol lacks bank, cache, training images or the head it judges; [`RunError::UnusedInput`] where
-/// no protocol reads the bank or the training images; [`RunError::Unlabeled`], [`RunError::UnmatchedClasses`],
-/// [`RunError::UnknownClasses`], [`RunError::NamedClasses`], [`RunError::NumberedClasses`] and [`RunError::ClassesDiffer`] where labels do
-/// not fit; [`RunError::NoCenterView`] and [`RunError::CropsDiffer`] where views do not; [`RunError::Artifact`] where bank or cache come
-/// from other encoders than the run's.
-pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, RunError> {
+/// [`EvalError::MissingInput`] if a protocol lacks a bank, cache, training images or its head; [`EvalError::UnusedInput`] if no protocol
+/// reads the bank or the training images; [`EvalError::Unlabeled`], [`EvalError::UnmatchedClasses`], [`EvalError::UnknownClasses`],
+/// [`EvalError::NamedClasses`], [`EvalError::NumberedClasses`] and [`EvalError::ClassesDiffer`] if labels do not fit;
+/// [`EvalError::NoCenterView`] and [`EvalError::CropsDiffer`] if views do not; [`EvalError::Run`] if bank or cache come from other encoders
+/// than the run's.
+pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, EvalError> {
     let start = Instant::now();
     let wants = |protocol| options.protocols.contains(&protocol);
-    let needs_train = options.protocols.iter().any(|protocol| protocol.reads_train());
-    let slots = if wants(Protocol::ZeroShot) { Some(zero_shot_slots(inputs)?) } else { None };
+    let needs_train = options.protocols.iter().copied().find(|protocol| protocol.reads_train());
+    let truth = if wants(Protocol::ZeroShot) { Some(zero_shot_categories(inputs)?) } else { None };
     let compared = if wants(Protocol::Agreement) { Some(compared_bank(inputs)?) } else { None };
     let outputs = if wants(Protocol::Labels) { Some(labels::outputs(inputs)?) } else { None };
-    let train = if needs_train { Some(training_images(inputs)?) } else { None };
+    let train = needs_train.map(|protocol| training_images(inputs, protocol)).transpose()?;
     require_read(inputs, options)?;
     for images in train.iter().chain([&inputs.test]) {
         require_teacher(inputs.run, images)?;
@@ -139,8 +141,8 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
 
     let mut report = EvalReport::new(inputs, &test, train.as_ref());
     report.images_per_second = crate::trainer::per_second(total, feature_seconds);
-    if let (Some(bank), Some(slots), Some(embedding)) = (inputs.bank, slots, &test.head) {
-        report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &slots)?);
+    if let (Some(bank), Some(truth), Some(embedding)) = (inputs.bank, truth, &test.head) {
+        report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &truth)?);
         if inputs.test.source.class_names().is_none() {
             report.notes.push(classes::positions_note(&categories(bank)));
         }
@@ -168,11 +170,11 @@ fn judge_probes(
     test: &Features,
     options: &EvalOptions,
     job: &Job,
-) -> Result<Vec<ProbeReport>, RunError> {
+) -> Result<Vec<ProbeReport>, EvalError> {
     let mut reports = Vec::with_capacity(options.fractions.len());
     for &fraction in &options.fractions {
         if job.interrupted() {
-            return Err(RunError::EvaluationInterrupted);
+            return Err(EvalError::Interrupted);
         }
         let probe = linear_probe((&train.pooled, &train.labels), fraction, &options.probe)?;
         let predicted = probe.classify(&test.pooled)?;
@@ -181,26 +183,26 @@ fn judge_probes(
     Ok(reports)
 }
 
-/// Refuses a bank or training images that no protocol reads: the report would name them as if they counted.
-fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), RunError> {
+/// Refuses a bank or training images that no protocol reads: the report would name them as if they had an effect.
+fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), EvalError> {
     let read = |by: fn(Protocol) -> bool| options.protocols.iter().any(|&protocol| by(protocol));
     let given = [
-        ("a bank of names", inputs.bank.is_some(), read(Protocol::reads_bank), "zero-shot or agreement"),
-        ("a set of training images", inputs.train.is_some(), read(Protocol::reads_train), "knn or linear"),
+        (EvalInput::Bank, inputs.bank.is_some(), read(Protocol::reads_bank)),
+        (EvalInput::TrainImages, inputs.train.is_some(), read(Protocol::reads_train)),
     ];
-    match given.into_iter().find(|(_, given, read, _)| *given && !read) {
-        Some((input, _, _, user)) => {
+    match given.into_iter().find(|(_, given, read)| *given && !read) {
+        Some((input, ..)) => {
             let chosen: Vec<&str> = options.protocols.iter().map(|protocol| protocol.name()).collect();
-            Err(RunError::UnusedInput { input, choice: "protocol", chosen: chosen.join(","), user })
+            Err(EvalError::UnusedInput { input, chosen: chosen.join(",") })
         }
         None => Ok(()),
     }
 }
 
 /// The category of every class of the test images.
-fn zero_shot_slots(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, RunError> {
-    let bank = bank_of_names(inputs, "zero-shot")?;
-    classes::slots_of_source(inputs.test.source, inputs.test.images, &categories(bank))
+fn zero_shot_categories(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, EvalError> {
+    let bank = bank_of_names(inputs, Protocol::ZeroShot)?;
+    classes::categories_of_source(inputs.test.source, inputs.test.images, &categories(bank))
 }
 
 /// The names of a bank's categories.
@@ -209,46 +211,42 @@ fn categories(bank: &Bank) -> Vec<&str> {
 }
 
 /// The bank over which student and teacher are compared.
-fn compared_bank<'a>(inputs: &EvalInputs<'a>) -> Result<&'a Bank, RunError> {
-    let bank = bank_of_names(inputs, "agreement")?;
+fn compared_bank<'a>(inputs: &EvalInputs<'a>) -> Result<&'a Bank, EvalError> {
+    let protocol = Protocol::Agreement;
+    let bank = bank_of_names(inputs, protocol)?;
     if inputs.test.cache.is_none() {
-        let input = "the teacher's embeddings of the images\nhint: give --cache";
-        return Err(RunError::MissingInput { of: "agreement", input });
+        return Err(EvalError::MissingInput { protocol, input: EvalInput::TeacherEmbeddings });
     }
     Ok(bank)
 }
 
-/// The bank, checked to be of the student's space, for the protocol `of`.
-fn bank_of_names<'a>(inputs: &EvalInputs<'a>, of: &'static str) -> Result<&'a Bank, RunError> {
-    let missing = |input| RunError::MissingInput { of, input };
+/// The bank, checked to be of the student's space, for `protocol`.
+fn bank_of_names<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<&'a Bank, EvalError> {
+    let missing = |input| EvalError::MissingInput { protocol, input };
     if !matches!(inputs.run.manifest().head(), Head::Projection { .. }) {
-        let input = "a run whose student ends in an embedding\nhint: judge this one by --protocol knn,linear, or labels where it has a classifier";
-        return Err(missing(input));
+        return Err(missing(EvalInput::Embedding));
     }
-    let bank = inputs.bank.ok_or_else(|| missing("a bank of category names\nhint: give --bank"))?;
+    let bank = inputs.bank.ok_or_else(|| missing(EvalInput::Bank))?;
     inputs.run.require_space_of(bank)?;
     Ok(bank)
 }
 
-fn training_images<'a>(inputs: &EvalInputs<'a>) -> Result<LabeledImages<'a>, RunError> {
-    let missing = RunError::MissingInput {
-        of: "kNN or the linear probe",
-        input: "labeled training images\nhint: give --train-images",
-    };
-    let train = inputs.train.ok_or(missing)?;
+/// The training images for `protocol`, which must have the classes of the test images.
+fn training_images<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<LabeledImages<'a>, EvalError> {
+    let train = inputs.train.ok_or(EvalError::MissingInput { protocol, input: EvalInput::TrainImages })?;
     let names = |images: &LabeledImages<'_>| match images.source.class_names() {
         Some(names) => names.join(", "),
         None => "numbers only".to_owned(),
     };
     let (train_names, test_names) = (names(&train), names(&inputs.test));
     if train_names != test_names {
-        return Err(RunError::ClassesDiffer { train: train_names, test: test_names });
+        return Err(EvalError::ClassesDiffer { train: train_names, test: test_names });
     }
     Ok(train)
 }
 
 /// Refuses a cache by another teacher than the run's.
-fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), RunError> {
+fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), EvalError> {
     let Some(cache) = images.cache else { return Ok(()) };
     let (expected, got) = (&run.manifest().teacher, &cache.manifest().config.teacher);
     if expected.image_model != got.image_model {
@@ -272,7 +270,7 @@ fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), RunError
     Ok(())
 }
 
-fn mismatch(run: &Run, what: &str, expected: String, got: String) -> RunError {
+fn mismatch(run: &Run, what: &str, expected: String, got: String) -> EvalError {
     let (path, what) = (run.dir().to_owned(), what.to_owned());
     let hint = "evaluate with the teacher that the student was trained from";
     ArtifactError::Mismatch { path, what, expected, got, hint }.into()

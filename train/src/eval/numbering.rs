@@ -1,30 +1,30 @@
-//! Labels as numbers without gaps: a label may be any u32, and votes and logits have a place for each number up to the largest.
+//! Labels numbered without gaps. A label may be any u32; votes and logits have an entry for each number.
 
 use std::collections::BTreeSet;
 
-/// The labels that there are, in ascending order: each one's place is its number.
+/// The distinct labels in ascending order. A label's number is its position.
 #[derive(Clone, Debug)]
 pub(super) struct Numbering(Vec<u32>);
 
 impl Numbering {
-    /// Numbers the labels that `labels` has.
+    /// Numbers the distinct labels of `labels`.
     pub(super) fn of(labels: &[u32]) -> Self {
         let distinct: BTreeSet<u32> = labels.iter().copied().collect();
         Self(distinct.into_iter().collect())
     }
 
-    /// How many there are.
+    /// Count of distinct labels.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The numbers of `labels`, all of which are among those that there are.
+    /// The numbers of `labels`, all of which must be numbered.
     pub(super) fn numbers(&self, labels: &[u32]) -> Vec<u32> {
         let number = |label: &u32| self.0.partition_point(|known| known < label);
         labels.iter().map(|label| u32::try_from(number(label)).unwrap_or(u32::MAX)).collect()
     }
 
-    /// The label of a number; 0 where there is none.
+    /// The label of a number; 0 if there is none.
     pub(super) fn label(&self, number: u32) -> u32 {
         usize::try_from(number).ok().and_then(|number| self.0.get(number)).copied().unwrap_or(0)
     }

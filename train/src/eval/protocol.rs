@@ -1,11 +1,11 @@
-//! The ways to judge a student, and the one that suits it.
+//! The evaluation protocols, and the default one for a student.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::student::Head;
 
-/// A way to judge a student.
+/// An evaluation protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Argmax over the textual semantics bank.
@@ -45,8 +45,7 @@ impl Protocol {
         matches!(self, Self::Knn | Self::Linear)
     }
 
-    /// What a student that ends in `head` is judged by where nobody says: that which it can be judged by. `bank`: whether there is a bank
-    /// of names.
+    /// Default protocol for a student with this head. `bank`: whether a bank of names is given.
     pub fn suiting(head: Head, bank: bool) -> Self {
         match head {
             Head::Projection { .. } if bank => Self::ZeroShot,
@@ -54,6 +53,13 @@ impl Protocol {
             Head::Projection { .. } | Head::None => Self::Knn,
         }
     }
+}
+
+/// Names in words: `a, b or c`.
+fn words<const N: usize>(protocols: [Protocol; N]) -> String {
+    let names = protocols.map(Protocol::name);
+    let (last, others) = names.split_last().unwrap_or((&"", &[]));
+    format!("{} or {last}", others.join(", "))
 }
 
 impl fmt::Display for Protocol {
@@ -67,7 +73,7 @@ impl FromStr for Protocol {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|protocol| protocol.name() == name);
-        found.ok_or_else(|| format!("expected zero-shot, agreement, labels, knn or linear, got {name:?}"))
+        found.ok_or_else(|| format!("expected {}, got {name:?}", words(Self::ALL)))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::student::Architecture;
 /// Rejects that the table names; the JSON has them all.
 const NAMED: usize = 5;
 
-/// What was shown of a set of images.
+/// A set of images as it was shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImagesReport {
     /// Where they are.
@@ -34,7 +34,7 @@ pub struct ZeroShotReport {
     pub categories: usize,
     /// The student's, 0 to 100.
     pub student: f64,
-    /// The teacher's, where its embeddings were given.
+    /// The teacher's, if its embeddings were given.
     pub teacher: Option<f64>,
     /// How often both choose the same.
     pub agreement: Option<f64>,
@@ -67,7 +67,7 @@ pub struct KnnReport {
     pub temperature: f32,
     /// On the student's pooled features, 0 to 100.
     pub student: f64,
-    /// On the teacher's embeddings, where both caches were given.
+    /// On the teacher's embeddings, if both caches were given.
     pub teacher: Option<f64>,
 }
 
@@ -76,7 +76,7 @@ pub struct KnnReport {
 pub struct ProbeReport {
     /// Share of the training labels.
     pub fraction: f64,
-    /// Labels that this was.
+    /// Labels in that share.
     pub labels: usize,
     /// Learning rate chosen, before the factor batch / 256.
     pub learning_rate: f32,
@@ -93,7 +93,7 @@ impl ProbeReport {
     }
 }
 
-/// All of an evaluation.
+/// The results of an evaluation.
 #[derive(Clone, Debug, Serialize)]
 pub struct EvalReport {
     /// Hash of the run's manifest.
@@ -102,23 +102,23 @@ pub struct EvalReport {
     pub student: Architecture,
     /// Epochs it was trained.
     pub epochs: u32,
-    /// Hash of the bank's manifest, where one was used.
+    /// Hash of the bank's manifest, if one was used.
     pub bank: Option<ContentHash>,
-    /// What was taken for granted, a sentence each.
+    /// Assumptions, a sentence each.
     pub notes: Vec<String>,
     /// The images classified.
     pub test: ImagesReport,
     /// The images whose labels were known.
     pub train: Option<ImagesReport>,
-    /// Zero-shot, where asked for.
+    /// Zero-shot, if chosen.
     pub zero_shot: Option<ZeroShotReport>,
-    /// Agreement with the teacher, where asked for.
+    /// Agreement with the teacher, if chosen.
     pub agreement: Option<AgreementReport>,
-    /// The classifier's own labels, where asked for.
+    /// The student's own classifier, if chosen.
     pub labels: Option<LabelsReport>,
-    /// Nearest neighbors, where asked for.
+    /// Nearest neighbors, if chosen.
     pub knn: Option<KnnReport>,
-    /// The probes, where asked for; one for each fraction.
+    /// The probes, if chosen; one for each fraction.
     pub linear: Vec<ProbeReport>,
     /// Images per second through reading, rendering and the student.
     pub images_per_second: f64,

@@ -5,32 +5,36 @@ use lgd_data::bank::Bank;
 use super::features::Features;
 use super::matrix::{Matrix, argmax, top1};
 use super::report::{AgreementReport, ZeroShotReport};
-use crate::run::RunError;
+use crate::error::TrainError;
 
 /// The category of each row of `embeddings` (`[N, D]`): argmax of its products with `prototypes` (`[C, D]`), the first of
-/// equals (METHODS section 1, "Evaluation").
+/// equals (docs/methods.md section 1, "Evaluation").
 ///
 /// # Errors
-/// [`RunError::Train`] where widths differ.
-pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, RunError> {
+/// Widths that differ.
+pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, TrainError> {
     let mut predicted = Vec::with_capacity(embeddings.rows());
     let right = prototypes.tensor()?.t()?.contiguous()?;
     embeddings.for_each_product(&right, |row| predicted.push(argmax(row)))?;
     Ok(predicted)
 }
 
-/// Student, whose embeddings of the test images are `embedding`, and, where there is one, teacher side by side. `slots`: category of each
-/// label.
+/// The student, whose embeddings of the test images are `embedding`, and the teacher if its embeddings were given. `categories`: category
+/// of each label.
 pub(super) fn judge(
     test: &Features,
     embedding: &Matrix,
     bank: &Bank,
-    slots: &[u32],
-) -> Result<ZeroShotReport, RunError> {
+    categories: &[u32],
+) -> Result<ZeroShotReport, TrainError> {
     let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
-    // Labels were checked against the class names, and slots has one entry per class.
-    let truth: Vec<u32> =
-        test.labels.iter().filter_map(|&label| slots.get(usize::try_from(label).ok()?)).copied().collect();
+    // Labels were checked against the class names, and there is a category for each class.
+    let truth: Vec<u32> = test
+        .labels
+        .iter()
+        .filter_map(|&label| categories.get(usize::try_from(label).ok()?))
+        .copied()
+        .collect();
     let student = classify(embedding, &prototypes)?;
     let teacher = test.teacher.as_ref().map(|teacher| classify(teacher, &prototypes)).transpose()?;
     Ok(ZeroShotReport {
@@ -41,8 +45,12 @@ pub(super) fn judge(
     })
 }
 
-/// How often student and teacher choose the same category; row for row, at least one row.
-pub(super) fn compare(student: &Matrix, teacher: &Matrix, bank: &Bank) -> Result<AgreementReport, RunError> {
+/// How often student and teacher choose the same category, over at least one row.
+pub(super) fn compare(
+    student: &Matrix,
+    teacher: &Matrix,
+    bank: &Bank,
+) -> Result<AgreementReport, TrainError> {
     let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
     let (student, teacher) = (classify(student, &prototypes)?, classify(teacher, &prototypes)?);
     Ok(AgreementReport { categories: bank.categories(), student: top1(&student, &teacher) })

@@ -6,12 +6,12 @@
 use lgd_data::render::Normalization;
 use lgd_kernels::{Activation, Sliding};
 
+use super::ExportError;
 use super::proto::{
     AttributeProto, FLOAT_ATTRIBUTE, FLOAT_DATA, INT_ATTRIBUTE, INTS_ATTRIBUTE, NodeProto, TensorProto,
 };
-use crate::engine::graph::{BatchNorm, Graph, Node, Op, Value};
+use crate::engine::graph::{BatchNorm, Convolution, Dense, Graph, Node, Op, Value};
 use crate::engine::parameters::{Entry, Range, State, Table};
-use crate::error::TrainError;
 
 /// Smallest norm that embeddings are divided by, as in `lgd_kernels::rows`.
 const MIN_NORM: f32 = 1e-12;
@@ -33,7 +33,7 @@ impl<'a> Lowering<'a> {
         (graph, table, state): (&'a Graph, &'a Table, &'a State),
         input: &str,
         normalization: &Normalization,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, ExportError> {
         let (nodes, tensors) = (Vec::new(), Vec::new());
         let mut lowering = Self { graph, table, state, values: Vec::new(), nodes, tensors };
         let images = lowering.normalized(input, normalization)?;
@@ -50,7 +50,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The pooled value as rows `[N, C]` under the name of an output.
-    pub(super) fn output(&mut self, value: Value, name: &str) -> Result<(), TrainError> {
+    pub(super) fn output(&mut self, value: Value, name: &str) -> Result<(), ExportError> {
         let value = self.value(value)?;
         self.push("Flatten", name, &[&value], vec![int("axis", 1)]);
         Ok(())
@@ -63,7 +63,7 @@ impl<'a> Lowering<'a> {
         value: Value,
         (prototypes, dim): (&[f32], usize),
         name: &str,
-    ) -> Result<(), TrainError> {
+    ) -> Result<(), ExportError> {
         let value = self.value(value)?;
         let weight = self.tensor("prototypes", &[prototypes.len() / dim, dim, 1, 1], prototypes)?;
         let products = self.push("Conv", "products", &[&value, &weight], vec![ints("kernel_shape", &[1, 1])]);
@@ -71,18 +71,18 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn normalized(&mut self, input: &str, normalization: &Normalization) -> Result<String, TrainError> {
+    fn normalized(&mut self, input: &str, normalization: &Normalization) -> Result<String, ExportError> {
         let mean = self.tensor("mean", &[1, 3, 1, 1], &normalization.mean)?;
         let std = self.tensor("std", &[1, 3, 1, 1], &normalization.std)?;
         let centered = self.push("Sub", "centred", &[input, &mean], Vec::new());
         Ok(self.push("Div", "normalized", &[&centered, &std], Vec::new()))
     }
 
-    fn node(&mut self, number: usize, node: &Node) -> Result<String, TrainError> {
+    fn node(&mut self, number: usize, node: &Node) -> Result<String, ExportError> {
         let named = |what: &str| format!("{what}_{number}");
         match &node.op {
             Op::BatchNorm(norm) => self.convolution(node, norm),
-            Op::Linear { weight, bias } => {
+            Op::Linear(Dense { weight, bias, .. }) => {
                 let x = self.value(node.inputs[0])?;
                 let (name, weight) = (self.layer(*weight)?, self.parameter(*weight)?);
                 let (outputs, bias) = (bias.len, self.parameter(*bias)?);
@@ -135,9 +135,9 @@ impl<'a> Lowering<'a> {
     }
 
     /// The convolution before the normalization `norm`, with that and its activation.
-    fn convolution(&mut self, node: &Node, norm: &BatchNorm) -> Result<String, TrainError> {
+    fn convolution(&mut self, node: &Node, norm: &BatchNorm) -> Result<String, ExportError> {
         let conv = &self.graph.nodes()[node.inputs[0].index()];
-        let Op::Conv { weight, sliding, groups } = &conv.op else { return Err(unexpected(&conv.op)) };
+        let Op::Conv(Convolution { weight, geometry }) = &conv.op else { return Err(unexpected(&conv.op)) };
         let x = self.value(conv.inputs[0])?;
         let name = self.layer(*weight)?;
         let entry = self.entry(*weight)?;
@@ -156,13 +156,13 @@ impl<'a> Lowering<'a> {
         }
         let weight = self.tensor(&format!("{name}.weight"), &dims, &folded)?;
         let bias = self.tensor(&format!("{name}.bias"), &[biases.len()], &biases)?;
-        let mut attributes = window(sliding)?;
-        attributes.push(int("group", number(*groups)?));
+        let mut attributes = window(&geometry.sliding)?;
+        attributes.push(int("group", number(geometry.groups)?));
         let y = self.push("Conv", &name, &[&x, &weight, &bias], attributes);
         self.activation(y, norm.activation)
     }
 
-    fn activation(&mut self, x: String, activation: Activation) -> Result<String, TrainError> {
+    fn activation(&mut self, x: String, activation: Activation) -> Result<String, ExportError> {
         let name = |what: &str| format!("{x}.{what}");
         Ok(match activation {
             Activation::Identity => x,
@@ -197,7 +197,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// A constant; one of the same name is the same.
-    fn tensor(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<String, TrainError> {
+    fn tensor(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<String, ExportError> {
         if !self.tensors.iter().any(|tensor| tensor.name == name) {
             self.tensors.push(TensorProto {
                 dims: dims.iter().map(|&dim| number(dim)).collect::<Result<_, _>>()?,
@@ -209,29 +209,29 @@ impl<'a> Lowering<'a> {
         Ok(name.to_owned())
     }
 
-    fn value(&self, value: Value) -> Result<String, TrainError> {
+    fn value(&self, value: Value) -> Result<String, ExportError> {
         let unread = || unexpected(&self.graph.nodes()[value.index()].op);
         self.values.get(value.index()).cloned().flatten().ok_or_else(unread)
     }
 
-    fn entry(&self, range: Range) -> Result<&'a Entry, TrainError> {
+    fn entry(&self, range: Range) -> Result<&'a Entry, ExportError> {
         let entry = self.table.parameters().iter().find(|entry| entry.range == range);
-        entry.ok_or_else(|| TrainError::MissingState { name: format!("at {}", range.start) })
+        entry.ok_or_else(|| ExportError::Unexportable { what: format!("a parameter at {}", range.start) })
     }
 
     /// A parameter in torchvision's order.
-    fn parameter(&self, range: Range) -> Result<Vec<f32>, TrainError> {
+    fn parameter(&self, range: Range) -> Result<Vec<f32>, ExportError> {
         Ok(self.entry(range)?.spec.read(&self.state.parameters[range.indices()]))
     }
 
     /// torchvision's name of the layer with the weights at `range`.
-    fn layer(&self, range: Range) -> Result<String, TrainError> {
+    fn layer(&self, range: Range) -> Result<String, ExportError> {
         let name = &self.entry(range)?.spec.name;
         Ok(name.strip_suffix(".weight").unwrap_or(name).to_owned())
     }
 }
 
-fn window(sliding: &Sliding) -> Result<Vec<AttributeProto>, TrainError> {
+fn window(sliding: &Sliding) -> Result<Vec<AttributeProto>, ExportError> {
     let (rows, columns) = sliding.kernel;
     Ok(vec![
         ints("kernel_shape", &[number(rows)?, number(columns)?]),
@@ -261,12 +261,12 @@ fn attribute(name: &str, kind: i32, set: impl FnOnce(&mut AttributeProto)) -> At
 }
 
 /// A size as ONNX has it.
-pub(super) fn number(value: usize) -> Result<i64, TrainError> {
-    i64::try_from(value).map_err(|_| TrainError::Unexportable { what: format!("a size of {value}") })
+pub(super) fn number(value: usize) -> Result<i64, ExportError> {
+    i64::try_from(value).map_err(|_| ExportError::Unexportable { what: format!("a size of {value}") })
 }
 
-fn unexpected(op: &Op) -> TrainError {
-    TrainError::Unexportable { what: format!("{op:?}") }
+fn unexpected(op: &Op) -> ExportError {
+    ExportError::Unexportable { what: format!("{op:?}") }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the rounding to f32 that is wanted")]

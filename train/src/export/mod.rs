@@ -1,4 +1,4 @@
-//! A finished student as one ONNX file, for ONNX Runtime and what converts from it.
+//! A finished student as one ONNX file, for ONNX Runtime and converters from ONNX.
 //!
 //! ```text
 //! inference graph (engine/graph.rs), parameters ──► lower.rs: nodes and tensors ──► proto.rs: bytes
@@ -6,7 +6,7 @@
 //! images [N, 3, S, S], RGB from 0 to 1 ──► feature   [N, d]  pooled
 //!                                      ├─► embedding [N, D]  unit vectors in the teacher's space
 //!                                      ├─► scores    [N, C]  cosines with the names of a bank
-//!                                      └─► logits    [N, C]  instead of both, of a student that learned labels
+//!                                      └─► logits    [N, C]  instead of both, from a student that learned labels
 //! ```
 
 mod lower;
@@ -17,25 +17,67 @@ use lgd_data::bank::Bank;
 use lgd_data::render::Normalization;
 use prost::Message;
 use serde::Serialize;
+use thiserror::Error;
 
 use self::lower::{Lowering, number};
 use self::proto::{
     DimensionProto, DimensionValue, FLOAT_DATA, GraphProto, ModelProto, OperatorSetIdProto,
     StringStringEntryProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use crate::error::TrainError;
+use crate::error::{FailureKind, TrainError};
 use crate::run::{Run, RunError};
 use crate::student::{Head, Student};
 
-/// The version of ONNX's operators, the lowest that does: HardSwish needs 14, and from 18 on ReduceL2 takes its axes as an input.
+/// Version of ONNX's operators. HardSwish needs 14; from 18 on, ReduceL2 takes its axes as an input.
 const OPSET: i64 = 14;
-/// The version of the file format that came with it.
+/// Version of the file format for that operator set.
 const IR_VERSION: i64 = 7;
 
 const IMAGES: &str = "images";
 const BATCH: &str = "batch";
 
-/// An ONNX file and what is in it.
+/// Why a student cannot be exported.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The run, its student or the bank cannot be used.
+    #[error(transparent)]
+    Run(Box<RunError>),
+    /// Scores were asked for, and the student has no embedding.
+    #[error("a score for every name needs a run whose student ends in an embedding")]
+    NoEmbedding,
+    /// The graph has a part that ONNX cannot hold.
+    #[error("{what} cannot be exported")]
+    Unexportable {
+        /// The part.
+        what: String,
+    },
+}
+
+impl ExportError {
+    /// The kind of failure.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Run(error) => error.kind(),
+            Self::NoEmbedding => FailureKind::Usage,
+            Self::Unexportable { .. } => FailureKind::Other,
+        }
+    }
+}
+
+impl From<RunError> for ExportError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
+impl From<TrainError> for ExportError {
+    fn from(error: TrainError) -> Self {
+        RunError::from(error).into()
+    }
+}
+
+/// An ONNX file, its inputs and its outputs.
 #[derive(Debug, Clone)]
 pub struct OnnxModel {
     /// The file.
@@ -44,7 +86,7 @@ pub struct OnnxModel {
     pub opset: i64,
     /// `images`, `[N, 3, S, S]`, f32.
     pub inputs: Vec<Port>,
-    /// `feature`, what the head makes, and `scores`, `[N, ...]`, f32.
+    /// `feature`, the head's output, and `scores`, `[N, ...]`, f32.
     pub outputs: Vec<Port>,
 }
 
@@ -61,7 +103,7 @@ pub struct Port {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Dimension {
-    /// Whatever the caller gives, by the name that it has in the file.
+    /// Any size, by its name in the file.
     Free(&'static str),
     /// Always this.
     Fixed(usize),
@@ -82,7 +124,7 @@ pub struct OnnxOptions<'a> {
     pub metadata: &'a [(&'a str, String)],
 }
 
-/// The names of the scores or logits that [`run_to_onnx`] makes of `run`, in their order, where they have names.
+/// The names of the scores or logits that [`run_to_onnx`] writes for `run`, in their order, if they have names.
 pub fn names_of(run: &Run, bank: Option<&Bank>) -> Option<Vec<String>> {
     let categories = bank.map(|bank| &bank.manifest().record.categories);
     let of_bank = categories.map(|all| all.iter().map(|category| category.name.clone()).collect());
@@ -94,16 +136,15 @@ pub fn names_of(run: &Run, bank: Option<&Bank>) -> Option<Vec<String>> {
 /// (`student`, `teacher`), and the hashes of the manifests of run and bank (`run`, `bank`).
 ///
 /// # Errors
-/// [`RunError::MissingInput`] for a bank beside a student without an embedding; [`RunError::Artifact`] where the bank is of another text
+/// [`ExportError::NoEmbedding`] for a bank beside a student without an embedding; [`ExportError::Run`] if the bank is of another text
 /// encoder or width, or the weights are unreadable.
-pub fn run_to_onnx(run: &Run, bank: Option<&Bank>, batch: Option<usize>) -> Result<OnnxModel, RunError> {
+pub fn run_to_onnx(run: &Run, bank: Option<&Bank>, batch: Option<usize>) -> Result<OnnxModel, ExportError> {
     let manifest = run.manifest();
     if let Some(bank) = bank {
         if !matches!(manifest.head(), Head::Projection { .. }) {
-            let input = "a run whose student ends in an embedding\nhint: export this one without --bank";
-            return Err(RunError::MissingInput { of: "a score for every name", input });
+            return Err(ExportError::NoEmbedding);
         }
-        run.require_space_of(bank)?;
+        run.require_space_of(bank).map_err(RunError::from)?;
     }
     let format = manifest.input_format();
     let mut metadata = vec![
@@ -122,15 +163,15 @@ pub fn run_to_onnx(run: &Run, bank: Option<&Bank>, batch: Option<usize>) -> Resu
         metadata: &metadata,
     };
     let mut student = run.student(&Device::Cpu)?;
-    Ok(to_onnx(&mut student, &options)?)
+    to_onnx(&mut student, &options)
 }
 
 /// A student as an ONNX file.
 ///
 /// # Errors
-/// [`TrainError::Dimensions`] for prototypes of another width than the embedding's, [`TrainError::MissingOutput`] for prototypes beside no
-/// embedding; a side that the backbone cannot see; a device that cannot be read.
-pub fn to_onnx(student: &mut Student, options: &OnnxOptions<'_>) -> Result<OnnxModel, TrainError> {
+/// [`TrainError::Dimensions`] for prototypes of another width than the embedding's; [`ExportError::NoEmbedding`] for prototypes beside no
+/// embedding; a size that is too small for the backbone; a device that cannot be read.
+pub fn to_onnx(student: &mut Student, options: &OnnxOptions<'_>) -> Result<OnnxModel, ExportError> {
     let head = student.head();
     let state = student.engine().state()?;
     let graph = student.inference_graph(options.size)?;
@@ -150,12 +191,12 @@ pub fn to_onnx(student: &mut Student, options: &OnnxOptions<'_>) -> Result<OnnxM
     }
     if let Some((prototypes, width)) = options.prototypes {
         let (Head::Projection { dim }, Some(&embedding)) = (head, graph.outputs().get(1)) else {
-            return Err(TrainError::MissingOutput { output: "embedding" });
+            return Err(ExportError::NoEmbedding);
         };
         let rows = prototypes.len() / width.max(1);
         if width != dim || prototypes.len() != rows * dim {
             let (what, expected) = ("prototypes".to_owned(), vec![rows, dim]);
-            return Err(TrainError::Dimensions { what, expected, got: vec![rows, width] });
+            return Err(TrainError::Dimensions { what, expected, got: vec![rows, width] }.into());
         }
         lowering.scores(embedding, (prototypes, dim), "scores")?;
         outputs.push(port("scores", rows));
@@ -183,12 +224,12 @@ fn entry((key, value): &(&str, String)) -> StringStringEntryProto {
     StringStringEntryProto { key: (*key).to_owned(), value: value.clone() }
 }
 
-fn values(ports: &[Port]) -> Result<Vec<ValueInfoProto>, TrainError> {
+fn values(ports: &[Port]) -> Result<Vec<ValueInfoProto>, ExportError> {
     ports.iter().map(value).collect()
 }
 
-fn value(port: &Port) -> Result<ValueInfoProto, TrainError> {
-    let dimension = |dimension: &Dimension| -> Result<DimensionProto, TrainError> {
+fn value(port: &Port) -> Result<ValueInfoProto, ExportError> {
+    let dimension = |dimension: &Dimension| -> Result<DimensionProto, ExportError> {
         let value = match *dimension {
             Dimension::Free(name) => DimensionValue::Named(name.to_owned()),
             Dimension::Fixed(size) => DimensionValue::Fixed(number(size)?),

@@ -1,17 +1,16 @@
 //! The training stream: batch after batch, epoch after epoch.
 //!
-//! Epoch e visits the samples in [`crate::loader::order::epoch_order`] and shows view (e mod K) of each. Its last,
-//! incomplete batch is dropped: batch statistics and the step's meaning would otherwise change from step to step; another
-//! permutation drops other samples in the next epoch.
+//! Epoch e visits the samples in [`crate::loader::order::epoch_order`] and shows view (e mod K) of each. The last, incomplete
+//! batch of an epoch is dropped, so that every step has the same batch statistics and meaning. The next epoch's permutation
+//! drops other samples.
 //!
-//! Workers fill the batches that the next steps will take, each image in its place, so that nothing is copied together
-//! afterwards; the memory of a batch goes back to them when the step drops it. A batch holds 8-bit pixels: whoever computes
-//! normalizes, a device after the upload of a quarter of the bytes, the processor in one pass.
+//! Workers fill the batches of the next steps in place. Pixel buffers are recycled: dropping a batch returns its buffer. A batch
+//! holds 8-bit pixels, which the engine normalizes: a GPU after the upload of a quarter of the bytes, the CPU in one pass.
 //!
 //! Targets are gathered with the pixels, ahead of the step: a row of patch tokens can be larger than its view.
 //!
-//! A bad image ends the run. At extraction it would have been rejected; here its row is already part of the bank and of
-//! the order, and going on without it would make the run depend on the moment at which the file broke.
+//! A bad image ends the run. Extraction would have rejected it; here its row is already part of the bank and of the order, and
+//! skipping it would make the run depend on the moment at which the file broke.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +20,8 @@ use lgd_data::image::DecodeLimits;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::blocks::{Allocate, BlockPool, PixelBlock, ordinary};
+use super::LoaderError;
+use super::blocks::{BlockPool, PixelBlock};
 use super::matching::match_samples;
 use super::order::EpochOrders;
 use super::ordered::{Ordered, ordered_map};
@@ -29,10 +29,9 @@ use super::origin::{Originals, StoredUse, ViewOrigin, require_originals};
 use super::pixels::{InputFormat, PixelError, load_view_into};
 use super::targets::TargetSource;
 use crate::objective::TargetBatch;
-use crate::run::RunError;
 
-/// Batches that the workers may be ahead of the step: one that is ready, and one that they turn to when images of unequal
-/// cost leave some of them idle at the end of the other.
+/// Batches that the workers may be ahead of the step: one that is ready, and one that keeps workers busy while the last images
+/// of the other are decoded.
 const LOOK_AHEAD: usize = 2;
 
 /// The views of a cache, ready to be streamed.
@@ -56,7 +55,7 @@ enum Pixels<'a> {
     Stored(StoredViews),
 }
 
-/// What to stream, and from where: `done` steps are skipped, as if they had been streamed.
+/// The batches to stream. The first `done` steps are skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamPlan {
     /// Samples per step.
@@ -80,33 +79,33 @@ pub struct Batch {
     pub rows: Vec<usize>,
     /// Rendered pixels, RGB8 `[B, S, S, 3]`.
     pub images: PixelBlock,
-    /// The rows' targets, on the CPU; none where none are gathered.
+    /// The rows' targets, on the CPU; empty without a [`TargetSource`].
     pub targets: TargetBatch,
 }
 
-/// Where a step's samples are.
-struct Place {
+/// The samples of a step: a range of an epoch's order, and the view shown of each.
+struct StepSamples {
     epoch: u32,
     order: Arc<[usize]>,
-    /// Of the step's first sample in the order.
+    /// Position of the step's first sample in the order.
     first: usize,
     view: usize,
 }
 
 impl<'a> TrainingImages<'a> {
-    /// The views of `cache`: those it stores, where `stored_use` and the student's size allow, and else rendered from
-    /// `originals`, which are not looked at otherwise.
+    /// The views of `cache`: the stored ones if `stored_use` and the student's size allow, else views rendered from `originals`,
+    /// which are not read otherwise.
     ///
     /// # Errors
-    /// [`RunError::NeedsImages`] where there are no originals and they are needed; [`RunError::MissingSample`] where they lack
-    /// a sample; [`RunError::Artifact`] where the views are unreadable.
+    /// [`LoaderError::NeedsImages`] if originals are needed and absent; [`LoaderError::MissingSample`] if they lack a sample;
+    /// [`LoaderError::Artifact`] if the views are unreadable.
     pub fn open(
         cache: &Cache,
         originals: Option<Originals<'a>>,
         format: InputFormat,
         stored_use: StoredUse,
         limits: DecodeLimits,
-    ) -> Result<Self, RunError> {
+    ) -> Result<Self, LoaderError> {
         let views = cache.views()?;
         let config = &cache.manifest().config;
         let origin = ViewOrigin::of(config, format.size, stored_use);
@@ -123,7 +122,7 @@ impl<'a> TrainingImages<'a> {
         Ok(Self { views, views_per_sample, pixels, origin, format, targets: None })
     }
 
-    /// The same, whose batches come with targets.
+    /// Adds targets to the batches.
     pub fn with_targets(self, targets: &'a TargetSource<'a>) -> Self {
         Self { targets: Some(targets), ..self }
     }
@@ -133,7 +132,7 @@ impl<'a> TrainingImages<'a> {
         self.views.samples()
     }
 
-    /// What the pixels are made of.
+    /// The source of the pixels.
     pub fn origin(&self) -> ViewOrigin {
         self.origin
     }
@@ -146,60 +145,47 @@ impl<'a> TrainingImages<'a> {
     /// Steps per epoch at a batch size.
     ///
     /// # Errors
-    /// [`RunError::TooFewSamples`] where there are epochs and not even one batch can be filled.
-    pub fn steps_per_epoch(&self, batch: usize, epochs: u32) -> Result<usize, RunError> {
+    /// [`LoaderError::TooFewSamples`] if there are epochs and not even one batch can be filled.
+    pub fn steps_per_epoch(&self, batch: usize, epochs: u32) -> Result<usize, LoaderError> {
         match self.samples().checked_div(batch) {
-            None | Some(0) if epochs > 0 => Err(RunError::TooFewSamples { samples: self.samples(), batch }),
+            None | Some(0) if epochs > 0 => {
+                Err(LoaderError::TooFewSamples { samples: self.samples(), batch })
+            }
             steps => Ok(steps.unwrap_or(0)),
         }
     }
 
-    /// Streams the rest of a run to `consume`, decoding and rendering on `threads` threads; beyond those, a thread per batch under way
-    /// gathers its targets. Up to three batches with their targets are in memory: the one in use and two ahead.
+    /// Streams the rest of a run to `consume`, decoding and rendering on `threads` threads. Two more threads gather targets. Up to
+    /// three batches with their targets are in memory: the one in use and two ahead.
     ///
     /// # Errors
-    /// [`RunError::TooFewSamples`], [`RunError::Threads`], and whatever `consume` returns.
-    pub fn stream<R>(
+    /// [`LoaderError::TooFewSamples`], [`LoaderError::Threads`], and whatever `consume` returns.
+    pub fn stream<R, E: From<LoaderError>>(
         &self,
         plan: StreamPlan,
         threads: usize,
-        consume: impl FnOnce(&mut Batches<'_, '_>) -> Result<R, RunError>,
-    ) -> Result<R, RunError> {
-        self.stream_in(plan, threads, &ordinary, consume)
-    }
-
-    /// As [`TrainingImages::stream`], with batches in memory that `allocate` makes. It is asked for as many blocks as are in
-    /// use at one time, then never again.
-    ///
-    /// # Errors
-    /// As [`TrainingImages::stream`], and what `allocate` returns.
-    pub fn stream_in<R>(
-        &self,
-        plan: StreamPlan,
-        threads: usize,
-        allocate: &Allocate<'_>,
-        consume: impl FnOnce(&mut Batches<'_, '_>) -> Result<R, RunError>,
-    ) -> Result<R, RunError> {
+        consume: impl FnOnce(&mut Batches<'_, '_>) -> Result<R, E>,
+    ) -> Result<R, E> {
         let steps = self.steps_per_epoch(plan.batch, plan.epochs)?;
         let orders = EpochOrders::new(self.samples(), plan.seed);
-        let place = |step: usize| {
+        let samples_of = |step: usize| {
             let (epoch, in_epoch) = (step / steps.max(1), step % steps.max(1));
             let epoch = u32::try_from(epoch).unwrap_or(u32::MAX);
             let view = usize::try_from(epoch % self.views_per_sample.max(1)).unwrap_or(0);
-            Place { epoch, order: orders.get(epoch), first: in_epoch * plan.batch, view }
+            StepSamples { epoch, order: orders.get(epoch), first: in_epoch * plan.batch, view }
         };
-        let blocks = BlockPool::new(plan.batch.saturating_mul(self.format.numbers()), allocate);
+        let blocks = BlockPool::new(plan.batch.saturating_mul(self.format.numbers()));
         let workers = workers(threads)?;
         let fill = |ticket: usize| {
             let step = plan.done + ticket;
-            let place = place(step);
-            let samples = &place.order[place.first..place.first + plan.batch];
-            let mut images = blocks.take()?;
-            workers.install(|| self.fill(samples, place.view, &mut images))?;
-            let rows: Vec<usize> = samples.iter().map(|&sample| self.views.row(sample, place.view)).collect();
+            let StepSamples { epoch, order, first, view } = samples_of(step);
+            let samples = &order[first..first + plan.batch];
+            let mut images = blocks.take();
+            workers.install(|| self.fill(samples, view, &mut images))?;
+            let rows: Vec<usize> = samples.iter().map(|&sample| self.views.row(sample, view)).collect();
             let targets = self.targets.map(|targets| targets.gather(&rows)).transpose()?.unwrap_or_default();
             let ends_epoch = (step + 1).is_multiple_of(steps.max(1));
-            Ok(Batch { epoch: place.epoch, ends_epoch, rows, images, targets })
+            Ok(Batch { epoch, ends_epoch, rows, images, targets })
         };
         let epochs = usize::try_from(plan.epochs).unwrap_or(usize::MAX);
         let count = steps.saturating_mul(epochs).saturating_sub(plan.done);
@@ -210,9 +196,9 @@ impl<'a> TrainingImages<'a> {
         })
     }
 
-    /// Writes view `view` of every sample to its place. Of several errors the one of the first sample is returned, whichever
-    /// worker met one first.
-    fn fill(&self, samples: &[usize], view: usize, images: &mut [u8]) -> Result<(), RunError> {
+    /// Renders view `view` of every sample into `images`. Of several errors the first sample's is returned, whichever worker met
+    /// one first.
+    fn fill(&self, samples: &[usize], view: usize, images: &mut [u8]) -> Result<(), LoaderError> {
         let places = images.par_chunks_exact_mut(self.format.numbers().max(1)).with_max_len(1);
         let failed = places.zip(samples).enumerate().filter_map(|(at, (place, &sample))| {
             self.load(sample, view, place).err().map(|error| (at, error))
@@ -223,7 +209,7 @@ impl<'a> TrainingImages<'a> {
         }
     }
 
-    fn load(&self, sample: usize, view: usize, out: &mut [u8]) -> Result<(), RunError> {
+    fn load(&self, sample: usize, view: usize, out: &mut [u8]) -> Result<(), LoaderError> {
         let (originals, position, limits) = match &self.pixels {
             Pixels::Stored(stored) => return Ok(stored.read_into(self.views.row(sample, view), out)?),
             Pixels::Originals { originals, positions, limits } => (originals, positions[sample], limits),
@@ -233,23 +219,23 @@ impl<'a> TrainingImages<'a> {
         loaded.map_err(|error| {
             let key = self.views.keys[sample].clone();
             match error {
-                PixelError::Changed { expected, got } => RunError::ImageChanged { key, expected, got },
-                error => RunError::Image { key, reason: error.to_string() },
+                PixelError::Changed { expected, got } => LoaderError::ImageChanged { key, expected, got },
+                error => LoaderError::Image { key, source: Box::new(error) },
             }
         })
     }
 }
 
 /// The threads that decode and render.
-fn workers(threads: usize) -> Result<ThreadPool, RunError> {
+fn workers(threads: usize) -> Result<ThreadPool, LoaderError> {
     let builder = ThreadPoolBuilder::new().num_threads(threads.max(1));
     let builder = builder.thread_name(|index| format!("loader-{index}"));
-    builder.build().map_err(|error| RunError::Threads { reason: error.to_string() })
+    builder.build().map_err(|source| LoaderError::Threads { source })
 }
 
-/// Batches in order. Keeps account of the time that its caller spent waiting in [`Batches::next_batch`].
+/// Batches in order. Measures the time that its caller waits in [`Batches::next_batch`].
 pub struct Batches<'a, 'b> {
-    results: &'a mut Ordered<'b, Result<Batch, RunError>>,
+    results: &'a mut Ordered<'b, Result<Batch, LoaderError>>,
     waited: Duration,
 }
 
@@ -258,7 +244,7 @@ impl Batches<'_, '_> {
     ///
     /// # Errors
     /// The error of the first bad image in the order of the batch, whichever worker met one first.
-    pub fn next_batch(&mut self) -> Result<Option<Batch>, RunError> {
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, LoaderError> {
         let start = Instant::now();
         let batch = self.results.next().transpose();
         self.waited += start.elapsed();

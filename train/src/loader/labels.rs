@@ -4,11 +4,22 @@ use std::collections::BTreeSet;
 
 use lgd_data::cache::{Cache, CachedViews};
 
-use crate::run::{ClassRecord, RunError};
+use serde::{Deserialize, Serialize};
 
-/// A classifier has at most `SPREAD` outputs for each label that there is, and `SPARE` more: past that, labels are no class numbers.
-const SPREAD: usize = 10;
+use super::LoaderError;
+
+/// A classifier has at most `OUTPUTS_PER_LABEL` outputs for each distinct label, and `SPARE` more. Larger labels are not class numbers.
+const OUTPUTS_PER_LABEL: usize = 10;
 const SPARE: usize = 1000;
+
+/// The classes that a classifier tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassRecord {
+    /// How many classes there are.
+    pub count: usize,
+    /// Their names, in the order of the labels, if the cache has names.
+    pub names: Option<Vec<String>>,
+}
 
 /// A label for every sample, and the classes.
 #[derive(Debug)]
@@ -18,12 +29,12 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Reads the labels of `cache`. The classes are its class names, or as many as the largest label asks for.
+    /// Reads the labels of `cache`. The classes are its class names, or the numbers up to the largest label.
     ///
     /// # Errors
-    /// [`RunError::MissingLabels`] where a sample has none; [`RunError::SparseLabels`] where there are far more numbers up to the largest
-    /// than labels; [`RunError::Artifact`] where a shard is unreadable.
-    pub fn read(cache: &Cache) -> Result<Self, RunError> {
+    /// [`LoaderError::MissingLabels`] if a sample has none; [`LoaderError::SparseLabels`] if most numbers up to the largest label are not
+    /// labels; [`LoaderError::Artifact`] if a shard is unreadable.
+    pub fn read(cache: &Cache) -> Result<Self, LoaderError> {
         let views = cache.views()?;
         let of_sample: Vec<u32> = views.labels.iter().flatten().copied().collect();
         if of_sample.len() < views.samples() {
@@ -34,9 +45,14 @@ impl Labels {
         let named = names.as_ref().map_or(0, Vec::len);
         let count = named.max(usize::try_from(largest).unwrap_or(usize::MAX).saturating_add(1));
         let distinct = of_sample.iter().collect::<BTreeSet<_>>().len();
-        let limit = SPREAD * distinct + SPARE;
+        let limit = OUTPUTS_PER_LABEL * distinct + SPARE;
         if count > named.max(limit) {
-            return Err(RunError::SparseLabels { cache: cache.dir().to_owned(), largest, distinct, limit });
+            return Err(LoaderError::SparseLabels {
+                cache: cache.dir().to_owned(),
+                largest,
+                distinct,
+                limit,
+            });
         }
         Ok(Self { of_sample, classes: ClassRecord { count, names } })
     }
@@ -44,7 +60,7 @@ impl Labels {
     /// The label of a sample.
     ///
     /// # Panics
-    /// Where there is no such sample, like slice indexing.
+    /// If there is no such sample, like slice indexing.
     pub fn of(&self, sample: usize) -> u32 {
         self.of_sample[sample]
     }
@@ -55,9 +71,9 @@ impl Labels {
     }
 }
 
-fn missing(cache: &Cache, views: &CachedViews) -> RunError {
+fn missing(cache: &Cache, views: &CachedViews) -> LoaderError {
     let mut without = views.keys.iter().zip(&views.labels).filter(|(_, label)| label.is_none());
     let key = without.next().map_or_else(String::new, |(key, _)| key.clone());
     let missing = 1 + without.count();
-    RunError::MissingLabels { cache: cache.dir().to_owned(), key, missing, samples: views.samples() }
+    LoaderError::MissingLabels { cache: cache.dir().to_owned(), key, missing, samples: views.samples() }
 }

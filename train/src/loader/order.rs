@@ -7,35 +7,18 @@ use crate::rng::Stream;
 /// Separates this random stream from the others that start from the same seed.
 const PURPOSE: u64 = u64::from_le_bytes(*b"epochord");
 
-/// The permutation of `0..samples` in which epoch `epoch` visits the samples: Fisher-Yates, driven by a stream keyed by
-/// (seed, epoch). Nothing else enters, so an order can be replayed from the middle of a run.
+/// The permutation of `0..samples` in which epoch `epoch` visits the samples. It depends on (seed, epoch) alone, so a run can resume
+/// in the middle of an epoch.
 pub fn epoch_order(samples: usize, seed: u64, epoch: u32) -> Vec<usize> {
-    let mut stream = Stream::new(&[PURPOSE, seed, u64::from(epoch)]);
-    shuffled(samples, &mut stream)
+    Stream::new(&[PURPOSE, seed, u64::from(epoch)]).permutation(samples)
 }
 
-/// A uniform permutation of `0..count`.
-pub(crate) fn shuffled(count: usize, stream: &mut Stream) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    for last in (1..count).rev() {
-        order.swap(last, below(stream, last + 1));
-    }
-    order
-}
-
-/// A uniform index below `count`, which is above 0.
-pub(crate) fn below(stream: &mut Stream, count: usize) -> usize {
-    // The upper half of a 128-bit product; its bias is at most count / 2^64.
-    let count = u128::try_from(count).unwrap_or(u128::MAX);
-    usize::try_from((u128::from(stream.next_u64()) * count) >> 64).unwrap_or(0)
-}
-
-/// The orders of all epochs, each computed once however many workers ask.
+/// The orders of all epochs. Each is computed once, however many workers ask for it.
 #[derive(Debug)]
 pub struct EpochOrders {
     samples: usize,
     seed: u64,
-    /// The latest epochs asked for; two, because the look-ahead reaches over one boundary.
+    /// The two latest epochs asked for: the look-ahead crosses at most one epoch boundary.
     recent: Mutex<Vec<(u32, Arc<[usize]>)>>,
 }
 
@@ -45,7 +28,7 @@ impl EpochOrders {
         Self { samples, seed, recent: Mutex::new(Vec::new()) }
     }
 
-    /// The order of `epoch`, as [`epoch_order`] gives it.
+    /// The order of `epoch`, as [`epoch_order`] returns it.
     pub fn get(&self, epoch: u32) -> Arc<[usize]> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, order)) = recent.iter().find(|(at, _)| *at == epoch) {

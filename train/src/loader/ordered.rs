@@ -19,9 +19,9 @@ struct State<T> {
 
 struct Shared<T> {
     state: Mutex<State<T>>,
-    /// The consumer has made room, or wants everybody to stop.
+    /// Signals that the consumer took a result, or that the stream stops.
     room: Condvar,
-    /// The consumer's next result is there, or will never be.
+    /// Signals that the consumer's next result is there, or that the stream stops.
     ready: Condvar,
     count: usize,
     window: usize,
@@ -56,17 +56,17 @@ impl<T> Shared<T> {
 
     fn deliver(&self, ticket: usize, value: T) {
         let mut state = self.lock();
-        let place = ticket - state.taken;
-        if let Some(slot) = state.results.get_mut(place) {
-            *slot = Some(value);
+        let position = ticket - state.taken;
+        if let Some(entry) = state.results.get_mut(position) {
+            *entry = Some(value);
         }
-        if place == 0 {
+        if position == 0 {
             self.ready.notify_one();
         }
     }
 }
 
-/// Stops everybody when it goes out of scope: at the consumer's end, or when a worker panics.
+/// Stops the stream when it goes out of scope: at the consumer's end, or when a worker panics.
 struct StopOnDrop<'a, T>(&'a Shared<T>);
 
 impl<T> Drop for StopOnDrop<'_, T> {

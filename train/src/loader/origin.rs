@@ -1,4 +1,4 @@
-//! Where a view's pixels come from: the images, or the cache's stored views.
+//! The source of a view's pixels: the images, or the cache's stored views.
 
 use std::fmt;
 use std::path::Path;
@@ -7,13 +7,13 @@ use lgd_data::cache::{Cache, CacheConfig, StoredFormat};
 use lgd_data::source::ImageSource;
 use serde::{Deserialize, Serialize};
 
-use crate::run::RunError;
+use super::LoaderError;
 
 /// Whether views that the cache stores are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoredUse {
-    /// Where they have the student's size.
+    /// If they have the student's size.
     #[default]
     Fitting,
     /// Never: every view is rendered from its image.
@@ -29,7 +29,7 @@ pub struct Originals<'a> {
     pub path: &'a Path,
 }
 
-/// What the pixels of a run are made of.
+/// The source of a run's pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewOrigin {
     /// Views are rendered from the images. The cache may hold some of another size.
@@ -42,7 +42,7 @@ pub enum ViewOrigin {
 }
 
 impl ViewOrigin {
-    /// What a student of `size` pixels is trained from.
+    /// The source for a student of `size` pixels.
     pub fn of(config: &CacheConfig, size: u32, stored_use: StoredUse) -> Self {
         match config.stored_views {
             Some(format) if format.size == size && stored_use == StoredUse::Fitting => Self::Stored(format),
@@ -50,7 +50,7 @@ impl ViewOrigin {
         }
     }
 
-    /// The stored views' format, where they are used.
+    /// The stored views' format, if they are used.
     pub fn stored(self) -> Option<StoredFormat> {
         match self {
             Self::Stored(format) => Some(format),
@@ -79,7 +79,7 @@ pub(super) fn require_originals<'a>(
     cache: &Cache,
     size: u32,
     originals: Option<Originals<'a>>,
-) -> Result<Originals<'a>, RunError> {
+) -> Result<Originals<'a>, LoaderError> {
     let stored = cache.manifest().config.stored_views;
-    originals.ok_or_else(|| RunError::NeedsImages { cache: cache.dir().to_owned(), size, stored })
+    originals.ok_or_else(|| LoaderError::NeedsImages { cache: cache.dir().to_owned(), size, stored })
 }

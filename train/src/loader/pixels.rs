@@ -8,7 +8,7 @@ use lgd_data::view::View;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How a student's input is made from a rendered view; taken over from the teacher, so that both see the same pixels.
+/// Size, filter and normalization of a student's input. The latter two are the teacher's, so that both see the same pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InputFormat {
     /// Side of the square input, pixels.
@@ -29,7 +29,7 @@ impl InputFormat {
     /// Normalizes rendered images into one NHWC block, `[B, S, S, 3]`, on all threads.
     ///
     /// # Errors
-    /// [`RenderError::Length`] where an image is not S x S.
+    /// [`RenderError::Length`] if an image is not S x S.
     pub fn normalize(&self, images: &[RgbImage]) -> Result<Vec<f32>, RenderError> {
         let mut out = vec![0.0; images.len() * self.numbers()];
         let table = self.normalization.table();
@@ -39,7 +39,7 @@ impl InputFormat {
     }
 }
 
-/// Why one view of one image cannot be had.
+/// Why a view of an image cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum PixelError {
     /// The source cannot deliver the bytes.
@@ -73,11 +73,11 @@ impl PixelError {
     }
 }
 
-/// Renders `view` of image `index` of `source`. `expected` is the image that the teacher saw, where there is
-/// one to compare with.
+/// Renders `view` of image `index` of `source`. `expected` is the image that the teacher saw, if there is one to compare
+/// with.
 ///
 /// # Errors
-/// [`PixelError`], which does not name the image: the caller knows its key.
+/// [`PixelError`], without the image's key, which the caller knows.
 pub fn load_view(
     source: &dyn ImageSource,
     index: usize,
@@ -93,7 +93,7 @@ pub fn load_view(
 /// As [`load_view`], into `out`, RGB8 `[S, S, 3]`.
 ///
 /// # Errors
-/// As [`load_view`], also where `out` has another length.
+/// As [`load_view`], also if `out` has another length.
 pub fn load_view_into(
     source: &dyn ImageSource,
     index: usize,

@@ -1,61 +1,17 @@
-//! The columns of a batch that objectives ask for: from the cache, from a bank of names, from a KDEP bank.
+//! The target columns of a batch: from the cache, from a bank of names, from a KDEP bank.
 
 use candle_core::{Device, Shape, Tensor};
-use lgd_data::bank::{Bank, DistributionColumn, Targets};
-use lgd_data::cache::{Cache, TokenColumn, TokenRecord};
+use lgd_data::bank::{DistributionColumn, Targets};
+use lgd_data::cache::{Cache, TokenColumn};
 use lgd_data::column::MappedColumn;
-use lgd_data::kdep::KdepBank;
 
-use super::labels::Labels;
+use super::LoaderError;
+use super::labels::{ClassRecord, Labels};
 use crate::error::TrainError;
-use crate::objective::{TargetBatch, TargetColumns};
-use crate::run::{ClassRecord, RunError};
+use crate::objective::{Input, Inputs, TargetBatch, TargetColumns};
 
-/// What targets are made from.
-#[derive(Clone, Copy, Debug)]
-pub struct TargetInputs<'a> {
-    /// The cache.
-    pub cache: &'a Cache,
-    /// A bank of names, made from this cache.
-    pub bank: Option<&'a Bank>,
-    /// A KDEP bank, made from this cache.
-    pub kdep: Option<&'a KdepBank>,
-}
-
-impl<'a> TargetInputs<'a> {
-    /// The bank of names, which belongs to the cache.
-    ///
-    /// # Errors
-    /// [`RunError::MissingInput`] where there is none; [`RunError::Artifact`] where it was made from another cache.
-    pub fn names(&self) -> Result<&'a Bank, RunError> {
-        let input = "a bank of names\nhint: give the folder that `lgd bank` made with --bank";
-        let bank = self.bank.ok_or(RunError::MissingInput { of: "lgd", input })?;
-        bank.require_cache(self.cache)?;
-        Ok(bank)
-    }
-
-    /// The KDEP bank, which belongs to the cache.
-    ///
-    /// # Errors
-    /// As [`TargetInputs::names`].
-    pub fn features(&self) -> Result<&'a KdepBank, RunError> {
-        let input = "a KDEP bank\nhint: give the folder that `lgd bank --target kdep` made with --bank";
-        let kdep = self.kdep.ok_or(RunError::MissingInput { of: "kdep", input })?;
-        kdep.require_cache(self.cache)?;
-        Ok(kdep)
-    }
-
-    /// What the cache's tokens are.
-    ///
-    /// # Errors
-    /// [`RunError::NotCached`] where it holds none.
-    pub fn tokens(&self) -> Result<&'a TokenRecord, RunError> {
-        self.cache.manifest().config.tokens.as_ref().ok_or_else(|| no_tokens(self.cache))
-    }
-}
-
-/// What a batch's targets are gathered from: the columns that were asked for, and the embeddings. Gathers on the host, so that a
-/// loader's threads can do it while a device computes.
+/// The open columns of a run's targets, and the embeddings. Gathers on the host, so that a loader's threads can do it while a device
+/// computes.
 #[derive(Debug)]
 pub struct TargetSource<'a> {
     cache: &'a Cache,
@@ -71,18 +27,21 @@ impl<'a> TargetSource<'a> {
     /// Opens the columns `wanted`.
     ///
     /// # Errors
-    /// [`RunError::Artifact`] where a bank was made from another cache or a shard is unreadable; [`RunError::MissingInput`] and
-    /// [`RunError::NotCached`] where a column is nowhere to be had.
-    pub fn open(inputs: TargetInputs<'a>, wanted: TargetColumns) -> Result<Self, RunError> {
-        let cache = inputs.cache;
+    /// [`LoaderError::Artifact`] if a shard is unreadable; [`LoaderError::Input`] if `inputs` lack a column; those of [`Labels::read`].
+    pub fn open(inputs: Inputs<'a>, wanted: TargetColumns) -> Result<Self, LoaderError> {
+        let cache = inputs.cache();
         let of_bank = wanted.text_distribution || wanted.visual_distribution || wanted.pseudo_category;
+        let tokens =
+            || Ok::<_, LoaderError>(cache.tokens()?.ok_or_else(|| inputs.undeclared(Input::Tokens))?);
+        let captions =
+            || Ok::<_, LoaderError>(cache.captions()?.ok_or_else(|| inputs.undeclared(Input::Captions))?);
         Ok(Self {
             cache,
             wanted,
-            bank: of_bank.then(|| Ok::<_, RunError>(inputs.names()?.targets()?)).transpose()?,
-            kdep: wanted.kdep.then(|| Ok::<_, RunError>(inputs.features()?.targets()?)).transpose()?,
-            tokens: wanted.tokens.then(|| tokens(cache)).transpose()?,
-            captions: wanted.caption.then(|| captions(cache)).transpose()?,
+            bank: of_bank.then(|| Ok::<_, LoaderError>(inputs.names()?.targets()?)).transpose()?,
+            kdep: wanted.kdep.then(|| Ok::<_, LoaderError>(inputs.features()?.targets()?)).transpose()?,
+            tokens: wanted.tokens.then(tokens).transpose()?,
+            captions: wanted.caption.then(captions).transpose()?,
             labels: wanted.label.then(|| Labels::read(cache)).transpose()?,
         })
     }
@@ -90,8 +49,8 @@ impl<'a> TargetSource<'a> {
     /// The columns of the cache rows `rows`, in that order, on the CPU.
     ///
     /// # Errors
-    /// [`RunError::Artifact`] where a stored slot is out of range; [`RunError::Train`] where a tensor cannot be made.
-    pub fn gather(&self, rows: &[usize]) -> Result<TargetBatch, RunError> {
+    /// [`LoaderError::Artifact`] if a stored category is out of range; [`LoaderError::Train`] if a tensor cannot be made.
+    pub fn gather(&self, rows: &[usize]) -> Result<TargetBatch, LoaderError> {
         let mut batch = TargetBatch::default();
         if self.wanted.embedding {
             batch.embedding = Some(self.embeddings(rows)?);
@@ -122,7 +81,7 @@ impl<'a> TargetSource<'a> {
         Ok(batch)
     }
 
-    /// The classes of the labels, where those were asked for.
+    /// The classes of the labels, if those are among the columns.
     pub fn classes(&self) -> Option<&ClassRecord> {
         self.labels.as_ref().map(Labels::classes)
     }
@@ -130,7 +89,7 @@ impl<'a> TargetSource<'a> {
     /// The teacher's embeddings of cache rows, `[rows.len(), D]`, on the CPU.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] where there is no such row.
+    /// [`TrainError::Setting`] if there is no such row.
     pub fn embeddings(&self, rows: &[usize]) -> Result<Tensor, TrainError> {
         if let Some(&row) = rows.iter().find(|row| **row >= self.cache.rows()) {
             let range = "below the number of rows of the cache";
@@ -144,7 +103,7 @@ impl<'a> TargetSource<'a> {
         targets: &Targets,
         rows: &[usize],
         batch: &mut TargetBatch,
-    ) -> Result<(), RunError> {
+    ) -> Result<(), LoaderError> {
         if self.wanted.text_distribution {
             batch.text_distribution = Some(distribution(&targets.text, rows)?);
         }
@@ -158,7 +117,7 @@ impl<'a> TargetSource<'a> {
     }
 }
 
-fn distribution(column: &DistributionColumn, rows: &[usize]) -> Result<Tensor, RunError> {
+fn distribution(column: &DistributionColumn, rows: &[usize]) -> Result<Tensor, LoaderError> {
     let mut values = vec![0.0; rows.len() * column.slots()];
     column.copy_rows(rows, &mut values)?;
     Ok(tensor(values, (rows.len(), column.slots()))?)
@@ -179,45 +138,11 @@ fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor, TrainErro
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
 }
 
-/// A cache row as batches and checkpoints keep it.
+/// A cache row as batches and checkpoints store it.
 fn number(row: usize) -> Result<u32, TrainError> {
     u32::try_from(row).map_err(|_| {
         #[expect(clippy::cast_precision_loss, reason = "for a message")]
         let value = row as f64;
         TrainError::Setting { name: "a cache row", value, range: "below 2^32" }
-    })
-}
-
-fn tokens(cache: &Cache) -> Result<TokenColumn, RunError> {
-    cache.tokens()?.ok_or_else(|| no_tokens(cache))
-}
-
-fn no_tokens(cache: &Cache) -> RunError {
-    RunError::NotCached {
-        of: "hgkd",
-        column: "the teacher's patch tokens",
-        cache: cache.dir().to_owned(),
-        hint: "extract again with --tokens",
-    }
-}
-
-/// The captions, which must be as wide as the embeddings that they are compared with.
-fn captions(cache: &Cache) -> Result<MappedColumn<f32>, RunError> {
-    let path = || cache.dir().to_owned();
-    let column = cache.captions()?.ok_or_else(|| RunError::NotCached {
-        of: "caption",
-        column: "captions",
-        cache: path(),
-        hint: "extract again with --captions, from a list that has them",
-    })?;
-    if column.width() == cache.dim() {
-        return Ok(column);
-    }
-    Err(RunError::Width {
-        path: path(),
-        what: "a caption embedding".to_owned(),
-        got: column.width(),
-        expected: cache.dim(),
-        hint: "captions must be encoded by the text encoder that shares the image encoder's space",
     })
 }

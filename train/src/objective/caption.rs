@@ -1,28 +1,77 @@
-//! The caption term of GPT4Image (arXiv 2306.00693): METHODS.md section 4.
+//! The caption term of GPT4Image (arXiv 2306.00693): docs/methods.md section 4.
 //!
 //! Symmetric contrast within the batch: with logits `z[i,j] = s_i . c_j / tau` of the students' and the captions' embeddings,
-//! `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is taken in parts is contrasted part by part:
-//! the fewer captions there are to tell apart, the smaller the loss, so that `--batch-parts` makes another objective of this one.
+//! `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is taken in parts is contrasted part by part.
+//! Fewer captions to tell apart make a smaller loss, so `--batch-parts` changes this objective.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs, check_temperature};
-use crate::error::{TrainError, expect_dims};
+use super::registry::{Declared, Setup};
+use super::settings::positive;
+use super::{
+    Input, InputError, Loss, Objective, ObjectiveSpec, SettingGroup, TargetBatch, TargetColumns,
+    WantedOutputs, check_temperature,
+};
+use crate::error::{SettingError, TrainError, expect_dims};
 use crate::ops;
+use crate::parse;
 use crate::student::StudentOutput;
 
-/// What is to be known of it.
-pub const SPEC: ObjectiveSpec = ObjectiveSpec {
-    name: "caption",
-    about: "contrast of images and their captions' embeddings within the batch",
-    needs: &["captions in the cache"],
-    flags: &["--tau-caption"],
-    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
-    default_weight: 1.0,
-    source: "GPT4Image, arXiv 2306.00693",
-};
+/// Settings that only this objective reads.
+#[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CaptionSettings {
+    /// caption: temperature of the similarities to captions.
+    #[arg(long = "tau-caption", value_name = "TAU_CAPTION", default_value_t = DEFAULT.caption_temperature, value_parser = parse::temperature)]
+    pub caption_temperature: f32,
+}
+
+/// The paper's (docs/methods.md section 4).
+const DEFAULT: CaptionSettings = CaptionSettings { caption_temperature: 0.07 };
+
+impl Default for CaptionSettings {
+    fn default() -> Self {
+        DEFAULT
+    }
+}
+
+impl SettingGroup for CaptionSettings {
+    fn check(&self) -> Result<(), SettingError> {
+        SettingError::first([positive("caption_temperature", self.caption_temperature)])
+    }
+}
+
+impl Declared for Caption {
+    const SPEC: ObjectiveSpec = ObjectiveSpec {
+        name: "caption",
+        about: "contrast of images and their captions' embeddings within the batch",
+        needs: &[Input::Captions],
+        flags: &["--tau-caption"],
+        outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
+        default_weight: 1.0,
+        source: "GPT4Image, arXiv 2306.00693",
+    };
+
+    /// Captions must be as wide as the embeddings that they are compared with.
+    fn check(setup: &Setup<'_>) -> Result<(), InputError> {
+        let cache = setup.inputs.cache();
+        match &cache.manifest().config.captions {
+            Some(record) if record.dim != cache.dim() => {
+                let (got, expected) = (record.dim, cache.dim());
+                Err(InputError::CaptionWidth { cache: cache.dir().to_owned(), got, expected })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn build(setup: &Setup<'_>) -> Result<Self, InputError> {
+        Ok(Self::new(setup.settings.caption.caption_temperature)?)
+    }
+}
 
 /// The caption objective.
 pub struct Caption {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use super::{Loss, Objective, ReadEmbeddings, TargetBatch, TargetColumns};
+use super::{Loss, Objective, ObjectiveError, ReadEmbeddings, TargetBatch, TargetColumns};
 use crate::error::TrainError;
 use crate::student::StudentOutput;
 
 /// A weighted sum of objectives.
 ///
-/// The terms of a [`Loss`] are those of all parts, unweighted; the state of a part stands under its name and a dot.
+/// The terms of the [`Loss`] are those of all parts, unweighted. The state of a part is saved under its name and a dot.
 pub struct Combined {
     parts: Vec<Part>,
 }
@@ -40,12 +40,13 @@ impl Combined {
                 });
             }
             if combined.parts.iter().any(|part| part.name == name) {
-                return Err(TrainError::Objectives { reason: format!("{name} is named twice") });
+                let reason = format!("{name} is named twice");
+                return Err(ObjectiveError::Choice { reason }.into());
             }
             combined.parts.push(Part { name, weight: weight.into(), objective });
         }
         if combined.parts.is_empty() {
-            return Err(TrainError::Objectives { reason: "there is no objective".to_owned() });
+            return Err(ObjectiveError::Choice { reason: "there is no objective".to_owned() }.into());
         }
         Ok(combined)
     }

@@ -1,4 +1,4 @@
-//! Heterogeneous generative distillation (arXiv 2309.09571): METHODS.md section 3.
+//! Heterogeneous generative distillation (arXiv 2309.09571): docs/methods.md section 3.
 //!
 //! ```text
 //! L      = L_feat + lambda L_sim
@@ -6,54 +6,87 @@
 //! L_sim  = mean over the batch of 1 - pearson(s . Q^T, t . Q^T)
 //! ```
 //!
-//! with the tokens x that the decoder makes of a masked view, the teacher's standardized tokens y of the whole one, the student's
-//! embedding s of the masked view, the teacher's t of the whole one, and the filled part of a queue Q of the last K teacher embeddings, to
-//! which a batch is added after its step. Means over positions are over the teacher's width D of the tokens too. Of projected tokens the
-//! d values that are left are compared, and D still divides: axes are orthonormal, so that the error is that of whole tokens, as far as the
-//! projection keeps them, and its balance with L_sim does not depend on how tokens are stored.
+//! - x: tokens that the decoder makes of a masked view; y: the teacher's standardized tokens of the whole view.
+//! - s: the student's embedding of the masked view; t: the teacher's of the whole view.
+//! - Q: the filled part of a queue of the last K teacher embeddings. A batch is added after its step.
+//!
+//! Means over positions are over the teacher's width D of the tokens too. Projected tokens are compared in the d values that are stored,
+//! and D still divides: the axes are orthonormal, so the error is that of whole tokens, as far as the projection keeps them, and its
+//! balance with L_sim does not depend on how tokens are stored.
 
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use clap::Args;
 use lgd_kernels::geometry::{expect_eq, expect_positive};
+use serde::{Deserialize, Serialize};
 
+use super::registry::{Declared, Setup};
+use super::settings::not_negative;
 use super::{
-    BatchMask, Loss, Objective, ObjectiveSpec, ReadEmbeddings, TargetBatch, TargetColumns, TeacherQueue,
-    WantedOutputs,
+    BatchMask, Input, InputError, Loss, Objective, ObjectiveSpec, ReadEmbeddings, SettingGroup, TargetBatch,
+    TargetColumns, TeacherQueue, WantedOutputs,
 };
-use crate::error::{TrainError, expect_dims};
+use crate::error::{SettingError, TrainError, expect_dims};
 use crate::ops;
+use crate::parse;
 use crate::student::StudentOutput;
-
-/// What is to be known of it.
-pub const SPEC: ObjectiveSpec = ObjectiveSpec {
-    name: "hgkd",
-    about: "the teacher's patch tokens of the whole view, generated from a masked one, and its similarities to a queue of embeddings",
-    needs: &["patch tokens in the cache"],
-    flags: &["--mask-ratio", "--beta", "--lambda-sim", "--queue"],
-    outputs: WantedOutputs { embedding: true, tokens: true, ..WantedOutputs::NONE },
-    default_weight: 1.0,
-    source: "H-GKD, arXiv 2309.09571",
-};
 
 /// Product of the deviations below which similarities count as constant; their correlation goes to 0 then.
 const EPS: f64 = 1e-6;
 /// Fewest entries of the queue over which similarities can vary.
 const LEAST_ENTRIES: usize = 2;
 
-/// The weights of the loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Settings that only this objective reads; `--queue` is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HgkdSettings {
-    /// Of the visible positions beside the hidden ones; 0 is the purely generative form.
+    /// hgkd: share of the cells of the student's coarsest grid that it does not see.
+    #[arg(long, default_value_t = DEFAULT.mask_ratio, value_parser = parse::fraction)]
+    pub mask_ratio: f32,
+    /// hgkd: weight of the visible tokens beside the hidden ones; 0 is the purely generative form.
+    #[arg(long, default_value_t = DEFAULT.beta)]
     pub beta: f32,
-    /// Of the similarities.
-    pub lambda: f32,
+    /// hgkd: weight of the similarities to the queue.
+    #[arg(long, default_value_t = DEFAULT.lambda_sim)]
+    pub lambda_sim: f32,
 }
 
+/// The paper's ratio, and weights of this project (docs/methods.md section 3): the published text has none.
+const DEFAULT: HgkdSettings = HgkdSettings { mask_ratio: 0.6, beta: 1.0, lambda_sim: 1.0 };
+
 impl Default for HgkdSettings {
-    /// This project's (METHODS.md section 3): the published text gives none.
     fn default() -> Self {
-        Self { beta: 1.0, lambda: 1.0 }
+        DEFAULT
+    }
+}
+
+impl SettingGroup for HgkdSettings {
+    fn check(&self) -> Result<(), SettingError> {
+        let Self { mask_ratio, beta, lambda_sim } = *self;
+        let share = mask_ratio > 0.0 && mask_ratio < 1.0;
+        SettingError::first([
+            ("mask_ratio", mask_ratio.to_string(), share, "above 0 and below 1"),
+            not_negative("beta", beta),
+            not_negative("lambda_sim", lambda_sim),
+        ])
+    }
+}
+
+impl Declared for Hgkd {
+    const SPEC: ObjectiveSpec = ObjectiveSpec {
+        name: "hgkd",
+        about: "the teacher's patch tokens of the whole view, generated from a masked one, and its similarities to a queue of embeddings",
+        needs: &[Input::Tokens],
+        flags: &["--mask-ratio", "--beta", "--lambda-sim", "--queue"],
+        outputs: WantedOutputs { embedding: true, tokens: true, ..WantedOutputs::NONE },
+        default_weight: 1.0,
+        source: "H-GKD, arXiv 2309.09571",
+    };
+
+    fn build(setup: &Setup<'_>) -> Result<Self, InputError> {
+        let teacher_dim = setup.inputs.tokens()?.teacher_dim;
+        Ok(Self::new(setup.settings.hgkd, TeacherQueue::of_run(setup)?, teacher_dim)?)
     }
 }
 
@@ -71,7 +104,7 @@ impl Hgkd {
     /// A weight that is negative or not finite, or a width of 0.
     pub fn new(settings: HgkdSettings, queue: TeacherQueue, teacher_dim: usize) -> Result<Self, TrainError> {
         expect_positive("the width of the teacher's tokens", teacher_dim)?;
-        for (name, value) in [("beta", settings.beta), ("lambda", settings.lambda)] {
+        for (name, value) in [("beta", settings.beta), ("lambda_sim", settings.lambda_sim)] {
             if !value.is_finite() || value < 0.0 {
                 let range = "finite and at least 0";
                 return Err(TrainError::Setting { name, value: value.into(), range });
@@ -96,9 +129,9 @@ impl Objective for Hgkd {
             ("hgkd_visible", visible.detach()),
             ("hgkd_similarity", similarity.detach()),
         ];
-        let HgkdSettings { beta, lambda } = self.settings;
+        let HgkdSettings { beta, lambda_sim, .. } = self.settings;
         let features = (hidden + (visible * f64::from(beta))?)?;
-        Ok(Loss { total: (features + (similarity * f64::from(lambda))?)?, parts })
+        Ok(Loss { total: (features + (similarity * f64::from(lambda_sim))?)?, parts })
     }
 
     fn after_step(&mut self, targets: &TargetBatch) -> Result<(), TrainError> {
@@ -128,7 +161,7 @@ fn feature_losses(
 ) -> Result<[Tensor; 2], TrainError> {
     let (batch, rows, columns, _) = x.dims4()?;
     expect_dims("teacher tokens", y, x.dims())?;
-    let visible = spread(mask, (batch, rows, columns))?;
+    let visible = visible_tokens(mask, (batch, rows, columns))?;
     let errors = (x - y)?.sqr()?.sum(3)?;
     let mean_over = |shown: bool| {
         let count = visible.iter().filter(|&&visible| visible == shown).count();
@@ -141,7 +174,10 @@ fn feature_losses(
 }
 
 /// Whether each token of `[B, rows, columns]` stands in a visible cell.
-fn spread(mask: &BatchMask, (batch, rows, columns): (usize, usize, usize)) -> Result<Vec<bool>, TrainError> {
+fn visible_tokens(
+    mask: &BatchMask,
+    (batch, rows, columns): (usize, usize, usize),
+) -> Result<Vec<bool>, TrainError> {
     let (cell_rows, cell_columns) = mask.cells();
     expect_eq("images of the batch's mask", batch, mask.images())?;
     expect_eq("rows of tokens in whole cells", rows / cell_rows * cell_rows, rows)?;

@@ -1,22 +1,39 @@
-//! KDEP (arXiv 2203.05180): METHODS.md section 2.
+//! KDEP (arXiv 2203.05180): docs/methods.md section 2.
 //!
 //! `L = mean over batch and dimensions of (x - f(y))^2`, with the student's pooled feature x before its last activation, and the
 //! teacher's feature projected to its width and scaled, f(y), which the KDEP bank holds.
 
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs};
+use super::registry::{Declared, Setup};
+use super::{Input, InputError, Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs};
 use crate::error::{TrainError, expect_dims};
 use crate::student::StudentOutput;
 
-/// What is to be known of it.
-pub const SPEC: ObjectiveSpec = ObjectiveSpec {
-    name: "kdep",
-    about: "the teacher's pooled feature, projected to the student's width; weight 20 for a supervised teacher",
-    needs: &["a KDEP bank"],
-    flags: &["--bank"],
-    outputs: WantedOutputs { raw_pooled: true, ..WantedOutputs::NONE },
-    default_weight: 3.0,
-    source: "KDEP, arXiv 2203.05180",
-};
+impl Declared for Kdep {
+    const SPEC: ObjectiveSpec = ObjectiveSpec {
+        name: "kdep",
+        about: "the teacher's pooled feature, projected to the student's width; weight 20 for a supervised teacher",
+        needs: &[Input::Features],
+        flags: &["--bank"],
+        outputs: WantedOutputs { raw_pooled: true, ..WantedOutputs::NONE },
+        default_weight: 3.0,
+        source: "KDEP, arXiv 2203.05180",
+    };
+
+    /// Targets must be as wide as the student's pooled feature.
+    fn check(setup: &Setup<'_>) -> Result<(), InputError> {
+        let (bank, student) = (setup.inputs.features()?, setup.student);
+        let (got, expected) = (bank.dim(), student.feature_dim());
+        if got == expected {
+            return Ok(());
+        }
+        let features = bank.manifest().record.features;
+        Err(InputError::TargetWidth { bank: bank.dir().to_owned(), student, got, expected, features })
+    }
+
+    fn build(_setup: &Setup<'_>) -> Result<Self, InputError> {
+        Ok(Self)
+    }
+}
 
 /// The KDEP objective.
 pub struct Kdep;

@@ -1,4 +1,4 @@
-//! Language-Guided Distillation (arXiv 2406.11689): METHODS.md section 1.
+//! Language-Guided Distillation (arXiv 2406.11689): docs/methods.md section 1.
 //!
 //! ```text
 //! L = alpha L_vis + (1 - alpha) L_tex,   each  -(1/B) Σ_b Σ_k p[b,k] log_softmax(logits / tau_s)[b,k]
@@ -6,86 +6,241 @@
 //! visual:  p = softmax([1, t . VSB^T] / tau_t)       logits = [s . t, s . VSB^T]
 //! ```
 //!
-//! VSB is the caller's choice ([`VisualBank`]): the mean embedding of each category, which runs take unless told otherwise, or the paper's
-//! online form, which moves with the batches.
+//! The VSB ([`VisualBank`]) holds the mean embedding of each category (default), or the paper's online form, which moves with the batches.
 //!
-//! Categories that no view is assigned to have no meaningful VSB row: their slots are taken out of L_vis on both sides, and the
-//! teacher's distribution is normalized over the rest.
+//! Categories that no view is assigned to have no meaningful VSB row. They are taken out of L_vis on both sides, and the teacher's
+//! distribution is normalized over the rest.
 //!
-//! Every category is one slot, as published, or counts as often as views are assigned to it: then `p[c] ∝ n_c exp(logit)`, for the teacher
-//! and, as `log n_c` added to the logits, for the student. An unassigned category counts once in the text term. Of distributions stored as
-//! their largest entries, those are weighted.
+//! Every category's prototype counts once, as published, or as often as views are assigned to it ([`CategoryWeights`]): then
+//! `p[c] ∝ n_c exp(logit)` for the teacher, and `log n_c` is added to the student's logits. An unassigned category counts once in the text
+//! term. Distributions that are stored as their largest entries are weighted in those.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::{D, Device, Tensor};
+use clap::Args;
+use lgd_data::bank::UnassignedSlots;
+use lgd_kernels::geometry::expect_eq;
+use serde::{Deserialize, Serialize};
 
+use super::registry::{Declared, Setup};
+use super::settings::SharedSettings;
 use super::visual_bank::{EmaBank, VisualBank};
 use super::{
-    Loss, Objective, ObjectiveSpec, ReadEmbeddings, TargetBatch, TargetColumns, WantedOutputs,
-    check_temperature,
+    IdleFlag, Input, InputError, Loss, Objective, ObjectiveSpec, ReadEmbeddings, SettingGroup, TargetBatch,
+    TargetColumns, WantedOutputs, check_temperature,
 };
-use crate::error::{TrainError, expect_dims};
+use crate::error::{SettingError, TrainError, expect_dims};
 use crate::ops;
+use crate::parse;
 use crate::student::StudentOutput;
-use lgd_kernels::geometry::expect_eq;
 
-/// What is to be known of it.
-pub const SPEC: ObjectiveSpec = ObjectiveSpec {
-    name: "lgd",
-    about: "similarities to the categories' text and visual prototypes, as the teacher has them",
-    needs: &["a bank of names"],
-    flags: &["--bank", "--alpha", "--tau-s", "--vsb", "--vsb-momentum", "--slots"],
-    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
-    default_weight: 1.0,
-    source: "LGD, arXiv 2406.11689",
-};
+/// Settings that only this objective reads; `--tau-s` is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LgdSettings {
+    /// lgd: weight of the visual term; the textual one has 1 - alpha.
+    #[arg(long, default_value_t = DEFAULT.alpha, value_parser = parse::fraction_or_zero)]
+    pub alpha: f32,
+    /// lgd: the visual semantics bank: mean (over the whole cache, fixed) or ema (the paper's moving average over batches).
+    #[arg(long, default_value_t = DEFAULT.vsb)]
+    pub vsb: VisualMode,
+    /// lgd: momentum of the moving-average bank.
+    #[arg(long, default_value_t = DEFAULT.vsb_momentum)]
+    pub vsb_momentum: f32,
+    /// lgd: how often a category counts: balanced (once, as published) or views (as often as views are assigned to it).
+    #[arg(long, default_value_t = DEFAULT.slots)]
+    pub slots: CategoryWeights,
+}
+
+/// The paper's (docs/methods.md section 1), but for the visual bank, which moves with the batches there ([`VisualMode::Ema`]) and is fixed here.
+const DEFAULT: LgdSettings =
+    LgdSettings { alpha: 0.5, vsb: VisualMode::Mean, vsb_momentum: 0.999, slots: CategoryWeights::Balanced };
+
+impl Default for LgdSettings {
+    fn default() -> Self {
+        DEFAULT
+    }
+}
+
+impl SettingGroup for LgdSettings {
+    fn check(&self) -> Result<(), SettingError> {
+        let Self { alpha, vsb_momentum, .. } = *self;
+        SettingError::first([
+            ("alpha", alpha.to_string(), (0.0..=1.0).contains(&alpha), "between 0 and 1"),
+            (
+                "vsb_momentum",
+                vsb_momentum.to_string(),
+                (0.0..1.0).contains(&vsb_momentum),
+                "at least 0 and below 1",
+            ),
+        ])
+    }
+
+    fn idle(&self) -> Option<IdleFlag> {
+        let (flag, owner, needs) = ("--vsb-momentum", "the moving-average bank", "--vsb ema");
+        (self.vsb != VisualMode::Ema).then_some(IdleFlag { flag, owner, needs })
+    }
+}
+
+/// Where the visual semantics bank comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VisualMode {
+    /// The bank's means; the visual distributions are read from disk.
+    Mean,
+    /// The paper's online form: a moving average, computed in the loop.
+    Ema,
+}
+
+impl fmt::Display for VisualMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mean => "mean",
+            Self::Ema => "ema",
+        })
+    }
+}
+
+impl FromStr for VisualMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "mean" => Ok(Self::Mean),
+            "ema" => Ok(Self::Ema),
+            _ => Err(format!("expected mean or ema, got {name:?}")),
+        }
+    }
+}
+
+/// How often a category counts in the distributions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CategoryWeights {
+    /// Once, as published.
+    Balanced,
+    /// As often as views are assigned to it.
+    Views,
+}
+
+impl fmt::Display for CategoryWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Balanced => "balanced",
+            Self::Views => "views",
+        })
+    }
+}
+
+impl FromStr for CategoryWeights {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "balanced" => Ok(Self::Balanced),
+            "views" => Ok(Self::Views),
+            _ => Err(format!("expected balanced or views, got {name:?}")),
+        }
+    }
+}
+
+impl Declared for Lgd {
+    const SPEC: ObjectiveSpec = ObjectiveSpec {
+        name: "lgd",
+        about: "similarities to the categories' text and visual prototypes, as the teacher has them",
+        needs: &[Input::Names],
+        flags: &["--bank", "--alpha", "--tau-s", "--vsb", "--vsb-momentum", "--slots"],
+        outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
+        default_weight: 1.0,
+        source: "LGD, arXiv 2406.11689",
+    };
+
+    /// A weight of 0 views must not drop prototypes that the bank keeps.
+    fn check(setup: &Setup<'_>) -> Result<(), InputError> {
+        let bank = setup.inputs.names()?;
+        let kept = bank.manifest().record.unassigned_slots == UnassignedSlots::Kept;
+        if kept && setup.settings.lgd.slots == CategoryWeights::Views {
+            return Err(InputError::KeptPrototypes { bank: bank.dir().to_owned() });
+        }
+        Ok(())
+    }
+
+    fn build(setup: &Setup<'_>) -> Result<Self, InputError> {
+        let (bank, settings) = (setup.inputs.names()?, &setup.settings.lgd);
+        let record = &bank.manifest().record;
+        let prototypes = |values: &[f32]| {
+            let shape = (bank.categories(), bank.dim());
+            Tensor::from_slice(values, shape, setup.device).map_err(TrainError::from)
+        };
+        let visual = match settings.vsb {
+            VisualMode::Mean => VisualBank::Mean { vsb: prototypes(bank.vsb())? },
+            VisualMode::Ema => VisualBank::Ema { momentum: settings.vsb_momentum, seed: setup.seed },
+        };
+        let constants = LgdConstants {
+            alpha: settings.alpha,
+            teacher_temperature: record.teacher_temperature,
+            student_temperature: setup.settings.shared.student_temperature,
+        };
+        let kept = record.unassigned_slots == UnassignedSlots::Kept;
+        let counts: Vec<u64> = record.categories.iter().map(|category| category.count).collect();
+        let assigned: Vec<bool> = counts.iter().map(|&count| kept || count > 0).collect();
+        let lgd = Self::new(constants, prototypes(bank.tsb())?, visual, &assigned)?;
+        Ok(match settings.slots {
+            CategoryWeights::Balanced => lgd,
+            CategoryWeights::Views => lgd.counting_views(&counts)?,
+        })
+    }
+}
 
 /// The constants of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LgdSettings {
+pub struct LgdConstants {
     /// Weight of the visual term, within 0 and 1.
     pub alpha: f32,
-    /// Teacher's temperature; used by the online bank only, the stored distributions already contain it.
+    /// Teacher's temperature. Only the online bank uses it: the stored distributions already contain it.
     pub teacher_temperature: f32,
     /// Student's temperature.
     pub student_temperature: f32,
 }
 
-impl Default for LgdSettings {
-    /// The paper's.
+impl Default for LgdConstants {
+    /// Those of the default settings, and of a bank with the default temperature.
     fn default() -> Self {
-        Self { alpha: 0.5, teacher_temperature: 0.01, student_temperature: 0.2 }
+        let student_temperature = SharedSettings::default().student_temperature;
+        Self { alpha: DEFAULT.alpha, teacher_temperature: 0.01, student_temperature }
     }
 }
 
 /// The LGD objective over one bank.
 pub struct Lgd {
-    settings: LgdSettings,
+    constants: LgdConstants,
     tsb: Tensor,
-    visual: Bank,
-    text_slots: Slots,
-    /// Slot 0 is the view itself.
-    visual_slots: Slots,
+    visual: VisualPrototypes,
+    text_weights: ClassWeights,
+    /// Class 0 is the view itself.
+    visual_weights: ClassWeights,
 }
 
-enum Bank {
+enum VisualPrototypes {
     Mean(Tensor),
     Ema(EmaBank),
 }
 
-/// How much each slot of a distribution counts.
-struct Slots {
-    /// 0 takes a slot out.
+/// How much each class of a distribution counts: every category, and in the visual term the view itself.
+struct ClassWeights {
+    /// 0 takes a class out.
     weights: Vec<f32>,
     active: Arc<[bool]>,
-    /// `[1, slots]`, where a slot counts other than once: what the student's logits are raised by.
+    /// `[1, classes]`, added to the student's logits; absent if every active class counts once.
     log_weights: Option<Tensor>,
 }
 
-impl Slots {
-    /// Every active slot counts once.
+impl ClassWeights {
+    /// Every active class counts once.
     fn balanced(active: impl Iterator<Item = bool>) -> Self {
         let active: Arc<[bool]> = active.collect();
         let weights = active.iter().map(|&on| f32::from(u8::from(on))).collect();
@@ -93,7 +248,7 @@ impl Slots {
     }
 
     fn weighted(weights: Vec<f32>, device: &Device) -> Result<Self, TrainError> {
-        // What is left out has no logarithm, and needs none.
+        // A class that is taken out has no logarithm, and needs none.
         let log = |weight: &f32| if *weight > 0.0 { weight.ln() } else { 0.0 };
         let log_weights: Vec<f32> = weights.iter().map(log).collect();
         let log_weights = Tensor::from_vec(log_weights, (1, weights.len()), device)?;
@@ -104,33 +259,35 @@ impl Slots {
 
 impl Lgd {
     /// The objective for the text bank `tsb` `[C, D]`, a visual bank, and per category whether any view is assigned to it. Every category
-    /// is one slot.
+    /// counts once.
     ///
     /// # Errors
-    /// Settings out of range, or banks whose shapes disagree.
+    /// Constants out of range, or banks whose shapes disagree.
     pub fn new(
-        settings: LgdSettings,
+        constants: LgdConstants,
         tsb: Tensor,
         visual: VisualBank,
         assigned: &[bool],
     ) -> Result<Self, TrainError> {
-        check(&settings)?;
+        check(&constants)?;
         let (categories, dim) = tsb.dims2()?;
         expect_eq("assignment flags of the bank", categories, assigned.len())?;
         let visual = match visual {
             VisualBank::Mean { vsb } => {
                 expect_dims("the visual bank", &vsb, &[categories, dim])?;
-                Bank::Mean(vsb.detach().contiguous()?)
+                VisualPrototypes::Mean(vsb.detach().contiguous()?)
             }
-            VisualBank::Ema { momentum, seed } => Bank::Ema(EmaBank::new(momentum, seed, (categories, dim))?),
+            VisualBank::Ema { momentum, seed } => {
+                VisualPrototypes::Ema(EmaBank::new(momentum, seed, (categories, dim))?)
+            }
         };
         let tsb = tsb.detach().contiguous()?;
-        let text_slots = Slots::balanced(std::iter::repeat_n(true, categories));
-        let visual_slots = Slots::balanced(std::iter::once(true).chain(assigned.iter().copied()));
-        Ok(Self { settings, tsb, visual, text_slots, visual_slots })
+        let text_weights = ClassWeights::balanced(std::iter::repeat_n(true, categories));
+        let visual_weights = ClassWeights::balanced(std::iter::once(true).chain(assigned.iter().copied()));
+        Ok(Self { constants, tsb, visual, text_weights, visual_weights })
     }
 
-    /// The same with slots that count as often as views are assigned to their category: `counts` `[C]`.
+    /// The same objective with categories that count as often as views are assigned to them: `counts` `[C]`.
     ///
     /// # Errors
     /// Another number of counts than of categories.
@@ -139,45 +296,46 @@ impl Lgd {
         #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^24 need no last digit")]
         let weights = |least: u64| counts.iter().map(move |&count| count.max(least) as f32);
         let device = self.tsb.device();
-        let text_slots = Slots::weighted(weights(1).collect(), device)?;
-        let visual_slots = Slots::weighted(std::iter::once(1.0).chain(weights(0)).collect(), device)?;
-        Ok(Self { text_slots, visual_slots, ..self })
+        let text_weights = ClassWeights::weighted(weights(1).collect(), device)?;
+        let visual_weights =
+            ClassWeights::weighted(std::iter::once(1.0).chain(weights(0)).collect(), device)?;
+        Ok(Self { text_weights, visual_weights, ..self })
     }
 
     /// `-(1/B) Σ p log_softmax(logits / tau_s + log weights)`.
-    fn term(&self, logits: &Tensor, p: &Tensor, slots: &Slots) -> Result<Tensor, TrainError> {
-        let mut logits = (logits / f64::from(self.settings.student_temperature))?;
-        if let Some(log_weights) = &slots.log_weights {
+    fn term(&self, logits: &Tensor, p: &Tensor, classes: &ClassWeights) -> Result<Tensor, TrainError> {
+        let mut logits = (logits / f64::from(self.constants.student_temperature))?;
+        if let Some(log_weights) = &classes.log_weights {
             logits = logits.broadcast_add(log_weights)?;
         }
-        Ok(ops::soft_cross_entropy(&logits, &p.contiguous()?, Arc::clone(&slots.active))?)
+        Ok(ops::soft_cross_entropy(&logits, &p.contiguous()?, Arc::clone(&classes.active))?)
     }
 
-    /// The teacher's visual distribution for the bank as it is now, over the active slots: `[B, C + 1]`.
+    /// The teacher's visual distribution for the bank as it is now, over the active classes: `[B, C + 1]`.
     fn online_distribution(&self, t: &Tensor, vsb: &Tensor) -> Result<Tensor, TrainError> {
         let positive = t.sqr()?.sum_keepdim(D::Minus1)?;
         let logits = Tensor::cat(&[&positive, &ops::similarity(t, vsb)?], 1)?;
-        let scaled = (logits / f64::from(self.settings.teacher_temperature))?;
-        Ok(ops::softmax(&scaled, &self.visual_slots.weights)?)
+        let scaled = (logits / f64::from(self.constants.teacher_temperature))?;
+        Ok(ops::softmax(&scaled, &self.visual_weights.weights)?)
     }
 
     fn text_term(&self, s: &Tensor, targets: &TargetBatch) -> Result<Tensor, TrainError> {
-        let (p, slots) = (targets.text_distribution()?, &self.text_slots);
-        expect_dims("text distributions", p, &[s.dims()[0], slots.weights.len()])?;
-        let p = if slots.log_weights.is_some() { ops::reweighted(p, &slots.weights)? } else { p.clone() };
-        self.term(&ops::similarity(s, &self.tsb)?, &p, slots)
+        let (p, classes) = (targets.text_distribution()?, &self.text_weights);
+        expect_dims("text distributions", p, &[s.dims()[0], classes.weights.len()])?;
+        let p = if classes.log_weights.is_some() { ops::reweighted(p, &classes.weights)? } else { p.clone() };
+        self.term(&ops::similarity(s, &self.tsb)?, &p, classes)
     }
 
     fn visual_term(&self, s: &Tensor, targets: &TargetBatch) -> Result<Tensor, TrainError> {
-        let (t, slots) = (targets.embedding()?, &self.visual_slots);
+        let (t, classes) = (targets.embedding()?, &self.visual_weights);
         expect_dims("teacher embeddings", t, s.dims())?;
         let (vsb, p) = match &self.visual {
-            Bank::Mean(vsb) => {
+            VisualPrototypes::Mean(vsb) => {
                 let p = targets.visual_distribution()?;
-                expect_dims("visual distributions", p, &[s.dims()[0], slots.weights.len()])?;
-                (vsb.clone(), ops::reweighted(p, &slots.weights)?)
+                expect_dims("visual distributions", p, &[s.dims()[0], classes.weights.len()])?;
+                (vsb.clone(), ops::reweighted(p, &classes.weights)?)
             }
-            Bank::Ema(bank) => {
+            VisualPrototypes::Ema(bank) => {
                 let vsb = bank.tensor()?.to_device(self.tsb.device())?;
                 let p = self.online_distribution(t, &vsb)?;
                 (vsb, p)
@@ -185,13 +343,13 @@ impl Lgd {
         };
         let positive = s.mul(t)?.sum_keepdim(D::Minus1)?;
         let logits = Tensor::cat(&[&positive, &ops::similarity(s, &vsb)?], 1)?;
-        self.term(&logits, &p, slots)
+        self.term(&logits, &p, classes)
     }
 }
 
 impl Objective for Lgd {
     fn columns(&self) -> TargetColumns {
-        let online = matches!(self.visual, Bank::Ema(_));
+        let online = matches!(self.visual, VisualPrototypes::Ema(_));
         TargetColumns {
             embedding: true,
             text_distribution: true,
@@ -208,22 +366,22 @@ impl Objective for Lgd {
         let text = self.text_term(s, targets)?;
         let visual = self.visual_term(s, targets)?;
         let parts = vec![("text", text.detach()), ("visual", visual.detach())];
-        let alpha = f64::from(self.settings.alpha);
+        let alpha = f64::from(self.constants.alpha);
         let total = ((visual * alpha)? + (text * (1.0 - alpha))?)?;
         Ok(Loss { total, parts })
     }
 
     fn after_step(&mut self, targets: &TargetBatch) -> Result<(), TrainError> {
         match &mut self.visual {
-            Bank::Mean(_) => Ok(()),
-            Bank::Ema(bank) => bank.update(targets.embedding()?, targets.pseudo_category()?),
+            VisualPrototypes::Mean(_) => Ok(()),
+            VisualPrototypes::Ema(bank) => bank.update(targets.embedding()?, targets.pseudo_category()?),
         }
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         match &self.visual {
-            Bank::Mean(_) => Ok(BTreeMap::new()),
-            Bank::Ema(bank) => bank.state(),
+            VisualPrototypes::Mean(_) => Ok(BTreeMap::new()),
+            VisualPrototypes::Ema(bank) => bank.state(),
         }
     }
 
@@ -233,17 +391,17 @@ impl Objective for Lgd {
         _read: &mut ReadEmbeddings<'_>,
     ) -> Result<(), TrainError> {
         match &mut self.visual {
-            Bank::Mean(_) => Ok(()),
-            Bank::Ema(bank) => bank.restore(state),
+            VisualPrototypes::Mean(_) => Ok(()),
+            VisualPrototypes::Ema(bank) => bank.restore(state),
         }
     }
 }
 
-fn check(settings: &LgdSettings) -> Result<(), TrainError> {
-    if !(0.0..=1.0).contains(&settings.alpha) {
-        let value = settings.alpha.into();
+fn check(constants: &LgdConstants) -> Result<(), TrainError> {
+    if !(0.0..=1.0).contains(&constants.alpha) {
+        let value = constants.alpha.into();
         return Err(TrainError::Setting { name: "alpha", value, range: "within 0 and 1" });
     }
-    check_temperature("the teacher's temperature", settings.teacher_temperature)?;
-    check_temperature("the student's temperature", settings.student_temperature)
+    check_temperature("the teacher's temperature", constants.teacher_temperature)?;
+    check_temperature("the student's temperature", constants.student_temperature)
 }

@@ -1,10 +1,9 @@
-//! Which cells a student does not see: METHODS.md section 3.
+//! Which cells a student does not see: docs/methods.md section 3.
 
 use lgd_kernels::geometry::{expect_eq, expect_positive};
 
 use super::targets::expect_rows;
 use crate::error::TrainError;
-use crate::loader::order::shuffled;
 use crate::rng::Stream;
 use crate::student::LEAST_CELLS;
 
@@ -50,16 +49,16 @@ impl BatchMask {
     /// The cells of images `start..start + len`.
     ///
     /// # Errors
-    /// [`TrainError::MissingRows`] where there are fewer.
+    /// [`ObjectiveError::MissingRows`](super::ObjectiveError::MissingRows) if there are fewer.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self, TrainError> {
         expect_rows(self.images(), start, len)?;
         let cells = self.rows * self.columns;
         Ok(Self { visible: self.visible[start * cells..(start + len) * cells].to_vec(), ..*self })
     }
 
-    /// Hides of each image's `rows` x `columns` cells the share `ratio`, rounded, but at least one and not all; which ones is a function of
-    /// (`seed`, sample, `epoch`) alone. `samples`: the number that each image's sample has in the cache, which stands for its key: a run's
-    /// cache never changes.
+    /// Hides the share `ratio` of each image's `rows` x `columns` cells: rounded, at least one, never all. The choice depends on (`seed`,
+    /// sample, `epoch`) alone. `samples`: number of each image's sample in the cache, which stands for its key, because a run's cache never
+    /// changes.
     ///
     /// # Errors
     /// A ratio that is not a share, or images of fewer than two cells.
@@ -86,7 +85,7 @@ impl BatchMask {
         let hidden = share(cells, ratio).clamp(1, cells - 1);
         let mut visible = vec![true; samples.len() * cells];
         for (visible, &sample) in visible.chunks_exact_mut(cells).zip(samples) {
-            let order = shuffled(cells, &mut Stream::new(&[PURPOSE, seed, sample, epoch.into()]));
+            let order = Stream::new(&[PURPOSE, seed, sample, epoch.into()]).permutation(cells);
             order[..hidden].iter().for_each(|&cell| visible[cell] = false);
         }
         Self::new(visible, (rows, columns))
@@ -106,6 +105,7 @@ fn share(cells: usize, ratio: f32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ObjectiveError;
     use super::*;
 
     fn draw(key: (u64, u32), samples: &[u64], cells: (usize, usize), ratio: f32) -> Vec<bool> {
@@ -170,7 +170,8 @@ mod tests {
         assert_eq!(mask.narrow(1, 2).unwrap().visible(), [false, true, true, true]);
         for (start, len) in [(2, 2), (4, 0), (0, 4), (usize::MAX, 2)] {
             let error = mask.narrow(start, len).unwrap_err();
-            assert!(matches!(error, TrainError::MissingRows { rows: 3, .. }), "{start} {len}: {error}");
+            let missing = matches!(error, TrainError::Objective(ObjectiveError::MissingRows { rows: 3, .. }));
+            assert!(missing, "{start} {len}: {error}");
         }
         assert!(BatchMask::new(vec![true; 5], (1, 2)).is_err(), "half an image");
         assert!(BatchMask::new(Vec::new(), (0, 2)).is_err(), "no cells");

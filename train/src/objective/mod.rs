@@ -1,22 +1,28 @@
-//! Objectives: which targets they need, and how they turn them and a student's output into a loss.
+//! Objectives: the targets they need, and how they turn those and a student's output into a loss.
 //!
-//! One file per objective, each with its `SPEC`; [`ObjectiveKind`] lists them, [`Objectives`] is a weighted choice of some. To add one:
-//! - its file here, with its `SPEC` and its [`Objective`];
-//! - a variant of [`ObjectiveKind`], in `registry.rs`;
-//! - how it is made of a configuration, and which input it needs, in `trainer/objectives.rs`;
-//! - its settings in `run/objectives.rs`, and their flags in the command line's `args.rs` and `commands/objectives.rs`;
-//! - a target column that no other has: in `targets.rs`, and where it is read, in `loader/targets.rs`;
-//! - an output that no student makes yet: in [`WantedOutputs`], and in `student/config.rs`.
+//! An objective is one file here: its `SPEC` (name, inputs, flags, the student's outputs), its settings, and its [`Objective`]. To add one:
+//!
+//! 1. Write its file. Copy `caption.rs`, which is the smallest one with a setting. Settings are one struct that is the flags, their
+//!    defaults and the members of `config.toml` at once; a setting that other objectives read too goes into `settings.rs`.
+//! 2. Add its `mod` line and its line in `objectives!` below.
+//!
+//! That is all if the objective reads columns that [`TargetColumns`] has and outputs that [`WantedOutputs`] has. A new column is a field in
+//! `targets.rs` and its reader in `loader/targets.rs`, a new input is a variant of [`Input`] in `inputs.rs`, a new output of the student is
+//! made in `student/config.rs`. Tests: a case with PyTorch's losses and gradients in `tests/numerics/objectives.rs`, and its line in
+//! `tests/cli/objectives.txt` of the workspace.
 
 mod caption;
 mod combined;
+mod error;
 mod hgkd;
+mod inputs;
 mod kdep;
 mod lgd;
 mod mask;
 mod queue;
 mod registry;
 mod seed;
+mod settings;
 mod supervised;
 mod targets;
 mod visual_bank;
@@ -26,27 +32,52 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use serde::Serialize;
 
-pub use self::caption::Caption;
+pub use self::caption::{Caption, CaptionSettings};
 pub use self::combined::Combined;
+pub use self::error::ObjectiveError;
 pub use self::hgkd::{Hgkd, HgkdSettings};
+pub use self::inputs::{Input, InputError, Inputs};
 pub use self::kdep::Kdep;
-pub use self::lgd::{Lgd, LgdSettings};
+pub use self::lgd::{CategoryWeights, Lgd, LgdConstants, LgdSettings, VisualMode};
 pub use self::mask::BatchMask;
 pub use self::queue::TeacherQueue;
-pub use self::registry::{ObjectiveChoice, ObjectiveKind, Objectives};
-pub use self::seed::{Seed, SeedSettings};
+pub use self::registry::{ObjectiveChoice, Objectives, Setup};
+pub use self::seed::{Seed, SeedConstants, SeedSettings};
+pub use self::settings::{IdleFlag, SettingGroup, SharedSettings};
 pub use self::supervised::Supervised;
 pub use self::targets::{TargetBatch, TargetColumns};
 pub use self::visual_bank::VisualBank;
-use crate::error::TrainError;
+use crate::error::{SettingError, TrainError};
 use crate::student::StudentOutput;
 
-/// `Err(Setting)` unless a temperature can divide logits.
-fn check_temperature(name: &'static str, value: f32) -> Result<(), TrainError> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(());
+registry::objectives! {
+    /// Language-guided distillation.
+    Lgd: Lgd, lgd: LgdSettings;
+    /// Similarities to a queue of teacher embeddings.
+    Seed: Seed, seed: SeedSettings;
+    /// The teacher's pooled features.
+    Kdep: Kdep;
+    /// The teacher's patch tokens, from masked images.
+    Hgkd: Hgkd, hgkd: HgkdSettings;
+    /// Caption embeddings.
+    Caption: Caption, caption: CaptionSettings;
+    /// Labels.
+    Supervised: Supervised;
+}
+
+impl ObjectiveSettings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first that is out of range.
+    pub fn check(&self) -> Result<(), SettingError> {
+        self.groups().into_iter().try_for_each(|group| group.check())
     }
-    Err(TrainError::Setting { name, value: value.into(), range: "finite and above 0" })
+
+    /// The settings that other settings leave without effect.
+    pub fn idle(&self) -> Vec<IdleFlag> {
+        self.groups().into_iter().filter_map(|group| group.idle()).collect()
+    }
 }
 
 /// A loss and the terms it is made of.
@@ -61,7 +92,7 @@ pub struct Loss {
 /// The student's outputs that objectives read, beside the pooled feature, which every student has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WantedOutputs {
-    /// What the head makes: the embedding in the teacher's space, or logits.
+    /// The head's output: the embedding in the teacher's space, or logits.
     pub embedding: bool,
     /// The pooled feature before its last activation.
     pub raw_pooled: bool,
@@ -73,7 +104,7 @@ impl WantedOutputs {
     /// None of them.
     pub const NONE: Self = Self { embedding: false, raw_pooled: false, tokens: false };
 
-    /// The outputs that either wants.
+    /// The outputs that either reads.
     pub fn union(self, other: Self) -> Self {
         Self {
             embedding: self.embedding || other.embedding,
@@ -86,23 +117,23 @@ impl WantedOutputs {
 /// Reads the teacher's embeddings `[n, D]` of `n` cache rows.
 pub type ReadEmbeddings<'a> = dyn FnMut(&[usize]) -> Result<Tensor, TrainError> + 'a;
 
-/// What is to be known of an objective before it is chosen.
+/// Name, inputs, flags and source of an objective, for the registry and the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ObjectiveSpec {
     /// Its name on the command line.
     pub name: &'static str,
     /// What it does, in a sentence.
     pub about: &'static str,
-    /// What it needs besides views and embeddings of a cache.
-    pub needs: &'static [&'static str],
-    /// The settings of `lgd train` that it reads.
+    /// Its inputs besides views and embeddings of a cache.
+    pub needs: &'static [Input],
+    /// The flags of `lgd train` that it reads: its own settings and those of [`SharedSettings`], and `--bank`.
     pub flags: &'static [&'static str],
     /// The student's outputs that its loss reads.
     #[serde(skip)]
     pub outputs: WantedOutputs,
-    /// Its weight where none is given.
+    /// Default weight in a sum.
     pub default_weight: f32,
-    /// Where it comes from.
+    /// The paper.
     pub source: &'static str,
 }
 
@@ -117,7 +148,7 @@ pub trait Objective: Send {
     /// A column or an output of the student that is missing, or shapes that disagree.
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError>;
 
-    /// Updates what the objective itself tracks, once per optimizer step, after the step's loss was taken. The targets are the whole
+    /// Updates the objective's own state, once per optimizer step, after the step's loss was computed. The targets are the whole
     /// batch's, on the CPU: reading them waits for no device.
     ///
     /// # Errors
@@ -126,7 +157,7 @@ pub trait Objective: Send {
         Ok(())
     }
 
-    /// What a checkpoint must keep beside the student and the optimizer; empty if nothing.
+    /// The objective's state for a checkpoint; empty if it has none.
     ///
     /// # Errors
     /// Tensors that cannot be made.
@@ -134,7 +165,7 @@ pub trait Objective: Send {
         Ok(BTreeMap::new())
     }
 
-    /// Takes [`state`](Self::state) back from a checkpoint; what it only names, `read` reads again.
+    /// Restores [`state`](Self::state) from a checkpoint. Embeddings saved as row numbers are re-read through `read`.
     ///
     /// # Errors
     /// An entry that is missing or does not fit, or those of `read`; the objective must not be used then.
@@ -145,4 +176,12 @@ pub trait Objective: Send {
     ) -> Result<(), TrainError> {
         Ok(())
     }
+}
+
+/// `Err(Setting)` unless a temperature can divide logits.
+fn check_temperature(name: &'static str, value: f32) -> Result<(), TrainError> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(());
+    }
+    Err(TrainError::Setting { name, value: value.into(), range: "finite and above 0" })
 }

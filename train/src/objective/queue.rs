@@ -1,74 +1,82 @@
-//! The last teacher embeddings that training has shown: SEED's and H-GKD's memory.
+//! The last teacher embeddings that training has shown: the memory of SEED and H-GKD.
 //!
-//! A ring of `K` slots on the device, filled in the order of training. A checkpoint keeps the cache row of each slot, not the
-//! embedding: 256 kB instead of 256 MB at K = 65,536 and D = 1,024. Slots keep their places when it is restored, so that sums over
-//! them come out in the same bits.
+//! A ring of `K` entries on the device, filled in the order of training. A checkpoint stores the cache row of each entry, not the
+//! embedding: 256 kB instead of 256 MB at K = 65,536 and D = 1,024. A restored queue has every entry at its old position, so that sums
+//! over the entries give the same bits.
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::ReadEmbeddings;
+use super::registry::Setup;
+use super::{InputError, ReadEmbeddings};
 use crate::error::{TrainError, expect_dims};
 
-/// Names of the state's entries.
+/// Names in the state.
 const ROWS: &str = "queue.rows";
 const NEXT: &str = "queue.next";
-/// Embeddings read at one time when a queue is filled again.
+/// Embeddings read at a time when a queue is restored.
 const CHUNK: usize = 4096;
 
 /// A first-in, first-out queue of at most `K` teacher embeddings; empty at first.
 #[derive(Debug)]
 pub struct TeacherQueue {
-    /// Cache row of each filled slot.
+    /// Cache row of each filled entry.
     rows: Vec<u32>,
-    /// The slot to be written next: the first free one, or that of the oldest entry.
+    /// Position to be written next: the first free one, or that of the oldest entry.
     next: usize,
-    /// `[K, D]`, of which the first `rows.len()` slots are filled.
-    slots: Tensor,
+    /// `[K, D]`, of which the first `rows.len()` entries are filled.
+    entries: Tensor,
 }
 
 impl TeacherQueue {
     /// An empty queue of `capacity` embeddings of width `dim` on `device`.
     ///
     /// # Errors
-    /// A capacity of 0, or memory that cannot be had.
+    /// A capacity of 0, or memory that cannot be allocated.
     pub fn new(capacity: usize, dim: usize, device: &Device) -> Result<Self, TrainError> {
         if capacity == 0 {
             return Err(TrainError::Setting { name: "the queue's length", value: 0.0, range: "at least 1" });
         }
-        let slots = Tensor::zeros((capacity, dim), DType::F32, device)?;
-        Ok(Self { rows: Vec::new(), next: 0, slots })
+        let entries = Tensor::zeros((capacity, dim), DType::F32, device)?;
+        Ok(Self { rows: Vec::new(), next: 0, entries })
     }
 
-    /// Most entries it holds, K.
+    /// The empty queue of a run: of the length that is set, at most as long as the cache.
+    pub(super) fn of_run(setup: &Setup<'_>) -> Result<Self, InputError> {
+        let cache = setup.inputs.cache();
+        let capacity = setup.settings.shared.queue.min(cache.rows());
+        Ok(Self::new(capacity, cache.dim(), setup.device)?)
+    }
+
+    /// Capacity K, entries.
     pub fn capacity(&self) -> usize {
-        self.slots.dims()[0]
+        self.entries.dims()[0]
     }
 
-    /// Entries it holds now.
+    /// Filled entries.
     pub fn filled(&self) -> usize {
         self.rows.len()
     }
 
-    /// Appends the embeddings `[n, D]`, wherever they are, of cache rows `rows`, in that order; the oldest entries make room.
+    /// Appends the embeddings `[n, D]`, on any device, of cache rows `rows`, in that order. The oldest entries are overwritten.
     ///
     /// # Errors
     /// Another shape, or an error of the device.
     pub fn push(&mut self, rows: &[u32], embeddings: &Tensor) -> Result<(), TrainError> {
-        expect_dims("embeddings for the queue", embeddings, &[rows.len(), self.slots.dims()[1]])?;
+        expect_dims("embeddings for the queue", embeddings, &[rows.len(), self.entries.dims()[1]])?;
         if rows.is_empty() {
             // A GPU holds no empty tensor.
             return Ok(());
         }
-        let embeddings = embeddings.detach().to_device(self.slots.device())?.contiguous()?;
+        let embeddings = embeddings.detach().to_device(self.entries.device())?.contiguous()?;
         let mut done = rows.len().saturating_sub(self.capacity());
         while done < rows.len() {
             let count = (self.capacity() - self.next).min(rows.len() - done);
-            self.slots.slice_set(&embeddings.narrow(0, done, count)?, 0, self.next)?;
+            self.entries.slice_set(&embeddings.narrow(0, done, count)?, 0, self.next)?;
             for &row in &rows[done..done + count] {
                 match self.rows.get_mut(self.next) {
-                    Some(slot) => *slot = row,
+                    Some(oldest) => *oldest = row,
                     None => self.rows.push(row),
                 }
                 self.next = (self.next + 1) % self.capacity();
@@ -78,17 +86,17 @@ impl TeacherQueue {
         Ok(())
     }
 
-    /// The entries `[filled, D]`, in no particular order; `None` while there are none. They are the queue's own memory, which the next
-    /// [`push`](Self::push) writes to.
+    /// The filled entries `[filled, D]`, in no particular order; `None` if there are none. The tensor shares the queue's memory, which the
+    /// next [`push`](Self::push) overwrites.
     ///
     /// # Errors
     /// An error of the device.
     pub fn tensor(&self) -> Result<Option<Tensor>, TrainError> {
         let filled = self.filled();
-        Ok((filled > 0).then(|| self.slots.narrow(0, 0, filled)).transpose()?)
+        Ok((filled > 0).then(|| self.entries.narrow(0, 0, filled)).transpose()?)
     }
 
-    /// Cache rows and place, for a checkpoint: `queue.rows` u32 `[filled]`, `queue.next` u32 `[1]`.
+    /// Cache rows and position, for a checkpoint: `queue.rows` u32 `[filled]`, `queue.next` u32 `[1]`.
     ///
     /// # Errors
     /// Tensors that cannot be made.
@@ -98,7 +106,7 @@ impl TeacherQueue {
         Ok(BTreeMap::from([(ROWS.to_owned(), rows), (NEXT.to_owned(), next)]))
     }
 
-    /// Takes [`state`](Self::state) back; `read` gives the embeddings `[n, D]` of the cache rows that it names.
+    /// Restores [`state`](Self::state); `read` returns the embeddings `[n, D]` of the cache rows in it.
     ///
     /// # Errors
     /// An entry that is missing, or does not fit a queue of this length: nothing is changed then. Those of `read`, or another shape: the
@@ -109,21 +117,21 @@ impl TeacherQueue {
         read: &mut ReadEmbeddings<'_>,
     ) -> Result<(), TrainError> {
         let (rows, next) = self.saved(state)?;
-        // Until all slots hold the embeddings of their rows, there are none.
+        // Empty until every entry holds the embedding of its row.
         (self.rows, self.next) = (Vec::new(), 0);
         for (chunk, rows) in rows.chunks(CHUNK).enumerate() {
             let rows: Vec<usize> =
                 rows.iter().map(|&row| usize::try_from(row).unwrap_or(usize::MAX)).collect();
             let embeddings = read(&rows)?;
-            expect_dims("embeddings for the queue", &embeddings, &[rows.len(), self.slots.dims()[1]])?;
-            let embeddings = embeddings.to_device(self.slots.device())?.contiguous()?;
-            self.slots.slice_set(&embeddings, 0, chunk * CHUNK)?;
+            expect_dims("embeddings for the queue", &embeddings, &[rows.len(), self.entries.dims()[1]])?;
+            let embeddings = embeddings.to_device(self.entries.device())?.contiguous()?;
+            self.entries.slice_set(&embeddings, 0, chunk * CHUNK)?;
         }
         (self.rows, self.next) = (rows, next);
         Ok(())
     }
 
-    /// The rows and the place in `state`, which a queue of this length can have.
+    /// The rows and the position in `state`, checked against this queue's length.
     fn saved(&self, state: &BTreeMap<String, Tensor>) -> Result<(Vec<u32>, usize), TrainError> {
         let entry = |name: &str| {
             let tensor = state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() })?;
@@ -136,12 +144,13 @@ impl TeacherQueue {
             return Err(TrainError::Dimensions { what, expected, got });
         }
         let next = next.first().copied().unwrap_or(u32::MAX);
-        let place = usize::try_from(next).unwrap_or(usize::MAX);
-        let fits = if rows.len() < self.capacity() { place == rows.len() } else { place < self.capacity() };
+        let position = usize::try_from(next).unwrap_or(usize::MAX);
+        let full = rows.len() == self.capacity();
+        let fits = if full { position < self.capacity() } else { position == rows.len() };
         if !fits {
-            let range = "the first free slot, or a slot of a queue that is full";
+            let range = "the first free entry, or an entry of a queue that is full";
             return Err(TrainError::Setting { name: NEXT, value: next.into(), range });
         }
-        Ok((rows, place))
+        Ok((rows, position))
     }
 }

@@ -1,72 +1,113 @@
-//! The objectives there are, and weighted choices of them.
+//! The table of objectives, and weighted choices of them.
 
 use std::fmt;
 use std::str::FromStr;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectiveSpec, WantedOutputs, caption, hgkd, kdep, lgd, seed, supervised};
-use crate::error::TrainError;
+use super::{
+    Combined, InputError, Inputs, Objective, ObjectiveError, ObjectiveKind, ObjectiveSettings, ObjectiveSpec,
+    WantedOutputs,
+};
+use crate::student::Architecture;
 
-/// An objective by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ObjectiveKind {
-    /// Language-guided distillation.
-    Lgd,
-    /// Similarities to a queue of teacher embeddings.
-    Seed,
-    /// The teacher's features.
-    Kdep,
-    /// The teacher's patch tokens, from masked images.
-    Hgkd,
-    /// Caption embeddings.
-    Caption,
-    /// Labels.
-    Supervised,
+/// What objectives are built from: a run's settings and its inputs.
+pub struct Setup<'a> {
+    /// The inputs that the chosen objectives declare, present and of one cache.
+    pub inputs: Inputs<'a>,
+    /// The settings.
+    pub settings: &'a ObjectiveSettings,
+    /// The student.
+    pub student: Architecture,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Where losses are computed.
+    pub device: &'a Device,
 }
 
-impl ObjectiveKind {
-    /// Every objective.
-    pub const ALL: [Self; 6] =
-        [Self::Lgd, Self::Seed, Self::Kdep, Self::Hgkd, Self::Caption, Self::Supervised];
+/// What the file of an objective declares.
+pub(super) trait Declared: Objective + Sized + 'static {
+    /// Name, inputs, flags and source.
+    const SPEC: ObjectiveSpec;
 
-    /// What is to be known of it.
-    pub fn spec(self) -> &'static ObjectiveSpec {
-        match self {
-            Self::Lgd => &lgd::SPEC,
-            Self::Seed => &seed::SPEC,
-            Self::Kdep => &kdep::SPEC,
-            Self::Hgkd => &hgkd::SPEC,
-            Self::Caption => &caption::SPEC,
-            Self::Supervised => &supervised::SPEC,
+    /// Checks what the inputs in [`SPEC`](Self::SPEC) do not say, by settings and manifests alone: no column is opened.
+    fn check(_setup: &Setup<'_>) -> Result<(), InputError> {
+        Ok(())
+    }
+
+    /// The objective of a run whose inputs were checked.
+    fn build(setup: &Setup<'_>) -> Result<Self, InputError>;
+}
+
+/// Defines [`ObjectiveKind`] and [`ObjectiveSettings`] from one line per objective: its variant, its type, and its settings if it has any.
+macro_rules! objectives {
+    ($($(#[$doc:meta])* $kind:ident: $objective:ty $(, $module:ident: $settings:ty)?;)+) => {
+        /// An objective by name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum ObjectiveKind {
+            $($(#[$doc])* $kind,)+
         }
-    }
-}
 
-impl fmt::Display for ObjectiveKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.spec().name)
-    }
-}
+        impl ObjectiveKind {
+            /// Every objective.
+            pub const ALL: [Self; [$(stringify!($kind)),+].len()] = [$(Self::$kind),+];
 
-impl FromStr for ObjectiveKind {
-    type Err = TrainError;
+            /// Name, inputs, flags and source, for the registry and the command line.
+            pub fn spec(self) -> &'static ObjectiveSpec {
+                match self {
+                    $(Self::$kind => &<$objective as $crate::objective::registry::Declared>::SPEC,)+
+                }
+            }
 
-    fn from_str(name: &str) -> Result<Self, TrainError> {
-        let found = Self::ALL.into_iter().find(|kind| kind.spec().name == name);
-        found.ok_or_else(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|kind| kind.spec().name).collect();
-            TrainError::UnknownObjective { name: name.to_owned(), known: known.join(", ") }
-        })
-    }
+            fn check(self, setup: &Setup<'_>) -> Result<(), InputError> {
+                match self {
+                    $(Self::$kind => <$objective as $crate::objective::registry::Declared>::check(setup),)+
+                }
+            }
+
+            fn build(self, setup: &Setup<'_>) -> Result<Box<dyn Objective>, InputError> {
+                match self {
+                    $(Self::$kind => {
+                        let built = <$objective as $crate::objective::registry::Declared>::build(setup)?;
+                        Ok(Box::new(built))
+                    })+
+                }
+            }
+        }
+
+        /// Settings of all objectives, by group: flags of `lgd train`, and flat members of `config.toml`. A setting that no chosen
+        /// objective reads has no effect.
+        #[derive(Debug, Clone, Copy, PartialEq, Default, clap::Args, serde::Serialize, serde::Deserialize)]
+        pub struct ObjectiveSettings {
+            #[command(flatten)]
+            #[serde(flatten)]
+            #[allow(missing_docs, reason = "a doc comment here would become help text")]
+            pub shared: SharedSettings,
+            $($(
+                #[command(flatten)]
+                #[serde(flatten)]
+                #[allow(missing_docs, reason = "a doc comment here would become help text")]
+                pub $module: $settings,
+            )?)+
+        }
+
+        impl ObjectiveSettings {
+            /// The groups.
+            fn groups(&self) -> Vec<&dyn SettingGroup> {
+                vec![&self.shared as &dyn SettingGroup $($(, &self.$module as &dyn SettingGroup)?)+]
+            }
+        }
+    };
 }
+pub(super) use objectives;
 
 /// An objective and its weight in the sum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectiveChoice {
     /// The objective.
     pub kind: ObjectiveKind,
-    /// What its loss is multiplied by: a positive number.
+    /// Factor of its loss: a positive number.
     pub weight: f32,
 }
 
@@ -102,6 +143,29 @@ impl Objectives {
     pub fn contain(&self, kind: ObjectiveKind) -> bool {
         self.kinds().any(|chosen| chosen == kind)
     }
+
+    /// Checks settings and inputs against each other, by manifests alone.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn check(&self, setup: &Setup<'_>) -> Result<(), InputError> {
+        self.kinds().try_for_each(|kind| kind.check(setup))
+    }
+
+    /// The objective of a run: the weighted sum of those chosen. A single one of weight 1 is its own sum.
+    ///
+    /// # Errors
+    /// An input that cannot be read, or an error of the device.
+    pub fn build(&self, setup: &Setup<'_>) -> Result<Box<dyn Objective>, InputError> {
+        if let [ObjectiveChoice { kind, weight: 1.0 }] = self.0[..] {
+            return kind.build(setup);
+        }
+        let part = |choice: &ObjectiveChoice| {
+            Ok((choice.kind.spec().name, choice.weight, choice.kind.build(setup)?))
+        };
+        let parts = self.0.iter().map(part).collect::<Result<Vec<_>, InputError>>()?;
+        Ok(Box::new(Combined::new(parts)?))
+    }
 }
 
 impl Default for Objectives {
@@ -112,7 +176,7 @@ impl Default for Objectives {
 }
 
 impl fmt::Display for Objectives {
-    /// All weights are written, so that a later default changes nothing.
+    /// Every weight is written, so that a later change of a default changes nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, ObjectiveChoice { kind, weight }) in self.0.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
@@ -122,10 +186,28 @@ impl fmt::Display for Objectives {
     }
 }
 
-impl FromStr for Objectives {
-    type Err = TrainError;
+impl fmt::Display for ObjectiveKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.spec().name)
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, TrainError> {
+impl FromStr for ObjectiveKind {
+    type Err = ObjectiveError;
+
+    fn from_str(name: &str) -> Result<Self, ObjectiveError> {
+        let found = Self::ALL.into_iter().find(|kind| kind.spec().name == name);
+        found.ok_or_else(|| {
+            let known = Self::ALL.map(|kind| kind.spec().name).join(", ");
+            ObjectiveError::Unknown { name: name.to_owned(), known }
+        })
+    }
+}
+
+impl FromStr for Objectives {
+    type Err = ObjectiveError;
+
+    fn from_str(text: &str) -> Result<Self, ObjectiveError> {
         let mut chosen = Self(Vec::new());
         for part in text.split(',') {
             let (name, weight) =
@@ -133,30 +215,30 @@ impl FromStr for Objectives {
             let kind: ObjectiveKind = name.trim().parse()?;
             let weight = weight.map_or(Ok(kind.spec().default_weight), |text| weight_of(kind, text))?;
             if chosen.contain(kind) {
-                return Err(TrainError::Objectives { reason: format!("{kind} is named twice") });
+                return Err(ObjectiveError::Choice { reason: format!("{kind} is named twice") });
             }
             chosen.0.push(ObjectiveChoice { kind, weight });
         }
         if chosen.0.len() > 1 && chosen.contain(ObjectiveKind::Supervised) {
             let reason =
                 "supervised ends in a classifier, the others in an embedding: it stands alone".to_owned();
-            return Err(TrainError::Objectives { reason });
+            return Err(ObjectiveError::Choice { reason });
         }
         Ok(chosen)
     }
 }
 
-fn weight_of(kind: ObjectiveKind, text: &str) -> Result<f32, TrainError> {
+fn weight_of(kind: ObjectiveKind, text: &str) -> Result<f32, ObjectiveError> {
     let weight = text.trim().parse().ok().filter(|weight: &f32| weight.is_finite() && *weight > 0.0);
-    weight.ok_or_else(|| TrainError::Objectives {
+    weight.ok_or_else(|| ObjectiveError::Choice {
         reason: format!("the weight of {kind} is {text:?}, must be a positive number"),
     })
 }
 
 impl TryFrom<String> for Objectives {
-    type Error = TrainError;
+    type Error = ObjectiveError;
 
-    fn try_from(text: String) -> Result<Self, TrainError> {
+    fn try_from(text: String) -> Result<Self, ObjectiveError> {
         text.parse()
     }
 }
@@ -169,6 +251,10 @@ impl From<Objectives> for String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Args;
+
     use super::*;
 
     #[test]
@@ -206,7 +292,29 @@ mod tests {
             let spec = kind.spec();
             assert!(!spec.about.is_empty() && !spec.source.is_empty() && spec.default_weight > 0.0, "{kind}");
             assert!(ObjectiveKind::ALL[..index].iter().all(|other| other.spec().name != spec.name), "{kind}");
-            assert!(spec.flags.iter().all(|flag| flag.starts_with("--")), "{kind}");
         }
+    }
+
+    /// A flag that a `SPEC` names and no group defines would not exist, and one that a group defines and no `SPEC` names would be refused
+    /// beside every objective.
+    #[test]
+    fn every_setting_is_named_by_an_objective_that_reads_it() {
+        let command = ObjectiveSettings::augment_args(clap::Command::new("train"));
+        let defined: BTreeSet<String> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long())
+            .map(|long| format!("--{long}"))
+            .collect();
+        let named = ObjectiveKind::ALL.iter().flat_map(|kind| kind.spec().flags).map(|&flag| flag.to_owned());
+        let settings: BTreeSet<String> = named.filter(|flag| flag != "--bank").collect();
+        assert_eq!(defined, settings);
+    }
+
+    #[test]
+    fn defaults_on_the_command_line_are_those_of_the_settings() {
+        let command = ObjectiveSettings::augment_args(clap::Command::new("train"));
+        let matches = command.get_matches_from(["train"]);
+        let parsed = <ObjectiveSettings as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+        assert_eq!(parsed, ObjectiveSettings::default());
     }
 }

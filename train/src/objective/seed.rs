@@ -1,54 +1,93 @@
-//! SEED (arXiv 2101.04731): METHODS.md section 4.
+//! SEED (arXiv 2101.04731): docs/methods.md section 4.
 //!
 //! ```text
 //! p = softmax([1, t . Q^T] / tau_t)      logits = [s . t, s . Q^T] / tau_s      L = -(1/B) Σ_b Σ_k p[b,k] log_softmax(logits)[b,k]
 //! ```
 //!
-//! over the filled part of a queue Q of the last K teacher embeddings, to which a batch is added after its step. The first step sees an
-//! empty queue: its loss is 0.
+//! over the filled part of a queue Q of the last K teacher embeddings, to which a batch is added after its step. The queue is empty at
+//! the first step, whose loss is 0.
 
 use std::collections::BTreeMap;
 
 use candle_core::{D, Tensor};
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
+use super::registry::{Declared, Setup};
+use super::settings::positive;
 use super::{
-    Loss, Objective, ObjectiveSpec, ReadEmbeddings, TargetBatch, TargetColumns, TeacherQueue, WantedOutputs,
-    check_temperature,
+    InputError, Loss, Objective, ObjectiveSpec, ReadEmbeddings, SettingGroup, SharedSettings, TargetBatch,
+    TargetColumns, TeacherQueue, WantedOutputs, check_temperature,
 };
-use crate::error::{TrainError, expect_dims};
+use crate::error::{SettingError, TrainError, expect_dims};
 use crate::ops;
+use crate::parse;
 use crate::student::StudentOutput;
 
-/// What is to be known of it.
-pub const SPEC: ObjectiveSpec = ObjectiveSpec {
-    name: "seed",
-    about: "similarities to a queue of past teacher embeddings, as the teacher has them; no text",
-    needs: &[],
-    flags: &["--queue", "--tau-t", "--tau-s"],
-    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
-    default_weight: 1.0,
-    source: "SEED, arXiv 2101.04731",
-};
+/// Settings that only this objective reads; `--queue` and `--tau-s` are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SeedSettings {
+    /// seed: temperature of the teacher's similarities to the queue; that of lgd is the bank's, see `lgd bank --tau-t`.
+    #[arg(long = "tau-t", value_name = "TAU_T", default_value_t = DEFAULT.teacher_temperature, value_parser = parse::temperature)]
+    pub teacher_temperature: f32,
+}
+
+/// The paper's (docs/methods.md section 4).
+const DEFAULT: SeedSettings = SeedSettings { teacher_temperature: 0.01 };
+
+impl Default for SeedSettings {
+    fn default() -> Self {
+        DEFAULT
+    }
+}
+
+impl SettingGroup for SeedSettings {
+    fn check(&self) -> Result<(), SettingError> {
+        SettingError::first([positive("teacher_temperature", self.teacher_temperature)])
+    }
+}
+
+impl Declared for Seed {
+    const SPEC: ObjectiveSpec = ObjectiveSpec {
+        name: "seed",
+        about: "similarities to a queue of past teacher embeddings, as the teacher has them; no text",
+        needs: &[],
+        flags: &["--queue", "--tau-t", "--tau-s"],
+        outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
+        default_weight: 1.0,
+        source: "SEED, arXiv 2101.04731",
+    };
+
+    fn build(setup: &Setup<'_>) -> Result<Self, InputError> {
+        let constants = SeedConstants {
+            teacher_temperature: setup.settings.seed.teacher_temperature,
+            student_temperature: setup.settings.shared.student_temperature,
+        };
+        Ok(Self::new(constants, TeacherQueue::of_run(setup)?)?)
+    }
+}
 
 /// The constants of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SeedSettings {
+pub struct SeedConstants {
     /// Teacher's temperature.
     pub teacher_temperature: f32,
     /// Student's temperature.
     pub student_temperature: f32,
 }
 
-impl Default for SeedSettings {
-    /// The paper's.
+impl Default for SeedConstants {
+    /// Those of the default settings.
     fn default() -> Self {
-        Self { teacher_temperature: 0.01, student_temperature: 0.2 }
+        let student_temperature = SharedSettings::default().student_temperature;
+        Self { teacher_temperature: DEFAULT.teacher_temperature, student_temperature }
     }
 }
 
 /// The SEED objective.
 pub struct Seed {
-    settings: SeedSettings,
+    constants: SeedConstants,
     queue: TeacherQueue,
 }
 
@@ -57,10 +96,10 @@ impl Seed {
     ///
     /// # Errors
     /// A temperature out of range.
-    pub fn new(settings: SeedSettings, queue: TeacherQueue) -> Result<Self, TrainError> {
-        check_temperature("the teacher's temperature", settings.teacher_temperature)?;
-        check_temperature("the student's temperature", settings.student_temperature)?;
-        Ok(Self { settings, queue })
+    pub fn new(constants: SeedConstants, queue: TeacherQueue) -> Result<Self, TrainError> {
+        check_temperature("the teacher's temperature", constants.teacher_temperature)?;
+        check_temperature("the student's temperature", constants.student_temperature)?;
+        Ok(Self { constants, queue })
     }
 }
 
@@ -88,10 +127,10 @@ impl Objective for Seed {
         expect_dims("teacher embeddings", t, s.dims())?;
         let queue = self.queue.tensor()?;
         let one = Tensor::ones((s.dims()[0], 1), s.dtype(), s.device())?;
-        let teacher = logits(one, t, queue.as_ref(), self.settings.teacher_temperature)?;
+        let teacher = logits(one, t, queue.as_ref(), self.constants.teacher_temperature)?;
         let p = ops::softmax(&teacher, &vec![1.0; 1 + self.queue.filled()])?;
         let positive = s.mul(t)?.sum_keepdim(D::Minus1)?;
-        let student = logits(positive, s, queue.as_ref(), self.settings.student_temperature)?;
+        let student = logits(positive, s, queue.as_ref(), self.constants.student_temperature)?;
         let total = ops::soft_cross_entropy(&student, &p, vec![true; 1 + self.queue.filled()].into())?;
         Ok(Loss { parts: vec![("seed", total.detach())], total })
     }

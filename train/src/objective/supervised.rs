@@ -2,21 +2,30 @@
 
 use candle_core::Tensor;
 
-use super::{Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs};
+use super::registry::{Declared, Setup};
+use super::{
+    Input, InputError, Loss, Objective, ObjectiveError, ObjectiveSpec, TargetBatch, TargetColumns,
+    WantedOutputs,
+};
 use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::student::StudentOutput;
 
-/// What is to be known of it.
-pub const SPEC: ObjectiveSpec = ObjectiveSpec {
-    name: "supervised",
-    about: "cross-entropy with the labels, no teacher; stands alone",
-    needs: &["labels in the cache"],
-    flags: &[],
-    outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
-    default_weight: 1.0,
-    source: "the usual baseline",
-};
+impl Declared for Supervised {
+    const SPEC: ObjectiveSpec = ObjectiveSpec {
+        name: "supervised",
+        about: "cross-entropy with the labels, no teacher; stands alone",
+        needs: &[Input::Labels],
+        flags: &[],
+        outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
+        default_weight: 1.0,
+        source: "the usual baseline",
+    };
+
+    fn build(_setup: &Setup<'_>) -> Result<Self, InputError> {
+        Ok(Self)
+    }
+}
 
 /// The supervised objective.
 pub struct Supervised;
@@ -31,7 +40,7 @@ impl Objective for Supervised {
         let (batch, classes) = logits.dims2()?;
         let outside = |label: &&u32| usize::try_from(**label).map_or(true, |label| label >= classes);
         if let Some(&label) = labels.iter().find(outside) {
-            return Err(TrainError::Label { label, classes });
+            return Err(ObjectiveError::Label { label, classes }.into());
         }
         let indices = Tensor::from_slice(labels, (labels.len(), 1), logits.device())?;
         expect_dims("labels", &indices, &[batch, 1])?;

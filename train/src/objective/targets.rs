@@ -2,10 +2,10 @@
 
 use candle_core::{Device, Tensor};
 
-use super::BatchMask;
+use super::{BatchMask, ObjectiveError};
 use crate::error::TrainError;
 
-/// The target columns an objective wants loaded for every batch.
+/// The target columns that an objective reads of every batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TargetColumns {
     /// Teacher embeddings.
@@ -29,7 +29,7 @@ pub struct TargetColumns {
 }
 
 impl TargetColumns {
-    /// The columns that either wants.
+    /// The columns that either reads.
     pub fn union(self, other: Self) -> Self {
         Self {
             embedding: self.embedding || other.embedding,
@@ -45,14 +45,14 @@ impl TargetColumns {
     }
 }
 
-/// The targets of one batch: at least the columns the objective wants.
+/// The targets of one batch: at least the columns that the objective reads.
 #[derive(Debug, Clone, Default)]
 pub struct TargetBatch {
     /// L2-normalized teacher embeddings, `[B, D]`.
     pub embedding: Option<Tensor>,
     /// Teacher's distribution over the categories, `[B, C]`.
     pub text_distribution: Option<Tensor>,
-    /// Teacher's distribution over itself (slot 0) and the categories, `[B, C + 1]`.
+    /// Teacher's distribution over its own view (column 0) and the categories, `[B, C + 1]`.
     pub visual_distribution: Option<Tensor>,
     /// The category whose text embedding is nearest to the teacher's embedding, per row.
     pub pseudo_category: Option<Vec<u32>>,
@@ -71,7 +71,7 @@ pub struct TargetBatch {
 }
 
 impl TargetBatch {
-    /// The same on `device`; where they are there already nothing is copied.
+    /// The targets on `device`; tensors that are there already are not copied.
     ///
     /// # Errors
     /// An error of the device.
@@ -93,7 +93,7 @@ impl TargetBatch {
     /// The targets of rows `start..start + len`.
     ///
     /// # Errors
-    /// [`TrainError::MissingRows`] where a column has fewer.
+    /// [`ObjectiveError::MissingRows`] if a column has fewer.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self, TrainError> {
         let rows = |tensor: &Option<Tensor>| {
             let narrowed = |tensor: &Tensor| {
@@ -123,49 +123,89 @@ impl TargetBatch {
         })
     }
 
-    pub(super) fn embedding(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`embedding`](field@Self::embedding).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn embedding(&self) -> Result<&Tensor, TrainError> {
         present("embedding", self.embedding.as_ref())
     }
 
-    pub(super) fn text_distribution(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`text_distribution`](field@Self::text_distribution).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn text_distribution(&self) -> Result<&Tensor, TrainError> {
         present("text_distribution", self.text_distribution.as_ref())
     }
 
-    pub(super) fn visual_distribution(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`visual_distribution`](field@Self::visual_distribution).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn visual_distribution(&self) -> Result<&Tensor, TrainError> {
         present("visual_distribution", self.visual_distribution.as_ref())
     }
 
-    pub(super) fn pseudo_category(&self) -> Result<&[u32], TrainError> {
+    /// The column [`pseudo_category`](field@Self::pseudo_category).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn pseudo_category(&self) -> Result<&[u32], TrainError> {
         present("pseudo_category", self.pseudo_category.as_deref())
     }
 
-    pub(super) fn kdep(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`kdep`](field@Self::kdep).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn kdep(&self) -> Result<&Tensor, TrainError> {
         present("kdep", self.kdep.as_ref())
     }
 
-    pub(super) fn tokens(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`tokens`](field@Self::tokens).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn tokens(&self) -> Result<&Tensor, TrainError> {
         present("tokens", self.tokens.as_ref())
     }
 
-    pub(super) fn caption(&self) -> Result<&Tensor, TrainError> {
+    /// The column [`caption`](field@Self::caption).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn caption(&self) -> Result<&Tensor, TrainError> {
         present("caption", self.caption.as_ref())
     }
 
-    pub(super) fn label(&self) -> Result<&[u32], TrainError> {
+    /// The column [`label`](field@Self::label).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn label(&self) -> Result<&[u32], TrainError> {
         present("label", self.label.as_deref())
     }
 
-    pub(super) fn rows(&self) -> Result<&[u32], TrainError> {
+    /// The column [`rows`](field@Self::rows).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn rows(&self) -> Result<&[u32], TrainError> {
         present("rows", self.rows.as_deref())
     }
 
-    pub(super) fn mask(&self) -> Result<&BatchMask, TrainError> {
+    /// The column [`mask`](field@Self::mask).
+    ///
+    /// # Errors
+    /// [`ObjectiveError::MissingColumn`].
+    pub fn mask(&self) -> Result<&BatchMask, TrainError> {
         present("mask", self.mask.as_ref())
     }
 }
 
 fn present<T>(column: &'static str, value: Option<T>) -> Result<T, TrainError> {
-    value.ok_or(TrainError::MissingColumn { column })
+    Ok(value.ok_or(ObjectiveError::MissingColumn { column })?)
 }
 
 /// `Err(MissingRows)` unless rows `start..start + len` are among `rows`.
@@ -173,5 +213,5 @@ pub(super) fn expect_rows(rows: usize, start: usize, len: usize) -> Result<(), T
     if start.checked_add(len).is_some_and(|end| end <= rows) {
         return Ok(());
     }
-    Err(TrainError::MissingRows { start, len, rows })
+    Err(ObjectiveError::MissingRows { start, len, rows }.into())
 }

@@ -1,4 +1,4 @@
-//! The Visual Semantics Bank as training sees it: fixed (`mean`), or moving with the batches (`ema`). METHODS.md section 1.
+//! The Visual Semantics Bank in training: fixed (`mean`), or moving with the batches (`ema`). docs/methods.md section 1.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub enum VisualBank {
     Ema {
         /// Share of a row that is kept at each update; the paper's is 0.999.
         momentum: f32,
-        /// Names the random unit vectors that rows start as.
+        /// Seed of the random unit vectors that rows start as.
         seed: u64,
     },
 }
@@ -98,7 +98,7 @@ impl EmaBank {
         Ok(BTreeMap::from([(ROWS.to_owned(), self.tensor()?), (SEEN.to_owned(), seen)]))
     }
 
-    /// Takes [`state`](Self::state) back.
+    /// Restores [`state`](Self::state).
     pub(super) fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
         let entry =
             |name: &str| state.get(name).ok_or_else(|| TrainError::MissingState { name: name.to_owned() });

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_nn::ops::log_softmax;
 use lgd_kernels::rows::{self, Targets};
 
 use super::host::{slice, tensor, wrap};
@@ -11,7 +12,7 @@ use super::to_host;
 /// Logits of columns that are left out, where log-softmax is composed: `exp` of it is 0, and 0 times it is 0.
 pub(super) const LEFT_OUT: f32 = -1e30;
 
-/// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (METHODS.md section 1).
+/// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (docs/methods.md section 1).
 ///
 /// Columns that are not `active` are left out of the softmax and of the sum. Targets are constants and need not sum to one.
 ///
@@ -21,7 +22,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, active: Arc<[bool]>
     if targets.track_op() {
         bail!("soft cross-entropy does not differentiate its targets: detach them");
     }
-    let (rows, columns) = logits.dims2()?;
+    let (_, columns) = logits.dims2()?;
     if logits.dims() != targets.dims() || columns != active.len() {
         let (logits, targets, active) = (logits.dims(), targets.dims(), active.len());
         bail!("soft cross-entropy of logits {logits:?} and targets {targets:?} with {active} columns");
@@ -30,9 +31,15 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, active: Arc<[bool]>
         let targets = Owned::Dense(to_host(&targets.to_dtype(DType::F32)?)?);
         return logits.apply_op1(SoftCrossEntropy { targets, active, softmax: OnceLock::new() });
     }
+    composed(logits, targets, &active)
+}
+
+/// The same of Candle's operations.
+fn composed(logits: &Tensor, targets: &Tensor, active: &[bool]) -> Result<Tensor> {
+    let (rows, columns) = logits.dims2()?;
     let offsets: Vec<f32> = active.iter().map(|&on| if on { 0.0 } else { LEFT_OUT }).collect();
     let logits = logits.broadcast_add(&Tensor::from_vec(offsets, columns, logits.device())?)?;
-    let log_softmax = log_softmax(&logits)?;
+    let log_softmax = log_softmax(&logits, D::Minus1)?;
     let kept: Vec<f32> = active.iter().map(|&on| f32::from(u8::from(on))).collect();
     let targets = targets.broadcast_mul(&Tensor::from_vec(kept, columns, logits.device())?)?;
     (targets * log_softmax)?.sum_all()? * (-1.0 / real(rows))
@@ -56,15 +63,13 @@ pub fn soft_cross_entropy_top_k(logits: &Tensor, indices: &Tensor, probabilities
         let active = vec![true; columns].into();
         return logits.apply_op1(SoftCrossEntropy { targets, active, softmax: OnceLock::new() });
     }
-    let picked = log_softmax(logits)?.gather(indices, D::Minus1)?;
-    (probabilities * picked)?.sum_all()? * (-1.0 / real(rows))
+    composed_top_k(logits, indices, probabilities)
 }
 
-/// Logarithm of the softmax of each row, of Candle's operations.
-pub(super) fn log_softmax(logits: &Tensor) -> Result<Tensor> {
-    // The row's maximum is a constant: softmax does not depend on it, and Candle's gradient of a maximum is wrong on ties.
-    let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
-    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
+/// The same of Candle's operations.
+fn composed_top_k(logits: &Tensor, indices: &Tensor, probabilities: &Tensor) -> Result<Tensor> {
+    let picked = log_softmax(logits, D::Minus1)?.gather(indices, D::Minus1)?;
+    (probabilities * picked)?.sum_all()? * (-1.0 / real(logits.dim(0)?))
 }
 
 /// Targets on the host.
@@ -117,4 +122,43 @@ impl CustomOp1 for SoftCrossEntropy {
 #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^53 rows")]
 fn real(rows: usize) -> f64 {
     rows as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+
+    /// The loss, and its gradient of the logits.
+    fn differentiate(loss: impl Fn(&Tensor) -> Result<Tensor>, logits: &Tensor) -> (f32, Vec<f32>) {
+        let logits = Var::from_tensor(logits).unwrap();
+        let loss = loss(&logits).unwrap();
+        let gradients = loss.backward().unwrap();
+        (loss.to_scalar().unwrap(), to_host(gradients.get(&logits).unwrap()).unwrap())
+    }
+
+    #[track_caller]
+    fn agree(a: (f32, Vec<f32>), b: (f32, Vec<f32>)) {
+        let close = |a: &f32, b: &f32| (a - b).abs() < 1e-6;
+        assert!(close(&a.0, &b.0) && a.1.iter().zip(&b.1).all(|(a, b)| close(a, b)), "{a:?} {b:?}");
+        assert!(a.1.iter().any(|value| value.abs() > 0.01), "{a:?}");
+    }
+
+    /// Candle's log-softmax differentiates the maximum of a row, which is wrong where two logits share it; the two parts of that gradient
+    /// cancel. Targets that do not sum to one must not change this.
+    #[test]
+    fn ties_and_unnormalized_targets_have_the_same_gradient_on_every_device() {
+        let cpu = &Device::Cpu;
+        let logits = Tensor::new(&[[2.0_f32, 2.0, -1.0, 0.5], [0.0, 0.0, 0.0, 0.0]], cpu).unwrap();
+        let targets = Tensor::new(&[[0.5_f32, 0.1, 0.3, 0.4], [0.0, 1.0, 0.2, 0.0]], cpu).unwrap();
+        for active in [[true; 4], [true, true, false, true], [false, true, true, true]] {
+            let ours = differentiate(|x| soft_cross_entropy(x, &targets, active.into()), &logits);
+            agree(ours, differentiate(|x| composed(x, &targets, &active), &logits));
+        }
+        let indices = Tensor::new(&[[1_u32, 2], [3, 0]], cpu).unwrap();
+        let p = Tensor::new(&[[0.7_f32, 0.2], [0.6, 0.4]], cpu).unwrap();
+        let ours = differentiate(|x| soft_cross_entropy_top_k(x, &indices, &p), &logits);
+        agree(ours, differentiate(|x| composed_top_k(x, &indices, &p), &logits));
+    }
 }

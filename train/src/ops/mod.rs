@@ -5,7 +5,8 @@
 //!
 //! Not every operation of Candle has a right gradient. Those between a student's outputs and a loss are these, and theirs are: `+`, `-`, `*`
 //! and `/` of tensors and with numbers, `affine`, `sqr`, `sqrt`, `exp`, `log`, `sum`, `sum_keepdim`, `sum_all`, `mean_keepdim`, `mean_all`,
-//! `broadcast_add`, `broadcast_sub`, `matmul`, `gather`, `cat`, `t`, `contiguous`. The tests compare every objective's gradient with PyTorch's.
+//! `broadcast_add`, `broadcast_sub`, `matmul`, `gather`, `cat`, `t`, `contiguous`, and `candle_nn::ops::log_softmax`, in which the wrong gradient of
+//! a maximum cancels. The tests compare every objective's gradient with PyTorch's.
 
 mod cross_entropy;
 pub(crate) mod host;

@@ -1,8 +1,8 @@
 //! Similarities to the rows of a bank.
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
-use lgd_kernels::linear::{self, Linear, Output};
-use lgd_kernels::{Activation, Operand, Workspace};
+use lgd_kernels::linear::{self, Linear};
+use lgd_kernels::{Operand, Workspace};
 
 use super::host::{host, slice, tensor, wrap};
 
@@ -46,8 +46,7 @@ impl CustomOp2 for Similarity {
         let plan = plan(x_layout.shape(), bank_layout.shape())?;
         let (x, bank) = (slice(x, x_layout)?, slice(bank, bank_layout)?);
         let mut y = vec![0.0; plan.batch * plan.outputs];
-        let output = Output { activation: Activation::Identity, y: &mut y, sum: None };
-        linear::forward(&plan, Operand::plain(x), bank, None, output, &mut Workspace::new()).map_err(wrap)?;
+        linear::forward(&plan, Operand::plain(x), bank, None, &mut y, &mut Workspace::new()).map_err(wrap)?;
         Ok((CpuStorage::F32(y), Shape::from((plan.batch, plan.outputs))))
     }
 

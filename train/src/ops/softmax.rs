@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cross_entropy::{LEFT_OUT, log_softmax};
+use super::cross_entropy::LEFT_OUT;
 use super::to_host;
 
 /// `p[b,k] ∝ weights[k] exp(logits[b,k])`, each row summing to one, of `[B, K]`; not differentiable.
@@ -27,7 +27,7 @@ pub fn softmax(logits: &Tensor, weights: &[f32]) -> Result<Tensor> {
 fn composed(logits: &Tensor, weights: &[f32]) -> Result<Tensor> {
     let offsets = weights.iter().map(|weight| if *weight > 0.0 { weight.ln() } else { LEFT_OUT }).collect();
     let offsets = Tensor::from_vec(offsets, weights.len(), logits.device())?;
-    log_softmax(&logits.broadcast_add(&offsets)?)?.exp()
+    candle_nn::ops::softmax(&logits.broadcast_add(&offsets)?, D::Minus1)
 }
 
 fn softmax_row(row: &mut [f32], weights: &[f32]) {

@@ -1,74 +1,33 @@
-//! Optimizers, learning-rate schedules, and one update of all parameters.
+//! Settings of the optimizer and of the learning-rate schedule. Rules, updates and state are in [`crate::engine::optimizer`].
 
 mod schedule;
-mod update;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::schedule::{Schedule, ScheduleKind, ScheduleSettings, Unit};
-pub use self::update::{Group, Update};
-use crate::engine::parameters::{Role, Table};
-use crate::error::TrainError;
-
-/// How gradients become updates.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Rule {
-    /// `torch.optim.SGD` without dampening: `v = m v + (g + w p)`, `p -= lr v`; with Nesterov `p -= lr (g + w p + m v)`.
-    Sgd {
-        /// Share of the last velocity that is kept.
-        momentum: f32,
-        /// Look ahead along the velocity.
-        nesterov: bool,
-    },
-    /// `torch.optim.AdamW` (Loshchilov and Hutter, arXiv 1711.05101).
-    Adamw {
-        /// Share of the mean gradient that is kept.
-        beta1: f32,
-        /// Share of the mean squared gradient that is kept.
-        beta2: f32,
-        /// Added to the root of the latter.
-        eps: f32,
-    },
-    /// Layer-wise adaptive rates (You et al., arXiv 1708.03888) on weights; plain momentum on biases and normalizations:
-    /// `v = m v + trust * |p| / (|g| + w |p|) * (g + w p)`, `p -= lr v`.
-    Lars {
-        /// Share of the last velocity that is kept.
-        momentum: f32,
-        /// Trust coefficient.
-        trust: f32,
-    },
-}
-
-impl Rule {
-    /// Names of the vectors it keeps, one value per parameter each.
-    pub fn slots(&self) -> &'static [&'static str] {
-        match self {
-            Self::Sgd { .. } | Self::Lars { .. } => &["momentum"],
-            Self::Adamw { .. } => &["exp_avg", "exp_avg_sq"],
-        }
-    }
-}
+pub use crate::engine::optimizer::{Group, OptimizerState, Rule, Update};
+use crate::engine::parameters::{Entry, Role, Table};
+use crate::error::{Result, TrainError};
 
 /// The optimizer of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerSettings {
     /// How gradients become updates.
     pub rule: Rule,
-    /// L2 penalty (SGD, LARS) or decoupled decay (AdamW).
+    /// L2 penalty (SGD, LARS) or decoupled weight decay (AdamW).
     pub weight_decay: f32,
-    /// Whether biases and normalizations decay too, as in PyTorch's defaults and the paper.
+    /// Whether biases and normalizations decay too, as by PyTorch's defaults and in the paper.
     pub decay_all: bool,
-    /// Largest L2 norm of the whole gradient; longer ones are scaled down.
+    /// Largest L2 norm of the whole gradient; a longer gradient is scaled down to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f32>,
-    /// Share of the averaged weights that is kept at each step, less over the first ones, at most `(1 + step) / (10 + step)`; none for no average.
+    /// Share of the averaged weights that is kept at each step, at most `(1 + step) / (10 + step)`; none for no average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f32>,
 }
 
 impl Default for OptimizerSettings {
-    /// The paper's: SGD with momentum 0.9, weight decay 1e-4 on everything (METHODS.md section 1).
+    /// The paper's: SGD with momentum 0.9, weight decay 1e-4 on everything (docs/methods.md section 1).
     fn default() -> Self {
         let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
         Self { rule, weight_decay: 1e-4, decay_all: true, clip: None, ema: None }
@@ -79,8 +38,8 @@ impl OptimizerSettings {
     /// Checks every setting.
     ///
     /// # Errors
-    /// The first that is out of range.
-    pub fn validate(&self) -> Result<(), TrainError> {
+    /// The first setting that is out of range.
+    pub fn validate(&self) -> Result<()> {
         let share = |name, value: f32| {
             let fits = (0.0..1.0).contains(&value);
             if fits { Ok(()) } else { Err(setting(name, value, "at least 0 and below 1")) }
@@ -113,9 +72,9 @@ impl OptimizerSettings {
         self.ema.map_or(Ok(()), |ema| share("share of the averaged weights", ema))
     }
 
-    /// What is done at a step: `step` counts optimizer steps from 1.
+    /// The update of step `step`, counted from 1, at learning rate `lr`.
     pub fn update(&self, table: &Table, lr: f32, step: u64) -> Update {
-        let group = |entry: &crate::engine::parameters::Entry| {
+        let group = |entry: &Entry| {
             let weight = entry.spec.role == Role::Weight;
             let weight_decay = if weight || self.decay_all { self.weight_decay } else { 0.0 };
             Group { range: entry.range, weight_decay, adapted: weight }
@@ -126,8 +85,8 @@ impl OptimizerSettings {
     }
 }
 
-/// The most that an average keeps at step `step`, from 1: `(1 + step) / (10 + step)`, as TensorFlow's moving average has it. Without, an
-/// average that keeps 0.9999 would be little but the initial weights for the first ten thousand steps.
+/// Largest share that an average keeps at step `step`, from 1: `(1 + step) / (10 + step)`, as in TensorFlow's moving average. Without this
+/// limit, an average that keeps 0.9999 would consist of little but the initial weights for ten thousand steps.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

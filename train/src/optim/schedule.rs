@@ -1,31 +1,31 @@
-//! Learning rate over a run.
+//! The learning rate over a run: linear warm-up, then a cosine, steps or a constant.
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::TrainError;
+use crate::error::{Result, TrainError};
 
-/// What follows the warm-up.
+/// Form of the schedule after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ScheduleKind {
     /// Half a cosine to zero.
     Cosine,
-    /// Times `factor` every `every` epochs after the warm-up.
+    /// The learning rate is multiplied by `factor` every `every` epochs after the warm-up.
     Step {
         /// Epochs between two drops.
         every: u32,
-        /// What remains after a drop.
+        /// Factor of a drop.
         factor: f32,
     },
-    /// The base rate to the end.
+    /// The base learning rate to the end.
     Constant,
 }
 
-/// When the rate changes.
+/// When the learning rate changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// At the beginning of every epoch, as in the paper.
+    /// At the start of every epoch, as in the paper.
     Epoch,
     /// At every step.
     Step,
@@ -34,9 +34,9 @@ pub enum Unit {
 /// A schedule's constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScheduleSettings {
-    /// Rate after the warm-up.
+    /// Learning rate after the warm-up.
     pub base: f64,
-    /// Rate at the start of the warm-up.
+    /// Learning rate at the start of the warm-up.
     pub start: f64,
     /// Epochs of linear warm-up.
     pub warmup_epochs: u32,
@@ -44,29 +44,29 @@ pub struct ScheduleSettings {
     pub epochs: u32,
     /// Optimizer steps of an epoch.
     pub steps_per_epoch: usize,
-    /// What follows the warm-up.
+    /// Form of the schedule after the warm-up.
     pub kind: ScheduleKind,
-    /// When the rate changes.
+    /// When the learning rate changes.
     pub unit: Unit,
 }
 
-/// Linear warm-up, then cosine, steps or a constant (METHODS.md section 1).
+/// Linear warm-up, then cosine, steps or a constant (docs/methods.md section 1).
 ///
-/// With `W` warm-up epochs of `E`, and `e` the epochs done (whole ones, or with their fraction where the rate moves at every step):
+/// With `W` warm-up epochs of `E`, and `e` epochs done (whole ones, or with a fraction for [`Unit::Step`]):
 /// - `e < W`: `start + (base - start) * e / W`
 /// - cosine: `base / 2 * (1 + cos(pi * (e - W) / (E - W)))`
 /// - steps: `base * factor^floor((e - W) / every)`
 ///
-/// so that `e = W` is the first at the base rate, and a cosine would reach zero at `e = E`, which is never trained.
+/// `e = W` is the first epoch at the base learning rate; a cosine reaches zero at `e = E`, which is never trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule(ScheduleSettings);
 
 impl Schedule {
-    /// A schedule.
+    /// Checks the constants.
     ///
     /// # Errors
-    /// A rate that is not finite and at least 0, no epochs or steps, or a warm-up longer than the training.
-    pub fn new(settings: ScheduleSettings) -> Result<Self, TrainError> {
+    /// A learning rate that is negative or not finite, no epochs or steps, or a warm-up longer than the training.
+    pub fn new(settings: ScheduleSettings) -> Result<Self> {
         let rates = [("the base learning rate", settings.base), ("the first learning rate", settings.start)];
         for (name, value) in rates {
             if !value.is_finite() || value < 0.0 {

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use lgd_data::render::MAX_SIZE;
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectiveSettings, RunError};
+use super::RunError;
+use crate::error::SettingError;
 use crate::loader::origin::StoredUse;
-use crate::objective::Objectives;
+use crate::objective::{ObjectiveSettings, Objectives};
 use crate::optim::{OptimizerSettings, ScheduleKind, Unit};
 use crate::student::Architecture;
 
-/// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (METHODS section 1).
+/// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (docs/methods.md section 1).
 const REFERENCE_LR: f32 = 0.03;
 const REFERENCE_BATCH: f32 = 256.0;
 const WARMUP_EPOCHS: u32 = 5;
@@ -36,9 +37,9 @@ pub struct TrainConfig {
     pub start_lr: f32,
     /// Epochs of linear warm-up.
     pub warmup_epochs: u32,
-    /// What follows the warm-up.
+    /// Course of the learning rate after the warm-up.
     pub schedule: ScheduleKind,
-    /// Whether the rate changes at every epoch or at every step.
+    /// Whether the learning rate changes at every epoch or at every step.
     pub lr_unit: Unit,
     /// The optimizer.
     #[serde(rename = "optimiser")]
@@ -46,10 +47,10 @@ pub struct TrainConfig {
     /// Parts that a batch goes through the student in, one after the other; their gradients are averaged before the step.
     #[serde(alias = "accumulate")]
     pub batch_parts: usize,
-    /// What the student is trained for; runs from before there was a choice are LGD's.
+    /// The weighted sum of losses; LGD in files from before there was a choice.
     #[serde(default)]
     pub objective: Objectives,
-    /// The settings of objectives.
+    /// Settings of all objectives, as flat members.
     #[serde(flatten)]
     pub objective_settings: ObjectiveSettings,
     /// Seed of initialization, order and dropout.
@@ -57,14 +58,15 @@ pub struct TrainConfig {
     /// Whether the cache's stored views are used.
     #[serde(default)]
     pub stored_views: StoredUse,
-    /// Weights to start from, torchvision's names.
+    /// Initial weights, under torchvision's names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
 }
 
 impl TrainConfig {
-    /// LGD and its paper's settings (METHODS section 1), but for the visual bank ([`ObjectiveSettings`]), at another student, size, length
-    /// and batch. The warm-up takes at most a quarter of the epochs, and always starts below the learning rate it leads to.
+    /// LGD and its paper's settings (docs/methods.md section 1), except for the visual bank ([`LgdSettings`](crate::objective::LgdSettings)), with
+    /// the given student, size, length and batch. The warm-up takes at most a quarter of the epochs, and starts below the learning rate
+    /// that it leads to.
     pub fn new(student: Architecture, size: u32, epochs: u32, batch: usize, seed: u64) -> Self {
         let base_lr = Self::default_lr(batch);
         Self {
@@ -87,7 +89,7 @@ impl TrainConfig {
         }
     }
 
-    /// 0.03 as published, or a tenth of the rate it leads to where that is no higher.
+    /// 0.03 as published, or a tenth of `base_lr` if that is not above 0.03.
     pub fn default_start_lr(base_lr: f32) -> f32 {
         if base_lr > REFERENCE_LR { REFERENCE_LR } else { base_lr / 10.0 }
     }
@@ -101,7 +103,7 @@ impl TrainConfig {
     /// Checks every setting.
     ///
     /// # Errors
-    /// [`RunError::Configuration`] with the first setting that is out of range.
+    /// [`RunError::Setting`] or [`RunError::Train`] with the first setting that is out of range.
     pub fn validate(&self) -> Result<(), RunError> {
         let positive = |value: f32| value.is_finite() && value > 0.0;
         let not_negative = |value: f32| value.is_finite() && value >= 0.0;
@@ -135,18 +137,15 @@ impl TrainConfig {
             ("seed", self.seed.to_string(), i64::try_from(self.seed).is_ok(), "below 2^63"),
         ];
         self.optimizer.validate()?;
-        self.objective_settings.validate()?;
-        match checks.into_iter().find(|(_, _, valid, _)| !valid) {
-            Some((setting, value, _, rule)) => Err(RunError::Configuration { setting, value, rule }),
-            None => Ok(()),
-        }
+        self.objective_settings.check()?;
+        Ok(SettingError::first(checks)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{SlotMode, VisualMode};
+    use crate::objective::{CategoryWeights, VisualMode};
 
     #[test]
     fn defaults_are_the_papers_and_valid() {
@@ -174,23 +173,20 @@ mod tests {
             ("base_lr", TrainConfig { base_lr: f32::NAN, ..valid.clone() }),
             ("warmup_epochs", TrainConfig { warmup_epochs: 5, ..valid.clone() }),
             ("seed", TrainConfig { seed: u64::MAX, ..valid.clone() }),
-            ("alpha", with(|settings| settings.alpha = 1.5)),
-            ("student_temperature", with(|settings| settings.student_temperature = 0.0)),
-            ("vsb_momentum", with(|settings| settings.vsb_momentum = 1.0)),
-            ("teacher_temperature", with(|settings| settings.teacher_temperature = -1.0)),
-            ("queue", with(|settings| settings.queue = 0)),
-            ("caption_temperature", with(|settings| settings.caption_temperature = f32::NAN)),
-            ("mask_ratio", with(|settings| settings.mask_ratio = 1.0)),
-            ("mask_ratio", with(|settings| settings.mask_ratio = 0.0)),
-            ("beta", with(|settings| settings.beta = -0.1)),
-            ("lambda_sim", with(|settings| settings.lambda_sim = f32::INFINITY)),
+            ("alpha", with(|settings| settings.lgd.alpha = 1.5)),
+            ("student_temperature", with(|settings| settings.shared.student_temperature = 0.0)),
+            ("vsb_momentum", with(|settings| settings.lgd.vsb_momentum = 1.0)),
+            ("teacher_temperature", with(|settings| settings.seed.teacher_temperature = -1.0)),
+            ("queue", with(|settings| settings.shared.queue = 0)),
+            ("caption_temperature", with(|settings| settings.caption.caption_temperature = f32::NAN)),
+            ("mask_ratio", with(|settings| settings.hgkd.mask_ratio = 1.0)),
+            ("mask_ratio", with(|settings| settings.hgkd.mask_ratio = 0.0)),
+            ("beta", with(|settings| settings.hgkd.beta = -0.1)),
+            ("lambda_sim", with(|settings| settings.hgkd.lambda_sim = f32::INFINITY)),
         ];
         for (name, config) in broken {
             let error = config.validate().unwrap_err();
-            assert!(
-                matches!(error, RunError::Configuration { setting, .. } if setting == name),
-                "{name}: {error}"
-            );
+            assert!(matches!(&error, RunError::Setting(error) if error.setting == name), "{name}: {error}");
         }
     }
 
@@ -199,9 +195,9 @@ mod tests {
         let mut config = TrainConfig::new(Architecture::MobileNetV2, 160, 90, 100, 42);
         config.init = Some(PathBuf::from("a/b.safetensors"));
         config.objective = "lgd,kdep:0.1".parse().unwrap();
-        config.objective_settings.vsb = VisualMode::Ema;
-        config.objective_settings.slots = SlotMode::Views;
-        config.objective_settings.mask_ratio = 0.7;
+        config.objective_settings.lgd.vsb = VisualMode::Ema;
+        config.objective_settings.lgd.slots = CategoryWeights::Views;
+        config.objective_settings.hgkd.mask_ratio = 0.7;
         config.stored_views = StoredUse::Ignored;
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");

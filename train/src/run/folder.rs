@@ -5,10 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lgd_data::ArtifactError;
-use lgd_data::cache::Existing;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{
-    ContentHash, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
+    ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
 };
 use serde_json::Value;
 
@@ -17,7 +16,7 @@ use super::{
     checkpoint_file,
 };
 
-/// Checkpoints that are kept: should the latest turn out damaged, there is one before it.
+/// Checkpoints that are kept: if the latest is damaged, there is one before it.
 const KEPT: usize = 2;
 
 /// Locked while a run is trained; empty.
@@ -26,7 +25,7 @@ const LOCK: &str = ".lock";
 /// The files of a run besides its checkpoints, the manifest first.
 const OWN: [&str; 4] = [MANIFEST, CONFIG, METRICS, STUDENT];
 
-/// How the name of a file ends that has not been renamed to its own yet.
+/// Suffix of a file that has not been renamed to its final name yet.
 const TEMPORARY: &str = ".tmp";
 
 /// A run under way.
@@ -34,12 +33,12 @@ const TEMPORARY: &str = ".tmp";
 pub(crate) struct RunFolder {
     dir: PathBuf,
     manifest: RunManifest,
-    /// Held to the end of the process or of this value: two trainings in one folder would delete each other's checkpoints.
+    /// Held as long as this value: two trainings in one folder would delete each other's checkpoints.
     _lock: File,
 }
 
 impl RunFolder {
-    /// Starts the run that `fresh` describes in `dir`, or goes on with the one that is there.
+    /// Starts the run that `fresh` describes in `dir`, or resumes the one in it.
     pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, ArtifactError> {
         prepare_folder(dir, "run")?;
         let lock = lock(dir)?;
@@ -73,17 +72,17 @@ impl RunFolder {
         &self.manifest
     }
 
-    /// Whether there is a run in `dir` that has got somewhere.
+    /// Whether `dir` holds a run with a checkpoint.
     pub(crate) fn holds_checkpoint(dir: &Path) -> bool {
         let manifest = read_manifest::<RunManifest>(&dir.join(MANIFEST), RUN_VERSION, "the run's manifest");
         manifest.is_ok_and(|(manifest, _)| manifest.complete || !manifest.checkpoints.is_empty())
     }
 
-    /// Whether nothing is left to do. A run whose finished student is gone or damaged is an unfinished one again as long as a checkpoint
-    /// is there: the student is made from that.
+    /// Whether the run is complete. A run whose finished student is gone or damaged becomes unfinished again if it has a checkpoint, from
+    /// which the student is made again.
     ///
     /// # Errors
-    /// The damage, where it is to another file or there is no checkpoint.
+    /// The damage, if it is to another file or there is no checkpoint.
     pub(crate) fn is_finished(&mut self) -> Result<bool, ArtifactError> {
         if !self.manifest.complete {
             return Ok(false);
@@ -105,10 +104,10 @@ impl RunFolder {
         self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name).exists())
     }
 
-    /// Writes down what the run begins with.
+    /// Records the initial weights of the run.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] where it was begun with other weights.
+    /// [`ArtifactError::Mismatch`] if the run began with other weights.
     pub(crate) fn record_init(&mut self, record: InitRecord) -> Result<(), ArtifactError> {
         let path = self.dir.join(MANIFEST);
         match &self.manifest.init {
@@ -133,9 +132,8 @@ impl RunFolder {
         self.dir.join(METRICS)
     }
 
-    /// The bytes of the latest checkpoint with its path, checked against its hash; `None` where the run was stopped before
-    /// its first. A damaged checkpoint is an error, never silently passed over; one that was deleted is taken as the wish
-    /// to go back to the one before.
+    /// The bytes of the latest checkpoint with its path, checked against its hash; `None` if the run has none yet. A damaged
+    /// checkpoint is an error. Deleting one goes back to the one before it.
     pub(crate) fn latest_checkpoint(&self) -> Result<Option<(PathBuf, Vec<u8>)>, ArtifactError> {
         let entries = &self.manifest.checkpoints;
         let present = |entry: &&CheckpointEntry| self.dir.join(&entry.file.name).exists();
@@ -164,7 +162,7 @@ impl RunFolder {
         Ok(Some((path, bytes)))
     }
 
-    /// Writes and lists a checkpoint, then deletes those that are no longer kept.
+    /// Writes and lists a checkpoint, then deletes older ones.
     pub(crate) fn save_checkpoint(&mut self, step: usize, bytes: &[u8]) -> Result<(), ArtifactError> {
         let name = checkpoint_file(step);
         write_atomic(&self.dir.join(&name), bytes)?;
@@ -197,7 +195,7 @@ impl RunFolder {
     }
 }
 
-/// Takes the folder for this process.
+/// Locks the folder for this process.
 fn lock(dir: &Path) -> Result<File, ArtifactError> {
     let path = dir.join(LOCK);
     let file = File::create(&path).during("create", &path)?;
@@ -237,12 +235,12 @@ fn is_unfinished(path: &Path) -> bool {
     OWN.iter().any(|file| name.starts_with(&format!(".{file}.")) && name.ends_with(TEMPORARY))
 }
 
-/// The first line of a message: the remedy of a general error is not the one for a checkpoint.
+/// The first line of a message, without its hint, which does not fit a checkpoint.
 fn without_hint(error: &ArtifactError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Names the first thing in which the recorded run and the wanted one differ.
+/// `Err(Mismatch)` with the first difference between the recorded run and the wanted one.
 fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Result<(), ArtifactError> {
     let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
         path: path.to_owned(),
@@ -290,7 +288,7 @@ fn remove_run(dir: &Path) -> Result<(), ArtifactError> {
     remove_files(&dir.join(CHECKPOINTS), is_checkpoint)
 }
 
-/// Deletes the files in `dir`, which need not be there, that `unwanted` names.
+/// Deletes the files in `dir`, if it exists, that are `unwanted`.
 fn remove_files(dir: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), ArtifactError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

@@ -10,11 +10,11 @@ use lgd_data::error::IoContext;
 use lgd_data::manifest::write_atomic;
 use serde::{Deserialize, Serialize};
 
-/// What a line sums up.
+/// The steps that a line sums up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricsKind {
-    /// The steps since the line before, or since the checkpoint that the run was resumed from where that was later.
+    /// The steps since the previous line or since the resumption, whichever is later.
     Step,
     /// A whole epoch.
     Epoch,
@@ -23,7 +23,7 @@ pub enum MetricsKind {
 /// One line. Losses are means over the steps that the line sums up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricsLine {
-    /// What the line sums up.
+    /// The steps that the line sums up.
     pub kind: MetricsKind,
     /// Epoch, from 0.
     pub epoch: u32,
@@ -35,13 +35,13 @@ pub struct MetricsLine {
     pub loss: f64,
     /// Unweighted parts of the loss by name.
     pub parts: BTreeMap<String, f64>,
-    /// Images per second, since the run was started or resumed where that was later.
+    /// Images per second, since the run was started or resumed.
     pub images_per_second: f64,
     /// Share of the time in which the step waited for data, 0 to 1.
     pub data_wait: f64,
 }
 
-/// The losses of the first and of the last of `epochs` epochs in the metrics file at `path`; none of one that it does not tell of.
+/// The losses of the first and of the last of `epochs` epochs in the metrics file at `path`; `None` for an epoch that is not in it.
 pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Option<f64>), ArtifactError> {
     let text = read_lines(path)?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<MetricsLine>(line).ok());
@@ -50,7 +50,7 @@ pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Opt
     Ok((of(0), epochs.checked_sub(1).and_then(of)))
 }
 
-/// The text of a metrics file that need not be there yet.
+/// The text of a metrics file; empty if there is none yet.
 fn read_lines(path: &Path) -> Result<String, ArtifactError> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -66,7 +66,7 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens `path`, keeping the lines of an earlier attempt up to step `done`: what came after is about to be done again.
+    /// Opens `path` and keeps the lines of an earlier attempt up to step `done`; later steps will be repeated.
     pub(crate) fn open(path: &Path, done: usize) -> Result<Self, ArtifactError> {
         let text = read_lines(path)?;
         let mut kept = String::new();
@@ -83,11 +83,7 @@ impl MetricsFile {
 
     /// Appends a line.
     pub(crate) fn push(&mut self, line: &MetricsLine) -> Result<(), ArtifactError> {
-        let json = |error: serde_json::Error| ArtifactError::Json {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        };
-        let mut text = serde_json::to_string(line).map_err(json)?;
+        let mut text = serde_json::to_string(line).map_err(|error| ArtifactError::json(&self.path, error))?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).during("write", &self.path)
     }

@@ -1,22 +1,21 @@
-//! The run: a student in the making, and the finished one.
+//! The run folder: a student in training, and the finished one.
 //!
 //! ```text
 //! runs/NAME/run.json                                 manifest; replaced at every checkpoint
-//! runs/NAME/config.toml                              the resolved configuration, to be read by people
-//! runs/NAME/metrics.jsonl                            one line per epoch and per so many steps
+//! runs/NAME/config.toml                              the resolved configuration, for people
+//! runs/NAME/metrics.jsonl                            one line per epoch, and one every 50 steps
 //! runs/NAME/checkpoints/step-000000120.safetensors   the two latest: parameters, buffers, optimizer, objective
 //! runs/NAME/student.safetensors                      parameters and buffers of the finished student, torchvision's names
 //! ```
 //!
-//! `run.json` lists length and hash of the checkpoints, and once the run is complete of the other files too. A checkpoint
-//! is written first, then listed, then its predecessor but one is deleted: a kill between any two of these leaves a run
-//! that resumes from what is listed.
+//! `run.json` lists length and hash of the checkpoints; in a complete run, of the other files too. A checkpoint is written
+//! first, then listed, then the one before its predecessor is deleted: a kill between any two of these leaves a run that
+//! resumes from what is listed.
 
 mod config;
 mod error;
 mod folder;
 mod metrics;
-mod objectives;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,12 +29,12 @@ use lgd_data::manifest::{ContentHash, FileEntry, Verify, read_manifest};
 use serde::{Deserialize, Serialize};
 
 pub use config::TrainConfig;
-pub use error::{FailureKind, RunError};
+pub use error::{InitialWeightsError, RunError};
 pub(crate) use folder::RunFolder;
 pub(crate) use metrics::{MetricsFile, epoch_losses};
 pub use metrics::{MetricsKind, MetricsLine};
-pub use objectives::{ObjectiveSettings, SlotMode, VisualMode};
 
+use crate::loader::labels::ClassRecord;
 use crate::loader::pixels::InputFormat;
 use crate::student::{Head, Student, StudentConfig};
 
@@ -52,14 +51,14 @@ fn checkpoint_file(step: usize) -> String {
     format!("{CHECKPOINTS}/step-{step:09}.safetensors")
 }
 
-/// Where the initial weights came from.
+/// The source of the initial weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InitRecord {
     /// The file.
     pub path: PathBuf,
     /// Its hash.
     pub blake3: ContentHash,
-    /// Tensors taken over.
+    /// Tensors loaded.
     pub applied: usize,
     /// The student's tensors that the file does not have.
     pub missing: Vec<String>,
@@ -67,15 +66,6 @@ pub struct InitRecord {
     pub unused: Vec<String>,
     /// Tensors of another shape, left as initialized.
     pub mismatched: Vec<String>,
-}
-
-/// The classes that a classifier tells apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClassRecord {
-    /// How many there are.
-    pub count: usize,
-    /// Their names, in the order of the labels, where the cache has them.
-    pub names: Option<Vec<String>>,
 }
 
 /// One checkpoint.
@@ -96,29 +86,29 @@ pub struct RunManifest {
     pub config: TrainConfig,
     /// Hash of the cache's manifest.
     pub cache: ContentHash,
-    /// Hash of the manifest of the bank of names, where the objective has one.
+    /// Hash of the manifest of the bank of names, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bank: Option<ContentHash>,
-    /// Hash of the KDEP bank's manifest, where the objective has one.
+    /// Hash of the KDEP bank's manifest, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kdep_bank: Option<ContentHash>,
     /// Hash of the text encoder that made the bank, or else of the one that came with the teacher: banks for zero-shot must come from the
     /// same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_encoder: Option<ContentHash>,
-    /// The classes of the student's classifier, where it ends in one.
+    /// The classes of the student's classifier, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassRecord>,
-    /// Where the student trains: "cpu", in f32, or "cuda", in bf16. Bits differ between them.
+    /// The kind of device: "cpu" (f32) or "cuda" (bf16). Bits differ between them.
     #[serde(default = "cpu")]
     pub device: String,
-    /// The teacher, which decides how the student's input is made.
+    /// The teacher, whose preparation of images the student's input has too.
     pub teacher: TeacherRecord,
     /// Width D of the embeddings.
     pub dim: usize,
     /// Samples in the cache.
     pub samples: usize,
-    /// The format of the cache's stored views, where the student is shown those; views are rendered from the images otherwise.
+    /// The format of the cache's stored views, if the student is shown those. Otherwise views are rendered from the images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_views: Option<StoredFormat>,
     /// Steps per epoch.
@@ -127,7 +117,7 @@ pub struct RunManifest {
     pub step: usize,
     /// Whether the student is finished.
     pub complete: bool,
-    /// Where the initial weights came from, if not from the seed alone.
+    /// The source of the initial weights, if not the seed alone.
     pub init: Option<InitRecord>,
     /// The latest checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointEntry>,
@@ -140,8 +130,7 @@ fn cpu() -> String {
 }
 
 impl RunManifest {
-    /// What stands on the student's pooled feature: the classifier where there are classes, the projection to the teacher's space where a
-    /// loss reads the embedding, else nothing.
+    /// The student's head: a classifier if there are classes, a projection to the teacher's space if a loss reads the embedding, else none.
     pub fn head(&self) -> Head {
         match &self.classes {
             Some(classes) => Head::Classifier { classes: classes.count },
@@ -150,7 +139,7 @@ impl RunManifest {
         }
     }
 
-    /// How the student's input is made.
+    /// Size, filter and normalization of the student's input.
     pub fn input_format(&self) -> InputFormat {
         let TeacherRecord { resample, normalization, .. } = self.teacher;
         InputFormat { size: self.config.size, resample, normalization }
@@ -166,11 +155,11 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; those that are there are checked too.
+    /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; the others are checked too.
     ///
     /// # Errors
-    /// [`ArtifactError`] where the run is not complete, or a file is missing or altered.
-    pub fn open(dir: &Path, depth: Verify) -> Result<Self, RunError> {
+    /// The run is not complete, or a file is missing or altered.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
         if !manifest.complete {
@@ -178,8 +167,7 @@ impl Run {
                 path: dir.join(STUDENT),
                 what: "the finished student",
                 hint: "the run was not finished; go on with `lgd train --resume`",
-            }
-            .into());
+            });
         }
         let checkpoints = manifest.checkpoints.iter().map(|checkpoint| &checkpoint.file);
         let checkpoints = checkpoints.filter(|file| dir.join(&file.name).exists());
@@ -209,10 +197,10 @@ impl Run {
         self.dir.join(STUDENT)
     }
 
-    /// Checks that `bank` is of the space that the student's embedding lies in.
+    /// Checks that `bank` is in the space of the student's embedding.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] where text encoder or width differ.
+    /// [`ArtifactError::Mismatch`] if text encoder or width differ.
     pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtifactError> {
         let record = &bank.manifest().record;
         let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
@@ -238,7 +226,7 @@ impl Run {
     /// The finished student on `device`.
     ///
     /// # Errors
-    /// [`RunError`] where the weights are unreadable or are not this student's.
+    /// The weights are unreadable or are not this student's.
     pub fn student(&self, device: &Device) -> Result<Student, RunError> {
         let (config, head) = (&self.manifest.config, self.manifest.head());
         let mut student = Student::new(StudentConfig::new(config.student, head, config.seed), device)?;

@@ -1,9 +1,9 @@
-//! How a student is made, and its graphs.
+//! The configuration of a student, and its graphs.
 
 use candle_core::Tensor;
 use lgd_kernels::geometry::{expect_eq, expect_positive};
 
-use super::blocks::LastMap;
+use super::architecture::LastMap;
 use super::decoder::{self, DecoderConfig};
 use super::output::StudentOutput;
 use super::{Architecture, Regularization, head};
@@ -11,10 +11,10 @@ use crate::engine::graph::{Builder, Graph, Shape};
 use crate::engine::parameters::Table;
 use crate::error::TrainError;
 
-/// What stands on the pooled feature.
+/// The layers on the pooled feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
-    /// Nothing: there is no embedding.
+    /// None: there is no embedding.
     None,
     /// LGD's projection to a unit vector in the teacher's space.
     Projection {
@@ -28,49 +28,47 @@ pub enum Head {
     },
 }
 
-/// What a student makes in training beside pooled feature and embedding.
+/// Outputs in training beside the pooled feature and the head's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// The pooled last map before its activation (KDEP; METHODS.md section 2).
+    /// The pooled last map before its activation (KDEP; docs/methods.md section 2).
     pub raw_pooled: bool,
-    /// The teacher's tokens of a masked view (H-GKD; METHODS.md section 3): the whole network is sparse in training then.
+    /// The teacher's tokens of a masked view (H-GKD; docs/methods.md section 3): the whole network is sparse in training then.
     pub decoder: Option<DecoderConfig>,
 }
 
-/// How a student is made.
+/// The configuration of a student.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StudentConfig {
     /// Backbone.
     pub architecture: Architecture,
     /// Head.
     pub head: Head,
-    /// What is dropped in training.
+    /// Probabilities of dropping values in training.
     pub regularization: Regularization,
     /// Seed of the initial weights.
     pub seed: u64,
-    /// What training needs beyond that.
+    /// Further outputs in training.
     pub extras: Extras,
 }
 
-/// What a graph is for.
+/// The use of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
-    /// With everything that objectives ask for.
+    /// With every output that objectives read.
     Training,
     /// Pooled feature and head, dense.
     Inference,
-    /// The backbone's maps, dense.
-    Maps,
 }
 
 impl StudentConfig {
     /// torchvision's settings.
     pub fn new(architecture: Architecture, head: Head, seed: u64) -> Self {
-        let regularization = architecture.regularization();
+        let regularization = architecture.backbone().regularization;
         Self { architecture, head, regularization, seed, extras: Extras::default() }
     }
 
-    /// Checks that there can be such a student, which is not made.
+    /// Checks the configuration without building the student.
     ///
     /// # Errors
     /// A head without outputs, or a decoder that does not fit.
@@ -91,8 +89,8 @@ impl StudentConfig {
         Ok(self.graph(shape, Purpose::Training)?.1)
     }
 
-    /// The graph for `purpose` and its parameters, which lie where those of [`table`](Self::table) do. Outputs: pooled feature, what the
-    /// head makes, raw pooled feature, tokens, as far as there are any; or the maps.
+    /// The graph for `purpose` and its parameters, at the positions of [`table`](Self::table). Outputs, as far as the student has them:
+    /// pooled feature, the head's output, raw pooled feature, tokens.
     pub(super) fn graph(&self, shape: Shape, purpose: Purpose) -> Result<(Graph, Table), TrainError> {
         let Extras { raw_pooled, decoder } = self.extras(purpose);
         let (mut builder, mut images) = Builder::new(shape)?;
@@ -102,10 +100,8 @@ impl StudentConfig {
         }
         let last = if raw_pooled { LastMap::Split } else { LastMap::Activated };
         let depth = self.regularization.stochastic_depth;
-        let features = self.architecture.features(&mut builder, images, last, depth)?;
-        if purpose == Purpose::Maps {
-            return Ok(builder.finish(features.maps));
-        }
+        let backbone = self.architecture.backbone();
+        let features = (backbone.features)(&mut builder, images, last, depth)?;
         let pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
         let dropout = self.regularization.dropout;
         let mut outputs = vec![pooled];
@@ -115,13 +111,13 @@ impl StudentConfig {
                 outputs.push(head::projection(&mut builder, pooled, dim, dropout)?);
             }
             Head::Classifier { classes } => {
-                outputs.push(head::classifier(&mut builder, pooled, self.architecture, classes, dropout)?);
+                outputs.push((backbone.classifier)(&mut builder, pooled, classes, dropout)?);
             }
         }
         outputs.extend(features.raw.map(|raw| builder.global_average_pool(raw)));
         if let Some(decoder) = decoder {
             builder.dense();
-            outputs.push(decoder::tokens(&mut builder, &features.maps, &decoder)?);
+            outputs.push(decoder::tokens(&mut builder, (&features.maps[..], backbone.strides), &decoder)?);
         }
         Ok(builder.finish(outputs))
     }

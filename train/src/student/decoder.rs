@@ -1,4 +1,4 @@
-//! The UNet decoder of masked students: from the maps of a sparse backbone to the teacher's tokens (H-GKD; METHODS.md section 3).
+//! The UNet decoder of masked students: from the maps of a sparse backbone to the teacher's tokens (H-GKD; docs/methods.md section 3).
 //!
 //! ```text
 //! map at stride 32 ── fill, 1x1 ──► up ──┐
@@ -9,14 +9,15 @@
 //! `fill`: batch normalization over the visible positions, a learned token at the hidden ones. `up`: transposed convolution 4x4 with
 //! stride 2, then twice a 3x3 convolution and its normalization, ReLU6 in between. The decoder is as wide at each stride as the
 //! backbone's map there, and the transposed convolution changes the width: this project's choice, the published text gives none.
-//! Its names begin with `decoder.`; the finished student is without it.
+//! Its names begin with `decoder.`; the finished student does not have it.
 
 use lgd_kernels::{Activation, ShapeError, Window};
 
+use super::StudentError;
 use crate::engine::graph::{Builder, ConvSpec, NormSpec, Shape, Value};
 use crate::error::TrainError;
 
-/// What the names of the decoder's parameters and buffers begin with.
+/// Prefix of the names of the decoder's parameters and buffers.
 pub const DECODER: &str = "decoder.";
 
 /// Stride of the coarsest map, whose positions are the cells of the mask.
@@ -25,7 +26,7 @@ pub(super) const COARSEST: usize = 32;
 /// Fewest cells of a masked image: one to be seen and one to be hidden.
 pub const LEAST_CELLS: usize = 2;
 
-/// The tokens that a decoder makes, and from what.
+/// The tokens that a decoder makes, and the size of the images that it makes them from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecoderConfig {
     /// Rows of the teacher's token grid.
@@ -55,16 +56,16 @@ impl DecoderConfig {
         if whole && (height / COARSEST) * (width / COARSEST) >= LEAST_CELLS {
             return Ok(());
         }
-        Err(TrainError::MaskedSize { height, width })
+        Err(StudentError::MaskedSize { height, width }.into())
     }
 
     /// How often the coarsest of `maps` maps is upsampled.
-    fn upsamplings(&self, maps: usize) -> Result<usize, TrainError> {
+    fn upsamplings(&self, maps: usize) -> Result<usize, StudentError> {
         let (rows, columns) = (self.height / COARSEST, self.width / COARSEST);
         let grids = || (0..maps).map(|step| (rows << step, columns << step));
         grids().position(|grid| grid == (self.rows, self.columns)).ok_or_else(|| {
             let fitting: Vec<String> = grids().map(|(rows, columns)| format!("{rows} x {columns}")).collect();
-            TrainError::TokenGrid {
+            StudentError::TokenGrid {
                 rows: self.rows,
                 columns: self.columns,
                 height: self.height,
@@ -75,21 +76,20 @@ impl DecoderConfig {
     }
 }
 
-/// The tokens made of a backbone's `maps` at ascending strides.
+/// The tokens made of a backbone's maps at ascending `strides`.
 ///
 /// # Errors
-/// A grid that upsampling by two does not reach; the error lists those that it does.
+/// A grid that upsampling by two cannot reach; the error lists the grids that it can.
 pub(super) fn tokens(
     builder: &mut Builder,
-    maps: &[Value],
+    (maps, strides): (&[Value], &[usize]),
     config: &DecoderConfig,
 ) -> Result<Value, TrainError> {
     let upsamplings = config.upsamplings(maps.len())?;
-    let used = maps.iter().rev().take(1 + upsamplings);
+    let used = maps.iter().zip(strides).rev().take(1 + upsamplings);
     let mut decoded = None;
-    for (step, &map) in used.enumerate() {
-        let stride = COARSEST >> step;
-        let side = if step == 0 { 1 } else { 3 };
+    for (&map, &stride) in used {
+        let side = if stride == COARSEST { 1 } else { 3 };
         let filled = fill(builder, map, stride, side)?;
         decoded = Some(match decoded {
             None => filled,
@@ -108,7 +108,7 @@ pub(super) fn tokens(
     Ok(builder.bias(tokens, &name, width)?)
 }
 
-/// A sparse map made dense: normalized, tokens where it is hidden, and convolved.
+/// A sparse map made dense: normalized, filled with a token at hidden positions, convolved.
 fn fill(builder: &mut Builder, map: Value, stride: usize, side: usize) -> Result<Value, ShapeError> {
     let name = format!("{DECODER}fill{stride}");
     let spec = NormSpec { masked: true, ..NormSpec::new(Activation::Identity) };

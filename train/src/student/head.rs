@@ -1,14 +1,13 @@
-//! What stands on the pooled feature: LGD's projection, or torchvision's classifier.
+//! Heads: LGD's projection, and the linear layer of torchvision's classifiers.
 
 use lgd_kernels::{Activation, ShapeError};
 
-use super::{Architecture, mobilenet_v3};
 use crate::engine::graph::{Builder, LinearKind, Value};
 
-/// Names the dropout masks among the streams of a seed.
+/// Key of the dropout masks among the streams of a seed.
 pub(super) const DROPOUT_STREAM: u64 = 0x6472_6F70_6F75_7400;
 
-/// Linear(d, d), ReLU, Linear(d, D), L2 normalization (METHODS.md section 1): parameters `head.0` and `head.2`, as in a PyTorch
+/// Linear(d, d), ReLU, Linear(d, D), L2 normalization (docs/methods.md section 1): parameters `head.0` and `head.2`, as in a PyTorch
 /// `Sequential`.
 pub(super) fn projection(
     builder: &mut Builder,
@@ -24,27 +23,14 @@ pub(super) fn projection(
     builder.l2_normalize(embedding)
 }
 
-/// torchvision's classifier of the architecture.
-pub(super) fn classifier(
+/// Dropout, then the linear layer `name` of `classes` outputs.
+pub(super) fn dropped_linear(
     builder: &mut Builder,
     pooled: Value,
-    architecture: Architecture,
+    (name, kind): (&str, LinearKind),
     classes: usize,
     dropout: f32,
 ) -> Result<Value, ShapeError> {
-    if architecture == Architecture::MobileNetV3Large {
-        return mobilenet_v3::classifier(builder, pooled, classes, dropout);
-    }
     let x = builder.dropout(pooled, DROPOUT_STREAM, dropout);
-    match architecture {
-        Architecture::ResNet18 | Architecture::ResNet34 | Architecture::ResNet50 => {
-            builder.linear(x, "fc", classes, LinearKind::Dense)
-        }
-        Architecture::EfficientNetB0 => {
-            builder.linear(x, "classifier.1", classes, LinearKind::ClassifierUniform)
-        }
-        Architecture::MobileNetV2 | Architecture::MobileNetV3Large => {
-            builder.linear(x, "classifier.1", classes, LinearKind::Classifier { deviation: 0.01 })
-        }
-    }
+    builder.linear(x, name, classes, kind)
 }

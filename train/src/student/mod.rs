@@ -1,15 +1,11 @@
-//! Students: backbones with torchvision's structure and names, and what stands on them.
+//! Students: backbones with torchvision's structure and names, heads, and the decoder of masked students.
 
 mod architecture;
-mod blocks;
 mod config;
 mod decoder;
-mod efficientnet;
+mod error;
 mod head;
-mod mobilenet_v2;
-mod mobilenet_v3;
 mod output;
-mod resnet;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +19,7 @@ pub use self::architecture::{Architecture, Regularization};
 use self::config::Purpose;
 pub use self::config::{Extras, Head, StudentConfig};
 pub use self::decoder::{DECODER, DecoderConfig, LEAST_CELLS};
+pub use self::error::{StudentError, UnknownArchitecture};
 pub use self::output::StudentOutput;
 #[cfg(feature = "cuda")]
 use crate::engine::CudaBackend;
@@ -31,8 +28,8 @@ use crate::engine::parameters::{Entry, State, Table};
 use crate::engine::{CpuBackend, Engine, Program, Tape};
 pub use crate::engine::{Images, Mode};
 use crate::error::TrainError;
+use crate::load_report::{LoadReport, ShapeMismatch};
 use crate::optim::Update;
-use crate::params::{LoadReport, ShapeMismatch};
 
 /// A backbone, its head, their parameters, and the device they live on.
 pub struct Student {
@@ -172,20 +169,6 @@ impl Student {
     /// An update made for another student, or an error of the device.
     pub fn update(&mut self, update: &Update) -> Result<(), TrainError> {
         self.engine.update(&self.table, update)
-    }
-
-    /// Feature maps of `images` `[B, H, W, 3]` at ascending strides, NHWC, in inference: ResNets at 4, 8, 16, 32; the others at 2, 4, 8,
-    /// 16, 32.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn features(
-        &mut self,
-        images: Images<'_>,
-        (batch, height, width): (usize, usize, usize),
-    ) -> Result<Vec<Tensor>, TrainError> {
-        let shape = Shape { batch, height, width, channels: 3 };
-        self.run(images, shape, Mode::Inference, Purpose::Maps)
     }
 
     /// What an image of `size` x `size` pixels goes through in inference; its parameters lie where [`table`](Self::table) says.

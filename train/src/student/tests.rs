@@ -1,11 +1,11 @@
-//! Masked backbones map by map: what a student's outputs do not show.
+//! Masked backbones, map by map.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use super::Architecture;
-use super::blocks::LastMap;
+use super::architecture::LastMap;
 use crate::engine::graph::{Builder, Shape};
 use crate::engine::{Backend, CpuBackend, Images, Mode, Program, Tape};
 use crate::rng::Stream;
@@ -27,7 +27,7 @@ impl Backbone {
     fn new(architecture: Architecture, visible: &[bool]) -> Self {
         let (mut builder, images) = Builder::new(SHAPE).unwrap();
         let images = builder.sparse(images);
-        let features = architecture.features(&mut builder, images, LastMap::Split, 0.0).unwrap();
+        let features = (architecture.backbone().features)(&mut builder, images, LastMap::Split, 0.0).unwrap();
         let pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
         let outputs = features.maps.into_iter().chain(features.raw).chain([pooled]).collect();
         let (graph, table) = builder.finish(outputs);
@@ -108,5 +108,37 @@ fn visible_cells_do_not_hear_each_other_through_hidden_ones() {
         let (maps, moved) = (open.run(&images, Mode::Inference), open.run(&others, Mode::Inference));
         let last = maps.len() - 2;
         assert_ne!(bits(&maps[last], &[3]), bits(&moved[last], &[3]), "{architecture} hears what is open");
+    }
+}
+
+/// Strides from 2 or 4 to 32, and torchvision's channels there.
+fn maps(architecture: Architecture) -> (usize, &'static [usize]) {
+    match architecture {
+        Architecture::ResNet18 | Architecture::ResNet34 => (4, &[64, 128, 256, 512]),
+        Architecture::ResNet50 => (4, &[256, 512, 1024, 2048]),
+        Architecture::MobileNetV2 => (2, &[16, 24, 32, 96, 1280]),
+        Architecture::MobileNetV3Large => (2, &[16, 24, 40, 112, 960]),
+        Architecture::EfficientNetB0 => (2, &[16, 24, 40, 112, 1280]),
+    }
+}
+
+#[test]
+fn maps_have_torchvisions_strides_and_channels() {
+    let shape = Shape { batch: 2, height: 64, width: 32, channels: 3 };
+    for architecture in Architecture::ALL {
+        let (mut builder, images) = Builder::new(shape).unwrap();
+        let features =
+            (architecture.backbone().features)(&mut builder, images, LastMap::Activated, 0.0).unwrap();
+        let (first, channels) = maps(architecture);
+        let strides = std::iter::successors(Some(first), |stride| Some(2 * stride));
+        let map = |(stride, &channels): (usize, &usize)| Shape {
+            height: 64 / stride,
+            width: 32 / stride,
+            channels,
+            ..shape
+        };
+        let expected: Vec<Shape> = strides.zip(channels).map(map).collect();
+        let shapes: Vec<Shape> = features.maps.iter().map(|map| builder.shape(*map)).collect();
+        assert_eq!(shapes, expected, "{architecture}");
     }
 }

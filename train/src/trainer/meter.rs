@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::run::{MetricsKind, MetricsLine};
 
-/// Sums since some point of the run: an epoch's beginning, or the line before.
+/// Sums since the beginning of an epoch, or since the previous line.
 #[derive(Debug)]
 pub(super) struct Meter {
-    /// Steps, then the summed total loss and the sums of its parts: what a checkpoint keeps.
+    /// Steps, then the summed total loss and the sums of its parts: saved in checkpoints.
     sums: Vec<f64>,
     names: Vec<&'static str>,
-    /// Steps taken since `began`; fewer than `sums` counts where a checkpoint lies in between.
+    /// Steps since `began`; fewer than `sums` counts after a resumption.
     timed_steps: usize,
     began: Instant,
     waited_before: Duration,
@@ -37,8 +37,8 @@ impl Meter {
         &self.sums
     }
 
-    /// The line of what was added so far. `waited`: the loader's account at this moment.
-    pub(super) fn line(&self, kind: MetricsKind, place: Place, waited: Duration) -> MetricsLine {
+    /// The line of the steps added so far. `waited`: time the loader has waited in all.
+    pub(super) fn line(&self, kind: MetricsKind, at: StepRecord, waited: Duration) -> MetricsLine {
         let mean =
             |sum: Option<&f64>| sum.copied().unwrap_or(0.0) / self.sums.first().copied().unwrap_or(1.0);
         let parts = self.names.iter().zip(self.sums.iter().skip(2));
@@ -46,33 +46,33 @@ impl Meter {
         let seconds = self.began.elapsed().as_secs_f64();
         MetricsLine {
             kind,
-            epoch: place.epoch,
-            step: place.step,
-            lr: place.lr,
+            epoch: at.epoch,
+            step: at.step,
+            lr: at.lr,
             loss: mean(self.sums.get(1)),
             parts,
-            images_per_second: per_second(self.timed_steps * place.batch, seconds),
+            images_per_second: per_second(self.timed_steps * at.batch, seconds),
             data_wait: share(waited.saturating_sub(self.waited_before), seconds),
         }
     }
 }
 
-/// Where a line belongs.
+/// The step that a line ends with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct StepRecord {
     pub(super) epoch: u32,
     pub(super) step: usize,
     pub(super) lr: f64,
     pub(super) batch: usize,
 }
 
-/// A rate; 0 where no time has passed.
-#[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+/// Throughput; 0 if no time has passed.
+#[expect(clippy::cast_precision_loss, reason = "throughput needs no more than 53 bits")]
 pub(crate) fn per_second(count: usize, seconds: f64) -> f64 {
     if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
 }
 
-/// The part of `seconds` that `waited` is; 0 where no time has passed.
+/// `waited` as a share of `seconds`; 0 if no time has passed.
 pub(super) fn share(waited: Duration, seconds: f64) -> f64 {
     if seconds > 0.0 { (waited.as_secs_f64() / seconds).min(1.0) } else { 0.0 }
 }
@@ -88,8 +88,8 @@ mod tests {
         meter.add(1.0, &parts(1.0));
         let mut meter = Meter::new(meter.sums().to_vec(), Duration::ZERO);
         meter.add(3.0, &parts(3.0));
-        let place = Place { epoch: 4, step: 9, lr: 0.5, batch: 8 };
-        let line = meter.line(MetricsKind::Epoch, place, Duration::ZERO);
+        let at = StepRecord { epoch: 4, step: 9, lr: 0.5, batch: 8 };
+        let line = meter.line(MetricsKind::Epoch, at, Duration::ZERO);
         assert_eq!((line.epoch, line.step, line.loss), (4, 9, 2.0));
         assert_eq!((line.parts["text"], line.parts["visual"]), (3.0, 4.0));
         assert_eq!(meter.sums(), [2.0, 4.0, 6.0, 8.0]);

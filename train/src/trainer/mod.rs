@@ -1,9 +1,8 @@
-//! Training a student: from a cache, the images and what its objectives need to a finished run.
+//! Training a student: from a cache, images and the inputs of its objectives to a finished run.
 
 mod meter;
-mod objectives;
 mod session;
-mod steps;
+mod train_loop;
 
 use std::fs;
 use std::path::Path;
@@ -12,38 +11,42 @@ use std::time::Instant;
 
 use candle_core::Device;
 use lgd_data::bank::Bank;
-use lgd_data::cache::{Cache, Existing, TeacherRecord};
+use lgd_data::cache::{Cache, TeacherRecord, TokenRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::kdep::KdepBank;
-use lgd_data::manifest::ContentHash;
+use lgd_data::manifest::{ContentHash, Existing};
 use serde::Serialize;
 
+use crate::load_report::LoadReport;
 use crate::loader::batches::TrainingImages;
 use crate::loader::origin::Originals;
 use crate::loader::pixels::InputFormat;
-use crate::loader::targets::{TargetInputs, TargetSource};
-use crate::params::LoadReport;
-use crate::run::{self, InitRecord, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest, TrainConfig};
-use crate::student::{Student, StudentConfig};
+use crate::loader::targets::TargetSource;
+use crate::objective::{Inputs, Setup};
+use crate::run::{
+    self, InitRecord, InitialWeightsError, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest,
+    TrainConfig,
+};
+use crate::student::{DecoderConfig, Extras, Head, Student, StudentConfig};
 pub(crate) use meter::per_second;
 use session::Session;
-use steps::Loop;
+use train_loop::TrainLoop;
 
-/// What a run is made from.
+/// The inputs of a run.
 #[derive(Clone, Copy)]
 pub struct TrainInputs<'a> {
     /// The views and the teacher's embeddings.
     pub cache: &'a Cache,
-    /// A bank of names made from this cache, where an objective needs one.
+    /// A bank of names made from this cache, if an objective needs one.
     pub bank: Option<&'a Bank>,
-    /// A KDEP bank made from this cache, where an objective needs one.
+    /// A KDEP bank made from this cache, if an objective needs one.
     pub kdep: Option<&'a KdepBank>,
-    /// The images that the cache was extracted from; not needed where it stores fitting views.
+    /// The images that the cache was extracted from; not needed if it stores views of the student's size.
     pub originals: Option<Originals<'a>>,
 }
 
-/// How a run is carried out; of all this only the device changes its result.
+/// How a run is carried out. Of these settings, only the device changes the result.
 #[derive(Clone, Debug)]
 pub struct LoopSettings {
     /// What to do with a folder that already holds a run.
@@ -54,9 +57,9 @@ pub struct LoopSettings {
     pub log_steps: usize,
     /// Threads that decode and render.
     pub threads: usize,
-    /// What an image may cost at most.
+    /// Limits of decoding an image.
     pub limits: DecodeLimits,
-    /// Where the student trains.
+    /// The device that the student trains on.
     pub device: Device,
 }
 
@@ -84,11 +87,11 @@ pub struct TrainReport {
     pub samples: usize,
     /// Samples per step.
     pub batch: usize,
-    /// What the pixels were made of, in words.
+    /// The source of the pixels, in words.
     pub views: String,
-    /// Samples left over at the end of every epoch.
+    /// Samples in the last, incomplete batch of an epoch, which is dropped.
     pub dropped_per_epoch: usize,
-    /// Trainable numbers of the finished student and its head; a decoder is dropped, and not counted.
+    /// Trainable numbers of the finished student and its head, without a decoder.
     pub parameters: usize,
     /// Steps that were already done when this call began.
     pub resumed_from: Option<usize>,
@@ -100,11 +103,11 @@ pub struct TrainReport {
     pub images_per_second: f64,
     /// Share of the steps' time spent waiting for data, 0 to 1.
     pub data_wait: f64,
-    /// Mean loss of the run's first epoch; none where there were no epochs.
+    /// Mean loss of the run's first epoch; none in a run of no epochs.
     pub first_epoch_loss: Option<f64>,
     /// Mean loss of its last epoch.
     pub last_epoch_loss: Option<f64>,
-    /// What became of the initial weights, where they were loaded in this call.
+    /// The outcome of loading initial weights, if this call loaded some.
     pub init: Option<LoadReport>,
 }
 
@@ -123,16 +126,22 @@ pub fn train(
 ) -> Result<TrainReport, RunError> {
     let start = Instant::now();
     config.validate()?;
-    let sources = TargetInputs { cache: inputs.cache, bank: inputs.bank, kdep: inputs.kdep };
-    objectives::require_inputs(config, &sources)?;
-    let student = objectives::headless(config, &sources)?;
-    let objective = objectives::build(config, &sources, &settings.device)?;
-    let targets = TargetSource::open(sources, objective.columns())?;
+    let setup = Setup {
+        inputs: Inputs::open(inputs.cache, inputs.bank, inputs.kdep, &config.objective)?,
+        settings: &config.objective_settings,
+        student: config.student,
+        seed: config.seed,
+        device: &settings.device,
+    };
+    config.objective.check(&setup)?;
+    let student = headless(config, &setup.inputs)?;
+    let objective = config.objective.build(&setup)?;
+    let targets = TargetSource::open(setup.inputs, objective.columns())?;
     let images = open_images(config, settings, inputs)?.with_targets(&targets);
     let manifest = manifest(config, settings, inputs, &targets, &images)?;
     let student = StudentConfig { head: manifest.head(), ..student };
     let mut session = Session::new(config, student, objective, inputs.cache, &settings.device)?;
-    // A checkpoint holds everything: what the run began with may be gone by now.
+    // A checkpoint holds everything: the file of initial weights may be gone by now.
     let goes_on = settings.existing == Existing::Resume && RunFolder::holds_checkpoint(dir);
     let init = config.init.as_deref().filter(|_| !goes_on);
     let init = init.map(|path| load_initial(&mut session.student, path)).transpose()?;
@@ -144,20 +153,36 @@ pub fn train(
         job.skip(job.total());
         report.resumed_from = Some(report.steps);
     } else {
-        let mut running = Loop::open(config, settings, dir, &mut folder, job)?;
+        let mut running = TrainLoop::open(config, settings, dir, &mut folder, job)?;
         running.restore(&mut session, &targets, &mut report)?;
         running.run(&mut session, &images, observe, &mut report)?;
         session.take_average()?;
         folder.finish(&session.student.to_safetensors(Default::default())?)?;
     }
-    // Epochs before a resumption count, and only the file knows theirs.
+    // Losses of epochs before a resumption are in the file alone.
     (report.first_epoch_loss, report.last_epoch_loss) =
         run::epoch_losses(&folder.metrics_path(), config.epochs)?;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// The views that the student is shown, as yet without targets.
+/// The student of a run, without its head yet, with the outputs that the chosen objectives read. Only the cache's manifest is read, so
+/// that images and tokens that do not fit are refused before any token is read.
+fn headless(config: &TrainConfig, inputs: &Inputs<'_>) -> Result<StudentConfig, RunError> {
+    let wanted = config.objective.outputs();
+    let side = usize::try_from(config.size).unwrap_or(usize::MAX);
+    let decoder = || {
+        let &TokenRecord { rows, columns, dim, .. } = inputs.tokens()?;
+        Ok::<_, RunError>(DecoderConfig { rows, columns, dim, height: side, width: side })
+    };
+    let decoder = wanted.tokens.then(decoder).transpose()?;
+    let extras = Extras { raw_pooled: wanted.raw_pooled, decoder };
+    let student = StudentConfig { extras, ..StudentConfig::new(config.student, Head::None, config.seed) };
+    student.validate()?;
+    Ok(student)
+}
+
+/// The views that the student is shown, without targets yet.
 fn open_images<'a>(
     config: &TrainConfig,
     settings: &LoopSettings,
@@ -165,7 +190,8 @@ fn open_images<'a>(
 ) -> Result<TrainingImages<'a>, RunError> {
     let &TeacherRecord { resample, normalization, .. } = &inputs.cache.manifest().config.teacher;
     let format = InputFormat { size: config.size, resample, normalization };
-    TrainingImages::open(inputs.cache, inputs.originals, format, config.stored_views, settings.limits)
+    let (cache, originals) = (inputs.cache, inputs.originals);
+    Ok(TrainingImages::open(cache, originals, format, config.stored_views, settings.limits)?)
 }
 
 /// The manifest of a run that has not begun.
@@ -199,7 +225,7 @@ fn manifest(
     })
 }
 
-/// The report of a run, before anything is done in this call.
+/// The report of a run before its first step in this call.
 fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> TrainReport {
     let RunManifest { config, steps_per_epoch, .. } = run;
     TrainReport {
@@ -221,17 +247,20 @@ fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> T
     }
 }
 
-/// Starts `student` from the file at `path`; whatever the file lacks keeps its random initialization.
+/// Loads the file at `path` into `student`. Tensors that the file lacks keep their random initialization.
 fn load_initial(student: &mut Student, path: &Path) -> Result<(InitRecord, LoadReport), RunError> {
-    let wrong = |reason: String| RunError::InitialWeights { path: path.to_owned(), reason };
-    let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let report = student.load_safetensors(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let wrong = |source: InitialWeightsError| RunError::InitialWeights {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
+    let bytes = fs::read(path).map_err(|error| wrong(error.into()))?;
+    let report = student.load_safetensors(&bytes).map_err(|error| wrong(error.into()))?;
     let (applied, wanted) =
         (report.applied.len(), report.applied.len() + report.missing.len() + report.mismatched.len());
     // Chance agreements of two architectures are far fewer; days of training must not start from them.
     if 2 * applied < wanted {
         let architecture = student.architecture();
-        return Err(wrong(format!("it has {applied} of the {wanted} tensors of {architecture}")));
+        return Err(wrong(InitialWeightsError::Foreign { applied, wanted, architecture }));
     }
     let record = InitRecord {
         path: path.to_owned(),

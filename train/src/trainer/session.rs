@@ -5,7 +5,6 @@ use lgd_data::cache::Cache;
 use lgd_data::render::Normalization;
 
 use crate::checkpoint::Stateful;
-use crate::engine::parameters::State;
 use crate::error::TrainError;
 use crate::loader::batches::Batch;
 use crate::objective::{BatchMask, Objective};
@@ -17,7 +16,6 @@ use crate::student::{Images, Mode, Student, StudentConfig};
 pub(super) struct Session {
     pub(super) student: Student,
     optimizer: OptimizerSettings,
-    slots: Vec<&'static str>,
     objective: Box<dyn Objective>,
     normalization: Normalization,
     seed: u64,
@@ -29,16 +27,16 @@ pub(super) struct Session {
     device: Device,
 }
 
-/// The loss of one step: scalars on the device, to be read when somebody wants to know.
+/// The loss of one step: scalars on the device, read when a metrics line is due.
 pub(super) struct StepLoss {
     pub(super) total: Tensor,
     pub(super) parts: Vec<(&'static str, Tensor)>,
-    /// The norm of the clipped gradients, where the device has not looked at it.
+    /// The norm of the clipped gradients, if the device has not checked it.
     norm: Option<Tensor>,
 }
 
 impl Session {
-    /// The new `student` with an optimizer, as `config` says, to be trained for `objective` on the views of `cache`.
+    /// The new `student` with the optimizer of `config`, to be trained for `objective` on the views of `cache`.
     pub(super) fn new(
         config: &TrainConfig,
         student: StudentConfig,
@@ -46,16 +44,14 @@ impl Session {
         cache: &Cache,
         device: &Device,
     ) -> Result<Self, RunError> {
-        let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.mask_ratio);
+        let mask_ratio = student.extras.decoder.map(|_| config.objective_settings.hgkd.mask_ratio);
         let student = Student::new(student, device)?;
-        let slots = config.optimizer.update(student.table(), 0.0, 1).slots();
         let side = usize::try_from(config.size).unwrap_or(usize::MAX);
         let (optimizer, seed, parts) = (config.optimizer, config.seed, config.batch_parts);
         let device = device.clone();
         Ok(Self {
             student,
             optimizer,
-            slots,
             objective,
             normalization: cache.manifest().config.teacher.normalization,
             seed,
@@ -69,7 +65,7 @@ impl Session {
 
     /// Everything a checkpoint holds.
     pub(super) fn stateful(&mut self) -> Stateful<'_> {
-        Stateful { student: &mut self.student, slots: &self.slots, objective: &mut *self.objective }
+        Stateful { student: &mut self.student, optimizer: &self.optimizer, objective: &mut *self.objective }
     }
 
     /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
@@ -107,7 +103,7 @@ impl Session {
         Ok(loss)
     }
 
-    /// What a student with a decoder does not see of a batch: a function of (seed, number of the sample in the cache, epoch).
+    /// The mask of a batch for a student with a decoder: a function of (seed, number of the sample in the cache, epoch).
     fn mask(&self, batch: &Batch) -> Result<Option<BatchMask>, TrainError> {
         let Some(ratio) = self.mask_ratio else { return Ok(None) };
         let sample = |row: &usize| u64::try_from(row / self.views).unwrap_or(u64::MAX);
@@ -116,21 +112,17 @@ impl Session {
         BatchMask::draw((self.seed, batch.epoch), &samples, (cells, cells), ratio).map(Some)
     }
 
-    /// Puts the averaged weights in the place of the trained ones, where there are any.
+    /// Replaces the trained weights and buffers by their average. A run without averaging or without steps has none.
     pub(super) fn take_average(&mut self) -> Result<(), RunError> {
-        if self.optimizer.ema.is_none() {
-            return Ok(());
-        }
-        let mut slots = self.student.engine().optimizer_state()?;
-        // A run of no steps has no average.
-        if let (Some(buffers), Some(parameters)) = (slots.pop(), slots.pop()) {
-            self.student.engine().load_state(&State { parameters, buffers })?;
+        let engine = self.student.engine();
+        if let Some(average) = engine.optimizer_state()?.ema {
+            engine.load_state(&average)?;
         }
         Ok(())
     }
 
-    /// Where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere the
-    /// loss is checked when it is read.
+    /// On the CPU, where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere
+    /// the loss is checked when it is read.
     fn require_finite_on_cpu(&self, loss: &StepLoss, epoch: u32, step: usize) -> Result<(), RunError> {
         match loss.total.device() {
             Device::Cpu => loss.read(epoch, step).map(|_| ()),
@@ -149,7 +141,7 @@ impl StepLoss {
     /// Total and parts.
     ///
     /// # Errors
-    /// [`RunError::NonFinite`] where the total is NaN or infinite, [`TrainError::GradientNorm`] where the norm of the gradients is.
+    /// [`RunError::NonFinite`] if the total is NaN or infinite, [`TrainError::GradientNorm`] if the norm of the gradients is.
     pub(super) fn read(&self, epoch: u32, step: usize) -> Result<ReadLoss, RunError> {
         let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map_err(TrainError::from);
         let total = scalar(&self.total)?;

@@ -2,8 +2,8 @@
 //! to the bit there is checked in `students.rs`.)
 
 use candle_core::{DType, Device, Tensor};
-use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
-use lgd_train::optim::OptimizerSettings;
+use lgd_train::objective::{Lgd, LgdConstants, Objective, TargetBatch, VisualBank};
+use lgd_train::optim::{OptimizerSettings, OptimizerState};
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
 use crate::golden::{normal, unit_rows, values};
@@ -17,10 +17,10 @@ fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, th
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         student.engine().load_state(start).unwrap();
-        student.engine().load_optimizer_state(&[]).unwrap();
+        student.engine().load_optimizer_state(&OptimizerState::default()).unwrap();
         let visual = VisualBank::Ema { momentum: 0.9, seed: 5 };
         let tsb = unit_rows("tsb", CATEGORIES, DIM);
-        let mut objective = Lgd::new(LgdSettings::default(), tsb, visual, &[true; CATEGORIES]).unwrap();
+        let mut objective = Lgd::new(LgdConstants::default(), tsb, visual, &[true; CATEGORIES]).unwrap();
         let settings = OptimizerSettings { clip: Some(1.0), ema: Some(0.9), ..OptimizerSettings::default() };
         let images = normal("images", BATCH * 40 * 33 * 3);
         let share = 1.0 / crate::golden::real(CATEGORIES);
@@ -41,9 +41,10 @@ fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, th
             objective.after_step(&targets).unwrap();
         }
         let state = student.engine().state().unwrap();
-        let slots = student.engine().optimizer_state().unwrap();
+        let optimizer = student.engine().optimizer_state().unwrap();
+        let moments = optimizer.entries().into_iter().map(|(_, vector)| vector.clone()).collect();
         let bank = objective.state().unwrap();
-        let all = [vec![state.parameters, state.buffers], slots, bank.values().map(values).collect()];
+        let all = [vec![state.parameters, state.buffers], moments, bank.values().map(values).collect()];
         all.concat().concat().into_iter().map(f32::to_bits).collect()
     })
 }

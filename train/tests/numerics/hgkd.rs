@@ -6,9 +6,12 @@ use candle_core::{Device, Tensor, Var};
 use lgd_data::projection::{MomentSums, Projection};
 use lgd_train::error::TrainError;
 use lgd_train::objective::{
-    BatchMask, Hgkd, HgkdSettings, Objective, ObjectiveKind, TargetBatch, TeacherQueue, WantedOutputs,
+    BatchMask, Hgkd, HgkdSettings, Objective, ObjectiveError, ObjectiveKind, TargetBatch, TeacherQueue,
+    WantedOutputs,
 };
-use lgd_train::student::{Architecture, DecoderConfig, Extras, Head, Images, StudentConfig, StudentOutput};
+use lgd_train::student::{
+    Architecture, DecoderConfig, Extras, Head, Images, StudentConfig, StudentError, StudentOutput,
+};
 
 use crate::device::{TestDevice, on_every_f32_device};
 use crate::golden::{Golden, error, normal, real, spread, values};
@@ -66,7 +69,11 @@ fn objective(golden: &Golden) -> Hgkd {
     let (filled, dim) = entries.dims2().unwrap();
     let mut queue = TeacherQueue::new(2 * filled, dim, entries.device()).unwrap();
     queue.push(&(0..u32::try_from(filled).unwrap()).collect::<Vec<_>>(), entries).unwrap();
-    let settings = HgkdSettings { beta: weight(golden, "beta"), lambda: weight(golden, "lambda") };
+    let settings = HgkdSettings {
+        beta: weight(golden, "beta"),
+        lambda_sim: weight(golden, "lambda"),
+        ..HgkdSettings::default()
+    };
     Hgkd::new(settings, queue, TOKEN_DIM).unwrap()
 }
 
@@ -204,7 +211,7 @@ fn parts(objective: &Hgkd, output: &StudentOutput, targets: &TargetBatch) -> [f3
 
 fn features_are_compared_by_whether_their_cell_is_hidden<D: TestDevice>() {
     let (s, x, targets) = small::<D>();
-    let settings = HgkdSettings { beta: 0.25, lambda: 0.0 };
+    let settings = HgkdSettings { beta: 0.25, lambda_sim: 0.0, ..HgkdSettings::default() };
     let objective = over(settings, &unit_rows::<D>("queue", 5, 6));
     let [total, hidden, visible, _] = parts(&objective, &output(&s, &x), &targets);
     let (x, y) = (values(&x), values(targets.tokens.as_ref().unwrap()));
@@ -234,7 +241,10 @@ fn the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go<D: TestD
     let mut sums = MomentSums::new(3);
     sums.add(&values(&y));
     let whole = Projection::fit(&sums, 3).unwrap();
-    let objective = over(HgkdSettings { beta: 0.25, lambda: 0.0 }, &unit_rows::<D>("queue", 5, 6));
+    let objective = over(
+        HgkdSettings { beta: 0.25, lambda_sim: 0.0, ..HgkdSettings::default() },
+        &unit_rows::<D>("queue", 5, 6),
+    );
     let losses = |tokens: &Tensor, x: &Tensor| {
         let targets = TargetBatch { tokens: Some(tokens.clone()), ..targets.clone() };
         parts(&objective, &output(&s, x), &targets)
@@ -289,7 +299,7 @@ fn what_does_not_fit_the_objective_is_refused<D: TestDevice>() {
         change(&mut changed);
         objective.loss(&output(&s, &x), &changed).unwrap_err()
     };
-    let missing = |error| matches!(error, TrainError::MissingColumn { .. });
+    let missing = |error| matches!(error, TrainError::Objective(ObjectiveError::MissingColumn { .. }));
     assert!(missing(refused(|targets| targets.tokens = None)));
     assert!(missing(refused(|targets| targets.mask = None)));
     assert!(missing(refused(|targets| targets.embedding = None)));
@@ -307,9 +317,14 @@ fn what_does_not_fit_the_objective_is_refused<D: TestDevice>() {
         (StudentOutput { embedding: None, ..full }, "embedding"),
     ] {
         let error = objective.loss(&lacking, &targets).unwrap_err();
-        assert!(matches!(error, TrainError::MissingOutput { output } if output == name), "{error}");
+        assert!(
+            matches!(error, TrainError::Student(StudentError::MissingOutput { output }) if output == name),
+            "{error}"
+        );
     }
-    for settings in [HgkdSettings { beta: -1.0, lambda: 1.0 }, HgkdSettings { beta: 1.0, lambda: f32::NAN }] {
+    let default = HgkdSettings::default();
+    for settings in [HgkdSettings { beta: -1.0, ..default }, HgkdSettings { lambda_sim: f32::NAN, ..default }]
+    {
         assert!(Hgkd::new(settings, TeacherQueue::new(2, 6, &D::device()).unwrap(), 3).is_err());
     }
     let queue = TeacherQueue::new(2, 6, &D::device()).unwrap();

@@ -1,6 +1,5 @@
 //! Every layer and every gradient of it against PyTorch in f64 (`goldens/layers.py`, `goldens/make_goldens.py`).
 
-use lgd_kernels::batch_norm::{self, Normalization, Upstream};
 use lgd_kernels::conv::{self, Conv};
 use lgd_kernels::{Activation, Operand, ShapeError, Sliding, Window, Workspace};
 use lgd_train::engine::Mode;
@@ -236,19 +235,6 @@ impl Case<'_> {
         found.into_iter().map(compared).collect()
     }
 
-    /// A graph keeps nothing in inference: the gradient through constant statistics is the CPU's kernel's alone.
-    fn inference_kernel_errors(&self) -> Vec<(String, f64)> {
-        let [gamma, beta, mean, variance] = ["w0", "w1", "mean", "variance"].map(|key| self.values(key));
-        let NormSpec { eps, activation, .. } = self.norm();
-        let norm = Normalization::inference((&mean, &variance), &gamma, &beta, eps, activation).unwrap();
-        let mut dx = self.values("g");
-        let (mut dgamma, mut dbeta) = (vec![f32::NAN; gamma.len()], vec![f32::NAN; gamma.len()]);
-        let upstream = Upstream::InPlace(&mut dx);
-        batch_norm::backward_inference(&norm, &self.values("x"), upstream, &mut dgamma, &mut dbeta, false)
-            .unwrap();
-        self.compare(vec![("dx".to_owned(), dx), ("dw0".to_owned(), dgamma), ("dw1".to_owned(), dbeta)])
-    }
-
     /// The convolution's kernel itself, for filters that are not square.
     fn kernel_errors(&self) -> Vec<(String, f64)> {
         let (&[batch, height, width, channels], &[outputs, _, rows, columns]) =
@@ -321,24 +307,21 @@ fn layers_and_gradients_equal_pytorchs<D: TestDevice>() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// What the CPU has beside the operations of graphs: filters that are not square, and gradients through constant statistics.
+/// The CPU's kernel takes filters that are not square; graphs have none.
 #[test]
-fn kernels_beside_graphs_equal_pytorchs() {
+fn filters_that_are_not_square_equal_pytorchs() {
     let mut count = 0;
     for (fixture, _) in FIXTURES {
         for_all_cases(fixture, |case| {
-            let errors = match case.op() {
-                "conv" if case.name == NOT_SQUARE => case.kernel_errors(),
-                "norm" if case.is_inference() => case.inference_kernel_errors(),
-                _ => return,
-            };
-            for (what, error) in errors {
-                assert!(error < TOLERANCE, "{what}: {error:.1e}");
+            if case.name == NOT_SQUARE {
+                for (what, error) in case.kernel_errors() {
+                    assert!(error < TOLERANCE, "{what}: {error:.1e}");
+                }
+                count += 1;
             }
-            count += 1;
         });
     }
-    assert_eq!(count, 15, "cases");
+    assert_eq!(count, 1, "cases");
 }
 
 /// The CPU's instruction set is chosen once per process, so each gets a process of its own.
@@ -347,7 +330,7 @@ fn every_instruction_set_gives_pytorchs_gradients() {
     for set in ["avx2", "portable"] {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "layers::layers_and_gradients_equal_pytorchs::cpu"])
-            .args(["layers::kernels_beside_graphs_equal_pytorchs"])
+            .args(["layers::filters_that_are_not_square_equal_pytorchs"])
             .args(["channels::any_number_of_channels_gives_the_sums_written_out::cpu"])
             .args(["tape::normalizations_are_the_same_written_out_and_read_on_the_way::cpu"])
             .args(["ops::objectives_equal_pytorchs::cpu"])

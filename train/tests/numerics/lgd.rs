@@ -1,8 +1,8 @@
-//! The LGD objective against its formula written out in f64 (METHODS.md section 1), and its online bank.
+//! The LGD objective against its formula written out in f64 (docs/methods.md section 1), and its online bank.
 
 use candle_core::{DType, Tensor, Var};
 use lgd_train::error::TrainError;
-use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
+use lgd_train::objective::{Lgd, LgdConstants, Objective, ObjectiveError, TargetBatch, VisualBank};
 use lgd_train::student::StudentOutput;
 
 use crate::device::{TestDevice, on_every_f32_device};
@@ -78,10 +78,10 @@ fn both_banks_give_the_written_formula<D: TestDevice>() {
     let (s, t, tsb) = (unit_rows::<D>("s", B), unit_rows::<D>("t", B), unit_rows::<D>("tsb", C));
     let assigned = [true, false, true, true, true];
     let online = VisualBank::Ema { momentum: 0.5, seed: 3 };
-    let ema = Lgd::new(LgdSettings::default(), tsb.clone(), online, &assigned).unwrap();
+    let ema = Lgd::new(LgdConstants::default(), tsb.clone(), online, &assigned).unwrap();
     let vsb = D::tensor(&ema.state().unwrap()["visual_bank.rows"]);
     let fixed = VisualBank::Mean { vsb: vsb.clone() };
-    let mean = Lgd::new(LgdSettings::default(), tsb.clone(), fixed, &assigned).unwrap();
+    let mean = Lgd::new(LgdConstants::default(), tsb.clone(), fixed, &assigned).unwrap();
     let targets = TargetBatch {
         embedding: Some(t.clone()),
         text_distribution: Some(distribution::<D>(&text_logits(&t, &tsb))),
@@ -108,7 +108,7 @@ fn the_slot_of_an_unassigned_category_has_no_gradient<D: TestDevice>() {
         unit_rows::<D>("t", B),
         unit_rows::<D>("tsb", C),
     );
-    let settings = LgdSettings { alpha: 1.0, ..LgdSettings::default() };
+    let settings = LgdConstants { alpha: 1.0, ..LgdConstants::default() };
     let gradient = |vsb: &Tensor| {
         let bank = VisualBank::Mean { vsb: vsb.clone() };
         let lgd = Lgd::new(settings, tsb.clone(), bank, &[true, true, true, false, true]).unwrap();
@@ -130,7 +130,7 @@ fn the_slot_of_an_unassigned_category_has_no_gradient<D: TestDevice>() {
 fn the_online_bank_starts_at_random_then_first_seen_then_average<D: TestDevice>() {
     let tsb = unit_rows::<D>("tsb", C);
     let bank = VisualBank::Ema { momentum: 0.75, seed: 9 };
-    let mut lgd = Lgd::new(LgdSettings::default(), tsb, bank, &[true; C]).unwrap();
+    let mut lgd = Lgd::new(LgdConstants::default(), tsb, bank, &[true; C]).unwrap();
     let bank_rows = |lgd: &Lgd| rows(&lgd.state().unwrap()["visual_bank.rows"]);
     let start = bank_rows(&lgd);
     for row in &start {
@@ -157,7 +157,7 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average<D: TestDevice>(
     assert!(close(&bank_rows(&lgd)[1], &expected), "then the moving average");
 
     let again = VisualBank::Ema { momentum: 0.75, seed: 1 };
-    let mut resumed = Lgd::new(LgdSettings::default(), unit_rows::<D>("tsb", C), again, &[true; C]).unwrap();
+    let mut resumed = Lgd::new(LgdConstants::default(), unit_rows::<D>("tsb", C), again, &[true; C]).unwrap();
     let nothing = &mut |_: &[usize]| unreachable!("its state is complete");
     resumed.restore(&saved, nothing).unwrap();
     step(&mut resumed, "second");
@@ -168,9 +168,12 @@ fn the_online_bank_starts_at_random_then_first_seen_then_average<D: TestDevice>(
 fn missing_columns_and_wrong_sizes_are_errors<D: TestDevice>() {
     let (s, tsb) = (unit_rows::<D>("s", B), unit_rows::<D>("tsb", C));
     let mean = || VisualBank::Mean { vsb: unit_rows::<D>("vsb", C) };
-    let lgd = Lgd::new(LgdSettings::default(), tsb.clone(), mean(), &[true; C]).unwrap();
+    let lgd = Lgd::new(LgdConstants::default(), tsb.clone(), mean(), &[true; C]).unwrap();
     let missing = lgd.loss(&output(&s), &TargetBatch::default());
-    assert!(matches!(missing, Err(TrainError::MissingColumn { column: "text_distribution" })));
+    assert!(matches!(
+        missing,
+        Err(TrainError::Objective(ObjectiveError::MissingColumn { column: "text_distribution" }))
+    ));
     let uniform = |columns| Some(Tensor::full(0.1_f32, (B, columns), &D::device()).unwrap());
     let targets = |text, visual| TargetBatch {
         embedding: Some(unit_rows::<D>("t", B)),
@@ -181,13 +184,13 @@ fn missing_columns_and_wrong_sizes_are_errors<D: TestDevice>() {
     assert!(lgd.loss(&output(&s), &targets(C, C + 1)).is_ok());
     assert!(matches!(lgd.loss(&output(&s), &targets(C + 1, C + 1)), Err(TrainError::Dimensions { .. })));
     assert!(matches!(lgd.loss(&output(&s), &targets(C, C)), Err(TrainError::Dimensions { .. })));
-    assert!(Lgd::new(LgdSettings::default(), tsb.clone(), mean(), &[true; 3]).is_err());
+    assert!(Lgd::new(LgdConstants::default(), tsb.clone(), mean(), &[true; 3]).is_err());
     let narrow = VisualBank::Mean { vsb: unit_rows::<D>("vsb", C - 1) };
-    assert!(Lgd::new(LgdSettings::default(), tsb.clone(), narrow, &[true; C]).is_err());
+    assert!(Lgd::new(LgdConstants::default(), tsb.clone(), narrow, &[true; C]).is_err());
     for settings in [
-        LgdSettings { alpha: 1.5, ..LgdSettings::default() },
-        LgdSettings { student_temperature: 0.0, ..LgdSettings::default() },
-        LgdSettings { teacher_temperature: f32::NAN, ..LgdSettings::default() },
+        LgdConstants { alpha: 1.5, ..LgdConstants::default() },
+        LgdConstants { student_temperature: 0.0, ..LgdConstants::default() },
+        LgdConstants { teacher_temperature: f32::NAN, ..LgdConstants::default() },
     ] {
         assert!(matches!(
             Lgd::new(settings, tsb.clone(), mean(), &[true; C]),
@@ -195,9 +198,9 @@ fn missing_columns_and_wrong_sizes_are_errors<D: TestDevice>() {
         ));
     }
     let wild = VisualBank::Ema { momentum: 2.0, seed: 0 };
-    assert!(Lgd::new(LgdSettings::default(), tsb.clone(), wild, &[true; C]).is_err());
+    assert!(Lgd::new(LgdConstants::default(), tsb.clone(), wild, &[true; C]).is_err());
     let mut ema =
-        Lgd::new(LgdSettings::default(), tsb, VisualBank::Ema { momentum: 0.9, seed: 0 }, &[true; C])
+        Lgd::new(LgdConstants::default(), tsb, VisualBank::Ema { momentum: 0.9, seed: 0 }, &[true; C])
             .unwrap();
     let outside = TargetBatch { pseudo_category: Some(vec![0, 1, 2, 9]), ..targets(C, C + 1) };
     assert!(ema.after_step(&outside).is_err(), "a category beyond the bank");
@@ -205,7 +208,7 @@ fn missing_columns_and_wrong_sizes_are_errors<D: TestDevice>() {
 
 fn columns_follow_the_bank<D: TestDevice>() {
     let bank = |visual| {
-        Lgd::new(LgdSettings::default(), unit_rows::<D>("tsb", C), visual, &[true; C]).unwrap().columns()
+        Lgd::new(LgdConstants::default(), unit_rows::<D>("tsb", C), visual, &[true; C]).unwrap().columns()
     };
     let mean = bank(VisualBank::Mean { vsb: unit_rows::<D>("vsb", C) });
     assert!(mean.embedding && mean.text_distribution && mean.visual_distribution && !mean.pseudo_category);

@@ -1,13 +1,13 @@
 //! Masked students: sparse backbones, their decoder, and what remains of them.
 
 use candle_core::Tensor;
-use lgd_data::cache::StudentSizes;
 use lgd_kernels::Activation;
+use lgd_train::StudentSizes;
 use lgd_train::engine::graph::{ConvSpec, LinearKind, NormSpec};
 use lgd_train::error::TrainError;
 use lgd_train::student::{
     Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularization, Student, StudentConfig,
-    StudentOutput,
+    StudentError, StudentOutput,
 };
 
 use crate::device::{Cpu, TestDevice, on_every_device};
@@ -124,7 +124,7 @@ fn the_sizes_that_are_told_of_a_grid_are_those_that_students_take() {
                 .validate()
             {
                 Ok(()) => true,
-                Err(TrainError::TokenGrid { .. }) => false,
+                Err(TrainError::Student(StudentError::TokenGrid { .. })) => false,
                 Err(error) => panic!("{grid} x {grid} of {side} px: {error}"),
             };
             let some = told.sides().contains(&u32::try_from(side).unwrap());

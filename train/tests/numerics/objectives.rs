@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor, Var};
 use lgd_train::error::TrainError;
 use lgd_train::objective::{
-    BatchMask, Caption, Combined, Kdep, Lgd, LgdSettings, Objective, ObjectiveKind, Objectives, Seed,
-    SeedSettings, Supervised, TargetBatch, TargetColumns, TeacherQueue, VisualBank,
+    BatchMask, Caption, Combined, Kdep, Lgd, LgdConstants, Objective, ObjectiveError, ObjectiveKind,
+    Objectives, Seed, SeedConstants, Supervised, TargetBatch, TargetColumns, TeacherQueue, VisualBank,
 };
-use lgd_train::student::StudentOutput;
+use lgd_train::student::{StudentError, StudentOutput};
 
 use crate::device::{TestDevice, on_every_f32_device};
 use crate::golden::{Golden, error, values};
@@ -49,7 +49,7 @@ fn targets(golden: &Golden) -> TargetBatch {
 fn lgd(golden: &Golden, online: bool, by_views: bool) -> Box<dyn Objective> {
     let counts: Vec<u64> = whole(golden, "counts").into_iter().map(u64::from).collect();
     let assigned: Vec<bool> = counts.iter().map(|count| *count > 0).collect();
-    let settings = LgdSettings { alpha: 0.3, teacher_temperature: TAU_T, ..LgdSettings::default() };
+    let settings = LgdConstants { alpha: 0.3, teacher_temperature: TAU_T, ..LgdConstants::default() };
     let (tsb, vsb) = (golden.get("tsb").clone(), golden.get("vsb").clone());
     let bank = match online {
         false => VisualBank::Mean { vsb: vsb.clone() },
@@ -67,7 +67,7 @@ fn seed(golden: &Golden, filled: usize) -> Box<dyn Objective> {
     let mut memory = TeacherQueue::new(queue.dims()[0], queue.dims()[1], queue.device()).unwrap();
     let rows: Vec<u32> = (0..).take(filled).collect();
     memory.push(&rows, &queue.narrow(0, 0, filled).unwrap()).unwrap();
-    let settings = SeedSettings { teacher_temperature: TAU_T, ..SeedSettings::default() };
+    let settings = SeedConstants { teacher_temperature: TAU_T, ..SeedConstants::default() };
     Box::new(Seed::new(settings, memory).unwrap())
 }
 
@@ -159,10 +159,13 @@ fn what_is_missing_is_named<D: TestDevice>() {
     for (case, objective) in cases(&golden) {
         let (output, _) = student(&golden, case);
         let error = objective.loss(&output, &TargetBatch::default()).unwrap_err();
-        assert!(matches!(error, TrainError::MissingColumn { .. }), "{case}: {error}");
+        assert!(
+            matches!(error, TrainError::Objective(ObjectiveError::MissingColumn { .. })),
+            "{case}: {error}"
+        );
         let bare = StudentOutput { embedding: None, raw_pooled: None, ..output };
         let error = objective.loss(&bare, &targets(&golden)).unwrap_err();
-        assert!(matches!(error, TrainError::MissingOutput { .. }), "{case}: {error}");
+        assert!(matches!(error, TrainError::Student(StudentError::MissingOutput { .. })), "{case}: {error}");
     }
 }
 
@@ -178,7 +181,10 @@ fn targets_of_another_shape_are_refused<D: TestDevice>() {
     let (output, _) = student(&golden, "supervised");
     let foreign = TargetBatch { label: Some(vec![0, 1, 2, 5, 0, 0]), ..full };
     let error = Supervised.loss(&output, &foreign).unwrap_err();
-    assert!(matches!(error, TrainError::Label { label: 5, classes: 5 }), "{error}");
+    assert!(
+        matches!(error, TrainError::Objective(ObjectiveError::Label { label: 5, classes: 5 })),
+        "{error}"
+    );
 }
 
 fn settings_out_of_range_are_refused<D: TestDevice>() {
@@ -186,7 +192,7 @@ fn settings_out_of_range_are_refused<D: TestDevice>() {
     assert!(Caption::new(0.0).is_err() && Caption::new(f32::NAN).is_err());
     let queue = || TeacherQueue::new(3, 4, &D::device()).unwrap();
     let wrong = |teacher_temperature, student_temperature| {
-        Seed::new(SeedSettings { teacher_temperature, student_temperature }, queue()).is_err()
+        Seed::new(SeedConstants { teacher_temperature, student_temperature }, queue()).is_err()
     };
     assert!(wrong(0.0, 0.2) && wrong(0.01, -1.0) && !wrong(0.01, 0.2));
     let sum = |parts: Vec<(&'static str, f32)>| {
@@ -197,7 +203,7 @@ fn settings_out_of_range_are_refused<D: TestDevice>() {
     assert!(sum(vec![]) && sum(vec![("kdep", 0.0)]) && sum(vec![("kdep", 1.0), ("kdep", 1.0)]));
     assert!(!sum(vec![("kdep", 1.0)]));
     let (tsb, vsb) = (golden.get("tsb").clone(), golden.get("vsb").clone());
-    let plain = Lgd::new(LgdSettings::default(), tsb, VisualBank::Mean { vsb }, &[true; 7]).unwrap();
+    let plain = Lgd::new(LgdConstants::default(), tsb, VisualBank::Mean { vsb }, &[true; 7]).unwrap();
     assert!(plain.counting_views(&[1; 6]).is_err());
 }
 
@@ -297,7 +303,10 @@ fn a_part_past_the_end_is_an_error_whatever_the_column() {
         assert!(column.narrow(1, 2).is_ok());
         for (start, len) in [(2, 2), (4, 0), (0, 4), (usize::MAX, 2)] {
             let error = column.narrow(start, len).unwrap_err();
-            assert!(matches!(error, TrainError::MissingRows { rows: 3, .. }), "{column:?}: {error}");
+            assert!(
+                matches!(error, TrainError::Objective(ObjectiveError::MissingRows { rows: 3, .. })),
+                "{column:?}: {error}"
+            );
         }
     }
 }
@@ -326,7 +335,10 @@ fn specifications_name_the_outputs_that_losses_read<D: TestDevice>() {
         ];
         for (_, output) in lacking.into_iter().filter(|(wanted, _)| *wanted) {
             let error = objective.loss(&output, &targets(&golden)).unwrap_err();
-            assert!(matches!(error, TrainError::MissingOutput { .. }), "{case}: {error}");
+            assert!(
+                matches!(error, TrainError::Student(StudentError::MissingOutput { .. })),
+                "{case}: {error}"
+            );
         }
     }
 }

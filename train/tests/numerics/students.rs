@@ -304,17 +304,6 @@ fn efficientnet_b0_equals_torchvisions<D: TestDevice>() {
     check::<D>(Architecture::EfficientNetB0);
 }
 
-/// Strides from 2 or 4 to 32, and torchvision's channels there.
-fn maps(architecture: Architecture) -> (usize, &'static [usize]) {
-    match architecture {
-        Architecture::ResNet18 | Architecture::ResNet34 => (4, &[64, 128, 256, 512]),
-        Architecture::ResNet50 => (4, &[256, 512, 1024, 2048]),
-        Architecture::MobileNetV2 => (2, &[16, 24, 32, 96, 1280]),
-        Architecture::MobileNetV3Large => (2, &[16, 24, 40, 112, 960]),
-        Architecture::EfficientNetB0 => (2, &[16, 24, 40, 112, 1280]),
-    }
-}
-
 /// What holds for every architecture, on one student each: making one takes longer than running it.
 fn check_workings<D: TestDevice>(architecture: Architecture) {
     let mut student = student::<D>(architecture);
@@ -323,21 +312,7 @@ fn check_workings<D: TestDevice>(architecture: Architecture) {
     let images = Images::Normalized(&images);
     let before = student.tensors().unwrap();
 
-    let features = student.features(images, shape).unwrap();
-    let (first, channels) = maps(architecture);
-    let strides = std::iter::successors(Some(first), |stride| Some(2 * stride));
-    let expected: Vec<Vec<usize>> = strides
-        .zip(channels)
-        .map(|(stride, channels)| vec![2, 64 / stride, 32 / stride, *channels])
-        .collect();
-    assert_eq!(
-        features.iter().map(|map| map.dims().to_vec()).collect::<Vec<_>>(),
-        expected,
-        "{architecture}"
-    );
     let output = student.forward(images, shape, Mode::Inference).unwrap();
-    let last = features[features.len() - 1].mean((1, 2)).unwrap();
-    assert!(error(&values(&output.pooled), &values(&last)) < D::tolerance(1e-6));
     assert_eq!(output.pooled.dims(), [2, architecture.feature_dim()]);
     assert!(!output.embedding().unwrap().track_op() && !output.pooled.track_op(), "inference keeps no graph");
     let same = |a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>| {

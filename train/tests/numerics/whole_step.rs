@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
-use lgd_train::objective::{Lgd, LgdSettings, Objective, TargetBatch, VisualBank};
+use lgd_train::objective::{Lgd, LgdConstants, Objective, TargetBatch, VisualBank};
 use lgd_train::optim::OptimizerSettings;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
 
@@ -56,7 +56,7 @@ fn images(seed: u64) -> Vec<f32> {
 }
 
 fn objective(golden: &Golden) -> Lgd {
-    let settings = LgdSettings { alpha: 0.4, ..LgdSettings::default() };
+    let settings = LgdConstants { alpha: 0.4, ..LgdConstants::default() };
     let assigned: Vec<bool> = (0..CATEGORIES).map(|c| !UNASSIGNED.contains(&c)).collect();
     let visual = VisualBank::Mean { vsb: golden.get("vsb").clone() };
     Lgd::new(settings, golden.get("tsb").clone(), visual, &assigned).unwrap()

@@ -8,15 +8,17 @@ use lgd_data::bank::{
     VsbMode,
 };
 use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, CaptionRecord, Existing, FeatureRecord, ImageStamp,
-    Partition, SampleRows, ShardWriter, TeacherRecord, TokenEncoding, TokenRecord,
+    Cache, CacheBuilder, CacheConfig, CachedSample, CaptionRecord, FeatureRecord, ImageStamp, Partition,
+    SampleRows, ShardWriter, TeacherRecord, TokenEncoding, TokenRecord,
 };
 use lgd_data::image::{DecodeLimits, decode};
 use lgd_data::kdep::{KdepBank, KdepRecord, KdepWriter, TargetScale};
-use lgd_data::manifest::{ContentHash, Verify, listing_hash};
+use lgd_data::manifest::{ContentHash, Existing, Verify};
 use lgd_data::projection::{MomentSums, Projection};
-use lgd_data::render::{Normalization, Resample, render};
+use lgd_data::render::{Resample, render};
+use lgd_data::source::listing_hash;
 use lgd_data::view::{Policy, View};
+use lgd_testing::{cache_config, teacher_record};
 use lgd_train::rng::Stream;
 
 use crate::fixture::{CLASSES, DIM, Images, VIEWS};
@@ -31,17 +33,8 @@ fn embedding(stream: &mut Stream, class: usize) -> Vec<f32> {
 }
 
 fn teacher() -> TeacherRecord {
-    TeacherRecord {
-        name: "test".to_owned(),
-        image_model: ContentHash::of(b"image model"),
-        size: 32,
-        normalization: Normalization::CLIP,
-        resample: Resample::Bilinear,
-        output: "embedding".to_owned(),
-        pooling: "none".to_owned(),
-        prefix_tokens: 0,
-        text_encoder: Some(ContentHash::of(b"text encoder")),
-    }
+    let text_encoder = Some(ContentHash::of(b"text encoder"));
+    TeacherRecord { resample: Resample::Bilinear, text_encoder, ..teacher_record() }
 }
 
 /// `count` numbers that depend on their place alone, exact in f16: row `row` of every optional column.
@@ -78,7 +71,7 @@ pub fn cache(dir: &Path, images: &Images, seed: u64) -> Cache {
 
 /// A cache of `images` in `dir` that holds what `more` adds to its configuration.
 pub fn cache_holding(dir: &Path, images: &Images, seed: u64, more: impl FnOnce(&mut CacheConfig)) -> Cache {
-    let mut config = cache_config(images, seed);
+    let mut config = config(images, seed);
     more(&mut config);
     let builder = CacheBuilder::open(dir, config.clone(), Existing::Refuse).unwrap();
     if let Some(record) = config.tokens.filter(|record| record.encoding == TokenEncoding::Projected) {
@@ -96,24 +89,17 @@ pub fn cache_holding(dir: &Path, images: &Images, seed: u64, more: impl FnOnce(&
     Cache::open(dir, Verify::Full).unwrap()
 }
 
-fn cache_config(images: &Images, seed: u64) -> CacheConfig {
+fn config(images: &Images, seed: u64) -> CacheConfig {
     CacheConfig {
         teacher: teacher(),
-        dim: DIM,
         listing: listing_hash(&images.samples),
-        samples: images.samples.len(),
-        class_names: images.names.clone(),
+        class_names: images.class_names.clone(),
         views: VIEWS,
-        center_fraction: Some(0.875),
         policy: Policy::CropFlip,
         seed,
         batch: 4,
         shard_samples: 16,
-        device: "cpu".to_owned(),
-        stored_views: None,
-        features: None,
-        tokens: None,
-        captions: None,
+        ..cache_config(DIM, images.samples.len())
     }
 }
 

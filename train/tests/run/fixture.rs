@@ -1,12 +1,13 @@
 //! A small world: images in memory, a cache and a bank made from them.
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lgd_data::bank::Bank;
-use lgd_data::cache::{Cache, CacheConfig, Existing, StoredFormat};
-use lgd_data::manifest::AtomicFile;
-use lgd_data::source::{ImageSource, Rejected, Sample, SourceError};
+use lgd_data::cache::{Cache, CacheConfig, StoredFormat};
+use lgd_data::manifest::{AtomicFile, Existing};
+use lgd_data::source::{ImageSource, Listing, Sample, SourceError};
 use lgd_train::loader::origin::Originals;
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::rng::Stream;
@@ -26,11 +27,10 @@ pub const CLASSES: [&str; 3] = ["red_thing", "green thing", "blue thing"];
 
 type Hook = Arc<dyn Fn(usize) -> Option<Vec<u8>> + Send + Sync>;
 
-/// Images in memory. `hook` is called before every read and may answer instead.
+/// Images in memory, which dereference to their listing. `hook` is called before every read and may answer instead.
 #[derive(Clone)]
 pub struct Images {
-    pub samples: Vec<Sample>,
-    pub names: Option<Vec<String>>,
+    pub listing: Listing,
     pub sizes: Vec<(u32, u32)>,
     pub bytes: Vec<Vec<u8>>,
     pub hook: Option<Hook>,
@@ -39,8 +39,9 @@ pub struct Images {
 impl Images {
     /// `count` noisy images; image i is of class i mod 3, whose color it has.
     pub fn new(count: usize, seed: u64) -> Self {
-        let mut images = Self { samples: vec![], names: None, sizes: vec![], bytes: vec![], hook: None };
-        images.names = Some(CLASSES.iter().map(|name| (*name).to_owned()).collect());
+        let listing = Listing::default();
+        let mut images = Self { listing, sizes: vec![], bytes: vec![], hook: None };
+        images.class_names = Some(CLASSES.iter().map(|name| (*name).to_owned()).collect());
         for index in 0..count {
             let class = index % CLASSES.len();
             let size = (20 + u32::try_from(index % 5).unwrap(), 24);
@@ -73,21 +74,27 @@ pub fn picture(seed: u64, index: usize, class: usize, (width, height): (u32, u32
 }
 
 impl ImageSource for Images {
-    fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        self.names.as_deref()
+    fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     fn read(&self, index: usize, _max_bytes: u64) -> Result<Vec<u8>, SourceError> {
         let instead = self.hook.as_ref().and_then(|hook| hook(index));
         Ok(instead.unwrap_or_else(|| self.bytes[index].clone()))
     }
+}
 
-    fn rejected(&self) -> &[Rejected] {
-        &[]
+impl Deref for Images {
+    type Target = Listing;
+
+    fn deref(&self) -> &Listing {
+        &self.listing
+    }
+}
+
+impl DerefMut for Images {
+    fn deref_mut(&mut self) -> &mut Listing {
+        &mut self.listing
     }
 }
 

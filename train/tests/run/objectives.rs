@@ -6,10 +6,12 @@ use lgd_data::bank::UnassignedSlots;
 use lgd_data::cache::{Cache, TokenEncoding};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Verify};
-use lgd_train::eval::{EvalInputs, EvalOptions, EvalReport, LabeledImages, Protocol, evaluate};
-use lgd_train::run::{
-    ClassRecord, FailureKind, MetricsKind, MetricsLine, Run, RunError, SlotMode, TrainConfig,
-};
+use lgd_train::error::FailureKind;
+use lgd_train::eval::{EvalError, EvalInputs, EvalOptions, EvalReport, LabeledImages, Protocol, evaluate};
+use lgd_train::loader::LoaderError;
+use lgd_train::loader::labels::ClassRecord;
+use lgd_train::objective::{CategoryWeights, InputError};
+use lgd_train::run::{MetricsKind, MetricsLine, Run, RunError, TrainConfig};
 use lgd_train::student::Head;
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
@@ -34,7 +36,7 @@ fn open(world: &World, name: &str) -> Run {
     Run::open(&world.path(name), Verify::Full).unwrap()
 }
 
-fn judge(run: &Run, protocol: Protocol, images: &Images, world: &World) -> Result<EvalReport, RunError> {
+fn judge(run: &Run, protocol: Protocol, images: &Images, world: &World) -> Result<EvalReport, EvalError> {
     let test = LabeledImages { source: images, images: "images".as_ref(), cache: None };
     let bank = protocol.reads_bank().then_some(&world.bank);
     let inputs = EvalInputs { run, bank, test, train: None };
@@ -119,24 +121,25 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     assert!(plain > 60.0, "colors are learned, chance is 33: {plain}");
     // The same classes in another order, under the names of other folders: they are matched by name.
     let mut turned = images.clone();
-    turned.names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
+    turned.class_names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
     turned.samples.iter_mut().for_each(|sample| sample.label = sample.label.map(|label| (label + 1) % 3));
     assert!((right(&turned) - plain).abs() < 1e-9);
     // They need not all be there: blue things alone are the third class, and the only one of their folder.
     let mut blue = images.clone();
     keep(&mut blue, |label| label == 2);
     let among_all = right(&blue);
-    blue.names = Some(vec!["blue thing".to_owned()]);
+    blue.class_names = Some(vec!["blue thing".to_owned()]);
     blue.samples.iter_mut().for_each(|sample| sample.label = Some(0));
     assert!((right(&blue) - among_all).abs() < 1e-9);
 
-    for (names, unknown) in [(&["red_thing", "owl", "elk"][..], "owl, elk\n"), (&["owl"], "owl\n")] {
+    for (names, unknown) in [(&["red_thing", "owl", "elk"][..], "owl, elk"), (&["owl"], "owl")] {
         let mut images = images.clone();
-        images.names = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        images.class_names = Some(names.iter().map(|name| (*name).to_owned()).collect());
         let error = judge(&run, Protocol::Labels, &images, &world).unwrap_err();
-        assert!(matches!(error, RunError::UnknownClasses { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains(&format!("classes: {unknown}")) && text.contains("green thing"), "{text}");
+        assert!(text.ends_with(&format!("classes: {unknown}")), "{text}");
+        let EvalError::UnknownClasses { known, .. } = &error else { panic!("{error}") };
+        assert!(known.contains("green thing"), "{known}");
         assert_eq!(error.kind(), FailureKind::Usage);
     }
 }
@@ -145,7 +148,7 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
 fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     let world = World::new(9);
     let mut numbers = world.images.clone();
-    numbers.names = None;
+    numbers.class_names = None;
     let cache = cache(&world.path("numbers"), &numbers, 1);
     let inputs = TrainInputs { cache: &cache, bank: None, ..world.inputs(&numbers) };
     go(&world, &inputs, &config_for("supervised", 0), "run").unwrap();
@@ -157,21 +160,19 @@ fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     judge(&run, Protocol::Labels, &some, &world).unwrap();
     some.samples[0].label = Some(3);
     let error = judge(&run, Protocol::Labels, &some, &world).unwrap_err();
-    assert!(matches!(error, RunError::UnknownClasses { .. }), "{error}");
-    assert!(error.to_string().contains("classes: 3\nhint: leave them out"), "{error}");
+    assert!(matches!(error, EvalError::UnknownClasses { .. }), "{error}");
+    assert!(error.to_string().contains("classes: 3"), "{error}");
 
     // As many names as numbers, and fewer.
     for count in [3, 2] {
         let mut named = world.images.clone();
-        named.names = Some(CLASSES[..count].iter().map(|name| (*name).to_owned()).collect());
+        named.class_names = Some(CLASSES[..count].iter().map(|name| (*name).to_owned()).collect());
         keep(&mut named, |label| label < 2);
         let error = judge(&run, Protocol::Labels, &named, &world).unwrap_err();
-        assert!(matches!(error, RunError::NamedClasses { .. }), "{error}");
+        assert!(matches!(error, EvalError::NamedClasses { .. }), "{error}");
         assert_eq!(error.kind(), FailureKind::Usage);
         let text = error.to_string();
-        for part in
-            ["red_thing, green thing", "only numbers, 0 to 2\n", "hint: give a list with numeric labels"]
-        {
+        for part in ["red_thing, green thing", "only numbers, 0 to 2"] {
             assert!(text.contains(part), "{text}");
         }
     }
@@ -183,26 +184,23 @@ fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     )
     .unwrap();
     let error = judge(&open(&world, "names"), Protocol::Labels, &numbers, &world).unwrap_err();
-    assert!(matches!(error, RunError::NumberedClasses { .. }), "{error}");
+    assert!(matches!(error, EvalError::NumberedClasses { .. }), "{error}");
     assert_eq!(error.kind(), FailureKind::Usage);
     let text = error.to_string();
-    assert!(text.contains("red_thing, green thing, blue thing\nhint: give class folders"), "{text}");
+    assert!(text.ends_with("red_thing, green thing, blue thing"), "{text}");
     numbers.samples.iter_mut().for_each(|sample| sample.label = None);
     let error = judge(&open(&world, "names"), Protocol::Labels, &numbers, &world).unwrap_err();
-    assert!(matches!(error, RunError::Unlabeled { .. }), "{error}");
+    assert!(matches!(error, EvalError::Unlabeled { .. }), "{error}");
 }
 
 #[test]
 fn protocols_that_the_student_has_no_head_for_are_refused() {
     let world = World::new(9);
-    for (objective, protocol, hint) in
-        [("supervised", Protocol::ZeroShot, "labels"), ("seed", Protocol::Labels, "--objective supervised")]
-    {
+    for (objective, protocol) in [("supervised", Protocol::ZeroShot), ("seed", Protocol::Labels)] {
         let config = config_for(objective, 0);
         go(&world, &world.inputs_for(&config, &world.images), &config, objective).unwrap();
         let error = judge(&open(&world, objective), protocol, &world.images, &world).unwrap_err();
-        assert!(matches!(error, RunError::MissingInput { .. }), "{error}");
-        assert!(error.to_string().contains("\nhint: ") && error.to_string().contains(hint), "{error}");
+        assert!(matches!(error, EvalError::MissingInput { .. }), "{error}");
         assert_eq!(error.kind(), FailureKind::Usage);
     }
 }
@@ -213,7 +211,7 @@ fn inputs_that_are_missing_or_that_nothing_reads_are_refused() {
     let without = TrainInputs { bank: None, ..world.inputs(&world.images) };
     let refused = |objective: &str, inputs: &TrainInputs<'_>| {
         let error = go(&world, inputs, &config_for(objective, 0), "run").unwrap_err();
-        assert!(error.to_string().contains("\nhint: "), "{error}");
+        assert!(matches!(error, RunError::Input(_)), "{error}");
         assert_eq!(error.kind(), FailureKind::Usage);
         assert!(!world.path("run").exists());
         error.to_string()
@@ -234,10 +232,13 @@ fn a_kdep_bank_of_another_width_is_refused_with_its_path() {
     let bank = kdep_bank(&world.path("kdep"), &world.cache, 7);
     let inputs = TrainInputs { bank: None, kdep: Some(&bank), ..world.inputs(&world.images) };
     let error = go(&world, &inputs, &config_for("kdep", 0), "run").unwrap_err();
-    assert!(matches!(error, RunError::Width { got: 7, expected: 1280, .. }), "{error}");
+    assert!(
+        matches!(error, RunError::Input(InputError::TargetWidth { got: 7, expected: 1280, .. })),
+        "{error}"
+    );
     assert_eq!(error.kind(), FailureKind::Artifact);
     let text = error.to_string();
-    assert!(text.starts_with(bank.dir().to_str().unwrap()) && text.contains("\nhint: "), "{text}");
+    assert!(text.starts_with(bank.dir().to_str().unwrap()), "{text}");
     assert!(!world.path("run").exists());
 }
 
@@ -250,18 +251,15 @@ fn slots_that_the_bank_keeps_are_not_dropped_by_a_setting() {
     let keeping = lgd_data::bank::Bank::open(&world.path("bank"), Verify::Full).unwrap();
     let by_views = |config: &TrainConfig| {
         let mut config = config.clone();
-        config.objective_settings.slots = SlotMode::Views;
+        config.objective_settings.lgd.slots = CategoryWeights::Views;
         config
     };
     let (config, original) = (config_for("lgd", 0), world.inputs(&world.images));
     let kept = TrainInputs { bank: Some(&keeping), ..original };
     let error = go(&world, &kept, &by_views(&config), "run").unwrap_err();
-    assert!(matches!(error, RunError::KeptSlots { .. }), "{error}");
+    assert!(matches!(error, RunError::Input(InputError::KeptPrototypes { .. })), "{error}");
     assert_eq!(error.kind(), FailureKind::Usage);
-    let text = error.to_string();
-    for part in [keeping.dir().to_str().unwrap(), "--slots views", "--keep-unassigned", "\nhint: "] {
-        assert!(text.contains(part), "{text}");
-    }
+    assert!(error.to_string().starts_with(keeping.dir().to_str().unwrap()), "{error}");
     assert!(!world.path("run").exists());
     go(&world, &kept, &config, "balanced").unwrap();
     go(&world, &original, &by_views(&config), "masked").unwrap();
@@ -340,14 +338,17 @@ fn labels_are_learned_only_where_every_sample_has_one() {
         train(&config_for("supervised", 0), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {})?;
         Ok::<_, RunError>(Run::open(&dir, Verify::Full).unwrap().manifest().classes.clone())
     };
-    images.names = None;
+    images.class_names = None;
     images.samples[4].label = Some(6);
     let classes = run(&make(&images, "numbers"), &images, "a").unwrap();
     assert_eq!(classes, Some(ClassRecord { count: 7, names: None }), "as many as the largest label asks for");
     images.samples[4].label = Some(2_000_000);
     let error = run(&make(&images, "sparse"), &images, "c").unwrap_err();
     assert!(
-        matches!(error, RunError::SparseLabels { largest: 2_000_000, distinct: 4, limit: 1040, .. }),
+        matches!(
+            error,
+            RunError::Loader(LoaderError::SparseLabels { largest: 2_000_000, distinct: 4, limit: 1040, .. })
+        ),
         "{error}"
     );
     assert!(error.to_string().contains("hint: labels are names, or numbers from 0 to C-1"), "{error}");
@@ -356,7 +357,7 @@ fn labels_are_learned_only_where_every_sample_has_one() {
     let error = run(&make(&images, "gaps"), &images, "b").unwrap_err();
     let key = &images.samples[4].key;
     assert!(
-        matches!(&error, RunError::MissingLabels { key: first, missing: 2, .. } if first == key),
+        matches!(&error, RunError::Loader(LoaderError::MissingLabels { key: first, missing: 2, .. }) if first == key),
         "{error}"
     );
 }

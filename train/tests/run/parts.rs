@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use lgd_data::job::Job;
-use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig, VisualMode};
+use lgd_train::objective::VisualMode;
+use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, train};
 
 use crate::artifacts::everything;
@@ -40,10 +41,11 @@ fn what_objectives_track_moves_once_per_batch() {
     // Four images of 16 px are too few for batch statistics: training diverges.
     let sized = |objective: &str| TrainConfig { objective: objective.parse().unwrap(), ..masked(3) };
     let mut online = sized("lgd");
-    (online.objective_settings.vsb, online.objective_settings.vsb_momentum) = (VisualMode::Ema, 0.5);
+    let lgd = &mut online.objective_settings.lgd;
+    (lgd.vsb, lgd.vsb_momentum) = (VisualMode::Ema, 0.5);
     let queues = [sized("seed"), sized("hgkd")].map(|mut config| {
         // Six batches of 8: the oldest entries make room.
-        config.objective_settings.queue = 20;
+        config.objective_settings.shared.queue = 20;
         config
     });
     for whole in queues.into_iter().chain([online]) {

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lgd_data::job::Job;
-use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, RunError, SlotMode, TrainConfig, VisualMode};
+use lgd_train::error::FailureKind;
+use lgd_train::loader::LoaderError;
+use lgd_train::objective::{CategoryWeights, VisualMode};
+use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
+use lgd_train::student::Architecture;
 use lgd_train::trainer::{LoopSettings, TrainReport, train};
 
 use crate::artifacts::{bank, cache, everything};
@@ -44,13 +48,14 @@ fn checkpoints(dir: &Path) -> Vec<PathBuf> {
 /// Every objective with a state of its own, and 20 samples: 2 steps per epoch, 4 dropped.
 fn cases() -> [TrainConfig; 5] {
     let online = |mut config: TrainConfig| {
-        let settings = &mut config.objective_settings;
-        (settings.vsb, settings.vsb_momentum, settings.slots) = (VisualMode::Ema, 0.5, SlotMode::Views);
+        let settings = &mut config.objective_settings.lgd;
+        (settings.vsb, settings.vsb_momentum, settings.slots) =
+            (VisualMode::Ema, 0.5, CategoryWeights::Views);
         config
     };
     // A queue of 20 is partly filled after one step of 8 and after two, then the oldest entries go.
     let queue = |mut config: TrainConfig| {
-        config.objective_settings.queue = 20;
+        config.objective_settings.shared.queue = 20;
         config
     };
     [
@@ -108,7 +113,7 @@ fn killed_between_two_checkpoints() {
     let reads = AtomicUsize::new(0);
     let dying = world.images.hooked(move |_| (reads.fetch_add(1, Ordering::SeqCst) == 38).then(Vec::new));
     let error = run(&world, &dying, &config, &settings, &parts, &Job::new()).unwrap_err();
-    assert!(matches!(error, RunError::Image { .. }), "{error}");
+    assert!(matches!(error, RunError::Loader(LoaderError::Image { .. })), "{error}");
     // What a kill leaves besides: a half-written checkpoint, one that is not listed yet, a torn line.
     leave_unfinished(&parts.join("checkpoints/step-000000005.safetensors"));
     fs::write(parts.join("checkpoints/step-000000099.safetensors"), b"unlisted").unwrap();
@@ -166,7 +171,7 @@ fn resuming_with_other_settings_or_inputs_is_refused() {
     let dir = world.path("run");
     run(&world, &world.images, &config(1), &resuming(), &dir, &Job::new()).unwrap();
     let mut other = config(1);
-    other.objective_settings.alpha = 0.25;
+    other.objective_settings.lgd.alpha = 0.25;
     let error = run(&world, &world.images, &other, &resuming(), &dir, &Job::new()).unwrap_err();
     let text = error.to_string();
     assert!(
@@ -250,4 +255,23 @@ fn a_finished_student_that_is_gone_or_damaged_is_made_again() {
     go().unwrap();
     damage(&student);
     refused(&student);
+}
+
+/// Written by lgd 0.1 before settings were grouped by objective.
+const OLD: &str = include_str!("../goldens/config-0.1.toml");
+
+#[test]
+fn a_configuration_of_an_earlier_version_is_read_and_written_with_the_same_members() {
+    let config: TrainConfig = toml::from_str(OLD).unwrap();
+    let mut expected = TrainConfig::new(Architecture::MobileNetV2, 32, 4, 8, 0);
+    (expected.base_lr, expected.start_lr) = (0.01, TrainConfig::default_start_lr(0.01));
+    expected.objective = "lgd,seed:0.5".parse().unwrap();
+    let settings = &mut expected.objective_settings;
+    (settings.lgd.alpha, settings.lgd.slots) = (0.25, CategoryWeights::Views);
+    (settings.lgd.vsb, settings.lgd.vsb_momentum) = (VisualMode::Ema, 0.9);
+    (settings.shared.student_temperature, settings.shared.queue) = (0.3, 24);
+    settings.seed.teacher_temperature = 0.05;
+    assert_eq!(config, expected);
+    let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
+    assert_eq!(table(&toml::to_string(&config).unwrap()), table(OLD));
 }

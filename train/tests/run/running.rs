@@ -5,10 +5,10 @@ use std::path::Path;
 
 use candle_core::Device;
 use lgd_data::ArtifactError;
-use lgd_data::cache::Existing;
 use lgd_data::job::Job;
-use lgd_data::manifest::Verify;
-use lgd_train::run::{FailureKind, MetricsKind, MetricsLine, Run, RunError, TrainConfig};
+use lgd_data::manifest::{Existing, Verify};
+use lgd_train::error::FailureKind;
+use lgd_train::run::{MetricsKind, MetricsLine, Run, RunError, TrainConfig};
 use lgd_train::trainer::{LoopSettings, train};
 
 use crate::fixture::{World, config, leave_unfinished, resuming};
@@ -109,11 +109,10 @@ fn damaged_weights_are_refused() {
     *flipped.last_mut().unwrap() ^= 1;
     fs::write(&path, flipped).unwrap();
     let error = Run::open(&dir, Verify::Full).unwrap_err();
-    assert!(matches!(error, RunError::Artifact(ArtifactError::Hash { .. })), "{error}");
+    assert!(matches!(error, ArtifactError::Hash { .. }), "{error}");
     fs::write(&path, &good[..good.len() - 1]).unwrap();
     let error = Run::open(&dir, Verify::Length).unwrap_err();
-    assert!(matches!(error, RunError::Artifact(ArtifactError::Length { .. })), "{error}");
-    assert_eq!(error.kind(), FailureKind::Artifact);
+    assert!(matches!(error, ArtifactError::Length { .. }), "{error}");
 }
 
 #[test]
@@ -126,7 +125,7 @@ fn an_unfinished_run_cannot_be_opened() {
         train(&config(1), &resuming(), &world.inputs(&world.images), &dir, &job, &mut |_| {}).unwrap_err();
     assert!(matches!(error, RunError::Interrupted { step: 0, .. }), "{error}");
     let error = Run::open(&dir, Verify::Full).unwrap_err();
-    assert!(matches!(error, RunError::Artifact(ArtifactError::Missing { .. })), "{error}");
+    assert!(matches!(error, ArtifactError::Missing { .. }), "{error}");
     assert!(error.to_string().contains("--resume"));
 }
 
@@ -138,7 +137,7 @@ fn a_loss_that_blows_up_names_the_step() {
     let error = train(&config, &resuming(), &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {})
         .unwrap_err();
     assert!(matches!(error, RunError::NonFinite { .. } | RunError::Diverged { .. }), "{error}");
-    assert!(error.to_string().contains("step ") && error.to_string().contains("\nhint: "), "{error}");
+    assert!(error.to_string().contains("step "), "{error}");
     assert_eq!(error.kind(), FailureKind::Usage);
 }
 

@@ -1,9 +1,10 @@
 //! Targets as they come from the cache and the banks: each row its own, a caption that of its sample.
 
 use candle_core::Tensor;
-use lgd_train::loader::targets::{TargetInputs, TargetSource};
-use lgd_train::objective::TargetColumns;
-use lgd_train::run::{FailureKind, RunError};
+use lgd_train::error::FailureKind;
+use lgd_train::loader::targets::TargetSource;
+use lgd_train::objective::{InputError, Inputs, Objectives, Setup, TargetColumns};
+use lgd_train::student::Architecture;
 
 use crate::artifacts::{everything, kdep_bank, values};
 use crate::fixture::{DIM, VIEWS, World};
@@ -19,7 +20,8 @@ fn flat(tensor: Option<&Tensor>) -> Vec<f32> {
 fn every_row_gets_its_own_feature_tokens_and_caption() {
     let world = World::holding(20, everything);
     let bank = kdep_bank(&world.path("kdep"), &world.cache, 3);
-    let inputs = TargetInputs { cache: &world.cache, bank: None, kdep: Some(&bank) };
+    let objectives = "kdep,hgkd,caption".parse().unwrap();
+    let inputs = Inputs::open(&world.cache, None, Some(&bank), &objectives).unwrap();
     let wanted = TargetColumns { kdep: true, tokens: true, caption: true, rows: true, ..Default::default() };
     let source = TargetSource::open(inputs, wanted).unwrap();
     let batch = source.gather(&ROWS).unwrap();
@@ -39,19 +41,22 @@ fn every_row_gets_its_own_feature_tokens_and_caption() {
 
 #[test]
 fn columns_that_the_cache_lacks_or_has_in_another_width_are_refused_with_its_path() {
-    let refused = |world: &World, wanted| {
-        let inputs = TargetInputs { cache: &world.cache, bank: None, kdep: None };
-        let error = TargetSource::open(inputs, wanted).unwrap_err();
-        let text = error.to_string();
+    let refused = |world: &World, objective: &str| {
+        let objectives: Objectives = objective.parse().unwrap();
+        let opened = Inputs::open(&world.cache, None, None, &objectives);
+        let checked = opened.and_then(|inputs| {
+            let settings = Default::default();
+            let (student, device) = (Architecture::ResNet18, candle_core::Device::Cpu);
+            objectives.check(&Setup { inputs, settings: &settings, student, seed: 0, device: &device })
+        });
+        let error = checked.unwrap_err();
         let path = world.cache.dir().display().to_string();
-        assert!(text.starts_with(&path) && text.contains("\nhint: "), "{text}");
+        assert!(error.to_string().starts_with(&path), "{error}");
         error
     };
-    let tokens = TargetColumns { tokens: true, ..Default::default() };
-    let caption = TargetColumns { caption: true, ..Default::default() };
     let plain = World::new(3);
-    for (wanted, column) in [(tokens, "the teacher's patch tokens"), (caption, "captions")] {
-        let error = refused(&plain, wanted);
+    for (objective, column) in [("hgkd", "the teacher's patch tokens"), ("caption", "captions")] {
+        let error = refused(&plain, objective);
         assert!(error.to_string().contains(column), "{error}");
         assert_eq!(error.kind(), FailureKind::Usage);
     }
@@ -59,6 +64,19 @@ fn columns_that_the_cache_lacks_or_has_in_another_width_are_refused_with_its_pat
         everything(config);
         config.captions.as_mut().unwrap().dim = DIM - 1;
     });
-    let error = refused(&narrow, caption);
-    assert!(matches!(error, RunError::Width { got, expected: DIM, .. } if got == DIM - 1), "{error}");
+    let error = refused(&narrow, "caption");
+    assert!(
+        matches!(error, InputError::CaptionWidth { got, expected: DIM, .. } if got == DIM - 1),
+        "{error}"
+    );
+    // A column that no objective declared has no input either.
+    let inputs = Inputs::open(&plain.cache, None, None, &"seed".parse().unwrap()).unwrap();
+    for wanted in [
+        TargetColumns { tokens: true, ..Default::default() },
+        TargetColumns { caption: true, ..Default::default() },
+        TargetColumns { kdep: true, ..Default::default() },
+        TargetColumns { pseudo_category: true, ..Default::default() },
+    ] {
+        assert!(TargetSource::open(inputs, wanted).is_err(), "{wanted:?}");
+    }
 }

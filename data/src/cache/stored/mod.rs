@@ -1,4 +1,4 @@
-//! Stored views: the rendered pixels of every view, so that training opens no image.
+//! Stored views: the rendered pixels of every view. Training on them opens no image.
 //!
 //! ```text
 //! cache/pixels-00000.parquet   row for row with views-00000.parquet; only in a cache that stores its views
@@ -37,9 +37,9 @@ const JPEG: &str = "jpeg";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "encoding", rename_all = "lowercase")]
 pub enum Encoding {
-    /// The pixels themselves: training is bit for bit what it is from the images.
+    /// The pixels themselves. Training gives the same bits as from the images.
     Raw,
-    /// JPEG: about a tenth of the bytes, but what the student sees is not quite what the teacher saw.
+    /// JPEG: about a tenth of the bytes, but the student's pixels differ a little from the teacher's.
     Jpeg {
         /// libjpeg's quality, 1 to 100.
         quality: u8,
@@ -74,26 +74,26 @@ impl StoredFormat {
         rendered_bytes(self.size)
     }
 
-    /// Bytes of a stored view, where every view has as many.
+    /// Bytes of a stored view, if all views have the same number.
     pub fn fixed_bytes(&self) -> Option<usize> {
         self.pixel_bytes().ok().filter(|_| self.encoding == Encoding::Raw)
     }
 
-    /// The bytes that are stored of a view rendered at this format's size.
+    /// Encodes a view that was rendered at this format's size.
     ///
     /// # Errors
-    /// [`RenderError::Length`] where it was rendered at another; [`RenderError::Encode`].
+    /// [`RenderError::Length`] if it was rendered at another size; [`RenderError::Encode`].
     pub fn encode(&self, view: RgbImage) -> Result<Vec<u8>, RenderError> {
         if (view.width(), view.height()) != (self.size, self.size) {
             return Err(RenderError::Length { expected: self.pixel_bytes()?, got: view.pixels().len() });
         }
         match self.encoding {
             Encoding::Raw => Ok(view.into_pixels()),
-            Encoding::Jpeg { quality } => encode_jpeg(&view, quality),
+            Encoding::Jpeg { quality } => Ok(encode_jpeg(&view, quality)?),
         }
     }
 
-    /// Names the first number that no cache can have.
+    /// Describes the first number that no cache can have.
     pub(super) fn fault(&self) -> Option<&'static str> {
         match self.encoding {
             _ if !(1..=MAX_SIZE).contains(&self.size) => Some("stored views of an impossible size"),
@@ -103,7 +103,7 @@ impl StoredFormat {
     }
 }
 
-/// What a row's bytes must hash to.
+/// The check of a row: the first 64 bits of the hash of its bytes.
 fn check_of(bytes: &[u8]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *ContentHash::of(bytes).as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])

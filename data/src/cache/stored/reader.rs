@@ -15,19 +15,19 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use super::super::views::primitive;
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
 use crate::column::{group_pages, leaf_index, require_plain};
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::image::{DecodeLimits, decode};
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
 
-/// Shards whose files stay open: some systems allow a process no more than 256 files.
+/// Shards whose files stay open. Some systems allow a process no more than 256 files.
 const OPEN_SHARDS: usize = 128;
 
-/// What precedes every value of a Parquet byte array: its length.
+/// Bytes of the length that precedes every value of a Parquet byte array.
 const PREFIX: usize = 4;
 
 thread_local! {
-    /// The bytes of the JPEG under way.
+    /// The bytes of the JPEG that is being decoded.
     static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -48,7 +48,7 @@ struct Shard {
     checks: Vec<u64>,
     /// Where each row's bytes start in the file.
     starts: Vec<u64>,
-    /// How many they are; empty where all rows have as many.
+    /// Number of bytes of each row; empty if all rows have the same.
     lengths: Vec<u32>,
 }
 
@@ -61,8 +61,7 @@ impl StoredViews {
         let open = OpenFiles::new(OPEN_SHARDS);
         let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), open, rows: 0 };
         for (path, rows) in files {
-            views.pixel_bytes =
-                format.pixel_bytes().map_err(|error| ArtifactError::invalid(&path, error.to_string()))?;
+            views.pixel_bytes = format.pixel_bytes().in_parquet(&path)?;
             // The library trusts lengths that it finds in footers and pages, and panics on some bad ones.
             let shard = catch_unwind(|| Shard::open(&path, format, views.rows))
                 .unwrap_or_else(|_| Err(ArtifactError::invalid(&path, "the file is damaged")))?;
@@ -86,13 +85,13 @@ impl StoredViews {
         self.rows
     }
 
-    /// Reads the view in `row` into `out`, RGB8 `[S, S, 3]`. A row that is not what was written is an error, never pixels.
+    /// Reads the view in `row` into `out`, RGB8 `[S, S, 3]`. A damaged row is an error, never wrong pixels.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] where the row is damaged or `out` has another length; [`ArtifactError::Io`].
+    /// [`ArtifactError::Invalid`] if the row is damaged or `out` has another length; [`ArtifactError::Io`].
     ///
     /// # Panics
-    /// Where `row` is not below [`Self::rows`], like slice indexing.
+    /// If `row` is not below [`Self::rows`], like slice indexing.
     pub fn read_into(&self, row: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let number = self.shards.partition_point(|shard| shard.first_row <= row) - 1;
@@ -129,17 +128,16 @@ impl StoredViews {
 
 impl Shard {
     fn open(path: &Path, format: StoredFormat, first_row: usize) -> Result<Self, ArtifactError> {
-        let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
         let file = File::open(path).during("open", path)?;
         let metadata = ParquetMetaDataReader::new()
             .with_offset_index_policy(PageIndexPolicy::Optional)
             .with_column_index_policy(PageIndexPolicy::Skip)
             .parse_and_finish(&file)
-            .map_err(|error| parquet(&error))?;
+            .in_parquet(path)?;
         let (checks, lengths) = small_columns(path, format)?;
         let starts = match format.encoding {
             Encoding::Raw => {
-                let width = format.pixel_bytes().map_err(|error| parquet(&error))?;
+                let width = format.pixel_bytes().in_parquet(path)?;
                 starts(path, &file, &metadata, PIXELS, &|_| Some(width))
             }
             Encoding::Jpeg { .. } => {
@@ -167,16 +165,15 @@ impl Shard {
     }
 }
 
-/// Checks, and the lengths where rows differ in length, read into memory.
+/// Reads the checks, and the lengths if rows differ in length.
 fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
-    let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
     let file = File::open(path).during("open", path)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| parquet(&error))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).in_parquet(path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [CHECK, LENGTH]);
-    let reader = builder.with_projection(mask).build().map_err(|error| parquet(&error))?;
+    let reader = builder.with_projection(mask).build().in_parquet(path)?;
     let (mut checks, mut lengths) = (Vec::new(), Vec::new());
     for batch in reader {
-        let batch = batch.map_err(|error| parquet(&error))?;
+        let batch = batch.in_parquet(path)?;
         checks.extend_from_slice(primitive::<UInt64Type>(path, &batch, CHECK)?.values());
         if format.fixed_bytes().is_none() {
             lengths.extend_from_slice(primitive::<UInt32Type>(path, &batch, LENGTH)?.values());
@@ -185,7 +182,7 @@ fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32
     Ok((checks, lengths))
 }
 
-/// Where the bytes of every row of column `name` start. `slot` is how many bytes a row takes in its page, prefix included.
+/// The offset of the bytes of every row of column `name`. `slot` returns the number of bytes of a row in its page, prefix included.
 fn starts(
     path: &Path,
     file: &File,

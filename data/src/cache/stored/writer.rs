@@ -3,19 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::ArrayRef;
 use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, UInt32Builder, UInt64Builder};
-use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field};
 
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
-use crate::error::ArtifactError;
-use crate::table::TableWriter;
+use crate::error::{ArtifactError, ParquetContext};
+use crate::table::{GroupLimit, TableWriter};
 
 /// Bytes of a data page, about.
 const PAGE_BYTES: usize = 1 << 20;
-/// Bytes held back before they are handed to the Parquet writer.
+/// The least number of bytes per batch, and per row group.
 const BATCH_BYTES: usize = 4 << 20;
-/// Bytes per row group: bounds the writer's memory.
 const GROUP_BYTES: usize = 64 << 20;
 /// Rows of JPEG views per page, at most.
 const JPEG_PAGE_ROWS: usize = 64;
@@ -31,19 +30,17 @@ pub(in crate::cache) struct PixelWriter {
     table: TableWriter,
     check: UInt64Builder,
     views: Views,
-    /// Bytes not yet handed over, and bytes in the current row group.
+    /// Bytes of the views in the open batch.
     pending: usize,
-    group: usize,
 }
 
 impl PixelWriter {
     pub(in crate::cache) fn create(path: &Path, format: StoredFormat) -> Result<Self, ArtifactError> {
-        let parquet = |error: &dyn std::fmt::Display| ArtifactError::parquet(path, error);
         let mut fields = vec![Field::new(CHECK, DataType::UInt64, false)];
         let (views, page_rows) = match format.encoding {
             Encoding::Raw => {
-                let bytes = format.pixel_bytes().map_err(|error| parquet(&error))?;
-                let width = i32::try_from(bytes).map_err(|error| parquet(&error))?;
+                let bytes = format.pixel_bytes().in_parquet(path)?;
+                let width = i32::try_from(bytes).in_parquet(path)?;
                 fields.push(Field::new(PIXELS, DataType::FixedSizeBinary(width), false));
                 (Views::Raw(FixedSizeBinaryBuilder::new(width)), PAGE_BYTES / bytes)
             }
@@ -54,20 +51,17 @@ impl PixelWriter {
                 (Views::Jpeg { length, bytes }, JPEG_PAGE_ROWS)
             }
         };
-        let table = TableWriter::with_page_rows(path, Schema::new(fields), page_rows)?;
-        Ok(Self { table, check: UInt64Builder::new(), views, pending: 0, group: 0 })
+        let table = TableWriter::with_page_rows(path, fields, GroupLimit::Bytes(GROUP_BYTES), page_rows)?;
+        Ok(Self { table, check: UInt64Builder::new(), views, pending: 0 })
     }
 
     /// Appends a row.
     pub(in crate::cache) fn push(&mut self, view: &[u8]) -> Result<(), ArtifactError> {
         let path = self.table.path();
         match &mut self.views {
-            Views::Raw(pixels) => {
-                pixels.append_value(view).map_err(|error| ArtifactError::parquet(path, error))?;
-            }
+            Views::Raw(pixels) => pixels.append_value(view).in_parquet(path)?,
             Views::Jpeg { length, bytes } => {
-                let count = u32::try_from(view.len()).map_err(|error| ArtifactError::parquet(path, error))?;
-                length.append_value(count);
+                length.append_value(u32::try_from(view.len()).in_parquet(path)?);
                 bytes.append_value(view);
             }
         }
@@ -77,6 +71,7 @@ impl PixelWriter {
     }
 
     fn flush(&mut self) -> Result<(), ArtifactError> {
+        self.pending = 0;
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.check.finish())];
         match &mut self.views {
             Views::Raw(pixels) => arrays.push(Arc::new(pixels.finish())),
@@ -85,15 +80,7 @@ impl PixelWriter {
                 arrays.push(Arc::new(bytes.finish()));
             }
         }
-        let batch = RecordBatch::try_new(Arc::clone(self.table.schema()), arrays)
-            .map_err(|error| ArtifactError::parquet(self.table.path(), error))?;
-        self.table.write(&batch)?;
-        self.group += std::mem::take(&mut self.pending);
-        if self.group < GROUP_BYTES {
-            return Ok(());
-        }
-        self.group = 0;
-        self.table.end_group()
+        self.table.write(arrays)
     }
 
     /// Completes the file.

@@ -4,10 +4,10 @@
 //! cache/tokens-00000.parquet   row for row with views-00000.parquet; only in a cache that stores tokens
 //!     tokens                   fixed-size binary, [rows, columns, dim]: f16, little-endian, or i8
 //!     scale                    with i8 only: f16 [rows x columns]; a value is its i8 x the scale of its token
-//! cache/tokens.safetensors     the projection, where tokens are projected
+//! cache/tokens.safetensors     the projection, if tokens are projected
 //! ```
 //!
-//! Every token is standardized over its values first ([`standardize`]), so that what is stored has one scale whatever the
+//! Every token is standardized over its values first ([`standardize`]), so that stored tokens have the same scale for every
 //! teacher. Rows are a hundred kilobytes wide; written as bytes and not as lists, they go to disk as fast as it takes them.
 
 mod reader;
@@ -23,7 +23,7 @@ pub(super) use writer::TokenWriter;
 const TOKENS: &str = "tokens";
 const SCALE: &str = "scale";
 
-/// What is added to a variance before its root is taken, as layer normalization does.
+/// Added to a variance before its root is taken, as in layer normalization.
 const EPSILON: f32 = 1e-6;
 
 /// The largest magnitude of an int8 value.
@@ -31,7 +31,7 @@ const LARGEST: f32 = 127.0;
 
 /// Standardizes tokens of width `dim` in place, each over its own values: mean 0, variance 1, in f32.
 ///
-/// `false` where a value is not finite, or so large that its square is not; the tokens are then of no use.
+/// Returns `false` if a value or its square is not finite; the tokens cannot be used then.
 #[must_use]
 pub fn standardize(tokens: &mut [f32], dim: usize) -> bool {
     tokens.chunks_exact_mut(dim).all(|token| {

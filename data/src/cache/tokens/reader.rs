@@ -12,7 +12,7 @@ use crate::error::ArtifactError;
 pub struct TokenColumn {
     record: TokenRecord,
     tokens: MappedColumn<u8>,
-    /// One scale per token, where tokens are int8.
+    /// One scale per token, if tokens are int8.
     scales: Option<MappedColumn<f32>>,
 }
 
@@ -54,7 +54,7 @@ impl TokenColumn {
     /// Copies one row into `out`, `[rows, columns, dim]`.
     ///
     /// # Panics
-    /// Where `row` is not below [`Self::rows`] or `out` has another length than [`Self::width`], like slice indexing.
+    /// If `row` is not below [`Self::rows`] or `out` has another length than [`Self::width`], like slice indexing.
     pub fn copy_row(&self, row: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.width(), "length of a row");
         let bytes = self.tokens.bytes_of(row);
@@ -72,7 +72,7 @@ impl TokenColumn {
     /// Copies rows, in the order given, into `out`, `[rows.len(), rows, columns, dim]`.
     ///
     /// # Panics
-    /// Where a row is not below [`Self::rows`].
+    /// If a row is not below [`Self::rows`].
     pub fn copy_rows(&self, rows: impl IntoIterator<Item = usize>, out: &mut [f32]) {
         for (row, out) in rows.into_iter().zip(out.chunks_exact_mut(self.width())) {
             self.copy_row(row, out);

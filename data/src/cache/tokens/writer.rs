@@ -3,20 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::ArrayRef;
 use arrow_array::builder::{FixedSizeBinaryBuilder, Float16Builder};
-use arrow_array::{ArrayRef, FixedSizeListArray, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field};
 
 use super::super::optional::{TokenEncoding, TokenRecord};
 use super::{SCALE, TOKENS, push_halves, push_int8};
-use crate::error::ArtifactError;
-use crate::table::{TableWriter, fixed_list, item_field};
+use crate::error::{ArtifactError, ParquetContext};
+use crate::table::{GroupLimit, TableWriter, list_field};
 
 /// Bytes of a data page, about.
 const PAGE_BYTES: usize = 1 << 20;
-/// Bytes held back before they are handed to the Parquet writer.
+/// The least number of bytes per batch, and per row group.
 const BATCH_BYTES: usize = 4 << 20;
-/// Bytes per row group: bounds the writer's memory.
 const GROUP_BYTES: usize = 64 << 20;
 
 /// One `tokens-*.parquet` under construction.
@@ -25,11 +24,10 @@ pub(in crate::cache) struct TokenWriter {
     record: TokenRecord,
     tokens: FixedSizeBinaryBuilder,
     scales: Float16Builder,
-    /// The row under way, as bytes.
+    /// The bytes of the row that is being encoded.
     row: Vec<u8>,
-    /// Bytes not yet handed over, and bytes in the current row group.
+    /// Bytes of the tokens in the open batch.
     pending: usize,
-    group: usize,
 }
 
 impl TokenWriter {
@@ -38,24 +36,19 @@ impl TokenWriter {
             return Err(ArtifactError::invalid(path, fault));
         }
         let item = if record.encoding == TokenEncoding::Int8 { 1 } else { 2 };
-        let width =
-            i32::try_from(record.width() * item).map_err(|error| ArtifactError::parquet(path, error))?;
+        let width = i32::try_from(record.width() * item).in_parquet(path)?;
         let mut fields = vec![Field::new(TOKENS, DataType::FixedSizeBinary(width), false)];
         if record.encoding == TokenEncoding::Int8 {
-            fields.push(Field::new(
-                SCALE,
-                fixed_list(DataType::Float16, scales_per_row(path, record)?),
-                false,
-            ));
+            fields.push(list_field(path, SCALE, DataType::Float16, record.count())?);
         }
+        let (limit, page_rows) = (GroupLimit::Bytes(GROUP_BYTES), PAGE_BYTES / record.row_bytes());
         Ok(Self {
-            table: TableWriter::with_page_rows(path, Schema::new(fields), PAGE_BYTES / record.row_bytes())?,
+            table: TableWriter::with_page_rows(path, fields, limit, page_rows)?,
             record: record.clone(),
             tokens: FixedSizeBinaryBuilder::new(width),
             scales: Float16Builder::new(),
             row: Vec::new(),
             pending: 0,
-            group: 0,
         })
     }
 
@@ -70,29 +63,18 @@ impl TokenWriter {
                 }
             }
         }
-        let appended = self.tokens.append_value(&self.row);
-        appended.map_err(|error| ArtifactError::parquet(self.table.path(), error))?;
+        self.tokens.append_value(&self.row).in_parquet(self.table.path())?;
         self.pending += self.row.len();
         if self.pending >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), ArtifactError> {
-        let path = self.table.path().to_owned();
-        let parquet = |error| ArtifactError::parquet(&path, error);
+        self.pending = 0;
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.tokens.finish())];
         if self.record.encoding == TokenEncoding::Int8 {
-            let (values, width) = (Arc::new(self.scales.finish()), scales_per_row(&path, &self.record)?);
-            let list = FixedSizeListArray::try_new(item_field(DataType::Float16), width, values, None);
-            arrays.push(Arc::new(list.map_err(parquet)?));
+            arrays.push(self.table.lists(self.scales.finish(), self.record.count())?);
         }
-        let batch = RecordBatch::try_new(Arc::clone(self.table.schema()), arrays).map_err(parquet)?;
-        self.table.write(&batch)?;
-        self.group += std::mem::take(&mut self.pending);
-        if self.group < GROUP_BYTES {
-            return Ok(());
-        }
-        self.group = 0;
-        self.table.end_group()
+        self.table.write(arrays)
     }
 
     /// Completes the file.
@@ -102,8 +84,4 @@ impl TokenWriter {
         }
         self.table.finish()
     }
-}
-
-fn scales_per_row(path: &Path, record: &TokenRecord) -> Result<i32, ArtifactError> {
-    i32::try_from(record.count()).map_err(|error| ArtifactError::parquet(path, error))
 }

@@ -1,17 +1,18 @@
-//! TAR archives, which are read in place: one, or a folder of them as WebDataset has its shards.
+//! TAR archives, read in place: one archive, or a folder of them, as WebDataset stores its shards.
 //!
-//! - Samples are the members with an image's name, in the archives' order, so that they are read one after the other. Archives of a
-//!   folder are taken in bytewise order of their names.
+//! - Samples are the members with an image's name, in the archives' order, so that they are read sequentially. Archives of a folder are
+//!   taken in bytewise order of their names.
 //! - The packed folder is the deepest one that holds all images and all folders that have a member of their own, as `tar` writes them.
 //! - The key is the member's path below the packed folder: an archive of a folder has the keys and the classes of that folder. In a folder
-//!   of archives it is the archive's name and the member's whole path, so that it stays when archives are added.
-//! - Labels are the numbers in `.cls` files beside the images where there are any, else the class is the first folder below the packed one,
-//!   as in a folder of images.
-//! - Captions are the texts in `.txt` files beside the images, read only where the source is opened for them. An image without one is then
+//!   of archives it is the archive's name and the member's whole path, so that keys stay the same when archives are added.
+//! - Labels are the numbers in `.cls` files beside the images, if there are any. Otherwise the class is the first folder below the packed
+//!   one, as in a folder of images.
+//! - Captions are the texts in `.txt` files beside the images, read only if the source is opened for them. An image without one is then
 //!   rejected.
-//! - Beside an image is what has its name up to the first dot. Names that start with a dot are skipped.
-//! - An archive must be whole, from its first header to the mark at its end: a shard that was cut would be missed by nobody.
+//! - A file is beside an image if their names agree up to the first dot. Names that start with a dot are skipped.
+//! - An archive must be whole, from its first header to the mark at its end. Nothing else would reveal that a shard was cut.
 
+mod error;
 mod scan;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,72 +22,18 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use self::scan::{Extent, Scan, stem};
-use super::{CaptionColumn, Captions, ImageSource, Rejected, Sample, SourceError, names};
+use super::{CaptionColumn, Captions, ImageSource, Listing, Rejected, Sample, SourceError, names};
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
+
+pub use error::{ArchiveError, ArchiveProblem};
 
 /// Archives that are open at a time.
 const OPEN_ARCHIVES: usize = 128;
 
-/// What can be wrong with a TAR archive.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ArchiveProblem {
-    /// Not TAR.
-    #[error(
-        "not a TAR archive: {0}\nhint: archives are read in place; if this one is compressed, decompress it"
-    )]
-    Syntax(String),
-    /// By its name, compressed or not finished.
-    #[error("not an archive that can be read in place\nhint: decompress it, or finish its download")]
-    Compressed,
-    /// Not TAR after some members.
-    #[error("damaged: {0}\nhint: copy the archive again")]
-    Damaged(String),
-    /// The file ends before a member.
-    #[error("{member} should end at byte {end}, the archive has {len}\nhint: it was cut; copy it again")]
-    Cut {
-        /// The member.
-        member: String,
-        /// Where it should end.
-        end: u64,
-        /// Length of the archive.
-        len: u64,
-    },
-    /// The file ends without the blocks of zeros that end an archive.
-    #[error("its {len} bytes end without an end mark\nhint: it was cut; copy it again")]
-    NoEnd {
-        /// Length of the archive.
-        len: u64,
-    },
-    /// Something stands behind the end of the archive.
-    #[error(
-        "there is more behind its end mark, at byte {at}\nhint: give archives as files of a folder, not one behind the other"
-    )]
-    Trailing {
-        /// The first byte.
-        at: u64,
-    },
-    /// Two members of one name.
-    #[error("{member} is in it twice\nhint: make the archive anew, without appending to it")]
-    Duplicate {
-        /// The member.
-        member: String,
-    },
-    /// A `.cls` file that holds no class number.
-    #[error(
-        "{member}: expected a class number from 0, got {got:?}\nhint: classes by name are folders in the archive"
-    )]
-    Label {
-        /// The member.
-        member: String,
-        /// What it holds.
-        got: String,
-    },
-}
-
-/// Where an image lies.
+/// An image: a member of one of the archives.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Member {
     archive: usize,
     extent: Extent,
 }
@@ -97,13 +44,9 @@ pub struct TarArchives {
     root: PathBuf,
     paths: Vec<PathBuf>,
     files: OpenFiles,
-    samples: Vec<Sample>,
-    places: Vec<Place>,
-    class_names: Option<Vec<String>>,
-    captions: Option<Captions>,
-    ignores_captions: bool,
-    rejected: Vec<Rejected>,
-    passed_over: Option<String>,
+    listing: Listing,
+    /// The member of each sample.
+    members: Vec<Member>,
 }
 
 /// Whether a file's name says that it is a TAR archive.
@@ -125,7 +68,7 @@ pub(super) fn archives_of(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let archives = names::set_of(folder, |name| is_archive(name) || is_compressed(name));
     let archives = archives.map_err(|error| SourceError::io(folder, error))?;
     match archives.iter().find(|path| !is_archive(&names::file_name(path))) {
-        Some(path) => Err(SourceError::Archive { path: path.clone(), problem: ArchiveProblem::Compressed }),
+        Some(path) => Err(ArchiveError::unusable(path, ArchiveProblem::Compressed).into()),
         None => Ok(archives),
     }
 }
@@ -134,7 +77,7 @@ impl TarArchives {
     /// Lists one archive.
     ///
     /// # Errors
-    /// [`SourceError`] where it cannot be read, is damaged, holds no image, or lacks the captions that are to be read.
+    /// [`SourceError`] if it cannot be read, is damaged, holds no image, or lacks the captions that are to be read.
     pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
         Self::list(path, vec![path.to_owned()], false, captions)
     }
@@ -159,8 +102,8 @@ impl TarArchives {
         captions: CaptionColumn,
     ) -> Result<Self, SourceError> {
         let captions = captions == CaptionColumn::Read;
-        // All of them, and then the first error: which one is told must not depend on threads.
-        let scans: Vec<Result<Scan, SourceError>> =
+        // All are scanned before the first error is returned, so that it does not depend on threads.
+        let scans: Vec<Result<Scan, ArchiveError>> =
             paths.par_iter().map(|path| scan::scan(path, captions)).collect();
         let scans = scans.into_iter().collect::<Result<Vec<Scan>, _>>()?;
         if scans.iter().all(|scan| scan.images.is_empty()) {
@@ -168,31 +111,26 @@ impl TarArchives {
             return Err(SourceError::NoImages { path: root.to_owned(), hint });
         }
         let packed = packed_folder(&scans);
-        let mut listing = Listing { captions, packed, several, ..Listing::default() };
+        let mut found = Found { captions, packed, several, ..Found::default() };
         for (archive, (path, scan)) in paths.iter().zip(scans).enumerate() {
-            listing.add(archive, path, scan);
+            found.add(archive, path, scan);
         }
-        if captions && listing.texts.is_empty() {
+        if captions && found.texts.is_empty() {
             return Err(SourceError::NoCaptions { path: root.to_owned() });
         }
-        Ok(listing.finish(root, paths))
+        Ok(found.finish(root, paths))
     }
 }
 
 impl ImageSource for TarArchives {
-    fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        self.class_names.as_deref()
+    fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
-        let samples = self.samples.len();
-        let Place { archive, extent } =
-            *self.places.get(index).ok_or(SourceError::Index { index, samples })?;
-        let (path, key) = (&self.paths[archive], &self.samples[index].key);
+        let Sample { key, .. } = self.listing.sample(index)?;
+        let Member { archive, extent } = self.members[index];
+        let path = &self.paths[archive];
         if extent.size > max_bytes {
             return Err(SourceError::TooManyBytes { path: self.root.join(key), limit: max_bytes });
         }
@@ -201,33 +139,18 @@ impl ImageSource for TarArchives {
             read_exact_at(&*self.files.get(archive, path)?, &mut bytes, extent.offset)?;
             Ok(bytes)
         };
-        read().map_err(|error| {
+        let read = read().map_err(|error| {
             let shorter = error.kind() == io::ErrorKind::UnexpectedEof;
             let what = || format!("it is shorter than when it was listed, and ends before {key} does");
-            SourceError::archive_io(path, if shorter { io::Error::other(what()) } else { error })
-        })
-    }
-
-    fn rejected(&self) -> &[Rejected] {
-        &self.rejected
-    }
-
-    fn captions(&self) -> Option<&Captions> {
-        self.captions.as_ref()
-    }
-
-    fn ignores_captions(&self) -> bool {
-        self.ignores_captions
-    }
-
-    fn passed_over(&self) -> Option<&str> {
-        self.passed_over.as_deref()
+            ArchiveError::io(path, if shorter { io::Error::other(what()) } else { error })
+        });
+        Ok(read?)
     }
 }
 
-/// Samples as they are found.
+/// What has been found in the archives so far.
 #[derive(Default)]
-struct Listing {
+struct Found {
     /// Whether captions are read.
     captions: bool,
     /// Length of the packed folder's name.
@@ -238,7 +161,7 @@ struct Listing {
     labeled: bool,
     captioned: bool,
     samples: Vec<Sample>,
-    places: Vec<Place>,
+    members: Vec<Member>,
     /// Folders right below the packed one.
     classes: BTreeSet<String>,
     texts: Vec<String>,
@@ -246,7 +169,7 @@ struct Listing {
     unknown: Option<(usize, String)>,
 }
 
-impl Listing {
+impl Found {
     /// Adds what was found in archive number `archive`, the one at `path`.
     fn add(&mut self, archive: usize, path: &Path, scan: Scan) {
         let (packed, several) = (self.packed, self.several);
@@ -275,7 +198,7 @@ impl Listing {
                 self.classes.insert(class.to_owned());
             }
             self.samples.push(Sample { key, label });
-            self.places.push(Place { archive, extent });
+            self.members.push(Member { archive, extent });
         }
         let below = scan.folders.iter().filter_map(|folder| folder.get(packed..)?.split_once('/'));
         self.classes.extend(below.map(|(class, _)| class.to_owned()));
@@ -291,8 +214,8 @@ impl Listing {
         if !self.labeled {
             let names: Vec<String> = self.classes.into_iter().collect();
             let numbers: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
-            for (sample, place) in self.samples.iter_mut().zip(&self.places) {
-                let archive = paths[place.archive].file_name().filter(|_| self.several);
+            for (sample, member) in self.samples.iter_mut().zip(&self.members) {
+                let archive = paths[member.archive].file_name().filter(|_| self.several);
                 let above = archive.map_or(0, |name| name.to_string_lossy().len() + 1 + self.packed);
                 let class = sample.key.get(above..).and_then(|name| name.split_once('/'));
                 sample.label = class.and_then(|(class, _)| numbers.get(class).copied());
@@ -304,18 +227,17 @@ impl Listing {
                 "{count} members are neither images nor labels or captions beside them; the first is {first}"
             )
         });
-        TarArchives {
-            root: root.to_owned(),
-            files: OpenFiles::new(OPEN_ARCHIVES),
-            paths,
+        let listing = Listing {
             samples: self.samples,
-            places: self.places,
             class_names,
+            rejected: self.rejected,
             captions: self.captions.then_some(Captions::Texts(self.texts)),
             ignores_captions: self.captioned && !self.captions,
-            rejected: self.rejected,
+            first_line: None,
             passed_over,
-        }
+        };
+        let (root, files) = (root.to_owned(), OpenFiles::new(OPEN_ARCHIVES));
+        TarArchives { root, files, paths, listing, members: self.members }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What one TAR archive holds, from its headers.
+//! Scanning one TAR archive: its members, from their headers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -7,33 +7,33 @@ use std::path::Path;
 
 use tar::{Archive, Entry, EntryType};
 
+use super::super::Rejected;
 use super::super::names::{is_image, is_index};
-use super::super::{Rejected, SourceError};
-use super::ArchiveProblem;
+use super::{ArchiveError, ArchiveProblem};
 
 /// Longest label and caption that are read, bytes.
 const LABEL_BYTES: u64 = 64;
 const CAPTION_BYTES: u64 = 1 << 20;
 
-/// Where a member's bytes lie.
+/// Where a member's bytes are in the archive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
-    /// The first.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// How many.
+    /// Number of bytes.
     pub size: u64,
 }
 
-/// What stands beside an image, as in WebDataset.
+/// Label and caption beside an image, as in WebDataset.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
     /// `.cls`: a class number.
     pub label: Option<u32>,
-    /// `.txt`: a caption; empty where it was not read.
+    /// `.txt`: a caption; empty if it was not read.
     pub caption: Option<Vec<u8>>,
 }
 
-/// What an archive holds.
+/// Contents of an archive.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     /// Names of images, in the archive's order.
@@ -42,9 +42,9 @@ pub(super) struct Scan {
     pub beside: HashMap<String, Beside>,
     /// Folders that have a member of their own, each with a slash behind it; empty for the one that was packed as `.`.
     pub folders: BTreeSet<String>,
-    /// What looks like an image and cannot be read as one; whole names.
+    /// Members with an image's name that cannot be read as one; whole names.
     pub rejected: Vec<Rejected>,
-    /// How many members are nothing that is known, and the first.
+    /// Number of members of unknown kind, and the first of them.
     pub unknown: Option<(usize, String)>,
 }
 
@@ -55,20 +55,23 @@ pub(super) fn stem(name: &str) -> &str {
     &name[..end]
 }
 
-/// Reads the headers of the archive at `path`, and what stands beside images; texts where `captions` says so.
-pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, SourceError> {
-    let io = |error| SourceError::archive_io(path, error);
-    let wrong = |problem| SourceError::Archive { path: path.to_owned(), problem };
+/// Reads the headers of the archive at `path` and the labels beside images; captions too if `captions` is set.
+///
+/// # Errors
+/// [`ArchiveError`] if the archive cannot be read or is damaged.
+pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, ArchiveError> {
+    let io = |error| ArchiveError::io(path, error);
+    let wrong = |problem| ArchiveError::unusable(path, problem);
     let file = File::open(path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
     let mut archive = Archive::new(file);
     let mut members = Members { found: Scan::default(), extents: HashMap::new(), captions };
     let mut sound = false;
-    // An error without a number of the system's is the parser's.
+    // An error without an OS error number is the parser's.
     let failed = |error: io::Error, sound: bool| match error.raw_os_error() {
         Some(_) => io(error),
-        None if sound => wrong(ArchiveProblem::Damaged(error.to_string())),
-        None => wrong(ArchiveProblem::Syntax(error.to_string())),
+        None if sound => wrong(ArchiveProblem::Damaged(error)),
+        None => wrong(ArchiveProblem::Syntax(error)),
     };
     for entry in archive.entries_with_seek().map_err(|error| failed(error, sound))? {
         let mut entry = entry.map_err(|error| failed(error, sound))?;
@@ -85,8 +88,8 @@ pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, SourceError> {
     Ok(members.found)
 }
 
-/// Checks that an archive of `len` bytes, read up to where `file` stands, ended in its mark, and that nothing follows: a file that was cut
-/// between two members and one that is several in a row look like whole ones otherwise.
+/// Checks that an archive of `len` bytes, read up to the position of `file`, ended in its mark, and that nothing follows. Without this
+/// check a file that was cut between two members, or several archives in a row, would look like one whole archive.
 fn require_end(mut file: File, len: u64) -> io::Result<Result<(), ArchiveProblem>> {
     let mut at = file.stream_position()?;
     if at >= len {
@@ -103,10 +106,10 @@ fn require_end(mut file: File, len: u64) -> io::Result<Result<(), ArchiveProblem
     }
 }
 
-/// Members as they come.
+/// The members read so far.
 struct Members {
     found: Scan,
-    /// Where the images lie, by name.
+    /// The images by name.
     extents: HashMap<String, Extent>,
     captions: bool,
 }
@@ -160,7 +163,7 @@ impl Members {
         Ok(if again { Err(ArchiveProblem::Duplicate { member: name }) } else { Ok(()) })
     }
 
-    /// The name of a member that is not hidden, without parts that say nothing; an image whose name is not UTF-8 is rejected.
+    /// The name of a member without empty and `.` parts; `None` if it is hidden. An image whose name is not UTF-8 is rejected.
     fn name(&mut self, bytes: &[u8]) -> Option<String> {
         let shown = String::from_utf8_lossy(bytes);
         let parts: Vec<&str> = shown.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
@@ -178,8 +181,7 @@ impl Members {
         None
     }
 
-    /// Where an image's bytes lie, or why they cannot be read in place. A hard link's are those of the member that it leads to, which comes
-    /// before it.
+    /// Where an image's bytes are, or why they cannot be read in place. A hard link has those of its target, a member before it.
     fn extent(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<Extent, &'static str>> {
         let extent = Extent { offset: entry.raw_file_position(), size: entry.size() };
         Ok(match entry.header().entry_type() {
@@ -199,7 +201,7 @@ impl Members {
 
 const HOLES: &str = "a file with holes in an archive";
 
-/// Whether a member is a file with holes in the way of `tar --format=posix`, whose bytes begin with a map of them.
+/// Whether a member is a sparse file as `tar --format=posix` writes it: its bytes begin with a map of the holes.
 fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(false) };
     for extension in extensions {
@@ -210,7 +212,7 @@ fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The first `most` bytes of a member and one more where there are more, without a byte order mark.
+/// The first `most + 1` bytes of a member, without a byte order mark.
 fn text(entry: &mut Entry<'_, File>, most: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     entry.take(most + 1).read_to_end(&mut text)?;
@@ -220,7 +222,7 @@ fn text(entry: &mut Entry<'_, File>, most: u64) -> io::Result<Vec<u8>> {
     })
 }
 
-/// A caption as it is kept: trimmed; an error says why there is none.
+/// The caption, trimmed; an error says why there is none.
 pub(super) fn caption(bytes: Option<&[u8]>) -> Result<&str, &'static str> {
     let bytes = bytes.ok_or("no .txt stands beside it")?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > CAPTION_BYTES) {

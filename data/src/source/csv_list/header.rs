@@ -2,8 +2,8 @@
 
 use csv::ByteRecord;
 
-use super::super::RowProblem;
 use super::super::captions::CaptionKind;
+use super::RowProblem;
 
 /// What a header may call the column of paths.
 const PATH_NAMES: [&str; 4] = ["path", "file", "filename", "image"];

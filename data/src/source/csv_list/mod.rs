@@ -2,16 +2,16 @@
 //!
 //! - A header may also say `file`, `filename` or `image`, and `class` or `category`. A first row that is half a header,
 //!   or one in the wrong order, is an error: taken as an image, it would silently add a class.
-//! - A further column `caption` holds a text, `caption_embedding` a JSON array of numbers. It needs a header, and with it
-//!   the columns may stand in any order. Captions are read only where the list is opened for them.
+//! - A further column `caption` holds a text, `caption_embedding` a JSON array of numbers. It needs a header; with one,
+//!   the columns may be in any order. Captions are read only if the list is opened for them.
 //! - Paths are relative to the list's folder (absolute ones are taken as they are); the key is the path as
 //!   written. Listing order is the order of the rows.
 //! - Labels are all numbers from 0, or all names; names are numbered in bytewise order. Either every row has
-//!   one or none.
+//!   a label or none has.
 //! - Blanks around values and a leading byte order mark are dropped; empty lines are skipped.
-//! - A file that is missing is found out when it is read and becomes a reject; a wrong row is an error that
-//!   names its line.
+//! - A missing image file is rejected when it is read. A wrong row is an error that names its line.
 
+mod error;
 mod header;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,18 +21,20 @@ use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
 
-use super::captions::Captions;
-use super::{ImageSource, Rejected, RowProblem, Sample, SourceError, read_sample};
+use super::captions::{Captions, numbers_of};
+use super::{ImageSource, Listing, Rejected, Sample, SourceError, read_sample};
 use header::Columns;
+
+pub use error::{ListError, RowProblem};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What to do with a column of captions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CaptionColumn {
-    /// It is passed over.
+    /// Skip it.
     Ignore,
-    /// It is read, and a list without one is an error.
+    /// Read it. A source without one is an error.
     Read,
 }
 
@@ -40,70 +42,46 @@ pub enum CaptionColumn {
 #[derive(Debug)]
 pub struct CsvList {
     root: PathBuf,
-    first_line: Option<u64>,
-    samples: Vec<Sample>,
-    class_names: Option<Vec<String>>,
-    rejected: Vec<Rejected>,
-    captions: Option<Captions>,
-    ignores_captions: bool,
+    listing: Listing,
 }
 
 impl CsvList {
     /// Reads the list at `path`. No image is opened.
     ///
     /// # Errors
-    /// [`SourceError`] where the list cannot be read, is empty, has a wrong row, or lacks the captions that are to be read.
+    /// [`SourceError`] if the list cannot be read, is empty, has a wrong row, or lacks the captions that are to be read.
     pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
-        let table = Table::read(path, captions)?;
-        if captions == CaptionColumn::Read && table.captions.is_none() {
+        let list = Rows::read(path, captions)?;
+        if captions == CaptionColumn::Read && list.captions.is_none() {
             return Err(SourceError::NoCaptions { path: path.to_owned() });
         }
-        if table.rows.is_empty() {
+        if list.rows.is_empty() {
             let hint = "expected one row path[,label] per image";
             return Err(SourceError::NoImages { path: path.to_owned(), hint });
         }
-        let (labels, class_names) = resolve_labels(&table.rows).map_err(|problem| wrong(path, problem))?;
-        let first_line = table.rows.first().map(|row| row.line);
-        let samples = table.rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
-        Ok(Self {
-            root: path.parent().unwrap_or(Path::new("")).to_owned(),
-            first_line,
+        let (labels, class_names) = resolve_labels(&list.rows).map_err(|problem| wrong(path, problem))?;
+        let first_line = list.rows.first().map(|row| row.line);
+        let samples = list.rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
+        let listing = Listing {
             samples: samples.collect(),
             class_names,
-            rejected: table.rejected,
-            captions: table.captions,
-            ignores_captions: table.ignores_captions,
-        })
+            rejected: list.rejected,
+            captions: list.captions,
+            ignores_captions: list.ignores_captions,
+            first_line,
+            passed_over: None,
+        };
+        Ok(Self { root: path.parent().unwrap_or(Path::new("")).to_owned(), listing })
     }
 }
 
 impl ImageSource for CsvList {
-    fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        self.class_names.as_deref()
+    fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
-        read_sample(&self.root, &self.samples, index, max_bytes)
-    }
-
-    fn rejected(&self) -> &[Rejected] {
-        &self.rejected
-    }
-
-    fn captions(&self) -> Option<&Captions> {
-        self.captions.as_ref()
-    }
-
-    fn first_line(&self) -> Option<u64> {
-        self.first_line
-    }
-
-    fn ignores_captions(&self) -> bool {
-        self.ignores_captions
+        read_sample(&self.root, &self.listing, index, max_bytes)
     }
 }
 
@@ -113,15 +91,16 @@ struct Row {
     label: Option<String>,
 }
 
+/// A problem and the line of the row.
 type Problem = (u64, RowProblem);
 
 fn wrong(path: &Path, (line, problem): Problem) -> SourceError {
-    SourceError::Row { path: path.to_owned(), line, problem }
+    ListError { path: path.to_owned(), line, problem }.into()
 }
 
 /// A list's rows in order with their captions, and the rows whose path is not UTF-8.
 #[derive(Default)]
-struct Table {
+struct Rows {
     rows: Vec<Row>,
     /// Line of every path.
     lines: HashMap<String, u64>,
@@ -130,22 +109,22 @@ struct Table {
     ignores_captions: bool,
 }
 
-impl Table {
+impl Rows {
     fn read(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
-        let mut table = Self::default();
+        let mut list = Self::default();
         let mut records = Records::open(path)?;
-        let Some((line, first)) = records.next()? else { return Ok(table) };
+        let Some((line, first)) = records.next()? else { return Ok(list) };
         let columns = Columns::of(&first).map_err(|problem| wrong(path, (line, problem)))?;
         match (columns.caption, captions) {
-            (Some((_, kind)), CaptionColumn::Read) => table.captions = Some(Captions::empty(kind)),
-            (found, _) => table.ignores_captions = found.is_some(),
+            (Some((_, kind)), CaptionColumn::Read) => list.captions = Some(Captions::empty(kind)),
+            (found, _) => list.ignores_captions = found.is_some(),
         }
         let mut next = if columns.header { records.next()? } else { Some((line, first)) };
         while let Some((line, record)) = next {
-            table.add(line, &record, &columns).map_err(|problem| wrong(path, (line, problem)))?;
+            list.add(line, &record, &columns).map_err(|problem| wrong(path, (line, problem)))?;
             next = records.next()?;
         }
-        Ok(table)
+        Ok(list)
     }
 
     fn add(&mut self, line: u64, record: &ByteRecord, columns: &Columns) -> Result<(), RowProblem> {
@@ -161,11 +140,26 @@ impl Table {
             return Err(RowProblem::Duplicate { key: row.key, first });
         }
         if let Some((captions, (column, _))) = self.captions.as_mut().zip(columns.caption) {
-            captions.push(&row.key, record.get(column).unwrap_or_default())?;
+            push_caption(captions, &row.key, record.get(column).unwrap_or_default())?;
         }
         self.rows.push(row);
         Ok(())
     }
+}
+
+/// Appends the caption in a cell of `key`'s row.
+fn push_caption(captions: &mut Captions, key: &str, cell: &[u8]) -> Result<(), RowProblem> {
+    let key = || key.to_owned();
+    let text = std::str::from_utf8(cell).map_err(|_| RowProblem::CaptionEncoding { key: key() })?;
+    if text.is_empty() {
+        return Err(RowProblem::EmptyCaption { key: key() });
+    }
+    if let Captions::Texts(_) = captions {
+        captions.push_text(text);
+        return Ok(());
+    }
+    let pushed = numbers_of(text).and_then(|numbers| captions.push_embedding(&numbers));
+    pushed.map_err(|source| RowProblem::CaptionEmbedding { key: key(), source })
 }
 
 /// The records of a file, one at a time: a list of embeddings may be large.
@@ -196,7 +190,7 @@ impl<'a> Records<'a> {
         match self.reader.read_byte_record(&mut record) {
             Ok(true) => Ok(Some((record.position().map_or(line, csv::Position::line), record))),
             Ok(false) => Ok(None),
-            Err(error) => Err(wrong(self.path, (line, RowProblem::Syntax(error.to_string())))),
+            Err(error) => Err(wrong(self.path, (line, RowProblem::Syntax(error)))),
         }
     }
 }
@@ -227,8 +221,7 @@ fn parse_row(line: u64, record: &ByteRecord, columns: &Columns) -> Result<Result
 
 type Labels = (Vec<Option<u32>>, Option<Vec<String>>);
 
-/// The label of each row, and the names they stand for when they are not plain numbers. The first row
-/// decides.
+/// The label of each row, and the class names if labels are not plain numbers. The first row decides.
 fn resolve_labels(rows: &[Row]) -> Result<Labels, Problem> {
     let labeled: Vec<_> = rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?))).collect();
     let number = |label: &str| label.parse::<u32>().ok();

@@ -1,8 +1,8 @@
-//! Runs of images out of Parquet files, as they are decoded and kept for the rows that are wanted next.
+//! Decoding the images of Parquet files in blocks of rows, and caching the decoded blocks.
 //!
-//! A row alone cannot be read: its page, which may have a thousand rows, and the column's dictionary must be decompressed first. Rows are
-//! therefore decoded in blocks, and a reader that has decoded one waits for the next, so that reading in order decompresses every page once,
-//! whatever the number of threads. In random order every image costs a page, unless all images fit what is kept.
+//! Reading one image decodes its whole page, which may have a thousand rows, and the column's dictionary. Rows are therefore decoded in
+//! blocks, and a reader that has decoded one block is kept for the next. So reading in order decompresses every page once, whatever the
+//! number of threads. In random order every image costs a page, unless all images fit the cache.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -21,26 +21,26 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use crate::positioned::read_exact_at;
 
-/// Bytes of images in a block, as they are stored.
+/// Stored bytes of the images in a block.
 const BLOCK_BYTES: u64 = 4 << 20;
 
-/// Most rows of a block: images that a dictionary holds once are larger than they seem.
+/// Most rows of a block. A dictionary stores equal images once, so that decoded blocks may be larger than stored ones.
 const BLOCK_ROWS: usize = 1024;
 
-/// Bytes of decoded images that are kept.
+/// Bytes of decoded images in the cache.
 const KEPT_BYTES: usize = 256 << 20;
 
-/// Readers that wait for the next block to be wanted. Each holds a decompressed page.
+/// Readers that are kept for the next block. Each holds a decompressed page.
 const WAITING: usize = 4;
 
-/// What `read` reads; an error also where the library, given a damaged file, ends in a panic.
+/// Calls `read`, and turns a panic of the library on a damaged file into an error.
 pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
         Err(ParquetError::General("its lengths and offsets contradict each other".to_owned()))
     })
 }
 
-/// An open file that any number of threads may read, which the trait's own implementation for files is not.
+/// An open file that several threads may read at once. The trait's own implementation for files does not allow that.
 #[derive(Clone)]
 pub(super) struct SharedFile {
     file: Arc<File>,
@@ -81,7 +81,7 @@ impl ChunkReader for SharedFile {
     }
 }
 
-/// A file from some byte on.
+/// A file from a byte offset to its end.
 pub(super) struct FileTail {
     file: Arc<File>,
     at: u64,
@@ -103,13 +103,13 @@ impl Read for FileTail {
 pub(super) struct Block {
     group: usize,
     rows: Range<usize>,
-    /// Whether the group ends with it.
+    /// Whether it is the last block of its group.
     last: bool,
 }
 
-/// The row groups of a file, cut into blocks.
+/// The row groups of a file, divided into blocks.
 #[derive(Debug)]
-pub(super) struct Cut {
+pub(super) struct BlockMap {
     groups: Vec<Group>,
     rows: usize,
 }
@@ -121,19 +121,19 @@ struct Group {
     block_rows: usize,
 }
 
-impl Cut {
-    /// By the size that the images in column `leaf` have on average.
+impl BlockMap {
+    /// Divides by the average size of the images in column `leaf`.
     ///
     /// # Errors
-    /// Numbers of rows in the file's footer that are not the same everywhere.
+    /// The numbers of rows in the file's footer contradict each other.
     pub(super) fn new(metadata: &ArrowReaderMetadata, leaf: usize) -> Result<Self, String> {
         let metadata = metadata.metadata();
-        let mut cut = Self { groups: Vec::with_capacity(metadata.num_row_groups()), rows: 0 };
+        let mut map = Self { groups: Vec::with_capacity(metadata.num_row_groups()), rows: 0 };
         for (number, group) in metadata.row_groups().iter().enumerate() {
             let column = group.column(leaf);
             let rows = usize::try_from(group.num_rows()).ok();
             let rows = rows.filter(|_| group.num_rows() == column.num_values());
-            let next_row = rows.and_then(|rows| cut.rows.checked_add(rows));
+            let next_row = rows.and_then(|rows| map.rows.checked_add(rows));
             let (Some(rows), Some(next_row)) = (rows, next_row) else {
                 let (rows, values) = (group.num_rows(), column.num_values());
                 return Err(format!(
@@ -143,22 +143,22 @@ impl Cut {
             let bytes = u64::try_from(column.uncompressed_size()).unwrap_or_default();
             let blocks = usize::try_from(bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX).max(1);
             let block_rows = rows.div_ceil(blocks).clamp(1, BLOCK_ROWS);
-            cut.groups.push(Group { first_row: cut.rows, rows, block_rows });
-            cut.rows = next_row;
+            map.groups.push(Group { first_row: map.rows, rows, block_rows });
+            map.rows = next_row;
         }
         let expected = metadata.file_metadata().num_rows();
-        match usize::try_from(expected) == Ok(cut.rows) {
-            true => Ok(cut),
-            false => Err(format!("{} rows in its row groups, expected {expected}", cut.rows)),
+        match usize::try_from(expected) == Ok(map.rows) {
+            true => Ok(map),
+            false => Err(format!("{} rows in its row groups, expected {expected}", map.rows)),
         }
     }
 
-    /// How many rows there are.
+    /// Rows of the file.
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The block of a row, and where in it the row stands. The row is one of the file's.
+    /// The block of a row, and the row's position in it. `row` is below [`Self::rows`].
     pub(super) fn find(&self, row: usize) -> (Block, usize) {
         // Of several groups that begin with the same row all but the last are empty.
         let group = self.groups.partition_point(|group| group.first_row <= row) - 1;
@@ -170,10 +170,10 @@ impl Cut {
     }
 }
 
-/// The images of the blocks of one row group, one after the other.
+/// Decodes the blocks of one row group, one after the other.
 pub(super) type Blocks = Box<dyn Iterator<Item = Result<BinaryArray, ParquetError>> + Send>;
 
-/// Decodes the images in column `leaf` from `first` on, a block at its group's start or behind another of the same length.
+/// Decodes the images in column `leaf` from block `first` on. `first` starts its group or follows blocks of the same length.
 pub(super) fn decode_from(
     file: SharedFile,
     metadata: &ArrowReaderMetadata,
@@ -200,19 +200,19 @@ fn images(batch: &RecordBatch) -> Option<&BinaryArray> {
     column.as_binary_opt()
 }
 
-/// The blocks that were decoded last, and the readers that stand behind them.
-pub(super) struct Kept {
-    /// Bytes of images that are kept.
+/// A cache of decoded blocks, and the readers that can decode the next ones.
+pub(super) struct DecodedBlocks {
+    /// Bytes of images that may be kept.
     most: usize,
     decoded: Mutex<Decoded>,
-    /// Those used last at the end.
+    /// Least recently used first.
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
 /// The number of a file, and a block of it.
 type Key = (usize, Block);
 
-/// A reader of a file's row group that stands before some row.
+/// A reader of a file's row group whose next row is `row`.
 struct Waiting {
     file: usize,
     group: usize,
@@ -220,31 +220,31 @@ struct Waiting {
     blocks: Blocks,
 }
 
-/// Locked while its images are being decoded, so that nobody else decodes them.
-type Slot = Arc<Mutex<Option<BinaryArray>>>;
+/// A decoded block. It is locked while it is decoded, so that no other thread decodes it too.
+type Shared = Arc<Mutex<Option<BinaryArray>>>;
 
 #[derive(Default)]
 struct Decoded {
-    slots: HashMap<Key, Slot>,
-    /// Those decoded, the oldest first, and their bytes.
+    slots: HashMap<Key, Shared>,
+    /// The decoded blocks, oldest first, with their bytes.
     order: VecDeque<(Key, usize)>,
     bytes: usize,
 }
 
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for DecodedBlocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kept").field("most", &self.most).finish_non_exhaustive()
+        f.debug_struct("DecodedBlocks").field("most", &self.most).finish_non_exhaustive()
     }
 }
 
-impl Default for Kept {
+impl Default for DecodedBlocks {
     fn default() -> Self {
         Self { most: KEPT_BYTES, decoded: Mutex::default(), waiting: Mutex::default() }
     }
 }
 
-impl Kept {
-    /// The images of a block: those kept, else the next of a reader that waits there, else the first of one that `open` opens.
+impl DecodedBlocks {
+    /// Returns the images of a block: from the cache, from a reader that is waiting there, or from a new reader made by `open`.
     pub(super) fn get(
         &self,
         key: Key,
@@ -299,7 +299,7 @@ impl Decoded {
             && self.order.len() > 1
             && let Some((oldest, bytes)) = self.order.pop_front()
         {
-            // Whoever is still reading from it holds it.
+            // A thread that still reads from it holds a reference.
             self.slots.remove(&oldest);
             self.bytes -= bytes;
         }
@@ -318,7 +318,7 @@ mod tests {
 
     /// A file of one row group whose blocks have one row each, and what was read from it.
     struct Rows {
-        kept: Kept,
+        kept: DecodedBlocks,
         rows: usize,
         opened: AtomicUsize,
         decoded: Arc<AtomicUsize>,
@@ -326,7 +326,10 @@ mod tests {
 
     impl Rows {
         fn new(rows: usize, kept_blocks: usize) -> Self {
-            let kept = Kept { most: kept_blocks * image(0).get_array_memory_size(), ..Kept::default() };
+            let kept = DecodedBlocks {
+                most: kept_blocks * image(0).get_array_memory_size(),
+                ..DecodedBlocks::default()
+            };
             Self { kept, rows, opened: AtomicUsize::new(0), decoded: Arc::default() }
         }
 
@@ -390,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_block_that_fails_is_tried_again() {
-        let kept = Kept::default();
+        let kept = DecodedBlocks::default();
         let key = (0, Block { group: 0, rows: 0..1, last: true });
         let broken = || ParquetError::General("broken".to_owned());
         assert!(kept.get(key.clone(), |_| Err(broken())).is_err());

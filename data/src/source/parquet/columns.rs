@@ -1,4 +1,4 @@
-//! Which column of a Parquet file is what.
+//! Finding the columns of images, labels and captions in a Parquet file.
 
 use std::fmt;
 
@@ -8,15 +8,15 @@ use serde_json::Value;
 
 use super::super::CaptionColumn;
 use super::super::captions::CaptionKind;
-use super::TableProblem;
+use super::ParquetProblem;
 
-/// What decides between several columns that could hold the images; the first that is there counts.
+/// Names of the column of images, used if several columns could hold them; the first that exists wins.
 const IMAGE_NAMES: [&str; 6] = ["image", "img", "jpg", "jpeg", "png", "webp"];
 
-/// What columns of labels are called; the first that is there counts.
+/// Names of columns of labels; the first that exists wins.
 const LABEL_NAMES: [&str; 6] = ["label", "labels", "class", "category", "cls", "fine_label"];
 
-/// What columns of captions are called; the first that is there counts.
+/// Names of columns of captions; the first that exists wins.
 const CAPTION_NAMES: [(&str, CaptionKind); 4] = [
     ("caption", CaptionKind::Text),
     ("caption_embedding", CaptionKind::Embedding),
@@ -24,18 +24,18 @@ const CAPTION_NAMES: [(&str, CaptionKind); 4] = [
     ("txt", CaptionKind::Text),
 ];
 
-/// What files of one source must have in common.
+/// The columns that are read. All files of one source must have the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Columns {
     /// Name of the column of images.
     pub image: String,
-    /// Name of the column of labels, and what they are.
+    /// Name of the column of labels, and their kind.
     pub label: Option<(String, LabelKind)>,
-    /// Name of the column of captions, and what they are, where captions are read.
+    /// Name of the column of captions, and their kind, if captions are read.
     pub caption: Option<(String, CaptionKind)>,
 }
 
-/// What a column of labels holds.
+/// Kind of the labels in a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LabelKind {
     /// Class numbers.
@@ -63,17 +63,20 @@ impl fmt::Display for Columns {
 
 impl Columns {
     /// Finds the columns by their types and names, and by what Hugging Face's `datasets` adds to the file about them.
-    pub(super) fn of(metadata: &ArrowReaderMetadata, captions: CaptionColumn) -> Result<Self, TableProblem> {
+    pub(super) fn of(
+        metadata: &ArrowReaderMetadata,
+        captions: CaptionColumn,
+    ) -> Result<Self, ParquetProblem> {
         let fields = metadata.schema().fields();
-        let features = Features::of(metadata);
+        let described = Description::of(metadata);
         let caption = match captions {
             CaptionColumn::Ignore => None,
             CaptionColumn::Read => caption_of(fields)?,
         };
-        Ok(Self { image: image_of(fields, &features)?, label: label_of(fields, &features), caption })
+        Ok(Self { image: image_of(fields, &described)?, label: label_of(fields, &described), caption })
     }
 
-    /// How files that differ differ: what this one has and what the other one has.
+    /// How two files differ: what this one has and what the other one has.
     pub(super) fn difference(&self, other: &Self) -> (String, String) {
         let (one, two) = (self.to_string(), other.to_string());
         match (&self.label, &other.label) {
@@ -87,7 +90,7 @@ impl Columns {
         }
     }
 
-    /// What is said about the columns that are not read, where no label is among those that are.
+    /// A message about the columns that are not read, if no column holds labels.
     pub(super) fn passed_over(&self, metadata: &ArrowReaderMetadata) -> Option<String> {
         let others = metadata.schema().fields().iter().filter(|field| *field.name() != self.image);
         let others =
@@ -104,20 +107,20 @@ pub(super) fn has_captions(metadata: &ArrowReaderMetadata) -> bool {
     matches!(caption_of(metadata.schema().fields()), Ok(Some(_)))
 }
 
-/// The number of the leaf column that the top-level column `name` has, or of its part `bytes` where it has several.
+/// The index of the leaf column of the top-level column `name`, or of its part `bytes` if it has several.
 pub(super) fn leaf(metadata: &ArrowReaderMetadata, name: &str) -> Option<usize> {
     let leaves = metadata.parquet_schema().columns();
     let find = |parts: &[&str]| leaves.iter().position(|leaf| leaf.path().parts() == parts);
     find(&[name, "bytes"]).or_else(|| find(&[name]))
 }
 
-/// A field by a name that is told without regard to capital letters.
+/// A field by its name; case does not matter.
 fn named<'a>(fields: &'a Fields, name: &str) -> Option<&'a FieldRef> {
     fields.iter().find(|field| field.name().eq_ignore_ascii_case(name))
 }
 
-/// The column of images: the only one of bytes, or with a part `bytes`, or the one of those that is called so.
-fn image_of(fields: &Fields, features: &Features) -> Result<String, TableProblem> {
+/// The column of images: the only one of bytes or with a part `bytes`, or the one of those with a known name.
+fn image_of(fields: &Fields, described: &Description) -> Result<String, ParquetProblem> {
     let holds_bytes = |of: &DataType| match of {
         DataType::Struct(parts) => {
             parts.iter().any(|part| part.name() == "bytes" && *part.data_type() == DataType::Binary)
@@ -126,10 +129,10 @@ fn image_of(fields: &Fields, features: &Features) -> Result<String, TableProblem
     };
     let held = fields.iter().filter(|field| holds_bytes(field.data_type()));
     // A sound is held as an image is; plain bytes may be either.
-    let held = held.filter(|field| matches!(features.kind(field.name()), None | Some("Image" | "Value")));
+    let held = held.filter(|field| matches!(described.kind(field.name()), None | Some("Image" | "Value")));
     let held: Vec<&String> = held.map(|field| field.name()).collect();
     let images: Vec<&String> =
-        held.iter().copied().filter(|name| features.kind(name) == Some("Image")).collect();
+        held.iter().copied().filter(|name| described.kind(name) == Some("Image")).collect();
     let candidates = if images.is_empty() { held } else { images };
     let called = || {
         let by_name = |image: &&str| candidates.iter().find(|name| name.eq_ignore_ascii_case(image));
@@ -138,20 +141,20 @@ fn image_of(fields: &Fields, features: &Features) -> Result<String, TableProblem
     match *candidates {
         [] => {
             let got = fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-            Err(TableProblem::NoImages { got })
+            Err(ParquetProblem::NoImages { got })
         }
         [name] => Ok(name.clone()),
         _ => called().map(|name| (*name).clone()).ok_or_else(|| {
             let got = candidates.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-            TableProblem::Ambiguous { got }
+            ParquetProblem::Ambiguous { got }
         }),
     }
 }
 
-/// The column of labels: the first that is called so, or the only one of class numbers that `datasets` knows the names of.
-fn label_of(fields: &Fields, features: &Features) -> Option<(String, LabelKind)> {
+/// The column of labels: the first with a known name, or the only one of class numbers whose names `datasets` gives.
+fn label_of(fields: &Fields, described: &Description) -> Option<(String, LabelKind)> {
     let is_number = |of: &DataType| of.is_integer() || of.is_floating();
-    let kind = |field: &FieldRef| match features.class_names(field.name()) {
+    let kind = |field: &FieldRef| match described.class_names(field.name()) {
         Some(names) if is_number(field.data_type()) => Some(LabelKind::Named(names)),
         _ if is_number(field.data_type()) => Some(LabelKind::Number),
         _ => (*field.data_type() == DataType::Utf8).then_some(LabelKind::Text),
@@ -161,7 +164,7 @@ fn label_of(fields: &Fields, features: &Features) -> Option<(String, LabelKind)>
         Some((field.name().clone(), kind(field)?))
     });
     let described = || {
-        let mut described = fields.iter().filter(|field| features.class_names(field.name()).is_some());
+        let mut described = fields.iter().filter(|field| described.class_names(field.name()).is_some());
         let field = described.next().filter(|_| described.next().is_none())?;
         Some((field.name().clone(), kind(field)?))
     };
@@ -171,8 +174,8 @@ fn label_of(fields: &Fields, features: &Features) -> Option<(String, LabelKind)>
 /// The column of captions.
 ///
 /// # Errors
-/// One that is called so and holds something else, where there is no other.
-fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, TableProblem> {
+/// A column with a known name that holds something else, if there is no other.
+fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, ParquetProblem> {
     let called = CAPTION_NAMES.iter().filter_map(|(name, kind)| Some((named(fields, name)?, *kind)));
     let fits = |field: &FieldRef, kind: CaptionKind| match (kind, field.data_type()) {
         (CaptionKind::Text, of) => *of == DataType::Utf8,
@@ -183,7 +186,7 @@ fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, TablePro
     match called.iter().find(|(field, kind)| fits(field, *kind)) {
         Some((field, kind)) => Ok(Some((field.name().clone(), *kind))),
         None => match called.first() {
-            Some((field, _)) => Err(TableProblem::Captions {
+            Some((field, _)) => Err(ParquetProblem::Captions {
                 column: field.name().clone(),
                 got: field.data_type().to_string(),
             }),
@@ -192,10 +195,10 @@ fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, TablePro
     }
 }
 
-/// What Hugging Face's `datasets` says about the columns; null where it says nothing.
-struct Features(Value);
+/// The description of the columns by Hugging Face's `datasets`; null if there is none.
+struct Description(Value);
 
-impl Features {
+impl Description {
     fn of(metadata: &ArrowReaderMetadata) -> Self {
         let entries = metadata.metadata().file_metadata().key_value_metadata();
         let about = entries.into_iter().flatten().find(|entry| entry.key == "huggingface");
@@ -205,12 +208,12 @@ impl Features {
         Self(about["info"]["features"].clone())
     }
 
-    /// What kind of feature a column is.
+    /// The kind of a column.
     fn kind(&self, column: &str) -> Option<&str> {
         self.0.get(column)?["_type"].as_str()
     }
 
-    /// The names of the classes in a column, where it is one of class numbers.
+    /// The names of the classes in a column of class numbers.
     fn class_names(&self, column: &str) -> Option<Vec<String>> {
         let feature = self.0.get(column).filter(|feature| feature["_type"] == "ClassLabel")?;
         let names = feature["names"].as_array()?;

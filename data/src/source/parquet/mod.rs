@@ -1,181 +1,63 @@
-//! Parquet files that hold images, as Hugging Face's hub has data sets: one, or a folder of them.
+//! Parquet files that hold images, as on Hugging Face's hub: one file, or a folder of them.
 //!
 //! - Samples are the rows in their order; files of a folder are taken in bytewise order of their names. The key is the file's name and the
-//!   number of the row in it, from 0: what a column says about where an image once lay need not be there, nor be unique.
-//! - Images are the column of bytes, or of structs with a part `bytes`, that is the only one of them, or that the description which
-//!   `datasets` leaves in a file says to be one of images, or that is called so.
-//! - Labels are a column of numbers or texts that is called so, or the only one of which that description names the classes. Texts are
-//!   class numbers where all are numbers, else names, numbered in bytewise order. A negative number, null and an empty text are none.
-//! - Captions are a column of texts, or of lists of numbers, read only where the source is opened for them. A row without one is then
+//!   number of the row in it, from 0: a column with the original path may be absent or hold duplicates.
+//! - The images are a column of bytes, or of structs with a part `bytes`. If there are several, it is the one that the description which
+//!   `datasets` writes into the file declares as images, or the one with a name such as `image`.
+//! - The labels are a column of numbers or texts with a name such as `label`, or the only one whose classes that description names. Texts
+//!   are class numbers if all of them are numbers; otherwise they are names, numbered in bytewise order. A negative number, null and an
+//!   empty text mean "no label".
+//! - Captions are a column of texts, or of lists of numbers, read only if the source is opened for them. A row without one is then
 //!   rejected.
 //! - A folder with the files of several splits is refused: the hub keeps test images beside training images.
-//! - Only footers, labels and captions are read at first. A row without its image is found out when it is read.
+//! - Only footers, labels and captions are read at first. A row without its image is rejected when it is read.
 
 mod blocks;
 mod columns;
+mod error;
+mod file;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
-};
-use parquet::basic::Compression;
-use parquet::errors::ParquetError;
-use parquet::file::metadata::PageIndexPolicy;
+use arrow_array::Array;
 use rayon::prelude::*;
 
-use self::blocks::{Cut, Kept, SharedFile};
+use self::blocks::{DecodedBlocks, SharedFile};
 use self::columns::{Columns, LabelKind};
-use super::{CaptionColumn, Captions, ImageSource, Rejected, Sample, SourceError, names};
+use self::file::{ImageFile, Labels, ListedFile};
+use super::{CaptionColumn, Captions, ImageSource, Listing, Rejected, Sample, SourceError, names};
 use crate::open_files::OpenFiles;
+
+pub use error::{ParquetProblem, ParquetSourceError};
 
 /// Files that are open at a time.
 const OPEN_FILES: usize = 128;
 
-/// What names of files call the parts of a data set, by `datasets`' rules.
+/// Words in file names that mark the splits of a data set, by `datasets`' rules.
 const SPLITS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "val", "dev"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// What can be wrong with a Parquet file of images.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TableProblem {
-    /// Not Parquet, or cut.
-    #[error("not a whole Parquet file: {0}\nhint: finish its download, or copy it again")]
-    Syntax(String),
-    /// Damaged behind its footer.
-    #[error("damaged: {0}\nhint: copy the file again")]
-    Damaged(String),
-    /// A compression that is not built in.
-    #[error(
-        "column {column} is compressed by {codec}, which is not read\nhint: write it with snappy, zstd or gzip"
-    )]
-    Codec {
-        /// The column.
-        column: String,
-        /// Its compression.
-        codec: String,
-    },
-    /// No column that could be one of images.
-    #[error(
-        "none of its columns {got} holds images\nhint: images stand in a column of bytes, or of structs with a part bytes; where rows are paths or addresses, give a .csv list of the files"
-    )]
-    NoImages {
-        /// Its columns.
-        got: String,
-    },
-    /// Several columns that could be the one of images.
-    #[error("its columns {got} may all hold the images\nhint: call the one that does image")]
-    Ambiguous {
-        /// The columns.
-        got: String,
-    },
-    /// A column of images that were left outside.
-    #[error(
-        "column {column} is null in every row: the images are not in the file\nhint: embed them when the file is written, or give a .csv list of them"
-    )]
-    NotEmbedded {
-        /// The column.
-        column: String,
-    },
-    /// Captions that are no texts.
-    #[error(
-        "column {column} is {got}\nhint: captions are texts, one per row, or a caption_embedding of lists of floats"
-    )]
-    Captions {
-        /// The column.
-        column: String,
-        /// Its type.
-        got: String,
-    },
-    /// Other columns than in the file before.
-    #[error("has {got}, but {first} has {expected}\nhint: give files of one data set")]
-    Columns {
-        /// The other file's name.
-        first: String,
-        /// What it has.
-        expected: String,
-        /// What this one has.
-        got: String,
-    },
-    /// A label that is no class.
-    #[error("row {row}, column {column}: class {got}, expected a whole number below {classes}")]
-    Label {
-        /// Row of the file, from 0.
-        row: usize,
-        /// The column of labels.
-        column: String,
-        /// What it holds.
-        got: String,
-        /// How many classes there are.
-        classes: u32,
-    },
-    /// An embedding that cannot be used.
-    #[error("row {row}: its caption_embedding {reason}")]
-    CaptionEmbedding {
-        /// Row of the file, from 0.
-        row: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Training and test images in one folder, or what looks so.
-    #[error(
-        "its files are not of one split: {}\nhint: give a folder with the files of one; links will do",
-        files.join(", ")
-    )]
-    Splits {
-        /// One file of each.
-        files: Vec<String>,
-    },
-    /// A folder that is no set of Parquet files, but holds such a set.
-    #[error(
-        "there are Parquet files, but not only: {other}\nhint: give one of the files, or a folder with nothing else in it"
-    )]
-    Among {
-        /// What else is there.
-        other: String,
-    },
-}
-
-/// One of the files.
-#[derive(Debug)]
-struct Table {
-    path: PathBuf,
-    metadata: ArrowReaderMetadata,
-    /// The column of images.
-    leaf: usize,
-    cut: Cut,
-}
-
-/// Where an image lies.
+/// An image: a row of one of the files.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    table: usize,
+struct ImageRow {
+    file: usize,
     row: usize,
 }
 
 /// Listed Parquet files.
 #[derive(Debug)]
 pub struct ParquetFiles {
-    tables: Vec<Table>,
-    files: OpenFiles,
-    kept: Kept,
-    samples: Vec<Sample>,
-    places: Vec<Place>,
-    class_names: Option<Vec<String>>,
-    captions: Option<Captions>,
-    ignores_captions: bool,
-    rejected: Vec<Rejected>,
-    passed_over: Option<String>,
+    files: Vec<ImageFile>,
+    open: OpenFiles,
+    decoded: DecodedBlocks,
+    listing: Listing,
+    /// The row of each sample.
+    rows: Vec<ImageRow>,
 }
 
 /// Whether a file's name says that it is a Parquet file.
@@ -189,11 +71,11 @@ pub(super) fn is_parquet(name: &str) -> bool {
 /// A folder that cannot be read, with the files of several splits, or in which Parquet files are hidden that would not be found.
 pub(super) fn tables_of(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let io = |error| SourceError::io(folder, error);
-    let wrong = |problem| SourceError::Table { path: folder.to_owned(), problem };
+    let wrong = |problem| ParquetSourceError::unusable(folder, problem).into();
     let paths = names::set_of(folder, is_parquet).map_err(io)?;
     if paths.is_empty() {
         return match names::among_no_images(folder, is_parquet).map_err(io)? {
-            Some(other) => Err(wrong(TableProblem::Among { other })),
+            Some(other) => Err(wrong(ParquetProblem::Among { other })),
             None => Ok(paths),
         };
     }
@@ -201,7 +83,7 @@ pub(super) fn tables_of(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let splits: BTreeMap<String, String> = names.map(|name| (split_of(&name), name)).collect();
     // Files that are called nothing in particular may belong together.
     match splits.len() > 1 {
-        true => Err(wrong(TableProblem::Splits { files: splits.into_values().collect() })),
+        true => Err(wrong(ParquetProblem::Splits { files: splits.into_values().collect() })),
         false => Ok(paths),
     }
 }
@@ -224,7 +106,7 @@ impl ParquetFiles {
     /// Lists one file.
     ///
     /// # Errors
-    /// [`SourceError`] where it cannot be read, is damaged, holds no image, or lacks the captions that are to be read.
+    /// [`SourceError`] if it cannot be read, is damaged, holds no image, or lacks the captions that are to be read.
     pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
         Self::open_all(path, vec![path.to_owned()], captions)
     }
@@ -238,12 +120,12 @@ impl ParquetFiles {
         paths: Vec<PathBuf>,
         captions: CaptionColumn,
     ) -> Result<Self, SourceError> {
-        // All of them, and then the first error: which one is told must not depend on threads.
-        let listed: Vec<Result<Listed, SourceError>> =
-            paths.into_par_iter().map(|path| Listed::read(path, captions)).collect();
-        let listed = listed.into_iter().collect::<Result<Vec<Listed>, _>>()?;
+        // All are listed before the first error is returned, so that it does not depend on threads.
+        let listed: Vec<Result<ListedFile, ParquetSourceError>> =
+            paths.into_par_iter().map(|path| ListedFile::read(path, captions)).collect();
+        let listed = listed.into_iter().collect::<Result<Vec<ListedFile>, _>>()?;
         require_alike(&listed)?;
-        let Some(first) = listed.iter().find(|file| file.table.cut.rows() > 0) else {
+        let Some(first) = listed.iter().find(|listed| listed.file.blocks.rows() > 0) else {
             let hint = "samples are the rows, and there is none";
             return Err(SourceError::NoImages { path: root.to_owned(), hint });
         };
@@ -257,40 +139,42 @@ impl ParquetFiles {
             Some((_, LabelKind::Text)) => class_names(&listed),
             _ => None,
         };
-        let mut source = Self {
+        let listing = Listing {
             captions: caption.as_ref().map(|(_, kind)| Captions::empty(*kind)),
             ignores_captions: captions == CaptionColumn::Ignore
-                && columns::has_captions(&first.table.metadata),
-            passed_over: first.columns.passed_over(&first.table.metadata),
-            tables: Vec::with_capacity(listed.len()),
-            files: OpenFiles::new(OPEN_FILES),
-            kept: Kept::default(),
-            samples: Vec::new(),
-            places: Vec::new(),
-            class_names: None,
-            rejected: Vec::new(),
+                && columns::has_captions(&first.file.metadata),
+            passed_over: first.columns.passed_over(&first.file.metadata),
+            ..Listing::default()
+        };
+        let mut source = Self {
+            files: Vec::with_capacity(listed.len()),
+            open: OpenFiles::new(OPEN_FILES),
+            decoded: DecodedBlocks::default(),
+            listing,
+            rows: Vec::new(),
         };
         let names = class_names.as_deref().unwrap_or_default();
         let numbers: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
         for file in listed {
             source.add(file, &numbers)?;
         }
-        source.class_names = class_names;
-        match source.captions.is_some() && source.samples.is_empty() {
+        source.listing.class_names = class_names;
+        match source.listing.captions.is_some() && source.listing.samples.is_empty() {
             true => Err(no_captions()),
             false => Ok(source),
         }
     }
 
-    /// Adds the rows of the next file; `numbers` are those of the classes that texts name, none where texts are numbers.
-    fn add(&mut self, file: Listed, numbers: &HashMap<&str, u32>) -> Result<(), SourceError> {
-        let Listed { table, labels, captions, uncaptioned, .. } = file;
-        let name = names::file_name(&table.path);
-        let captioned = self.places.len();
-        for row in 0..table.cut.rows() {
+    /// Adds the rows of the next file. `numbers` maps class names to labels; it is empty if texts are numbers.
+    fn add(&mut self, listed: ListedFile, numbers: &HashMap<&str, u32>) -> Result<(), ParquetSourceError> {
+        let ListedFile { file, labels, captions, uncaptioned, .. } = listed;
+        let name = names::file_name(&file.path);
+        let captioned = self.rows.len();
+        for row in 0..file.blocks.rows() {
             let key = format!("{name}/{row}");
             if let Some(detail) = uncaptioned.get(&row) {
-                self.rejected.push(Rejected { key, reason: "no-caption", detail: (*detail).to_owned() });
+                let detail = (*detail).to_owned();
+                self.listing.rejected.push(Rejected { key, reason: "no-caption", detail });
                 continue;
             }
             let label = match &labels {
@@ -300,44 +184,39 @@ impl ParquetFiles {
                     .as_deref()
                     .and_then(|label| numbers.get(label).copied().or_else(|| label.parse().ok())),
             };
-            self.samples.push(Sample { key, label });
-            self.places.push(Place { table: self.tables.len(), row });
+            self.listing.samples.push(Sample { key, label });
+            self.rows.push(ImageRow { file: self.files.len(), row });
         }
-        let first = self.places.get(captioned);
-        if let (Some(captions), Some(more), Some(first)) = (&mut self.captions, captions, first) {
-            captions.append(more).map_err(|reason| SourceError::Table {
-                path: table.path.clone(),
-                problem: TableProblem::CaptionEmbedding { row: first.row, reason },
+        let first = self.rows.get(captioned);
+        if let (Some(captions), Some(more), Some(first)) = (&mut self.listing.captions, captions, first) {
+            captions.append(more).map_err(|source| {
+                let problem = ParquetProblem::CaptionEmbedding { row: first.row, source };
+                ParquetSourceError::unusable(&file.path, problem)
             })?;
         }
-        self.tables.push(table);
+        self.files.push(file);
         Ok(())
     }
 }
 
 impl ImageSource for ParquetFiles {
-    fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        self.class_names.as_deref()
+    fn listing(&self) -> &Listing {
+        &self.listing
     }
 
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
-        let samples = self.samples.len();
-        let Place { table: number, row } =
-            *self.places.get(index).ok_or(SourceError::Index { index, samples })?;
-        let table = &self.tables[number];
-        let (block, at) = table.cut.find(row);
-        let images = self.kept.get((number, block), |block| {
-            let file = SharedFile::new(self.files.get(number, &table.path)?)?;
-            blocks::decode_from(file, &table.metadata, table.leaf, block)
+        self.listing.sample(index)?;
+        let ImageRow { file: number, row } = self.rows[index];
+        let file = &self.files[number];
+        let (block, at) = file.blocks.find(row);
+        let images = self.decoded.get((number, block), |block| {
+            let open = SharedFile::new(self.open.get(number, &file.path)?)?;
+            blocks::decode_from(open, &file.metadata, file.leaf, block)
         });
-        let images = images.map_err(|error| SourceError::archive_io(&table.path, io_error(error)))?;
-        let path = || table.path.join(row.to_string());
+        let images = images.map_err(|error| ParquetSourceError::unreadable(&file.path, error))?;
+        let path = || file.path.join(row.to_string());
         if images.is_null(at) {
-            return Err(SourceError::NoBytes { path: path() });
+            return Err(ParquetSourceError::NoBytes { path: path() }.into());
         }
         let image = images.value(at);
         match u64::try_from(image.len()).is_ok_and(|length| length <= max_bytes) {
@@ -345,40 +224,24 @@ impl ImageSource for ParquetFiles {
             false => Err(SourceError::TooManyBytes { path: path(), limit: max_bytes }),
         }
     }
-
-    fn rejected(&self) -> &[Rejected] {
-        &self.rejected
-    }
-
-    fn captions(&self) -> Option<&Captions> {
-        self.captions.as_ref()
-    }
-
-    fn ignores_captions(&self) -> bool {
-        self.ignores_captions
-    }
-
-    fn passed_over(&self) -> Option<&str> {
-        self.passed_over.as_deref()
-    }
 }
 
-/// Refuses files that are not of one data set.
-fn require_alike(listed: &[Listed]) -> Result<(), SourceError> {
+/// Fails if the files are not of one data set.
+fn require_alike(listed: &[ListedFile]) -> Result<(), ParquetSourceError> {
     let Some(first) = listed.first() else { return Ok(()) };
-    match listed.iter().find(|file| file.columns != first.columns) {
+    match listed.iter().find(|other| other.columns != first.columns) {
         None => Ok(()),
         Some(other) => {
             let (expected, got) = first.columns.difference(&other.columns);
-            let first = names::file_name(&first.table.path);
-            let problem = TableProblem::Columns { first, expected, got };
-            Err(SourceError::Table { path: other.table.path.clone(), problem })
+            let first = names::file_name(&first.file.path);
+            let problem = ParquetProblem::Columns { first, expected, got };
+            Err(ParquetSourceError::unusable(&other.file.path, problem))
         }
     }
 }
 
-/// The names of all classes that labels name, in bytewise order; none where all are class numbers.
-fn class_names(listed: &[Listed]) -> Option<Vec<String>> {
+/// The names of all classes, in bytewise order; `None` if all labels are class numbers.
+fn class_names(listed: &[ListedFile]) -> Option<Vec<String>> {
     let labels = listed.iter().filter_map(|file| match &file.labels {
         Labels::Texts(labels) => Some(labels),
         _ => None,
@@ -386,140 +249,4 @@ fn class_names(listed: &[Listed]) -> Option<Vec<String>> {
     let distinct: BTreeSet<&String> = labels.flatten().flatten().collect();
     let numbers = distinct.iter().all(|label| label.parse::<u32>().is_ok());
     (!numbers).then(|| distinct.into_iter().cloned().collect())
-}
-
-/// An error of the system's as it was, where that is what stopped the reader.
-fn io_error(error: ParquetError) -> io::Error {
-    match error {
-        ParquetError::External(error) => {
-            error.downcast::<io::Error>().map_or_else(io::Error::other, |error| *error)
-        }
-        error => io::Error::other(error),
-    }
-}
-
-/// What one file tells without its images.
-struct Listed {
-    table: Table,
-    columns: Columns,
-    labels: Labels,
-    /// Of the rows that have one, where captions are read.
-    captions: Option<Captions>,
-    /// Rows without a caption, and why, where captions are read.
-    uncaptioned: BTreeMap<usize, &'static str>,
-}
-
-/// One entry per row, where there are labels.
-enum Labels {
-    None,
-    Numbers(Vec<Option<u32>>),
-    Texts(Vec<Option<String>>),
-}
-
-impl Listed {
-    fn read(path: PathBuf, captions: CaptionColumn) -> Result<Self, SourceError> {
-        let failed = |error: ParquetError, problem: fn(String) -> TableProblem| match io_error(error) {
-            error if error.raw_os_error().is_some() => SourceError::archive_io(&path, error),
-            error => SourceError::Table { path: path.clone(), problem: problem(error.to_string()) },
-        };
-        let wrong = |problem| SourceError::Table { path: path.clone(), problem };
-        let open = || SharedFile::new(Arc::new(File::open(&path)?));
-        let file = open().map_err(|error| SourceError::archive_io(&path, error))?;
-        // Types as they are stored: those that a writer had in memory are of no interest.
-        let options = ArrowReaderOptions::new()
-            .with_skip_arrow_metadata(true)
-            .with_offset_index_policy(PageIndexPolicy::Optional);
-        let metadata = blocks::guarded(|| ArrowReaderMetadata::load(&file, options))
-            .map_err(|error| failed(error, TableProblem::Syntax))?;
-        let columns = Columns::of(&metadata, captions).map_err(wrong)?;
-        let leaf = columns::leaf(&metadata, &columns.image)
-            .ok_or_else(|| wrong(TableProblem::NoImages { got: columns.image.clone() }))?;
-        let cut = Cut::new(&metadata, leaf).map_err(|what| wrong(TableProblem::Syntax(what)))?;
-        require_embedded(&metadata, leaf, &columns.image).map_err(wrong)?;
-        require_codecs(&metadata, &columns).map_err(wrong)?;
-        let column = |name: &str| -> Result<Vec<ArrayRef>, SourceError> {
-            blocks::guarded(|| read_column(file.clone(), &metadata, name, cut.rows()))
-                .map_err(|error| failed(error, TableProblem::Damaged))
-        };
-        let labels = match &columns.label {
-            None => Labels::None,
-            Some((name, LabelKind::Text)) => Labels::Texts(values::texts(&column(name)?)),
-            Some((name, kind)) => {
-                let classes = match kind {
-                    LabelKind::Named(names) => u32::try_from(names.len()).unwrap_or(u32::MAX),
-                    _ => u32::MAX,
-                };
-                Labels::Numbers(values::class_numbers(&column(name)?, name, classes).map_err(wrong)?)
-            }
-        };
-        let mut uncaptioned = BTreeMap::new();
-        let captions = match &columns.caption {
-            None => None,
-            Some((name, kind)) => {
-                Some(values::captions(&column(name)?, *kind, &mut uncaptioned).map_err(wrong)?)
-            }
-        };
-        let table = Table { path: path.clone(), metadata, leaf, cut };
-        Ok(Self { table, columns, labels, captions, uncaptioned })
-    }
-}
-
-/// Refuses a file that is known to hold none of its images.
-fn require_embedded(metadata: &ArrowReaderMetadata, leaf: usize, name: &str) -> Result<(), TableProblem> {
-    let groups = metadata.metadata().row_groups();
-    let empty = groups.iter().filter(|group| group.num_rows() > 0).map(|group| {
-        let nulls = group.column(leaf).statistics().and_then(|statistics| statistics.null_count_opt());
-        nulls.is_some_and(|nulls| i64::try_from(nulls) == Ok(group.num_rows()))
-    });
-    let mut empty = empty.peekable();
-    match empty.peek().is_some() && empty.all(|empty| empty) {
-        true => Err(TableProblem::NotEmbedded { column: name.to_owned() }),
-        false => Ok(()),
-    }
-}
-
-/// Refuses columns in a compression that is not built in, before an image is looked for.
-fn require_codecs(metadata: &ArrowReaderMetadata, columns: &Columns) -> Result<(), TableProblem> {
-    let read = [
-        Some(&columns.image),
-        columns.label.as_ref().map(|it| &it.0),
-        columns.caption.as_ref().map(|it| &it.0),
-    ];
-    let chunks = metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
-    for chunk in chunks {
-        let column = chunk.column_path().parts().first();
-        let (true, Some(column)) = (read.contains(&column), column) else { continue };
-        match chunk.compression() {
-            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => {
-            }
-            codec => {
-                let codec = codec.to_string();
-                return Err(TableProblem::Codec { column: column.clone(), codec });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// All of a top-level column, which has `rows` rows.
-fn read_column(
-    file: SharedFile,
-    metadata: &ArrowReaderMetadata,
-    name: &str,
-    rows: usize,
-) -> Result<Vec<ArrayRef>, ParquetError> {
-    let root = metadata.schema().index_of(name)?;
-    let mask = ProjectionMask::roots(metadata.parquet_schema(), [root]);
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-        .with_projection(mask)
-        .build()?;
-    let arrays = reader
-        .map(|batch| Ok(batch?.columns().first().cloned()))
-        .filter_map(Result::transpose)
-        .collect::<Result<Vec<ArrayRef>, ParquetError>>()?;
-    let got: usize = arrays.iter().map(|array| array.len()).sum();
-    match got == rows {
-        true => Ok(arrays),
-        false => Err(ParquetError::General(format!("column {name} has {got} rows, expected {rows}"))),
-    }
 }

@@ -1,4 +1,4 @@
-//! What stands in the columns beside the images.
+//! Labels and captions: the values of the columns beside the images.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use arrow_schema::DataType;
 
 use super::super::Captions;
 use super::super::captions::CaptionKind;
-use super::TableProblem;
+use super::ParquetProblem;
 
-/// The texts of a column without blanks around them, none for null and for empty ones.
+/// The trimmed texts of a column; `None` for null and for empty texts.
 pub(super) fn texts(arrays: &[ArrayRef]) -> Vec<Option<String>> {
     let texts = arrays.iter().filter_map(|array| array.as_string_opt::<i32>()).flat_map(|texts| texts.iter());
     let texts = texts.map(|text| text.map(str::trim).filter(|text| !text.is_empty()));
     texts.map(|text| text.map(str::to_owned)).collect()
 }
 
-/// The class numbers of the column `name`, each below `classes`; a negative number, as for hidden labels, is none.
+/// The class numbers of the column `name`, each below `classes`; a negative number, as for hidden labels, means no label.
 pub(super) fn class_numbers(
     arrays: &[ArrayRef],
     name: &str,
     classes: u32,
-) -> Result<Vec<Option<u32>>, TableProblem> {
+) -> Result<Vec<Option<u32>>, ParquetProblem> {
     let numbers = arrays.iter().flat_map(|array| numbers(array));
     let checked = numbers.enumerate().map(|(row, number)| match number.filter(|number| *number >= 0.0) {
         None => Ok(None),
@@ -34,14 +34,14 @@ pub(super) fn class_numbers(
             Some(label) => Ok(Some(label)),
             None => {
                 let got = number.to_string();
-                Err(TableProblem::Label { row, column: name.to_owned(), got, classes })
+                Err(ParquetProblem::Label { row, column: name.to_owned(), got, classes })
             }
         },
     });
     checked.collect()
 }
 
-/// A number that is a class.
+/// The number as a class; `None` if it is not a whole number in the range of `u32`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be the same number")]
 fn as_class(number: f64) -> Option<u32> {
     let label = number as u32;
@@ -53,7 +53,7 @@ pub(super) fn captions(
     arrays: &[ArrayRef],
     kind: CaptionKind,
     missing: &mut BTreeMap<usize, &'static str>,
-) -> Result<Captions, TableProblem> {
+) -> Result<Captions, ParquetProblem> {
     let mut captions = Captions::empty(kind);
     match kind {
         CaptionKind::Text => {
@@ -75,14 +75,14 @@ pub(super) fn captions(
                     numbers(&list).into_iter().map(|number| number.unwrap_or(f64::NAN)).collect();
                 captions
                     .push_embedding(&embedding)
-                    .map_err(|reason| TableProblem::CaptionEmbedding { row, reason })?;
+                    .map_err(|source| ParquetProblem::CaptionEmbedding { row, source })?;
             }
         }
     }
     Ok(captions)
 }
 
-/// The numbers of an array of any type of numbers. As class numbers and embeddings, all that matter are exact.
+/// The numbers of an array of any type of numbers. Every number that is a class or an embedding's value is exact as f64.
 fn numbers(array: &dyn Array) -> Vec<Option<f64>> {
     fn widen<T: ArrowPrimitiveType>(array: &dyn Array, widen: fn(T::Native) -> f64) -> Vec<Option<f64>> {
         array.as_primitive::<T>().iter().map(|number| number.map(widen)).collect()

@@ -108,8 +108,8 @@ impl Norm {
         x.iter().enumerate().map(|(at, &x)| activate(self.activation, self.before(at, x))).collect()
     }
 
-    /// Gradients of input, scale and shift; `frozen`: the statistics are constants.
-    pub fn backward(&self, x: &[f64], dy: &[f64], frozen: bool) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    /// Gradients of input, scale and shift.
+    pub fn backward(&self, x: &[f64], dy: &[f64]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let channels = self.mean.len();
         let rows = f64::from(u32::try_from(x.len() / channels).unwrap_or(u32::MAX));
         let g: Vec<f64> = x
@@ -126,7 +126,7 @@ impl Norm {
         }
         let dx = |(at, g): (usize, &f64)| {
             let c = at % channels;
-            let centered = if frozen { *g } else { g - dbeta[c] / rows - hat(at) * dgamma[c] / rows };
+            let centered = g - dbeta[c] / rows - hat(at) * dgamma[c] / rows;
             self.gamma[c] * self.inverse[c] * centered
         };
         (g.iter().enumerate().map(dx).collect(), dgamma, dbeta)

@@ -4,8 +4,8 @@
 //! weights. A strided backward-data falls into `stride²` *phases*, each a dense convolution onto every `stride`-th pixel.
 //! Backward-weight ([`weight`]) sums outer products over the pixels.
 //!
-//! What a task reads of the input it first copies into a *strip*: a few rows with their padding, normalized, small enough for
-//! the level-2 cache. The tiles run over the strip.
+//! A task first copies its part of the input into a *strip*: a few rows with their padding, normalized, small enough for the level-2
+//! cache. The tiles run over the strip.
 
 mod axis;
 mod gather;

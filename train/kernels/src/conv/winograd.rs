@@ -23,7 +23,7 @@ use crate::moments::Moments;
 use crate::operand::Operand;
 use crate::workspace::Workspace;
 
-/// What the output is cut into.
+/// Tiles of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tile {
     /// Whole images of 2x2 pixels in a border of zeros.
@@ -42,7 +42,7 @@ fn tile(conv: &Conv) -> Tile {
 ///
 /// An estimate, in multiplications: those of a tile run at nearly full speed, but its transforms add some for each channel, and
 /// the transform of the filters some for each pair of channels.
-fn wins(conv: &Conv) -> bool {
+pub(super) fn wins(conv: &Conv) -> bool {
     let s = &conv.sliding;
     if s.kernel != (3, 3) || s.window.stride != 1 || s.window.dilation != 1 || conv.groups != 1 {
         return false;
@@ -57,21 +57,6 @@ fn wins(conv: &Conv) -> bool {
     let tiles_cost = tiles * points * (from * to * 8 / 7 + 15 * (from + to));
     let direct_cost = s.out_pixels() * s.channels * to * 12;
     tiles_cost + 600 * from * to < direct_cost
-}
-
-/// Whether [`forward`] is faster than the direct algorithm.
-pub(super) fn wins_forward(conv: &Conv) -> bool {
-    wins(conv)
-}
-
-/// Whether [`backward_data`] is faster than the direct algorithm.
-pub(super) fn wins_backward_data(conv: &Conv) -> bool {
-    wins(conv)
-}
-
-/// Whether [`backward_weight`] is faster than the direct algorithm.
-pub(super) fn wins_backward_weight(conv: &Conv) -> bool {
-    wins(conv)
 }
 
 /// See [`super::forward`].

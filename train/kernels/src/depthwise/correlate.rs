@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::ahead::Ahead;
 
-/// Output columns computed together, so that an input vector is loaded once for all the windows it lies in.
+/// Output columns computed together, so that an input vector is loaded once for all its windows.
 const COLUMNS: usize = 4;
 
 /// One row of outputs: `out[j] = Σ_r Σ_q rows[r][first + j*stride + q*dilation] * filters[r][q]`, all channels.
@@ -23,19 +23,19 @@ pub(super) struct Correlate<'a, 'm, const N: usize> {
     pub(super) columns: usize,
     /// Where they go.
     pub(super) target: Target<'a>,
-    /// What will be needed next.
+    /// Memory to prefetch.
     pub(super) ahead: &'a mut Ahead<'m, N>,
 }
 
 /// Pixels some distance apart.
 pub(super) struct Target<'a> {
-    /// The first pixel and what follows.
+    /// Memory from the first pixel on.
     pub(super) out: &'a mut [f32],
     /// Channels of a pixel.
     pub(super) channels: usize,
     /// Scalars from pixel to pixel.
     pub(super) step: usize,
-    /// Whether values are added to what is there.
+    /// Whether values are added to the content of `out`.
     pub(super) accumulate: bool,
 }
 

@@ -5,7 +5,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::elementwise::Source;
+use crate::elementwise::Values;
 use crate::simd;
 
 /// Values that are read at a time.
@@ -73,7 +73,7 @@ impl<'a> Ring<'a> {
     }
 
     /// Makes sure that row `number`, which starts at `number * width * channels` of `source`, is held.
-    pub(super) fn hold(&mut self, number: usize, source: &impl Source) {
+    pub(super) fn hold(&mut self, number: usize, source: &Values<'_>) {
         let slot = number % self.held.len();
         if self.held[slot] == number {
             return;

@@ -23,7 +23,7 @@ pub(super) struct Products<'a, 'm, const N: usize> {
     pub(super) columns: usize,
     /// `[block][kernel row][tap][lane]`.
     pub(super) sums: &'a mut [f32],
-    /// What will be needed next.
+    /// Memory to prefetch.
     pub(super) ahead: &'a mut Ahead<'m, N>,
 }
 

@@ -34,7 +34,7 @@ impl Layout {
         self.columns.next_multiple_of(self.lanes) * self.depth
     }
 
-    /// Packs panel `j` of columns that lie `[depth][stride]` in memory.
+    /// Packs panel `j` from columns in memory as `[depth][stride]`.
     pub(super) fn pack(&self, panel: &mut [f32], j: usize, from: &[f32], stride: usize) {
         let (first, stored) = (j * self.width(), panel.len() / self.depth);
         let used = (self.columns - first).min(stored);
@@ -44,7 +44,7 @@ impl Layout {
         }
     }
 
-    /// Packs a panel of columns that lie `[column][depth]` in memory.
+    /// Packs a panel from columns in memory as `[column][depth]`.
     pub(super) fn pack_transposed(&self, panel: &mut [f32], from: &[f32]) {
         let (used, stored) = (from.len() / self.depth, panel.len() / self.depth);
         transpose(from, self.depth, 0, panel, stored);
@@ -56,7 +56,7 @@ impl Layout {
 
 /// `to[i][row] = from[row][first + i]`: as many columns as `to` has rows of `stride` scalars.
 pub(super) fn transpose(from: &[f32], columns: usize, first: usize, to: &mut [f32], stride: usize) {
-    /// Side of the squares that are turned one by one, so that what is read and written stays in cache.
+    /// Side of the squares that are transposed one by one, so that both sides stay in cache.
     const SIDE: usize = 16;
     let rows = from.len() / columns;
     for (band, to) in to.chunks_mut(SIDE * stride).enumerate() {
@@ -80,7 +80,7 @@ pub(super) struct Product<'a> {
     pub(super) layout: Layout,
     /// `[rows][columns]`.
     pub(super) out: &'a mut [f32],
-    /// Whether it is added to what is there.
+    /// Whether the product is added to the content of `out`.
     pub(super) accumulate: bool,
 }
 

@@ -1,8 +1,6 @@
 //! Depthwise convolutions and their gradients against direct sums in f64.
 
-use lgd_kernels::batch_norm::{self, Gradient, Line, Normalization, Sums, Upstream};
-use lgd_kernels::depthwise::{self, Gradients};
-use lgd_kernels::{Activation, Moments, Operand, ShapeError, Sliding};
+use lgd_kernels::{Activation, Moments, Operand, ShapeError, Sliding, depthwise};
 use proptest::prelude::*;
 
 use crate::common::{
@@ -125,54 +123,6 @@ fn rectangular_kernels() {
     let window = lgd_kernels::Window { stride: 1, padding: 1, dilation: 1 };
     for kernel in [(1, 3), (3, 1), (5, 3), (3, 5)] {
         check(&Sliding::new((2, 6, 9, 10), kernel, window).unwrap(), None);
-    }
-}
-
-/// The sweep that takes normalizations with it, against one kernel after the other.
-fn check_fused(s: &Sliding, activation: Activation) {
-    let what = format!("{s:?} {activation:?}");
-    let c = s.channels;
-    let (gamma, beta) = (random(11, c), random(12, c));
-    let normalization = |x: &[f32]| {
-        Normalization::training(&Moments::of(x, c).unwrap(), &gamma, &beta, 1e-5, activation).unwrap()
-    };
-    let (x, z, dy) = (random(1, s.in_len()), random(2, s.out_pixels() * c), random(3, s.out_pixels() * c));
-    let (before, behind) = (normalization(&x), normalization(&z));
-    let line = Line::training(&behind, &gamma, &batch_norm::sums(&behind, &z, &dy).unwrap()).unwrap();
-    let operand = Operand { data: &x, norm: Some(before.affine()) };
-    let weights = random(7, c * s.taps());
-
-    let mut through = dy.clone();
-    batch_norm::apply(&line, &z, Upstream::InPlace(&mut through)).unwrap();
-    let (mut dx, mut dw) = (random(20, s.in_len()), random(21, weights.len()));
-    depthwise::backward_data(s, &through, &weights, &mut dx, true).unwrap();
-    depthwise::backward_weight(s, operand, &through, &mut dw, true).unwrap();
-    let sums = batch_norm::sums(&before, &x, &dx).unwrap();
-
-    let (fused_dx, fused_dw, fused_sums) = for_thread_counts(|| {
-        let (mut dx, mut dw, mut sums) = (random(20, s.in_len()), random(21, weights.len()), Sums::default());
-        let out = Gradients { dx: (&mut dx, true), dw: (&mut dw, true), sums: Some((&before, &mut sums)) };
-        let dy = Gradient { dy: &dy, through: Some((&z, &line)) };
-        depthwise::backward(s, operand, &weights, dy, out).unwrap();
-        (dx, dw, sums)
-    });
-    assert!(fused_dx == dx, "{what}: dx");
-    close(&format!("{what} dw"), &fused_dw, &wide(&dw), 1e-6);
-    let narrow = |sums: &[f64]| sums.iter().map(|&v| v.to_string().parse().unwrap()).collect::<Vec<f32>>();
-    close(&format!("{what} sums"), &narrow(&fused_sums.plain), &sums.plain, 1e-5);
-    close(&format!("{what} centered sums"), &narrow(&fused_sums.centered), &sums.centered, 1e-5);
-}
-
-#[test]
-fn one_sweep_is_all_gradients() {
-    for activation in Activation::ALL {
-        check_fused(&sliding((2, 9, 8, 19), 3, (1, 1, 1)), activation);
-    }
-    for (kernel, window) in
-        [(3, (2, 1, 1)), (5, (1, 2, 1)), (5, (2, 2, 1)), (1, (2, 0, 1)), (3, (3, 0, 2)), (2, (1, 3, 1))]
-    {
-        check_fused(&sliding((3, 13, 10, 24), kernel, window), Activation::Relu6);
-        check_fused(&sliding((1, 70, 9, 5), kernel, window), Activation::Silu);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Element-wise kernels against their formulas.
 
 use lgd_kernels::elementwise::{
-    activation_backward, activation_forward, add, add_backward, add_into, materialize, scale, scale_backward,
+    activate, activate_backward, add, add_backward, add_into, materialize, scale, scale_backward,
 };
 use lgd_kernels::{Activation, Operand, ShapeError};
 
@@ -58,12 +58,12 @@ fn activations_and_their_gradients() {
     let x: Vec<f32> = random(1, 40_001).iter().map(|v| 8.0 * v).collect();
     for activation in Activation::ALL {
         let mut y = vec![f32::NAN; x.len()];
-        activation_forward(activation, &x, &mut y).unwrap();
+        activate(activation, &x, &mut y).unwrap();
         close("value", &y, &wide(&x).iter().map(|&x| apply(activation, x)).collect::<Vec<_>>(), 1e-6);
         let mut dy = random(2, x.len());
         let expected: Vec<f64> =
             wide(&x).iter().zip(&dy).map(|(&x, &dy)| slope(activation, x) * f64::from(dy)).collect();
-        activation_backward(activation, &x, &mut dy).unwrap();
+        activate_backward(activation, &x, &mut dy).unwrap();
         close("gradient", &dy, &expected, 2e-6);
     }
 }
@@ -73,7 +73,7 @@ fn terms_are_added_in_place() {
     let mut sum = random(1, 20_001);
     let term = random(2, 20_001);
     let expected: Vec<f64> = sum.iter().zip(&term).map(|(a, b)| f64::from(a + b)).collect();
-    add_into(&mut sum, &term).unwrap();
+    add_into(&term, &mut sum).unwrap();
     close("sum", &sum, &expected, 0.0);
 }
 
@@ -119,7 +119,7 @@ fn wrong_lengths_are_errors() {
     assert!(scale(Operand::plain(&x), &[1.0; 3], 4, 3, &mut y).is_ok());
     assert!(scale(Operand::plain(&x), &[1.0; 3], 3, 3, &mut y).is_err());
     assert!(scale(Operand::plain(&x), &[1.0; 3], 0, 3, &mut y).is_err());
-    assert!(add_into(&mut y, &x[1..]).is_err());
-    assert!(activation_forward(Activation::Relu, &x[1..], &mut y).is_err());
-    assert!(activation_backward(Activation::Relu, &x[1..], &mut y).is_err());
+    assert!(add_into(&x[1..], &mut y).is_err());
+    assert!(activate(Activation::Relu, &x[1..], &mut y).is_err());
+    assert!(activate_backward(Activation::Relu, &x[1..], &mut y).is_err());
 }

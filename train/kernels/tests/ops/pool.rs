@@ -28,7 +28,7 @@ fn check_max(s: &Sliding, kind: Option<Activation>) {
         let (mut y, mut argmax) = (vec![f32::NAN; expected.len()], vec![255; expected.len()]);
         max_pool(s, x.operand(), &mut y, &mut argmax).unwrap();
         let mut dx = vec![f32::NAN; s.in_len()];
-        max_pool_backward(s, &argmax, &dy, &mut dx, false).unwrap();
+        max_pool_backward(s, &dy, &argmax, &mut dx, false).unwrap();
         (y, argmax, dx)
     });
     assert_eq!(y, expected, "{what}");
@@ -42,7 +42,7 @@ fn check_max(s: &Sliding, kind: Option<Activation>) {
     }
     close(&what, &dx, &sums, 1e-6);
     let mut added = dx.clone();
-    max_pool_backward(s, &argmax, &dy, &mut added, true).unwrap();
+    max_pool_backward(s, &dy, &argmax, &mut added, true).unwrap();
     close(&what, &added, &sums.iter().map(|v| 2.0 * v).collect::<Vec<_>>(), 1e-6);
 }
 

@@ -1,7 +1,7 @@
 //! L2 normalization and cross-entropy against their formulas and central differences.
 
 use lgd_kernels::rows::{
-    Targets, cross_entropy_backward, cross_entropy_forward, normalize_backward, normalize_forward,
+    Targets, cross_entropy_backward, cross_entropy_forward, l2_normalize, l2_normalize_backward,
 };
 
 use crate::common::{close, for_thread_counts, random, wide};
@@ -31,8 +31,8 @@ fn rows_are_normalized() {
         let (x, dy) = (random(1, rows * columns), random(2, rows * columns));
         let (y, dx) = for_thread_counts(|| {
             let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
-            normalize_forward(&x, columns, &mut y).unwrap();
-            normalize_backward(&x, &dy, columns, &mut dx).unwrap();
+            l2_normalize(&x, columns, &mut y).unwrap();
+            l2_normalize_backward(&x, &dy, columns, &mut dx).unwrap();
             (y, dx)
         });
         close("normalized", &y, &normalized(&wide(&x), columns), 1e-6);
@@ -45,8 +45,8 @@ fn rows_are_normalized() {
 #[test]
 fn a_zero_row_stays_zero() {
     let (mut y, mut dx) = ([1.0; 3], [1.0; 3]);
-    normalize_forward(&[0.0; 3], 3, &mut y).unwrap();
-    normalize_backward(&[0.0; 3], &[1e-13; 3], 3, &mut dx).unwrap();
+    l2_normalize(&[0.0; 3], 3, &mut y).unwrap();
+    l2_normalize_backward(&[0.0; 3], &[1e-13; 3], 3, &mut dx).unwrap();
     assert_eq!(y, [0.0; 3]);
     assert!(dx.iter().all(|v| v.is_finite()));
 }
@@ -139,6 +139,6 @@ fn what_does_not_fit_is_an_error() {
     assert!(!run(4, named(&[0, 2], &[1.0; 2], 1), &[true; 2]));
     assert!(!run(4, named(&[0], &[1.0; 2], 1), &[true; 2]));
     assert!(!run(4, named(&[], &[], 0), &[true; 2]));
-    assert!(normalize_forward(&[0.0; 5], 2, &mut [0.0; 5]).is_err());
-    assert!(normalize_backward(&[0.0; 4], &[0.0; 4], 2, &mut [0.0; 3]).is_err());
+    assert!(l2_normalize(&[0.0; 5], 2, &mut [0.0; 5]).is_err());
+    assert!(l2_normalize_backward(&[0.0; 4], &[0.0; 4], 2, &mut [0.0; 3]).is_err());
 }

@@ -1,38 +1,41 @@
-//! Layers with weights: convolutions, their transposes, and dense layers.
+//! Layers with weights: convolutions, transposed convolutions, and dense layers.
 
-use lgd_cuda::batch_norm::Operand;
-use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice, conv, elementwise, linear};
-use lgd_kernels::ShapeError;
-use lgd_kernels::conv::Conv;
-use lgd_kernels::linear::Linear;
+use lgd_cuda::{Buffer, CudaError, Element, Gpu, Operand, Slice, conv, elementwise, linear};
 
 use super::CudaBackend;
 use super::memory::{CudaBuffer, Pool};
-use super::norm::norm;
-use crate::engine::backend::{Reading, Site};
-use crate::engine::graph::Op;
+use super::saved::norm;
+use crate::engine::backend::FusedOperand;
+use crate::engine::graph::{Convolution, Dense};
 use crate::engine::parameters::Range;
+use crate::error::Result;
+
+/// Which product of a convolution leads from a node's input to its output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// The convolution itself.
+    Forward,
+    /// Its adjoint, the gradient of its input: a transposed convolution.
+    Transposed,
+}
 
 impl CudaBackend {
     pub(super) fn convolve(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        direction: Direction,
+        conv: &Convolution,
+        x: FusedOperand<'_, CudaBuffer>,
         y: &mut CudaBuffer,
-    ) -> Result<(), CudaError> {
-        let Some((conv, range)) = geometry(at)? else { return Ok(()) };
-        let Self { gpu, pool, kept, element, .. } = self;
-        let weights = weights(&self.copy, &self.parameters, range)?;
+    ) -> Result<()> {
+        let Self { gpu, pool, saved, element, .. } = self;
+        let weights = weights(&self.copy, &self.parameters, conv.weight)?;
         let converted = pool.converted(gpu, x.buffer.values()?, *element)?;
         let data = converted.as_ref().map_or(x.buffer.values()?, Buffer::as_slice);
-        let operand = Operand { data, norm: norm(kept, x.norm) };
-        let y = y.room(gpu, pool, *element)?;
-        match at.node().op {
-            // The adjoint of a convolution is its gradient with respect to the input.
-            Op::ConvTranspose { .. } => {
-                conv::backward_data(gpu, &conv, data, weights, &mut y.as_mut(), false)?
-            }
-            _ => conv::forward(gpu, &conv, operand, weights, &mut y.as_mut())?,
+        let norm = x.norm.map(|id| norm(saved, id)).transpose()?;
+        let y = &mut y.room(gpu, pool, *element)?.as_mut();
+        match direction {
+            Direction::Forward => conv::forward(gpu, &conv.geometry, Operand { data, norm }, weights, y)?,
+            Direction::Transposed => conv::backward_data(gpu, &conv.geometry, data, weights, y, false)?,
         }
         pool.recycle(converted);
         Ok(())
@@ -40,32 +43,24 @@ impl CudaBackend {
 
     pub(super) fn convolve_backward_data(
         &mut self,
-        at: Site<'_>,
+        direction: Direction,
+        conv: &Convolution,
         dy: &CudaBuffer,
         dx: &mut CudaBuffer,
         accumulate: bool,
-    ) -> Result<(), CudaError> {
-        let Some((conv, range)) = geometry(at)? else { return Ok(()) };
+    ) -> Result<()> {
         let Self { gpu, pool, element, .. } = self;
-        let weights = weights(&self.copy, &self.parameters, range)?;
+        let weights = weights(&self.copy, &self.parameters, conv.weight)?;
         let converted = pool.converted(gpu, dy.values()?, *element)?;
         let dy = converted.as_ref().map_or(dy.values()?, Buffer::as_slice);
-        let transposed = matches!(at.node().op, Op::ConvTranspose { .. });
-        let direct = !accumulate || (!transposed && dx.memory()?.element() == *element);
-        if direct {
-            let to = if accumulate { dx.unique(gpu, pool)? } else { dx.room(gpu, pool, *element)? };
-            if transposed {
-                conv::forward(gpu, &conv, Operand::plain(dy), weights, &mut to.as_mut())?;
-            } else {
-                conv::backward_data(gpu, &conv, dy, weights, &mut to.as_mut(), accumulate)?;
-            }
+        // A convolution cannot add to its output, its gradient can.
+        let adds = direction == Direction::Forward && accumulate && dx.memory()?.element() == *element;
+        if !accumulate || adds {
+            let dx = if adds { dx.unique(gpu, pool)? } else { dx.room(gpu, pool, *element)? };
+            input_gradient(gpu, direction, conv, (dy, weights), dx, adds)?;
         } else {
             let mut own = pool.take(gpu, *element, dx.len)?;
-            if transposed {
-                conv::forward(gpu, &conv, Operand::plain(dy), weights, &mut own.as_mut())?;
-            } else {
-                conv::backward_data(gpu, &conv, dy, weights, &mut own.as_mut(), false)?;
-            }
+            input_gradient(gpu, direction, conv, (dy, weights), &mut own, false)?;
             add_any(gpu, pool, own.as_slice(), dx)?;
             pool.recycle(Some(own));
         }
@@ -75,77 +70,65 @@ impl CudaBackend {
 
     pub(super) fn convolve_backward_weight(
         &mut self,
-        at: Site<'_>,
-        x: Reading<'_, CudaBuffer>,
+        direction: Direction,
+        conv: &Convolution,
+        x: FusedOperand<'_, CudaBuffer>,
         dy: &CudaBuffer,
-    ) -> Result<(), CudaError> {
-        let Some((conv, range)) = geometry(at)? else { return Ok(()) };
-        let Self { gpu, pool, kept, element, accumulate, .. } = self;
+    ) -> Result<()> {
+        let Self { gpu, pool, saved, element, accumulate, .. } = self;
         let of_x = pool.converted(gpu, x.buffer.values()?, *element)?;
         let data = of_x.as_ref().map_or(x.buffer.values()?, Buffer::as_slice);
         let of_dy = pool.converted(gpu, dy.values()?, *element)?;
         let dy = of_dy.as_ref().map_or(dy.values()?, Buffer::as_slice);
-        let mut dw = self.gradients.as_mut().slice(range.indices())?;
-        match at.node().op {
-            Op::ConvTranspose { .. } => {
-                conv::backward_weight(gpu, &conv, Operand::plain(dy), data, &mut dw, *accumulate)?;
-            }
-            _ => {
-                let operand = Operand { data, norm: norm(kept, x.norm) };
-                conv::backward_weight(gpu, &conv, operand, dy, &mut dw, *accumulate)?;
-            }
-        }
+        let norm = x.norm.map(|id| norm(saved, id)).transpose()?;
+        let dw = &mut self.gradients.as_mut().slice(conv.weight.indices())?;
+        let (input, gradient) = match direction {
+            Direction::Forward => (Operand { data, norm }, dy),
+            Direction::Transposed => (Operand::plain(dy), data),
+        };
+        conv::backward_weight(gpu, &conv.geometry, input, gradient, dw, *accumulate)?;
         pool.recycle(of_x);
         pool.recycle(of_dy);
         Ok(())
     }
 
-    pub(super) fn dense(
-        &mut self,
-        at: Site<'_>,
-        x: &CudaBuffer,
-        y: &mut CudaBuffer,
-    ) -> Result<(), CudaError> {
-        let Op::Linear { weight, bias } = at.node().op else { return Ok(()) };
-        let l = Linear::new(at.shape().batch, at.input(0).channels, at.shape().channels)?;
+    pub(super) fn dense(&mut self, layer: &Dense, x: &CudaBuffer, y: &mut CudaBuffer) -> Result<()> {
         let Self { gpu, pool, element, .. } = self;
-        let weights = weights(&self.copy, &self.parameters, weight)?;
-        let bias = self.parameters.as_slice().slice(bias.indices())?;
+        let weights = weights(&self.copy, &self.parameters, layer.weight)?;
+        let bias = self.parameters.as_slice().slice(layer.bias.indices())?;
         let converted = pool.converted(gpu, x.values()?, *element)?;
         let x = converted.as_ref().map_or(x.values()?, Buffer::as_slice);
         let y = y.room(gpu, pool, Element::F32)?;
-        linear::forward(gpu, &l, x, weights, Some(bias), &mut y.as_mut())?;
+        linear::forward(gpu, &layer.geometry, x, weights, Some(bias), &mut y.as_mut())?;
         pool.recycle(converted);
         Ok(())
     }
 
     pub(super) fn dense_backward(
         &mut self,
-        at: Site<'_>,
+        layer: &Dense,
         x: &CudaBuffer,
         dy: &CudaBuffer,
         dx: Option<(&mut CudaBuffer, bool)>,
-    ) -> Result<(), CudaError> {
-        let Op::Linear { weight, bias } = at.node().op else { return Ok(()) };
-        let l = Linear::new(at.shape().batch, at.input(0).channels, at.shape().channels)?;
+    ) -> Result<()> {
         let Self { gpu, pool, element, accumulate, gradients, .. } = self;
-        let weights = weights(&self.copy, &self.parameters, weight)?;
-        let (mut dw, mut db) = gradients.as_mut().two(weight.indices(), bias.indices())?;
+        let weights = weights(&self.copy, &self.parameters, layer.weight)?;
+        let (mut dw, mut db) = gradients.as_mut().two(layer.weight.indices(), layer.bias.indices())?;
         elementwise::column_sums(gpu, dy.values()?, &mut db, *accumulate)?;
         let of_x = pool.converted(gpu, x.values()?, *element)?;
         let of_dy = pool.converted(gpu, dy.values()?, *element)?;
         let input = of_x.as_ref().map_or(x.values()?, Buffer::as_slice);
         let dy = of_dy.as_ref().map_or(dy.values()?, Buffer::as_slice);
-        linear::backward_weight(gpu, &l, input, dy, &mut dw, *accumulate)?;
+        linear::backward_weight(gpu, &layer.geometry, input, dy, &mut dw, *accumulate)?;
         if let Some((dx, accumulate)) = dx {
             // The gradient of a value has the value's own element.
             let of = x.memory()?.element();
             if of == Element::F32 {
                 let to = if accumulate { dx.unique(gpu, pool)? } else { dx.room(gpu, pool, of)? };
-                linear::backward_data(gpu, &l, dy, weights, &mut to.as_mut(), accumulate)?;
+                linear::backward_data(gpu, &layer.geometry, dy, weights, &mut to.as_mut(), accumulate)?;
             } else {
                 let mut own = pool.take(gpu, Element::F32, dx.len)?;
-                linear::backward_data(gpu, &l, dy, weights, &mut own.as_mut(), false)?;
+                linear::backward_data(gpu, &layer.geometry, dy, weights, &mut own.as_mut(), false)?;
                 if accumulate {
                     add_any(gpu, pool, own.as_slice(), dx)?;
                 } else {
@@ -160,21 +143,23 @@ impl CudaBackend {
     }
 }
 
-/// A node's convolution and its weights.
-fn geometry(at: Site<'_>) -> Result<Option<(Conv, Range)>, ShapeError> {
-    match &at.node().op {
-        Op::Conv { weight, sliding, groups } => {
-            Ok(Some((Conv::new(*sliding, at.shape().channels, *groups)?, *weight)))
-        }
-        // The adjoint convolution leads back to the input.
-        Op::ConvTranspose { weight, sliding } => {
-            Ok(Some((Conv::new(*sliding, at.input(0).channels, 1)?, *weight)))
-        }
-        _ => Ok(None),
+/// The gradient of the input of a convolution or of a transposed one.
+fn input_gradient(
+    gpu: &mut Gpu,
+    direction: Direction,
+    conv: &Convolution,
+    (dy, weights): (Slice<'_>, Slice<'_>),
+    dx: &mut Buffer,
+    accumulate: bool,
+) -> Result<(), CudaError> {
+    let dx = &mut dx.as_mut();
+    match direction {
+        Direction::Forward => conv::backward_data(gpu, &conv.geometry, dy, weights, dx, accumulate),
+        Direction::Transposed => conv::forward(gpu, &conv.geometry, Operand::plain(dy), weights, dx),
     }
 }
 
-/// Weights as layers read them.
+/// Weights in the element that layers read.
 fn weights<'a>(
     copy: &'a Option<Buffer>,
     parameters: &'a Buffer,
@@ -183,7 +168,7 @@ fn weights<'a>(
     copy.as_ref().unwrap_or(parameters).as_slice().slice(range.indices())
 }
 
-/// `to += from`, whatever their elements.
+/// `to += from`, of any elements.
 pub(super) fn add_any(
     gpu: &mut Gpu,
     pool: &mut Pool,

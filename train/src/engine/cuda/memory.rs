@@ -1,4 +1,4 @@
-//! Buffers of the tape on a GPU: memory that is taken when something is written, and gradients that are not written at all.
+//! Buffers of the tape on a GPU: they get memory when an operation writes them, and some gradients are never written.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice, elementwise};
 
 /// A value or a gradient.
 ///
-/// It gets its memory when an operation writes it, because only then is the element known: means over images, dense layers and
-/// embeddings stay f32 in a network of bf16.
+/// It gets memory when an operation writes it, because the operation determines the element: means over images, dense layers and embeddings
+/// are f32 in a network of bf16.
 pub struct CudaBuffer {
     pub(super) len: usize,
     pub(super) content: Content,
 }
 
-/// What a buffer stands for.
+/// Content of a buffer.
 pub(super) enum Content {
     /// Arbitrary values.
     Nothing,
-    /// Values in memory, which what is kept for the backward pass may share.
+    /// Values in memory, which saved tensors may share.
     Memory(Arc<Buffer>),
-    /// The gradient behind a max-pool, whose output's gradient is here: its only reader, a normalization, gathers it itself.
+    /// The gradient of a max-pool's input, not written: the normalization that alone needs it gathers it from the output's gradient.
     Pooled {
-        /// The pool's node.
+        /// Node of the pool.
         node: usize,
         /// Gradient of its output.
         dy: Arc<Buffer>,
     },
-    /// The same behind a global average.
+    /// The gradient of a global average's input, not written, likewise: the gradient of the average.
     Averaged(Arc<Buffer>),
 }
 
@@ -49,7 +49,7 @@ impl CudaBuffer {
         Ok(self.memory()?.as_slice())
     }
 
-    /// Memory to write, of `element`; its content is arbitrary where it was of another.
+    /// Memory to write, of `element`; if it had another element before, its content is arbitrary.
     pub(super) fn room(
         &mut self,
         gpu: &Gpu,
@@ -67,7 +67,7 @@ impl CudaBuffer {
         self.unique(gpu, pool)
     }
 
-    /// Memory to change: a copy where what is kept for the backward pass shares it.
+    /// Memory to change: a copy if saved tensors share it.
     pub(super) fn unique(&mut self, gpu: &Gpu, pool: &mut Pool) -> Result<&mut Buffer, CudaError> {
         let Content::Memory(memory) = &mut self.content else { return Err(unwritten()) };
         if Arc::get_mut(memory).is_none() {
@@ -78,7 +78,7 @@ impl CudaBuffer {
         Arc::get_mut(memory).ok_or_else(unwritten)
     }
 
-    /// Converts the values to `element` where they are of another.
+    /// Converts the values to `element`, unless they have it.
     pub(super) fn convert(
         &mut self,
         gpu: &mut Gpu,
@@ -96,21 +96,24 @@ fn unwritten() -> CudaError {
     CudaError::Unsupported { what: "a value that was not written".to_owned() }
 }
 
-/// Memory that waits for its next use.
+/// Free memory.
 #[derive(Default)]
 pub(super) struct Pool {
     free: Vec<Buffer>,
-    /// Bytes handed out and free.
+    /// Bytes of all memory, free or in use.
     pub(super) bytes: usize,
 }
 
 impl Pool {
-    /// The smallest free buffer that fits without being more than twice as large, else a new one.
+    /// The smallest free buffer that fits and is at most twice as large, else a new one. The content is arbitrary.
     pub(super) fn take(&mut self, gpu: &Gpu, element: Element, len: usize) -> Result<Buffer, CudaError> {
         let need = (len * element.size()).max(1);
         let fits = |(at, buffer): (usize, &Buffer)| {
             (buffer.bytes() >= need && buffer.bytes() / 2 <= need).then_some((buffer.bytes(), at))
         };
+        if !gpu.reuses_memory() {
+            self.free.clear();
+        }
         match self.free.iter().enumerate().filter_map(fits).min() {
             Some((_, at)) => self.free.swap_remove(at).recast(element, len),
             None => {
@@ -120,7 +123,7 @@ impl Pool {
         }
     }
 
-    /// Takes back what nobody else holds.
+    /// Returns memory, unless another owner holds it.
     pub(super) fn give(&mut self, content: Content) {
         match content {
             Content::Nothing => {}
@@ -130,14 +133,14 @@ impl Pool {
         }
     }
 
-    /// Takes memory back once the last holder gives it.
+    /// Gives one ownership up; returns the memory if it was the last.
     pub(super) fn release(&mut self, memory: Arc<Buffer>) {
         if let Ok(memory) = Arc::try_unwrap(memory) {
             self.free.push(memory);
         }
     }
 
-    /// `values` as `element`; nothing where they are already.
+    /// A copy of `values` as `element`; none if they have it already.
     pub(super) fn converted(
         &mut self,
         gpu: &mut Gpu,
@@ -157,7 +160,7 @@ impl Pool {
         Ok(Some(to))
     }
 
-    /// Takes a temporary buffer back, if there was one.
+    /// Returns a temporary buffer, if there was one.
     pub(super) fn recycle(&mut self, temporary: Option<Buffer>) {
         self.free.extend(temporary);
     }

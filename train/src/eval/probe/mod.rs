@@ -1,8 +1,8 @@
 //! The linear probe: a linear classifier on frozen features.
 //!
-//! METHODS section 1 trains the classifier with SGD at a learning rate of 30 x batch/256 for 100 epochs (x 0.1 at 60 and 80) on
-//! features of freshly cropped and flipped images. Here the features of one plain view are computed once, which is what makes a
-//! probe a matter of seconds, so there is no augmentation; and since features of different students differ in scale, they are
+//! docs/methods.md section 1 trains the classifier with SGD at a learning rate of 30 x batch/256 for 100 epochs (x 0.1 at 60 and 80) on
+//! features of freshly cropped and flipped images. Here the features of one plain view are computed once, without augmentation,
+//! so that a probe takes seconds. Features of different students differ in scale, so they are
 //!
 //! - standardized by mean and standard deviation of all training features (no label is needed for that) and divided by
 //!   sqrt(d), so that a row has a mean square norm of 1 and learning rates mean the same at every width;
@@ -16,14 +16,14 @@ use candle_core::Device;
 
 use super::matrix::{Matrix, argmax, top1};
 use super::numbering::Numbering;
-use crate::run::RunError;
+use crate::error::TrainError;
 use sgd::{Classifier, Examples, fit};
 use split::{hold_out, stratified};
 
-/// Settings of the probe; the defaults are METHODS' where it says something.
+/// Settings of the probe. Defaults follow docs/methods.md section 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeSettings {
-    /// Passes over the labeled features; the rate falls to a tenth after 60% and again after 80% of them.
+    /// Passes over the labeled features; the learning rate falls to a tenth after 60% and again after 80% of them.
     pub epochs: u32,
     /// Rows per step, at most.
     pub batch: usize,
@@ -31,7 +31,7 @@ pub struct ProbeSettings {
     pub momentum: f32,
     /// Standard deviation of the initial weights.
     pub deviation: f64,
-    /// Rates to choose from, each to be multiplied by batch / 256.
+    /// Learning rates to choose from, each to be multiplied by batch / 256.
     pub learning_rates: Vec<f32>,
     /// Seed of subsets, order and initial weights.
     pub seed: u64,
@@ -44,17 +44,17 @@ impl Default for ProbeSettings {
     }
 }
 
-/// A trained classifier and how it came about.
+/// A trained classifier, and how it was trained.
 #[derive(Clone, Debug)]
 pub struct Probe {
     scaler: Scaler,
     classifier: Classifier,
     numbering: Numbering,
-    /// Labels it was given.
+    /// Labels that it was trained on.
     pub labels: usize,
     /// The learning rate chosen, before the factor batch / 256.
     pub learning_rate: f32,
-    /// Percentage right on the held-out labels at that rate; `None` where there were too few labels to hold any out.
+    /// Percentage right on the held-out labels at that learning rate; `None` if there were too few labels to hold any out.
     pub held_out: Option<f64>,
 }
 
@@ -62,27 +62,27 @@ impl Probe {
     /// The label of each row of raw features.
     ///
     /// # Errors
-    /// [`RunError::Train`] where the width is not the training features'.
-    pub fn classify(&self, features: &Matrix) -> Result<Vec<u32>, RunError> {
+    /// The width is not the training features'.
+    pub fn classify(&self, features: &Matrix) -> Result<Vec<u32>, TrainError> {
         let numbers = self.classifier.classify(&self.scaler.apply(features))?;
         Ok(numbers.into_iter().map(|number| self.numbering.label(number)).collect())
     }
 
-    /// The weights `[d, classes]` and biases `[classes]`, on scaled features; a class for each label there is, in ascending order.
+    /// The weights `[d, classes]` and biases `[classes]`, on scaled features; a class for each distinct label, in ascending order.
     pub fn weights(&self) -> (&[f32], &[f32]) {
         (&self.classifier.weight, &self.classifier.bias)
     }
 }
 
-/// Trains a probe on a `fraction` of the labels: of every class the same fraction, at least one.
+/// Trains a probe on a `fraction` of the labels: the same fraction of every class, at least one label.
 ///
 /// # Errors
-/// [`RunError::Train`] where a product fails.
+/// A matrix product that fails.
 pub fn linear_probe(
     (features, labels): (&Matrix, &[u32]),
     fraction: f64,
     settings: &ProbeSettings,
-) -> Result<Probe, RunError> {
+) -> Result<Probe, TrainError> {
     let scaler = Scaler::of(features);
     let scaled = scaler.apply(features);
     let numbering = Numbering::of(labels);
@@ -94,13 +94,13 @@ pub fn linear_probe(
     Ok(Probe { scaler, classifier, numbering, labels: subset.len(), learning_rate, held_out })
 }
 
-/// The rate that is right most often on held-out labels; of equals the one of smaller loss, then the smaller rate.
+/// The learning rate that is right most often on held-out labels; of equals the one with the smaller loss, then the smaller one.
 fn choose_rate(
     examples: &Examples<'_>,
     scaled: &Matrix,
     subset: &[usize],
     settings: &ProbeSettings,
-) -> Result<(f32, Option<f64>), RunError> {
+) -> Result<(f32, Option<f64>), TrainError> {
     let rates = &settings.learning_rates;
     let middle = rates.get(rates.len() / 2).copied().unwrap_or(1.0);
     let (kept, held) = hold_out(examples.labels, subset);
@@ -160,7 +160,7 @@ impl Scaler {
 }
 
 impl Classifier {
-    fn classify(&self, scaled: &Matrix) -> Result<Vec<u32>, RunError> {
+    fn classify(&self, scaled: &Matrix) -> Result<Vec<u32>, TrainError> {
         let mut predicted = Vec::with_capacity(scaled.rows());
         self.for_each_logits(scaled, |logits| predicted.push(argmax(logits)))?;
         Ok(predicted)
@@ -168,7 +168,7 @@ impl Classifier {
 
     /// Percentage right and mean cross-entropy; a diverged classifier has an infinite one.
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-    fn score(&self, scaled: &Matrix, truth: &[u32]) -> Result<(f64, f64), RunError> {
+    fn score(&self, scaled: &Matrix, truth: &[u32]) -> Result<(f64, f64), TrainError> {
         let (mut predicted, mut loss) = (Vec::with_capacity(truth.len()), 0.0);
         self.for_each_logits(scaled, |logits| {
             let label =
@@ -182,7 +182,7 @@ impl Classifier {
         Ok((top1(&predicted, truth), if loss.is_finite() { loss } else { f64::INFINITY }))
     }
 
-    fn for_each_logits(&self, scaled: &Matrix, mut visit: impl FnMut(&[f32])) -> Result<(), RunError> {
+    fn for_each_logits(&self, scaled: &Matrix, mut visit: impl FnMut(&[f32])) -> Result<(), TrainError> {
         let shape = (scaled.width(), self.bias.len());
         let weight = candle_core::Tensor::from_slice(&self.weight, shape, &Device::Cpu)?;
         let mut logits = vec![0.0; self.bias.len()];

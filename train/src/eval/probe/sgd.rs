@@ -4,9 +4,8 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::ProbeSettings;
-use crate::loader::order::shuffled;
+use crate::error::TrainError;
 use crate::rng::Stream;
-use crate::run::RunError;
 
 const WEIGHTS: u64 = u64::from_le_bytes(*b"probe w.");
 const ORDER: u64 = u64::from_le_bytes(*b"probe o.");
@@ -31,9 +30,9 @@ pub(super) struct Classifier {
     pub(super) bias: Vec<f32>,
 }
 
-/// Trains one classifier for each of `rates` on the rows `rows`, all from the same weights and over the same batches. They stand
-/// side by side in one matrix `[d, rates x classes]`: the products, thin for a single classifier, become worth a GEMM, and the
-/// features are gathered once. Nothing passes from one to another.
+/// Trains one classifier for each learning rate of `rates` on the rows `rows`, all from the same weights and over the same batches.
+/// They are columns of one matrix `[d, rates x classes]`: products that are thin for a single classifier become worth a GEMM, and
+/// the features are gathered once. The classifiers do not influence each other.
 ///
 /// Weights start as N(0, deviation), biases at 0. An epoch's last batch may be smaller. No weight decay.
 pub(super) fn fit(
@@ -41,7 +40,7 @@ pub(super) fn fit(
     rows: &[usize],
     rates: &[f32],
     settings: &ProbeSettings,
-) -> Result<Vec<Classifier>, RunError> {
+) -> Result<Vec<Classifier>, TrainError> {
     let d = examples.features.dim(1)?;
     let classes = examples.classes;
     let columns = rates.len() * classes;
@@ -50,7 +49,7 @@ pub(super) fn fit(
     for epoch in 0..settings.epochs {
         let factor = decay(epoch, settings.epochs) * batch_share(batch);
         let steps: Vec<f32> = rates.iter().map(|rate| rate * factor).collect();
-        let order = shuffled(rows.len(), &mut Stream::new(&[ORDER, settings.seed, u64::from(epoch)]));
+        let order = Stream::new(&[ORDER, settings.seed, u64::from(epoch)]).permutation(rows.len());
         for places in order.chunks(batch) {
             let chosen: Vec<usize> = places.iter().map(|&place| rows[place]).collect();
             let index: Vec<u32> = chosen.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();

@@ -1,13 +1,12 @@
-//! Which labels a probe is given, and which of them it is chosen by.
+//! The labels that a probe is trained on, and those that its learning rate is chosen by.
 
 use std::collections::BTreeMap;
 
-use crate::loader::order::shuffled;
 use crate::rng::Stream;
 
 /// Separates this random stream from the others that start from the same seed.
 const PURPOSE: u64 = u64::from_le_bytes(*b"subset..");
-/// One in so many labels is held out to choose the learning rate by.
+/// One in this many labels is held out to choose the learning rate.
 const HELD_OUT: usize = 10;
 
 /// A `fraction` of the rows of every class, rounded, at least one; in ascending order. Smaller fractions are subsets of larger
@@ -15,15 +14,15 @@ const HELD_OUT: usize = 10;
 pub(super) fn stratified(labels: &[u32], fraction: f64, seed: u64) -> Vec<usize> {
     let mut subset = Vec::new();
     for (label, rows) in rows_by_class(labels, 0..labels.len()) {
-        let order = shuffled(rows.len(), &mut Stream::new(&[PURPOSE, seed, u64::from(label)]));
+        let order = Stream::new(&[PURPOSE, seed, u64::from(label)]).permutation(rows.len());
         subset.extend(order.into_iter().take(portion(rows.len(), fraction)).map(|place| rows[place]));
     }
     subset.sort_unstable();
     subset
 }
 
-/// Splits `subset` into rows kept and rows held out: the last tenth of every class, rounded. Where that is nothing at all, one
-/// row of every class that has at least two; where no class has, nothing.
+/// Splits `subset` into rows kept and rows held out: the last tenth of every class, rounded. If that is nothing at all, one row
+/// of every class that has at least two; if no class has, nothing.
 pub(super) fn hold_out(labels: &[u32], subset: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let classes = rows_by_class(labels, subset.iter().copied());
     let split = |held: &dyn Fn(usize) -> usize| {

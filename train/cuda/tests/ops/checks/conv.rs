@@ -1,7 +1,6 @@
 //! Convolutions.
 
-use lgd_cuda::batch_norm::Operand;
-use lgd_cuda::{Activation, CudaError, Sliding, Window, conv};
+use lgd_cuda::{Activation, CudaError, Operand, Sliding, Window, conv};
 use lgd_kernels::conv::Conv;
 
 use super::norm::Kept;

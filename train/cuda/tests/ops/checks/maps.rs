@@ -1,7 +1,9 @@
 //! Passes over maps.
 
-use lgd_cuda::batch_norm::{self, KEPT, Mask, Operand, Parameters};
-use lgd_cuda::{Activation, Buffer, CudaError, Element, Sliding, Window, elementwise, pool};
+use lgd_cuda::batch_norm::{self, Parameters};
+use lgd_cuda::{
+    Activation, Buffer, CudaError, Element, Mask, Operand, SAVED, Sliding, Window, elementwise, mask, pool,
+};
 
 use super::norm::Kept;
 use super::{EPS, sum};
@@ -211,13 +213,13 @@ pub(super) fn masked(lab: &mut Lab) -> Result<(), CudaError> {
     let mut on_x = lab.up(&x)?;
     let ones = lab.up_f32(&vec![1.0; channels])?;
     let parameters = Parameters { gamma: ones.as_slice(), beta: ones.as_slice(), eps: EPS };
-    let mut kept = lab.up_f32(&vec![f32::NAN; KEPT * channels])?;
+    let mut kept = lab.up_f32(&vec![f32::NAN; SAVED * channels])?;
     batch_norm::training(&mut lab.gpu, on_x.as_slice(), &parameters, None, Some(&mask), &mut kept.as_mut())?;
     let (mean, variance) = reference::statistics(&wide(&x), channels, &counted);
     let inverse: Vec<f64> = variance.iter().map(|v| 1.0 / (v + f64::from(EPS)).sqrt()).collect();
     lab.expect_within("masked mean", kept.as_slice().slice(0..channels)?, &mean, 0.1)?;
     lab.expect_within("masked deviation", kept.as_slice().slice(channels..2 * channels)?, &inverse, 0.3)?;
-    elementwise::mask(&mut lab.gpu, &mask, channels, &mut on_x.as_mut())?;
+    mask::apply(&mut lab.gpu, &mask, channels, &mut on_x.as_mut())?;
     let kept: Vec<f64> = x
         .iter()
         .enumerate()
@@ -226,7 +228,7 @@ pub(super) fn masked(lab: &mut Lab) -> Result<(), CudaError> {
     lab.expect("mask", &on_x, &kept)?;
     let token = lab.uniform(channels, -1.0, 1.0);
     let on_token = lab.up_f32(&token)?;
-    elementwise::fill_masked(&mut lab.gpu, &mask, on_token.as_slice(), &mut on_x.as_mut())?;
+    mask::fill(&mut lab.gpu, &mask, on_token.as_slice(), &mut on_x.as_mut())?;
     let token = token.iter().copied().map(f64::from);
     let filled: Vec<f64> = kept
         .iter()

@@ -1,7 +1,10 @@
 //! Batch normalizations, their sums with shortcuts, and what they pass on to pools.
 
-use lgd_cuda::batch_norm::{self, KEPT, Norm, Operand, Parameters, Running, Site, Through, Upstream};
-use lgd_cuda::{Activation, Buffer, CudaError, Element, Sliding, Window, pool};
+use lgd_cuda::batch_norm::{self, Parameters, Running, Site, Upstream};
+use lgd_cuda::{
+    Activation, Buffer, CudaError, Element, GradientTarget, Norm, Operand, SAVED, Sliding, Window,
+    elementwise, pool,
+};
 
 use super::{EPS, sum};
 use crate::lab::Lab;
@@ -24,7 +27,7 @@ impl Kept {
         let [on_gamma, on_beta, on_mean, on_variance] = on;
         let (on_gamma, on_beta) = (on_gamma?, on_beta?);
         let parameters = Parameters { gamma: on_gamma.as_slice(), beta: on_beta.as_slice(), eps: EPS };
-        let mut buffer = lab.up_f32(&vec![f32::NAN; KEPT * channels])?;
+        let mut buffer = lab.up_f32(&vec![f32::NAN; SAVED * channels])?;
         let running = (on_mean?, on_variance?);
         let running = (running.0.as_slice(), running.1.as_slice());
         batch_norm::inference(&mut lab.gpu, running, &parameters, &mut buffer.as_mut())?;
@@ -34,7 +37,7 @@ impl Kept {
     }
 
     pub fn view(&self) -> Norm<'_> {
-        Norm { kept: self.buffer.as_slice(), activation: self.activation }
+        Norm { saved: self.buffer.as_slice(), activation: self.activation }
     }
 }
 
@@ -54,11 +57,10 @@ impl ParameterGradients {
         x: &'a Buffer,
         kept: &'a mut Buffer,
         activation: Activation,
-        counted: Option<usize>,
         accumulate: bool,
     ) -> Site<'a> {
         let (dgamma, dbeta) = (self.dgamma.as_mut(), self.dbeta.as_mut());
-        Site { x: x.as_slice(), kept: kept.as_mut(), activation, dgamma, dbeta, accumulate, counted }
+        Site { x: x.as_slice(), saved: kept.as_mut(), activation, dgamma, dbeta, accumulate, counted: None }
     }
 }
 
@@ -83,7 +85,7 @@ pub(super) fn batch_norm(
     let (on_x, on_gamma, on_beta) = (lab.up(&x)?, lab.up_f32(&gamma)?, lab.up_f32(&beta)?);
     let parameters = Parameters { gamma: on_gamma.as_slice(), beta: on_beta.as_slice(), eps: EPS };
     let (mut on_mean, mut on_variance) = (lab.up_f32(&start)?, lab.up_f32(&start)?);
-    let mut kept = lab.up_f32(&vec![f32::NAN; KEPT * channels])?;
+    let mut kept = lab.up_f32(&vec![f32::NAN; SAVED * channels])?;
     let running = Running { mean: on_mean.as_mut(), variance: on_variance.as_mut(), momentum: 0.1 };
     batch_norm::training(
         &mut lab.gpu,
@@ -105,52 +107,49 @@ pub(super) fn batch_norm(
     )?;
 
     let norm = reference::Norm::new(statistics, &gamma, &beta, EPS.into(), activation);
-    let operand = Operand { data: on_x.as_slice(), norm: Some(Norm { kept: kept.as_slice(), activation }) };
+    let operand = Operand { data: on_x.as_slice(), norm: Some(Norm { saved: kept.as_slice(), activation }) };
     let mut on_y = lab.room(x.len())?;
-    batch_norm::materialize(&mut lab.gpu, operand, channels, &mut on_y.as_mut())?;
+    elementwise::materialize(&mut lab.gpu, operand, channels, &mut on_y.as_mut())?;
     lab.expect_within(&name("normalized values"), on_y.as_slice(), &norm.apply(&wide(&x)), 2.0)?;
 
-    for frozen in [false, true] {
-        let (dx, dgamma, dbeta) = norm.backward(&wide(&x), &wide(&dy), frozen);
-        let counted = frozen.then_some(0);
-        let mut gradients = ParameterGradients::new(lab, &vec![f32::NAN; channels])?;
-        let mut on_dy = lab.up(&dy)?;
-        let mut site = gradients.site(&on_x, &mut kept, activation, counted, false);
-        batch_norm::backward(&mut lab.gpu, &mut site, Through::InPlace(&mut on_dy.as_mut()))?;
-        lab.expect_within(&name("gradient through a normalization"), on_dy.as_slice(), &dx, 3.0)?;
-        lab.expect_within(&name("gradient of the scale"), gradients.dgamma.as_slice(), &dgamma, 1.0)?;
-        lab.expect_within(&name("gradient of the shift"), gradients.dbeta.as_slice(), &dbeta, 1.0)?;
+    let (dx, dgamma, dbeta) = norm.backward(&wide(&x), &wide(&dy));
+    let mut gradients = ParameterGradients::new(lab, &vec![f32::NAN; channels])?;
+    let mut on_dy = lab.up(&dy)?;
+    let mut site = gradients.site(&on_x, &mut kept, activation, false);
+    batch_norm::backward(&mut lab.gpu, &mut site, GradientTarget::InPlace(&mut on_dy.as_mut()))?;
+    lab.expect_within(&name("gradient through a normalization"), on_dy.as_slice(), &dx, 3.0)?;
+    lab.expect_within(&name("gradient of the scale"), gradients.dgamma.as_slice(), &dgamma, 1.0)?;
+    lab.expect_within(&name("gradient of the shift"), gradients.dbeta.as_slice(), &dbeta, 1.0)?;
 
-        let old = lab.uniform(channels, -1.0, 1.0);
-        let old_dx = lab.random(x.len());
-        let mut gradients = ParameterGradients::new(lab, &old)?;
-        let (on_dy, mut on_dx) = (lab.up(&dy)?, lab.up(&old_dx)?);
-        let mut site = gradients.site(&on_x, &mut kept, activation, counted, true);
-        let through = Through::Into {
-            upstream: Upstream::Dense(on_dy.as_slice()),
-            dx: &mut on_dx.as_mut(),
-            accumulate: true,
-        };
-        batch_norm::backward(&mut lab.gpu, &mut site, through)?;
-        lab.expect_within(
-            &name("gradient through a normalization, added"),
-            on_dx.as_slice(),
-            &sum(&dx, &old_dx),
-            3.0,
-        )?;
-        lab.expect_within(
-            &name("gradient of the scale, added"),
-            gradients.dgamma.as_slice(),
-            &sum(&dgamma, &old),
-            1.0,
-        )?;
-        lab.expect_within(
-            &name("gradient of the shift, added"),
-            gradients.dbeta.as_slice(),
-            &sum(&dbeta, &old),
-            1.0,
-        )?;
-    }
+    let old = lab.uniform(channels, -1.0, 1.0);
+    let old_dx = lab.random(x.len());
+    let mut gradients = ParameterGradients::new(lab, &old)?;
+    let (on_dy, mut on_dx) = (lab.up(&dy)?, lab.up(&old_dx)?);
+    let mut site = gradients.site(&on_x, &mut kept, activation, true);
+    let through = GradientTarget::Into {
+        dy: Upstream::Dense(on_dy.as_slice()),
+        dx: &mut on_dx.as_mut(),
+        accumulate: true,
+    };
+    batch_norm::backward(&mut lab.gpu, &mut site, through)?;
+    lab.expect_within(
+        &name("gradient through a normalization, added"),
+        on_dx.as_slice(),
+        &sum(&dx, &old_dx),
+        3.0,
+    )?;
+    lab.expect_within(
+        &name("gradient of the scale, added"),
+        gradients.dgamma.as_slice(),
+        &sum(&dgamma, &old),
+        1.0,
+    )?;
+    lab.expect_within(
+        &name("gradient of the shift, added"),
+        gradients.dbeta.as_slice(),
+        &sum(&dbeta, &old),
+        1.0,
+    )?;
     from_pools(lab, channels, activation)
 }
 
@@ -171,13 +170,13 @@ pub(super) fn from_pools(lab: &mut Lab, channels: usize, activation: Activation)
     if matches!(activation, Activation::Identity) {
         let mut upstream = vec![0.0; x.len()];
         from.iter().zip(&dy).for_each(|(&from, dy)| upstream[from] += f64::from(*dy));
-        let (dx, dgamma, _) = kept.norm.backward(&wide(&x), &upstream, false);
+        let (dx, dgamma, _) = kept.norm.backward(&wide(&x), &upstream);
         let on_dy = lab.up(&dy)?;
         let (mut gradients, mut on_dx) =
             (ParameterGradients::new(lab, &vec![0.0; channels])?, lab.room(x.len())?);
-        let mut site = gradients.site(&on_x, &mut kept.buffer, activation, None, false);
-        let upstream = Upstream::Pooled { dy: on_dy.as_slice(), taken: taken.as_slice(), sliding: s };
-        let through = Through::Into { upstream, dx: &mut on_dx.as_mut(), accumulate: false };
+        let mut site = gradients.site(&on_x, &mut kept.buffer, activation, false);
+        let upstream = Upstream::Pooled { dy: on_dy.as_slice(), argmax: taken.as_slice(), sliding: s };
+        let through = GradientTarget::Into { dy: upstream, dx: &mut on_dx.as_mut(), accumulate: false };
         batch_norm::backward(&mut lab.gpu, &mut site, through)?;
         lab.expect_within(&name("gradient from a max-pool"), on_dx.as_slice(), &dx, 3.0)?;
         lab.expect_within(
@@ -192,13 +191,13 @@ pub(super) fn from_pools(lab: &mut Lab, channels: usize, activation: Activation)
     let share = f64::from(u32::try_from(pixels).unwrap_or(1));
     let spread = |at: usize| f64::from(dy[at / (pixels * channels) * channels + at % channels]) / share;
     let upstream: Vec<f64> = (0..x.len()).map(spread).collect();
-    let (dx, _, dbeta) = kept.norm.backward(&wide(&x), &upstream, false);
+    let (dx, _, dbeta) = kept.norm.backward(&wide(&x), &upstream);
     let on_dy = lab.up_f32(&dy)?;
     let (mut gradients, mut on_dx) =
         (ParameterGradients::new(lab, &vec![0.0; channels])?, lab.room(x.len())?);
-    let mut site = gradients.site(&on_x, &mut kept.buffer, activation, None, false);
-    let through = Through::Into {
-        upstream: Upstream::Averaged(on_dy.as_slice()),
+    let mut site = gradients.site(&on_x, &mut kept.buffer, activation, false);
+    let through = GradientTarget::Into {
+        dy: Upstream::Averaged(on_dy.as_slice()),
         dx: &mut on_dx.as_mut(),
         accumulate: false,
     };
@@ -225,7 +224,7 @@ pub(super) fn residual(lab: &mut Lab, channels: usize) -> Result<(), CudaError> 
         let a = Operand { data: on_1.as_slice(), norm: Some(first.view()) };
         let b = Operand { data: on_2.as_slice(), norm: two.then(|| second.view()) };
         let mut on_y = lab.room(len)?;
-        batch_norm::add(&mut lab.gpu, a, b, activation, channels, &mut on_y.as_mut())?;
+        elementwise::add(&mut lab.gpu, a, b, channels, activation, &mut on_y.as_mut())?;
         let other = if two { second.norm.apply(&wide(&x2)) } else { wide(&x2) };
         let before: Vec<f64> = first.norm.apply(&wide(&x1)).iter().zip(&other).map(|(a, b)| a + b).collect();
         let y: Vec<f64> = before.iter().map(|&v| activate(activation, v)).collect();
@@ -240,8 +239,8 @@ pub(super) fn residual(lab: &mut Lab, channels: usize) -> Result<(), CudaError> 
             ParameterGradients::new(lab, &vec![0.0; channels])?,
         );
         let mut on_g = lab.up(&dy)?;
-        let mut site_1 = of_1.site(&on_1, &mut first.buffer, Activation::Identity, None, false);
-        let mut site_2 = of_2.site(&on_2, &mut second.buffer, Activation::Identity, None, false);
+        let mut site_1 = of_1.site(&on_1, &mut first.buffer, Activation::Identity, false);
+        let mut site_2 = of_2.site(&on_2, &mut second.buffer, Activation::Identity, false);
         let both = two.then_some(&mut site_2);
         batch_norm::residual_backward(
             &mut lab.gpu,
@@ -255,20 +254,20 @@ pub(super) fn residual(lab: &mut Lab, channels: usize) -> Result<(), CudaError> 
         for (site, dx) in
             [(&site_1, &mut on_dx1), (&site_2, &mut on_dx2)].into_iter().take(1 + usize::from(two))
         {
-            let through = Through::Into {
-                upstream: Upstream::Dense(on_g.as_slice()),
+            let through = GradientTarget::Into {
+                dy: Upstream::Dense(on_g.as_slice()),
                 dx: &mut dx.as_mut(),
                 accumulate: false,
             };
             batch_norm::backward_input(&mut lab.gpu, site, through)?;
         }
         lab.expect(&name("gradient of a residual sum"), &on_g, &g)?;
-        let (dx, dgamma, dbeta) = first.norm.backward(&wide(&x1), &g, false);
+        let (dx, dgamma, dbeta) = first.norm.backward(&wide(&x1), &g);
         lab.expect_within(&name("gradient of its first summand"), on_dx1.as_slice(), &dx, 3.0)?;
         lab.expect(&name("gradient of its scale"), &of_1.dgamma, &dgamma)?;
         lab.expect(&name("gradient of its shift"), &of_1.dbeta, &dbeta)?;
         if two {
-            let (dx, dgamma, dbeta) = second.norm.backward(&wide(&x2), &g, false);
+            let (dx, dgamma, dbeta) = second.norm.backward(&wide(&x2), &g);
             lab.expect_within(&name("gradient of its second summand"), on_dx2.as_slice(), &dx, 3.0)?;
             lab.expect(&name("gradient of the second scale"), &of_2.dgamma, &dgamma)?;
             lab.expect(&name("gradient of the second shift"), &of_2.dbeta, &dbeta)?;

@@ -1,6 +1,6 @@
 //! Updates of the parameters.
 
-use lgd_cuda::optimizer::{self, AdamW, Sgd, Table, Tensor, Vectors};
+use lgd_cuda::optimizer::{self, AdamWStep, SgdStep, Table, Tensor, Vectors};
 use lgd_cuda::{Buffer, CudaError, Element};
 
 use crate::lab::Lab;
@@ -10,9 +10,9 @@ use crate::reference::wide;
 const LEN: usize = 9_000;
 
 const TENSORS: [Tensor; 3] = [
-    Tensor { start: 0, len: 5_003, decay: 0.1, adapted: true },
-    Tensor { start: 5_056, len: 64, decay: 0.0, adapted: false },
-    Tensor { start: 5_120, len: 3_877, decay: 0.05, adapted: true },
+    Tensor { start: 0, len: 5_003, weight_decay: 0.1, adapted: true },
+    Tensor { start: 5_056, len: 64, weight_decay: 0.0, adapted: false },
+    Tensor { start: 5_120, len: 3_877, weight_decay: 0.05, adapted: true },
 ];
 
 /// The tensor that a value belongs to.
@@ -45,13 +45,13 @@ pub(super) fn optimizers(lab: &mut Lab) -> Result<(), CudaError> {
     let table = Table::new(lab.gpu.stream(), &TENSORS, LEN)?;
     let mut given = Given { parameters, gradients, state, on_gradients, table };
     let (limit, length) = (3.0, norm(&given.gradients));
-    optimizer::clip(&mut lab.gpu, &mut given.table, given.on_gradients.as_slice(), 0.5, limit)?;
-    lab.expect_within("norm of the gradients", given.table.norm()?, &[length * 0.5], 1.0)?;
-    let factor = f64::from(limit) / (length * 0.5 + 1e-6) * 0.5;
+    optimizer::clip(&mut lab.gpu, &mut given.table, given.on_gradients.as_slice(), limit)?;
+    lab.expect_within("norm of the gradients", given.table.norm()?, &[length], 1.0)?;
+    let factor = f64::from(limit) / (length + 1e-6);
     for (nesterov, trust, clip) in
         [(false, None, None), (true, None, Some(factor)), (false, Some(0.02), Some(factor))]
     {
-        sgd(lab, &given, Sgd { rate: 0.1, momentum: 0.9, nesterov, trust }, clip)?;
+        sgd(lab, &given, SgdStep { lr: 0.1, momentum: 0.9, nesterov, trust }, clip)?;
     }
     adamw(lab, &given)?;
     average(lab, &given)?;
@@ -59,14 +59,14 @@ pub(super) fn optimizers(lab: &mut Lab) -> Result<(), CudaError> {
 }
 
 /// `clip`: what the gradients are multiplied by, where they are clipped.
-fn sgd(lab: &mut Lab, given: &Given, step: Sgd, clip: Option<f64>) -> Result<(), CudaError> {
+fn sgd(lab: &mut Lab, given: &Given, step: SgdStep, clip: Option<f64>) -> Result<(), CudaError> {
     let Given { parameters: p, gradients: g, state: v, .. } = given;
     let by = clip.unwrap_or(1.0);
     let ratio = |tensor: &Tensor| {
         let size = |values: &[f32]| norm(&values[tensor.start..tensor.start + tensor.len]);
         match step.trust {
             Some(trust) if tensor.adapted => {
-                f64::from(trust) * size(p) / (by * size(g) + f64::from(tensor.decay) * size(p))
+                f64::from(trust) * size(p) / (by * size(g) + f64::from(tensor.weight_decay) * size(p))
             }
             _ => 1.0,
         }
@@ -75,7 +75,7 @@ fn sgd(lab: &mut Lab, given: &Given, step: Sgd, clip: Option<f64>) -> Result<(),
     for tensor in &TENSORS {
         let ratio = ratio(tensor);
         for at in tensor.start..tensor.start + tensor.len {
-            let d = ratio * (by * f64::from(g[at]) + f64::from(tensor.decay) * f64::from(p[at]));
+            let d = ratio * (by * f64::from(g[at]) + f64::from(tensor.weight_decay) * f64::from(p[at]));
             want_v[at] = 0.9 * f64::from(v[at]) + d;
             want_p[at] -= 0.1 * if step.nesterov { d + 0.9 * want_v[at] } else { want_v[at] };
         }
@@ -108,8 +108,8 @@ fn adamw(lab: &mut Lab, given: &Given) -> Result<(), CudaError> {
         want_m[at] = f64::from(betas.0) * want_m[at] + (1.0 - f64::from(betas.0)) * d;
         want_s[at] = f64::from(betas.1) * want_s[at] + (1.0 - f64::from(betas.1)) * d * d;
         let root = (want_s[at] / correction.1).sqrt() + f64::from(eps);
-        want_p[at] -=
-            f64::from(rate) * (f64::from(tensor.decay) * want_p[at] + want_m[at] / correction.0 / root);
+        want_p[at] -= f64::from(rate)
+            * (f64::from(tensor.weight_decay) * want_p[at] + want_m[at] / correction.0 / root);
     }
     let (mut on_p, mut on_m, mut on_s) = (lab.up(p)?, lab.up(v)?, lab.up(v)?);
     let vectors = Vectors {
@@ -118,7 +118,7 @@ fn adamw(lab: &mut Lab, given: &Given) -> Result<(), CudaError> {
         copy: None,
         clipped: false,
     };
-    let constants = AdamW { rate, betas, eps, correction };
+    let constants = AdamWStep { lr: rate, betas, eps, correction };
     let moments = (&on_m.as_mut(), &on_s.as_mut());
     optimizer::adamw(&mut lab.gpu, &given.table, &constants, &vectors, moments)?;
     lab.expect("AdamW", &on_p, &want_p)?;
@@ -139,10 +139,10 @@ fn skipped(lab: &mut Lab, given: &mut Given) -> Result<(), CudaError> {
     given.gradients[17] = f32::INFINITY;
     let (on_g, mut on_p, mut on_v) =
         (lab.up(&given.gradients)?, lab.up(&given.parameters)?, lab.up(&given.state)?);
-    optimizer::clip(&mut lab.gpu, &mut given.table, on_g.as_slice(), 1.0, f32::INFINITY)?;
+    optimizer::clip(&mut lab.gpu, &mut given.table, on_g.as_slice(), f32::INFINITY)?;
     let vectors =
         Vectors { gradients: on_g.as_slice(), parameters: on_p.as_mut(), copy: None, clipped: true };
-    let step = Sgd { rate: 0.1, momentum: 0.9, nesterov: false, trust: None };
+    let step = SgdStep { lr: 0.1, momentum: 0.9, nesterov: false, trust: None };
     optimizer::sgd(&mut lab.gpu, &given.table, &step, &vectors, &on_v.as_mut())?;
     lab.expect("a step by gradients that are not finite is skipped", &on_p, &wide(&given.parameters))
 }

@@ -2,14 +2,14 @@
 
 use crate::geometry::Sliding;
 
-/// Position `j` reads, for every tap, the input coordinate `j * step + at - shift`; outside `0..size` lies the padding.
+/// Position `j` reads, for every tap, the input coordinate `j * step + at - shift`; coordinates outside `0..size` are padding.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
     /// Input coordinates.
     size: usize,
     /// Input coordinates between neighboring positions.
     step: usize,
-    /// What keeps `at` from going below zero.
+    /// Shift that keeps `at` from going below zero.
     shift: usize,
     /// In ascending order of `at`, which is evenly spaced.
     pub(super) taps: Vec<Tap>,
@@ -24,7 +24,7 @@ pub(super) struct Tap {
 }
 
 impl Axis {
-    /// The rows and the columns of a forward pass: tap `t` of window `j` lies at `j * stride + t * dilation - padding`.
+    /// The rows and the columns of a forward pass: tap `t` of window `j` reads `j * stride + t * dilation - padding`.
     pub(super) fn forward(s: &Sliding) -> (Self, Self) {
         let window = s.window;
         let axis = |taps: usize, size: usize| Self {
@@ -83,7 +83,7 @@ impl Axis {
             .filter(|&at| at < self.size)
     }
 
-    /// The coordinates of a strip over positions `0..positions` that lie in the input: the first, and how many.
+    /// The coordinates in the input of a strip over positions `0..positions`: the first, and their number.
     pub(super) fn inside(&self, positions: usize) -> (usize, usize) {
         let (extent, step, first) = (self.extent(positions), self.source_step(), self.taps[0].at);
         let before = self.shift.saturating_sub(first).div_ceil(step).min(extent);

@@ -56,7 +56,7 @@ const MIN_COLUMNS: usize = 128;
 /// Weights up to which a task takes all columns of a few pixels before it goes on: they stay in the level-2 cache, and the
 /// output is written in one go.
 const FEW_WEIGHTS: usize = 96 * 1024;
-/// Those few pixels: they share what is loaded of a panel.
+/// Those few pixels share the loads of a panel.
 const PIXELS: usize = 96;
 /// Depth summed in registers before it is added to the output: so much of a panel, read once per tile, leaves room for the
 /// input in the level-2 cache.
@@ -204,7 +204,7 @@ struct Split {
     columns: usize,
 }
 
-/// What each task computes: it depends on the shape only.
+/// The partition into tasks, which depends on the shape only.
 struct Plan {
     /// Output rows of a task.
     rows: usize,

@@ -80,7 +80,7 @@ pub(super) struct Weights<'a> {
     order: Order,
 }
 
-/// Where the values lie that belong to one column or to one step of the depth.
+/// Places of the values of one column or of one step of the depth.
 enum Order {
     /// The depth of a column is contiguous.
     ByColumn,

@@ -51,17 +51,17 @@ pub(super) struct Strip {
     pub(super) bases: Vec<usize>,
 }
 
-/// Where the pixels of a strip lie.
+/// Places of the pixels of a strip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
     /// One after the other.
     Dense,
     /// At the start of cache lines, an odd number of lines apart: some channels of many pixels fit the level-1 cache, because
-    /// they do not compete for the same few sets. What fills the lines up means nothing.
+    /// they do not compete for the same few sets. The padding of the lines has no meaning.
     Spread,
 }
 
-/// What a strip reads of the input.
+/// The part of the input that a strip reads.
 pub(super) struct Window<'a> {
     pub(super) rows: &'a Axis,
     pub(super) columns: &'a Axis,

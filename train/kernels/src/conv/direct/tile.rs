@@ -112,7 +112,7 @@ pub(super) struct Target<'a, 'o> {
     pub(super) rows: &'a mut [&'o mut [f32]],
     pub(super) first: usize,
     pub(super) used: usize,
-    /// Added to what is there, instead of overwriting it.
+    /// Whether the sums are added to the output instead of overwriting it.
     pub(super) add: bool,
 }
 

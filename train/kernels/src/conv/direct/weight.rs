@@ -18,7 +18,7 @@ use crate::operand::Operand;
 use crate::simd;
 use crate::workspace::{Buffer, LINE, Workspace};
 
-/// Sums of one task: they stay in the level-2 cache beside what is summed.
+/// Sums of one task: they stay in the level-2 cache beside their terms.
 const TASK_SUMS: usize = 96 * 1024;
 /// Filters of a task, at most; a quarter of it where there are several taps.
 const FILTERS: usize = 256;
@@ -73,13 +73,13 @@ pub(in crate::conv) fn backward_weight(
 /// Sums that are added up at once.
 const REDUCE: usize = 4096;
 
-/// What each task sums.
+/// The sums of each task.
 struct Plan {
     /// Windows are summed whole.
     folded: bool,
     /// Taps that are summed one by one: the kernel's, or 1.
     taps: usize,
-    /// What is summed per tap: a group's input channels, or the values of a window.
+    /// Terms per tap: a group's input channels, or the values of a window.
     inputs: usize,
     /// Filters of a task, within a group.
     filters: usize,
@@ -200,7 +200,7 @@ impl WeightGradient<'_> {
         });
     }
 
-    /// The output gradient of some filters, rows padded with zeros so that a tile may read beyond the last filter.
+    /// The output gradient of some filters, rows padded with zeros, because a tile may read beyond the last filter.
     fn gradient<'s>(
         &self,
         rows: &Range<usize>,

@@ -81,7 +81,7 @@ fn add(parts: &[f32], dw: &mut [f32], accumulate: bool) {
     });
 }
 
-/// What the tasks share.
+/// Data that the tasks share.
 struct Task<'a, X, const M: usize, const A: usize> {
     problem: Problem<'a>,
     accumulate: bool,

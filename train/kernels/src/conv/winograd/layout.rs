@@ -1,4 +1,4 @@
-//! How filters are cut: columns into groups, groups into panels, channels into chunks; and where the pieces lie.
+//! How filters are cut: columns into groups, groups into panels, channels into chunks; and the places of the pieces.
 
 use std::ops::Range;
 
@@ -94,7 +94,7 @@ impl Layout {
         self.depth_vectors() * self.lanes * TAPS * self.group_vectors() * self.lanes
     }
 
-    /// Where a chunk of a group lies before the transform.
+    /// Place of a chunk of a group before the transform.
     pub(super) fn stage_at(self, direction: Direction, (group, chunk): (usize, usize)) -> usize {
         let block = match direction {
             Direction::Forward => group * self.chunks() + chunk,

@@ -1,4 +1,4 @@
-//! Where tiles lie, and how the work is cut into tasks.
+//! Places of the tiles, and the partition of the work into tasks.
 
 use std::ops::Range;
 
@@ -115,7 +115,7 @@ impl Grid {
     }
 }
 
-/// Positions that lie on the input; the first of them lies on `source`.
+/// Positions on the input; the first of them is at `source`.
 pub(super) struct Window {
     pub(super) positions: Range<usize>,
     pub(super) source: usize,

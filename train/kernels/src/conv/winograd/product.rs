@@ -1,6 +1,6 @@
 //! The products of transformed values, one small matrix product for each of the `A²` points.
 //!
-//! Transformed values lie in *cells*: for one tile (or filter) and one vector of channels, the vectors of all points, and one
+//! Transformed values are stored in *cells*: for one tile (or filter) and one vector of channels, the vectors of all points, and one
 //! more, so that the step between cells is odd and they spread over the sets of a cache.
 
 use std::slice::from_ref;
@@ -15,7 +15,7 @@ pub(super) const fn cell(points: usize) -> usize {
     points + 1
 }
 
-/// Channels whose cells lie together: of the input, of the output, or of filters.
+/// Channels whose cells are stored together: of the input, of the output, or of filters.
 pub(super) const GROUP: usize = 64;
 /// Tiles whose sums are held in registers.
 pub(super) const ROWS: usize = 6;
@@ -36,11 +36,11 @@ pub(super) const fn cells_len(tiles: usize, points: usize) -> usize {
     (tiles + ROWS - 1) * GROUP * cell(points)
 }
 
-/// Where transformed values lie.
+/// Places of transformed values.
 pub(super) trait Places: Copy {
     /// The values of one vector of channels of one tile.
     fn values<V>(self, cells: &mut [V], tile: usize, vector: usize) -> &mut [V];
-    /// Where among them that of a point lies.
+    /// Place of a point among them.
     fn at(self, point: usize) -> usize;
 }
 
@@ -116,7 +116,7 @@ pub(super) struct Panel<'a, V> {
     pub(super) width: usize,
 }
 
-/// Whether sums start from zero or from what lies there.
+/// Whether sums start from zero or from the content of the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     /// Overwrite.

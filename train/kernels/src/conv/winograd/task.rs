@@ -1,4 +1,4 @@
-//! What one task of a convolution does, in memory of its own.
+//! One task of a convolution, in memory of its own.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -72,7 +72,7 @@ impl Filters<'_> {
     }
 }
 
-/// What the tasks share.
+/// Data that the tasks share.
 #[derive(Clone, Copy)]
 pub(super) struct Task<'a, X, const M: usize, const A: usize> {
     pub(super) problem: Problem<'a>,

@@ -1,0 +1,197 @@
+//! Files that are absent or whole: written beside their final name, flushed, renamed, and their folder flushed.
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{ArtifactError, IoContext};
+
+/// A random number that identifies this process among all that write to a folder. A process id would not: every container on a
+/// shared folder runs as process 1.
+static PROCESS: LazyLock<u64> = LazyLock::new(draw);
+
+/// A random number, different for every call in every process.
+fn draw() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// A file that appears under its name only when [`AtomicFile::commit`] succeeds.
+#[derive(Debug)]
+pub struct AtomicFile {
+    writer: BufWriter<File>,
+    temporary: PathBuf,
+    path: PathBuf,
+    committed: bool,
+}
+
+impl AtomicFile {
+    /// Creates the temporary file that will become `path`.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] if the temporary file cannot be created.
+    pub fn create(path: &Path) -> Result<Self, ArtifactError> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Several processes may write the same name; each must have a file of its own until the rename.
+        let (process, count) = (*PROCESS, COUNTER.fetch_add(1, Ordering::Relaxed));
+        let temporary = path.with_file_name(format!(".{name}.{process:016x}-{count}.tmp"));
+        let file = File::create(&temporary).during("create", &temporary)?;
+        let writer = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self { writer, temporary, path: path.to_owned(), committed: false })
+    }
+
+    /// The name under which the file will appear.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Flushes to the disk, renames, and flushes the folder.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`]; the file is then absent, as if it had never been started.
+    pub fn commit(mut self) -> Result<(), ArtifactError> {
+        self.write_out()?;
+        fs::rename(&self.temporary, &self.path).during("rename", &self.path)?;
+        self.committed = true;
+        self.flush_folder()
+    }
+
+    /// As [`AtomicFile::commit`], but an existing file of that name is kept: the first of several writers wins.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`] if the file can be neither linked nor copied to its name.
+    pub fn commit_new(mut self) -> Result<(), ArtifactError> {
+        self.write_out()?;
+        match fs::hard_link(&self.temporary, &self.path) {
+            Ok(()) => self.flush_folder(),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // exFAT and some network shares have no hard links. Any other fault makes the copy fail too.
+            Err(_) => self.copy_new(),
+        }
+    }
+
+    /// [`AtomicFile::commit_new`] without a hard link. The first writer wins here too, but the name exists before its content is
+    /// complete: a reader may see half a file, and a crash may leave one. The seal or the content hash detects both.
+    fn copy_new(&self) -> Result<(), ArtifactError> {
+        let mut copy = match OpenOptions::new().write(true).create_new(true).open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            opened => opened.during("create", &self.path)?,
+        };
+        let written = File::open(&self.temporary)
+            .and_then(|mut whole| io::copy(&mut whole, &mut copy))
+            .and_then(|_| copy.sync_all());
+        if written.is_err() {
+            // The error is returned below; half a file must not keep the name.
+            let _ = fs::remove_file(&self.path);
+        }
+        written.during("write", &self.path)?;
+        self.flush_folder()
+    }
+
+    fn write_out(&mut self) -> Result<(), ArtifactError> {
+        self.writer.flush().during("write", &self.path)?;
+        self.writer.get_ref().sync_all().during("flush", &self.path)
+    }
+
+    fn flush_folder(&self) -> Result<(), ArtifactError> {
+        match self.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            Some(dir) => File::open(dir).and_then(|dir| dir.sync_all()).during("flush", dir),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // A failure here cannot be reported. Readers ignore a leftover temporary file.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Replaces `path` by `bytes`, atomically.
+///
+/// # Errors
+/// [`ArtifactError::Io`]; the old content is then unchanged.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).during("write", path)?;
+    file.commit()
+}
+
+/// Writes `bytes` to `path`, unless a file is there already: of several writers the first one wins.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).during("write", path)?;
+    file.commit_new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Commit = fn(AtomicFile) -> Result<(), ArtifactError>;
+
+    #[test]
+    fn an_abandoned_file_leaves_nothing_and_a_committed_one_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bin");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        write_atomic(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_several_writers_the_first_one_wins_with_links_and_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = |path: &Path, bytes: &[u8]| {
+            let mut file = AtomicFile::create(path).unwrap();
+            file.write_all(bytes).unwrap();
+            file.write_out().unwrap();
+            file
+        };
+        let ways: [(&str, Commit); 2] =
+            [("linked", AtomicFile::commit_new), ("copied", |file| file.copy_new())];
+        for (name, commit) in ways {
+            let path = dir.path().join(name);
+            let (first, second) = (written(&path, b"first"), written(&path, b"second"));
+            commit(first).unwrap();
+            commit(second).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"first", "{name}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing temporary is left");
+    }
+
+    #[test]
+    fn temporary_names_do_not_rest_on_the_number_of_the_process() {
+        assert_ne!(draw(), draw(), "it is drawn, not derived from what two processes may share");
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = [0, 1].map(|_| AtomicFile::create(&dir.path().join("views-00000.parquet")).unwrap());
+        let names = [&a, &b].map(|file| file.temporary.file_name().unwrap().to_str().unwrap().to_owned());
+        assert_ne!(names[0], names[1]);
+        for name in names {
+            let unique = name.strip_prefix(".views-00000.parquet.").unwrap().strip_suffix(".tmp").unwrap();
+            let (process, _) = unique.split_once('-').unwrap();
+            assert!(process.len() == 16 && u64::from_str_radix(process, 16) == Ok(*PROCESS), "{name}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What all artifact folders (cache, bank, KDEP bank, run) share.
+//!
+//! An artifact is a folder of immutable files plus one JSON manifest, which lists the length and the BLAKE3 hash of every file and
+//! ends in its own hash. A name in the folder is either absent or complete.
+//!
+//! - `hash`: [`ContentHash`], the BLAKE3 of a file, a listing or a configuration;
+//! - `atomic_file`: [`AtomicFile`], a file that appears under its name when it is complete;
+//! - `file_entry`: [`FileEntry`], a file as a manifest lists it, and its verification;
+//! - `sealed`: writing and reading manifests that end in their own hash;
+//! - `folder`: which kind of artifact a folder holds, and what to do with one that is there already ([`Existing`]).
+
+mod atomic_file;
+mod file_entry;
+mod folder;
+mod hash;
+mod sealed;
+
+pub(crate) use atomic_file::write_new;
+pub use atomic_file::{AtomicFile, write_atomic};
+pub use file_entry::{FileEntry, Verify};
+pub use folder::{Existing, PLAN, prepare_folder};
+pub use hash::ContentHash;
+pub(crate) use sealed::{read_json, write_new_json};
+pub use sealed::{read_manifest, write_json};

@@ -1,0 +1,91 @@
+//! What a source holds, apart from the bytes of its images.
+
+use super::{Captions, SourceError};
+use crate::manifest::ContentHash;
+
+/// An image by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sample {
+    /// Unique in its source: the path relative to the source, parts joined by `/`.
+    pub key: String,
+    /// Class index, if the source has one.
+    pub label: Option<u32>,
+}
+
+/// An entry that was found but cannot be listed as a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its path relative to the source. Bytes that are not UTF-8 are replaced.
+    pub key: String,
+    /// A short stable code for `rejects.jsonl`.
+    pub reason: &'static str,
+    /// What happened, for people.
+    pub detail: String,
+}
+
+/// Everything that a source knows before it reads an image. All sources fill this one struct.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Listing {
+    /// All samples. Keys are unique, and the order depends on nothing but the data.
+    pub samples: Vec<Sample>,
+    /// Names of the classes, by label; `None` if labels are plain numbers or absent.
+    pub class_names: Option<Vec<String>>,
+    /// Entries left out of `samples`.
+    pub rejected: Vec<Rejected>,
+    /// The caption of each sample, if the source was opened for them ([`open_captioned`](super::open_captioned)).
+    pub captions: Option<Captions>,
+    /// Whether the source has captions that it was not opened for.
+    pub ignores_captions: bool,
+    /// For a list: the line of its first sample.
+    pub first_line: Option<u64>,
+    /// What the source holds that is neither a sample nor rejected, in words.
+    pub passed_over: Option<String>,
+}
+
+impl Listing {
+    /// Sample `index`.
+    ///
+    /// # Errors
+    /// [`SourceError::Index`] if there are not so many.
+    pub fn sample(&self, index: usize) -> Result<&Sample, SourceError> {
+        let samples = self.samples.len();
+        self.samples.get(index).ok_or(SourceError::Index { index, samples })
+    }
+}
+
+/// The hash of a listing: every key and label, in order. It changes when an image is added, removed, renamed or
+/// relabeled.
+pub fn listing_hash(samples: &[Sample]) -> ContentHash {
+    let mut hasher = blake3::Hasher::new();
+    for sample in samples {
+        hasher.update(sample.key.as_bytes());
+        match sample.label {
+            Some(label) => hasher.update(format!("\0{label}\n").as_bytes()),
+            None => hasher.update(b"\0\n"),
+        };
+    }
+    hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_hash_notices_every_kind_of_drift() {
+        let sample = |key: &str, label| Sample { key: key.to_owned(), label };
+        let base = listing_hash(&[sample("a/1", Some(0)), sample("b/1", Some(1))]);
+        assert_ne!(base, listing_hash(&[sample("a/1", Some(0)), sample("b/1", Some(2))]));
+        assert_ne!(base, listing_hash(&[sample("b/1", Some(1)), sample("a/1", Some(0))]));
+        assert_ne!(base, listing_hash(&[sample("a/1", Some(0))]));
+        assert_ne!(base, listing_hash(&[sample("a/1", None), sample("b/1", Some(1))]));
+    }
+
+    #[test]
+    fn a_sample_that_is_not_there_is_an_error_with_the_length_of_the_listing() {
+        let samples = vec![Sample { key: "a".to_owned(), label: None }];
+        let listing = Listing { samples, ..Listing::default() };
+        assert_eq!(listing.sample(0).unwrap().key, "a");
+        assert!(matches!(listing.sample(1), Err(SourceError::Index { index: 1, samples: 1 })));
+    }
+}

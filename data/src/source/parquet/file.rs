@@ -1,0 +1,159 @@
+//! Listing one Parquet file: its columns, labels and captions, and how its images are to be read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow_array::ArrayRef;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::PageIndexPolicy;
+
+use super::super::{CaptionColumn, Captions};
+use super::blocks::{self, BlockMap, SharedFile};
+use super::columns::{self, Columns, LabelKind};
+use super::{ParquetProblem, ParquetSourceError, values};
+
+/// One of the files, ready to have its images read.
+#[derive(Debug)]
+pub(super) struct ImageFile {
+    pub path: PathBuf,
+    pub metadata: ArrowReaderMetadata,
+    /// The leaf column of the images.
+    pub leaf: usize,
+    /// The rows of each row group, cut into blocks.
+    pub blocks: BlockMap,
+}
+
+/// A file and everything it says about its samples.
+pub(super) struct ListedFile {
+    pub file: ImageFile,
+    pub columns: Columns,
+    pub labels: Labels,
+    /// The captions of the rows that have one, if captions are read.
+    pub captions: Option<Captions>,
+    /// The rows without a caption, and why, if captions are read.
+    pub uncaptioned: BTreeMap<usize, &'static str>,
+}
+
+/// The label of each row, if there are labels.
+pub(super) enum Labels {
+    None,
+    Numbers(Vec<Option<u32>>),
+    Texts(Vec<Option<String>>),
+}
+
+impl ListedFile {
+    /// Reads footer, labels and, if asked for, captions of the file at `path`.
+    ///
+    /// # Errors
+    /// [`ParquetSourceError`] if the file cannot be read or holds no images, or if a label or a caption cannot be used.
+    pub(super) fn read(path: PathBuf, captions: CaptionColumn) -> Result<Self, ParquetSourceError> {
+        let failed = |error, problem| ParquetSourceError::while_listing(&path, error, problem);
+        let wrong = |problem| ParquetSourceError::unusable(&path, problem);
+        let open = || SharedFile::new(Arc::new(File::open(&path)?));
+        let opened = open().map_err(|error| ParquetSourceError::unreadable(&path, error.into()))?;
+        // The types as they are stored, not those that a writer had in memory.
+        let options = ArrowReaderOptions::new()
+            .with_skip_arrow_metadata(true)
+            .with_offset_index_policy(PageIndexPolicy::Optional);
+        let metadata = blocks::guarded(|| ArrowReaderMetadata::load(&opened, options))
+            .map_err(|error| failed(error, ParquetProblem::Syntax))?;
+        let columns = Columns::of(&metadata, captions).map_err(wrong)?;
+        let leaf = columns::leaf(&metadata, &columns.image)
+            .ok_or_else(|| wrong(ParquetProblem::NoImages { got: columns.image.clone() }))?;
+        let blocks =
+            BlockMap::new(&metadata, leaf).map_err(|what| wrong(ParquetProblem::Syntax(what.into())))?;
+        require_embedded(&metadata, leaf, &columns.image).map_err(wrong)?;
+        require_codecs(&metadata, &columns).map_err(wrong)?;
+        let column = |name: &str| {
+            blocks::guarded(|| read_column(opened.clone(), &metadata, name, blocks.rows()))
+                .map_err(|error| failed(error, ParquetProblem::Damaged))
+        };
+        let labels = match &columns.label {
+            None => Labels::None,
+            Some((name, LabelKind::Text)) => Labels::Texts(values::texts(&column(name)?)),
+            Some((name, kind)) => {
+                let classes = match kind {
+                    LabelKind::Named(names) => u32::try_from(names.len()).unwrap_or(u32::MAX),
+                    _ => u32::MAX,
+                };
+                Labels::Numbers(values::class_numbers(&column(name)?, name, classes).map_err(wrong)?)
+            }
+        };
+        let mut uncaptioned = BTreeMap::new();
+        let captions = match &columns.caption {
+            None => None,
+            Some((name, kind)) => {
+                Some(values::captions(&column(name)?, *kind, &mut uncaptioned).map_err(wrong)?)
+            }
+        };
+        let file = ImageFile { path: path.clone(), metadata, leaf, blocks };
+        Ok(Self { file, columns, labels, captions, uncaptioned })
+    }
+}
+
+/// Fails if the file's statistics say that it holds none of its images.
+fn require_embedded(metadata: &ArrowReaderMetadata, leaf: usize, name: &str) -> Result<(), ParquetProblem> {
+    let groups = metadata.metadata().row_groups();
+    let empty = groups.iter().filter(|group| group.num_rows() > 0).map(|group| {
+        let nulls = group.column(leaf).statistics().and_then(|statistics| statistics.null_count_opt());
+        nulls.is_some_and(|nulls| i64::try_from(nulls) == Ok(group.num_rows()))
+    });
+    let mut empty = empty.peekable();
+    match empty.peek().is_some() && empty.all(|empty| empty) {
+        true => Err(ParquetProblem::NotEmbedded { column: name.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Fails if a column that is read has a compression that is not built in.
+fn require_codecs(metadata: &ArrowReaderMetadata, columns: &Columns) -> Result<(), ParquetProblem> {
+    let read = [
+        Some(&columns.image),
+        columns.label.as_ref().map(|it| &it.0),
+        columns.caption.as_ref().map(|it| &it.0),
+    ];
+    let chunks = metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
+    for chunk in chunks {
+        let column = chunk.column_path().parts().first();
+        let (true, Some(column)) = (read.contains(&column), column) else { continue };
+        match chunk.compression() {
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => {
+            }
+            codec => {
+                let codec = codec.to_string();
+                return Err(ParquetProblem::Codec { column: column.clone(), codec });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All `rows` rows of a top-level column.
+fn read_column(
+    file: SharedFile,
+    metadata: &ArrowReaderMetadata,
+    name: &str,
+    rows: usize,
+) -> Result<Vec<ArrayRef>, ParquetError> {
+    let root = metadata.schema().index_of(name)?;
+    let mask = ProjectionMask::roots(metadata.parquet_schema(), [root]);
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+        .with_projection(mask)
+        .build()?;
+    let arrays = reader
+        .map(|batch| Ok(batch?.columns().first().cloned()))
+        .filter_map(Result::transpose)
+        .collect::<Result<Vec<ArrayRef>, ParquetError>>()?;
+    let got: usize = arrays.iter().map(|array| array.len()).sum();
+    match got == rows {
+        true => Ok(arrays),
+        false => Err(ParquetError::General(format!("column {name} has {got} rows, expected {rows}"))),
+    }
+}

@@ -1,0 +1,1 @@
+"""The parts of scripts/docs: staging and building the book, and running its snippets."""

@@ -1,0 +1,176 @@
+//! `lgd extract`.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use lgd_data::cache::Partition;
+use lgd_data::view::Policy;
+use lgd_train::parse::{at_least_one, bounded, fraction};
+
+use super::{OutputArgs, RuntimeArgs};
+
+/// `lgd extract`.
+#[derive(ClapArgs)]
+pub struct ExtractArgs {
+    /// Images: a folder (class = first-level folder), a TAR archive or a folder of them (the same, or `.cls` beside the images), a Parquet
+    /// file with images inside or a folder of them (labels in a column), or a CSV list (path, and a label where there is one).
+    #[arg(long, value_name = "PATH")]
+    pub images: PathBuf,
+    /// Teacher folder with teacher.toml.
+    #[arg(long, value_name = "DIR")]
+    pub teacher: PathBuf,
+    /// Views per image, K.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub views: u16,
+    /// Make view 0 the plain center crop.
+    #[arg(long)]
+    pub with_center: bool,
+    /// Share of the short side that the center crop keeps; default: what the teacher's files say, else 0.875 (torchvision's 224 of 256;
+    /// CLIP's is 1).
+    #[arg(long, value_parser = fraction, requires = "with_center")]
+    pub center_fraction: Option<f32>,
+    /// How the other views are drawn: moco-v2 (crop, color, gray, blur, flip) or crop-flip.
+    #[arg(long, default_value = "moco-v2")]
+    pub policy: Policy,
+    /// Seed of the views.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Also store every view's pixels in the cache, so that training opens no image: raw (bit for bit what rendering the
+    /// images gives) or jpeg (a sixth to a sixteenth of the bytes, and not quite those pixels). The bytes are told first.
+    #[arg(long, value_name = "ENCODING")]
+    pub store_views: Option<StoreViews>,
+    /// Side of the stored views, pixels: the --size of the training to come.
+    #[arg(long, value_name = "PX", default_value_t = 224, requires = "store_views",
+        value_parser = clap::value_parser!(u32).range(16..=4096))]
+    pub store_size: u32,
+    /// Quality of --store-views jpeg, 1 to 100.
+    #[arg(long, value_name = "Q", default_value_t = 90, requires = "store_views",
+        value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub store_quality: u8,
+    /// Also cache the teacher's pooled feature before its last activation (`features` in teacher.toml), which KDEP learns from.
+    #[arg(long)]
+    pub features: bool,
+    /// Also cache the teacher's patch tokens (`tokens` in teacher.toml), which H-GKD learns from: f16, int8 (half the bytes) or
+    /// svd:DIM (projected to DIM values per token). The bytes are told first.
+    #[arg(long, value_name = "STORAGE")]
+    pub tokens: Option<StoreTokens>,
+    /// With --tokens svd:DIM: views that the projection is fitted to, spread evenly over the images and their views [default: 2048].
+    #[arg(long, value_name = "N", requires = "tokens", value_parser = at_least_one)]
+    pub tokens_fit_views: Option<usize>,
+    /// Most bytes that tokens and features may take: 500MB, 50GB, 2TB.
+    #[arg(long, value_name = "BYTES", default_value = "100GB", value_parser = bytes)]
+    pub tokens_limit: u64,
+    /// Also cache a text embedding of every image's caption, from a CSV list with a column caption (texts, which the teacher's text
+    /// encoder embeds) or caption_embedding (JSON arrays of numbers), from the `.txt` beside every image in TAR archives, or from
+    /// such a column of Parquet files (also text; embeddings as lists).
+    #[arg(long)]
+    pub captions: bool,
+    /// Images per encoder batch; default: the model's own, or 32 on CPU and 256 on a GPU.
+    #[arg(long, value_parser = at_least_one)]
+    pub batch: Option<usize>,
+    /// Samples per shard, the unit of resumption.
+    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
+    pub shard_samples: usize,
+    /// Decoding and rendering threads; 0 = all cores.
+    #[arg(long, default_value_t = 0)]
+    pub decode_threads: usize,
+    /// Do part i of n of the shards, i from 0 to n - 1; the parts share the output folder.
+    #[arg(long, value_name = "I/N")]
+    pub partition: Option<Partition>,
+    /// Share of rejected samples above which the exit code is 1.
+    #[arg(long, default_value_t = 0.01, value_parser = share)]
+    pub max_rejects: f64,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub runtime: RuntimeArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub output: OutputArgs,
+}
+
+/// How `--store-views` keeps pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoreViews {
+    /// As they are.
+    Raw,
+    /// As JPEG.
+    Jpeg,
+}
+
+/// How `--tokens` keeps tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreTokens {
+    /// In half precision.
+    F16,
+    /// In bytes, with a scale per token.
+    Int8,
+    /// Projected to so many values per token, in half precision.
+    Svd(usize),
+}
+
+impl std::str::FromStr for StoreTokens {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.strip_prefix("svd:").map(at_least_one)) {
+            ("f16", _) => Ok(Self::F16),
+            ("int8", _) => Ok(Self::Int8),
+            (_, Some(dim)) => dim.map(Self::Svd),
+            _ => Err(format!("expected f16, int8 or svd:DIM, got {text:?}")),
+        }
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    bounded(text, 0.0, 1.0)
+}
+
+/// A number of bytes with a decimal unit: 800, 20kB, 1.5GB.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 5] = [("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("tb", 1e12), ("b", 1.0)];
+    let lower = text.to_ascii_lowercase();
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((&lower, 1.0));
+    match number.trim().parse::<f64>() {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and a limit past u64 is none"
+        )]
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok((number * factor).round() as u64),
+        _ => Err(format!("expected bytes such as 500MB or 50GB, got {text:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_decimal_units() {
+        for (text, expected) in [
+            ("0", 0),
+            ("800", 800),
+            ("12B", 12),
+            ("1.5 kB", 1_500),
+            ("50GB", 50_000_000_000),
+            ("2tb", 2_000_000_000_000),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GB", "-1GB", "nanGB", "infB", "5GiB", "1,5GB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_kept_in_three_ways() {
+        assert_eq!(
+            ["f16", "int8", "svd:128"].map(str::parse),
+            [Ok(StoreTokens::F16), Ok(StoreTokens::Int8), Ok(StoreTokens::Svd(128))]
+        );
+        for text in ["", "f32", "svd", "svd:", "svd:0", "svd:x", "SVD:8"] {
+            assert!(text.parse::<StoreTokens>().is_err(), "{text}");
+        }
+    }
+}

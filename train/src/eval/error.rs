@@ -1,0 +1,196 @@
+//! Why a student cannot be evaluated.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use lgd_data::ArtifactError;
+use lgd_data::source::SourceError;
+use thiserror::Error;
+
+use super::Protocol;
+use crate::error::{FailureKind, TrainError};
+use crate::loader::LoaderError;
+use crate::run::RunError;
+
+/// Why a student cannot be evaluated.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// The run, its student, a cache or a bank cannot be used.
+    #[error(transparent)]
+    Run(Box<RunError>),
+    /// The caller asked to stop. An evaluation keeps nothing.
+    #[error("interrupted; an evaluation starts anew")]
+    Interrupted,
+    /// A protocol lacks an input.
+    #[error("{protocol} needs {input}")]
+    MissingInput {
+        /// The protocol.
+        protocol: Protocol,
+        /// What is missing.
+        input: EvalInput,
+    },
+    /// An input that no chosen protocol reads.
+    #[error("{input} is given, and the protocol {chosen} does not use one")]
+    UnusedInput {
+        /// The input.
+        input: EvalInput,
+        /// The chosen protocols.
+        chosen: String,
+    },
+    /// An image cannot be read because the storage failed, not because the image is bad.
+    #[error(
+        "{source}\nhint: not the file but the storage seems to have failed: see to it, then evaluate again"
+    )]
+    Storage {
+        /// The first image that could not be read, and why.
+        source: SourceError,
+    },
+    /// An evaluation cache whose first view is an augmented one.
+    #[error("{}: view 0 is an augmented view, not the center crop", cache.display())]
+    NoCenterView {
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// Training and test images would be shown at different crops, so that their features could not be compared.
+    #[error("{}: the training images are shown at a center crop of {train}, the test images {} at {test}", train_images.display(), test_images.display())]
+    CropsDiffer {
+        /// The training images.
+        train_images: PathBuf,
+        /// Share of their short side.
+        train: f32,
+        /// The test images.
+        test_images: PathBuf,
+        /// Share of their short side.
+        test: f32,
+    },
+    /// Labels are needed, and no image has one.
+    #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, add a label column to the list, or in archives a .cls beside each image", images.display())]
+    Unlabeled {
+        /// The image source.
+        images: PathBuf,
+        /// The first key.
+        key: String,
+        /// Images listed.
+        count: usize,
+    },
+    /// A source's classes are not the bank's categories.
+    #[error("{}: these classes are not categories of the bank: {}", images.display(), classes.join(", "))]
+    UnmatchedClasses {
+        /// The image source.
+        images: PathBuf,
+        /// Some of the classes without a category.
+        classes: Vec<String>,
+        /// Some of the bank's categories.
+        categories: Vec<String>,
+    },
+    /// Test images show classes that the classifier was not trained on.
+    #[error("{}: the student was not trained on these classes: {}", images.display(), classes.join(", "))]
+    UnknownClasses {
+        /// The image source.
+        images: PathBuf,
+        /// Some of the classes without an output.
+        classes: Vec<String>,
+        /// The classes that it was trained on.
+        known: String,
+    },
+    /// Test images have classes with names, and the classifier was trained on numbers.
+    #[error("{}: the classes have names ({}), and the student's classifier knows only numbers, {known}", images.display(), classes.join(", "))]
+    NamedClasses {
+        /// The image source.
+        images: PathBuf,
+        /// Some of the names.
+        classes: Vec<String>,
+        /// The range of the numbers.
+        known: String,
+    },
+    /// Test images have numbers for labels, and the classifier was trained on classes with names.
+    #[error("{}: the labels are numbers, and the student's classifier knows only names: {known}", images.display())]
+    NumberedClasses {
+        /// The image source.
+        images: PathBuf,
+        /// Some of the names.
+        known: String,
+    },
+    /// Training and test images do not have the same classes.
+    #[error(
+        "the training images have the classes {train}, the test images {test}\nhint: both must have the same class folders"
+    )]
+    ClassesDiffer {
+        /// Classes of the training images.
+        train: String,
+        /// Classes of the test images.
+        test: String,
+    },
+    /// No image could be used.
+    #[error("{}: none of the {images_listed} images could be used", images.display())]
+    NoImages {
+        /// The image source.
+        images: PathBuf,
+        /// Images listed.
+        images_listed: usize,
+    },
+}
+
+/// Something that a protocol reads beside the test images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvalInput {
+    /// A student with a projection to the teacher's space.
+    Embedding,
+    /// A student with a classifier.
+    Classifier,
+    /// A bank of names.
+    Bank,
+    /// A cache of the test images.
+    TeacherEmbeddings,
+    /// Training images.
+    TrainImages,
+}
+
+impl fmt::Display for EvalInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Embedding => "a run whose student ends in an embedding",
+            Self::Classifier => "a run that ends in a classifier",
+            Self::Bank => "a bank of names",
+            Self::TeacherEmbeddings => "the teacher's embeddings of the images",
+            Self::TrainImages => "a set of labeled training images",
+        })
+    }
+}
+
+impl EvalError {
+    /// The kind of failure.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Run(error) => error.kind(),
+            Self::Storage { .. } | Self::NoImages { .. } => FailureKind::Artifact,
+            Self::Interrupted => FailureKind::Interrupted,
+            _ => FailureKind::Usage,
+        }
+    }
+}
+
+impl From<RunError> for EvalError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
+impl From<ArtifactError> for EvalError {
+    fn from(error: ArtifactError) -> Self {
+        RunError::from(error).into()
+    }
+}
+
+impl From<TrainError> for EvalError {
+    fn from(error: TrainError) -> Self {
+        RunError::from(error).into()
+    }
+}
+
+impl From<LoaderError> for EvalError {
+    fn from(error: LoaderError) -> Self {
+        RunError::from(error).into()
+    }
+}

@@ -1,0 +1,47 @@
+//! Errors of objectives: choices that make no sense, and targets that do not fit.
+
+use thiserror::Error;
+
+/// A choice of objectives that makes no sense, or targets that an objective cannot use.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ObjectiveError {
+    /// A name that stands for no objective.
+    #[error("unknown objective {name:?}, expected one of {known}")]
+    Unknown {
+        /// The name given.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// A choice of objectives that makes no sense.
+    #[error("{reason}\nhint: objectives are given as lgd,kdep:0.5, a weight after the colon")]
+    Choice {
+        /// Why not.
+        reason: String,
+    },
+    /// A batch without a target column that the objective reads.
+    #[error("the objective needs the target column {column}, which the batch lacks")]
+    MissingColumn {
+        /// The column.
+        column: &'static str,
+    },
+    /// A part of a batch reaches past the end of its targets.
+    #[error("the batch has {rows} rows of targets, a part of it takes {len} from row {start} on")]
+    MissingRows {
+        /// First row of the part.
+        start: usize,
+        /// Rows of the part.
+        len: usize,
+        /// Rows of the batch.
+        rows: usize,
+    },
+    /// A label that the classifier has no class for.
+    #[error("a label is {label}, but there are {classes} classes")]
+    Label {
+        /// The label.
+        label: u32,
+        /// Classes of the classifier.
+        classes: usize,
+    },
+}

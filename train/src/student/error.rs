@@ -1,0 +1,53 @@
+//! Why a student cannot be built, or lacks an output.
+
+use crate::StudentSizes;
+use thiserror::Error;
+
+use super::Architecture;
+
+/// Why a student cannot be built, or lacks an output.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StudentError {
+    /// An objective asked for an output that the student does not have.
+    #[error("the objective needs the student's output {output}, which this student does not have")]
+    MissingOutput {
+        /// The output.
+        output: &'static str,
+    },
+    /// Images that the mask's cells do not fill, or that have a single cell.
+    #[error(
+        "students that see masked images need sides that are multiples of 32, and two cells of 32 x 32 at least, got {height} x {width}\nhint: the smallest square is 64 x 64"
+    )]
+    MaskedSize {
+        /// Rows of pixels.
+        height: usize,
+        /// Columns of pixels.
+        width: usize,
+    },
+    /// A token grid that a decoder cannot reach by doubling the coarsest map.
+    #[error(
+        "a decoder for images of {height} x {width} cannot make {rows} x {columns} tokens\nhint: grids that fit are {fitting}; {}",
+        StudentSizes { rows: *rows, columns: *columns }
+    )]
+    TokenGrid {
+        /// Rows of tokens.
+        rows: usize,
+        /// Columns of tokens.
+        columns: usize,
+        /// Rows of pixels.
+        height: usize,
+        /// Columns of pixels.
+        width: usize,
+        /// The grids that fit.
+        fitting: String,
+    },
+}
+
+/// A name that stands for no architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("unknown student {name:?}\nhint: students are {}", Architecture::ALL.map(Architecture::name).join(", "))]
+pub struct UnknownArchitecture {
+    /// The name given.
+    pub name: String,
+}

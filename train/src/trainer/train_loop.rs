@@ -1,0 +1,187 @@
+//! The loop over steps and epochs: metrics, checkpoints, interruption.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lgd_data::job::Job;
+
+use super::meter::{Meter, StepRecord, per_second, share};
+use super::session::{ReadLoss, Session, StepLoss, schedule};
+use super::{LoopSettings, TrainReport};
+use crate::checkpoint::{self, Progress};
+use crate::loader::batches::{Batch, Batches, StreamPlan, TrainingImages};
+use crate::loader::targets::TargetSource;
+use crate::optim::Schedule;
+use crate::run::{MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig};
+
+/// Most steps between two readings of losses, so that an infinite one is noticed soon.
+const MAX_UNREAD: usize = 50;
+
+/// A run under way.
+pub(super) struct TrainLoop<'a> {
+    config: &'a TrainConfig,
+    settings: &'a LoopSettings,
+    dir: &'a Path,
+    folder: &'a mut RunFolder,
+    job: &'a Job,
+    schedule: Schedule,
+    /// Steps done, over all epochs.
+    step: usize,
+    /// Step of the latest checkpoint on disk.
+    saved: Option<usize>,
+    epoch_loss: Vec<f64>,
+    /// Losses that were not read from the device yet.
+    unread: Vec<(StepRecord, StepLoss)>,
+}
+
+/// What one call of the loop measures.
+struct Meters {
+    epoch: Meter,
+    line: Meter,
+}
+
+impl<'a> TrainLoop<'a> {
+    pub(super) fn open(
+        config: &'a TrainConfig,
+        settings: &'a LoopSettings,
+        dir: &'a Path,
+        folder: &'a mut RunFolder,
+        job: &'a Job,
+    ) -> Result<Self, RunError> {
+        let schedule = schedule(config, folder.manifest().steps_per_epoch)?;
+        Ok(Self {
+            config,
+            settings,
+            dir,
+            folder,
+            job,
+            schedule,
+            step: 0,
+            saved: None,
+            epoch_loss: Vec::new(),
+            unread: Vec::new(),
+        })
+    }
+
+    /// Restores the latest checkpoint, if there is one.
+    pub(super) fn restore(
+        &mut self,
+        session: &mut Session,
+        targets: &TargetSource<'_>,
+        report: &mut TrainReport,
+    ) -> Result<(), RunError> {
+        let Some((path, bytes)) = self.folder.latest_checkpoint()? else { return Ok(()) };
+        let read = &mut |rows: &[usize]| targets.embeddings(rows);
+        let progress = checkpoint::restore(&bytes, &path, &mut session.stateful(), read)?;
+        self.step = progress.step;
+        self.saved = Some(progress.step);
+        self.epoch_loss = progress.epoch_loss;
+        report.resumed_from = Some(progress.step);
+        self.job.skip(u64::try_from(progress.step).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    /// Runs the remaining steps.
+    pub(super) fn run(
+        &mut self,
+        session: &mut Session,
+        images: &TrainingImages<'_>,
+        observe: &mut dyn FnMut(&MetricsLine),
+        report: &mut TrainReport,
+    ) -> Result<(), RunError> {
+        let mut metrics = MetricsFile::open(&self.folder.metrics_path(), self.step)?;
+        let plan = StreamPlan {
+            batch: self.config.batch,
+            epochs: self.config.epochs,
+            seed: self.config.seed,
+            done: self.step,
+        };
+        let start = (Instant::now(), self.step);
+        let mut write = |line: &MetricsLine| {
+            metrics.push(line)?;
+            observe(line);
+            Ok(())
+        };
+        let waited = images.stream(plan, self.settings.threads, |batches| {
+            self.steps(session, batches, &mut write)?;
+            Ok::<_, RunError>(batches.waited())
+        })?;
+        metrics.sync()?;
+        let seconds = start.0.elapsed().as_secs_f64();
+        report.images = (self.step - start.1) * self.config.batch;
+        report.images_per_second = per_second(report.images, seconds);
+        report.data_wait = share(waited, seconds);
+        Ok(())
+    }
+
+    fn steps(
+        &mut self,
+        session: &mut Session,
+        batches: &mut Batches<'_, '_>,
+        write: &mut dyn FnMut(&MetricsLine) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
+        let epoch = Meter::new(std::mem::take(&mut self.epoch_loss), Duration::ZERO);
+        let mut meters = Meters { epoch, line: Meter::new(Vec::new(), Duration::ZERO) };
+        loop {
+            if self.job.interrupted() {
+                self.read_losses(&mut meters)?;
+                self.save(session, &meters.epoch)?;
+                return Err(RunError::Interrupted { step: self.step, dir: self.dir.to_owned() });
+            }
+            let Some(batch) = batches.next_batch()? else { break };
+            let ends_epoch = batch.ends_epoch;
+            let taken = self.take_step(session, &batch)?;
+            let logs = self.settings.log_steps > 0 && self.step.is_multiple_of(self.settings.log_steps);
+            let due =
+                self.settings.checkpoint_steps.is_some_and(|every| self.step.is_multiple_of(every.max(1)));
+            if logs || ends_epoch || due || self.unread.len() >= MAX_UNREAD {
+                self.read_losses(&mut meters)?;
+            }
+            if logs {
+                write(&meters.line.line(MetricsKind::Step, taken, batches.waited()))?;
+                meters.line = Meter::new(Vec::new(), batches.waited());
+            }
+            if ends_epoch {
+                write(&meters.epoch.line(MetricsKind::Epoch, taken, batches.waited()))?;
+                meters.epoch = Meter::new(Vec::new(), batches.waited());
+            }
+            if ends_epoch || due {
+                self.save(session, &meters.epoch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_step(&mut self, session: &mut Session, batch: &Batch) -> Result<StepRecord, RunError> {
+        let epoch = batch.epoch;
+        let lr = self.schedule.lr(self.step);
+        #[expect(clippy::cast_possible_truncation, reason = "the optimizer computes in f32")]
+        let loss = session.step(batch, self.step, lr as f32)?;
+        self.step += 1;
+        self.job.advance(1);
+        let taken = StepRecord { epoch, step: self.step, lr, batch: self.config.batch };
+        self.unread.push((taken, loss));
+        Ok(taken)
+    }
+
+    /// Reads the losses of the steps since the last call. Only here the loop waits for a device.
+    fn read_losses(&mut self, meters: &mut Meters) -> Result<(), RunError> {
+        for (taken, loss) in self.unread.drain(..) {
+            let ReadLoss { total, parts } = loss.read(taken.epoch, taken.step - 1)?;
+            meters.epoch.add(total, &parts);
+            meters.line.add(total, &parts);
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, session: &mut Session, epoch: &Meter) -> Result<(), RunError> {
+        if self.saved == Some(self.step) {
+            return Ok(());
+        }
+        let progress = Progress { step: self.step, epoch_loss: epoch.sums().to_vec() };
+        let bytes = checkpoint::encode(&mut session.stateful(), &progress)?;
+        self.folder.save_checkpoint(self.step, &bytes)?;
+        self.saved = Some(self.step);
+        Ok(())
+    }
+}
