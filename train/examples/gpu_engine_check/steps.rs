@@ -55,8 +55,7 @@ impl Case {
             student.update(&update)?;
         }
         let state = student.engine().state()?;
-        // After SGD's velocity.
-        let average = student.engine().optimizer_state()?.into_iter().nth(1).ok_or(TrainError::NothingRan)?;
+        let average = student.engine().optimizer_state()?.ema.ok_or(TrainError::NothingRan)?.parameters;
         let output = student.forward(images, self.shape, Mode::Inference)?;
         Ok(Results {
             losses,
