@@ -81,19 +81,20 @@ fn for_hidden(
 
 impl<'a> Mask<'a> {
     /// Per image, the number of its cells over that of its visible ones: the factor that turns a mean over all positions into the mean over
-    /// the visible ones, if the value is zero at the others. 0 for an image without visible cells, whose mean is 0.
+    /// the visible ones, if the value is zero at the others.
     ///
     /// # Errors
-    /// A part of an image.
+    /// A part of an image, or an image without a visible cell.
     pub fn shares(&self) -> Result<Vec<f32>> {
         let cells = self.rows * self.columns;
         expect_positive("cells of a mask", cells)?;
         expect_eq("cells of a mask", self.visible.len() / cells * cells, self.visible.len())?;
         let share = |image: &[bool]| {
             let count = image.iter().filter(|&&visible| visible).count();
-            if count == 0 { 0.0 } else { single(float(cells) / float(count)) }
+            expect_positive("visible cells of an image", count)?;
+            Ok(single(float(cells) / float(count)))
         };
-        Ok(self.visible.chunks_exact(cells).map(share).collect())
+        self.visible.chunks_exact(cells).map(share).collect()
     }
 
     /// The cells of a row of pixels, counted over the batch.

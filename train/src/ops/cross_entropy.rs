@@ -27,6 +27,9 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, active: Arc<[bool]>
         let (logits, targets, active) = (logits.dims(), targets.dims(), active.len());
         bail!("soft cross-entropy of logits {logits:?} and targets {targets:?} with {active} columns");
     }
+    if !active.contains(&true) {
+        bail!("soft cross-entropy without an active column");
+    }
     if let Device::Cpu = logits.device() {
         let targets = Owned::Dense(to_host(&targets.to_dtype(DType::F32)?)?);
         return logits.apply_op1(SoftCrossEntropy { targets, active, softmax: OnceLock::new() });
@@ -49,7 +52,8 @@ fn composed(logits: &Tensor, targets: &Tensor, active: &[bool]) -> Result<Tensor
 /// have none.
 ///
 /// # Errors
-/// As [`soft_cross_entropy`]; a column that does not exist.
+/// As [`soft_cross_entropy`]; on the CPU also a column that does not exist. Other devices gather without a check, so callers check columns
+/// where they read them.
 pub fn soft_cross_entropy_top_k(logits: &Tensor, indices: &Tensor, probabilities: &Tensor) -> Result<Tensor> {
     let (rows, columns) = logits.dims2()?;
     let (target_rows, k) = indices.dims2()?;

@@ -17,6 +17,7 @@ on_every_f32_device!(
     optimizers_step_as_pytorchs,
     sgd_steps_are_pytorchs,
     gradients_without_a_finite_norm_are_noticed,
+    an_update_for_something_else_is_refused,
 );
 on_every_device!(
     saved_state_goes_on_as_if_nothing_had_happened,
@@ -203,12 +204,11 @@ fn saved_state_goes_on_as_if_nothing_had_happened<D: TestDevice>() {
     }
 }
 
-#[test]
-fn an_update_for_something_else_is_refused() {
+fn an_update_for_something_else_is_refused<D: TestDevice>() {
     let other = table();
     for rule in RULES {
         let settings = averaged(rule);
-        let mut layer = small::<Cpu>();
+        let mut layer = small::<D>();
         train(&mut layer, &settings, 1..=1);
         let foreign = settings.update(&other, 0.1, 2);
         let table = layer.table.clone();
