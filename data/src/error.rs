@@ -16,7 +16,7 @@ pub enum ArtifactError {
     /// The operating system returned an error.
     #[error("cannot {action} {}: {source}{}", path.display(), disk_full_hint(source))]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
         /// Attempted action, such as "read" or "write".
         action: &'static str,
@@ -36,7 +36,7 @@ pub enum ArtifactError {
     /// The length of a file differs from its manifest entry.
     #[error("{}: expected {expected} bytes, got {got}\nhint: the file was truncated or replaced; make it again", path.display())]
     Length {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Length in the manifest, in bytes.
         expected: u64,
@@ -46,7 +46,7 @@ pub enum ArtifactError {
     /// The content of a file differs from its manifest entry.
     #[error("{}: expected BLAKE3 {expected}, got {got}\nhint: the file was altered after it was written; make it again", path.display())]
     Hash {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Hash in the manifest.
         expected: ContentHash,
@@ -56,17 +56,17 @@ pub enum ArtifactError {
     /// The manifest has another format version.
     #[error("{}: format version {got}, but this program reads version {expected}", path.display())]
     Version {
-        /// The manifest.
+        /// Path of the manifest.
         path: PathBuf,
         /// Version that this program reads.
         expected: u32,
-        /// Version found.
+        /// Version of the manifest.
         got: u32,
     },
     /// The manifest is not valid JSON of the expected form.
     #[error("{}: {source}", path.display())]
     Json {
-        /// The manifest.
+        /// Path of the manifest.
         path: PathBuf,
         /// Error of the JSON parser or writer.
         source: serde_json::Error,
@@ -88,7 +88,7 @@ pub enum ArtifactError {
     /// A Parquet file cannot be read or written.
     #[error("{}: {source}{}", path.display(), disk_full_hint(source.as_ref()))]
     Parquet {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Error of the Parquet or Arrow library, or of a width that the format cannot represent.
         source: Box<dyn Error + Send + Sync>,
@@ -96,7 +96,7 @@ pub enum ArtifactError {
     /// A safetensors file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Tensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Error of the safetensors library.
         source: SafeTensorError,
@@ -114,7 +114,7 @@ pub enum ArtifactError {
     /// The content of a file breaks a rule of the format.
     #[error("{}: {reason}", path.display())]
     Invalid {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The rule and the offending value, with the row if there is one.
         reason: String,
@@ -122,7 +122,7 @@ pub enum ArtifactError {
     /// The output folder already contains something.
     #[error("{} already holds {what}{}", path.display(), hint_line(hint))]
     Occupied {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
         /// What the folder contains.
         what: String,

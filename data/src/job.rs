@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Shared progress counters and the interrupt flag of one long job.
+/// Shared progress counters and the stop flag of a long job.
 ///
 /// Workers update the counters, the command line shows them, and a signal handler requests a stop.
 #[derive(Debug, Default)]

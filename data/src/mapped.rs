@@ -51,7 +51,7 @@ impl MappedFile {
         };
     }
 
-    /// The file's bytes.
+    /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }

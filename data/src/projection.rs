@@ -201,7 +201,7 @@ impl Projection {
     /// ([`Projection::rank`]). The axes beyond the rank are orthogonal to the others and otherwise arbitrary.
     ///
     /// # Errors
-    /// [`ProjectionError`].
+    /// [`ProjectionError`] if the rows have no principal axes or `dim` is out of range.
     pub fn fit(sums: &MomentSums, dim: usize) -> Result<Self, ProjectionError> {
         let width = sums.dim;
         if dim == 0 || dim > width {
@@ -294,7 +294,8 @@ impl Projection {
         self.variances.iter().filter(|&&variance| variance > least).count()
     }
 
-    /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`, `total` f64 `[1]`.
+    /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`,
+    /// `total` f64 `[1]`.
     ///
     /// # Errors
     /// [`ArtifactError`] on I/O; an old file is then unchanged.

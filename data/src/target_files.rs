@@ -8,7 +8,7 @@ use crate::cache::Cache;
 use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{ContentHash, Existing, FileEntry, prepare_folder};
 
-/// The cache that a bank was made from, as its manifest records it.
+/// The cache that a bank was made from, as recorded in the bank's manifest.
 pub(crate) struct MadeFrom {
     /// Path of the bank's manifest.
     pub(crate) manifest: PathBuf,

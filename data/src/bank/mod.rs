@@ -36,7 +36,7 @@ pub enum Storage {
     Dense,
     /// Stores the `k` largest probabilities with their indices.
     TopK {
-        /// Entries kept per row.
+        /// Number of stored entries per row.
         k: usize,
     },
 }
@@ -55,7 +55,7 @@ pub enum VsbMode {
 pub enum UnassignedSlots {
     /// Its slot has probability 0 and is left out of the softmax.
     Masked,
-    /// Its slot stays, with a zero prototype.
+    /// Its slot is kept, with a zero prototype.
     Kept,
 }
 
@@ -98,7 +98,7 @@ pub struct BankRecord {
     pub teacher_temperature: f32,
     /// How the VSB was computed.
     pub vsb: VsbMode,
-    /// Treatment of categories without views.
+    /// How the visual distributions treat categories without views.
     pub unassigned_slots: UnassignedSlots,
     /// Names of the categories without views.
     pub unassigned: Vec<String>,
@@ -110,7 +110,7 @@ pub struct BankRecord {
     pub visual_mass: CapturedMass,
 }
 
-/// `bank.json`.
+/// Contents of `bank.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BankManifest {
     /// Format version, [`BANK_VERSION`].
@@ -120,7 +120,7 @@ pub struct BankManifest {
     pub record: BankRecord,
     /// Rows in all target shards.
     pub rows: usize,
-    /// `bank.safetensors`.
+    /// Entry of `bank.safetensors`.
     pub prototypes: FileEntry,
     /// Target shards, in the order of the cache's shards.
     pub targets: Vec<FileEntry>,

@@ -1,4 +1,4 @@
-//! Reading a bank.
+//! Reads a bank.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Opens the bank in `dir` and checks its files.
+    /// Opens the bank in `dir` and verifies its files to `depth`.
     ///
     /// # Errors
     /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.
@@ -107,7 +107,7 @@ impl Bank {
     /// Opens the targets of all rows.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a shard is unreadable or its row count differs from the manifest's.
+    /// [`ArtifactError`] if a shard is unreadable or the row count differs from the manifest's.
     pub fn targets(&self) -> Result<Targets, ArtifactError> {
         let shards = self.manifest.targets.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
@@ -194,7 +194,7 @@ pub struct Targets {
     pub visual: DistributionColumn,
 }
 
-/// One distribution per row, dense or top K.
+/// One distribution per row, either dense or top K.
 #[derive(Debug)]
 pub struct DistributionColumn {
     slots: usize,

@@ -1,4 +1,4 @@
-//! Writing a bank.
+//! Writes a bank.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -148,7 +148,7 @@ impl TargetShardWriter {
         Ok(Self { table: TableWriter::create(path, fields, GroupLimit::Rows(GROUP_ROWS))?, widths })
     }
 
-    /// Appends rows.
+    /// Appends rows: their pseudo-categories and both distributions.
     ///
     /// # Errors
     /// [`ArtifactError::Parquet`] if the lengths do not match the columns, or on I/O.
@@ -171,7 +171,7 @@ impl TargetShardWriter {
         self.table.write(columns)
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     ///
     /// # Errors
     /// [`ArtifactError`] on I/O; the file then does not exist.

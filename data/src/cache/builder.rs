@@ -21,7 +21,7 @@ use crate::manifest::{
 };
 use crate::projection::Projection;
 
-/// `extract.json`.
+/// Contents of `extract.json`.
 #[derive(Serialize, Deserialize)]
 struct Plan {
     format_version: u32,

@@ -11,7 +11,7 @@ use super::views::{ViewArrays, column, primitive, wrong_type};
 use crate::error::ArtifactError;
 use crate::view::View;
 
-/// Keys, labels and views of a cache. Sample `i` owns rows `i x K .. (i + 1) x K`.
+/// Keys, labels and views of a cache. Sample `i` has the rows `i x K .. (i + 1) x K`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CachedViews {
     /// Key of each sample.

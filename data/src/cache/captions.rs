@@ -22,7 +22,7 @@ pub(super) const CAPTION: &str = "caption";
 const BATCH_ROWS: usize = 1024;
 const GROUP_ROWS: usize = 16 * BATCH_ROWS;
 
-/// One `captions-*.parquet` under construction.
+/// A `captions-*.parquet` file under construction.
 pub(super) struct CaptionWriter {
     table: TableWriter,
     dim: usize,
@@ -51,7 +51,7 @@ impl CaptionWriter {
         self.table.write(vec![captions])
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     pub(super) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;

@@ -107,7 +107,7 @@ pub struct TeacherRecord {
 /// Every setting that determines the bytes of a cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheConfig {
-    /// The teacher.
+    /// Teacher whose embeddings are cached.
     pub teacher: TeacherRecord,
     /// Embedding width D.
     pub dim: usize,
@@ -115,7 +115,7 @@ pub struct CacheConfig {
     pub listing: ContentHash,
     /// Number of samples in the listing.
     pub samples: usize,
-    /// Class names that labels index, if the source has them.
+    /// Class names, indexed by label, if the source has them.
     pub class_names: Option<Vec<String>>,
     /// Views per image, K.
     pub views: u16,
@@ -213,7 +213,7 @@ impl ShardEntry {
     }
 }
 
-/// `cache.json`.
+/// Contents of `cache.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheManifest {
     /// Format version, [`CACHE_VERSION`].
@@ -226,7 +226,7 @@ pub struct CacheManifest {
     pub rejected: usize,
     /// Shards, in order.
     pub shards: Vec<ShardEntry>,
-    /// `rejects.jsonl`.
+    /// Entry of `rejects.jsonl`.
     pub rejects: FileEntry,
     /// Projection of the tokens, if they are projected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -323,7 +323,7 @@ pub struct Reject {
     pub detail: String,
 }
 
-/// One of `of` equal parts of the shards, for jobs that share a cache folder.
+/// One of `of` equal parts of the shards, so that several jobs can share a cache folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partition {
     index: usize,

@@ -31,7 +31,7 @@ pub(super) struct ColumnFiles {
     of_cache: fn(&CacheManifest) -> Option<&FileEntry>,
 }
 
-/// The pixels of stored views.
+/// Pixels of the stored views.
 pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
     what: "the cache's stored views",
     hint: "only training without the images needs them: give --images and --ignore-stored-views, copy the file too, or \
@@ -48,7 +48,7 @@ pub(super) const TOKENS: ColumnFiles = ColumnFiles {
     of_cache: |cache| cache.token_projection.as_ref().map(|projection| &projection.file),
 };
 
-/// Captions.
+/// Text embeddings of the captions.
 pub(super) const CAPTIONS: ColumnFiles = ColumnFiles {
     what: "the cache's captions",
     hint: "only the objective caption needs them: copy the file too, or extract again with --overwrite",
@@ -188,7 +188,7 @@ pub struct CaptionRecord {
 /// The token projection, as the cache's manifest lists it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectionEntry {
-    /// `tokens.safetensors`.
+    /// Entry of `tokens.safetensors`.
     pub file: FileEntry,
     /// Share of the variance that the projection keeps, measured on the views that it was fitted to.
     pub explained: f64,

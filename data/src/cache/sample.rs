@@ -3,7 +3,7 @@
 use super::{CacheConfig, ImageStamp};
 use crate::view::View;
 
-/// Key, label and image of a sample.
+/// Key, label and image stamp of a sample.
 #[derive(Clone, Copy, Debug)]
 pub struct CachedSample<'a> {
     /// Key of the sample.

@@ -79,7 +79,7 @@ impl ViewBuilder {
     }
 }
 
-/// The view columns of a batch, with their types checked.
+/// The view columns of a batch; their types are checked.
 pub(super) struct ViewArrays<'a> {
     center: &'a Float32Array,
     crop: [&'a Float32Array; 4],

@@ -114,7 +114,7 @@ fn first_scan(bytes: &[u8]) -> Option<usize> {
         at += bytes.get(at..)?.windows(2).position(marker)?;
         match bytes[at + 1] {
             START_OF_SCAN => return Some(at),
-            // Markers without a segment.
+            // These markers have no segment.
             0x01 | 0xd0..=0xd9 => at += 2,
             _ => {
                 let length = bytes.get(at + 2..)?.first_chunk::<2>()?;

@@ -156,7 +156,7 @@ pub enum DecodeError {
     /// The decoder does not support this variant of the format.
     #[error("unsupported variant of the format: {0}")]
     Unsupported(String),
-    /// The data end early.
+    /// The data end before the image does.
     #[error("the data end before the image does")]
     Truncated,
     /// The data are damaged.

@@ -65,7 +65,7 @@ pub struct KdepRecord {
     pub scale: TargetScale,
 }
 
-/// `kdep.json`.
+/// Contents of `kdep.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KdepManifest {
     /// Format version, [`KDEP_VERSION`].
@@ -75,7 +75,7 @@ pub struct KdepManifest {
     pub record: KdepRecord,
     /// Rows in all target shards.
     pub rows: usize,
-    /// `kdep.safetensors`.
+    /// Entry of `kdep.safetensors`.
     pub projection: FileEntry,
     /// Target shards, in the order of the cache's shards.
     pub targets: Vec<FileEntry>,

@@ -25,7 +25,7 @@ impl KdepBank {
         dir.join(MANIFEST).exists()
     }
 
-    /// Opens the bank in `dir` and checks its files.
+    /// Opens the bank in `dir` and verifies its files to `depth`.
     ///
     /// # Errors
     /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.

@@ -101,7 +101,7 @@ impl KdepShardWriter {
         self.table.write(vec![rows])
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     ///
     /// # Errors
     /// [`ArtifactError`] on I/O; the file then does not exist.

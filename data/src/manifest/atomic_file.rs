@@ -128,7 +128,7 @@ impl Drop for AtomicFile {
 /// Replaces the file at `path` atomically by one with content `bytes`.
 ///
 /// # Errors
-/// [`ArtifactError::Io`]; the old content is then unchanged.
+/// [`ArtifactError::Io`]; an old file is then unchanged.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).during("write", path)?;

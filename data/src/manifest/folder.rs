@@ -8,7 +8,7 @@ use crate::error::{ArtifactError, IoContext};
 /// What to do if the output folder already holds a complete or unfinished artifact of the same kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// Fail.
+    /// Refuse the folder with an error.
     Refuse,
     /// Keep the finished parts if they were made with the same configuration. Banks have no parts to keep, so this is
     /// the same as [`Existing::Refuse`].

@@ -80,7 +80,8 @@ pub enum RenderError {
 /// Renders `view` of `image` as `size` x `size` pixels.
 ///
 /// # Errors
-/// [`RenderError::View`] if the view does not fit the image (see [`View::validate`]); [`RenderError::Size`].
+/// [`RenderError::View`] if the view does not fit the image (see [`View::validate`]); [`RenderError::Size`] if `size`
+/// is 0 or above [`MAX_SIZE`].
 pub fn render(image: &RgbImage, view: &View, size: u32, resample: Resample) -> Result<RgbImage, RenderError> {
     let mut pixels = vec![0; rendered_bytes(size)?];
     render_into(image, view, size, resample, &mut pixels)?;
@@ -123,7 +124,7 @@ pub fn render_into(
 /// Bytes of a rendered view, size x size x 3.
 ///
 /// # Errors
-/// [`RenderError::Size`].
+/// [`RenderError::Size`] if `size` is 0 or above [`MAX_SIZE`].
 pub fn rendered_bytes(size: u32) -> Result<usize, RenderError> {
     match usize::try_from(size) {
         Ok(side) if (1..=MAX_SIZE).contains(&size) => Ok(side * side * 3),

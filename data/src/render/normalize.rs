@@ -88,7 +88,7 @@ impl NormalizationTable {
 /// with one table, use [`NormalizationTable::apply`].
 ///
 /// # Errors
-/// [`RenderError::Length`].
+/// [`RenderError::Length`] if the length of `out` is wrong.
 pub fn normalize_into(
     image: &RgbImage,
     normalization: &Normalization,

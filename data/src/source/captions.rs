@@ -12,7 +12,7 @@ pub enum Captions {
     Texts(Vec<String>),
     /// Text embeddings.
     Embeddings {
-        /// Width D.
+        /// Embedding width D.
         dim: usize,
         /// Unit vectors, `[samples, D]`, in the f16 precision in which they are stored.
         values: Vec<f16>,

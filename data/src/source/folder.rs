@@ -26,7 +26,7 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Lists `root`.
+    /// Lists the files below `root`.
     ///
     /// # Errors
     /// [`SourceError::Io`] if the folder cannot be read; [`SourceError::NoImages`] if it holds no files.

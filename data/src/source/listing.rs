@@ -28,9 +28,9 @@ pub struct Rejected {
 pub struct Listing {
     /// All samples. Keys are unique, and the order depends only on the data.
     pub samples: Vec<Sample>,
-    /// Names of the classes, by label; `None` if labels are plain numbers or absent.
+    /// Class names, indexed by label; `None` if labels are plain numbers or absent.
     pub class_names: Option<Vec<String>>,
-    /// Entries left out of `samples`.
+    /// Entries that are not listed in `samples`.
     pub rejected: Vec<Rejected>,
     /// The caption of each sample, if the source was opened for captions ([`open_captioned`](super::open_captioned)).
     pub captions: Option<Captions>,
@@ -43,7 +43,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Sample `index`.
+    /// Returns sample `index`.
     ///
     /// # Errors
     /// [`SourceError::Index`] if `index` is out of range.

@@ -8,10 +8,11 @@
 //!
 //! Two files change.
 //!
-//! 1. `source/NAME.rs`: a struct with a [`Listing`] and whatever reading needs (paths, offsets, open files), an `open` that fills the
-//!    listing, and an `impl ImageSource` of two methods. `folder.rs` is the shortest example; `archive/` reads from inside a file.
-//!    The source's own error type lives here too.
-//! 2. `source/mod.rs`: a variant of [`SourceError`] for that error, and a line in `open` that recognizes the source by its name.
+//! 1. `source/NAME.rs`: a struct with a [`Listing`] and the data that reading needs (paths, offsets, open files), an
+//!    `open` that fills the listing, and an `impl ImageSource` with two methods. `folder.rs` is the shortest example;
+//!    `archive/` reads from inside a file. The source's own error type is defined here too.
+//! 2. `source/mod.rs`: a variant of [`SourceError`] for that error, and a line in `open` that recognizes the source by
+//!    its name.
 //!
 //! Everything else (the pipeline, training, `lgd inspect`, tests) takes any `&dyn ImageSource`.
 
@@ -36,7 +37,7 @@ pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 
 use file::{is_fault_of_file, read_sample};
 
-/// A listed set of encoded images.
+/// A set of encoded images that can be listed and read.
 pub trait ImageSource: Send + Sync {
     /// Samples, labels, rejected entries and captions.
     fn listing(&self) -> &Listing;
@@ -67,7 +68,7 @@ pub enum SourceError {
     /// A file or folder cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
         /// Error of the operating system.
         source: io::Error,
@@ -86,13 +87,13 @@ pub enum SourceError {
         path.display()
     )]
     Kind {
-        /// The path.
+        /// The rejected path.
         path: PathBuf,
     },
     /// The source holds no images.
     #[error("no images found in {}\nhint: {hint}", path.display())]
     NoImages {
-        /// The folder or list.
+        /// Path of the folder or list.
         path: PathBuf,
         /// What the source should contain.
         hint: &'static str,
@@ -103,15 +104,15 @@ pub enum SourceError {
         path.display()
     )]
     NoCaptions {
-        /// The folder, file or list.
+        /// Path of the folder, file or list.
         path: PathBuf,
     },
     /// A file is larger than allowed.
     #[error("{} has more than {limit} bytes", path.display())]
     TooManyBytes {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The limit, in bytes.
+        /// Limit, in bytes.
         limit: u64,
     },
     /// The index of the sample is out of range.
@@ -167,8 +168,8 @@ impl SourceError {
     }
 }
 
-/// Opens the images at `path`: a folder as an [`ImageFolder`], a `.tar` file or a folder of them as [`TarArchives`], a `.parquet` file
-/// or a folder of them as [`ParquetFiles`], a `.csv` file as a [`CsvList`]. Captions are ignored.
+/// Opens the images at `path` without their captions: a folder as an [`ImageFolder`], a `.tar` file or a folder of them
+/// as [`TarArchives`], a `.parquet` file or a folder of them as [`ParquetFiles`], and a `.csv` file as a [`CsvList`].
 ///
 /// # Errors
 /// [`SourceError`] if the path is none of these, cannot be read, is damaged, or holds no images.

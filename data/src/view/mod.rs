@@ -118,7 +118,7 @@ impl JitterOrder {
     }
 }
 
-/// Color factors, as torchvision's `ColorJitter` draws them.
+/// Color factors, drawn like those of torchvision's `ColorJitter`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Jitter {
     /// Factor on the distance from black, 1 = unchanged.
@@ -129,7 +129,7 @@ pub struct Jitter {
     pub saturation: f32,
     /// Hue rotation in turns, [-0.5, 0.5].
     pub hue: f32,
-    /// Order of application.
+    /// Order of the four changes.
     pub order: JitterOrder,
 }
 

@@ -33,8 +33,9 @@ pub fn teacher_record() -> TeacherRecord {
     }
 }
 
-/// The configuration of a small cache of `samples` samples with embeddings of width `dim`: [`teacher_record`], two views per image
-/// (view 0 the center crop, policy `moco-v2`, seed 7), shards of 40 samples, no class names and no optional column.
+/// The configuration of a small cache of `samples` samples with embeddings of width `dim`. It has the teacher
+/// [`teacher_record`], two views per image (view 0 is the center crop, policy `moco-v2`, seed 7), shards of 40 samples,
+/// no class names and no optional columns.
 pub fn cache_config(dim: usize, samples: usize) -> CacheConfig {
     CacheConfig {
         teacher: teacher_record(),

@@ -69,7 +69,7 @@ impl StoredFormat {
     /// Bytes of a view's pixels before encoding, S x S x 3.
     ///
     /// # Errors
-    /// [`RenderError::Size`].
+    /// [`RenderError::Size`] if the side is 0 or above [`crate::render::MAX_SIZE`].
     pub fn pixel_bytes(&self) -> Result<usize, RenderError> {
         rendered_bytes(self.size)
     }

@@ -55,7 +55,7 @@ impl PixelWriter {
         Ok(Self { table, check: UInt64Builder::new(), views, pending: 0 })
     }
 
-    /// Appends a row.
+    /// Appends an encoded view.
     pub(in crate::cache) fn push(&mut self, view: &[u8]) -> Result<(), ArtifactError> {
         let path = self.table.path();
         match &mut self.views {
@@ -83,7 +83,7 @@ impl PixelWriter {
         self.table.write(arrays)
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;

@@ -52,7 +52,7 @@ impl TokenWriter {
         })
     }
 
-    /// Appends a view's tokens, `[rows, columns, dim]`.
+    /// Appends the tokens of a view, `[rows, columns, dim]`.
     pub(in crate::cache) fn push(&mut self, tokens: &[f32]) -> Result<(), ArtifactError> {
         self.row.clear();
         match self.record.encoding {
@@ -77,7 +77,7 @@ impl TokenWriter {
         self.table.write(arrays)
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;

@@ -10,7 +10,7 @@ pub enum ArchiveError {
     /// The archive cannot be read, so none of its samples can.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
         /// Error of the operating system.
         source: io::Error,
@@ -18,7 +18,7 @@ pub enum ArchiveError {
     /// The content of the archive is not usable.
     #[error("{}: {problem}", path.display())]
     Unusable {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
         /// Why the archive is not usable.
         #[source]

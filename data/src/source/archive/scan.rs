@@ -20,7 +20,7 @@ const CAPTION_BYTES: u64 = 1 << 20;
 pub(super) struct Extent {
     /// Offset of the first byte.
     pub offset: u64,
-    /// Number of bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 

@@ -18,7 +18,7 @@ pub enum ParquetSourceError {
     /// The file cannot be read, so none of its samples can.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The system's error, or the library's error converted to an I/O error.
         source: io::Error,
