@@ -122,7 +122,7 @@ pub struct EvalReport {
     pub linear: Vec<ProbeReport>,
     /// Images per second through reading, rendering and the student.
     pub images_per_second: f64,
-    /// Seconds in all.
+    /// Total seconds.
     pub seconds: f64,
 }
 

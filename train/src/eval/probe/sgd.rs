@@ -136,7 +136,7 @@ impl State {
         Self { classes, weight, bias, weight_velocity, bias_velocity }
     }
 
-    /// v = momentum v + g; w -= rate v, with each classifier's own rate.
+    /// v = momentum v + g; w -= lr v, with each classifier's own learning rate.
     fn descend(&mut self, gradient: &[f32], bias_gradient: &[f32], rates: &[f32], momentum: f32) {
         let (classes, columns) = (self.classes, self.bias.len());
         let update = |first: usize, weight: &mut [f32], velocity: &mut [f32], gradient: &[f32]| {
