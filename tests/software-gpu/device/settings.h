@@ -37,7 +37,7 @@ struct Settings {
     std::string report;
 };
 
-// Read once. An invalid value ends the process: a misspelt order must not test the default one.
+// Read once. An invalid value ends the process: a misspelled order must not test the default one.
 SOFTGPU_EXPORT const Settings &settings();
 
 // Pseudo-random words (xorshift64*); the same seed gives the same words.
