@@ -1,11 +1,11 @@
-//! Runs a finished ResNet-18 student with plain Candle: no code of lgd, only its files.
+//! Runs a finished ResNet-18 student in plain Candle. It uses none of lgd's code, only its files.
 //!
 //! ```text
 //! cargo run --release --example candle_student -- RUN BANK IMAGE
 //! ```
 //!
-//! RUN is a folder that `lgd train --student resnet18` made, BANK one that `lgd bank` made with the same teacher. The output is the five
-//! most similar names of the bank.
+//! RUN is a folder made by `lgd train --student resnet18`, BANK a folder made by `lgd bank` with the same teacher.
+//! The output is the bank's five names most similar to the image.
 
 use std::fs;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 /// Width d of ResNet-18's pooled feature.
 const FEATURES: usize = 512;
 
-/// Share of the short side that `lgd eval` shows: 224 of 256 pixels.
+/// Share of the short side in the center crop of `lgd eval`: 224 of 256 pixels.
 const CENTER_FRACTION: f64 = 0.875;
 
 /// A convolution without bias, then batch normalization with the running statistics.
@@ -31,7 +31,7 @@ struct ConvNorm {
 }
 
 impl ConvNorm {
-    /// The layers of these `names`, with `inputs` and `outputs` channels.
+    /// Loads the layers with these `names`, with `inputs` and `outputs` channels.
     fn load(
         weights: &VarBuilder<'_>,
         names: (&str, &str),
@@ -52,7 +52,7 @@ impl Module for ConvNorm {
     }
 }
 
-/// ResNet's basic block: two 3x3 convolutions, and a shortcut that is projected if the shape changes.
+/// ResNet's basic block: two 3x3 convolutions and a shortcut, which is a projection if the shape changes.
 struct Block {
     first: ConvNorm,
     second: ConvNorm,
@@ -92,8 +92,8 @@ pub(crate) struct CandleStudent {
 }
 
 impl CandleStudent {
-    /// The student of `weights`, whose embeddings have `dim` dimensions. The names in `student.safetensors` are torchvision's, and
-    /// `head.0` and `head.2` for the head.
+    /// Loads the student from `weights`; its embeddings have `dim` dimensions. The tensors of `student.safetensors`
+    /// have torchvision's names; those of the head are `head.0` and `head.2`.
     pub(crate) fn load(weights: &VarBuilder<'_>, dim: usize) -> candle_core::Result<Self> {
         let (mut blocks, mut inputs) = (Vec::new(), 64);
         for (stage, outputs) in (1..).zip([64, 128, 256, 512]) {
@@ -115,7 +115,7 @@ impl CandleStudent {
     /// Features `[B, 512]` and embeddings `[B, D]` of normalized images `[B, 3, H, W]`.
     pub(crate) fn forward(&self, images: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let x = images.apply(&self.stem)?.relu()?;
-        // No value is negative, so zeros do not change a maximum.
+        // No value is negative, so zero padding does not change a maximum.
         let x = x.pad_with_zeros(D::Minus2, 1, 1)?.pad_with_zeros(D::Minus1, 1, 1)?;
         let x = x.max_pool2d_with_stride(3, 2)?;
         let x = self.blocks.iter().try_fold(x, |x, block| x.apply(block))?;
@@ -126,7 +126,7 @@ impl CandleStudent {
     }
 }
 
-/// The entries of `run.json` that this example reads.
+/// The fields of `run.json` that this example reads.
 #[derive(Deserialize)]
 struct Run {
     config: Config,
@@ -152,7 +152,7 @@ struct Normalization {
     std: [f32; 3],
 }
 
-/// The entries of `bank.json` that this example reads.
+/// The fields of `bank.json` that this example reads.
 #[derive(Deserialize)]
 struct Bank {
     categories: Vec<Category>,
@@ -172,7 +172,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Every name of the bank with its cosine similarity to the image, most similar first.
+/// Returns every name of the bank with its cosine similarity to the image, most similar first.
 pub(crate) fn score(run: &Path, bank: &Path, image: &Path) -> Result<Vec<(String, f32)>> {
     let device = Device::Cpu;
     let Run { config, teacher, dim } = read_json(&run.join("run.json"))?;
@@ -183,7 +183,7 @@ pub(crate) fn score(run: &Path, bank: &Path, image: &Path) -> Result<Vec<(String
 
     let Bank { categories } = read_json(&bank.join("bank.json"))?;
     let prototypes = candle_core::safetensors::load(bank.join("bank.safetensors"), &device)?;
-    // Unit vectors, [C, D].
+    // The text prototypes, unit vectors [C, D].
     let text = prototypes.get("tsb").context("bank.safetensors has no tensor tsb")?;
 
     let (_, embedding) = student.forward(&load_image(image, config.size, &teacher.normalization)?)?;
@@ -193,7 +193,7 @@ pub(crate) fn score(run: &Path, bank: &Path, image: &Path) -> Result<Vec<(String
     Ok(named)
 }
 
-/// The center of an image as a normalized batch of one, `[1, 3, size, size]`.
+/// The center crop of an image as a normalized batch of one, `[1, 3, size, size]`.
 fn load_image(path: &Path, size: u32, normalization: &Normalization) -> Result<Tensor> {
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! A training loop of your own: student, batches of a cache, objective and optimizer, without run folders and checkpoints.
+//! A custom training loop: student, batches of a cache, objective and optimizer, without run folders and checkpoints.
 //!
 //! ```text
 //! cargo run --release --example own_loop -- CACHE IMAGES STUDENT.safetensors
@@ -25,11 +25,11 @@ use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfi
 
 /// The settings of this loop.
 pub(crate) struct Settings {
-    /// Side of the student's square input, pixels.
+    /// Side of the student's square input, px.
     pub(crate) size: u32,
     /// Samples per step.
     pub(crate) batch: usize,
-    /// Passes over the samples.
+    /// Number of passes over the samples.
     pub(crate) epochs: u32,
     /// Learning rate.
     pub(crate) lr: f32,
@@ -55,15 +55,15 @@ fn main() -> Result<()> {
     fs::write(out, student.to_safetensors(Default::default())?).with_context(|| format!("write {out}"))
 }
 
-/// Trains a student on the views of `cache`; returns it with the loss of every step. `originals` are needed unless the cache stores views
-/// of the student's size.
+/// Trains a student on the views of `cache`; returns it with the loss of every step. `originals` is required unless
+/// the cache stores views of the student's size.
 pub(crate) fn train(
     cache: &Cache,
     originals: Option<Originals<'_>>,
     settings: &Settings,
 ) -> Result<(Student, Vec<f32>)> {
     let device = Device::Cpu;
-    // SEED needs nothing but embeddings. Any other `Objective`, such as that of the example own_objective, fits here.
+    // SEED reads only embeddings. Any other `Objective`, such as that of the example own_objective, can be used here.
     let objectives: Objectives = "seed".parse()?;
     let setup = Setup {
         inputs: Inputs::open(cache, None, None, &objectives)?,
@@ -77,7 +77,8 @@ pub(crate) fn train(
     let mut student =
         Student::new(StudentConfig::new(STUDENT, Head::Projection { dim: cache.dim() }, SEED), &device)?;
 
-    // The loader renders the views that the teacher saw, at the student's size, and gathers the columns that the objective reads.
+    // The loader renders the views that the teacher saw, at the student's size, and reads the columns that the
+    // objective needs.
     let teacher = &cache.manifest().config.teacher;
     let format =
         InputFormat { size: settings.size, resample: teacher.resample, normalization: teacher.normalization };
@@ -98,7 +99,7 @@ pub(crate) fn train(
     Ok((student, losses))
 }
 
-/// One step, number `number` from 0, at learning rate `lr`; returns its loss.
+/// Runs step `number` (from 0) at learning rate `lr`; returns its loss.
 fn step(
     student: &mut Student,
     objective: &mut dyn Objective,
@@ -112,10 +113,10 @@ fn step(
     let output = student.forward(images, (batch.rows.len(), side, side), mode)?;
     let loss = objective.loss(&output, &batch.targets)?;
     student.backward(&loss.total, false)?;
-    // Updates are counted from 1.
+    // Updates are numbered from 1.
     let update = OptimizerSettings::default().update(student.table(), lr, number + 1);
     student.update(&update)?;
-    // SEED's queue takes up the batch.
+    // Adds the batch to SEED's queue.
     objective.after_step(&batch.targets)?;
     Ok(loss.total.to_scalar()?)
 }

@@ -1,5 +1,5 @@
-//! An objective of your own: the cosine distance between the student's embedding and the teacher's. Trains a small student on one random
-//! batch, so it needs no files; `own_loop` trains on a cache, with any objective.
+//! A custom objective: the cosine distance between the student's embedding and the teacher's. It trains a small
+//! student on one random batch, so it needs no files; `own_loop` trains on a cache with any objective.
 //!
 //! ```text
 //! cargo run --release --example own_objective
@@ -15,26 +15,27 @@ use lgd_train::optim::OptimizerSettings;
 use lgd_train::rng::Stream;
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig, StudentOutput};
 
-/// `1 - mean_b s_b . t_b` of unit vectors: the student's embeddings s and the teacher's t, both `[B, D]`.
+/// `1 - mean_b s_b . t_b` for unit vectors: the student's embeddings s and the teacher's t, both `[B, D]`.
 pub(crate) struct CosineDistance;
 
 impl Objective for CosineDistance {
-    /// Columns that the loader gathers for every batch.
+    /// Columns that the loader reads for every batch.
     fn columns(&self) -> TargetColumns {
         TargetColumns { embedding: true, ..TargetColumns::default() }
     }
 
-    /// Candle differentiates the loss. Not every gradient of Candle is right: `lgd_train::ops` lists the operations whose gradients are.
+    /// Candle differentiates the loss. Some of Candle's gradients are wrong; `lgd_train::ops` lists the operations
+    /// whose gradients are right.
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError> {
         let (s, t) = (output.embedding()?, targets.embedding()?);
         let cosine = s.mul(t)?.sum_keepdim(D::Minus1)?.mean_all()?;
         let total = cosine.affine(-1.0, 1.0)?;
-        // The terms of the loss, for the metrics.
+        // `parts` holds the terms of the loss, for the metrics.
         Ok(Loss { parts: vec![("cosine", total.detach())], total })
     }
 }
 
-/// Images of the batch, their side in pixels, and the width D of the embeddings.
+/// Images in the batch, their side in pixels, and the width D of the embeddings.
 const BATCH: usize = 8;
 const SIDE: usize = 32;
 const DIM: usize = 16;
@@ -46,7 +47,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The losses of `steps` steps on one batch of noise whose teacher embeddings are random.
+/// Losses of `steps` steps on one batch of noise with random teacher embeddings.
 pub(crate) fn overfit(steps: u64) -> Result<Vec<f32>> {
     let device = Device::Cpu;
     let objective = CosineDistance;
@@ -73,7 +74,7 @@ pub(crate) fn overfit(steps: u64) -> Result<Vec<f32>> {
     Ok(losses)
 }
 
-/// Normal random numbers, f32 `[rows, columns]`.
+/// Normally distributed random numbers, f32 `[rows, columns]`.
 fn noise(seed: u64, rows: usize, columns: usize) -> Result<Tensor> {
     let mut stream = Stream::new(&[seed]);
     let values: Vec<f64> = (0..rows * columns).map(|_| stream.normal()).collect();

@@ -1,4 +1,4 @@
-//! Reads a cache: prints what it holds, and the views and embeddings of its first samples.
+//! Reads a cache: prints a summary, and the views and embeddings of its first samples.
 //!
 //! ```text
 //! cargo run --release --example read_cache -- CACHE
@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     print_cache(Path::new(&dir), 3, &mut io::stdout().lock())
 }
 
-/// Writes what the cache in `dir` holds to `out`, then the views of its first `samples` samples.
+/// Writes a summary of the cache in `dir` to `out`, then the views of its first `samples` samples.
 pub(crate) fn print_cache(dir: &Path, samples: usize, out: &mut impl Write) -> Result<()> {
     // `Verify::Full` hashes every file, `Verify::Length` compares lengths.
     let cache = Cache::open(dir, Verify::Length)?;
@@ -28,7 +28,7 @@ pub(crate) fn print_cache(dir: &Path, samples: usize, out: &mut impl Write) -> R
     writeln!(out, "tokens     {}", if config.tokens.is_some() { "yes" } else { "no" })?;
     writeln!(out, "captions   {}", if config.captions.is_some() { "yes" } else { "no" })?;
 
-    // Keys, labels and views are read into memory. Embeddings stay in the memory-mapped files, and rows are copied out.
+    // Keys, labels and views are read into memory. Embeddings stay in memory-mapped files; rows are copied out.
     let views = cache.views()?;
     let mut embedding = vec![0.0; cache.dim()];
     for sample in 0..samples.min(views.samples()) {

@@ -1,4 +1,4 @@
-//! Exit codes, and which error leads to which.
+//! Exit codes, and the mapping from errors to them.
 
 use std::process::ExitCode;
 
@@ -10,18 +10,18 @@ use lgd_train::eval::EvalError;
 use lgd_train::export::ExportError;
 use lgd_train::run::RunError;
 
-/// How a command ended.
+/// Outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// Success.
     Done = 0,
-    /// Done, but more samples were rejected than allowed.
+    /// Success, but more samples were rejected than allowed.
     Rejects = 1,
-    /// Wrong usage or configuration, or input that cannot be used.
+    /// Invalid usage, configuration or input.
     Usage = 2,
-    /// A cache, bank, run or checkpoint that is bad, does not belong, or cannot be read or written.
+    /// A cache, bank, run or checkpoint is damaged, does not match, or cannot be read or written.
     Artifact = 3,
-    /// Interrupted; the same command with `--resume` goes on.
+    /// Interrupted. The same command with `--resume` continues.
     Interrupted = 75,
 }
 
@@ -36,7 +36,8 @@ pub fn of_error(error: &anyhow::Error) -> Exit {
     error.chain().find_map(of_cause).unwrap_or(Exit::Usage)
 }
 
-/// The stages' errors show an artifact's error as their own, so it is looked for inside them too.
+/// The exit code of one cause. The stages' errors wrap an artifact's error transparently, so they are searched for
+/// one too.
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<ArtifactError>() {
         return Some(of_artifact(error));

@@ -1,7 +1,7 @@
-//! The page docs/flags.md: every command and flag, as the command line itself defines them.
+//! Generates docs/flags.md: every command and flag, from the definitions of the command line.
 //!
-//! The test fails if the page differs from what [`page`] returns, and `UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page`
-//! rewrites it.
+//! The test fails if the file differs from what [`page`] returns.
+//! `UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page` rewrites it.
 
 use std::path::Path;
 use std::{env, fs};
@@ -28,7 +28,7 @@ fn page() -> String {
     format!("{HEAD}{sections}\n## Exit codes\n\n{exit_codes}\n")
 }
 
-/// One command: what it does, how it is called, and a table of its flags.
+/// One command: description, usage and a table of its flags.
 fn section(command: &mut Command) -> String {
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").trim();
@@ -62,7 +62,7 @@ fn row(arg: &Arg) -> String {
     format!("| {typed} | {default} | {} |\n", help.replace('|', "\\|"))
 }
 
-/// The values that a flag can take, as a sentence; empty if they are not a list.
+/// The possible values of a flag as a sentence; empty if they are not an enumeration.
 fn values_of(arg: &Arg) -> String {
     let shown = arg.get_possible_values().into_iter().filter(|value| !value.is_hide_set());
     let names: Vec<String> = shown.map(|value| format!("`{}`", value.get_name())).collect();
@@ -72,7 +72,7 @@ fn values_of(arg: &Arg) -> String {
     format!(" One of {}.", names.join(", "))
 }
 
-/// Help without its `[default: VALUE]`, and the value.
+/// Splits off `[default: VALUE]`; returns the help without it, and the value.
 fn split_default(help: &str) -> (String, String) {
     let split =
         help.split_once(" [default: ").and_then(|(before, rest)| Some((before, rest.split_once(']')?)));

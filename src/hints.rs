@@ -1,4 +1,4 @@
-//! `hint:` lines that name flags and commands: remedies for errors of the libraries, which do not know the command line.
+//! `hint:` lines that name flags and commands, for errors of the library crates, which do not know the command line.
 
 use std::error::Error;
 
@@ -9,12 +9,12 @@ use lgd_train::loader::LoaderError;
 use lgd_train::objective::{Input, InputError, ObjectiveError, ObjectiveKind};
 use lgd_train::run::RunError;
 
-/// The hint for an error, unless its message has one.
+/// The hint for an error; `None` if there is none or the message already has one.
 pub fn of_error(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(of_cause)
 }
 
-/// An error's message, with its hint.
+/// An error's message, followed by its hint if there is one.
 pub fn hinted(error: &(dyn Error + 'static)) -> String {
     match of_cause(error) {
         Some(hint) => format!("{error}\nhint: {hint}"),

@@ -1,8 +1,8 @@
 //! `lgd`: cache a vision teacher once, aim it at any category names in seconds, train small students from the cache.
 //!
-//! This crate is the command line only: [`args`] says what can be typed, [`commands`] resolves and runs it.
+//! This crate is only the command line: [`args`] defines the arguments, [`commands`] resolves and runs them.
 
-// Standard error may be closed: `eprintln!` would panic.
+// Standard error may be closed, and `eprintln!` would then panic.
 #![deny(clippy::print_stderr)]
 
 mod args;
@@ -20,7 +20,8 @@ use clap::Parser;
 
 use say::say;
 
-/// Training allocates and frees large activations all the time; this allocator keeps them (worth 20-40%).
+/// Training allocates and frees large activations constantly. This allocator keeps the memory, which makes training
+/// 20-40% faster.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The first interrupt asks the job to stop at the next safe point, the second does not wait for it.
+/// The first interrupt asks the job to stop at the next safe point. The second ends the process at once.
 fn on_interrupt() {
     if progress::JOB.interrupted() {
         std::process::exit(130);
@@ -47,7 +48,8 @@ fn on_interrupt() {
     say("\nstopping at the next safe point; once more to stop at once");
 }
 
-/// Prints the causes on one line, outermost first, then the hint. A cause that its wrapper's message repeats is left out.
+/// Prints the causes on one line, outermost first, then the hint. Skips a cause that an outer message already
+/// contains.
 fn report(error: &anyhow::Error) {
     let mut text = String::new();
     for cause in error.chain().map(|cause| cause.to_string().trim_end().to_owned()) {

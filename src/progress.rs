@@ -15,17 +15,17 @@ const BAR: &str = "{prefix:>8} [{bar:32}] {human_pos}/{human_len} {msg}";
 const REFRESH: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// The process's one job: a signal handler can reach nothing else.
+/// The only job of the process. It is static because a signal handler can reach nothing else.
 pub static JOB: Job = Job::new();
 
-/// Shows the progress of the job until it is dropped.
+/// Displays the job's progress until dropped.
 pub struct Progress {
     finished: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Progress {
-    /// Starts showing the process's job under `name`; `unit` is what it counts.
+    /// Starts displaying the process's job under `name`, counted in `unit`.
     pub fn show(name: &'static str, unit: &'static str) -> Self {
         let finished = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&finished);
@@ -80,7 +80,7 @@ fn draw_lines(name: &'static str, unit: &'static str, finished: &AtomicBool) {
     }
 }
 
-/// Units per second, and the time that the rest of the stage takes at this pace; `None` before the first unit.
+/// Units per second, and the time for the rest of the stage at this rate; `None` before the first unit.
 fn pace(job: &Job) -> (f64, Option<Duration>) {
     let rate = job.rate();
     let left = job.total().saturating_sub(job.done()) as f64 / rate;
@@ -100,7 +100,7 @@ mod tests {
         job.advance(10);
         std::thread::sleep(Duration::from_millis(20));
         let (_, left) = pace(&job);
-        // 10 units took at least 0.02 s, so the 990 that are left take 1.98 s at the least.
+        // 10 units took at least 0.02 s, so the remaining 990 take at least 1.98 s.
         assert!(left.is_some_and(|left| left.as_secs_f64() > 1.9), "{left:?}");
     }
 }

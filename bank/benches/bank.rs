@@ -4,11 +4,12 @@
 //! cargo bench -p lgd-bank --bench bank -- [--rows 50000]... [--dim 1280] [--categories 1000] [--data DIR] [--threads 2]
 //! ```
 //!
-//! For each number of rows a cache `DIR/cache-ROWSxDIM` is made unless it is there, and the same numbers as
-//! `DIR/embeddings-ROWSxDIM.npy` (f16, unit rows) and `DIR/tsb-CATEGORIESxDIM.npy` (f32) for another program; then one
-//! line of JSON goes to standard output. Embeddings come from the mapped cache and targets go into a bank's shards under
-//! `DIR/bank`, as in earnest. The peak is the process's (`VmHWM`), so numbers of rows should be given in increasing
-//! order, and in a run that finds its data made: making them takes memory too.
+//! For each number of rows, the bench creates (unless they exist) a cache `DIR/cache-ROWSxDIM`, and the same numbers
+//! as `DIR/embeddings-ROWSxDIM.npy` (f16, unit rows) and `DIR/tsb-CATEGORIESxDIM.npy` (f32) for another program. It
+//! then prints one line of JSON to standard output. As in a real run, embeddings are read from the mapped cache, and
+//! targets are written to a bank's shards under `DIR/bank`. The peak is that of the process (`VmHWM`). Therefore give
+//! numbers of rows in increasing order, and measure in a run that finds its data on disk: creating it takes memory
+//! too.
 
 mod common;
 
@@ -29,7 +30,7 @@ use lgd_data::manifest::{Existing, Verify};
 use lgd_data::view::View;
 use rayon::prelude::*;
 
-/// Rows of one shard of the bank.
+/// Rows per shard of the bank.
 const SHARD: usize = 50_000;
 
 #[derive(Parser)]
@@ -37,7 +38,7 @@ struct Options {
     /// Width of the embeddings.
     #[arg(long, default_value_t = 1280)]
     dim: usize,
-    /// Names of the bank.
+    /// Number of category names.
     #[arg(long, default_value_t = 1000)]
     categories: usize,
     #[command(flatten)]
@@ -96,7 +97,8 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes unit rows drawn around 64 directions (so that categories differ in size) as an npy file of `rows x dim`.
+/// Writes unit rows drawn around 64 directions (so that categories differ in size) as an npy file of shape
+/// `rows x dim`.
 fn write_npy(
     path: &Path,
     dtype: &str,
@@ -124,7 +126,7 @@ fn write_npy(
     Ok(())
 }
 
-/// A direction of row `row % 64` common to both files, plus noise of its own, scaled to norm 1.
+/// Direction `row % 64`, common to both files, plus the row's own noise, scaled to norm 1.
 fn unit_row(row: u64, dim: usize, seed: u64) -> Vec<f32> {
     let direction = Noise(row % 64);
     let own = Noise((seed << 40) + row + 1000);
@@ -146,7 +148,7 @@ fn read_tsb(path: &Path, categories: usize, dim: usize) -> Result<Tsb, Failure> 
     Ok(Tsb::from_values(values, dim)?)
 }
 
-/// A cache of the same rows as [`write_npy`]'s, one view per sample.
+/// Writes a cache with the same rows as [`write_npy`], one view per sample.
 fn write_cache(dir: &Path, rows: usize, dim: usize) -> Result<(), Failure> {
     let builder = CacheBuilder::open(dir, cache_config(rows, SHARD, dim, None), Existing::Resume)?;
     for shard in builder.missing_shards(Partition::WHOLE)? {
@@ -184,7 +186,7 @@ impl TargetSink for Files {
         text: Distribution<'_>,
         visual: Distribution<'_>,
     ) -> Result<(), ArtifactError> {
-        // Shards end with whole chunks here; their exact length does not matter to the time.
+        // Shards end with whole chunks here. Their exact length does not affect the time.
         if self.left == 0 {
             self.close()?;
             self.open = Some(self.writer.shard(self.shard)?);

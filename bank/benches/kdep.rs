@@ -4,10 +4,11 @@
 //! cargo bench -p lgd-bank --bench kdep -- [--rows 50000]... [--width 1280] [--dim 512] [--data DIR] [--threads 2]
 //! ```
 //!
-//! For each number of rows a cache `DIR/features-ROWSxWIDTH` is made unless it is there, and the same numbers as
-//! `DIR/features-ROWSxWIDTH.npy` (f16) for another program; then one line of JSON goes to standard output. The bank goes to
-//! `DIR/kdep`, as in earnest. The peak is the process's (`VmHWM`), so numbers of rows should be given in increasing order,
-//! and in a run that finds its data made: making them takes memory too.
+//! For each number of rows, the bench creates (unless they exist) a cache `DIR/features-ROWSxWIDTH`, and the same
+//! numbers as `DIR/features-ROWSxWIDTH.npy` (f16) for another program. It then prints one line of JSON to standard
+//! output. As in a real run, the bank is written to disk, at `DIR/kdep`. The peak is that of the process (`VmHWM`).
+//! Therefore give numbers of rows in increasing order, and measure in a run that finds its data on disk: creating it
+//! takes memory too.
 
 mod common;
 
@@ -25,10 +26,10 @@ use lgd_data::manifest::{Existing, Verify};
 use lgd_data::view::View;
 use rayon::prelude::*;
 
-/// Samples of one shard, as `lgd extract` makes them.
+/// Samples per shard, the default of `lgd extract`.
 const SHARD: usize = 1024;
 
-/// Common directions that the features vary along.
+/// Number of common directions along which the features vary.
 const FACTORS: usize = 48;
 
 #[derive(Parser)]
@@ -107,7 +108,7 @@ fn write(npy: &Path, dir: &Path, rows: usize, width: usize) -> Result<(), Failur
     Ok(())
 }
 
-/// Factors of falling weight, noise of its own in every value, and a mean that is not zero.
+/// A feature: factors with decreasing weights, noise in every value, and a nonzero mean.
 fn feature(row: usize, mixing: &[f32], width: usize) -> Vec<f32> {
     let mut noise = Noise(u64::try_from(row).unwrap_or_default() + 1000);
     let mut values: Vec<f32> = noise.by_ref().take(width).map(|value| 0.5 + 0.2 * value).collect();

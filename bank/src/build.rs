@@ -1,4 +1,4 @@
-//! From a category set and a cache to a bank's folder.
+//! Builds a bank's folder from a category set and a cache.
 
 use std::path::Path;
 use std::time::Instant;
@@ -30,79 +30,80 @@ pub struct BankRequest<'a> {
     pub categories: &'a Categories,
     /// The prompt templates.
     pub templates: &'a Templates,
-    /// Folder in which prompt embeddings are kept from bank to bank.
+    /// Folder of the prompt cache, which banks can share.
     pub prompt_cache: &'a Path,
     /// The bank's folder.
     pub out: &'a Path,
-    /// What to do with a bank that is already in the folder.
+    /// Policy for a bank that is already in the folder.
     pub existing: Existing,
-    /// Which text encoders are accepted.
+    /// Accepted text encoders.
     pub text_encoder: TextEncoderRule,
-    /// How distributions are made and stored.
+    /// How distributions are computed and stored.
     pub targets: TargetOptions,
 }
 
-/// Which text encoders may name the categories of a cache.
+/// Which text encoders may encode the category names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextEncoderRule {
-    /// Only the one that belongs to the cache's image encoder, if the cache records one.
+    /// Only the text encoder recorded in the cache; any, if the cache records none.
     SameTeacher,
-    /// Any that shares the image encoder's space, such as one for another language; the caller vouches for it.
+    /// Any text encoder. The caller vouches that it shares the image encoder's space, as one for another language
+    /// may.
     Any,
 }
 
 /// Contents of a new bank, and wall times.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BankReport {
-    /// Views.
+    /// Number of views.
     pub rows: usize,
     /// Views per category, in the order of the category set.
     pub counts: Vec<CategoryCount>,
     /// Names of the categories without a view.
     pub unassigned: Vec<String>,
-    /// Prompts needed, encoded and reused.
+    /// Prompt counts: needed, encoded and reused.
     pub prompts: PromptCounts,
-    /// Mass that the stored text distributions hold.
+    /// Probability mass captured by the stored text distributions.
     pub text_mass: CapturedMass,
-    /// Mass that the stored visual distributions hold.
+    /// Probability mass captured by the stored visual distributions.
     pub visual_mass: CapturedMass,
     /// Wall time per stage.
     pub seconds: StageSeconds,
 }
 
-/// How many views took a category for their pseudo-category.
+/// Number of views whose pseudo-category is this category.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CategoryCount {
-    /// The category.
+    /// Name of the category.
     pub name: String,
-    /// Its views.
+    /// Number of views.
     pub count: u64,
 }
 
-/// Wall time of a bank.
+/// Wall times of a bank's stages, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct StageSeconds {
-    /// Encoding prompts and averaging them.
+    /// Encoding and averaging the prompts.
     pub prompts: f64,
-    /// The passes over the embeddings.
+    /// The two passes over the embeddings.
     #[serde(flatten)]
     pub passes: PassSeconds,
-    /// Prototypes, hashes and manifest.
+    /// Writing prototypes, hashes and manifest.
     pub finish: f64,
 }
 
-/// Builds the bank. Its manifest is written last: an interrupted or failed build leaves nothing that opens as a bank.
+/// Builds the bank. The manifest is written last, so an interrupted or failed build never opens as a bank.
 ///
 /// # Errors
-/// [`BankError`]: a folder that already holds a bank, a text encoder that does not belong to the cache, bad embeddings, I/O, or an
-/// interruption.
+/// [`BankError`] if the folder already holds a bank, the text encoder does not belong to the cache, embeddings are
+/// bad, I/O fails, or the job is interrupted.
 pub fn build_bank(
     request: &BankRequest<'_>,
     encoder: &mut dyn PromptEncoder,
     job: &Job,
 ) -> Result<BankReport, BankError> {
     let embeddings = request.cache.embeddings();
-    // Before the prompts, which may take minutes.
+    // Checked before the prompts, which may take minutes to encode.
     if request.text_encoder == TextEncoderRule::SameTeacher {
         require_teacher(request.cache, encoder.hash())?;
     }
@@ -117,7 +118,7 @@ pub fn build_bank(
     let tsb = build_tsb(categories, request.templates, encoder, request.prompt_cache, job)?;
     let prompts = started.elapsed().as_secs_f64();
 
-    // Only now is an old bank replaced: prompts may fail, and then it should still be there.
+    // An old bank is replaced only now: encoding the prompts may fail, and then the old bank must survive.
     let writer = BankWriter::create(request.out, categories.len(), storage, request.existing)?;
     let mut shards = Shards::new(&writer, embeddings.shard_rows());
     let targets = build_targets(embeddings, &tsb, &request.targets, request.out, &mut shards, job)?;
@@ -141,7 +142,7 @@ pub fn build_bank(
     })
 }
 
-/// Fails for a text encoder other than the one that belongs to the cache's image encoder, if the cache records one.
+/// Fails if the cache records a text encoder and it is not this one.
 fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), ArtifactError> {
     match cache.manifest().config.teacher.text_encoder {
         Some(expected) if expected != text_encoder => Err(ArtifactError::Mismatch {
@@ -182,13 +183,13 @@ fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targe
     }
 }
 
-/// Divides the stream of targets into files that follow the cache's shards, empty ones included.
+/// Splits the stream of targets into files that match the cache's shards, empty shards included.
 struct Shards<'a> {
     writer: &'a BankWriter,
     rows: &'a [usize],
     /// The next shard to be opened.
     next: usize,
-    /// Rows that the open shard still takes.
+    /// Rows still to be written to the open shard.
     left: usize,
     open: Option<TargetShardWriter>,
 }
@@ -198,7 +199,7 @@ impl<'a> Shards<'a> {
         Self { writer, rows, next: 0, left: 0, open: None }
     }
 
-    /// Completes the open shard and opens the next.
+    /// Finishes the open shard and opens the next one.
     fn turn(&mut self) -> Result<(), ArtifactError> {
         if let Some(open) = self.open.take() {
             open.finish()?;

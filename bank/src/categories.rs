@@ -1,16 +1,18 @@
-//! Category sets: names, their synonyms, and prompts written out in full.
+//! Category sets: names, synonyms, and complete prompts.
 //!
-//! [`Categories::read`] reads three kinds of file, by their extension:
+//! [`Categories::read`] reads three kinds of file, selected by extension:
 //!
-//! - `.txt`: one name per line. A blank line before the last name is an empty name, hence an error.
+//! - `.txt`: one name per line. A blank line before the last name is an empty name and thus an error.
 //! - `.csv`: `name[,synonym...]`. A first record whose first cell is `name` or `category` is a header. Empty cells
 //!   after the name are ignored, since spreadsheets pad short rows with them.
-//! - `.json`: `["name", ...]`, or `{"name": [string, ...], ...}` with the order of the file kept. [`JsonEntries`] defines the meaning of the strings
-//!   for the whole file. A category that has both is `{"synonyms": [...], "prompts": [...]}`.
+//! - `.json`: `["name", ...]`, or `{"name": [string, ...], ...}`, read in file order. [`JsonEntries`] says whether
+//!   the strings are synonyms or prompts; it applies to the whole file. A category with both is
+//!   `{"synonyms": [...], "prompts": [...]}`.
 //!
-//! How prompts come about: the name and every synonym fill every template. A category with whole prompts uses those,
-//! and its synonyms if it has any, but its bare name fills no template. An empty list leaves the name alone. A
-//! synonym that repeats the name or another synonym of its category counts once.
+//! A category's prompts are made as follows. The name and every synonym fill every template. A category with complete
+//! prompts uses those and, if it has synonyms, the templates filled with them; its bare name then fills no template.
+//! An empty list means the name alone. A synonym that repeats the name or another synonym of its category counts
+//! once.
 
 mod files;
 
@@ -18,54 +20,54 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-/// Why a set of categories cannot be used.
+/// Reasons to reject a category set.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CategoryError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file of names.
+        /// The category file.
         path: PathBuf,
-        /// The system's answer.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The extension is none of the three.
+    /// The extension is not `.txt`, `.csv` or `.json`.
     #[error("{}: cannot tell the kind of this file of names\nhint: name it .txt, .json or .csv", path.display())]
     Kind {
-        /// The file of names.
+        /// The category file.
         path: PathBuf,
     },
-    /// The file breaks its own syntax.
+    /// The file has a CSV or JSON syntax error.
     #[error("{}:{line}: {source}", path.display())]
     Syntax {
-        /// The file of names.
+        /// The category file.
         path: PathBuf,
-        /// Line, from 1.
+        /// Line number, from 1.
         line: usize,
         /// The parser's error.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A name, synonym or prompt that cannot be accepted.
+    /// A name, synonym or prompt is invalid.
     #[error("{}:{line}: {problem}", path.display())]
     Entry {
-        /// The file of names.
+        /// The category file.
         path: PathBuf,
-        /// Line, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem.
         #[source]
         problem: Problem,
     },
-    /// A name in a list that came from no file.
+    /// A name in a list that was not read from a file is invalid.
     #[error("category {position}: {problem}")]
     Listed {
         /// Position in the list, from 0.
         position: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: Problem,
     },
-    /// There is no name at all.
+    /// There are no names.
     #[error("{origin}: no category names\nhint: give at least one name")]
     NoNames {
         /// The file, or "the list".
@@ -77,7 +79,7 @@ pub enum CategoryError {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// Nothing is left of the name.
+    /// The name is empty, perhaps only after normalization.
     #[error("empty category name\nhint: remove the blank line or entry")]
     EmptyName,
     /// The name occurs twice, perhaps only after normalization.
@@ -86,26 +88,26 @@ pub enum Problem {
          hint: remove one; names that differ only in blanks or underscores are kept apart by the verbatim switch"
     )]
     Duplicate {
-        /// The name as it would be used.
+        /// The duplicate name, normalized unless names are verbatim.
         name: String,
-        /// Position of its first appearance, from 0.
+        /// Position of its first occurrence, from 0.
         first: usize,
     },
-    /// A synonym or prompt is blank.
+    /// A synonym or prompt is empty or white space.
     #[error("category {name:?} has an empty synonym or prompt")]
     EmptyEntry {
-        /// Its category.
+        /// Name of its category.
         name: String,
     },
 }
 
-/// Whether names and synonyms are tidied.
+/// Whether names and synonyms are normalized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NameForm {
-    /// Underscores become blanks, runs of white space one blank, and the ends are trimmed.
+    /// Underscores become spaces, each run of white space becomes one space, and both ends are trimmed.
     #[default]
     Normalized,
-    /// Exactly as written.
+    /// Unchanged.
     Verbatim,
 }
 
@@ -121,23 +123,23 @@ impl NameForm {
 /// Meaning of the strings in a JSON list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum JsonEntries {
-    /// Further names of the category: they fill the templates as the name does.
+    /// Synonyms: they fill the templates as the name does.
     #[default]
     Synonyms,
-    /// Whole prompts, taken as they are; the templates are not used.
+    /// Complete prompts, encoded unchanged. The templates are not used.
     Prompts,
 }
 
-/// How a file of names is read.
+/// Options for reading a category file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// Whether names and synonyms are tidied.
+    /// Whether names and synonyms are normalized.
     pub names: NameForm,
     /// Meaning of the strings in a JSON list.
     pub entries: JsonEntries,
 }
 
-/// One category: a name and its prompts for the text encoder.
+/// A category: its name and what its prompts are made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Category {
     name: String,
@@ -151,31 +153,31 @@ impl Category {
         &self.name
     }
 
-    /// Phrases for the templates: the name (unless the category has whole prompts), then the synonyms.
+    /// Phrases that fill the templates: the name (unless the category has complete prompts), then the synonyms.
     pub fn phrases(&self) -> &[String] {
         &self.phrases
     }
 
-    /// Prompts to be encoded as they are.
+    /// Complete prompts, encoded unchanged.
     pub fn prompts(&self) -> &[String] {
         &self.prompts
     }
 }
 
-/// A non-empty list of categories with distinct, non-empty names. Its order is the order of every bank's rows.
+/// A non-empty list of categories with distinct, non-empty names. A bank's prototypes follow its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Categories(Vec<Category>);
 
 impl Categories {
-    /// Reads a file of names in one of the forms that the module describes.
+    /// Reads a category file in one of the forms described in the [module documentation](crate::categories).
     ///
     /// # Errors
-    /// [`CategoryError`], with file and line wherever there is one.
+    /// [`CategoryError`], with the file and, if known, the line.
     pub fn read(path: &Path, options: ReadOptions) -> Result<Self, CategoryError> {
         files::read(path, options)
     }
 
-    /// A set of bare names.
+    /// Builds a category set from bare names.
     ///
     /// # Errors
     /// [`CategoryError::Listed`] or [`CategoryError::NoNames`].
@@ -210,7 +212,7 @@ impl Categories {
     }
 }
 
-/// Collects categories from any kind of file, and fails for those that break the rules.
+/// Collects and checks the categories of any kind of file.
 struct Collector {
     form: NameForm,
     categories: Vec<Category>,

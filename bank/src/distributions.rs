@@ -1,9 +1,9 @@
-//! From a row of logits to the distribution that is stored: softmax at the teacher's temperature in f32, whole or its K
-//! largest entries, rounded to f16.
+//! Turns a row of logits into its stored distribution: a softmax at the teacher's temperature in f32, stored whole or
+//! as its K largest entries, rounded to f16.
 //!
-//! Stored top-K probabilities are those of the whole softmax: they sum to the captured mass, not to 1. Probabilities under 2^-25
-//! round to 0 in f16 and those under 2^-14 keep fewer than 11 bits; a distribution's sum is therefore off by up to
-//! 2^-12 of itself, which a reader undoes by dividing by the sum.
+//! Stored top-K probabilities are not renormalized: they sum to the captured mass, not to 1. In f16, probabilities
+//! below 2^-25 round to 0 and those below 2^-14 keep fewer than 11 bits. A distribution's sum therefore has a
+//! relative error of up to 2^-12; readers correct it by dividing by the sum.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -13,10 +13,10 @@ use crate::kernel::{Isa, exp_nonpositive, first_maximum};
 use crate::options::{Temperature, TopK};
 use crate::top_k::Selector;
 
-/// Largest number of categories whose distributions are stored whole.
+/// Largest number of categories for which distributions are stored whole.
 const DENSE_CATEGORIES: usize = 256;
 
-/// How the distributions over `categories` categories are stored.
+/// Storage of the distributions over `categories` categories.
 pub(crate) fn storage(categories: usize, top_k: TopK) -> Storage {
     if categories <= DENSE_CATEGORIES {
         Storage::Dense
@@ -25,25 +25,25 @@ pub(crate) fn storage(categories: usize, top_k: TopK) -> Storage {
     }
 }
 
-/// A softmax over `slots` slots and the form in which it is stored.
+/// A softmax over `slots` slots, and how it is stored.
 #[derive(Debug)]
 pub(crate) struct Softmax {
     /// Number of slots.
     pub(crate) slots: usize,
-    /// Whole or top K.
+    /// Dense or top K.
     pub(crate) storage: Storage,
-    /// tau_t.
+    /// Temperature tau_t.
     pub(crate) temperature: Temperature,
-    /// Slots that are masked: probability 0.
+    /// Masked slots: their probability is 0.
     pub(crate) masked: Vec<usize>,
-    /// Instruction set of the scans.
+    /// Instruction set of the kernels.
     pub(crate) isa: Isa,
 }
 
-/// Winner and captured mass of one row's distribution.
+/// Winning slot and captured mass of one row's distribution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowSummary {
-    /// Slot of the largest logit, the lowest of several.
+    /// Slot of the largest logit; the lowest one on a tie.
     pub(crate) first: i32,
     /// Sum of the stored probabilities before rounding to f16; 1 if all are stored.
     pub(crate) mass: f64,
@@ -65,7 +65,8 @@ impl Softmax {
         }
     }
 
-    /// Turns `logits` (at least `slots` values; masked ones are overwritten) into one stored row. `index` is empty for dense storage.
+    /// Writes one row's stored distribution. `logits` has at least `slots` values, and masked ones are overwritten;
+    /// `index` is empty for dense storage.
     pub(crate) fn row(
         &self,
         logits: &mut [f32],
@@ -106,7 +107,7 @@ impl Softmax {
 #[derive(Debug)]
 pub(crate) struct DistributionBuffer {
     width: usize,
-    /// `[rows, width]`, or nothing for dense storage.
+    /// `[rows, width]`; empty for dense storage.
     pub(crate) index: Vec<i32>,
     /// `[rows, width]`.
     pub(crate) probability: Vec<f16>,
@@ -121,7 +122,7 @@ pub(crate) struct DistributionBlock<'a> {
 }
 
 impl DistributionBuffer {
-    /// Room for `rows` rows.
+    /// Allocates space for `rows` rows.
     pub(crate) fn new(softmax: &Softmax, rows: usize) -> Self {
         let width = softmax.width();
         let indexed = if softmax.storage == Storage::Dense { 0 } else { rows * width };
@@ -151,7 +152,7 @@ impl DistributionBuffer {
             .collect()
     }
 
-    /// The buffer as the bank's writer takes it.
+    /// The buffer in the form that the bank's writer takes.
     pub(crate) fn stored(&self) -> Distribution<'_> {
         if self.index.is_empty() {
             return Distribution::Dense(&self.probability);
@@ -161,7 +162,7 @@ impl DistributionBuffer {
 }
 
 impl DistributionBlock<'_> {
-    /// The entries of one row: indices (empty for dense storage) and probabilities.
+    /// Entries of one row: indices (empty for dense storage) and probabilities.
     pub(crate) fn row(&mut self, row: usize) -> (&mut [i32], &mut [f16]) {
         let range = row * self.width..(row + 1) * self.width;
         let index = if self.index.is_empty() { &mut [][..] } else { &mut self.index[range.clone()] };
@@ -169,7 +170,7 @@ impl DistributionBlock<'_> {
     }
 }
 
-/// Gathers the captured mass of many rows.
+/// Mean and minimum of the captured mass over many rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MassTally {
     sum: f64,
@@ -178,7 +179,7 @@ pub(crate) struct MassTally {
 }
 
 impl MassTally {
-    /// No rows yet.
+    /// A tally of no rows.
     pub(crate) const EMPTY: Self = Self { sum: 0.0, min: 1.0, rows: 0 };
 
     /// Adds one row.
@@ -195,7 +196,7 @@ impl MassTally {
         self.rows = self.rows.saturating_add(other.rows);
     }
 
-    /// Mean and smallest.
+    /// Mean and minimum.
     pub(crate) fn finish(self) -> CapturedMass {
         CapturedMass { mean: self.sum / f64::from(self.rows.max(1)), min: self.min }
     }

@@ -1,23 +1,23 @@
-//! The text encoder as this crate sees it.
+//! The interface to a text encoder.
 
 use lgd_data::manifest::ContentHash;
 
 use crate::error::EncodeFailure;
 
-/// Turns prompts into embeddings that can be compared with the cache's image embeddings.
+/// Encodes prompts to embeddings in the space of the cache's image embeddings.
 ///
-/// The three methods may be answered from the model's file alone until [`PromptEncoder::encode`] is called, which
-/// happens only for prompts that the prompt cache does not hold: a rerun need not even load the model.
+/// `hash` and `dim` can be answered from the model's files without loading the model. [`PromptEncoder::encode`] is
+/// called only for prompts that are not in the prompt cache, so a rerun need not load the model at all.
 pub trait PromptEncoder {
-    /// Hash of everything that decides an embedding: model, tokenizer, options. The key of the prompt cache.
+    /// Hash of everything that affects an embedding: model, tokenizer and options. It is the key of the prompt cache.
     fn hash(&self) -> ContentHash;
 
-    /// Width of an embedding, D.
+    /// Embedding width, D.
     fn dim(&self) -> usize;
 
-    /// Encodes `prompts` to row-major `[prompts.len(), D]`. Rows need not be normalized, but must not be zero.
+    /// Encodes `prompts` to row-major `[prompts.len(), D]`. Rows need not be normalized but must not be zero.
     ///
     /// # Errors
-    /// Whatever the encoder meets; it is reported with the prompts concerned.
+    /// Any error of the encoder. The caller adds the prompts of the batch.
     fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure>;
 }

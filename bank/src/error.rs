@@ -8,40 +8,40 @@ use lgd_data::manifest::ContentHash;
 use lgd_data::projection::ProjectionError;
 use safetensors::SafeTensorError;
 
-/// Any error of a text encoder.
+/// An error of a text encoder.
 pub type EncodeFailure = Box<dyn Error + Send + Sync>;
 
-/// What is wrong with a segment of the prompt cache.
+/// A fault in a segment of the prompt cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentFault {
-    /// The content is not what the segment's name says.
+    /// The content does not match the hash in the segment's name.
     #[error("damaged prompt embeddings: the content's BLAKE3 is {got}")]
     Hash {
         /// Hash of the bytes on disk.
         got: ContentHash,
     },
-    /// Not a safetensors file of prompts and embeddings.
+    /// The file is not a safetensors file with prompts and embeddings.
     #[error(transparent)]
     Tensors(#[from] SafeTensorError),
     /// The prompts are not a JSON list of strings.
     #[error(transparent)]
     Prompts(#[from] serde_json::Error),
-    /// Embeddings of another shape or type.
+    /// The embeddings have another shape or dtype.
     #[error("embeddings: expected F32 {expected:?}, got {got}")]
     Shape {
-        /// Prompts and width.
+        /// Number of prompts and width.
         expected: [usize; 2],
-        /// Type and shape found.
+        /// Dtype and shape found.
         got: String,
     },
 }
 
-/// Why a bank cannot be built.
+/// Reasons why a bank cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BankError {
-    /// A file of a cache or a bank cannot be read or written.
+    /// A file of a cache or a bank could not be read or written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
     /// The text encoder failed.
@@ -49,32 +49,32 @@ pub enum BankError {
     Encode {
         /// First prompt of the batch.
         first: String,
-        /// Prompts in the batch.
+        /// Number of prompts in the batch.
         count: usize,
         /// The encoder's error.
         source: EncodeFailure,
     },
-    /// The text encoder returned another number of values than asked for.
+    /// The text encoder returned an unexpected number of values.
     #[error("the text encoder returned {got} values for {prompts} prompts of width {dim}")]
     EncodedLength {
-        /// Prompts in the batch.
+        /// Number of prompts in the batch.
         prompts: usize,
-        /// Width that the encoder announced.
+        /// Width that the encoder declared.
         dim: usize,
-        /// Values returned.
+        /// Number of values returned.
         got: usize,
     },
-    /// A prompt's embedding cannot be normalized.
+    /// The norm of a prompt's embedding is zero, infinite or NaN.
     #[error(
         "the text embedding of {prompt:?} has norm {norm}\nhint: the text model is damaged or overflows; try it in f32"
     )]
     PromptNorm {
         /// The prompt.
         prompt: String,
-        /// Its norm: zero, infinite or not a number.
+        /// Its norm: zero, infinite or NaN.
         norm: f64,
     },
-    /// The prompts of a category cancel out.
+    /// The embeddings of a category's prompts cancel out.
     #[error(
         "the prompts of category {category:?} have a mean of norm {norm}\nhint: give prompts that mean the same thing"
     )]
@@ -89,16 +89,16 @@ pub enum BankError {
     PromptSegment {
         /// The segment.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         source: SegmentFault,
     },
-    /// A prompt that was not encoded.
+    /// A prompt has no embedding in the prompt cache.
     #[error("the embedding of {prompt:?} is not in the prompt cache")]
     PromptAbsent {
         /// The prompt.
         prompt: String,
     },
-    /// Text and image embeddings cannot be compared.
+    /// Text and image embeddings have different widths.
     #[error(
         "the text encoder gives {text} values, the cached image embeddings have {image}\nhint: both must come from one aligned teacher"
     )]
@@ -118,7 +118,7 @@ pub enum BankError {
         /// Its norm.
         norm: f32,
     },
-    /// There are no embeddings.
+    /// The cache has no embeddings.
     #[error(
         "there are no embeddings to build a bank from\nhint: every sample was rejected; rejects.jsonl in the cache says why"
     )]
@@ -131,7 +131,7 @@ pub enum BankError {
         /// The cache's folder.
         path: PathBuf,
     },
-    /// A cached feature is infinite or not a number.
+    /// A cached feature holds an infinite value or NaN.
     #[error(
         "row {row} of the features holds a value that is not finite\nhint: extract the cache again; the teacher's feature may not fit f16"
     )]
@@ -139,10 +139,10 @@ pub enum BankError {
         /// The row, from 0.
         row: usize,
     },
-    /// The features cannot be projected to that width.
+    /// The features cannot be projected to the requested width.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
-    /// A KDEP target is too large to be stored.
+    /// A KDEP target exceeds the range of f16.
     #[error(
         "row {row}: the target {value} does not fit f16, which ends at 65504\nhint: give a larger --pts-temperature or --pts-power"
     )]
@@ -152,17 +152,17 @@ pub enum BankError {
         /// Its largest target.
         value: f32,
     },
-    /// An option outside its range.
+    /// An option is outside its range.
     #[error("{what} must be {range}, got {got}")]
     Option {
-        /// The option.
+        /// Name of the option.
         what: &'static str,
-        /// The values it can take.
+        /// The allowed values.
         range: &'static str,
-        /// The value given.
+        /// The given value.
         got: String,
     },
-    /// The job was asked to stop.
+    /// The job was interrupted.
     #[error("interrupted; nothing of the bank is kept but the prompts that were encoded for it")]
     Interrupted,
 }

@@ -1,4 +1,4 @@
-//! KDEP's targets from a cache alone (docs/methods.md section 2): no image, no teacher, no label.
+//! KDEP's targets from a cache alone (docs/methods.md section 2), without images, teacher or labels.
 //!
 //! ```text
 //! pass 1   x -> sums -> principal axes               all rows, or a strided sample of them
@@ -6,8 +6,8 @@
 //! f(y) = sign(y) |y / T|^(1/n)                       power temperature scaling
 //! ```
 //!
-//! Rows are read in blocks, and a thread holds one block and one row group of its shard: the peak does not depend on the
-//! number of rows. Nothing stored depends on the number of threads.
+//! Rows are read in blocks. Each thread holds one block and one row group of its shard, so peak memory does not
+//! depend on the number of rows. The stored values do not depend on the number of threads.
 
 use std::ops::Range;
 use std::path::Path;
@@ -29,79 +29,79 @@ use crate::error::BankError;
 use crate::options::PowerTemperature;
 use crate::tsb::as_units;
 
-/// Rows that one thread reads, and projects, at a time.
+/// Rows that one thread reads and projects at a time.
 const BLOCK: usize = 256;
 
 /// Rows that are summed at a time.
 const CHUNK: usize = 2048;
 
-/// The least value that rounds to infinity in f16.
+/// The smallest value that rounds to infinity in f16.
 const F16_END: f32 = 65_520.0;
 
 /// Inputs, settings and output folder of a KDEP bank.
 #[derive(Clone, Copy, Debug)]
 pub struct KdepRequest<'a> {
-    /// The cache.
+    /// The cache that the features belong to.
     pub cache: &'a Cache,
     /// Its features, `[rows, F]`.
     pub features: &'a MappedColumn<f32>,
-    /// Name of the teacher's output that they are.
+    /// Name of the teacher's output that the features come from.
     pub output: &'a str,
-    /// Width d of the targets: that of the student's pooled feature.
+    /// Width d of the targets, which equals that of the student's pooled feature.
     pub dim: usize,
     /// How the projected features are scaled.
     pub pts: PowerTemperature,
-    /// Size of the strided sample of rows to fit the projection to; `None` = all rows.
+    /// Size of the strided sample of rows that the projection is fitted to; `None` means all rows.
     pub fit_rows: Option<usize>,
     /// The bank's folder.
     pub out: &'a Path,
-    /// What to do with a KDEP bank that is already in the folder.
+    /// Policy for a KDEP bank that is already in the folder.
     pub existing: Existing,
 }
 
 /// Contents of a new KDEP bank, and wall times.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KdepReport {
-    /// Views.
+    /// Number of views, one target row each.
     pub rows: usize,
-    /// Views that the projection was fitted on.
+    /// Views that the projection was fitted to.
     pub fitted_rows: usize,
     /// Width F of the features.
     pub features: usize,
     /// Width d of the targets.
     pub dim: usize,
-    /// Dimensions of the targets that have any variance; the others hold rounding noise.
+    /// Target dimensions with nonzero variance; the others hold rounding noise.
     pub rank: usize,
-    /// Share of the variance of all features, about the projection's mean, that the projection keeps.
+    /// Share of the variance of all features about the projection's mean that the projection keeps.
     pub explained_variance: f64,
-    /// Magnitudes of the targets.
+    /// Statistics of the targets' magnitudes.
     pub scale: TargetScale,
     /// Wall time per stage.
     pub seconds: KdepSeconds,
 }
 
-/// Wall time of a KDEP bank.
+/// Wall times of a KDEP bank's stages, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct KdepSeconds {
-    /// First pass: the sums.
+    /// First pass: sums of the features' moments.
     pub sums: f64,
-    /// The eigen-decomposition.
+    /// Principal axes, by eigendecomposition.
     pub axes: f64,
-    /// Second pass: the targets, written.
+    /// Second pass: computing and writing the targets.
     pub targets: f64,
-    /// Projection, hashes and manifest.
+    /// Writing projection, hashes and manifest.
     pub finish: f64,
 }
 
-/// Builds the bank. Its manifest is written last: an interrupted or failed build leaves nothing that opens as a bank.
+/// Builds the bank. The manifest is written last, so an interrupted or failed build never opens as a bank.
 ///
 /// # Errors
-/// [`BankError`]: a folder that already holds a bank, a width that the features do not have, features that are not finite or
-/// all the same, a target that f16 cannot hold, I/O, or an interruption.
+/// [`BankError`] if the folder already holds a bank, the features are narrower than `dim`, features are not finite or
+/// all equal, a target exceeds the range of f16, I/O fails, or the job is interrupted.
 pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, BankError> {
     let features = request.features;
     let (rows, width, dim) = (features.rows(), features.width(), request.dim);
-    // Before the first pass, which may take minutes.
+    // Checked before the first pass, which may take minutes.
     if dim == 0 || dim > width {
         return Err(ProjectionError::Dim { dim, width }.into());
     }
@@ -121,7 +121,7 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
     drop(sums);
     seconds.axes = started.elapsed().as_secs_f64();
 
-    // Only now is an old bank replaced: the fit may fail, and then it should still be there.
+    // An old bank is replaced only now: the fit may fail, and then the old bank must survive.
     let started = Instant::now();
     let writer = KdepWriter::create(request.out, dim, request.existing)?;
     let in_part = sample.rows() < rows;
@@ -160,7 +160,7 @@ fn record(
     }
 }
 
-/// The rows that the projection is fitted on.
+/// The rows that the projection is fitted to.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     strided: StridedViews,
@@ -168,7 +168,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// At least one of `rows` rows, which are `views` for every sample of the cache.
+    /// Selects `wanted` of `rows` rows, at least one and at most all. The cache has `views` rows per sample.
     fn new(wanted: usize, rows: usize, views: usize) -> Self {
         Self { strided: StridedViews::new(wanted.max(1), rows / views, views), views }
     }
@@ -177,19 +177,19 @@ impl Sample {
         self.strided.count()
     }
 
-    /// The row that is sampled at `index`, below [`Self::rows`].
+    /// The row sampled at `index`, which is below [`Self::rows`].
     fn row(self, index: usize) -> usize {
         let (sample, view) = self.strided.get(index);
         sample * self.views + view
     }
 
-    /// All rows of the samples between those of the first and the last index.
+    /// All rows of the samples from that of index `first` to that of index `last`.
     fn span(self, first: usize, last: usize) -> Range<usize> {
         self.strided.get(first).0 * self.views..(self.strided.get(last).0 + 1) * self.views
     }
 }
 
-/// First pass.
+/// First pass: sums of the moments over the sampled rows.
 fn sums(features: &MappedColumn<f32>, sample: Sample, job: &Job) -> Result<MomentSums, BankError> {
     let width = features.width();
     let mut sums = MomentSums::new(width);
@@ -212,7 +212,7 @@ fn sums(features: &MappedColumn<f32>, sample: Sample, job: &Job) -> Result<Momen
     Ok(sums)
 }
 
-/// Copies `rows` to `out`, `[n, F]`; fails for values that are not finite.
+/// Copies `rows` to `out`, `[n, F]`. Fails if a value is not finite.
 fn read(
     features: &MappedColumn<f32>,
     rows: impl Iterator<Item = usize> + Clone,
@@ -228,12 +228,13 @@ fn read(
     Ok(())
 }
 
-/// Second pass.
+/// Second pass: projects and scales all rows, and writes the targets.
 struct Pass<'a> {
     features: &'a MappedColumn<f32>,
     projection: &'a Projection,
     pts: PowerTemperature,
-    /// Whether the projection was fitted to some rows only, so that its explained variance over all rows must be measured.
+    /// Whether the projection was fitted to a sample of the rows, so that its explained variance over all rows must
+    /// be measured.
     in_part: bool,
     writer: &'a KdepWriter,
     job: &'a Job,
@@ -265,7 +266,7 @@ impl Pass<'_> {
             .map(|(shard, rows)| self.shard(shard, rows))
             .collect::<Result<_, _>>()?;
         let mut total = ScaleSums::new(self.projection.dim());
-        // In the order of the shards, whichever thread was first.
+        // Merged in shard order, regardless of which thread finished first.
         sums.iter().for_each(|sums| total.merge(sums));
         Ok(total)
     }
@@ -319,18 +320,18 @@ impl Pass<'_> {
     }
 }
 
-/// The largest magnitude.
+/// The largest magnitude of `values`.
 fn largest(values: &[f32]) -> f32 {
-    // Magnitudes are in the order of their bits, whose maximum is vectorized.
+    // Magnitudes sort like their bits, and an integer maximum is vectorized.
     f32::from_bits(values.iter().map(|value| value.abs().to_bits()).fold(0, u32::max))
 }
 
-/// Sums for [`TargetScale`] and for the measured share of the variance.
+/// Sums for [`TargetScale`] and for the measured explained variance.
 struct ScaleSums {
     /// Sum of squares per dimension.
     squares: Vec<f64>,
     largest: f32,
-    /// Squared lengths of the projected features, and squared distances of the features from the mean.
+    /// Sum of squared lengths of the projected features, and of squared distances of the features from the mean.
     kept: f64,
     distances: f64,
 }
@@ -357,7 +358,7 @@ impl ScaleSums {
         self.distances += other.distances;
     }
 
-    /// The share kept, 0 to 1.
+    /// Explained variance as a share, 0 to 1.
     fn explained(&self) -> f64 {
         (self.kept / self.distances).min(1.0)
     }

@@ -1,5 +1,5 @@
-//! Banks of category names: text and visual prototypes, and every view's similarity distributions over them, which a student learns from
-//! (docs/methods.md section 1).
+//! Banks of category names: text and visual prototypes, and the similarity distributions of every view over them,
+//! which a student learns from (docs/methods.md section 1).
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -29,13 +29,15 @@
 //! }
 //! ```
 //!
-//! - [`categories`], [`prompts`]: from files of names and templates to prompts;
-//! - [`tsb`]: prompts to text prototypes, through a [`PromptEncoder`] and a prompt cache on disk;
-//! - [`targets`], [`vsb`]: cached image embeddings to visual prototypes and per-row distributions, in two passes;
-//! - [`build`]: all of it, into a bank's folder;
-//! - [`kdep`]: cached features to the targets of KDEP (docs/methods.md section 2), a bank of its own kind.
+//! - [`categories`], [`prompts`]: read category and template files and make prompts;
+//! - [`tsb`]: computes text prototypes from prompts, with a [`PromptEncoder`] and a prompt cache on disk;
+//! - [`targets`], [`vsb`]: compute visual prototypes and the distributions of every row from cached image embeddings,
+//!   in two passes;
+//! - [`build`]: runs all of these and writes a bank's folder;
+//! - [`kdep`]: computes KDEP's targets (docs/methods.md section 2) from cached features; they form a bank of another
+//!   kind.
 //!
-//! No image and no image encoder is ever opened: a new category set costs two matrix products over the cache.
+//! No image or image encoder is ever opened: a new category set costs two matrix products over the cache.
 
 pub mod build;
 pub mod categories;

@@ -6,10 +6,10 @@
 //!     prompts      u8  [m], a JSON list of n strings
 //! ```
 //!
-//! A segment's name is the hash of its content, so damage is found on opening (an error that names the file to delete:
-//! silently encoding again would hide a failing disk). It is written under a temporary name of the writer's own, renamed
-//! and never changed after, so two runs that write at the same time cannot disturb each other; at worst both encode the
-//! same prompts.
+//! A segment's name is the hash of its content, so opening detects damage. The error names the file to delete,
+//! because silently encoding again would hide a failing disk. A writer writes a segment under its own temporary name,
+//! renames it and never changes it again, so concurrent runs cannot disturb each other; at worst both encode the same
+//! prompts.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -26,15 +26,15 @@ use crate::error::{BankError, SegmentFault};
 const EMBEDDINGS: &str = "embeddings";
 const PROMPTS: &str = "prompts";
 
-/// The embeddings known for one text encoder. Only the prompts are in memory; embeddings are read when asked for.
+/// The stored embeddings of one text encoder. Only the prompts are in memory; embeddings are read on request.
 #[derive(Debug)]
 pub(crate) struct PromptCache {
     dir: PathBuf,
     dim: usize,
     segments: Vec<Segment>,
     index: HashMap<String, SegmentRow>,
-    /// The segment that was read last. Only this one is open: tens of thousands of names make thousands of segments, more than
-    /// a process may have open files. The prompts of a name are mostly in one segment.
+    /// The segment read last, the only one kept open. Tens of thousands of names make thousands of segments, more
+    /// than a process may have open. The prompts of a name are mostly in one segment.
     last: Option<(usize, File)>,
 }
 
@@ -52,7 +52,7 @@ struct SegmentRow {
 }
 
 impl PromptCache {
-    /// Opens, or makes, the part of `folder` that belongs to `encoder`, whose embeddings have `dim` values.
+    /// Opens, or creates, the subfolder of `folder` for `encoder`, whose embeddings have `dim` values.
     pub(crate) fn open(folder: &Path, encoder: ContentHash, dim: usize) -> Result<Self, BankError> {
         let dir = folder.join(encoder.to_string());
         fs::create_dir_all(&dir).during("create", &dir)?;
@@ -76,15 +76,15 @@ impl PromptCache {
         Ok(cache)
     }
 
-    /// Whether the prompt's embedding is known.
+    /// Whether the prompt has a stored embedding.
     pub(crate) fn contains(&self, prompt: &str) -> bool {
         self.index.contains_key(prompt)
     }
 
-    /// Reads the embedding of a known prompt into `out` (D values).
+    /// Reads the stored embedding of a prompt into `out` (D values).
     ///
     /// # Errors
-    /// [`BankError::PromptAbsent`] for an unknown prompt; [`BankError::Artifact`] on I/O.
+    /// [`BankError::PromptAbsent`] if it has none; [`BankError::Artifact`] if I/O fails.
     pub(crate) fn read(&mut self, prompt: &str, out: &mut [f32]) -> Result<(), BankError> {
         let Some(&SegmentRow { segment: number, row }) = self.index.get(prompt) else {
             return Err(BankError::PromptAbsent { prompt: prompt.to_owned() });
@@ -108,7 +108,7 @@ impl PromptCache {
         Ok(())
     }
 
-    /// Keeps new embeddings, row-major `[prompts.len(), D]`, as one segment.
+    /// Stores new embeddings, row-major `[prompts.len(), D]`, as one segment.
     pub(crate) fn append(&mut self, prompts: &[String], embeddings: &[f32]) -> Result<(), BankError> {
         let invalid = |source| BankError::PromptSegment { path: self.dir.clone(), source };
         let bytes = segment_bytes(prompts, embeddings, self.dim).map_err(invalid)?;
@@ -117,7 +117,7 @@ impl PromptCache {
         self.add(path, &bytes)
     }
 
-    /// Enters a segment whose content is `bytes` into the index. A prompt that is known already keeps its embedding.
+    /// Adds a segment with content `bytes` to the index. A prompt that is already indexed keeps its embedding.
     fn add(&mut self, path: PathBuf, bytes: &[u8]) -> Result<(), BankError> {
         let (prompts, start) = parse(bytes, self.dim)
             .map_err(|source| BankError::PromptSegment { path: path.clone(), source })?;
@@ -129,7 +129,8 @@ impl PromptCache {
     }
 }
 
-/// The hash in a segment's name; `None` for files that are not segments, such as the temporary files of an interrupted run.
+/// The hash in a segment's name; `None` if the file is not a segment, for example an interrupted run's temporary
+/// file.
 fn named_hash(path: &Path) -> Option<ContentHash> {
     if path.extension()? != "safetensors" {
         return None;
@@ -137,7 +138,7 @@ fn named_hash(path: &Path) -> Option<ContentHash> {
     path.file_stem()?.to_str()?.parse().ok()
 }
 
-/// A segment of `prompts` and their embeddings, row-major `[prompts.len(), dim]`.
+/// Serializes a segment: `prompts` and their embeddings, row-major `[prompts.len(), dim]`.
 fn segment_bytes(prompts: &[String], embeddings: &[f32], dim: usize) -> Result<Vec<u8>, SegmentFault> {
     let list = serde_json::to_vec(prompts)?;
     let values: Vec<u8> = embeddings.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -148,7 +149,7 @@ fn segment_bytes(prompts: &[String], embeddings: &[f32], dim: usize) -> Result<V
     Ok(safetensors::serialize(tensors, None)?)
 }
 
-/// The prompts of a segment and the byte position of its first embedding.
+/// The prompts of a segment and the byte offset of its first embedding.
 fn parse(bytes: &[u8], dim: usize) -> Result<(Vec<String>, u64), SegmentFault> {
     let tensors = SafeTensors::deserialize(bytes)?;
     let list = tensors.tensor(PROMPTS)?;
@@ -159,7 +160,7 @@ fn parse(bytes: &[u8], dim: usize) -> Result<(Vec<String>, u64), SegmentFault> {
         let got = format!("{:?} {:?}", embeddings.dtype(), embeddings.shape());
         return Err(SegmentFault::Shape { expected, got });
     }
-    // The library orders tensors by alignment, so the position is taken from the slice and not computed.
+    // The library orders tensors by alignment, so the offset is taken from the slice, not computed.
     let data = embeddings.data().as_ptr().addr() - bytes.as_ptr().addr();
     Ok((prompts, u64::try_from(data).unwrap_or(u64::MAX)))
 }

@@ -1,4 +1,4 @@
-//! Prompt templates, and the prompts that a category set makes of them.
+//! Prompt templates, and the prompts of a category.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,39 +7,39 @@ use thiserror::Error;
 
 use crate::categories::Category;
 
-/// The placeholder of a template, which the name replaces.
+/// The placeholder that the name replaces.
 const SLOT: &str = "{}";
 
-/// Why templates cannot be used.
+/// Reasons to reject templates.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TemplateError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file of templates.
+        /// The template file.
         path: PathBuf,
-        /// The system's answer.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A template has no place for the name, or several.
+    /// A template does not contain `{}` exactly once.
     #[error(
         "{origin}:{line}: template {template:?} has {found} places for the name\nhint: write {{}} exactly once"
     )]
     Slots {
-        /// The file, or "template" for those given one by one.
+        /// The file, or "template" if not from a file.
         origin: String,
-        /// Line or position, from 1.
+        /// Line number or position, from 1.
         line: usize,
         /// The template.
         template: String,
         /// Number of `{}` in it.
         found: usize,
     },
-    /// There is none.
+    /// There are no templates.
     #[error("{origin}: no templates\nhint: give at least one, such as \"a photo of a {{}}.\"")]
     None {
-        /// The file, or "template" for those given one by one.
+        /// The file, or "template" if not from a file.
         origin: String,
     },
 }
@@ -58,7 +58,7 @@ impl Default for Templates {
 }
 
 impl Templates {
-    /// Templates given one by one.
+    /// Checks and stores `templates`.
     ///
     /// # Errors
     /// [`TemplateError::Slots`] or [`TemplateError::None`].
@@ -69,7 +69,7 @@ impl Templates {
     /// Reads one template per line.
     ///
     /// # Errors
-    /// [`TemplateError`]; a blank line is a template without a place for the name.
+    /// [`TemplateError`]. A blank line is an error, since it has no `{}`.
     pub fn read(path: &Path) -> Result<Self, TemplateError> {
         let text =
             fs::read_to_string(path).map_err(|source| TemplateError::Io { path: path.to_owned(), source })?;
@@ -100,10 +100,10 @@ impl Templates {
         &self.0
     }
 
-    /// The prompts of one category: every phrase in every template, then its whole prompts. Never empty.
+    /// The prompts of one category: every template filled with every phrase, then its complete prompts. Never empty.
     pub fn prompts(&self, category: &Category) -> Vec<String> {
         let filled = category.phrases().iter().flat_map(|phrase| {
-            // Once only: a name may itself contain braces.
+            // Only one replacement: a name may itself contain braces.
             self.0.iter().map(move |template| template.replacen(SLOT, phrase, 1))
         });
         filled.chain(category.prompts().iter().cloned()).collect()

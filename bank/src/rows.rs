@@ -5,9 +5,9 @@ use std::ops::Range;
 use lgd_data::ArtifactError;
 use lgd_data::column::MappedColumn;
 
-/// Rows of L2-normalized embeddings that can be read piecewise, from several threads.
+/// Rows of L2-normalized embeddings, read in ranges and from several threads.
 ///
-/// A bank reads all rows twice and keeps few in memory, so an implementation should read them from a file as they are asked for.
+/// A bank reads all rows twice and holds few in memory, so an implementation should read them from a file on request.
 pub trait EmbeddingRows: Sync {
     /// Number of rows, N.
     fn rows(&self) -> usize;
@@ -21,7 +21,7 @@ pub trait EmbeddingRows: Sync {
     /// [`ArtifactError`] if the rows cannot be read.
     fn copy_rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArtifactError>;
 
-    /// Says that `rows` will not be needed again in this pass. A map of a file gives their memory back: otherwise a bank's
+    /// Hints that this pass no longer needs `rows`. A memory-mapped file releases their pages; otherwise a bank's
     /// resident memory would grow with the cache.
     fn release(&self, rows: Range<usize>) {
         let _ = rows;

@@ -1,7 +1,8 @@
-//! A nameless temporary file that carries the first pass's results to the second.
+//! An unnamed temporary file that carries the first pass's results to the second.
 //!
-//! Text distributions are complete after the first pass, visual ones only after the second, and both belong in the same
-//! rows of the bank. Keeping the former costs a few hundred bytes per row on disk; computing them again would cost a matrix product.
+//! Text distributions are complete after the first pass and visual ones after the second, but the bank stores both
+//! together. Storing the former takes a few hundred bytes per row on disk; recomputing them would take a matrix
+//! product.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
@@ -13,17 +14,17 @@ use lgd_data::error::IoContext;
 
 use crate::distributions::DistributionBuffer;
 
-/// Bytes that are converted at a time.
+/// Bytes converted at a time.
 const PIECE: usize = 1 << 16;
 
-/// Takes the first pass's results in row order.
+/// Writes the first pass's results in row order.
 #[derive(Debug)]
 pub(crate) struct SpillWriter {
     file: BufWriter<File>,
     dir: PathBuf,
 }
 
-/// Returns them in the same order.
+/// Reads them in the same order.
 #[derive(Debug)]
 pub(crate) struct SpillReader {
     file: BufReader<File>,
@@ -31,7 +32,7 @@ pub(crate) struct SpillReader {
 }
 
 impl SpillWriter {
-    /// Makes the file in `dir`. It disappears with the process, however that ends.
+    /// Creates the file in `dir`. It disappears when the process ends, however it ends.
     pub(crate) fn create(dir: &Path) -> Result<Self, ArtifactError> {
         let file = tempfile::tempfile_in(dir).during("create a temporary file in", dir)?;
         Ok(Self { file: BufWriter::with_capacity(PIECE, file), dir: dir.to_owned() })
@@ -51,7 +52,7 @@ impl SpillWriter {
         write().during("write a temporary file in", &self.dir)
     }
 
-    /// Turns to reading.
+    /// Rewinds the file for reading.
     pub(crate) fn into_reader(self) -> Result<SpillReader, ArtifactError> {
         let Self { file, dir } = self;
         let mut file =
@@ -62,7 +63,7 @@ impl SpillWriter {
 }
 
 impl SpillReader {
-    /// Reads the next chunk into buffers of its size.
+    /// Reads the next chunk, whose size is that of the buffers.
     pub(crate) fn pull(
         &mut self,
         pseudo_category: &mut [i32],

@@ -6,9 +6,9 @@
 //! pass 2   t . VSB^T   ->  visual distribution; both distributions to the bank's writer
 //! ```
 //!
-//! Rows flow in chunks, a chunk is shared out in blocks, and only one chunk is in memory: the peak does not depend on
-//! the number of rows. Nothing stored depends on the number of threads or on the chunks: a row's logits are
-//! one fixed chain of fused multiply-adds each, and the sums are exact ([`VsbPartial`]).
+//! Rows are processed in chunks, and each chunk is split into blocks for the threads. Peak memory does not depend on
+//! the number of rows. The stored values depend neither on the number of threads nor on the chunk size: each logit is
+//! one fixed chain of fused multiply-adds, and the sums are exact ([`VsbPartial`]).
 
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -29,22 +29,23 @@ use crate::spill::{SpillReader, SpillWriter};
 use crate::tsb::{Tsb, as_units};
 use crate::vsb::VsbPartial;
 
-/// Rows of one block: enough to repay streaming the packed bank, few enough that block and logits stay in the second-level cache.
+/// Rows of one block: enough to amortize streaming the packed bank, few enough that the block and its logits stay in
+/// the second-level cache.
 const BLOCK: usize = 128;
 
-/// Blocks of one chunk per thread, and at least: enough that threads which finish early find another.
+/// Blocks of a chunk per thread, and their minimum: enough that a thread that finishes early finds another block.
 const BLOCKS_PER_THREAD: usize = 8;
 const LEAST_BLOCKS: usize = 16;
 
-/// Norms that a cached embedding, a unit vector rounded to f16, can have.
+/// Accepted norms of a cached embedding, which is a unit vector rounded to f16.
 const NORMS: RangeInclusive<f32> = 0.99..=1.01;
 
-/// How distributions are made and stored.
+/// How distributions are computed and stored.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetOptions {
     /// tau_t of both distributions.
     pub temperature: Temperature,
-    /// Entries kept per row if there are more than 256 categories.
+    /// Entries stored per row if there are more than 256 categories.
     pub top_k: TopK,
     /// Treatment of the visual slots of categories without a view.
     pub unassigned: UnassignedSlots,
@@ -63,7 +64,8 @@ impl Default for TargetOptions {
 
 /// Receives the finished targets in row order.
 pub trait TargetSink {
-    /// Receives rows: pseudo-category `[n]`, text `[n, C]` and visual `[n, C + 1]` distributions in their stored form.
+    /// Appends rows: pseudo-categories `[n]`, text `[n, C]` and visual `[n, C + 1]` distributions in their stored
+    /// form.
     ///
     /// # Errors
     /// [`ArtifactError`] if they cannot be written.
@@ -82,31 +84,33 @@ pub struct Targets {
     pub vsb: Vec<f32>,
     /// Views per pseudo-category, `[C]`.
     pub counts: Vec<u64>,
-    /// How the distributions were stored.
+    /// Storage of the distributions.
     pub storage: Storage,
-    /// Mass that the stored text distributions hold, before rounding to f16.
+    /// Mass captured by the stored text distributions, before rounding to f16.
     pub text_mass: CapturedMass,
-    /// The same for the visual ones.
+    /// The same for the visual distributions.
     pub visual_mass: CapturedMass,
-    /// Time per pass.
+    /// Wall time per pass.
     pub seconds: PassSeconds,
 }
 
-/// Wall time of the image side.
+/// Wall times of the image side, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct PassSeconds {
     /// First pass: pseudo-categories, text distributions, VSB.
     pub text: f64,
     /// Second pass: visual distributions.
     pub visual: f64,
-    /// Handing the targets to the sink, which overlaps with the second pass.
+    /// Writing the targets to the sink; overlaps with the second pass.
     pub write: f64,
 }
 
-/// Makes the VSB and every row's distributions and hands the rows to `sink`. `scratch` is a folder for a temporary file.
+/// Computes the VSB and the distributions of every row, and passes the rows to `sink`. `scratch` is a folder for a
+/// temporary file.
 ///
 /// # Errors
-/// [`BankError`]: widths that differ, no rows, a row that is no unit vector, I/O, or an interruption.
+/// [`BankError`] if the widths differ, there are no rows, a row is not a unit vector, I/O fails, or the job is
+/// interrupted.
 pub fn build_targets(
     embeddings: &dyn EmbeddingRows,
     tsb: &Tsb,
@@ -146,7 +150,7 @@ pub fn build_targets(
             slots.filter(|&(_, &count)| count == 0).map(|(slot, _)| slot).collect()
         }
     };
-    // Slot 0 has no prototype: it has a zero row, and its logit is set afterwards.
+    // Slot 0 has no prototype: its row is zero, and its logit is set afterwards.
     let mut prototypes = vec![0.0; dim];
     prototypes.extend_from_slice(&vsb);
     let visual = Pass {
@@ -163,12 +167,12 @@ pub fn build_targets(
     Ok(Targets { vsb, counts, storage, text_mass, visual_mass, seconds })
 }
 
-/// One pass over the embeddings: rows times a bank, and a distribution of each row's logits.
+/// One pass over the embeddings: multiplies rows by a bank and computes the distribution of each row's logits.
 struct Pass<'a> {
     embeddings: &'a dyn EmbeddingRows,
     bank: PackedBank,
     softmax: Softmax,
-    /// Whether slot 0 is the positive, whose logit is t . t = 1.
+    /// Whether slot 0 is the positive, with logit t . t = 1.
     positive: bool,
     job: &'a Job,
 }
@@ -201,7 +205,7 @@ impl Chunk {
 }
 
 impl Pass<'_> {
-    /// First pass: sums by category, with pseudo-categories and text distributions spilled.
+    /// First pass: sums by category; writes pseudo-categories and text distributions to the temporary file.
     fn aggregate(
         &self,
         mut spill: SpillWriter,
@@ -215,7 +219,7 @@ impl Pass<'_> {
         Ok((partial, spill.into_reader()?, mass.finish()))
     }
 
-    /// Second pass: visual distributions, delivered together with the first pass's results.
+    /// Second pass: visual distributions, passed to the sink together with the first pass's results.
     fn deliver(
         &self,
         mut spill: SpillReader,
@@ -238,7 +242,7 @@ impl Pass<'_> {
         Ok(mass.finish())
     }
 
-    /// Computes chunk after chunk and hands each to `consume`, in order; a chunk is consumed on one thread while the
+    /// Computes one chunk after another and passes each to `consume`, in order. One thread consumes a chunk while the
     /// others compute the next.
     fn stream(
         &self,
@@ -259,7 +263,7 @@ impl Pass<'_> {
         if waiting { consume(&full) } else { Ok(()) }
     }
 
-    /// The rows, cut into chunks of whole blocks.
+    /// The rows, split into chunks of whole blocks (the last may be shorter).
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let rows = self.embeddings.rows();
         let size = BLOCK * LEAST_BLOCKS.max(BLOCKS_PER_THREAD * rayon::current_num_threads());
@@ -293,7 +297,8 @@ impl Pass<'_> {
             .into_par_iter()
             .map_init(workspace, |workspace, block| self.block(block, workspace))
             .collect::<Result<_, BankError>>()?;
-        // In the order of the rows, whichever thread was first: sums of rounded numbers depend on it.
+        // Merged in row order, regardless of which thread finished first, because floating-point sums depend on the
+        // order.
         tallies.into_iter().for_each(|tally| mass.merge(tally));
         self.job.advance(as_units(rows));
         Ok(())
@@ -304,7 +309,7 @@ impl Pass<'_> {
         self.embeddings.copy_rows_f32(block.first_row..block.first_row + count, block.rows)?;
         for (row, values) in (block.first_row..).zip(block.rows.chunks_exact(dim)) {
             let norm = self.softmax.isa.squared_norm(values).sqrt();
-            // A norm that is not a number is in no range.
+            // NaN is in no range.
             if !NORMS.contains(&norm) {
                 return Err(BankError::RowNorm { row, norm });
             }

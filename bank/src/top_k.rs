@@ -1,4 +1,4 @@
-//! The K largest of a row of logits, in order.
+//! Positions of the K largest values in a row of logits, in order.
 
 use crate::kernel::Isa;
 
@@ -10,15 +10,16 @@ pub(crate) struct Selector {
 }
 
 impl Selector {
-    /// Writes the positions of the `out.len()` largest `values`, largest first; of equal values the lower position comes
+    /// Writes the positions of the `out.len()` largest `values`, largest first; on a tie the lower position comes
     /// first. `values` holds no NaN and at least `out.len()` elements.
     ///
-    /// The values fall into more than K interleaved groups. The K-th largest of the groups' maxima bounds the K-th largest value
-    /// from below, so only what reaches that bound (about 1.5 K of 1,000 values for K = 64) has to be ordered.
+    /// The values are divided into more than K interleaved groups. The K-th largest group maximum is a lower bound
+    /// for the K-th largest value, so only values that reach it have to be sorted (of 1,000 values, about 1.5 K if K
+    /// is 64).
     pub(crate) fn select(&mut self, values: &[f32], isa: Isa, out: &mut [i32]) {
         let k = out.len();
         let bound = self.lower_bound(values, k, isa);
-        // One place more than can be filled: the position behind the last key is written, too.
+        // One element more than needed: the loop writes one position past the last key.
         self.keys.resize(values.len() + 1, 0);
         let mut found = 0;
         for (position, &value) in (0u32..).zip(values) {
@@ -47,9 +48,9 @@ impl Selector {
     }
 }
 
-/// A number that grows with the value and, among equal values, falls with the position.
+/// A key that increases with the value and, among equal values, decreases with the position.
 fn key(value: f32, position: u32) -> u64 {
-    // Adding 0 makes -0 equal to 0. Then the usual order-preserving map of f32 onto u32.
+    // Adding 0 makes -0 equal to 0. Then comes the usual order-preserving map from f32 to u32.
     let bits = (value + 0.0).to_bits();
     let ordered = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
     u64::from(ordered) << 32 | u64::from(!position)
@@ -72,7 +73,7 @@ mod tests {
     }
 
     proptest! {
-        /// Few distinct values, so that ties (and -0 against 0) are the rule.
+        /// Few distinct values, so ties (also of -0 and 0) are common.
         #[test]
         fn the_selection_is_the_head_of_a_stable_sort(
             values in prop::collection::vec((-20i8..20).prop_map(|v| f32::from(v) / 7.0 * if v == 0 { -1.0 } else { 1.0 }), 1..900),

@@ -12,7 +12,7 @@ use crate::error::BankError;
 use crate::prompt_cache::PromptCache;
 use crate::prompts::Templates;
 
-/// Prompts per call of the encoder and per segment of the prompt cache: the most that an interruption can lose.
+/// Prompts per call of the encoder and per segment of the prompt cache. An interruption loses at most this many.
 const BATCH: usize = 512;
 
 /// The textual semantics bank, `[C, D]`, rows of norm 1.
@@ -28,19 +28,19 @@ pub struct Tsb {
 pub struct PromptCounts {
     /// Prompts over all categories.
     pub total: usize,
-    /// Distinct ones among them.
+    /// Distinct prompts among them.
     pub distinct: usize,
-    /// Distinct ones that went through the text encoder now.
+    /// Distinct prompts encoded for this bank.
     pub encoded: usize,
-    /// Distinct ones found in the prompt cache.
+    /// Distinct prompts found in the prompt cache.
     pub reused: usize,
 }
 
 impl Tsb {
-    /// A bank made elsewhere: row-major `[C, dim]`, rows of norm 1.
+    /// Wraps a bank computed elsewhere: row-major `[C, dim]`, rows of norm 1.
     ///
     /// # Errors
-    /// [`BankError::Option`] if `values` is empty or no whole number of rows.
+    /// [`BankError::Option`] if `values` is empty or its length is not a multiple of `dim`.
     pub fn from_values(values: Vec<f32>, dim: usize) -> Result<Self, BankError> {
         if values.is_empty() || dim == 0 || !values.len().is_multiple_of(dim) {
             let got = format!("{} values of width {dim}", values.len());
@@ -53,7 +53,7 @@ impl Tsb {
         Ok(Self { values, dim, prompts: PromptCounts::default() })
     }
 
-    /// The rows, `[C, D]`.
+    /// The prototypes, `[C, D]`.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
@@ -68,19 +68,20 @@ impl Tsb {
         self.dim
     }
 
-    /// Prompts needed, encoded and reused.
+    /// Prompt counts: needed, encoded and reused.
     pub fn prompts(&self) -> PromptCounts {
         self.prompts
     }
 }
 
-/// Builds the bank: every prompt's embedding is normalized, a category's are averaged, the mean is normalized.
-/// Sums and norms are taken in f64.
+/// Builds the bank: normalizes every prompt's embedding, averages those of a category, and normalizes the mean. Sums
+/// and norms are computed in f64.
 ///
-/// `prompt_cache` is the folder in which prompt embeddings are kept; only those not found there are encoded.
+/// `prompt_cache` is the folder of the prompt cache. Only prompts that are not in it are encoded.
 ///
 /// # Errors
-/// [`BankError`]: the encoder, a damaged prompt cache, an embedding or a mean of norm 0, or an interruption.
+/// [`BankError`] if the encoder fails, the prompt cache is damaged, an embedding or a mean has norm 0, or the job is
+/// interrupted.
 pub fn build_tsb(
     categories: &Categories,
     templates: &Templates,
@@ -120,9 +121,9 @@ pub fn build_tsb(
                 *sum += f64::from(value) / norm;
             }
         }
-        // The mean's norm cancels in the last normalization, so the sum serves.
+        // The factor 1/n of the mean cancels in the normalization, so the sum is enough.
         let norm = norm(sum.iter().copied());
-        // Unit vectors that cancel leave rounding errors behind, not an exact zero.
+        // Unit vectors that cancel leave rounding errors, not an exact zero.
         if norm < 1e-6 {
             return Err(BankError::CategoryNorm { category: category.name().to_owned(), norm });
         }
@@ -131,7 +132,7 @@ pub fn build_tsb(
     Ok(Tsb { values, dim, prompts: counts })
 }
 
-/// Sends unseen prompts through the encoder, batch by batch, each batch kept before the next begins.
+/// Encodes unseen prompts in batches and stores each batch before the next one starts.
 fn encode(
     unseen: &[String],
     encoder: &mut dyn PromptEncoder,
@@ -165,13 +166,13 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|value| value * value).sum::<f64>().sqrt()
 }
 
-/// The nearest f32.
+/// Rounds to the nearest f32.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
 pub(crate) fn rounded(value: f64) -> f32 {
     value as f32
 }
 
-/// A count as a job counts it.
+/// Converts a count to the unit of [`Job`]'s progress.
 pub(crate) fn as_units(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
@@ -183,7 +184,7 @@ mod tests {
     use crate::error::EncodeFailure;
     use lgd_data::manifest::ContentHash;
 
-    /// Encodes a prompt by its length and first letter, and remembers what it was asked.
+    /// Encodes a prompt as its length and first letter, and records the prompts.
     #[derive(Default)]
     struct Counting {
         asked: Vec<String>,

@@ -1,5 +1,5 @@
-//! The visual semantics bank by Language-Guided Knowledge Aggregation, `mean` form (docs/methods.md section 1): the mean embedding of the
-//! views whose pseudo-category is c.
+//! The visual semantics bank by Language-Guided Knowledge Aggregation, in its `mean` form (docs/methods.md section
+//! 1): the prototype of category c is the mean embedding of the views whose pseudo-category is c.
 
 use rayon::prelude::*;
 
@@ -8,8 +8,8 @@ use crate::tsb::rounded;
 /// Sums and counts by pseudo-category over some of the rows.
 ///
 /// Sums are f64. A cached embedding is a unit vector in f16: each of its values is a multiple of 2^-24 and at most 1,
-/// so every sum of up to 2^29 of them is *exact* in f64. Hence the rows, cut anywhere and added in any order, give the same
-/// bits. For embeddings of full f32 precision the sums run in row order.
+/// so every sum of up to 2^29 of them is *exact* in f64. Any partition of the rows, added in any order, therefore
+/// gives the same bits. For embeddings of full f32 precision the sums run in row order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VsbPartial {
     dim: usize,
@@ -23,7 +23,8 @@ impl VsbPartial {
         Self { dim, counts: vec![0; categories], sums: vec![0.0; categories * dim] }
     }
 
-    /// Adds rows (`[pseudo_category.len(), D]`) to the sums of their pseudo-categories, in row order. A pseudo-category that does not exist is left out.
+    /// Adds rows (`[pseudo_category.len(), D]`) to the sums of their pseudo-categories, in row order. Rows with an
+    /// out-of-range pseudo-category are skipped.
     pub fn add(&mut self, rows: &[f32], pseudo_category: &[i32]) {
         let mut members: Vec<Vec<usize>> = vec![Vec::new(); self.counts.len()];
         for (row, &category) in pseudo_category.iter().enumerate() {
@@ -49,7 +50,7 @@ impl VsbPartial {
         &self.counts
     }
 
-    /// The bank, `[C, D]`: means, not normalized again; zero rows for categories without a view.
+    /// The bank, `[C, D]`: means, not normalized again. Categories without views have zero rows.
     pub fn vsb(&self) -> Vec<f32> {
         let rows = self.sums.chunks_exact(self.dim).zip(&self.counts);
         rows.flat_map(|(sums, &count)| {

@@ -1,4 +1,5 @@
-//! A bank's folder, built from a cache on disk: row for row, tied to its cache, written last, never half taken for whole.
+//! A bank's folder, built from a cache on disk: rows match the cache's, the bank is tied to its cache, and the
+//! manifest is written last, so a partial bank never passes for a whole one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
@@ -22,7 +23,7 @@ use lgd_testing::{cache_config, teacher_record};
 
 const DIM: usize = 16;
 const VIEWS: usize = 2;
-/// Samples accepted per shard: of full shards, of none at all, and of a short last one.
+/// Samples accepted per shard: full shards, an empty one, and a short last one.
 const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
 
 fn config(text_encoder: Option<ContentHash>) -> CacheConfig {
@@ -32,7 +33,7 @@ fn config(text_encoder: Option<ContentHash>) -> CacheConfig {
     }
 }
 
-/// Writes a cache of the tests' text encoder whose embeddings are `values`, `[samples x VIEWS, DIM]`.
+/// Writes a cache that records the tests' text encoder, with embeddings `values`, `[samples x VIEWS, DIM]`.
 fn write_cache(dir: &Path, values: &[f32]) -> Cache {
     write_cache_of(dir, values, Some(ContentHash::of(b"lookup")))
 }

@@ -1,4 +1,5 @@
-//! Banks against numpy in f64 (`goldens/make_goldens.py`): TSB, pseudo-categories, counts, VSB, distributions, captured mass.
+//! Banks compared with numpy in f64 (`goldens/make_goldens.py`): TSB, pseudo-categories, counts, VSB, distributions,
+//! captured mass.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
@@ -15,7 +16,7 @@ use lgd_data::bank::{CapturedMass, UnassignedSlots};
 use lgd_data::job::Job;
 use safetensors::{Dtype, SafeTensors};
 
-/// One golden file, every tensor as f64.
+/// One golden file, with every tensor as f64.
 struct Golden(HashMap<String, (Vec<usize>, Vec<f64>)>);
 
 impl Golden {
@@ -44,7 +45,7 @@ impl Golden {
         self.values(name).iter().map(|&v| v as f32).collect()
     }
 
-    /// Builds the TSB through an encoder that answers from the file.
+    /// Builds the TSB with an encoder that returns embeddings from the file.
     fn tsb(&self) -> Tsb {
         let [categories, templates, dim] = self.shape("prompts") else { panic!("prompts have three axes") };
         let prompts = self.f32s("prompts");
@@ -87,8 +88,8 @@ fn assert_close(got: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
-/// Half a unit in the last place of f16 (2^-11 of the value, 2^-25 below its normal range), and as much as an error of
-/// 1e-6 in a logit makes at the temperature.
+/// The tolerance is half a unit in the last place of f16 (2^-11 of the value, 2^-25 below its normal range), plus the
+/// effect of an error of 1e-6 in a logit at this temperature.
 fn assert_probability(got: f16, expected: f64, temperature: f64) {
     let tolerance = expected * (2f64.powi(-11) + 1e-6 / temperature) + 2f64.powi(-25);
     assert!((got.to_f64() - expected).abs() <= tolerance, "{got} {expected}");
@@ -100,7 +101,7 @@ fn assert_mass(got: CapturedMass, expected: &[f64]) {
     assert!((got.min - expected.iter().copied().fold(1.0, f64::min)).abs() < 1e-5, "{got:?}");
 }
 
-/// Stored entries have the right probabilities, in falling order, and nothing larger was left out.
+/// Checks that stored entries have the right probabilities, in decreasing order, and that no larger one is missing.
 fn assert_top_k(stored: &Stored, expected: &[f64], slots: usize, k: usize, temperature: f64) {
     let rows = stored.index.chunks(k).zip(stored.probability.chunks(k));
     assert_eq!(stored.index.len() / k, expected.len() / slots);

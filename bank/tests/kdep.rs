@@ -1,4 +1,5 @@
-//! KDEP banks against numpy's SVD (`goldens/make_kdep.py`); tied to their cache, written last, refused where they cannot be right.
+//! KDEP banks compared with numpy's SVD (`goldens/make_kdep.py`). They are tied to their cache, written last, and
+//! refused if they cannot be right.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
@@ -25,7 +26,7 @@ use safetensors::{Dtype, SafeTensors};
 const OUTPUT: &str = "pooled";
 const VIEWS: usize = 2;
 const SHARD: usize = 40;
-/// Samples accepted per shard: of full shards, of none at all, and of a short last one. 174 rows in all.
+/// Samples accepted per shard: full shards, an empty one, and a short last one. 174 rows in total.
 const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
 
 fn config(width: usize, shard_samples: usize, shards: usize) -> CacheConfig {
@@ -36,7 +37,7 @@ fn config(width: usize, shard_samples: usize, shards: usize) -> CacheConfig {
     }
 }
 
-/// Writes a cache whose features are `values`, `[rows, width]`, with so many samples in its shards.
+/// Writes a cache with features `values`, `[rows, width]`, and `accepted` samples in each shard.
 fn write_cache(dir: &Path, values: &[f32], width: usize, accepted: &[usize]) -> Cache {
     let shard_samples = accepted.iter().copied().max().unwrap().max(SHARD);
     let config = config(width, shard_samples, accepted.len());
@@ -62,7 +63,7 @@ fn write_cache(dir: &Path, values: &[f32], width: usize, accepted: &[usize]) -> 
     Cache::open(dir, Verify::Full).unwrap()
 }
 
-/// What a test varies.
+/// The options that tests vary.
 struct Options {
     dim: usize,
     pts: PowerTemperature,
@@ -104,7 +105,7 @@ fn targets(bank: &KdepBank) -> Vec<f32> {
     out
 }
 
-/// One tensor of the golden file as f64, whatever it is stored as.
+/// One tensor of the golden file, converted to f64.
 fn golden(name: &str) -> (Vec<usize>, Vec<f64>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/kdep.safetensors");
     let bytes = fs::read(path).unwrap();
@@ -120,7 +121,7 @@ fn golden(name: &str) -> (Vec<usize>, Vec<f64>) {
     (tensor.shape().to_vec(), values)
 }
 
-/// A number of the golden file that counts something.
+/// Converts a count in the golden file.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
 fn count(value: f64) -> usize {
     value as usize
@@ -131,7 +132,8 @@ fn narrow(value: f64) -> f32 {
     value as f32
 }
 
-/// Half a unit in the last place of f16: 2^-11 of the value, 2^-25 below its normal range; and what f32 makes of the root.
+/// Half a unit in the last place of f16 (2^-11 of the value, 2^-25 below its normal range), plus the f32 error of the
+/// root.
 fn rounding(value: f64) -> f64 {
     (value.abs() * 2f64.powi(-11)).max(2f64.powi(-25)) + 2e-6 * value.abs()
 }
@@ -163,7 +165,7 @@ fn check(name: &str) {
         let inside = got >= low - rounding(low) && got <= high + rounding(high);
         assert!(inside, "{name}, value {at}: {got} is not within {low} and {high}");
     }
-    // Of a part it is measured on the projected values, f32.
+    // With a sample, the explained variance is measured on the projected values, which are f32.
     let near = if fit_rows.is_some() { 1e-6 } else { 1e-9 };
     assert!(
         (report.explained_variance - explained[0]).abs() < near,
@@ -202,7 +204,7 @@ fn the_projection_may_be_fitted_on_rows_spread_over_the_cache() {
 
 #[test]
 fn a_part_of_the_rows_has_views_of_every_index() {
-    // View 0 varies along two axes, view 1 along two others.
+    // View 0 varies along two axes, view 1 along two other axes.
     let pairs = unit_rows(174, 2, 3);
     let values: Vec<f32> = pairs
         .chunks(2)
@@ -214,7 +216,7 @@ fn a_part_of_the_rows_has_views_of_every_index() {
         .collect();
     let root = tempfile::tempdir().unwrap();
     let cache = write_cache(&root.path().join("cache"), &values, 4, &ACCEPTED);
-    // A tenth, and a number of rows that is no multiple of the views.
+    // A tenth of the rows, and numbers that are not multiples of the views per image.
     for rows in [17, 87, 5] {
         let options = Options { fit_rows: Some(rows), existing: Existing::Overwrite, ..Options::new(4) };
         let report = build(&cache, &root.path().join("kdep"), &options).unwrap();
@@ -239,7 +241,7 @@ fn the_manifest_says_what_the_bank_was_made_from() {
     assert_eq!((record.output.as_str(), record.cache), (OUTPUT, cache.hash()));
     assert_eq!((record.pts_temperature, record.pts_power), (0.1, 3.0));
     let (kept, told) = (record.scale, report.scale);
-    // Numbers in JSON are read to within a unit in the last place.
+    // Numbers in JSON are parsed to within a unit in the last place.
     for (got, expected) in [
         (record.explained_variance, report.explained_variance),
         (record.explained_variance, bank.projection().explained()),
@@ -257,7 +259,7 @@ fn the_manifest_says_what_the_bank_was_made_from() {
 
 #[test]
 fn features_of_few_axes_are_used_and_said_to_be() {
-    // Rows of three dimensions, spread over eight by repetition.
+    // Rows with three independent dimensions, repeated to fill eight.
     let narrow = unit_rows(174, 3, 5);
     let values: Vec<f32> = narrow.chunks(3).flat_map(|row| row.iter().copied().cycle().take(8)).collect();
     let root = tempfile::tempdir().unwrap();
@@ -266,7 +268,7 @@ fn features_of_few_axes_are_used_and_said_to_be() {
     assert_eq!((report.rank, report.dim), (3, 6));
     assert!((report.explained_variance - 1.0).abs() < 1e-12);
     let bank = KdepBank::open(&root.path().join("kdep"), Verify::Full).unwrap();
-    // What is left there is f32 rounding, of which the root makes more than it is.
+    // The remaining dimensions hold f32 rounding errors, which the root amplifies.
     assert!(targets(&bank).chunks(6).flat_map(|row| &row[3..]).all(|value| value.abs() < 0.05));
 }
 
@@ -278,7 +280,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 #[test]
 fn the_number_of_threads_changes_no_byte() {
     let root = tempfile::tempdir().unwrap();
-    // Chunks of sums, blocks of rows and shards, each with a last one that is not full.
+    // The last chunk of sums, the last block of rows and the last shard are all incomplete.
     let accepted = [900, 300, 0, 411];
     let rows = accepted.iter().sum::<usize>() * VIEWS;
     let cache = write_cache(&root.path().join("cache"), &unit_rows(rows, 100, 2), 100, &accepted);
@@ -384,7 +386,7 @@ fn a_target_that_f16_cannot_hold_ends_the_build_with_its_row() {
     let pts = PowerTemperature::new(0.01, 1.0).unwrap();
     let out = root.path().join("kdep");
     match build(&cache, &out, &Options { pts, ..Options::new(2) }) {
-        // Less the mean, divided by the temperature.
+        // The value is the feature minus the mean, divided by the temperature.
         Err(BankError::TargetOverflow { row: 130, value }) => {
             assert!((2.9e6..3.0e6).contains(&value), "{value}")
         }

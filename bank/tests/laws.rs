@@ -1,4 +1,5 @@
-//! What holds for any data: partitions and threads do not matter, distributions are distributions, bad rows are refused.
+//! Properties that hold for all data: partitions and threads do not affect results, distributions are valid, bad rows
+//! are refused.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
@@ -28,7 +29,7 @@ fn width(top_k: usize) -> TargetOptions {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Sums over f16 unit vectors are exact, so rows may be cut anywhere and added in any order.
+    /// Sums over f16 unit vectors are exact, so any partition of the rows, added in any order, gives the same sums.
     #[test]
     fn any_partition_of_the_rows_gives_the_same_sums(
         cuts in prop::collection::vec(0usize..=300, 0..12),
@@ -56,7 +57,7 @@ proptest! {
         prop_assert_eq!(added.vsb(), whole.vsb());
     }
 
-    /// A row's pseudo-category and text distribution depend on nothing but the row and the bank.
+    /// A row's pseudo-category and text distribution depend only on the row and the bank.
     #[test]
     fn a_rows_text_side_does_not_depend_on_its_neighbors(start in 0usize..250, count in 1usize..50, top_k in 1usize..20) {
         let (dim, categories) = (33, 260);
@@ -101,7 +102,8 @@ fn whole_distributions_sum_to_one_and_unassigned_slots_hold_nothing() {
     for (stored, slots) in [(&kept.text, 200), (&kept.visual, 201)] {
         for row in stored.probability.chunks(slots) {
             let sum: f64 = row.iter().map(|p| p.to_f64()).sum();
-            // 200 roundings of at most 2^-25 each below f16's normal range, and 2^-12 of the rest on the whole.
+            // 200 rounding errors of at most 2^-25 each below f16's normal range, and a relative error of 2^-12 in
+            // the other values.
             assert!((sum - 1.0).abs() < 2f64.powi(-11) + 200.0 * 2f64.powi(-25), "{sum}");
         }
     }
@@ -117,7 +119,7 @@ fn a_shorter_list_is_the_head_of_a_longer_one() {
     let dim = 24;
     let rows = Rows { values: unit_rows(300, dim, 4), dim };
     let tsb = tsb(300, dim);
-    // K beyond C: everything is stored.
+    // If K exceeds C, everything is stored.
     let (all_targets, all) = build(&rows, &tsb, &width(1000)).unwrap();
     assert!(all_targets.text_mass.min > 1.0 - 1e-6);
     let (few_targets, few) = build(&rows, &tsb, &width(10)).unwrap();
@@ -128,7 +130,7 @@ fn a_shorter_list_is_the_head_of_a_longer_one() {
             assert_eq!(long.probability[row * 300..][..10], short.probability[row * 10..][..10]);
         }
     }
-    // Only a category of one view can have a larger logit: its prototype is the view, whose norm is 1 but for rounding.
+    // Only a category with one view can have a larger logit: its prototype is that view, with norm 1 up to rounding.
     for row in few.visual.index.chunks(10) {
         let single = |slot: i32| few_targets.counts[usize::try_from(slot).unwrap() - 1] == 1;
         assert!(row[0] == 0 || (row[1] == 0 && single(row[0])), "{row:?}");

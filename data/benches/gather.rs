@@ -1,7 +1,7 @@
-//! Random batches of rows out of the mapped Parquet column against the same out of one array in memory.
+//! Compares gathering random batches of rows from the mapped Parquet column and from an array in memory.
 //!
-//! Limit: each batch reads 256 x D x 2 bytes at random rows and writes 256 x D x 4; both sides do exactly that, so the
-//! ratio shows what looking up pages and copying unaligned rows costs. Prints one JSON line per width.
+//! Each batch reads 256 x D x 2 bytes at random rows and writes 256 x D x 4 bytes. Both sides do exactly that, so the
+//! ratio is the cost of looking up pages and copying unaligned rows. Prints one JSON line per width.
 //!
 //! `cargo bench -p lgd-data --bench gather`
 #![allow(
@@ -86,7 +86,7 @@ fn make(dir: &std::path::Path, dim: usize) -> (Cache, Vec<f16>) {
     (Cache::open(dir, Verify::Length).unwrap(), memory)
 }
 
-/// Every row about once, in random order with repetition.
+/// As many random row numbers as there are rows, drawn with repetition.
 fn random_rows(seed: u64) -> Vec<usize> {
     (0..ROWS as u64).map(|at| (mix(at ^ (seed << 32)) % ROWS as u64) as usize).collect()
 }

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Each alteration alone, on top of the same crop.
+/// Reports each alteration alone, on top of the same crop.
 fn report_steps(image: &RgbImage) {
     let base = Policy::CropFlip.draw(0, "bench", 0, image.width(), image.height());
     let drawn = (0..100).map(|index| Policy::MocoV2.draw(0, "bench", index, image.width(), image.height()));
@@ -52,7 +52,7 @@ fn report_steps(image: &RgbImage) {
     }
 }
 
-/// Prints the best mean of a few rounds: the machine's other work only ever adds.
+/// Prints the best mean of a few rounds, because other work on the machine can only slow a round down.
 fn report(name: &str, mut call: impl FnMut(u16) -> bool) {
     let round = |call: &mut dyn FnMut(u16) -> bool| {
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! The error of every on-disk format: what was expected, what was found, and where.
+//! The error type of all on-disk formats. It states what was expected, what was found, and in which file.
 
 use std::error::Error;
 use std::io;
@@ -13,147 +13,148 @@ use crate::view::ViewError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArtifactError {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot {action} {}: {source}{}", path.display(), disk_full_hint(source))]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What was attempted: "read", "write"…
+        /// Attempted action, such as "read" or "write".
         action: &'static str,
-        /// The system's answer.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A file that must be there is not.
+    /// A required file is missing.
     #[error("{} is missing: {what}{}", path.display(), hint_line(hint))]
     Missing {
-        /// The absent file.
+        /// Path of the missing file.
         path: PathBuf,
-        /// What it would have been.
+        /// What the file should contain.
         what: &'static str,
-        /// The remedy; may be empty.
+        /// Suggested fix; may be empty.
         hint: &'static str,
     },
-    /// A file is shorter or longer than its manifest says.
+    /// The length of a file differs from its manifest entry.
     #[error("{}: expected {expected} bytes, got {got}\nhint: the file was truncated or replaced; make it again", path.display())]
     Length {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Bytes in the manifest.
+        /// Length in the manifest, in bytes.
         expected: u64,
-        /// Bytes on disk.
+        /// Length on disk, in bytes.
         got: u64,
     },
-    /// A file's content is not what its manifest says.
+    /// The content of a file differs from its manifest entry.
     #[error("{}: expected BLAKE3 {expected}, got {got}\nhint: the file was altered after it was written; make it again", path.display())]
     Hash {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Hash in the manifest.
         expected: ContentHash,
-        /// Hash of the bytes on disk.
+        /// Hash of the file on disk.
         got: ContentHash,
     },
-    /// A manifest of another format version.
+    /// The manifest has another format version.
     #[error("{}: format version {got}, but this program reads version {expected}", path.display())]
     Version {
-        /// The manifest.
+        /// Path of the manifest.
         path: PathBuf,
         /// Version that this program reads.
         expected: u32,
-        /// Version found.
+        /// Version of the manifest.
         got: u32,
     },
-    /// A manifest that is not valid JSON of the expected form.
+    /// The manifest is not valid JSON of the expected form.
     #[error("{}: {source}", path.display())]
     Json {
-        /// The manifest.
+        /// Path of the manifest.
         path: PathBuf,
-        /// The parser's or the writer's error.
+        /// Error of the JSON parser or writer.
         source: serde_json::Error,
     },
-    /// Two things that must belong together do not.
+    /// Two values that must agree differ.
     #[error("{}: {what} differs: expected {expected}, got {got}{}", path.display(), hint_line(hint))]
     Mismatch {
-        /// Where the second was found.
+        /// File or folder that holds the second value.
         path: PathBuf,
-        /// What was compared.
+        /// Name of the compared property.
         what: String,
-        /// The first value.
+        /// First value.
         expected: String,
-        /// The second value.
+        /// Second value.
         got: String,
-        /// The remedy; may be empty.
+        /// Suggested fix; may be empty.
         hint: &'static str,
     },
-    /// A Parquet file that cannot be read or written.
+    /// A Parquet file cannot be read or written.
     #[error("{}: {source}{}", path.display(), disk_full_hint(source.as_ref()))]
     Parquet {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The error of the Parquet or Arrow library, or of a width that it cannot hold.
+        /// Error of the Parquet or Arrow library, or of a width that the format cannot represent.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A safetensors file that cannot be read or written.
+    /// A safetensors file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Tensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The library's error.
+        /// Error of the safetensors library.
         source: SafeTensorError,
     },
-    /// A row of a cache whose view cannot be rendered.
+    /// The view in a cache row cannot be rendered.
     #[error("{}: cache row {row}: {source}", path.display())]
     View {
-        /// The shard.
+        /// File of the shard.
         path: PathBuf,
-        /// Row of the cache, from 0.
+        /// Row number in the cache, from 0.
         row: usize,
-        /// What is wrong with the view.
+        /// Why the view is invalid.
         source: ViewError,
     },
-    /// Content that breaks a rule of the format.
+    /// The content of a file breaks a rule of the format.
     #[error("{}: {reason}", path.display())]
     Invalid {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The rule and the value that breaks it, with the row if there is one.
+        /// The rule and the offending value, with the row if there is one.
         reason: String,
     },
-    /// The output folder already holds something.
+    /// The output folder already contains something.
     #[error("{} already holds {what}{}", path.display(), hint_line(hint))]
     Occupied {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// What was found in it.
+        /// What the folder contains.
         what: String,
-        /// The remedy.
+        /// Suggested fix.
         hint: &'static str,
     },
 }
 
 impl ArtifactError {
-    /// An error of a JSON file.
+    /// Makes a [`Self::Json`] error.
     pub fn json(path: &Path, source: serde_json::Error) -> Self {
         Self::Json { path: path.to_owned(), source }
     }
 
-    /// An error of the Parquet or Arrow library, with the file that it concerns.
+    /// Makes a [`Self::Parquet`] error for the file at `path`.
     pub fn parquet(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Parquet { path: path.to_owned(), source: source.into() }
     }
 
-    /// An error of a safetensors file.
+    /// Makes a [`Self::Tensors`] error.
     pub(crate) fn tensors(path: &Path, source: SafeTensorError) -> Self {
         Self::Tensors { path: path.to_owned(), source }
     }
 
-    /// A broken rule of the format.
+    /// Makes an [`Self::Invalid`] error.
     pub fn invalid(path: &Path, reason: impl Into<String>) -> Self {
         Self::Invalid { path: path.to_owned(), reason: reason.into() }
     }
 }
 
-/// The remedy for a full disk, a quota or a limit of file size, if that is what `error` or one of its causes is; else nothing.
+/// The hint for a full disk, an exceeded quota or a file size limit, if `error` or one of its causes is such an error.
+/// Otherwise an empty string.
 fn disk_full_hint(error: &(dyn Error + 'static)) -> &'static str {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -162,14 +163,14 @@ fn disk_full_hint(error: &(dyn Error + 'static)) -> &'static str {
             return "\nhint: make room on the disk and run the command again, with --resume where it had begun; nothing half-written \
                     was kept";
         }
-        // `source` of an I/O error skips the error that it wraps.
+        // `source` of an I/O error skips the error that the I/O error wraps.
         let wrapped = io.and_then(io::Error::get_ref).map(|wrapped| wrapped as &(dyn Error + 'static));
         cause = wrapped.or_else(|| error.source());
     }
     ""
 }
 
-/// What the system says when there is no room for more bytes.
+/// Errors that the system returns when there is no space for more bytes.
 const FULL: [io::ErrorKind; 3] =
     [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
 
@@ -179,7 +180,7 @@ fn hint_line(hint: &str) -> String {
 
 /// Adds the path and the action to an I/O result.
 pub trait IoContext<T> {
-    /// Names what was being done to which path.
+    /// Adds `action` and `path` to the error.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] if `self` is an error.
@@ -194,7 +195,7 @@ impl<T> IoContext<T> for io::Result<T> {
 
 /// Adds the path to a result of the Parquet or Arrow library.
 pub(crate) trait ParquetContext<T> {
-    /// Names the Parquet file.
+    /// Adds the path of the Parquet file to the error.
     ///
     /// # Errors
     /// [`ArtifactError::Parquet`] if `self` is an error.

@@ -1,26 +1,26 @@
-//! Progress of a running job, and the request to stop it.
+//! Progress of a running job, and requests to stop it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Shared progress counters and the interrupt flag of one long job.
+/// Shared progress counters and the stop flag of a long job.
 ///
-/// Workers count; the command line shows; a signal handler asks to stop.
+/// Workers update the counters, the command line shows them, and a signal handler requests a stop.
 #[derive(Debug, Default)]
 pub struct Job {
     total: AtomicU64,
     done: AtomicU64,
-    /// Units among those done that this process has not worked on.
+    /// Completed units that an earlier run finished.
     skipped: AtomicU64,
     rejected: AtomicU64,
-    /// When work on the current stage began.
+    /// Start of work on the current stage.
     started: Mutex<Option<Instant>>,
     stop: AtomicBool,
 }
 
 impl Job {
-    /// A job of unknown size that has not been asked to stop.
+    /// Makes a job of unknown size without a stop request.
     pub const fn new() -> Self {
         Self {
             total: AtomicU64::new(0),
@@ -32,7 +32,7 @@ impl Job {
         }
     }
 
-    /// Starts a stage of `total` units at zero.
+    /// Starts a stage of `total` units and resets its progress.
     pub fn begin(&self, total: u64) {
         self.done.store(0, Ordering::Relaxed);
         self.skipped.store(0, Ordering::Relaxed);
@@ -40,7 +40,8 @@ impl Job {
         self.start_clock();
     }
 
-    /// Counts units that an earlier run has finished, and restarts the clock: they do not count for the throughput.
+    /// Counts units that an earlier run finished and restarts the clock, so that these units do not count toward the
+    /// throughput.
     pub fn skip(&self, units: u64) {
         self.skipped.fetch_add(units, Ordering::Relaxed);
         self.done.fetch_add(units, Ordering::Relaxed);
@@ -57,7 +58,7 @@ impl Job {
         self.rejected.fetch_add(samples, Ordering::Relaxed);
     }
 
-    /// Units of the current stage.
+    /// Total units of the current stage.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
@@ -67,7 +68,7 @@ impl Job {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Units of the current stage that this process has finished per second; 0 before the first.
+    /// Throughput: units of the current stage that this process finished per second; 0 before the first unit.
     pub fn rate(&self) -> f64 {
         let units = self.done().saturating_sub(self.skipped.load(Ordering::Relaxed));
         match *self.started.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -76,17 +77,17 @@ impl Job {
         }
     }
 
-    /// Rejected samples so far.
+    /// Samples rejected so far.
     pub fn rejected(&self) -> u64 {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// Asks the workers to stop at the next safe point. Safe to call from a signal handler.
+    /// Requests the workers to stop at the next safe point. It can be called from a signal handler.
     pub fn interrupt(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the job was asked to stop.
+    /// Whether a stop was requested.
     pub fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -1,4 +1,5 @@
-//! Images, views and the folders on disk that pass between the stages of `lgd`: caches, banks and their memory-mapped columns.
+//! Images, views, and the artifact folders that pass between the stages of `lgd`: caches, banks and their memory-mapped
+//! columns.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -13,14 +14,15 @@
 //! # Ok::<(), lgd_data::ArtifactError>(())
 //! ```
 //!
-//! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that teacher and student both see;
-//! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`]: the folders on disk;
-//! - [`projection`]: principal axes, fitted on streamed rows; [`strided`]: a few views, evenly spaced over all;
+//! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that the teacher and the student both see;
+//! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`]: artifact folders on disk;
+//! - [`projection`]: principal axes, fitted on streamed rows; [`strided`]: evenly spaced samples of the views;
 //! - [`job`]: progress and interruption of a running stage.
 //!
-//! The crate runs on Linux and macOS. It needs two things that Windows lacks: flushing a folder to the disk, and advice on memory maps.
+//! The crate runs on Linux and macOS. Windows lacks two things that it needs: flushing a folder to disk, and advice on
+//! memory maps.
 //!
-//! A source lists images, whichever layout they are in, and reads them one by one:
+//! A source lists images in any supported layout and reads them one by one:
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -1,4 +1,4 @@
-//! Read-only memory maps: the one place of this crate that needs `unsafe`.
+//! Read-only memory maps: the only place in this crate that needs `unsafe`.
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,8 +15,8 @@ pub struct MappedFile(Mmap);
 impl MappedFile {
     /// Maps `path` read-only.
     ///
-    /// The length of every artifact file is checked against its manifest before it is mapped. A file that is
-    /// shortened *while* it is mapped ends the process with `SIGBUS`; artifact files are never changed in place.
+    /// The length of every artifact file is checked against its manifest before the file is mapped. If a file is
+    /// truncated *while* it is mapped, `SIGBUS` ends the process. Artifact files are never changed in place.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] if the file cannot be opened or mapped.
@@ -26,18 +26,18 @@ impl MappedFile {
             unsafe_code,
             reason = "a map is unsound only if the file changes under it; artifacts are immutable"
         )]
-        // SAFETY: the map is read-only and private to this process; shards are replaced by rename, never rewritten,
-        // so the mapped inode keeps its bytes for as long as the map lives.
+        // SAFETY: the map is read-only and private to this process. Shards are replaced by rename, never rewritten, so
+        // the mapped inode keeps its bytes for as long as the map lives.
         let map = unsafe { Mmap::map(&file) }.during("map", path)?;
         Ok(Self(map))
     }
 
-    /// Returns the memory of a byte range to the system. Reading it again fetches it from the page cache.
+    /// Returns the memory of a byte range to the system. Reading the range again fetches it from the page cache.
     ///
-    /// For passes that read each byte once: without it, a pass over a large file ends with all of it resident. It is not an error if
-    /// the system ignores the advice.
+    /// It is meant for passes that read each byte once; otherwise a pass over a large file leaves all of it resident.
+    /// The system may ignore the advice, which is not an error.
     pub fn release(&self, range: Range<usize>) {
-        // A page fault also maps the pages around it, so the end of the range before has come back meanwhile.
+        // A page fault also maps the pages around it, so the end of the previous range has been mapped again by now.
         const FAULT_AROUND: usize = 128 << 10;
         let (start, end) = (range.start.saturating_sub(FAULT_AROUND), range.end);
         let (start, end) = (start.min(self.0.len()), end.min(self.0.len()));
@@ -45,13 +45,13 @@ impl MappedFile {
             unsafe_code,
             reason = "the call is unchecked because it may lose writes to a private map; there are none"
         )]
-        // SAFETY: the map is read-only and file-backed, so a dropped page comes back with the same bytes.
+        // SAFETY: the map is read-only and file-backed, so reading a dropped page again returns the same bytes.
         let _ = unsafe {
             self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end.saturating_sub(start))
         };
     }
 
-    /// The file's bytes.
+    /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }

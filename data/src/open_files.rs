@@ -1,5 +1,5 @@
-//! A pool of open files that many threads read: a cache or a set of archives may have more shards than a process may have open
-//! files, often 1,024.
+//! A pool of open files that many threads read. A cache or a set of archives may have more shards than the number of
+//! files that a process may open, often 1,024.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -7,8 +7,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Open files by number. The most recently opened ones stay open. Rows are drawn over all shards, so that no shard is more likely to be
-/// read next than another.
+/// Open files by number. The most recently opened files stay open. A usage order would not help: rows are drawn from
+/// all shards, so no shard is more likely than another to be read next.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     most: usize,
@@ -17,24 +17,24 @@ pub(crate) struct OpenFiles {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// By number; shorter than the highest number if that was never opened.
+    /// Indexed by file number; ends at the highest number opened so far.
     files: Vec<Option<Arc<File>>>,
-    /// The numbers of the open files, oldest first.
+    /// Numbers of the open files, oldest first.
     order: VecDeque<usize>,
 }
 
 impl OpenFiles {
-    /// Keeps up to `most` files open, at least one.
+    /// Makes a pool that keeps up to `most` files open, at least one.
     pub(crate) fn new(most: usize) -> Self {
         Self { most: most.max(1), open: Mutex::default() }
     }
 
-    /// File `number`, which is the one at `path`.
+    /// Returns file `number`, which is at `path`. Opens it if necessary.
     pub(crate) fn get(&self, number: usize, path: &Path) -> io::Result<Arc<File>> {
         if let Some(Some(file)) = self.lock().files.get(number) {
             return Ok(Arc::clone(file));
         }
-        // Without the lock: opening is slow on a network share, and opening the same file twice does no harm.
+        // Opened without the lock, because opening is slow on a network share. Opening the same file twice is harmless.
         let file = Arc::new(File::open(path)?);
         self.keep(number, &file);
         Ok(file)
@@ -52,7 +52,7 @@ impl OpenFiles {
         if open.order.len() > self.most
             && let Some(oldest) = open.order.pop_front()
         {
-            // A thread that still reads from it keeps it open.
+            // The file stays open while a thread is still reading it.
             open.files[oldest] = None;
         }
     }

@@ -1,4 +1,4 @@
-//! The principal axes of a matrix that is read once, a block of rows at a time (docs/methods.md section 2).
+//! Principal axes of a matrix that is read once, in blocks of rows (docs/methods.md section 2).
 //!
 //! ```text
 //! sums         n, sum of x [D], sum of x x^T [D, D]     f64, one pass
@@ -6,8 +6,8 @@
 //! projection   y = V (x - mu)                           V [d, D], the d axes of largest variance
 //! ```
 //!
-//! No bit depends on the number of threads: they share out tiles of the sums and blocks of rows whose bounds are fixed, and
-//! every product and the decomposition ([`lgd_linalg`]) run on one thread each.
+//! The results do not depend on the number of threads. Threads process tiles of the sums and blocks of rows with fixed
+//! bounds. Every product and the decomposition ([`lgd_linalg`]) run on one thread each.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,37 +20,38 @@ use thiserror::Error;
 use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{ContentHash, write_atomic};
 
-/// Rows that are widened to f64 and multiplied at a time.
+/// Number of rows that are widened to f64 and multiplied at a time.
 const SUM_ROWS: usize = 512;
 
-/// Side of the tiles of the sum of products: two panels of so many columns stay in the second-level cache.
+/// Side of the tiles of the product sums. Two panels of this many columns fit in the second-level cache.
 const TILE: usize = 64;
 
-/// Rows that one task projects.
+/// Number of rows that one task projects.
 const APPLY_ROWS: usize = 256;
 
-/// An axis whose variance is at most this share of the largest holds nothing but rounding: f16 features are known to 5e-4 of
-/// themselves, a standard deviation of 1e-5 of the largest is far below.
+/// An axis whose variance is at most this share of the largest is considered rounding noise. f16 features have a
+/// relative precision of 5e-4, and a standard deviation of 1e-5 of the largest is far below that.
 const NO_VARIANCE: f64 = 1e-10;
 
-/// Rows whose variance is at most this share of their mean square count as equal: it is the rounding error of f64 sums.
+/// Rows whose variance is at most this share of their mean square are considered equal. This is the rounding error of
+/// f64 sums.
 const ROUNDING: f64 = 1e-13;
 
-/// Metadata key of the configuration that a file was fitted for.
+/// Metadata key for the hash of the configuration that a projection was fitted for.
 const OWNER: &str = "config";
 
 /// Why rows have no principal axes.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProjectionError {
-    /// More axes were asked for than there are columns, or none.
+    /// The number of axes is 0 or exceeds the number of columns.
     #[error(
         "rows of {width} values can be projected to 1 to {width} dimensions, not to {dim}\nhint: a projection cannot widen; take a student that is no wider than the teacher's feature"
     )]
     Dim {
-        /// Axes asked for.
+        /// Requested number of axes.
         dim: usize,
-        /// Columns.
+        /// Number of columns.
         width: usize,
     },
     /// There are no rows.
@@ -59,49 +60,50 @@ pub enum ProjectionError {
     /// A value is infinite or not a number.
     #[error("the {rows} rows to fit a projection on hold values that are not finite")]
     NotFinite {
-        /// Rows seen.
+        /// Number of rows.
         rows: u64,
     },
-    /// All rows are the same.
+    /// All rows are equal.
     #[error("the {rows} rows to fit a projection on are all the same\nhint: they have no axis of variance")]
     NoVariance {
-        /// Rows seen.
+        /// Number of rows.
         rows: u64,
     },
-    /// The eigenvalues were not found.
+    /// The eigendecomposition did not converge.
     #[error("the eigen-decomposition of a covariance of {width} x {width} did not converge")]
     NotConverged {
-        /// Columns.
+        /// Number of columns.
         width: usize,
     },
 }
 
-/// Sums over rows of D values, in f64, from which mean and covariance follow.
+/// Sums over rows of D values in f64, from which the mean and the covariance are computed.
 ///
-/// The D columns are stored in panels of 64, the last one padded with zeros. The products are those of each panel with itself and
-/// the panels before it, a tile of 64 x 64 for each pair.
+/// The D columns are stored in panels of 64; the last panel is padded with zeros. The products are those of each panel
+/// with itself and all earlier panels: one tile of 64 x 64 for each pair.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MomentSums {
     dim: usize,
     count: u64,
-    /// `[panels, 64]`.
+    /// Sums, `[panels, 64]`.
     sum: Vec<f64>,
-    /// `[pairs of panels, 64, 64]`, each tile column-major.
+    /// Sums of products, `[pairs of panels, 64, 64]`, each tile column-major.
     products: Vec<f64>,
 }
 
 impl MomentSums {
-    /// Sums over no rows of `dim` values.
+    /// Makes the sums of zero rows of `dim` values.
     pub fn new(dim: usize) -> Self {
         let panels = dim.div_ceil(TILE);
         let products = vec![0.0; tile(panels, 0) * TILE * TILE];
         Self { dim, count: 0, sum: vec![0.0; panels * TILE], products }
     }
 
-    /// Adds `rows`, `[n, D]`. The same calls in the same order give the same bits; other cuts differ by rounding.
+    /// Adds `rows`, `[n, D]`. The same calls in the same order give the same bits; splitting the rows differently
+    /// changes the rounding.
     ///
     /// # Panics
-    /// If the length of `rows` is no multiple of D.
+    /// If the length of `rows` is not a multiple of D.
     pub fn add(&mut self, rows: &[f32]) {
         assert!(rows.len().is_multiple_of(self.dim), "{} values in rows of {}", rows.len(), self.dim);
         let mut block = Vec::new();
@@ -113,7 +115,7 @@ impl MomentSums {
         }
     }
 
-    /// Adds up `rows` and widens them to panels, `[panels, rows, 64]`.
+    /// Adds `rows` to the sums and widens them to panels in `block`, `[panels, rows, 64]`.
     fn widen(&mut self, rows: &[f32], count: usize, block: &mut Vec<f64>) {
         let dim = self.dim;
         block.clear();
@@ -130,7 +132,7 @@ impl MomentSums {
         });
     }
 
-    /// Adds the products of the panels of a block.
+    /// Adds the products of the panels in `block`.
     fn multiply(&mut self, block: &[f64], count: usize) {
         let panels: Vec<&[f64]> = block.chunks_exact(TILE * count).collect();
         let pairs: Vec<(&[f64], &[f64])> =
@@ -139,12 +141,12 @@ impl MomentSums {
         tiles.for_each(|(tile, (a, b))| lgd_linalg::add_products(tile, a, b, TILE));
     }
 
-    /// Rows seen.
+    /// Number of rows added.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Mean `[D]` and the lower triangle of the covariance `[D, D]`, column-major, over n.
+    /// The mean `[D]` and the lower triangle of the covariance `[D, D]`, column-major, both divided by n.
     fn centered(&self) -> Result<(Vec<f64>, Vec<f64>), ProjectionError> {
         if self.count == 0 {
             return Err(ProjectionError::NoRows);
@@ -161,7 +163,7 @@ impl MomentSums {
                 *value = moment(row, column) - mean[row] * mean[column];
             }
         }
-        // A product that is not finite makes its row's square so too.
+        // If a product is not finite, neither is the sum of squares, so checking that sum is enough.
         let squares: f64 = (0..dim).map(|axis| moment(axis, axis)).sum();
         if !squares.is_finite() {
             return Err(ProjectionError::NotFinite { rows: self.count });
@@ -173,7 +175,7 @@ impl MomentSums {
     }
 }
 
-/// Index of the tile of two panels; `column` is not after `row`.
+/// Index of the tile of a pair of panels; `column` is at most `row`.
 fn tile(row: usize, column: usize) -> usize {
     row * (row + 1) / 2 + column
 }
@@ -182,24 +184,24 @@ fn trace(matrix: &[f64], dim: usize) -> f64 {
     matrix.iter().step_by(dim + 1).sum()
 }
 
-/// A projection on the `d` axes of largest variance of rows of D values.
+/// A projection of rows of D values onto the `d` axes of largest variance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Projection {
-    /// `[D]`.
+    /// Mean, `[D]`.
     mean: Vec<f32>,
-    /// `[d, D]`.
+    /// Axes, `[d, D]`.
     components: Vec<f32>,
-    /// `[d]`.
+    /// Variances, `[d]`.
     variances: Vec<f64>,
     total: f64,
 }
 
 impl Projection {
-    /// The `dim` axes of largest variance of the rows in `sums`. More axes than the rows have variance for are allowed
-    /// ([`Projection::rank`]); those past it are orthogonal to the others and else arbitrary.
+    /// Fits the `dim` axes of largest variance of the rows in `sums`. `dim` may exceed the rank of the rows
+    /// ([`Projection::rank`]). The axes beyond the rank are orthogonal to the others and otherwise arbitrary.
     ///
     /// # Errors
-    /// [`ProjectionError`].
+    /// [`ProjectionError`] if the rows have no principal axes or `dim` is out of range.
     pub fn fit(sums: &MomentSums, dim: usize) -> Result<Self, ProjectionError> {
         let width = sums.dim;
         if dim == 0 || dim > width {
@@ -208,9 +210,9 @@ impl Projection {
         let (mean, covariance) = sums.centered()?;
         let eigen = lgd_linalg::symmetric_eigen(&covariance, width);
         let (eigenvalues, eigenvectors) = eigen.ok_or(ProjectionError::NotConverged { width })?;
-        // Eigenvalues come smallest first.
+        // Eigenvalues are sorted, smallest first.
         let axes = (0..width).rev().take(dim);
-        // Rounding makes variances of nothing negative.
+        // Rounding can make a zero variance negative.
         let variances = axes.clone().map(|axis| eigenvalues[axis].max(0.0)).collect();
         let mut components = Vec::with_capacity(dim * width);
         for axis in axes {
@@ -223,18 +225,18 @@ impl Projection {
         Ok(Self { mean, components, variances, total: trace(&covariance, width) })
     }
 
-    /// Projects `rows`, `[n, D]`, to `out`, `[n, d]`. The same call gives the same bits; a row at another position among
-    /// others may differ by rounding.
+    /// Projects `rows`, `[n, D]`, into `out`, `[n, d]`. The same call gives the same bits. The result of a row may
+    /// differ by rounding if its position among the other rows changes.
     ///
     /// # Panics
-    /// If the lengths are not those of the same number of rows.
+    /// If `rows` and `out` do not hold the same number of rows.
     pub fn apply(&self, rows: &[f32], out: &mut [f32]) {
         let (width, dim) = (self.width(), self.dim());
         let count = rows.len() / width;
         assert!(rows.len() == count * width && out.len() == count * dim, "rows and output differ in number");
         let blocks = rows.par_chunks(APPLY_ROWS * width).zip(out.par_chunks_mut(APPLY_ROWS * dim));
         blocks.for_each_init(Vec::new, |centered, (rows, out)| {
-            // Before the product, not after it: the difference of two large products would lose what is small in both.
+            // Centered before the product: the difference of two large products would lose what is small in both.
             centered.resize(rows.len(), 0.0);
             for (centered, row) in centered.chunks_exact_mut(width).zip(rows.chunks_exact(width)) {
                 let values = row.iter().zip(&self.mean);
@@ -244,7 +246,7 @@ impl Projection {
         });
     }
 
-    /// The sum over `rows`, `[n, D]`, of their squared distances from the mean: the most that a projection can keep.
+    /// The sum of the squared distances of `rows`, `[n, D]`, from the mean: the maximum that a projection can keep.
     pub fn squared_distances(&self, rows: &[f32]) -> f64 {
         let distance = |row: &[f32]| -> f64 {
             row.iter()
@@ -255,12 +257,12 @@ impl Projection {
         rows.chunks_exact(self.width()).map(distance).sum()
     }
 
-    /// Values per row before, D.
+    /// Number of values per input row, D.
     pub fn width(&self) -> usize {
         self.mean.len()
     }
 
-    /// Values per row after, d.
+    /// Number of values per projected row, d.
     pub fn dim(&self) -> usize {
         self.variances.len()
     }
@@ -270,7 +272,8 @@ impl Projection {
         &self.mean
     }
 
-    /// The axes, `[d, D]`: orthonormal rows, largest variance first, the entry of largest magnitude positive.
+    /// The axes, `[d, D]`: orthonormal rows, largest variance first. The entry of largest magnitude in each row is
+    /// positive.
     pub fn components(&self) -> &[f32] {
         &self.components
     }
@@ -280,26 +283,28 @@ impl Projection {
         &self.variances
     }
 
-    /// The share of the variance of the rows it was fitted on that the axes keep, 0 to 1.
+    /// Share of the variance of the fitted rows that the axes keep, 0 to 1.
     pub fn explained(&self) -> f64 {
         (self.variances.iter().sum::<f64>() / self.total).min(1.0)
     }
 
-    /// How many of the axes have any variance: above 1e-10 of the largest.
+    /// Number of axes with a variance above 1e-10 of the largest.
     pub fn rank(&self) -> usize {
         let least = self.variances.first().map_or(0.0, |largest| largest * NO_VARIANCE);
         self.variances.iter().filter(|&&variance| variance > least).count()
     }
 
-    /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`, `total` f64 `[1]`.
+    /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`,
+    /// `total` f64 `[1]`.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O; an old file is then still there.
+    /// [`ArtifactError`] on I/O; an old file is then unchanged.
     pub fn save(&self, path: &Path) -> Result<(), ArtifactError> {
         write_atomic(path, &self.to_bytes(path, None)?)
     }
 
-    /// The bytes of [`Projection::save`] for the file at `path`, with `owner` in its metadata if there is one.
+    /// The bytes that [`Projection::save`] writes, with `owner` in the metadata if there is one. `path` is used for
+    /// errors.
     pub(crate) fn to_bytes(&self, path: &Path, owner: Option<ContentHash>) -> Result<Vec<u8>, ArtifactError> {
         let (width, dim) = (self.width(), self.dim());
         let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -319,15 +324,15 @@ impl Projection {
         safetensors::serialize(views, metadata).map_err(invalid)
     }
 
-    /// Reads what [`Projection::save`] wrote.
+    /// Reads a projection that [`Projection::save`] wrote.
     ///
     /// # Errors
-    /// [`ArtifactError`] if the file cannot be read, or a tensor is missing or of another type or shape.
+    /// [`ArtifactError`] if the file cannot be read, or a tensor is missing or has the wrong type or shape.
     pub fn load(path: &Path) -> Result<Self, ArtifactError> {
         Self::load_owned(path).map(|(projection, _)| projection)
     }
 
-    /// As [`Projection::load`], with the owner from the file's metadata.
+    /// Like [`Projection::load`]; also returns the owner from the file's metadata.
     pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
         let bytes = std::fs::read(path).during("read", path)?;
         let invalid = |error| ArtifactError::tensors(path, error);

@@ -1,6 +1,7 @@
-//! Strided samples: a few views, evenly spaced over all, to fit a projection to or to estimate a size from.
+//! Strided samples: a few evenly spaced views, to fit a projection or to estimate a size.
 
-/// Evenly spaced views of samples with `K` views each: in the order of the samples, none twice, every view index equally often.
+/// Evenly spaced views of samples with `K` views each. They are in the order of the samples, without duplicates, and
+/// use every view index equally often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StridedViews {
     count: usize,
@@ -9,7 +10,7 @@ pub struct StridedViews {
 }
 
 impl StridedViews {
-    /// Selects `count` of `samples x views` views, or all if there are no more.
+    /// Selects `count` of the `samples x views` views, or all views if there are fewer.
     pub fn new(count: usize, samples: usize, views: usize) -> Self {
         Self { count: count.min(samples.saturating_mul(views)), samples, views }
     }
@@ -19,11 +20,11 @@ impl StridedViews {
         self.count
     }
 
-    /// The sample and the view index of selected view `index`, which is below [`Self::count`].
+    /// Sample and view index of selected view `index`, which must be below [`Self::count`].
     ///
-    /// At most K consecutive indices select the same sample, each another view.
+    /// At most K consecutive indices select the same sample, each with a different view.
     pub fn get(self, index: usize) -> (usize, usize) {
-        // Every number of views fits into 64 bits, and a product of two into 128.
+        // The number of views fits in 64 bits, and the product of two such numbers in 128.
         let wide = |value: usize| u128::try_from(value).unwrap_or(u128::MAX);
         let sample = wide(index) * wide(self.samples) / wide(self.count);
         (usize::try_from(sample).unwrap_or(usize::MAX), index % self.views)

@@ -1,7 +1,7 @@
-//! Writing Parquet tables whose wide columns can later be read in place (see [`crate::column`]).
+//! Writes Parquet tables whose wide columns can later be read in place (see [`crate::column`]).
 //!
-//! [`TableWriter`] is the only writer of Parquet files of this crate. It owns their layout: encodings, pages, and where a row group
-//! ends ([`GroupLimit`]).
+//! [`TableWriter`] is the only writer of Parquet files in this crate. It determines their layout: encodings, pages, and
+//! the end of each row group ([`GroupLimit`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use parquet::schema::types::ColumnPath;
 use crate::error::{ArtifactError, ParquetContext};
 use crate::manifest::AtomicFile;
 
-/// The name of the items of a list column, as the Parquet specification has it.
+/// Name of the items of a list column in the Parquet specification.
 const ITEM: &str = "element";
 
-/// Rows per data page of a mapped column: large enough that levels and headers vanish, small enough that one page
-/// of wide rows stays a few megabytes.
+/// Rows per data page of a mapped column: large enough that levels and headers are negligible, small enough that a page
+/// of wide rows is a few megabytes.
 const PAGE_ROWS: usize = 1024;
 
-/// When a row group ends. The writer buffers a row group until then, so the limit bounds its memory.
+/// Limit on the size of a row group. The writer buffers each row group, so the limit bounds its memory.
 ///
-/// The limit is checked after each batch: a group ends with the batch that reaches it. `WriterProperties` has limits too, but those
-/// cut a batch in two, which would change the bytes of the files.
+/// The limit is checked after each batch, so a group ends with the batch that reaches it. `WriterProperties` has limits
+/// too, but they split batches, which would change the bytes of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GroupLimit {
-    /// After this many batches.
+    /// The group ends after this many batches.
     Batches(usize),
-    /// After the batch with which the group has at least this many rows.
+    /// The group ends once it has at least this many rows.
     Rows(usize),
-    /// After the batch with which the values of the group's byte columns have at least this many bytes.
+    /// The group ends once the values of its byte columns have at least this many bytes.
     Bytes(usize),
 }
 
 impl GroupLimit {
-    /// Whether a group that has reached `filled` is complete.
+    /// Whether a group of size `filled` has reached the limit.
     fn reached_by(self, filled: usize) -> bool {
         let (Self::Batches(limit) | Self::Rows(limit) | Self::Bytes(limit)) = self;
         filled >= limit
     }
 
-    /// What `batch` adds to the open group, in the unit of the limit.
+    /// The size of `batch`, in the unit of the limit.
     fn measure(self, batch: &RecordBatch) -> usize {
         match self {
             Self::Batches(_) => 1,
@@ -55,13 +55,13 @@ impl GroupLimit {
     }
 }
 
-/// Bytes of the values of a column of bytes, which starts at the first of its values; 0 for other columns.
+/// Bytes of the values of a byte column whose array starts at its first value; 0 for other columns.
 fn value_bytes(column: &dyn Array) -> usize {
     let fixed = column.as_fixed_size_binary_opt().map(|array| array.value_data().len());
     fixed.or_else(|| column.as_binary_opt::<i32>().map(|array| array.value_data().len())).unwrap_or(0)
 }
 
-/// A mapped column: a required list of `width` required items per row.
+/// Field of a mapped column: a required list of `width` required items per row.
 pub(crate) fn list_field(
     path: &Path,
     name: &str,
@@ -76,24 +76,24 @@ fn item_field(item: DataType) -> Arc<Field> {
     Arc::new(Field::new(ITEM, item, false))
 }
 
-/// One Parquet file that appears when it is complete.
+/// A Parquet file that appears under its name when it is complete.
 pub(crate) struct TableWriter {
     writer: ArrowWriter<AtomicFile>,
     schema: SchemaRef,
     limit: GroupLimit,
-    /// What the open row group holds, in the unit of the limit.
+    /// Size of the open row group, in the unit of the limit.
     filled: usize,
 }
 
 impl TableWriter {
-    /// Starts `path` with the columns `fields`. Every fixed-size list and every column of bytes is laid out for reading in place:
-    /// PLAIN, uncompressed, no dictionary.
+    /// Starts the file at `path` with the columns `fields`. All fixed-size lists and byte columns are laid out for
+    /// reading in place: PLAIN, uncompressed, no dictionary.
     pub(crate) fn create(path: &Path, fields: Vec<Field>, limit: GroupLimit) -> Result<Self, ArtifactError> {
         Self::with_page_rows(path, fields, limit, PAGE_ROWS)
     }
 
-    /// As [`TableWriter::create`] with at most `page_rows` rows per page of a wide column: for rows so wide that the usual number
-    /// would make pages of many megabytes.
+    /// Like [`TableWriter::create`], with at most `page_rows` rows per page of a wide column. It suits rows so wide
+    /// that the default would make pages of many megabytes.
     pub(crate) fn with_page_rows(
         path: &Path,
         fields: Vec<Field>,
@@ -107,7 +107,7 @@ impl TableWriter {
             .set_compression(Compression::UNCOMPRESSED)
             .set_statistics_enabled(EnabledStatistics::None)
             .set_created_by(concat!("lgd ", env!("CARGO_PKG_VERSION")).to_owned())
-            // The writer checks a page's size once per so many rows.
+            // The writer checks the size of a page once per this many rows.
             .set_write_batch_size(page_rows)
             .set_offset_index_disabled(false);
         for field in schema.fields() {
@@ -130,12 +130,12 @@ impl TableWriter {
         Ok(Self { writer, schema, limit, filled: 0 })
     }
 
-    /// The file under construction.
+    /// Final path of the file under construction.
     pub(crate) fn path(&self) -> &Path {
         self.writer.inner().path()
     }
 
-    /// The items of some rows as an array of lists of `width`, for a column of [`list_field`].
+    /// Makes an array of lists of `width` items for a column of [`list_field`].
     pub(crate) fn lists(&self, items: impl Array + 'static, width: usize) -> Result<ArrayRef, ArtifactError> {
         let width = i32::try_from(width).in_parquet(self.path())?;
         let item = item_field(items.data_type().clone());
@@ -144,7 +144,7 @@ impl TableWriter {
         Ok(Arc::new(lists))
     }
 
-    /// Appends a batch of rows, one array per column, and ends the row group if it has reached its limit.
+    /// Appends a batch of rows, one array per column. Ends the row group if it has reached its limit.
     pub(crate) fn write(&mut self, columns: Vec<ArrayRef>) -> Result<(), ArtifactError> {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).in_parquet(self.path())?;
         self.filled += self.limit.measure(&batch);
@@ -157,7 +157,7 @@ impl TableWriter {
         written.in_parquet(self.path())
     }
 
-    /// Writes the footer and gives the file its name.
+    /// Writes the footer and moves the file to its final name.
     pub(crate) fn finish(self) -> Result<(), ArtifactError> {
         let path = self.path().to_owned();
         self.writer.into_inner().in_parquet(&path)?.commit()
@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    /// Rows of the row groups after batches of so many rows, each with a value of 8 bytes.
+    /// Row counts of the row groups after batches of these sizes. Each row has a value of 8 bytes.
     fn groups(limit: GroupLimit, batches: &[usize]) -> Vec<i64> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.parquet");

@@ -1,5 +1,5 @@
-//! The parts that all kinds of banks share: the files `targets-00000.parquet`, one row per view of the cache's shard, and the record of
-//! the cache that they were made from.
+//! The parts that all kinds of banks share: the files `targets-00000.parquet` etc., with one row per cache row, and the
+//! record of the cache that the bank was made from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,23 @@ use crate::cache::Cache;
 use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{ContentHash, Existing, FileEntry, prepare_folder};
 
-/// The cache that a bank was made from, as its manifest records it.
+/// The cache that a bank was made from, as recorded in the bank's manifest.
 pub(crate) struct MadeFrom {
-    /// The bank's manifest.
+    /// Path of the bank's manifest.
     pub(crate) manifest: PathBuf,
-    /// Hash of the cache.
+    /// Hash of the cache's manifest.
     pub(crate) cache: ContentHash,
-    /// Rows of the targets.
+    /// Number of target rows.
     pub(crate) rows: usize,
-    /// How to make the bank again.
+    /// Hint: how to make the bank again.
     pub(crate) hint: &'static str,
 }
 
 impl MadeFrom {
-    /// Fails if the bank was not made from `cache`.
+    /// Fails unless the bank was made from `cache`.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] with both hashes, or both numbers of rows.
+    /// [`ArtifactError::Mismatch`], with both hashes or both row counts.
     pub(crate) fn require(self, cache: &Cache) -> Result<(), ArtifactError> {
         let (what, expected, got) = if self.cache != cache.hash() {
             ("the hash of the cache", cache.hash().to_string(), self.cache.to_string())
@@ -38,12 +38,13 @@ impl MadeFrom {
     }
 }
 
-/// File name of the targets of one shard of the cache.
+/// File name of the targets of a cache shard.
 pub(crate) fn target_file(shard: usize) -> String {
     format!("targets-{shard:05}.parquet")
 }
 
-/// Checks that a `kind` of bank with this manifest may be written to `dir`, which is created if it is absent. Changes nothing in it.
+/// Checks that a `kind` of bank with this manifest may be written to `dir`. Creates `dir` if it does not exist and
+/// changes nothing else.
 pub(crate) fn check_folder(
     dir: &Path,
     kind: &str,
@@ -62,7 +63,7 @@ pub(crate) fn check_folder(
 pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactError> {
     let manifest = dir.join(manifest);
     if manifest.exists() {
-        // Without its manifest it is no bank: if the job is killed from here on, nothing looks complete.
+        // Without its manifest the folder is not a bank. If the job is killed after this line, nothing looks complete.
         fs::remove_file(&manifest).during("delete", &manifest)?;
     }
     for entry in fs::read_dir(dir).during("list", dir)? {
@@ -76,7 +77,7 @@ pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactErr
     Ok(())
 }
 
-/// The entries of the first `shards` target files, for the manifest.
+/// Manifest entries of the first `shards` target files.
 pub(crate) fn describe(dir: &Path, shards: usize) -> Result<Vec<FileEntry>, ArtifactError> {
     (0..shards).map(|shard| FileEntry::describe(dir, &target_file(shard))).collect()
 }

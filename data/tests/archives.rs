@@ -1,4 +1,4 @@
-//! TAR archives: every format, labels and captions beside images, and what is refused.
+//! TAR archives: all formats, labels and captions beside images, and refused archives.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
@@ -15,7 +15,7 @@ use common::{listed, message, open};
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens");
 
-/// Writes an archive of these members at `path`.
+/// Writes an archive with these members to `path`.
 fn archive(path: &Path, members: &[(&str, &str)]) {
     let mut builder = Builder::new(fs::File::create(path).unwrap());
     for (name, content) in members {
@@ -26,7 +26,7 @@ fn archive(path: &Path, members: &[(&str, &str)]) {
     builder.finish().unwrap();
 }
 
-/// A folder of archives.
+/// Makes a folder of archives.
 fn shards(shards: &[(&str, &[(&str, &str)])]) -> TempDir {
     let root = tempdir().unwrap();
     for (name, members) in shards {
@@ -51,7 +51,7 @@ fn every_format_of_tar_is_read_alike() {
         ];
         assert_eq!(listed(&*source), expected, "{format}");
         for (index, (key, _)) in expected.iter().enumerate() {
-            // A hard link holds what the member that it leads to holds.
+            // A hard link has the content of its target.
             let content = format!("images/{}", key.replace("ä/hard.jpg", "b/2.JPEG"));
             assert_eq!(source.read(index, 1000).unwrap(), content.as_bytes(), "{format}");
         }
@@ -110,7 +110,7 @@ fn an_archive_of_single_members_is_the_folder_that_they_share() {
         let mut builder = Builder::new(fs::File::create(&path).unwrap());
         for member in members {
             let mut header = Header::new_gnu();
-            // As other writers do, and not as this crate sets it.
+            // Writes the name directly, as other writers do, instead of through `set_path`.
             header.as_mut_bytes()[..member.len()].copy_from_slice(member.as_bytes());
             header.set_size(0);
             header.set_cksum();
@@ -223,7 +223,7 @@ fn members_that_do_not_fit_together_are_errors_that_name_them() {
     }
 }
 
-/// The bytes of an archive whose last member is hidden.
+/// The bytes of a complete archive whose last member is hidden.
 fn whole() -> Vec<u8> {
     let root = tempdir().unwrap();
     let path = root.path().join("a.tar");
@@ -245,7 +245,7 @@ fn an_archive_that_was_cut_anywhere_is_refused() {
                 && error.contains("copy it again") | error.contains("copy the archive") | (cut < 512),
             "{cut}: {error}"
         );
-        // Beside a sound one, too.
+        // The archive is also refused beside a valid one.
         let shards = shards(&[("b.tar", &[("x.jpg", "X")])]);
         fs::copy(&path, shards.path().join("a.tar")).unwrap();
         assert!(message(open_source(shards.path())).contains("a.tar"), "{cut}");

@@ -1,4 +1,4 @@
-//! Damaged Parquet files: whatever their bytes, opening and reading a column ends in values or an error, never a panic.
+//! Damaged Parquet files: opening and reading a column returns values or an error for any bytes, and never panics.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ const WIDTH: usize = 4;
 const ROWS: u16 = 60;
 const MUTATIONS: u64 = 3000;
 
-/// A file of two row groups, each of two pages, with a column `norm` beside `embedding`.
+/// Writes a file of two row groups, each of two pages, with a column `norm` beside `embedding`.
 fn write(path: &Path, properties: WriterPropertiesBuilder) {
     let values = (0..ROWS * 4).map(|item| f16::from_f32(f32::from(item)));
     let item = Arc::new(Field::new("element", DataType::Float16, false));
@@ -51,7 +51,7 @@ fn open(path: &Path) -> Result<MappedColumn<f32>, ArtifactError> {
     MappedColumn::open(&[PathBuf::from(path)], "embedding", WIDTH)
 }
 
-/// Reads every row; the values, and whether they were read in place.
+/// Reads every row. Returns the values and whether they were read in place.
 fn read(path: &Path) -> Result<(Vec<f32>, bool), ArtifactError> {
     let column = open(path)?;
     let mut values = vec![0.0; column.rows() * WIDTH];
@@ -59,7 +59,7 @@ fn read(path: &Path) -> Result<(Vec<f32>, bool), ArtifactError> {
     Ok((values, column.not_in_place().is_empty()))
 }
 
-/// A fixed sequence of numbers (SplitMix64).
+/// A fixed sequence of pseudorandom numbers (SplitMix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -70,7 +70,7 @@ impl Numbers {
         usize::try_from((mixed ^ (mixed >> 31)) % u64::try_from(bound).unwrap()).unwrap()
     }
 
-    /// Cuts the file, or changes up to four bytes, mostly of the footer and the page index.
+    /// Truncates the file or changes up to four bytes, mostly in the footer and the page index.
     fn damage(&mut self, whole: &[u8]) -> Vec<u8> {
         let mut bytes = whole.to_vec();
         if self.below(10) == 0 {

@@ -1,5 +1,4 @@
-//! Decoding against Pillow, and against bytes that mean harm. The fixtures come from
-//! `goldens/make_goldens.py`.
+//! Compares decoding with Pillow, and decodes malicious bytes. `goldens/make_goldens.py` writes the fixtures.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use std::fs;
@@ -20,7 +19,7 @@ fn decoded(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     decode(bytes, &DecodeLimits::default())
 }
 
-/// Every encoded fixture, by name.
+/// All encoded fixtures, by name.
 fn fixtures() -> Vec<(String, Vec<u8>)> {
     let folder = goldens().join("decode");
     let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -29,7 +28,7 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
     names.into_iter().map(|name| (name.clone(), golden(&format!("decode/{name}")))).collect()
 }
 
-/// Largest and mean difference of two images of one size.
+/// Largest and mean difference of two images of the same size.
 fn difference(a: &RgbImage, b: &RgbImage) -> (u8, f64) {
     assert_eq!((a.width(), a.height()), (b.width(), b.height()));
     let differences: Vec<u8> = a.pixels().iter().zip(b.pixels()).map(|(a, b)| a.abs_diff(*b)).collect();
@@ -52,7 +51,7 @@ fn every_format_decodes_as_in_pillow() {
         let expected = decoded(&golden(&format!("decode/{name}.png"))).unwrap();
         let image = decoded(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (max, mean) = difference(&image, &expected);
-        // Only the JPEG decoders differ: another inverse transform and another interpolation of the color planes.
+        // Only JPEG decoders differ: they use another inverse transform and another interpolation of the color planes.
         let allowed = if name.ends_with("jpg") { (4, 0.5) } else { (0, 0.0) };
         assert!(max <= allowed.0 && mean <= allowed.1, "{name}: max {max}, mean {mean}");
     }
@@ -69,7 +68,7 @@ fn a_jpeg_cut_anywhere_is_a_reject() {
 
 #[test]
 fn any_format_cut_in_half_is_a_reject() {
-    // The first frame of an animation may well be whole.
+    // The first half of an animation may contain its complete first frame.
     for (name, bytes) in fixtures().into_iter().filter(|(name, _)| !name.starts_with("animated")) {
         let outcome = decoded(&bytes[..bytes.len() / 2]);
         let reason = outcome.map(|_| ()).expect_err(&name).reason();
@@ -91,7 +90,7 @@ fn stray_bytes_around_jpeg_segments_are_skipped_as_libjpeg_does() {
 
 #[test]
 fn what_is_appended_to_a_jpeg_does_not_make_it_truncated() {
-    // A motion photo: a film follows the image, and in it what looks like a scan without an end.
+    // A motion photo: a video follows the image and contains bytes that resemble a scan without an end.
     let film = [&b"\0\0\0\x18ftypmp42"[..], &[0xff, 0xda, 0, 12, 3, 1, 0xff]].concat();
     for (name, bytes) in fixtures().into_iter().filter(|(name, _)| name.ends_with(".jpg")) {
         let photo = [&bytes[..], &film].concat();
@@ -106,7 +105,7 @@ fn what_is_appended_to_a_jpeg_does_not_make_it_truncated() {
 fn a_broken_huffman_code_is_a_reject() {
     let mut bytes = golden("photo-500x375.jpg");
     let middle = bytes.len() / 2;
-    // A run of ones is no code; stuffed, so that it is no marker either.
+    // A run of ones is not a Huffman code. Byte stuffing keeps it from being a marker.
     bytes[middle..middle + 20].copy_from_slice(&[0xff, 0].repeat(10));
     assert_eq!(decoded(&bytes).unwrap_err().reason(), "corrupt");
 }
@@ -131,7 +130,7 @@ fn reasons_are_stable() {
     assert_eq!(reasons, ["too-many-bytes", "too-many-pixels", "empty"]);
 }
 
-/// Peak address space of this process in KiB: what was asked for, touched or not.
+/// Peak address space of this process in KiB, including memory that was allocated but never touched.
 #[cfg(target_os = "linux")]
 fn peak_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -178,10 +177,10 @@ fn an_image_has_the_pixels_it_says() {
     }
 }
 
-/// Small enough that a lying header cannot make the test slow.
+/// Limits so small that a header with false sizes cannot make the test slow.
 const SMALL: DecodeLimits = DecodeLimits { max_bytes: 1 << 20, max_pixels: 1 << 18 };
 
-/// Any outcome but a panic is right, as long as an image is within the limits.
+/// Any result except a panic is correct, as long as a decoded image is within the limits.
 fn check(bytes: &[u8]) -> Result<(), TestCaseError> {
     match decode(bytes, &SMALL) {
         Ok(image) => prop_assert!(u64::from(image.width()) * u64::from(image.height()) <= SMALL.max_pixels),

@@ -1,4 +1,4 @@
-//! Caches and banks on disk: what is written is read back, in place or not, and damage is found.
+//! Caches and banks on disk: written values are read back, in place or not, and damage is detected.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::fs;
@@ -23,7 +23,7 @@ fn config() -> CacheConfig {
     CacheConfig { shard_samples: 1700, ..cache_config(DIM, SAMPLES) }
 }
 
-/// A number that depends on its place alone, exact in f16.
+/// A value that depends only on its position and is exact in f16.
 fn value(row: usize, item: usize) -> f32 {
     f32::from(u16::try_from((row * 31 + item * 7) % 2048).unwrap()) / 1024.0 - 1.0
 }
@@ -167,7 +167,7 @@ fn every_flipped_byte_and_every_cut_is_found() {
     assert!(matches!(Cache::open(dir.path(), Verify::Full), Err(ArtifactError::Json { .. })));
 }
 
-/// A file rewritten by another program, with the given properties.
+/// Rewrites a file with the given properties, like another program.
 fn rewrite(from: &Path, to: &Path, properties: parquet::file::properties::WriterProperties) {
     let reader =
         parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(fs::File::open(from).unwrap());

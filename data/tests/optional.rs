@@ -1,5 +1,5 @@
-//! Features, tokens and captions in a cache: what was written is read back, whichever way the shards were made, and damage is
-//! found.
+//! Features, tokens and captions in a cache: written values are read back, however the shards were made, and damage is
+//! detected.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::fs;
@@ -51,7 +51,7 @@ fn config(encoding: TokenEncoding) -> CacheConfig {
     }
 }
 
-/// A number that depends on its place alone, exact in f16.
+/// A value that depends only on its position and is exact in f16.
 fn value(row: usize, item: usize) -> f32 {
     f32::from(u16::try_from((row * 31 + item * 7) % 2048).unwrap()) / 1024.0 - 1.0
 }
@@ -60,7 +60,7 @@ fn values(row: usize, count: usize) -> Vec<f32> {
     (0..count).map(|item| value(row, item)).collect()
 }
 
-/// Every 30th sample is a reject.
+/// The accepted samples: one in 30 is rejected.
 fn accepted() -> impl Iterator<Item = usize> {
     (0..SAMPLES).filter(|sample| sample % 30 != 7)
 }
@@ -298,7 +298,7 @@ fn flipped_bytes_cuts_and_swaps_are_found() {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x10;
             fs::write(&path, damaged).unwrap();
-            // Whoever needs neither is not held up by them.
+            // Opening the cache succeeds, because it does not need these columns.
             let cache = Cache::open(dir.path(), Verify::Full).unwrap();
             let found = if name.starts_with("tokens") {
                 cache.tokens().map(drop)
@@ -306,7 +306,7 @@ fn flipped_bytes_cuts_and_swaps_are_found() {
                 cache.captions().map(drop)
             };
             assert!(matches!(found, Err(ArtifactError::Hash { .. })), "{name} {at}");
-            // Without hashing, the file may open or not, but nothing panics.
+            // Without hashing, the file may or may not open, but nothing panics.
             let cache = Cache::open(dir.path(), Verify::Length).unwrap();
             if let Ok(Some(tokens)) = cache.tokens() {
                 let mut out = vec![0.0; tokens.width()];
@@ -323,7 +323,7 @@ fn flipped_bytes_cuts_and_swaps_are_found() {
     assert!(matches!(column(dir.path(), "tokens"), Err(ArtifactError::Length { .. })));
 }
 
-/// Opens the column that is named in the name of its file, its lengths checked.
+/// Opens the column that the file name contains and checks lengths.
 fn column(dir: &Path, file: &str) -> Result<(), ArtifactError> {
     let cache = Cache::open(dir, Verify::Length).unwrap();
     if file.starts_with("tokens") { cache.tokens().map(drop) } else { cache.captions().map(drop) }
@@ -352,7 +352,7 @@ fn a_cache_may_be_copied_without_what_nobody_needs() {
         }
         let absent: Vec<String> = cache.absent_columns().iter().map(ToString::to_string).collect();
         assert_eq!(absent, [text.as_str()]);
-        // Whoever resumes wants the whole cache, and no shard of a finished one is made again.
+        // Resuming requires the complete cache, and no shard of a finished cache is extracted again.
         let error = CacheBuilder::open(dir.path(), config.clone(), Existing::Resume).unwrap_err();
         assert_eq!(error.to_string(), text);
         assert!(text.contains("copy the file too, or extract again with --overwrite"), "{text}");
@@ -414,7 +414,7 @@ fn too_much_too_little_and_impossible_records_are_refused() {
 
 #[test]
 fn rows_wider_than_a_page_are_placed_right_and_a_rewritten_file_is_still_read() {
-    // 1.4 MB a row: more than a page, and more rows than the writer holds back.
+    // 1.4 MB per row: more than a page. There are more rows than the writer buffers.
     let record =
         TokenRecord { rows: 30, columns: 30, teacher_dim: 768, dim: 768, ..tokens(TokenEncoding::F16) };
     let dir = tempfile::tempdir().unwrap();
@@ -462,7 +462,7 @@ fn rows_wider_than_a_page_are_placed_right_and_a_rewritten_file_is_still_read() 
         parquet::arrow::ArrowWriter::try_new(file, batches[0].schema(), Some(properties)).unwrap();
     batches.iter().for_each(|batch| writer.write(batch).unwrap());
     writer.close().unwrap();
-    // The manifest is made to fit: the length is what is checked.
+    // The manifest is adjusted, because opening the cache checks the length.
     let manifest = fs::read_to_string(dir.path().join("cache.json")).unwrap();
     let rewritten = fs::metadata(&path).unwrap().len();
     let text = manifest.replace(&format!("\"bytes\": {length}"), &format!("\"bytes\": {rewritten}"));
@@ -473,7 +473,7 @@ fn rows_wider_than_a_page_are_placed_right_and_a_rewritten_file_is_still_read() 
     assert_eq!(check(), 1);
 }
 
-/// A projection of tokens of width [`TOKEN`] to `dim`, another one for another `seed`.
+/// A projection of tokens of width [`TOKEN`] to `dim`; it differs for each `seed`.
 fn projection(dim: usize, seed: usize) -> Projection {
     let mut sums = MomentSums::new(TOKEN);
     sums.add(&(0..200).flat_map(|row| values(row * seed, TOKEN)).collect::<Vec<_>>());
@@ -558,7 +558,7 @@ fn a_projection_that_another_cache_has_left_is_not_taken_over() {
     let kept = builder.keep_projection(&projection(8, 5)).unwrap();
     assert!(builder.projection().unwrap() == Some(kept));
     let mut manifest = write_cache(dir.path(), &projected(), 1).manifest().clone();
-    // Files of earlier versions do not say whose they are; a manifest pins those of finished caches.
+    // Files of earlier versions do not name their cache. The manifest pins the projection of a finished cache.
     projection(8, 5).save(&path).unwrap();
     let entry = FileEntry::describe(dir.path(), "tokens.safetensors").unwrap();
     manifest.token_projection.as_mut().unwrap().file = entry;

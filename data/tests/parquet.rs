@@ -1,4 +1,4 @@
-//! Parquet files of images: as several writers store them, labels and captions, large files, and what is refused.
+//! Parquet files of images: files of several writers, labels and captions, large files, and refused files.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
@@ -42,7 +42,7 @@ fn images(images: &[&str]) -> ArrayRef {
     Arc::new(images.iter().map(|image| Some(image.as_bytes())).collect::<BinaryArray>())
 }
 
-/// A folder of files with one image each.
+/// Makes a folder of files with one image each.
 fn folder(names: &[&str]) -> TempDir {
     let root = tempdir().unwrap();
     names.iter().for_each(|name| write(&root.path().join(name), vec![("image", images(&[name]))]));
@@ -205,7 +205,7 @@ fn captions_may_be_embeddings_and_labels_any_integers() {
     assert_eq!(source.listing().captions.as_ref(), Some(&Captions::Embeddings { dim: 2, values }));
     assert_eq!(listed(&*source), [("a.parquet/0", Some(200)), ("b.parquet/0", Some(200))]);
     assert_eq!((source.listing().rejected.len(), source.class_names()), (1, None));
-    // A file without any is one of rejects, wherever it stands.
+    // In a file without captions all rows are rejected, whatever its position.
     for none in ["0.parquet", "c.parquet"] {
         table(none, &[None, None]);
         let source = open_captioned(root.path()).unwrap();
@@ -267,7 +267,7 @@ fn labels_may_be_numbers_of_any_type_and_numbers_as_texts() {
     assert_eq!(listed(&*source), [("a.parquet/0", None)]);
 }
 
-/// Writes a file of one row with a description as `datasets` leaves it.
+/// Writes a file of one row with a description like that of `datasets`.
 fn described(path: &Path, columns: Vec<(&str, ArrayRef)>, features: &str) {
     let about = format!("{{\"info\": {{\"features\": {features}}}}}");
     let about = KeyValue::new("huggingface".to_owned(), about);
@@ -417,7 +417,7 @@ fn damage_is_an_error_and_never_a_panic() {
         assert!(error.to_string().contains("a.parquet: not a whole Parquet file"), "{length}: {error}");
         assert!(!error.is_storage_failure());
     }
-    // With and without an index of pages, and with nothing to be read but images.
+    // Covers files with and without a page index, and a file in which only images are read.
     for name in ["table-snappy.parquet", "table-zstd.parquet", "hub-00000-of-00002.parquet"] {
         let whole = fs::read(golden(name)).unwrap();
         let (mut refused, mut failed) = (0, 0);
@@ -431,7 +431,7 @@ fn damage_is_an_error_and_never_a_panic() {
             };
             for row in 0..source.samples().len() {
                 match source.read(row, 1000) {
-                    // Without checksums a changed pixel is not seen.
+                    // Without checksums, a changed pixel is not detected.
                     Ok(_) => {}
                     Err(SourceError::Parquet(ParquetSourceError::Io { .. })) => failed += 1,
                     Err(

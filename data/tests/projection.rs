@@ -1,4 +1,5 @@
-//! Principal axes against numpy's SVD (`goldens/make_projection.py`), and what holds for any rows.
+//! Compares principal axes with numpy's SVD (`goldens/make_projection.py`), and checks properties that hold for any
+//! rows.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use std::path::Path;
@@ -9,7 +10,7 @@ use lgd_data::projection::{MomentSums, Projection, ProjectionError};
 use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
-/// One tensor of the golden file: its shape and its values.
+/// Shape and values of one tensor in the golden file.
 fn golden(name: &str) -> (Vec<usize>, Vec<f64>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/projection.safetensors");
     let bytes = std::fs::read(path).unwrap();
@@ -72,7 +73,7 @@ fn check(name: &str) -> Projection {
     assert!((projection.explained() - explained).abs() < 1e-10, "{} {explained}", projection.explained());
     let got = apply(&projection, &rows);
     let kept = got.chunks(dim).flat_map(|row| row[..rank].to_vec());
-    // f32 rounds mean, axes and sums of `width` products.
+    // f32 rounds the mean, the axes and the sums of `width` products.
     assert_close(kept, &projected, largest * 1e-6 * 4.0);
     for row in got.chunks(dim) {
         assert!(row[rank..].iter().all(|value| f64::from(value.abs()) < largest * 1e-5), "{row:?}");
@@ -95,7 +96,7 @@ fn axes_past_the_rank_hold_nothing_and_are_counted() {
     assert_eq!(check("few-rows").rank(), 8);
 }
 
-/// Rows of a few common factors and noise, f16 values, from a seed.
+/// Pseudorandom rows of a few common factors and noise, with f16 values.
 fn random_rows(count: usize, width: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut noise = || {
@@ -115,7 +116,7 @@ fn random_rows(count: usize, width: usize, seed: u64) -> Vec<f32> {
     rows
 }
 
-/// The axes are orthonormal, signed, and in falling order of variance.
+/// Checks that the axes are orthonormal, have the right signs, and are in descending order of variance.
 fn assert_axes(projection: &Projection) {
     let width = projection.width();
     let axes: Vec<&[f32]> = projection.components().chunks(width).collect();
@@ -131,7 +132,7 @@ fn assert_axes(projection: &Projection) {
     assert!(projection.variances().is_sorted_by(|a, b| a >= b));
 }
 
-/// Values of 9 bits below 8: their products and the sums of them are exact in f64, and are not in f32.
+/// Values of 9 bits below 8. Their products and the sums of these are exact in f64 but not in f32.
 fn exact_rows(count: usize, width: usize, seed: u64) -> Vec<f32> {
     random_rows(count, width, seed).iter().map(|value| (value * 64.0).round() / 64.0).collect()
 }
@@ -198,7 +199,7 @@ proptest! {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    // Panels and blocks of every kind: several, and a last one that is not full.
+    // Several panels and blocks; the last ones are not full.
     let width = 300;
     let rows = random_rows(2600, width, 3);
     let run = |threads| {

@@ -1,5 +1,5 @@
-//! Rendering against Pillow and torchvision: `goldens/cases.json` and `goldens/render/`, written by
-//! `goldens/make_goldens.py`.
+//! Compares rendering with Pillow and torchvision: `goldens/make_goldens.py` writes `goldens/cases.json` and
+//! `goldens/render/`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use lgd_data::render::{Normalization, PixelLayout, Resample, normalize_into, ren
 use lgd_data::view::{Crop, Jitter, JitterOrder, View};
 use serde::Deserialize;
 
-/// One rendering; fields as `render_cases` of the script writes them.
+/// One rendering; the fields are those that `render_cases` of the script writes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -56,7 +56,8 @@ fn image(name: &str) -> RgbImage {
     decode(&golden(name), &DecodeLimits::default()).unwrap()
 }
 
-/// How far a rendering is from the reference: largest level, mean level, share of bytes that differ at all.
+/// Distance of a rendering from the reference: largest difference in levels, mean difference, and share of differing
+/// bytes.
 struct Distance {
     max: u8,
     mean: f64,
@@ -131,13 +132,14 @@ fn filters_are_within_one_level_of_torchvision_in_few_bytes() {
 
 #[test]
 fn blur_is_within_two_levels_of_torchvisions_true_gaussian() {
-    // Single bytes near hard edges and the border (replicated here, reflected there) are further away than the mean.
+    // Single bytes near hard edges and the border (replicated here, reflected there) differ more than the mean.
     check(&["blur-torchvision"], 3, 24, 1.0, 1.0);
 }
 
 #[test]
 fn all_steps_together_are_within_two_levels_on_the_mean() {
-    // One level from the resize can turn the hue of a nearly gray pixel, so that the mean is what is bounded tightly.
+    // One level of difference from the resize can change the hue of a nearly gray pixel, so only the mean has a tight
+    // bound.
     check(&["everything"], 2, 16, 0.5, 0.2);
 }
 

@@ -1,4 +1,4 @@
-//! Image folders and CSV lists: order, labels, and what is refused.
+//! Image folders and CSV lists: order, labels, and refused sources.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod common;
@@ -13,7 +13,7 @@ use tempfile::{TempDir, tempdir};
 
 use common::{listed, message, open};
 
-/// A folder with these files; each file holds its own name.
+/// Makes a folder with these files. Each file contains its own name.
 fn folder(files: &[&str]) -> TempDir {
     let root = tempdir().unwrap();
     for file in files {
@@ -119,7 +119,7 @@ fn a_storage_that_fails_is_told_from_a_file_that_is_bad() {
     let error = images.read(0, 100).unwrap_err();
     assert!(error.reason() == "missing" && !error.is_storage_failure(), "{error}");
     assert!(images.read(1, 3).is_err_and(|error| !error.is_storage_failure()), "too long");
-    // A share that is gone leaves an empty mount point, or none.
+    // A disconnected share leaves an empty mount point, or none.
     fs::remove_dir_all(root.path().join("a")).unwrap();
     for _ in 0..2 {
         let error = images.read(1, 100).unwrap_err();

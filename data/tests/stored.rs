@@ -1,4 +1,4 @@
-//! Stored views: what was rendered comes back, whichever way the shards were made, and damage is found row by row.
+//! Stored views: rendered pixels are read back, however the shards were made, and damage is detected row by row.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::fs;
@@ -27,7 +27,7 @@ fn config(stored_views: Option<StoredFormat>) -> CacheConfig {
     CacheConfig { stored_views, ..cache_config(DIM, SAMPLES) }
 }
 
-/// A photograph, shifted by the sample's number.
+/// A photo, shifted by the sample number.
 fn image(sample: usize) -> RgbImage {
     let photo = decode(include_bytes!("goldens/photo-500x375.jpg"), &DecodeLimits::default()).unwrap();
     let mut pixels = photo.pixels()[..120 * 500 * 3].to_vec();
@@ -98,7 +98,7 @@ fn raw_views_come_back_bit_for_bit_and_jpeg_views_nearly() {
                 let errors =
                     out.iter().zip(expected.pixels()).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
                 let mean = errors.sum::<f64>() / BYTES as f64;
-                // 30 dB.
+                // A mean squared error of 65 is 30 dB.
                 assert!(if format == RAW { mean == 0.0 } else { mean < 65.0 }, "{format}: {mean}");
             }
         }
@@ -196,7 +196,7 @@ fn a_flipped_byte_is_found_by_verification_and_never_becomes_pixels() {
         }
         assert!(refused > 150, "{format}: {refused}");
         fs::write(&path, &whole[1..]).unwrap();
-        // Whoever does not look at them is not held up by them.
+        // Opening the cache succeeds, because it does not need the stored views.
         let cache = Cache::open(dir.path(), Verify::Full).unwrap();
         assert!(matches!(cache.stored_views(), Err(ArtifactError::Length { .. })));
         fs::remove_file(&path).unwrap();
@@ -227,7 +227,7 @@ fn a_view_of_another_size_and_impossible_formats_are_refused() {
 
 #[test]
 fn rows_larger_than_a_page_and_more_than_a_batch_are_placed_right() {
-    // 700 x 700 x 3 bytes: more than a page each, and more than the writer holds back.
+    // 700 x 700 x 3 bytes: each row is larger than a page. There are more rows than the writer buffers.
     let format = StoredFormat { size: 700, encoding: Encoding::Raw };
     let dir = tempfile::tempdir().unwrap();
     let wide = CacheConfig { samples: 4, ..config(Some(format)) };
@@ -286,7 +286,7 @@ fn a_shard_of_rejects_alone_is_read_with_the_others() {
     }
 }
 
-/// Files below `dir` that this process has open.
+/// Number of files below `dir` that this process has open.
 #[cfg(target_os = "linux")]
 fn open_below(dir: &Path) -> usize {
     let links = fs::read_dir("/proc/self/fd").unwrap().flatten();

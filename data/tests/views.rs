@@ -1,5 +1,5 @@
-//! Laws of views: what is drawn is a function of its key alone, lies inside the image, and renders to the
-//! size asked for.
+//! Properties of views: a drawn view is a function of its key alone, is inside the image, and renders to the requested
+//! size.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -81,8 +81,7 @@ proptest! {
     }
 }
 
-/// Frozen: a change of generator or of the order of draws must be noticed, since it changes what new caches
-/// hold.
+/// A change of the generator or of the order of draws must be detected, because it changes the contents of new caches.
 #[test]
 fn the_generator_is_frozen() {
     let frozen = include_str!("goldens/views.txt");
@@ -103,7 +102,7 @@ fn frequencies_and_ranges_are_mocos() {
     let views: Vec<View> = (0..8_000).map(|i| Policy::MocoV2.draw(5, "k", i, 500, 375)).collect();
     let share =
         |test: &dyn Fn(&View) -> bool| views.iter().filter(|view| test(view)).count() as f64 / 8_000.0;
-    // Four standard deviations of a share of 8,000 draws are below 0.023.
+    // Four standard deviations of a share of 8,000 draws are less than 0.023.
     for (name, got, expected) in [
         ("flip", share(&|v| v.flip), 0.5),
         ("jitter", share(&|v| v.jitter.is_some()), 0.8),

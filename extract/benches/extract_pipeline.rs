@@ -1,8 +1,9 @@
-//! The whole pipeline against the bare encoder fed from memory: same images, batch and threads, in one run.
+//! The whole pipeline compared with the bare encoder on input in memory: same images, batch size and threads, in one
+//! run.
 //!
-//! `cargo bench -p lgd-extract --bench extract_pipeline -- IMAGES TEACHER [SAMPLES] [RUNS] [BATCH] [DECODE_THREADS]` prints one JSON
-//! line per view policy: {"case", "ours" = pipeline images/s, "peer" = bare encoder images/s, "ratio", "unit", "runs",
-//! "hardware"}. Each number is the median over RUNS, the two alternating.
+//! `cargo bench -p lgd-extract --bench extract_pipeline -- IMAGES TEACHER [SAMPLES] [RUNS] [BATCH] [DECODE_THREADS]`
+//! prints one JSON line per view policy: {"case", "ours" = pipeline images/s, "peer" = bare encoder images/s,
+//! "ratio", "unit", "runs", "hardware"}. Each number is the median over RUNS. Runs of the two alternate.
 
 use std::error::Error;
 use std::io::Write;
@@ -18,7 +19,7 @@ use lgd_extract::encoder::PixelBuffer;
 use lgd_extract::pipeline::ViewPlan;
 use lgd_extract::{EncoderOptions, ExtractOptions, Extractor, ImageEncoder, Runtime, Teacher};
 
-/// The first samples of a source.
+/// A source limited to its first samples.
 struct First {
     source: Box<dyn ImageSource>,
     listing: Listing,
@@ -68,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Images per second of the encoder alone, its input ready in memory.
+/// Throughput of the encoder alone, with its input in memory, in images per second.
 fn bare_rate(encoder: &mut ImageEncoder, count: usize) -> Result<f64, Box<dyn Error>> {
     let mut pixels = encoder.new_batch();
     if let PixelBuffer::F32(values) = &mut pixels {
@@ -84,7 +85,7 @@ fn bare_rate(encoder: &mut ImageEncoder, count: usize) -> Result<f64, Box<dyn Er
     rate(batches * encoder.batch(), started)
 }
 
-/// Images per second from files to finished shards.
+/// Throughput from files to finished shards, in images per second.
 fn pipeline_rate(extractor: &mut Extractor, source: &First, policy: Policy) -> Result<f64, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let plan = ViewPlan { views: 1, center_fraction: None, policy, seed: 1, stored: None };

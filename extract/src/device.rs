@@ -1,6 +1,6 @@
-//! The device that models run on: the processor, or one or more GPUs through CUDA or TensorRT.
+//! The device that models run on: the CPU, or one or more GPUs through CUDA or TensorRT.
 //!
-//! A GPU that cannot be used is always an error. ONNX Runtime itself would fall back to the processor without a word.
+//! A GPU that cannot be used is always an error, although ONNX Runtime itself would silently fall back to the CPU.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +9,10 @@ use ort::ep::ExecutionProviderDispatch;
 
 use crate::error::ExtractError;
 
-/// The device or devices of an encoder: `cpu`, `cuda:0,1` or `tensorrt:0`. Several GPUs hold one session each.
+/// The device or devices of an encoder: `cpu`, `cuda:0,1` or `tensorrt:0`. Each GPU gets its own session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ExecutionDevice {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
     /// GPUs by ordinal, through the CUDA execution provider.
@@ -22,7 +22,7 @@ pub enum ExecutionDevice {
 }
 
 impl ExecutionDevice {
-    /// One entry per session.
+    /// The device of each session.
     pub(crate) fn slots(&self) -> Vec<Slot> {
         match self {
             Self::Cpu => vec![Slot::Cpu],
@@ -31,7 +31,7 @@ impl ExecutionDevice {
         }
     }
 
-    /// Whether models run on the processor.
+    /// Whether models run on the CPU.
     pub fn is_cpu(&self) -> bool {
         *self == Self::Cpu
     }
@@ -73,7 +73,7 @@ impl FromStr for ExecutionDevice {
     }
 }
 
-/// The place of one session.
+/// The device of one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     Cpu,
@@ -91,17 +91,17 @@ impl fmt::Display for Slot {
     }
 }
 
-/// Whether f32 matrix products on a GPU may round their inputs to TF32 (10 bits of mantissa).
+/// Whether f32 matrix products on a GPU may round their inputs to TF32 (10-bit mantissa).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Precision {
-    /// Full f32: text encoders, whose few outputs become the classifier.
+    /// Full f32, for text encoders: their few outputs become the classifier.
     Exact,
-    /// TF32 if the GPU has it: image encoders, whose outputs are stored as f16.
+    /// TF32 if the GPU supports it, for image encoders: their outputs are stored as f16.
     Fast,
 }
 
 impl Slot {
-    /// The execution providers to register, each of which must succeed.
+    /// The execution providers to register. Registration fails if any of them is unavailable.
     pub(crate) fn providers(
         self,
         precision: Precision,
@@ -125,8 +125,8 @@ impl Slot {
     #[cfg(feature = "cuda")]
     fn cuda(self, ordinal: u32, precision: Precision) -> Result<ExecutionProviderDispatch, ExtractError> {
         use ort::ep::cuda::{CUDA, ConvAlgorithmSearch};
-        // The exhaustive search times the algorithms and so may choose another one in each run: results would differ in
-        // the last bits.
+        // The exhaustive search times the algorithms, so it may choose another one in each run and change the last
+        // bits of the results.
         let provider = CUDA::default()
             .with_device_id(self.ordinal(ordinal)?)
             .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)

@@ -1,4 +1,4 @@
-//! Errors of teachers, encoders and the pipeline: which file or model, what was expected, and what was found.
+//! Errors of teachers, encoders and the pipeline. They name the file or model, what was expected, and what was found.
 
 use std::error::Error;
 use std::io;
@@ -8,10 +8,10 @@ use lgd_data::ArtifactError;
 use lgd_data::projection::ProjectionError;
 use lgd_data::source::SourceError;
 
-/// An error of ONNX Runtime, a tokenizer or a parser, or words if there is no such error.
+/// An error of ONNX Runtime, a tokenizer or a parser, or a message.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why a teacher cannot be used or an extraction cannot go on.
+/// Reasons why a teacher cannot be used or an extraction fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExtractError {
@@ -25,7 +25,7 @@ pub enum ExtractError {
         /// Every path that was tried, in order.
         tried: Vec<PathBuf>,
     },
-    /// A library was found but cannot be used.
+    /// A library was found but is not usable.
     #[error("{}: not a usable ONNX Runtime library: {source}\nhint: version 1.24 or later is needed; run scripts/setup runtime", path.display())]
     RuntimeLoad {
         /// The library.
@@ -33,44 +33,44 @@ pub enum ExtractError {
         /// The loader's error.
         source: Cause,
     },
-    /// A second library was asked for in one process.
+    /// A second library was requested in one process.
     #[error("ONNX Runtime is already loaded from {}; {} cannot be loaded beside it", loaded.display(), asked.display())]
     RuntimeConflict {
         /// The library in use.
         loaded: PathBuf,
-        /// The library asked for.
+        /// The requested library.
         asked: PathBuf,
     },
-    /// A device that cannot be parsed.
+    /// A device string cannot be parsed.
     #[error("device '{asked}': {reason}\nhint: one of cpu, cuda:0, cuda:0,1, tensorrt:0")]
     DeviceSyntax {
-        /// The value given.
+        /// The given string.
         asked: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// A device that this program or library cannot use. There is never a fall-back to another device.
+    /// This program or library cannot use the device. It never falls back to another device.
     #[error("device {device} cannot be used: {reason}{}", hint_line(hint))]
     DeviceUnavailable {
-        /// The device asked for.
+        /// The requested device.
         device: String,
-        /// Why not.
+        /// The reason.
         #[source]
         reason: Cause,
         /// The remedy; may be empty.
         hint: &'static str,
     },
-    /// A teacher's file cannot be read.
+    /// A file of the teacher's folder cannot be read.
     #[error("cannot read {}: {source}{}", path.display(), hint_line(hint))]
     TeacherFile {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The I/O error.
         source: io::Error,
         /// The remedy; may be empty.
         hint: &'static str,
     },
-    /// A teacher's file is not TOML or JSON, or not of the expected form.
+    /// A file of the teacher's folder is not valid TOML or JSON, or does not have the expected structure.
     #[error("{}: {}", path.display(), source.to_string().trim_end())]
     TeacherSyntax {
         /// The file.
@@ -78,39 +78,39 @@ pub enum ExtractError {
         /// The parser's error.
         source: Cause,
     },
-    /// A teacher's setting is malformed, missing, or contradicts another.
+    /// A setting of the teacher is malformed, missing, or contradicts another one.
     #[error("{}: {reason}{}", path.display(), hint_line(hint))]
     TeacherSetting {
-        /// The file that holds, or should hold, the setting.
+        /// The file that contains the setting, or should.
         path: PathBuf,
-        /// Key and value, and what is wrong.
+        /// Key, value and problem.
         reason: String,
         /// The remedy; may be empty.
         hint: String,
     },
-    /// A model that ONNX Runtime refuses to load.
+    /// ONNX Runtime cannot load a model.
     #[error("{}: ONNX Runtime cannot load the model on {device}: {source}", path.display())]
     ModelLoad {
         /// The model.
         path: PathBuf,
-        /// The device it was to run on.
+        /// The device for the model.
         device: String,
         /// The runtime's error.
         source: Cause,
     },
-    /// A model whose inputs or outputs do not fit the teacher's settings, or cannot be used.
+    /// A model's inputs or outputs do not match the teacher's settings or are not supported.
     #[error("{}: expected {expected}, got {got}{}", path.display(), hint_line(hint))]
     ModelInterface {
         /// The model.
         path: PathBuf,
-        /// The interface needed.
+        /// The required interface.
         expected: String,
         /// The model's interface.
         got: String,
         /// The remedy; may be empty.
         hint: String,
     },
-    /// A model that failed while running.
+    /// Inference failed.
     #[error("{}: inference failed: {source}", path.display())]
     Inference {
         /// The model.
@@ -118,7 +118,7 @@ pub enum ExtractError {
         /// The runtime's error.
         source: Cause,
     },
-    /// A tokenizer that cannot be loaded or that failed.
+    /// A tokenizer cannot be loaded, or failed.
     #[error("{}: {source}", path.display())]
     Tokenizer {
         /// The tokenizer's file.
@@ -126,7 +126,7 @@ pub enum ExtractError {
         /// The tokenizer's error.
         source: Cause,
     },
-    /// A prompt whose embedding cannot be normalized.
+    /// A prompt's embedding cannot be normalized.
     #[error("{}: the embedding of prompt '{prompt}' is {fault}", path.display())]
     PromptEmbedding {
         /// The text model.
@@ -136,15 +136,15 @@ pub enum ExtractError {
         /// "all zeros" or "not finite".
         fault: String,
     },
-    /// Tokens whose projection cannot be fitted.
+    /// The projection of the tokens cannot be fitted.
     #[error("the tokens of {views} views cannot be projected: {source}")]
     Projection {
-        /// Views that were to be fitted to.
+        /// Number of views in the sample for the fit.
         views: usize,
-        /// What is wrong with them.
+        /// The problem.
         source: ProjectionError,
     },
-    /// The cache was started with other settings than this extraction's.
+    /// The cache was started with other settings than this run's.
     #[error(
         "{what}: the cache was started with {expected}, but this run has {got}\nhint: use the same settings with --resume, or another folder"
     )]
@@ -156,19 +156,19 @@ pub enum ExtractError {
         /// Its value now.
         got: String,
     },
-    /// The storage of the images has failed. Rejecting them would leave out sound samples for good.
+    /// The storage of the images failed. Rejecting its samples would exclude sound ones for good.
     #[error(
         "{source}\nhint: not the file but the storage seems to have failed: see to it, then run again with --resume; complete shards are \
          kept. If it is the file alone, empty it, and it will be rejected"
     )]
     Storage {
-        /// The first image that could not be read, and why.
+        /// The first read error, which names the image.
         source: SourceError,
     },
-    /// A folder on disk cannot be read or written.
+    /// A file or folder of an artifact cannot be read or written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// The job was asked to stop. Complete shards stay; the rest is done by a later run.
+    /// The job was interrupted. Complete shards are kept; a later run makes the others.
     #[error(
         "interrupted; only complete shards are kept\nhint: run again with --resume to do the rest; a smaller --shard-samples keeps more"
     )]
@@ -176,7 +176,7 @@ pub enum ExtractError {
 }
 
 impl ExtractError {
-    /// Whether this is the answer to a request to stop, and not a failure.
+    /// Whether this error reports an interruption requested by the caller, not a failure.
     pub fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted)
     }

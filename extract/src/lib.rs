@@ -29,10 +29,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`runtime`], [`device`]: the ONNX Runtime library and where models run;
-//! - [`teacher`]: a folder with an image model, a text model, a tokenizer and how to feed them;
-//! - [`encoder`]: images or prompts in, unit vectors out;
-//! - [`pipeline`]: reading, decoding, rendering, inference and writing, overlapped in bounded queues.
+//! - [`runtime`], [`device`]: the ONNX Runtime library, and the devices that models run on;
+//! - [`teacher`]: a folder with an image model, a text model, a tokenizer and their settings;
+//! - [`encoder`]: maps images or prompts to unit vectors;
+//! - [`pipeline`]: reads, decodes, renders, encodes and writes, with these stages overlapped through bounded queues.
 
 pub mod device;
 pub mod encoder;

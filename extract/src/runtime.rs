@@ -1,7 +1,8 @@
-//! Finding and loading the ONNX Runtime library, once per process.
+//! Finds and loads the ONNX Runtime library, once per process.
 //!
-//! The library is not linked: it is looked for at a path given explicitly, then at `ORT_DYLIB_PATH`, then in
-//! `third_party/onnxruntime/` of the working folder, then beside the executable and up to two folders above it.
+//! The library is not linked. It is searched for at an explicitly given path, then at `ORT_DYLIB_PATH`, then in
+//! `third_party/onnxruntime/` of the working directory, then beside the executable and in `third_party/onnxruntime/`
+//! there and up to two folders above.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,10 +11,10 @@ use ort::environment::Environment;
 
 use crate::error::{Cause, ExtractError, library_name};
 
-/// The one loaded runtime: the library can neither be unloaded nor loaded twice.
+/// The only loaded runtime. The library can neither be unloaded nor loaded twice.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// The loaded ONNX Runtime library. Cheap to clone; lives as long as the process.
+/// The loaded ONNX Runtime library. It is cheap to clone and lives as long as the process.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     environment: Environment,
@@ -21,11 +22,11 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Loads the library, or returns it if it is loaded already.
+    /// Loads the library, or returns the loaded one.
     ///
     /// # Errors
-    /// [`ExtractError::RuntimeMissing`], [`ExtractError::RuntimeLoad`] for a file that is no ONNX Runtime or too old
-    /// a one, [`ExtractError::RuntimeConflict`] if another library is loaded.
+    /// [`ExtractError::RuntimeMissing`] if there is no library, [`ExtractError::RuntimeLoad`] if the file is not ONNX
+    /// Runtime or its version is too old, [`ExtractError::RuntimeConflict`] if another library is loaded.
     pub fn load(explicit: Option<&Path>) -> Result<Self, ExtractError> {
         let environment_variable = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
         let path = locate(explicit, environment_variable.as_deref().map(Path::new), &default_folders())?;
@@ -48,7 +49,7 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// The library's file.
+    /// Path of the library file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -58,7 +59,7 @@ impl Runtime {
     }
 }
 
-/// Folders searched if no path was given.
+/// Folders that are searched if no path is given.
 fn default_folders() -> Vec<PathBuf> {
     let below = Path::new("third_party").join("onnxruntime");
     let mut folders = Vec::new();
@@ -67,13 +68,13 @@ fn default_folders() -> Vec<PathBuf> {
     }
     if let Some(beside) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
         folders.push(beside.to_owned());
-        // A build in target/release finds what scripts/setup put beside target.
+        // For a build in target/release, this finds the library that scripts/setup puts in the repository root.
         folders.extend(beside.ancestors().take(3).map(|folder| folder.join(&below)));
     }
     folders
 }
 
-/// The library's canonical path. A path that the user named must exist: it is never replaced by a default.
+/// Canonical path of the library. A path given by the user must exist: no default replaces it.
 fn locate(
     explicit: Option<&Path>,
     variable: Option<&Path>,

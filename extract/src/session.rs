@@ -1,4 +1,4 @@
-//! One ONNX Runtime session: opening a model on a device, and describing its inputs and outputs.
+//! An ONNX Runtime session: opens a model on a device and describes its inputs and outputs.
 
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ impl std::fmt::Display for Port {
     }
 }
 
-/// All ports in one line, for messages.
+/// Describes all ports in one line, for messages.
 pub(crate) fn describe(ports: &[Port]) -> String {
     if ports.is_empty() {
         "none".to_owned()
@@ -64,7 +64,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Opens `path`. `threads` counts the threads that one operation is split over; 0 = all cores.
+    /// Opens `path`. `threads` is the number of threads that one operation is split over; 0 means all cores.
     pub(crate) fn open(
         runtime: &Runtime,
         path: &Path,
@@ -127,7 +127,7 @@ impl Model {
         }
     }
 
-    /// Runs the model once and hands the selected outputs, in the order of the selection, to `take`.
+    /// Runs the model once and passes the selected outputs, in the order of the selection, to `take`.
     pub(crate) fn run<T>(
         &mut self,
         inputs: Vec<(&str, SessionInputValue<'_>)>,
@@ -147,19 +147,19 @@ impl Model {
     }
 }
 
-/// Settings common to all sessions.
+/// Settings shared by all sessions.
 fn configure(runtime: &Runtime, slot: Slot, threads: usize) -> ort::Result<SessionBuilder> {
     let builder = Session::builder(runtime.environment())?
         .with_optimization_level(GraphOptimizationLevel::All)?
-        // The promise of identical bytes needs kernels that do not race.
+        // Identical bytes require deterministic kernels.
         .with_deterministic_compute(true)?
         .with_intra_threads(threads)?;
-    // Idle threads that spin would take the cores that decode the next images.
+    // Idle threads that spin would take cores from the decoders of the next images.
     Ok(if slot == Slot::Cpu { builder.with_intra_op_spinning(false)? } else { builder })
 }
 
-/// The outputs that a run returns, in one pass. ONNX Runtime computes all outputs of a model, selected or not: a large output that is
-/// seldom used is better exported as a model of its own.
+/// The outputs that a run returns. ONNX Runtime computes all outputs of a model, selected or not, so a large output
+/// that is rarely used is better exported as a separate model.
 pub(crate) struct Selection {
     names: Vec<String>,
     options: RunOptions<HasSelectedOutputs>,
@@ -172,7 +172,7 @@ impl std::fmt::Debug for Selection {
 }
 
 impl Selection {
-    /// The outputs with these names, which may repeat.
+    /// Selects the outputs with these names, which may repeat.
     pub(crate) fn of(model: &Model, outputs: &[&str]) -> Result<Self, ExtractError> {
         let options = RunOptions::new().map_err(|error| ExtractError::inference(model.path(), error))?;
         let once = outputs.iter().enumerate().filter(|(at, name)| !outputs[..*at].contains(name));
@@ -206,13 +206,13 @@ impl<'a> Tensor<'a> {
         Ok(Self { shape, data })
     }
 
-    /// A tensor made in a test.
+    /// A tensor for tests.
     #[cfg(test)]
     pub(crate) fn of(shape: Vec<usize>, data: &'a [f32]) -> Self {
         Self { shape, data: Elements::F32(data) }
     }
 
-    /// The elements as f32, row-major; converted where they are f16.
+    /// The elements as f32, row-major; f16 elements are converted.
     pub(crate) fn to_f32(&self) -> std::borrow::Cow<'a, [f32]> {
         match self.data {
             Elements::F32(data) => data.into(),

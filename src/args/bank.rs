@@ -1,4 +1,4 @@
-//! `lgd bank`.
+//! Flags of `lgd bank`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,48 +10,50 @@ use lgd_train::student::Architecture;
 
 use super::{Args, RuntimeArgs};
 
-/// `lgd bank`.
+/// Flags of `lgd bank`.
 #[derive(ClapArgs)]
 pub struct BankArgs {
-    /// The cache.
+    /// Cache folder.
     #[arg(long, value_name = "DIR")]
     pub cache: PathBuf,
-    /// What to make targets of: names (the default; needs --categories and --teacher) or kdep (the cached features; needs --dim).
+    /// Source of the targets: names (the default; requires --categories and --teacher) or kdep (the cached features;
+    /// requires --dim).
     #[arg(long, value_enum, requires_if("kdep", "dim"))]
     pub target: Option<TargetArg>,
-    /// Category names: .txt (one per line), .csv (name, then synonyms) or .json (an object from names to lists of synonyms).
+    /// Category names: .txt (one per line), .csv (name, then synonyms) or .json (an object from names to lists of
+    /// synonyms).
     #[arg(long, value_name = "FILE", conflicts_with = "dim",
         required_unless_present_any = ["target", "dim"], required_if_eq("target", "names"))]
     pub categories: Option<PathBuf>,
-    /// A prompt template with {} for the name; may be repeated. Default: "a photo of a {}."
+    /// Prompt template with {} for the name; may be repeated. Default: "a photo of a {}."
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["templates", "dim"])]
     pub template: Vec<String>,
-    /// A file of prompt templates, one per line.
+    /// File of prompt templates, one per line.
     #[arg(long, value_name = "FILE", conflicts_with = "dim")]
     pub templates: Option<PathBuf>,
-    /// Keep names as they stand instead of trimming and turning underscores into blanks.
+    /// Use names exactly as written: do not trim them or replace underscores with spaces.
     #[arg(long, conflicts_with = "dim")]
     pub verbatim: bool,
-    /// The lists of a JSON file are complete prompts, not synonyms.
+    /// Read the lists of a JSON file as complete prompts, not synonyms.
     #[arg(long, conflicts_with = "dim")]
     pub json_prompts: bool,
-    /// Temperature of the teacher's distributions; CLIP's logit scale of 100 is 0.01 here.
+    /// Temperature of the teacher's distributions. CLIP's logit scale of 100 corresponds to 0.01.
     #[arg(long, default_value_t = 0.01, value_parser = temperature, conflicts_with = "dim")]
     pub tau_t: f32,
-    /// Entries kept per distribution where there are more than 256 categories.
+    /// Entries stored per distribution if there are more than 256 categories.
     #[arg(long, default_value_t = 64, value_parser = at_least_one, conflicts_with = "dim")]
     pub top_k: usize,
-    /// Let categories without a view keep their slot in the visual distributions.
+    /// Keep the slots of categories without views in the visual distributions.
     #[arg(long, conflicts_with = "dim")]
     pub keep_unassigned: bool,
     /// Teacher folder with the text encoder.
     #[arg(long, value_name = "DIR", conflicts_with = "dim",
         required_unless_present_any = ["target", "dim"], required_if_eq("target", "names"))]
     pub teacher: Option<PathBuf>,
-    /// Accept a text encoder other than the one the cache's teacher came with; it must share its embedding space.
+    /// Accept a text encoder other than that of the cache's teacher. It must share the embedding space.
     #[arg(long, conflicts_with = "dim")]
     pub other_text_encoder: bool,
-    /// Where prompt embeddings are kept; default: prompts/ beside the output folder.
+    /// Folder of cached prompt embeddings. Default: prompts/ beside the output folder.
     #[arg(long, value_name = "DIR", conflicts_with = "dim")]
     pub prompts: Option<PathBuf>,
     #[arg(long, value_name = "D", requires = "target", value_parser = at_least_one, help = dim_help())]
@@ -60,10 +62,11 @@ pub struct BankArgs {
     /// With --target kdep: temperature T of power temperature scaling, sign(y) |y / T|^(1/n).
     #[arg(long, value_name = "T", default_value_t = 0.1, requires = "dim")]
     pub pts_temperature: f32,
-    /// With --target kdep: its power n.
+    /// With --target kdep: power n of power temperature scaling.
     #[arg(long, value_name = "N", default_value_t = 3.0, requires = "dim")]
     pub pts_power: f32,
-    /// With --target kdep: fit the projection on so many rows, spread evenly over the images and their views; default: all.
+    /// With --target kdep: number of rows to fit the projection to, spread evenly over the images and their views.
+    /// Default: all rows.
     #[arg(long, value_name = "ROWS", requires = "dim", value_parser = at_least_one)]
     pub fit_rows: Option<usize>,
     #[command(flatten)]
@@ -72,12 +75,12 @@ pub struct BankArgs {
     /// Output folder.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Replace the bank that the folder holds.
+    /// Replace the bank in the output folder.
     #[arg(long)]
     pub overwrite: bool,
 }
 
-/// What `lgd bank` makes targets of.
+/// Source of the targets of `lgd bank`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TargetArg {
     /// Category names.
@@ -86,18 +89,18 @@ pub enum TargetArg {
     Kdep,
 }
 
-/// A target with what only it needs.
+/// A target with the inputs that it requires.
 pub enum BankTarget<'a> {
     /// Category names, encoded by a teacher.
     Names {
-        /// The file.
+        /// Category file.
         categories: &'a Path,
-        /// The folder.
+        /// Teacher folder.
         teacher: &'a Path,
     },
     /// The teacher's features, projected.
     Kdep {
-        /// Width.
+        /// Width of the targets.
         dim: usize,
     },
 }
@@ -106,7 +109,7 @@ impl BankArgs {
     /// The target as one value.
     ///
     /// # Errors
-    /// `--dim` where the target is not kdep, the one mixture that the parser lets through.
+    /// `--dim` without `--target kdep`, the only invalid combination that the parser accepts.
     pub fn target(&self) -> Result<BankTarget<'_>, clap::Error> {
         match (self.target, self.dim, &self.categories, &self.teacher) {
             (Some(TargetArg::Kdep), Some(dim), ..) => Ok(BankTarget::Kdep { dim }),
@@ -119,13 +122,13 @@ impl BankArgs {
         }
     }
 
-    /// What to do with a bank that is there.
+    /// Policy for a bank that is already in the output folder.
     pub fn existing(&self) -> Existing {
         if self.overwrite { Existing::Overwrite } else { Existing::Refuse }
     }
 }
 
-/// Help of `--dim`: the width of every student's pooled feature.
+/// Help of `--dim`: lists the width of every student's pooled feature.
 fn dim_help() -> String {
     let mut widths: Vec<(usize, Vec<&str>)> = Vec::new();
     for student in Architecture::ALL {

@@ -1,4 +1,4 @@
-//! `lgd eval`.
+//! Flags of `lgd eval`.
 
 use std::path::PathBuf;
 
@@ -6,41 +6,43 @@ use clap::Args as ClapArgs;
 use lgd_train::eval::Protocol;
 use lgd_train::parse::fraction;
 
-/// `lgd eval`.
+/// Flags of `lgd eval`.
 #[derive(ClapArgs)]
 pub struct EvalArgs {
-    /// The run folder.
+    /// Run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Test images, labeled unless --protocol is agreement alone: a folder (class = first-level folder), TAR archives, Parquet files or a CSV list.
-    /// Labels are the bank's names (case, blanks, `_` and `-` do not matter) or numbers, the names' positions in the bank.
+    /// Test images: a folder (class = first-level folder), TAR archives, Parquet files or a CSV list. They must be
+    /// labeled unless the only --protocol is agreement. A label is a name in the bank (ignoring case, spaces, `_` and
+    /// `-`) or a number, the name's position in the bank.
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
-    /// A cache of the test images, made with --with-center; puts the teacher's figures beside the student's.
+    /// Cache of the test images, made with --with-center. Adds the teacher's figures to the student's.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Labeled training images, which kNN and the linear probe need.
+    /// Labeled training images, required by kNN and the linear probe.
     #[arg(long, value_name = "PATH")]
     pub train_images: Option<PathBuf>,
-    /// A cache of the training images, made with --with-center; for the teacher's kNN.
+    /// Cache of the training images, made with --with-center, for the teacher's kNN.
     #[arg(long, value_name = "DIR", requires_all = ["cache", "train_images"])]
     pub train_cache: Option<PathBuf>,
-    /// The bank with the category names, for zero-shot and agreement; any bank of the same text encoder.
+    /// Bank with the category names, for zero-shot and agreement. Any bank of the same text encoder works.
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
-    /// What to measure: zero-shot, agreement (same choice among the bank's names as the teacher's, without labels), labels (a
-    /// supervised student's own classifier), knn, linear; several with commas. Default: labels where the student ends in a classifier,
-    /// zero-shot where it ends in an embedding and --bank is given, else knn.
+    /// What to measure, separated by commas: zero-shot, agreement (how often the student's choice among the bank's
+    /// names equals the teacher's, without labels), labels (a supervised student's own classifier), knn, linear.
+    /// Default: labels if the student ends in a classifier, zero-shot if it ends in an embedding and --bank is given,
+    /// else knn.
     #[arg(long, value_delimiter = ',')]
     pub protocol: Vec<Protocol>,
-    /// Share of the short side that the center crop keeps, of images without a cache; a cache has its own. Default: that of the other
-    /// images' cache, else 0.875.
+    /// Share of the short side that the center crop keeps, for images without a cache; a cache records its own.
+    /// Default: that of the other images' cache, else 0.875.
     #[arg(long, value_parser = fraction)]
     pub center_fraction: Option<f32>,
     /// Seed of the labeled subsets.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// CPU threads; 0 = all cores.
+    /// CPU threads; 0 means all cores.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
     /// Print JSON instead of a table.

@@ -1,27 +1,29 @@
-//! `lgd export`.
+//! Flags of `lgd export`.
 
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use lgd_train::parse::at_least_one;
 
-/// `lgd export`.
+/// Flags of `lgd export`.
 #[derive(ClapArgs)]
 pub struct ExportArgs {
-    /// The run folder.
+    /// Run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// The ONNX file to write. Its input `images` is [batch, 3, S, S], RGB from 0 to 1, S as in training; the teacher's normalization is inside.
-    /// Outputs: `feature`, and `embedding`, or `logits` where the student learned labels.
+    /// ONNX file to write. Its input `images` is [batch, 3, S, S], RGB from 0 to 1, with S as in training; the model
+    /// includes the teacher's normalization. Its outputs are `feature` and, depending on the objectives, `embedding`
+    /// or `logits` (for labels).
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Any bank of the run's text encoder: adds the output `scores`, each image's cosines with its names, which are in the metadata.
+    /// Bank of the run's text encoder. Adds the output `scores`, each image's cosine with each name, and stores the
+    /// names in the metadata.
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
-    /// Images per run of the file, where that must be fixed, as runtimes on phones want it; default: any number.
+    /// Fixed number of images per run of the model, as some mobile runtimes require. Default: any number.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
-    /// Replace the file.
+    /// Replace an existing file.
     #[arg(long)]
     pub overwrite: bool,
 }

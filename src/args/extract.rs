@@ -1,4 +1,4 @@
-//! `lgd extract`.
+//! Flags of `lgd extract`.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,12 @@ use lgd_train::parse::{at_least_one, bounded, fraction};
 
 use super::{OutputArgs, RuntimeArgs};
 
-/// `lgd extract`.
+/// Flags of `lgd extract`.
 #[derive(ClapArgs)]
 pub struct ExtractArgs {
-    /// Images: a folder (class = first-level folder), a TAR archive or a folder of them (the same, or `.cls` beside the images), a Parquet
-    /// file with images inside or a folder of them (labels in a column), or a CSV list (path, and a label where there is one).
+    /// Images: a folder (class = first-level folder), a TAR archive or a folder of archives (classes likewise, or
+    /// from `.cls` files beside the images), a Parquet file with the images inside or a folder of such files (labels
+    /// in a column), or a CSV list (path and optional label).
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
     /// Teacher folder with teacher.toml.
@@ -25,21 +26,22 @@ pub struct ExtractArgs {
     /// Make view 0 the plain center crop.
     #[arg(long)]
     pub with_center: bool,
-    /// Share of the short side that the center crop keeps; default: what the teacher's files say, else 0.875 (torchvision's 224 of 256;
-    /// CLIP's is 1).
+    /// Share of the short side that the center crop keeps. Default: the value in the teacher's files, else 0.875
+    /// (torchvision's 224 of 256; CLIP's is 1).
     #[arg(long, value_parser = fraction, requires = "with_center")]
     pub center_fraction: Option<f32>,
-    /// How the other views are drawn: moco-v2 (crop, color, gray, blur, flip) or crop-flip.
+    /// Policy of the other views: moco-v2 (crop, color, gray, blur, flip) or crop-flip.
     #[arg(long, default_value = "moco-v2")]
     pub policy: Policy,
     /// Seed of the views.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Also store every view's pixels in the cache, so that training opens no image: raw (bit for bit what rendering the
-    /// images gives) or jpeg (a sixth to a sixteenth of the bytes, and not quite those pixels). The bytes are told first.
+    /// Also store every view's pixels in the cache, so that training opens no images: raw (bit for bit the rendered
+    /// pixels) or jpeg (1/6 to 1/16 of the size, slightly different pixels). The size is printed before the work
+    /// starts.
     #[arg(long, value_name = "ENCODING")]
     pub store_views: Option<StoreViews>,
-    /// Side of the stored views, pixels: the --size of the training to come.
+    /// Side of the stored views in pixels. Use the --size of the later training.
     #[arg(long, value_name = "PX", default_value_t = 224, requires = "store_views",
         value_parser = clap::value_parser!(u32).range(16..=4096))]
     pub store_size: u32,
@@ -47,34 +49,36 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "Q", default_value_t = 90, requires = "store_views",
         value_parser = clap::value_parser!(u8).range(1..=100))]
     pub store_quality: u8,
-    /// Also cache the teacher's pooled feature before its last activation (`features` in teacher.toml), which KDEP learns from.
+    /// Also cache the teacher's pooled feature before its last activation (`features` in teacher.toml), which KDEP
+    /// trains on.
     #[arg(long)]
     pub features: bool,
-    /// Also cache the teacher's patch tokens (`tokens` in teacher.toml), which H-GKD learns from: f16, int8 (half the bytes) or
-    /// svd:DIM (projected to DIM values per token). The bytes are told first.
+    /// Also cache the teacher's patch tokens (`tokens` in teacher.toml), which H-GKD trains on: f16, int8 (half the
+    /// size) or svd:DIM (projected to DIM values per token). The size is printed before the work starts.
     #[arg(long, value_name = "STORAGE")]
     pub tokens: Option<StoreTokens>,
-    /// With --tokens svd:DIM: views that the projection is fitted to, spread evenly over the images and their views [default: 2048].
+    /// With --tokens svd:DIM: number of views to fit the projection to, spread evenly over the images and their views
+    /// [default: 2048].
     #[arg(long, value_name = "N", requires = "tokens", value_parser = at_least_one)]
     pub tokens_fit_views: Option<usize>,
-    /// Most bytes that tokens and features may take: 500MB, 50GB, 2TB.
+    /// Maximum size of tokens and features, for example 500MB, 50GB or 2TB.
     #[arg(long, value_name = "BYTES", default_value = "100GB", value_parser = bytes)]
     pub tokens_limit: u64,
-    /// Also cache a text embedding of every image's caption, from a CSV list with a column caption (texts, which the teacher's text
-    /// encoder embeds) or caption_embedding (JSON arrays of numbers), from the `.txt` beside every image in TAR archives, or from
-    /// such a column of Parquet files (also text; embeddings as lists).
+    /// Also cache a text embedding of every image's caption. Captions come from a CSV list with a column caption
+    /// (text, embedded by the teacher's text encoder) or caption_embedding (JSON arrays of numbers), from the `.txt`
+    /// beside every image in TAR archives, or from such a column of Parquet files (also text; embeddings as lists).
     #[arg(long)]
     pub captions: bool,
-    /// Images per encoder batch; default: the model's own, or 32 on CPU and 256 on a GPU.
+    /// Images per encoder batch. Default: the model's own number, else 32 on the CPU and 256 on a GPU.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
-    /// Samples per shard, the unit of resumption.
+    /// Samples per shard. An interrupted run keeps complete shards only.
     #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
     pub shard_samples: usize,
-    /// Decoding and rendering threads; 0 = all cores.
+    /// Threads that decode and render; 0 means all cores.
     #[arg(long, default_value_t = 0)]
     pub decode_threads: usize,
-    /// Do part i of n of the shards, i from 0 to n - 1; the parts share the output folder.
+    /// Process only part i of n of the shards, i from 0 to n - 1. All parts share the output folder.
     #[arg(long, value_name = "I/N")]
     pub partition: Option<Partition>,
     /// Share of rejected samples above which the exit code is 1.
@@ -88,23 +92,23 @@ pub struct ExtractArgs {
     pub output: OutputArgs,
 }
 
-/// How `--store-views` keeps pixels.
+/// Storage format of `--store-views`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum StoreViews {
-    /// As they are.
+    /// Raw pixels.
     Raw,
-    /// As JPEG.
+    /// JPEG.
     Jpeg,
 }
 
-/// How `--tokens` keeps tokens.
+/// Storage format of `--tokens`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreTokens {
-    /// In half precision.
+    /// f16.
     F16,
-    /// In bytes, with a scale per token.
+    /// i8, with one scale per token.
     Int8,
-    /// Projected to so many values per token, in half precision.
+    /// Projected to this many values per token, in f16.
     Svd(usize),
 }
 
@@ -125,7 +129,7 @@ fn share(text: &str) -> Result<f64, String> {
     bounded(text, 0.0, 1.0)
 }
 
-/// A number of bytes with a decimal unit: 800, 20kB, 1.5GB.
+/// Parses a number of bytes with a decimal unit: 800, 20kB, 1.5GB.
 fn bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 5] = [("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("tb", 1e12), ("b", 1.0)];
     let lower = text.to_ascii_lowercase();

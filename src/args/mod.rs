@@ -1,4 +1,5 @@
-//! The flags of every command, a file each. Values are checked here, once; [`crate::commands`] turns them into resolved objects.
+//! The flags of every command, one file per command. Values are validated here, once; [`crate::commands`] turns them
+//! into resolved objects.
 
 mod bank;
 mod eval;
@@ -24,7 +25,7 @@ pub use self::train::{OptimizerArg, ScheduleArg, TrainArgs};
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES)]
 pub struct Args {
-    /// What to do.
+    /// Command to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -34,37 +35,37 @@ Exit codes: 0 done; 1 done, but more rejects than allowed; 2 usage or configurat
 3 a cache, bank, run or checkpoint that is bad, does not belong, or cannot be read or written;
 75 interrupted: run it again, extract and train with --resume.";
 
-/// The stages.
+/// The commands.
 #[derive(Subcommand)]
 pub enum Command {
     /// Run the teacher once over K replayable views of every image and cache the embeddings.
     Extract(ExtractArgs),
-    /// Turn category names, or cached features, into targets for every view, from the cache alone.
+    /// Turn category names or cached features into targets for every view, from the cache alone.
     Bank(BankArgs),
-    /// Train a student from a cache, for one objective or several.
+    /// Train a student from a cache with one or more objectives.
     Train(TrainArgs),
-    /// List the objectives that a student can be trained for.
+    /// List the training objectives.
     Objectives(ObjectivesArgs),
-    /// Measure a student, and its teacher beside it.
+    /// Measure a student, and its teacher for comparison.
     Eval(EvalArgs),
-    /// Write a finished student as one ONNX file.
+    /// Export a finished student as one ONNX file.
     Export(ExportArgs),
-    /// Show what a cache, bank or run is made of.
+    /// Summarize a cache, bank or run.
     Inspect(InspectArgs),
     /// Check every byte of a cache, bank or run against its manifest.
     Verify(VerifyArgs),
 }
 
-/// What to do with an output folder that already holds something.
+/// The output folder, and the policy for one that already contains something.
 #[derive(ClapArgs)]
 pub struct OutputArgs {
     /// Output folder.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Go on with an unfinished job in the folder.
+    /// Continue an unfinished job in the folder.
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
-    /// Replace the cache or run in the folder; other files stay.
+    /// Replace the cache or run in the folder; other files are kept.
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -80,33 +81,33 @@ impl OutputArgs {
     }
 }
 
-/// The ONNX Runtime library, and how much of the machine it may use.
+/// The ONNX Runtime library, its device and its threads.
 #[derive(ClapArgs)]
 pub struct RuntimeArgs {
-    /// The ONNX Runtime shared library; default: ORT_DYLIB_PATH, then third_party/onnxruntime.
+    /// ONNX Runtime shared library. Default: ORT_DYLIB_PATH, then third_party/onnxruntime.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Where encoders run: cpu, cuda:0,1 or tensorrt:0.
+    /// Device of the encoders: cpu, cuda:0,1 or tensorrt:0.
     #[arg(long, default_value = "cpu")]
     pub device: ExecutionDevice,
-    /// CPU threads; 0 = all cores.
+    /// CPU threads; 0 means all cores.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
 }
 
-/// `lgd inspect`.
+/// Flags of `lgd inspect`.
 #[derive(ClapArgs)]
 pub struct InspectArgs {
-    /// A cache, bank or run folder.
+    /// Cache, bank or run folder.
     pub path: PathBuf,
-    /// Print the manifest, which is JSON, instead of a summary.
+    /// Print the JSON manifest instead of a summary.
     #[arg(long)]
     pub json: bool,
 }
 
-/// `lgd verify`.
+/// Arguments of `lgd verify`.
 #[derive(ClapArgs)]
 pub struct VerifyArgs {
-    /// A cache, bank or run folder.
+    /// Cache, bank or run folder.
     pub path: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! `lgd objectives`, and the objectives of `lgd train` with their settings.
+//! Flags of `lgd objectives`, and the objectives of `lgd train` with their settings.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use lgd_train::objective::{ObjectiveKind, ObjectiveSettings, Objectives};
 
 use crate::hints;
 
-/// `lgd objectives`.
+/// Flags of `lgd objectives`.
 #[derive(ClapArgs)]
 pub struct ObjectivesArgs {
     /// Print JSON instead of a table.
@@ -16,15 +16,16 @@ pub struct ObjectivesArgs {
     pub json: bool,
 }
 
-/// The objectives of `lgd train`, and the settings of all of them. Only settings that a chosen objective reads may be typed.
+/// The objectives of `lgd train` and their settings. A setting is accepted only if a selected objective reads it.
 #[derive(ClapArgs)]
 pub struct ObjectiveArgs {
-    // First, because clap takes values out of its matches as it reads them.
+    // This field is first because clap removes values from its matches as it reads them.
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub typed: TypedFlags,
-    /// What to train for; several with commas, each with its weight in the sum after a colon, as in lgd,kdep:0.5. Default weights, also
-    /// of a single objective, are the papers': 3 for kdep, 1 for the others. `lgd objectives` lists them.
+    /// Objectives to train with, separated by commas, each with an optional weight in the sum after a colon, for
+    /// example lgd,kdep:0.5. Default weights are those of the papers, also for a single objective: 3 for kdep, 1 for
+    /// the others. `lgd objectives` lists them.
     #[arg(long, value_name = "NAME[:WEIGHT],...", default_value = ObjectiveKind::Lgd.spec().name, value_parser = objectives)]
     pub objective: Objectives,
     #[command(flatten)]
@@ -36,11 +37,11 @@ fn objectives(text: &str) -> Result<Objectives, String> {
     text.parse().map_err(|error| hints::hinted(&error))
 }
 
-/// The flags of settings of objectives that were typed, as opposed to left at their defaults.
+/// Flags of objective settings that were given on the command line, not left at their defaults.
 pub struct TypedFlags(BTreeSet<String>);
 
 impl TypedFlags {
-    /// The flags, with their dashes.
+    /// The flags, with their leading dashes.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }

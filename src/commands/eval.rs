@@ -1,4 +1,4 @@
-//! `lgd eval`: a student's figures by the chosen protocols, and its teacher's if a cache is given.
+//! `lgd eval`: a student's figures by the selected protocols, and its teacher's if a cache is given.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ impl<'a> Labeled<'a> {
     }
 }
 
-/// The protocols that were typed, or the run's default one.
+/// The protocols given on the command line, else the run's default protocol.
 fn protocols(args: &EvalArgs, run: &Run) -> Vec<Protocol> {
     if !args.protocol.is_empty() {
         return args.protocol.clone();
@@ -49,7 +49,7 @@ fn protocols(args: &EvalArgs, run: &Run) -> Vec<Protocol> {
     vec![suiting]
 }
 
-/// Runs the command.
+/// Runs `lgd eval`.
 pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
     let run = Run::open(&args.run, Verify::Full)?;

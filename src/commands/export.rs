@@ -1,4 +1,4 @@
-//! `lgd export`: a finished student as one ONNX file.
+//! `lgd export`: writes a finished student as one ONNX file.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::print_json;
 use crate::args::ExportArgs;
 use crate::exit::Exit;
 
-/// The written file.
+/// Description of the written file.
 #[derive(Serialize)]
 struct Report<'a> {
     out: &'a Path,
@@ -27,7 +27,7 @@ struct Report<'a> {
     names: Option<Vec<String>>,
 }
 
-/// Runs the command.
+/// Runs `lgd export`.
 pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     require_free(&args.out, args.overwrite)?;
     let run = Run::open(&args.run, Verify::Full)?;
@@ -48,7 +48,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Refuses a file that exists already, and a folder in any case.
+/// Fails if the file exists and `overwrite` is not set, or if `out` is a folder.
 fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtifactError> {
     let occupied =
         |what: &str, hint| Err(ArtifactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });

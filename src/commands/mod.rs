@@ -1,6 +1,6 @@
-//! From typed arguments to resolved objects to results.
+//! The commands: they resolve typed arguments to objects and run.
 //!
-//! One file per command; each prints data to standard output and everything else to standard error.
+//! There is one file per command. Each prints data to standard output and everything else to standard error.
 
 mod bank;
 mod eval;
@@ -39,7 +39,7 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// Prints a line to standard output. A closed pipe, as `head` leaves it, is no error: the work is done.
+/// Prints a line to standard output. A closed pipe, for example by `head`, is not an error: the work is done.
 fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -47,14 +47,14 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The variance that the projection of a cache's tokens keeps, in words, if there is a projection.
+/// Describes the variance that the projection of a cache's tokens keeps; `None` without a projection.
 fn kept_variance(manifest: &CacheManifest) -> Option<String> {
     let (projection, views) = manifest.token_projection.as_ref().zip(manifest.config.fitted_views())?;
     let kept = 100.0 * projection.explained;
     Some(format!("{kept:.1}% of the variance of the {views} views that the projection was fitted to"))
 }
 
-/// Sets the size of the thread pool that decoding, banks and kernels share; 0 = all cores.
+/// Sets the size of the thread pool shared by decoding, banks and kernels; 0 means all cores.
 fn set_threads(threads: usize) -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -62,7 +62,7 @@ fn set_threads(threads: usize) -> anyhow::Result<()> {
         .context("cannot start the thread pool")
 }
 
-/// The number of threads that was typed; for 0, that of the cores.
+/// The given number of threads; for 0, the number of cores.
 fn threads_or_all(threads: usize) -> usize {
     if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
 }

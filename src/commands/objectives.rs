@@ -1,4 +1,4 @@
-//! `lgd objectives`, and the settings of objectives that `lgd train` takes.
+//! `lgd objectives`, and the objective settings of `lgd train`.
 
 use anyhow::bail;
 use lgd_train::objective::{IdleFlag, ObjectiveKind, ObjectiveSettings, ObjectiveSpec};
@@ -7,7 +7,7 @@ use super::{print, print_json};
 use crate::args::{ObjectiveArgs, ObjectivesArgs};
 use crate::exit::Exit;
 
-/// Lists the objectives.
+/// Prints the list of objectives.
 pub fn run(args: &ObjectivesArgs) -> anyhow::Result<Exit> {
     let specs = ObjectiveKind::ALL.map(ObjectiveKind::spec);
     if args.json {
@@ -18,7 +18,7 @@ pub fn run(args: &ObjectivesArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// One line per objective; the last column is the widest.
+/// One line per objective. The widest column is last.
 fn table(specs: &[&ObjectiveSpec]) -> String {
     let heading = ["objective", "weight", "needs", "flags", "source", "about"].map(str::to_owned);
     let list = |words: &[String], separator: &str| match words {
@@ -42,9 +42,9 @@ fn table(specs: &[&ObjectiveSpec]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The settings of objectives that were typed, or their defaults.
+/// The objective settings given on the command line, or their defaults.
 ///
-/// Refuses a flag that no chosen objective reads: it would have no effect, and nobody would notice.
+/// Fails for a flag that no selected objective reads: it would silently have no effect.
 pub fn settings(args: &ObjectiveArgs) -> anyhow::Result<ObjectiveSettings> {
     for flag in args.typed.iter() {
         let reads = |kind: &ObjectiveKind| kind.spec().flags.contains(&flag);
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(settings, expected);
     }
 
-    /// Also one that is typed with its default.
+    /// A flag is refused even if its value equals the default.
     #[test]
     fn a_flag_that_no_chosen_objective_reads_is_refused() {
         for kind in ObjectiveKind::ALL {

@@ -1,4 +1,4 @@
-//! `lgd train`: a student from a cache and the inputs of its objectives.
+//! `lgd train`: trains a student from a cache and the inputs of its objectives.
 
 use std::path::PathBuf;
 
@@ -21,10 +21,10 @@ use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
-/// PyTorch's default.
+/// Epsilon of AdamW, PyTorch's default.
 const ADAMW_EPS: f32 = 1e-8;
 
-/// Runs the command.
+/// Runs `lgd train`.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
     let config = config(args)?;
@@ -33,7 +33,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     let banks = Banks::open(&args.bank)?;
     let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
     note(&origin, &config);
-    // Listing millions of images that nobody opens would only take time.
+    // Images that are never opened are not listed, since listing millions of them takes time.
     let images = args.images.as_deref().filter(|_| origin.stored().is_none());
     let source = images.map(|path| {
         let source = open_source(path);
@@ -63,8 +63,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Notes what the flags do not show: the source of views, the masks of a sum with `hgkd`, and the smaller contrast of `caption` in
-/// parts.
+/// Prints consequences of the flags that are easy to miss: the source of views, the masks in a sum with `hgkd`, and
+/// the smaller contrast of `caption` with batch parts.
 fn note(origin: &ViewOrigin, config: &TrainConfig) {
     say(format_args!("note: {origin}"));
     let TrainConfig { objective, batch_parts, batch, .. } = config;
@@ -103,7 +103,7 @@ impl Banks {
     }
 }
 
-/// The paper's settings, replaced by those that were typed.
+/// The paper's settings, overridden by those given on the command line.
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     refuse_unread(args)?;
     let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
@@ -157,7 +157,7 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     Ok(config)
 }
 
-/// Refuses settings of an optimizer or a schedule that was not chosen: they would have no effect, and nobody would notice.
+/// Fails for settings of an optimizer or schedule that is not selected: they would silently have no effect.
 fn refuse_unread(args: &TrainArgs) -> anyhow::Result<()> {
     use OptimizerArg::{Adamw, Lars, Sgd};
     let is = |wanted: &[OptimizerArg]| wanted.contains(&args.optimizer);

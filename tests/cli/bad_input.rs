@@ -1,4 +1,4 @@
-//! Input that cannot be used: each a clear error or a counted reject, with the documented exit code.
+//! Input that cannot be used: each case is a clear error or a counted reject, with the documented exit code.
 
 use std::fs;
 
@@ -58,7 +58,7 @@ fn models_that_do_not_fit_are_errors_that_say_what_they_have() {
 
 #[test]
 fn useless_embeddings_are_rejects() {
-    // On dark images the one model gives NaN and the other zeros.
+    // On dark images, one model returns NaN and the other zeros.
     for (model, reason) in [("nan.onnx", "nan-embedding"), ("zero.onnx", "zero-embedding")] {
         let desk = Desk::new();
         desk.images("images", 0, 2);
@@ -143,7 +143,7 @@ fn training_refuses_images_that_are_not_the_cached_ones() {
         "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 1 --out runs/x";
     let victim = fs::read_dir(desk.path("images/cat")).unwrap().next().unwrap().unwrap().path();
     let bytes = fs::read(&victim).unwrap();
-    // Another size, and another image of the same size, under the same name.
+    // The same name, first with an image of another size, then with another image of the same size.
     fs::write(&victim, b"P5 2 2 255\n0000").unwrap();
     desk.lgd(train).ended(3, &["changed since extraction", "hint:"]);
     let dog = fs::read_dir(desk.path("images/dog")).unwrap().next().unwrap().unwrap().path();

@@ -1,4 +1,4 @@
-//! A small data set, the binary, and what it printed.
+//! A small data set, the binary, and its output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub fn third_party(part: &str) -> PathBuf {
     path
 }
 
-/// How a run of the binary ended.
+/// Exit code and output of a run of the binary.
 pub struct Ran {
     pub code: i32,
     pub stdout: String,
@@ -33,7 +33,7 @@ impl Ran {
         }
     }
 
-    /// Checks the exit code and that standard error mentions every part.
+    /// Checks the exit code, and that standard error contains all of `parts`.
     #[track_caller]
     pub fn ended(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!(self.code, code, "standard error:\n{}", self.stderr);
@@ -43,7 +43,7 @@ impl Ran {
         self
     }
 
-    /// Checks that standard output holds every one of `parts`.
+    /// Checks that standard output contains all of `parts`.
     pub fn printed(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.stdout.contains(part), "{part:?} is not in:\n{}", self.stdout);
@@ -56,7 +56,7 @@ impl Ran {
     }
 }
 
-/// A folder of its own for one test, with the binary's working folder in it.
+/// A temporary folder for one test, which contains the binary's working directory.
 pub struct Desk {
     dir: tempfile::TempDir,
 }
@@ -77,7 +77,7 @@ impl Desk {
         path
     }
 
-    /// Runs `lgd` with the words of `line`, in this folder.
+    /// Runs `lgd` in this folder with the words of `line` as arguments.
     pub fn lgd(&self, line: &str) -> Ran {
         Ran::new(&self.command().args(line.split_whitespace()).output().unwrap())
     }
@@ -89,7 +89,7 @@ impl Desk {
         command
     }
 
-    /// A bash line in this folder, in which `lgd` is the binary.
+    /// Runs a bash line in this folder, with `lgd` defined as the binary.
     pub fn bash(&self, line: &str) -> Ran {
         let script = format!("lgd() {{ {} \"$@\"; }}; {line}", env!("CARGO_BIN_EXE_lgd"));
         let mut command = Command::new("bash");
@@ -98,13 +98,13 @@ impl Desk {
         Ran::new(&command.output().unwrap())
     }
 
-    /// Runs a Python script with the packages of `scripts/setup venv`, in this folder.
+    /// Runs a Python script in this folder, with the packages of `scripts/setup venv`.
     pub fn python(&self, script: &str) -> Ran {
         let mut command = Command::new(third_party("venv/bin/python"));
         Ran::new(&command.args(["-c", script]).current_dir(self.dir.path()).output().unwrap())
     }
 
-    /// `images/CLASS/*.png`: `per_class` training images of every class, from number `first` of each.
+    /// Writes `images/CLASS/*.png`: `per_class` training images of every class, starting at image `first` of each.
     pub fn images(&self, name: &str, first: usize, per_class: usize) {
         for class in CLASSES {
             let from = third_party("cifar10/train").join(class);
@@ -118,7 +118,7 @@ impl Desk {
         }
     }
 
-    /// A copy of the demo's teacher that a test may damage.
+    /// Copies the demo's teacher, so that a test may damage it.
     pub fn teacher(&self, name: &str) -> PathBuf {
         let to = self.path(name);
         fs::create_dir_all(&to).unwrap();
@@ -128,7 +128,7 @@ impl Desk {
         to
     }
 
-    /// A teacher of one of the extract crate's tiny image models: 8 pixels in, 4 numbers out.
+    /// Writes a teacher with one of the extract crate's tiny image models, which map 8 x 8 pixels to 4 numbers.
     pub fn tiny_teacher(&self, name: &str, model: &str) {
         let fixtures = root().join("extract/tests/fixtures");
         let toml = "name = \"tiny\"\n[image]\nmodel = \"image.onnx\"\nsize = 8\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n";
@@ -136,12 +136,12 @@ impl Desk {
         fs::copy(fixtures.join(model), self.path(name).join("image.onnx")).unwrap();
     }
 
-    /// Names, one per line.
+    /// Writes a category file with one name per line.
     pub fn names(&self, name: &str, names: &[&str]) {
         self.write(name, names.join("\n") + "\n");
     }
 
-    /// Images, teacher, cache of two views and a bank of the ten names; the teacher is the real one.
+    /// Images, the real teacher, a cache of two views, and a bank of the ten names.
     pub fn cache_and_bank() -> Self {
         let desk = Self::new();
         desk.images("images", 0, 4);
@@ -153,9 +153,9 @@ impl Desk {
         desk
     }
 
-    /// Images with labels and captions (`list.csv`), names, the real teacher at 128 pixels, and a cache of two views with
-    /// features, captions and tokens: what every objective can be trained from. A student of 64 pixels reaches its grid of
-    /// 4 x 4 tokens by doubling.
+    /// Images with labels and captions (`list.csv`), names, the real teacher at 128 pixels, and a cache of two views
+    /// with features, captions and tokens: the inputs of all objectives. A student of 64 pixels matches the grid of 4
+    /// x 4 tokens by doubling its own.
     pub fn cache_of_everything() -> Self {
         let desk = Self::new();
         desk.images("images", 0, 4);
@@ -180,7 +180,7 @@ impl Desk {
     }
 }
 
-/// Changes one bit in the middle of a file.
+/// Flips one bit in the middle of a file.
 pub fn flip_a_bit(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;
@@ -188,7 +188,7 @@ pub fn flip_a_bit(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Cuts a file in half.
+/// Truncates a file to half its length.
 pub fn cut(path: &Path) {
     let bytes = fs::read(path).unwrap();
     fs::write(path, &bytes[..bytes.len() / 2]).unwrap();

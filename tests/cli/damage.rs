@@ -1,4 +1,4 @@
-//! Artifacts that were cut, altered, mixed up or only half written are never taken for whole.
+//! Artifacts that were truncated, modified, mixed up or partly written are never accepted as whole.
 
 use std::fs;
 
@@ -48,7 +48,7 @@ fn a_damaged_student_is_refused() {
     }
 }
 
-/// Runs `lgd` and sends it a signal once `file` has content; gives up waiting where it ends first or takes 5 minutes.
+/// Runs `lgd` and sends it a signal once `file` has content. Stops waiting if `lgd` ends first or after 5 minutes.
 fn stop_once(desk: &Desk, line: &str, file: &str, signal: &str) -> Ran {
     desk.bash(&format!(
         "{} {line} & pid=$!; n=0; \
@@ -93,7 +93,7 @@ fn a_bank_of_another_cache_is_refused_with_both_hashes() {
 #[test]
 fn a_full_disk_ends_the_job_and_leaves_nothing_half_written() {
     let desk = Desk::cache_and_bank();
-    // A limit on file size fails writes as a full disk does, in blocks of 1,024 bytes.
+    // A limit on file size, in blocks of 1,024 bytes, makes writes fail as on a full disk.
     let limited = |line: &str| desk.bash(&format!("trap '' XFSZ; ulimit -f 16; lgd {line}"));
     limited("extract --images images --teacher teacher --views 2 --out full").ended(3, &["hint: make room"]);
     assert!(!desk.path("full/cache.json").exists() && !desk.path("full/views-00000.parquet").exists());

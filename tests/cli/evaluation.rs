@@ -1,4 +1,4 @@
-//! What a student is judged by, and on which classes.
+//! The protocols that a student is evaluated by, and the classes.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::common::Desk;
 const TRAIN: &str =
     "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0";
 
-/// Images, a cache of a teacher that has no text encoder, and a run for `objective` with nothing learned.
+/// Images, a cache of a teacher without a text encoder, and an untrained run for `objective`.
 fn desk(objective: &str) -> Desk {
     let desk = Desk::new();
     desk.images("images", 0, 2);

@@ -1,4 +1,4 @@
-//! `lgd export`, through ONNX Runtime: the exported student is a teacher like any other.
+//! `lgd export`, tested with ONNX Runtime: an exported student can be used as a teacher.
 
 use std::fs;
 use std::path::Path;
@@ -19,10 +19,10 @@ const SIDE: usize = 64;
 const IMAGES: usize = 3;
 const DIM: usize = 24;
 
-/// The tolerance of students against torchvision, L2 over a tensor.
+/// The same tolerance as for students against torchvision, L2 over a tensor.
 const TOLERANCE: f64 = 1e-4;
 
-/// Numbers in -1..1 that look random.
+/// Pseudorandom numbers in -1..1.
 fn noise(seed: usize) -> impl FnMut() -> f32 {
     let mut state = u32::try_from(seed).unwrap().wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
     move || {
@@ -31,7 +31,7 @@ fn noise(seed: usize) -> impl FnMut() -> f32 {
     }
 }
 
-/// A student whose normalizations do something.
+/// A student whose normalizations are not the identity.
 fn student(architecture: Architecture, head: Head) -> Student {
     let mut student = Student::new(StudentConfig::new(architecture, head, 0), &Device::Cpu).unwrap();
     let mut tensors = student.tensors().unwrap();
@@ -51,7 +51,7 @@ fn student(architecture: Architecture, head: Head) -> Student {
     student
 }
 
-/// Images `[N, S, S, 3]`, normalized, and the same from 0 to 1 as `[N, 3, S, S]`.
+/// Images `[N, S, S, 3]`, normalized, and the same images from 0 to 1 as `[N, 3, S, S]`.
 fn images(side: usize, normalization: &Normalization) -> (Vec<f32>, Vec<f32>) {
     let mut noise = noise(99);
     let nhwc: Vec<f32> = (0..IMAGES * side * side * 3).map(|_| 0.5 + 0.5 * noise()).collect();
@@ -68,14 +68,14 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Products of rows of `dim` numbers with others.
+/// Dot products of all `rows` with all `others`, both of width `dim`.
 fn products(rows: &[f32], others: &[f32], dim: usize) -> Vec<f32> {
     let product = |row: &[f32], other: &[f32]| row.iter().zip(other).map(|(x, y)| x * y).sum();
     let all = rows.chunks(dim).flat_map(|row| others.chunks(dim).map(move |other| product(row, other)));
     all.collect()
 }
 
-/// What ONNX Runtime makes of `images`: the unit vectors of output `embedding`, and output `raw` as it is.
+/// Runs `images` through ONNX Runtime; returns the unit vectors of output `embedding`, and output `raw` unchanged.
 fn run_onnx(
     (model, side): (&Path, usize),
     images: &[f32],
@@ -151,11 +151,11 @@ fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
     }
 }
 
-/// A run of nothing learned; its flags besides.
+/// Command line of an untrained run; the output folder follows.
 const TRAIN: &str =
     "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 0 --out";
 
-/// Whether `file` has a field of this key and value.
+/// Whether `file` has a metadata entry with this key and value.
 fn has_metadata(file: &[u8], key: &str, value: &str) -> bool {
     let length = u8::try_from(value.len()).unwrap();
     assert!(length < 128, "two bytes of length");
@@ -169,7 +169,7 @@ fn a_finished_run_becomes_a_file_that_scores_names() {
     desk.images("images", 0, 4);
     let teacher = desk.teacher("teacher").join("teacher.toml");
     let settings = fs::read_to_string(&teacher).unwrap();
-    // Numbers of its own, which nothing could have by chance.
+    // Distinctive numbers, which cannot match by chance.
     let other =
         settings.replace("mean = [0.485, ", "mean = [0.3, ").replace("std = [0.229, ", "std = [0.4, ");
     fs::write(&teacher, other).unwrap();

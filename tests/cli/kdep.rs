@@ -1,4 +1,4 @@
-//! `lgd bank --target kdep` on a cache of features, and the arguments of each target.
+//! `lgd bank --target kdep` on a cache of features, and the flags of each target.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::common::{Desk, flip_a_bit};
 
 const WIDTH: usize = 28;
 
-/// A cache of 50 samples in two shards, whose features, where it has them, vary along `axes` axes.
+/// Writes a cache of 50 samples in two shards. Its features, if `axes` is given, vary along that many axes.
 fn write_cache(dir: &Path, axes: Option<usize>) {
     let config = CacheConfig {
         views: 1,
@@ -53,7 +53,7 @@ fn features_become_a_bank_that_can_be_inspected_and_verified() {
     let report = ran.json();
     assert_eq!((&report["rows"], &report["dim"], &report["rank"]), (&50.into(), &4.into(), &4.into()));
     let explained = report["explained_variance"].as_f64().unwrap();
-    // Seven classes of almost one size make six axes of almost one variance.
+    // Seven classes of nearly equal size give six axes of nearly equal variance.
     assert!((explained - 4.0 / 6.0).abs() < 0.02, "{explained}");
     for stage in ["sums", "axes", "targets", "finish"] {
         assert!(report["seconds"][stage].as_f64().unwrap() > 0.0, "{stage} was not timed: {report}");

@@ -1,4 +1,4 @@
-//! The product through its command line, on the demo's teacher and a few CIFAR-10 images (`scripts/setup`).
+//! The command line, tested on the demo's teacher and a few CIFAR-10 images (`scripts/setup`).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod archives;

@@ -1,11 +1,11 @@
-//! Choosing what a student is trained for.
+//! Selecting the objectives of a student.
 
 use crate::common::Desk;
 
 const TRAIN: &str =
     "train --cache cache --images images --student mobilenet_v2 --size 32 --batch 8 --epochs 2 --lr 0.01";
 
-/// Images and a cache of a teacher that has no text encoder.
+/// Images and a cache of a teacher without a text encoder.
 fn desk() -> Desk {
     let desk = Desk::new();
     desk.images("images", 0, 2);
@@ -41,7 +41,7 @@ fn seed_trains_without_text_and_without_a_bank() {
     desk.lgd(&format!("{eval} labels")).ended(2, &["labels needs", "hint:", "--objective supervised"]);
 }
 
-/// The numbers that follow `word` on the lines of finished epochs.
+/// The numbers after `word` in the lines of finished epochs.
 fn losses(log: &str, word: &str) -> Vec<f64> {
     let lines = log.lines().filter(|line| line.starts_with("epoch "));
     let number = |line: &str| {
@@ -68,7 +68,7 @@ fn one_cache_serves_every_objective() {
         let found = losses(&log, word);
         assert!(found.len() == 4 && found[3] < found[0], "{word}: {found:?} in\n{log}");
     }
-    // Its first step has an empty queue and the loss 0: what follows is not below that.
+    // At the first step the queue is empty and the loss is 0; later losses are not below that.
     let found = losses(&log, "seed");
     assert!(found.len() == 4 && found.iter().all(|loss| *loss > 0.0), "{found:?} in\n{log}");
 
@@ -76,14 +76,15 @@ fn one_cache_serves_every_objective() {
     let parts = format!("{train} 0 --size 32 --objective caption --batch-parts 2 --out runs/parts");
     desk.lgd(&parts).ended(0, &["note: with --batch-parts 2", "caption contrasts 4 images at a time, not 8"]);
 
-    // One cell of the mask cannot be seen and hidden.
+    // A mask with one cell cannot have both a visible and a hidden part.
     let hgkd = format!("{train} 4 --objective hgkd --queue 16 --out runs/hgkd --size");
     desk.lgd(&format!("{hgkd} 32")).ended(2, &["got 32 x 32", "hint: the smallest square is 64 x 64"]);
     assert!(!desk.path("runs/hgkd").exists());
     let log = desk.lgd(&format!("{hgkd} 64")).ended(0, &["epoch 4/4"]).stderr;
     let found = losses(&log, "hgkd_similarity");
     assert!(found.len() == 4 && found[3] < found[0], "{found:?} in\n{log}");
-    // A decoder that says nothing is wrong by the share of the variance that 16 axes keep, some 0.38; twenty steps do not teach it more.
+    // The error of a decoder that outputs zeros is the share of the variance that 16 axes keep, about 0.38. Twenty
+    // steps do not reduce it.
     for word in ["hgkd_hidden", "hgkd_visible"] {
         let found = losses(&log, word);
         assert!(found.len() == 4 && found.iter().all(|loss| *loss > 0.2 && *loss < 0.5), "{word}: {found:?}");
@@ -92,7 +93,7 @@ fn one_cache_serves_every_objective() {
     let eval = "eval --images list.csv --train-images list.csv --json --run";
     let report = desk.lgd(&format!("{eval} runs/hgkd --protocol knn")).ended(0, &[]).json();
     assert!(report["knn"]["student"].is_number(), "{report}");
-    // Other names than the labels': nothing but agreement can be measured.
+    // These names are not the labels' names, so only agreement can be measured.
     desk.names("other.txt", &["kitten", "sports car", "sailing boat"]);
     desk.lgd("bank --cache cache --teacher teacher --categories other.txt --out banks/other").ended(0, &[]);
     let eval = "eval --images list.csv --json --run runs/sum --cache cache --bank banks/other --protocol";
@@ -115,7 +116,7 @@ fn a_supervised_student_is_judged_by_its_own_classifier() {
     assert!(table.stdout.contains("labels") && table.stdout.contains("10 classes"), "{}", table.stdout);
     let zero_shot = "eval --run runs/labels --images test --protocol zero-shot";
     desk.lgd(zero_shot).ended(2, &["zero-shot needs", "hint:", "labels"]);
-    // Some of the classes are enough, and a supervised student needs no --protocol.
+    // The test images need not cover all classes, and a supervised student needs no --protocol.
     std::fs::remove_dir_all(desk.path("test/truck")).unwrap();
     desk.lgd("eval --run runs/labels --images test").ended(0, &["judged by labels"]);
     std::fs::rename(desk.path("test/ship"), desk.path("test/yacht")).unwrap();
@@ -125,7 +126,7 @@ fn a_supervised_student_is_judged_by_its_own_classifier() {
 #[test]
 fn what_would_be_ignored_or_makes_no_sense_is_refused() {
     let desk = Desk::new();
-    // Nothing of this gets as far as the cache.
+    // All of these fail before the cache is opened.
     let refused = |words: &str, parts: &[&str]| {
         desk.lgd(&format!("train --cache none --out run {words}")).ended(2, parts);
     };

@@ -1,4 +1,4 @@
-//! Features, tokens and captions in the cache, through the command.
+//! Features, tokens and captions in the cache, tested through the command line.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::common::{CLASSES, Desk, cut, flip_a_bit, root};
 const EXTRACT: &str = "extract --images list.csv --teacher teacher --views 2 --batch 4 --shard-samples 8";
 const ALL: &str = "--features --captions --tokens";
 
-/// Twenty images, a list with labels and captions, and a teacher of 8 pixels with every output.
+/// Twenty images, a list with labels and captions, and a teacher of 8 pixels with all outputs.
 fn desk() -> Desk {
     let desk = Desk::new();
     desk.images("images", 0, 2);
@@ -94,7 +94,7 @@ fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
     let extract = format!("{EXTRACT} {ALL} svd:2");
     desk.lgd(&format!("{extract} --out whole")).ended(0, &[]);
     desk.lgd(&format!("{extract} --out parts --partition 1/2 --decode-threads 1")).ended(0, &[]);
-    // What a killed part leaves: a shard without its tokens.
+    // A killed part leaves a shard without its tokens.
     fs::remove_file(desk.path("parts/tokens-00001.parquet")).unwrap();
     desk.lgd(&format!("{extract} --out parts --resume")).ended(0, &[]);
     let names: Vec<_> =
@@ -199,7 +199,7 @@ fn captions_of_another_width_than_the_embeddings_are_refused_before_the_start() 
     );
     ready("[1, 2, 3, 4]");
     desk.lgd(&format!("{extract} --captions --out y")).ended(0, &["captions (f16, 4)"]);
-    // An image encoder of 24 values beside a text encoder of 4.
+    // An image encoder with 24 values and a text encoder with 4.
     let toml = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
     desk.write("teacher/teacher.toml", toml.replace("outputs.onnx", "grid.onnx"));
     desk.lgd(&format!("{EXTRACT} --captions --out x"))
@@ -250,7 +250,7 @@ fn a_copy_without_files_that_nobody_needs_serves_everybody_else() {
         3,
         &["is missing: the cache's tokens", "copy the file too, or extract again with --overwrite"],
     );
-    // What is there is checked all the same, and what is not is named once for each column.
+    // Columns that exist are still checked, and each missing column is reported once.
     let both =
         ["error: ", "is missing: the cache's tokens", "\nerror: ", "captions-00000.parquet is missing"];
     desk.lgd("verify cache").ended(3, &both);

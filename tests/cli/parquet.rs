@@ -2,7 +2,7 @@
 
 use crate::common::Desk;
 
-/// Packs the folder `images` into two files as `datasets` does, in the order in which the folder is listed.
+/// Packs the folder `images` into two files as `datasets` does, in listing order.
 const PACK: &str = "\
 import json, os, pathlib, pyarrow as pa, pyarrow.parquet as pq
 files = sorted(pathlib.Path('images').glob('*/*.png'), key=lambda path: str(path).encode())
@@ -59,7 +59,7 @@ fn a_file_that_is_damaged_ends_a_run_that_can_go_on() {
     let file = desk.path("hub/train-00001-of-00002.parquet");
     let whole = std::fs::read(&file).unwrap();
     let mut damaged = whole.clone();
-    // The header of the first page.
+    // Overwrites the header of the first page.
     damaged[4..40].fill(0xff);
     std::fs::write(&file, damaged).unwrap();
     let extract = "extract --teacher teacher --views 1 --images hub --out cache";

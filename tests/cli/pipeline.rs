@@ -1,4 +1,4 @@
-//! The main job, from images and names to a measured student.
+//! The main workflow, from images and names to an evaluated student.
 
 use std::fs;
 use std::process::Command;
@@ -187,7 +187,7 @@ fn a_reader_that_goes_away_is_no_error() {
         assert!(output.status.success() && !text.contains("error"), "{line}: {text}");
     }
     desk.lgd("verify b").ended(0, &[]);
-    // A disk that is full is another matter.
+    // A full disk, unlike a closed pipe, is an error.
     desk.bash("lgd objectives > /dev/full").ended(2, &["cannot write to standard output"]);
 }
 

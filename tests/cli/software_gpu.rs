@@ -1,20 +1,21 @@
-//! The CUDA build on a GPU made of software (tests/software-gpu), against the same commands on the CPU.
+//! The CUDA build on a software GPU (tests/software-gpu), compared with the same commands on the CPU.
 //!
-//! What `scripts/software-gpu` builds is needed, so the tests are ignored unless somebody asks for them, as scripts/test does:
-//! then they fail if LGD_SOFTWARE_GPU does not name the folder of libraries, or LGD_CUDA_BINARY the binary.
+//! The tests need the output of `scripts/software-gpu`, so they are ignored by default; scripts/test runs them. They
+//! then fail unless LGD_SOFTWARE_GPU names the folder of libraries and LGD_CUDA_BINARY the binary.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::common::{CLASSES, Desk, Ran};
 
-/// Steps of one batch each, all of the 40 images: statistics of few images would amplify every rounding error.
+/// Steps, each with all 40 images in one batch: batch statistics of a few images would amplify rounding errors.
 const STEPS: usize = 2;
-/// Losses on the two devices differ by no more than this share. The GPU computes in bf16, whose values are off by up to 1/512:
-/// the largest difference measured is 1.3%, in the second step.
+/// Maximum relative difference of losses on the two devices. The GPU computes in bf16, with a relative error of up to
+/// 1/512. The largest difference measured is 1.3%, in the second step.
 const LOSS: f64 = 0.02;
-/// Distance between the two devices' weights over the distance that training moved them. bf16 gradients of a fresh network are
-/// those of a neighboring function: 0.5 was measured, and two unrelated directions would be 1.4 apart.
+/// Maximum distance between the two devices' weights, relative to the distance that training moved them. The bf16
+/// gradients of a fresh network are those of a neighboring function: 0.5 was measured; two unrelated directions would
+/// give 1.4.
 const WEIGHTS: f64 = 0.7;
 
 fn from_environment(variable: &str) -> PathBuf {
@@ -31,11 +32,11 @@ fn from_environment(variable: &str) -> PathBuf {
 fn gpu_lgd() -> String {
     let (libraries, binary) = (from_environment("LGD_SOFTWARE_GPU"), from_environment("LGD_CUDA_BINARY"));
     let path = format!("LD_LIBRARY_PATH={}", libraries.display());
-    // The first fault of the program ends it.
+    // Strict mode ends the program at its first fault.
     format!("env {path} SOFTGPU_STRICT=1 {}", binary.display())
 }
 
-/// Runs the CUDA build with the words of `line`, and `--device cuda:0`.
+/// Runs the CUDA build with the words of `line` and `--device cuda:0` as arguments.
 fn train_on_gpu(desk: &Desk, line: &str) -> Ran {
     desk.bash(&format!("{} {line} --device cuda:0", gpu_lgd()))
 }
@@ -68,9 +69,9 @@ fn losses(run: &Path) -> Vec<f64> {
     lines.lines().map(loss).collect()
 }
 
-/// Trains by `line` on both devices and compares what comes of it.
+/// Trains with `line` on both devices and compares the results.
 fn agrees(desk: &Desk, line: &str) {
-    // The same bits on every machine, so that the figures are those of the machine that measured them.
+    // avx2 gives the same bits on every machine, so the recorded figures are reproducible.
     for (epochs, run) in [(0, "begun"), (STEPS, "cpu")] {
         desk.bash(&format!("LGD_SIMD=avx2 lgd {line} --epochs {epochs} --out runs/{run}")).ended(0, &[]);
     }

@@ -1,4 +1,4 @@
-//! Views stored in the cache: training without an image, to the same bits.
+//! Views stored in the cache: training opens no image and gives the same bits.
 
 use std::fs;
 
@@ -125,7 +125,7 @@ fn parts_and_a_resumed_run_store_the_same_views() {
         let (whole, parts) = (format!("{encoding}-whole"), format!("{encoding}-parts"));
         desk.lgd(&format!("{extract} --out {whole}")).ended(0, &[]);
         desk.lgd(&format!("{extract} --out {parts} --partition 1/2 --decode-threads 1")).ended(0, &[]);
-        // What a killed part leaves: a shard without its stored views.
+        // A killed part leaves a shard without its stored views.
         fs::remove_file(desk.path(&parts).join("pixels-00001.parquet")).unwrap();
         desk.lgd(&format!("{extract} --out {parts} --resume")).ended(0, &[]);
         let names: Vec<_> =

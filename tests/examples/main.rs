@@ -1,4 +1,4 @@
-//! The examples, on small synthetic caches; the student in plain Candle against the student that trained.
+//! The examples, on small synthetic caches, and the student in plain Candle compared with the trained student.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod world;
@@ -30,7 +30,7 @@ use lgd_train::trainer::{LoopSettings, TrainInputs, train};
 use crate::candle_student::CandleStudent;
 use crate::world::{DIM, NAMES, SIDE, bank, cache, noise, solid_image};
 
-/// Two implementations of the same f32 network.
+/// Tolerance between two implementations of the same f32 network.
 const TOLERANCE: f32 = 1e-4;
 
 /// Whether every value differs by less than [`TOLERANCE`].
@@ -45,7 +45,7 @@ fn scattered(values: &Tensor, noise: &Tensor) -> candle_core::Result<Tensor> {
     values.eq(0.0)?.where_cond(&noise, &(values * noise.exp()?)?)
 }
 
-/// A ResNet-18 with running statistics that have moved, at 64 px.
+/// A ResNet-18 at 64 px, with running statistics that are not the initial ones.
 #[test]
 fn the_student_in_plain_candle_is_the_one_that_trained() {
     let (batch, side) = (2, 64);
@@ -56,7 +56,7 @@ fn the_student_in_plain_candle_is_the_one_that_trained() {
         let mode = Mode::Train { seed: 0, step };
         student.forward(Images::Normalized(&pixels), (batch, side, side), mode).unwrap();
     }
-    // The initial vectors of a layer are constant, which would hide a wrong order of channels.
+    // The initial vectors of a layer are constant, which would hide a wrong channel order.
     let mut tensors = student.tensors().unwrap();
     for (seed, tensor) in (10..).zip(tensors.values_mut().filter(|tensor| tensor.rank() == 1)) {
         let noise = Tensor::from_vec(noise(seed, tensor.dims()[0]), tensor.dims(), &Device::Cpu).unwrap();
@@ -76,7 +76,7 @@ fn the_student_in_plain_candle_is_the_one_that_trained() {
     assert!(agree(output.embedding().unwrap(), &embedding), "{} {embedding}", output.embedding().unwrap());
 }
 
-/// Every crop of an image of one color is the same, so lgd's own student must give the same scores.
+/// All crops of a single-color image are the same, so lgd's own student must give the same scores.
 #[test]
 fn a_finished_run_scores_an_image_in_plain_candle() {
     let dir = tempfile::tempdir().unwrap();

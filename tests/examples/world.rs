@@ -1,4 +1,4 @@
-//! A cache that stores its views, so that no images are needed, and a bank made from it.
+//! A cache with stored views, so that no images are needed, and a bank made from it.
 
 use std::path::Path;
 
@@ -17,14 +17,14 @@ use lgd_train::rng::Stream;
 
 /// Width D of the embeddings.
 pub const DIM: usize = 8;
-/// Side of the stored views, pixels.
+/// Side of the stored views, px.
 pub const SIDE: u32 = 32;
 /// Names of the bank.
 pub const NAMES: [&str; 3] = ["red thing", "green thing", "blue thing"];
 
 const SAMPLES: usize = 16;
 
-/// `count` normal random numbers.
+/// `count` normally distributed random numbers.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
 pub fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut stream = Stream::new(&[seed]);
@@ -38,7 +38,7 @@ fn unit(seed: u64) -> Vec<f32> {
     vector.iter().map(|value| value / norm).collect()
 }
 
-/// A cache in `dir`: 16 samples, two views each, pixels and embeddings of noise.
+/// Makes a cache in `dir`: 16 samples with two views each, pixels and embeddings of noise.
 pub fn cache(dir: &Path) -> Cache {
     let stored_views = Some(StoredFormat { size: SIDE, encoding: Encoding::Raw });
     let config = CacheConfig { stored_views, ..cache_config(DIM, SAMPLES) };
@@ -70,7 +70,7 @@ fn noise_pixels(seed: u64) -> Vec<u8> {
     (0..SIDE * SIDE * 3).map(|_| u8::try_from(stream.below(256)).unwrap()).collect()
 }
 
-/// Random embeddings, a function of the prompt's bytes.
+/// Returns random embeddings that depend only on the prompt's bytes.
 struct RandomEncoder;
 
 impl PromptEncoder for RandomEncoder {
@@ -87,7 +87,7 @@ impl PromptEncoder for RandomEncoder {
     }
 }
 
-/// A bank of [`NAMES`] in `dir`.
+/// Makes a bank of [`NAMES`] in `dir`.
 pub fn bank(dir: &Path, cache: &Cache) -> Bank {
     let prompts = tempfile::tempdir().unwrap();
     let request = BankRequest {
@@ -104,7 +104,7 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
     Bank::open(dir, Verify::Full).unwrap()
 }
 
-/// A binary PPM file of one color.
+/// A binary PPM file in a single color.
 pub fn solid_image(color: [u8; 3], (width, height): (usize, usize)) -> Vec<u8> {
     let mut bytes = format!("P6\n{width} {height}\n255\n").into_bytes();
     bytes.extend(color.repeat(width * height));

@@ -1,14 +1,15 @@
-//! Images per second of the loader alone: views rendered from the images against views that the cache stores.
+//! Throughput of the loader alone: views rendered from the images against views that the cache stores.
 //!
-//! `cargo bench -p lgd-train --bench loader -- photo|cifar SIZE [POLICY] [SECONDS] [THREADS,THREADS...]` prints one JSON line per
-//! kind of view and number of threads: wall-clock images per second, processor time per image (which other work on the
-//! machine hardly changes), bytes per view on disk, and of JPEG views the peak signal-to-noise ratio. `photo`: 500 x 375
-//! JPEGs, shifted and encoded again from one photograph; `cifar`: 32 x 32 PNGs (`scripts/setup cifar10`). Files are in the
-//! page cache.
+//! `cargo bench -p lgd-train --bench loader -- photo|cifar SIZE [POLICY] [SECONDS] [THREADS,THREADS...]` prints one
+//! JSON line per kind of view and number of threads: wall-clock images per second, processor time per image (which
+//! other work on the machine hardly changes), bytes per view on disk and, for JPEG views, the peak signal-to-noise
+//! ratio. `photo`: 500 x 375 JPEGs, shifted and encoded again from one photograph; `cifar`: 32 x 32 PNGs
+//! (`scripts/setup cifar10`). Files are in the page cache.
 //!
-//! `... -- train ARCHITECTURE SIZE BATCH SAMPLES DEVICE` trains from a cache of stored raw views (SEED, which needs no bank; checkpoints
-//! included) and prints one line: images per second of the second epoch and the share of it that waited for data. Beside it stand the rate
-//! of the same steps on a batch that is there already (`train_step`) and the loader's own rate: which of the two is the limit.
+//! `... -- train ARCHITECTURE SIZE BATCH SAMPLES DEVICE` trains from a cache of stored raw views (SEED, which needs no
+//! bank; checkpoints included) and prints one line: images per second of the second epoch, and the share of it that
+//! waited for data. For comparison, the line has the throughput of the same steps on a batch in memory (`train_step`)
+//! and of the loader alone. The slower of the two is the limit.
 
 use std::error::Error;
 use std::fs;
@@ -46,7 +47,7 @@ const JPEG_QUALITY: u8 = 90;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// What one line measures.
+/// The case that one line measures.
 struct Case<'a> {
     kind: &'a str,
     policy: Policy,
@@ -91,7 +92,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Trains for two epochs and prints how the second went.
+/// Trains for two epochs and prints the throughput of the second.
 fn train_from_cache(arguments: &[String]) -> Outcome<()> {
     let [architecture, size, batch, samples, device] = arguments else {
         return Err("train ARCHITECTURE SIZE BATCH SAMPLES DEVICE".into());
@@ -130,7 +131,7 @@ fn train_from_cache(arguments: &[String]) -> Outcome<()> {
     Ok(())
 }
 
-/// One photograph, shifted differently for every sample.
+/// Writes one photograph for every sample, each shifted differently.
 fn write_photos(dir: &Path, samples: usize) -> Outcome<()> {
     fs::create_dir_all(dir)?;
     let photo =
@@ -162,7 +163,7 @@ fn copy_cifar(dir: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// A cache of one drawn view per image; its embeddings mean nothing.
+/// Writes a cache of one drawn view per image. Its embeddings are meaningless.
 fn write_cache(
     dir: &Path,
     source: &dyn ImageSource,
@@ -277,17 +278,17 @@ fn first_batch(images: &TrainingImages<'_>) -> Outcome<Vec<u8>> {
     Ok(batch.map_or(Vec::new(), |batch| batch.images.to_vec()))
 }
 
-/// Over all pixels of a batch, decibels.
+/// Peak signal-to-noise ratio over all pixels of a batch, decibels.
 fn psnr(a: &[u8], b: &[u8]) -> f64 {
     let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum();
     10.0 * (255.0_f64.powi(2) * f64::from(u32::try_from(a.len()).unwrap_or(1)) / squares).log10()
 }
 
-/// Seconds that all threads of this process have computed; 0 where the system does not tell.
+/// Seconds that all threads of this process have computed; 0 if the system does not report them.
 fn processor_time() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    // User and system time, in hundredths.
+    // User and system time, in hundredths of a second.
     fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 

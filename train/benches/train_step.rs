@@ -1,8 +1,9 @@
 //! Training steps (forward, LGD loss, backward, SGD) on random data.
 //!
 //! `cargo bench -p lgd-train --bench train_step -- ARCHITECTURE BATCH SIDE STEPS` prints images per second and memory.
-//! `... -- serve ARCHITECTURE BATCH SIDE THREADS [cpu|cuda]` is the worker of `benches/peers/train_step`: it prints "ready", then for
-//! each line "steps N" on standard input one line of JSON (wall-clock and CPU seconds of each step, peak memory).
+//! `... -- serve ARCHITECTURE BATCH SIDE THREADS [cpu|cuda]` is the worker of `benches/peers/train_step`. It prints
+//! "ready". For each line "steps N" on standard input it prints one line of JSON: wall-clock and CPU seconds of each
+//! step, and peak memory.
 
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const CATEGORIES: usize = 64;
 const DIM: usize = 512;
 
-/// Numbers that are normal with variance 1.
+/// Standard normal values.
 fn random(name: &str, len: usize) -> Vec<f32> {
     let mut stream = Stream::named(0, name);
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
@@ -43,7 +44,7 @@ fn uniform_distribution(batch: usize, columns: usize, device: &Device) -> Result
     Ok(Tensor::full(mass, (batch, columns), device)?)
 }
 
-/// A student in training, its data, and what has been done.
+/// A student in training, its data, and the steps done.
 struct Training {
     student: Student,
     objective: Lgd,
@@ -80,7 +81,7 @@ impl Training {
         })
     }
 
-    /// One step; the loss stays on the device.
+    /// Takes one step. The loss stays on the device.
     fn step(&mut self) -> Result<Tensor, TrainError> {
         let mode = Mode::Train { seed: 0, step: self.step };
         self.step += 1;
@@ -134,7 +135,7 @@ fn serve(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         let steps: usize = line.strip_prefix("steps ").ok_or("expected: steps N")?.parse()?;
         let (mut seconds, mut cpu) = (Vec::new(), Vec::new());
         if on_cuda {
-            // Steps are queued; only their sum can be timed without stopping the device between them.
+            // Steps are queued. Only their total can be timed without stopping the device between them.
             device.synchronize()?;
             let start = Instant::now();
             let mut loss = None;

@@ -1,7 +1,8 @@
-//! Compiles the kernels (`kernels/*.cu`) to one fat binary each: machine code for one GPU, and PTX that a driver compiles for others.
+//! Compiles each of the kernels (`kernels/*.cu`) to a fat binary: machine code for one GPU, and PTX that a driver
+//! compiles for others.
 //!
-//! Needs nvcc: named by NVCC, below CUDA_HOME, or on the PATH; `scripts/cuda-toolkit` fetches one. CUDA_COMPUTE_CAP says which
-//! GPU, 90 (Hopper) if unset.
+//! Needs nvcc, found through NVCC, below CUDA_HOME, or on the PATH; `scripts/cuda-toolkit` fetches one.
+//! CUDA_COMPUTE_CAP selects the GPU. Default: 90 (Hopper).
 
 use std::env;
 use std::path::{Path, PathBuf};

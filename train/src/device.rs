@@ -7,17 +7,17 @@ use candle_core::Device;
 
 use crate::error::TrainError;
 
-/// A device by name.
+/// Names a device without opening it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainDevice {
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// A GPU by its number.
+    /// The GPU with this number.
     Cuda(usize),
 }
 
 impl TrainDevice {
-    /// The device itself.
+    /// Opens the device.
     ///
     /// # Errors
     /// [`TrainError::Device`] if the build lacks the feature `cuda`, or the machine lacks the GPU or its driver.

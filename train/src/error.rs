@@ -1,6 +1,6 @@
-//! Errors of the numerical half of training, and the kinds that every error of this crate falls into.
+//! Errors of the numerical half of training, and the kinds of all errors of this crate.
 //!
-//! Each part has an error of its own, beside its code: [`StudentError`], [`ObjectiveError`] and
+//! Each other part has its own error next to its code: [`StudentError`], [`ObjectiveError`] and
 //! [`InputError`](crate::objective::InputError), [`LoaderError`](crate::loader::LoaderError), [`RunError`](crate::run::RunError),
 //! [`EvalError`](crate::eval::EvalError), [`ExportError`](crate::export::ExportError).
 
@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::objective::ObjectiveError;
 use crate::student::StudentError;
 
-/// What students, operations, objectives and optimizers return; the error is a [`TrainError`].
+/// Result of students, operations, objectives and optimizers. The default error is [`TrainError`].
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 
 /// An error of students, operations, objectives or optimizers.
@@ -21,7 +21,7 @@ pub enum TrainError {
     /// A tensor operation failed: wrong shape, type or device.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// Shapes do not fit.
+    /// Shapes do not match.
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// A student cannot be built, or lacks an output.
@@ -30,18 +30,18 @@ pub enum TrainError {
     /// An objective was given targets that it cannot use.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
-    /// A tensor has other dimensions than its use demands.
+    /// A tensor does not have the expected shape.
     #[error("{what}: expected shape {expected:?}, got {got:?}")]
     Dimensions {
         /// The tensor.
         what: String,
-        /// The shape that fits.
+        /// The expected shape.
         expected: Vec<usize>,
-        /// The shape given.
+        /// The actual shape.
         got: Vec<usize>,
     },
-    /// Gradients are to be clipped, and their norm is NaN or infinite. The CPU leaves the parameters alone. A GPU skips the step, and the
-    /// error is reported some steps later.
+    /// Gradients are to be clipped, but their norm is NaN or infinite. On the CPU, the parameters are unchanged. A GPU
+    /// skips the step and reports the error some steps later.
     #[error("the norm of the gradients of step {step} is {norm}, which cannot be clipped")]
     GradientNorm {
         /// Step over all epochs, from 0.
@@ -65,12 +65,12 @@ pub enum TrainError {
         /// The range that is allowed, in words.
         range: &'static str,
     },
-    /// A device that this build or this machine does not have.
+    /// This build or this machine does not have the device.
     #[error("the device {device} cannot be used: {reason}")]
     Device {
-        /// The device asked for.
+        /// The requested device.
         device: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// A device lacks memory for a buffer.
@@ -81,16 +81,16 @@ pub enum TrainError {
         /// Bytes of the buffer.
         bytes: usize,
     },
-    /// A result was asked for before anything ran, or twice.
+    /// A result was requested before any forward pass, or twice.
     #[error("no forward pass has run that this belongs to")]
     NothingRan,
     /// A masked graph ran without a mask.
     #[error("the graph is masked, but no mask was set")]
     NoMask,
-    /// Pixels do not fit.
+    /// Rendering or normalizing pixels failed.
     #[error(transparent)]
     Pixels(#[from] lgd_data::render::RenderError),
-    /// Bytes that are not a safetensors file.
+    /// The bytes are not a valid safetensors file.
     #[error("not a valid safetensors file: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),
 }
@@ -126,12 +126,13 @@ pub struct SettingError {
     pub setting: &'static str,
     /// Its value.
     pub value: String,
-    /// What it must be.
+    /// The values that are allowed.
     pub rule: &'static str,
 }
 
 impl SettingError {
-    /// `Err` with the first of `checks` that fails: setting, value, whether that is valid, and what it must be.
+    /// `Err` with the first of `checks` that fails. A check is a setting, its value, whether the value is valid, and
+    /// the rule.
     pub(crate) fn first(
         checks: impl IntoIterator<Item = (&'static str, String, bool, &'static str)>,
     ) -> Result<(), Self> {
@@ -156,7 +157,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// The kind of an artifact's error: a folder that is in the way is a matter of flags, not of a damaged artifact.
+    /// The kind of an artifact's error. A folder that is in the way is a usage error, not a damaged artifact.
     pub fn of_artifact(error: &ArtifactError) -> Self {
         match error {
             ArtifactError::Occupied { .. } => Self::Usage,

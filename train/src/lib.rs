@@ -13,14 +13,14 @@
 //! # Ok::<(), lgd_train::error::TrainError>(())
 //! ```
 //!
-//! [`trainer::train`] is what `lgd train` runs. The examples of the workspace's root package show a training loop and an
-//! [`Objective`](objective::Objective) of one's own, and a student that runs in plain Candle.
+//! `lgd train` runs [`trainer::train`]. The examples of the workspace's root package show a custom training loop, a
+//! custom [`Objective`](objective::Objective), and a student that runs in plain Candle.
 //!
 //! ```text
 //! engine ◄── student ◄── objective ◄── loader ◄── run ◄── trainer, eval, export
 //! ```
 //!
-//! An arrow points to what is used; nothing points the other way.
+//! An arrow points from a module to the module it uses. No module uses one to its right.
 
 pub mod checkpoint;
 pub mod device;

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// The outcome of loading a file's tensors into a student, by tensor name.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct LoadReport {
-    /// Loaded.
+    /// Tensors that were loaded.
     pub applied: Vec<String>,
     /// In the student, not in the file: the student's value is unchanged.
     pub missing: Vec<String>,

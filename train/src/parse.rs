@@ -1,9 +1,9 @@
-//! Parsers of values typed on a command line, for clap's `value_parser`.
+//! Parsers of command-line values, for clap's `value_parser`.
 
-/// A share of something: 0.01 to 1.
+/// A share: 0.01 to 1.
 ///
 /// # Errors
-/// Text that is no number, or one out of range.
+/// If the text is not a number, or the number is out of range.
 pub fn fraction(text: &str) -> Result<f32, String> {
     bounded(text, 0.01, 1.0).map(single)
 }
@@ -11,15 +11,15 @@ pub fn fraction(text: &str) -> Result<f32, String> {
 /// A weight: 0 to 1.
 ///
 /// # Errors
-/// As [`fraction`].
+/// Those of [`fraction`].
 pub fn fraction_or_zero(text: &str) -> Result<f32, String> {
     bounded(text, 0.0, 1.0).map(single)
 }
 
-/// A temperature, by which logits are divided: 0.0001 to 1.
+/// A temperature that logits are divided by: 0.0001 to 1.
 ///
 /// # Errors
-/// As [`fraction`].
+/// Those of [`fraction`].
 pub fn temperature(text: &str) -> Result<f32, String> {
     bounded(text, 1e-4, 1.0).map(single).map_err(|error| {
         format!("{error}\nhint: this divides the logits; a logit scale of 100 is a temperature of 0.01")
@@ -29,7 +29,7 @@ pub fn temperature(text: &str) -> Result<f32, String> {
 /// A whole number above 0.
 ///
 /// # Errors
-/// Anything else.
+/// If the text is anything else.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(value) if value > 0 => Ok(value),
@@ -40,7 +40,7 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 /// A number from `low` to `high`.
 ///
 /// # Errors
-/// As [`fraction`].
+/// Those of [`fraction`].
 pub fn bounded(text: &str, low: f64, high: f64) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     if value >= low && value <= high {

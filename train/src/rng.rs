@@ -1,8 +1,8 @@
-//! Random numbers that depend on a key alone: not on threads, order of calls, or the platform's generator.
+//! Random numbers that depend only on a key, not on threads, order of calls, or the platform's generator.
 
 /// A stream of random numbers named by a key such as (seed, purpose, step).
 ///
-/// The key is folded by SplitMix64's finalizer, and the stream is SplitMix64 from there.
+/// SplitMix64's finalizer folds the key into a state. From there the stream is SplitMix64.
 #[derive(Debug, Clone)]
 pub struct Stream {
     state: u64,
@@ -31,7 +31,7 @@ impl Stream {
         Self::new(&[seed, name.bytes().fold(0xCBF2_9CE4_8422_2325, fold)])
     }
 
-    /// The state before the next number: where a GPU takes the stream up.
+    /// The state before the next number. A GPU continues the stream from it.
     pub fn state(&self) -> u64 {
         self.state
     }
@@ -42,7 +42,7 @@ impl Stream {
         mix(self.state)
     }
 
-    /// A uniform index below `count`, which is above 0.
+    /// A uniform index below `count`, which must be above 0.
     pub fn below(&mut self, count: usize) -> usize {
         // The upper half of a 128-bit product; its bias is at most count / 2^64.
         let count = u128::try_from(count).unwrap_or(u128::MAX);
@@ -66,7 +66,7 @@ impl Stream {
 
     /// Standard normal (Box and Muller's first value of a pair).
     pub fn normal(&mut self) -> f64 {
-        // 1 - u lies in (0, 1]: its logarithm is finite.
+        // 1 - u lies in (0, 1], so its logarithm is finite.
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }

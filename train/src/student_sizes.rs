@@ -1,8 +1,8 @@
-//! Which students can reproduce a grid of teacher tokens (H-GKD).
+//! The students that can reproduce a grid of teacher tokens (H-GKD).
 //!
-//! A masked student predicts the teacher's tokens with a decoder that starts at the cells of the mask, 32 x 32 pixels each, and doubles
-//! their rows and columns. Images are square. So a grid fits the images for which doubling side / 32 repeatedly gives its rows and its
-//! columns.
+//! A masked student predicts the teacher's tokens with a decoder. It starts at the cells of the mask, 32 x 32 pixels
+//! each, and doubles their rows and columns. Images are square. So a grid fits the images whose side / 32, doubled
+//! repeatedly, gives both its rows and its columns.
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ use lgd_data::cache::TokenRecord;
 /// Side of a cell of the mask, pixels.
 const CELL: usize = 32;
 
-/// Fewest cells along a side: a single one would be all of the image, seen or hidden.
+/// Smallest number of cells along a side. A single cell would be the whole image, either visible or hidden.
 const LEAST_CELLS: usize = 2;
 
-/// Most doublings of a ResNet: from its map at stride 32 to the one at stride 4.
+/// Largest number of doublings of a ResNet: from its map at stride 32 to the one at stride 4.
 const RESNET_DOUBLINGS: u32 = 3;
 
-/// Most doublings of the other students, whose finest map is at stride 2.
+/// Largest number of doublings of the other students, whose finest map is at stride 2.
 const DOUBLINGS: u32 = 4;
 
-/// The students that fit tokens of `rows` x `columns`. `Display` lists them, or gives a hint if there is none.
+/// The students that fit tokens of `rows` x `columns`. `Display` lists them, or prints a hint if there are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StudentSizes {
     /// Rows of tokens.
@@ -40,7 +40,7 @@ impl StudentSizes {
         (0..=DOUBLINGS).rev().filter_map(|doublings| self.side(doublings)).collect()
     }
 
-    /// The side from which `doublings` doublings lead to the grid.
+    /// The side that `doublings` doublings turn into the grid, if there is one.
     fn side(self, doublings: u32) -> Option<u32> {
         let cells = self.rows >> doublings;
         let fits = self.rows == self.columns && cells >= LEAST_CELLS && cells << doublings == self.rows;

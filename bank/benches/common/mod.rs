@@ -1,4 +1,4 @@
-//! What the benches share: options, reproducible numbers, npy files, caches, and peak memory.
+//! Shared code of the benches: options, reproducible numbers, npy files, caches and peak memory.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -7,41 +7,41 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use lgd_data::cache::{CacheConfig, FeatureRecord};
 
-/// What ends a bench.
+/// An error that ends a bench.
 pub type Failure = Box<dyn std::error::Error>;
 
 /// Bytes before the values in an npy file.
 pub const NPY_HEADER: usize = 128;
 
-/// The first bytes of an npy file of version 1.0 whose header takes [`NPY_HEADER`] bytes in all.
+/// The first bytes of an npy file, version 1.0, with a header of [`NPY_HEADER`] bytes in total.
 const NPY_START: &[u8] = b"\x93NUMPY\x01\x00\x76\x00";
 
-/// Options of every bench.
+/// Options of all benches.
 #[derive(Args)]
 pub struct Options {
     /// Rows of each case, in increasing order.
     #[arg(long, default_values_t = [50_000])]
     pub rows: Vec<usize>,
-    /// Where data and results are kept.
+    /// Folder for data and results.
     #[arg(long, default_value_os_t = std::env::temp_dir().join("lgd-bank-bench"))]
     pub data: PathBuf,
-    /// 0: all cores.
+    /// Threads; 0 means all cores.
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// `cargo bench` adds this flag of its own accord.
+    /// Ignored: `cargo bench` adds this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 impl Options {
-    /// Makes the folder and the threads.
+    /// Creates the data folder and the thread pool.
     pub fn prepare(&self) -> Result<(), Failure> {
         rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global()?;
         Ok(fs::create_dir_all(&self.data)?)
     }
 }
 
-/// An npy file of `rows x columns` values of type `descr`, to which they are still to be written.
+/// Creates an npy file of `rows x columns` values of type `descr`, and writes its header only.
 pub fn npy_file(path: &Path, descr: &str, rows: usize, columns: usize) -> Result<BufWriter<File>, Failure> {
     let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     let mut file = BufWriter::new(File::create(path)?);
@@ -50,7 +50,8 @@ pub fn npy_file(path: &Path, descr: &str, rows: usize, columns: usize) -> Result
     Ok(file)
 }
 
-/// A cache of one view per sample with embeddings of `dim` and, where given, features of that width.
+/// Configuration of a cache with one view per sample, embeddings of width `dim`, and features of width `features`, if
+/// given.
 pub fn cache_config(rows: usize, shard_samples: usize, dim: usize, features: Option<usize>) -> CacheConfig {
     CacheConfig {
         views: 1,
@@ -60,7 +61,7 @@ pub fn cache_config(rows: usize, shard_samples: usize, dim: usize, features: Opt
     }
 }
 
-/// SplitMix64, as numbers in [-1, 1).
+/// SplitMix64, mapped to numbers in [-1, 1).
 pub struct Noise(pub u64);
 
 impl Iterator for Noise {
@@ -75,7 +76,7 @@ impl Iterator for Noise {
     }
 }
 
-/// The most memory that this process ever had resident.
+/// Peak resident memory of this process, bytes.
 pub fn peak_bytes() -> Result<u64, Failure> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;

@@ -1,4 +1,4 @@
-//! The three files of names: TXT, CSV and JSON.
+//! Parsers for the three kinds of category file: TXT, CSV and JSON.
 
 use std::fmt;
 use std::fs;
@@ -12,7 +12,7 @@ use super::{Categories, CategoryError, Collector, JsonEntries, Problem, ReadOpti
 /// First cells that mark the first record of a CSV file as its header.
 const HEADERS: [&str; 2] = ["name", "category"];
 
-/// Reads the file by its extension.
+/// Reads a category file in the format given by its extension.
 pub(super) fn read(path: &Path, options: ReadOptions) -> Result<Categories, CategoryError> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let parse = match extension.as_str() {
@@ -35,8 +35,8 @@ fn entry(path: &Path, line: usize) -> impl FnOnce(Problem) -> CategoryError {
 }
 
 fn txt(path: &Path, text: &str, _: JsonEntries, collector: &mut Collector) -> Result<(), CategoryError> {
-    // Editors leave blank lines at the end; elsewhere one is more likely a name that got lost. Blanks behind the last name are its
-    // own, if names are taken verbatim.
+    // Editors leave blank lines at the end. Anywhere else, a blank line is more likely a lost name. If names are
+    // verbatim, white space after the last name belongs to it.
     let end = text.trim_end().len();
     let blanks = text[end..].find(['\n', '\r']).unwrap_or(text.len() - end);
     let names = if end == 0 { "" } else { &text[..end + blanks] };
@@ -94,9 +94,9 @@ fn json(
     Ok(())
 }
 
-/// The line of every name in a valid document: of every string at depth 1, key or element.
+/// The line number of every name in a valid document, that is, of every string at depth 1, key or element.
 ///
-/// The parser does not keep positions.
+/// The parser does not record positions.
 fn name_lines(text: &str) -> Vec<usize> {
     let (mut lines, mut line, mut depth) = (Vec::new(), 1, 0usize);
     let mut bytes = text.bytes();
@@ -109,7 +109,7 @@ fn name_lines(text: &str) -> Vec<usize> {
                 if depth == 1 {
                     lines.push(line);
                 }
-                // A string holds no raw line break, so its end is all that matters.
+                // A string holds no raw line break, so only its end matters.
                 while let Some(byte) = bytes.next().filter(|&byte| byte != b'"') {
                     if byte == b'\\' {
                         bytes.next();
@@ -122,7 +122,7 @@ fn name_lines(text: &str) -> Vec<usize> {
     lines
 }
 
-/// Reads a list of names, or an object from names to entries, in the order of the file and with repeated names kept.
+/// Reads a list of names, or an object from names to entries, in file order and with duplicate names.
 struct DocumentVisitor;
 
 impl<'de> Visitor<'de> for DocumentVisitor {
@@ -155,7 +155,7 @@ enum Entry {
     Both { synonyms: Vec<String>, prompts: Vec<String> },
 }
 
-/// Parses an [`Entry`]. An untagged enum would not say in its error what was expected.
+/// Parses an [`Entry`]. The error of an untagged enum would not say what was expected.
 struct EntrySeed;
 
 impl<'de> DeserializeSeed<'de> for EntrySeed {

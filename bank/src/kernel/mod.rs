@@ -1,12 +1,12 @@
-//! The arithmetic that decides the speed of a bank: rows times a packed bank, maxima and exponentials.
+//! The kernels that dominate a bank's build time: matrix product of rows and a packed bank, maxima and exponentials.
 //!
-//! [`PackedBank`] keeps a bank `[C, D]` in panels, `[ceil(C / W)][D][W]`, packed once and then streamed for every block
-//! of rows. Each logit is one chain of fused multiply-adds over `d = 0, 1, …, D - 1`, whatever the instruction set,
-//! block, tile or thread. Hence a row's logits depend on that row and the bank alone: no partition of the rows can
-//! change a bit of them. A general matrix product does not promise that.
+//! [`PackedBank`] stores a bank `[C, D]` in panels, `[ceil(C / W)][D][W]`, packed once and then streamed for every
+//! block of rows. Each logit is one chain of fused multiply-adds over `d = 0, 1, …, D - 1`, whatever the instruction
+//! set, block, tile or thread. A row's logits therefore depend only on that row and the bank: no partition of the
+//! rows changes a bit of them. A general matrix product does not guarantee that.
 //!
-//! `unsafe` is confined to this folder: the call into a function compiled for a detected instruction set, and
-//! the vector loads and stores of the tiles behind slices whose lengths [`PackedBank::logits`] checks.
+//! `unsafe` is confined to this folder. It calls functions compiled for a detected instruction set, and it loads and
+//! stores vectors in the tiles, within slices whose lengths [`PackedBank::logits`] checks.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -18,7 +18,7 @@ mod scan;
 
 pub(crate) use scan::{exp_nonpositive, first_maximum};
 
-/// Depth of the slice of a panel that is multiplied at a time, so that it stays in the first-level cache.
+/// Depth of the panel slice that is multiplied at a time, chosen so that the slice stays in the first-level cache.
 const DEPTH: usize = 192;
 
 /// An instruction set for which the inner loops are compiled.
@@ -30,12 +30,12 @@ pub(crate) enum Isa {
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Whatever the compiler makes of plain Rust.
+    /// Plain Rust, as the compiler vectorizes it.
     Portable,
 }
 
 impl Isa {
-    /// The best instruction set of this processor.
+    /// The best instruction set that this processor supports.
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -72,7 +72,7 @@ impl Isa {
     }
 }
 
-/// One tile's operands: `rows x depth` of the embeddings against `depth x WIDTH` of a panel.
+/// Operands of one tile: `rows x depth` of the embeddings times `depth x WIDTH` of a panel.
 struct Tile<'a> {
     /// First element of the first row at the current depth.
     rows: &'a [f32],
@@ -84,12 +84,12 @@ struct Tile<'a> {
     out: &'a mut [f32],
     /// Distance from one row to the next in `out`.
     out_stride: usize,
-    /// Whether `out` holds the sums of smaller depths (else it is overwritten).
+    /// Whether `out` holds the sums over smaller depths; otherwise it is overwritten.
     accumulate: bool,
 }
 
 impl Tile<'_> {
-    /// Checks that every access of a tile of `rows` x `width` stays inside its slices. Every `unsafe` access rests on it.
+    /// Checks that every access of a `rows` x `width` tile stays inside its slices. All `unsafe` accesses rely on it.
     fn check(&self, rows: usize, width: usize) {
         let depth = self.panel.len() / width;
         assert!(self.panel.len().is_multiple_of(width) && rows > 0);
@@ -122,7 +122,7 @@ impl PackedBank {
         Self { panels, dim, stride, isa }
     }
 
-    /// Distance between the logits of two consecutive rows: C rounded up to whole panels (the surplus logits are 0).
+    /// Distance between the logits of consecutive rows: C rounded up to whole panels. The surplus logits are 0.
     pub(crate) fn stride(&self) -> usize {
         self.stride
     }
@@ -149,7 +149,7 @@ impl PackedBank {
         }
     }
 
-    /// Multiplies one tile; `available` rows are left, of which a tile takes at most [`Isa::tile_rows`].
+    /// Multiplies one tile. `available` rows are left; a tile takes at most [`Isa::tile_rows`] of them.
     fn tile(&self, tile: Tile<'_>, available: usize) {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
@@ -183,7 +183,7 @@ pub(crate) fn runnable() -> Vec<Isa> {
 mod tests {
     use super::*;
 
-    /// Values in [-0.5, 0.5) from a small congruential generator.
+    /// Values in [-0.5, 0.5) from a linear congruential generator.
     fn noise(count: usize, seed: u64) -> Vec<f32> {
         let mut state = seed;
         (0..count)
@@ -194,7 +194,7 @@ mod tests {
             .collect()
     }
 
-    /// Every logit is the chain of fused multiply-adds that the module promises, to the bit.
+    /// Every logit equals the chain of fused multiply-adds described in the module documentation, bit for bit.
     #[test]
     fn every_instruction_set_gives_the_bits_of_one_chain_of_fused_multiply_adds() {
         for (rows, categories, dim) in [(1, 1, 1), (7, 47, 191), (8, 48, 192), (13, 100, 385), (70, 10, 30)] {

@@ -1,4 +1,4 @@
-//! The tile in plain Rust: 4 rows x 16 columns, for processors without a tile of their own.
+//! The portable tile: 4 rows x 16 columns in plain Rust, for processors without a specialized tile.
 
 use super::Tile;
 

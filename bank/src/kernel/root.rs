@@ -1,21 +1,21 @@
-//! Signed powers of a slice: the scaling of KDEP's targets.
+//! Signed powers of a slice, which scale KDEP's targets.
 //!
-//! The library's power takes a few dozen times as long as the projection of the value that it is applied to, so it would be
-//! most of a bank's time. This one is for positive bases and is vectorized.
+//! The standard library's `powf` takes a few dozen times as long as projecting the value and would dominate a bank's
+//! build time. This version handles non-negative bases only and is vectorized.
 
 use super::Isa;
 use super::scan::for_each_isa;
 
-/// `x^exponent` for an `x` that is finite and not negative and an `exponent` of 0 to 1, within 4e-6 of the value; 0 below the
-/// normal range.
+/// `x^exponent` for a finite, non-negative `x` and an `exponent` from 0 to 1, with a relative error below 4e-6.
+/// Returns 0 for `x` below the normal range.
 #[inline(always)]
 fn power(x: f32, exponent: f32) -> f32 {
     const LN_2: f32 = std::f32::consts::LN_2;
-    // x = 2^n m with m from sqrt(1/2) to sqrt(2), near which the series is short.
+    // x = 2^n m with m in [sqrt(1/2), sqrt(2)), where the series converges fast.
     const SQRT_HALF: u32 = std::f32::consts::FRAC_1_SQRT_2.to_bits();
     let n = x.to_bits().wrapping_sub(SQRT_HALF).cast_signed() >> 23;
     let m = f32::from_bits(x.to_bits().wrapping_sub((n << 23).cast_unsigned()));
-    // ln m = 2 artanh(s), by its series up to s^9: the next term is at most 4e-9 of the sum.
+    // ln m = 2 artanh(s), by its series up to s^9; the next term is at most 4e-9 of the sum.
     let s = (m - 1.0) / (m + 1.0);
     let square = s * s;
     let mut series = 1.0f32 / 9.0;
@@ -24,12 +24,12 @@ fn power(x: f32, exponent: f32) -> f32 {
     }
     let log2 = (series * s).mul_add(2.0 / LN_2, n as f32);
 
-    // 2^t = 2^k e^r; adding and subtracting 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+    // 2^t = 2^k e^r. Adding and subtracting 1.5 * 2^23 rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let t = log2 * exponent;
     let shifted = t + ROUND;
     let r = (t - (shifted - ROUND)) * LN_2;
-    // Taylor's polynomial on [-ln 2 / 2, ln 2 / 2]: the next term is 1.2e-7.
+    // Taylor polynomial on [-ln 2 / 2, ln 2 / 2]; the next term is 1.2e-7.
     let mut e = 1.0f32 / 720.0;
     for coefficient in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         e = e.mul_add(r, coefficient);
@@ -55,7 +55,7 @@ mod tests {
     use super::super::runnable;
     use super::*;
 
-    /// Values of every magnitude, of both signs.
+    /// Values of all magnitudes and both signs.
     fn values() -> Vec<f32> {
         let magnitudes = (0x0080_0000..0x7f00_0000u32).step_by(9973).map(f32::from_bits);
         magnitudes.flat_map(|value| [value, -value]).collect()

@@ -1,22 +1,22 @@
 //! Passes over one row of logits: maximum, sum of exponentials, maxima of interleaved groups.
 //!
-//! Written so that the compiler vectorizes them, and compiled once per instruction set. Sums run in 16 fixed lanes,
-//! so that every instruction set gives the same bits.
+//! They are written so that the compiler vectorizes them, and compiled once per instruction set. Sums use 16 fixed
+//! lanes, so every instruction set returns the same bits.
 
 use super::Isa;
 
-/// Lanes in which sums are kept.
+/// Number of lanes in a sum.
 const LANES: usize = 16;
 
-/// Exponentials below this argument are 0: half the smallest f16 is `exp(-17.3)`, so nothing that is stored is lost.
+/// Exponentials of arguments below this are 0. Half the smallest f16 is `exp(-17.3)`, so no stored value is affected.
 const SMALLEST: f32 = -87.0;
 
 /// `exp(x)` for `x <= 0`, within 2 units in the last place; 0 below -87.
 #[inline(always)]
 pub(crate) fn exp_nonpositive(x: f32) -> f32 {
-    // Adding and subtracting 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts (Cody and Waite): the first has few bits, so that n * LN2_HIGH is exact.
+    // ln 2 in two parts (Cody and Waite). The first has few bits, so n * LN2_HIGH is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
@@ -32,7 +32,7 @@ pub(crate) fn exp_nonpositive(x: f32) -> f32 {
     if x < SMALLEST { 0.0 } else { p * scale }
 }
 
-/// Position and value of the largest element; the first of several.
+/// Position and value of the largest element; the first one on a tie.
 pub(crate) fn first_maximum(values: &[f32], isa: Isa) -> (usize, f32) {
     let largest = isa.maximum(values);
     (values.iter().position(|&value| value == largest).unwrap_or(0), largest)
@@ -97,7 +97,7 @@ fn squared_norm_body(values: &[f32]) -> f32 {
     rest.iter().map(|value| value * value).chain(lanes).sum()
 }
 
-/// Compiles a body for every instruction set and makes it a method of [`Isa`].
+/// Compiles a function body for every instruction set and makes it a method of [`Isa`].
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
         impl Isa {
@@ -132,7 +132,7 @@ macro_rules! for_each_isa {
 pub(super) use for_each_isa;
 
 for_each_isa! {
-    /// The largest of `values`; negative infinity for none.
+    /// The largest of `values`; negative infinity if there are none.
     maximum = maximum_body(values: &[f32]) -> f32
 }
 for_each_isa! {

@@ -1,4 +1,5 @@
-//! What the tests of this crate share: embeddings in memory, a sink that keeps everything, an encoder that looks prompts up.
+//! Shared code of this crate's tests: embeddings in memory, a sink that keeps all targets, and an encoder with a
+//! lookup table.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
@@ -32,7 +33,7 @@ impl EmbeddingRows for Rows {
     }
 }
 
-/// Keeps all targets.
+/// A sink that keeps all targets.
 #[derive(Debug, Default, PartialEq)]
 pub struct Kept {
     pub pseudo_category: Vec<i32>,
@@ -73,7 +74,7 @@ impl TargetSink for Kept {
     }
 }
 
-/// Knows every prompt's embedding beforehand.
+/// An encoder that returns embeddings from a table.
 pub struct Lookup {
     pub table: HashMap<String, Vec<f32>>,
     pub dim: usize,
@@ -96,7 +97,7 @@ impl PromptEncoder for Lookup {
     }
 }
 
-/// Unit rows in f16, from a seed: a few common directions plus noise.
+/// Unit rows in f16 from a seed: a few common directions plus noise.
 pub fn unit_rows(rows: usize, dim: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut noise = || {

@@ -1,4 +1,5 @@
-//! The matrix products and the eigendecomposition that projections need: `faer`'s, on plain slices and one thread.
+//! The matrix products and the eigendecomposition that projections need, computed by `faer` on plain slices and one
+//! thread.
 //!
 //! ```
 //! // Columns 2 1 and 1 2: eigenvalue 1 along (1, -1), 3 along (1, 1).
@@ -8,29 +9,31 @@
 //! # Ok::<(), &str>(())
 //! ```
 //!
-//! This is a crate of its own because `faer` is generic and takes minutes to compile: a change of `lgd-data` must not compile it again.
+//! `faer` is generic and takes minutes to compile. In a crate of its own, it is not recompiled when `lgd-data` changes.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par, Side};
 
-/// `tile += Σ_n a[n] b[n]^T`: the products of the columns of two panels of `width` columns, summed over their rows.
+/// `tile += Σ_n a[n] b[n]^T`: adds the products of the columns of two panels of `width` columns, summed over rows.
 ///
-/// `tile`: `[width, width]`, column-major, so that a column belongs to one of `b`; `a` and `b`: `[n, width]`, row-major.
+/// `tile`: `[width, width]`, column-major: column `j` belongs to column `j` of `b`. `a` and `b`: `[n, width]`,
+/// row-major.
 ///
 /// # Panics
-/// Where the lengths are not those of such matrices.
+/// If the slice lengths do not match these shapes.
 pub fn add_products(tile: &mut [f64], a: &[f64], b: &[f64], width: usize) {
-    // Row-major rows are the columns of a column-major matrix, [width, n].
+    // Row-major [n, width] is column-major [width, n].
     let a = MatRef::from_column_major_slice(a, width, a.len() / width);
     let b = MatRef::from_column_major_slice(b, width, b.len() / width);
     let tile = MatMut::from_column_major_slice_mut(tile, width, width);
     matmul(tile, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
 }
 
-/// `out = rows . components^T`: `[n, width]` times `[dim, width]` to `[n, dim]`, all row-major.
+/// `out = rows . components^T`: multiplies `[n, width]` by the transpose of `[dim, width]` into `[n, dim]`, all
+/// row-major.
 ///
 /// # Panics
-/// Where the lengths are not those of such matrices.
+/// If the slice lengths do not match these shapes.
 pub fn project(components: &[f32], rows: &[f32], out: &mut [f32], (width, dim): (usize, usize)) {
     let count = rows.len() / width;
     let components = MatRef::from_row_major_slice(components, dim, width);
@@ -39,12 +42,13 @@ pub fn project(components: &[f32], rows: &[f32], out: &mut [f32], (width, dim): 
     matmul(out, Accum::Replace, components, rows, 1.0, Par::Seq);
 }
 
-/// Eigenvalues of a symmetric matrix, smallest first, and its eigenvectors one after the other; `None` where they were not found.
+/// Computes the eigenvalues of a symmetric matrix, smallest first, and its eigenvectors, concatenated in the same
+/// order. Returns `None` if the decomposition does not converge.
 ///
-/// `matrix`: `[n, n]`, column-major, of which the lower triangle is read.
+/// `matrix`: `[n, n]`, column-major. Only the lower triangle is read.
 ///
 /// # Panics
-/// Where the length is not n x n.
+/// If the length is not n x n.
 pub fn symmetric_eigen(matrix: &[f64], n: usize) -> Option<(Vec<f64>, Vec<f64>)> {
     let eigen = MatRef::from_column_major_slice(matrix, n, n).self_adjoint_eigen(Side::Lower).ok()?;
     let values = (0..n).map(|axis| eigen.S()[axis]).collect();
@@ -58,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_matrix_is_its_eigenvectors_stretched() {
-        // 2 1 / 1 2: 1 along (1, -1), 3 along (1, 1). The upper triangle is not read.
+        // The eigenvalues of 2 1 / 1 2 are 1 along (1, -1) and 3 along (1, 1). The upper triangle is not read.
         let (values, vectors) = symmetric_eigen(&[2.0, 1.0, f64::NAN, 2.0], 2).unwrap();
         assert!((values[0] - 1.0).abs() < 1e-12 && (values[1] - 3.0).abs() < 1e-12, "{values:?}");
         assert!(

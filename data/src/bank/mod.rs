@@ -1,4 +1,4 @@
-//! The bank: category prototypes and, row for row with the cache, each view's similarity distributions.
+//! The bank: category prototypes and, row for row with the cache, the similarity distributions of each view.
 //!
 //! ```text
 //! banks/NAME/bank.json               manifest; written last
@@ -9,8 +9,8 @@
 //!     top K:  text_index: i32 [K] · text_probability: f16 [K] · visual_index: i32 [K] · visual_probability: f16 [K]
 //! ```
 //!
-//! Wide columns are laid out for reading in place ([`crate::column`]). Top-K probabilities are those of the full
-//! softmax, largest first. The manifest records the share of the mass that they capture.
+//! Wide columns are laid out for reading in place ([`crate::column`]). Top-K probabilities come from the full softmax
+//! and are sorted, largest first. The manifest records the share of the probability mass that they capture.
 
 mod reader;
 mod writer;
@@ -22,26 +22,26 @@ use crate::manifest::{ContentHash, FileEntry};
 pub use reader::{Bank, DistributionColumn, Targets};
 pub use writer::{BankWriter, Distribution, TargetShardWriter};
 
-/// The version of the bank format that this program writes and reads.
+/// Bank format version that this program writes and reads.
 pub const BANK_VERSION: u32 = 1;
 
 const MANIFEST: &str = "bank.json";
 const PROTOTYPES: &str = "bank.safetensors";
 
-/// How distributions are stored.
+/// Storage format of the distributions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Storage {
-    /// Every probability.
+    /// Stores every probability.
     Dense,
-    /// The `k` largest with their indices.
+    /// Stores the `k` largest probabilities with their indices.
     TopK {
-        /// Entries kept per row.
+        /// Number of stored entries per row.
         k: usize,
     },
 }
 
-/// How the visual semantics bank is made.
+/// How the visual semantics bank (VSB) is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VsbMode {
@@ -49,35 +49,35 @@ pub enum VsbMode {
     Mean,
 }
 
-/// Treatment, in the visual distributions, of a category that no view was assigned to.
+/// How the visual distributions treat a category that no view was assigned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnassignedSlots {
-    /// Its slot has probability 0 and takes no part in the softmax.
+    /// Its slot has probability 0 and is left out of the softmax.
     Masked,
-    /// Its slot stays, with a zero prototype.
+    /// Its slot is kept, with a zero prototype.
     Kept,
 }
 
 /// One category of a bank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CategoryRecord {
-    /// The name.
+    /// Category name.
     pub name: String,
-    /// Phrases for the templates: the name, unless there are complete prompts, and its synonyms.
+    /// Phrases to insert into the templates: the synonyms, and the name unless the category has complete prompts.
     pub synonyms: Vec<String>,
-    /// Complete prompts, used as they are.
+    /// Complete prompts, used without a template.
     pub prompts: Vec<String>,
-    /// Views whose pseudo-category it is.
+    /// Number of views with this pseudo-category.
     pub count: u64,
 }
 
-/// Share of the full softmax that the stored entries hold; 1 for dense storage.
+/// Share of the full softmax that the stored entries capture; 1 for dense storage.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CapturedMass {
-    /// Mean over rows.
+    /// Mean over all rows.
     pub mean: f64,
-    /// Smallest over rows.
+    /// Minimum over all rows.
     pub min: f64,
 }
 
@@ -88,40 +88,40 @@ pub struct BankRecord {
     pub cache: ContentHash,
     /// Hash of the text encoder: model, tokenizer and settings.
     pub text_encoder: ContentHash,
-    /// Width D.
+    /// Embedding width D.
     pub dim: usize,
-    /// The categories, in slot order.
+    /// Categories, in slot order.
     pub categories: Vec<CategoryRecord>,
-    /// The prompt templates.
+    /// Prompt templates.
     pub templates: Vec<String>,
-    /// Temperature tau_t of both distributions.
+    /// Temperature tau_t of the text and visual distributions.
     pub teacher_temperature: f32,
-    /// How the VSB was made.
+    /// How the VSB was computed.
     pub vsb: VsbMode,
-    /// Treatment of categories without views.
+    /// How the visual distributions treat categories without views.
     pub unassigned_slots: UnassignedSlots,
     /// Names of the categories without views.
     pub unassigned: Vec<String>,
-    /// How the distributions are stored.
+    /// Storage format of the distributions.
     pub storage: Storage,
-    /// Captured mass of the text distributions.
+    /// Mass that the text distributions capture.
     pub text_mass: CapturedMass,
-    /// Captured mass of the visual distributions.
+    /// Mass that the visual distributions capture.
     pub visual_mass: CapturedMass,
 }
 
-/// `bank.json`.
+/// Contents of `bank.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BankManifest {
-    /// Version of the format, [`BANK_VERSION`].
+    /// Format version, [`BANK_VERSION`].
     pub format_version: u32,
     /// Inputs and settings.
     #[serde(flatten)]
     pub record: BankRecord,
-    /// Rows over all target shards.
+    /// Rows in all target shards.
     pub rows: usize,
-    /// `bank.safetensors`.
+    /// Entry of `bank.safetensors`.
     pub prototypes: FileEntry,
-    /// The target shards, in the order of the cache's.
+    /// Target shards, in the order of the cache's shards.
     pub targets: Vec<FileEntry>,
 }

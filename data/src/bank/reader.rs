@@ -1,4 +1,4 @@
-//! Reading a bank.
+//! Reads a bank.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Opens the bank in `dir` and checks its files.
+    /// Opens the bank in `dir` and verifies its files to `depth`.
     ///
     /// # Errors
     /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.
@@ -55,10 +55,10 @@ impl Bank {
         Ok(Self { dir: dir.to_owned(), manifest, hash, tsb, vsb })
     }
 
-    /// Fails if the bank was not made from `cache`.
+    /// Fails unless the bank was made from `cache`.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] with both hashes.
+    /// [`ArtifactError::Mismatch`], with both hashes or both row counts.
     pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtifactError> {
         let made_from = MadeFrom {
             manifest: self.dir.join(MANIFEST),
@@ -69,17 +69,17 @@ impl Bank {
         made_from.require(cache)
     }
 
-    /// The folder.
+    /// Folder of the bank.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The manifest.
+    /// Manifest of the bank.
     pub fn manifest(&self) -> &BankManifest {
         &self.manifest
     }
 
-    /// The hash of the manifest, which covers every file.
+    /// Hash of the manifest, which covers every file.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
@@ -89,25 +89,25 @@ impl Bank {
         self.manifest.record.categories.len()
     }
 
-    /// Width D.
+    /// Embedding width D.
     pub fn dim(&self) -> usize {
         self.manifest.record.dim
     }
 
-    /// The textual semantics bank, `[C, D]`, unit rows.
+    /// The textual semantics bank (TSB), `[C, D]`, with unit rows.
     pub fn tsb(&self) -> &[f32] {
         &self.tsb
     }
 
-    /// The visual semantics bank, `[C, D]`; zero rows if no view was assigned.
+    /// The visual semantics bank (VSB), `[C, D]`. Rows of categories without views are zero.
     pub fn vsb(&self) -> &[f32] {
         &self.vsb
     }
 
-    /// Opens the per-row targets.
+    /// Opens the targets of all rows.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a shard is unreadable or its row count differs from the manifest's.
+    /// [`ArtifactError`] if a shard is unreadable or the row count differs from the manifest's.
     pub fn targets(&self) -> Result<Targets, ArtifactError> {
         let shards = self.manifest.targets.iter();
         let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
@@ -188,13 +188,13 @@ fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, A
 pub struct Targets {
     /// Pseudo-category of each row, below C.
     pub pseudo_category: Vec<u32>,
-    /// `p_tex`, C slots.
+    /// Text distributions `p_tex`, with C slots.
     pub text: DistributionColumn,
-    /// `p_vis`, C + 1 slots, slot 0 the positive.
+    /// Visual distributions `p_vis`, with C + 1 slots; slot 0 is the positive.
     pub visual: DistributionColumn,
 }
 
-/// One distribution per row, dense or top K.
+/// One distribution per row, either dense or top K.
 #[derive(Debug)]
 pub struct DistributionColumn {
     slots: usize,
@@ -213,14 +213,14 @@ impl DistributionColumn {
         self.slots
     }
 
-    /// Copies the distributions of `rows` into `out` (`[rows.len(), slots]`). Each is scaled to sum 1: this undoes f16 rounding, and
-    /// distributes the mass that top-K storage left out over the stored entries.
+    /// Copies the distributions of `rows` into `out`, `[rows.len(), slots]`. Each distribution is scaled to sum to 1.
+    /// This undoes f16 rounding and spreads the mass that top-K storage dropped over the stored entries.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] if a stored index is not a slot.
+    /// [`ArtifactError::Invalid`] if a stored index is out of range.
     ///
     /// # Panics
-    /// If a row does not exist, like slice indexing.
+    /// If a row is out of range, as in slice indexing.
     pub fn copy_rows(&self, rows: &[usize], out: &mut [f32]) -> Result<(), ArtifactError> {
         match &self.values {
             Values::Dense(column) => column.copy_rows(rows.iter().copied(), out),

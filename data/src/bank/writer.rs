@@ -1,4 +1,4 @@
-//! Writing a bank.
+//! Writes a bank.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use crate::manifest::{Existing, FileEntry, write_atomic, write_json};
 use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::target_files::{self, target_file};
 
-/// The least number of rows per row group.
+/// Minimum number of rows per row group.
 const GROUP_ROWS: usize = 16_384;
 
-/// The distributions of some rows, in the bank's form of storage.
+/// The distributions of some rows, in the bank's storage format.
 #[derive(Clone, Copy, Debug)]
 pub enum Distribution<'a> {
-    /// `[rows, slots]`.
+    /// All probabilities, `[rows, slots]`.
     Dense(&'a [f16]),
-    /// `[rows, k]` each.
+    /// The largest probabilities and their slots, each `[rows, k]`.
     TopK {
-        /// Slots, largest probability first.
+        /// Slot indices, largest probability first.
         index: &'a [i32],
-        /// Their probabilities.
+        /// Probabilities of these slots.
         probability: &'a [f16],
     },
 }
@@ -42,18 +42,19 @@ pub struct BankWriter {
 }
 
 impl BankWriter {
-    /// Checks that a bank may be written to `dir`, which is created if it is absent. Changes nothing in it.
+    /// Checks that a bank may be written to `dir`. Creates `dir` if it does not exist and changes nothing else.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds a bank and `existing` is not [`Existing::Overwrite`], or another artifact.
+    /// [`ArtifactError::Occupied`] if `dir` holds another kind of artifact, or a bank and `existing` is not
+    /// [`Existing::Overwrite`].
     pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
         target_files::check_folder(dir, "bank", MANIFEST, existing)
     }
 
-    /// Starts a bank of `categories` categories in `dir`. An old bank is deleted here.
+    /// Starts a bank of `categories` categories in `dir`. Deletes an old bank.
     ///
     /// # Errors
-    /// As [`BankWriter::check`]; [`ArtifactError::Io`].
+    /// The errors of [`BankWriter::check`]; [`ArtifactError::Io`].
     pub fn create(
         dir: &Path,
         categories: usize,
@@ -65,12 +66,12 @@ impl BankWriter {
         Ok(Self { dir: dir.to_owned(), storage, categories })
     }
 
-    /// The form of storage.
+    /// Storage format of the distributions.
     pub fn storage(&self) -> Storage {
         self.storage
     }
 
-    /// Starts the targets of one shard of the cache.
+    /// Starts the target file of one cache shard.
     ///
     /// # Errors
     /// [`ArtifactError`] if the file cannot be created.
@@ -78,10 +79,10 @@ impl BankWriter {
         TargetShardWriter::create(&self.dir.join(target_file(shard)), self.categories, self.storage)
     }
 
-    /// Writes the prototypes (`tsb` and `vsb`: `[C, D]`) and the manifest over `shards` target files.
+    /// Writes the prototypes (`tsb` and `vsb`, each `[C, D]`) and the manifest, which lists `shards` target files.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O, or if a shape is not what `record` says.
+    /// [`ArtifactError`] on I/O, or if a shape contradicts `record`.
     pub fn finish(
         self,
         record: BankRecord,
@@ -119,10 +120,10 @@ impl BankWriter {
     }
 }
 
-/// The targets of one shard under construction.
+/// The target file of one shard, under construction.
 pub struct TargetShardWriter {
     table: TableWriter,
-    /// Stored entries per row of the text and of the visual distribution.
+    /// Stored entries per row of the text and the visual distribution.
     widths: [usize; 2],
 }
 
@@ -147,10 +148,10 @@ impl TargetShardWriter {
         Ok(Self { table: TableWriter::create(path, fields, GroupLimit::Rows(GROUP_ROWS))?, widths })
     }
 
-    /// Appends rows.
+    /// Appends rows: their pseudo-categories and both distributions.
     ///
     /// # Errors
-    /// [`ArtifactError::Parquet`] if lengths do not fit the columns, or on I/O.
+    /// [`ArtifactError::Parquet`] if the lengths do not match the columns, or on I/O.
     pub fn push(
         &mut self,
         pseudo_category: &[i32],
@@ -170,10 +171,10 @@ impl TargetShardWriter {
         self.table.write(columns)
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O; the file is then absent.
+    /// [`ArtifactError`] on I/O; the file then does not exist.
     pub fn finish(self) -> Result<(), ArtifactError> {
         self.table.finish()
     }

@@ -1,4 +1,4 @@
-//! Building a cache: finding the missing shards, and writing the manifest when none is missing.
+//! Builds a cache: finds missing shards and writes the manifest when all shards are complete.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,14 +21,14 @@ use crate::manifest::{
 };
 use crate::projection::Projection;
 
-/// `extract.json`.
+/// Contents of `extract.json`.
 #[derive(Serialize, Deserialize)]
 struct Plan {
     format_version: u32,
     config: CacheConfig,
 }
 
-/// A cache under construction. Several processes may build one folder, each with its own [`Partition`].
+/// A cache under construction. Several processes may build one folder together, each with its own [`Partition`].
 #[derive(Debug)]
 pub struct CacheBuilder {
     dir: PathBuf,
@@ -39,9 +39,10 @@ impl CacheBuilder {
     /// Starts or resumes the cache in `dir`.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds a cache or a part of one and `existing` is [`Existing::Refuse`];
-    /// [`ArtifactError::Mismatch`] if a resumed cache was started with another configuration; [`ArtifactError::Missing`] or
-    /// [`ArtifactError::Length`] if it is complete and has since lost a file or a part of one.
+    /// [`ArtifactError::Occupied`] if `dir` holds a complete or unfinished cache and `existing` is
+    /// [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration;
+    /// [`ArtifactError::Missing`] or [`ArtifactError::Length`] if the cache to resume is complete but a file has since
+    /// been deleted or truncated.
     pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtifactError> {
         prepare_folder(dir, "cache")?;
         if existing == Existing::Overwrite {
@@ -61,7 +62,7 @@ impl CacheBuilder {
             (None, _) => {
                 let plan = Plan { format_version: CACHE_VERSION, config: config.clone() };
                 write_new_json(&dir.join(PLAN), &plan)?;
-                // Another part may have started the folder a moment ago, with other settings.
+                // Another process may have started a cache here a moment ago, with other settings.
                 if let Some(recorded) = recorded_config(dir)? {
                     require_same(dir, &recorded, &config)?;
                 }
@@ -70,26 +71,26 @@ impl CacheBuilder {
         Ok(Self { dir: dir.to_owned(), config })
     }
 
-    /// The configuration.
+    /// Configuration of the cache.
     pub fn config(&self) -> &CacheConfig {
         &self.config
     }
 
-    /// The folder.
+    /// Folder of the cache.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Listing positions that `shard` covers.
+    /// Positions in the listing that `shard` covers.
     pub fn sample_range(&self, shard: usize) -> Range<usize> {
         let start = shard * self.config.shard_samples;
         start..(start + self.config.shard_samples).min(self.config.samples)
     }
 
-    /// Shards of `partition` that are not complete, in order.
+    /// Incomplete shards of `partition`, in ascending order.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a record cannot be read.
+    /// [`ArtifactError`] if a shard record cannot be read.
     pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtifactError> {
         let mut missing = Vec::new();
         let pin = self.pin()?;
@@ -98,15 +99,15 @@ impl CacheBuilder {
                 missing.push(shard);
             }
         }
-        // Checked last: another part may have written the manifest and removed the records meanwhile.
+        // Checked last: another process may meanwhile have written the manifest and removed the records.
         if self.dir.join(MANIFEST).exists() { Ok(Vec::new()) } else { Ok(missing) }
     }
 
     /// Starts writing one shard.
     ///
     /// # Errors
-    /// [`ArtifactError::Missing`] if tokens are to be projected and no projection is fitted; [`ArtifactError`] if its files cannot be
-    /// created.
+    /// [`ArtifactError::Missing`] if the tokens need a projection that has not been fitted yet; [`ArtifactError`] if
+    /// the shard's files cannot be created.
     pub fn shard_writer(&self, shard: usize) -> Result<ShardWriter, ArtifactError> {
         let pin = self.pin()?.ok_or_else(|| ArtifactError::Missing {
             path: self.projection_path(),
@@ -120,10 +121,11 @@ impl CacheBuilder {
         self.dir.join(TOKEN_PROJECTION)
     }
 
-    /// The projection of the tokens; `None` if they are not projected, or if no run has fitted it yet.
+    /// The token projection. `None` if the tokens are not projected or no process has fitted the projection yet.
     ///
     /// # Errors
-    /// [`ArtifactError`] if the file cannot be read, is not a projection of this cache's tokens, or was left by another cache.
+    /// [`ArtifactError`] if the file cannot be read, does not fit the tokens of this cache, or belongs to another
+    /// cache.
     pub fn projection(&self) -> Result<Option<Projection>, ArtifactError> {
         let path = self.projection_path();
         let Some(record) = self.config.tokens.as_ref().filter(|_| self.config.projects() && path.exists())
@@ -146,7 +148,8 @@ impl CacheBuilder {
         Ok(Some(found))
     }
 
-    /// Fails if the projection in the folder belongs to another cache. That of a complete cache is covered by its manifest.
+    /// Fails if the projection in the folder belongs to another cache. The manifest of a complete cache covers its
+    /// projection.
     fn require_own(&self, path: PathBuf, owner: Option<ContentHash>) -> Result<(), ArtifactError> {
         let config = self.config.hash();
         if owner == Some(config) || self.dir.join(MANIFEST).exists() {
@@ -162,25 +165,26 @@ impl CacheBuilder {
         })
     }
 
-    /// Stores `fitted` for all parts of the cache, unless another part was first. Returns the stored projection, which all parts must use.
+    /// Stores `fitted` for all processes that build this cache, unless another process stored a projection first.
+    /// Returns the stored projection, which all processes must use.
     ///
     /// # Errors
-    /// [`ArtifactError`] as for [`CacheBuilder::projection`], and if the file cannot be written.
+    /// The errors of [`CacheBuilder::projection`]; [`ArtifactError`] if the file cannot be written.
     pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtifactError> {
         let path = self.projection_path();
         write_new(&path, &fitted.to_bytes(&path, Some(self.config.hash()))?)?;
         self.projection().map(|kept| kept.unwrap_or_else(|| fitted.clone()))
     }
 
-    /// The projection as the manifest lists it.
+    /// The manifest entry of the projection.
     fn projection_entry(&self) -> Result<Option<ProjectionEntry>, ArtifactError> {
         let Some(projection) = self.projection()? else { return Ok(None) };
         let file = FileEntry::describe(&self.dir, TOKEN_PROJECTION)?;
         Ok(Some(ProjectionEntry { file, explained: projection.explained() }))
     }
 
-    /// The hash that a shard's record must name: of the configuration and, if tokens are projected, of the projection. `None` if that is
-    /// not fitted yet.
+    /// The hash that a shard record must contain: the configuration's, combined with the projection's if tokens are
+    /// projected. `None` if the projection has not been fitted yet.
     fn pin(&self) -> Result<Option<ContentHash>, ArtifactError> {
         let config = self.config.hash();
         if !self.config.projects() {
@@ -193,17 +197,17 @@ impl CacheBuilder {
         Ok(Some(ContentHash::of(&[*config.as_bytes(), *projection.as_bytes()].concat())))
     }
 
-    /// Writes the manifest if every shard is complete, whichever part wrote it; returns `None` if some are missing. `listed` are the
-    /// samples that were rejected when the images were listed.
+    /// Writes the manifest if every shard is complete, whichever process wrote it. Returns `None` if shards are
+    /// missing. `listed` are the samples that were rejected when the images were listed.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O, or if a record was altered.
+    /// [`ArtifactError`] on I/O, or if a shard record was altered.
     pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtifactError> {
         let mut shards = Vec::with_capacity(self.config.shards());
         let mut rejects = listed.to_vec();
         let pin = self.pin()?;
         for shard in 0..self.config.shards() {
-            // Another part or an earlier run may have written the manifest.
+            // Another process or an earlier run may have written the manifest.
             let Some(record) = self.record(shard, pin)? else { return finished(&self.dir) };
             shards.push(record.entry);
             rejects.extend(record.rejects);
@@ -230,7 +234,7 @@ impl CacheBuilder {
         Ok(Some(manifest))
     }
 
-    /// A shard's record, if it names `pin` and the shard's files are complete.
+    /// The record of a shard, if it contains `pin` and the shard's files are complete.
     fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtifactError> {
         let Some((record, _)) = read_json::<ShardRecord>(&self.dir.join(shard_record(shard)))? else {
             return Ok(None);
@@ -244,13 +248,14 @@ impl CacheBuilder {
         });
         match checked {
             Ok(()) => Ok(Some(record)),
-            // The shard was deleted or cut since: it is made again.
+            // A file of the shard was deleted or truncated after it was written: extract the shard again.
             Err(ArtifactError::Missing { .. } | ArtifactError::Length { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Removes the records, which a complete cache does not need. Readers ignore a leftover one, so failures do not matter.
+    /// Removes the shard records, which a complete cache does not need. Errors are ignored because readers ignore
+    /// leftover records.
     fn remove_records(&self) {
         for shard in 0..self.config.shards() {
             let _ = fs::remove_file(self.dir.join(shard_record(shard)));
@@ -260,7 +265,7 @@ impl CacheBuilder {
     }
 }
 
-/// The manifest of the cache in `dir`, if it is complete.
+/// The manifest of the cache in `dir`, or `None` if the cache is not complete.
 fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     let path = dir.join(MANIFEST);
     if !path.exists() {
@@ -271,14 +276,15 @@ fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     Ok(Some(manifest))
 }
 
-/// Fails if a complete cache lacks a file or a part of one. Its shards have no records any more, so they would not be made again.
+/// Fails if a file of a complete cache is missing or truncated. Its shard records are gone, so the shard would not be
+/// extracted again.
 fn require_whole(dir: &Path) -> Result<(), ArtifactError> {
     let Some(manifest) = finished(dir)? else { return Ok(()) };
     manifest.shards.iter().try_for_each(|shard| shard.file.verify(dir, Verify::Length))?;
     COLUMNS.iter().try_for_each(|column| column.verify(dir, &manifest, Verify::Length))
 }
 
-/// The configuration of the complete or unfinished cache in `dir`.
+/// The configuration of the complete or unfinished cache in `dir`; `None` if there is no cache.
 fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtifactError> {
     if let Some(manifest) = finished(dir)? {
         return Ok(Some(manifest.config));
@@ -291,7 +297,7 @@ fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtifactError> {
     Ok(None)
 }
 
-/// Fails with the first field in which two configurations differ.
+/// Fails and names the first field in which the two configurations differ.
 fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Result<(), ArtifactError> {
     if recorded == wanted {
         return Ok(());
@@ -314,7 +320,7 @@ fn first_difference(
 ) -> Option<(String, String, String)> {
     match (a, b) {
         (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
-            // One of them may lack a setting. By name, captions come before the listing, whose hash they change.
+            // Either object may lack a setting. In order of name, captions precede the listing, whose hash they change.
             a.keys().chain(b.keys()).collect::<BTreeSet<_>>().into_iter().find_map(|key| {
                 let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
                 let value = |of: &serde_json::Map<_, _>| of.get(key).cloned().unwrap_or_default();
@@ -326,8 +332,9 @@ fn first_difference(
     }
 }
 
-/// Deletes a cache's files. The manifest goes first, so that a half-deleted cache does not open; then the projection, which must not be
-/// used for the next cache; the plan goes last, because it identifies the shards.
+/// Deletes the files of a cache. The manifest is deleted first, so that a half-deleted cache does not open. The
+/// projection is next, because another cache must not use it. The plan is deleted last, because it identifies the
+/// shards.
 fn remove_cache(dir: &Path) -> Result<(), ArtifactError> {
     remove_if_exists(&dir.join(MANIFEST))?;
     remove_if_exists(&dir.join(TOKEN_PROJECTION))?;
@@ -336,7 +343,7 @@ fn remove_cache(dir: &Path) -> Result<(), ArtifactError> {
     remove_if_exists(&dir.join(PLAN))
 }
 
-/// Whether a file belongs to a shard, or is its record.
+/// Whether a file name is that of a shard file or a shard record.
 fn is_shard(name: &str) -> bool {
     SHARD_KINDS.iter().any(|kind| {
         let rest = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-'));
@@ -346,7 +353,7 @@ fn is_shard(name: &str) -> bool {
     })
 }
 
-/// Whether a file is a temporary one of a shard or of the projection.
+/// Whether a file name is that of a temporary file of a shard or of the projection.
 fn is_temporary(name: &str) -> bool {
     let Some(name) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")) else { return false };
     name.starts_with(TOKEN_PROJECTION)

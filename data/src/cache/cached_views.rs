@@ -1,4 +1,4 @@
-//! The keys, labels and views of a cache, in memory.
+//! The keys, labels and views of a cache, loaded into memory.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use super::views::{ViewArrays, column, primitive, wrong_type};
 use crate::error::ArtifactError;
 use crate::view::View;
 
-/// Keys, labels and views of a cache. Sample `i` owns rows `i x K .. (i + 1) x K`.
+/// Keys, labels and views of a cache. Sample `i` has the rows `i x K .. (i + 1) x K`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CachedViews {
     /// Key of each sample.
     pub keys: Vec<String>,
     /// Label of each sample.
     pub labels: Vec<Option<u32>>,
-    /// Image of each sample.
+    /// Stamp of each sample's image.
     pub images: Vec<ImageStamp>,
     /// View of each row.
     pub views: Vec<View>,
@@ -26,22 +26,22 @@ pub struct CachedViews {
 }
 
 impl CachedViews {
-    /// Accepted samples.
+    /// Number of accepted samples.
     pub fn samples(&self) -> usize {
         self.keys.len()
     }
 
-    /// View `view` of sample `sample`.
+    /// View number `view` of sample number `sample`.
     pub fn view(&self, sample: usize, view: usize) -> &View {
         &self.views[self.row(sample, view)]
     }
 
-    /// The row of view `view` of sample `sample`.
+    /// Cache row of view number `view` of sample number `sample`.
     pub fn row(&self, sample: usize, view: usize) -> usize {
         sample * self.views_per_sample + view
     }
 
-    /// Appends the rows of a batch; fails if they break the row law.
+    /// Appends the rows of a batch. Fails if they break the row law (see [`crate::cache`]).
     pub(super) fn append(&mut self, path: &Path, batch: &RecordBatch) -> Result<(), ArtifactError> {
         let key = column(path, batch, "key")?;
         let key = key.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, "key", key.data_type()))?;

@@ -1,4 +1,4 @@
-//! Writing one shard's captions: the text embedding of each sample.
+//! Writes the captions of one shard: one text embedding per sample.
 //!
 //! ```text
 //! cache/captions-00000.parquet   one row per *sample* of views-00000.parquet; only in a cache that holds captions
@@ -15,14 +15,14 @@ use super::optional::CaptionRecord;
 use crate::error::ArtifactError;
 use crate::table::{GroupLimit, TableWriter, list_field};
 
-/// Name of the column.
+/// Name of the caption column.
 pub(super) const CAPTION: &str = "caption";
 
-/// Rows per batch, and the least number of rows per row group.
+/// Rows per batch, and minimum number of rows per row group.
 const BATCH_ROWS: usize = 1024;
 const GROUP_ROWS: usize = 16 * BATCH_ROWS;
 
-/// One `captions-*.parquet` under construction.
+/// A `captions-*.parquet` file under construction.
 pub(super) struct CaptionWriter {
     table: TableWriter,
     dim: usize,
@@ -38,7 +38,7 @@ impl CaptionWriter {
         Ok(Self { table, dim, values: Float16Builder::new(), pending: 0 })
     }
 
-    /// Appends a sample's caption, a unit vector `[D]`.
+    /// Appends the caption embedding of a sample, a unit vector `[D]`.
     pub(super) fn push(&mut self, caption: &[f32]) -> Result<(), ArtifactError> {
         append_halves(&mut self.values, caption);
         self.pending += 1;
@@ -51,7 +51,7 @@ impl CaptionWriter {
         self.table.write(vec![captions])
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     pub(super) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;

@@ -1,4 +1,4 @@
-//! The cache: replayable views of every image with the teacher's embedding of each.
+//! The cache: replayable views of every image and the teacher's embedding of each view.
 //!
 //! ```text
 //! cache/cache.json             manifest; written last: a cache with a manifest is complete
@@ -13,9 +13,9 @@
 //! cache/views-00000.json       the finished shard's entry and rejects; absent = the shard is still to do
 //! ```
 //!
-//! Row law: row = (position of the sample among the accepted ones) x K + view. A sample with a bad view is rejected with all its
-//! views, so that the law holds without gaps. Shard `s` always covers the same range of listing positions, `s x shard_samples ..`,
-//! whichever process writes it.
+//! Row law: row = (position of the sample among the accepted samples) x K + view. If a view of a sample is bad, all
+//! views of the sample are rejected, so rows have no gaps. Shard `s` always covers the same range of listing positions,
+//! starting at `s x shard_samples`, whichever process writes it.
 
 mod builder;
 mod cached_views;
@@ -50,7 +50,7 @@ pub use shard::ShardWriter;
 pub use stored::{Encoding, StoredFormat, StoredViews};
 pub use tokens::{TokenColumn, standardize};
 
-/// The version of the cache format that this program writes and reads.
+/// Cache format version that this program writes and reads.
 pub const CACHE_VERSION: u32 = 1;
 
 const MANIFEST: &str = "cache.json";
@@ -58,7 +58,7 @@ const REJECTS: &str = "rejects.jsonl";
 
 const TOKEN_PROJECTION: &str = "tokens.safetensors";
 
-/// The kinds of files that a shard consists of; only the first is in every cache.
+/// Kinds of shard files. Only the first kind is in every cache.
 const SHARD_KINDS: [&str; 4] = ["views", "pixels", "tokens", "captions"];
 
 fn shard_file(shard: usize) -> String {
@@ -81,57 +81,59 @@ fn shard_record(shard: usize) -> String {
     format!("views-{shard:05}.json")
 }
 
-/// The teacher of a cache: everything about it that pixels and embeddings depend on.
+/// The teacher of a cache: every property that its pixels and embeddings depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherRecord {
-    /// Name in `teacher.toml`.
+    /// Teacher name in `teacher.toml`.
     pub name: String,
-    /// BLAKE3 of the image model's file.
+    /// BLAKE3 hash of the image model file.
     pub image_model: ContentHash,
-    /// Side of the square input, pixels.
+    /// Side of the square input, in pixels.
     pub size: u32,
     /// Per-channel mean and standard deviation of the input.
     pub normalization: Normalization,
     /// Resampling filter of the input.
     pub resample: Resample,
-    /// Name of the model's output that is cached.
+    /// Name of the cached model output.
     pub output: String,
-    /// How the output becomes one vector: "none", "cls", "mean" or "gap".
+    /// How the output is reduced to one vector: "none", "cls", "mean" or "gap".
     pub pooling: String,
-    /// Leading tokens that are not patches.
+    /// Number of leading tokens that are not patches.
     pub prefix_tokens: u32,
-    /// Hash of the text encoder that came with the image encoder: banks made with another one are refused.
+    /// Hash of the text encoder that belongs to the image encoder. Banks made with another text encoder are refused.
     pub text_encoder: Option<ContentHash>,
 }
 
-/// Everything that decides a cache's bytes.
+/// Every setting that determines the bytes of a cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheConfig {
-    /// The teacher.
+    /// Teacher whose embeddings are cached.
     pub teacher: TeacherRecord,
-    /// Width D of the embeddings.
+    /// Embedding width D.
     pub dim: usize,
-    /// Hash of the listing's keys and labels, and of its captions if the cache holds them.
+    /// Hash of the listing's keys and labels, and of its captions if the cache stores captions.
     pub listing: ContentHash,
-    /// Samples in the listing.
+    /// Number of samples in the listing.
     pub samples: usize,
-    /// Class names that labels index, if the source has them.
+    /// Class names, indexed by label, if the source has them.
     pub class_names: Option<Vec<String>>,
     /// Views per image, K.
     pub views: u16,
-    /// Share of the short side that view 0 shows, if view 0 is the center crop; `None` if view 0 is drawn like the others.
+    /// Fraction of the short side that view 0 shows if it is the center crop. `None` if view 0 is drawn like the
+    /// others.
     pub center_fraction: Option<f32>,
-    /// Policy of the drawn views.
+    /// Policy that the random views are drawn with.
     pub policy: Policy,
-    /// Seed of the views.
+    /// Seed that the random views are drawn with.
     pub seed: u64,
-    /// Images per encoder batch; kernels may round differently at another batch size.
+    /// Images per encoder batch. It is recorded because kernels may round differently at another batch size.
     pub batch: usize,
     /// Samples per shard.
     pub shard_samples: usize,
-    /// Kind of device that ran the encoder, "cpu", "cuda" or "tensorrt": kernels differ in rounding.
+    /// Kind of device that ran the encoder: "cpu", "cuda" or "tensorrt". It is recorded because kernels round
+    /// differently.
     pub device: String,
-    /// The size and encoding of the stored views, if the cache has them.
+    /// Size and encoding of the stored views, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_views: Option<StoredFormat>,
     /// The teacher's pooled features, if the cache has them.
@@ -146,13 +148,13 @@ pub struct CacheConfig {
 }
 
 impl CacheConfig {
-    /// The hash of the configuration, which every shard's record names.
+    /// Hash of the configuration, which every shard record contains.
     pub fn hash(&self) -> ContentHash {
-        // A configuration is numbers and strings, which always serialize; nothing would hash as nothing.
+        // A configuration consists of numbers and strings, which always serialize. The fallback hashes an empty string.
         ContentHash::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Describes the first number that no cache can have.
+    /// Describes the first invalid number.
     fn fault(&self) -> Option<&'static str> {
         let positive = [
             (self.dim, "an embedding width of 0"),
@@ -172,13 +174,13 @@ impl CacheConfig {
         self.tokens.as_ref().is_some_and(|tokens| tokens.encoding == TokenEncoding::Projected)
     }
 
-    /// Views in the strided sample that the projection of the tokens is fitted to; `None` without a projection.
+    /// Number of views in the strided sample that the token projection is fitted to. `None` without a projection.
     pub fn fitted_views(&self) -> Option<usize> {
         let fit_views = self.tokens.as_ref().and_then(|tokens| tokens.fit_views);
         fit_views.map(|count| StridedViews::new(count, self.samples, self.views.into()).count())
     }
 
-    /// Shards that the listing makes.
+    /// Number of shards that the listing is divided into.
     pub fn shards(&self) -> usize {
         self.samples.div_ceil(self.shard_samples)
     }
@@ -187,46 +189,46 @@ impl CacheConfig {
 /// One complete shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardEntry {
-    /// The Parquet file.
+    /// Parquet file of views and embeddings.
     pub file: FileEntry,
-    /// Samples accepted.
+    /// Number of accepted samples.
     pub samples: usize,
-    /// Rows, samples x K.
+    /// Number of rows, samples x K.
     pub rows: usize,
-    /// The Parquet file of the stored views, if the cache has them.
+    /// Parquet file of the stored views, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixels: Option<FileEntry>,
-    /// The Parquet file of the tokens, if the cache has them.
+    /// Parquet file of the tokens, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<FileEntry>,
-    /// The Parquet file of the captions, if the cache has them.
+    /// Parquet file of the captions, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captions: Option<FileEntry>,
 }
 
 impl ShardEntry {
-    /// The files besides the first.
+    /// The optional files: all but the first.
     fn optional_files(&self) -> impl Iterator<Item = &FileEntry> {
         [&self.pixels, &self.tokens, &self.captions].into_iter().flatten()
     }
 }
 
-/// `cache.json`.
+/// Contents of `cache.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheManifest {
-    /// Version of the format, [`CACHE_VERSION`].
+    /// Format version, [`CACHE_VERSION`].
     pub format_version: u32,
     /// Inputs and settings.
     pub config: CacheConfig,
-    /// Rows over all shards.
+    /// Rows in all shards.
     pub rows: usize,
-    /// Samples rejected.
+    /// Number of rejected samples.
     pub rejected: usize,
-    /// The shards, in order.
+    /// Shards, in order.
     pub shards: Vec<ShardEntry>,
-    /// `rejects.jsonl`.
+    /// Entry of `rejects.jsonl`.
     pub rejects: FileEntry,
-    /// The projection of the tokens, if they are projected.
+    /// Projection of the tokens, if they are projected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_projection: Option<ProjectionEntry>,
 }
@@ -269,59 +271,59 @@ impl CacheManifest {
         }
     }
 
-    /// Bytes of all shards: views, embeddings and features, and the stored views.
+    /// Size of all shards in bytes: first the files of views, embeddings and features, then those of the stored views.
     pub fn bytes(&self) -> (u64, u64) {
         let stored = self.shards.iter().filter_map(|shard| shard.pixels.as_ref());
         (self.shards.iter().map(|shard| shard.file.bytes).sum(), stored.map(|file| file.bytes).sum())
     }
 
-    /// Bytes of the tokens' files.
+    /// Total size of the token files in bytes.
     pub fn token_bytes(&self) -> u64 {
         self.shards.iter().filter_map(|shard| shard.tokens.as_ref()).map(|file| file.bytes).sum()
     }
 
-    /// Bytes of the captions' files.
+    /// Total size of the caption files in bytes.
     pub fn caption_bytes(&self) -> u64 {
         self.shards.iter().filter_map(|shard| shard.captions.as_ref()).map(|file| file.bytes).sum()
     }
 
-    /// Accepted samples.
+    /// Number of accepted samples.
     pub fn samples(&self) -> usize {
         self.rows / usize::from(self.config.views)
     }
 }
 
-/// Identifies the image that the teacher saw, so that another image under the same key is noticed.
+/// Identifies the image that the teacher saw, so that another image with the same key is detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageStamp {
-    /// Width of the upright image in pixels.
+    /// Width of the upright image, in pixels.
     pub width: u32,
-    /// Height of the upright image in pixels.
+    /// Height of the upright image, in pixels.
     pub height: u32,
-    /// The first 64 bits of the BLAKE3 hash of the encoded file, little-endian.
+    /// First 64 bits of the BLAKE3 hash of the encoded file, as a little-endian integer.
     pub content: u64,
 }
 
 impl ImageStamp {
-    /// The stamp of an image of `width` x `height` pixels whose file is `bytes`.
+    /// The stamp of an image with `width` x `height` pixels, encoded as `bytes`.
     pub fn new(bytes: &[u8], width: u32, height: u32) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = *ContentHash::of(bytes).as_bytes();
         Self { width, height, content: u64::from_le_bytes([a, b, c, d, e, f, g, h]) }
     }
 }
 
-/// A sample that could not be used.
+/// A sample that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
-    /// The sample's key.
+    /// Key of the sample.
     pub key: String,
-    /// A short stable code, such as "corrupt" or "nan-embedding".
+    /// Short, stable code, such as "corrupt" or "nan-embedding".
     pub reason: String,
-    /// The full message.
+    /// Full error message.
     pub detail: String,
 }
 
-/// One of `of` equal parts of the shards, for jobs that share a cache folder.
+/// One of `of` equal parts of the shards, so that several jobs can share a cache folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partition {
     index: usize,
@@ -329,15 +331,15 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// All shards.
+    /// The only part: all shards.
     pub const WHOLE: Self = Self { index: 0, of: 1 };
 
-    /// Part `index` (from 0) of `of`; `None` unless `index < of`.
+    /// Part `index` (from 0) of `of` parts; `None` unless `index < of`.
     pub fn new(index: usize, of: usize) -> Option<Self> {
         (index < of).then_some(Self { index, of })
     }
 
-    /// Whether `shard` belongs to this part: shards are dealt out in turn.
+    /// Whether `shard` belongs to this part. Shards are assigned round-robin.
     pub fn contains(self, shard: usize) -> bool {
         shard % self.of == self.index
     }

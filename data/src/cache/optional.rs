@@ -1,4 +1,4 @@
-//! Optional columns of a cache, besides views and embeddings.
+//! Optional columns of a cache, in addition to views and embeddings.
 //!
 //! ```text
 //! features    a column of views-*.parquet       the teacher's pooled feature before its last activation (KDEP)
@@ -6,8 +6,8 @@
 //! captions    captions-*.parquet                one text embedding per sample, see `captions`
 //! ```
 //!
-//! Tokens, captions and stored views have files of their own, which are verified when the column is opened. A copied cache may omit
-//! them.
+//! Tokens, captions and stored views have their own files, which are verified when the column is opened. A copied cache
+//! may omit them.
 
 use std::fmt;
 use std::path::Path;
@@ -18,20 +18,20 @@ use super::{CacheManifest, ShardEntry};
 use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry, Verify};
 
-/// Name of the column of features, f16 `[F]`, as the model gives them.
+/// Name of the feature column: f16 `[F]`, not normalized.
 pub(super) const FEATURES: &str = "features";
 
-/// A column with files of its own.
+/// A column stored in its own files.
 pub(super) struct ColumnFiles {
-    /// Contents, for errors.
+    /// Description of the column for error messages.
     what: &'static str,
-    /// Hint for a missing file.
+    /// Hint for the error that a file is missing.
     hint: &'static str,
     of_shard: fn(&ShardEntry) -> Option<&FileEntry>,
     of_cache: fn(&CacheManifest) -> Option<&FileEntry>,
 }
 
-/// The pixels of stored views.
+/// Pixels of the stored views.
 pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
     what: "the cache's stored views",
     hint: "only training without the images needs them: give --images and --ignore-stored-views, copy the file too, or \
@@ -48,7 +48,7 @@ pub(super) const TOKENS: ColumnFiles = ColumnFiles {
     of_cache: |cache| cache.token_projection.as_ref().map(|projection| &projection.file),
 };
 
-/// Captions.
+/// Text embeddings of the captions.
 pub(super) const CAPTIONS: ColumnFiles = ColumnFiles {
     what: "the cache's captions",
     hint: "only the objective caption needs them: copy the file too, or extract again with --overwrite",
@@ -56,16 +56,16 @@ pub(super) const CAPTIONS: ColumnFiles = ColumnFiles {
     of_cache: |_| None,
 };
 
-/// All of them.
+/// All columns stored in their own files.
 pub(super) const COLUMNS: [ColumnFiles; 3] = [STORED_VIEWS, TOKENS, CAPTIONS];
 
 impl ColumnFiles {
-    /// The file of every shard.
+    /// The files of this column, one per shard.
     pub(super) fn of_shards<'a>(&self, cache: &'a CacheManifest) -> impl Iterator<Item = &'a FileEntry> {
         cache.shards.iter().filter_map(self.of_shard)
     }
 
-    /// Verifies all files in `dir`: those of the shards and that of the cache.
+    /// Verifies all files of this column in `dir`: one per shard, and the one that all shards share, if there is one.
     pub(super) fn verify(
         &self,
         dir: &Path,
@@ -82,16 +82,16 @@ impl ColumnFiles {
     }
 }
 
-/// The pooled features of a cache.
+/// How a cache stores pooled features.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeatureRecord {
-    /// Name of the model's output.
+    /// Name of the model output.
     pub output: String,
-    /// Width F.
+    /// Feature width F.
     pub dim: usize,
 }
 
-/// How a cache's tokens are stored.
+/// Encoding of stored tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenEncoding {
@@ -99,42 +99,42 @@ pub enum TokenEncoding {
     F16,
     /// Standardized, i8 with one f16 scale per token.
     Int8,
-    /// Standardized, then projected on their principal axes, f16.
+    /// Standardized, then projected onto their principal axes, f16.
     Projected,
 }
 
-/// The tokens of a cache.
+/// How a cache stores tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
-    /// Name of the model's output.
+    /// Name of the model output.
     pub output: String,
-    /// Rows of the grid of tokens.
+    /// Rows of the token grid.
     pub rows: usize,
-    /// Columns of the grid of tokens.
+    /// Columns of the token grid.
     pub columns: usize,
-    /// Width of a token as the teacher gives it, over which it is standardized.
+    /// Width of a token in the teacher's output; tokens are standardized over this width.
     pub teacher_dim: usize,
-    /// Width of a token as it is stored: the teacher's unless projected.
+    /// Width of a stored token: `teacher_dim` unless projected.
     pub dim: usize,
-    /// How it is stored.
+    /// Encoding of the stored tokens.
     pub encoding: TokenEncoding,
-    /// Views that the projection is fitted to, if tokens are projected.
+    /// Number of views that the projection is fitted to, if tokens are projected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit_views: Option<usize>,
 }
 
 impl TokenRecord {
-    /// Tokens of a view.
+    /// Number of tokens per view.
     pub fn count(&self) -> usize {
         self.rows * self.columns
     }
 
-    /// Values of a view, rows x columns x dim.
+    /// Number of values per view, rows x columns x dim.
     pub fn width(&self) -> usize {
         self.count() * self.dim
     }
 
-    /// Bytes of a view's tokens on disk, scales included.
+    /// Bytes on disk of one view's tokens, including scales.
     pub fn row_bytes(&self) -> usize {
         match self.encoding {
             TokenEncoding::F16 | TokenEncoding::Projected => 2 * self.width(),
@@ -142,10 +142,10 @@ impl TokenRecord {
         }
     }
 
-    /// Describes the first number that no cache can have.
+    /// Describes the first invalid number.
     pub(super) fn fault(&self) -> Option<&'static str> {
         let projected = self.encoding == TokenEncoding::Projected;
-        // Twice the width, because an f16 row is that many bytes.
+        // Times 2, the number of bytes per f16 value.
         let bytes =
             [self.columns, self.dim, 2].iter().try_fold(self.rows, |product, &n| product.checked_mul(n));
         match bytes {
@@ -176,20 +176,20 @@ impl fmt::Display for TokenRecord {
     }
 }
 
-/// The captions of a cache.
+/// How a cache stores captions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptionRecord {
-    /// Width of an embedding.
+    /// Embedding width.
     pub dim: usize,
-    /// Hash of the text encoder that made them; `None` if the list held ready embeddings.
+    /// Hash of the text encoder that produced the embeddings; `None` if the source supplied embeddings.
     pub text_encoder: Option<ContentHash>,
 }
 
-/// The projection of a cache's tokens, as its manifest lists it.
+/// The token projection, as the cache's manifest lists it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectionEntry {
-    /// `tokens.safetensors`.
+    /// Entry of `tokens.safetensors`.
     pub file: FileEntry,
-    /// Share of the variance that it keeps, over the views it was fitted to.
+    /// Share of the variance that the projection keeps, measured on the views that it was fitted to.
     pub explained: f64,
 }

@@ -1,4 +1,4 @@
-//! Reading a cache: the manifest, the views into memory, and the wide columns in place.
+//! Reads a cache: the manifest, views into memory, and wide columns in place.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::column::MappedColumn;
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
 
-/// Name of the column of embeddings.
+/// Name of the embedding column.
 const EMBEDDING: &str = "embedding";
 
 /// A complete cache, opened for reading.
@@ -30,9 +30,10 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache in `dir` and checks its files. The files of stored views, tokens and captions may be large, and a copied cache may
-    /// omit them: they are verified when the column is opened. [`Cache::tokens`] and [`Cache::captions`] verify to `depth`,
-    /// [`Cache::stored_views`] the lengths, [`Cache::verify_stored_views`] every byte.
+    /// Opens the cache in `dir` and verifies its files to `depth`. The files of stored views, tokens and captions may
+    /// be large, and a copied cache may omit them, so they are verified when the column is opened. [`Cache::tokens`]
+    /// and [`Cache::captions`] verify to `depth`, [`Cache::stored_views`] verifies lengths, and
+    /// [`Cache::verify_stored_views`] verifies every byte.
     ///
     /// # Errors
     /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.
@@ -52,27 +53,27 @@ impl Cache {
         Ok(Self { dir: dir.to_owned(), manifest, hash, depth, embeddings })
     }
 
-    /// The folder.
+    /// Folder of the cache.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The manifest.
+    /// Manifest of the cache.
     pub fn manifest(&self) -> &CacheManifest {
         &self.manifest
     }
 
-    /// The hash of the manifest, which covers every file. Banks and runs refer to a cache by it.
+    /// Hash of the manifest, which covers every file. Banks and runs identify a cache by this hash.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
 
-    /// Rows: accepted samples x K.
+    /// Number of rows: accepted samples x K.
     pub fn rows(&self) -> usize {
         self.embeddings.rows()
     }
 
-    /// Width D of an embedding.
+    /// Embedding width D.
     pub fn dim(&self) -> usize {
         self.manifest.config.dim
     }
@@ -82,7 +83,7 @@ impl Cache {
         usize::from(self.manifest.config.views)
     }
 
-    /// The embeddings, `[rows, D]`, f16 on disk and f32 when copied out.
+    /// The embeddings, `[rows, D]`: f16 on disk, converted to f32 when copied.
     pub fn embeddings(&self) -> &MappedColumn<f32> {
         &self.embeddings
     }
@@ -98,8 +99,8 @@ impl Cache {
         MappedColumn::open(&paths, FEATURES, record.dim).map(Some)
     }
 
-    /// The teacher's patch tokens, if the cache has them. Their files, and their projection's, are verified to the depth that the
-    /// cache was opened with; [`Verify::Full`] reads every byte.
+    /// The teacher's patch tokens, if the cache has them. Opening verifies their files and that of their projection to
+    /// the depth that the cache was opened with; [`Verify::Full`] reads every byte.
     ///
     /// # Errors
     /// [`ArtifactError`] if a file is missing, altered, unreadable or inconsistent.
@@ -110,8 +111,9 @@ impl Cache {
         TokenColumn::open(record, &paths, &rows).map(Some)
     }
 
-    /// The captions' text embeddings, `[samples, D]`, if the cache has them: row = sample = cache row / K; f16 on disk,
-    /// L2-normalized. Their files are checked to the depth that the cache was opened with.
+    /// The text embeddings of the captions, `[samples, D]`, if the cache has them: f16 on disk, L2-normalized. Row
+    /// number = sample number = cache row / K. Opening verifies their files to the depth that the cache was opened
+    /// with.
     ///
     /// # Errors
     /// [`ArtifactError`] if a file is missing, altered, unreadable or inconsistent.
@@ -124,21 +126,21 @@ impl Cache {
         Ok(Some(column))
     }
 
-    /// Verifies the files of a column and returns the paths of the shards' files.
+    /// Verifies the files of a column and returns the paths of its shard files.
     fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<PathBuf>, ArtifactError> {
         column.verify(&self.dir, &self.manifest, depth)?;
         Ok(column.of_shards(&self.manifest).map(|file| self.dir.join(&file.name)).collect())
     }
 
-    /// The first fault of each column that the manifest lists and whose files are missing or of another length.
+    /// The first error of each column whose files the manifest lists but which are missing or have the wrong length.
     pub fn absent_columns(&self) -> Vec<ArtifactError> {
         COLUMNS.iter().filter_map(|column| self.checked(column, Verify::Length).err()).collect()
     }
 
-    /// The stored views, if the cache has them. Presence and lengths of their files are verified.
+    /// The stored views, if the cache has them. Opening verifies that their files exist and have the right lengths.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a file is missing, unreadable or cannot be read in place.
+    /// [`ArtifactError`] if a file is missing, unreadable or not laid out for reading in place.
     pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtifactError> {
         let Some(format) = self.manifest.config.stored_views else { return Ok(None) };
         let paths = self.checked(&STORED_VIEWS, Verify::Length)?;
@@ -146,8 +148,8 @@ impl Cache {
         StoredViews::open(format, paths.into_iter().zip(rows)).map(Some)
     }
 
-    /// Hashes the files of the stored views: one pass over all their bytes. Readers of single views do not need it, since every row has
-    /// its own check.
+    /// Hashes the files of the stored views in one pass over all their bytes. Reading single views does not require
+    /// this, because every row has its own check.
     ///
     /// # Errors
     /// [`ArtifactError`] if a file is missing, altered or inconsistent.
@@ -156,10 +158,10 @@ impl Cache {
         self.stored_views().map(|_| ())
     }
 
-    /// Reads keys, labels and views (everything except the wide columns) into memory.
+    /// Reads keys, labels and views into memory: everything except the wide columns.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a shard is unreadable, or a row breaks the row law or holds an impossible view.
+    /// [`ArtifactError`] if a shard is unreadable, or a row breaks the row law or holds an invalid view.
     pub fn views(&self) -> Result<CachedViews, ArtifactError> {
         let mut table = CachedViews { views_per_sample: self.views_per_sample(), ..CachedViews::default() };
         for shard in &self.manifest.shards {

@@ -1,40 +1,41 @@
-//! The rows of one sample, as a writer takes them.
+//! The rows of one sample, the input of a shard writer.
 
 use super::{CacheConfig, ImageStamp};
 use crate::view::View;
 
-/// Key, label and image of a sample.
+/// Key, label and image stamp of a sample.
 #[derive(Clone, Copy, Debug)]
 pub struct CachedSample<'a> {
-    /// The sample's key.
+    /// Key of the sample.
     pub key: &'a str,
-    /// Its label, if the source has one.
+    /// Label of the sample, if the source has labels.
     pub label: Option<u32>,
-    /// The image.
+    /// Stamp of the sample's image.
     pub image: ImageStamp,
 }
 
-/// The rows of one sample: K views with embeddings and optional columns. Columns that the cache does not hold are empty.
+/// The rows of one sample: K views with embeddings and optional columns. Columns that the cache does not store are
+/// empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SampleRows<'a> {
     /// The K views.
     pub views: &'a [View],
-    /// The K norms of the raw embeddings.
+    /// Norms of the K raw embeddings.
     pub norms: &'a [f32],
-    /// The normalized embeddings, `[K, D]`.
+    /// Normalized embeddings, `[K, D]`.
     pub embeddings: &'a [f32],
-    /// The K stored views, as [`super::StoredFormat::encode`] gave them.
+    /// The K stored views, encoded by [`super::StoredFormat::encode`].
     pub stored: &'a [Vec<u8>],
-    /// The raw features, `[K, F]`.
+    /// Raw features, `[K, F]`.
     pub features: &'a [f32],
-    /// The tokens, standardized and projected as in the cache's record, `[K, rows, columns, dim]`.
+    /// Tokens, `[K, rows, columns, dim]`: standardized, and projected if the cache's record requires it.
     pub tokens: &'a [f32],
-    /// The caption's unit vector, `[D']`.
+    /// Unit vector of the caption, `[D']`.
     pub caption: &'a [f32],
 }
 
 impl SampleRows<'_> {
-    /// Describes the first column whose length does not fit a cache of `config`.
+    /// Describes the first column whose length does not match `config`.
     pub(super) fn fault(&self, config: &CacheConfig) -> Option<String> {
         let k = usize::from(config.views);
         let of = |present: bool, count: usize| if present { count } else { 0 };

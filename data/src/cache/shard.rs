@@ -1,4 +1,4 @@
-//! Writing one shard of a cache.
+//! Writes one shard of a cache.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,22 +24,22 @@ use crate::manifest::{ContentHash, FileEntry, write_json};
 use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::view::View;
 
-/// The least number of rows per batch. A batch holds whole samples.
+/// Minimum number of rows per batch. A batch holds whole samples.
 const BATCH_ROWS: usize = 1024;
 
-/// Batches per row group, which has some 16,384 rows.
+/// Batches per row group, which therefore has about 16,384 rows.
 const GROUP_BATCHES: usize = 16;
 
-/// The record that makes a shard complete: written after the shard itself.
+/// The record that marks a shard as complete. It is written after the shard's files.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ShardRecord {
-    /// Hash of the configuration and, if tokens are projected, of the projection.
+    /// Hash of the configuration, combined with that of the projection if tokens are projected.
     pub(super) config: ContentHash,
     pub(super) entry: ShardEntry,
     pub(super) rejects: Vec<Reject>,
 }
 
-/// One shard under construction; it appears in the cache when [`ShardWriter::finish`] succeeds.
+/// A shard under construction. It becomes part of the cache when [`ShardWriter::finish`] succeeds.
 pub struct ShardWriter {
     dir: PathBuf,
     shard: usize,
@@ -69,7 +69,7 @@ struct Columns {
     pending: usize,
 }
 
-/// The columns of `views-*.parquet`.
+/// Columns of `views-*.parquet`.
 fn fields(path: &Path, config: &CacheConfig) -> Result<Vec<Field>, ArtifactError> {
     let mut fields = vec![
         Field::new("key", DataType::Utf8, false),
@@ -89,7 +89,7 @@ fn fields(path: &Path, config: &CacheConfig) -> Result<Vec<Field>, ArtifactError
 }
 
 impl ShardWriter {
-    /// Starts a shard whose record will name the hash `pin`.
+    /// Starts a shard whose record will contain the hash `pin`.
     pub(super) fn create(
         dir: &Path,
         config: &CacheConfig,
@@ -118,11 +118,11 @@ impl ShardWriter {
         })
     }
 
-    /// Appends a sample to a cache of views and embeddings alone: its K views, the K norms of the raw embeddings, and the
-    /// normalized embeddings `[K, D]`.
+    /// Appends a sample to a cache that stores only views and embeddings: its K views, the K norms of the raw
+    /// embeddings, and the normalized embeddings `[K, D]`.
     ///
     /// # Errors
-    /// As [`ShardWriter::push_rows`].
+    /// The errors of [`ShardWriter::push_rows`].
     pub fn push(
         &mut self,
         sample: &CachedSample<'_>,
@@ -133,10 +133,10 @@ impl ShardWriter {
         self.push_rows(sample, &SampleRows { views, norms, embeddings, ..SampleRows::default() })
     }
 
-    /// Appends a sample with everything that the cache holds.
+    /// Appends a sample with all columns that the cache stores.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] if a column has another length than the configuration says;
+    /// [`ArtifactError::Invalid`] if the length of a column does not match the configuration;
     /// [`ArtifactError::Parquet`] on I/O.
     pub fn push_rows(
         &mut self,
@@ -202,10 +202,10 @@ impl ShardWriter {
         self.table.write(arrays)
     }
 
-    /// Completes the shard: the files are flushed and named, then its record.
+    /// Completes the shard: flushes the files, moves them to their final names, then writes the record.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O; the shard is then absent.
+    /// [`ArtifactError`] on I/O; the shard then does not exist.
     pub fn finish(mut self) -> Result<(), ArtifactError> {
         if self.columns.pending > 0 {
             self.flush()?;

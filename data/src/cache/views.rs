@@ -1,4 +1,4 @@
-//! A view as columns of a Parquet row, and back.
+//! Converts views to Parquet columns and back.
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::error::ArtifactError;
 use crate::view::{Crop, Jitter, JitterOrder, View};
 
-/// The columns of a view. Exactly one of (`crop_*`) and `center_fraction` is set; the five jitter columns are set
-/// together or not at all.
+/// The columns of a view. Either the four `crop_*` columns or `center_fraction` is set. The five jitter columns are
+/// either all set or all null.
 pub(super) fn fields() -> Vec<Field> {
     let f32 = |name: &str| Field::new(name, DataType::Float32, true);
     let flag = |name: &str| Field::new(name, DataType::Boolean, false);
@@ -79,7 +79,7 @@ impl ViewBuilder {
     }
 }
 
-/// The view columns of a batch, with their types checked.
+/// The view columns of a batch; their types are checked.
 pub(super) struct ViewArrays<'a> {
     center: &'a Float32Array,
     crop: [&'a Float32Array; 4],
@@ -108,7 +108,7 @@ impl<'a> ViewArrays<'a> {
         })
     }
 
-    /// The view in a row; an error names the broken rule of [`fields`].
+    /// The view in a row. An error names the violated rule of [`fields`].
     pub(super) fn get(&self, row: usize) -> Result<View, &'static str> {
         let value = |array: &Float32Array| array.is_valid(row).then(|| array.value(row));
         let all = |arrays: &[&Float32Array; 4]| match arrays.map(value) {
@@ -135,7 +135,7 @@ impl<'a> ViewArrays<'a> {
     }
 }
 
-/// A batch's primitive column by name.
+/// The primitive column `name` of a batch.
 pub(super) fn primitive<'a, T: ArrowPrimitiveType>(
     path: &Path,
     batch: &'a RecordBatch,
@@ -145,7 +145,7 @@ pub(super) fn primitive<'a, T: ArrowPrimitiveType>(
     array.as_primitive_opt().ok_or_else(|| wrong_type(path, name, array.data_type()))
 }
 
-/// A batch's column by name.
+/// The column `name` of a batch.
 pub(super) fn column<'a>(
     path: &Path,
     batch: &'a RecordBatch,
@@ -156,7 +156,7 @@ pub(super) fn column<'a>(
         .ok_or_else(|| ArtifactError::invalid(path, format!("column {name:?} is missing")))
 }
 
-/// The error for a column of an unexpected type.
+/// The error for a column with an unexpected type.
 pub(super) fn wrong_type(path: &Path, name: &str, got: &DataType) -> ArtifactError {
     ArtifactError::invalid(path, format!("column {name:?} has type {got}"))
 }

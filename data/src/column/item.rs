@@ -8,12 +8,13 @@ use arrow_schema::DataType;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use parquet::basic::Type as PhysicalType;
 
-/// How a row of a mapped column is a Parquet value.
+/// How a Parquet value stores a row of a mapped column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowKind {
     /// A required list of required items of this physical type.
     List(PhysicalType),
-    /// One required value of fixed size. Rows of a hundred thousand items are written so: a list costs two levels per item.
+    /// One required value of fixed size. It suits rows of a hundred thousand items, because a list stores two levels
+    /// per item.
     Bytes,
 }
 
@@ -21,17 +22,18 @@ pub enum RowKind {
 pub trait Item: Copy + Default {
     /// Bytes per item on disk.
     const BYTES: usize;
-    /// How a row is stored.
+    /// How a row is stored in Parquet.
     const ROW: RowKind;
-    /// Type of a column of `width` items per row as an ordinary reader decodes it, in words.
+    /// Describes the type that a column of `width` items per row has when the ordinary Arrow reader decodes it.
     fn expected(width: usize) -> String;
-    /// The bytes of a column that an ordinary reader has decoded; `None` if it is not of the type [`Item::expected`].
+    /// The bytes of a column that the ordinary Arrow reader has decoded; `None` if the column does not have the type
+    /// [`Item::expected`].
     fn values(column: &dyn Array, width: usize) -> Option<&[u8]>;
-    /// Converts the little-endian bytes of a row; `out` has one item per [`Item::BYTES`] bytes.
+    /// Converts the little-endian bytes of a row into `out`, which has one item per [`Item::BYTES`] bytes.
     fn decode(bytes: &[u8], out: &mut [Self]);
 }
 
-/// Half-precision items, delivered as `f32`.
+/// Half-precision items, converted to `f32`.
 impl Item for f32 {
     const BYTES: usize = 2;
     const ROW: RowKind = RowKind::List(PhysicalType::FIXED_LEN_BYTE_ARRAY);
@@ -45,7 +47,7 @@ impl Item for f32 {
     }
 
     fn decode(bytes: &[u8], out: &mut [Self]) {
-        // Aligned scratch of a size that stays in L1, so that the vectorized conversion can be used.
+        // An aligned scratch buffer, small enough for the L1 cache, allows the vectorized conversion.
         let mut scratch = [0u16; 512];
         for (bytes, out) in bytes.chunks(1024).zip(out.chunks_mut(512)) {
             let bits = &mut scratch[..out.len()];

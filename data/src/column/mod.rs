@@ -1,16 +1,16 @@
 //! Fixed-width Parquet columns read in place.
 //!
-//! A row of `width` items of a required `FixedSizeList` column, written PLAIN and uncompressed, lies contiguously in
-//! its data page: a page ends in exactly `rows x width x item` value bytes, so
+//! A row of `width` items of a required `FixedSizeList` column, written PLAIN and uncompressed, is contiguous in its
+//! data page. The page ends in exactly `rows x width x item` value bytes, so
 //!
 //! ```text
 //! value start = page offset + compressed page size - rows x width x item
 //!               └──────── from the footer's offset index ────────┘
 //! ```
 //!
-//! A reader maps the file, looks up the page and copies. Value starts are unaligned, so bytes are copied, never cast.
-//! A file that does not meet the conditions (someone rewrote it with compression, say) is read through the ordinary
-//! Arrow reader into memory instead; [`MappedColumn::not_in_place`] names the unmet condition.
+//! A reader maps the file, looks up the page and copies the row. Value starts are unaligned, so bytes are copied, never
+//! cast. A file that does not meet the conditions, for example because another program compressed it, is read into
+//! memory through the ordinary Arrow reader instead. [`MappedColumn::not_in_place`] names the unmet condition.
 
 mod item;
 
@@ -37,7 +37,7 @@ pub use item::{Item, RowKind};
 #[derive(Debug)]
 enum Backing {
     Mapped(MappedFile),
-    /// Decoded by the ordinary reader.
+    /// Decoded by the ordinary Arrow reader.
     Memory(Vec<u8>),
 }
 
@@ -49,7 +49,7 @@ struct Page {
     value_start: usize,
 }
 
-/// One fixed-width column over all shards of an artifact, rows numbered through.
+/// One fixed-width column of all shards of an artifact. Rows are numbered across shards.
 #[derive(Debug)]
 pub struct MappedColumn<T> {
     width: usize,
@@ -63,10 +63,10 @@ pub struct MappedColumn<T> {
 }
 
 impl<T: Item> MappedColumn<T> {
-    /// Opens column `name` of `width` items per row in every file, in order.
+    /// Opens column `name` with `width` items per row in every file, in order.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a file cannot be read, the column is absent or of another type, or `width` is 0.
+    /// [`ArtifactError`] if a file cannot be read, the column is missing or has another type, or `width` is 0.
     pub fn open(paths: &[PathBuf], name: &str, width: usize) -> Result<Self, ArtifactError> {
         let row_bytes = width.checked_mul(T::BYTES).filter(|&bytes| bytes > 0).ok_or_else(|| {
             let path = paths.first().map_or(Path::new(name), PathBuf::as_path);
@@ -90,7 +90,7 @@ impl<T: Item> MappedColumn<T> {
 
     fn append(&mut self, path: &Path, name: &str) -> Result<(), ArtifactError> {
         let file = MappedFile::open(path)?;
-        // The length is checked first, because parsing a map of nothing is an obscure error.
+        // The length is checked first, because parsing an empty map fails with an obscure error.
         let metadata = ParquetMetaDataReader::new()
             .with_offset_index_policy(PageIndexPolicy::Optional)
             .with_column_index_policy(PageIndexPolicy::Skip)
@@ -127,27 +127,27 @@ impl<T: Item> MappedColumn<T> {
         Ok(())
     }
 
-    /// Rows over all shards.
+    /// Rows in all shards.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Items per row.
+    /// Number of items per row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows of each shard.
+    /// Row count of each shard.
     pub fn shard_rows(&self) -> &[usize] {
         &self.shard_rows
     }
 
-    /// The shards that had to be decoded into memory, each with the condition it does not meet.
+    /// Shards that had to be decoded into memory, each with the unmet condition for reading in place.
     pub fn not_in_place(&self) -> &[(PathBuf, String)] {
         &self.not_in_place
     }
 
-    /// Fails if a shard, one of the files at `paths`, does not have its `expected` rows.
+    /// Fails unless each shard, read from the file in `paths`, has its `expected` row count.
     pub(crate) fn require_rows(&self, paths: &[PathBuf], expected: &[usize]) -> Result<(), ArtifactError> {
         let shards = paths.iter().zip(expected).zip(&self.shard_rows);
         match shards.into_iter().find(|((_, expected), got)| expected != got) {
@@ -161,7 +161,7 @@ impl<T: Item> MappedColumn<T> {
     /// Copies one row into `out`, which holds [`Self::width`] items.
     ///
     /// # Panics
-    /// If `row` is not below [`Self::rows`], like slice indexing.
+    /// If `row` is not below [`Self::rows`], as in slice indexing.
     pub fn copy_row(&self, row: usize, out: &mut [T]) {
         T::decode(self.bytes_of(row), out);
     }
@@ -181,20 +181,20 @@ impl<T: Item> MappedColumn<T> {
         &bytes[start..start + self.row_bytes]
     }
 
-    /// Returns the memory of mapped rows to the system, for passes that read every row once.
+    /// Returns the memory of mapped rows to the system. It is meant for passes that read every row once.
     pub fn release(&self, rows: Range<usize>) {
         let first = self.pages.partition_point(|page| page.first_row <= rows.start).saturating_sub(1);
         for page in self.pages[first..].iter().take_while(|page| page.first_row < rows.end) {
             if let Backing::Mapped(file) = &self.storages[page.storage] {
                 let row_bytes = self.row_bytes;
                 let start = page.value_start + rows.start.saturating_sub(page.first_row) * row_bytes;
-                // Past the page's own rows lie headers and the next page: releasing a little more is harmless.
+                // The bytes after the page's rows are headers and the next page. Releasing a few of them is harmless.
                 file.release(start..page.value_start + (rows.end - page.first_row) * row_bytes);
             }
         }
     }
 
-    /// Copies rows, in the order given, into `out` (`[rows.len(), width]`).
+    /// Copies rows in the given order into `out`, `[rows.len(), width]`.
     ///
     /// # Panics
     /// If a row is not below [`Self::rows`].
@@ -205,14 +205,14 @@ impl<T: Item> MappedColumn<T> {
     }
 }
 
-/// The index of the leaf column whose path starts with `name`.
+/// Index of the leaf column whose path starts with `name`.
 pub(crate) fn leaf_index(metadata: &ParquetMetaData, name: &str) -> Option<usize> {
     let schema = metadata.file_metadata().schema_descr();
     schema.columns().iter().position(|column| column.path().parts().first().is_some_and(|part| part == name))
 }
 
-/// `(first row, value start)` of every page, or the condition that prevents reading in place. The pages cover all rows of the file, and
-/// the values of each are inside the file.
+/// `(first row, value start)` of every page, or the condition that prevents reading in place. The pages cover all rows
+/// of the file, and their values lie inside the file.
 fn in_place_pages<T: Item>(
     metadata: &ParquetMetaData,
     leaf: usize,
@@ -220,7 +220,7 @@ fn in_place_pages<T: Item>(
     file_bytes: usize,
 ) -> Result<Vec<(usize, usize)>, String> {
     require_type::<T>(&metadata.file_metadata().schema_descr().column(leaf), width)?;
-    // A file without rows has no page index either, and needs none.
+    // A file without rows has no page index and needs none.
     if metadata.row_groups().is_empty() && metadata.file_metadata().num_rows() == 0 {
         return Ok(Vec::new());
     }
@@ -248,7 +248,7 @@ fn in_place_pages<T: Item>(
     Ok(pages)
 }
 
-/// Fails if the column's values are not those of [`Item`], or may be null.
+/// Fails if the column does not store [`Item`] values, or if its values may be null.
 fn require_type<T: Item>(descriptor: &ColumnDescriptor, width: usize) -> Result<(), String> {
     let (physical, length, levels) = match T::ROW {
         RowKind::List(physical) => (physical, T::BYTES, 1),
@@ -265,7 +265,7 @@ fn require_type<T: Item>(descriptor: &ColumnDescriptor, width: usize) -> Result<
     Ok(())
 }
 
-/// Fails if the values of a column chunk are not stored as they are in memory.
+/// Fails if a column chunk stores values differently from their layout in memory.
 pub(crate) fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
     if chunk.compression() != Compression::UNCOMPRESSED {
         return Err(format!("it is compressed ({})", chunk.compression()));
@@ -278,8 +278,8 @@ pub(crate) fn require_plain(chunk: &ColumnChunkMetaData) -> Result<(), String> {
     Ok(())
 }
 
-/// `(first row, value start)` of the pages of one row group; every row is in exactly one page. `value_bytes` returns the number of bytes
-/// of the values of a range of the group's rows.
+/// `(first row, value start)` of the pages of one row group. Every row is in exactly one page. `value_bytes` returns
+/// the size in bytes of the values of a range of the group's rows.
 pub(crate) fn group_pages(
     locations: &[PageLocation],
     rows: usize,
@@ -303,9 +303,9 @@ pub(crate) fn group_pages(
     pages.ok_or("its pages do not hold the values they should")
 }
 
-/// Decodes a whole column through the ordinary reader, as the bytes of its items.
+/// Decodes a whole column through the ordinary Arrow reader and returns the bytes of its items.
 fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtifactError> {
-    // The library trusts lengths and dictionary indices that it finds in pages, and panics on some bad ones.
+    // The Parquet library trusts lengths and dictionary indices in pages, and panics on some invalid ones.
     catch_unwind(|| decode_batches::<T>(path, name, width)).unwrap_or_else(|_| {
         Err(ArtifactError::invalid(path, format!("the pages of column {name:?} are damaged")))
     })

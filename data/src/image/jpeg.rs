@@ -1,5 +1,4 @@
-//! JPEG: decoded strictly, so that data that end early or break the Huffman code become a reject and not a
-//! half-gray image.
+//! Strict JPEG decoding: data that end early or break the Huffman code are rejected, not decoded to a half-gray image.
 
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
@@ -13,7 +12,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use super::{DecodeError, DecodeLimits, RgbImage, check_dimensions, finish};
 
 const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-/// What follows 0xff.
+/// Second byte of the marker; the first is 0xff.
 const START_OF_SCAN: u8 = 0xda;
 
 /// The error of [`encode`].
@@ -21,10 +20,11 @@ const START_OF_SCAN: u8 = 0xda;
 #[error("encoding failed: {0}")]
 pub struct EncodeError(#[from] ImageError);
 
-/// Encodes as baseline JPEG with full chroma resolution; `quality` is libjpeg's, 1 to 100. The bytes are the same on every machine.
+/// Encodes `image` as baseline JPEG with full chroma resolution. `quality` is libjpeg's, 1 to 100. The output is
+/// bit-identical on every machine.
 ///
 /// # Errors
-/// [`EncodeError`], which does not occur for an image of at most [`super::MAX_SIDE`] pixels a side.
+/// [`EncodeError`]. It does not occur if both sides are at most [`super::MAX_SIDE`] pixels.
 pub fn encode(image: &RgbImage, quality: u8) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, quality).encode(
@@ -41,8 +41,8 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, De
         return Err(DecodeError::Truncated);
     }
     match decode_as(bytes, limits, true) {
-        // Stray bytes between segments hurt nothing; libjpeg skips them too. The entropy-coded data stay strict: the
-        // lenient mode is only entered for damage that the decoder has met in the headers.
+        // Stray bytes between segments are harmless; libjpeg skips them too. Entropy-coded data are still decoded
+        // strictly: the lenient mode is used only for damage that the decoder found in the headers.
         Err(Failure::StrayBytes) => decode_as(bytes, limits, false).map_err(Failure::into_error),
         outcome => outcome.map_err(Failure::into_error),
     }
@@ -96,25 +96,25 @@ fn corrupt(what: &str) -> Failure {
     Failure::Final(DecodeError::Corrupt(what.to_owned()))
 }
 
-/// Whether no end-of-image marker follows the start of the image's own first scan. Entropy-coded data cannot contain one. What a
-/// camera has appended to the image, such as a film, may contain any bytes and says nothing. Pillow accepts a file that lacks
-/// nothing but the marker; we do not.
+/// Whether no end-of-image marker follows the start of the image's own first scan. Entropy-coded data cannot contain
+/// that marker. Data that a camera appended to the image, such as a video, may contain any bytes and are not evidence.
+/// Pillow accepts a file in which only the marker is missing; this decoder rejects it.
 fn is_truncated(bytes: &[u8]) -> bool {
     let end = bytes.windows(2).rposition(|pair| pair == END_OF_IMAGE);
     end.is_none_or(|end| first_scan(bytes).is_some_and(|scan| end < scan))
 }
 
-/// Where the image's own first scan starts. The segments before it are skipped by their lengths: a thumbnail has markers of
-/// its own.
+/// Start of the image's own first scan. The segments before it are skipped by their lengths, because a thumbnail
+/// contains markers of its own.
 fn first_scan(bytes: &[u8]) -> Option<usize> {
     let mut at = 2;
     loop {
-        // Before a marker there may be stray bytes, which libjpeg skips, and fill bytes.
+        // Stray bytes, which libjpeg skips, and fill bytes may precede a marker.
         let marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff);
         at += bytes.get(at..)?.windows(2).position(marker)?;
         match bytes[at + 1] {
             START_OF_SCAN => return Some(at),
-            // Markers without a segment.
+            // These markers have no segment.
             0x01 | 0xd0..=0xd9 => at += 2,
             _ => {
                 let length = bytes.get(at + 2..)?.first_chunk::<2>()?;

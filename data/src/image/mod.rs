@@ -1,6 +1,6 @@
-//! Decoding: bytes of any supported format to 8-bit RGB, or a reason why not.
+//! Decodes bytes of any supported format to 8-bit RGB, or returns the reason for a rejection.
 //!
-//! The format is recognized by the first bytes, never by a file's name. Rules:
+//! The format is detected from the first bytes, never from the file name. Rules:
 //!
 //! | input | result |
 //! |---|---|
@@ -15,11 +15,11 @@
 //! | ICC profiles, gamma | ignored, as Pillow and torchvision do |
 //! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, even if Pillow would fill with gray |
 //!
-//! Damage that still decodes (a changed pixel, a JPEG scan that an end marker cuts short) cannot be told from
-//! an image.
+//! Damage that still decodes cannot be detected: for example a changed pixel, or a JPEG scan that an end marker cuts
+//! short.
 //!
-//! The header is read first and nothing is allocated before its dimensions have passed [`DecodeLimits`]: a
-//! decompression bomb is a reject, not an abort.
+//! The header is read first, and nothing is allocated until its dimensions have passed [`DecodeLimits`]. A
+//! decompression bomb is therefore rejected instead of aborting the process.
 
 mod jpeg;
 
@@ -33,16 +33,16 @@ use image::error::LimitErrorKind;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-/// Longest side accepted, in pixels: JPEG's own limit. Sides up to here are exact in the `f32` of a stored
-/// crop box.
+/// Longest accepted side, in pixels: JPEG's own limit. Sides up to this length are exact in the `f32` of a stored crop
+/// box.
 pub const MAX_SIDE: u32 = 65_535;
 
-/// Bytes a decoder may allocate per pixel allowed: RGBA, or RGB and a decoder's own buffer.
+/// Bytes that a decoder may allocate per allowed pixel: RGBA, or RGB and the decoder's own buffer.
 const BYTES_PER_PIXEL: u64 = 4;
-/// Bytes a decoder may allocate in addition to pixels.
+/// Bytes that a decoder may allocate in addition to the pixels.
 const DECODER_OVERHEAD: u64 = 1 << 20;
 
-/// An 8-bit RGB image; never empty.
+/// An 8-bit RGB image with at least one pixel.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: u32,
@@ -60,8 +60,10 @@ pub struct ShapeError {
 }
 
 impl RgbImage {
-    /// `pixels`: RGB8, [height, width, 3]. An error when the length does not fit, a side is 0 or above
-    /// [`MAX_SIDE`].
+    /// Makes an image from `pixels`, RGB8 [height, width, 3].
+    ///
+    /// # Errors
+    /// [`ShapeError`] if the length does not match, or a side is 0 or above [`MAX_SIDE`].
     pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, ShapeError> {
         let sides = 1..=MAX_SIDE;
         let expected = u64::from(width) * u64::from(height) * 3;
@@ -82,35 +84,35 @@ impl RgbImage {
         self.height
     }
 
-    /// RGB8, [height, width, 3], as a vector.
+    /// Returns the pixels as a vector: RGB8, [height, width, 3].
     pub fn into_pixels(self) -> Vec<u8> {
         self.pixels
     }
 
-    /// RGB8, [height, width, 3].
+    /// The pixels: RGB8, [height, width, 3].
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
 }
 
 impl fmt::Debug for RgbImage {
-    /// The sides only, not millions of numbers.
+    /// Prints only the sides, not millions of pixel values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RgbImage({} x {})", self.width, self.height)
     }
 }
 
-/// Limits beyond which an image is not decoded.
+/// Limits on the images that are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
-    /// Largest encoded size.
+    /// Maximum encoded size, in bytes.
     pub max_bytes: u64,
-    /// Largest decoded size, width x height.
+    /// Maximum decoded size, width x height, in pixels.
     pub max_pixels: u64,
 }
 
 impl Default for DecodeLimits {
-    /// 256 MiB; 178,956,970 pixels, above which Pillow raises `DecompressionBombError`.
+    /// 256 MiB and 178,956,970 pixels. Pillow raises `DecompressionBombError` above that number of pixels.
     fn default() -> Self {
         Self { max_bytes: 256 << 20, max_pixels: 178_956_970 }
     }
@@ -119,54 +121,54 @@ impl Default for DecodeLimits {
 /// Why bytes are not a usable image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// No bytes at all.
+    /// There are no bytes.
     #[error("the file is empty")]
     Empty,
-    /// More bytes than allowed.
+    /// More bytes than the limit.
     #[error("the file has {bytes} bytes, more than the limit of {limit}")]
     TooManyBytes {
-        /// Encoded size.
+        /// Encoded size, in bytes.
         bytes: u64,
-        /// The limit it exceeds.
+        /// Limit, in bytes.
         limit: u64,
     },
-    /// More pixels than allowed, or than a decoder could hold in memory for that many.
+    /// More pixels than the limit, or more than a decoder can hold in the memory that the limit allows.
     #[error("the image has {width} x {height} pixels, more than the limit of {limit} allows")]
     TooManyPixels {
-        /// Width by the header.
+        /// Width in the header, in pixels.
         width: u32,
-        /// Height by the header.
+        /// Height in the header, in pixels.
         height: u32,
-        /// The limit it exceeds.
+        /// Limit, in pixels.
         limit: u64,
     },
-    /// A side above [`MAX_SIDE`].
+    /// A side is longer than [`MAX_SIDE`].
     #[error("the image has {width} x {height} pixels, a side is longer than {MAX_SIDE}")]
     SideTooLong {
-        /// Width by the header.
+        /// Width in the header, in pixels.
         width: u32,
-        /// Height by the header.
+        /// Height in the header, in pixels.
         height: u32,
     },
-    /// Not a format we know.
+    /// The format is not one of the supported formats.
     #[error("the content is not JPEG, PNG, GIF, WebP, BMP, TIFF or PNM")]
     UnknownFormat,
-    /// A known format in a variant that the decoder does not support.
+    /// The decoder does not support this variant of the format.
     #[error("unsupported variant of the format: {0}")]
     Unsupported(String),
-    /// The data end early.
+    /// The data end before the image does.
     #[error("the data end before the image does")]
     Truncated,
     /// The data are damaged.
     #[error("corrupt image: {0}")]
     Corrupt(String),
-    /// The header says that a side is 0.
+    /// A side is 0 according to the header.
     #[error("the image has no pixels")]
     NoPixels,
 }
 
 impl DecodeError {
-    /// A short stable code for `rejects.jsonl`.
+    /// Short, stable code for `rejects.jsonl`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -182,8 +184,11 @@ impl DecodeError {
     }
 }
 
-/// Decodes an image of any supported format to RGB8 with its EXIF orientation applied, by the rules in the
-/// module's documentation. No input makes it panic.
+/// Decodes an image of any supported format to RGB8 and applies its EXIF orientation. The module documentation lists
+/// the rules. No input makes it panic.
+///
+/// # Errors
+/// [`DecodeError`] if the bytes are not a usable image or exceed `limits`.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
@@ -193,7 +198,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeErr
         return Err(DecodeError::TooManyBytes { bytes: length, limit: limits.max_bytes });
     }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat)?;
-    // A decoder that panics on a damaged file must not end the run.
+    // A panic of a decoder on a damaged file must not end the run.
     catch_unwind(AssertUnwindSafe(|| match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, limits),
         _ => decode_other(bytes, format, limits),
@@ -212,7 +217,7 @@ fn decode_other(bytes: &[u8], format: ImageFormat, limits: &DecodeLimits) -> Res
     if decoder.total_bytes() > allowed.max_alloc.unwrap_or(u64::MAX) {
         return Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels });
     }
-    // A damaged EXIF block does not make the pixels worse.
+    // A damaged EXIF block does not affect the pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     finish(DynamicImage::from_decoder(decoder).map_err(explain)?, orientation)
 }

@@ -1,4 +1,4 @@
-//! The KDEP bank: for each row of the cache, the target of the student's pooled feature (docs/methods.md section 2).
+//! The KDEP bank: for each cache row, the target of the student's pooled feature (docs/methods.md section 2).
 //!
 //! ```text
 //! banks/NAME/kdep.json               manifest; written last
@@ -19,24 +19,24 @@ use crate::manifest::{ContentHash, FileEntry};
 pub use reader::KdepBank;
 pub use writer::{KdepShardWriter, KdepWriter};
 
-/// The version of the KDEP bank's format that this program writes and reads.
+/// KDEP bank format version that this program writes and reads.
 pub const KDEP_VERSION: u32 = 1;
 
 const MANIFEST: &str = "kdep.json";
 const PROJECTION: &str = "kdep.safetensors";
 const COLUMN: &str = "kdep_target";
 
-/// Magnitudes of the targets before they are rounded to f16. They give the mean squared error that a student starts from, and the
-/// differences between dimensions after power temperature scaling.
+/// Magnitudes of the targets before they are rounded to f16. They show the mean squared error that a student starts
+/// from, and how much dimensions differ after power temperature scaling.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetScale {
-    /// Root of the mean square of all values.
+    /// Root mean square of all values.
     pub rms: f64,
     /// Largest magnitude.
     pub largest: f64,
-    /// Root mean square of the dimension with the largest one.
+    /// Root mean square of the dimension in which it is largest.
     pub strongest_dim_rms: f64,
-    /// Root mean square of the dimension with the smallest one.
+    /// Root mean square of the dimension in which it is smallest.
     pub weakest_dim_rms: f64,
 }
 
@@ -45,38 +45,38 @@ pub struct TargetScale {
 pub struct KdepRecord {
     /// Hash of the cache's manifest.
     pub cache: ContentHash,
-    /// Name of the teacher's output that the cached features are.
+    /// Name of the teacher output that the cache stores as features.
     pub output: String,
-    /// Width F of the features.
+    /// Feature width F.
     pub features: usize,
-    /// Width d of the targets, that of the student's pooled feature.
+    /// Target width d, the width of the student's pooled feature.
     pub dim: usize,
     /// Temperature T of power temperature scaling.
     pub pts_temperature: f32,
-    /// Its power n.
+    /// Power n of power temperature scaling.
     pub pts_power: f32,
-    /// Rows that the projection was fitted to.
+    /// Number of rows that the projection was fitted to.
     pub fitted_rows: usize,
-    /// Share of the variance of all features, about the projection's mean, that the projection keeps.
+    /// Share of the variance of all features about the projection's mean that the projection keeps.
     pub explained_variance: f64,
-    /// Dimensions of the targets that have any variance.
+    /// Number of target dimensions with nonzero variance.
     pub rank: usize,
     /// Magnitudes of the targets.
     pub scale: TargetScale,
 }
 
-/// `kdep.json`.
+/// Contents of `kdep.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KdepManifest {
-    /// Version of the format, [`KDEP_VERSION`].
+    /// Format version, [`KDEP_VERSION`].
     pub format_version: u32,
     /// Inputs and settings.
     #[serde(flatten)]
     pub record: KdepRecord,
-    /// Rows over all target shards.
+    /// Rows in all target shards.
     pub rows: usize,
-    /// `kdep.safetensors`.
+    /// Entry of `kdep.safetensors`.
     pub projection: FileEntry,
-    /// The target shards, in the order of the cache's.
+    /// Target shards, in the order of the cache's shards.
     pub targets: Vec<FileEntry>,
 }

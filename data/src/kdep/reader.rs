@@ -1,4 +1,4 @@
-//! Reading a KDEP bank.
+//! Reads a KDEP bank.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ impl KdepBank {
         dir.join(MANIFEST).exists()
     }
 
-    /// Opens the bank in `dir` and checks its files.
+    /// Opens the bank in `dir` and verifies its files to `depth`.
     ///
     /// # Errors
     /// [`ArtifactError`] if the manifest or a file is missing, altered or inconsistent.
@@ -48,10 +48,10 @@ impl KdepBank {
         Ok(Self { dir: dir.to_owned(), manifest, hash, projection })
     }
 
-    /// Fails if the bank was not made from `cache`.
+    /// Fails unless the bank was made from `cache`.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] with both hashes.
+    /// [`ArtifactError::Mismatch`], with both hashes or both row counts.
     pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtifactError> {
         let made_from = MadeFrom {
             manifest: self.dir.join(MANIFEST),
@@ -62,32 +62,32 @@ impl KdepBank {
         made_from.require(cache)
     }
 
-    /// The folder.
+    /// Folder of the bank.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The manifest.
+    /// Manifest of the bank.
     pub fn manifest(&self) -> &KdepManifest {
         &self.manifest
     }
 
-    /// The hash of the manifest, which covers every file.
+    /// Hash of the manifest, which covers every file.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
 
-    /// Width d of the targets.
+    /// Target width d.
     pub fn dim(&self) -> usize {
         self.manifest.record.dim
     }
 
-    /// The projection of the targets.
+    /// Projection that the targets were computed with.
     pub fn projection(&self) -> &Projection {
         &self.projection
     }
 
-    /// Opens the targets, `[rows, d]`, f16 on disk and f32 when copied out.
+    /// Opens the targets, `[rows, d]`: f16 on disk, converted to f32 when copied.
     ///
     /// # Errors
     /// [`ArtifactError`] if a shard is unreadable or the row count differs from the manifest's.

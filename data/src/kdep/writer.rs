@@ -1,4 +1,4 @@
-//! Writing a KDEP bank.
+//! Writes a KDEP bank.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::projection::Projection;
 use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::target_files::{self, target_file};
 
-/// The least number of bytes per row group. It bounds the memory of a writer, of which there is one per thread.
+/// Minimum number of bytes per row group. It bounds the memory of a writer; each thread has its own.
 const GROUP_BYTES: usize = 8 << 20;
 
 /// A KDEP bank under construction.
@@ -24,25 +24,26 @@ pub struct KdepWriter {
 }
 
 impl KdepWriter {
-    /// Checks that a KDEP bank may be written to `dir`, which is created if it is absent. Changes nothing in it.
+    /// Checks that a KDEP bank may be written to `dir`. Creates `dir` if it does not exist and changes nothing else.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds a KDEP bank and `existing` is not [`Existing::Overwrite`], or another artifact.
+    /// [`ArtifactError::Occupied`] if `dir` holds another kind of artifact, or a KDEP bank and `existing` is not
+    /// [`Existing::Overwrite`].
     pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
         target_files::check_folder(dir, "KDEP bank", MANIFEST, existing)
     }
 
-    /// Starts a bank of targets of width `dim` in `dir`. An old bank is deleted here.
+    /// Starts a bank of targets of width `dim` in `dir`. Deletes an old bank.
     ///
     /// # Errors
-    /// As [`KdepWriter::check`]; [`ArtifactError::Io`].
+    /// The errors of [`KdepWriter::check`]; [`ArtifactError::Io`].
     pub fn create(dir: &Path, dim: usize, existing: Existing) -> Result<Self, ArtifactError> {
         Self::check(dir, existing)?;
         target_files::clear_folder(dir, MANIFEST)?;
         Ok(Self { dir: dir.to_owned(), dim })
     }
 
-    /// Starts the targets of one shard of the cache. Shards may be written concurrently and in any order.
+    /// Starts the target file of one cache shard. Shards may be written concurrently and in any order.
     ///
     /// # Errors
     /// [`ArtifactError`] if the file cannot be created.
@@ -50,7 +51,7 @@ impl KdepWriter {
         KdepShardWriter::create(&self.dir.join(target_file(shard)), self.dim)
     }
 
-    /// Writes the projection and the manifest over `shards` target files of `rows` rows in all.
+    /// Writes the projection and the manifest, which lists `shards` target files with a total of `rows` rows.
     ///
     /// # Errors
     /// [`ArtifactError`] on I/O.
@@ -74,7 +75,7 @@ impl KdepWriter {
     }
 }
 
-/// The targets of one shard under construction.
+/// The target file of one shard, under construction.
 pub struct KdepShardWriter {
     table: TableWriter,
     dim: usize,
@@ -90,7 +91,7 @@ impl KdepShardWriter {
     /// Appends rows, `[n, d]`.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] if the length is no multiple of d; [`ArtifactError::Parquet`] on I/O.
+    /// [`ArtifactError::Invalid`] if the length is not a multiple of d; [`ArtifactError::Parquet`] on I/O.
     pub fn push(&mut self, targets: &[f16]) -> Result<(), ArtifactError> {
         if !targets.len().is_multiple_of(self.dim) {
             let reason = format!("{} values are not whole rows of {}", targets.len(), self.dim);
@@ -100,10 +101,10 @@ impl KdepShardWriter {
         self.table.write(vec![rows])
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O; the file is then absent.
+    /// [`ArtifactError`] on I/O; the file then does not exist.
     pub fn finish(self) -> Result<(), ArtifactError> {
         self.table.finish()
     }

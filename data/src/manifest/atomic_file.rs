@@ -1,4 +1,5 @@
-//! Files that are absent or whole: written beside their final name, flushed, renamed, and their folder flushed.
+//! Atomic files: written next to their final name, flushed and renamed, then their folder is flushed. A file is either
+//! missing or complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -9,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{ArtifactError, IoContext};
 
-/// A random number that identifies this process among all that write to a folder. A process id would not: every container on a
-/// shared folder runs as process 1.
+/// A random number that identifies this process among all processes that write to a folder. A process id is not enough:
+/// every container on a shared folder runs as process 1.
 static PROCESS: LazyLock<u64> = LazyLock::new(draw);
 
-/// A random number, different for every call in every process.
+/// Returns a random number that differs for every call in every process.
 fn draw() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
@@ -35,7 +36,7 @@ impl AtomicFile {
     pub fn create(path: &Path) -> Result<Self, ArtifactError> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Several processes may write the same name; each must have a file of its own until the rename.
+        // Several processes may write the same name. Each needs its own file until the rename.
         let (process, count) = (*PROCESS, COUNTER.fetch_add(1, Ordering::Relaxed));
         let temporary = path.with_file_name(format!(".{name}.{process:016x}-{count}.tmp"));
         let file = File::create(&temporary).during("create", &temporary)?;
@@ -43,15 +44,15 @@ impl AtomicFile {
         Ok(Self { writer, temporary, path: path.to_owned(), committed: false })
     }
 
-    /// The name under which the file will appear.
+    /// Final path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Flushes to the disk, renames, and flushes the folder.
+    /// Flushes the file to disk, renames it, and flushes the folder.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`]; the file is then absent, as if it had never been started.
+    /// [`ArtifactError::Io`]; the file then does not exist, as if it had never been started.
     pub fn commit(mut self) -> Result<(), ArtifactError> {
         self.write_out()?;
         fs::rename(&self.temporary, &self.path).during("rename", &self.path)?;
@@ -59,22 +60,23 @@ impl AtomicFile {
         self.flush_folder()
     }
 
-    /// As [`AtomicFile::commit`], but an existing file of that name is kept: the first of several writers wins.
+    /// Like [`AtomicFile::commit`], but keeps an existing file of that name: the first of several writers wins.
     ///
     /// # Errors
-    /// [`ArtifactError::Io`] if the file can be neither linked nor copied to its name.
+    /// [`ArtifactError::Io`] if the file can be neither linked nor copied to its final name.
     pub fn commit_new(mut self) -> Result<(), ArtifactError> {
         self.write_out()?;
         match fs::hard_link(&self.temporary, &self.path) {
             Ok(()) => self.flush_folder(),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // exFAT and some network shares have no hard links. Any other fault makes the copy fail too.
+            // exFAT and some network shares do not support hard links. Any other error makes the copy fail too.
             Err(_) => self.copy_new(),
         }
     }
 
-    /// [`AtomicFile::commit_new`] without a hard link. The first writer wins here too, but the name exists before its content is
-    /// complete: a reader may see half a file, and a crash may leave one. The seal or the content hash detects both.
+    /// [`AtomicFile::commit_new`] without a hard link. The first writer wins here too, but the name exists before its
+    /// content is complete. A reader may see an incomplete file, and a crash may leave one. The seal or the content
+    /// hash detects both.
     fn copy_new(&self) -> Result<(), ArtifactError> {
         let mut copy = match OpenOptions::new().write(true).create_new(true).open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -84,7 +86,7 @@ impl AtomicFile {
             .and_then(|mut whole| io::copy(&mut whole, &mut copy))
             .and_then(|_| copy.sync_all());
         if written.is_err() {
-            // The error is returned below; half a file must not keep the name.
+            // The error is returned below. An incomplete file must not keep the name.
             let _ = fs::remove_file(&self.path);
         }
         written.during("write", &self.path)?;
@@ -117,23 +119,23 @@ impl Write for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.committed {
-            // A failure here cannot be reported. Readers ignore a leftover temporary file.
+            // This error cannot be reported. Readers ignore a leftover temporary file.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Replaces `path` by `bytes`, atomically.
+/// Replaces the file at `path` atomically by one with content `bytes`.
 ///
 /// # Errors
-/// [`ArtifactError::Io`]; the old content is then unchanged.
+/// [`ArtifactError::Io`]; an old file is then unchanged.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).during("write", path)?;
     file.commit()
 }
 
-/// Writes `bytes` to `path`, unless a file is there already: of several writers the first one wins.
+/// Writes `bytes` to `path` unless a file exists there: the first of several writers wins.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).during("write", path)?;

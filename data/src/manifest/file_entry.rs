@@ -1,4 +1,4 @@
-//! One file of an artifact as its manifest lists it, and checking the file against it.
+//! Manifest entries of files, and verification of the files.
 
 use std::path::Path;
 use std::{fs, io};
@@ -11,7 +11,7 @@ use crate::error::{ArtifactError, IoContext};
 /// One file of an artifact, as its manifest lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// File name inside the artifact's folder.
+    /// File name in the artifact's folder.
     pub name: String,
     /// Length in bytes.
     pub bytes: u64,
@@ -20,7 +20,7 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
-    /// Describes a file that has just been written to `dir`.
+    /// Makes the entry of a file that was just written to `dir`.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] if the file cannot be read.
@@ -30,7 +30,7 @@ impl FileEntry {
         Ok(Self { name: name.to_owned(), bytes, blake3: ContentHash::of_file(&path)? })
     }
 
-    /// Checks the file in `dir` against this entry.
+    /// Verifies that the file in `dir` matches this entry.
     ///
     /// # Errors
     /// [`ArtifactError::Missing`], [`ArtifactError::Length`] or [`ArtifactError::Hash`].

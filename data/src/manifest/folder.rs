@@ -1,26 +1,27 @@
-//! The folder of an artifact: which kind it holds, and whether another may be written there.
+//! Artifact folders: which kind of artifact a folder holds, and whether another may be written to it.
 
 use std::fs;
 use std::path::Path;
 
 use crate::error::{ArtifactError, IoContext};
 
-/// What to do with an output folder that already holds an artifact of the kind to be written, or a part of one.
+/// What to do if the output folder already holds a complete or unfinished artifact of the same kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// Fail.
+    /// Refuse the folder with an error.
     Refuse,
-    /// Keep the finished parts, provided that they were made with the same configuration. Banks have no parts to keep: for them
-    /// this is [`Existing::Refuse`].
+    /// Keep the finished parts if they were made with the same configuration. Banks have no parts to keep, so this is
+    /// the same as [`Existing::Refuse`].
     Resume,
     /// Delete the old artifact first.
     Overwrite,
 }
 
-/// The plan of an unfinished cache. It takes the manifest's place while extraction runs.
+/// File name of the plan of an unfinished cache, which takes the place of the manifest while extraction runs.
 pub const PLAN: &str = "extract.json";
 
-/// Each manifest, the kind of artifact that it marks, and the hint for a folder that holds it instead of the wanted manifest.
+/// Each manifest name, the kind of artifact that it marks, and the hint for a folder that holds it instead of the
+/// expected manifest.
 const KINDS: [(&str, &str, &str); 5] = [
     ("cache.json", "cache", "the folder holds a cache"),
     ("bank.json", "bank", "the folder holds a bank of names"),
@@ -29,10 +30,11 @@ const KINDS: [(&str, &str, &str); 5] = [
     (PLAN, "cache", "the extraction was not finished; go on with `lgd extract --resume`"),
 ];
 
-/// Creates the output folder `dir` if it is absent, and fails if it holds an artifact of another kind.
+/// Creates the output folder `dir` if it does not exist. Fails if it holds an artifact of another kind.
 ///
 /// # Errors
-/// [`ArtifactError::Occupied`] for a "cache", "bank", "KDEP bank" or "run" other than `kind`; [`ArtifactError::Io`].
+/// [`ArtifactError::Occupied`] if `dir` holds a "cache", "bank", "KDEP bank" or "run" that is not a `kind`;
+/// [`ArtifactError::Io`].
 pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
     fs::create_dir_all(dir).during("create the folder", dir)?;
     match KINDS.iter().find(|(name, other, _)| *other != kind && dir.join(name).exists()) {
@@ -45,7 +47,8 @@ pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
     }
 }
 
-/// Why `dir` may lack a manifest: no such folder, an artifact of another kind, an unfinished one, or simply the wrong folder.
+/// The hint for a missing manifest: `dir` does not exist, holds another kind of artifact or an unfinished one, or is
+/// the wrong folder.
 pub(super) fn missing_hint(dir: &Path) -> &'static str {
     if !dir.is_dir() {
         return "there is no such folder";

@@ -1,4 +1,4 @@
-//! The hash by which artifacts, listings and models are told apart.
+//! The hash that identifies artifacts, listings and models.
 
 use std::fmt;
 use std::path::Path;
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ArtifactError, IoContext};
 
-/// A BLAKE3 hash, 32 bytes; lower-case hexadecimal in text and JSON.
+/// A BLAKE3 hash of 32 bytes, written as lower-case hexadecimal in text and JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentHash([u8; 32]);
 
 impl ContentHash {
-    /// The hash of `bytes`.
+    /// Returns the hash of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The hash of a file's content, read through a memory map on all threads.
+    /// Returns the hash of a file's content. It reads the file through a memory map on all threads.
     ///
     /// # Errors
     /// [`ArtifactError::Io`] if the file cannot be read.
@@ -28,7 +28,7 @@ impl ContentHash {
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 
-    /// The 32 bytes.
+    /// Returns the 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -1,13 +1,13 @@
-//! What all artifact folders (cache, bank, KDEP bank, run) share.
+//! The parts that all artifact folders share: caches, banks, KDEP banks and runs.
 //!
-//! An artifact is a folder of immutable files plus one JSON manifest, which lists the length and the BLAKE3 hash of every file and
-//! ends in its own hash. A name in the folder is either absent or complete.
+//! An artifact is a folder of immutable files and one JSON manifest. The manifest lists the length and the BLAKE3 hash
+//! of every file and ends in its own hash. A file in the folder is either missing or complete.
 //!
-//! - `hash`: [`ContentHash`], the BLAKE3 of a file, a listing or a configuration;
+//! - `hash`: [`ContentHash`], the BLAKE3 hash of a file, a listing or a configuration;
 //! - `atomic_file`: [`AtomicFile`], a file that appears under its name when it is complete;
-//! - `file_entry`: [`FileEntry`], a file as a manifest lists it, and its verification;
+//! - `file_entry`: [`FileEntry`], the manifest entry of a file, and its verification;
 //! - `sealed`: writing and reading manifests that end in their own hash;
-//! - `folder`: which kind of artifact a folder holds, and what to do with one that is there already ([`Existing`]).
+//! - `folder`: which kind of artifact a folder holds, and how to treat an existing one ([`Existing`]).
 
 mod atomic_file;
 mod file_entry;

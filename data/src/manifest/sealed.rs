@@ -1,4 +1,4 @@
-//! JSON manifests whose last field is the hash of everything before it.
+//! JSON manifests whose last field is the hash of all bytes before it.
 
 use std::path::Path;
 use std::{fs, io};
@@ -14,9 +14,9 @@ use crate::error::{ArtifactError, IoContext};
 /// The bytes before and after a manifest's own hash.
 const SEAL: (&[u8], &[u8]) = (b",\n  \"blake3\": \"", b"\"\n}\n");
 
-/// Replaces `path` by `value` as indented JSON, atomically; returns the hash of what was written.
+/// Replaces the file at `path` atomically by `value` as indented JSON. Returns the hash of the written bytes.
 ///
-/// The last field is the BLAKE3 of all bytes before it, so that an altered manifest is found like any altered file.
+/// The last field is the BLAKE3 hash of all bytes before it, so an altered manifest is detected like any altered file.
 ///
 /// # Errors
 /// [`ArtifactError::Io`] or [`ArtifactError::Json`].
@@ -26,14 +26,14 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<ContentHash, Ar
     Ok(ContentHash::of(&text))
 }
 
-/// As [`write_json`], but an existing file is kept: the first of several writers wins.
+/// Like [`write_json`], but keeps an existing file: the first of several writers wins.
 pub(crate) fn write_new_json(path: &Path, value: &impl Serialize) -> Result<(), ArtifactError> {
     write_new(path, &seal(path, value)?)
 }
 
 fn seal(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ArtifactError> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| ArtifactError::json(path, error))?;
-    // Without the closing brace and its line break.
+    // Removes the closing brace and its line break.
     text.truncate(text.len().saturating_sub(2));
     let hash = ContentHash::of(&text);
     text.extend_from_slice(SEAL.0);
@@ -55,7 +55,7 @@ fn check_seal(path: &Path, text: &[u8]) -> Result<(), ArtifactError> {
     if got == expected { Ok(()) } else { Err(ArtifactError::Hash { path: path.to_owned(), expected, got }) }
 }
 
-/// Reads JSON that [`write_json`] wrote; `None` if the file is absent. Also returns the hash of its bytes.
+/// Reads JSON that [`write_json`] wrote and returns it with the hash of its bytes; `None` if the file does not exist.
 ///
 /// # Errors
 /// [`ArtifactError::Json`], [`ArtifactError::Hash`], [`ArtifactError::Invalid`] or [`ArtifactError::Io`].
@@ -66,7 +66,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, C
     Ok(Some((value, ContentHash::of(&bytes))))
 }
 
-/// Reads a JSON manifest of format version `version` and returns it with the hash of its bytes. `what` names it in errors.
+/// Reads a JSON manifest of format version `version` and returns it with the hash of its bytes. Errors call the
+/// manifest `what`.
 ///
 /// # Errors
 /// [`ArtifactError::Missing`], [`ArtifactError::Version`], [`ArtifactError::Json`], [`ArtifactError::Hash`],
@@ -85,7 +86,8 @@ pub fn read_manifest<T: DeserializeOwned>(
         what,
         hint: missing_hint(path.parent().unwrap_or(Path::new(""))),
     })?;
-    // The version is checked first: a later format may have other fields, and "another version" is then the useful error.
+    // The version is checked first: another format version may have other fields, and the version error is more useful
+    // then.
     let Versioned { format_version } = parse(path, &bytes)?;
     if format_version != version {
         return Err(ArtifactError::Version { path: path.to_owned(), expected: version, got: format_version });

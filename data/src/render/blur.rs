@@ -1,16 +1,15 @@
-//! Pillow's `GaussianBlur`, which MoCo-v2 uses: three passes of a box of fractional width, each rounded to 8
-//! bits.
+//! Pillow's `GaussianBlur`, which MoCo-v2 uses: three passes of a box of fractional width, each rounded to 8 bits.
 //!
-//! The box's radius follows Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box
-//! Filtering" (SSVM 2011), in 24-bit fixed point. Integers only, hence bit for bit Pillow's and the same on
-//! every machine.
+//! The box's radius follows Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering"
+//! (SSVM 2011), in 24-bit fixed point. All arithmetic uses integers, so the result is bit-identical to Pillow's and the
+//! same on every machine.
 
 const CHANNELS: usize = 3;
 const PASSES: u8 = 3;
 const ONE: u32 = 1 << 24;
 const HALF: u32 = 1 << 23;
 
-/// A box of `2 radius + 1` pixels of weight `full` and one of weight `far` at either end; the weights sum to
+/// A box of `2 radius + 1` pixels with weight `full`, and one pixel with weight `far` at each end. The weights sum to
 /// 2^24.
 #[derive(Clone, Copy)]
 struct Kernel {
@@ -24,7 +23,8 @@ pub(super) fn gaussian(pixels: &mut [u8], side: usize, sigma: f32) {
     let Some(kernel) = Kernel::of(sigma) else { return };
     let stride = side * CHANNELS;
     let mut scratch = vec![0; pixels.len()];
-    // The passes go to and fro; their number is even, so that the last one ends where the first began.
+    // The passes alternate between the two buffers. Their number is even, so the last one writes to the original
+    // buffer.
     let (mut source, mut target) = (pixels, &mut scratch[..]);
     for _ in 0..PASSES {
         for (source, target) in source.chunks_exact(stride).zip(target.chunks_exact_mut(stride)) {
@@ -40,7 +40,7 @@ pub(super) fn gaussian(pixels: &mut [u8], side: usize, sigma: f32) {
 }
 
 impl Kernel {
-    /// `None` when nothing would change.
+    /// Returns `None` if the blur would change nothing.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -61,13 +61,13 @@ impl Kernel {
         ((sum * self.full + (u32::from(left) + u32::from(right)) * self.far + HALF) >> 24) as u8
     }
 
-    /// One pass along a row, [side, 3].
+    /// Filters one row, [side, 3].
     fn blur_row(self, source: &[u8], target: &mut [u8]) {
         let (source, _) = source.as_chunks::<CHANNELS>();
         let (target, _) = target.as_chunks_mut::<CHANNELS>();
         let last = source.len() - 1;
         let mut sums = [0_u32; CHANNELS];
-        // The box around the pixel left of the first one.
+        // Sums the box around the pixel to the left of the first one.
         for position in 0..self.radius {
             add(&mut sums, &source[position.min(last)]);
         }
@@ -85,7 +85,7 @@ impl Kernel {
         }
     }
 
-    /// One pass down all columns at once: running sums of whole rows.
+    /// Filters all columns at once, with running sums of whole rows.
     fn blur_columns(self, source: &[u8], target: &mut [u8], sums: &mut [u32]) {
         let stride = sums.len();
         let row = |index: usize| &source[index * stride..][..stride];
@@ -123,7 +123,7 @@ fn subtract(sums: &mut [u32], values: &[u8]) {
     }
 }
 
-/// The fractional radius of a box that, applied three times, has the variance of a Gaussian of `sigma`.
+/// Fractional radius of a box that, applied three times, has the variance of a Gaussian of `sigma`.
 #[expect(clippy::cast_possible_truncation, reason = "Pillow computes in double and keeps a float")]
 fn box_radius(sigma: f32) -> f32 {
     let variance = sigma * sigma / f32::from(PASSES);

@@ -1,10 +1,10 @@
-//! Color changes in the arithmetic of Pillow's `Image.blend`, `convert("L")` and `convert("HSV")`, which
-//! torchvision's `adjust_*` functions use on Pillow images. Bit for bit the same, in `f32` and `f64` where
-//! Pillow's C code has `float` and `double`.
+//! Color changes in the arithmetic of Pillow's `Image.blend`, `convert("L")` and `convert("HSV")`, which torchvision's
+//! `adjust_*` functions use on Pillow images. The results are bit-identical: `f32` and `f64` are used where Pillow's C
+//! code has `float` and `double`.
 //!
 //! All functions work in place on RGB8 pixels, [n, 3].
 
-/// Blends with black: `factor` x value.
+/// Blends with black: multiplies each value by `factor`.
 pub(super) fn brightness(pixels: &mut [u8], factor: f32) {
     map_levels(pixels, |value| blend(0, value, factor));
 }
@@ -24,7 +24,7 @@ pub(super) fn saturation(pixels: &mut [u8], factor: f32) {
     }
 }
 
-/// Replaces each pixel by its gray, three times.
+/// Replaces all three channels of each pixel by its gray.
 pub(super) fn gray(pixels: &mut [u8]) {
     let (pixels, _) = pixels.as_chunks_mut::<3>();
     for pixel in pixels {
@@ -52,7 +52,7 @@ fn hue_shift(turns: f32) -> u8 {
     (f64::from(turns) * 255.0) as i32 as u8
 }
 
-/// A change of each level by itself, through a table.
+/// Changes each level independently, through a table.
 fn map_levels(pixels: &mut [u8], level: impl Fn(u8) -> u8) {
     let mut table = [0; 256];
     for (value, entry) in (0..=u8::MAX).zip(&mut table) {
@@ -108,11 +108,11 @@ fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     [(f64::from(turns) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, max]
 }
 
-/// Pillow's `hsv2rgb`, with what depends on one byte alone in tables.
+/// Pillow's `hsv2rgb`, with tables for the terms that depend on a single byte.
 struct ToRgb {
-    /// By hue: the sixth of the circle, and how far into it.
+    /// For each hue: the sextant of the color circle, and the fraction of it.
     sectors: [(u8, f64); 256],
-    /// By saturation: its share of 255.
+    /// For each saturation: its fraction of 255.
     shares: [f64; 256],
 }
 
@@ -139,7 +139,7 @@ impl ToRgb {
         }
         let (sector, rest) = self.sectors[usize::from(h)];
         let share = self.shares[usize::from(s)];
-        // Never negative, so that truncation after adding a half rounds, without a call per pixel.
+        // The value is never negative, so adding a half and truncating rounds it, without a function call per pixel.
         let level = |part: f64| (f64::from(v) * part + 0.5) as u8;
         let p = level(1.0 - share);
         let q = level(1.0 - share * rest);

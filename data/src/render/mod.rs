@@ -1,12 +1,12 @@
-//! Rendering: (image, view, size) to the pixels a network sees, and pixels to normalized floats.
+//! Renders (image, view, size) to the pixels that a network sees, and normalizes pixels to floats.
 //!
-//! One function serves the teacher at extraction and the student at training. The steps, in MoCo-v2's order:
-//! crop, resize, color jitter in the stored order, gray, blur, flip. Each follows Pillow's and torchvision's
-//! arithmetic; how close it comes is stated where it is defined and tested against recorded renderings
-//! (`tests/render_goldens.rs`).
+//! One function serves the teacher during extraction and the student during training. The steps, in MoCo-v2's order:
+//! crop, resize, color jitter in the stored order, gray, blur, flip. Each step follows the arithmetic of Pillow and
+//! torchvision. Its module states how closely it matches, and `tests/render_goldens.rs` tests that against recorded
+//! renderings.
 //!
-//! Everything is a pure function of its arguments in integer or IEEE arithmetic without fused operations, so
-//! every thread and every machine gives the same bytes.
+//! Everything is a pure function of its arguments in integer or IEEE arithmetic without fused operations, so every
+//! thread and every machine gives the same bytes.
 
 mod blur;
 mod color;
@@ -23,20 +23,20 @@ pub use normalize::{Normalization, NormalizationTable, PixelLayout, normalize_in
 use crate::image::{EncodeError, RgbImage};
 use crate::view::{Jitter, JitterStep, REFERENCE_SIZE, View, ViewError};
 
-/// Largest output side, in pixels.
+/// Maximum output side, in pixels.
 pub const MAX_SIZE: u32 = 4_096;
 
-/// Interpolation filter; all but `Nearest` are antialiased when shrinking, as Pillow's are.
+/// Interpolation filter. When shrinking, all filters but `Nearest` are antialiased, as in Pillow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resample {
     /// The pixel under the center.
     Nearest,
-    /// Triangle of radius 1.
+    /// Triangle filter of radius 1.
     Bilinear,
-    /// Catmull-Rom of radius 2 (a = -0.5, as Pillow's).
+    /// Catmull-Rom filter of radius 2 (a = -0.5, as in Pillow).
     Bicubic,
-    /// Windowed sinc of radius 3.
+    /// Windowed sinc filter of radius 3.
     Lanczos,
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Resample {
     }
 }
 
-/// Why a view could not be rendered.
+/// Why a view cannot be rendered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RenderError {
@@ -64,9 +64,9 @@ pub enum RenderError {
     /// The output slice has the wrong length.
     #[error("the output holds {got} numbers, the image needs {expected}")]
     Length {
-        /// 3 x width x height.
+        /// Expected length, 3 x width x height.
         expected: usize,
-        /// Length of the slice.
+        /// Length of the output slice.
         got: usize,
     },
     /// The encoder failed.
@@ -80,17 +80,18 @@ pub enum RenderError {
 /// Renders `view` of `image` as `size` x `size` pixels.
 ///
 /// # Errors
-/// [`RenderError::View`] if the view does not fit the image (see [`View::validate`]); [`RenderError::Size`].
+/// [`RenderError::View`] if the view does not fit the image (see [`View::validate`]); [`RenderError::Size`] if `size`
+/// is 0 or above [`MAX_SIZE`].
 pub fn render(image: &RgbImage, view: &View, size: u32, resample: Resample) -> Result<RgbImage, RenderError> {
     let mut pixels = vec![0; rendered_bytes(size)?];
     render_into(image, view, size, resample, &mut pixels)?;
     RgbImage::new(size, size, pixels).map_err(|error| RenderError::Resize(error.into()))
 }
 
-/// As [`render`], into `out` (RGB8, `[size, size, 3]`), all of which is overwritten.
+/// Like [`render`], but overwrites all of `out`, RGB8 `[size, size, 3]`.
 ///
 /// # Errors
-/// As [`render`], and [`RenderError::Length`] if `out` has another length.
+/// The errors of [`render`]; [`RenderError::Length`] if the length of `out` is wrong.
 pub fn render_into(
     image: &RgbImage,
     view: &View,
@@ -123,7 +124,7 @@ pub fn render_into(
 /// Bytes of a rendered view, size x size x 3.
 ///
 /// # Errors
-/// [`RenderError::Size`].
+/// [`RenderError::Size`] if `size` is 0 or above [`MAX_SIZE`].
 pub fn rendered_bytes(size: u32) -> Result<usize, RenderError> {
     match usize::try_from(size) {
         Ok(side) if (1..=MAX_SIZE).contains(&size) => Ok(side * side * 3),
@@ -131,7 +132,7 @@ pub fn rendered_bytes(size: u32) -> Result<usize, RenderError> {
     }
 }
 
-/// size / 224; both are far below 2^24 and exact.
+/// size / 224. Both numbers are far below 2^24, so they are exact in f32.
 fn scale(size: u32) -> f32 {
     size as f32 / REFERENCE_SIZE as f32
 }

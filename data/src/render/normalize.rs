@@ -1,29 +1,29 @@
-//! From RGB8 to the floats a network takes: (value / 255 - mean) / std per channel.
+//! Converts RGB8 to the floats that a network takes: (value / 255 - mean) / std per channel.
 
 use serde::{Deserialize, Serialize};
 
 use super::RenderError;
 use crate::image::RgbImage;
 
-/// Channel means and standard deviations of values in [0, 1], RGB.
+/// Means and standard deviations of the R, G and B channels, for values in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Normalization {
-    /// Subtracted.
+    /// Means, which are subtracted.
     pub mean: [f32; 3],
-    /// Divided by.
+    /// Standard deviations, which divide the difference.
     pub std: [f32; 3],
 }
 
 impl Normalization {
-    /// CLIP's (docs/methods.md section 1).
+    /// The normalization of CLIP (docs/methods.md section 1).
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_55, 0.261_302_6, 0.275_777_1],
     };
-    /// torchvision's for ImageNet.
+    /// torchvision's normalization for ImageNet.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
-    /// The 256 possible values of each channel, in torchvision's order of operations (`ToTensor`,
+    /// Computes the 256 possible values of each channel, in torchvision's order of operations (`ToTensor`,
     /// `Normalize`).
     pub fn table(&self) -> NormalizationTable {
         let mut tables = [[0.0; 256]; 3];
@@ -36,12 +36,12 @@ impl Normalization {
     }
 }
 
-/// A [`Normalization`] as a table of all 256 levels. A look-up is faster than two divisions, and exact, which a multiplication by the
-/// inverse is not.
+/// A [`Normalization`] as a table of all 256 levels. A lookup is faster than two divisions and exact, unlike
+/// multiplication by the reciprocal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalizationTable([[f32; 256]; 3]);
 
-/// Order of the numbers of one image.
+/// Memory order of the values of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PixelLayout {
     /// [3, height, width], as ONNX encoders take it.
@@ -51,11 +51,11 @@ pub enum PixelLayout {
 }
 
 impl NormalizationTable {
-    /// Writes the normalized `pixels` (RGB8, any number of whole pixels) to `out`, which must hold as many numbers. Equal to
-    /// torchvision's `ToTensor` and `Normalize` to the last bit.
+    /// Writes the normalized `pixels` (RGB8, a whole number of pixels) to `out`, which must have the same length. The
+    /// result is bit-identical to that of torchvision's `ToTensor` and `Normalize`.
     ///
     /// # Errors
-    /// [`RenderError::Length`].
+    /// [`RenderError::Length`] if the lengths differ.
     pub fn apply(&self, pixels: &[u8], layout: PixelLayout, out: &mut [f32]) -> Result<(), RenderError> {
         if out.len() != pixels.len() {
             return Err(RenderError::Length { expected: pixels.len(), got: out.len() });
@@ -84,11 +84,11 @@ impl NormalizationTable {
     }
 }
 
-/// Writes one normalized image to `out`, which must hold exactly 3 x width x height numbers; see
-/// [`NormalizationTable::apply`], which serves many images with one table.
+/// Writes one normalized image to `out`, which must hold exactly 3 x width x height numbers. To normalize many images
+/// with one table, use [`NormalizationTable::apply`].
 ///
 /// # Errors
-/// [`RenderError::Length`].
+/// [`RenderError::Length`] if the length of `out` is wrong.
 pub fn normalize_into(
     image: &RgbImage,
     normalization: &Normalization,

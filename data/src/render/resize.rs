@@ -1,8 +1,8 @@
 //! Crop and resize, with Pillow's filters and order of passes.
 //!
-//! Pillow filters the width, rounds to 8 bits, then filters the height. `fast_image_resize` does it the other
-//! way round when asked for both at once, so it is called once for each: the result then differs from Pillow
-//! by at most one level in few bytes.
+//! Pillow filters the width, rounds to 8 bits, then filters the height. A single call of `fast_image_resize` filters in
+//! the opposite order, so it is called once per direction. The result then differs from Pillow's by at most one level
+//! in a few bytes.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -14,21 +14,23 @@ use super::{RenderError, Resample};
 use crate::image::RgbImage;
 use crate::view::Crop;
 
-/// Which source pixels may be read, and which part of them is stretched over the output.
+/// The source pixels that may be read, and the part of them that is stretched over the output.
 struct Region {
-    /// x, y, width, height in the image. Filters do not reach outside.
+    /// x, y, width, height in the image. Filters do not read outside.
     bounds: [u32; 4],
-    /// x, y, width, height relative to `bounds`, inside it.
+    /// x, y, width, height relative to `bounds`; the window is inside it.
     window: [f64; 4],
 }
 
 thread_local! {
-    /// A resizer keeps scratch memory; it holds no state that a result depends on. With it, the pixels between the passes.
+    /// The resizer and the pixels between the passes. The resizer keeps scratch memory but no state that affects
+    /// results.
     static RESIZER: RefCell<(Resizer, Vec<u8>)> = RefCell::new((Resizer::new(), Vec::new()));
 }
 
-/// RGB8 [size, size, 3] of the crop, into `out`, which has that length. Equals torchvision's `resized_crop` for an integer box, and its
-/// `Resize(round(size / fraction))` followed by `CenterCrop(size)` for a center crop.
+/// Writes the crop, resized to RGB8 [size, size, 3], to `out`, which has that length. Equals torchvision's
+/// `resized_crop` for an integer box. For a center crop, equals its `Resize(round(size / fraction))` followed by
+/// `CenterCrop(size)`.
 pub(super) fn crop_resize(
     image: &RgbImage,
     crop: Crop,
@@ -48,7 +50,7 @@ pub(super) fn crop_resize(
         .map_err(RenderError::Resize)
 }
 
-/// torchvision cuts the box out first, so the filter must not see the pixels around it.
+/// The region of a box. torchvision cuts the box out first, so the filter must not read the pixels around it.
 fn box_region([x, y, w, h]: [f64; 4]) -> Region {
     let (left, top) = (x.floor(), y.floor());
     let [right, bottom] = [(x + w).ceil(), (y + h).ceil()];
@@ -58,8 +60,8 @@ fn box_region([x, y, w, h]: [f64; 4]) -> Region {
     }
 }
 
-/// Only the pixels that end in the central square are computed: resizing that part of the source to `size`
-/// uses the same coefficients as resizing the whole and cutting afterwards.
+/// The region of a center crop. Only the pixels of the central square are computed: resizing that part of the source to
+/// `size` uses the same coefficients as resizing the whole and cutting afterwards.
 fn center_region(image: &RgbImage, fraction: f32, size: u32, resample: Resample) -> Region {
     let (width, height) = (image.width(), image.height());
     let short_to = u64::from(size).max(whole_u64((f64::from(size) / f64::from(fraction)).round_ties_even()));
@@ -69,7 +71,7 @@ fn center_region(image: &RgbImage, fraction: f32, size: u32, resample: Resample)
     let (x, w) = center_span(width, width_to, size);
     let (y, h) = center_span(height, height_to, size);
 
-    // Rows outside the height filter's reach need not pass through the width filter.
+    // Rows beyond the reach of the height filter can skip the width filter.
     let reach = (support(resample) * (h / f64::from(size)).max(1.0)).ceil() + 1.0;
     let top = (y - reach).floor().max(0.0);
     let bottom = (y + h + reach).ceil().min(f64::from(height));
@@ -125,13 +127,13 @@ fn support(resample: Resample) -> f64 {
     }
 }
 
-/// A coordinate that is whole, not negative and at most `MAX_SIDE` by the view's validation.
+/// Converts a coordinate that is whole, not negative and at most `MAX_SIDE`, as the view's validation ensures.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "validated coordinates")]
 fn whole(value: f64) -> u32 {
     value as u32
 }
 
-/// As [`whole`], for a resized side of at most `MAX_SIZE` / 0.01.
+/// Like [`whole`], for a resized side of at most `MAX_SIZE` / 0.01.
 fn whole_u64(value: f64) -> u64 {
     u64::from(whole(value))
 }

@@ -1,4 +1,4 @@
-//! Captions of samples: texts, or embeddings of texts that were encoded elsewhere.
+//! Captions of samples: texts, or text embeddings that were computed elsewhere.
 
 use half::f16;
 
@@ -8,55 +8,55 @@ use crate::manifest::ContentHash;
 /// One caption per sample, in listing order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Captions {
-    /// Texts, none empty.
+    /// Texts; none are empty.
     Texts(Vec<String>),
     /// Text embeddings.
     Embeddings {
-        /// Width D.
+        /// Embedding width D.
         dim: usize,
-        /// L2-normalized, `[samples, D]`, rounded as they are stored.
+        /// Unit vectors, `[samples, D]`, in the f16 precision in which they are stored.
         values: Vec<f16>,
     },
 }
 
-/// How a source holds captions.
+/// Kind of the captions in a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CaptionKind {
     Text,
     Embedding,
 }
 
-/// What is wrong with the embedding of a caption. The words follow the name of the embedding's column.
+/// Why the embedding of a caption is not usable. The messages follow the name of the embedding's column.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaptionFault {
-    /// Not a list of numbers.
+    /// The value is not a list of numbers.
     #[error("is not a JSON array of numbers: {0}")]
     Json(#[source] serde_json::Error),
-    /// A value that is infinite or not a number.
+    /// A value is infinite or not a number.
     #[error("has something else than finite numbers")]
     NotFinite,
-    /// No values.
+    /// There are no values.
     #[error("has no numbers")]
     Empty,
-    /// All values are zero, so that it has no direction.
+    /// All values are zero, so the embedding has no direction.
     #[error("is all zeros")]
     Zero,
-    /// Another number of values than the embeddings before it.
+    /// The number of values differs from that of the preceding embeddings.
     #[error("has {got} numbers, those before it {expected}")]
     Width {
-        /// Values of the embeddings before it.
+        /// Number of values of the preceding embeddings.
         expected: usize,
-        /// Values of this one.
+        /// Number of values of this embedding.
         got: usize,
     },
-    /// A text after embeddings, or an embedding after texts.
+    /// A text follows embeddings, or an embedding follows texts.
     #[error("is of another kind than those before it")]
     Kind,
 }
 
 impl Captions {
-    /// No captions yet.
+    /// Makes an empty list of captions.
     pub(super) fn empty(kind: CaptionKind) -> Self {
         match kind {
             CaptionKind::Text => Self::Texts(Vec::new()),
@@ -64,7 +64,7 @@ impl Captions {
         }
     }
 
-    /// The hash of a listing with its captions: as [`listing_hash`], it changes with any of them.
+    /// The hash of a listing with its captions. Like [`listing_hash`], it changes with any key, label or caption.
     pub fn listing_hash(&self, samples: &[Sample]) -> ContentHash {
         let mut hasher = blake3::Hasher::new();
         hasher.update(listing_hash(samples).as_bytes());
@@ -83,12 +83,12 @@ impl Captions {
         hasher.finalize().into()
     }
 
-    /// Appends the captions of further samples, which must be of the same kind and width.
+    /// Appends the captions of more samples, which must have the same kind and width.
     pub(super) fn append(&mut self, more: Self) -> Result<(), CaptionFault> {
         match (self, more) {
             (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
             (Self::Embeddings { dim, values }, Self::Embeddings { dim: width, values: more }) => {
-                // Without an embedding there is no width.
+                // An empty list has no width.
                 if !more.is_empty() {
                     require_width(dim, width)?;
                     values.extend(more);
@@ -106,7 +106,7 @@ impl Captions {
         }
     }
 
-    /// Appends an embedding, normalized.
+    /// Normalizes an embedding and appends it.
     pub(super) fn push_embedding(&mut self, numbers: &[f64]) -> Result<(), CaptionFault> {
         if let Self::Embeddings { dim, values } = self {
             let unit = unit_vector(numbers)?;
@@ -117,7 +117,7 @@ impl Captions {
     }
 }
 
-/// Checks the width of a further embedding. `dim` is 0 before the first.
+/// Checks the width of another embedding. `dim` is 0 before the first one, which sets it.
 fn require_width(dim: &mut usize, width: usize) -> Result<(), CaptionFault> {
     if *dim != 0 && width != *dim {
         return Err(CaptionFault::Width { expected: *dim, got: width });
@@ -126,17 +126,17 @@ fn require_width(dim: &mut usize, width: usize) -> Result<(), CaptionFault> {
     Ok(())
 }
 
-/// The numbers of a JSON array.
+/// Parses the numbers of a JSON array.
 pub(super) fn numbers_of(json: &str) -> Result<Vec<f64>, CaptionFault> {
     serde_json::from_str(json).map_err(CaptionFault::Json)
 }
 
-/// The L2-normalized embedding.
+/// Returns the L2-normalized embedding.
 fn unit_vector(numbers: &[f64]) -> Result<Vec<f16>, CaptionFault> {
     if !numbers.iter().all(|number| number.is_finite()) {
         return Err(CaptionFault::NotFinite);
     }
-    // Divided by the largest first, so that no square overflows or vanishes.
+    // Divided by the largest magnitude first, so that no square overflows or underflows.
     let largest = numbers.iter().fold(0.0_f64, |largest, number| largest.max(number.abs()));
     if largest == 0.0 {
         return Err(if numbers.is_empty() { CaptionFault::Empty } else { CaptionFault::Zero });

@@ -1,4 +1,4 @@
-//! Reading the file of a sample, and telling a bad file from storage that has failed.
+//! Reads the file of a sample and distinguishes bad files from failed storage.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -24,7 +24,7 @@ pub(super) fn read_sample(
             return Ok(None);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        // The limit also applies to the bytes that are read: a file may grow, and a device has no length.
+        // The limit also applies while reading: a file may grow, and a device has no length.
         file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(Some(bytes).filter(|bytes| u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes)))
     };
@@ -37,10 +37,11 @@ pub(super) fn read_sample(
     }
 }
 
-/// The folder that makes every sample missing: the source's if it is absent or empty, or, for a sample elsewhere, its nearest
-/// existing folder if that is empty. The mount point of an absent share is such an empty folder.
+/// The folder whose absence or emptiness makes every sample missing: the source folder if it does not exist or is
+/// empty, or, for a sample outside it, the nearest existing folder if that is empty. The mount point of a disconnected
+/// share is an empty folder.
 fn gone(root: &Path, path: &Path) -> Option<PathBuf> {
-    // A list that was given by its name alone.
+    // A list given by its file name alone.
     let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
     if !root.exists() || is_empty(root) {
         return Some(root.to_owned());
@@ -54,12 +55,12 @@ fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Whether a file or its path is to blame for an error. Other errors come from a disk, a network, or this process.
+/// Whether a file or its path causes the error. Other errors come from a disk, a network, or this process.
 pub(super) fn is_fault_of_file(error: &io::Error) -> bool {
     use io::ErrorKind::{
         InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
     };
-    // Circular links and sockets have no kind of their own.
+    // Circular links and sockets have no `ErrorKind` of their own.
     let errno = Errno::from_io_error(error);
     matches!(
         error.kind(),

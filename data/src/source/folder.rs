@@ -1,13 +1,13 @@
-//! A folder of class folders, as torchvision's `ImageFolder`.
+//! A folder of class folders, like torchvision's `ImageFolder`.
 //!
-//! - The class of a file is the first folder of its path; files may be at any depth below. Classes are the
-//!   first-level folders in bytewise order of their names, empty ones included, so that labels do not depend
-//!   on which files are there.
-//! - A folder without folders is a flat set without labels; files beside class folders have no label.
-//! - Samples are sorted bytewise by key. Every file is a sample, whatever its name. Looking into every file here would cost a
-//!   read of each, so a file that is no image is rejected when it is decoded.
+//! - The class of a file is the first folder of its path; files may be at any depth below it. Classes are the
+//!   first-level folders in bytewise order of their names, including empty ones, so labels do not depend on which files
+//!   are present.
+//! - A folder without subfolders is a flat set without labels. Files beside class folders have no label.
+//! - Samples are sorted bytewise by key. Every file is a sample, whatever its name. Checking the content during listing
+//!   would cost a read per file, so a file that is not an image is rejected when it is decoded.
 //! - Names that start with a dot are skipped.
-//! - Symbolic links are followed; a folder that contains itself is entered once and the link is rejected.
+//! - Symbolic links are followed. A folder that contains a link to itself is entered once, and the link is rejected.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use std::{fs, io};
 
 use super::{ImageSource, Listing, Rejected, Sample, SourceError, is_fault_of_file, read_sample};
 
-/// Deepest nesting followed below the root.
+/// Maximum depth below the root.
 const MAX_DEPTH: usize = 64;
 
-/// A listed folder.
+/// The images of a folder.
 #[derive(Debug)]
 pub struct ImageFolder {
     root: PathBuf,
@@ -26,10 +26,10 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Lists `root`.
+    /// Lists the files below `root`.
     ///
     /// # Errors
-    /// [`SourceError::Io`] if it cannot be read; [`SourceError::NoImages`] if it holds no file.
+    /// [`SourceError::Io`] if the folder cannot be read; [`SourceError::NoImages`] if it holds no files.
     pub fn open(root: &Path) -> Result<Self, SourceError> {
         let mut walk = Walk::default();
         let chain = vec![fs::canonicalize(root).map_err(|error| SourceError::io(root, error))?];
@@ -83,7 +83,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Adds the file or folder at `path`, whose key is `key`. `chain`: canonical paths of the folders above it.
+    /// Adds the file or folder at `path` with key `key`. `chain` holds the canonical paths of the folders above it.
     fn visit(
         &mut self,
         path: &Path,
@@ -91,7 +91,7 @@ impl Walk {
         label: Option<u32>,
         chain: &[PathBuf],
     ) -> Result<(), SourceError> {
-        // Follows links; a dangling one is an error here.
+        // `metadata` follows links, so a dangling link is an error here.
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
             Err(error) => return self.unreadable(path, &key, error),
@@ -110,8 +110,8 @@ impl Walk {
         Ok(())
     }
 
-    /// Rejects an entry that cannot be read. If the storage is to blame the whole listing fails: leaving out a folder would drop its
-    /// class.
+    /// Rejects an entry that cannot be read. If the storage is at fault, the whole listing fails, because omitting a
+    /// folder would drop its class.
     fn unreadable(&mut self, path: &Path, key: &OsString, error: io::Error) -> Result<(), SourceError> {
         if !is_fault_of_file(&error) {
             return Err(SourceError::io(path, error));
@@ -160,7 +160,7 @@ impl Walk {
     }
 }
 
-/// Whether `path` is a folder. Links are followed.
+/// Whether `path` is a folder. Follows links.
 fn is_folder(path: &Path) -> Result<bool, SourceError> {
     match path.metadata() {
         Ok(metadata) => Ok(metadata.is_dir()),
@@ -169,7 +169,7 @@ fn is_folder(path: &Path) -> Result<bool, SourceError> {
     }
 }
 
-/// Names in a folder, without hidden ones, in bytewise order.
+/// The names in a folder in bytewise order, without hidden names.
 fn visible_entries(folder: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,12 +1,12 @@
-//! What a source holds, apart from the bytes of its images.
+//! The contents of a source, except the bytes of its images.
 
 use super::{Captions, SourceError};
 use crate::manifest::ContentHash;
 
-/// An image by name.
+/// An image, identified by its key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sample {
-    /// Unique in its source: the path relative to the source, parts joined by `/`.
+    /// Path relative to the source, with components joined by `/`. It is unique in the source.
     pub key: String,
     /// Class index, if the source has one.
     pub label: Option<u32>,
@@ -15,45 +15,45 @@ pub struct Sample {
 /// An entry that was found but cannot be listed as a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Its path relative to the source. Bytes that are not UTF-8 are replaced.
+    /// Path relative to the source. Bytes that are not UTF-8 are replaced.
     pub key: String,
-    /// A short stable code for `rejects.jsonl`.
+    /// Short, stable code for `rejects.jsonl`.
     pub reason: &'static str,
-    /// What happened, for people.
+    /// Full message for the user.
     pub detail: String,
 }
 
-/// Everything that a source knows before it reads an image. All sources fill this one struct.
+/// Everything that a source knows before it reads an image. All sources use this struct.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Listing {
-    /// All samples. Keys are unique, and the order depends on nothing but the data.
+    /// All samples. Keys are unique, and the order depends only on the data.
     pub samples: Vec<Sample>,
-    /// Names of the classes, by label; `None` if labels are plain numbers or absent.
+    /// Class names, indexed by label; `None` if labels are plain numbers or absent.
     pub class_names: Option<Vec<String>>,
-    /// Entries left out of `samples`.
+    /// Entries that are not listed in `samples`.
     pub rejected: Vec<Rejected>,
-    /// The caption of each sample, if the source was opened for them ([`open_captioned`](super::open_captioned)).
+    /// The caption of each sample, if the source was opened for captions ([`open_captioned`](super::open_captioned)).
     pub captions: Option<Captions>,
-    /// Whether the source has captions that it was not opened for.
+    /// Whether the source has captions but was not opened for them.
     pub ignores_captions: bool,
-    /// For a list: the line of its first sample.
+    /// Line number of the first sample, for a list.
     pub first_line: Option<u64>,
-    /// What the source holds that is neither a sample nor rejected, in words.
+    /// Describes the contents of the source that are neither samples nor rejected.
     pub passed_over: Option<String>,
 }
 
 impl Listing {
-    /// Sample `index`.
+    /// Returns sample `index`.
     ///
     /// # Errors
-    /// [`SourceError::Index`] if there are not so many.
+    /// [`SourceError::Index`] if `index` is out of range.
     pub fn sample(&self, index: usize) -> Result<&Sample, SourceError> {
         let samples = self.samples.len();
         self.samples.get(index).ok_or(SourceError::Index { index, samples })
     }
 }
 
-/// The hash of a listing: every key and label, in order. It changes when an image is added, removed, renamed or
+/// The hash of all keys and labels of a listing, in order. It changes when an image is added, removed, renamed or
 /// relabeled.
 pub fn listing_hash(samples: &[Sample]) -> ContentHash {
     let mut hasher = blake3::Hasher::new();

@@ -1,17 +1,18 @@
-//! Where images come from: a folder of class folders, TAR archives, Parquet files, or a CSV list.
+//! Sources of images: a folder of class folders, TAR archives, Parquet files, or a CSV list.
 //!
-//! An [`ImageSource`] is a [`Listing`], which is filled once when the source is opened, and a way to read the encoded bytes of a
-//! sample. An entry that cannot be listed (an unreadable folder, a name that is not UTF-8) is kept apart as [`Rejected`] and changes
-//! neither the samples nor the run.
+//! An [`ImageSource`] has a [`Listing`], which is filled once when the source is opened, and a method that reads the
+//! encoded bytes of a sample. An entry that cannot be listed, such as an unreadable folder or a name that is not UTF-8,
+//! is recorded as [`Rejected`] and affects neither the samples nor the run.
 //!
 //! # Adding a source
 //!
 //! Two files change.
 //!
-//! 1. `source/NAME.rs`: a struct with a [`Listing`] and whatever reading needs (paths, offsets, open files), an `open` that fills the
-//!    listing, and an `impl ImageSource` of two methods. `folder.rs` is the shortest example; `archive/` reads from inside a file.
-//!    The source's own error type lives here too.
-//! 2. `source/mod.rs`: a variant of [`SourceError`] for that error, and a line in `open` that recognizes the source by its name.
+//! 1. `source/NAME.rs`: a struct with a [`Listing`] and the data that reading needs (paths, offsets, open files), an
+//!    `open` that fills the listing, and an `impl ImageSource` with two methods. `folder.rs` is the shortest example;
+//!    `archive/` reads from inside a file. The source's own error type is defined here too.
+//! 2. `source/mod.rs`: a variant of [`SourceError`] for that error, and a line in `open` that recognizes the source by
+//!    its name.
 //!
 //! Everything else (the pipeline, training, `lgd inspect`, tests) takes any `&dyn ImageSource`.
 
@@ -36,104 +37,105 @@ pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 
 use file::{is_fault_of_file, read_sample};
 
-/// A listed set of encoded images.
+/// A set of encoded images that can be listed and read.
 pub trait ImageSource: Send + Sync {
     /// Samples, labels, rejected entries and captions.
     fn listing(&self) -> &Listing;
 
-    /// Returns the encoded bytes of sample `index`.
+    /// Reads the encoded bytes of sample `index`.
     ///
     /// # Errors
-    /// [`SourceError::TooManyBytes`] if there are more than `max_bytes`, which are then not read; [`SourceError::Index`]; any error of
-    /// the storage. [`SourceError::is_storage_failure`] tells a bad sample from bad storage.
+    /// [`SourceError::TooManyBytes`] if there are more than `max_bytes`, which are then not read;
+    /// [`SourceError::Index`]; any error of the storage. [`SourceError::is_storage_failure`] distinguishes bad storage
+    /// from a bad sample.
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError>;
 
-    /// [`Listing::samples`].
+    /// The samples, [`Listing::samples`].
     fn samples(&self) -> &[Sample] {
         &self.listing().samples
     }
 
-    /// [`Listing::class_names`].
+    /// The class names, [`Listing::class_names`].
     fn class_names(&self) -> Option<&[String]> {
         self.listing().class_names.as_deref()
     }
 }
 
-/// Why a source cannot be opened or a sample not be read.
+/// Why a source cannot be opened or a sample cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
     /// A file or folder cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// The system's error.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A sample is missing, and so is everything else in its folder.
+    /// A sample is missing, and so is the rest of its folder.
     #[error("cannot read {}: nothing is left in {}", path.display(), root.display())]
     Gone {
-        /// The sample's file.
+        /// Path of the sample's file.
         path: PathBuf,
-        /// The folder.
+        /// The empty or missing folder.
         root: PathBuf,
     },
-    /// A path that is no source of images.
+    /// The path is not a source of images.
     #[error(
         "{} is not a source of images\nhint: give a folder of images, a .tar or .parquet file or a folder of them, or a .csv list with the columns path[,label]",
         path.display()
     )]
     Kind {
-        /// The path.
+        /// The rejected path.
         path: PathBuf,
     },
-    /// A source without images.
+    /// The source holds no images.
     #[error("no images found in {}\nhint: {hint}", path.display())]
     NoImages {
-        /// The folder or list.
+        /// Path of the folder or list.
         path: PathBuf,
-        /// What is expected there.
+        /// What the source should contain.
         hint: &'static str,
     },
-    /// The source was opened for captions and has none.
+    /// The source was opened for captions but has none.
     #[error(
         "{} has no captions\nhint: give a .csv list with a header and a column caption (texts) or caption_embedding (JSON arrays of numbers), archives with a .txt beside every image, or Parquet files with such a column",
         path.display()
     )]
     NoCaptions {
-        /// The folder, file or list.
+        /// Path of the folder, file or list.
         path: PathBuf,
     },
-    /// A file larger than allowed.
+    /// A file is larger than allowed.
     #[error("{} has more than {limit} bytes", path.display())]
     TooManyBytes {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The limit, in bytes.
+        /// Limit, in bytes.
         limit: u64,
     },
-    /// No sample has this index.
+    /// The index of the sample is out of range.
     #[error("sample {index} was asked for, the source has {samples}")]
     Index {
-        /// The index asked for.
+        /// Requested index.
         index: usize,
-        /// Length of the listing.
+        /// Number of samples in the listing.
         samples: usize,
     },
     /// An archive cannot be listed or read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// A Parquet file cannot be listed, or an image not be read from it.
+    /// A Parquet file cannot be listed, or an image cannot be read from it.
     #[error(transparent)]
     Parquet(#[from] ParquetSourceError),
-    /// A row of a CSV list is wrong.
+    /// A row of a CSV list is invalid.
     #[error(transparent)]
     List(#[from] ListError),
 }
 
 impl SourceError {
-    /// A short stable code for `rejects.jsonl`.
+    /// Short, stable code for `rejects.jsonl`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "missing",
@@ -150,7 +152,7 @@ impl SourceError {
         }
     }
 
-    /// Whether the storage has failed and not a single file: rejecting the sample would leave out a sound image.
+    /// Whether the storage failed, not a single file. Rejecting the sample would then omit an intact image.
     pub fn is_storage_failure(&self) -> bool {
         match self {
             Self::Io { source, .. } => !is_fault_of_file(source),
@@ -166,19 +168,19 @@ impl SourceError {
     }
 }
 
-/// Opens the images at `path`: a folder as an [`ImageFolder`], a `.tar` file or a folder of them as [`TarArchives`], a `.parquet` file
-/// or a folder of them as [`ParquetFiles`], a `.csv` file as a [`CsvList`]. Captions are ignored.
+/// Opens the images at `path` without their captions: a folder as an [`ImageFolder`], a `.tar` file or a folder of them
+/// as [`TarArchives`], a `.parquet` file or a folder of them as [`ParquetFiles`], and a `.csv` file as a [`CsvList`].
 ///
 /// # Errors
-/// [`SourceError`] if the path is none of these, cannot be read, is damaged, or holds no image.
+/// [`SourceError`] if the path is none of these, cannot be read, is damaged, or holds no images.
 pub fn open_source(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
     open(path, CaptionColumn::Ignore)
 }
 
-/// As [`open_source`], with the captions of the samples.
+/// Like [`open_source`], but also reads the captions of the samples.
 ///
 /// # Errors
-/// As [`open_source`]; [`SourceError::NoCaptions`] if there are no captions.
+/// The errors of [`open_source`]; [`SourceError::NoCaptions`] if there are no captions.
 pub fn open_captioned(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
     open(path, CaptionColumn::Read)
 }
@@ -200,7 +202,7 @@ fn open(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, So
 }
 
 fn open_folder(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
-    // Archives come first: a Parquet file beside archives describes them.
+    // Archives are checked first: a Parquet file beside archives describes them.
     let archives = archive::archives_of(path)?;
     if !archives.is_empty() {
         return Ok(Box::new(TarArchives::open_all(path, archives, captions)?));

@@ -1,8 +1,7 @@
-//! Replayable views: a view is a value that says which pixels of an image are seen and how they are altered.
+//! Replayable views: a view describes which pixels of an image are visible and how they are altered.
 //!
-//! A view is drawn once, from a generator keyed by (seed, sample key, view index), and stored next to the
-//! embedding it produced. Rendering reads the stored value only, so a later change of generator changes no
-//! existing cache.
+//! A view is drawn once, from a generator keyed by (seed, sample key, view index), and stored next to its embedding.
+//! Rendering reads only the stored value, so a later change of the generator changes no existing cache.
 //!
 //! The generator is counter-based: it is the BLAKE3 extendable output of
 //!
@@ -10,8 +9,8 @@
 //! BLAKE3-derive-key("lgd view generator v1", seed: u64 LE | index: u16 LE | key: UTF-8)
 //! ```
 //!
-//! read as little-endian `u64`s; a uniform number in [0, 1) is the upper 53 bits times 2^-53. Numbers are
-//! consumed in the order of the code in [`Policy::draw`]. `tests/views.rs` freezes the outcome for fixed keys.
+//! read as little-endian `u64`s. A uniform number in [0, 1) is the upper 53 bits times 2^-53. Numbers are consumed in
+//! the order of the code in [`Policy::draw`]. `tests/views.rs` freezes the results for fixed keys.
 //!
 //! The distributions are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
 //! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (docs/methods.md section 1, "View").
@@ -25,10 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use stream::Stream;
 
-/// Output side, in pixels, at which [`View::blur_sigma`] is expressed.
+/// Output side, in pixels, that [`View::blur_sigma`] refers to.
 pub const REFERENCE_SIZE: u32 = 224;
 
-/// Fraction of the short side that the usual evaluation crop keeps: resize to 256, crop 224.
+/// Fraction of the short side that the usual evaluation crop keeps: resize to 256, crop to 224.
 pub const CENTER_FRACTION: f32 = 0.875;
 
 const SCALE: (f64, f64) = (0.2, 1.0);
@@ -44,16 +43,16 @@ const BLUR_PROBABILITY: f64 = 0.5;
 const BLUR_SIGMA: (f64, f64) = (0.1, 2.0);
 const FLIP_PROBABILITY: f64 = 0.5;
 
-/// Largest brightness, contrast and saturation factor accepted from disk.
+/// Largest brightness, contrast and saturation factor that a stored view may have.
 const MAX_FACTOR: f32 = 100.0;
-/// Smallest center fraction accepted from disk.
+/// Smallest center fraction that a stored view may have.
 const MIN_FRACTION: f32 = 0.01;
 
-/// Which part of the image a view shows.
+/// The part of the image that a view shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Crop {
-    /// A box in pixels of the original after its EXIF orientation was applied; resized to the output without
-    /// keeping the aspect ratio. Drawn boxes have integer sides, stored ones may not.
+    /// A box in pixels of the original after its EXIF orientation was applied. It is resized to the output without
+    /// keeping the aspect ratio. Drawn boxes have integer sides; stored boxes may not.
     Box {
         /// Left edge.
         x: f32,
@@ -64,9 +63,9 @@ pub enum Crop {
         /// Height, above 0.
         h: f32,
     },
-    /// The short side is resized to round(size / fraction), then the central size x size square is kept.
+    /// The central size x size square, after the short side is resized to round(size / fraction).
     Center {
-        /// Share of the short side that is kept, in [0.01, 1]; 0.875 is 224 of 256.
+        /// Fraction of the short side that is kept, in [0.01, 1]; 0.875 is 224 of 256.
         fraction: f32,
     },
 }
@@ -74,18 +73,17 @@ pub enum Crop {
 /// One of the four color changes of a [`Jitter`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JitterStep {
-    /// Blend with black.
+    /// Blends with black.
     Brightness,
-    /// Blend with the image's mean gray.
+    /// Blends with the image's mean gray.
     Contrast,
-    /// Blend with the gray image.
+    /// Blends with the gray image.
     Saturation,
-    /// Rotate the hue.
+    /// Rotates the hue.
     Hue,
 }
 
-/// The order in which the four color changes are applied: the index of a permutation, in lexicographic
-/// order.
+/// The order of the four color changes, stored as the index of a permutation in lexicographic order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JitterOrder(u8);
 
@@ -93,7 +91,10 @@ impl JitterOrder {
     /// Number of orders, 4!.
     pub const COUNT: u8 = 24;
 
-    /// The order with this index; an error when it is 24 or more.
+    /// The order with this index.
+    ///
+    /// # Errors
+    /// [`ViewError::Order`] if `index` is 24 or more.
     pub fn new(index: u8) -> Result<Self, ViewError> {
         if index < Self::COUNT { Ok(Self(index)) } else { Err(ViewError::Order { index }) }
     }
@@ -103,12 +104,12 @@ impl JitterOrder {
         self.0
     }
 
-    /// The four steps, first applied first.
+    /// The four steps, in the order of application.
     pub fn steps(self) -> [JitterStep; 4] {
         use JitterStep::{Brightness, Contrast, Hue, Saturation};
         let mut steps = [Brightness, Contrast, Saturation, Hue];
         let mut rest = usize::from(self.0);
-        // The digits of the index in the factorial number system choose, place by place, among the steps left over.
+        // The digits of the index in the factorial number system select, place by place, one of the remaining steps.
         for (place, radix) in [(0, 6), (1, 2), (2, 1)] {
             steps[place..=place + rest / radix].rotate_right(1);
             rest %= radix;
@@ -117,7 +118,7 @@ impl JitterOrder {
     }
 }
 
-/// Color factors, as torchvision's `ColorJitter` draws them.
+/// Color factors, drawn like those of torchvision's `ColorJitter`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Jitter {
     /// Factor on the distance from black, 1 = unchanged.
@@ -128,39 +129,39 @@ pub struct Jitter {
     pub saturation: f32,
     /// Hue rotation in turns, [-0.5, 0.5].
     pub hue: f32,
-    /// Order of application.
+    /// Order of the four changes.
     pub order: JitterOrder,
 }
 
-/// Everything that decides the pixels a network sees of an image.
+/// Everything that determines the pixels of an image that a network sees.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct View {
-    /// The part shown.
+    /// Visible part of the image.
     pub crop: Crop,
-    /// Mirrored left to right, as the last step.
+    /// Whether the result is mirrored left to right, as the last step.
     pub flip: bool,
-    /// Color factors, when the colors are changed at all.
+    /// Color factors, if the colors are changed.
     pub jitter: Option<Jitter>,
-    /// Reduced to gray (three equal channels).
+    /// Whether the colors are reduced to gray (three equal channels).
     pub gray: bool,
-    /// Standard deviation of the Gaussian blur in pixels at [`REFERENCE_SIZE`]; scaled by size / 224 when
-    /// rendered, so that a teacher and a student of different input sizes see the same blur.
+    /// Standard deviation of the Gaussian blur, in pixels at [`REFERENCE_SIZE`]. It is scaled by size / 224 when
+    /// rendered, so that a teacher and a student with different input sizes see the same blur.
     pub blur_sigma: Option<f32>,
 }
 
 /// Why a stored view cannot be rendered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ViewError {
-    /// A number that is NaN, infinite or outside its range.
+    /// A number is NaN, infinite or outside its range.
     #[error("view has {field} = {value}, expected a number in [{low}, {high}]")]
     Range {
         /// Name of the number.
         field: &'static str,
-        /// The value found.
+        /// Value of the number.
         value: f32,
-        /// Smallest value allowed.
+        /// Smallest allowed value.
         low: f32,
-        /// Largest value allowed.
+        /// Largest allowed value.
         high: f32,
     },
     /// The crop box is empty, not finite or not inside the image.
@@ -181,23 +182,25 @@ pub enum ViewError {
         /// Height of the image.
         height: u32,
     },
-    /// No such order of color changes.
+    /// The index of the order of color changes is out of range.
     #[error("view has jitter order {index}, expected less than 24")]
     Order {
-        /// The index found.
+        /// The invalid index.
         index: u8,
     },
 }
 
 impl View {
-    /// The plain evaluation view: center crop of 224/256, nothing altered.
+    /// The plain evaluation view: a center crop of 224/256, otherwise unaltered.
     pub fn center() -> Self {
         let crop = Crop::Center { fraction: CENTER_FRACTION };
         Self { crop, flip: false, jitter: None, gray: false, blur_sigma: None }
     }
 
-    /// Checks a view that came from outside against the image it is meant for: all numbers finite and in
-    /// range, the box inside `width` x `height` pixels.
+    /// Checks that an untrusted view can be rendered from an image of `width` x `height` pixels.
+    ///
+    /// # Errors
+    /// [`ViewError`] if a number is not finite or out of range, or the box is not inside the image.
     pub fn validate(&self, width: u32, height: u32) -> Result<(), ViewError> {
         match self.crop {
             Crop::Box { x, y, w, h } => {
@@ -228,7 +231,7 @@ fn in_range(field: &'static str, value: f32, low: f32, high: f32) -> Result<(), 
     if (low..=high).contains(&value) { Ok(()) } else { Err(ViewError::Range { field, value, low, high }) }
 }
 
-/// How views are drawn.
+/// The distribution that views are drawn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
@@ -239,10 +242,10 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// Every policy.
+    /// All policies.
     pub const ALL: [Self; 2] = [Self::MocoV2, Self::CropFlip];
 
-    /// The name used in manifests and on the command line.
+    /// Name used in manifests and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::MocoV2 => "moco-v2",
@@ -250,8 +253,8 @@ impl Policy {
         }
     }
 
-    /// Draws view `index` of the sample `key`, whose oriented image has `width` x `height` pixels (both above
-    /// 0). A pure function of its arguments: neither the number of workers nor the order of calls matters.
+    /// Draws view `index` of the sample `key`, whose oriented image has `width` x `height` pixels, both above 0. This
+    /// is a pure function of its arguments: the number of workers and the order of calls do not matter.
     pub fn draw(self, seed: u64, key: &str, index: u16, width: u32, height: u32) -> View {
         let mut stream = Stream::new(seed, key, index);
         let crop = random_resized_crop(&mut stream, width, height);
@@ -316,14 +319,15 @@ fn random_resized_crop(stream: &mut Stream, width: u32, height: u32) -> Crop {
     integer_box(((full_w - w) / 2.0).floor(), ((full_h - h) / 2.0).floor(), w, h)
 }
 
-/// Sides are whole numbers of at most [`crate::image::MAX_SIDE`] pixels, which `f32` holds exactly.
+/// Makes a crop box. Sides are whole numbers of at most [`crate::image::MAX_SIDE`] pixels, which `f32` represents
+/// exactly.
 #[expect(clippy::cast_possible_truncation, reason = "whole numbers below 2^24 are exact in f32")]
 fn integer_box(x: f64, y: f64, w: f64, h: f64) -> Crop {
     Crop::Box { x: x as f32, y: y as f32, w: w as f32, h: h as f32 }
 }
 
 fn random_jitter(stream: &mut Stream) -> Option<Jitter> {
-    // All numbers are drawn whether or not they are used, so that the ones after them do not depend on the outcome.
+    // All numbers are drawn even if they are not used, so that later numbers do not depend on the results.
     let applied = stream.chance(JITTER_PROBABILITY);
     let jitter = Jitter {
         brightness: stream.uniform_f32(1.0 - BRIGHTNESS, 1.0 + BRIGHTNESS),

@@ -1,10 +1,10 @@
-//! The counter-based random stream that views are drawn from; it is defined in [`crate::view`].
+//! The counter-based random stream that views are drawn from, defined in [`crate::view`].
 
 use blake3::{Hasher, OutputReader};
 
 const CONTEXT: &str = "lgd view generator v1";
 
-/// Uniform numbers for one (seed, sample key, view index).
+/// A stream of uniform numbers for one (seed, sample key, view index).
 pub(super) struct Stream {
     output: OutputReader,
 }
@@ -18,7 +18,7 @@ impl Stream {
         Self { output: hasher.finalize_xof() }
     }
 
-    /// Uniform in [0, 1), a multiple of 2^-53.
+    /// Draws a uniform number in [0, 1), a multiple of 2^-53.
     fn unit(&mut self) -> f64 {
         const STEP: f64 = 1.0 / (1_u64 << 53) as f64;
         let mut bytes = [0; 8];
@@ -26,29 +26,28 @@ impl Stream {
         (u64::from_le_bytes(bytes) >> 11) as f64 * STEP
     }
 
-    /// Uniform in [low, high).
+    /// Draws a uniform number in [low, high).
     pub(super) fn uniform(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }
 
-    /// Uniform in [low, high], rounded to the precision in which views are stored.
+    /// Draws a uniform number in [low, high], rounded to the precision in which views are stored.
     #[expect(clippy::cast_possible_truncation, reason = "rounding to the stored precision is the purpose")]
     pub(super) fn uniform_f32(&mut self, low: f64, high: f64) -> f32 {
         self.uniform(low, high) as f32
     }
 
-    /// True with this probability.
+    /// Returns true with this probability.
     pub(super) fn chance(&mut self, probability: f64) -> bool {
         self.unit() < probability
     }
 
-    /// A whole number in [0, count); `count` is a whole number far below 2^53, so that the bias is below
-    /// 2^-29.
+    /// Draws a whole number in [0, count). `count` is a whole number far below 2^53, so the bias is below 2^-29.
     pub(super) fn below(&mut self, count: f64) -> f64 {
         (self.unit() * count).floor()
     }
 
-    /// A whole number in [0, count).
+    /// Draws a whole number in [0, count).
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is in [0, count)")]
     pub(super) fn below_u8(&mut self, count: u8) -> u8 {
         self.below(f64::from(count)) as u8

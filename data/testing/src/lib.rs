@@ -1,6 +1,7 @@
-//! Caches and image sources for the tests and benches of the other crates. A development dependency: no part of the product.
+//! Caches and image sources for the tests and benches of the other crates. This is a development dependency, not part
+//! of the product.
 //!
-//! A test states what it depends on and takes the rest from here:
+//! A test states the settings that it depends on and takes the others from here:
 //!
 //! ```
 //! use lgd_data::cache::{CacheConfig, FeatureRecord};
@@ -17,7 +18,7 @@ use lgd_data::render::{Normalization, Resample};
 use lgd_data::source::{Captions, ImageSource, Listing, Sample, SourceError};
 use lgd_data::view::Policy;
 
-/// A teacher of 32 px that does not exist, without a text encoder.
+/// A fictitious teacher with 32-pixel input and no text encoder.
 pub fn teacher_record() -> TeacherRecord {
     TeacherRecord {
         name: "test".to_owned(),
@@ -32,8 +33,9 @@ pub fn teacher_record() -> TeacherRecord {
     }
 }
 
-/// The configuration of a small cache of `samples` samples with embeddings of width `dim`: [`teacher_record`], two views per image
-/// (view 0 the center crop, policy `moco-v2`, seed 7), shards of 40 samples, no class names and no optional column.
+/// The configuration of a small cache of `samples` samples with embeddings of width `dim`. It has the teacher
+/// [`teacher_record`], two views per image (view 0 is the center crop, policy `moco-v2`, seed 7), shards of 40 samples,
+/// no class names and no optional columns.
 pub fn cache_config(dim: usize, samples: usize) -> CacheConfig {
     CacheConfig {
         teacher: teacher_record(),
@@ -55,24 +57,24 @@ pub fn cache_config(dim: usize, samples: usize) -> CacheConfig {
     }
 }
 
-/// Encoded images in memory. Its fields are public: a test changes the listing as it needs.
+/// Encoded images in memory. The fields are public, so a test can change the listing.
 #[derive(Debug, Clone, Default)]
 pub struct MemorySource {
-    /// The samples and everything else that a source lists.
+    /// Samples and all other parts of the listing.
     pub listing: Listing,
-    /// The encoded bytes of each sample.
+    /// Encoded bytes of each sample.
     pub bytes: Vec<Vec<u8>>,
 }
 
 impl MemorySource {
-    /// Unlabeled images by key.
+    /// Makes a source of unlabeled images from pairs of key and encoded bytes.
     pub fn new(images: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         let (samples, bytes) =
             images.into_iter().map(|(key, bytes)| (Sample { key, label: None }, bytes)).unzip();
         Self { listing: Listing { samples, ..Listing::default() }, bytes }
     }
 
-    /// The same images with `captions`, one per sample.
+    /// Adds `captions`, one per sample.
     #[must_use]
     pub fn captioned(mut self, captions: Captions) -> Self {
         self.listing.captions = Some(captions);
@@ -85,7 +87,7 @@ impl ImageSource for MemorySource {
         &self.listing
     }
 
-    /// The bytes, however many there are: `max_bytes` is not checked.
+    /// Returns the bytes without checking `max_bytes`.
     fn read(&self, index: usize, _max_bytes: u64) -> Result<Vec<u8>, SourceError> {
         self.listing.sample(index)?;
         Ok(self.bytes[index].clone())

@@ -1,13 +1,13 @@
-//! Normalized embeddings, their norms before normalization, and their faults.
+//! Normalized embeddings, their norms before normalization, and faults.
 
 use std::fmt;
 
-/// Why an embedding cannot be used.
+/// Reasons why an embedding cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmbeddingFault {
-    /// It holds a NaN or an infinity.
+    /// It has a NaN or infinite element.
     NotFinite,
-    /// All its elements are zero: it has no direction.
+    /// All its elements are zero, so it has no direction.
     Zero,
 }
 
@@ -29,7 +29,7 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Normalizes the raw rows in place. A row with a fault is left as it is, with a norm of 0 or NaN or infinity.
+    /// Normalizes raw rows in place. A row with a fault is left unchanged; its norm is 0, NaN or infinite.
     pub(crate) fn normalize(dim: usize, mut values: Vec<f32>) -> Self {
         let norms = values.chunks_exact_mut(dim).map(normalize_row).collect();
         Self { dim, values, norms }
@@ -50,17 +50,17 @@ impl Embeddings {
         &self.values
     }
 
-    /// All values, `[rows, D]`, by themselves.
+    /// Consumes the embeddings and returns all values, `[rows, D]`.
     pub fn into_values(self) -> Vec<f32> {
         self.values
     }
 
-    /// One unit vector, `[D]`.
+    /// The unit vector of a row, `[D]`.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.dim..(row + 1) * self.dim]
     }
 
-    /// L2 norm of a row before it was normalized.
+    /// L2 norm of a row before normalization.
     pub fn norm(&self, row: usize) -> f32 {
         self.norms[row]
     }
@@ -77,7 +77,7 @@ impl Embeddings {
 
 /// Divides a row by its norm and returns the norm.
 fn normalize_row(row: &mut [f32]) -> f32 {
-    // Squares of f32 neither overflow nor vanish in f64.
+    // Squares of f32 values neither overflow nor underflow in f64.
     let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,4 +1,5 @@
-//! The image encoder: a fixed batch of normalized pixels to unit vectors, and to features and tokens where they are asked for.
+//! The image encoder: maps a fixed-size batch of normalized pixels to unit vectors, and optionally to features and
+//! tokens.
 
 use lgd_data::render::{Normalization, PixelLayout, Resample};
 use ort::session::SessionInputValue;
@@ -14,11 +15,11 @@ use crate::runtime::Runtime;
 use crate::session::{Model, Port, Selection, Tensor, describe};
 use crate::teacher::{ImageSettings, Pooling};
 
-/// Outputs that hold a whole image's embedding, best first.
+/// Known names of outputs with one embedding per image, in order of preference.
 const KNOWN_OUTPUTS: &[&str] =
     &["image_embeds", "image_embeddings", "embeddings", "pooler_output", "last_hidden_state"];
 
-/// An image model on one device, with everything needed to prepare its input.
+/// An image model on one device, with the settings needed to prepare its input.
 #[derive(Debug)]
 pub struct ImageEncoder {
     model: Model,
@@ -39,7 +40,7 @@ pub struct ImageEncoder {
     warnings: Vec<String>,
 }
 
-/// The output that features come from; `dim` is 0 until the model has run.
+/// The output that holds the features. `dim` is 0 until the model has run.
 #[derive(Debug)]
 struct FeatureOutput {
     name: String,
@@ -47,7 +48,7 @@ struct FeatureOutput {
     dim: usize,
 }
 
-/// The output that tokens come from; `shape` is `None` until the model has run.
+/// The output that holds the tokens. `shape` is `None` until the model has run.
 #[derive(Debug)]
 struct TokenOutput {
     name: String,
@@ -55,7 +56,7 @@ struct TokenOutput {
     shape: Option<TokenShape>,
 }
 
-/// Outputs of a run, pooled and not yet normalized.
+/// Outputs of a run, pooled but not normalized.
 struct RawViews {
     vectors: Vec<f32>,
     dim: usize,
@@ -109,7 +110,8 @@ impl ImageEncoder {
         Ok(encoder)
     }
 
-    /// Runs one batch of zeros: the real widths, and any error, show now and not after an hour; a GPU plans its kernels.
+    /// Runs one batch of zeros. It determines the output widths, reveals errors now and not after an hour, and lets a
+    /// GPU plan its kernels.
     fn probe(&mut self) -> Result<(), ExtractError> {
         let pixels = self.new_batch();
         let raw = self.run(&pixels, self.batch())?;
@@ -128,7 +130,7 @@ impl ImageEncoder {
         self.dim
     }
 
-    /// Images per run; a smaller batch is padded to it.
+    /// Images per run. A smaller batch is padded to this size.
     pub fn batch(&self) -> usize {
         self.shape[0]
     }
@@ -138,7 +140,7 @@ impl ImageEncoder {
         self.size
     }
 
-    /// Elements of one image, 3 x size x size.
+    /// Number of elements of one image, 3 x size x size.
     pub fn image_len(&self) -> usize {
         self.shape[1..].iter().product()
     }
@@ -163,32 +165,32 @@ impl ImageEncoder {
         self.resample
     }
 
-    /// Name of the output that is taken.
+    /// Name of the output that holds the embeddings.
     pub fn output(&self) -> &str {
         &self.output
     }
 
-    /// Pooling of the output.
+    /// Pooling of that output.
     pub fn pooling(&self) -> Pooling {
         self.pooling
     }
 
-    /// Tokens that the mean leaves out, and the tokens that are cached.
+    /// Number of leading tokens left out of the mean and of the cached tokens.
     pub fn prefix_tokens(&self) -> usize {
         self.prefix_tokens
     }
 
-    /// Name of the features' output and their width F, where they are taken.
+    /// Name of the features' output and their width F, if features are read.
     pub fn features(&self) -> Option<(&str, usize)> {
         self.features.as_ref().map(|features| (features.name.as_str(), features.dim))
     }
 
-    /// Name of the tokens' output and their shape, where they are taken.
+    /// Name of the tokens' output and their shape, if tokens are read.
     pub fn tokens(&self) -> Option<(&str, TokenShape)> {
         self.tokens.as_ref().and_then(|tokens| Some((tokens.name.as_str(), tokens.shape?)))
     }
 
-    /// Refuses tokens of fewer than `dim` values: they cannot be projected to so many.
+    /// Fails if tokens have fewer than `dim` values, since a projection cannot widen them.
     pub(crate) fn require_token_width(&self, dim: usize) -> Result<(), ExtractError> {
         match self.tokens() {
             Some((_, shape)) if dim > shape.dim => Err(self.model.mismatch(
@@ -205,23 +207,24 @@ impl ImageEncoder {
         &self.warnings
     }
 
-    /// A batch of zeros of the right type and length.
+    /// A batch of zeros with the right element type and length.
     pub fn new_batch(&self) -> PixelBuffer {
         PixelBuffer::zeros(self.pixel_type, self.shape.iter().product())
     }
 
-    /// Embeds the first `rows` images of `pixels`, which always holds a whole batch (see [`ImageEncoder::new_batch`]).
+    /// Embeds the first `rows` images of `pixels`, which must be a whole batch (see [`ImageEncoder::new_batch`]).
     ///
     /// # Errors
-    /// [`ExtractError::Inference`] if the buffer is not a whole batch or the runtime fails.
+    /// [`ExtractError::Inference`] if the buffer is not a whole batch or inference fails.
     pub fn encode(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<Embeddings, ExtractError> {
         self.encode_views(pixels, rows).map(|views| views.embeddings)
     }
 
-    /// As [`ImageEncoder::encode`], with features and tokens if the encoder was opened for them: all from one pass.
+    /// Like [`ImageEncoder::encode`], but also returns features and tokens if the encoder was opened for them, from
+    /// the same pass.
     ///
     /// # Errors
-    /// As [`ImageEncoder::encode`].
+    /// Same as [`ImageEncoder::encode`].
     pub fn encode_views(&mut self, pixels: &PixelBuffer, rows: usize) -> Result<EncodedViews, ExtractError> {
         let raw = self.run(pixels, rows)?;
         let features = raw.features.as_ref().map(|(_, dim)| *dim);
@@ -291,13 +294,13 @@ impl TokenOutput {
     }
 }
 
-/// An output was asked for that `teacher.toml` does not name.
+/// The error for a requested output that `teacher.toml` does not name.
 fn unnamed(model: &Model, key: &str) -> ExtractError {
     let hint = format!("set [image] {key} in teacher.toml to the name of the output that holds them");
     model.mismatch(format!("{key} in teacher.toml"), describe(model.outputs()), hint)
 }
 
-/// The embedding's output, then the features', then the tokens'.
+/// Selects the embedding's output, then the features', then the tokens'.
 fn selection(
     model: &Model,
     embedding: &Port,
@@ -310,7 +313,7 @@ fn selection(
     Selection::of(model, &names)
 }
 
-/// Pools the outputs of [`selection`].
+/// Pools the outputs selected by [`selection`].
 fn take(
     outputs: &[Tensor<'_>],
     rows: usize,

@@ -1,4 +1,4 @@
-//! Encoders: from images or prompts to unit vectors; for images also features and tokens, in the same pass.
+//! Encoders that map images or prompts to unit vectors, and images also to features and tokens in the same pass.
 
 mod embeddings;
 mod image;
@@ -18,20 +18,21 @@ pub use views::{EncodedViews, Features, Outputs, ViewFault};
 
 use crate::device::ExecutionDevice;
 
-/// Default images per batch on the processor, if the model does not fix the batch.
+/// Default number of images per batch on the CPU, if the model does not fix it.
 pub const CPU_BATCH: usize = 32;
-/// Default images per batch on a GPU, if the model does not fix the batch.
+/// Default number of images per batch on a GPU, if the model does not fix it.
 pub const GPU_BATCH: usize = 256;
-/// Default prompts per batch, if the model does not fix the batch.
+/// Default number of prompts per batch, if the model does not fix it.
 pub const TEXT_BATCH: usize = 64;
 
-/// How an encoder runs.
+/// Device, batch size and threads of an encoder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncoderOptions {
     /// Device that runs the encoder.
     pub device: ExecutionDevice,
-    /// Rows per run; `None` = the model's own if it is fixed, else [`CPU_BATCH`], [`GPU_BATCH`] or [`TEXT_BATCH`].
+    /// Rows per run. `None` means the model's own number if it is fixed, else [`CPU_BATCH`], [`GPU_BATCH`] or
+    /// [`TEXT_BATCH`].
     pub batch: Option<usize>,
-    /// Threads of the processor that compute; 0 = all cores.
+    /// CPU threads for inference; 0 means all cores.
     pub threads: usize,
 }

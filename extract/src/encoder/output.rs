@@ -1,4 +1,4 @@
-//! Choosing a model's output, and pooling it to one vector per row.
+//! Selects a model's output and pools it to one vector per row.
 
 use lgd_data::render::PixelLayout;
 
@@ -6,7 +6,7 @@ use crate::error::ExtractError;
 use crate::session::{Model, Port, Tensor, describe};
 use crate::teacher::Pooling;
 
-/// The output of this name, which `key` of teacher.toml gives.
+/// Finds the output with this name. `key` is the setting in teacher.toml that names it, for the error.
 pub(crate) fn named<'m>(model: &'m Model, name: &str, key: &str) -> Result<&'m Port, ExtractError> {
     let outputs = model.outputs();
     outputs.iter().find(|port| port.name == name).ok_or_else(|| {
@@ -15,7 +15,7 @@ pub(crate) fn named<'m>(model: &'m Model, name: &str, key: &str) -> Result<&'m P
     })
 }
 
-/// The output to take: the named one, the only one, or the first of `known` that the model has.
+/// Selects the output: the one set by name, the only one, or the first of `known` that the model has.
 pub(crate) fn choose<'m>(
     model: &'m Model,
     set: Option<&str>,
@@ -36,7 +36,7 @@ pub(crate) fn choose<'m>(
     }
 }
 
-/// Refuses an output of integers.
+/// Fails if the output is not f32 or f16.
 pub(crate) fn require_float(model: &Model, output: &Port) -> Result<(), ExtractError> {
     use ort::value::TensorElementType::{Float16, Float32};
     if matches!(output.element, Some(Float32 | Float16)) {
@@ -46,7 +46,7 @@ pub(crate) fn require_float(model: &Model, output: &Port) -> Result<(), ExtractE
     Err(model.mismatch("an output of f32 or f16", output.to_string(), hint))
 }
 
-/// The pooling of the features' output: none is needed, a feature map is averaged, tokens are pooled as the embedding's are.
+/// Pooling of the features' output: none for vectors, the mean for a feature map, the embedding's pooling for tokens.
 pub(crate) fn feature_pooling(
     model: &Model,
     output: &Port,
@@ -66,7 +66,7 @@ pub(crate) fn feature_pooling(
     }
 }
 
-/// The pooling for an output of this rank: the one set, checked, or `none` if nothing needs pooling.
+/// Pooling of an output by its rank: the configured one if it fits, or `none` for vectors.
 pub(crate) fn pooling_for(
     model: &Model,
     output: &Port,
@@ -95,19 +95,19 @@ pub(crate) fn pooling_for(
     }
 }
 
-/// How the rows of a run are pooled.
+/// How a run's output is pooled.
 pub(crate) struct PoolingPlan<'a> {
     pub pooling: Pooling,
-    /// Leading tokens that the mean leaves out.
+    /// Number of leading tokens left out of the mean.
     pub prefix_tokens: usize,
-    /// Axes of a feature map.
+    /// Axis order of a feature map.
     pub layout: PixelLayout,
-    /// Which tokens the mean counts, [N, T] of 0 and 1; `None` = all.
+    /// Tokens included in the mean, [N, T] of 0 and 1; `None` means all.
     pub mask: Option<&'a [i64]>,
 }
 
 impl PoolingPlan<'_> {
-    /// Raw vectors of the first `rows` rows, and their width.
+    /// Pools the first `rows` rows and returns their vectors and width.
     pub(crate) fn apply(&self, tensor: &Tensor<'_>, rows: usize) -> Result<(Vec<f32>, usize), String> {
         let data = tensor.to_f32();
         let wrong = |what: &str| format!("the output has shape {:?}, expected {what}", tensor.shape);
@@ -161,7 +161,7 @@ impl PoolingPlan<'_> {
     }
 }
 
-/// Mean over the positions of feature maps, one row of `dim` per map.
+/// Averages feature maps over their positions; returns one row of width `dim` per map.
 #[expect(clippy::cast_precision_loss, reason = "a feature map has far fewer than 2^24 positions")]
 fn map_mean(data: &[f32], dim: usize, positions: usize, channels_last: bool) -> Vec<f32> {
     let count = positions as f32;

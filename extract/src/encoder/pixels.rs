@@ -1,4 +1,4 @@
-//! Normalized pixels in the element type that the image model takes.
+//! Normalized pixels in the element type of the image model's input.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -14,7 +14,7 @@ pub enum PixelType {
     F16,
 }
 
-/// Normalized pixels of one or more images, one after the other.
+/// Normalized pixels of consecutive images.
 #[derive(Clone, Debug)]
 pub enum PixelBuffer {
     /// 32-bit floats.
@@ -53,10 +53,10 @@ impl PixelBuffer {
         }
     }
 
-    /// Normalizes an image into the elements from `start` on. `scratch` saves an allocation if elements are f16.
+    /// Normalizes an image into the elements that begin at `start`. `scratch` avoids an allocation for f16 elements.
     ///
     /// # Errors
-    /// [`RenderError::Length`] if the image does not fit.
+    /// [`RenderError::Length`] if the buffer is too short for the image.
     pub fn normalize(
         &mut self,
         start: usize,
@@ -82,10 +82,10 @@ impl PixelBuffer {
         }
     }
 
-    /// Copies `len` elements of `source` from `from` on to the elements from `start` on, converting if types differ.
+    /// Copies `len` elements from offset `from` of `source` to offset `start`, and converts them if the types differ.
     ///
     /// # Panics
-    /// If either range is outside its buffer.
+    /// If either range is out of bounds.
     pub fn copy_from(&mut self, start: usize, source: &Self, from: usize, len: usize) {
         let (to, from) = (start..start + len, from..from + len);
         match (self, source) {
@@ -98,10 +98,10 @@ impl PixelBuffer {
         }
     }
 
-    /// Sets everything from `start` on to zero.
+    /// Sets all elements from `start` on to zero.
     ///
     /// # Panics
-    /// If `start` is outside the buffer.
+    /// If `start` is out of bounds.
     pub fn clear_from(&mut self, start: usize) {
         match self {
             Self::F32(values) => values[start..].fill(0.0),

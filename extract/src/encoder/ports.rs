@@ -1,4 +1,4 @@
-//! The input of an image model, from its shape and checked against the teacher's settings.
+//! Determines an image model's input from its shape and checks it against the teacher's settings.
 
 use lgd_data::render::PixelLayout;
 use ort::value::TensorElementType;
@@ -9,7 +9,7 @@ use crate::error::ExtractError;
 use crate::session::{Model, Port, describe};
 use crate::teacher::{ImageSettings, Pooling};
 
-/// The model's one input, by name if there is one.
+/// The model's only input. If `named` is set, it must have that name.
 pub(super) fn choose_input<'m>(model: &'m Model, named: Option<&str>) -> Result<&'m Port, ExtractError> {
     let inputs = model.inputs();
     let port = match (named, inputs) {
@@ -30,7 +30,7 @@ fn many_inputs(model: &Model) -> ExtractError {
     )
 }
 
-/// The element type of the pixels.
+/// Element type of the pixels.
 pub(super) fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, ExtractError> {
     match input.element {
         Some(TensorElementType::Float32) => Ok(PixelType::F32),
@@ -39,7 +39,7 @@ pub(super) fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, Extra
     }
 }
 
-/// The layout by the model's three channels, else the one that is set, else NCHW.
+/// Axis order: given by the axis with three channels, else by `set`, else NCHW.
 pub(super) fn layout(
     model: &Model,
     input: &Port,
@@ -72,7 +72,7 @@ pub(super) fn layout(
     }
 }
 
-/// The side of the square input, pixels.
+/// Side of the square input, px.
 pub(super) fn side(
     model: &Model,
     input: &Port,
@@ -99,7 +99,7 @@ pub(super) fn side(
     }
 }
 
-/// Images per run: the model's own number, the wanted one, or the device's default.
+/// Images per run: the model's fixed number, else `wanted`, else the device's default.
 pub(super) fn batch(
     model: &Model,
     input: &Port,
@@ -118,7 +118,7 @@ pub(super) fn batch(
     }
 }
 
-/// Warnings about a model whose embeddings may not be what the user expects.
+/// Warnings about settings that may not give the embeddings that the user expects.
 pub(super) fn warnings(model: &Model, output: &Port, settings: &ImageSettings) -> Vec<String> {
     let mut warnings = Vec::new();
     if output.name == "pooler_output" {

@@ -1,6 +1,6 @@
-//! The text encoder: prompts to unit vectors, always in f32.
+//! The text encoder: maps prompts to unit vectors, always in f32.
 //!
-//! Prompts of one length in tokens are encoded together, so that padding neither costs time nor changes a result.
+//! Prompts with the same number of tokens are encoded together, so padding neither costs time nor changes results.
 
 use std::path::{Path, PathBuf};
 
@@ -18,18 +18,18 @@ use crate::runtime::Runtime;
 use crate::session::{Model, Port, Selection, describe};
 use crate::teacher::{Padding, Pooling, TextSettings};
 
-/// Outputs that hold a whole prompt's embedding, best first.
+/// Known names of outputs with one embedding per prompt, in order of preference.
 const KNOWN_OUTPUTS: &[&str] =
     &["text_embeds", "text_embeddings", "sentence_embedding", "embeddings", "last_hidden_state"];
 
-/// Padding tokens of tokenizers whose files do not name theirs; CLIP's pads with 0.
+/// Common padding tokens, for tokenizers whose files do not name one. CLIP's pads with 0.
 const PAD_TOKENS: &[&str] = &["[PAD]", "<pad>"];
 
 const INPUT_IDS: &str = "input_ids";
 const ATTENTION_MASK: &str = "attention_mask";
 const TOKEN_TYPES: &str = "token_type_ids";
 
-/// Values for an input of the text model.
+/// The kind of values that an input of the text model takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feed {
     Ids,
@@ -52,12 +52,12 @@ pub struct TextEncoder {
     hash: ContentHash,
 }
 
-/// Texts as the model sees them.
+/// Embeddings of a list of texts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncodedTexts {
     /// Unit vectors.
     pub embeddings: Embeddings,
-    /// How many of the texts were longer than the context, and were cut.
+    /// Number of texts that were longer than the context and were truncated.
     pub cut: usize,
 }
 
@@ -68,7 +68,7 @@ enum IntegerType {
     I32,
 }
 
-/// Tokens of prompts of one length, [rows, length].
+/// Tokens of prompts with the same length, [rows, length].
 struct TokenBatch {
     rows: usize,
     length: usize,
@@ -84,7 +84,8 @@ impl TextEncoder {
         hash: ContentHash,
         options: &EncoderOptions,
     ) -> Result<Self, ExtractError> {
-        // TensorRT would plan anew for every length, and is known to spoil f16 CLIP text encoders: CUDA runs text.
+        // Text always runs with CUDA: TensorRT would plan again for every length, and it is known to break f16 CLIP
+        // text encoders.
         let slot = match &options.device {
             ExecutionDevice::Cpu => Slot::Cpu,
             ExecutionDevice::Cuda(ordinals) | ExecutionDevice::TensorRt(ordinals) => {
@@ -109,7 +110,7 @@ impl TextEncoder {
             hash,
             model,
         };
-        // One prompt shows the real width, and any error, before the work starts.
+        // Encoding one prompt determines the width and reveals errors before the work starts.
         let probe = encoder.tokenize(&["a".to_owned()])?;
         let (_, dim) = encoder.run(&probe, &[0])?;
         encoder.dim = dim;
@@ -121,16 +122,17 @@ impl TextEncoder {
         self.dim
     }
 
-    /// Hash of model, tokenizer and settings: equal hashes give equal embeddings.
+    /// Hash of model, tokenizer and settings. Equal hashes give equal embeddings.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
 
-    /// Embeds prompts; row i of the result, [N, D], is prompt i's unit vector. A prompt longer than the context is cut.
+    /// Embeds prompts. Row i of the result, [N, D], is the unit vector of prompt i. A prompt longer than the context
+    /// is truncated.
     ///
     /// # Errors
-    /// [`ExtractError::PromptEmbedding`] for a prompt whose embedding is NaN or zero; [`ExtractError::Tokenizer`];
-    /// [`ExtractError::Inference`].
+    /// [`ExtractError::PromptEmbedding`] if a prompt's embedding is not finite or is zero;
+    /// [`ExtractError::Tokenizer`]; [`ExtractError::Inference`].
     pub fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, ExtractError> {
         let texts = self.encode_texts(prompts)?;
         let fault = (0..prompts.len()).find_map(|row| Some((row, texts.embeddings.fault(row)?)));
@@ -144,7 +146,7 @@ impl TextEncoder {
         }
     }
 
-    /// Embeds texts; row i is text i. Unusable texts are marked as faults.
+    /// Embeds texts; row i is text i. Texts whose embeddings cannot be used have a fault in the result.
     ///
     /// # Errors
     /// [`ExtractError::Tokenizer`]; [`ExtractError::Inference`].
@@ -172,7 +174,7 @@ impl TextEncoder {
             .map_err(|error| tokenizer_error(&self.tokenizer_path, error))
     }
 
-    /// Raw vectors of `members`, which have one length, and their width.
+    /// Raw vectors of `members`, which have the same number of tokens, and their width.
     fn run(
         &mut self,
         tokens: &[tokenizers::Encoding],
@@ -210,7 +212,7 @@ impl TextEncoder {
 }
 
 impl TokenBatch {
-    /// Rows past the members repeat the first one: they only fill a fixed batch.
+    /// Gathers the tokens of `members`. Rows past the last member repeat the first one, to fill a fixed batch.
     fn gather(tokens: &[tokenizers::Encoding], members: &[usize], rows: usize) -> Self {
         let length = members.first().map_or(0, |&first| tokens[first].get_ids().len());
         let padded = members.iter().chain(std::iter::repeat_n(&members[0], rows - members.len()));
@@ -234,7 +236,7 @@ impl TokenBatch {
         Ok(match integer {
             IntegerType::I64 => Tensor::from_array((shape, values.clone()))?.into(),
             IntegerType::I32 => {
-                // Token numbers come from u32 vocabularies of far fewer than 2^31 tokens.
+                // Token ids come from vocabularies of far fewer than 2^31 tokens.
                 let narrow: Vec<i32> =
                     values.iter().map(|&value| i32::try_from(value).unwrap_or(i32::MAX)).collect();
                 Tensor::from_array((shape, narrow))?.into()
@@ -247,7 +249,7 @@ fn tokenizer_error(path: &Path, error: impl Into<Cause>) -> ExtractError {
     ExtractError::Tokenizer { path: path.to_owned(), source: error.into() }
 }
 
-/// The values for each input of the model. Fails for inputs with an unknown name.
+/// Maps each input of the model to the values that it takes. Fails for an input with an unknown name.
 fn feeds(model: &Model, ids: Option<&str>) -> Result<Vec<(String, Feed, IntegerType)>, ExtractError> {
     let inputs = model.inputs();
     let ids = match (ids, inputs) {
@@ -285,7 +287,7 @@ fn integer_type(model: &Model, port: &Port) -> Result<IntegerType, ExtractError>
     }
 }
 
-/// Batch and length of the ids, if the model fixes them.
+/// Batch size and length of the token ids, if the model fixes them.
 fn ids_shape(
     model: &Model,
     feeds: &[(String, Feed, IntegerType)],
@@ -299,7 +301,7 @@ fn ids_shape(
     }
 }
 
-/// The tokenizer, set to cut and pad as model and settings need.
+/// Loads the tokenizer, with truncation and padding as model and settings require.
 fn load_tokenizer(
     model: &Model,
     settings: &TextSettings,
@@ -321,7 +323,7 @@ fn load_tokenizer(
             return Err(model.mismatch(expected, describe(model.inputs()), hint));
         }
     };
-    // Without a mask the model cannot tell padding from words, and was trained on one length.
+    // A model without a mask cannot tell padding from words, and was trained on one length.
     let default = if fixed_length.is_some() || !has_mask { Padding::Fixed } else { Padding::Longest };
     let padding = settings.padding.unwrap_or(default);
     if padding == Padding::Longest && fixed_length.is_some() {

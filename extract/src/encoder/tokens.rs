@@ -1,4 +1,4 @@
-//! Patch tokens: a grid of vectors per image, out of a transformer's tokens or a feature map.
+//! Patch tokens: a grid of vectors per image, from a transformer's tokens or a feature map.
 
 use lgd_data::cache::standardize;
 use lgd_data::projection::Projection;
@@ -9,7 +9,7 @@ use super::output::require_float;
 use crate::error::ExtractError;
 use crate::session::{Model, Port, Tensor};
 
-/// The grid of an image's tokens, and their width.
+/// The shape of an image's tokens: their grid and their width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenShape {
     /// Rows of the grid.
@@ -21,30 +21,30 @@ pub struct TokenShape {
 }
 
 impl TokenShape {
-    /// Tokens of an image.
+    /// Tokens per image.
     pub fn count(&self) -> usize {
         self.rows * self.columns
     }
 
-    /// Values of an image, rows x columns x D.
+    /// Values per image, rows x columns x D.
     pub fn width(&self) -> usize {
         self.count() * self.dim
     }
 }
 
-/// How an output becomes tokens on a grid.
+/// How an output is converted to tokens on a grid.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenPlan {
-    /// Leading tokens that are no patches.
+    /// Number of leading tokens that are not patches.
     pub prefix_tokens: usize,
-    /// Rows and columns, if `teacher.toml` sets them.
+    /// Rows and columns, if set in `teacher.toml`.
     pub grid: Option<[usize; 2]>,
-    /// Axes of a feature map.
+    /// Axis order of a feature map.
     pub layout: PixelLayout,
 }
 
 impl TokenPlan {
-    /// Refuses an output that holds no tokens.
+    /// Fails if the output's rank or element type does not fit tokens.
     pub(crate) fn check(model: &Model, output: &Port) -> Result<(), ExtractError> {
         require_float(model, output)?;
         if matches!(output.shape.len(), 3 | 4) {
@@ -57,7 +57,7 @@ impl TokenPlan {
         ))
     }
 
-    /// Tokens of the first `rows` images as the model gives them, `[rows, T, D]`, and their shape.
+    /// Tokens of the first `rows` images, `[rows, T, D]`, not yet standardized, and their shape.
     pub(crate) fn apply(&self, tensor: &Tensor<'_>, rows: usize) -> Result<(Vec<f32>, TokenShape), String> {
         let data = tensor.to_f32();
         let wrong =
@@ -95,7 +95,7 @@ impl TokenPlan {
         }
     }
 
-    /// The grid of `count` tokens: the one set, or a square.
+    /// The grid of `count` tokens: the configured one, or a square.
     fn grid(&self, count: usize, dim: usize) -> Result<TokenShape, String> {
         let side = count.isqrt();
         let [rows, columns] = self.grid.unwrap_or([side, side]);
@@ -112,7 +112,7 @@ impl TokenPlan {
     }
 }
 
-/// Feature maps `[n, D, rows, columns]` as `[n, rows, columns, D]`.
+/// Transposes feature maps from `[n, D, rows, columns]` to `[n, rows, columns, D]`.
 fn channels_last(maps: &[f32], shape: TokenShape) -> Vec<f32> {
     let (count, dim) = (shape.count(), shape.dim);
     let mut tokens = vec![0.0; maps.len()];
@@ -136,14 +136,14 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Standardizes `[rows, T, D]`, every token over its own values.
+    /// Standardizes `[rows, T, D]`: every token over its own values.
     pub(crate) fn standardize(shape: TokenShape, mut values: Vec<f32>) -> Self {
         let images = values.par_chunks_exact_mut(shape.width());
         let usable = images.map(|image| standardize(image, shape.dim)).collect();
         Self { shape, values, usable }
     }
 
-    /// The tokens in `projection`'s coordinates. Each image is projected by itself, so that its neighbors do not change its bits.
+    /// Projects the tokens. Each image is projected separately, so other images in the batch do not change its bits.
     #[must_use]
     pub fn project(&self, projection: &Projection) -> Self {
         let shape = TokenShape { dim: projection.dim(), ..self.shape };
@@ -155,7 +155,7 @@ impl Tokens {
         Self { shape, values, usable: self.usable.clone() }
     }
 
-    /// Grid and width.
+    /// Grid and token width.
     pub fn shape(&self) -> TokenShape {
         self.shape
     }
@@ -165,7 +165,7 @@ impl Tokens {
         &self.values
     }
 
-    /// All values, `[rows, T, D]`, by themselves.
+    /// Consumes the tokens and returns all values, `[rows, T, D]`.
     pub fn into_values(self) -> Vec<f32> {
         self.values
     }
@@ -175,7 +175,7 @@ impl Tokens {
         &self.values[row * self.shape.width()..(row + 1) * self.shape.width()]
     }
 
-    /// Whether all values of an image were finite, and of a size that can be standardized.
+    /// Whether all values of an image were finite and small enough to be standardized.
     pub fn usable(&self, row: usize) -> bool {
         self.usable[row]
     }

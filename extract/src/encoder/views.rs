@@ -6,36 +6,36 @@ use half::f16;
 
 use super::{EmbeddingFault, Embeddings, Tokens};
 
-/// Outputs of an image model to read besides the embedding, in the same pass.
+/// Optional outputs of an image model, read in the same pass as the embedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outputs {
-    /// The output that `teacher.toml` names as `features`.
+    /// Read the output named by `features` in `teacher.toml`.
     pub features: bool,
-    /// The output that `teacher.toml` names as `tokens`.
+    /// Read the output named by `tokens` in `teacher.toml`.
     pub tokens: bool,
 }
 
-/// A batch of views as the model sees them. All parts have the same rows.
+/// Outputs of the image model for a batch of views. All parts have the same number of rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncodedViews {
     /// Unit vectors.
     pub embeddings: Embeddings,
-    /// Pooled features, if they were asked for.
+    /// Pooled features, if requested.
     pub features: Option<Features>,
-    /// Tokens, if they were asked for.
+    /// Tokens, if requested.
     pub tokens: Option<Tokens>,
 }
 
-/// Why a view cannot be used.
+/// Reasons why a view cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewFault {
     /// Its embedding has a fault.
     Embedding(EmbeddingFault),
-    /// Its feature holds a NaN or an infinity.
+    /// Its feature has a NaN or infinite element.
     FeatureNotFinite,
-    /// Its feature holds a number that half precision has not.
+    /// Its feature has an element outside the range of f16.
     FeatureRange,
-    /// One of its tokens holds a NaN, an infinity, or numbers too large to be standardized.
+    /// One of its tokens has elements that are NaN, infinite, or too large to be standardized.
     Tokens,
 }
 
@@ -81,7 +81,7 @@ impl EncodedViews {
     }
 }
 
-/// Pooled features as the model gives them, rows of width `dim`.
+/// Pooled features, not normalized, in rows of width `dim`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     dim: usize,
@@ -103,12 +103,12 @@ impl Features {
         &self.values
     }
 
-    /// All values, `[rows, F]`, by themselves.
+    /// Consumes the features and returns all values, `[rows, F]`.
     pub fn into_values(self) -> Vec<f32> {
         self.values
     }
 
-    /// One feature, `[F]`.
+    /// The feature of a row, `[F]`.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.dim..(row + 1) * self.dim]
     }

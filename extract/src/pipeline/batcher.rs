@@ -1,4 +1,4 @@
-//! Putting prepared samples, in order, into whole batches.
+//! Collects prepared samples, in order, into whole batches.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use lgd_data::cache::{ImageStamp, Reject};
@@ -11,11 +11,11 @@ use super::feed::Ordered;
 use super::prepare::{BufferPool, Prepared, Preparer, Rendered, Unprepared};
 use crate::encoder::{ImageEncoder, PixelBuffer};
 
-/// A sample as the writer needs it.
+/// An item of the listing, as the writer receives it.
 pub(super) enum Item {
-    /// All its rows are in the batches sent so far.
+    /// A sample whose rows are all in the batches sent so far.
     Sample(BatchedSample),
-    /// It takes no rows.
+    /// A rejected sample, which has no rows.
     Reject(Reject),
 }
 
@@ -25,33 +25,33 @@ pub(super) struct BatchedSample {
     pub sample: usize,
     pub image: ImageStamp,
     pub views: Vec<View>,
-    /// The K views as the cache stores them; none if it does not.
+    /// The K encoded views to be stored in the cache; empty if the cache stores no views.
     pub stored: Vec<Vec<u8>>,
 }
 
-/// A shard, piece by piece, as the writer sees it.
+/// The parts of a shard in the order in which the writer receives them.
 pub(super) enum ShardPart {
-    /// A shard begins.
+    /// Starts a shard.
     Begin(usize),
-    /// The next rows, and the samples that are complete with them.
+    /// The next rows, and the samples that they complete.
     Batch { items: Vec<Item>, encoded: Receiver<Encoded> },
-    /// The samples after the last batch, rejects all, and the end of the shard.
+    /// The rejected samples after the last batch. Ends the shard.
     End { items: Vec<Item> },
-    /// The storage of the images has failed. This is the last part.
+    /// The storage of the images failed. This is the last part.
     Failed(SourceError),
 }
 
-/// The next stage has ended, or the job was asked to stop.
+/// The next stage has ended, or the job was interrupted.
 struct Stopped;
 
-/// Makes `count` batch buffers. Batcher and encoders recycle them, so that `count` bounds the waiting batches.
+/// Creates `count` batch buffers. Batcher and encoders recycle them, so `count` limits the number of waiting batches.
 pub(super) fn batch_buffers(
     encoder: &ImageEncoder,
     count: usize,
 ) -> (Sender<PixelBuffer>, Receiver<PixelBuffer>) {
     let (give, take) = bounded(count);
     for _ in 0..count {
-        // The queue has room for exactly this many.
+        // The queue's capacity is exactly `count`.
         let _ = give.try_send(encoder.new_batch());
     }
     (give, take)
@@ -76,7 +76,7 @@ struct Filling {
 }
 
 impl Batcher<'_> {
-    /// Runs until the listing ends, a neighboring stage has ended, or the job is asked to stop.
+    /// Runs until the listing ends, a neighboring stage ends, or the job is interrupted.
     pub(super) fn run(self, ordered: &Receiver<Ordered>, job: &Job) {
         let mut filling = Filling::default();
         for next in ordered {
@@ -111,7 +111,7 @@ impl Batcher<'_> {
                 return Ok(());
             }
             Err(Unprepared::Failed(error)) => {
-                // A writer that has ended has reported its error.
+                // If the writer has ended, it has reported its own error.
                 let _ = self.writer.send(ShardPart::Failed(error));
                 return Err(Stopped);
             }
@@ -137,11 +137,11 @@ impl Batcher<'_> {
         Ok(())
     }
 
-    /// Sends the batch to the encoders and then, as a promise, to the writer.
+    /// Sends the batch to the encoders, and to the writer a channel that will deliver its embeddings.
     fn send_batch(&self, filling: &mut Filling) -> Result<(), Stopped> {
         let Some(mut pixels) = filling.pixels.take() else { return Ok(()) };
         let rows = std::mem::take(&mut filling.rows);
-        // The padding must not depend on the buffer's last use: it might change a kernel's results.
+        // The padding must not depend on the buffer's previous content, which might change a kernel's results.
         pixels.clear_from(rows * self.preparer.image_len());
         let (reply, encoded) = bounded(1);
         self.encoders.send(EncodeTask { pixels, rows, reply }).map_err(|_| Stopped)?;

@@ -1,4 +1,4 @@
-//! The captions of a shard's samples as unit vectors: encoded beside the pipeline, or as the list gave them.
+//! Unit vectors of a shard's captions: encoded in parallel with the pipeline, or taken from the listing.
 
 use std::ops::Range;
 
@@ -11,30 +11,30 @@ use lgd_data::source::{Captions, ImageSource};
 use crate::encoder::{EmbeddingFault, TextEncoder};
 use crate::error::ExtractError;
 
-/// Texts that are encoded between two checks for a request to stop.
+/// Number of texts encoded between two checks for an interruption.
 const CHUNK: usize = 256;
 
-/// Encodes captions as unit vectors.
+/// The source of the captions' unit vectors.
 #[derive(Debug)]
 pub(super) enum CaptionEncoder {
-    /// Texts, through the teacher's text encoder.
+    /// Texts, encoded by the teacher's text encoder.
     Texts(Box<TextEncoder>),
-    /// Ready embeddings of this width.
+    /// Embeddings of this width, given in the listing.
     Ready(usize),
 }
 
-/// The captions of the samples of one shard, rejects included.
+/// Unit vectors of the captions of one shard's samples, rejected samples included.
 pub(super) struct ShardCaptions {
     samples: Range<usize>,
     dim: usize,
     values: Vec<f32>,
     faults: Vec<Option<EmbeddingFault>>,
-    /// How many texts were longer than the context.
+    /// Number of texts that were longer than the context and were truncated.
     pub cut: usize,
 }
 
 impl ShardCaptions {
-    /// The unit vector of a sample of the listing, or its fault.
+    /// The unit vector of the sample with this index in the listing, or its fault.
     pub(super) fn row(&self, sample: usize) -> Result<&[f32], EmbeddingFault> {
         let at = sample - self.samples.start;
         match self.faults[at] {
@@ -45,7 +45,7 @@ impl ShardCaptions {
 }
 
 impl CaptionEncoder {
-    /// The record of the captions in the cache's configuration.
+    /// The record of the captions for the cache's configuration.
     pub(super) fn record(&self) -> CaptionRecord {
         match self {
             Self::Texts(encoder) => CaptionRecord { dim: encoder.dim(), text_encoder: Some(encoder.hash()) },
@@ -53,7 +53,7 @@ impl CaptionEncoder {
         }
     }
 
-    /// The captions of `samples`. Batches depend on the range alone, and so do the bits.
+    /// Encodes the captions of `samples`. Batches, and thus the bits, depend only on the range.
     fn encode(
         &mut self,
         captions: Option<&Captions>,
@@ -98,7 +98,7 @@ impl CaptionEncoder {
     }
 }
 
-/// Sends the captions of every shard, in order, until done, asked to stop, or the writer has ended.
+/// Sends the captions of every shard, in order, until all are sent, the job is interrupted, or the writer ends.
 pub(super) fn encode_all(
     encoder: &mut CaptionEncoder,
     source: &dyn ImageSource,

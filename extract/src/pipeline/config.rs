@@ -1,4 +1,4 @@
-//! The configuration of a cache, which decides its bytes: stating it, and checking that a cache was started with it.
+//! The configuration of a cache, which determines its bytes: builds it, and checks that a cache was started with it.
 
 use lgd_data::cache::{CacheConfig, FeatureRecord, TeacherRecord, TokenEncoding, TokenRecord};
 use lgd_data::manifest::ContentHash;
@@ -50,7 +50,7 @@ impl Extractor {
         }
     }
 
-    /// The hash of the listing, with the captions where they are cached.
+    /// Hash of the listing. It includes the captions if they are cached.
     fn listing(&self, source: &dyn ImageSource) -> ContentHash {
         match source.listing().captions.as_ref().filter(|_| self.captions.is_some()) {
             Some(captions) => captions.listing_hash(source.samples()),

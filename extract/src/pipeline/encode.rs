@@ -1,4 +1,4 @@
-//! The encoder stage: one thread per session, each taking the next batch when it is free.
+//! The encoder stage: one thread per session. Each takes the next batch when it is free.
 
 use crossbeam_channel::{Receiver, Sender};
 use lgd_data::job::Job;
@@ -7,18 +7,18 @@ use lgd_data::projection::Projection;
 use crate::encoder::{EncodedViews, ImageEncoder, PixelBuffer, Tokens};
 use crate::error::ExtractError;
 
-/// A batch as the cache holds it.
+/// A batch's result, as the writer receives it.
 pub(super) type Encoded = Result<EncodedViews, ExtractError>;
 
-/// A whole batch of pixels. Rows from `rows` on are padding.
+/// A whole batch of pixels. Rows at and after `rows` are padding.
 pub(super) struct EncodeTask {
     pub pixels: PixelBuffer,
     pub rows: usize,
     pub reply: Sender<Encoded>,
 }
 
-/// Encodes batches until there are no more, and projects their tokens if there is a projection. Once the job is asked to stop, waiting
-/// batches are dropped unanswered.
+/// Encodes batches until there are no more, and projects their tokens if there is a projection. After an
+/// interruption, waiting batches are dropped without a reply.
 pub(super) fn encode_all(
     encoder: &mut ImageEncoder,
     projection: Option<&Projection>,
@@ -31,7 +31,8 @@ pub(super) fn encode_all(
             return;
         }
         let encoded = encoder.encode_views(&pixels, rows);
-        // Neither failure matters: the buffers' queue has room for all of them, and a writer that has ended has reported its error.
+        // Both failures can be ignored: the buffer queue has room for all buffers, and a writer that has ended has
+        // reported its error.
         let _ = buffers.try_send(pixels);
         let _ = reply.send(encoded.map(|views| project(views, projection)));
     }

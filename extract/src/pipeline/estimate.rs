@@ -1,32 +1,32 @@
-//! Estimates of the disk space of stored views, features, tokens and captions, before the extraction begins.
+//! Estimates the disk space of stored views, features, tokens and captions before the extraction starts.
 
 use lgd_data::cache::{CacheConfig, Partition, StoredFormat};
 use lgd_data::strided::StridedViews;
 
 use super::prepare::Preparer;
 
-/// Views that are encoded to estimate the bytes of one.
+/// Number of views that are encoded to estimate the bytes per view.
 const PROBES: usize = 48;
 
-/// Bytes of a cache's stored views, or of one part's.
+/// Estimated size of the stored views of a cache or of one of its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredEstimate {
-    /// Views, were no sample rejected.
+    /// Number of views if no sample is rejected.
     pub views: u64,
-    /// Bytes of one, rounded up.
+    /// Bytes per view, rounded up.
     pub bytes_per_view: u64,
-    /// Whether every view takes exactly that.
+    /// Whether every view takes exactly this many bytes.
     pub exact: bool,
 }
 
 impl StoredEstimate {
-    /// Bytes of all.
+    /// Bytes of all views.
     pub fn bytes(&self) -> u64 {
         self.views.saturating_mul(self.bytes_per_view)
     }
 }
 
-/// The estimate for the shards of `partition`.
+/// Estimates the stored views of the shards of `partition`.
 pub(super) fn estimate(
     preparer: &Preparer<'_>,
     config: &CacheConfig,
@@ -34,12 +34,12 @@ pub(super) fn estimate(
     partition: Partition,
 ) -> StoredEstimate {
     let exact = format.fixed_bytes();
-    // Without a usable image the estimate is the most that a view can take.
+    // If no sampled image is usable, the estimate is the maximum that a view can take.
     let bytes = exact.or_else(|| probe(preparer, config, format)).or(format.pixel_bytes().ok()).unwrap_or(0);
     StoredEstimate { views: views(config, partition), bytes_per_view: whole(bytes), exact: exact.is_some() }
 }
 
-/// Samples that the shards of `partition` hold, were none rejected.
+/// Number of samples in the shards of `partition` if none is rejected.
 fn samples(config: &CacheConfig, partition: Partition) -> u64 {
     let samples: usize = (0..config.shards())
         .filter(|&shard| partition.contains(shard))
@@ -48,7 +48,7 @@ fn samples(config: &CacheConfig, partition: Partition) -> u64 {
     whole(samples)
 }
 
-/// Views of those samples.
+/// Number of views of those samples.
 fn views(config: &CacheConfig, partition: Partition) -> u64 {
     samples(config, partition).saturating_mul(u64::from(config.views))
 }
@@ -57,18 +57,18 @@ fn whole(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Exact bytes of the features, tokens and captions of a cache, or of one part's.
+/// Exact size of the features, tokens and captions of a cache or of one of its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputEstimate {
-    /// Samples, were none rejected.
+    /// Number of samples if none is rejected.
     pub samples: u64,
-    /// Views of those samples.
+    /// Number of views of those samples.
     pub views: u64,
-    /// Bytes of a view's feature; `None` if the cache holds none.
+    /// Bytes per view of the features; `None` if the cache holds none.
     pub features: Option<u64>,
-    /// Bytes of a view's tokens; `None` if the cache holds none.
+    /// Bytes per view of the tokens; `None` if the cache holds none.
     pub tokens: Option<u64>,
-    /// Bytes of a sample's caption; `None` if the cache holds none.
+    /// Bytes per sample of the captions; `None` if the cache holds none.
     pub captions: Option<u64>,
 }
 
@@ -91,7 +91,7 @@ impl OutputEstimate {
     }
 }
 
-/// The mean bytes of a stored view over a strided sample of views; `None` if none of them can be used.
+/// Mean size in bytes of a stored view over a strided sample of views; `None` if none of them is usable.
 fn probe(preparer: &Preparer<'_>, config: &CacheConfig, format: StoredFormat) -> Option<usize> {
     let samples = preparer.source().samples().len();
     let strided = StridedViews::new(PROBES.min(samples), samples, config.views.into());

@@ -1,4 +1,4 @@
-//! The first stage: samples in listing order, as tasks for the readers and as promises for the batcher.
+//! The first stage: sends samples in listing order, as tasks to the readers and as result channels to the batcher.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use lgd_data::cache::CacheBuilder;
@@ -6,23 +6,24 @@ use lgd_data::job::Job;
 
 use super::prepare::Prepared;
 
-/// A sample to be read, and where its result goes.
+/// A sample to be read, and the channel for its result.
 pub(super) struct ReadTask {
     pub sample: usize,
     pub reply: Sender<Prepared>,
 }
 
-/// The listing as the batcher sees it.
+/// The listing in order, as the batcher receives it.
 pub(super) enum Ordered {
-    /// A shard begins.
+    /// Starts a shard.
     Begin(usize),
     /// The next sample of the shard, and the channel for its pixels.
     Sample { sample: usize, prepared: Receiver<Prepared> },
-    /// The shard has no more samples.
+    /// Ends the shard.
     End,
 }
 
-/// Feeds `shards` until done, asked to stop, or a later stage has ended (it reports its error).
+/// Sends the samples of `shards` until all are sent, the job is interrupted, or a later stage ends (it reports its
+/// own error).
 pub(super) fn feed(
     builder: &CacheBuilder,
     shards: &[usize],

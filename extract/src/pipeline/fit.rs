@@ -1,4 +1,4 @@
-//! Fitting the projection of the tokens, before the first shard is written.
+//! Fits the projection of the tokens before the first shard is written.
 
 use lgd_data::cache::TokenRecord;
 use lgd_data::job::Job;
@@ -10,12 +10,12 @@ use super::prepare::Preparer;
 use crate::encoder::ImageEncoder;
 use crate::error::ExtractError;
 
-/// Fits the projection that `record` asks for to the tokens of a strided sample of views: `views` per image of the listing. Views that
-/// cannot be used are left out. `job` counts views.
+/// Fits the projection described by `record` to the tokens of a strided sample of views, out of `views` per image of
+/// the listing. Unusable views are skipped. `job` counts views.
 ///
 /// # Errors
-/// [`ExtractError::Projection`] if nothing can be fitted; [`ExtractError::Interrupted`]; [`ExtractError::Inference`];
-/// [`ExtractError::Storage`].
+/// [`ExtractError::Projection`] if the projection cannot be fitted; [`ExtractError::Interrupted`];
+/// [`ExtractError::Inference`]; [`ExtractError::Storage`].
 pub(super) fn fit(
     encoder: &mut ImageEncoder,
     preparer: &Preparer<'_>,

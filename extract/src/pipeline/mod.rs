@@ -1,4 +1,4 @@
-//! The extraction pipeline: from a listing and a teacher to the shards of a cache.
+//! The extraction pipeline: makes the shards of a cache from a listing and a teacher.
 //!
 //! ```text
 //! feeder ─► readers ─► decoders ─► batcher ─► encoders (one per session) ─► writer
@@ -7,15 +7,15 @@
 //! captions ─► text encoder ─► unit vectors of a shard's samples ─────────────┘
 //! ```
 //!
-//! Every arrow is a bounded queue: memory does not grow with the data, and each stage works while the others do. Order is
-//! kept without sorting: a sample, and later a batch, travels as a promise in listing order, while its content is made by
-//! whichever worker is free.
+//! Every arrow is a bounded queue: memory does not grow with the data, and all stages work at the same time. Order is
+//! kept without sorting: each sample, and later each batch, travels in listing order as a result channel, and any
+//! free worker computes its content.
 //!
-//! Batches never span shards; the last one of a shard is padded. So a shard's bytes depend on its own samples, the batch
-//! size and the kind of device only: not on the number of threads, on partitions, or on what was done before an
-//! interruption. Samples that cannot be decoded take no place in a batch; one whose embedding is bad took its place
-//! before that was known. Both are functions of the shard alone. If tokens are projected, the projection is fitted before
-//! the first shard, by whichever part comes first, and kept in the cache for all.
+//! Batches never span shards, and the last batch of a shard is padded. A shard's bytes therefore depend only on its
+//! own samples, the batch size and the kind of device, not on the number of threads, on partitions, or on
+//! interruptions. A sample that cannot be decoded takes no place in a batch; a sample with a bad embedding has
+//! already taken its place when that is found. Both are functions of the shard alone. If tokens are projected, the
+//! projection is fitted before the first shard, by the first part to run, and stored in the cache for all parts.
 
 mod batcher;
 mod captions;
@@ -48,10 +48,10 @@ use captions::CaptionEncoder;
 pub use estimate::{OutputEstimate, StoredEstimate};
 pub use options::{ExtractOptions, ExtractSummary, READ_THREADS, TokenStorage, ViewPlan};
 
-/// Batches whose embeddings may wait for the writer while it flushes a shard.
+/// Number of batches whose embeddings may wait for the writer while it flushes a shard.
 const WAITING_RESULTS: usize = 16;
 
-/// Bytes of rendered pixels that may wait to be put into batches, and bytes of stored views and outputs that may wait for the
+/// Limit in bytes of rendered pixels that wait to be batched, and of stored views and outputs that wait for the
 /// writer.
 const WAITING_PIXELS: usize = 1 << 30;
 
@@ -67,10 +67,10 @@ pub struct Extractor {
 }
 
 impl Extractor {
-    /// Opens one session per GPU, or two on the processor that share its threads.
+    /// Opens one session per GPU, or two on the CPU that share its threads.
     ///
     /// # Errors
-    /// [`ExtractError`] if a device cannot be used or the model does not fit the teacher's settings.
+    /// [`ExtractError`] if a device cannot be used or the model does not match the teacher's settings.
     pub fn open(teacher: &Teacher, runtime: &Runtime, options: ExtractOptions) -> Result<Self, ExtractError> {
         let settings = teacher.image()?;
         let outputs = Outputs { features: options.features, tokens: options.tokens.is_some() };
@@ -93,10 +93,11 @@ impl Extractor {
         })
     }
 
-    /// Also caches the captions of `source`, which every later call must be given: texts go through the teacher's text encoder.
+    /// Also caches the captions of `source`. Later calls must be given the same source. Captions that are texts are
+    /// encoded by the teacher's text encoder.
     ///
     /// # Errors
-    /// [`ExtractError`] if there is no usable text encoder for texts.
+    /// [`ExtractError`] if the captions are texts and the teacher has no usable text encoder.
     pub fn with_captions(
         mut self,
         teacher: &Teacher,
@@ -115,12 +116,13 @@ impl Extractor {
         Ok(self)
     }
 
-    /// The encoder of the first device: width, batch, input size, warnings.
+    /// The encoder of the first session, for its width, batch, input size and warnings.
     pub fn encoder(&self) -> &ImageEncoder {
         &self.encoders[0]
     }
 
-    /// The least number of samples per shard, not below `wanted`, that fills whole batches if no sample is rejected.
+    /// The smallest number of samples per shard, at least `wanted`, that fills whole batches if no sample is
+    /// rejected.
     pub fn aligned_shard_samples(&self, wanted: usize, views: u16) -> usize {
         let (mut a, mut b) = (self.encoder().batch(), usize::from(views));
         while b != 0 {
@@ -129,8 +131,8 @@ impl Extractor {
         wanted.max(1).next_multiple_of(self.encoder().batch() / a)
     }
 
-    /// Estimates the disk space of the stored views of `partition` of a cache; `None` if it stores none. If their size depends on their
-    /// content, a few dozen views are rendered and encoded as a sample.
+    /// Estimates the disk space of the stored views of `partition` of a cache; `None` if it stores none. If a view's
+    /// size depends on its content, a few dozen views are rendered and encoded as a sample.
     pub fn estimate_stored(
         &self,
         source: &dyn ImageSource,
@@ -142,17 +144,19 @@ impl Extractor {
         Some(estimate::estimate(&preparer, config, format, partition))
     }
 
-    /// Makes the shards of `partition` that the cache still lacks. `job` counts samples.
+    /// Makes the shards of `partition` that the cache lacks. `job` counts samples.
     ///
-    /// A sample is rejected with its reason, and the run goes on, if it cannot be read or decoded, or if the embedding, feature or tokens
-    /// of one of its views are NaN, zero or out of range. If tokens are projected and no part has fitted the projection yet, that
-    /// comes first; `job` counts views meanwhile.
+    /// A sample is rejected, with a reason, if it cannot be read or decoded, or if the embedding, feature or tokens
+    /// of one of its views are NaN, zero or out of range; the run continues. If tokens are projected and no part has
+    /// fitted the projection yet, this run fits it first; `job` then counts views.
     ///
     /// # Errors
-    /// [`ExtractError::Interrupted`] soon after [`Job::interrupt`]: complete shards stay, the one under way is dropped;
-    /// [`ExtractError::CacheMismatch`] if the cache was started for another source or encoder;
-    /// [`ExtractError::Inference`] and [`ExtractError::Artifact`] if the encoder or the disk fails; [`ExtractError::Storage`] if
-    /// that of the images does: complete shards stay.
+    /// - [`ExtractError::Interrupted`] soon after [`Job::interrupt`].
+    /// - [`ExtractError::CacheMismatch`] if the cache was started for another source or encoder.
+    /// - [`ExtractError::Inference`] if the encoder fails, [`ExtractError::Artifact`] if the cache's disk fails, and
+    ///   [`ExtractError::Storage`] if the storage of the images fails.
+    ///
+    /// Complete shards are kept in all cases; the current one is dropped.
     pub fn extract(
         &mut self,
         source: &dyn ImageSource,
@@ -162,7 +166,7 @@ impl Extractor {
     ) -> Result<ExtractSummary, ExtractError> {
         let started = Instant::now();
         self.check(source, builder.config())?;
-        // Before the shards are looked up: one that was made with another projection is to be made again.
+        // This comes before the list of missing shards: shards made with another projection must be made again.
         let projection = self.projection(source, builder, partition, job)?;
         let shards = builder.missing_shards(partition)?;
         let samples: usize = shards.iter().map(|&shard| builder.sample_range(shard).len()).sum();
@@ -176,7 +180,7 @@ impl Extractor {
         Ok(summary)
     }
 
-    /// The projection of the tokens: the one that a part has stored in the cache, or else one that is fitted now.
+    /// The projection of the tokens: the one that a part has stored in the cache, else a newly fitted one.
     fn projection(
         &mut self,
         source: &dyn ImageSource,
@@ -219,7 +223,7 @@ impl Extractor {
         let (to_writer, results) = bounded(waiting.clamp(1, WAITING_RESULTS));
         let (used_buffers, buffers) = batcher::batch_buffers(self.encoder(), 2 * self.encoders.len() + 1);
         let pool = prepare::BufferPool::new(window);
-        // One shard ahead of the writer.
+        // Captions are encoded at most one shard ahead of the writer.
         let (to_captioned, captioned) = self.captions.as_ref().map(|_| bounded(1)).unzip();
 
         std::thread::scope(|scope| {
@@ -239,7 +243,7 @@ impl Extractor {
             if let Some((encoder, queue)) = self.captions.as_mut().zip(to_captioned) {
                 scope.spawn(move || captions::encode_all(encoder, source, builder, shards, &queue, job));
             }
-            // The originals would keep queues open after their workers are gone.
+            // The original handles would keep queues open after their workers have ended.
             drop((reader_tasks, to_decoders, decoder_tasks, batches, used_buffers));
             let batcher = batcher::Batcher {
                 preparer: &preparer,
@@ -255,27 +259,27 @@ impl Extractor {
     }
 }
 
-/// Where each session runs, and on how many threads.
+/// The device and the number of threads of each session.
 fn sessions(options: &EncoderOptions) -> Vec<(Slot, usize)> {
     if !options.device.is_cpu() {
         return options.device.slots().into_iter().map(|slot| (slot, options.threads)).collect();
     }
-    // The threads of one operation wait for each other, so a decoder that takes a core from one of them delays them all.
-    // A second session uses that time.
+    // The threads of one operation wait for each other, so a decoder that takes a core from one of them delays all of
+    // them. A second session uses that time.
     match threads_or(options.threads, cores()) {
         1 => vec![(Slot::Cpu, 1)],
         threads => vec![(Slot::Cpu, threads.div_ceil(2)), (Slot::Cpu, threads / 2)],
     }
 }
 
-/// Bytes of a view's features and tokens in memory.
+/// Bytes in memory of one view's features and tokens.
 fn output_bytes(config: &CacheConfig) -> usize {
     let features = config.features.as_ref().map_or(0, |features| features.dim);
     let tokens = config.tokens.as_ref().map_or(0, TokenRecord::width);
     4 * (features + tokens)
 }
 
-/// Samples that may be in the queues between listing and batch.
+/// Maximum number of samples in the queues between listing and batch.
 fn window(decoders: usize, sample_bytes: usize) -> usize {
     (2 * decoders + 2).min(WAITING_PIXELS / sample_bytes.max(1)).max(2)
 }

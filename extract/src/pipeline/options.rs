@@ -11,7 +11,7 @@ use crate::encoder::EncoderOptions;
 /// Default number of threads that read files.
 pub const READ_THREADS: usize = 2;
 
-/// How tokens are stored.
+/// Storage format of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenStorage {
     /// Standardized, f16.
@@ -27,51 +27,52 @@ pub enum TokenStorage {
     },
 }
 
-/// How an extraction runs. Only the device and the batch size can change the embeddings.
+/// Options of an extraction. Only the device and the batch size can change the embeddings.
 #[derive(Clone, Debug, Default)]
 pub struct ExtractOptions {
-    /// Device, batch and threads of the encoder.
+    /// Device, batch size and threads of the encoder.
     pub encoder: EncoderOptions,
-    /// Threads that decode and render; 0 = all cores.
+    /// Threads that decode and render; 0 means all cores.
     pub decode_threads: usize,
-    /// Threads that read files; 0 = [`READ_THREADS`].
+    /// Threads that read files; 0 means [`READ_THREADS`].
     pub read_threads: usize,
     /// Limits beyond which an image is rejected.
     pub limits: DecodeLimits,
-    /// Whether the teacher's features are cached too.
+    /// Whether the teacher's features are also cached.
     pub features: bool,
-    /// How the teacher's tokens are cached too; `None` where they are not.
+    /// Storage format of the teacher's tokens; `None` if they are not cached.
     pub tokens: Option<TokenStorage>,
 }
 
-/// Which views a cache holds.
+/// The views that a cache holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ViewPlan {
     /// Views per image, K.
     pub views: u16,
-    /// Share of the short side that view 0 shows, if view 0 is the center crop; `None` if view 0 is drawn like the others.
+    /// Share of the short side that view 0 shows, if view 0 is the center crop; `None` if view 0 is random like the
+    /// others.
     pub center_fraction: Option<f32>,
-    /// Policy of the drawn views.
+    /// Policy of the random views.
     pub policy: Policy,
-    /// Seed of the views.
+    /// Seed of the random views.
     pub seed: u64,
-    /// The size and encoding in which the views' pixels are stored too, for training; `None` where they are not.
+    /// Size and encoding of the stored pixels of the views, for training; `None` if pixels are not stored.
     pub stored: Option<StoredFormat>,
 }
 
 /// Results of one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ExtractSummary {
-    /// Samples that are now in the cache.
+    /// Samples written to the cache.
     pub samples: u64,
-    /// Samples that could not be used.
+    /// Samples rejected.
     pub rejected: u64,
-    /// Views embedded, rejected samples left out.
+    /// Views embedded, without those of rejected samples.
     pub views: u64,
     /// Shards completed.
     pub shards: usize,
-    /// Captions that were longer than the text encoder's context, and were cut.
+    /// Captions that were longer than the text encoder's context and were truncated.
     pub cut_captions: usize,
-    /// Duration.
+    /// Wall time.
     pub elapsed: Duration,
 }

@@ -1,4 +1,4 @@
-//! From a sample to the pixels of its K views: reading, decoding once, drawing and rendering each view.
+//! Prepares the pixels of a sample's K views: reads and decodes the image once, then draws and renders each view.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,14 +13,14 @@ use super::feed::ReadTask;
 use crate::encoder::{ImageEncoder, PixelBuffer, PixelType};
 use crate::error::ExtractError;
 
-/// A sample ready to be batched, or the reason why it is not.
+/// A sample that is ready to be batched, or the reason why it is not.
 pub(super) type Prepared = Result<Rendered, Unprepared>;
 
-/// Why a sample is not ready to be batched.
+/// Reasons why a sample is not ready to be batched.
 pub(super) enum Unprepared {
-    /// It is rejected.
+    /// The sample is rejected.
     Rejected(Reject),
-    /// The storage has failed, so that no sample can be read: the run ends.
+    /// The storage failed, so no sample can be read, and the run ends.
     Failed(SourceError),
 }
 
@@ -28,20 +28,20 @@ pub(super) enum Unprepared {
 pub(super) struct Rendered {
     pub image: ImageStamp,
     pub views: Vec<View>,
-    /// The K views as the cache stores them; none if it does not.
+    /// The K encoded views to be stored in the cache; empty if the cache stores no views.
     pub stored: Vec<Vec<u8>>,
-    /// [K, image].
+    /// Normalized pixels of the K views, one after the other.
     pub pixels: PixelBuffer,
 }
 
-/// Encoded bytes on their way to a decoder.
+/// A sample's file content on its way to a decoder.
 pub(super) struct DecodeTask {
     sample: usize,
     bytes: Vec<u8>,
     reply: Sender<Prepared>,
 }
 
-/// Settings that all samples share.
+/// Settings shared by all samples.
 pub(super) struct Preparer<'a> {
     source: &'a dyn ImageSource,
     limits: DecodeLimits,
@@ -82,22 +82,22 @@ impl<'a> Preparer<'a> {
         }
     }
 
-    /// The listing.
+    /// The source of the images.
     pub(super) fn source(&self) -> &dyn ImageSource {
         self.source
     }
 
-    /// Bytes of a view's pixels as the cache stores them, before they are encoded; 0 if it does not.
+    /// Bytes of one stored view's pixels before encoding; 0 if the cache stores no views.
     pub(super) fn stored_bytes(&self) -> usize {
         self.stored.and_then(|format| format.pixel_bytes().ok()).unwrap_or(0)
     }
 
-    /// Elements of one image.
+    /// Number of elements of one image.
     pub(super) fn image_len(&self) -> usize {
         self.image_len
     }
 
-    /// Bytes of one sample's pixels.
+    /// Bytes of one sample's pixels, stored views included.
     pub(super) fn sample_bytes(&self) -> usize {
         let element = match self.pixel_type {
             PixelType::F32 => 4,
@@ -149,7 +149,7 @@ impl<'a> Preparer<'a> {
         Ok(Rendered { image: ImageStamp::new(bytes, width, height), views, stored, pixels })
     }
 
-    /// View `index` of a sample, whose image is `image`.
+    /// View `index` of the sample whose image is `image`.
     fn view(&self, sample: usize, index: u16, image: &RgbImage) -> View {
         match self.center_fraction {
             Some(fraction) if index == 0 => View { crop: Crop::Center { fraction }, ..View::center() },
@@ -160,7 +160,7 @@ impl<'a> Preparer<'a> {
         }
     }
 
-    /// A view as the cache stores it. `shown` is the teacher's rendering, which is reused if the sizes agree.
+    /// Encodes a view for storage. `shown` is the teacher's rendering, reused if the sizes are equal.
     fn store(
         &self,
         format: StoredFormat,
@@ -174,10 +174,10 @@ impl<'a> Preparer<'a> {
         format.encode(render(image, view, format.size, self.resample)?)
     }
 
-    /// The normalized pixels of view `index` of a sample by itself; `None` if the sample cannot be used.
+    /// Normalized pixels of view `index` of a sample; `None` if the sample is unusable.
     ///
     /// # Errors
-    /// [`ExtractError::Storage`].
+    /// [`ExtractError::Storage`] if the storage of the images fails.
     pub(super) fn single(&self, sample: usize, index: usize) -> Result<Option<PixelBuffer>, ExtractError> {
         match self.read(sample) {
             Ok(bytes) => Ok(self.single_of(sample, index, &bytes)),
@@ -195,11 +195,11 @@ impl<'a> Preparer<'a> {
             pixels.normalize(0, &shown, &self.normalization, self.layout, &mut Vec::new()).ok()?;
             Some(pixels)
         };
-        // As in `decode_all`: a panic of a decoder must not end the run.
+        // As in `decode_all`, a panic in a decoder must not end the run.
         catch_unwind(AssertUnwindSafe(render_one)).ok().flatten()
     }
 
-    /// Bytes of view `index` of a sample as `format` stores it; `None` if the sample cannot be used.
+    /// Bytes of view `index` of a sample as encoded by `format`; `None` if the sample is unusable.
     pub(super) fn stored_length(&self, format: StoredFormat, sample: usize, index: usize) -> Option<usize> {
         let bytes = self.read(sample).ok()?;
         let index = u16::try_from(index).ok()?;
@@ -210,12 +210,12 @@ impl<'a> Preparer<'a> {
     }
 }
 
-/// Reads samples until there are no more tasks or no decoders.
+/// Reads samples until there are no more tasks or all decoders have ended.
 pub(super) fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, decoders: &Sender<DecodeTask>) {
     for ReadTask { sample, reply } in tasks {
         let sent = match preparer.read(sample) {
             Ok(bytes) => decoders.send(DecodeTask { sample, bytes, reply }).is_ok(),
-            // A closed reply means that the batcher has ended, and that the tasks will end too.
+            // A closed reply channel means that the batcher has ended. No more tasks will come.
             Err(reason) => reply.send(Err(reason)).is_ok(),
         };
         if !sent {

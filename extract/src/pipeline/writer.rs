@@ -1,4 +1,4 @@
-//! The last stage: embeddings and samples, in order, into shards.
+//! The last stage: writes embeddings and samples, in order, to shards.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use crate::error::ExtractError;
 
 /// Writes until `shards` shards are complete.
 ///
-/// Takes the queues by value: when writing fails, the stages before it must find them closed.
+/// The queues are taken by value, so that they close when writing fails and the stages before it end.
 pub(super) fn write_all(
     builder: &CacheBuilder,
     source: &dyn ImageSource,
@@ -31,7 +31,7 @@ pub(super) fn write_all(
     for part in &parts {
         match (part, &mut current) {
             (ShardPart::Begin(shard), current) => {
-                // A promise is broken only by an encoder that was told to stop.
+                // A channel closes without a result only if an encoder was interrupted.
                 let captions =
                     captions.as_ref().map(|queue| queue.recv().map_err(|_| ExtractError::Interrupted)?);
                 let captions = captions.transpose()?;
@@ -109,7 +109,8 @@ impl<'a> OpenShard<'a> {
         Ok(())
     }
 
-    /// Writes a sample with the next K rows, unless one of them or its caption is bad.
+    /// Writes a sample with the next K rows. If one of them or its caption has a fault, returns the rejection
+    /// instead.
     fn write_sample(&mut self, item: &BatchedSample) -> Result<Option<Reject>, ExtractError> {
         let Sample { key, label } = &self.samples[item.sample];
         let rows = self.rows.take(self.views);
@@ -146,7 +147,7 @@ fn caption_reject(key: &str, fault: EmbeddingFault) -> Reject {
     Reject { key: key.to_owned(), reason: reason.to_owned(), detail }
 }
 
-/// Rows that have been encoded and not yet written. A sample's rows may come in two batches.
+/// Rows that are encoded but not yet written. A sample's rows may span several batches.
 struct Rows {
     embeddings: Column,
     features: Column,
@@ -156,7 +157,7 @@ struct Rows {
     taken: usize,
 }
 
-/// Values of a fixed number per row; of none if the cache does not hold them.
+/// Values with a fixed number per row; 0 per row if the cache does not hold them.
 struct Column {
     width: usize,
     values: Vec<f32>,
@@ -167,7 +168,8 @@ impl Column {
         Self { width, values: Vec::new() }
     }
 
-    /// Appends rows. They are moved, not copied, if no rows of the batch before are left: a batch's tokens are megabytes.
+    /// Appends rows. If no earlier rows are left, the values are moved and not copied, since a batch's tokens take
+    /// megabytes.
     fn append(&mut self, values: Vec<f32>) {
         if self.values.is_empty() {
             self.values = values;
@@ -202,14 +204,14 @@ impl Rows {
         self.tokens.append(views.tokens.map_or(Vec::new(), Tokens::into_values));
     }
 
-    /// The next `count` rows.
+    /// Takes the next `count` rows.
     fn take(&mut self, count: usize) -> Range<usize> {
         let rows = self.taken..self.taken + count;
         self.taken = rows.end;
         rows
     }
 
-    /// The first fault among `rows`, and in which of them it is.
+    /// The first fault among `rows`, with its position in the range.
     fn fault(&self, rows: Range<usize>) -> Option<(usize, ViewFault)> {
         self.faults[rows].iter().enumerate().find_map(|(view, fault)| Some((view, (*fault)?)))
     }

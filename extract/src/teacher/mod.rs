@@ -1,4 +1,5 @@
-//! A teacher: a folder with an image model, a text model, a tokenizer, and `teacher.toml`, which describes their inputs and outputs.
+//! A teacher: a folder with an image model, a text model, a tokenizer, and `teacher.toml`, which describes their
+//! inputs and outputs.
 //!
 //! ```text
 //! teacher/teacher.toml
@@ -8,8 +9,8 @@
 //! teacher/preprocessor_config.json, open_clip_config.json, tokenizer_config.json    optional: defaults
 //! ```
 //!
-//! Opening a teacher reads the small files only. A stage that needs prompts never touches the image model, and the
-//! other way round.
+//! Opening a teacher reads only the small files. Encoding prompts never loads the image model, and encoding images
+//! never loads the text model.
 
 mod preprocessor;
 mod settings;
@@ -31,10 +32,10 @@ use crate::runtime::Runtime;
 use preprocessor::ImageDefaults;
 use toml_file::{ImageToml, LayoutName, ResampleName, TEACHER_TOML, TeacherToml, TextToml};
 
-/// Longest context that is taken for a real one: tokenizers without a limit write 10^30.
+/// Longest plausible context. Tokenizers without a limit store 10^30.
 const MAX_CONTEXT: usize = 65_536;
 
-/// A teacher's settings. Those of images are resolved, and its models opened, on demand.
+/// A teacher's settings. The image settings are resolved, and the models opened, on demand.
 #[derive(Clone, Debug)]
 pub struct Teacher {
     dir: PathBuf,
@@ -45,11 +46,11 @@ pub struct Teacher {
 }
 
 impl Teacher {
-    /// Reads `teacher.toml` in `dir` and the defaults beside it. Opens no model.
+    /// Reads `teacher.toml` in `dir` and the files with defaults beside it. Opens no model.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherFile`] for a file that cannot be read; [`ExtractError::TeacherSetting`] for an unknown
-    /// key, a value out of range, and a value of `[text]` that is nowhere to be found.
+    /// [`ExtractError::TeacherFile`] if a file cannot be read; [`ExtractError::TeacherSetting`] if a key is unknown,
+    /// a value is out of range, or a required value of `[text]` is missing.
     pub fn open(dir: &Path) -> Result<Self, ExtractError> {
         let path = dir.join(TEACHER_TOML);
         let parsed = TeacherToml::read(&path)?;
@@ -64,21 +65,22 @@ impl Teacher {
         })
     }
 
-    /// Name in `teacher.toml`, or the folder's.
+    /// The name set in `teacher.toml`, else the folder's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The folder.
+    /// The teacher's folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Settings of the image model. They are resolved here and not on opening: prompts do not need them to be right.
+    /// Settings of the image model. They are resolved here, not in [`Teacher::open`], because encoding prompts does
+    /// not require them to be valid.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] if `teacher.toml` has no `[image]`; for a value out of range, a value that is nowhere to be
-    /// found, and files that contradict each other.
+    /// [`ExtractError::TeacherSetting`] if `teacher.toml` has no `[image]`, a value is out of range, a required value
+    /// is missing, or files contradict each other.
     pub fn image(&self) -> Result<ImageSettings, ExtractError> {
         let image = self.image.clone().ok_or_else(|| self.no_section("[image]"))?;
         resolve_image(&self.dir, &self.dir.join(TEACHER_TOML), image, &self.defaults)
@@ -92,7 +94,7 @@ impl Teacher {
         self.text.as_ref().ok_or_else(|| self.no_section("[text]"))
     }
 
-    /// Whether there is a `[text]`.
+    /// Whether `teacher.toml` has a `[text]` section.
     pub fn has_text(&self) -> bool {
         self.text.is_some()
     }
@@ -101,7 +103,7 @@ impl Teacher {
         ExtractError::setting(&self.dir.join(TEACHER_TOML), format!("there is no {section}"), "")
     }
 
-    /// BLAKE3 of the image model, weights in side files included. Reads them whole.
+    /// BLAKE3 hash of the image model, including weights in separate files. Reads all of these files.
     ///
     /// # Errors
     /// [`ExtractError::Artifact`] if a file cannot be read.
@@ -111,7 +113,7 @@ impl Teacher {
         Ok(hasher.finalize().into())
     }
 
-    /// BLAKE3 of everything that decides a prompt's embedding: text model, tokenizer and settings.
+    /// BLAKE3 hash of everything that affects a prompt's embedding: text model, tokenizer and settings.
     ///
     /// # Errors
     /// [`ExtractError::Artifact`] if a file cannot be read.
@@ -127,7 +129,7 @@ impl Teacher {
     /// Opens the image model on the first device of `options`.
     ///
     /// # Errors
-    /// [`ExtractError`] if the device cannot be used or the model does not fit the settings.
+    /// [`ExtractError`] if the device cannot be used or the model does not match the settings.
     pub fn image_encoder(
         &self,
         runtime: &Runtime,
@@ -136,10 +138,10 @@ impl Teacher {
         self.view_encoder(runtime, options, Outputs::default())
     }
 
-    /// As [`Teacher::image_encoder`], for `outputs` besides the embedding.
+    /// Like [`Teacher::image_encoder`], but also returns `outputs` besides the embedding.
     ///
     /// # Errors
-    /// As [`Teacher::image_encoder`], also if the settings do not name an output that is asked for.
+    /// Same as [`Teacher::image_encoder`], and if the settings do not name a requested output.
     pub fn view_encoder(
         &self,
         runtime: &Runtime,
@@ -153,7 +155,7 @@ impl Teacher {
     /// Opens the text model on the first device of `options`.
     ///
     /// # Errors
-    /// [`ExtractError`] if the device cannot be used or model and tokenizer do not fit the settings.
+    /// [`ExtractError`] if the device cannot be used, or if the model or the tokenizer does not match the settings.
     pub fn text_encoder(
         &self,
         runtime: &Runtime,
@@ -163,8 +165,9 @@ impl Teacher {
     }
 }
 
-/// Adds a model to a hash: its file, the files beside it that exporters put large weights in, and those that it names itself. Caches
-/// pin the hash: what the names find comes first, as before there was another rule.
+/// Adds a model to a hash: its file, then the files beside it whose names mark them as its weights, then the other
+/// files that it refers to. Existing caches contain this hash. The files found by name come first because an earlier
+/// version hashed only those.
 fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractError> {
     hasher.update(ContentHash::of_file(model)?.as_bytes());
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -185,7 +188,7 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
     weights.sort();
     let located = side_files::locations(model).map_err(|source| unreadable(model, source))?;
     let located = located.iter().map(|location| folder.join(location));
-    // A file that is not there is ONNX Runtime's to miss.
+    // A missing file is reported by ONNX Runtime.
     let others: Vec<PathBuf> = located.filter(|path| path.is_file() && !weights.contains(path)).collect();
     for path in weights.iter().chain(&others) {
         hasher.update(ContentHash::of_file(path)?.as_bytes());
@@ -220,7 +223,8 @@ fn resolve_image(
         })?,
         _ => return Err(ExtractError::setting(path, "[image] mean and std must be given together", "")),
     };
-    // Pixels are in 0..1, so a mean far outside is one of bytes, and would make a whole cache worthless in silence.
+    // Pixels are in 0..1. A mean far outside that range is meant for bytes and would silently make a whole cache
+    // useless.
     let usable = normalization.mean.iter().all(|mean| mean.abs() <= 2.0)
         && normalization.std.iter().all(|std| *std > 0.0 && *std <= 2.0);
     if !usable {

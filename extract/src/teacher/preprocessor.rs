@@ -1,7 +1,7 @@
-//! Defaults that exporters leave beside a model: `preprocessor_config.json` (Hugging Face) and
+//! Defaults from files that exporters write beside a model: `preprocessor_config.json` (Hugging Face) and
 //! `open_clip_config.json` (OpenCLIP).
 //!
-//! Both may be there; if both give a value they must agree, unless `teacher.toml` decides.
+//! Both files may exist. If both give a value, the values must be equal unless `teacher.toml` sets it.
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,14 @@ use crate::error::ExtractError;
 const HUGGING_FACE: &str = "preprocessor_config.json";
 const OPEN_CLIP: &str = "open_clip_config.json";
 
-/// A file's path and content, if there is one.
+/// A file's path and content, if the file exists.
 type Found = Option<(PathBuf, Value)>;
 
-/// Reads a setting from a file; `None` if the file does not give it.
+/// Reads a setting from a file; `None` if the file does not contain it.
 type Rule<T> = fn(&Path, &Value) -> Result<Option<T>, ExtractError>;
 
-/// One or both files. A value is parsed only when it is needed: if `teacher.toml` sets it, the file's may be malformed.
+/// The content of one or both files. Values are parsed on demand: a value that `teacher.toml` sets may be malformed
+/// here.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ImageDefaults {
     hugging_face: Found,
@@ -28,7 +29,7 @@ pub(crate) struct ImageDefaults {
 }
 
 impl ImageDefaults {
-    /// Reads whichever of the two files `dir` holds.
+    /// Reads the files that exist in `dir`.
     pub(crate) fn read(dir: &Path) -> Result<Self, ExtractError> {
         Ok(Self {
             hugging_face: read_json(&dir.join(HUGGING_FACE))?,
@@ -36,7 +37,7 @@ impl ImageDefaults {
         })
     }
 
-    /// Side of the square input.
+    /// Side of the square input, px.
     pub(crate) fn size(&self) -> Result<Option<u32>, ExtractError> {
         self.agreed("the input size", hugging_face::size, open_clip::size)
     }
@@ -46,24 +47,24 @@ impl ImageDefaults {
         self.agreed("the normalization", hugging_face::normalization, open_clip::normalization)
     }
 
-    /// The filter.
+    /// Resampling filter.
     pub(crate) fn resample(&self) -> Result<Option<Resample>, ExtractError> {
         self.agreed("the resampling", hugging_face::resample, open_clip::resample)
     }
 
-    /// Share of the short side that the center crop keeps; `None` also if the image is not cropped but squeezed.
+    /// Share of the short side that the center crop keeps; `None` also if the image is squeezed instead of cropped.
     pub(crate) fn center_fraction(&self) -> Result<Option<f32>, ExtractError> {
         self.agreed("the center crop's share", hugging_face::center_fraction, open_clip::center_fraction)
     }
 
-    /// Longest prompt in tokens.
+    /// Context length in tokens.
     pub(crate) fn context_length(&self) -> Option<usize> {
         let (_, json) = self.open_clip.as_ref()?;
         let length = json.pointer("/model_cfg/text_cfg/context_length")?.as_u64()?;
         usize::try_from(length).ok()
     }
 
-    /// Refuses a model of blue, green and red: images are given to it as RGB.
+    /// Fails for a model that takes BGR, because images are passed to it as RGB.
     pub(crate) fn require_rgb(&self) -> Result<(), ExtractError> {
         match &self.hugging_face {
             Some((path, json)) if json.get("do_flip_channel_order") == Some(&Value::Bool(true)) => {
@@ -77,7 +78,7 @@ impl ImageDefaults {
         }
     }
 
-    /// The one value that all files give; `None` if none does.
+    /// The value on which all files agree; `None` if no file gives one.
     fn agreed<T: Copy + PartialEq + Debug>(
         &self,
         what: &str,
@@ -96,7 +97,7 @@ impl ImageDefaults {
     }
 }
 
-/// The value that a rule finds in a file, and the file's path.
+/// The value that a rule reads from a file, and the file's path.
 fn given<T>(file: &Found, rule: Rule<T>) -> Result<Option<(T, &Path)>, ExtractError> {
     let Some((path, json)) = file else { return Ok(None) };
     Ok(rule(path, json)?.map(|value| (value, path.as_path())))
@@ -110,13 +111,13 @@ mod hugging_face {
         json.get(step).and_then(Value::as_bool) != Some(false)
     }
 
-    /// A value; newer versions write those that do not apply as null.
+    /// The value of a key. Newer versions write null for values that do not apply; these count as absent.
     fn value<'a>(json: &'a Value, key: &str) -> Option<&'a Value> {
         json.get(key).filter(|value| !value.is_null())
     }
 
     pub(super) fn size(path: &Path, json: &Value) -> Result<Option<u32>, ExtractError> {
-        // C-RADIO turns resizing and normalization off: its model takes any size and normalizes by itself.
+        // C-RADIO turns resizing and normalization off: its model takes any size and normalizes internally.
         let crop = value(json, "crop_size").filter(|_| enabled(json, "do_center_crop"));
         let resized = value(json, "size").filter(|_| enabled(json, "do_resize"));
         crop.or(resized).map(|size| side(path, size)).transpose()
@@ -141,8 +142,9 @@ mod hugging_face {
         Ok(Some(rescaled(mean, std, factor)))
     }
 
-    /// Crop over short side, if the image is resized by its short side and then cropped. A plain number is a short side to CLIP's
-    /// processors, to others a square; if it is the crop's, nothing is cut off either way.
+    /// Crop divided by short side, if the image is resized by its short side and then cropped. A plain number means
+    /// the short side in CLIP's processors and a square in others; if it equals the crop, nothing is cut off either
+    /// way.
     #[expect(clippy::cast_precision_loss, reason = "sides of images are far below 2^24")]
     pub(super) fn center_fraction(_: &Path, json: &Value) -> Result<Option<f32>, ExtractError> {
         let on = enabled(json, "do_resize") && enabled(json, "do_center_crop");
@@ -154,7 +156,7 @@ mod hugging_face {
         let plain = plain.filter(|size| of_clip || crop.is_some_and(|crop| u64::from(crop) == *size));
         let short = json.pointer("/size/shortest_edge").and_then(Value::as_u64).or(plain);
         let share = crop.zip(short).map(|(crop, short)| crop as f32 / short as f32);
-        // A crop beyond the image is filled up with black, which no crop of ours is.
+        // A crop larger than the image is padded with black, which our crops never do.
         Ok(share.filter(|share| *share > 0.0 && *share <= 1.0))
     }
 }
@@ -189,7 +191,7 @@ mod open_clip {
         }
     }
 
-    /// All of the short side, if the image is resized by it; other modes squeeze the image or fill it up.
+    /// The whole short side, if the image is resized by it; other modes squeeze or pad the image.
     pub(super) fn center_fraction(_: &Path, json: &Value) -> Result<Option<f32>, ExtractError> {
         let Some(preprocess) = json.get("preprocess_cfg") else { return Ok(None) };
         let mode = preprocess.get("resize_mode").map_or(Some("shortest"), Value::as_str);
@@ -197,7 +199,7 @@ mod open_clip {
     }
 }
 
-/// Reads a JSON file; `None` if there is none.
+/// Reads a JSON file; `None` if it does not exist.
 pub(crate) fn read_json(path: &Path) -> Result<Found, ExtractError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -208,7 +210,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Found, ExtractError> {
     Ok(Some((path.to_owned(), json)))
 }
 
-/// A square side out of `224`, `[224, 224]`, `{"shortest_edge": 224}` or `{"height": 224, "width": 224}`.
+/// The side of a square given as `224`, `[224, 224]`, `{"shortest_edge": 224}` or `{"height": 224, "width": 224}`.
 fn square(value: &Value) -> Option<u32> {
     let pair = |a: &Value, b: &Value| a.as_u64().filter(|a| Some(*a) == b.as_u64());
     let side = match value {
@@ -246,16 +248,16 @@ fn triple(path: &Path, value: &Value) -> Result<[f64; 3], ExtractError> {
     })
 }
 
-/// (byte x factor - mean) / std, written for values in 0..1 instead of bytes.
+/// The normalization (byte x factor - mean) / std, expressed for values in 0..1 instead of bytes.
 fn rescaled(mean: [f64; 3], std: [f64; 3], factor: f64) -> Normalization {
-    // Exactly 1/255 is by far the usual case, and must not cost the last bit.
+    // Exactly 1/255 is by far the most common factor, and must not change the last bit.
     let scale = if (factor * 255.0 - 1.0).abs() < 1e-6 { 1.0 } else { 255.0 * factor };
     #[expect(clippy::cast_possible_truncation, reason = "the model's input is f32")]
     let narrow = |values: [f64; 3]| values.map(|value| (value / scale) as f32);
     Normalization { mean: narrow(mean), std: narrow(std) }
 }
 
-/// Pillow's numbering of filters.
+/// Resampling filter for Pillow's numeric code.
 fn pillow_code(path: &Path, code: &Value) -> Result<Resample, ExtractError> {
     match code.as_u64() {
         Some(0) => Ok(Resample::Nearest),

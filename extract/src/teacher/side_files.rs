@@ -1,4 +1,4 @@
-//! The files beside an ONNX model that hold its weights, as the model names them.
+//! Finds the separate weight files that an ONNX model refers to.
 //!
 //! ```text
 //! ModelProto ─► GraphProto ─► TensorProto ─► external_data: location = "file beside the model"
@@ -7,20 +7,21 @@
 //!               NodeProto ─► AttributeProto ─► TensorProto
 //! ```
 //!
-//! A model is at most 2 GB, most of them weights: only the fields on the way to a location are read, the others passed over.
+//! A model is up to 2 GB, mostly weights, so only fields that may lead to a location are read; the others are
+//! skipped.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
-/// Messages within messages that are followed; Protocol Buffers themselves allow 100.
+/// Maximum nesting of messages, the limit of Protocol Buffers itself.
 const MAX_DEPTH: usize = 100;
 
-/// Longest key or location that is read, bytes.
+/// Maximum length of a key or location, bytes.
 const MAX_TEXT: usize = 1 << 16;
 
-/// The messages of `onnx.proto` on the way to a location.
+/// The messages of `onnx.proto` that may contain a location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
     Model,
@@ -35,7 +36,7 @@ enum Message {
 }
 
 impl Message {
-    /// The content of a field that may hold a location.
+    /// Message type of a field that may contain a location; `None` for other fields.
     fn child(self, field: u64) -> Option<Self> {
         use Message::{Attribute, Entry, Function, Graph, Model, Node, SparseTensor, Tensor, Training};
         match (self, field) {
@@ -52,8 +53,8 @@ impl Message {
     }
 }
 
-/// The locations that the tensors of the model at `path` name, relative to its folder. A file that is no model has none: ONNX
-/// Runtime will say what is wrong with it.
+/// The locations that the tensors of the model at `path` refer to, relative to its folder. Returns none for a file
+/// that is not a model: ONNX Runtime will report what is wrong with it.
 pub(super) fn locations(path: &Path) -> io::Result<BTreeSet<String>> {
     let file = File::open(path)?;
     let end = file.metadata()?.len();
@@ -71,13 +72,13 @@ fn read(model: impl Read + Seek, end: u64) -> io::Result<BTreeSet<String>> {
 
 struct Walk<R> {
     reader: BufReader<R>,
-    /// Position in the file.
+    /// Offset in the file.
     at: u64,
     found: Vec<String>,
 }
 
 impl<R: Read + Seek> Walk<R> {
-    /// Reads a message that ends at `end`.
+    /// Reads a message that ends at offset `end`.
     fn message(&mut self, message: Message, end: u64, depth: usize) -> io::Result<()> {
         if depth > MAX_DEPTH {
             return Err(malformed());
@@ -87,7 +88,7 @@ impl<R: Read + Seek> Walk<R> {
             let tag = self.varint()?;
             let field = tag >> 3;
             match tag & 7 {
-                // A tensor's data_location is EXTERNAL; ONNX Runtime passes over the locations of others.
+                // The tensor's data_location is EXTERNAL; ONNX Runtime ignores the locations of other tensors.
                 0 => external |= (self.varint()?, field) == (1, 14),
                 1 => self.skip(8)?,
                 5 => self.skip(4)?,
@@ -110,7 +111,7 @@ impl<R: Read + Seek> Walk<R> {
         if self.at == end { Ok(()) } else { Err(malformed()) }
     }
 
-    /// Reads an entry of external data, a key and its value.
+    /// Reads an entry of external data: a key and its value.
     fn entry(&mut self, end: u64) -> io::Result<()> {
         let (mut key, mut value) = (String::new(), String::new());
         while self.at < end {
@@ -178,7 +179,7 @@ pub(super) mod tests {
         bytes
     }
 
-    /// A field that holds bytes: a text or a message.
+    /// A field that contains bytes: text or a message.
     fn field(number: usize, content: &[u8]) -> Vec<u8> {
         [varint((number << 3) | 2), varint(content.len()), content.to_vec()].concat()
     }
@@ -187,7 +188,7 @@ pub(super) mod tests {
         [varint(field << 3), varint(value)].concat()
     }
 
-    /// A tensor whose values are in a file; `kept` = its data_location says so.
+    /// A tensor whose values are in a separate file. `kept` sets its data_location to EXTERNAL.
     fn tensor(location: &str, kept: bool) -> Vec<u8> {
         let entry = |key: &str, value: &str| {
             field(13, &[field(1, key.as_bytes()), field(2, value.as_bytes())].concat())
@@ -197,7 +198,7 @@ pub(super) mod tests {
         [dims, field(8, b"weight"), entries, number(14, usize::from(kept))].concat()
     }
 
-    /// A model whose one initializer names `location`.
+    /// A model with one initializer, stored at `location`.
     pub(in crate::teacher) fn model(location: &str) -> Vec<u8> {
         let graph = [field(2, b"graph"), field(5, &tensor(location, true))].concat();
         [number(1, 8), field(2, b"a test"), field(7, &graph)].concat()
@@ -224,13 +225,13 @@ pub(super) mod tests {
             field(5, &tensor("weights", true)),
             field(5, &tensor("not external", false)),
             field(15, &field(1, &tensor("sparse initializer", true))),
-            // An input named like one.
+            // An input with the name of the key, which must be ignored.
             field(11, &field(1, b"location")),
         ]
         .concat();
         let function = field(25, &field(7, &field(5, &field(5, &tensor("function", true)))));
         let training = field(20, &field(2, &field(5, &tensor("training", true))));
-        // A fixed64 and a fixed32 field, which no version of ONNX has yet.
+        // A fixed64 and a fixed32 field, which no version of ONNX uses yet.
         let unknown = [varint((90 << 3) | 1), vec![7; 8], varint((91 << 3) | 5), vec![7; 4]].concat();
         let model = [number(1, 8), unknown, field(7, &graph), training, function].concat();
         let expected = [
@@ -247,7 +248,7 @@ pub(super) mod tests {
         assert_eq!(found(&model), expected);
         let end = u64::try_from(model.len()).unwrap();
         for cut in 0..model.len() {
-            // A tensor that is cut may have lost the word that its values stand inside.
+            // A truncated tensor may have lost the field that says that its values are inline.
             let known = |location: &String| expected.contains(&&**location) || location == "not external";
             let found = read(Cursor::new(&model[..cut]), end).unwrap();
             assert!(found.iter().all(known), "cut after {cut}: {found:?}");
@@ -258,7 +259,7 @@ pub(super) mod tests {
     fn a_file_that_is_no_model_names_nothing() {
         let mut nested = Vec::new();
         for level in 0..400 {
-            // From the outside: a node, its attribute, the graph in that, and so on.
+            // From the outside in: a node, its attribute, the graph in the attribute, and so on.
             nested = field([1, 6, 5][level % 3], &nested);
         }
         let long = field(7, &field(5, &tensor(&"x".repeat(1 << 17), true)));

@@ -10,7 +10,7 @@ fn open(files: &[(&str, &str)]) -> Result<Teacher, ExtractError> {
     Teacher::open(dir.path())
 }
 
-/// Why the teacher, or its image side, cannot be used.
+/// The error of opening the teacher or resolving its image settings.
 fn message(files: &[(&str, &str)]) -> String {
     open(files).and_then(|teacher| teacher.image().map(drop)).unwrap_err().to_string()
 }

@@ -1,4 +1,4 @@
-//! Context length and padding from a tokenizer's own files.
+//! Context length and padding token from a tokenizer's own files.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(crate) struct TokenizerDefaults {
     pub pad_id: Option<u32>,
 }
 
-/// Reads `tokenizer.json` at `path` and `tokenizer_config.json` beside it; either may be absent.
+/// Reads `tokenizer.json` at `path` and `tokenizer_config.json` beside it. Either file may be missing.
 pub(crate) fn read(path: &Path) -> Result<TokenizerDefaults, ExtractError> {
     let tokenizer = read_json(path)?.map_or(Value::Null, |(_, json)| json);
     let config =
@@ -26,7 +26,7 @@ pub(crate) fn read(path: &Path) -> Result<TokenizerDefaults, ExtractError> {
         context_length: length(tokenizer.pointer("/truncation/max_length"))
             .or(length(config.get("model_max_length"))),
         pad_id: tokenizer.pointer("/padding/pad_id").and_then(id).or_else(|| {
-            // A special token may be written as text or as an object with its text as content.
+            // A special token is either text or an object with the text as its content.
             let token =
                 config.get("pad_token").and_then(|token| token.get("content").unwrap_or(token).as_str())?;
             token_id(&tokenizer, token)
@@ -34,7 +34,7 @@ pub(crate) fn read(path: &Path) -> Result<TokenizerDefaults, ExtractError> {
     })
 }
 
-/// The id of a token among the added tokens or in the vocabulary.
+/// The id of a token in the added tokens or the vocabulary.
 fn token_id(tokenizer: &Value, token: &str) -> Option<u32> {
     let added = tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
     let added = added.filter(|entry| entry.get("content").and_then(Value::as_str) == Some(token));

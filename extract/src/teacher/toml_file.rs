@@ -1,4 +1,4 @@
-//! `teacher.toml` as it is written: every key optional, unknown keys refused.
+//! The structure of `teacher.toml`: every key is optional, and unknown keys are errors.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::settings::{Padding, Pooling};
 use crate::error::ExtractError;
 
-/// File name of a teacher's description.
+/// Name of the file that describes a teacher.
 pub(crate) const TEACHER_TOML: &str = "teacher.toml";
 
 #[derive(Debug, Deserialize)]
@@ -52,7 +52,7 @@ pub(crate) struct TextToml {
     pub normalize: Option<bool>,
 }
 
-/// Resampling by name.
+/// Names of the resampling filters.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ResampleName {
@@ -62,7 +62,7 @@ pub(crate) enum ResampleName {
     Lanczos,
 }
 
-/// Axis order by name.
+/// Names of the axis orders.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LayoutName {
@@ -71,7 +71,7 @@ pub(crate) enum LayoutName {
 }
 
 impl TeacherToml {
-    /// Reads the file and checks what can be checked without another file.
+    /// Reads the file and checks everything that needs no other file.
     pub(crate) fn read(path: &Path) -> Result<Self, ExtractError> {
         let text = std::fs::read_to_string(path).map_err(|source| ExtractError::TeacherFile {
             path: path.to_owned(),

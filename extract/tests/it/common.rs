@@ -1,4 +1,4 @@
-//! The runtime, teachers made of fixture models, and encoded images.
+//! The runtime, teachers with fixture models, and encoded images.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The library. A missing one fails the test: nothing here can be shown without it.
+/// The ONNX Runtime library. If it is missing the test fails, since nothing here can be tested without it.
 pub fn runtime() -> Runtime {
     let default = root()
         .join("third_party/onnxruntime")
@@ -22,7 +22,7 @@ pub fn runtime() -> Runtime {
     Runtime::load(Some(&path)).unwrap_or_else(|error| panic!("these tests need ONNX Runtime:\n{error}"))
 }
 
-/// A teacher folder with `[image]` for one fixture model and further keys.
+/// A teacher folder whose `[image]` names a fixture model and has additional `keys`.
 pub fn image_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
     let toml = format!(
         "name = 'tiny'\n[image]\nmodel = '{FIXTURES}/{model}.onnx'\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n{keys}\n"
@@ -30,7 +30,7 @@ pub fn image_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
     teacher(&toml).1
 }
 
-/// A teacher folder with `[text]` for one fixture model and further keys.
+/// A teacher folder whose `[text]` names a fixture model and has additional `keys`.
 pub fn text_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
     let toml = format!(
         "[text]\nmodel = '{FIXTURES}/{model}.onnx'\ntokenizer = '{FIXTURES}/tokenizer.json'\n{keys}\n"
@@ -38,7 +38,7 @@ pub fn text_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
     teacher(&toml).1
 }
 
-/// A teacher folder with `[image]` for one fixture model and further keys, and the text encoder `bert`.
+/// A teacher folder whose `[image]` names a fixture model and has additional `keys`, with the text encoder `bert`.
 pub fn both_teacher(model: &str, keys: &str) -> Result<Teacher, ExtractError> {
     let toml = format!(
         "name = 'tiny'\n[image]\nmodel = '{FIXTURES}/{model}.onnx'\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n{keys}\n\
@@ -55,14 +55,14 @@ fn teacher(toml: &str) -> (TempDir, Result<Teacher, ExtractError>) {
     (dir, teacher)
 }
 
-/// Outputs of the reference evaluator by model and output.
+/// The reference evaluator's values for an output of a model.
 pub fn expected(model: &str, output: &str) -> Vec<f32> {
     let text = std::fs::read_to_string(format!("{FIXTURES}/expected.json")).unwrap();
     let mut all: HashMap<String, HashMap<String, Vec<f32>>> = serde_json::from_str(&text).unwrap();
     all.remove(model).unwrap().remove(output).unwrap()
 }
 
-/// The same pixels as `pixels` in make_models.py.
+/// The same pixels as those of `pixels` in make_models.py.
 #[expect(clippy::cast_precision_loss, reason = "small whole numbers")]
 pub fn pixels(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i * 37 % 101) as f32 / 101.0 - 0.4).collect()
@@ -80,7 +80,7 @@ pub fn assert_close(got: &[f32], expected: &[f32], tolerance: f32) {
     }
 }
 
-/// A binary PPM.
+/// A binary PPM file.
 pub fn ppm(width: usize, height: usize, pixel: impl Fn(usize, usize) -> [u8; 3]) -> Vec<u8> {
     let mut bytes = format!("P6 {width} {height} 255\n").into_bytes();
     for y in 0..height {

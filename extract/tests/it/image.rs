@@ -1,4 +1,4 @@
-//! The image encoder against the reference evaluator, and models that cannot be used.
+//! The image encoder compared with the reference evaluator, and models that cannot be used.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -28,7 +28,7 @@ fn input(encoder: &ImageEncoder) -> PixelBuffer {
     }
 }
 
-/// Both rows of the model's embeddings must be the normalized `raw` rows, with their norms.
+/// Checks that both of the model's embeddings are the normalized `raw` rows, with their norms.
 fn check(model: &str, keys: &str, raw: &[f32], tolerance: f32) -> ImageEncoder {
     let mut encoder = open(model, keys).unwrap();
     let embeddings = encoder.encode(&input(&encoder), 2).unwrap();
@@ -193,7 +193,7 @@ fn a_gpu_is_never_replaced_by_the_processor() {
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_that_is_absent_is_never_replaced_by_the_processor() {
-    // The library of the tests is the processor's: it has no CUDA provider.
+    // The tests' library is the CPU build, which has no CUDA provider.
     let options = EncoderOptions { device: "cuda:0".parse().unwrap(), ..EncoderOptions::default() };
     let error = open_with("linear", "", &options).map(|_| ()).unwrap_err();
     assert!(matches!(error, ExtractError::DeviceUnavailable { .. }), "{error}");

@@ -1,6 +1,6 @@
 //! Tests against the real ONNX Runtime library and tiny models (`tests/fixtures/make_models.py`).
 //!
-//! `cfg(test)` on the modules tells clippy that their helpers are test code, too.
+//! `cfg(test)` on the modules tells clippy that their helpers are test code.
 
 #[cfg(test)]
 mod common;

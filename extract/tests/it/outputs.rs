@@ -1,4 +1,5 @@
-//! Features, tokens and captions: against the reference evaluator, in the same pass, to the same bytes whoever makes them.
+//! Features, tokens and captions: compared with the reference evaluator, from one pass, with the same bytes for any
+//! partition.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,14 +32,14 @@ fn options(tokens: Option<TokenStorage>, threads: usize) -> ExtractOptions {
     }
 }
 
-/// An extractor of the model `grid` with all its outputs, and with the captions of `source` where it has some.
+/// An extractor of the model `grid` with all its outputs, and with the captions of `source` if it has any.
 fn extractor(source: &dyn ImageSource, tokens: TokenStorage, threads: usize) -> Extractor {
     let teacher = both_teacher("grid", GRID).unwrap();
     let opened = Extractor::open(&teacher, &runtime(), options(Some(tokens), threads)).unwrap();
     opened.with_captions(&teacher, &runtime(), source).unwrap()
 }
 
-/// An encoder of a fixture model for batches of two, with what `keys` names.
+/// An encoder of a fixture model for batches of two, with the outputs named in `keys`.
 fn open(model: &str, keys: &str) -> Result<ImageEncoder, ExtractError> {
     let options = EncoderOptions { batch: Some(2), ..EncoderOptions::default() };
     let named = |key: &str| keys.lines().any(|line| line.starts_with(key));
@@ -46,14 +47,14 @@ fn open(model: &str, keys: &str) -> Result<ImageEncoder, ExtractError> {
     image_teacher(model, keys)?.view_encoder(&runtime(), &options, outputs)
 }
 
-/// What an encoder makes of the reference's two images.
+/// Encodes the reference's two images.
 fn encode(model: &str, keys: &str) -> EncodedViews {
     let mut encoder = open(model, keys).unwrap();
     let pixels = PixelBuffer::F32(pixels(encoder.new_batch().len()));
     encoder.encode_views(&pixels, 2).unwrap()
 }
 
-/// Tokens `[2, 4, 2, 2]` of the model `outputs` averaged over their positions.
+/// Tokens `[2, 4, 2, 2]` of the model `outputs`, averaged over their positions.
 fn map_means(output: &str) -> Vec<f32> {
     expected("outputs", output).chunks(4).map(|plane| plane.iter().sum::<f32>() / 4.0).collect()
 }
@@ -161,7 +162,7 @@ fn finalize(extractor: &Extractor, source: &dyn ImageSource, dir: &Path) -> Cach
     builder(extractor, source, dir).finalize(&[]).unwrap().unwrap()
 }
 
-/// A cache of everything in `dir`, made by `parts` parts.
+/// Makes a cache in `dir` with all outputs, in `parts` parts.
 fn cache(source: &dyn ImageSource, tokens: TokenStorage, threads: usize, parts: usize, dir: &Path) -> Cache {
     for part in (0..parts).rev() {
         let mut extractor = extractor(source, tokens, threads);
@@ -282,7 +283,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
     for storage in [TokenStorage::Int8, SVD] {
         let whole = tempfile::tempdir().unwrap();
         cache(&source, storage, 2, 1, whole.path());
-        // The fit reads 20 images first.
+        // The fit reads 20 images before the first shard.
         for after in [0, 25, 55] {
             let dir = tempfile::tempdir().unwrap();
             let job = Arc::new(Job::new());
@@ -291,7 +292,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
             let first = builder(&extractor, &cut, dir.path());
             match extractor.extract(&cut, &first, Partition::WHOLE, &job) {
                 Err(error) => assert!(error.is_interrupted(), "{error}"),
-                // Without a fit the listing is over before so many reads.
+                // Without a fit, the listing ends before this many reads.
                 Ok(_) => assert!(storage != SVD && after >= 50),
             }
             assert!(!contents(dir.path()).keys().any(|name| name.ends_with(".tmp")));
@@ -322,7 +323,7 @@ fn a_part_uses_the_projection_that_another_has_kept() {
     let manifest = builder.finalize(&[]).unwrap().unwrap();
     let explained = manifest.token_projection.unwrap().explained;
     assert!(explained > 0.5 && explained < 1.0, "{explained}");
-    // Lost, it is fitted again, and to the same bits.
+    // A lost projection is fitted again, with the same bits.
     std::fs::remove_file(dir.path().join("cache.json")).unwrap();
     std::fs::remove_file(dir.path().join("tokens.safetensors")).unwrap();
     let mut third = extractor(&source, SVD, 2);
@@ -361,7 +362,8 @@ fn the_projection_is_fitted_to_views_of_every_index() {
     };
     let off =
         |mean: Vec<f32>| mean.iter().zip(fitted.mean()).fold(0.0_f32, |off, (a, b)| off.max((a - b).abs()));
-    // View 0 of the first sample, view 1 of the fourth, view 2 of the seventh and so on; f16 is what is between them.
+    // The fit takes view 0 of the first sample, view 1 of the fourth, view 2 of the seventh, and so on. The
+    // difference is the rounding of f16.
     let (taking_turns, first_only) = (off(mean(&|pick| 9 * pick + pick % 3)), off(mean(&|pick| 9 * pick)));
     assert!(taking_turns < 1e-4 && first_only > 1e-2, "{taking_turns} {first_only}");
 }
@@ -389,7 +391,7 @@ fn features_and_tokens_out_of_range_reject_the_sample() {
         let teacher = image_teacher("faulty", &format!("output = 'image_embeds'\n{keys}")).unwrap();
         let mut extractor = Extractor::open(&teacher, &runtime(), options).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        // No jitter: brightness must stay what it is.
+        // Without color jitter, so that brightness does not change.
         let plan = ViewPlan { policy: Policy::CropFlip, ..PLAN };
         let config = extractor.cache_config(&source, &plan, 12);
         let builder = CacheBuilder::open(dir.path(), config, Existing::Refuse).unwrap();
@@ -419,7 +421,7 @@ fn a_caption_without_an_embedding_rejects_its_sample_and_long_ones_are_counted()
     let builder = builder(&extractor, &source, dir.path());
     let summary = extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
     assert_eq!((summary.samples, summary.rejected), (17, 3));
-    // Every third text is longer than eight tokens: 2, 5, 8, 11, 17; 14 became "nan".
+    // Every third text is longer than eight tokens: 2, 5, 8, 11, 17. Text 14 was replaced by "nan".
     assert_eq!(summary.cut_captions, 5);
     builder.finalize(&[]).unwrap().unwrap();
     let lines = std::fs::read_to_string(dir.path().join("rejects.jsonl")).unwrap();
@@ -485,7 +487,7 @@ fn the_bytes_are_told_exactly_before() {
         assert_eq!((told.samples, told.captions), (40, Some(8)));
         let file = cache.manifest().caption_bytes();
         assert!(file > 40 * 8 && file < 40 * 8 + 6_000, "{file}");
-        // The files have page headers and a footer besides.
+        // The files also have page headers and a footer.
         let file = cache.manifest().token_bytes();
         assert!(file > 120 * tokens && file < 120 * tokens + 12_000, "{storage:?}: {file}");
         // Shards of 12, 12, 12 and 4 samples.

@@ -1,4 +1,4 @@
-//! The pipeline: identical bytes whatever the threads, partition and interruptions; rejects; failures.
+//! The pipeline: identical bytes for any threads, partitions and interruptions; rejects; failures.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ fn extractor(model: &str, batch: usize, threads: usize) -> Extractor {
     Extractor::open(&image_teacher(model, "").unwrap(), &runtime(), options).unwrap()
 }
 
-/// Colored gradients of several sizes; some files are no images.
+/// Colored gradients of several sizes. Files selected by `broken` are not images.
 pub fn images(count: usize, broken: impl Fn(usize) -> bool) -> MemorySource {
     let image = |i: usize| {
         if broken(i) {
@@ -47,7 +47,7 @@ pub fn byte(value: usize) -> u8 {
     u8::try_from(value).unwrap()
 }
 
-/// A cache of `source` in `dir` that stores its views, made by `parts` parts.
+/// Makes a cache of `source` in `dir` that stores its views, in `parts` parts.
 fn stored_cache(
     extractor: &mut Extractor,
     source: &dyn ImageSource,
@@ -69,7 +69,7 @@ fn builder(extractor: &Extractor, source: &dyn ImageSource, shard: usize, dir: &
     CacheBuilder::open(dir, extractor.cache_config(source, &PLAN, shard), Existing::Resume).unwrap()
 }
 
-/// Runs each part and finalizes; the files' names and contents.
+/// Runs each part and finalizes; returns the files' names and contents.
 fn files(
     extractor: &mut Extractor,
     source: &dyn ImageSource,
@@ -173,7 +173,7 @@ fn embeddings_are_those_of_the_encoder_on_the_stored_views() {
 #[test]
 fn bad_samples_are_rejected_once_and_the_run_goes_on() {
     for (model, reason) in [("nan", "nan-embedding"), ("zero", "zero-embedding")] {
-        // Every fifth image is dark, every seventh no image at all.
+        // Every fifth image is dark; every seventh file is not an image.
         let image = |i: usize| match i {
             _ if i % 7 == 6 => b"junk".to_vec(),
             _ if i % 5 == 4 => ppm(9, 9, |_, _| [3, 2, 1]),
@@ -210,7 +210,7 @@ fn a_source_of_nothing_but_rejects_makes_an_empty_cache() {
     assert_eq!(builder.finalize(&[]).unwrap().unwrap().rows, 0);
 }
 
-/// Interrupts the job when a certain number of samples has been read.
+/// Interrupts the job after a given number of reads.
 pub struct Interrupting {
     inner: MemorySource,
     job: Arc<Job>,
@@ -237,7 +237,7 @@ impl ImageSource for Interrupting {
     }
 }
 
-/// Fails, like a share that has gone away, from a certain sample on.
+/// Fails from a given sample on, like a network share that has disconnected.
 pub struct Failing {
     pub inner: MemorySource,
     pub from: usize,
@@ -419,7 +419,7 @@ fn the_bytes_of_stored_views_are_told_before() {
         let dir = tempfile::tempdir().unwrap();
         let cache = stored_cache(&mut self::extractor("conv", 8, 1), &source, format, 1, dir.path());
         let (_, bytes) = cache.manifest().bytes();
-        // The file has checks, lengths and a footer besides.
+        // The file also has checksums, lengths and a footer.
         assert!(bytes.abs_diff(told.bytes()) < told.bytes() / 5 + 6_000, "{told:?}, {bytes} bytes");
         // Shards of 16, 16 and 8 samples.
         let part = extractor.estimate_stored(&source, &config, Partition::new(2, 3).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The teacher that `scripts/setup teacher` builds: what the promise of identical bytes rests on, shown on a real network.
+//! The teacher built by `scripts/setup teacher`, a real network: tests the properties that identical bytes rely on.
 
 use lgd_extract::encoder::PixelBuffer;
 use lgd_extract::{EncoderOptions, ImageEncoder, Teacher};

@@ -1,4 +1,4 @@
-//! Libraries that are not ONNX Runtime, or too old, are errors that name the file and the remedy.
+//! Libraries that are not ONNX Runtime, or are too old, give errors that name the file and the remedy.
 
 use std::path::Path;
 use std::process::Command;
@@ -44,7 +44,7 @@ fn refused(path: &Path, part: &str) {
     assert!(text.lines().last().unwrap().starts_with("hint:"), "{text}");
 }
 
-/// Compiles a shared library with the C compiler that the Rust tool chain links with.
+/// Compiles a shared library with the C compiler that Rust uses for linking.
 fn build(dir: &Path, name: &str, source: &str) -> std::path::PathBuf {
     let (code, library) = (dir.join(format!("{name}.c")), dir.join(format!("lib{name}.so")));
     std::fs::write(&code, source).unwrap();

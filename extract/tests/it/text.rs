@@ -1,4 +1,4 @@
-//! The text encoder against the reference evaluator, its batching, and models and prompts that cannot be used.
+//! The text encoder compared with the reference evaluator; its batching; models and prompts that cannot be used.
 
 use lgd_extract::{EncoderOptions, ExtractError, TextEncoder};
 
@@ -14,7 +14,7 @@ fn prompts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-/// The two prompts whose token ids make_models.py writes down.
+/// The two prompts whose token ids are listed in make_models.py.
 fn pair() -> Vec<String> {
     prompts(&["a photo of cat", "DOG"])
 }

@@ -1,4 +1,4 @@
-//! `lgd bank --target kdep`: cached features to KDEP's targets.
+//! `lgd bank --target kdep`: computes KDEP's targets from cached features.
 
 use lgd_bank::{BankError, KdepReport, KdepRequest, PowerTemperature, build_kdep};
 use lgd_data::cache::Cache;
@@ -8,7 +8,7 @@ use crate::commands::print_json;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
-/// Builds the bank of targets of width `dim`.
+/// Builds a KDEP bank with targets of width `dim`.
 pub fn run(cache: &Cache, args: &BankArgs, dim: usize) -> anyhow::Result<()> {
     let record = cache.manifest().config.features.as_ref();
     let (Some(record), Some(features)) = (record, cache.features()?) else {

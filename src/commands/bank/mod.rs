@@ -10,7 +10,7 @@ use super::set_threads;
 use crate::args::{BankArgs, BankTarget};
 use crate::exit::Exit;
 
-/// Runs the command.
+/// Runs `lgd bank`.
 pub fn run(args: &BankArgs) -> anyhow::Result<Exit> {
     let target = args.target().unwrap_or_else(|error| error.exit());
     set_threads(args.runtime.threads)?;

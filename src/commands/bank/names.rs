@@ -1,4 +1,5 @@
-//! `lgd bank --target names`: category names to semantics banks and target distributions. No image encoder is opened.
+//! `lgd bank --target names`: semantics banks and target distributions from category names. No image encoder is
+//! opened.
 
 use std::path::{Path, PathBuf};
 
@@ -99,7 +100,7 @@ fn summarize(report: &BankReport, args: &BankArgs) {
     }
 }
 
-/// Lets the bank use the teacher's text encoder, which it does not know.
+/// Adapts the teacher's text encoder to the bank's interface.
 struct Encoder(TextEncoder);
 
 impl PromptEncoder for Encoder {

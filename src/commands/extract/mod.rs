@@ -1,4 +1,4 @@
-//! `lgd extract`: images and a teacher to a cache.
+//! `lgd extract`: makes a cache from images and a teacher.
 
 mod report;
 mod space;
@@ -23,10 +23,10 @@ use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
-/// Views that a projection is fitted to.
+/// Default number of views that a projection is fitted to.
 const FIT_VIEWS: usize = 2048;
 
-/// Runs the command.
+/// Runs `lgd extract`.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     refuse_unread(args)?;
     set_threads(args.runtime.threads)?;
@@ -66,7 +66,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     Ok(exit(args, &summary, manifest.as_ref()))
 }
 
-/// Lists the images, with their captions where those are to be cached.
+/// Lists the images, with their captions if those are to be cached.
 fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
     let open = if args.captions { open_captioned } else { open_source };
     let source =
@@ -83,7 +83,7 @@ fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
     Ok(source)
 }
 
-/// Refuses a setting of projected tokens where there are none: it would be without effect, and nobody would notice.
+/// Fails for a setting of projected tokens without projected tokens: it would silently have no effect.
 fn refuse_unread(args: &ExtractArgs) -> anyhow::Result<()> {
     if args.tokens_fit_views.is_some() && !matches!(args.tokens, Some(StoreTokens::Svd(_))) {
         bail!(
@@ -93,7 +93,7 @@ fn refuse_unread(args: &ExtractArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the teacher's encoders for what is to be cached.
+/// Opens the teacher's encoders for all outputs to be cached.
 fn open_extractor(
     args: &ExtractArgs,
     teacher: &Teacher,
@@ -125,7 +125,7 @@ fn open_extractor(
     Ok(if args.captions { extractor.with_captions(teacher, &runtime, source)? } else { extractor })
 }
 
-/// Refuses captions that are not as wide as the teacher's embeddings: no objective could compare the two.
+/// Fails if captions and the teacher's embeddings differ in width: no objective could compare them.
 fn require_caption_width(
     args: &ExtractArgs,
     source: &dyn ImageSource,
@@ -172,7 +172,7 @@ fn summarize(summary: &ExtractSummary, manifest: Option<&CacheManifest>, args: &
     }
 }
 
-/// Refuses an output folder inside the images: the cache's files would be listed as images the next time.
+/// Fails if the output folder is inside the images: the next run would list the cache's files as images.
 fn require_apart(args: &ExtractArgs) -> anyhow::Result<()> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if absolute(&args.output.out).starts_with(absolute(&args.images)) {
@@ -185,7 +185,7 @@ fn require_apart(args: &ExtractArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An entry that could not be listed is a reject like any other.
+/// Converts an entry that could not be listed to a reject of the cache.
 fn listed_reject(entry: &Rejected) -> Reject {
     Reject { key: entry.key.clone(), reason: entry.reason.to_owned(), detail: entry.detail.clone() }
 }
@@ -206,7 +206,8 @@ fn view_plan(args: &ExtractArgs, image: &ImageSettings) -> ViewPlan {
     }
 }
 
-/// What was typed, or what the teacher's files say, which is told where nobody would expect it.
+/// The fraction given on the command line, else that in the teacher's files, else the default. A non-default value
+/// from the files is reported.
 fn center_fraction(args: &ExtractArgs, image: &ImageSettings) -> f32 {
     let found = args.center_fraction.or(image.center_fraction).unwrap_or(CENTER_FRACTION);
     if args.center_fraction.is_none() && found != CENTER_FRACTION {
@@ -218,7 +219,8 @@ fn center_fraction(args: &ExtractArgs, image: &ImageSettings) -> f32 {
     found
 }
 
-/// The parts of a shared cache are started by the same command, so finding the folder begun is no surprise to them.
+/// The policy for the output folder. All parts of a shared cache run the same command, so a started cache is
+/// expected.
 fn existing(args: &ExtractArgs, partition: Partition) -> anyhow::Result<Existing> {
     Ok(match args.output.existing() {
         Existing::Refuse if partition.is_shared() => Existing::Resume,
@@ -231,13 +233,13 @@ fn existing(args: &ExtractArgs, partition: Partition) -> anyhow::Result<Existing
     })
 }
 
-/// Rejects are judged over the whole cache where it is complete, over this run's samples otherwise.
+/// The exit code. The share of rejects is that of the whole cache if it is complete, else that of this run.
 fn exit(args: &ExtractArgs, summary: &ExtractSummary, manifest: Option<&CacheManifest>) -> Exit {
     let (rejected, samples) = match manifest {
         Some(manifest) => (manifest.rejected as u64, (manifest.samples() + manifest.rejected) as u64),
         None => (summary.rejected, summary.samples + summary.rejected),
     };
-    // The list of them is written with the manifest.
+    // The list of rejects is written with the manifest.
     let list = args.output.out.join("rejects.jsonl");
     let list = manifest.map(|_| format!("; see {}", list.display())).unwrap_or_default();
     if rejected > 0 {

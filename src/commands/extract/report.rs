@@ -1,19 +1,19 @@
-//! What `lgd extract` prints when it is done.
+//! The JSON report of `lgd extract`.
 
 use lgd_data::cache::{CacheManifest, CaptionRecord, FeatureRecord, StoredFormat, TokenRecord};
 use lgd_extract::ExtractSummary;
 use serde::Serialize;
 
-/// What the command prints.
+/// The report that the command prints.
 #[derive(Serialize)]
 pub struct Report {
-    /// Samples of this run, K views each.
+    /// Samples cached by this run, K views each.
     samples: u64,
     rejected: u64,
     views: u64,
     seconds: f64,
     views_per_second: f64,
-    /// The whole cache, once every shard is there.
+    /// The whole cache, if it is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<CacheReport>,
 }
@@ -54,7 +54,7 @@ struct TokenReport {
     explained: Option<f64>,
 }
 
-/// The report of a run, and of the whole cache where it is complete.
+/// Builds the report of this run, and of the whole cache if it is complete.
 pub fn report(summary: &ExtractSummary, manifest: Option<&CacheManifest>) -> Report {
     let seconds = summary.elapsed.as_secs_f64();
     let cache = manifest.map(|manifest| {

@@ -1,4 +1,4 @@
-//! The disk space that the large parts of a cache will take, told before the work begins.
+//! The disk space that the large parts of a cache will take, printed before the work starts.
 
 use std::fs;
 use std::path::Path;
@@ -14,19 +14,19 @@ use crate::say::say;
 
 /// One large part of a cache.
 struct Need {
-    /// What it is, in one or two words.
+    /// Name, one or two words.
     name: &'static str,
-    /// How it is stored.
+    /// Storage format.
     form: String,
-    /// Rows, how many of them a sample has, and bytes of each.
+    /// Total rows, rows per sample, and bytes per row.
     rows: u64,
     per_sample: u64,
     each: u64,
-    /// Whether every row takes exactly that.
+    /// Whether every row takes exactly this many bytes.
     exact: bool,
-    /// How to need less.
+    /// How to reduce the size.
     hint: &'static str,
-    /// How the names of its files begin.
+    /// Prefix of its file names.
     files: &'static str,
 }
 
@@ -40,8 +40,9 @@ impl Need {
     }
 }
 
-/// States what stored views, features, tokens and captions of `partition` will take, and which students fit the tokens. Refuses where
-/// the disk has less than that, or where the features and tokens of the whole cache take more than `limit`.
+/// Prints the size of the stored views, features, tokens and captions of `partition`, and which students match the
+/// tokens. Fails if the disk has less space, or if features and tokens of the whole cache take more than `limit`
+/// bytes.
 pub fn announce(
     config: &CacheConfig,
     stored: Option<&StoredEstimate>,
@@ -95,7 +96,7 @@ pub fn announce(
     Ok(())
 }
 
-/// Tells which students can be trained to make the tokens, and warns of stored views that are for none of them.
+/// Prints which students can be trained on the tokens. Warns if the stored views match none of them.
 fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
     let students = StudentSizes::of(tokens);
     let sides = students.sides();
@@ -110,7 +111,7 @@ fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
     }
 }
 
-/// The large parts of a cache; those that can be made smaller come last.
+/// The large parts of a cache. Those that can be made smaller come last.
 fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Partition) -> Vec<Need> {
     let (outputs, views) = (OutputEstimate::of(config, partition), u64::from(config.views));
     let features = outputs.features.zip(config.features.as_ref()).map(|(each, record)| Need {
@@ -156,20 +157,20 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
     [features, captions, stored, tokens].into_iter().flatten().collect()
 }
 
-/// Bytes of the large parts that an earlier run has made of the shards of `partition`: they are both needed and no longer free. What
-/// other parts have made is neither.
+/// Bytes of the large parts in the shards of `partition` that an earlier run has made. They count both as needed and
+/// as not free, so they are added to the free space. Shards of other partitions count as neither.
 fn already_stored(out: &Path, config: &CacheConfig, partition: Partition, needs: &[Need]) -> u64 {
     let shards = (0..config.shards()).filter(|&shard| partition.contains(shard));
     let stored = |(shard, need): (usize, &Need)| {
         let samples = config.shard_samples.min(config.samples - shard * config.shard_samples);
         let file = fs::metadata(out.join(format!("{}{shard:05}.parquet", need.files)));
-        // The file of the features holds more than them.
+        // The features' file also holds other columns.
         file.map_or(0, |file| file.len()).min(need.bytes_of(samples as u64))
     };
     shards.flat_map(|shard| needs.iter().map(move |need| (shard, need))).map(stored).sum()
 }
 
-/// Bytes of the files of the large parts, which go before the first new one comes.
+/// Bytes of the old files of the large parts, which are deleted before the first new file is written.
 fn to_be_deleted(out: &Path, needs: &[Need]) -> u64 {
     let entries = fs::read_dir(out).into_iter().flatten().flatten();
     let ours = entries.filter(|entry| {
@@ -179,7 +180,7 @@ fn to_be_deleted(out: &Path, needs: &[Need]) -> u64 {
     ours.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// Bytes that may be written to the disk of `out`, a folder that need not exist yet; `None` if the system cannot report them.
+/// Free bytes on the disk of `out`, a folder that need not exist yet; `None` if the system cannot report them.
 fn free_bytes(out: &Path) -> Option<u64> {
     let absolute = std::path::absolute(out).ok()?;
     let stat = absolute.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok())?;
@@ -192,7 +193,8 @@ mod tests {
 
     use super::*;
 
-    /// Ten samples of two views in shards of four: 200 bytes of features per view, 100 of captions per sample.
+    /// Ten samples of two views in shards of four samples: 200 bytes of features per view, 100 bytes of captions per
+    /// sample.
     fn config() -> CacheConfig {
         CacheConfig {
             shard_samples: 4,
@@ -214,7 +216,7 @@ mod tests {
             already_stored(dir.path(), &config, partition, &needs(&config, None, partition))
         };
         let part = |index| Partition::new(index, 3).unwrap();
-        // The third shard has two samples; a fourth one is not of this cache.
+        // The third shard has two samples. The cache has no fourth shard.
         assert_eq!([0, 1, 2].map(|index| stored(part(index))), [1_600, 1_600 + 390, 800]);
         assert_eq!(stored(Partition::WHOLE), 4_000 + 390);
         fs::remove_file(dir.path().join("views-00002.parquet")).unwrap();

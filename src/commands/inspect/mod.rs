@@ -1,4 +1,4 @@
-//! `lgd inspect` and `lgd verify`: any artifact folder.
+//! `lgd inspect` and `lgd verify`, for all kinds of artifact folders.
 
 mod summary;
 
@@ -21,7 +21,7 @@ use summary::Summary;
 const MANIFESTS: [&str; 5] = ["cache.json", PLAN, "bank.json", "kdep.json", "run.json"];
 const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json or run.json";
 
-/// An artifact folder, told apart by its manifest.
+/// An opened artifact folder. Its manifest's name determines the kind.
 enum Artifact {
     Cache(Box<Cache>),
     Bank(Bank),
@@ -47,7 +47,7 @@ impl Artifact {
     }
 }
 
-/// Prints a summary, or the manifest as it stands; also of unfinished work.
+/// Prints a summary of an artifact, or its manifest. Works for unfinished artifacts too.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
     let path = &args.path;
     let manifest = MANIFESTS.iter().find(|name| path.join(name).exists());
@@ -88,7 +88,7 @@ fn summary(path: &Path, name: &str) -> anyhow::Result<Summary> {
     })
 }
 
-/// Tells what of the cache's files is not as it was written.
+/// Reports cache files that are not in their original condition.
 fn warn_about(cache: &Cache) {
     for (file, condition) in cache.embeddings().not_in_place() {
         say(format_args!("note: {} is not read in place: {condition}", file.display()));
@@ -98,8 +98,8 @@ fn warn_about(cache: &Cache) {
     }
 }
 
-/// What a cache holds besides views and embeddings, every byte of it checked, in words that end in a comma and a blank. A column that
-/// is absent or damaged does not keep the others from being checked.
+/// Verifies every byte of the cache's optional columns and describes them. The returned text, unless empty, ends in a
+/// comma and a space. A missing or damaged column does not stop the verification of the others.
 fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
     let stored = cache.manifest().config.stored_views;
     let columns = [
@@ -122,7 +122,7 @@ fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
     Err(last.into())
 }
 
-/// Checks every byte.
+/// Checks every byte of an artifact against its manifest.
 pub fn verify(path: &Path) -> anyhow::Result<Exit> {
     let summary = match Artifact::open(path, Verify::Full)? {
         Artifact::Cache(cache) => {

@@ -1,4 +1,4 @@
-//! What an artifact is made of, one line for each thing that one wants to know of it.
+//! Summaries of artifacts: lines with a label and a text.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use lgd_train::student::Head;
 
 use crate::commands::kept_variance;
 
-/// Names that a line shows.
+/// Maximum number of names in a line.
 const SHOWN: usize = 10;
 
-/// Lines of a label and a text.
+/// Lines with a label and a text.
 pub struct Summary(Vec<(&'static str, String)>);
 
 impl Summary {
-    /// A cache.
+    /// Summary of a cache.
     pub fn of_cache(cache: &Cache) -> Self {
         let (manifest, hash) = (cache.manifest(), cache.hash());
         let CacheConfig { teacher, samples, class_names, seed, .. } = &manifest.config;
@@ -43,7 +43,7 @@ impl Summary {
         Self(lines)
     }
 
-    /// A bank of names.
+    /// Summary of a bank of names.
     pub fn of_bank(manifest: &BankManifest, hash: ContentHash) -> Self {
         let BankRecord { cache, dim, categories, templates, teacher_temperature, .. } = &manifest.record;
         let names: Vec<&str> = categories.iter().map(|category| category.name.as_str()).collect();
@@ -70,7 +70,7 @@ impl Summary {
         Self(lines)
     }
 
-    /// A KDEP bank.
+    /// Summary of a KDEP bank.
     pub fn of_kdep(manifest: &KdepManifest, hash: ContentHash) -> Self {
         let KdepRecord { cache, output, features, dim, explained_variance, fitted_rows, .. } =
             &manifest.record;
@@ -97,7 +97,7 @@ impl Summary {
         ])
     }
 
-    /// A run, finished or not.
+    /// Summary of a run, finished or not.
     pub fn of_run(dir: &Path, manifest: &RunManifest, hash: ContentHash) -> Self {
         let RunManifest { config, cache, bank, kdep_bank, teacher, dim, samples, device, step, .. } =
             manifest;
@@ -179,7 +179,7 @@ fn embeddings(manifest: &CacheManifest) -> String {
     )
 }
 
-/// What the cache holds besides views and embeddings.
+/// Lines for the cache's optional columns.
 fn optional(manifest: &CacheManifest) -> Vec<(&'static str, String)> {
     let config = &manifest.config;
     let mut lines = Vec::new();
@@ -213,7 +213,7 @@ fn storage(record: &BankRecord) -> String {
     }
 }
 
-/// The categories with the fewest and the most views; `None` of an empty bank.
+/// The categories with the fewest and the most views; `None` if there are no categories.
 fn view_counts(categories: &[CategoryRecord]) -> Option<String> {
     let few = categories.iter().min_by_key(|category| category.count)?;
     let many = categories.iter().max_by_key(|category| category.count)?;

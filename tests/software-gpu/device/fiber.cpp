@@ -12,7 +12,8 @@
 #error "softgpu_switch is written for x86-64"
 #endif
 
-// Saves the registers that a call must keep, stores the stack pointer at `save`, and goes on where `load` was saved.
+// Saves the registers that a call must preserve, stores the stack pointer at `save`, and continues where `load` was
+// saved.
 extern "C" void softgpu_switch(void **save, void *load);
 asm(R"(
 	.text

@@ -1,4 +1,4 @@
-// Stacks that take turns on one thread of the host.
+// Stacks that take turns on one host thread.
 #pragma once
 #include <cstddef>
 
@@ -6,14 +6,14 @@ namespace softgpu {
 
 class Fiber {
   public:
-    // `body` runs on a stack of its own at the first `resume`, and must never return.
+    // `body` runs on its own stack from the first `resume` on, and must never return.
     explicit Fiber(void (*body)());
     Fiber(const Fiber &) = delete;
     Fiber &operator=(const Fiber &) = delete;
 
     // Runs the fiber until it suspends itself.
     void resume();
-    // Called on the fiber: goes back to whoever resumed it.
+    // Called on the fiber: returns to the caller of `resume`.
     void suspend();
     // Called once on the fiber, before anything else.
     void entered();
@@ -23,7 +23,7 @@ class Fiber {
   private:
     void *stack_pointer_;
     char *stack_;
-    // The resumer's side.
+    // Used by the resumer.
     void *resumer_ = nullptr;
     // AddressSanitizer keeps a shadow of every stack and must know which one is in use.
     void *fiber_shadow_ = nullptr, *resumer_shadow_ = nullptr;

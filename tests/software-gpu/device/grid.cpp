@@ -1,8 +1,8 @@
-// Grids on the CPU: blocks run one after the other, and the threads of a block take turns on fibers.
+// Runs grids on the CPU: blocks run one after another, and the threads of a block take turns on fibers.
 //
-// A fiber runs threads one after the other until one of them waits for others; only then another fiber is taken. A kernel
-// without barriers is therefore a plain loop on one fiber. Between two barriers each thread runs without interruption, in the
-// order that SOFTGPU_ORDER asks for: a kernel that needs a barrier it does not have reads NaNs or old values in some order.
+// A fiber runs threads one after another until one of them waits for others; only then does another fiber run. A kernel
+// without barriers is therefore a plain loop on one fiber. Between two barriers each thread runs without interruption,
+// in the order that SOFTGPU_ORDER selects. A kernel that lacks a barrier reads NaNs or old values in some order.
 #include <algorithm>
 #include <cstring>
 #include <deque>
@@ -25,12 +25,12 @@ class Grid {
   public:
     void run(const Kernel &kernel, Shape grid, Shape block, size_t dynamic_shared, void **parameters);
 
-    // Called by the thread that runs.
+    // Called by the running thread.
     void barrier();
     uint64_t exchange(uint64_t value, unsigned mask, int from_lane);
     int lane() const { return int(current_->thread % WARP); }
     void *dynamic_shared();
-    // Body of every fiber.
+    // The body of every fiber.
     [[noreturn]] void run_threads();
 
   private:
@@ -47,19 +47,20 @@ class Grid {
     const Kernel *kernel_ = nullptr;
     void **parameters_ = nullptr;
     Shape block_{};
-    unsigned threads_ = 0;             // of a block
-    std::vector<unsigned> order_;      // in which they start
+    unsigned threads_ = 0;             // threads of a block
+    std::vector<unsigned> order_;      // start order of the threads
     unsigned started_ = 0, finished_ = 0;
     std::vector<State> states_;
     std::vector<Fiber *> fiber_of_;    // by thread, once it has started
     std::deque<Fiber *> ready_;
     std::vector<Fiber *> idle_;
     Fiber *current_ = nullptr;
-    // Values that lanes exchange, in two copies: a lane may be at the next shuffle before another has read this one's.
+    // Values that lanes exchange, in two copies: a lane may reach the next shuffle before another lane has read this
+    // one's value.
     std::vector<uint64_t> exchanged_[2];
-    std::vector<uint8_t> exchanges_;   // parity, by thread
+    std::vector<uint8_t> exchanges_;   // by thread: parity of its exchanges
     std::vector<char> dynamic_shared_;
-    bool shared_used_ = false;         // by the block that ran last
+    bool shared_used_ = false;         // the last block may have used shared memory
     Random random_{settings().thread_seed};
 };
 
@@ -98,7 +99,8 @@ void Grid::run(const Kernel &kernel, Shape grid, Shape block, size_t dynamic_sha
     }
 }
 
-// A kernel that uses shared memory without a barrier or a shuffle has no use for it: only then is there something to clear.
+// Fills shared memory with NaNs, unless the last block had no barrier or shuffle: such a kernel has no use for shared
+// memory.
 void Grid::poison_shared(const SharedMemory &memory) {
     if (!shared_used_ || !settings().poison) return;
     if (memory.data) memset(memory.data, 0xFF, memory.bytes);
@@ -117,7 +119,7 @@ void Grid::run_block() {
     }
 }
 
-// Who runs next, or null if all threads that have not finished wait.
+// The fiber that runs next, or null if all unfinished threads wait.
 Fiber *Grid::next_fiber() {
     const bool more = started_ < threads_;
     if (ready_.empty()) return more ? fiber_for_unstarted() : nullptr;
@@ -149,7 +151,7 @@ void Grid::run_threads() {
             kernel_->run_thread(parameters_);
             states_[thread] = State::Finished;
             finished_++;
-            // The other lanes of its warp may wait for nobody else.
+            // The other lanes of its warp may wait for this thread only.
             release_warp(thread);
         }
         idle_.push_back(fiber);
@@ -182,7 +184,8 @@ void Grid::release_barrier() {
     }
 }
 
-// Lets the lanes of a warp go on once all have arrived: ahead of everybody else, so that what relies on other warps shows.
+// Resumes the lanes of a warp after all have arrived, before all other threads, so that a kernel that relies on other
+// warps fails.
 void Grid::release_warp(unsigned thread) {
     const unsigned first = thread / WARP * WARP, end = std::min(first + WARP, threads_);
     unsigned waiting = 0, finished = 0;

@@ -1,4 +1,4 @@
-// Compiled kernels: what a library of kernels registers, and how a grid of one runs.
+// Compiled kernels: what a library of kernels registers, and how to run a grid of one.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -30,7 +30,7 @@ void run_grid(const Kernel &kernel, Shape grid, Shape block, size_t dynamic_shar
 
 }  // namespace softgpu
 
-// What the kernels call (include/cuda_language.h gives these CUDA's names).
+// Functions that kernels call (include/cuda_language.h gives them CUDA's names).
 extern "C" {
 struct softgpu_index {
     unsigned x, y, z;

@@ -17,9 +17,9 @@ constexpr size_t GUARD = 512;
 constexpr size_t QUARANTINE = size_t(256) << 20;
 #endif
 constexpr unsigned char GUARD_BYTE = 0xA7;
-// Four of them are a NaN in f32, two in f16 and bf16.
+// Four of these bytes are a NaN in f32, two in f16 and bf16.
 constexpr unsigned char POISON = 0xFF;
-// What the driver promises.
+// The alignment that the driver guarantees.
 constexpr size_t ALIGNMENT = 256;
 
 struct Memory {
@@ -30,7 +30,7 @@ struct Memory {
     std::map<uintptr_t, size_t> pinned;
 };
 
-// Never destroyed: the program may free memory while it exits.
+// Never destroyed, because the program may free memory while it exits.
 Memory &memory() {
     static auto *all = new Memory;
     return *all;
@@ -48,7 +48,7 @@ void check_allocation(const Allocation &one) {
     if (one.freed && settings().poison && !is_filled(one.base, one.bytes, POISON)) fault("freed memory (%zu bytes) was written", one.bytes);
 }
 
-// Gives the oldest freed allocations back to the system until at most `limit` bytes of them are left.
+// Returns the oldest freed allocations to the system until at most `limit` bytes of them are left.
 void shrink_quarantine(size_t limit) {
     Memory &all = memory();
     while (all.quarantined > limit && !all.quarantine.empty()) {

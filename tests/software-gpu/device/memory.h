@@ -1,6 +1,6 @@
-// The device's memory: allocations between guard zones, filled with NaNs when fresh and when freed.
+// The device's memory: allocations between guard zones, filled with NaNs when allocated and when freed.
 //
-// Every function is called with the device's lock held (streams.h).
+// All functions require the device's lock (streams.h).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -19,16 +19,16 @@ struct MemoryTotals {
     size_t live_bytes, peak_bytes;
 };
 
-// Null if the device has not that much left.
+// Null if the device does not have that much free memory.
 void *allocate(size_t bytes);
 
-// False, after a fault, if `pointer` is not the start of a live allocation.
+// Returns false, after a fault, if `pointer` is not the start of a live allocation.
 bool release(void *pointer);
 
-// The allocation that holds the byte at `pointer`, freed ones included, or null.
+// The allocation that contains the byte at `pointer`, or null. Freed allocations are included.
 const Allocation *find_allocation(const void *pointer);
 
-// Whether [pointer, pointer + bytes) lies in one live allocation; reports a fault that starts with `what` if not.
+// Whether [pointer, pointer + bytes) is inside one live allocation; if not, reports a fault that starts with `what`.
 SOFTGPU_EXPORT bool check_range(const void *pointer, size_t bytes, const char *what);
 
 // Reports writes around every allocation and into freed memory.
@@ -36,7 +36,7 @@ void check_guards();
 
 MemoryTotals memory_totals();
 
-// Page-locked memory of the host.
+// Page-locked host memory.
 void *allocate_pinned(size_t bytes);
 void release_pinned(void *pointer);
 bool is_pinned(const void *pointer);

@@ -28,7 +28,7 @@ bool flag(const char *name, bool otherwise) {
     return value == "1";
 }
 
-// `WORD` or `WORD:SEED`.
+// Accepts `WORD` or `WORD:SEED`.
 bool is_word(const char *name, const std::string &value, const std::string &word, uint64_t &seed) {
     if (value == word) return true;
     if (value.rfind(word + ":", 0) != 0) return false;

@@ -1,4 +1,4 @@
-// What the environment asks of the software GPU, and the faults it reports. The variables are listed in README.md.
+// Settings from the environment, and fault reports. README.md lists the variables.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,14 +10,14 @@
 
 namespace softgpu {
 
-// In which order the blocks of a grid run, and the threads of a block between two barriers.
+// The order in which the blocks of a grid run, and the threads of a block between two barriers.
 enum class ThreadOrder { Forward, Reverse, Shuffle };
 
-// When the work of a stream runs.
+// The time at which the work of a stream runs.
 enum class StreamOrder {
-    Eager,   // at once
+    Eager,   // immediately
     Lazy,    // when the host waits for it, as late as possible
-    Random,  // any amount of it at any call, as far as events allow
+    Random,  // any part of it at any call, if events allow
 };
 
 struct Settings {
@@ -37,10 +37,10 @@ struct Settings {
     std::string report;
 };
 
-// Read once. A value that is not understood ends the process: a misspelt order must not test the default one.
+// Read once. An invalid value ends the process: a misspelled order must not test the default one.
 SOFTGPU_EXPORT const Settings &settings();
 
-// Pseudo-random words (xorshift64*), the same for the same seed.
+// Pseudo-random words (xorshift64*); the same seed gives the same words.
 class Random {
   public:
     explicit Random(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15ull | 1) {}
@@ -51,11 +51,11 @@ class Random {
     uint64_t state_;
 };
 
-// A mistake of the program under test. Each text is printed once, and appended to the file SOFTGPU_REPORT; with
-// SOFTGPU_STRICT=1 it ends the process.
+// Reports a mistake of the program under test. Each text is printed once, and appended to the file SOFTGPU_REPORT. With
+// SOFTGPU_STRICT=1 the report ends the process.
 SOFTGPU_EXPORT void fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-// Something that the software GPU lacks or that cannot go on: printed, then abort.
+// Prints a message and aborts: the software GPU lacks a feature or cannot continue.
 [[noreturn]] SOFTGPU_EXPORT void give_up(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 }  // namespace softgpu

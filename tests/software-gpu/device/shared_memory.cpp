@@ -6,7 +6,7 @@ namespace softgpu {
 namespace {
 
 struct Search {
-    uintptr_t code;  // an address in the library that is looked for
+    uintptr_t code;  // an address in the library to find
     SharedMemory found;
 };
 
@@ -28,7 +28,7 @@ int visit(dl_phdr_info *library, size_t, void *data) {
 }  // namespace
 
 SharedMemory shared_memory(const Kernel &kernel) {
-    // The block is made when a thread first uses it.
+    // The block is created when a thread first uses it.
     kernel.touch_shared_memory();
     Search search{reinterpret_cast<uintptr_t>(kernel.run_thread), {}};
     dl_iterate_phdr(visit, &search);

@@ -30,7 +30,7 @@ void run_next(Stream *stream) {
     if (next.work) next.work();
 }
 
-// Runs a stream, and whatever it waits for, until it is empty or `event` has reached `version`.
+// Runs a stream, and everything that it waits for, until it is empty or `event` has reached `version`.
 void drain_until(Stream *stream, const Event *event, uint64_t version) {
     while (!stream->queue.empty() && !(event && event->reached >= version)) {
         const Operation &next = stream->queue.front();
@@ -39,14 +39,14 @@ void drain_until(Stream *stream, const Event *event, uint64_t version) {
     }
 }
 
-// Some work of some streams, as far as events allow.
+// Runs random amounts of work of random streams, if events allow.
 void run_at_random() {
     static Random random(settings().stream_seed);
     for (Stream *stream : all_streams())
         while (!stream->queue.empty() && can_run(stream->queue.front()) && random.below(3) == 0) run_next(stream);
 }
 
-// The default stream and blocking streams run one after the other, in the order in which work was issued.
+// The default stream and blocking streams run one after another, in the order in which work was issued.
 void respect_default_stream(const Stream *stream) {
     if (stream == default_stream()) {
         for (Stream *other : created_streams())
@@ -87,7 +87,7 @@ bool destroy_stream(Stream *stream) {
         fault("a stream is destroyed that does not exist");
         return false;
     }
-    // Its memory stays: events may still name it.
+    // Its memory is not freed, because events may still refer to it.
     drain(stream);
     return true;
 }

@@ -10,7 +10,7 @@
 
 namespace softgpu {
 
-// The device computes one thing at a time: every entry into it holds this lock.
+// The device runs one operation at a time: every entry point holds this lock.
 class Locked {
   public:
     Locked();
@@ -21,7 +21,8 @@ class Locked {
 
 struct Stream;
 
-// A point on a stream. Recording it again makes a new version; whoever waits, waits for the version of the moment.
+// A point on a stream. Recording it again creates a new version. A wait is for the version that is current when it is
+// issued.
 struct Event {
     uint64_t recorded = 0;  // versions issued
     uint64_t reached = 0;   // the newest version that has happened
@@ -38,19 +39,19 @@ struct Operation {
 };
 
 struct Stream {
-    bool blocking;  // waits for the default stream, and that for it
+    bool blocking;  // waits for the default stream, and the default stream for it
     std::deque<Operation> queue;
 };
 
 Stream *default_stream();
 Stream *create_stream(bool blocking);
-// False, after a fault, if there is no such stream.
+// Returns false, after a fault, if there is no such stream.
 bool destroy_stream(Stream *stream);
 
 void record(Event *event, Stream *stream);
 void wait_for(Stream *stream, Event *event);
 
-// Runs what the host waits for.
+// Runs the work that the host waits for.
 void drain(Stream *stream);
 void drain_all();
 void reach(Event *event, uint64_t version);

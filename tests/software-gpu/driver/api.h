@@ -1,7 +1,7 @@
-// What the files of libcuda.so.1 share.
+// Declarations that the files of libcuda.so.1 share.
 #pragma once
 #include <cuda.h>
-// cuda.h renames these to newer versions; the names without one are called too.
+// cuda.h renames these to newer versions; programs call the names without a version too.
 #undef cuEventElapsedTime
 
 #include "../device/memory.h"
@@ -13,9 +13,9 @@ struct CUctx_st {};
 
 namespace softgpu {
 
-// The one context, which the calling thread has made current or not.
+// The one context, or null if the calling thread has not made it current.
 CUcontext current_context();
-// What every call answers before it does anything: no context, or an error of an earlier launch, which stays.
+// The status that every call checks first: no context, or the error of an earlier launch, which persists.
 CUresult call_status();
 // Counts a launch.
 void count_launch();

@@ -69,7 +69,8 @@ SOFTGPU_API CUresult cuMemHostAlloc(void **pointer, size_t bytes, unsigned) {
 
 SOFTGPU_API CUresult cuMemFreeHost(void *pointer) {
     SOFTGPU_ENTER;
-    // The driver would wait for copies that use it. Not here: a copy that still runs afterwards is the program's mistake.
+    // The driver would wait for copies that use this memory. This one does not: a copy that still runs is the program's
+    // mistake.
     release_pinned(pointer);
     return CUDA_SUCCESS;
 }
@@ -77,14 +78,14 @@ SOFTGPU_API CUresult cuMemFreeHost(void *pointer) {
 SOFTGPU_API CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
     SOFTGPU_ENTER;
     if (is_pinned(from)) {
-        // A copy engine reads page-locked memory when it gets there, not when the copy is issued.
+        // A copy engine reads page-locked memory when the copy runs, not when it is issued.
         submit(as_stream(stream), [=] {
             if (!is_pinned(from)) return fault("copy to the device: its page-locked memory was freed");
             if (check_range(host(to), bytes, "copy to the device")) memcpy(host(to), from, bytes);
         });
         return CUDA_SUCCESS;
     }
-    // Ordinary memory is staged before the call returns.
+    // Pageable memory is staged before the call returns.
     const char *first = static_cast<const char *>(from);
     const auto staged = std::make_shared<const std::vector<char>>(first, first + bytes);
     submit(as_stream(stream), [=] {
@@ -102,7 +103,7 @@ SOFTGPU_API CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t byt
     submit(as_stream(stream), [=] {
         if (check_range(host(from), bytes, "copy to the host")) memcpy(to, host(from), bytes);
     });
-    // Into ordinary memory the copy is done when the call returns.
+    // A copy to pageable memory is complete when the call returns.
     if (!is_pinned(to)) drain(as_stream(stream));
     return CUDA_SUCCESS;
 }

@@ -1,7 +1,7 @@
 // Modules and launches.
 //
-// The machine code of a module is not read. A kernel is found by its name among those that were compiled for the CPU; of PTX
-// the names are known too, so that a kernel which a module does not hold is not found in it.
+// The machine code of a module is not read: a kernel is found by its name among the kernels compiled for the CPU. For
+// PTX the names are known too, so a kernel that is not in the module is not found.
 #include <cstring>
 #include <memory>
 #include <set>
@@ -22,7 +22,8 @@ struct Module {
     std::set<std::string> names;
 };
 
-// The parameters of a launch, copied at once as the driver does it. Eight bytes each word: pointers lie on such a boundary.
+// The parameters of a launch, copied immediately as in the driver. The copies are made of eight-byte words, because
+// pointers are aligned to eight bytes.
 class Parameters {
   public:
     Parameters(const Kernel &kernel, void **from) : words_(kernel.parameters) {
@@ -38,8 +39,9 @@ class Parameters {
         return all;
     }
 
-    // Reports pointers into freed memory. Any eight bytes that hold the address of such memory are taken for one, except an int
-    // with padding behind it, as at the end of `Norm` (train/cuda/kernels/common.cuh): padding holds whatever was there.
+    // Reports pointers into freed memory. Any eight bytes with such an address count as a pointer. The exception is an
+    // int followed by padding, as at the end of `Norm` (train/cuda/kernels/common.cuh), because padding has arbitrary
+    // content.
     void check(const Kernel &kernel) const {
         constexpr uint64_t SMALL_INT = 16;
         for (uint32_t i = 0; i < kernel.parameters; i++)
@@ -60,7 +62,7 @@ bool is_valid(Shape grid, Shape block, unsigned shared) {
            shared <= 227 << 10;
 }
 
-// Whether the caller's list has as many parameters as the kernel, as far as null pointers tell.
+// Whether the caller's list has as many parameters as the kernel; null pointers mark its end.
 bool count_is_right(const Kernel &kernel, void **parameters) {
     for (uint32_t i = 0; i < kernel.parameters; i++)
         if (!parameters[i]) {

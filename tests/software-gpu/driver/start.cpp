@@ -1,4 +1,4 @@
-// Start, the device and its context.
+// Initialization, the device and its context.
 #include <dlfcn.h>
 
 #include <atomic>
@@ -24,7 +24,7 @@ void at_exit() {
             double(totals.peak_bytes) / 1e6, double(totals.live_bytes) / 1e6);
 }
 
-// The kernels lie beside this library, in kernels-*.so; each registers itself when it is loaded.
+// The kernels are in kernels-*.so next to this library; each library registers its kernels when it is loaded.
 void load_kernels() {
     Dl_info self;
     dladdr(reinterpret_cast<void *>(&load_kernels), &self);

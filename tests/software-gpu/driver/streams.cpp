@@ -46,7 +46,7 @@ SOFTGPU_API CUresult cuEventCreate(CUevent *event, unsigned flags) {
     return CUDA_SUCCESS;
 }
 
-// The event stays in memory: work that is queued may still name it.
+// The event is not freed, because queued work may still refer to it.
 SOFTGPU_API CUresult cuEventDestroy_v2(CUevent) { return CUDA_SUCCESS; }
 
 SOFTGPU_API CUresult cuEventRecord(CUevent event, CUstream stream) {

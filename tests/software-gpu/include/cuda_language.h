@@ -1,4 +1,5 @@
-// CUDA's language for the host's compiler, included before a .cu file. Types and roundings are the toolkit's own headers'.
+// CUDA's language for the host's compiler, included before a .cu file. The toolkit's own headers provide types and
+// rounding.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -15,7 +16,7 @@
 
 #include "../device/kernels.h"
 
-// Defined only now, so that the toolkit's headers above took the path of the host.
+// Defined after the toolkit's headers above, so that they take the host's code path.
 #define __CUDA_ARCH__ 900
 #define __CUDACC_VER_MAJOR__ 13
 #define __CUDACC_VER_MINOR__ 0
@@ -35,7 +36,7 @@
 #define __launch_bounds__(...)
 #define __noinline__
 #define __restrict__
-// Nothing else of a library of kernels is thread-local (device/shared_memory.h).
+// Kernel libraries have no other thread-local variables (device/shared_memory.h).
 #define __shared__ static thread_local
 // The builder preprocesses each file once with SOFTGPU_LIST_KERNELS to find the names of its kernels.
 #ifdef SOFTGPU_LIST_KERNELS
@@ -68,7 +69,7 @@ template <typename T> inline T softgpu_shuffle(unsigned mask, T value, int from_
     memcpy(&value, &word, sizeof value);
     return value;
 }
-// A lane that asks for one outside of the warp gets its own value.
+// A lane that reads from outside the warp gets its own value.
 template <typename T> inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int = 32) {
     const int lane = softgpu_lane(), from = lane + int(delta);
     return softgpu_shuffle(mask, value, from < 32 ? from : lane);
@@ -118,7 +119,7 @@ inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 inline double rsqrt(double x) { return 1. / sqrt(x); }
 inline float normcdff(float x) { return 0.5f * erfcf(x * -0.70710678118654752f); }
 inline double normcdf(double x) { return 0.5 * erfc(x * -0.70710678118654752); }
-// Of floats: the other one if one is a NaN.
+// For floats: if one argument is a NaN, the result is the other one.
 template <typename A, typename B, typename C = std::common_type_t<A, B>> inline C min(A a, B b) {
     if constexpr (std::is_floating_point_v<C>) return std::fmin(C(a), C(b));
     else return C(b) < C(a) ? C(b) : C(a);
@@ -152,7 +153,7 @@ namespace softgpu {
 static thread_local char shared_memory_anchor;
 inline void touch_shared_memory() { *const_cast<volatile char *>(&shared_memory_anchor) = 0; }
 
-// Calls a kernel with parameters that lie where the driver's list points.
+// Calls a kernel with the parameters in the driver's list.
 template <auto BODY> struct Caller;
 template <typename... Parameter, void (*BODY)(Parameter...)> struct Caller<BODY> {
     static constexpr uint32_t bytes[] = {sizeof(Parameter)..., 0};

@@ -1,4 +1,4 @@
-// libcublas.so.13: products of matrices, by columns, as cuBLAS counts them.
+// libcublas.so.13: products of column-major matrices.
 #include <algorithm>
 #include <optional>
 
@@ -13,7 +13,7 @@ namespace {
 
 // cublasStatus_t
 enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-// cublasComputeType_t: alpha and beta are f16 or f64; f32 in all others.
+// cublasComputeType_t: alpha and beta are f16 or f64 in these types, and f32 in all others.
 enum Compute { COMPUTE_16F = 64, COMPUTE_16F_PEDANTIC = 65, COMPUTE_64F = 70, COMPUTE_64F_PEDANTIC = 71 };
 
 struct Handle {
@@ -41,7 +41,7 @@ Type scalar_type(int compute) {
     }
 }
 
-// One matrix of a batch: column j starts at j * leading.
+// One matrix of a batch; column j starts at j * leading.
 struct Matrix {
     const void *data;
     Type type;
@@ -50,7 +50,7 @@ struct Matrix {
     bool transposed;
 
     const char *at(int batch) const { return static_cast<const char *>(data) + batch * stride * (long long)size_of(type); }
-    // Elements from the first to the last of a rows x columns matrix, as it is used.
+    // Elements from the first to the last one used, in a rows x columns matrix.
     size_t extent(int rows, int columns) const {
         if (transposed) std::swap(rows, columns);
         return size_t(leading) * (columns - 1) + rows;
@@ -64,7 +64,7 @@ struct Product {
     int batch;
 };
 
-// Rows of op(matrix), one after the other: `rows` of `inner` numbers.
+// Rows of op(matrix), one after another: `rows` rows of `inner` numbers.
 std::vector<float> gather(const char *data, const Matrix &matrix, int rows, int inner, bool row_is_column) {
     const bool contiguous = matrix.transposed != row_is_column;
     const size_t extent = row_is_column ? matrix.extent(inner, rows) : matrix.extent(rows, inner);
@@ -76,7 +76,7 @@ std::vector<float> gather(const char *data, const Matrix &matrix, int rows, int 
     return gathered;
 }
 
-// In eight sums, as a fixed order that the compiler can vectorize.
+// Eight parallel sums: a fixed order that the compiler can vectorize.
 float dot(const float *x, const float *y, int count) {
     float sums[8] = {};
     int j = 0;
@@ -156,7 +156,7 @@ SOFTGPU_API int cublasGemmEx(Handle *handle, int transpose_a, int transpose_b, i
                                       c_type, ldc, 0, 1, compute, algorithm);
 }
 
-// What Candle calls for f64.
+// The function that Candle calls for f64.
 SOFTGPU_API int cublasDgemmStridedBatched(Handle *handle, int transpose_a, int transpose_b, int m, int n, int k, const double *alpha,
                                           const void *a, int lda, long long stride_a, const void *b, int ldb, long long stride_b,
                                           const double *beta, void *c, int ldc, long long stride_c, int batch) {

@@ -1,4 +1,5 @@
-// libcurand.so.10: Candle makes a generator with every device. Nothing here draws from it; the functions that would are left out.
+// libcurand.so.10: Candle creates a generator with every device. Nothing draws from it, so the functions that would are
+// omitted.
 #include "../device/settings.h"
 
 extern "C" {

@@ -45,7 +45,8 @@ template <typename To> std::vector<To> read_numbers(const void *data, Type type,
     return values;
 }
 
-// alpha * value, plus beta times what lies there. With a beta of 0 that is not read: it may be a NaN.
+// alpha * value, plus beta times the stored number. If beta is 0, the stored number is not read, because it may be a
+// NaN.
 inline void blend_number(void *data, Type type, size_t at, float alpha, float value, float beta) {
     const float kept = beta == 0.f ? 0.f : beta * read_number(data, type, at);
     write_number(data, type, at, alpha * value + kept);

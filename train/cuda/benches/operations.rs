@@ -1,4 +1,5 @@
-//! What the time of a training step goes to: the layers of ResNet-18 at batch 256 and 224 px in bf16, and the passes over memory.
+//! Where the time of a training step goes: the layers of ResNet-18 at batch 256 and 224 px in bf16, and the passes over
+//! memory.
 //!
 //! `cargo bench -p lgd-cuda --features cuda --bench operations` prints a table. It needs a GPU.
 
@@ -16,7 +17,7 @@ use lgd_kernels::conv::Conv;
 
 const BATCH: usize = 256;
 const ELEMENT: Element = Element::Bf16;
-/// Layers of ResNet-18 at 224 px: (side of the input, channels, outputs, kernel, stride, how many there are).
+/// Layers of ResNet-18 at 224 px: (side of the input, channels, outputs, kernel, stride, number of such layers).
 const LAYERS: [(usize, usize, usize, usize, usize, u32); 11] = [
     (224, 3, 64, 7, 2, 1),
     (56, 64, 64, 3, 1, 4),
@@ -37,12 +38,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(all(&mut gpu)?)
 }
 
-/// A line of the report. A reader that has gone away is no concern of the bench.
+/// Prints a line of the report. Ignores write errors: the reader of a pipe may have exited.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Everything, slowest first where it matters.
+/// Runs all measurements, slowest first if the order matters.
 fn all(gpu: &mut Gpu) -> Result<(), CudaError> {
     let copy = bandwidth(gpu)?;
     layers(gpu)?;
@@ -58,7 +59,7 @@ fn all(gpu: &mut Gpu) -> Result<(), CudaError> {
     update(gpu, copy)
 }
 
-/// The best of several runs, in milliseconds.
+/// The minimum time over several runs, in milliseconds.
 fn best(gpu: &mut Gpu, mut run: impl FnMut(&mut Gpu) -> Result<(), CudaError>) -> Result<f64, CudaError> {
     run(gpu)?;
     let mut best = f64::INFINITY;
@@ -76,12 +77,12 @@ fn real(value: usize) -> f64 {
     u32::try_from(value).map_or(f64::INFINITY, f64::from)
 }
 
-/// Bytes over a time, in GB/s.
+/// Throughput in GB/s.
 fn rate(values: usize, passes: f64, milliseconds: f64) -> f64 {
     real(values) * real(ELEMENT.size()) * passes / milliseconds / 1e6
 }
 
-/// What a copy reaches, read and write counted: the ceiling of every pass over memory.
+/// Throughput of a copy, with reads and writes counted: the upper limit of every pass over memory.
 fn bandwidth(gpu: &mut Gpu) -> Result<f64, CudaError> {
     let len = 1 << 29;
     let (from, mut to) = (zeros(gpu, len)?, zeros(gpu, len)?);
@@ -96,7 +97,7 @@ fn zeros(gpu: &Gpu, len: usize) -> Result<Buffer, CudaError> {
     Buffer::zeros(gpu.stream(), ELEMENT, len)
 }
 
-/// Values of about unit size, made on the device: zeros would flatter the clock.
+/// Values of about unit size, generated on the device. Zeros would draw less power and run at a higher clock.
 fn values(gpu: &mut Gpu, len: usize) -> Result<Buffer, CudaError> {
     let pattern: Vec<f32> = (0..65_536_u32)
         .map(|at| f32::from(u16::try_from(at.wrapping_mul(40_503) % 4_001).unwrap_or(0)) / 1000.0 - 2.0)

@@ -1,11 +1,11 @@
 // Batch normalization over the rows [M, C] of an NHWC tensor: statistics, application, gradients.
 //
-// Every reduction has two stages with fixed shapes and no atomics: the same input gives the same bits.
+// Every reduction has two stages with fixed shapes and no atomics, so the same input gives the same bits.
 #include "common.cuh"
 
 // ---- statistics ------------------------------------------------------------------------------------------------
 
-// Which rows count: all, or those in visible cells of a mask.
+// The rows that count: all rows, or those in visible cells of a mask.
 struct All {
     __device__ __forceinline__ bool operator()(i64) const { return true; }
 };
@@ -22,7 +22,7 @@ struct Visible {
     }
 };
 
-// Per block: sums of (x - k) and (x - k)^2, where k is the first row, so that a mean far from zero costs no digits.
+// Per block: sums of (x - k) and (x - k)^2, where k is the first row, so that a mean far from zero costs no precision.
 // partial: [parts][2][C], then [C] for k.
 template <typename T, int V, typename Counts>
 __device__ void statistics(const T *x, i64 rows, int channels, float *partial, Counts counts) {
@@ -158,7 +158,7 @@ FOR_ALL(APPLY)
 
 // ---- gradients -------------------------------------------------------------------------------------------------
 
-// The gradient of a normalization's output, as it is kept: as a tensor, ...
+// The gradient of a normalization's output, in one of three forms. Dense: a tensor.
 template <typename T, int V> struct Dense {
     const T *dy;
     using Raw = typename Lanes<T, V>::Raw;
@@ -166,7 +166,7 @@ template <typename T, int V> struct Dense {
     __device__ __forceinline__ void unpack(const Raw &raw, i64, int, int, float (&g)[V]) const { Lanes<T, V>::unpack(raw, g); }
 };
 
-// ... as that of a max-pool behind it, or ...
+// Pooled: the gradient of a max-pool after the normalization.
 template <typename T, int V> struct Pooled {
     const T *dy;
     const u8 *taken;
@@ -179,7 +179,7 @@ template <typename T, int V> struct Pooled {
     __device__ __forceinline__ void gather(i64 row, int channels, int c, float (&g)[V]) const {
 #pragma unroll
         for (int i = 0; i < V; i++) g[i] = 0.f;
-        // Rows of one launch fit an unsigned integer (checked by the caller); its division is cheaper.
+        // The rows of one launch fit an unsigned integer (the caller checks it), and its division is cheaper.
         const u32 at = u32(row);
         const u32 line = at / u32(s.width);
         const int x = at - line * s.width;
@@ -204,7 +204,7 @@ template <typename T, int V> struct Pooled {
     }
 };
 
-// ... as that of a global average behind it, [B, C].
+// Averaged: the gradient of a global average after the normalization, [B, C].
 template <typename T, int V> struct Averaged {
     const float *dy;
     int pixels;
@@ -285,7 +285,7 @@ __device__ void backward_input(const T *x, Upstream upstream, i64 rows, int chan
     load_channels<V>(factors + channels + c, b);
     load_channels<V>(factors + 2 * channels + c, d);
     load_channels<V>(kept + c, mean);
-    // b * (x - mean) + d as b * x + e would lose digits where the mean is large: the difference stays.
+    // b * (x - mean) + d rewritten as b * x + e would lose precision if the mean is large, so it keeps the difference.
     const Affine<V> affine(Norm{kept + 2 * channels, kept + 3 * channels, activation}, c);
     const i64 step = i64(gridDim.y) * blockDim.y;
     constexpr int U = 2;
@@ -367,8 +367,8 @@ __device__ void backward_input(const T *x, Upstream upstream, i64 rows, int chan
     }
 FOR_ALL(BACKWARD)
 
-// The same for the usual pool, 3x3 with stride 2 and padding 1: a thread takes the 2x2 inputs at (2a, 2b), which lie in the windows
-// (a, b) to (a + 1, b + 1) and nowhere else. All loads are issued before the first is used.
+// The same for the usual pool, 3x3 with stride 2 and padding 1. A thread takes the 2x2 inputs at (2a, 2b), which are in
+// the windows (a, b) to (a + 1, b + 1) only. All loads are issued before the first is used.
 template <typename T, int V> struct Quad {
     typename Lanes<T, V>::Raw dy[2][2];
     typename Bytes<V>::Type taken[2][2];
@@ -396,7 +396,7 @@ template <typename T, int V> struct Quad {
             }
     }
 
-    // Adds what input (row, column) of the four gets.
+    // Adds the gradient of input (row, column) of the four.
     __device__ __forceinline__ void gather(int row, int column, float (&g)[V]) const {
 #pragma unroll
         for (int i = 0; i < V; i++) g[i] = 0.f;
@@ -538,9 +538,9 @@ __device__ void quad_spread(const T *dy, const u8 *taken, Sliding s, i64 quads, 
     }
 FOR_ALL(QUADS)
 
-// The end of a residual block, y = activation(norm1(x1) + r) with r = x2 or norm2(x2) and an activation whose derivative can be
-// read off y (identity, ReLU, ReLU6): dy becomes g = dy * activation'(y), and the sums of both normalizations are taken in the
-// same pass. partial1, partial2: [parts][2][C]; partial2 may be null.
+// The end of a residual block, y = activation(norm1(x1) + r) with r = x2 or norm2(x2), and an activation whose
+// derivative can be computed from y (identity, ReLU, ReLU6). dy becomes g = dy * activation'(y), and the same pass
+// computes the sums of both normalizations. partial1, partial2: [parts][2][C]; partial2 may be null.
 template <typename T, int V, bool TWO>
 __device__ void residual_backward(const T *y, T *dy, const T *x1, const float *kept1, const T *x2, const float *kept2, int activation,
                                   i64 rows, int channels, float *partial1, float *partial2) {

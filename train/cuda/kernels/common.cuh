@@ -1,7 +1,7 @@
-// What all kernels share: element types, vector access, activations, geometry.
+// Definitions that all kernels share: element types, vector access, activations, geometry.
 //
-// Activations are NHWC. A thread works on `V` neighboring channels at a time: 16 bytes, or one element where the number of
-// channels or an address does not allow that. Arithmetic is f32 whatever the element.
+// Activations are NHWC. A thread processes `V` neighboring channels at a time: 16 bytes, or one element if the number
+// of channels or an address does not allow that. Arithmetic is f32 for every element type.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -14,7 +14,8 @@ using u32 = unsigned int;
 using u64 = unsigned long long;
 using i64 = long long;
 
-// Threads of a block that walks rows; shared-memory arrays are sized by it (train/cuda/src/launch.rs).
+// Threads of a block that iterates over rows; the size of shared-memory arrays depends on it
+// (train/cuda/src/launch.rs).
 constexpr int THREADS = 256;
 
 __device__ __forceinline__ float to_float(f32 v) { return v; }
@@ -26,7 +27,7 @@ template <> __device__ __forceinline__ f32 from_float<f32>(float v) { return v; 
 template <> __device__ __forceinline__ f16 from_float<f16>(float v) { return __float2half_rn(v); }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float v) { return __float2bfloat16_rn(v); }
 
-// `V` elements as they lie in memory.
+// `V` elements as they are in memory.
 template <int BYTES> struct Bytes;
 template <> struct Bytes<16> { using Type = uint4; };
 template <> struct Bytes<8> { using Type = uint2; };
@@ -56,7 +57,7 @@ template <typename T, int V> struct Lanes {
     }
 };
 
-// Per-channel f32 values: 16-byte loads where V allows (the arrays are aligned and C is a multiple of V).
+// Per-channel f32 values: 16-byte loads if V allows (the arrays are aligned and C is a multiple of V).
 template <int V> __device__ __forceinline__ void load_channels(const float *at, float (&v)[V]) {
     if constexpr (V % 4 == 0) {
 #pragma unroll
@@ -70,7 +71,7 @@ template <int V> __device__ __forceinline__ void load_channels(const float *at, 
     }
 }
 
-// The order of lgd_kernels::Activation.
+// In the order of lgd_kernels::Activation.
 enum Activation { IDENTITY, RELU, RELU6, HARD_SWISH, HARD_SIGMOID, SILU, SIGMOID };
 
 // Clamps that keep a NaN.
@@ -79,7 +80,7 @@ __device__ __forceinline__ float relu6(float x) { return x < 0.f ? 0.f : (x > 6.
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + __expf(-x)); }
 
 template <int V> __device__ __forceinline__ void activate(int activation, float (&v)[V]) {
-    // The switch lies outside the loops: one uniform branch for V values.
+    // The switch is outside the loops: one uniform branch for V values.
     switch (activation) {
     case RELU:
 #pragma unroll
@@ -147,14 +148,14 @@ template <int V> __device__ __forceinline__ void activate_backward(int activatio
     }
 }
 
-// A value still to be normalized: activation(x * scale + shift), or x itself where `scale` is null.
+// A pending normalization: activation(x * scale + shift), or x itself if `scale` is null.
 struct Norm {
     const float *scale;
     const float *shift;
     int activation;
 };
 
-// The part of a normalization that belongs to a thread's channels.
+// The part of a normalization for a thread's channels.
 template <int V> struct Affine {
     float scale[V], shift[V];
     int activation;
@@ -181,7 +182,8 @@ struct Sliding {
     int batch, height, width, channels, kernel_height, kernel_width, stride, padding, dilation, out_height, out_width;
 };
 
-// Sums `N` groups of V channels over the rows of threads of a block, in order, and writes them to out[n * channels + c].
+// Sums `N` groups of V channels over the rows of threads of a block, in order, and writes them to out[n * channels +
+// c].
 template <int N, int V>
 __device__ __forceinline__ void reduce_rows(const float (&values)[N][V], int channels, float *out) {
     __shared__ float shared[N * THREADS * V];
@@ -202,7 +204,7 @@ __device__ __forceinline__ void reduce_rows(const float (&values)[N][V], int cha
     }
 }
 
-// Sums out of partial [parts][N][C] of channel `c`, in f64, in an order that depends on the shape only. All threads of a
+// Sums over partial [parts][N][C] for channel `c`, in f64, in an order that depends only on the shape. All threads of a
 // block (32 channels x 8) must call it; those with threadIdx.y == 0 get the result.
 template <int N> __device__ __forceinline__ void sum_parts(const float *partial, int parts, int channels, int c, double (&sums)[N]) {
     __shared__ double shared[N][8][32];

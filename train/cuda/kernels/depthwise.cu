@@ -1,13 +1,14 @@
 // Depthwise convolution, NHWC, filters [C][K][K], K = 3 or 5, stride 1 or 2, padding K / 2, no dilation.
 //
-// A thread takes a strip of COLUMNS neighboring outputs and walks down `run` rows of it for V channels. Each input row is loaded
-// and normalized once; what it contributes to the rows it belongs to is held in a ring of partial sums. The ring's slots are
-// known at compile time: the walk is unrolled over one turn of it. Filters lie in registers.
+// A thread takes a strip of COLUMNS neighboring outputs and moves down `run` rows of it for V channels. It loads and
+// normalizes each input row once, and adds its contributions to a ring of partial sums, one for each output row in
+// progress. The slots of the ring are known at compile time: the loop is unrolled over one turn of the ring. Filters
+// are in registers.
 #include "common.cuh"
 
 // Columns of a strip: `COLUMNS` of train/cuda/src/depthwise.rs.
 constexpr int COLUMNS = 4;
-// Threads of a block: fewer than elsewhere, because each needs many registers.
+// Threads of a block: fewer than in other kernels, because each thread needs many registers.
 constexpr int BLOCK = 128;
 
 // A strip of an image, `run` rows of it: counted over strips first, then runs, then images.
@@ -29,7 +30,7 @@ template <typename T, int V, int K> __device__ __forceinline__ void load_filters
         for (int i = 0; i < V; i++) filters[tap][i] = to_float(w[i64(c + i) * K * K + (flip ? K * K - 1 - tap : tap)]);
 }
 
-// SPAN neighboring columns from `x` of a row, zero outside of it.
+// SPAN neighboring columns of a row from `x` on, zero outside of the row.
 template <typename T, int V, int SPAN>
 __device__ __forceinline__ void load_row(const T *row, bool inside, int x, int width, int channels, typename Lanes<T, V>::Raw (&raw)[SPAN]) {
 #pragma unroll
@@ -54,7 +55,7 @@ __device__ __forceinline__ void store_strip(T *to, int x, int width, int channel
         }
 }
 
-// y = norm(x) * w. With `flip` the filters are turned by 180 degrees: at stride 1 that is the gradient of the input.
+// y = norm(x) * w. With `flip`, the filters are turned by 180 degrees: at stride 1 that is the gradient of the input.
 template <typename T, int V, int K, int S>
 __device__ void forward(const T *x, Norm norm, const T *w, Sliding s, int run, int flip, T *y, int accumulate) {
     const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V;
@@ -62,7 +63,7 @@ __device__ void forward(const T *x, Norm norm, const T *w, Sliding s, int run, i
     const Affine<V> affine(norm, c);
     float filters[K * K][V];
     load_filters<T, V, K>(w, c, flip, filters);
-    // Output row o (of the run) gets input rows o * S .. o * S + K - 1, and has slot o % SLOTS.
+    // Output row o (of the run) reads input rows o * S .. o * S + K - 1, and has slot o % SLOTS.
     constexpr int SLOTS = (K + S - 1) / S, TURN = SLOTS * S, SPAN = (COLUMNS - 1) * S + K;
     const u32 strips = ceil_div(s.out_width, COLUMNS), runs = ceil_div(s.out_height, run);
     const u32 tiles = u32(s.batch) * runs * strips;
@@ -104,7 +105,7 @@ __device__ void forward(const T *x, Norm norm, const T *w, Sliding s, int run, i
                         }
                     }
                 }
-                // The row that takes this one with its last tap is complete. Before the first there is none.
+                // The output row for which this is the last tap is complete. Before the first output row there is none.
                 if ((phase - (K - 1) + TURN * S) % S == 0) {
                     constexpr int BEFORE = K - 1;
                     const int slot = (phase - BEFORE + TURN * S) / S % SLOTS;
@@ -131,7 +132,7 @@ __device__ void backward_input(const T *dy, const T *w, Sliding s, int run, T *d
     constexpr int P = K / 2, SLOTS = K + 1, TURN = SLOTS / 2;
     // Columns of dy under a strip that starts at an even column x, counted from x / 2.
     constexpr int FIRST = -((K - 1 - P) / 2), LAST = (COLUMNS - 1 + P) / 2, SPAN = LAST - FIRST + 1;
-    // The run's first row (even), counted from the first row that dy's first row belongs to.
+    // The run's first row (even), counted from the first input row that contributes to dy's first row.
     constexpr int SKIP = P + 2 * ((K - 1 - P) / 2);
     const u32 strips = ceil_div(s.width, COLUMNS), runs = ceil_div(s.height, run);
     const u32 tiles = u32(s.batch) * runs * strips;
@@ -167,7 +168,7 @@ __device__ void backward_input(const T *dy, const T *w, Sliding s, int run, T *d
                                 sums[slot][column][i] = fmaf(v[i], filters[r * K + q][i], sums[slot][column][i]);
                         }
                 }
-                // The first two rows of this one's are complete.
+                // The first two input rows of this row of dy are complete.
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
                     const int row = 2 * t + r - SKIP, slot = (2 * phase + r) % SLOTS;
@@ -183,7 +184,7 @@ __device__ void backward_input(const T *dy, const T *w, Sliding s, int run, T *d
     }
 }
 
-// The gradient of the filters: as forward, with a ring of rows of dy instead of sums. partial: [parts][K * K][C].
+// The gradient of the filters: like forward, with a ring of rows of dy instead of sums. partial: [parts][K * K][C].
 template <typename T, int V, int K, int S>
 __device__ void backward_filters(const T *x, Norm norm, const T *dy, Sliding s, int run, float *partial) {
     using Raw = typename Lanes<T, V>::Raw;
@@ -217,7 +218,7 @@ __device__ void backward_filters(const T *x, Norm norm, const T *dy, Sliding s, 
 #pragma unroll
                     for (int j = 0; j < SPAN; j++) {
                         Lanes<T, V>::unpack(raw[j], v[j]);
-                        // Zeros of the padding stay zeros.
+                        // Padding stays zero.
                         if (left + j >= 0 && left + j < s.width) affine.apply(v[j]);
                     }
 #pragma unroll
@@ -250,7 +251,7 @@ __device__ void backward_filters(const T *x, Norm norm, const T *dy, Sliding s, 
     }
 }
 
-// dw[c][tap] (+)= sum of partial [parts][taps][C], in an order that depends on the shape only.
+// dw[c][tap] (+)= sum of partial [parts][taps][C], in an order that depends only on the shape.
 extern "C" __global__ void depthwise_finish(const float *partial, int parts, int taps, int channels, float *dw, int accumulate) {
     const int at = blockIdx.x * 32 + threadIdx.x;
     double sums[1];
@@ -275,6 +276,6 @@ extern "C" __global__ void depthwise_finish(const float *partial, int parts, int
         backward_input<T, V, K>(dy, w, s, run, dx, accumulate);                                                        \
     }
 #define KERNELS(T, V, K) PASSES(T, V, K, 1) PASSES(T, V, K, 2) BACKWARD_INPUT(T, V, K)
-// All that a thread needs lies in registers: fewer channels for more taps.
+// All values of a thread are in registers: more taps leave room for fewer channels.
 #define BOTH(T) KERNELS(T, 4, 3) KERNELS(T, 1, 3) KERNELS(T, 2, 5) KERNELS(T, 1, 5)
 BOTH(f32) BOTH(f16) BOTH(bf16)

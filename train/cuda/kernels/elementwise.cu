@@ -1,7 +1,8 @@
-// Element by element: activations, sums, conversions, images, masks, dropout; and per image and channel: average and scale.
+// Element-wise kernels: activations, sums, conversions, images, masks, dropout; and kernels per image and channel:
+// average and scale.
 #include "common.cuh"
 
-// Calls f(first, count) for every group of V elements; the last may be short.
+// Calls f(first, count) for every group of V elements; the last group may be short.
 template <int V, typename F> __device__ __forceinline__ void for_groups(i64 len, F f) {
     const i64 step = i64(gridDim.x) * blockDim.x * V;
     for (i64 at = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * V; at < len; at += step)
@@ -27,11 +28,12 @@ template <typename T, int V> __device__ __forceinline__ void store_some(T *at, i
     }
 }
 
-// Largest value of each window; `taken` says at which tap: the first one that is largest, or a NaN. K: side of the window where it
-// is known at compile time, else 0.
+// Largest value of each window; `taken` receives its tap: the first of equals, or a NaN. K: side of the window if it is
+// known at compile time, else 0.
 //
-// Behind an activation that rises everywhere the largest value is that of the largest (or, for a negative scale, smallest) input:
-// only that one is normalized. Where the activation is flat that may be another tap than the first, whose gradient is 0 as well.
+// After an activation that increases everywhere, the largest value is that of the largest (or, for a negative scale,
+// smallest) input, so only that input is normalized. Where the activation is flat, the tap may not be the first of
+// equals, but its gradient is 0 as well.
 template <typename T, int V, int K>
 __device__ void max_pool(const T *x, Norm norm, Sliding s, i64 rows, T *y, u8 *taken) {
     const int channels = s.channels;
@@ -112,8 +114,9 @@ __device__ void max_pool(const T *x, Norm norm, Sliding s, i64 rows, T *y, u8 *t
     }
 FOR_ALL(POOLS)
 
-// A convolution with stride 2 over few channels as one with stride 1 over the four pixels of 2x2 blocks: see train/cuda/src/stem.rs.
-// Block row q holds input rows 2 q - 2 m and 2 q - 2 m + 1; its channels are (row, column, channel), then zeros.
+// A convolution with stride 2 over few channels as a convolution with stride 1 over the four pixels of 2x2 blocks: see
+// train/cuda/src/stem.rs. Block row q holds input rows 2 q - 2 m and 2 q - 2 m + 1; its channels are (row, column,
+// channel), then zeros.
 struct Stem {
     int batch, height, width, channels, outputs, side, half, shift, m, block_height, block_width, depth;
 };
@@ -147,13 +150,13 @@ template <typename T> __device__ void stem_images(const T *x, Stem s, T *y) {
     }
 }
 
-// Place of weight (o, r, q, c) of the filters [O][side][side][C] among those over blocks, [O][half][half][depth].
+// Index of weight (o, r, q, c) of the filters [O][side][side][C] in the filters over blocks, [O][half][half][depth].
 __device__ __forceinline__ int stem_place(const Stem &s, int o, int r, int q, int c) {
     const int y = r + s.shift, x = q + s.shift;
     return ((o * s.half + y / 2) * s.half + x / 2) * s.depth + (y % 2 * 2 + x % 2) * s.channels + c;
 }
 
-// `blocks` was set to zero.
+// The caller has set `blocks` to zero.
 template <typename T> __device__ void stem_filters(const T *w, Stem s, T *blocks) {
     const int len = s.outputs * s.side * s.side * s.channels;
     for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < len; at += gridDim.x * blockDim.x) {
@@ -242,7 +245,7 @@ STEM(f32) STEM(f16) STEM(bf16)
             store_some<T, V>(y + at, count, v);                                                                        \
         });                                                                                                            \
     }                                                                                                                  \
-    /* Zero, or `token` [C] where there is one, in hidden cells of mask [B][cells_high][cells_wide]. */                \
+    /* Zero, or `token` [C] if there is one, in hidden cells of mask [B][cells_high][cells_wide]. */                   \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         mask_##T##_##V(T *x, i64 rows, int channels, const u8 *mask, int height, int width, int cells_high, int cells_wide, const float *token) { \
         const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V;                                                     \
@@ -382,7 +385,7 @@ STEM(f32) STEM(f16) STEM(bf16)
     }
 FOR_ALL(MAPS)
 
-// out[c] (+)= sum of partial [parts][C], in an order that depends on the shape only.
+// out[c] (+)= sum of partial [parts][C], in an order that depends only on the shape.
 extern "C" __global__ void sum_columns(const float *partial, int parts, int channels, float *out, int accumulate) {
     const int c = blockIdx.x * 32 + threadIdx.x;
     double sums[1];

@@ -1,12 +1,12 @@
-// One launch over all parameters, which lie in one flat vector of f32. A table cuts the vector into chunks that each belong
-// to one tensor; a block takes one chunk. The copy of the weights that the layers read is written in the same pass.
+// One launch updates all parameters, which are one flat vector of f32. A table splits the vector into chunks that each
+// belong to one tensor; a block takes one chunk. The same pass writes the copy of the weights that the layers read.
 #include "common.cuh"
 
 struct Chunk {
     u32 start, len, tensor, unused;
 };
 
-// Per tensor: decay of its weights, and whether LARS adapts its rate.
+// Per tensor: weight decay, and whether LARS adapts its learning rate.
 struct Tensor {
     float decay;
     u32 adapted;
@@ -17,13 +17,13 @@ template <typename T> __device__ __forceinline__ void store4(T *at, float4 v) {
     Lanes<T, 4>::store(at, four);
 }
 
-// Calls f(index) for each group of four values of the chunk. Chunks start at multiples of 4 and gaps between tensors may be
-// written, so that the last group needs no care.
+// Calls f(index) for each group of four values of the chunk. Chunks start at multiples of 4, and gaps between tensors
+// may be written, so the last group is not a special case.
 template <typename F> __device__ __forceinline__ void for_fours(const Chunk &chunk, F f) {
     for (u32 i = threadIdx.x * 4; i < chunk.len; i += THREADS * 4) f(i64(chunk.start) + i);
 }
 
-// What multiplies every gradient: null for 1, else control[0]; a step whose control[1] is not 0 is skipped.
+// The factor of every gradient is control[0], or 1 if `control` is null. A step whose control[1] is not 0 is skipped.
 __device__ __forceinline__ bool skipped(const float *control) { return control != nullptr && control[1] != 0.f; }
 __device__ __forceinline__ float factor_of(const float *control) { return control == nullptr ? 1.f : control[0]; }
 
@@ -35,7 +35,7 @@ __device__ __forceinline__ float4 read4(const float *p, i64 at) { return *reinte
 __device__ __forceinline__ void write4(float *p, i64 at, float4 v) { *reinterpret_cast<float4 *>(p + at) = v; }
 
 // v = momentum * v + trust * (g + w p); p -= rate * (nesterov ? trust * (g + w p) + momentum * v : v).
-// `trusts` (one for each tensor, LARS) may be null.
+// `trusts` (one per tensor, LARS) may be null.
 template <typename T>
 __device__ void sgd(const Chunk *chunks, const Tensor *tensors, const float *trusts, float rate, float momentum, int nesterov,
                     const float *control, const float *g, float *p, float *velocity, T *copy) {
@@ -96,7 +96,7 @@ __device__ void adamw(const Chunk *chunks, const Tensor *tensors, float rate, fl
     }
 STEPS(f32) STEPS(f16) STEPS(bf16)
 
-// The sum over a block, by a tree of fixed shape, at thread 0.
+// Returns the sum over a block to thread 0. The sum is a tree of fixed shape.
 __device__ __forceinline__ double block_total(double value) {
     __shared__ double shared[THREADS];
     __syncthreads();
@@ -120,8 +120,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) square_sums(const Chunk *c
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// control = (factor of every gradient, whether the step is skipped): the factor makes the norm at most `max_norm`; a norm that is not
-// finite skips the step. norm[0] = the norm before shortening.
+// control = (factor of every gradient, whether the step is skipped). The factor limits the norm to `max_norm`; the step
+// is skipped if the norm is not finite. norm[0] = the norm before clipping.
 extern "C" __global__ void __launch_bounds__(THREADS)
     clip(const double *partial, int chunks, float max_norm, float *control, float *norm) {
     double sum = 0.;
@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // LARS: trusts[t] = coefficient * |p| / (|g| + decay * |p|) for adapted tensors whose norms are both positive, else 1.
-// `first`: [tensors + 1], the chunks of each tensor. One thread for each tensor.
+// `first`: [tensors + 1], the first chunk of each tensor. One thread for each tensor.
 extern "C" __global__ void trust_ratios(const Tensor *tensors, const u32 *first, int count, const double *of_p, const double *of_g,
                                         float coefficient, const float *control, float *trusts) {
     const int t = blockIdx.x * blockDim.x + threadIdx.x;

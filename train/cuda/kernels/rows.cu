@@ -3,7 +3,7 @@
 
 constexpr float MIN_NORM = 1e-12f;
 
-// The sum over the block's threads, in a fixed order, known to all of them.
+// The sum over the block's threads, in a fixed order. All threads get the result.
 __device__ __forceinline__ float block_sum(float value) {
     __shared__ float warps[THREADS / 32];
     for (int offset = 16; offset > 0; offset /= 2) value += __shfl_down_sync(0xffffffffu, value, offset);
@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) l2_normalize(const float *
     for (int k = threadIdx.x; k < columns; k += THREADS) y[row + k] = x[row + k] * scale;
 }
 
-// dy becomes (dy - y (y . dy)) / |x|, without the projection where the norm was clipped.
+// dy becomes (dy - y (y . dy)) / |x|, without the projection if the norm was clipped.
 extern "C" __global__ void __launch_bounds__(THREADS) l2_normalize_backward(const float *x, int columns, float *dy) {
     const i64 row = i64(blockIdx.x) * columns;
     float sum = 0.f, dot = 0.f;
@@ -88,12 +88,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     if (indices == nullptr) return;
     __syncthreads();
-    // Indices of one row differ, so each element has one writer.
+    // Indices of one row are distinct, so each element has one writer.
     for (int j = threadIdx.x; j < top; j += THREADS)
         if (const u32 k = indices[targets + j]; k < u32(columns) && on(k)) dlogits[row + k] -= share * probabilities[targets + j];
 }
 
-// out[0] = factor * sum of values, by one block in a fixed order.
+// out[0] = factor * sum of values, computed by one block in a fixed order.
 extern "C" __global__ void __launch_bounds__(THREADS) sum_all(const float *values, i64 len, float factor, float *out) {
     __shared__ double shared[THREADS];
     double sum = 0.;

@@ -1,7 +1,7 @@
 //! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), followed by an activation.
 //!
-//! A normalization saves [`SAVED`] x C values in one f32 buffer. Statistics and gradients take two passes over memory each; sums are f32
-//! per thread and f64 across blocks.
+//! A normalization saves [`SAVED`] x C values in one f32 buffer. Statistics and gradients take two passes over memory
+//! each; sums are f32 within a thread and f64 across blocks.
 
 use lgd_kernels::{Activation, GradientTarget, Sliding};
 
@@ -16,14 +16,14 @@ use crate::memory::{Element, Slice, SliceMut};
 use crate::norm::SAVED;
 use crate::pool;
 
-/// Place of the gradient's factors among the saved values.
+/// Index of the gradient's factors in the saved values.
 const FACTORS: usize = 4;
-/// Blocks per multiprocessor in kernels that reduce: more would write more partial sums.
+/// Blocks per multiprocessor in kernels that reduce. More blocks would write more partial sums.
 const REDUCING: usize = 4;
 /// Blocks per multiprocessor in kernels that only stream.
 const STREAMING: usize = 8;
 
-/// Scale and shift, `[C]` each, and the summand of the variance.
+/// Scale and shift, `[C]` each, and the epsilon of the variance.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters<'a> {
     /// Scale.
@@ -41,18 +41,19 @@ impl Parameters<'_> {
     }
 }
 
-/// Running statistics, `[C]` each, which a batch moves by `momentum`.
+/// Running statistics, `[C]` each, which a training step updates with `momentum`.
 #[derive(Debug)]
 pub struct Running<'a> {
     /// Mean.
     pub mean: SliceMut<'a>,
     /// Variance.
     pub variance: SliceMut<'a>,
-    /// Share of the batch's statistics.
+    /// Weight of the batch's statistics.
     pub momentum: f32,
 }
 
-/// Statistics of the batch `x`, `[M, C]`, over all or over visible rows: fills `saved` and moves the running statistics.
+/// Computes statistics of the batch `x`, `[M, C]`, over all or over visible rows. Writes `saved` and updates the
+/// running statistics.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
@@ -110,7 +111,7 @@ pub fn training(
     gpu.launch(Kernel::single("bn_finish"), Grid::finish(channels), &args)
 }
 
-/// Fills `saved` from running statistics.
+/// Writes `saved` from running statistics.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
@@ -142,16 +143,18 @@ pub fn inference(
 pub enum Upstream<'a> {
     /// In memory, `[M, C]`.
     Dense(Slice<'a>),
-    /// Not in memory: a max-pool is the value's only reader, and its output's gradient and argmax are.
+    /// Not in memory: a max-pool is the value's only reader, and the gradient of the pool's output and its argmax are
+    /// in memory.
     Pooled {
         /// Gradient of the pool's output.
         dy: Slice<'a>,
-        /// The tap of each largest value, bytes.
+        /// The tap of each largest value, as bytes.
         argmax: Slice<'a>,
         /// The pool.
         sliding: Sliding,
     },
-    /// Not in memory: a global average is the value's only reader, and its output's gradient, f32 `[B, C]`, is.
+    /// Not in memory: a global average is the value's only reader, and the gradient of its output, f32 `[B, C]`, is in
+    /// memory.
     Averaged(Slice<'a>),
 }
 
@@ -162,7 +165,7 @@ impl Upstream<'_> {
         }
     }
 
-    /// Units that the kernels count: rows, or the outputs of a pool whose inputs they read four at a time.
+    /// Number of units that the kernels count: rows, or the outputs of a pool whose inputs they read four at a time.
     fn units(&self, rows: usize) -> usize {
         match self {
             Self::Pooled { sliding, .. } if pool::has_quads(sliding) => sliding.out_pixels(),
@@ -170,7 +173,7 @@ impl Upstream<'_> {
         }
     }
 
-    /// The names of the two kernels, and what they take for the gradient.
+    /// The names of the two kernels, and their arguments for the gradient.
     fn args(
         &self,
         x: Slice<'_>,
@@ -220,14 +223,14 @@ pub struct Site<'a> {
     pub dgamma: SliceMut<'a>,
     /// Gradient of the shift, `[C]`.
     pub dbeta: SliceMut<'a>,
-    /// Whether the gradients of the parameters are added to their content.
+    /// Whether to add the gradients of the parameters to their content.
     pub accumulate: bool,
-    /// Rows the statistics were argmax over, if fewer than all; 0 where they are constants (running ones).
+    /// Number of rows in the statistics, if fewer than all; 0 if the statistics are constants (running ones).
     pub counted: Option<usize>,
 }
 
 impl Site<'_> {
-    /// Channels, rows, and a check of all lengths.
+    /// Returns channels and rows after a check of all lengths.
     fn check(&self) -> Result<(usize, usize)> {
         let channels = self.saved.len() / SAVED;
         expect_floats("saved statistics", self.saved.as_slice(), SAVED * channels)?;
@@ -240,7 +243,7 @@ impl Site<'_> {
         self.saved.as_slice().slice(FACTORS * channels..SAVED * channels)
     }
 
-    /// Parameters' gradients and factors, from partial sums.
+    /// Computes the gradients of the parameters and the factors from partial sums.
     fn finish(&mut self, gpu: &mut Gpu, partial: Arg, parts: usize) -> Result<()> {
         let (channels, rows) = self.check()?;
         let args = [
@@ -258,7 +261,8 @@ impl Site<'_> {
     }
 }
 
-/// First pass of the gradient: sums over the batch. Writes the gradients of the parameters, and the factors of the input's gradient.
+/// First pass of the gradient: sums over the batch. Writes the gradients of the parameters, and the factors of the
+/// input's gradient.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
@@ -333,12 +337,13 @@ pub fn backward(
     backward_input(gpu, site, target)
 }
 
-/// The end of a residual block, `y = activation(norm1(x1) + r)` where `r` is a value or `norm2(x2)`: `dy` becomes
-/// `dy * activation'`, and the sums of one or both normalizations are argmax in the same pass, so that only [`backward_input`]
+/// The end of a residual block, `y = activation(norm1(x1) + r)` with a value or `norm2(x2)` as `r`. `dy` becomes `dy *
+/// activation'`, and the same pass computes the sums of one or both normalizations, so that only [`backward_input`]
 /// remains for them. The normalizations must have no activation of their own.
 ///
 /// # Errors
-/// Lengths or elements that do not match, an activation whose derivative cannot be read off its value, or an error of the device.
+/// Lengths or elements that do not match, an activation whose derivative cannot be computed from its value, or an error
+/// of the device.
 pub fn residual_backward(
     gpu: &mut Gpu,
     y: Slice<'_>,

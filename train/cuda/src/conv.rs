@@ -1,4 +1,5 @@
-//! Dense and grouped convolutions through cuDNN on tensor cores; depthwise ones by own kernels. NHWC activations, OHWI weights.
+//! Dense and grouped convolutions through cuDNN on tensor cores, and depthwise ones through the crate's own kernels.
+//! NHWC activations, OHWI weights.
 
 use lgd_kernels::conv::Conv;
 
@@ -11,14 +12,14 @@ use crate::stem::Stem;
 use crate::timing::Stopwatch;
 use crate::{depthwise, elementwise};
 
-/// Runs of a candidate that are timed, after one that is not.
+/// Timed runs of a candidate, after an untimed one.
 const RUNS: usize = 3;
 
 /// How a convolution's algorithm is chosen, once per shape and process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// Measure the candidates, and take the fastest: another process may take another, whose sums are rounded differently. Else
-    /// cuDNN's first proposal is taken, which depends on the shape and the kind of GPU alone.
+    /// Measure the candidates, and choose the fastest. Another process may choose another one, whose sums are rounded
+    /// differently. If false, the choice is cuDNN's first proposal, which depends only on the shape and the GPU model.
     pub measure: bool,
     /// Let f32 convolutions run on tensor cores, with operands rounded to 11 bits.
     pub tf32: bool,
@@ -30,8 +31,9 @@ impl Default for Tuning {
     }
 }
 
-/// Whether the convolution runs on own kernels, which normalize their input while they read it; cuDNN's cannot. Its filters have the layout
-/// of a dense convolution's with a single input channel, so that both paths read the same bytes.
+/// Whether the convolution runs on the crate's own kernels, which normalize their input while they read it; cuDNN's
+/// cannot. Its filters have the layout of a dense convolution with one input channel, so that both paths read the same
+/// bytes.
 pub fn is_depthwise(conv: &Conv) -> bool {
     conv.is_depthwise() && depthwise::supports(&conv.sliding)
 }
@@ -85,7 +87,7 @@ pub fn backward_data(
     if prepare(gpu, &into, tensors)? {
         return run(gpu, &into, tensors);
     }
-    // No algorithm adds to its result: it goes to memory of its own first.
+    // No algorithm adds to its result, so the result goes to separate memory first.
     let mut own = gpu.alloc(dx.element(), dx.len())?;
     let apart = Problem { accumulate: false, ..into };
     run(gpu, &apart, Tensors { x: own.as_mut().address(), ..tensors })?;
@@ -125,8 +127,8 @@ pub fn backward_weight(
     if x.element() == Element::F32 && prepare(gpu, &direct, tensors)? {
         return run(gpu, &direct, tensors);
     }
-    // Written in the operands' element, as in mixed precision, and added to the f32 gradient. In the scratch memory the workspace follows the
-    // result.
+    // Written in the operands' element type, as in mixed precision, then added to the f32 gradient. In the scratch
+    // memory the workspace follows the result.
     let apart = Problem { result: x.element(), accumulate: false, ..direct };
     let bytes = (dw.len() * x.element().size()).next_multiple_of(256);
     prepare(gpu, &apart, tensors)?;
@@ -139,7 +141,7 @@ pub fn backward_weight(
     Ok(())
 }
 
-/// The engine that was chosen for each pass of a convolution, by cuDNN's numbering, for reports.
+/// The engine chosen for each pass of a convolution, in cuDNN's numbering, for reports.
 pub fn engines(gpu: &mut Gpu, conv: &Conv, element: Element) -> [Option<i64>; 3] {
     let conv = Stem::of(conv).ok().flatten().map_or(*conv, |stem| stem.blocks);
     let of = |pass| problem(&conv, pass, element, element, false);
@@ -177,7 +179,7 @@ fn problem(conv: &Conv, pass: Pass, element: Element, result: Element, accumulat
     }
 }
 
-/// Chooses a plan unless one was chosen; returns whether there is one.
+/// Chooses a plan unless there is one already; returns whether there is one.
 fn prepare(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<bool> {
     for address in [tensors.x, tensors.w, tensors.y] {
         if !address.is_multiple_of(ALIGNMENT.unsigned_abs()) {
@@ -190,7 +192,7 @@ fn prepare(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<bool> {
         return Ok(exists);
     }
     gpu.stream().context().bind_to_thread()?;
-    // Candidates write to memory of their own: the result may be added to, or be in use.
+    // Candidates write to separate memory: the result may be added to, or be in use.
     let [x, w, y] = [problem.x, problem.w, problem.y].map(|dims| dims.iter().product::<usize>());
     let (target, len) = match problem.pass {
         Pass::Forward => (2, y),
@@ -208,7 +210,7 @@ fn prepare(gpu: &mut Gpu, problem: &Problem, tensors: Tensors) -> Result<bool> {
     let mut workspace: Option<Buffer> = None;
     gpu.dnn().choose(problem, |bytes, run| {
         if workspace.as_ref().is_none_or(|workspace| workspace.len() < bytes) {
-            // Freed first: the two together may not fit.
+            // Freed first, because both together may not fit.
             workspace = None;
             workspace = Some(Buffer::new(&stream, Element::U8, bytes)?);
         }

@@ -14,7 +14,7 @@ use crate::operand::Operand;
 const COLUMNS: usize = 4;
 /// Threads of a block: `BLOCK` of kernels/depthwise.cu.
 const THREADS: usize = 128;
-/// Most rows that a thread walks down: longer walks load fewer rows twice, shorter ones make more threads.
+/// Maximum rows per thread. Longer runs load fewer rows twice; shorter ones give more threads.
 const ROWS: usize = 16;
 /// Blocks per multiprocessor in the kernel that reduces.
 const REDUCING: usize = 8;
@@ -53,15 +53,15 @@ const FILTERS: [&str; 4] = [
     "depthwise_backward_filters_5_2",
 ];
 
-/// Rows that a thread walks down, an even number where there are several walks, and the grid over all walks in a value of
-/// `height` x `width`.
+/// Rows per thread, an even number if there are several runs, and the grid over all runs in a value of `height` x
+/// `width`.
 fn walks(s: &Sliding, lanes: usize, (height, width): (usize, usize), blocks: usize) -> (usize, Grid) {
     let run = height.div_ceil(height.div_ceil(ROWS)).next_multiple_of(2);
     let tiles = s.batch * height.div_ceil(run) * width.div_ceil(COLUMNS);
     (run, Grid::rows_of(THREADS, tiles, s.channels, lanes, blocks))
 }
 
-/// Channels of a thread. All its values are in registers: more taps leave room for fewer channels.
+/// Channels of a thread. All of its values are in registers, so more taps leave room for fewer channels.
 fn lanes_of(s: &Sliding, element: Element, addresses: &[u64]) -> usize {
     let aligned = lanes(element, s.channels, addresses) > 1;
     if aligned { if s.kernel.0 == 3 { 4 } else { 2 } } else { 1 }
@@ -109,7 +109,7 @@ pub fn forward(
 /// The gradient of the input.
 ///
 /// # Errors
-/// As [`forward`].
+/// Those of [`forward`].
 pub fn backward_data(
     gpu: &mut Gpu,
     s: &Sliding,
@@ -130,7 +130,7 @@ pub fn backward_data(
     let (sliding, to, add) = (Arg::sliding(s)?, Arg::from(&*dx), Arg::from(accumulate));
     let kernel = Kernel::typed(kernel, element, lanes);
     if s.window.stride == 1 {
-        // With half the kernel as padding, the adjoint is the convolution with the turned filters.
+        // With half the kernel as padding, the adjoint is the convolution with filters turned by 180 degrees.
         let args = [
             dy.into(),
             Arg::Norm(NormArg::default()),
@@ -150,7 +150,7 @@ pub fn backward_data(
 /// The gradient of the filters, f32.
 ///
 /// # Errors
-/// As [`forward`].
+/// Those of [`forward`].
 pub fn backward_weight(
     gpu: &mut Gpu,
     s: &Sliding,

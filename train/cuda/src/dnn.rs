@@ -1,7 +1,7 @@
 //! Convolution plans of cuDNN's graph interface: described once per shape, chosen, and executed on any addresses.
 //!
-//! A plan is a graph of one operation, an engine and its settings. Candidates come from cuDNN's heuristics, best first. Taken are
-//! only those that give the same bits every time, and, for f32, those that compute in f32.
+//! A plan is a graph of one operation, an engine and its settings. Candidates come from cuDNN's heuristics, best first.
+//! Only deterministic candidates are accepted, and for f32 only those that compute in f32.
 #![expect(unsafe_code, reason = "calls cuDNN")]
 
 use std::collections::HashMap;
@@ -21,19 +21,19 @@ use sys::cudnnBackendAttributeName_t as Name;
 use sys::cudnnBackendAttributeType_t as Kind;
 use sys::cudnnBackendDescriptorType_t as Object;
 
-/// Largest workspace of a plan.
+/// Maximum workspace of a plan.
 const MAX_WORKSPACE: usize = 1 << 30;
-/// Candidates that are measured.
+/// Maximum number of candidates that are measured.
 const CANDIDATES: usize = 8;
 /// Alignment of every tensor, in bytes.
 pub(crate) const ALIGNMENT: i64 = 16;
-/// Numerical notes: the codes of `cudnnBackendNumericalNote_t`, as numbers because later versions add some.
+/// Numerical notes: the codes of `cudnnBackendNumericalNote_t`, as numbers because later versions add more.
 const NOTE_TENSOR_CORE: i32 = 0;
 const NOTE_DOWN_CONVERT: i32 = 1;
 const NOTE_NONDETERMINISTIC: i32 = 4;
 const NOTES: usize = 32;
 
-/// Which product of a convolution.
+/// The tensor that a convolution pass computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Pass {
     /// y from x and w.
@@ -44,13 +44,13 @@ pub(crate) enum Pass {
     Filter,
 }
 
-/// A convolution as cuDNN describes it.
+/// A convolution in cuDNN's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Problem {
     pub(crate) pass: Pass,
-    /// Element of the inputs.
+    /// Element type of the inputs.
     pub(crate) element: Element,
-    /// Element of the result.
+    /// Element type of the result.
     pub(crate) result: Element,
     /// NCHW dimensions; memory is NHWC.
     pub(crate) x: [usize; 4],
@@ -61,7 +61,7 @@ pub(crate) struct Problem {
     pub(crate) stride: usize,
     pub(crate) padding: usize,
     pub(crate) dilation: usize,
-    /// Added to the result's memory instead of written.
+    /// Whether to add to the result's memory instead of writing it.
     pub(crate) accumulate: bool,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Tensors {
     pub(crate) y: u64,
 }
 
-/// A chosen way to run a problem.
+/// A chosen plan for a problem.
 struct Plan {
     execution: Descriptor,
     workspace: usize,
@@ -84,7 +84,7 @@ struct Plan {
     _config: Descriptor,
 }
 
-/// A graph of one operation with all it refers to.
+/// A graph of one operation, and all objects that it refers to.
 struct Graph {
     graph: Descriptor,
     _parts: Vec<Descriptor>,
@@ -94,11 +94,11 @@ struct Graph {
 pub(crate) struct Dnn {
     handle: sys::cudnnHandle_t,
     tuning: Tuning,
-    /// The chosen plan of a problem, or the error of the first candidate that failed, if there was one.
+    /// The chosen plan of a problem, or the error of the first candidate that failed, if any did.
     plans: HashMap<Problem, Result<Plan, Option<CudaError>>>,
 }
 
-// SAFETY: the handle and descriptors may be used from any thread by one at a time, which unique references ensure.
+// SAFETY: any thread may use the handle and descriptors, one thread at a time, which unique references ensure.
 unsafe impl Send for Dnn {}
 
 impl Dnn {
@@ -146,7 +146,8 @@ impl Dnn {
         }
     }
 
-    /// At most `most` acceptable plans for `problem`, best first by the heuristics. `first` keeps the first error of a candidate.
+    /// At most `most` acceptable plans for `problem`, in the order of the heuristics. `first` keeps the first error of
+    /// a candidate.
     fn candidates(&self, problem: &Problem, most: usize, first: &mut Option<CudaError>) -> Result<Vec<Plan>> {
         let graph = Rc::new(self.graph(problem)?);
         let mut plans = Vec::new();
@@ -154,7 +155,7 @@ impl Dnn {
             sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A,
             sys::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_FALLBACK,
         ] {
-            // A mode without an answer is not an error: the next may have one.
+            // A mode without an answer is not an error: the next mode may have one.
             let configs = configurations(&graph.graph, mode).unwrap_or_else(|error| {
                 first.get_or_insert(error);
                 Vec::new()
@@ -177,7 +178,7 @@ impl Dnn {
         Ok(plans)
     }
 
-    /// Completes a candidate; none if its numbers or its workspace are not acceptable.
+    /// Completes a candidate; none if it is nondeterministic, not precise enough, or its workspace is too large.
     ///
     /// # Errors
     /// The candidate does not run on this device.
@@ -212,12 +213,12 @@ impl Dnn {
         }))
     }
 
-    /// Chooses a plan for `problem`; returns whether there is one. If the tuning measures, `measure` is called for each candidate with its
-    /// workspace and a way to run it, and returns its time.
+    /// Chooses a plan for `problem`; returns whether there is one. If the tuning measures, `measure` is called for each
+    /// candidate with its workspace and a closure that runs it; `measure` returns the time.
     ///
     /// # Errors
-    /// A problem that cuDNN cannot describe. A candidate that fails is passed over; if all fail, [`plan_of`](Self::plan_of) reports the
-    /// first error.
+    /// A problem that cuDNN cannot describe. A candidate that fails is skipped; if all fail, [`plan_of`](Self::plan_of)
+    /// reports the first error.
     pub(crate) fn choose(
         &mut self,
         problem: &Problem,
@@ -319,7 +320,8 @@ impl Dnn {
 impl Drop for Dnn {
     fn drop(&mut self) {
         self.plans.clear();
-        // SAFETY: the handle is this one's, and nothing refers to it any more. A failure at the very end has no consequence.
+        // SAFETY: the handle belongs to `self`, and nothing refers to it any more. A failure to destroy it has no
+        // consequence.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
@@ -332,8 +334,8 @@ fn execute(handle: sys::cudnnHandle_t, plan: &Plan, tensors: Tensors, workspace:
     pack.set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Kind::CUDNN_TYPE_VOID_PTR, &pointers)?;
     pack.set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Kind::CUDNN_TYPE_VOID_PTR, &[workspace])?;
     pack.finalize()?;
-    // SAFETY: both descriptors are complete; the addresses hold the tensors the plan was made for (checked by `conv`), and the
-    // workspace has the size that the plan asked for.
+    // SAFETY: both descriptors are complete. The addresses hold the tensors for which the plan was made (checked by
+    // `conv`), and the workspace has the size that the plan requires.
     check("convolution", unsafe { sys::cudnnBackendExecute(handle, plan.execution.raw, pack.raw) })
 }
 
@@ -411,15 +413,16 @@ struct Descriptor {
 impl Descriptor {
     fn new(object: Object) -> Result<Self> {
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the place for the new descriptor is valid.
+        // SAFETY: the pointer to the new descriptor is valid.
         check("descriptor", unsafe { sys::cudnnBackendCreateDescriptor(object, &raw mut raw) })?;
         Ok(Self { raw })
     }
 
-    /// Sets an attribute to values whose type is `kind`'s.
+    /// Sets an attribute to values of the type that `kind` names.
     fn set<T>(&self, name: Name, kind: Kind, values: &[T]) -> Result<()> {
         let data: *const c_void = values.as_ptr().cast();
-        // SAFETY: `values` holds as many values as said, of the type that belongs to `kind` (see the callers); they are copied.
+        // SAFETY: `values` holds that many values, of the type that belongs to `kind` (see the callers); they are
+        // copied.
         check("attribute", unsafe {
             sys::cudnnBackendSetAttribute(self.raw, name, kind, long(values.len())?, data)
         })
@@ -434,12 +437,12 @@ impl Descriptor {
         check("description", unsafe { sys::cudnnBackendFinalize(self.raw) })
     }
 
-    /// Reads an attribute into `values`; returns how many there are, or, for no places, how many there would be.
+    /// Reads an attribute into `values`; returns the number of values, or the number available if `values` is empty.
     fn get<T>(&self, name: Name, kind: Kind, values: &mut [T]) -> Result<usize> {
         let mut count = 0;
         let data: *mut c_void =
             if values.is_empty() { std::ptr::null_mut() } else { values.as_mut_ptr().cast() };
-        // SAFETY: `values` has as many places as said, of the type that belongs to `kind` (see the callers).
+        // SAFETY: `values` has room for that many values, of the type that belongs to `kind` (see the callers).
         let status = unsafe {
             sys::cudnnBackendGetAttribute(self.raw, name, kind, long(values.len())?, &raw mut count, data)
         };
@@ -451,7 +454,7 @@ impl Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: made by `new` and destroyed here alone. A failure would leak a few bytes.
+        // SAFETY: made by `new`, and destroyed only here. A failure would leak a few bytes.
         let _ = unsafe { sys::cudnnBackendDestroyDescriptor(self.raw) };
     }
 }

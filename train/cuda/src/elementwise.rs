@@ -1,5 +1,5 @@
-//! Kernels that visit every value once: activations, sums, conversions, images, bias, dropout, and the gate of squeeze-and-excitation;
-//! and the reading of fused operands.
+//! Kernels that visit every value once: activations, sums, conversions, images, bias, dropout, and the gate of
+//! squeeze-and-excitation; and reading of fused operands.
 
 use lgd_kernels::Activation;
 
@@ -17,7 +17,7 @@ pub(crate) const WAVES: usize = 8;
 
 /// A kernel over `len` values of `element` at `addresses`, and its grid.
 fn map(gpu: &Gpu, name: &'static str, element: Element, len: usize, addresses: &[u64]) -> (Kernel, Grid) {
-    // A group at the end may be short, so that only the addresses matter.
+    // The last group may be short, so only the addresses matter.
     let lanes = lanes(element, 16, addresses);
     (Kernel::typed(name, element, lanes), Grid::flat(len.div_ceil(lanes), gpu.blocks(WAVES)))
 }
@@ -104,7 +104,8 @@ pub fn add(
 /// Replaces the gradient `dy` of the value `y` of [`add`] by the gradient of either summand.
 ///
 /// # Errors
-/// Lengths or elements that do not match, an activation whose derivative cannot be read off its value, or an error of the device.
+/// Lengths or elements that do not match, an activation whose derivative cannot be computed from its value, or an error
+/// of the device.
 pub fn add_backward(
     gpu: &mut Gpu,
     activation: Activation,
@@ -125,7 +126,7 @@ pub fn add_into(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result
     gpu.launch(kernel, grid, &[from.into(), Arg::Long(long(from.len())?), Arg::from(&*to)])
 }
 
-/// Converts any float to f32, and adds it to the content of `to` with `accumulate`.
+/// Converts any float to f32; adds it to the content of `to` with `accumulate`.
 ///
 /// # Errors
 /// Lengths that do not match, a target that is not f32, or an error of the device.
@@ -146,7 +147,7 @@ pub fn narrow(gpu: &mut Gpu, from: Slice<'_>, to: &mut SliceMut<'_>) -> Result<(
     gpu.launch(kernel, grid, &[from.into(), Arg::Long(long(from.len())?), Arg::from(&*to)])
 }
 
-/// `(value / 255 - mean) / deviation` per channel of RGB pixels, NHWC: only bytes need travel to the device.
+/// `(value / 255 - mean) / deviation` per channel of RGB pixels, NHWC. Only bytes are sent to the device.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
@@ -219,20 +220,20 @@ pub fn column_sums(gpu: &mut Gpu, x: Slice<'_>, sums: &mut SliceMut<'_>, accumul
     gpu.launch(Kernel::single("sum_columns"), Grid::finish(channels), &args)
 }
 
-/// A draw of dropout: value (or image) `i` is zero where number `i` of the SplitMix64 stream that starts at `base` is below
-/// `rate`, else divided by `1 - rate`.
+/// A draw of dropout: value (or image) `i` is zero if number `i` of the SplitMix64 stream that starts at `base` is
+/// below `rate`, else divided by `1 - rate`.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw {
     /// State of the stream before its first number.
     pub base: u64,
     /// Probability of a zero.
     pub rate: f32,
-    /// Values that share one number: 1, or those of an image.
+    /// Number of values that share one random number: 1, or those of an image.
     pub group: usize,
 }
 
 impl Draw {
-    /// The smallest number, of 2^53, that keeps a value.
+    /// The smallest of 2^53 possible numbers that keeps a value.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -243,7 +244,7 @@ impl Draw {
     }
 }
 
-/// `y` = `x` with a draw of dropout.
+/// `y` = `x` after a draw of dropout.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.
@@ -355,7 +356,7 @@ pub fn scale_backward(
     )
 }
 
-/// A block for each image and chunk of channels.
+/// One block for each image and chunk of channels.
 pub(crate) fn per_image(rows: usize, pixels: usize, channels: usize, lanes: usize) -> Grid {
     Grid { y: rows / pixels.max(1), ..Grid::rows(rows, channels, lanes, 1) }
 }

@@ -9,19 +9,19 @@ use thiserror::Error;
 
 use crate::memory::{Element, Slice};
 
-/// Why an operation on the GPU failed. An error of a running kernel surfaces at the next call that waits for it.
+/// Why an operation on the GPU failed. An error in a running kernel is reported by the next call that waits for it.
 #[derive(Debug, Clone, Error)]
 pub enum CudaError {
-    /// Shapes or lengths do not fit.
+    /// Shapes or lengths do not match.
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// The GPU lacks memory.
     #[error("the GPU is out of memory: {} MiB more were asked for", bytes.div_ceil(1 << 20))]
     OutOfMemory {
-        /// Bytes that were asked for.
+        /// Bytes that were requested.
         bytes: usize,
     },
-    /// The driver refused.
+    /// The driver returned an error.
     #[error("CUDA driver: {0}")]
     Driver(#[from] DriverError),
     /// A library cannot be used, most likely because it was not found.
@@ -31,18 +31,18 @@ pub enum CudaError {
     Library {
         /// Name and version.
         library: &'static str,
-        /// Answer of the first call.
+        /// Result of the first call.
         reason: String,
     },
-    /// cuDNN refused.
+    /// cuDNN returned an error.
     #[error("cuDNN, {what}: {status}")]
     Dnn {
         /// Name of the call.
         what: &'static str,
-        /// cuDNN's answer.
+        /// cuDNN's status.
         status: CudnnError,
     },
-    /// cuBLAS refused.
+    /// cuBLAS returned an error.
     #[error("cuBLAS: {0}")]
     Blas(#[from] CublasError),
     /// No algorithm of cuDNN computes this convolution. `first` is the error of the first candidate that failed.
@@ -53,17 +53,17 @@ pub enum CudaError {
         /// Why the first candidate failed; none if cuDNN proposed none that is deterministic and precise enough.
         first: Option<Box<CudaError>>,
     },
-    /// Values of an element that the operation does not take.
+    /// Values have an element type that the operation does not accept.
     #[error("{what}: expected {expected:?}, got {got:?}")]
     Element {
         /// Name of the values.
         what: &'static str,
-        /// The element that fits.
+        /// The required element type.
         expected: Element,
         /// The element given.
         got: Element,
     },
-    /// A dimension beyond what kernels count with.
+    /// A dimension or length that does not fit the integers of a kernel.
     #[error("{value} is too large for a GPU kernel")]
     TooLarge {
         /// The value.
@@ -84,7 +84,7 @@ impl CudaError {
     }
 }
 
-/// What operations on the GPU return; the error is a [`CudaError`].
+/// Result type of operations on the GPU; the error is a [`CudaError`].
 pub type Result<T, E = CudaError> = std::result::Result<T, E>;
 
 /// `Err` unless two lengths agree.
@@ -97,17 +97,17 @@ pub(crate) fn expect_element(what: &'static str, expected: Element, got: Element
     if expected == got { Ok(()) } else { Err(CudaError::Element { what, expected, got }) }
 }
 
-/// A dimension as kernels take it.
+/// Converts a dimension to the integer that kernels take.
 pub(crate) fn int(value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| CudaError::TooLarge { value })
 }
 
-/// A length as kernels take it.
+/// Converts a length to the integer that kernels take.
 pub(crate) fn long(value: usize) -> Result<i64> {
     i64::try_from(value).map_err(|_| CudaError::TooLarge { value })
 }
 
-/// `Err` unless the derivative of `activation` can be read off its value.
+/// `Err` unless the derivative of `activation` can be computed from its value.
 pub(crate) fn expect_derivative_of_value(activation: Activation) -> Result<()> {
     if activation.has_derivative_of_value() {
         return Ok(());

@@ -13,8 +13,9 @@ use crate::error::{CudaError, Result};
 use crate::launch::Kernels;
 use crate::memory::{Buffer, Element};
 
-/// Environment variable of a debug switch. If it is set, neither scratch memory nor a pool that asks [`Gpu::reuses_memory`] uses memory
-/// again: a tool that poisons freed and new memory then finds every read of a value that no kernel wrote.
+/// Environment variable of a debug switch. If it is set, neither scratch memory nor a pool that checks
+/// [`Gpu::reuses_memory`] reuses memory. A tool that poisons freed and new memory then finds every read of a value that
+/// no kernel wrote.
 pub const FRESH_MEMORY: &str = "LGD_CUDA_FRESH_MEMORY";
 
 /// A GPU with its stream, kernels and libraries. Operations take it by unique reference, because they share its scratch memory.
@@ -36,7 +37,8 @@ impl Gpu {
     pub fn new(stream: Arc<CudaStream>, tuning: Tuning) -> Result<Self> {
         let context = stream.context();
         keep_freed_memory(context)?;
-        // SAFETY: everything of this context goes through one stream, except uploads, which are ordered by events of their own.
+        // SAFETY: all work of this context goes through one stream, except uploads, which have their own events for
+        // ordering.
         unsafe { context.disable_event_tracking() };
         let count = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         Ok(Self {
@@ -58,7 +60,7 @@ impl Gpu {
         Self::new(CudaContext::new(0)?.default_stream(), tuning)
     }
 
-    /// The stream of all work.
+    /// The stream that runs all work.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
@@ -71,7 +73,7 @@ impl Gpu {
         Ok(self.stream.synchronize()?)
     }
 
-    /// A new buffer of `len` values with arbitrary content.
+    /// Allocates a buffer of `len` values with arbitrary content.
     ///
     /// # Errors
     /// Not enough memory.
@@ -84,7 +86,7 @@ impl Gpu {
         self.scratch.as_ref().map_or(0, Buffer::bytes)
     }
 
-    /// Blocks of a launch that fill the device `waves` times over, at one block per multiprocessor.
+    /// Number of blocks that fill the device `waves` times over, at one block per multiprocessor.
     pub(crate) fn blocks(&self, waves: usize) -> usize {
         self.multiprocessors * waves
     }
@@ -101,7 +103,7 @@ impl Gpu {
         &mut self.dnn
     }
 
-    /// Whether freed memory is used again; see [`FRESH_MEMORY`].
+    /// Whether freed memory is reused; see [`FRESH_MEMORY`].
     pub fn reuses_memory(&self) -> bool {
         !self.fresh_memory
     }
@@ -114,13 +116,13 @@ impl Gpu {
         Ok(address)
     }
 
-    /// Takes the scratch memory out, at least `bytes` of it, so that slices can borrow from it while operations run that need none. It goes
-    /// back by [`restore_scratch`](Self::restore_scratch).
+    /// Takes out the scratch memory, at least `bytes` of it, so that slices can borrow from it while operations run
+    /// that do not use it. Return it with [`restore_scratch`](Self::restore_scratch).
     pub(crate) fn lend_scratch(&mut self, bytes: usize) -> Result<Buffer> {
         match self.scratch.take() {
             Some(scratch) if scratch.len() >= bytes && self.reuses_memory() => Ok(scratch),
             previous => {
-                // Freed first: the two together may not fit.
+                // Freed first, because both together may not fit.
                 drop(previous);
                 let rounded = if self.reuses_memory() { bytes.next_multiple_of(1 << 20) } else { bytes };
                 Buffer::new(&self.stream, Element::U8, rounded)
@@ -128,7 +130,7 @@ impl Gpu {
         }
     }
 
-    /// Takes the scratch memory back.
+    /// Restores the scratch memory.
     pub(crate) fn restore_scratch(&mut self, scratch: Buffer) {
         self.scratch = Some(scratch);
     }
@@ -147,7 +149,8 @@ fn keep_freed_memory(context: &Arc<CudaContext>) -> Result<()> {
     let mut pool = std::ptr::null_mut();
     let mut threshold = u64::MAX;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is the context's; the pool is written by the first call and the attribute takes a pointer to a u64.
+    // SAFETY: the device belongs to the context. The first call writes the pool, and the attribute takes a pointer to a
+    // u64.
     unsafe {
         sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result()?;
         sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result()?;

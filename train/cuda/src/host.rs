@@ -1,4 +1,4 @@
-//! Page-locked memory of the host, and copies to the device that run beside the computation.
+//! Page-locked host memory, and copies to the device that overlap with computation.
 #![expect(unsafe_code, reason = "page-locked memory, and copies on a second stream ordered by events")]
 
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 use crate::error::{CudaError, Result, expect_eq};
 use crate::memory::{Buffer, Element, Slice};
 
-/// Bytes of the host that a copy engine reads directly.
+/// Host bytes that a copy engine reads directly.
 struct Pinned {
     pointer: *mut u8,
     len: usize,
 }
 
-// SAFETY: it owns its memory, and hands it out by Rust's borrowing rules.
+// SAFETY: it owns its memory, and lends it by Rust's borrowing rules.
 unsafe impl Send for Pinned {}
 
 impl Pinned {
     fn new(len: usize) -> Result<Self> {
-        // SAFETY: a plain allocation, written below before anyone reads it.
+        // SAFETY: a plain allocation, initialized below before anything reads it.
         let pointer = unsafe { result::malloc_host(len.max(1), 0) }?.cast::<u8>();
         // SAFETY: `len` bytes were just allocated at `pointer`.
         unsafe { std::ptr::write_bytes(pointer, 0, len) };
@@ -39,12 +39,12 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: allocated by `malloc_host`, and the uploader waits for copies before it drops. Nothing can be done on failure.
+        // SAFETY: allocated by `malloc_host`; the uploader waits for copies before it drops. A failure has no remedy.
         let _ = unsafe { result::free_host(self.pointer.cast()) };
     }
 }
 
-/// One batch being uploaded: the host's bytes, the device's, and the events that order them.
+/// One batch in upload: the host's bytes, the device's bytes, and the events that order them.
 struct Slot {
     host: Pinned,
     device: Buffer,
@@ -54,9 +54,10 @@ struct Slot {
     read: CudaEvent,
 }
 
-/// Copies batches of bytes to the device on a stream of its own: while one batch is computed on, the next is copied.
+/// Copies batches of bytes to the device on a separate stream: the next batch is copied during the computation on the
+/// current one.
 ///
-/// Call [`upload`](Self::upload) as early as the next batch is known, then [`receive`](Self::receive) in the same order.
+/// Call [`upload`](Self::upload) as soon as the next batch is known, then [`receive`](Self::receive) in the same order.
 pub struct Uploader {
     compute: Arc<CudaStream>,
     copy: CopyStream,
@@ -65,7 +66,7 @@ pub struct Uploader {
     received: usize,
 }
 
-/// A stream that cudarc does not count: counted, it would record events around every use of every buffer.
+/// A stream that cudarc does not track. For tracked streams cudarc records events around every use of every buffer.
 struct CopyStream {
     raw: sys::CUstream,
     stream: Arc<CudaStream>,
@@ -78,7 +79,7 @@ impl CopyStream {
     fn new(compute: &Arc<CudaStream>) -> Result<Self> {
         compute.context().bind_to_thread()?;
         let raw = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        // SAFETY: the stream was just made in this context, and outlives the wrapper: both fields drop together.
+        // SAFETY: the stream was just created in this context, and outlives the wrapper: both fields drop together.
         let stream = unsafe { compute.context().wrap_borrowed_stream(raw) };
         Ok(Self { raw, stream })
     }
@@ -86,15 +87,15 @@ impl CopyStream {
 
 impl Drop for CopyStream {
     fn drop(&mut self) {
-        // Nothing can be done on failure.
+        // A failure has no remedy.
         let _ = self.stream.synchronize();
-        // SAFETY: made by `new`; everything on it is done.
+        // SAFETY: created by `new`; all work on it is done.
         let _ = unsafe { result::stream::destroy(self.raw) };
     }
 }
 
 impl Uploader {
-    /// At most `depth` batches of `bytes` bytes are uploaded at a time.
+    /// An uploader for batches of `bytes` bytes, with at most `depth` uploads in flight.
     ///
     /// # Errors
     /// Not enough memory.
@@ -112,7 +113,7 @@ impl Uploader {
         Ok(Self { compute: Arc::clone(compute), copy, slots, uploaded: 0, received: 0 })
     }
 
-    /// Starts copying a batch; waits only if all slots are in use.
+    /// Starts to copy a batch; waits only if all slots are in use.
     ///
     /// # Errors
     /// Another length, more uploads than slots without a [`receive`](Self::receive), or an error of the device.
@@ -123,23 +124,24 @@ impl Uploader {
         }
         let slot = &mut self.slots[self.uploaded % depth];
         expect_eq("bytes of a batch", slot.host.len, bytes.len())?;
-        // The host's bytes are free when their last copy is done, the device's when their last reader is.
+        // The host's bytes may be overwritten after their last copy, the device's bytes after their last reader.
         slot.copied.synchronize()?;
         slot.host.as_mut().copy_from_slice(bytes);
         self.copy.stream.wait(&slot.read)?;
         self.compute.context().bind_to_thread()?;
         let address = slot.device.as_slice().address();
-        // SAFETY: both sides hold `bytes.len()` bytes, and neither is touched before `copied` has happened.
+        // SAFETY: both sides hold `bytes.len()` bytes, and neither is accessed before `copied` has happened.
         unsafe { result::memcpy_htod_async(address, slot.host.as_slice(), self.copy.raw) }?;
         slot.copied.record(&self.copy.stream)?;
         self.uploaded += 1;
         Ok(())
     }
 
-    /// Hands the oldest batch under way to `read`, which issues work on the computing stream: that waits for the copy.
+    /// Passes the oldest batch in flight to `read`, which issues work on the computing stream. That work waits for the
+    /// copy.
     ///
     /// # Errors
-    /// No batch under way, an error of `read`, or an error of the device.
+    /// No batch in flight, an error of `read`, or an error of the device.
     pub fn receive<T>(&mut self, read: impl FnOnce(Slice<'_>) -> Result<T>) -> Result<T> {
         if self.uploaded == self.received {
             expect_eq("batches under way", 1, 0)?;
@@ -155,7 +157,7 @@ impl Uploader {
 
 impl Drop for Uploader {
     fn drop(&mut self) {
-        // Memory of the host must not be freed under a copy. Nothing can be done on failure.
+        // Host memory must not be freed during a copy. A failure has no remedy.
         let _ = self.copy.stream.synchronize();
     }
 }

@@ -1,4 +1,4 @@
-//! Own kernels: loading, arguments, and the shapes of their grids.
+//! The crate's own kernels: loading, arguments, and grids.
 //!
 //! Only this module launches kernels. The arguments of a kernel determine what it reads and writes; each operation checks lengths and
 //! elements of its views first, and passes arguments in the order of the kernel's signature.
@@ -18,7 +18,7 @@ use crate::memory::{Element, Slice, SliceMut};
 
 /// Threads of a block: `THREADS` of kernels/common.cuh.
 pub(crate) const THREADS: usize = 256;
-/// Threads of a block along the channels, where there are as many groups of channels.
+/// Threads of a block along the channels, if there are that many groups of channels.
 const CHANNEL_THREADS: usize = 32;
 /// Bytes that a thread reads at a time.
 const VECTOR: usize = 16;
@@ -31,7 +31,7 @@ const IMAGES: [&[u8]; 5] = [
     include_bytes!(concat!(env!("OUT_DIR"), "/rows.fatbin")),
 ];
 
-/// Which kernel: its name, and the element and number of neighboring channels it is compiled for.
+/// A kernel: its name, and the element type and number of neighboring channels that it is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Kernel {
     name: &'static str,
@@ -39,12 +39,12 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// A kernel that exists once.
+    /// A kernel with a single variant.
     pub(crate) fn single(name: &'static str) -> Self {
         Self { name, of: None }
     }
 
-    /// A kernel for an element and `lanes` channels at a time.
+    /// A kernel for an element type and `lanes` channels at a time.
     pub(crate) fn typed(name: &'static str, element: Element, lanes: usize) -> Self {
         Self { name, of: Some((element, lanes)) }
     }
@@ -157,7 +157,7 @@ impl From<bool> for Arg {
 /// Blocks and threads of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid {
-    /// Blocks along the channels, or in all.
+    /// Blocks along the channels, or the total.
     pub(crate) x: usize,
     /// Blocks along the rows: the parts of a reduction.
     pub(crate) y: usize,
@@ -166,12 +166,12 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// Blocks of [`THREADS`] for `threads` threads in all, at most `limit` blocks.
+    /// Blocks of [`THREADS`] for a total of `threads` threads; at most `limit` blocks.
     pub(crate) fn flat(threads: usize, limit: usize) -> Self {
         Self { x: threads.div_ceil(THREADS).clamp(1, limit), y: 1, block: (THREADS, 1) }
     }
 
-    /// One block of [`THREADS`] for each of `blocks`.
+    /// `blocks` blocks of [`THREADS`].
     pub(crate) fn blocks(blocks: usize) -> Self {
         Self { x: blocks.max(1), y: 1, block: (THREADS, 1) }
     }
@@ -181,13 +181,13 @@ impl Grid {
         Self { x: channels.div_ceil(32), y: 1, block: (32, 8) }
     }
 
-    /// Threads over `[rows, channels]`, `lanes` channels each: neighboring threads on neighboring channels, blocks of several
-    /// rows, and no more than `blocks` blocks in all.
+    /// Threads over `[rows, channels]`, `lanes` channels each. Neighboring threads take neighboring channels, a block
+    /// takes several rows, and there are at most `blocks` blocks in total.
     pub(crate) fn rows(rows: usize, channels: usize, lanes: usize, blocks: usize) -> Self {
         Self::rows_of(THREADS, rows, channels, lanes, blocks)
     }
 
-    /// The same with blocks of `threads`.
+    /// [`rows`](Self::rows) with `threads` threads per block.
     pub(crate) fn rows_of(threads: usize, rows: usize, channels: usize, lanes: usize, blocks: usize) -> Self {
         let groups = channels.div_ceil(lanes);
         let chunks = groups.div_ceil(CHANNEL_THREADS);
@@ -198,7 +198,7 @@ impl Grid {
     }
 }
 
-/// Channels that a thread takes at a time: 16 bytes' worth where the number of channels and all addresses allow it, else one.
+/// Channels per thread at a time: 16 bytes if the number of channels and all addresses allow it, else one.
 pub(crate) fn lanes(element: Element, channels: usize, addresses: &[u64]) -> usize {
     let full = VECTOR / element.size();
     let aligned = addresses.iter().all(|address| address.is_multiple_of(16));
@@ -212,7 +212,7 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    /// Loads every image into the stream's context.
+    /// Loads every fat binary into the stream's context.
     pub(crate) fn load(stream: &Arc<CudaStream>) -> Result<Self> {
         let load = |image: &&[u8]| stream.context().load_module(Ptx::from_binary(image.to_vec()));
         let modules = IMAGES.iter().map(load).collect::<Result<_, _>>()?;
@@ -232,7 +232,7 @@ impl Kernels {
 }
 
 impl Gpu {
-    /// Issues a kernel.
+    /// Launches a kernel.
     pub(crate) fn launch(&mut self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
         let size = |value: usize| u32::try_from(value).map_err(|_| CudaError::TooLarge { value });
         let (blocks, threads) =
@@ -244,8 +244,9 @@ impl Gpu {
         let stream = Arc::clone(self.stream());
         stream.context().bind_to_thread()?;
         let function = self.kernels().get(kernel)?.cu_function();
-        // SAFETY: `pointers` names one value for each parameter of the kernel, in order and of its type; the views among them
-        // were checked by the caller, and stay valid until the kernel has run because their memory is freed in stream order.
+        // SAFETY: `pointers` has one value for each parameter of the kernel, in order and of its type. The caller
+        // checked the views among them. They stay valid until the kernel has run, because their memory is freed in
+        // stream order.
         unsafe {
             result::launch_kernel(
                 function,

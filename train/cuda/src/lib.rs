@@ -14,23 +14,23 @@
 //! # }
 //! ```
 //!
-//! Activations are NHWC in bf16 (or f16, f32); weights are OHWI in f32, with a copy in the activations' element; statistics, gradients of
-//! parameters and the optimizer's state are f32. Arithmetic is f32; products run on tensor cores. An operation that both crates have has
-//! the same name in both.
+//! Activations are NHWC in bf16 (or f16, f32). Weights are OHWI in f32, with a copy in the activations' element type.
+//! Statistics, gradients of parameters and the optimizer's state are f32. Arithmetic is f32; products run on tensor
+//! cores. An operation that exists in both crates has the same name in both.
 //!
 //! ```text
 //! memory       buffers, views, elements        gpu      one device: stream, kernels, libraries, scratch memory
-//! launch       own kernels (`kernels/*.cu`)    host     page-locked memory and copies beside the computation
+//! launch       own kernels (`kernels/*.cu`)    host     page-locked memory and copies that overlap computation
 //! dnn, conv    cuDNN plans, convolutions       linear   cuBLAS, dense layers
-//! batch_norm, elementwise, mask, pool, depthwise, rows, optimizer: operations by own kernels
+//! batch_norm, elementwise, mask, pool, depthwise, rows, optimizer: operations with own kernels
 //! operand, norm   values that are normalized while they are read
 //! ```
 //!
-//! Everything is issued to one stream, the one that is handed in: with Candle's own stream the two need no synchronization. Own
-//! kernels use no atomic additions, so that the same input gives the same bits; convolutions take only algorithms that cuDNN
-//! declares deterministic.
+//! All work is issued to one stream, which the caller provides: with Candle's own stream, Candle and this crate need no
+//! synchronization. The crate's own kernels use no atomic additions, so the same input gives the same bits; for
+//! convolutions only algorithms that cuDNN declares deterministic are used.
 //!
-//! `LGD_CUDA_FRESH_MEMORY=1` in the environment is a debug switch: no memory is used again.
+//! The environment variable `LGD_CUDA_FRESH_MEMORY=1` is a debug switch: no memory is reused.
 //!
 //! Without the feature `cuda` the crate is empty.
 #![cfg(feature = "cuda")]

@@ -115,7 +115,7 @@ fn product(
     };
     let (one, beta) = (1.0_f32, if accumulate { 1.0_f32 } else { 0.0 });
     gpu.stream().context().bind_to_thread()?;
-    // cuBLAS counts by columns: a row-major c = a . b is c^T = b^T . a^T to it, with each matrix as it lies.
+    // cuBLAS is column-major: it reads a row-major c = a . b as c^T = b^T . a^T, with each matrix unchanged in memory.
     // SAFETY: the lengths were checked against m, n and k; the scalars are read before the call returns.
     unsafe {
         result::gemm_ex(

@@ -1,7 +1,7 @@
-//! Device memory: buffers that own it, views of parts of it, and the elements in it.
+//! Device memory: buffers that own it, views of parts of it, and element types.
 //!
-//! One stream runs all work on a buffer (see the crate's documentation) and frees it: a buffer may be dropped while kernels that read it
-//! still wait.
+//! One stream runs all work on a buffer (see the crate's documentation) and frees it. A buffer may therefore be dropped
+//! while kernels that read it are still queued.
 #![expect(
     unsafe_code,
     reason = "allocates uninitialized device memory and copies bytes of plain numbers to and from it"
@@ -41,7 +41,7 @@ impl Element {
         }
     }
 
-    /// Its name in the kernels.
+    /// The name of the element type in the kernels.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -53,9 +53,9 @@ impl Element {
     }
 }
 
-/// A type of the host whose bytes are an [`Element`]'s.
+/// A host type with the same bytes as an [`Element`].
 pub trait Plain: DeviceRepr + Copy + Default {
-    /// That element.
+    /// The element type.
     const ELEMENT: Element;
 }
 
@@ -75,7 +75,7 @@ impl Plain for u32 {
     const ELEMENT: Element = Element::U32;
 }
 
-/// Device memory with values of one element. It may hold more bytes than its values need.
+/// Device memory with values of one element type. It may hold more bytes than its values need.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: CudaSlice<u8>,
@@ -90,14 +90,14 @@ impl Buffer {
     /// [`CudaError::OutOfMemory`].
     pub fn new(stream: &Arc<CudaStream>, element: Element, len: usize) -> Result<Self> {
         let bytes = (len * element.size()).max(1);
-        // SAFETY: any bytes are valid values of every element, and no operation reads a buffer before writing it unless its
-        // caller passes one that was never written.
+        // SAFETY: any bytes are valid values of every element type, and no operation reads a buffer before it is
+        // written, unless its caller passes one that was never written.
         let memory = unsafe { stream.alloc::<u8>(bytes) };
         let bytes = memory.map_err(|error| CudaError::of_allocation(error, bytes))?;
         Ok(Self { bytes, element, len })
     }
 
-    /// Zeros.
+    /// A buffer of zeros.
     ///
     /// # Errors
     /// [`CudaError::OutOfMemory`].
@@ -107,7 +107,7 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// A copy of values of the host.
+    /// Copies host values to a new buffer.
     ///
     /// # Errors
     /// [`CudaError::OutOfMemory`].
@@ -115,7 +115,8 @@ impl Buffer {
         let buffer = Self::new(stream, T::ELEMENT, values.len())?;
         buffer.as_slice().check_host::<T>(values.len())?;
         stream.context().bind_to_thread()?;
-        // SAFETY: the buffer holds `values.len()` values of `T`; from ordinary memory the copy has been staged when it returns.
+        // SAFETY: the buffer holds `values.len()` values of `T`; a copy from pageable memory is staged before the call
+        // returns.
         unsafe { result::memcpy_htod_async(buffer.address(), values, stream.cu_stream()) }?;
         Ok(buffer)
     }
@@ -130,20 +131,20 @@ impl Buffer {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the buffer has no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes held.
+    /// Number of bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The same memory for `len` values of `element`, with arbitrary content.
+    /// Reuses the memory for `len` values of `element`, with arbitrary content.
     ///
     /// # Errors
-    /// More than fits.
+    /// More bytes than the buffer holds.
     pub fn recast(self, element: Element, len: usize) -> Result<Self> {
         if len * element.size() > self.bytes.len() {
             expect_eq("bytes of a recast buffer", self.bytes.len(), len * element.size())?;
@@ -151,12 +152,12 @@ impl Buffer {
         Ok(Self { bytes: self.bytes, element, len })
     }
 
-    /// All of it, to read.
+    /// The whole buffer, to read.
     pub fn as_slice(&self) -> Slice<'_> {
         Slice { address: self.address(), element: self.element, len: self.len, of: PhantomData }
     }
 
-    /// All of it, to write.
+    /// The whole buffer, to write.
     pub fn as_mut(&mut self) -> SliceMut<'_> {
         SliceMut { address: self.address(), element: self.element, len: self.len, of: PhantomData }
     }
@@ -166,7 +167,7 @@ impl Buffer {
     }
 }
 
-/// Values to read.
+/// A view of values to read.
 #[derive(Debug, Clone, Copy)]
 pub struct Slice<'a> {
     address: u64,
@@ -185,7 +186,7 @@ impl<'a> Slice<'a> {
     /// The first `len` values of `element` in the same memory.
     ///
     /// # Errors
-    /// More bytes than there are.
+    /// More bytes than the view has.
     pub(crate) fn cast(self, element: Element, len: usize) -> Result<Self> {
         let (needed, bytes) = (len * element.size(), self.len * self.element.size());
         if needed > bytes {
@@ -204,21 +205,21 @@ impl<'a> Slice<'a> {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the view is empty.
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
 
-    /// A part of it.
+    /// A part of the view.
     ///
     /// # Errors
-    /// A range that is not inside.
+    /// A range that is not inside the view.
     pub fn slice(self, range: Range<usize>) -> Result<Self> {
         let (address, len) = part(self.address, self.element, self.len, range)?;
         Ok(Self { address, len, ..self })
     }
 
-    /// The values on the host; waits for all work that was issued before.
+    /// Copies the values to the host; waits for all work issued before.
     ///
     /// # Errors
     /// Another element, or an error of the device.
@@ -226,7 +227,8 @@ impl<'a> Slice<'a> {
         self.check_host::<T>(self.len)?;
         let mut values = vec![T::default(); self.len];
         stream.context().bind_to_thread()?;
-        // SAFETY: the view holds `len` values of `T`, and the host's vector outlives the copy, which is waited for.
+        // SAFETY: the view holds `len` values of `T`, and the host's vector outlives the copy, because the call waits
+        // for it.
         unsafe { result::memcpy_dtoh_async(&mut values, self.address, stream.cu_stream()) }?;
         stream.synchronize()?;
         Ok(values)
@@ -242,7 +244,7 @@ impl<'a> Slice<'a> {
     }
 }
 
-/// Values to write.
+/// A view of values to write.
 #[derive(Debug)]
 pub struct SliceMut<'a> {
     address: u64,
@@ -268,7 +270,7 @@ impl<'a> SliceMut<'a> {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the view is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -278,19 +280,19 @@ impl<'a> SliceMut<'a> {
         Slice { address: self.address, element: self.element, len: self.len, of: PhantomData }
     }
 
-    /// A part of it.
+    /// A part of the view.
     ///
     /// # Errors
-    /// A range that is not inside.
+    /// A range that is not inside the view.
     pub fn slice(self, range: Range<usize>) -> Result<Self> {
         let (address, len) = part(self.address, self.element, self.len, range)?;
         Ok(Self { address, len, ..self })
     }
 
-    /// Two parts of it that do not overlap, the first before the second.
+    /// Two parts of the view that do not overlap, the first before the second.
     ///
     /// # Errors
-    /// A range that is not inside, or one that does not end before the other starts.
+    /// A range that is not inside the view, or a first range that does not end before the second starts.
     pub fn two(self, first: Range<usize>, second: Range<usize>) -> Result<(Self, Self)> {
         if first.end > second.start {
             expect_eq("start of the second part", first.end, second.start)?;
@@ -300,19 +302,20 @@ impl<'a> SliceMut<'a> {
         Ok((first, self.slice(second)?))
     }
 
-    /// Copies values of the host.
+    /// Copies host values to the view.
     ///
     /// # Errors
     /// Another element or length, or an error of the device.
     pub fn copy_from_host<T: Plain>(&mut self, stream: &Arc<CudaStream>, values: &[T]) -> Result<()> {
         self.as_slice().check_host::<T>(values.len())?;
         stream.context().bind_to_thread()?;
-        // SAFETY: the view holds `values.len()` values of `T`; from ordinary memory the copy has been staged when it returns.
+        // SAFETY: the view holds `values.len()` values of `T`; a copy from pageable memory is staged before the call
+        // returns.
         unsafe { result::memcpy_htod_async(self.address, values, stream.cu_stream()) }?;
         Ok(())
     }
 
-    /// Copies other values of the device.
+    /// Copies other values on the device to the view.
     ///
     /// # Errors
     /// Another element or length, or an error of the device.
@@ -320,7 +323,7 @@ impl<'a> SliceMut<'a> {
         crate::error::expect_element("values to copy", self.element, from.element)?;
         expect_eq("values to copy", self.len, from.len)?;
         stream.context().bind_to_thread()?;
-        // SAFETY: both views hold `len` values of this element and cannot overlap: one of them is unique.
+        // SAFETY: both views hold `len` values of this element type and cannot overlap, because one of them is unique.
         unsafe {
             result::memcpy_dtod_async(
                 self.address,
@@ -338,7 +341,7 @@ impl<'a> SliceMut<'a> {
     /// An error of the device.
     pub fn set_zero(&mut self, stream: &Arc<CudaStream>) -> Result<()> {
         stream.context().bind_to_thread()?;
-        // SAFETY: the view holds that many bytes, and zero bytes are valid values of every element.
+        // SAFETY: the view holds that many bytes, and zero bytes are valid values of every element type.
         unsafe {
             result::memset_d8_async(self.address, 0, self.len * self.element.size(), stream.cu_stream())
         }?;
@@ -350,12 +353,12 @@ impl<'a> SliceMut<'a> {
     }
 }
 
-/// Address and length of a part.
+/// Address and length of a part of a view.
 fn part(address: u64, element: Element, len: usize, range: Range<usize>) -> Result<(u64, usize)> {
     if range.start > range.end || range.end > len {
         expect_eq("end of a part of a buffer", len, range.end)?;
     }
-    // The offset lies inside an allocation of the device.
+    // The offset is inside an allocation of the device.
     Ok((
         address + u64::try_from(range.start * element.size()).unwrap_or(u64::MAX),
         range.end.saturating_sub(range.start),

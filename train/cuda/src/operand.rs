@@ -1,4 +1,4 @@
-//! A value as its consumers read it: plain, or through a pending normalization.
+//! A value in the form that its consumers read: plain, or through a pending normalization.
 
 use crate::error::Result;
 use crate::launch::{Arg, NormArg};
@@ -20,7 +20,7 @@ impl<'a> Operand<'a> {
         Self { data, norm: None }
     }
 
-    /// The normalization as kernels take it.
+    /// The normalization, in the form that kernels take.
     pub(crate) fn norm(&self, channels: usize) -> Result<NormArg> {
         let Some(norm) = self.norm else { return Ok(NormArg::default()) };
         let saved = norm.check(channels)?;

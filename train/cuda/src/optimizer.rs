@@ -1,4 +1,5 @@
-//! Optimizer steps: one launch updates all parameters, one flat f32 vector, and writes the copy that the layers read.
+//! Optimizer steps. One launch updates all parameters, which are one flat f32 vector, and writes the copy that the
+//! layers read.
 //!
 //! Tensors start at multiples of four values; gaps between them hold zeros.
 
@@ -13,15 +14,15 @@ use crate::memory::{Buffer, Element, Slice, SliceMut};
 
 /// Values of a chunk, the work of one block.
 const CHUNK: usize = 4096;
-/// 32-bit words of a chunk's and of a tensor's entry: `Chunk` and `Tensor` of kernels/optimizer.cu.
+/// 32-bit words of a table entry of a chunk and of a tensor: `Chunk` and `Tensor` of kernels/optimizer.cu.
 const CHUNK_WORDS: usize = 4;
 
 /// A tensor of the flat vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tensor {
-    /// First value.
+    /// Index of the first value.
     pub start: usize,
-    /// Values.
+    /// Number of values.
     pub len: usize,
     /// Weight decay.
     pub weight_decay: f32,
@@ -36,7 +37,7 @@ pub struct Table {
     tensors: Buffer,
     first: Buffer,
     trusts: Buffer,
-    /// Sums of squares by chunk, of gradients and of parameters: two f64 each, counted as pairs of words.
+    /// Sums of squares by chunk, of gradients and of parameters, as f64. Each f64 counts as two words.
     sums: [Buffer; 2],
     /// Factor of the gradients, whether the step is skipped, and their norm.
     control: Buffer,
@@ -48,7 +49,7 @@ impl Table {
     /// Uploads the table of a vector of `len` values.
     ///
     /// # Errors
-    /// Tensors that are not inside, not in order or not at multiples of four, or an error of the device.
+    /// Tensors that are outside the vector, out of order or not at multiples of four, or an error of the device.
     pub fn new(stream: &Arc<CudaStream>, tensors: &[Tensor], len: usize) -> Result<Self> {
         let word = |value: usize| u32::try_from(value).map_err(|_| CudaError::TooLarge { value });
         let (mut chunks, mut entries, mut first) = (Vec::new(), Vec::new(), vec![0]);
@@ -64,7 +65,7 @@ impl Table {
             entries.extend([tensor.weight_decay.to_bits(), u32::from(tensor.adapted)]);
             first.push(word(chunks.len() / CHUNK_WORDS)?);
         }
-        // The last group of four values of a tensor may run past its end.
+        // The last group of four values of a tensor may extend past its end.
         if end.next_multiple_of(4) > len {
             expect_eq("values of all tensors", len, end.next_multiple_of(4))?;
         }
@@ -86,7 +87,7 @@ impl Table {
         self.trusts.len()
     }
 
-    /// The norm of the gradients that [`clip`] found last.
+    /// The norm of the gradients that the last call of [`clip`] computed.
     pub fn norm(&self) -> Result<Slice<'_>> {
         self.control.as_slice().slice(2..3)
     }
@@ -103,9 +104,10 @@ pub struct Vectors<'a> {
     pub gradients: Slice<'a>,
     /// Parameters.
     pub parameters: SliceMut<'a>,
-    /// Their copy; none where the layers read the parameters themselves.
+    /// Copy of the parameters; none if the layers read the parameters themselves.
     pub copy: Option<SliceMut<'a>>,
-    /// Whether [`clip`] has been called for these gradients: its factor applies, and a step it found not finite is skipped.
+    /// Whether [`clip`] has been called for these gradients: its factor applies, and a step with a norm that is not
+    /// finite is skipped.
     pub clipped: bool,
 }
 
@@ -117,7 +119,7 @@ impl Vectors<'_> {
         self.copy.as_ref().map_or(Ok(()), |copy| expect_eq("copy of the parameters", len, copy.len()))
     }
 
-    /// The element of the copy, and its address or none.
+    /// The element type of the copy, and its address, or null if there is none.
     fn copy(&self) -> (Element, Arg) {
         self.copy.as_ref().map_or((Element::F32, Arg::NULL), |copy| (copy.element(), Arg::from(copy)))
     }
@@ -128,15 +130,16 @@ impl Vectors<'_> {
 pub struct SgdStep {
     /// Learning rate.
     pub lr: f32,
-    /// Share of the momentum buffer that is kept.
+    /// Decay factor of the momentum buffer.
     pub momentum: f32,
-    /// Whether the step looks ahead along the new momentum (Nesterov).
+    /// Whether to use Nesterov momentum.
     pub nesterov: bool,
     /// LARS's trust coefficient, which gives each adapted tensor its own learning rate; none for SGD.
     pub trust: Option<f32>,
 }
 
-/// `v = momentum v + trust (g + weight_decay p)`, `p -= lr v`: LARS, and SGD with a `trust` of 1. `v` is the momentum buffer.
+/// `v = momentum v + trust (g + weight_decay p)`, `p -= lr v`: LARS, and SGD if `trust` is 1. `v` is the momentum
+/// buffer.
 ///
 /// # Errors
 /// Lengths that do not match, or an error of the device.
@@ -199,11 +202,11 @@ fn square_sums(gpu: &mut Gpu, table: &Table, x: Slice<'_>, sums: &Buffer) -> Res
 pub struct AdamWStep {
     /// Learning rate.
     pub lr: f32,
-    /// Decay of `exp_avg` and of `exp_avg_sq`.
+    /// Decay factors of `exp_avg` and of `exp_avg_sq`.
     pub betas: (f32, f32),
     /// Added to the root of `exp_avg_sq`.
     pub eps: f32,
-    /// `1 - beta^t` for each beta, `t` the number of this step from 1.
+    /// `1 - beta^t` for each beta; `t` is the number of this step, counted from 1.
     pub correction: (f64, f64),
 }
 

@@ -1,4 +1,5 @@
-//! Max-pool with a byte per output for the tap of its largest value, and the mean over the positions of each image.
+//! Max-pool, which stores the tap of each largest value as a byte per output, and the mean over the positions of each
+//! image.
 
 use lgd_kernels::Sliding;
 
@@ -12,12 +13,13 @@ use crate::operand::Operand;
 /// Blocks per multiprocessor.
 const WAVES: usize = 16;
 
-/// Whether it is the usual pool, 3x3 with stride 2 and padding 1, whose gradient has a kernel for four inputs at a time.
+/// Whether it is the usual pool, 3x3 with stride 2 and padding 1, whose gradient has a kernel for four inputs at a
+/// time.
 pub(crate) fn has_quads(s: &Sliding) -> bool {
     s.kernel == (3, 3) && s.window.stride == 2 && s.window.padding == 1
 }
 
-/// The largest value of each window, and in `argmax` its tap: the first of equals, or a NaN.
+/// Writes the largest value of each window to `y` and its tap to `argmax`: the first of equals, or a NaN.
 ///
 /// # Errors
 /// Lengths or elements that do not match, more than 255 taps, dilation, or an error of the device.
@@ -49,7 +51,7 @@ pub fn max_pool(
 /// The gradient of a max-pool's input.
 ///
 /// # Errors
-/// As [`max_pool`].
+/// Those of [`max_pool`].
 pub fn max_pool_backward(
     gpu: &mut Gpu,
     s: &Sliding,
@@ -113,7 +115,7 @@ pub fn global_average(
     gpu.launch(Kernel::typed("average", element, lanes), per_image(rows, pixels, channels, lanes), &args)
 }
 
-/// The gradient of [`global_average`]'s input, from that of its output, f32.
+/// The gradient of [`global_average`]'s input, from the f32 gradient of its output.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.

@@ -37,7 +37,7 @@ pub fn l2_normalize_backward(
 pub enum Targets<'a> {
     /// f32 `[B, K]`.
     Dense(Slice<'a>),
-    /// The largest few of each row; the others are zero. Indices of a row differ.
+    /// The largest few probabilities of each row; the others are zero. Indices of a row are distinct.
     TopK {
         /// u32 `[B, k]`.
         indices: Slice<'a>,
@@ -48,7 +48,7 @@ pub enum Targets<'a> {
 
 /// `loss[0] = -(1/B) Σ_b Σ_k p[b,k] log_softmax(z)[b,k]` over the active columns, and `dlogits` = `dloss` times its gradient.
 ///
-/// `active`, bytes `[K]`, may be absent: all columns.
+/// `active` holds a byte per column, `[K]`. If it is absent, all columns are active.
 ///
 /// # Errors
 /// Lengths or elements that do not match, or an error of the device.

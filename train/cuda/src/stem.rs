@@ -1,11 +1,11 @@
 //! The first convolution of a network: three channels and stride 2, for which cuDNN's kernels run at a tenth of their speed.
 //!
-//! The image is cut into 2x2 blocks, whose four pixels become channels (3 x 4 of them, and zeros up to a multiple of 8); the
-//! convolution becomes one with stride 1 over blocks, at half the side and with about half the taps per axis. It has more products
-//! than before, most of them with zeros, and still takes a fraction of the time on tensor cores.
+//! The image is split into 2x2 blocks, whose four pixels become channels (3 x 4 of them, and zeros up to a multiple of
+//! 8). The convolution becomes one with stride 1 over blocks, at half the side and with about half the taps per axis.
+//! It has more products than before, most of them with zeros, but on tensor cores it takes a fraction of the time.
 //!
-//! With side K and padding p: `m = ceil(p / 2)`, `shift = 2 m - p`. Block row q holds input rows `2 (q - m)` and the next one, and tap
-//! r of window i is in row `(r + shift) % 2` of block `i + (r + shift) / 2`.
+//! With side K and padding p: `m = ceil(p / 2)`, `shift = 2 m - p`. Block row q holds input rows `2 (q - m)` and `2 (q
+//! - m) + 1`. Tap r of window i is in row `(r + shift) % 2` of block `i + (r + shift) / 2`.
 
 use lgd_kernels::conv::Conv;
 use lgd_kernels::{ShapeError, Sliding, Window};
@@ -17,12 +17,12 @@ use crate::memory::{Buffer, Slice, SliceMut};
 
 /// Blocks per multiprocessor.
 const WAVES: usize = 16;
-/// Most channels of an image.
+/// Maximum channels of an image.
 const CHANNELS: usize = 4;
-/// Channels of a block are a multiple of this: 16 bytes of 16-bit values, as tensor cores need.
+/// Channels of a block are padded to a multiple of this: 16 bytes of 16-bit values, as tensor cores require.
 const MULTIPLE: usize = 8;
 
-/// A convolution over images, and the one over blocks that computes the same.
+/// A convolution over images, and the convolution over blocks with the same result.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stem {
     /// The convolution over blocks.
@@ -32,7 +32,7 @@ pub(crate) struct Stem {
 }
 
 impl Stem {
-    /// The convolution over blocks, where `conv` is one over images with stride 2.
+    /// The convolution over blocks, if `conv` is one over images with stride 2.
     pub(crate) fn of(conv: &Conv) -> Result<Option<Self>> {
         let s = &conv.sliding;
         let square = s.kernel.0 == s.kernel.1;
@@ -74,7 +74,7 @@ impl Stem {
         Ok(Some(Self { blocks: made?, fields: ints, weights: conv.weight_len() }))
     }
 
-    /// The images as blocks.
+    /// Rearranges the images as blocks.
     pub(crate) fn images(&self, gpu: &mut Gpu, x: Slice<'_>) -> Result<Buffer> {
         let s = &self.blocks.sliding;
         let mut blocks = gpu.alloc(x.element(), s.in_len())?;
@@ -84,7 +84,7 @@ impl Stem {
         Ok(blocks)
     }
 
-    /// The filters over blocks.
+    /// Rearranges the filters for blocks.
     pub(crate) fn filters(&self, gpu: &mut Gpu, weights: Slice<'_>) -> Result<Buffer> {
         let mut blocks = Buffer::zeros(gpu.stream(), weights.element(), self.blocks.weight_len())?;
         let args = [weights.into(), Arg::Stem(self.fields), Arg::from(&blocks.as_mut())];
@@ -93,7 +93,7 @@ impl Stem {
         Ok(blocks)
     }
 
-    /// The gradient of the filters, f32, from that of the filters over blocks.
+    /// The gradient of the filters, f32, from the gradient of the filters over blocks.
     pub(crate) fn gradient(
         &self,
         gpu: &mut Gpu,

@@ -12,11 +12,11 @@ pub struct Stopwatch {
     start: CudaEvent,
 }
 
-/// Events with times, which cudarc's default leaves out.
+/// Events with timestamps, which cudarc's default disables.
 const FLAGS: Option<sys::CUevent_flags> = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
 
 impl Stopwatch {
-    /// Starts after all work issued before.
+    /// Starts the stopwatch after all work issued before.
     ///
     /// # Errors
     /// An error of the device.
@@ -24,10 +24,10 @@ impl Stopwatch {
         Ok(Self { start: stream.record_event(FLAGS)?, stream: Arc::clone(stream) })
     }
 
-    /// Milliseconds that the work issued since took; waits for it.
+    /// Milliseconds that the work issued since the start took; waits for it.
     ///
     /// # Errors
-    /// An error of something that ran.
+    /// An error of that work.
     pub fn stop(self) -> Result<f32> {
         let stop = self.stream.record_event(FLAGS)?;
         stop.synchronize()?;

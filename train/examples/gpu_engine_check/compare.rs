@@ -1,10 +1,10 @@
-//! Students on the GPU against students on the CPU, within a multiple of the noise that rounding makes.
+//! Compares students on the GPU with students on the CPU. The limit is a multiple of the rounding noise.
 //!
-//! How far two correct implementations may differ depends on the network: a rounding error flips a ReLU or shifts the statistics
-//! of a small batch, and grows on its way through fifty layers. Fixed limits are therefore either too narrow for a correct engine
-//! or too wide for a wrong one. Here the noise is measured: the CPU runs the same steps from weights that are perturbed by the
-//! rounding error of the element, several times, and each tensor of the GPU's results may differ from the CPU's by a multiple of
-//! the largest difference among those runs.
+//! The difference between two correct implementations depends on the network: a rounding error flips a ReLU or shifts
+//! the statistics of a small batch, and grows through fifty layers. A fixed limit is therefore either too narrow for a
+//! correct engine or too wide for a wrong one. Here the noise is measured: the CPU runs the same steps several times
+//! from weights that are perturbed by the rounding error of the element. Each tensor of the GPU's results may differ
+//! from the CPU's by a multiple of the largest difference among those runs.
 
 use candle_core::Device;
 use lgd_cuda::Element;
@@ -18,17 +18,18 @@ use crate::{on_gpu, say, single};
 
 /// Perturbed runs per element.
 const RUNS: u64 = 3;
-/// How many times the noise a tensor may be off.
+/// Largest error of a tensor, as a multiple of the noise.
 const MULTIPLE: f64 = 6.0;
-/// A noise above this share of a tensor leaves nothing to compare: an unrelated tensor of the same norm is off by 1.4.
+/// If the noise exceeds this share of a tensor, there is nothing to compare: an unrelated tensor of the same norm is
+/// off by 1.4.
 const LARGEST_NOISE: f64 = 0.1;
 
-/// How an element rounds.
+/// Rounding of an element.
 struct Rounding {
     element: Element,
     /// Largest relative error of one rounded value.
     unit: f64,
-    /// Noise below this is taken for this: sums of a different order, which perturbed weights do not show.
+    /// Smallest noise assumed. It covers sums in a different order, which perturbed weights do not show.
     least_noise: f64,
 }
 
@@ -63,7 +64,7 @@ pub fn student(architecture: Architecture, masked: bool, device: &Device) -> Res
     Ok(passed)
 }
 
-/// Weights that differ by up to `unit` of their size.
+/// Perturbs each weight by up to `unit` of its size.
 fn perturb(begun: &State, unit: f64, run: u64) -> State {
     let mut stream = Stream::named(run, "perturbation");
     let mut near = |value: &f32| single(f64::from(*value) * (1.0 + unit * (2.0 * stream.uniform() - 1.0)));
@@ -76,7 +77,7 @@ fn errors(student: &Student, want: &Results, got: &Results) -> Vec<f64> {
     want.iter().zip(&got).map(|(want, got)| distance(&want.values, &got.values)).collect()
 }
 
-/// L2 norm of the difference over that of the first; infinite if a value is not a number.
+/// L2 norm of the difference, relative to the norm of `want`; infinite if a value is NaN.
 fn distance(want: &[f32], got: &[f32]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let difference = norm(&mut want.iter().zip(got).map(|(want, got)| f64::from(*want) - f64::from(*got)));
@@ -84,7 +85,7 @@ fn distance(want: &[f32], got: &[f32]) -> f64 {
     if error.is_nan() { f64::INFINITY } else { error }
 }
 
-/// Says which tensors are off by more than they may; whether none is.
+/// Prints the tensors that are off by more than the limit. Returns whether there are none.
 fn report(
     case: &Case,
     rounding: &Rounding,
@@ -97,7 +98,7 @@ fn report(
     let mut failed = Vec::new();
     for ((part, &noise), &error) in parts.iter().zip(noise).zip(errors) {
         let name = format!("{} of {}", part.what, part.tensor);
-        // A tensor that is all noise must still be one of numbers.
+        // Even a tensor that is all noise must be finite.
         if noise > LARGEST_NOISE && error.is_finite() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Checks the engine on the GPU at hand against the CPU's, students as a whole, and measures training steps.
+//! Checks the engine on this machine's GPU against the CPU's, with whole students, and measures training steps.
 //!
 //! ```text
 //! gpu_engine_check check [ARCHITECTURE...]            outputs and gradients of students, whole and masked, f32 and bf16

@@ -1,4 +1,4 @@
-//! Two training steps of a student, and everything they compute that can be compared.
+//! Two training steps of a student, and all of their results that can be compared.
 
 use candle_core::Tensor;
 use lgd_data::render::Normalization;
@@ -21,7 +21,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// A student as LGD has it, or one that KDEP and H-GKD train on masked images.
+    /// Creates a student for LGD or, if `masked`, one that KDEP and H-GKD train on masked images.
     pub fn new(architecture: Architecture, masked: bool) -> Self {
         let shape = if masked { (6, 96, 64) } else { (6, 96, 80) };
         let (images, height, width) = shape;
@@ -32,11 +32,11 @@ impl Case {
         Self { config, masked, shape, rgb: pixels(images * height * width * 3) }
     }
 
-    /// Trains `student` for two steps, and applies it.
+    /// Trains `student` for two steps, then runs inference.
     pub fn run(&self, student: &mut Student) -> Result<Results, TrainError> {
         let images = Images::Pixels { rgb: &self.rgb, normalization: &Normalization::IMAGENET };
         if self.masked {
-            // Of the 3 x 2 cells of each image two or four.
+            // Two or four of the 3 x 2 cells of each image are visible.
             let visible: Vec<bool> =
                 (0..36).map(|cell| cell % 3 == 0 || cell % 12 == 4 || cell % 12 == 5).collect();
             student.set_mask(&visible, (3, 2))?;
@@ -68,22 +68,22 @@ impl Case {
     }
 }
 
-/// What two steps computed. Vectors over the parameters are in the order of the student's table.
+/// The results of two steps. Vectors over the parameters are in the order of the student's table.
 pub struct Results {
     pub losses: Vec<f32>,
-    /// Of the first step.
+    /// Gradient of the first step.
     gradient: Vec<f32>,
-    /// What both steps changed in the parameters.
+    /// Change of the parameters over both steps.
     update: Vec<f32>,
-    /// What both steps changed in the average of weights.
+    /// Change of the averaged weights over both steps.
     average: Vec<f32>,
     /// Running statistics.
     statistics: Vec<f32>,
-    /// Of the trained student, in inference.
+    /// Embedding of the trained student, in inference.
     embedding: Vec<f32>,
 }
 
-/// What a part of the results is: one tensor of a vector over the parameters or the statistics, or the embedding.
+/// A part of the results: one tensor of a vector over the parameters or the statistics, or the embedding.
 pub struct Part {
     pub what: &'static str,
     pub tensor: String,
@@ -91,7 +91,7 @@ pub struct Part {
 }
 
 impl Results {
-    /// Tensor by tensor: an error in one layer must not drown in the noise of another.
+    /// Splits the results tensor by tensor, because an error in one layer must not be hidden by the noise of another.
     pub fn parts(&self, student: &Student) -> Vec<Part> {
         let (parameters, buffers) = (student.table().parameters(), student.table().buffers());
         let mut parts = Vec::new();
@@ -110,7 +110,7 @@ impl Results {
     }
 }
 
-/// One number that depends on everything that a student computes.
+/// A scalar that depends on everything that a student computes.
 fn loss(
     student: &mut Student,
     images: Images<'_>,

@@ -1,4 +1,4 @@
-//! Training steps on the clock.
+//! Times training steps.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfi
 
 use crate::{DIM, on_gpu, pixels, random, say};
 
-/// Prints images per second of `steps` steps, and how long the parts of one step take alone.
+/// Prints images per second over `steps` steps, and the time of each part of one step alone.
 pub fn time(
     architecture: Architecture,
     (batch, side): (usize, usize),

@@ -1,7 +1,7 @@
-//! Convolutions of the usual networks: GFLOP/s of every pass, and their share of what the machine's FMA units give.
+//! Convolutions of the usual networks: GFLOP/s of every pass, and their share of the peak of the machine's FMA units.
 //!
-//! `cargo bench -p lgd-kernels --bench conv -- [words]`: shapes whose name holds one of the words. A time is the least of many
-//! repeats, so that what else runs on the machine matters little.
+//! `cargo bench -p lgd-kernels --bench conv -- [words]`: only shapes whose name contains one of the words. A time is
+//! the minimum over many repeats, so other load on the machine matters little.
 #![expect(clippy::print_stdout, reason = "a benchmark's output is its result")]
 
 use std::hint::black_box;
@@ -120,7 +120,7 @@ fn measure((name, side, channels, filters, kernel, stride): Shape) -> Result<Tim
     })
 }
 
-/// The least time of `pass` within the budget, after one run that warms up.
+/// The minimum time of `pass` within the budget, after one warm-up run.
 fn least(mut pass: impl FnMut() -> Result<(), ShapeError>) -> Result<Duration, ShapeError> {
     pass()?;
     let mut least = Duration::MAX;

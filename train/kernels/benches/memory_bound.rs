@@ -1,7 +1,7 @@
-//! Memory-bound kernels, each beside a copy of the same bytes in the same run.
+//! Memory-bound kernels, each compared with a copy of the same bytes in the same run.
 //!
-//! `cargo bench -p lgd-kernels --bench memory_bound [filter]`. One thread; times are the least of many repeats.
-//! `copies` is the time in units of copying the kernel's input once.
+//! `cargo bench -p lgd-kernels --bench memory_bound [filter]`. One thread; times are minima over many repeats. `copies`
+//! is the time divided by the time to copy the kernel's input once.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use lgd_kernels::rows::{self, Targets};
 use lgd_kernels::{Activation, Affine, GradientTarget, Moments, Operand, Sliding, Window, Workspace};
 use lgd_kernels::{depthwise, elementwise, pool};
 
-/// Time for one kernel's repeats.
+/// Time budget for the repeats of one kernel.
 const BUDGET: Duration = Duration::from_millis(250);
 
 struct Bench {
@@ -21,7 +21,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Times `f`, which reads about `elements` values, in turns with a copy of as many.
+    /// Times `f`, which reads about `elements` values, alternating with a copy of as many.
     fn run(&self, name: &str, elements: usize, mut f: impl FnMut()) {
         if !name.contains(&self.filter) {
             return;

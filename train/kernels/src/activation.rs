@@ -6,7 +6,7 @@ use pulp::{Scalar256b, Simd, WithSimd};
 
 use crate::simd;
 
-/// A function of single values, after a normalization or a sum or on its own. A NaN stays a NaN.
+/// A function of single values, used after a normalization or a sum, or on its own. A NaN stays a NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// The argument itself.
@@ -37,7 +37,7 @@ impl Activation {
         Self::Sigmoid,
     ];
 
-    /// Whether the value determines the derivative: backward passes that keep the value only need that.
+    /// Whether the value determines the derivative, so that a backward pass only needs the value.
     pub fn has_derivative_of_value(self) -> bool {
         match self {
             Self::Identity | Self::Relu | Self::Relu6 => true,
@@ -94,7 +94,7 @@ impl Activation {
 #[derive(Clone, Copy)]
 pub(crate) struct Fixed {
     pub(crate) activation: Activation,
-    /// Whether multiplying and adding is one instruction. If it is not, asking for it costs a function call.
+    /// Whether multiply-add is one instruction. If it is not, a fused multiply-add costs a function call.
     pub(crate) fused: bool,
 }
 
@@ -112,8 +112,8 @@ impl Fixed {
     }
 }
 
-/// Evaluates the expression with the constant `$name` set to the activation, a [`Fixed`]: the loops inside are compiled once
-/// per activation and decide nothing per value.
+/// Evaluates the expression with the constant `$name` set to the activation, a [`Fixed`]. The loops inside are compiled
+/// once per activation and do not branch per value.
 macro_rules! for_activation {
     ($activation:expr, $name:ident => $body:expr) => {
         $crate::activation::for_activation!(@each $activation, $name => $body;
@@ -154,7 +154,7 @@ fn clamp(value: f32, (low, high): (f32, f32)) -> f32 {
     if value > high { high } else { value }
 }
 
-/// `below` up to the lower bound, `above` from the upper bound on, `between` elsewhere.
+/// `below` up to the lower bound, `above` from the upper bound on, `between` in the middle.
 #[inline(always)]
 fn outside(x: f32, (low, high): (f32, f32), (below, above): (f32, f32), between: f32) -> f32 {
     let value = if x <= low { below } else { between };
@@ -163,16 +163,16 @@ fn outside(x: f32, (low, high): (f32, f32), (below, above): (f32, f32), between:
 
 #[inline(always)]
 fn sigmoid(x: f32, fused: bool) -> f32 {
-    // Beyond these bounds the value is 0 or 1 for every purpose, and 2^n is a normal number between them.
+    // Beyond these bounds the value is 0 or 1 for every purpose; within them, 2^n is a normal number.
     let (p, n) = exp_parts(clamp(-x, (-87.0, 87.0)), fused);
     1.0 / (1.0 + p * power_of_two(n))
 }
 
-/// `e^x` in arithmetic that vectorizes; within 3e-7 of the true value where that is a normal number. A NaN stays a NaN.
+/// `e^x` in arithmetic that vectorizes; within 3e-7 of the true value if that is a normal number. A NaN stays a NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let (p, n) = exp_parts(clamp(x, (-104.0, 89.0)), false);
-    // 2^n in two factors: it may lie outside the range of normal numbers although the result does not.
+    // 2^n as two factors: it may be outside the range of normal numbers although the result is not.
     let half = n >> 1;
     p * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }

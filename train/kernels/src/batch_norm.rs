@@ -1,7 +1,8 @@
 //! Batch normalization over the rows of `[M, C]` (NHWC: M = batch x height x width), followed by an activation.
 //!
-//! The forward pass computes the per-channel factors only: consumers apply them while they read (see [`crate::operand`]). The backward
-//! pass reads input and gradient twice: for the sums over the batch, and for the gradient of the input.
+//! The forward pass computes only the per-channel factors; consumers apply them while they read (see
+//! [`crate::operand`]). The backward pass reads the input and the gradient twice: for the sums over the batch, and for
+//! the gradient of the input.
 
 use rayon::prelude::*;
 
@@ -15,11 +16,11 @@ use crate::simd;
 
 /// Values per channel that are summed in f32 before they are added in f64.
 const DEPTH: usize = 64;
-/// Fewest blocks of rows, where there are enough rows, and most parts that sums are split into.
+/// Minimum number of blocks, if there are enough rows, and maximum number of parts that sums are split into.
 const MIN_BLOCKS: usize = 32;
 const MAX_PARTS: usize = 64;
 
-/// A normalization with the statistics it uses: `activation((x - mean) * inverse * gamma + beta)`.
+/// A normalization with its statistics: `activation((x - mean) * inverse * gamma + beta)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalization {
     /// Mean, `[C]`; in f64, because a mean far from zero rounded to f32 would shift the normalized values.
@@ -30,7 +31,7 @@ pub struct Normalization {
     pub scale: Vec<f32>,
     /// `beta - mean * scale`, `[C]`.
     pub shift: Vec<f32>,
-    /// Rows of the statistics.
+    /// Rows that the statistics cover.
     pub rows: usize,
     /// Activation after the normalization.
     pub activation: Activation,
@@ -83,14 +84,14 @@ impl Normalization {
         let inverse: Vec<f64> = variance.map(|v| 1.0 / (v + f64::from(eps)).sqrt()).collect();
         let scale: Vec<f32> =
             inverse.iter().zip(gamma).map(|(inverse, &gamma)| single(inverse * f64::from(gamma))).collect();
-        // From the rounded scale: a value at the mean comes out as beta.
+        // Computed from the rounded scale, so that a value at the mean becomes beta.
         let shift = mean.iter().zip(&scale).zip(beta);
         let shift =
             shift.map(|((mean, &scale), &beta)| single(f64::from(beta) - mean * f64::from(scale))).collect();
         Ok(Self { inverse: inverse.into_iter().map(single).collect(), mean, scale, shift, rows, activation })
     }
 
-    /// Scale, shift and activation, as consumers apply them.
+    /// Scale, shift and activation, in the form that consumers apply.
     pub fn affine(&self) -> Affine<'_> {
         Affine { scale: &self.scale, shift: &self.shift, activation: self.activation }
     }
@@ -124,8 +125,8 @@ pub fn update_running(
 /// Gradients of a training normalization of `x`, `[M, C]`, from the gradient of `activation(normalized)`: `dgamma` and `dbeta`, `[C]`,
 /// added to their content if `accumulate`, and the gradient of `x` in `target`.
 ///
-/// `x` may have more rows than the statistics if `dy` is zero in the others (see [`crate::mask`]); the gradient written to those rows
-/// has no meaning.
+/// `x` may have more rows than the statistics cover if `dy` is zero in the others (see [`crate::mask`]). The gradient
+/// written to those rows has no meaning.
 ///
 /// # Errors
 /// Lengths that do not match.
@@ -177,7 +178,8 @@ impl Sums {
     }
 }
 
-/// The sums of a whole batch, over blocks of rows in f32 and over blocks in f64; the partition depends on the shape only.
+/// The sums over a whole batch, in f32 within a block of rows and in f64 across blocks. The partition depends only on
+/// the shape.
 fn backward_sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums> {
     check(norm.scale.len(), x, dy)?;
     expect_eq("normalized rows", norm.rows, norm.rows.min(x.len() / norm.scale.len()))?;
@@ -194,14 +196,14 @@ fn backward_sums(norm: &Normalization, x: &[f32], dy: &[f32]) -> Result<Sums> {
     Ok(summing.finish(parts))
 }
 
-/// Channels fit all lengths.
+/// Fails if a length does not match the channels.
 fn check(channels: usize, x: &[f32], dy: &[f32]) -> Result<()> {
     expect_positive("normalized values", x.len())?;
     expect_eq("normalized values", x.len() / channels * channels, x.len())?;
     expect_eq("gradient of the normalized value", x.len(), dy.len())
 }
 
-/// How [`Sums`] are taken in parts.
+/// Computes [`Sums`] in parts.
 struct Summing<'a> {
     norm: &'a Normalization,
     /// Scale, shift and mean, repeated.
@@ -212,7 +214,7 @@ struct Summing<'a> {
     period: usize,
 }
 
-/// The sums of one part, of repeated channels.
+/// The sums of one part, for repeated channels.
 struct SumsPart {
     total: Vec<f64>,
     plain: Aligned,
@@ -220,7 +222,7 @@ struct SumsPart {
 }
 
 impl SumsPart {
-    /// Folded to one sum per channel.
+    /// Reduces the sums to one per channel.
     fn fold(self, channels: usize) -> Sums {
         let (plain, centered) = self.total.split_at(self.plain.len());
         let [plain, centered] = [plain, centered].map(|total| {
@@ -318,9 +320,10 @@ fn add_sums(
     }
 }
 
-/// The second pass of [`backward`]: `dx = scale * g + offset - slope * (x - mean)`, `g` the gradient before the activation.
+/// The second pass of [`backward`]: `dx = scale * g + offset - slope * (x - mean)`, with the gradient `g` before the
+/// activation.
 struct Line {
-    /// The coefficients, each repeated so that loops over few channels are long too.
+    /// The coefficients, each repeated so that loops are long even for few channels.
     scale: Aligned,
     shift: Aligned,
     near: Aligned,
@@ -405,7 +408,7 @@ impl Line {
         }
     }
 
-    /// The first `n` coefficients: equal lengths tell the compiler that no index leaves them.
+    /// The first `n` coefficients. Equal lengths let the compiler remove bounds checks.
     #[inline(always)]
     fn first(&self, n: usize) -> Coefficients<'_> {
         Coefficients {

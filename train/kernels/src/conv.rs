@@ -1,4 +1,4 @@
-//! Dense and grouped convolution: shapes, and which algorithm runs each pass.
+//! Dense and grouped convolutions: shapes, and the choice of algorithm for each pass.
 
 mod direct;
 mod winograd;
@@ -15,7 +15,7 @@ pub struct Conv {
     pub sliding: Sliding,
     /// Output channels.
     pub out_channels: usize,
-    /// Groups of channels that see only each other.
+    /// Groups of channels; each group is convolved on its own.
     pub groups: usize,
 }
 
@@ -37,18 +37,19 @@ impl Conv {
         self.groups > 1 && self.groups == self.sliding.channels && self.groups == self.out_channels
     }
 
-    /// Scalars of the output.
+    /// Number of scalars of the output.
     pub fn out_len(&self) -> usize {
         self.sliding.out_pixels() * self.out_channels
     }
 
-    /// Scalars of the weights.
+    /// Number of scalars of the weights.
     pub fn weight_len(&self) -> usize {
         self.out_channels * self.sliding.channels / self.groups * self.sliding.taps()
     }
 }
 
-/// `y[b, i, j, o] = Σ x[b, i*s + r*d - p, j*s + q*d - p, c] * w[o, r, q, c]`; `moments` takes those of `y` per channel.
+/// `y[b, i, j, o] = Σ x[b, i*s + r*d - p, j*s + q*d - p, c] * w[o, r, q, c]`; `moments` receives the moments of `y` per
+/// channel.
 ///
 /// # Errors
 /// Lengths that do not match the shape.

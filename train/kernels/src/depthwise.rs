@@ -1,8 +1,9 @@
 //! Depthwise convolution (one filter per channel): NHWC values, `[C][kh][kw]` weights.
 //!
-//! Memory bandwidth limits these kernels. A task takes a strip of rows. It reads every row of the input once, normalizes it on the way
-//! into a ring of padded rows in the thread's cache (`ring`), and computes all windows of the row from there. The gradient of the input
-//! is the same sweep over the gradient of the output, with turned filters; at a stride, each residue of the column has its own filter.
+//! Memory bandwidth limits these kernels. A task takes a strip of rows. It reads every row of the input once,
+//! normalizes it into a ring of padded rows in the thread's cache (`ring`), and computes all windows of the row from
+//! there. The gradient of the input is the same sweep over the gradient of the output, with filters turned by 180
+//! degrees. With a stride, each residue of the column has its own filter.
 
 mod ahead;
 mod backward;
@@ -22,15 +23,16 @@ use crate::moments::{self, Moments};
 use crate::operand::Operand;
 use crate::simd;
 
-/// Most strips, and fewest rows of one.
+/// Maximum number of strips, and minimum rows of one.
 const MAX_STRIPS: usize = 32;
 const MIN_ROWS: usize = 4;
-/// Pixels written before their moments are taken.
+/// Pixels written before their moments are computed.
 const MOMENTS_PIXELS: usize = 128;
-/// Fewest products per tap in a part of the weights' gradient.
+/// Minimum products per tap in a part of the weights' gradient.
 const MIN_PRODUCTS: usize = 4;
 
-/// `y[b, i, j, c] = Σ x[b, i*s + r*d - p, j*s + q*d - p, c] * w[c, r, q]`; `moments` takes those of `y` per channel.
+/// `y[b, i, j, c] = Σ x[b, i*s + r*d - p, j*s + q*d - p, c] * w[c, r, q]`; `moments` receives the moments of `y` per
+/// channel.
 ///
 /// # Errors
 /// Lengths that do not match the shape.
@@ -98,12 +100,12 @@ pub fn backward_weight(
     Ok(())
 }
 
-/// The gradient of the output, checked against the shape.
+/// Checks the gradient of the output against the shape.
 fn output_gradient<'a>(s: &Sliding, dy: &'a [f32]) -> Result<Values<'a>> {
     Values::new("depthwise output gradient", Operand::plain(dy), s.channels, s.out_pixels() * s.channels)
 }
 
-/// The sum of all parts, as `[C][kh][kw]`.
+/// Writes the sum of all parts, `[C][kh][kw]`, to `dw`, or adds it.
 fn add_weights(s: &Sliding, parts: &[Aligned], dw: &mut [f32], accumulate: bool) {
     let lanes = simd::lanes();
     dw.par_chunks_mut(s.taps() * lanes).enumerate().for_each(|(block, dw)| {
@@ -117,20 +119,21 @@ fn add_weights(s: &Sliding, parts: &[Aligned], dw: &mut [f32], accumulate: bool)
     });
 }
 
-/// Rows of the input per part of the weights' gradient: adding up many parts of few products would take most of the time.
+/// Rows of the input per part of the weights' gradient. Adding up many parts of few products would take most of the
+/// time.
 fn weight_strip(s: &Sliding) -> usize {
     let parts = (s.out_pixels() / (MIN_PRODUCTS * s.taps())).max(1);
     (s.batch * s.height).div_ceil(parts).max(strip(s.batch, s.height))
 }
 
-/// Rows of a strip: whole images, or equal pieces of one, because the rows above and below a strip are read twice. The partition
-/// depends on the shape only.
+/// Rows of a strip: whole images, or equal pieces of one, because the rows above and below a strip are read twice. The
+/// partition depends only on the shape.
 fn strip(batch: usize, height: usize) -> usize {
     let rows = (batch * height).div_ceil(MAX_STRIPS).max(MIN_ROWS);
     if rows >= height { rows.next_multiple_of(height) } else { height.div_ceil(height / rows) }
 }
 
-/// Held rows of the input, which start with the padding.
+/// Shape of held input rows, which start with the padding.
 fn input_row(s: &Sliding) -> Row {
     let left = s.window.padding;
     let reach = correlate::reach(s.out_width, s.kernel.1, (s.window.stride, s.window.dilation));
@@ -147,7 +150,7 @@ struct Filters {
     data: Aligned,
     /// Rows of the kernel.
     rows: Vec<usize>,
-    /// Columns of the kernel, in the order in which their inputs follow each other.
+    /// Columns of the kernel, in the order of their inputs.
     columns: Vec<usize>,
 }
 
@@ -178,7 +181,7 @@ struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// The output rows from `first` on, counted over the batch, and their moments where they are asked for.
+    /// Computes the output rows from `first` on, counted over the batch, and their moments if requested.
     fn strip(&self, first: usize, y: &mut [f32]) -> moments::Part {
         let Self { s, row, .. } = *self;
         let mut part = moments::Part::new(0, s.channels);
@@ -206,7 +209,7 @@ impl Forward<'_> {
         let inputs = |r| s.source(i, r, s.height).map(|at| image * s.height + at);
         (0..s.kernel.0).filter_map(inputs).for_each(|input| ring.hold(input, self.x));
         let rows: Vec<&[f32]> = (0..s.kernel.0).map(|r| ring.row(inputs(r))).collect();
-        // The rows that the next output row needs beside those held now.
+        // The rows that the next output row needs and that are not held yet.
         let newest = (i * s.window.stride + input_slots(s)).saturating_sub(s.window.padding);
         let inputs =
             ahead::rows(self.x.data(), image * s.height + newest, s.window.stride, s.width * s.channels);

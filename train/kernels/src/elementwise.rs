@@ -1,4 +1,4 @@
-//! Kernels that visit every value once: activations, sums of branches, gates; and the reading of fused operands.
+//! Kernels that visit every value once: activations, sums of branches, gates; and reading of fused operands.
 
 use std::cell::Cell;
 
@@ -11,9 +11,9 @@ use crate::simd;
 
 /// Values per task.
 pub(crate) const TASK: usize = 16 * 1024;
-/// Values that per-channel parameters are repeated to, so that loops over few channels are long too.
+/// Minimum length of repeated per-channel parameters, so that loops are long even for few channels.
 const PERIOD: usize = 512;
-/// Values handled at a time where an intermediate result has to stay in the level-1 cache.
+/// Values processed at a time if an intermediate result must stay in the level-1 cache.
 const BLOCK: usize = 2048;
 
 /// Writes the values of `x`, which may be normalized while they are read, to `y`.
@@ -64,7 +64,7 @@ pub fn add(
 /// Replaces the gradient `dy` of the value `y` of [`add`] by the gradient of either summand.
 ///
 /// # Errors
-/// Different lengths, or an activation whose derivative cannot be read off its value.
+/// Different lengths, or an activation whose derivative cannot be computed from its value.
 pub fn add_backward(activation: Activation, y: &[f32], dy: &mut [f32]) -> Result<()> {
     if !activation.has_derivative_of_value() {
         return Err(ShapeError::Derivative { activation });
@@ -211,7 +211,7 @@ fn check_gate(gate: &[f32], pixels: usize, channels: usize, len: usize) -> Resul
     expect_eq("gated values", gate.len() * pixels, len)
 }
 
-/// An operand to be read in pieces of whole pixels.
+/// An operand that is read in pieces of whole pixels.
 pub(crate) struct Values<'a> {
     data: &'a [f32],
     norm: Option<(Aligned, Aligned, Activation)>,
@@ -256,7 +256,7 @@ impl<'a> Values<'a> {
         ));
     }
 
-    /// The values from `at` on, as many as `scratch` is long: a part of the data, or written to `scratch`.
+    /// Returns as many values from `at` on as `scratch` is long: a part of the data, or written to `scratch`.
     pub(crate) fn read<'s>(&'s self, at: usize, scratch: &'s mut [f32]) -> &'s [f32] {
         if self.norm.is_none() {
             return &self.data[at..][..scratch.len()];
@@ -273,20 +273,20 @@ fn normalize(activation: Fixed, data: &[f32], scale: &[f32], shift: &[f32], out:
     }
 }
 
-// Closures for `simd::vectorized` have `for` loops: the body of a `for_each` is not always inlined, and is then compiled for the
-// baseline instruction set.
+// Closures for `simd::vectorized` use `for` loops. The body of a `for_each` is not always inlined, and is then compiled
+// for the baseline instruction set.
 
 /// The largest multiple of `unit` up to `target`, at least one `unit`.
 pub(crate) fn whole(target: usize, unit: usize) -> usize {
     (target / unit).max(1) * unit
 }
 
-/// Values in as many pixels as make a long loop.
+/// Length of as many whole pixels as make a long loop.
 pub(crate) fn period(channels: usize) -> usize {
     channels * PERIOD.div_ceil(channels)
 }
 
-/// Per-channel parameters repeated for as many pixels as make a long loop.
+/// Per-channel parameters, repeated for as many pixels as make a long loop.
 pub(crate) fn repeat(parameters: &[f32], channels: usize) -> Aligned {
     let mut repeated = Aligned::zeros(period(channels));
     repeated.chunks_exact_mut(channels).for_each(|values| values.copy_from_slice(parameters));
@@ -296,7 +296,7 @@ pub(crate) fn repeat(parameters: &[f32], channels: usize) -> Aligned {
 /// Values of a cache line.
 const LINE: usize = 16;
 
-/// Values that start on a cache line, so that no vector of them crosses two lines.
+/// Values that start on a cache line, so that no vector crosses two lines.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Aligned {
     data: Vec<f32>,
@@ -326,7 +326,7 @@ impl std::ops::DerefMut for Aligned {
     }
 }
 
-/// The sums of values that are `out.len()` apart.
+/// Sums values that are `out.len()` apart.
 pub(crate) fn fold(sums: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for part in sums.chunks_exact(out.len()) {
@@ -334,12 +334,13 @@ pub(crate) fn fold(sums: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Calls `f` with `len` values of arbitrary content, aligned to a cache line, which the thread keeps for the next call.
+/// Calls `f` with `len` values of arbitrary content, aligned to a cache line. The thread keeps the buffer for the next
+/// call.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
         static SCRATCH: Cell<Option<Aligned>> = const { Cell::new(None) };
     }
-    // Taken out of its cell meanwhile, so that a nested call gets a buffer of its own.
+    // Taken out of its cell during the call, so that a nested call gets its own buffer.
     let held = SCRATCH.take().filter(|buffer| buffer.len() >= len);
     let mut buffer = held.unwrap_or_else(|| Aligned::zeros(len));
     let result = f(&mut buffer[..len]);
@@ -347,13 +348,13 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     result
 }
 
-/// A count as a number.
+/// Converts a count to a number.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 pub(crate) fn float(count: usize) -> f64 {
     count as f64
 }
 
-/// Rounded to f32.
+/// Rounds to f32.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
 #[inline(always)]
 pub(crate) fn single(value: f64) -> f32 {

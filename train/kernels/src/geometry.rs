@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::activation::Activation;
 
-/// Errors of shapes that do not fit a kernel.
+/// Errors for shapes that a kernel does not support.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum ShapeError {
     /// A dimension is zero.
@@ -18,7 +18,7 @@ pub enum ShapeError {
     Mismatch {
         /// Name of the value.
         what: &'static str,
-        /// The value that fits.
+        /// The required value.
         expected: usize,
         /// The value given.
         got: usize,
@@ -33,7 +33,7 @@ pub enum ShapeError {
         /// Padding on each side.
         padding: usize,
     },
-    /// The derivative of an activation cannot be read off its value.
+    /// The derivative of an activation cannot be computed from its value.
     #[error(
         "the derivative of {activation:?} cannot be computed from its value; Identity, Relu and Relu6 can"
     )]
@@ -43,7 +43,7 @@ pub enum ShapeError {
     },
 }
 
-/// What kernels return; the error is a [`ShapeError`].
+/// Result type of kernels; the error is a [`ShapeError`].
 pub type Result<T, E = ShapeError> = std::result::Result<T, E>;
 
 /// Fails unless `got == expected`.
@@ -126,17 +126,17 @@ impl Sliding {
         Ok(Self { batch, height, width, channels, kernel, window, out_height, out_width })
     }
 
-    /// Output positions over the whole batch.
+    /// Number of output positions over the whole batch.
     pub fn out_pixels(&self) -> usize {
         self.batch * self.out_height * self.out_width
     }
 
-    /// Scalars of the input.
+    /// Number of scalars of the input.
     pub fn in_len(&self) -> usize {
         self.batch * self.height * self.width * self.channels
     }
 
-    /// Taps of one window.
+    /// Number of taps of one window.
     pub fn taps(&self) -> usize {
         self.kernel.0 * self.kernel.1
     }

@@ -12,10 +12,10 @@
 //! # Ok::<(), lgd_kernels::ShapeError>(())
 //! ```
 //!
-//! Parallel through rayon. Every result is the same bits whatever the number of threads: either each output is one sum in a
-//! fixed order, or a reduction is split into parts that depend on the shape only and are added in order. Results may
-//! differ between instruction sets. Outputs go into slices that the caller reuses from step to step; kernels
-//! pack operands into a [`Workspace`].
+//! Kernels run in parallel through rayon. Every result has the same bits for any number of threads: either each output
+//! is one sum in a fixed order, or a reduction is split into parts that depend only on the shape and are added in
+//! order. Results may differ between instruction sets. Outputs go into slices that the caller reuses from step to step;
+//! kernels pack operands into a [`Workspace`].
 
 pub mod activation;
 pub mod batch_norm;

@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 const ROWS: usize = 48;
 /// Rows of the output per task that transposes it.
 const TURNED: usize = 16;
-/// Strips of columns that the input's gradient is split into, and most columns of one.
+/// Number of column strips for the input's gradient, and maximum columns of one.
 const STRIPS: usize = 16;
 const MAX_STRIP: usize = 128;
 
@@ -99,7 +99,7 @@ pub fn backward_data(
     expect_eq("dense output gradient", l.batch * l.outputs, dy.len())?;
     expect_eq("dense weights", l.outputs * l.inputs, weights.len())?;
     expect_eq("dense input gradient", l.batch * l.inputs, dx.len())?;
-    // A task takes a strip of columns; the strips, `[strip][B][column]`, are put together afterwards.
+    // A task computes a strip of columns; the strips, `[strip][B][column]`, are joined afterwards.
     let width = Layout::new(l.outputs, l.inputs).width();
     let columns = (l.inputs / STRIPS).next_multiple_of(width).clamp(width, MAX_STRIP);
     let mut strips = workspace.take(dx.len());

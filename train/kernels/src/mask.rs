@@ -1,4 +1,4 @@
-//! Masked images (SparK: Tian et al. 2023): hidden cells are zero, or a learned token, and no statistic counts them.
+//! Masked images (SparK: Tian et al. 2023): hidden cells are zero, or a learned token, and statistics skip them.
 
 use rayon::prelude::*;
 
@@ -6,13 +6,13 @@ use crate::elementwise::{float, single, with_scratch};
 use crate::geometry::{Result, expect_eq, expect_positive};
 use crate::moments::{Moments, Part};
 
-/// Most parts that a batch is split into for its moments, and fewest rows of `[M, C]` in one.
+/// Maximum number of parts of a batch for its moments, and minimum rows of `[M, C]` in one.
 const MAX_PARTS: usize = 64;
 const MIN_ROWS: usize = 64;
-/// Visible pixels that are gathered before their moments are taken.
+/// Visible pixels that are gathered before their moments are computed.
 const GATHERED: usize = 64;
 
-/// Which cells of a grid over each image are visible.
+/// The visible cells of a grid over each image.
 #[derive(Debug, Clone, Copy)]
 pub struct Mask<'a> {
     /// `[B, rows, columns]`.
@@ -31,10 +31,10 @@ pub fn apply(mask: &Mask<'_>, dims: (usize, usize, usize, usize), data: &mut [f3
     for_hidden(mask, dims, data, |pixels| pixels.fill(0.0))
 }
 
-/// Writes `token`, `[C]`, to every hidden pixel of `data`, as [`apply`] does zero.
+/// Writes `token`, `[C]`, to every hidden pixel of `data`.
 ///
 /// # Errors
-/// As [`apply`]; a token of another length.
+/// Those of [`apply`], or a token of another length.
 pub fn fill(
     mask: &Mask<'_>,
     dims: (usize, usize, usize, usize),
@@ -50,7 +50,7 @@ pub fn fill(
 /// The sum of the hidden pixels of `data`, per channel: the gradient of the token of [`fill`].
 ///
 /// # Errors
-/// As [`apply`].
+/// Those of [`apply`].
 pub fn hidden_sums(mask: &Mask<'_>, dims: (usize, usize, usize, usize), data: &[f32]) -> Result<Vec<f64>> {
     check(mask, dims, data.len())?;
     let hidden: Vec<bool> = mask.visible.iter().map(|visible| !visible).collect();
@@ -62,7 +62,7 @@ pub fn hidden_sums(mask: &Mask<'_>, dims: (usize, usize, usize, usize), data: &[
     Ok(moments.mean.iter().map(|mean| mean * rows).collect())
 }
 
-/// Calls `f` with the pixels of every hidden cell, a row of pixels at a time.
+/// Calls `f` with the pixels of every hidden cell, one row of pixels at a time.
 fn for_hidden(
     mask: &Mask<'_>,
     dims: (usize, usize, usize, usize),
@@ -80,11 +80,11 @@ fn for_hidden(
 }
 
 impl<'a> Mask<'a> {
-    /// Per image, the number of its cells over that of its visible ones: the factor that turns a mean over all positions into the mean over
-    /// the visible ones, if the value is zero at the others.
+    /// Per image, the number of cells over the number of visible cells. This factor turns a mean over all positions
+    /// into the mean over the visible ones, if the value is zero at the others.
     ///
     /// # Errors
-    /// A part of an image, or an image without a visible cell.
+    /// Cells that are not whole images, or an image without a visible cell.
     pub fn shares(&self) -> Result<Vec<f32>> {
         let cells = self.rows * self.columns;
         expect_positive("cells of a mask", cells)?;

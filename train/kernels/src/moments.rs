@@ -1,8 +1,8 @@
 //! Mean and variance per channel of a batch.
 //!
-//! Blocks of rows are summed in f32 about a center while they are in cache: the first block about its own mean, the others about
-//! the mean so far. Blocks are combined in f64 by the pairwise formula of Chan, Golub and LeVeque (1979). A mean far from zero
-//! costs the variance no digits.
+//! Blocks of rows are summed in f32 about a center while they are in cache: the first block about its own mean, the
+//! others about the mean so far. Blocks are combined in f64 by the pairwise formula of Chan, Golub and LeVeque (1979).
+//! A mean far from zero does not reduce the precision of the variance.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The moments of parts that together hold every row of every channel once, combined in the order given.
+    /// Combines the moments of parts, in the order given. Together the parts must hold every row of every channel once.
     pub(crate) fn combine(&mut self, channels: usize, rows: usize, parts: impl IntoIterator<Item = Part>) {
         self.rows = rows;
         self.mean.clear();
@@ -41,7 +41,7 @@ impl Moments {
     }
 }
 
-/// The moments of some rows of some channels: what one task contributes.
+/// The moments of some rows of some channels: the result of one task.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     /// First channel.
@@ -58,7 +58,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// No rows yet, of channels `first..first + channels`.
+    /// A part without rows, for channels `first..first + channels`.
     pub(crate) fn new(first: usize, channels: usize) -> Self {
         let (mean, centered) = (vec![0.0; channels], vec![0.0; channels]);
         Self { first, rows: 0.0, mean, centered, centers: Vec::new(), sums: Vec::new(), squares: Vec::new() }
@@ -106,7 +106,7 @@ impl Part {
         }
     }
 
-    /// Room for the sums of `together` rows side by side, about zero.
+    /// Resets the sums for `together` rows side by side, about zero.
     fn start(&mut self, together: usize) {
         let width = together * self.mean.len();
         for buffer in [&mut self.centers, &mut self.sums, &mut self.squares] {
@@ -137,7 +137,7 @@ impl Part {
         );
     }
 
-    /// Moves the centers to the mean of a first block, whose sums about zero have been taken.
+    /// Moves the centers to the mean of a first block, after its sums about zero.
     fn recenter(&mut self, rows: f32) {
         let channels = self.mean.len();
         fold(&mut self.sums, channels);
@@ -174,10 +174,10 @@ impl Part {
     }
 }
 
-/// Values summed side by side in registers, at least where a row is taken as wide.
+/// Minimum number of values summed side by side in registers, if a row is this wide.
 const WIDE: usize = 128;
 
-/// Sums of the deviations from `centers` and of their squares, over consecutive rows; the last row may be incomplete.
+/// Adds the deviations from `centers` and their squares over consecutive rows; the last row may be incomplete.
 #[inline(always)]
 fn add_up(x: &[f32], centers: &[f32], sums: &mut [f32], squares: &mut [f32]) {
     let width = centers.len();
@@ -193,7 +193,7 @@ fn add_up(x: &[f32], centers: &[f32], sums: &mut [f32], squares: &mut [f32]) {
     add_row(x.chunks_exact(width).remainder(), centers, sums, squares);
 }
 
-/// [`add_up`] for whole rows and columns `at..at + N`, which it counts.
+/// [`add_up`] for columns `at..at + N` of whole rows; returns the number of rows.
 #[inline(always)]
 fn add_up_columns<const N: usize>(
     x: &[f32],
@@ -235,7 +235,7 @@ fn fold(sums: &mut [f32], channels: usize) {
     }
 }
 
-/// Adds `count` values with the given moments to others.
+/// Merges `count` values with the given moments into others.
 #[inline(always)]
 fn merge(all: (&mut f64, &mut f64, &mut f64), (count, mean, centered): (f64, f64, f64)) {
     let (all_count, all_mean, all_centered) = all;

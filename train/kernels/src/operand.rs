@@ -1,7 +1,7 @@
 //! Fused operands: values that their consumers normalize while they read.
 //!
-//! A batch normalization is never written: its consumers apply scale, shift and activation while they load. That saves a write and a
-//! read of every activation, and the memory to save it for the backward pass.
+//! The result of a batch normalization is not written: its consumers apply scale, shift and activation while they load.
+//! That saves a write and a read of every activation, and the memory to save it for the backward pass.
 
 use crate::activation::Activation;
 
@@ -14,7 +14,7 @@ pub struct Operand<'a> {
     pub norm: Option<Affine<'a>>,
 }
 
-/// A normalization in its final form, per channel, with the activation after it.
+/// A normalization in its final form: scale and shift per channel, and the activation after it.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a> {
     /// Factor, `[C]`.

@@ -6,7 +6,7 @@ use crate::elementwise::{TASK, single};
 use crate::geometry::{Result, expect_eq};
 use crate::simd;
 
-/// Sums that run side by side over one slice.
+/// Number of parallel sums over one slice.
 const LANES: usize = 8;
 
 /// Stochastic gradient descent with momentum, as in PyTorch (without dampening).
@@ -14,11 +14,11 @@ const LANES: usize = 8;
 pub struct SgdStep {
     /// Learning rate.
     pub lr: f32,
-    /// Share of the momentum buffer that is kept.
+    /// Decay factor of the momentum buffer.
     pub momentum: f32,
-    /// L2 penalty: the share of the parameter that is added to its gradient.
+    /// L2 penalty: this factor times the parameter is added to its gradient.
     pub weight_decay: f32,
-    /// Whether the step looks ahead along the new momentum (Nesterov).
+    /// Whether to use Nesterov momentum.
     pub nesterov: bool,
 }
 
@@ -60,9 +60,9 @@ pub fn sgd(step: &SgdStep, p: &mut [f32], g: &[f32], momentum_buffer: &mut [f32]
 pub struct LarsStep {
     /// Learning rate.
     pub lr: f32,
-    /// Share of the momentum buffer that is kept.
+    /// Decay factor of the momentum buffer.
     pub momentum: f32,
-    /// L2 penalty: the share of the parameter that is added to its gradient.
+    /// L2 penalty: this factor times the parameter is added to its gradient.
     pub weight_decay: f32,
     /// The layer's trust ratio, from the norms of its parameters and gradient.
     pub trust: f32,
@@ -96,13 +96,13 @@ pub fn lars(step: &LarsStep, p: &mut [f32], g: &[f32], momentum_buffer: &mut [f3
 pub struct AdamWStep {
     /// Learning rate.
     pub lr: f32,
-    /// Decay of `exp_avg` and of `exp_avg_sq`.
+    /// Decay factors of `exp_avg` and of `exp_avg_sq`.
     pub betas: (f32, f32),
     /// Added to the root of `exp_avg_sq`.
     pub eps: f32,
-    /// Decoupled weight decay; the parameter loses `lr * weight_decay` of itself.
+    /// Decoupled weight decay: `lr * weight_decay` times the parameter is subtracted from it.
     pub weight_decay: f32,
-    /// `1 - beta^t` for each beta, `t` the number of this step from 1.
+    /// `1 - beta^t` for each beta; `t` is the number of this step, counted from 1.
     pub correction: (f64, f64),
 }
 
@@ -185,7 +185,7 @@ pub fn scale(g: &mut [f32], factor: f32) {
     });
 }
 
-/// `Σ g²`, in f64; the partition depends on the length only.
+/// `Σ g²`, in f64; the partition depends only on the length.
 pub fn sum_of_squares(g: &[f32]) -> f64 {
     let block = |g: &[f32]| {
         simd::vectorized(

@@ -10,7 +10,8 @@ use crate::simd;
 /// Values read at a time.
 const BLOCK: usize = 2048;
 
-/// The largest value of each window, and in `argmax` its tap: the first of equals, as in PyTorch, or a NaN.
+/// Writes the largest value of each window to `y` and its tap to `argmax`: the first of equals, as in PyTorch, or a
+/// NaN.
 ///
 /// # Errors
 /// A length that does not match; more than 256 taps; padding of more than half a window, which could leave a window empty.
@@ -83,7 +84,7 @@ fn largest_of<const N: usize>(x: &[f32], taps: &[(u8, usize)], y: &mut [f32], ar
     argmax[..N].copy_from_slice(&winner);
 }
 
-/// The gradient of a max-pool's input: the gradient of every output goes to its tap in `argmax`.
+/// The gradient of a max-pool's input: the gradient of every output is added at its tap in `argmax`.
 ///
 /// # Errors
 /// Lengths that do not match.
@@ -97,7 +98,7 @@ pub fn max_pool_backward(
     check_max(s, dy.len(), argmax.len())?;
     expect_eq("pool input gradient", s.in_len(), dx.len())?;
     let c = s.channels;
-    // Divisions by the stride, once instead of per row.
+    // Divides by the stride once here instead of in every row.
     let column = |j| (0..s.kernel.1).map(move |q| s.target(j, q, s.out_width));
     let columns: Vec<Option<usize>> = (0..s.width).flat_map(column).collect();
     dx.par_chunks_mut(s.width * c).enumerate().for_each(|(row, dx)| {
@@ -131,7 +132,7 @@ pub fn max_pool_backward(
     Ok(())
 }
 
-/// Adds `dy[offset + k]` for those (tap, offset)s that won there.
+/// Adds `dy[offset + k]` for the (tap, offset)s that are the maximum there.
 #[inline(always)]
 fn won(argmax: &[u8], dy: &[f32], taps: &[(u8, usize)], dx: &mut [f32]) {
     let whole = dx.len() / LANES * LANES;
@@ -149,7 +150,7 @@ fn won_of<const N: usize>(argmax: &[u8], dy: &[f32], taps: &[(u8, usize)], dx: &
     for &(tap, offset) in taps {
         let (argmax, dy) = (&argmax[offset..][..N], &dy[offset..][..N]);
         for k in 0..N {
-            // A mask instead of a choice, which the compiler would turn into jumps.
+            // A mask instead of a choice, which the compiler would compile to branches.
             let won = if argmax[k] == tap { u32::MAX } else { 0 };
             sums[k] += f32::from_bits(dy[k].to_bits() & won);
         }

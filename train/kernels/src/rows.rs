@@ -1,6 +1,6 @@
 //! Kernels over the rows of `[B, K]`: L2 normalization and soft cross-entropy.
 //!
-//! A row is one task; its sums run in a fixed order, those over rows in f64.
+//! A row is one task. Its sums have a fixed order; sums over rows are in f64.
 
 use rayon::prelude::*;
 
@@ -9,12 +9,12 @@ use crate::elementwise::{float, single};
 use crate::geometry::{Result, expect_eq, expect_positive};
 use crate::simd;
 
-/// Smallest divisor, as in `torch.nn.functional.normalize`.
+/// Minimum divisor, as in `torch.nn.functional.normalize`.
 const MIN_NORM: f64 = 1e-12;
-/// Sums that run side by side over one row.
+/// Number of parallel sums over one row.
 const LANES: usize = 32;
 
-/// `y`: each row of `x` divided by its L2 norm (at least 1e-12).
+/// Writes each row of `x`, divided by its L2 norm (at least 1e-12), to `y`.
 ///
 /// # Errors
 /// Lengths that do not match, or a part of a row.
@@ -35,7 +35,7 @@ pub fn l2_normalize(x: &[f32], columns: usize, y: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// The gradient of [`l2_normalize`]: `(dy - y (y . dy)) / |x|`, without the projection where the norm was clipped.
+/// The gradient of [`l2_normalize`]: `(dy - y (y . dy)) / |x|`, without the projection if the norm was clipped.
 ///
 /// # Errors
 /// Lengths that do not match, or a part of a row.
@@ -65,13 +65,13 @@ pub fn l2_normalize_backward(x: &[f32], dy: &[f32], columns: usize, dx: &mut [f3
 pub enum Targets<'a> {
     /// One probability per column, `[B, K]`.
     Dense(&'a [f32]),
-    /// A few columns per row; the others have none. A column named twice counts twice.
+    /// A few columns per row; the others have probability 0. A column that occurs twice counts twice.
     Sparse {
         /// Columns, `[B, k]`.
         indices: &'a [u32],
         /// Their probabilities, `[B, k]`.
         probabilities: &'a [f32],
-        /// Columns named per row.
+        /// Number of columns per row.
         k: usize,
     },
 }
@@ -107,10 +107,10 @@ impl<'a> Targets<'a> {
     }
 }
 
-/// `-(1/B) Σ_b Σ_k p[b,k] log_softmax(z)[b,k]` over the active columns; `softmax` takes `softmax(z)` for the gradient, 0 in
-/// the others.
+/// `-(1/B) Σ_b Σ_k p[b,k] log_softmax(z)[b,k]` over the active columns. `softmax` receives `softmax(z)` for the
+/// gradient, 0 in the other columns.
 ///
-/// Log-softmax in f32 with the row's maximum taken out.
+/// The log-softmax is in f32 and subtracts the row's maximum.
 ///
 /// # Errors
 /// Lengths that do not match, no active column, or a target column that does not exist.
@@ -127,7 +127,7 @@ pub fn cross_entropy_forward(
     targets.check(rows, columns)?;
     let row = |(row, (softmax, logits)): (usize, (&mut [f32], &[f32]))| {
         let log_sum = log_softmax(logits, active, softmax);
-        // -inf where the softmax is 0 must not meet a probability of 0: only what has a probability counts.
+        // Skips columns of probability 0: if their softmax is 0, the term 0 * -inf would be a NaN.
         let term = |k: usize, p: f32| {
             let counts = active[k] && p != 0.0;
             if counts { f64::from(p) * f64::from(logits[k] - log_sum.0 - log_sum.1) } else { 0.0 }
@@ -182,7 +182,7 @@ pub fn cross_entropy_backward(
     Ok(())
 }
 
-/// Writes the softmax over the active columns; the maximum and the logarithm of the sum of `exp(z - maximum)`.
+/// Writes the softmax over the active columns; returns the maximum and the logarithm of the sum of `exp(z - maximum)`.
 fn log_softmax(logits: &[f32], active: &[bool], softmax: &mut [f32]) -> (f32, f32) {
     simd::vectorized(
         #[inline(always)]

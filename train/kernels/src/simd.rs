@@ -1,13 +1,13 @@
 //! Run-time choice of instruction set (AVX-512, AVX2, NEON, portable), through the safe interface of `pulp`.
 //!
-//! `LGD_SIMD=avx2` or `LGD_SIMD=portable` in the environment asks for less than the machine has: for the same bits on machines of
-//! different generations, and for tests.
+//! The environment variable `LGD_SIMD=avx2` or `LGD_SIMD=portable` selects fewer instructions than the machine has: for
+//! the same bits on machines of different generations, and for tests.
 
 use std::sync::OnceLock;
 
 use pulp::{Arch, Scalar256b, Simd, WithSimd};
 
-/// The instruction set of this process.
+/// Instruction set of this process.
 fn arch() -> Arch {
     static ARCH: OnceLock<Arch> = OnceLock::new();
     *ARCH.get_or_init(|| match std::env::var("LGD_SIMD").as_deref() {
@@ -22,15 +22,14 @@ fn arch() -> Arch {
 #[inline(always)]
 pub(crate) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
     match arch() {
-        // Eight lanes of plain floats: the compiler turns them into whatever the target's baseline has.
+        // Eight lanes of plain floats: the compiler maps them to the target's baseline instructions.
         Arch::Scalar => Scalar256b.vectorize(op),
         arch => arch.dispatch(op),
     }
 }
 
-/// Compiles `f`, with everything inlined into it, for the process's instruction set.
-///
-/// For loops that the compiler vectorizes by itself.
+/// Compiles `f`, with everything inlined into it, for the process's instruction set. Use it for loops that the compiler
+/// vectorizes by itself.
 #[inline(always)]
 pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     arch().dispatch(f)
@@ -49,15 +48,15 @@ pub(crate) fn lanes() -> usize {
     dispatch(Lanes)
 }
 
-/// Enough registers for tiles of 24 sums; else tiles of 12.
+/// Whether there are enough registers for tiles of 24 sums; otherwise tiles have 12.
 pub(crate) const fn is_wide<S: Simd>() -> bool {
     S::REGISTER_COUNT >= 32
 }
 
-/// Vectors in a row of a tile, at most, where there are many registers.
+/// Maximum vectors in a row of a tile on machines with many registers.
 pub(crate) const MAX_VECTORS: usize = 4;
 
-/// Vectors in a row of a tile, at most.
+/// Maximum vectors in a row of a tile.
 pub(crate) fn max_vectors() -> usize {
     struct Wide;
     impl WithSimd for Wide {

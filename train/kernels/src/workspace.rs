@@ -1,25 +1,25 @@
-//! Buffers that kernels pack operands into, kept from call to call.
+//! Buffers for packed operands, kept from call to call.
 
 use std::ops::{Deref, DerefMut};
 
 /// Values of a cache line: vectors that straddle two lines load at half the speed.
 pub(crate) const LINE: usize = 16;
 
-/// Reusable scratch memory. It grows to the largest requests and stays.
+/// Reusable scratch memory. It grows to the largest requests and does not shrink.
 #[derive(Debug, Default)]
 pub struct Workspace {
     buffers: Vec<Buffer>,
 }
 
 impl Workspace {
-    /// Nothing allocated yet.
+    /// A workspace without memory.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// `len` values of arbitrary content, to be handed back with [`give`](Self::give).
+    /// `len` values of arbitrary content; return them with [`give`](Self::give).
     pub(crate) fn take(&mut self, len: usize) -> Buffer {
-        // The smallest buffer that fits; else the largest grows, so that few buffers serve all calls.
+        // The smallest buffer that fits. If none fits, the largest grows, so that few buffers serve all calls.
         let by_len = |&i: &usize| self.buffers[i].data.len();
         let all = 0..self.buffers.len();
         let fitting = all.clone().filter(|i| by_len(i) >= len + LINE).min_by_key(by_len);
@@ -29,12 +29,12 @@ impl Workspace {
         buffer
     }
 
-    /// Takes a buffer back.
+    /// Returns a buffer to the workspace.
     pub(crate) fn give(&mut self, buffer: Buffer) {
         self.buffers.push(buffer);
     }
 
-    /// Bytes held.
+    /// Bytes of all buffers in the workspace.
     pub fn bytes(&self) -> usize {
         self.buffers.iter().map(|buffer| buffer.data.len() * size_of::<f32>()).sum()
     }
@@ -49,10 +49,10 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Makes this `len` values of arbitrary content, without touching memory that is already there.
+    /// Resizes to `len` values of arbitrary content, without touching memory that is already there.
     pub(crate) fn reserve(&mut self, len: usize) {
         if self.data.len() < len + LINE {
-            // A new one: there is nothing to copy over.
+            // A new vector avoids the copy that growing the old one would make.
             self.data = vec![0.0; len + LINE];
             self.start = self.data.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         }

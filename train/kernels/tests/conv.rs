@@ -1,4 +1,4 @@
-//! Convolution against plain loops in f64, whichever algorithm the shape gets.
+//! Convolutions against plain loops in f64, with the algorithm that each shape selects.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use lgd_kernels::conv::{self, Conv};
@@ -50,7 +50,7 @@ impl Case {
     }
 }
 
-/// Shapes chosen for their edges: parities, widths beside a vector's, single pixels, each kernel, dilation, groups.
+/// Shapes that cover edge cases: parities, widths next to a vector's, single pixels, each kernel, dilation, groups.
 const CASES: [Case; 33] = [
     Case::square(1, 1, 1, 1, 1, 1),
     Case::square(2, 9, 5, 7, 1, 1),
@@ -97,7 +97,7 @@ fn values(seed: u32, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Everything a case needs.
+/// The tensors of a case.
 struct Data {
     conv: Conv,
     x: Vec<f32>,
@@ -108,7 +108,7 @@ struct Data {
     dy: Vec<f32>,
 }
 
-/// What the three passes give; sums of squares are those of the moments.
+/// The results of the three passes; sums of squares are those of the moments.
 #[derive(Debug, PartialEq)]
 struct Passes<T> {
     y: Vec<T>,
@@ -139,7 +139,7 @@ impl Data {
         Operand { data: &self.x, norm }
     }
 
-    /// All passes; `dx` and `dw` are added to ones if `accumulate`.
+    /// Runs all passes; `dx` and `dw` are added to ones if `accumulate`.
     fn run(&self, accumulate: bool) -> Passes<f32> {
         let mut ws = Workspace::new();
         let mut moments = Moments::default();
@@ -158,7 +158,7 @@ impl Data {
         Passes { y, dx, dw, mean: moments.mean, centered: moments.centered }
     }
 
-    /// The same by definition.
+    /// The same passes by their definition.
     fn naive(&self, accumulate: bool) -> Passes<f64> {
         let s = &self.conv.sliding;
         let (inputs, outputs) = (s.channels / self.conv.groups, self.conv.out_channels / self.conv.groups);
@@ -224,7 +224,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Every value within `tolerance` of the expected one, relative to the largest that `terms` terms could sum to by chance.
+/// Fails unless every value is close to the expected one. The tolerance grows with the square root of `terms`, like the
+/// size of a sum of `terms` random values.
 fn assert_close(what: &str, case: &Case, expected: &[f64], got: &[f64], terms: usize) {
     let tolerance = 1e-6 * (1.0 + count(terms).sqrt()) * 4.0;
     assert_eq!(expected.len(), got.len());
@@ -304,7 +305,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// `LGD_SIMD` is read once per process: other instruction sets run the same tests in processes of their own.
+/// `LGD_SIMD` is read once per process, so other instruction sets run the same tests in separate processes.
 #[test]
 fn every_instruction_set() {
     const CHILD: &str = "LGD_KERNELS_TEST_CHILD";

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! student/NAME      parameters and running statistics
-//! optimiser/NAME    optimizer state: one vector over all parameters or buffers, in the order of the graph; absent before the first step
-//! objective/NAME    the objective's own state (the moving average of the visual bank, the cache rows of a queue); of one objective
-//!                   among several NAME begins with its name and a dot
+//! optimiser/NAME    optimizer state: one vector over all parameters or buffers, in the order of the graph;
+//!                   absent before the first step
+//! objective/NAME    the objective's own state (the moving average of the visual bank, the cache rows of a queue);
+//!                   in a weighted sum, NAME starts with the objective's name and a dot
 //! loop/step         i64 [1]: steps done
 //! loop/epoch_loss   f64 [1 + n]: steps and summed losses of the unfinished epoch
 //! ```
 //!
 //! The order of the samples, the views, the learning rate and every random number follow from the configuration and the
-//! step, so a resumed run is the uninterrupted one to the last bit. `run.json` ([`crate::run`]) lists the checkpoints with
-//! length and hash.
+//! step. So a resumed run gives the same bits as an uninterrupted one. `run.json` ([`crate::run`]) lists the
+//! checkpoints with their lengths and hashes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,7 +32,7 @@ const OBJECTIVE: &str = "objective/";
 const STEP: &str = "loop/step";
 const EPOCH_LOSS: &str = "loop/epoch_loss";
 
-/// The state of a run besides tensors.
+/// Progress of a run: its state that is not tensors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Steps done, over all epochs.
@@ -46,11 +47,11 @@ pub struct Stateful<'a> {
     pub student: &'a mut Student,
     /// The optimizer, which determines the names of its vectors.
     pub optimizer: &'a OptimizerSettings,
-    /// Its objective.
+    /// The objective.
     pub objective: &'a mut dyn Objective,
 }
 
-/// The bytes of a checkpoint.
+/// Encodes a checkpoint as safetensors bytes.
 ///
 /// # Errors
 /// [`RunError::Diverged`] if a parameter is NaN or infinite: such a checkpoint would replace the last good one. [`RunError::Train`] if a
@@ -74,7 +75,7 @@ pub fn encode(state: &mut Stateful<'_>, progress: &Progress) -> Result<Vec<u8>, 
     Ok(bytes.map_err(TrainError::from)?)
 }
 
-/// Loads the optimizer's vectors: all of them, or none if no step was taken.
+/// Loads the optimizer's vectors: all of them, or none if the run had taken no step.
 fn load_optimizer(state: &mut Stateful<'_>, saved: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
     if saved.is_empty() {
         return Ok(());
@@ -97,10 +98,11 @@ fn require_finite(name: &str, tensor: &Tensor, step: usize) -> Result<(), RunErr
     if finite { Ok(()) } else { Err(RunError::Diverged { step, name: name.to_owned() }) }
 }
 
-/// Restores the state in `bytes`. `path` names the file in messages; `read` returns the teacher's embeddings `[n, D]` of cache rows.
+/// Restores the state in `bytes`. `path` names the file in messages; `read` returns the teacher's embeddings `[n, D]`
+/// of cache rows.
 ///
 /// # Errors
-/// [`ArtifactError::Invalid`] if the bytes are not a checkpoint of such a run.
+/// [`ArtifactError::Invalid`] if the bytes are not a checkpoint of a run with these parts.
 pub fn restore(
     bytes: &[u8],
     path: &Path,

@@ -1,8 +1,8 @@
 //! The interface of a device: the operations of a graph on the device's own buffers.
 //!
-//! The tape decides which operation runs, in which order and into which buffer; a backend computes it. The tape matches a node's
-//! [`Op`] once and calls the method of that operation with the operation's payload. Buffers come from the backend's pool and return to
-//! it, so that a step after the first allocates nothing.
+//! The tape decides which operation runs, in which order and into which buffer; a backend computes it. The tape matches
+//! a node's [`Op`] once and calls the method of that operation with the operation's payload. Buffers come from the
+//! backend's pool and return to it, so only the first step allocates.
 
 use candle_core::{Device, Tensor};
 use lgd_data::render::Normalization;
@@ -17,15 +17,15 @@ use crate::rng::Stream;
 /// How a student runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Batch statistics; running statistics are updated, and tensors are saved for the backward pass. Seed and step determine every random
-    /// draw.
+    /// Uses batch statistics, updates running statistics and saves tensors for the backward pass. Seed and step
+    /// determine every random draw.
     Train {
         /// Seed of the run.
         seed: u64,
         /// Number of the step, counted over the whole run.
         step: u64,
     },
-    /// Running statistics, no dropout, no saved tensors.
+    /// Uses running statistics, no dropout, and saves no tensors.
     Inference,
 }
 
@@ -34,9 +34,10 @@ pub enum Mode {
 pub enum Images<'a> {
     /// Normalized values, as the student reads them.
     Normalized(&'a [f32]),
-    /// Rendered pixels, which the backend normalizes; a GPU does so after it uploaded a quarter of the bytes.
+    /// Rendered pixels, which the backend normalizes. A GPU normalizes them after the upload, which is a quarter of the
+    /// size.
     Pixels {
-        /// Bytes.
+        /// Red, green and blue of each pixel.
         rgb: &'a [u8],
         /// Mean and standard deviation per channel.
         normalization: &'a Normalization,
@@ -44,7 +45,7 @@ pub enum Images<'a> {
 }
 
 impl Images<'_> {
-    /// Scalars.
+    /// Number of scalars.
     pub fn len(&self) -> usize {
         match self {
             Self::Normalized(values) => values.len(),
@@ -52,7 +53,7 @@ impl Images<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no scalars.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -65,7 +66,7 @@ pub struct Site<'a> {
     pub id: usize,
     /// Values that the node reads, in operand order.
     pub inputs: &'a [Value],
-    /// Shape of the first input; of the value itself for the images.
+    /// Shape of the first input. For the images, which have no inputs, the shape of the node's value.
     pub input: Shape,
     /// Shape of the node's value.
     pub shape: Shape,
@@ -97,13 +98,14 @@ impl<T> Clone for FusedOperand<'_, T> {
 
 impl<T> Copy for FusedOperand<'_, T> {}
 
-/// Operations of a device. The graph's builder checked shapes and geometries; a length that does not fit is an error, and no operation
-/// returns without writing its result.
+/// Operations of a device. The graph's builder checked shapes and geometries; a length that does not fit is an error.
+/// An operation that succeeds has written its result.
 ///
-/// In backward operations `dy` is the gradient of the node's value. Gradients of parameters are written, or added as
-/// [`begin_backward`](Self::begin_backward) said. With `accumulate` a gradient of an input is added to `dx`. Operations of the backward
-/// pass fail with [`NothingRan`](crate::error::TrainError::NothingRan) if the forward pass saved nothing for them, masked operations with
-/// [`NoMask`](crate::error::TrainError::NoMask) before [`set_mask`](Self::set_mask).
+/// In backward operations `dy` is the gradient of the node's value. [`begin_backward`](Self::begin_backward) sets
+/// whether gradients of parameters are written or added. With `accumulate`, the gradient of an input is added to `dx`.
+/// A backward operation fails with [`NothingRan`](crate::error::TrainError::NothingRan) if the forward pass saved
+/// nothing for it. A masked operation fails with [`NoMask`](crate::error::TrainError::NoMask) before
+/// [`set_mask`](Self::set_mask).
 pub trait Backend {
     /// Values and their gradients on the device.
     type Buffer;
@@ -139,7 +141,8 @@ pub trait Backend {
     /// Loads a gradient from an objective.
     fn load_tensor(&mut self, from: &Tensor, to: &mut Self::Buffer) -> Result<()>;
 
-    /// `y` = convolution of `x`. The backend may take the moments of `y` for the batch normalization `norm`, its only reader.
+    /// `y` = convolution of `x`. The backend may compute the moments of `y` here for the batch normalization `norm`,
+    /// the only reader of `y`.
     fn conv(
         &mut self,
         conv: &Convolution,
@@ -184,7 +187,8 @@ pub trait Backend {
         x: FusedOperand<'_, Self::Buffer>,
         dy: &Self::Buffer,
     ) -> Result<()>;
-    /// Computes statistics and per-channel factors of a batch normalization of `x`, and saves them; moves running statistics in training.
+    /// Computes and saves the statistics and per-channel factors of a batch normalization of `x`; updates running
+    /// statistics in training.
     fn batch_norm(&mut self, at: Site<'_>, norm: &BatchNorm, x: &Self::Buffer) -> Result<()>;
     /// Gradients of the parameters and the input of a batch normalization with its activation.
     fn batch_norm_backward(
@@ -194,7 +198,7 @@ pub trait Backend {
         x: &Self::Buffer,
         target: GradientTarget<&Self::Buffer, &mut Self::Buffer>,
     ) -> Result<()>;
-    /// Writes `x`, with `channels` channels, to `y`.
+    /// Writes `x`, with `channels` channels, to `y`, and applies its pending normalization.
     fn materialize(
         &mut self,
         channels: usize,
@@ -267,7 +271,8 @@ pub trait Backend {
     ) -> Result<()>;
     /// `y = x . weight^T + bias`.
     fn linear(&mut self, layer: &Dense, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
-    /// Gradients of the parameters of a dense layer; and of its input, if `dx` is given with whether to add to it.
+    /// Gradients of the parameters of a dense layer. If `dx` is given, also the gradient of the input, added to the
+    /// buffer if the flag is set.
     fn linear_backward(
         &mut self,
         layer: &Dense,
@@ -292,7 +297,7 @@ pub trait Backend {
         dy: &mut Self::Buffer,
         dgate: &mut Self::Buffer,
     ) -> Result<()>;
-    /// `y` = `x` with a draw of dropout from `numbers`; saves the draw.
+    /// `y` = `x` after dropout with a draw from `numbers`; saves the draw.
     fn dropout(
         &mut self,
         at: Site<'_>,
@@ -319,9 +324,10 @@ pub trait Backend {
     /// Gradient of the token of [`fill_masked`](Self::fill_masked); replaces `dy` by the gradient of the input.
     fn fill_masked_backward(&mut self, shape: Shape, token: Range, dy: &mut Self::Buffer) -> Result<()>;
 
-    /// One step of the optimizer on all parameters, by the gradients of the last backward passes.
+    /// Runs one optimizer step on all parameters, with the gradients of the last backward passes.
     fn update(&mut self, table: &Table, update: &Update) -> Result<()>;
-    /// The norm of the gradients that the last update clipped, a scalar, on a device whose updates do not check that it is finite.
+    /// Scalar norm of the gradients that the last update clipped, on a device whose updates do not check that it is
+    /// finite.
     fn unchecked_norm(&mut self) -> Result<Option<Tensor>>;
     /// Parameters and buffers, on the host.
     fn state(&mut self) -> Result<State>;
@@ -333,6 +339,6 @@ pub trait Backend {
     fn optimizer_state(&mut self) -> Result<OptimizerState>;
     /// Loads the optimizer's state; the next [`update`](Self::update) checks it.
     fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()>;
-    /// Bytes of buffers held.
+    /// Bytes of all buffers that the backend holds.
     fn bytes(&self) -> usize;
 }

@@ -41,7 +41,7 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
-    /// A backend that starts from `state`.
+    /// A backend with the parameters and buffers of `state`.
     pub fn new(state: State) -> Self {
         Self {
             gradients: vec![0.0; state.parameters.len()],
@@ -64,8 +64,8 @@ impl CpuBackend {
         self.owned_mask().map(OwnedMask::view)
     }
 
-    /// Turns means over all positions of each image into means over the visible ones, or gradients of the latter into gradients of the
-    /// former.
+    /// Rescales means over all positions of each image to means over the visible ones, or gradients of the latter to
+    /// gradients of the former.
     fn count_visible(&self, images: usize, means: &mut [f32]) -> Result<()> {
         let shares = &self.owned_mask()?.shares;
         expect_eq("images of the mask", images, shares.len())?;
@@ -101,14 +101,14 @@ impl Backend for CpuBackend {
         if self.saved.len() < graph.nodes().len() {
             self.saved.resize_with(graph.nodes().len(), Saved::default);
         }
-        // A forward pass that failed half-way may have left moments that no normalization took.
+        // A failed forward pass may have left moments that no normalization read.
         self.saved.iter_mut().for_each(|saved| saved.moments.rows = 0);
     }
 
     fn begin_backward(&mut self, accumulate: bool) -> Result<()> {
         self.accumulate = accumulate;
         if !accumulate {
-            // The pass does not visit parameters that no differentiated output depends on: their last gradients must not stay.
+            // The pass does not reach parameters that no differentiated output depends on: clear their old gradients.
             self.gradients.fill(0.0);
         }
         Ok(())
@@ -268,7 +268,7 @@ impl Backend for CpuBackend {
             let mask = self.mask.as_ref().ok_or(TrainError::NoMask)?;
             saved.moments = Moments::masked(x, &mask.view(), at.shape.dims())?;
         } else if saved.moments.rows == 0 {
-            // No convolution before the normalization took them.
+            // No convolution before this normalization computed them.
             saved.moments = Moments::of(x, at.shape.channels)?;
         }
         let computed = Normalization::training(&saved.moments, gamma, beta, norm.eps, norm.activation)?;
@@ -555,7 +555,7 @@ fn add_sums(gradient: &mut [f32], sums: impl IntoIterator<Item = f64>, accumulat
     }
 }
 
-/// The operand written to memory, unless it has no pending normalization.
+/// Writes an operand with a pending normalization to a temporary buffer; none for a plain operand.
 fn materialized(pool: &mut Pool, x: Operand<'_>, channels: usize) -> geometry::Result<Option<Buffer>> {
     if x.norm.is_none() {
         return Ok(None);

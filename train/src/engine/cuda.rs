@@ -1,8 +1,8 @@
 //! NVIDIA GPUs: kernels of `lgd-cuda` on pooled device memory.
 //!
-//! All work is issued to one stream, Candle's own; the host waits only for values that it reads. Three fusions are here and not in the
-//! tape: the backward pass of a residual sum also takes the sums of the normalizations before it, and the gradient through a max-pool or a
-//! global average reaches a normalization without being written.
+//! All work is issued to one stream, Candle's own; the host waits only for values that it reads. Three fusions are here
+//! and not in the tape. The backward pass of a residual sum also computes the gradient sums of the normalizations
+//! before it. The gradient through a max-pool or a global average reaches a normalization without being written.
 
 mod device;
 mod layers;
@@ -36,10 +36,10 @@ use crate::rng::Stream;
 pub struct CudaBackend {
     device: Device,
     gpu: Gpu,
-    /// Element of activations and of the weights that layers read.
+    /// Element type of activations and of the weights that layers read.
     element: Element,
     parameters: Buffer,
-    /// The parameters in `element`; none if that is f32.
+    /// Copy of the parameters in `element`; none if that is f32.
     copy: Option<Buffer>,
     buffers: Buffer,
     gradients: Buffer,
@@ -47,19 +47,19 @@ pub struct CudaBackend {
     /// The groups of the last update, and their tensors on the device.
     tensors: Option<(Vec<Group>, optimizer::Table)>,
     saved: Vec<Saved>,
-    /// By value of the graph in progress: whether it is an unmasked normalization with one reader, so that nobody else needs its gradient.
-    /// An output has the caller as a reader.
+    /// By value of the graph in progress: whether it is an unmasked normalization with exactly one reader, so that no
+    /// other node needs its gradient. The caller counts as a reader of an output.
     lone_norms: Vec<bool>,
     mode: Mode,
     accumulate: bool,
     mask: Option<OwnedMask>,
     pool: Pool,
-    /// Uploads batches of so many bytes.
+    /// Bytes per batch, and the uploader for batches of that size.
     uploader: Option<(usize, Uploader)>,
 }
 
 impl CudaBackend {
-    /// GPU number `ordinal` with a stream of its own.
+    /// Opens GPU number `ordinal` with its own stream.
     ///
     /// # Errors
     /// No such GPU, or no driver, cuBLAS or cuRAND.
@@ -67,7 +67,7 @@ impl CudaBackend {
         device::open(ordinal)
     }
 
-    /// A backend on `device` that starts from `state`, with activations of `element`: bf16, f16 or f32.
+    /// A backend on `device` with the parameters and buffers of `state` and activations of `element`: bf16, f16 or f32.
     ///
     /// # Errors
     /// A device without CUDA, cuBLAS or cuDNN, or without enough memory.
@@ -96,7 +96,7 @@ impl CudaBackend {
         Ok(backend)
     }
 
-    /// Writes the copy of the parameters that layers read.
+    /// Updates the copy of the parameters that layers read.
     fn refresh(&mut self) -> Result<(), CudaError> {
         if self.element == Element::F32 {
             return Ok(());
@@ -161,7 +161,7 @@ impl Backend for CudaBackend {
     fn begin_backward(&mut self, accumulate: bool) -> Result<()> {
         self.accumulate = accumulate;
         if !accumulate {
-            // The pass does not visit parameters that no differentiated output depends on: their last gradients must not stay.
+            // The pass does not reach parameters that no differentiated output depends on: clear their old gradients.
             self.gradients.as_mut().set_zero(self.gpu.stream())?;
         }
         Ok(())

@@ -25,7 +25,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Scalars: batch x height x width x channels.
+    /// Number of scalars: batch x height x width x channels.
     pub fn len(self) -> usize {
         self.rows() * self.channels
     }
@@ -91,7 +91,7 @@ pub enum Op {
     BatchNorm(BatchNorm),
     /// `activation(a + b)`.
     Add {
-        /// Identity, ReLU or ReLU6: the backward pass reads the derivative off the value.
+        /// Identity, ReLU or ReLU6: the backward pass computes the derivative from the value.
         activation: Activation,
     },
     /// An activation on its own.
@@ -106,7 +106,7 @@ pub enum Op {
     },
     /// Mean over the positions of each image.
     GlobalAveragePool {
-        /// Whether the mean is over the visible positions of the run's mask only; the input is zero at the hidden ones.
+        /// Whether the mean covers only the visible positions of the run's mask; the input is zero at the hidden ones.
         masked: bool,
     },
     /// `x . weight^T + bias` on pooled values.
@@ -171,12 +171,12 @@ pub struct BatchNorm {
     pub variance: Range,
     /// Added to the variance.
     pub eps: f32,
-    /// Share of a batch's statistics that enters the running ones.
+    /// Weight of a batch's statistics in the running ones, as in PyTorch.
     pub momentum: f32,
     /// Activation after the normalization.
     pub activation: Activation,
-    /// Whether the statistics are over the visible positions of the run's mask only. The gradient of the value must then be zero at the
-    /// hidden ones: an [`Op::Mask`] or [`Op::FillMasked`] follows.
+    /// Whether the statistics cover only the visible positions of the run's mask. The gradient of the value must then
+    /// be zero at the hidden positions, so an [`Op::Mask`] or [`Op::FillMasked`] follows.
     pub masked: bool,
 }
 
@@ -198,7 +198,7 @@ pub struct Dropout {
     pub rate: f32,
     /// Whether there is one draw per image (stochastic depth) instead of one per value.
     pub per_image: bool,
-    /// Name of the stream of random numbers.
+    /// Identifies the stream of random numbers.
     pub stream: u64,
 }
 
@@ -213,7 +213,7 @@ pub struct Node {
     pub shape: Shape,
 }
 
-/// A finished graph: nodes in an order in which inputs come first; node 0 is the images.
+/// A finished graph: nodes in topological order, inputs first; node 0 is the images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
     pub(super) nodes: Vec<Node>,

@@ -7,8 +7,9 @@
 //! cpu, cuda    the devices
 //! ```
 //!
-//! The engine does not use Candle's autograd, which would allocate, zero and add one gradient per operation and keep both sides of every
-//! normalization. Objectives are small and use it: the tape starts where their gradients of the student's outputs end.
+//! The engine does not use Candle's autograd, which would allocate, zero and add one gradient per operation and keep
+//! both the input and the output of every normalization. Objectives are small and do use it: they compute the gradients
+//! of the student's outputs, and the tape continues from there.
 
 mod backend;
 mod cpu;
@@ -43,27 +44,27 @@ pub trait Engine: Send {
     fn device(&self) -> &Device;
     /// Plans a graph for the device.
     fn plan(&self, graph: Graph) -> Program;
-    /// [`Tape::forward`].
+    /// See [`Tape::forward`].
     ///
     /// # Errors
     /// Those of [`Tape::forward`].
     fn forward(&mut self, program: &Arc<Program>, images: Images<'_>, mode: Mode) -> Result<()>;
-    /// [`Tape::output`].
+    /// See [`Tape::output`].
     ///
     /// # Errors
     /// Those of [`Tape::output`].
     fn output(&mut self, at: usize) -> Result<Tensor>;
-    /// [`Tape::backward`].
+    /// See [`Tape::backward`].
     ///
     /// # Errors
     /// Those of [`Tape::backward`].
     fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<()>;
-    /// One step of the optimizer on all parameters.
+    /// Runs one optimizer step on all parameters.
     ///
     /// # Errors
     /// An update made for another table, an optimizer state of another rule, gradients that cannot be clipped, or an error of the device.
     fn update(&mut self, table: &Table, update: &Update) -> Result<()>;
-    /// [`Backend::unchecked_norm`].
+    /// See [`Backend::unchecked_norm`].
     ///
     /// # Errors
     /// An error of the device.
@@ -98,7 +99,7 @@ pub trait Engine: Send {
     /// # Errors
     /// Cells that do not fill the images.
     fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<()>;
-    /// Bytes of buffers held.
+    /// Bytes of all buffers that the engine holds.
     fn bytes(&self) -> usize;
 }
 

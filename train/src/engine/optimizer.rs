@@ -15,16 +15,16 @@ use crate::error::{Result, TrainError};
 pub enum Rule {
     /// `torch.optim.SGD` without dampening: `v = m v + (g + w p)`, `p -= lr v`; with Nesterov `p -= lr (g + w p + m v)`.
     Sgd {
-        /// Share of the momentum that is kept.
+        /// Decay factor of the momentum.
         momentum: f32,
-        /// Whether the step looks ahead along the momentum.
+        /// Whether to use Nesterov momentum.
         nesterov: bool,
     },
     /// `torch.optim.AdamW` (Loshchilov and Hutter, arXiv 1711.05101).
     Adamw {
-        /// Share of the mean gradient that is kept.
+        /// Decay factor of the mean gradient.
         beta1: f32,
-        /// Share of the mean squared gradient that is kept.
+        /// Decay factor of the mean squared gradient.
         beta2: f32,
         /// Added to the root of the mean squared gradient.
         eps: f32,
@@ -32,14 +32,14 @@ pub enum Rule {
     /// Layer-wise adaptive learning rates (You et al., arXiv 1708.03888) on weights, plain momentum on biases and normalizations:
     /// `v = m v + trust * |p| / (|g| + w |p|) * (g + w p)`, `p -= lr v`.
     Lars {
-        /// Share of the momentum that is kept.
+        /// Decay factor of the momentum.
         momentum: f32,
         /// Trust coefficient.
         trust: f32,
     },
 }
 
-/// The vectors that a rule keeps, one value per parameter each.
+/// Vectors of a rule, each with one value per parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RuleState<V = Vec<f32>> {
     /// Of SGD and LARS.
@@ -57,7 +57,7 @@ pub enum RuleState<V = Vec<f32>> {
 }
 
 impl Rule {
-    /// The rule's vectors, each made by `make` from its name.
+    /// Creates the rule's vectors: calls `make` with the name of each.
     ///
     /// # Errors
     /// Those of `make`.
@@ -75,7 +75,7 @@ const EXP_AVG: &str = "exp_avg";
 const EXP_AVG_SQ: &str = "exp_avg_sq";
 const EMA: [&str; 2] = ["average", "average_buffers"];
 
-/// The state of an optimizer, made by the first step.
+/// The state of an optimizer, created by the first step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OptimizerState<V = Vec<f32>> {
     /// The rule's vectors; none before the first step.
@@ -106,7 +106,8 @@ impl<V> OptimizerState<V> {
         entries
     }
 
-    /// The state of `rule`, with averaged weights if `averaged`: every vector is made by `make` from its name in checkpoints and its length.
+    /// The state of `rule`, with averaged weights if `averaged`. `make` creates every vector from its name in
+    /// checkpoints and its length.
     ///
     /// # Errors
     /// Those of `make`.
@@ -156,9 +157,9 @@ impl<V> OptimizerState<V> {
 /// How one tensor is updated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Group {
-    /// Its place in the flat vector of parameters.
+    /// Range in the flat vector of parameters.
     pub range: Range,
-    /// Its weight decay.
+    /// Weight decay.
     pub weight_decay: f32,
     /// Whether LARS adapts its learning rate.
     pub adapted: bool,
@@ -175,15 +176,16 @@ pub struct Update {
     pub step: u64,
     /// Largest L2 norm of the whole gradient; none for no limit.
     pub clip: Option<f32>,
-    /// Share of the averaged weights and buffers that is kept; none for no average.
+    /// Decay factor of the averaged weights and buffers; none for no average.
     pub ema: Option<f32>,
     /// Every tensor once, in the order of the table.
     pub groups: Vec<Group>,
 }
 
 impl Update {
-    /// Fails unless the update was made for `table`, and `state` has the vectors of this rule with the table's lengths, as `len` counts
-    /// them: an update or a state of another student must not index this one's parameters.
+    /// Fails unless the update was made for `table`, and `state` has the vectors of this rule with the table's lengths;
+    /// `len` returns the length of a vector. An update or a state of another student must not index this one's
+    /// parameters.
     pub(super) fn check<V>(
         &self,
         table: &Table,
@@ -208,7 +210,7 @@ impl Update {
         Ok(())
     }
 
-    /// The error of a rule that meets the vectors of another.
+    /// The error for a state whose vectors belong to another rule.
     pub(super) fn foreign_state(&self) -> TrainError {
         TrainError::MissingState { name: format!("of the optimizer {:?}", self.rule) }
     }

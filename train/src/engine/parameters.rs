@@ -1,7 +1,7 @@
 //! The parameters of a graph: names, shapes, initial values, and their places in one flat vector.
 //!
-//! With one vector an optimizer step is one pass over memory. Filters are OHWI in memory, the order that kernels read, and torchvision's
-//! OIHW in files and tensors.
+//! With one vector, an optimizer step is one pass over memory. Filters are OHWI in memory, the order that kernels read,
+//! and OIHW in files and tensors, as in torchvision.
 
 use lgd_kernels::ShapeError;
 
@@ -13,9 +13,9 @@ const ALIGNMENT: usize = 64;
 /// Place of a tensor in the flat vector of parameters or of buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Range {
-    /// First value.
+    /// Index of the first value.
     pub start: usize,
-    /// Values.
+    /// Number of values.
     pub len: usize,
 }
 
@@ -29,7 +29,7 @@ impl Range {
 /// The order of a tensor's values in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// As in its file.
+    /// The same as in the file.
     AsStored,
     /// OIHW in the file, OHWI in memory.
     Filters,
@@ -80,12 +80,12 @@ pub struct ParameterSpec {
     pub initial: Initial,
 }
 
-/// A tensor of a table with its place.
+/// A tensor of a table with its range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// Name, shape and role.
     pub spec: ParameterSpec,
-    /// Place in the flat vector.
+    /// Range in the flat vector.
     pub range: Range,
 }
 
@@ -119,7 +119,7 @@ impl Table {
         self.buffer_len
     }
 
-    /// Trainable numbers.
+    /// Number of trainable scalars.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(|entry| entry.range.len).sum()
     }
@@ -150,7 +150,8 @@ impl Table {
         Ok(range)
     }
 
-    /// Fails if a tensor of that name exists: every parameter is used once, so that its gradient can be written instead of added.
+    /// Fails if a tensor of that name exists. Every parameter is used once, so its gradient can be written instead of
+    /// added.
     fn require_new(&self, name: &str) -> Result<(), ShapeError> {
         let known = usize::from(self.find(name).is_some());
         if known == 0 {
@@ -165,7 +166,7 @@ impl Table {
         let fill = |entries: &[Entry], len: usize| {
             let mut flat = vec![0.0; len];
             for Entry { spec, range } in entries {
-                // Drawn in the file's order: the values do not depend on the layout in memory.
+                // Drawn in the file's order, so the values do not depend on the layout in memory.
                 spec.write(&draw(spec, range.len, seed), &mut flat[range.indices()]);
             }
             flat
@@ -177,29 +178,29 @@ impl Table {
     }
 }
 
-/// The values of a student: parameters and buffers, each one flat vector (`V`: of the host unless said otherwise).
+/// The values of a student: parameters and buffers, one flat vector each. `V` is a vector on the host by default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State<V = Vec<f32>> {
-    /// In the places of [`Table::parameters`].
+    /// Laid out as in [`Table::parameters`].
     pub parameters: V,
-    /// In the places of [`Table::buffers`].
+    /// Laid out as in [`Table::buffers`].
     pub buffers: V,
 }
 
 impl ParameterSpec {
-    /// Copies `values` in the file's order to memory's.
+    /// Copies `values` from the file's order to the order in memory.
     pub fn write(&self, values: &[f32], memory: &mut [f32]) {
         self.permute(|file, place| memory[place] = values[file]);
     }
 
-    /// The values of `memory` in the file's order.
+    /// Returns the values of `memory` in the file's order.
     pub fn read(&self, memory: &[f32]) -> Vec<f32> {
         let mut values = vec![0.0; memory.len()];
         self.permute(|file, place| values[file] = memory[place]);
         values
     }
 
-    /// Calls `f(place in the file, place in memory)` for every value.
+    /// Calls `f(index in the file, index in memory)` for every value.
     fn permute(&self, mut f: impl FnMut(usize, usize)) {
         let len = self.shape.iter().product();
         match (self.layout, &self.shape[..]) {

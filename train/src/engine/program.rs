@@ -9,11 +9,11 @@ pub struct Program {
     pub(super) graph: Graph,
     /// By value: whether it depends on a parameter, so that its gradient is needed.
     pub(super) differentiable: Vec<bool>,
-    /// By value: the node whose buffer holds it; for a normalization that is never written, that of its input.
+    /// By value: the node whose buffer holds it. A normalization that is never written uses the buffer of its input.
     storage: Vec<usize>,
     /// By node: the last node that reads its buffer; none if the caller reads it.
     last_reader: Vec<Option<usize>>,
-    /// By value: the batch normalization that is its only reader and counts every position.
+    /// By value: the batch normalization that is its only reader, if it is unmasked.
     only_norm: Vec<Option<usize>>,
 }
 
@@ -64,10 +64,10 @@ impl Program {
         self.only_norm[id]
     }
 
-    /// Nodes whose buffers nobody reads after node `id`.
+    /// Nodes whose buffers node `id` is the last to read.
     pub(super) fn last_read_by(&self, id: usize) -> impl Iterator<Item = usize> {
         let read = self.graph.nodes[id].inputs.iter().map(|input| self.storage[input.0]);
-        // A normalization that is never written leaves its input to later readers.
+        // Later readers still need the input of a normalization that is never written.
         read.filter(move |&at| self.last_reader[at] == Some(id) && self.storage[id] != at)
     }
 }
@@ -118,7 +118,7 @@ mod tests {
     use crate::engine::CpuBackend;
     use crate::engine::graph::{Builder, LinearKind, NormSpec, Shape};
 
-    /// The first operand of a product is normalized while it is read, its gate is not: the gate must be in memory.
+    /// The first operand of a product is normalized while it is read. Its gate is not, so the gate must be in memory.
     #[test]
     fn a_normalized_gate_is_written() {
         let shape = Shape { batch: 2, height: 4, width: 4, channels: 6 };

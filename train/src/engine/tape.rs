@@ -1,7 +1,8 @@
 //! Runs a graph forward and backward on a backend.
 //!
-//! The tape decides for every device alike: which values stay for the backward pass, which normalizations are never written, where
-//! gradients are added, and which gradient may overwrite which. Gradients of values that depend on no parameter are not computed.
+//! The tape decides, in the same way for every device, which values stay for the backward pass, which normalizations
+//! are never written, where gradients are added, and which gradient may overwrite which. Gradients of values that
+//! depend on no parameter are not computed.
 
 mod backward;
 
@@ -31,17 +32,17 @@ impl<B: Backend> Tape<B> {
         Self { backend, program: None, values: Vec::new(), images_gradient: None }
     }
 
-    /// The device.
+    /// The backend.
     pub fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// The device, for state and updates.
+    /// The backend, for state and updates.
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
     }
 
-    /// Computes the outputs of `program` for `images`; in training keeps the values that the backward pass reads.
+    /// Computes the outputs of `program` for `images`. In training, keeps the values that the backward pass reads.
     ///
     /// # Errors
     /// Images of another length than the graph's batch, or an error of the device.
@@ -78,8 +79,8 @@ impl<B: Backend> Tape<B> {
         self.backend.to_tensor(buffer, dims)
     }
 
-    /// Computes the gradients of all parameters from those of the outputs; an output without a gradient contributes nothing. With
-    /// `accumulate` the gradients are added to those of the last call.
+    /// Computes the gradients of all parameters from those of the outputs; an output without a gradient contributes
+    /// nothing. With `accumulate`, the gradients are added to those of the last call.
     ///
     /// # Errors
     /// Nothing has run in training since the last call, or an error of the device.
@@ -96,7 +97,7 @@ impl<B: Backend> Tape<B> {
         Ok(())
     }
 
-    /// The gradient of the images, `[B, H, W, 3]`, of a graph that asks for it.
+    /// The gradient of the images, `[B, H, W, 3]`, for a graph that differentiates them.
     ///
     /// # Errors
     /// No backward pass of such a graph has run, or an error of the device.
@@ -122,7 +123,7 @@ impl<B: Backend> Tape<B> {
         }
     }
 
-    /// Computes the value of node `id`; none for a normalization that is never written.
+    /// Computes the value of node `id`; returns none for a normalization that is never written.
     fn compute(
         &mut self,
         program: &Program,

@@ -1,4 +1,4 @@
-//! From a source's classes to a bank's categories, by name.
+//! Maps a source's classes to a bank's categories, by name.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,19 +7,19 @@ use lgd_data::source::ImageSource;
 
 use super::EvalError;
 
-/// Classes or categories that an error message shows.
+/// Most classes or categories that an error message shows.
 const SHOWN: usize = 20;
 
 /// Positions that a note lists.
 const NOTED: usize = 3;
 
-/// A name in lower case, with underscores and hyphens as blanks, and one blank between words.
+/// Converts a name to lower case, replaces underscores and hyphens with spaces, and leaves one space between words.
 pub fn normalize_name(name: &str) -> String {
     let blanks = name.replace(['_', '-'], " ").to_lowercase();
     blanks.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The category of every class: the one of exactly the same name, else the only one whose normalized name is the same.
+/// The category of each class: the one with exactly the same name, else the only one with the same normalized name.
 ///
 /// # Errors
 /// The classes without a category, or with more than one.
@@ -42,7 +42,7 @@ pub fn categories_of_classes(classes: &[String], categories: &[&str]) -> Result<
     if unmatched.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(unmatched) }
 }
 
-/// [`categories_of_classes`] of a source. Labels that are plain numbers are positions among the categories.
+/// [`categories_of_classes`] for a source. Labels that are plain numbers are positions in the list of categories.
 pub(super) fn categories_of_source(
     source: &dyn ImageSource,
     images: &Path,
@@ -60,10 +60,10 @@ pub(super) fn categories_of_source(
     .map_err(unmatched)
 }
 
-/// The categories of labels that are numbers of `count` categories: the numbers themselves.
+/// The categories of labels that are numbers below `count`: the numbers themselves.
 ///
 /// # Errors
-/// The labels beyond them, each once.
+/// The labels that are not below `count`, each once.
 pub(super) fn numbers_as_categories(source: &dyn ImageSource, count: usize) -> Result<Vec<u32>, Vec<String>> {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     let labels = source.samples().iter().filter_map(|sample| sample.label);
@@ -74,7 +74,8 @@ pub(super) fn numbers_as_categories(source: &dyn ImageSource, count: usize) -> R
     Err(outside.iter().map(u32::to_string).collect())
 }
 
-/// The note for labels that are taken as positions among `categories`, by which a reader can notice a list in another order.
+/// Notes that labels were taken as positions among `categories`. It lists the first ones, so a reader notices a list in
+/// another order.
 pub(super) fn positions_note(categories: &[&str]) -> String {
     let names = categories.iter().take(NOTED).enumerate();
     let names: Vec<String> = names.map(|(position, name)| format!("{position} = {name}")).collect();
@@ -87,7 +88,7 @@ pub(super) fn borrowed(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
 }
 
-/// The first of them, and how many there are.
+/// The first `SHOWN` categories and, if there are more, their total number.
 pub(super) fn shown(categories: &[&str]) -> Vec<String> {
     let mut shown: Vec<String> = categories.iter().take(SHOWN).map(|name| (*name).to_owned()).collect();
     if categories.len() > SHOWN {

@@ -1,12 +1,12 @@
-//! The crop at which images are shown: the same for two sets that are compared.
+//! The center crop of evaluation images. Two sets that are compared use the same crop.
 
 use lgd_data::view::CENTER_FRACTION;
 
 use super::EvalError;
 use super::LabeledImages;
 
-/// The shares of the short side that are shown of the test and of the training images: that of the set's cache; without a cache `asked`, else
-/// that of the other set's cache, else [`CENTER_FRACTION`].
+/// Center crops of the test and of the training images, as shares of the short side. A set with a cache uses its
+/// cache's share. A set without one uses `asked`, else the share of the other set's cache, else [`CENTER_FRACTION`].
 ///
 /// # Errors
 /// [`EvalError::NoCenterView`] if a cache has no center view; [`EvalError::CropsDiffer`] if the two shares differ.
@@ -29,7 +29,7 @@ pub(super) fn center_fractions(
     }
 }
 
-/// The share of a set's cache, if it has one.
+/// The share that a set's cache uses, if the set has a cache.
 fn cached(images: &LabeledImages<'_>) -> Result<Option<f32>, EvalError> {
     let Some(cache) = images.cache else { return Ok(None) };
     let fraction = cache.manifest().config.center_fraction;

@@ -19,7 +19,7 @@ pub enum EvalError {
     /// The run, its student, a cache or a bank cannot be used.
     #[error(transparent)]
     Run(Box<RunError>),
-    /// The caller asked to stop. An evaluation keeps nothing.
+    /// The caller asked to stop. An evaluation saves nothing.
     #[error("interrupted; an evaluation starts anew")]
     Interrupted,
     /// A protocol lacks an input.
@@ -27,10 +27,10 @@ pub enum EvalError {
     MissingInput {
         /// The protocol.
         protocol: Protocol,
-        /// What is missing.
+        /// The missing input.
         input: EvalInput,
     },
-    /// An input that no chosen protocol reads.
+    /// No chosen protocol reads an input that was given.
     #[error("{input} is given, and the protocol {chosen} does not use one")]
     UnusedInput {
         /// The input.
@@ -46,25 +46,25 @@ pub enum EvalError {
         /// The first image that could not be read, and why.
         source: SourceError,
     },
-    /// An evaluation cache whose first view is an augmented one.
+    /// View 0 of an evaluation cache is an augmented view.
     #[error("{}: view 0 is an augmented view, not the center crop", cache.display())]
     NoCenterView {
         /// The cache.
         cache: PathBuf,
     },
-    /// Training and test images would be shown at different crops, so that their features could not be compared.
+    /// Training and test images would be shown at different crops, so their features could not be compared.
     #[error("{}: the training images are shown at a center crop of {train}, the test images {} at {test}", train_images.display(), test_images.display())]
     CropsDiffer {
         /// The training images.
         train_images: PathBuf,
-        /// Share of their short side.
+        /// Share of their short side that would be shown.
         train: f32,
         /// The test images.
         test_images: PathBuf,
-        /// Share of their short side.
+        /// Share of their short side that would be shown.
         test: f32,
     },
-    /// Labels are needed, and no image has one.
+    /// Labels are needed, but no image has one.
     #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, add a label column to the list, or in archives a .cls beside each image", images.display())]
     Unlabeled {
         /// The image source.
@@ -84,17 +84,17 @@ pub enum EvalError {
         /// Some of the bank's categories.
         categories: Vec<String>,
     },
-    /// Test images show classes that the classifier was not trained on.
+    /// Test images have classes that the classifier was not trained on.
     #[error("{}: the student was not trained on these classes: {}", images.display(), classes.join(", "))]
     UnknownClasses {
         /// The image source.
         images: PathBuf,
         /// Some of the classes without an output.
         classes: Vec<String>,
-        /// The classes that it was trained on.
+        /// The classes that the classifier was trained on.
         known: String,
     },
-    /// Test images have classes with names, and the classifier was trained on numbers.
+    /// Test images have class names, but the classifier was trained on numbers.
     #[error("{}: the classes have names ({}), and the student's classifier knows only numbers, {known}", images.display(), classes.join(", "))]
     NamedClasses {
         /// The image source.
@@ -104,7 +104,7 @@ pub enum EvalError {
         /// The range of the numbers.
         known: String,
     },
-    /// Test images have numbers for labels, and the classifier was trained on classes with names.
+    /// Test images have numbers as labels, but the classifier was trained on class names.
     #[error("{}: the labels are numbers, and the student's classifier knows only names: {known}", images.display())]
     NumberedClasses {
         /// The image source.
@@ -132,7 +132,7 @@ pub enum EvalError {
     },
 }
 
-/// Something that a protocol reads beside the test images.
+/// An input that a protocol reads in addition to the test images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvalInput {
     /// A student with a projection to the teacher's space.

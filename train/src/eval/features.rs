@@ -1,4 +1,5 @@
-//! Features of images, labeled where labels are needed: one plain view each, through the frozen student.
+//! Extracts features of images, with labels if a protocol needs them: one plain view per image, through the frozen
+//! student.
 
 use std::collections::HashSet;
 
@@ -18,10 +19,10 @@ use crate::loader::pixels::{InputFormat, PixelError, load_view};
 use crate::ops::to_host;
 use crate::student::{Images, Mode, Student};
 
-/// Batches that the workers may be ahead.
+/// Batches that workers may prepare ahead.
 const LOOK_AHEAD: usize = 2;
 
-/// A set of images after the student has seen it; row for row.
+/// The student's outputs for a set of images, one row per image.
 pub(super) struct Features {
     /// Empty if labels are not needed.
     pub(super) labels: Vec<u32>,
@@ -69,8 +70,8 @@ pub(super) struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Plans the views; no image is opened. `labels`: whether they are needed. `fraction`: share of the short side that is shown, the cache's
-    /// if there is one.
+    /// Plans the views without opening an image. `labels`: whether labels are needed. `fraction`: share of the short
+    /// side that is shown; if there is a cache, the cache's share.
     pub(super) fn plan<'a>(
         &self,
         images: &LabeledImages<'a>,
@@ -172,11 +173,11 @@ impl Extraction<'_> {
                     used.push(index);
                     features.labels.extend(items[index].label);
                 }
-                // Storage that fails takes images that are sound, and a figure without them is another set's.
+                // A failing storage also loses good images, and a figure without them would describe another set.
                 Err(PixelError::Source(error)) if error.is_storage_failure() => {
                     return Err(EvalError::Storage { source: error });
                 }
-                // Unlike in training, nothing else depends on this image: it is counted, and the rest goes on.
+                // Unlike in training, nothing else depends on this image: it is counted, and the evaluation continues.
                 Err(error) => {
                     let key = &source.samples()[items[index].position].key;
                     features.rejects.push(reject(key, error.reason(), &error.to_string()));
@@ -214,7 +215,8 @@ fn reject(key: &str, reason: &str, detail: &str) -> Reject {
     Reject { key: key.to_owned(), reason: reason.to_owned(), detail: detail.to_owned() }
 }
 
-/// Refuses a source without a single label. A single image without one is a reject, like a stray file beside class folders.
+/// Fails if no image of the source has a label. A single image without one is a reject, like a stray file beside class
+/// folders.
 fn require_labels(images: &LabeledImages<'_>) -> Result<(), EvalError> {
     let samples = images.source.samples();
     match samples.first() {

@@ -23,12 +23,12 @@ impl Default for KnnSettings {
     }
 }
 
-/// The class of each test row by weighted vote (Wu et al. 2018, arXiv 1805.01978, section 3.4): the `k` training rows of
-/// largest cosine similarity s vote for their label with weight exp(s / T). Of equally similar rows the earlier counts as
-/// nearer, of equally voted classes the smaller label wins.
+/// Predicts the class of each test row by a weighted vote (Wu et al. 2018, arXiv 1805.01978, section 3.4): the `k`
+/// training rows of largest cosine similarity s vote for their labels with weight exp(s / T). If rows are equally
+/// similar, the earlier one counts as nearer. If classes have equal votes, the smaller label wins.
 ///
 /// # Errors
-/// Widths that differ.
+/// If the widths differ.
 pub fn nearest_neighbors(
     (train, labels): (&Matrix, &[u32]),
     test: &Matrix,
@@ -51,14 +51,14 @@ fn vote(similarities: &[f32], labels: &[u32], classes: usize, settings: KnnSetti
     let mut votes = vec![0.0; classes];
     for (similarity, index) in nearest(similarities, settings.neighbors) {
         if let Some(vote) = usize::try_from(labels[index]).ok().and_then(|label| votes.get_mut(label)) {
-            // Relative to the largest possible similarity, so that no temperature makes it overflow.
+            // Relative to the largest possible similarity, so that no temperature makes the exponential overflow.
             *vote += ((similarity - 1.0) / settings.temperature).exp();
         }
     }
     argmax(&votes)
 }
 
-/// The `k` largest, largest first; of equals the earlier first.
+/// The `k` largest values and their positions, largest first. Of equal values, the earlier comes first.
 fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
     let mut nearest: Vec<(f32, usize)> = Vec::with_capacity(k + 1);
     for (index, &similarity) in similarities.iter().enumerate() {
@@ -74,7 +74,7 @@ fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
     nearest
 }
 
-/// The student on pooled features, and the teacher on embeddings if both sets have them.
+/// Evaluates the student on pooled features, and the teacher on embeddings if both sets have them.
 pub(super) fn judge(
     train: &Features,
     test: &Features,

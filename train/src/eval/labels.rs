@@ -7,8 +7,9 @@ use super::report::LabelsReport;
 use super::{EvalError, EvalInput, EvalInputs, Protocol};
 use crate::loader::labels::ClassRecord;
 
-/// The classifier's output for every label of the test images, which need not show all classes: matched by name if both sides have names,
-/// the label itself if both have numbers. The order of names does not say which numbers they stand for, nor the other way round.
+/// Maps each label of the test images to an output of the classifier. The test images need not show all classes. Names
+/// are matched with names, and a number is its own output. Names and numbers are never matched, because the order of
+/// names does not say which numbers they stand for.
 ///
 /// # Errors
 /// [`EvalError::MissingInput`] if the run has no classifier; [`EvalError::NamedClasses`] and [`EvalError::NumberedClasses`] if one side has
@@ -36,7 +37,7 @@ pub(super) fn outputs(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, EvalError> {
     })
 }
 
-/// The student's share of right answers. `outputs`: the classifier's output for each label.
+/// Evaluates the classifier. `outputs`: the classifier's output for each label.
 pub(super) fn judge(test: &Features, logits: &Matrix, outputs: &[u32]) -> LabelsReport {
     let predicted: Vec<u32> = logits.iter().map(argmax).collect();
     // Labels were checked against the classes, and outputs has one entry per class.
@@ -45,7 +46,7 @@ pub(super) fn judge(test: &Features, logits: &Matrix, outputs: &[u32]) -> Labels
     LabelsReport { classes: logits.width(), student: top1(&predicted, &truth) }
 }
 
-/// The names, or the range of the numbers.
+/// The class names, or the range of the class numbers.
 fn words(classes: &ClassRecord) -> String {
     let numbers = || format!("0 to {}", classes.count.saturating_sub(1));
     classes.names.as_ref().map_or_else(numbers, |names| shown(&borrowed(names)).join(", "))

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use crate::error::TrainError;
 use crate::ops::host::host;
 
-/// Rows per matrix product: bounds the memory of similarities to all training images.
+/// Rows per matrix product. Bounds the memory of similarities to all training images.
 const BLOCK_ROWS: usize = 256;
 
 /// A row-major matrix of f32.
@@ -16,7 +16,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// `values`: `[values.len() / width, width]`; a trailing part of a row is dropped.
+    /// `values`: `[values.len() / width, width]`; an incomplete last row is dropped.
     pub fn new(width: usize, mut values: Vec<f32>) -> Self {
         values.truncate(values.len() - values.len() % width.max(1));
         Self { width: width.max(1), values }
@@ -97,7 +97,7 @@ impl Matrix {
     }
 }
 
-/// The index of the largest number, the first of equals; NaN is never the largest.
+/// The index of the largest number; of equal numbers, the first. NaN is never the largest.
 pub(crate) fn argmax(values: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, &value) in (0..).zip(values) {

@@ -1,9 +1,9 @@
 //! Evaluation of a finished student: zero-shot, agreement with the teacher, its own classifier, k nearest neighbors, linear probe.
 //!
-//! The backbone is frozen and in inference mode. Every image is shown once, as a center crop. With a cache of the same images, its view 0
-//! is shown instead, and the teacher's embeddings of it are evaluated beside the student's.
+//! The backbone is frozen and in inference mode. Every image is shown once, as a center crop. If there is a cache of
+//! the same images, its view 0 is shown instead, and the teacher's embeddings of it are evaluated too.
 //!
-//! Results depend on the run, the images and [`EvalOptions`] alone, not on threads or chance.
+//! Results depend only on the run, the images and [`EvalOptions`], not on threads or chance.
 
 mod classes;
 mod crop;
@@ -51,7 +51,7 @@ pub use zero_shot::classify;
 pub struct LabeledImages<'a> {
     /// The images.
     pub source: &'a dyn ImageSource,
-    /// Where they are, for messages.
+    /// Their path, for messages.
     pub images: &'a Path,
     /// A cache of the same images by the run's teacher: its view 0 is shown, and the teacher is evaluated too.
     pub cache: Option<&'a Cache>,
@@ -74,12 +74,12 @@ pub struct EvalInputs<'a> {
 pub struct EvalOptions {
     /// The protocols.
     pub protocols: Vec<Protocol>,
-    /// Share of the short side that is shown of images without a cache. `None`: that of the other images' cache, else
-    /// [`CENTER_FRACTION`](lgd_data::view::CENTER_FRACTION).
+    /// Share of the short side that is shown of images without a cache. `None`: the share of the other images' cache,
+    /// else [`CENTER_FRACTION`](lgd_data::view::CENTER_FRACTION).
     pub center_fraction: Option<f32>,
     /// Settings of the vote.
     pub knn: KnnSettings,
-    /// Shares of the training labels that the probe is given, one probe for each.
+    /// Shares of the training labels, one probe for each.
     pub fractions: Vec<f64>,
     /// Settings of the probe.
     pub probe: ProbeSettings,
@@ -112,8 +112,8 @@ impl Default for EvalOptions {
 /// [`EvalError::MissingInput`] if a protocol lacks a bank, cache, training images or its head; [`EvalError::UnusedInput`] if no protocol
 /// reads the bank or the training images; [`EvalError::Unlabeled`], [`EvalError::UnmatchedClasses`], [`EvalError::UnknownClasses`],
 /// [`EvalError::NamedClasses`], [`EvalError::NumberedClasses`] and [`EvalError::ClassesDiffer`] if labels do not fit;
-/// [`EvalError::NoCenterView`] and [`EvalError::CropsDiffer`] if views do not; [`EvalError::Run`] if bank or cache come from other encoders
-/// than the run's.
+/// [`EvalError::NoCenterView`] and [`EvalError::CropsDiffer`] if views do not fit; [`EvalError::Run`] if the bank or a
+/// cache comes from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, EvalError> {
     let start = Instant::now();
     let wants = |protocol| options.protocols.contains(&protocol);
@@ -183,7 +183,7 @@ fn judge_probes(
     Ok(reports)
 }
 
-/// Refuses a bank or training images that no protocol reads: the report would name them as if they had an effect.
+/// Fails if no protocol reads the bank or the training images: the report would name them as if they had an effect.
 fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), EvalError> {
     let read = |by: fn(Protocol) -> bool| options.protocols.iter().any(|&protocol| by(protocol));
     let given = [
@@ -199,7 +199,7 @@ fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), Ev
     }
 }
 
-/// The category of every class of the test images.
+/// The category of each class of the test images.
 fn zero_shot_categories(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, EvalError> {
     let bank = bank_of_names(inputs, Protocol::ZeroShot)?;
     classes::categories_of_source(inputs.test.source, inputs.test.images, &categories(bank))
@@ -220,7 +220,7 @@ fn compared_bank<'a>(inputs: &EvalInputs<'a>) -> Result<&'a Bank, EvalError> {
     Ok(bank)
 }
 
-/// The bank, checked to be of the student's space, for `protocol`.
+/// The bank for `protocol`, checked to be in the student's embedding space.
 fn bank_of_names<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<&'a Bank, EvalError> {
     let missing = |input| EvalError::MissingInput { protocol, input };
     if !matches!(inputs.run.manifest().head(), Head::Projection { .. }) {
@@ -231,7 +231,7 @@ fn bank_of_names<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<&'a 
     Ok(bank)
 }
 
-/// The training images for `protocol`, which must have the classes of the test images.
+/// The training images for `protocol`, checked to have the classes of the test images.
 fn training_images<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<LabeledImages<'a>, EvalError> {
     let train = inputs.train.ok_or(EvalError::MissingInput { protocol, input: EvalInput::TrainImages })?;
     let names = |images: &LabeledImages<'_>| match images.source.class_names() {
@@ -245,7 +245,7 @@ fn training_images<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<La
     Ok(train)
 }
 
-/// Refuses a cache by another teacher than the run's.
+/// Fails if a cache comes from another teacher than the run's.
 fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), EvalError> {
     let Some(cache) = images.cache else { return Ok(()) };
     let (expected, got) = (&run.manifest().teacher, &cache.manifest().config.teacher);
@@ -253,7 +253,7 @@ fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), EvalErro
         let what = "the image model of the evaluation cache";
         return Err(mismatch(run, what, expected.image_model.to_string(), got.image_model.to_string()));
     }
-    // Names may differ between folders, and the text encoder plays no part here.
+    // Names may differ between folders, and the text encoder is not used here.
     let comparable = |teacher: &TeacherRecord| TeacherRecord {
         name: String::new(),
         text_encoder: None,

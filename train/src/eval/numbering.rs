@@ -1,4 +1,4 @@
-//! Labels numbered without gaps. A label may be any u32; votes and logits have an entry for each number.
+//! Numbers labels without gaps. A label may be any u32, but votes and logits have one entry per number.
 
 use std::collections::BTreeSet;
 
@@ -13,18 +13,18 @@ impl Numbering {
         Self(distinct.into_iter().collect())
     }
 
-    /// Count of distinct labels.
+    /// Number of distinct labels.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The numbers of `labels`, all of which must be numbered.
+    /// The numbers of `labels`, each of which must be a numbered label.
     pub(super) fn numbers(&self, labels: &[u32]) -> Vec<u32> {
         let number = |label: &u32| self.0.partition_point(|known| known < label);
         labels.iter().map(|label| u32::try_from(number(label)).unwrap_or(u32::MAX)).collect()
     }
 
-    /// The label of a number; 0 if there is none.
+    /// The label with this number; 0 if there is none.
     pub(super) fn label(&self, number: u32) -> u32 {
         usize::try_from(number).ok().and_then(|number| self.0.get(number)).copied().unwrap_or(0)
     }

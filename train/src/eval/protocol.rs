@@ -10,7 +10,7 @@ use crate::student::Head;
 pub enum Protocol {
     /// Argmax over the textual semantics bank.
     ZeroShot,
-    /// Argmax over the textual semantics bank, compared with the teacher's: needs no labels, so that any names will do.
+    /// Argmax over the textual semantics bank, compared with the teacher's. Needs no labels, so any names will do.
     Agreement,
     /// The largest output of the student's own classifier.
     Labels,

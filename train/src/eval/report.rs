@@ -11,13 +11,13 @@ use super::probe::Probe;
 use super::{EvalInputs, LabeledImages};
 use crate::student::Architecture;
 
-/// Rejects that the table names; the JSON has them all.
+/// Rejects that the table lists; the JSON lists all of them.
 const NAMED: usize = 5;
 
-/// A set of images as it was shown.
+/// A set of images, and how they were shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImagesReport {
-    /// Where they are.
+    /// Their path.
     pub path: String,
     /// Images used.
     pub images: usize,
@@ -36,7 +36,7 @@ pub struct ZeroShotReport {
     pub student: f64,
     /// The teacher's, if its embeddings were given.
     pub teacher: Option<f64>,
-    /// How often both choose the same.
+    /// How often both choose the same category.
     pub agreement: Option<f64>,
 }
 
@@ -58,7 +58,7 @@ pub struct LabelsReport {
     pub student: f64,
 }
 
-/// Percentages of images whose neighbors vote right.
+/// Percentages of images that the neighbors' vote gets right.
 #[derive(Clone, Debug, Serialize)]
 pub struct KnnReport {
     /// Neighbors that voted.
@@ -80,7 +80,7 @@ pub struct ProbeReport {
     pub labels: usize,
     /// Learning rate chosen, before the factor batch / 256.
     pub learning_rate: f32,
-    /// Percentage right on the held-out labels by which it was chosen.
+    /// Percentage right on the held-out labels that the learning rate was chosen on.
     pub held_out: Option<f64>,
     /// Percentage right on the test images, 0 to 100.
     pub student: f64,
@@ -104,7 +104,7 @@ pub struct EvalReport {
     pub epochs: u32,
     /// Hash of the bank's manifest, if one was used.
     pub bank: Option<ContentHash>,
-    /// Assumptions, a sentence each.
+    /// Assumptions, one sentence each.
     pub notes: Vec<String>,
     /// The images classified.
     pub test: ImagesReport,
@@ -122,7 +122,7 @@ pub struct EvalReport {
     pub linear: Vec<ProbeReport>,
     /// Images per second through reading, rendering and the student.
     pub images_per_second: f64,
-    /// Seconds in all.
+    /// Total seconds.
     pub seconds: f64,
 }
 
@@ -152,7 +152,7 @@ impl EvalReport {
         self.test.rejects.len() + self.train.as_ref().map_or(0, |train| train.rejects.len())
     }
 
-    /// A plain-text table; percentages with one decimal, the teacher's where known.
+    /// A plain-text table. Percentages have one decimal; the teacher's are shown if known.
     pub fn to_table(&self) -> String {
         let mut out = String::new();
         let mut line = |text: String| {

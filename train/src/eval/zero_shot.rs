@@ -7,11 +7,11 @@ use super::matrix::{Matrix, argmax, top1};
 use super::report::{AgreementReport, ZeroShotReport};
 use crate::error::TrainError;
 
-/// The category of each row of `embeddings` (`[N, D]`): argmax of its products with `prototypes` (`[C, D]`), the first of
-/// equals (docs/methods.md section 1, "Evaluation").
+/// Predicts the category of each row of `embeddings` (`[N, D]`): argmax of its products with `prototypes` (`[C, D]`),
+/// the first one in a tie (docs/methods.md section 1, "Evaluation").
 ///
 /// # Errors
-/// Widths that differ.
+/// If the widths differ.
 pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, TrainError> {
     let mut predicted = Vec::with_capacity(embeddings.rows());
     let right = prototypes.tensor()?.t()?.contiguous()?;
@@ -19,8 +19,8 @@ pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, Tr
     Ok(predicted)
 }
 
-/// The student, whose embeddings of the test images are `embedding`, and the teacher if its embeddings were given. `categories`: category
-/// of each label.
+/// Evaluates the student, whose embeddings of the test images are `embedding`, and the teacher if its embeddings were
+/// given. `categories`: the category of each label.
 pub(super) fn judge(
     test: &Features,
     embedding: &Matrix,

@@ -1,7 +1,8 @@
-//! From a student's inference graph to the nodes and tensors of an ONNX graph.
+//! Lowers a student's inference graph to the nodes and tensors of an ONNX graph.
 //!
-//! Values are NCHW; a pooled one stays `[N, C, 1, 1]`, on which a dense layer is a 1x1 convolution, until it is an output. Batch
-//! normalizations are folded into the convolutions before them, in f64, so that weights under torchvision's names hold both.
+//! Values are NCHW. A pooled value stays `[N, C, 1, 1]`, on which a dense layer is a 1x1 convolution, until it becomes
+//! an output. Batch normalizations are folded into the convolutions before them, in f64. Weights under torchvision's
+//! names therefore include both.
 
 use lgd_data::render::Normalization;
 use lgd_kernels::{Activation, Sliding};
@@ -16,12 +17,12 @@ use crate::engine::parameters::{Entry, Range, State, Table};
 /// Smallest norm that embeddings are divided by, as in `lgd_kernels::rows`.
 const MIN_NORM: f32 = 1e-12;
 
-/// An ONNX graph in the making.
+/// An ONNX graph under construction.
 pub(super) struct Lowering<'a> {
     graph: &'a Graph,
     table: &'a Table,
     state: &'a State,
-    /// By number of the graph's node: the ONNX value that holds its result.
+    /// The ONNX value that holds each graph node's result, by node number.
     values: Vec<Option<String>>,
     pub(super) nodes: Vec<NodeProto>,
     pub(super) tensors: Vec<TensorProto>,
@@ -40,7 +41,7 @@ impl<'a> Lowering<'a> {
         for (number, node) in graph.nodes().iter().enumerate() {
             let value = match node.op {
                 Op::Images => Some(images.clone()),
-                // What a convolution makes is not written out: its normalization is part of it.
+                // A convolution's result is no ONNX value of its own: the node of its normalization includes it.
                 Op::Conv { .. } => None,
                 _ => Some(lowering.node(number, node)?),
             };
@@ -49,15 +50,15 @@ impl<'a> Lowering<'a> {
         Ok(lowering)
     }
 
-    /// The pooled value as rows `[N, C]` under the name of an output.
+    /// Writes a pooled value as rows `[N, C]` under the name of an output.
     pub(super) fn output(&mut self, value: Value, name: &str) -> Result<(), ExportError> {
         let value = self.value(value)?;
         self.push("Flatten", name, &[&value], vec![int("axis", 1)]);
         Ok(())
     }
 
-    /// Products of the pooled `value` with each row of `prototypes` `[C, D]`, as an output: a dense layer like any other here, so that
-    /// outputs are nobody's inputs, which converters to f16 stumble over.
+    /// Writes the products of the pooled `value` with each row of `prototypes` `[C, D]` as an output. They are computed
+    /// as a dense layer, like any other here, so that no output is also an input: converters to f16 fail on those.
     pub(super) fn scores(
         &mut self,
         value: Value,
@@ -134,7 +135,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The convolution before the normalization `norm`, with that and its activation.
+    /// Adds the convolution before the normalization `norm`, fused with that and its activation.
     fn convolution(&mut self, node: &Node, norm: &BatchNorm) -> Result<String, ExportError> {
         let conv = &self.graph.nodes()[node.inputs[0].index()];
         let Op::Conv(Convolution { weight, geometry }) = &conv.op else { return Err(unexpected(&conv.op)) };
@@ -196,7 +197,7 @@ impl<'a> Lowering<'a> {
         name.to_owned()
     }
 
-    /// A constant; one of the same name is the same.
+    /// Adds a constant, once per name.
     fn tensor(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<String, ExportError> {
         if !self.tensors.iter().any(|tensor| tensor.name == name) {
             self.tensors.push(TensorProto {
@@ -260,7 +261,7 @@ fn attribute(name: &str, kind: i32, set: impl FnOnce(&mut AttributeProto)) -> At
     attribute
 }
 
-/// A size as ONNX has it.
+/// A size in ONNX's type.
 pub(super) fn number(value: usize) -> Result<i64, ExportError> {
     i64::try_from(value).map_err(|_| ExportError::Unexportable { what: format!("a size of {value}") })
 }

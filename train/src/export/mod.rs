@@ -6,7 +6,7 @@
 //! images [N, 3, S, S], RGB from 0 to 1 ──► feature   [N, d]  pooled
 //!                                      ├─► embedding [N, D]  unit vectors in the teacher's space
 //!                                      ├─► scores    [N, C]  cosines with the names of a bank
-//!                                      └─► logits    [N, C]  instead of both, from a student that learned labels
+//!                                      └─► logits    [N, C]  instead of both, if the student learned labels
 //! ```
 
 mod lower;
@@ -43,10 +43,10 @@ pub enum ExportError {
     /// The run, its student or the bank cannot be used.
     #[error(transparent)]
     Run(Box<RunError>),
-    /// Scores were asked for, and the student has no embedding.
+    /// Scores were requested, but the student has no embedding.
     #[error("a score for every name needs a run whose student ends in an embedding")]
     NoEmbedding,
-    /// The graph has a part that ONNX cannot hold.
+    /// The graph has a part that ONNX cannot represent.
     #[error("{what} cannot be exported")]
     Unexportable {
         /// The part.
@@ -103,41 +103,42 @@ pub struct Port {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Dimension {
-    /// Any size, by its name in the file.
+    /// Any size; the dimension has this name in the file.
     Free(&'static str),
-    /// Always this.
+    /// Exactly this size.
     Fixed(usize),
 }
 
-/// What a file says beside the student.
+/// What a file holds besides the student.
 #[derive(Debug, Clone, Copy)]
 pub struct OnnxOptions<'a> {
     /// Side of the square input, pixels.
     pub size: usize,
-    /// Images of a run; `None` = any number.
+    /// Images per call of the model. `None`: any number.
     pub batch: Option<usize>,
-    /// What RGB from 0 to 1 is normalized by, in the graph.
+    /// Normalization of RGB from 0 to 1, applied in the graph.
     pub normalization: Normalization,
     /// Text prototypes `[C, D]` and their width D; each becomes a score.
     pub prototypes: Option<(&'a [f32], usize)>,
-    /// Keys and values for whoever opens the file.
+    /// Keys and values of the file's metadata.
     pub metadata: &'a [(&'a str, String)],
 }
 
-/// The names of the scores or logits that [`run_to_onnx`] writes for `run`, in their order, if they have names.
+/// The names of the scores or logits that [`run_to_onnx`] writes for `run`, in order, if they have names.
 pub fn names_of(run: &Run, bank: Option<&Bank>) -> Option<Vec<String>> {
     let categories = bank.map(|bank| &bank.manifest().record.categories);
     let of_bank = categories.map(|all| all.iter().map(|category| category.name.clone()).collect());
     of_bank.or_else(|| run.manifest().classes.as_ref()?.names.clone())
 }
 
-/// The finished student of `run`, with a score for every name of `bank` where there is one. `batch`: images of a run of the file, `None` for
-/// any number. Metadata: [`names_of`] as a JSON list (`names`), the filter that images are resized with (`resize`), architecture and teacher
-/// (`student`, `teacher`), and the hashes of the manifests of run and bank (`run`, `bank`).
+/// Exports the finished student of `run`, with a score for every name of `bank` if there is one. `batch`: images per
+/// call of the model; `None` for any number. Metadata: [`names_of`] as a JSON list (`names`), the filter that images
+/// are resized with (`resize`), architecture and teacher (`student`, `teacher`), and the hashes of the manifests of run
+/// and bank (`run`, `bank`).
 ///
 /// # Errors
-/// [`ExportError::NoEmbedding`] for a bank beside a student without an embedding; [`ExportError::Run`] if the bank is of another text
-/// encoder or width, or the weights are unreadable.
+/// [`ExportError::NoEmbedding`] if there is a bank and the student has no embedding; [`ExportError::Run`] if the bank
+/// comes from another text encoder or has another width, or the weights are unreadable.
 pub fn run_to_onnx(run: &Run, bank: Option<&Bank>, batch: Option<usize>) -> Result<OnnxModel, ExportError> {
     let manifest = run.manifest();
     if let Some(bank) = bank {
@@ -166,11 +167,11 @@ pub fn run_to_onnx(run: &Run, bank: Option<&Bank>, batch: Option<usize>) -> Resu
     to_onnx(&mut student, &options)
 }
 
-/// A student as an ONNX file.
+/// Exports a student as an ONNX file.
 ///
 /// # Errors
-/// [`TrainError::Dimensions`] for prototypes of another width than the embedding's; [`ExportError::NoEmbedding`] for prototypes beside no
-/// embedding; a size that is too small for the backbone; a device that cannot be read.
+/// [`TrainError::Dimensions`] if the prototypes' width is not the embedding's; [`ExportError::NoEmbedding`] if there
+/// are prototypes but no embedding. Also fails if the size is too small for the backbone, or the device cannot be read.
 pub fn to_onnx(student: &mut Student, options: &OnnxOptions<'_>) -> Result<OnnxModel, ExportError> {
     let head = student.head();
     let state = student.engine().state()?;

@@ -19,7 +19,7 @@ pub(super) struct ModelProto {
     pub metadata_props: Vec<StringStringEntryProto>,
 }
 
-/// The version of the operators; an empty domain is ONNX's own.
+/// The version of the operators. An empty domain means ONNX's own.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OperatorSetIdProto {
     #[prost(string, optional, tag = "1")]
@@ -37,7 +37,7 @@ pub(super) struct StringStringEntryProto {
     pub value: String,
 }
 
-/// Nodes in an order in which inputs come first, and the tensors they use.
+/// Nodes, each after its inputs, and the tensors they use.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct GraphProto {
     #[prost(message, repeated, tag = "1")]
@@ -67,7 +67,7 @@ pub(super) struct NodeProto {
     pub attribute: Vec<AttributeProto>,
 }
 
-/// A setting of an operation; `kind` says which of the values counts.
+/// A setting of an operation; `kind` selects the value that is used.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AttributeProto {
     #[prost(string, tag = "1")]
@@ -87,7 +87,7 @@ pub(super) const FLOAT_ATTRIBUTE: i32 = 1;
 pub(super) const INT_ATTRIBUTE: i32 = 2;
 pub(super) const INTS_ATTRIBUTE: i32 = 7;
 
-/// Numbers, little-endian in `raw_data`.
+/// A tensor, with little-endian values in `raw_data`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TensorProto {
     #[prost(int64, repeated, packed = "false", tag = "1")]
@@ -142,7 +142,7 @@ pub(super) struct DimensionProto {
     pub value: Option<DimensionValue>,
 }
 
-/// What a dimension is.
+/// The size or the name of a dimension.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(super) enum DimensionValue {
     #[prost(int64, tag = "1")]

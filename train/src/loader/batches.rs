@@ -4,13 +4,14 @@
 //! batch of an epoch is dropped, so that every step has the same batch statistics and meaning. The next epoch's permutation
 //! drops other samples.
 //!
-//! Workers fill the batches of the next steps in place. Pixel buffers are recycled: dropping a batch returns its buffer. A batch
-//! holds 8-bit pixels, which the engine normalizes: a GPU after the upload of a quarter of the bytes, the CPU in one pass.
+//! Workers fill the batches of the next steps in place. Pixel buffers are recycled: dropping a batch returns its
+//! buffer. A batch holds 8-bit pixels, which the engine normalizes. A GPU does so after the upload, which then has a
+//! quarter of the bytes. The CPU needs one pass.
 //!
-//! Targets are gathered with the pixels, ahead of the step: a row of patch tokens can be larger than its view.
+//! Targets are gathered with the pixels, ahead of the step, because a row of patch tokens can be larger than its view.
 //!
-//! A bad image ends the run. Extraction would have rejected it; here its row is already part of the bank and of the order, and
-//! skipping it would make the run depend on the moment at which the file broke.
+//! A bad image ends the run. Extraction would have rejected it, but here its row is already part of the bank and of the
+//! order. If it were skipped, the run would depend on when the file broke.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +31,8 @@ use super::pixels::{InputFormat, PixelError, load_view_into};
 use super::targets::TargetSource;
 use crate::objective::TargetBatch;
 
-/// Batches that the workers may be ahead of the step: one that is ready, and one that keeps workers busy while the last images
-/// of the other are decoded.
+/// Batches that workers may fill ahead of the step: one that is ready, and one that keeps the workers busy while the
+/// last images of the first are decoded.
 const LOOK_AHEAD: usize = 2;
 
 /// The views of a cache, ready to be streamed.
@@ -44,7 +45,7 @@ pub struct TrainingImages<'a> {
     targets: Option<&'a TargetSource<'a>>,
 }
 
-/// What pixels are made of.
+/// The source of the pixels.
 enum Pixels<'a> {
     /// The image of every sample, by its position in the source.
     Originals {
@@ -60,7 +61,7 @@ enum Pixels<'a> {
 pub struct StreamPlan {
     /// Samples per step.
     pub batch: usize,
-    /// Epochs in all.
+    /// Total number of epochs.
     pub epochs: u32,
     /// Seed of the order.
     pub seed: u64,
@@ -93,8 +94,8 @@ struct StepSamples {
 }
 
 impl<'a> TrainingImages<'a> {
-    /// The views of `cache`: the stored ones if `stored_use` and the student's size allow, else views rendered from `originals`,
-    /// which are not read otherwise.
+    /// Opens the views of `cache`. The stored views are used if `stored_use` and the student's size allow it, and
+    /// `originals` are then not read. Otherwise views are rendered from `originals`.
     ///
     /// # Errors
     /// [`LoaderError::NeedsImages`] if originals are needed and absent; [`LoaderError::MissingSample`] if they lack a sample;
@@ -145,7 +146,7 @@ impl<'a> TrainingImages<'a> {
     /// Steps per epoch at a batch size.
     ///
     /// # Errors
-    /// [`LoaderError::TooFewSamples`] if there are epochs and not even one batch can be filled.
+    /// [`LoaderError::TooFewSamples`] if there are epochs but too few samples for one batch.
     pub fn steps_per_epoch(&self, batch: usize, epochs: u32) -> Result<usize, LoaderError> {
         match self.samples().checked_div(batch) {
             None | Some(0) if epochs > 0 => {
@@ -155,11 +156,11 @@ impl<'a> TrainingImages<'a> {
         }
     }
 
-    /// Streams the rest of a run to `consume`, decoding and rendering on `threads` threads. Two more threads gather targets. Up to
+    /// Streams the rest of a run to `consume`. `threads` threads decode and render, two more gather targets. Up to
     /// three batches with their targets are in memory: the one in use and two ahead.
     ///
     /// # Errors
-    /// [`LoaderError::TooFewSamples`], [`LoaderError::Threads`], and whatever `consume` returns.
+    /// [`LoaderError::TooFewSamples`], [`LoaderError::Threads`], and every error of `consume`.
     pub fn stream<R, E: From<LoaderError>>(
         &self,
         plan: StreamPlan,
@@ -189,15 +190,16 @@ impl<'a> TrainingImages<'a> {
         };
         let epochs = usize::try_from(plan.epochs).unwrap_or(usize::MAX);
         let count = steps.saturating_mul(epochs).saturating_sub(plan.done);
-        // A thread per batch under way, beyond the workers: it waits for them to fill the batch, then gathers the targets itself. With the
-        // one that the step holds, up to LOOK_AHEAD + 1 batches of targets are in memory.
+        // One thread per batch in progress, besides the workers: it waits until they have filled the batch, then
+        // gathers the targets itself. With the batch that the step holds, up to LOOK_AHEAD + 1 batches of targets are
+        // in memory.
         ordered_map(count, LOOK_AHEAD, LOOK_AHEAD, fill, |results| {
             consume(&mut Batches { results, waited: Duration::ZERO })
         })
     }
 
-    /// Renders view `view` of every sample into `images`. Of several errors the first sample's is returned, whichever worker met
-    /// one first.
+    /// Renders view `view` of every sample into `images`. If several samples fail, the first sample's error is
+    /// returned, whichever worker failed first.
     fn fill(&self, samples: &[usize], view: usize, images: &mut [u8]) -> Result<(), LoaderError> {
         let places = images.par_chunks_exact_mut(self.format.numbers().max(1)).with_max_len(1);
         let failed = places.zip(samples).enumerate().filter_map(|(at, (place, &sample))| {
@@ -243,7 +245,7 @@ impl Batches<'_, '_> {
     /// The next batch, `None` after the last one.
     ///
     /// # Errors
-    /// The error of the first bad image in the order of the batch, whichever worker met one first.
+    /// The error of the first bad image in the order of the batch, whichever worker failed first.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, LoaderError> {
         let start = Instant::now();
         let batch = self.results.next().transpose();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Free memory: at most as much as the stream had in use at one time.
+/// Free blocks: at most as many as the stream had in use at one time.
 type Idle = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// Blocks of one size.
@@ -14,7 +14,7 @@ pub(super) struct BlockPool {
 }
 
 impl BlockPool {
-    /// A pool of blocks of `bytes` bytes, which allocates none yet.
+    /// An empty pool of blocks of `bytes` bytes. Nothing is allocated yet.
     pub(super) fn new(bytes: usize) -> Self {
         Self { idle: Idle::default(), bytes }
     }

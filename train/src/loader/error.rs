@@ -18,7 +18,7 @@ pub enum LoaderError {
     /// A cache or bank is damaged, or belongs to something else.
     #[error(transparent)]
     Artifact(Box<ArtifactError>),
-    /// A target cannot be made into a tensor.
+    /// A target cannot be converted to a tensor.
     #[error(transparent)]
     Train(#[from] TrainError),
     /// A target column has no input.
@@ -36,7 +36,7 @@ pub enum LoaderError {
         /// How many are missing.
         missing: usize,
     },
-    /// Views must be rendered, and the images were not given.
+    /// Views must be rendered, but no images were given.
     #[error("the images are needed: the cache {} {}, and the student takes {size} px", cache.display(), stored_words(stored))]
     NeedsImages {
         /// The cache's folder.
@@ -49,10 +49,10 @@ pub enum LoaderError {
     /// The loader's threads cannot be started.
     #[error("cannot start the loader's threads: {source}")]
     Threads {
-        /// The system's answer.
+        /// The system's error.
         source: ThreadPoolBuildError,
     },
-    /// An image is not the one that the teacher saw.
+    /// An image differs from the one that the teacher saw.
     #[error("{key}: the image changed since extraction: the cache has {} x {} pixels with content {:016x}, the image {} x {} with {:016x}\nhint: restore the image, or extract again", expected.width, expected.height, expected.content, got.width, got.height, got.content)]
     ImageChanged {
         /// The sample's key.
@@ -78,7 +78,7 @@ pub enum LoaderError {
         /// Samples per step.
         batch: usize,
     },
-    /// Labels are to be learned, and most numbers up to the largest label are not labels.
+    /// Labels are to be learned, but most numbers up to the largest label are not labels.
     #[error("{}: the largest label is {largest}, but there are only {distinct} distinct labels, for which it must be below {limit}\nhint: labels are names, or numbers from 0 to C-1", cache.display())]
     SparseLabels {
         /// The cache.
@@ -87,10 +87,10 @@ pub enum LoaderError {
         largest: u32,
         /// Distinct labels.
         distinct: usize,
-        /// The most outputs that a classifier may have for so many.
+        /// The largest number of outputs that a classifier may have for these labels.
         limit: usize,
     },
-    /// Labels are to be learned, and samples lack them.
+    /// Labels are to be learned, but some samples have none.
     #[error("{}: {missing} of the {samples} samples have no label, the first is {key}\nhint: extract from one folder per class, or from a list with a label column", cache.display())]
     MissingLabels {
         /// The cache.

@@ -1,4 +1,4 @@
-//! The labels of a cache's samples, and what classes they name.
+//! The labels of a cache's samples, and the classes that they stand for.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use super::LoaderError;
 
-/// A classifier has at most `OUTPUTS_PER_LABEL` outputs for each distinct label, and `SPARE` more. Larger labels are not class numbers.
+/// A classifier has at most `OUTPUTS_PER_LABEL` outputs per distinct label, plus `SPARE`. Larger labels are not class
+/// numbers.
 const OUTPUTS_PER_LABEL: usize = 10;
 const SPARE: usize = 1000;
 
-/// The classes that a classifier tells apart.
+/// The classes of a classifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassRecord {
-    /// How many classes there are.
+    /// Number of classes.
     pub count: usize,
     /// Their names, in the order of the labels, if the cache has names.
     pub names: Option<Vec<String>>,

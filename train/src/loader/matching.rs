@@ -8,8 +8,8 @@ use lgd_data::source::ImageSource;
 
 use super::LoaderError;
 
-/// The position in `source` of every sample of the cache, found by key. The listing may have grown or changed its order since
-/// the extraction, if every cached sample is still in it. `images` names the source in messages.
+/// Finds the position in `source` of every sample of the cache, by key. The source may have grown or changed its order
+/// since extraction, but must still list every cached sample. `images` names the source in messages.
 ///
 /// # Errors
 /// [`LoaderError::MissingSample`] with the first key that the source lacks.

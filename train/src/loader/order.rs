@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::rng::Stream;
 
-/// Separates this random stream from the others that start from the same seed.
+/// Separates this random stream from the others with the same seed.
 const PURPOSE: u64 = u64::from_le_bytes(*b"epochord");
 
 /// The permutation of `0..samples` in which epoch `epoch` visits the samples. It depends on (seed, epoch) alone, so a run can resume
@@ -13,12 +13,12 @@ pub fn epoch_order(samples: usize, seed: u64, epoch: u32) -> Vec<usize> {
     Stream::new(&[PURPOSE, seed, u64::from(epoch)]).permutation(samples)
 }
 
-/// The orders of all epochs. Each is computed once, however many workers ask for it.
+/// The orders of all epochs. Each is computed once, no matter how many workers request it.
 #[derive(Debug)]
 pub struct EpochOrders {
     samples: usize,
     seed: u64,
-    /// The two latest epochs asked for: the look-ahead crosses at most one epoch boundary.
+    /// The two epochs requested last. The look-ahead crosses at most one epoch boundary.
     recent: Mutex<Vec<(u32, Arc<[usize]>)>>,
 }
 

@@ -1,8 +1,8 @@
 //! An order-preserving parallel map with a bounded look-ahead.
 //!
 //! Workers take tickets 0, 1, 2… in turn and may run at most `window` tickets ahead of the consumer, which receives the
-//! results in ticket order. What the consumer sees does therefore not depend on the number of threads, and memory is
-//! bounded by `window` results.
+//! results in ticket order. So the consumer's input does not depend on the number of threads, and memory is bounded by
+//! `window` results.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -66,7 +66,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// Stops the stream when it goes out of scope: at the consumer's end, or when a worker panics.
+/// Stops the stream when dropped: when the consumer ends or a worker panics.
 struct StopOnDrop<'a, T>(&'a Shared<T>);
 
 impl<T> Drop for StopOnDrop<'_, T> {
@@ -99,11 +99,12 @@ impl<T> Iterator for Ordered<'_, T> {
     }
 }
 
-/// Computes `work(0) .. work(count - 1)` on `threads` threads, at most `window` ahead, while `consume` takes the results
-/// in order; returns what `consume` returns. Work that is under way when `consume` returns is finished and dropped.
+/// Computes `work(0) .. work(count - 1)` on `threads` threads, at most `window` ahead, while `consume` takes the
+/// results in order. Returns the result of `consume`. Work in progress at that point is finished, and its results are
+/// dropped.
 ///
 /// # Panics
-/// A panic of `work` is passed on once `consume`, whose iterator then ends early, has returned.
+/// If `work` panics, the iterator of `consume` ends early, and the panic is passed on after `consume` returns.
 pub fn ordered_map<T: Send, R>(
     count: usize,
     threads: usize,
@@ -146,7 +147,7 @@ mod tests {
     fn results_arrive_in_order_whatever_the_threads() {
         for threads in [1, 2, 7] {
             let work = |ticket: usize| {
-                // Even tickets dawdle, so that odd ones overtake them.
+                // Even tickets sleep, so that odd ones overtake them.
                 thread::sleep(Duration::from_micros(if ticket.is_multiple_of(2) { 300 } else { 0 }));
                 ticket * 3
             };

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::LoaderError;
 
-/// Whether views that the cache stores are used.
+/// Whether to use the views that a cache stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoredUse {
-    /// If they have the student's size.
+    /// Use them if they have the student's size.
     #[default]
     Fitting,
-    /// Never: every view is rendered from its image.
+    /// Never use them: render every view from its image.
     Ignored,
 }
 
@@ -25,16 +25,16 @@ pub enum StoredUse {
 pub struct Originals<'a> {
     /// The images.
     pub source: &'a dyn ImageSource,
-    /// Where they are, for messages.
+    /// Their path, for messages.
     pub path: &'a Path,
 }
 
 /// The source of a run's pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewOrigin {
-    /// Views are rendered from the images. The cache may hold some of another size.
+    /// Views are rendered from the images. The cache may store views of another size.
     Rendered {
-        /// What the cache stores, and the run does not use.
+        /// The stored format that the run does not use, if there is one.
         unused: Option<StoredFormat>,
     },
     /// Views are read from the cache, and no image is opened.
@@ -74,7 +74,7 @@ impl fmt::Display for ViewOrigin {
     }
 }
 
-/// The images, or the error that says why they are needed.
+/// Returns the images, or the error that says why they are needed.
 pub(super) fn require_originals<'a>(
     cache: &Cache,
     size: u32,

@@ -8,7 +8,8 @@ use lgd_data::view::View;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Size, filter and normalization of a student's input. The latter two are the teacher's, so that both see the same pixels.
+/// Size, filter and normalization of a student's input. Filter and normalization are the teacher's, so both models see
+/// the same pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InputFormat {
     /// Side of the square input, pixels.
@@ -45,13 +46,13 @@ pub enum PixelError {
     /// The source cannot deliver the bytes.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The bytes are no usable image.
+    /// The bytes are not a usable image.
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// The view does not fit the image.
     #[error(transparent)]
     Render(#[from] RenderError),
-    /// The image is not the one that the teacher saw.
+    /// The image differs from the one that the teacher saw.
     #[error("the image changed since extraction")]
     Changed {
         /// The image in the cache.
@@ -73,8 +74,8 @@ impl PixelError {
     }
 }
 
-/// Renders `view` of image `index` of `source`. `expected` is the image that the teacher saw, if there is one to compare
-/// with.
+/// Renders `view` of image `index` of `source`. `expected`: the image that the teacher saw; `None` skips the
+/// comparison.
 ///
 /// # Errors
 /// [`PixelError`], without the image's key, which the caller knows.
@@ -90,10 +91,10 @@ pub fn load_view(
     Ok(render(&image, view, format.size, format.resample)?)
 }
 
-/// As [`load_view`], into `out`, RGB8 `[S, S, 3]`.
+/// Like [`load_view`], but writes to `out`, RGB8 `[S, S, 3]`.
 ///
 /// # Errors
-/// As [`load_view`], also if `out` has another length.
+/// Those of [`load_view`]. Also fails if `out` has another length.
 pub fn load_view_into(
     source: &dyn ImageSource,
     index: usize,

@@ -10,8 +10,8 @@ use super::labels::{ClassRecord, Labels};
 use crate::error::TrainError;
 use crate::objective::{Input, Inputs, TargetBatch, TargetColumns};
 
-/// The open columns of a run's targets, and the embeddings. Gathers on the host, so that a loader's threads can do it while a device
-/// computes.
+/// The open target columns of a run, and the teacher's embeddings. Gathers on the host, so that the loader's threads
+/// can do it while a device computes.
 #[derive(Debug)]
 pub struct TargetSource<'a> {
     cache: &'a Cache,
@@ -27,7 +27,8 @@ impl<'a> TargetSource<'a> {
     /// Opens the columns `wanted`.
     ///
     /// # Errors
-    /// [`LoaderError::Artifact`] if a shard is unreadable; [`LoaderError::Input`] if `inputs` lack a column; those of [`Labels::read`].
+    /// [`LoaderError::Artifact`] if a shard is unreadable; [`LoaderError::Input`] if `inputs` lack a column; the errors
+    /// of [`Labels::read`].
     pub fn open(inputs: Inputs<'a>, wanted: TargetColumns) -> Result<Self, LoaderError> {
         let cache = inputs.cache();
         let of_bank = wanted.text_distribution || wanted.visual_distribution || wanted.pseudo_category;
@@ -89,7 +90,7 @@ impl<'a> TargetSource<'a> {
     /// The teacher's embeddings of cache rows, `[rows.len(), D]`, on the CPU.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] if there is no such row.
+    /// [`TrainError::Setting`] if a row does not exist.
     pub fn embeddings(&self, rows: &[usize]) -> Result<Tensor, TrainError> {
         if let Some(&row) = rows.iter().find(|row| **row >= self.cache.rows()) {
             let range = "below the number of rows of the cache";

@@ -1,8 +1,9 @@
 //! The caption term of GPT4Image (arXiv 2306.00693): docs/methods.md section 4.
 //!
-//! Symmetric contrast within the batch: with logits `z[i,j] = s_i . c_j / tau` of the students' and the captions' embeddings,
-//! `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is taken in parts is contrasted part by part.
-//! Fewer captions to tell apart make a smaller loss, so `--batch-parts` changes this objective.
+//! Symmetric contrast within the batch: with logits `z[i,j] = s_i . c_j / tau` of the students' and the captions'
+//! embeddings, `L = (mean_i -log_softmax(z[i,:])[i] + mean_j -log_softmax(z[:,j])[j]) / 2`. A batch that is split into
+//! parts is contrasted part by part. A part has fewer captions to tell apart and so a smaller loss. `--batch-parts`
+//! therefore changes this objective.
 
 use std::sync::Arc;
 
@@ -25,12 +26,12 @@ use crate::student::StudentOutput;
 #[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CaptionSettings {
-    /// caption: temperature of the similarities to captions.
+    /// caption: temperature of the similarities between images and captions.
     #[arg(long = "tau-caption", value_name = "TAU_CAPTION", default_value_t = DEFAULT.caption_temperature, value_parser = parse::temperature)]
     pub caption_temperature: f32,
 }
 
-/// The paper's (docs/methods.md section 4).
+/// The paper's settings (docs/methods.md section 4).
 const DEFAULT: CaptionSettings = CaptionSettings { caption_temperature: 0.07 };
 
 impl Default for CaptionSettings {
@@ -56,7 +57,7 @@ impl Declared for Caption {
         source: "GPT4Image, arXiv 2306.00693",
     };
 
-    /// Captions must be as wide as the embeddings that they are compared with.
+    /// Fails unless captions are as wide as the embeddings that they are compared with.
     fn check(setup: &Setup<'_>) -> Result<(), InputError> {
         let cache = setup.inputs.cache();
         match &cache.manifest().config.captions {
@@ -79,10 +80,10 @@ pub struct Caption {
 }
 
 impl Caption {
-    /// The objective at a temperature.
+    /// Creates the objective with a temperature.
     ///
     /// # Errors
-    /// A temperature out of range.
+    /// If the temperature is out of range.
     pub fn new(temperature: f32) -> Result<Self, TrainError> {
         check_temperature("the captions' temperature", temperature)?;
         Ok(Self { temperature })

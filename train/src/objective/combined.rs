@@ -1,4 +1,4 @@
-//! Several objectives at the same time: the weighted sum of their losses.
+//! Several objectives at once: the weighted sum of their losses.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use crate::student::StudentOutput;
 
 /// A weighted sum of objectives.
 ///
-/// The terms of the [`Loss`] are those of all parts, unweighted. The state of a part is saved under its name and a dot.
+/// The terms of the [`Loss`] are those of all parts, unweighted. The name of a part and a dot are the prefix of its
+/// saved state.
 pub struct Combined {
     parts: Vec<Part>,
 }
@@ -22,10 +23,10 @@ struct Part {
 }
 
 impl Combined {
-    /// The sum of `parts`: name, weight and objective of each.
+    /// The weighted sum of `parts`: name, weight and objective of each.
     ///
     /// # Errors
-    /// No parts, two of the same name, or a weight that is not positive.
+    /// If there are no parts, if two have the same name, or if a weight is not positive.
     pub fn new(
         parts: impl IntoIterator<Item = (&'static str, f32, Box<dyn Objective>)>,
     ) -> Result<Self, TrainError> {

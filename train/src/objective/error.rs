@@ -6,7 +6,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ObjectiveError {
-    /// A name that stands for no objective.
+    /// No objective has this name.
     #[error("unknown objective {name:?}, expected one of {known}")]
     Unknown {
         /// The name given.
@@ -17,10 +17,10 @@ pub enum ObjectiveError {
     /// A choice of objectives that makes no sense.
     #[error("{reason}\nhint: objectives are given as lgd,kdep:0.5, a weight after the colon")]
     Choice {
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A batch without a target column that the objective reads.
+    /// A batch lacks a target column that the objective reads.
     #[error("the objective needs the target column {column}, which the batch lacks")]
     MissingColumn {
         /// The column.
@@ -36,7 +36,7 @@ pub enum ObjectiveError {
         /// Rows of the batch.
         rows: usize,
     },
-    /// A label that the classifier has no class for.
+    /// The classifier has no class for a label.
     #[error("a label is {label}, but there are {classes} classes")]
     Label {
         /// The label.

@@ -6,13 +6,13 @@
 //! L_sim  = mean over the batch of 1 - pearson(s . Q^T, t . Q^T)
 //! ```
 //!
-//! - x: tokens that the decoder makes of a masked view; y: the teacher's standardized tokens of the whole view.
-//! - s: the student's embedding of the masked view; t: the teacher's of the whole view.
+//! - x: the decoder's tokens of a masked view; y: the teacher's standardized tokens of the whole view.
+//! - s: the student's embedding of the masked view; t: the teacher's embedding of the whole view.
 //! - Q: the filled part of a queue of the last K teacher embeddings. A batch is added after its step.
 //!
-//! Means over positions are over the teacher's width D of the tokens too. Projected tokens are compared in the d values that are stored,
-//! and D still divides: the axes are orthonormal, so the error is that of whole tokens, as far as the projection keeps them, and its
-//! balance with L_sim does not depend on how tokens are stored.
+//! Means over positions also divide by the width D of the teacher's tokens. Projected tokens are compared in their d
+//! stored values, and the divisor is still D. The axes are orthonormal, so the error is that of whole tokens, as far as
+//! the projection preserves them. Its balance with L_sim does not depend on how tokens are stored.
 
 use std::collections::BTreeMap;
 
@@ -32,27 +32,28 @@ use crate::ops;
 use crate::parse;
 use crate::student::StudentOutput;
 
-/// Product of the deviations below which similarities count as constant; their correlation goes to 0 then.
+/// If the product of the deviations is below this, similarities count as constant, and their correlation goes to 0.
 const EPS: f64 = 1e-6;
-/// Fewest entries of the queue over which similarities can vary.
+/// Smallest number of queue entries over which similarities can vary.
 const LEAST_ENTRIES: usize = 2;
 
 /// Settings that only this objective reads; `--queue` is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HgkdSettings {
-    /// hgkd: share of the cells of the student's coarsest grid that it does not see.
+    /// hgkd: share of cells that are hidden from the student, on its coarsest grid.
     #[arg(long, default_value_t = DEFAULT.mask_ratio, value_parser = parse::fraction)]
     pub mask_ratio: f32,
-    /// hgkd: weight of the visible tokens beside the hidden ones; 0 is the purely generative form.
+    /// hgkd: weight of the visible tokens relative to the hidden ones; 0 is the purely generative form.
     #[arg(long, default_value_t = DEFAULT.beta)]
     pub beta: f32,
-    /// hgkd: weight of the similarities to the queue.
+    /// hgkd: weight of the loss that compares similarities to the queue.
     #[arg(long, default_value_t = DEFAULT.lambda_sim)]
     pub lambda_sim: f32,
 }
 
-/// The paper's ratio, and weights of this project (docs/methods.md section 3): the published text has none.
+/// The mask ratio is the paper's. The weights are this project's, because the published text has none (docs/methods.md
+/// section 3).
 const DEFAULT: HgkdSettings = HgkdSettings { mask_ratio: 0.6, beta: 1.0, lambda_sim: 1.0 };
 
 impl Default for HgkdSettings {
@@ -98,10 +99,11 @@ pub struct Hgkd {
 }
 
 impl Hgkd {
-    /// The objective over `queue`, for tokens that the teacher gives in width `teacher_dim`, however wide they are stored.
+    /// Creates the objective over `queue`. `teacher_dim`: width of the teacher's own tokens, even if they are stored
+    /// narrower.
     ///
     /// # Errors
-    /// A weight that is negative or not finite, or a width of 0.
+    /// If a weight is negative or not finite, or the width is 0.
     pub fn new(settings: HgkdSettings, queue: TeacherQueue, teacher_dim: usize) -> Result<Self, TrainError> {
         expect_positive("the width of the teacher's tokens", teacher_dim)?;
         for (name, value) in [("beta", settings.beta), ("lambda_sim", settings.lambda_sim)] {
@@ -151,8 +153,8 @@ impl Objective for Hgkd {
     }
 }
 
-/// Squared errors of `[B, rows, columns, d]`, summed and divided by positions and `teacher_dim`, over hidden and over visible positions: two
-/// scalars, 0 where there is no such position.
+/// Squared errors of `[B, rows, columns, d]`, summed and divided by the number of positions and by `teacher_dim`, over
+/// hidden and over visible positions: two scalars. A scalar is 0 if there are no such positions.
 fn feature_losses(
     x: &Tensor,
     y: &Tensor,
@@ -173,7 +175,7 @@ fn feature_losses(
     Ok([mean_over(false)?, mean_over(true)?])
 }
 
-/// Whether each token of `[B, rows, columns]` stands in a visible cell.
+/// Whether each token of `[B, rows, columns]` lies in a visible cell.
 fn visible_tokens(
     mask: &BatchMask,
     (batch, rows, columns): (usize, usize, usize),
@@ -191,7 +193,8 @@ fn visible_tokens(
     Ok((0..batch * rows * columns).map(cell).collect())
 }
 
-/// `1 - pearson(s . Q^T, t . Q^T)`, averaged over the batch: a scalar, 0 while the queue is too short to correlate anything.
+/// `1 - pearson(s . Q^T, t . Q^T)`, averaged over the batch: a scalar, 0 while the queue has too few entries to
+/// correlate.
 fn similarity_loss(s: &Tensor, t: &Tensor, queue: Option<&Tensor>) -> Result<Tensor, TrainError> {
     expect_dims("teacher embeddings", t, s.dims())?;
     let Some(queue) = queue.filter(|queue| queue.dims()[0] >= LEAST_ENTRIES) else {
@@ -206,7 +209,7 @@ fn pearson(a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
     let centered = |x: &Tensor| x.broadcast_sub(&x.mean_keepdim(1)?);
     let (a, b) = (centered(a)?, centered(b)?);
     let squares = (a.sqr()?.sum(1)? * b.sqr()?.sum(1)?)?;
-    // Inside the root: its slope stays finite where one side is constant.
+    // Inside the root, so that the slope stays finite if one side is constant.
     (&a * &b)?.sum(1)? / (squares + EPS * EPS)?.sqrt()?
 }
 

@@ -1,4 +1,5 @@
-//! What objectives read beside the cache's views and embeddings: declared in a `SPEC`, then checked once for all chosen objectives.
+//! Inputs of objectives besides the cache's views and embeddings. A `SPEC` declares them; all chosen objectives' are
+//! checked once.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -48,7 +49,7 @@ impl Serialize for Input {
     }
 }
 
-/// The inputs of a run: those that its objectives declare are present and belong to the cache.
+/// The checked inputs of a run: those that its objectives declare are present and belong to the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     cache: &'a Cache,
@@ -57,11 +58,11 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Checks the inputs of `objectives` by manifests alone: no column is opened.
+    /// Checks the inputs of `objectives` by their manifests only. No column is opened.
     ///
     /// # Errors
-    /// [`InputError::Unused`] for a bank that no objective reads; [`InputError::Missing`] and [`InputError::NotCached`] for an input that
-    /// an objective lacks; [`InputError::Artifact`] for a bank that was made from another cache.
+    /// [`InputError::Unused`] if no objective reads a bank; [`InputError::Missing`] and [`InputError::NotCached`] if an
+    /// objective lacks an input; [`InputError::Artifact`] if a bank was made from another cache.
     pub fn open(
         cache: &'a Cache,
         bank: Option<&'a Bank>,
@@ -95,7 +96,7 @@ impl<'a> Inputs<'a> {
             }
             Input::Tokens => cached(config.tokens.is_some()),
             Input::Captions => cached(config.captions.is_some()),
-            // The manifest does not say: the loader finds a sample without a label when it reads them.
+            // The manifest does not record this. The loader fails on a sample without a label when it reads them.
             Input::Labels => Ok(()),
         }
     }
@@ -130,13 +131,13 @@ impl<'a> Inputs<'a> {
         record.ok_or_else(|| self.undeclared(Input::Tokens))
     }
 
-    /// The error for a column that no objective declared and that the cache does not hold.
+    /// The error for a column that no objective declared and the cache does not hold.
     pub(crate) fn undeclared(&self, input: Input) -> InputError {
         InputError::NotCached { of: UNDECLARED, input, cache: self.cache.dir().to_owned() }
     }
 }
 
-/// Stands for the objective in errors about inputs that none declared.
+/// The name of the objective in errors about inputs that no objective declared.
 const UNDECLARED: &str = "a target";
 
 /// Why the inputs of objectives cannot be used.
@@ -154,7 +155,7 @@ pub enum InputError {
     Missing {
         /// The objective.
         of: &'static str,
-        /// What is missing.
+        /// The missing input.
         input: Input,
     },
     /// The cache was extracted without a column that an objective needs.
@@ -162,12 +163,12 @@ pub enum InputError {
     NotCached {
         /// The objective.
         of: &'static str,
-        /// What is missing.
+        /// The missing input.
         input: Input,
         /// The cache's folder.
         cache: PathBuf,
     },
-    /// A bank that no chosen objective reads.
+    /// No chosen objective reads a bank that was given.
     #[error("{input} is given, and the objective {chosen} does not use one")]
     Unused {
         /// The input.
@@ -192,7 +193,7 @@ pub enum InputError {
         got: usize,
         /// Width of the student's pooled feature.
         expected: usize,
-        /// Width of the teacher's features, which a projection cannot widen.
+        /// Width of the teacher's features. A projection cannot make them wider.
         features: usize,
     },
     /// Captions have another width than the embeddings that they are compared with.
@@ -228,7 +229,7 @@ impl From<ArtifactError> for InputError {
     }
 }
 
-/// An input as a column.
+/// Words for an input that is a column of the cache.
 fn column(input: Input) -> String {
     match input {
         Input::Tokens => "the teacher's patch tokens".to_owned(),

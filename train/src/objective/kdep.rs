@@ -1,7 +1,7 @@
 //! KDEP (arXiv 2203.05180): docs/methods.md section 2.
 //!
-//! `L = mean over batch and dimensions of (x - f(y))^2`, with the student's pooled feature x before its last activation, and the
-//! teacher's feature projected to its width and scaled, f(y), which the KDEP bank holds.
+//! `L = mean over batch and dimensions of (x - f(y))^2`. x is the student's pooled feature before its last activation.
+//! f(y) is the teacher's feature, projected to the width of x and scaled, as the KDEP bank holds it.
 
 use super::registry::{Declared, Setup};
 use super::{Input, InputError, Loss, Objective, ObjectiveSpec, TargetBatch, TargetColumns, WantedOutputs};
@@ -19,7 +19,7 @@ impl Declared for Kdep {
         source: "KDEP, arXiv 2203.05180",
     };
 
-    /// Targets must be as wide as the student's pooled feature.
+    /// Fails unless targets are as wide as the student's pooled feature.
     fn check(setup: &Setup<'_>) -> Result<(), InputError> {
         let (bank, student) = (setup.inputs.features()?, setup.student);
         let (got, expected) = (bank.dim(), student.feature_dim());

@@ -8,12 +8,13 @@
 //!
 //! The VSB ([`VisualBank`]) holds the mean embedding of each category (default), or the paper's online form, which moves with the batches.
 //!
-//! Categories that no view is assigned to have no meaningful VSB row. They are taken out of L_vis on both sides, and the teacher's
-//! distribution is normalized over the rest.
+//! Categories that no view is assigned to have no meaningful VSB row. They are left out of L_vis on both sides, and the
+//! teacher's distribution is normalized over the rest.
 //!
-//! Every category's prototype counts once, as published, or as often as views are assigned to it ([`CategoryWeights`]): then
-//! `p[c] ∝ n_c exp(logit)` for the teacher, and `log n_c` is added to the student's logits. An unassigned category counts once in the text
-//! term. Distributions that are stored as their largest entries are weighted in those.
+//! Every category's prototype counts once, as published, or as often as views are assigned to it ([`CategoryWeights`]).
+//! In the second case, `p[c] ∝ n_c exp(logit)` for the teacher, and `log n_c` is added to the student's logits. An
+//! unassigned category counts once in the text term. If only the largest entries of a distribution are stored, only
+//! those are weighted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,10 +43,10 @@ use crate::student::StudentOutput;
 #[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LgdSettings {
-    /// lgd: weight of the visual term; the textual one has 1 - alpha.
+    /// lgd: weight of the visual term; the text term has 1 - alpha.
     #[arg(long, default_value_t = DEFAULT.alpha, value_parser = parse::fraction_or_zero)]
     pub alpha: f32,
-    /// lgd: the visual semantics bank: mean (over the whole cache, fixed) or ema (the paper's moving average over batches).
+    /// lgd: visual semantics bank: mean (over the whole cache, fixed) or ema (the paper's moving average over batches).
     #[arg(long, default_value_t = DEFAULT.vsb)]
     pub vsb: VisualMode,
     /// lgd: momentum of the moving-average bank.
@@ -56,7 +57,8 @@ pub struct LgdSettings {
     pub slots: CategoryWeights,
 }
 
-/// The paper's (docs/methods.md section 1), but for the visual bank, which moves with the batches there ([`VisualMode::Ema`]) and is fixed here.
+/// The paper's settings (docs/methods.md section 1), except for the visual bank: the paper's moves with the batches
+/// ([`VisualMode::Ema`]).
 const DEFAULT: LgdSettings =
     LgdSettings { alpha: 0.5, vsb: VisualMode::Mean, vsb_momentum: 0.999, slots: CategoryWeights::Balanced };
 
@@ -86,7 +88,7 @@ impl SettingGroup for LgdSettings {
     }
 }
 
-/// Where the visual semantics bank comes from.
+/// Source of the visual semantics bank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VisualMode {
@@ -159,7 +161,7 @@ impl Declared for Lgd {
         source: "LGD, arXiv 2406.11689",
     };
 
-    /// A weight of 0 views must not drop prototypes that the bank keeps.
+    /// Fails if a weight of 0 views would drop prototypes that the bank keeps.
     fn check(setup: &Setup<'_>) -> Result<(), InputError> {
         let bank = setup.inputs.names()?;
         let kept = bank.manifest().record.unassigned_slots == UnassignedSlots::Kept;
@@ -199,7 +201,7 @@ impl Declared for Lgd {
 /// The constants of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LgdConstants {
-    /// Weight of the visual term, within 0 and 1.
+    /// Weight of the visual term, 0 to 1.
     pub alpha: f32,
     /// Teacher's temperature. Only the online bank uses it: the stored distributions already contain it.
     pub teacher_temperature: f32,
@@ -208,7 +210,7 @@ pub struct LgdConstants {
 }
 
 impl Default for LgdConstants {
-    /// Those of the default settings, and of a bank with the default temperature.
+    /// The constants of the default settings, and of a bank with the default temperature.
     fn default() -> Self {
         let student_temperature = SharedSettings::default().student_temperature;
         Self { alpha: DEFAULT.alpha, teacher_temperature: 0.01, student_temperature }
@@ -230,9 +232,9 @@ enum VisualPrototypes {
     Ema(EmaBank),
 }
 
-/// How much each class of a distribution counts: every category, and in the visual term the view itself.
+/// Weight of each class of a distribution: every category, and in the visual term the view itself.
 struct ClassWeights {
-    /// 0 takes a class out.
+    /// 0 leaves a class out.
     weights: Vec<f32>,
     active: Arc<[bool]>,
     /// `[1, classes]`, added to the student's logits; absent if every active class counts once.
@@ -248,7 +250,7 @@ impl ClassWeights {
     }
 
     fn weighted(weights: Vec<f32>, device: &Device) -> Result<Self, TrainError> {
-        // A class that is taken out has no logarithm, and needs none.
+        // A class that is left out has no logarithm and needs none.
         let log = |weight: &f32| if *weight > 0.0 { weight.ln() } else { 0.0 };
         let log_weights: Vec<f32> = weights.iter().map(log).collect();
         let log_weights = Tensor::from_vec(log_weights, (1, weights.len()), device)?;
@@ -258,11 +260,11 @@ impl ClassWeights {
 }
 
 impl Lgd {
-    /// The objective for the text bank `tsb` `[C, D]`, a visual bank, and per category whether any view is assigned to it. Every category
-    /// counts once.
+    /// Creates the objective from the text bank `tsb` `[C, D]`, a visual bank, and whether any view is assigned to each
+    /// category. Every category counts once.
     ///
     /// # Errors
-    /// Constants out of range, or banks whose shapes disagree.
+    /// If a constant is out of range, or the banks' shapes disagree.
     pub fn new(
         constants: LgdConstants,
         tsb: Tensor,
@@ -287,10 +289,10 @@ impl Lgd {
         Ok(Self { constants, tsb, visual, text_weights, visual_weights })
     }
 
-    /// The same objective with categories that count as often as views are assigned to them: `counts` `[C]`.
+    /// The same objective, with each category counted as often as views are assigned to it: `counts` `[C]`.
     ///
     /// # Errors
-    /// Another number of counts than of categories.
+    /// If the number of counts is not the number of categories.
     pub fn counting_views(self, counts: &[u64]) -> Result<Self, TrainError> {
         expect_eq("counts of the bank", self.tsb.dims()[0], counts.len())?;
         #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^24 need no last digit")]
@@ -311,7 +313,7 @@ impl Lgd {
         Ok(ops::soft_cross_entropy(&logits, &p.contiguous()?, Arc::clone(&classes.active))?)
     }
 
-    /// The teacher's visual distribution for the bank as it is now, over the active classes: `[B, C + 1]`.
+    /// The teacher's visual distribution over the active classes, from the current state of the bank: `[B, C + 1]`.
     fn online_distribution(&self, t: &Tensor, vsb: &Tensor) -> Result<Tensor, TrainError> {
         let positive = t.sqr()?.sum_keepdim(D::Minus1)?;
         let logits = Tensor::cat(&[&positive, &ops::similarity(t, vsb)?], 1)?;

@@ -1,4 +1,4 @@
-//! Which cells a student does not see: docs/methods.md section 3.
+//! Masks: the cells that a student does not see (docs/methods.md section 3).
 
 use lgd_kernels::geometry::{expect_eq, expect_positive};
 
@@ -7,10 +7,10 @@ use crate::error::TrainError;
 use crate::rng::Stream;
 use crate::student::LEAST_CELLS;
 
-/// Separates this random stream from the others that start from the same seed.
+/// Separates this random stream from the others with the same seed.
 const PURPOSE: u64 = u64::from_le_bytes(*b"hgkdmask");
 
-/// Which cells of the student's coarsest grid are visible, image after image.
+/// The visible cells of the student's coarsest grid, image after image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchMask {
     /// `[B, rows, columns]`.
@@ -20,10 +20,10 @@ pub struct BatchMask {
 }
 
 impl BatchMask {
-    /// The mask `visible` `[B, rows, columns]`.
+    /// Creates the mask `visible` `[B, rows, columns]`.
     ///
     /// # Errors
-    /// Images without cells, or a part of an image.
+    /// If images have no cells, or the last image is incomplete.
     pub fn new(visible: Vec<bool>, (rows, columns): (usize, usize)) -> Result<Self, TrainError> {
         let cells = rows * columns;
         expect_positive("cells of a mask", cells)?;
@@ -56,12 +56,12 @@ impl BatchMask {
         Ok(Self { visible: self.visible[start * cells..(start + len) * cells].to_vec(), ..*self })
     }
 
-    /// Hides the share `ratio` of each image's `rows` x `columns` cells: rounded, at least one, never all. The choice depends on (`seed`,
-    /// sample, `epoch`) alone. `samples`: number of each image's sample in the cache, which stands for its key, because a run's cache never
-    /// changes.
+    /// Hides the share `ratio` of each image's `rows` x `columns` cells: rounded, at least one, never all. The choice
+    /// depends only on (`seed`, sample, `epoch`). `samples`: the number of each image's sample in the cache. It stands
+    /// for the sample's key, because a run's cache never changes.
     ///
     /// # Errors
-    /// A ratio that is not a share, or images of fewer than two cells.
+    /// If the ratio is not a share, or images have fewer than two cells.
     pub fn draw(
         (seed, epoch): (u64, u32),
         samples: &[u64],

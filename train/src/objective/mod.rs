@@ -1,15 +1,16 @@
-//! Objectives: the targets they need, and how they turn those and a student's output into a loss.
+//! Objectives: the targets they need, and the loss they compute from those and a student's output.
 //!
-//! An objective is one file here: its `SPEC` (name, inputs, flags, the student's outputs), its settings, and its [`Objective`]. To add one:
+//! An objective is one file here: its `SPEC` (name, inputs, flags, the student's outputs), its settings, and its
+//! [`Objective`]. To add one:
 //!
-//! 1. Write its file. Copy `caption.rs`, which is the smallest one with a setting. Settings are one struct that is the flags, their
-//!    defaults and the members of `config.toml` at once; a setting that other objectives read too goes into `settings.rs`.
+//! 1. Write its file. Copy `caption.rs`, the smallest one with a setting. One struct defines the flags, their defaults
+//!    and the members of `config.toml`. A setting that other objectives read too goes into `settings.rs`.
 //! 2. Add its `mod` line and its line in `objectives!` below.
 //!
-//! That is all if the objective reads columns that [`TargetColumns`] has and outputs that [`WantedOutputs`] has. A new column is a field in
-//! `targets.rs` and its reader in `loader/targets.rs`, a new input is a variant of [`Input`] in `inputs.rs`, a new output of the student is
-//! made in `student/config.rs`. Tests: a case with PyTorch's losses and gradients in `tests/numerics/objectives.rs`, and its line in
-//! `tests/cli/objectives.txt` of the workspace.
+//! That is all if the objective reads columns that [`TargetColumns`] has and outputs that [`WantedOutputs`] has. For a
+//! new column, add a field in `targets.rs` and its reader in `loader/targets.rs`. For a new input, add a variant of
+//! [`Input`] in `inputs.rs`. For a new output of the student, extend `student/config.rs`. Tests: a case with PyTorch's
+//! losses and gradients in `tests/numerics/objectives.rs`, and a line in `tests/cli/objectives.txt` of the workspace.
 
 mod caption;
 mod combined;
@@ -69,27 +70,27 @@ impl ObjectiveSettings {
     /// Checks every setting.
     ///
     /// # Errors
-    /// The first that is out of range.
+    /// The first setting that is out of range.
     pub fn check(&self) -> Result<(), SettingError> {
         self.groups().into_iter().try_for_each(|group| group.check())
     }
 
-    /// The settings that other settings leave without effect.
+    /// Flags that other settings leave without effect.
     pub fn idle(&self) -> Vec<IdleFlag> {
         self.groups().into_iter().filter_map(|group| group.idle()).collect()
     }
 }
 
-/// A loss and the terms it is made of.
+/// A loss and its terms.
 #[derive(Debug, Clone)]
 pub struct Loss {
     /// The scalar to minimize; differentiable.
     pub total: Tensor,
-    /// Its terms, before weighting, by name; scalars on the objective's device. No two objectives have a name in common.
+    /// Its terms, before weighting, by name; scalars on the objective's device. Names are unique across objectives.
     pub parts: Vec<(&'static str, Tensor)>,
 }
 
-/// The student's outputs that objectives read, beside the pooled feature, which every student has.
+/// The student's outputs that objectives read, besides the pooled feature, which every student has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WantedOutputs {
     /// The head's output: the embedding in the teacher's space, or logits.
@@ -104,7 +105,7 @@ impl WantedOutputs {
     /// None of them.
     pub const NONE: Self = Self { embedding: false, raw_pooled: false, tokens: false };
 
-    /// The outputs that either reads.
+    /// The outputs that `self` or `other` reads.
     pub fn union(self, other: Self) -> Self {
         Self {
             embedding: self.embedding || other.embedding,
@@ -124,7 +125,7 @@ pub struct ObjectiveSpec {
     pub name: &'static str,
     /// What it does, in a sentence.
     pub about: &'static str,
-    /// Its inputs besides views and embeddings of a cache.
+    /// Its inputs besides a cache's views and embeddings.
     pub needs: &'static [Input],
     /// The flags of `lgd train` that it reads: its own settings and those of [`SharedSettings`], and `--bank`.
     pub flags: &'static [&'static str],
@@ -137,22 +138,22 @@ pub struct ObjectiveSpec {
     pub source: &'static str,
 }
 
-/// Something to train a student for.
+/// A training objective.
 pub trait Objective: Send {
-    /// The target columns [`loss`](Self::loss) and [`after_step`](Self::after_step) read.
+    /// The target columns that [`loss`](Self::loss) and [`after_step`](Self::after_step) read.
     fn columns(&self) -> TargetColumns;
 
     /// The loss of a batch, averaged over its rows.
     ///
     /// # Errors
-    /// A column or an output of the student that is missing, or shapes that disagree.
+    /// If a column or an output of the student is missing, or shapes disagree.
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError>;
 
-    /// Updates the objective's own state, once per optimizer step, after the step's loss was computed. The targets are the whole
-    /// batch's, on the CPU: reading them waits for no device.
+    /// Updates the objective's own state, once per optimizer step, after the step's loss was computed. The targets are
+    /// those of the whole batch, on the CPU, so reading them does not wait for a device.
     ///
     /// # Errors
-    /// A column that is missing, or shapes that disagree.
+    /// If a column is missing, or shapes disagree.
     fn after_step(&mut self, _targets: &TargetBatch) -> Result<(), TrainError> {
         Ok(())
     }
@@ -160,7 +161,7 @@ pub trait Objective: Send {
     /// The objective's state for a checkpoint; empty if it has none.
     ///
     /// # Errors
-    /// Tensors that cannot be made.
+    /// If tensors cannot be created.
     fn state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         Ok(BTreeMap::new())
     }
@@ -168,7 +169,7 @@ pub trait Objective: Send {
     /// Restores [`state`](Self::state) from a checkpoint. Embeddings saved as row numbers are re-read through `read`.
     ///
     /// # Errors
-    /// An entry that is missing or does not fit, or those of `read`; the objective must not be used then.
+    /// If an entry is missing or does not fit, or `read` fails. The objective must not be used after an error.
     fn restore(
         &mut self,
         _state: &BTreeMap<String, Tensor>,

@@ -1,8 +1,8 @@
-//! The last teacher embeddings that training has shown: the memory of SEED and H-GKD.
+//! The queue of the latest teacher embeddings in training, for SEED and H-GKD.
 //!
 //! A ring of `K` entries on the device, filled in the order of training. A checkpoint stores the cache row of each entry, not the
-//! embedding: 256 kB instead of 256 MB at K = 65,536 and D = 1,024. A restored queue has every entry at its old position, so that sums
-//! over the entries give the same bits.
+//! embedding: 256 kB instead of 256 MB at K = 65,536 and D = 1,024. A restored queue has every entry at its old
+//! position, so sums over the entries give the same bits.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::error::{TrainError, expect_dims};
 /// Names in the state.
 const ROWS: &str = "queue.rows";
 const NEXT: &str = "queue.next";
-/// Embeddings read at a time when a queue is restored.
+/// Number of embeddings read at a time when a queue is restored.
 const CHUNK: usize = 4096;
 
 /// A first-in, first-out queue of at most `K` teacher embeddings; empty at first.
@@ -23,7 +23,7 @@ const CHUNK: usize = 4096;
 pub struct TeacherQueue {
     /// Cache row of each filled entry.
     rows: Vec<u32>,
-    /// Position to be written next: the first free one, or that of the oldest entry.
+    /// Position of the next write: the first free entry, or the oldest one.
     next: usize,
     /// `[K, D]`, of which the first `rows.len()` entries are filled.
     entries: Tensor,
@@ -33,7 +33,7 @@ impl TeacherQueue {
     /// An empty queue of `capacity` embeddings of width `dim` on `device`.
     ///
     /// # Errors
-    /// A capacity of 0, or memory that cannot be allocated.
+    /// If the capacity is 0, or memory cannot be allocated.
     pub fn new(capacity: usize, dim: usize, device: &Device) -> Result<Self, TrainError> {
         if capacity == 0 {
             return Err(TrainError::Setting { name: "the queue's length", value: 0.0, range: "at least 1" });
@@ -42,7 +42,7 @@ impl TeacherQueue {
         Ok(Self { rows: Vec::new(), next: 0, entries })
     }
 
-    /// The empty queue of a run: of the length that is set, at most as long as the cache.
+    /// The empty queue of a run, with the configured length but at most the cache's.
     pub(super) fn of_run(setup: &Setup<'_>) -> Result<Self, InputError> {
         let cache = setup.inputs.cache();
         let capacity = setup.settings.shared.queue.min(cache.rows());
@@ -54,7 +54,7 @@ impl TeacherQueue {
         self.entries.dims()[0]
     }
 
-    /// Filled entries.
+    /// Number of filled entries.
     pub fn filled(&self) -> usize {
         self.rows.len()
     }
@@ -62,7 +62,7 @@ impl TeacherQueue {
     /// Appends the embeddings `[n, D]`, on any device, of cache rows `rows`, in that order. The oldest entries are overwritten.
     ///
     /// # Errors
-    /// Another shape, or an error of the device.
+    /// If the shape is wrong, or the device fails.
     pub fn push(&mut self, rows: &[u32], embeddings: &Tensor) -> Result<(), TrainError> {
         expect_dims("embeddings for the queue", embeddings, &[rows.len(), self.entries.dims()[1]])?;
         if rows.is_empty() {
@@ -90,7 +90,7 @@ impl TeacherQueue {
     /// next [`push`](Self::push) overwrites.
     ///
     /// # Errors
-    /// An error of the device.
+    /// If the device fails.
     pub fn tensor(&self) -> Result<Option<Tensor>, TrainError> {
         let filled = self.filled();
         Ok((filled > 0).then(|| self.entries.narrow(0, 0, filled)).transpose()?)
@@ -99,7 +99,7 @@ impl TeacherQueue {
     /// Cache rows and position, for a checkpoint: `queue.rows` u32 `[filled]`, `queue.next` u32 `[1]`.
     ///
     /// # Errors
-    /// Tensors that cannot be made.
+    /// If tensors cannot be created.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let rows = Tensor::from_slice(&self.rows, self.filled(), &Device::Cpu)?;
         let next = Tensor::new(&[u32::try_from(self.next).unwrap_or(u32::MAX)], &Device::Cpu)?;
@@ -109,8 +109,8 @@ impl TeacherQueue {
     /// Restores [`state`](Self::state); `read` returns the embeddings `[n, D]` of the cache rows in it.
     ///
     /// # Errors
-    /// An entry that is missing, or does not fit a queue of this length: nothing is changed then. Those of `read`, or another shape: the
-    /// queue is empty then.
+    /// If an entry is missing, or does not fit a queue of this length; the queue is then unchanged. If `read` fails or
+    /// returns another shape; the queue is then empty.
     pub fn restore(
         &mut self,
         state: &BTreeMap<String, Tensor>,

@@ -22,21 +22,22 @@ pub struct Setup<'a> {
     pub student: Architecture,
     /// Seed of the run.
     pub seed: u64,
-    /// Where losses are computed.
+    /// Device on which losses are computed.
     pub device: &'a Device,
 }
 
-/// What the file of an objective declares.
+/// The declarations in an objective's file.
 pub(super) trait Declared: Objective + Sized + 'static {
     /// Name, inputs, flags and source.
     const SPEC: ObjectiveSpec;
 
-    /// Checks what the inputs in [`SPEC`](Self::SPEC) do not say, by settings and manifests alone: no column is opened.
+    /// Checks conditions beyond the inputs in [`SPEC`](Self::SPEC), by settings and manifests only. No column is
+    /// opened.
     fn check(_setup: &Setup<'_>) -> Result<(), InputError> {
         Ok(())
     }
 
-    /// The objective of a run whose inputs were checked.
+    /// Builds the objective of a run whose inputs were checked.
     fn build(setup: &Setup<'_>) -> Result<Self, InputError>;
 }
 
@@ -111,7 +112,7 @@ pub struct ObjectiveChoice {
     pub weight: f32,
 }
 
-/// Objectives that a student is trained for at the same time: at least one, none twice, `supervised` alone.
+/// Objectives that a student is trained for together: at least one, none twice, `supervised` alone.
 ///
 /// As text `lgd,kdep:0.5`: an objective without a weight has its default one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,7 +125,7 @@ impl Objectives {
         Self(vec![ObjectiveChoice { kind, weight: kind.spec().default_weight }])
     }
 
-    /// The objectives, in the order they were named.
+    /// The objectives, in the order given.
     pub fn choices(&self) -> &[ObjectiveChoice] {
         &self.0
     }
@@ -139,12 +140,12 @@ impl Objectives {
         self.kinds().fold(WantedOutputs::NONE, |outputs, kind| outputs.union(kind.spec().outputs))
     }
 
-    /// Whether `kind` is among them.
+    /// Whether `kind` is one of them.
     pub fn contain(&self, kind: ObjectiveKind) -> bool {
         self.kinds().any(|chosen| chosen == kind)
     }
 
-    /// Checks settings and inputs against each other, by manifests alone.
+    /// Checks settings and inputs against each other, by manifests only.
     ///
     /// # Errors
     /// The first contradiction.
@@ -152,10 +153,11 @@ impl Objectives {
         self.kinds().try_for_each(|kind| kind.check(setup))
     }
 
-    /// The objective of a run: the weighted sum of those chosen. A single one of weight 1 is its own sum.
+    /// Builds the objective of a run: the weighted sum of the chosen objectives. A single objective of weight 1 is
+    /// returned unwrapped.
     ///
     /// # Errors
-    /// An input that cannot be read, or an error of the device.
+    /// If an input cannot be read, or the device fails.
     pub fn build(&self, setup: &Setup<'_>) -> Result<Box<dyn Objective>, InputError> {
         if let [ObjectiveChoice { kind, weight: 1.0 }] = self.0[..] {
             return kind.build(setup);
@@ -169,14 +171,14 @@ impl Objectives {
 }
 
 impl Default for Objectives {
-    /// LGD.
+    /// LGD alone.
     fn default() -> Self {
         Self::only(ObjectiveKind::Lgd)
     }
 }
 
 impl fmt::Display for Objectives {
-    /// Every weight is written, so that a later change of a default changes nothing.
+    /// Writes every weight, so that a later change of a default has no effect.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, ObjectiveChoice { kind, weight }) in self.0.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
@@ -295,8 +297,8 @@ mod tests {
         }
     }
 
-    /// A flag that a `SPEC` names and no group defines would not exist, and one that a group defines and no `SPEC` names would be refused
-    /// beside every objective.
+    /// A flag in a `SPEC` that no group defines would not exist. A flag in a group that no `SPEC` names would be
+    /// refused with every objective.
     #[test]
     fn every_setting_is_named_by_an_objective_that_reads_it() {
         let command = ObjectiveSettings::augment_args(clap::Command::new("train"));

@@ -4,8 +4,8 @@
 //! p = softmax([1, t . Q^T] / tau_t)      logits = [s . t, s . Q^T] / tau_s      L = -(1/B) Σ_b Σ_k p[b,k] log_softmax(logits)[b,k]
 //! ```
 //!
-//! over the filled part of a queue Q of the last K teacher embeddings, to which a batch is added after its step. The queue is empty at
-//! the first step, whose loss is 0.
+//! over the filled part of a queue Q of the last K teacher embeddings. A batch is added after its step. The queue is
+//! empty at the first step, whose loss is 0.
 
 use std::collections::BTreeMap;
 
@@ -28,12 +28,12 @@ use crate::student::StudentOutput;
 #[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SeedSettings {
-    /// seed: temperature of the teacher's similarities to the queue; that of lgd is the bank's, see `lgd bank --tau-t`.
+    /// seed: temperature of the teacher's similarities to the queue; lgd uses the bank's, see `lgd bank --tau-t`.
     #[arg(long = "tau-t", value_name = "TAU_T", default_value_t = DEFAULT.teacher_temperature, value_parser = parse::temperature)]
     pub teacher_temperature: f32,
 }
 
-/// The paper's (docs/methods.md section 4).
+/// The paper's setting (docs/methods.md section 4).
 const DEFAULT: SeedSettings = SeedSettings { teacher_temperature: 0.01 };
 
 impl Default for SeedSettings {
@@ -78,7 +78,7 @@ pub struct SeedConstants {
 }
 
 impl Default for SeedConstants {
-    /// Those of the default settings.
+    /// The constants of the default settings.
     fn default() -> Self {
         let student_temperature = SharedSettings::default().student_temperature;
         Self { teacher_temperature: DEFAULT.teacher_temperature, student_temperature }
@@ -92,10 +92,10 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// The objective over `queue`.
+    /// Creates the objective over `queue`.
     ///
     /// # Errors
-    /// A temperature out of range.
+    /// If a temperature is out of range.
     pub fn new(constants: SeedConstants, queue: TeacherQueue) -> Result<Self, TrainError> {
         check_temperature("the teacher's temperature", constants.teacher_temperature)?;
         check_temperature("the student's temperature", constants.student_temperature)?;

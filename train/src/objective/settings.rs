@@ -1,7 +1,7 @@
 //! Groups of settings, and the group that several objectives share.
 //!
-//! A group is one struct for three things: the flags of `lgd train` (clap), the members of `config.toml` (serde), and the values that an
-//! objective is built with. Members keep their flat names in `config.toml`, whichever group they are in.
+//! A group is one struct with three uses: the flags of `lgd train` (clap), the members of `config.toml` (serde), and
+//! the values that an objective is built with. Members have flat names in `config.toml`, whichever group they are in.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -17,20 +17,20 @@ pub trait SettingGroup {
     /// The first setting that is out of range.
     fn check(&self) -> Result<(), SettingError>;
 
-    /// A setting that another setting of the group leaves without effect.
+    /// A flag that another setting of the group leaves without effect, if there is one.
     fn idle(&self) -> Option<IdleFlag> {
         None
     }
 }
 
-/// A flag without effect beside another one.
+/// A flag that another flag leaves without effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdleFlag {
     /// The flag.
     pub flag: &'static str,
-    /// What it is a setting of.
+    /// The method or part that the flag configures.
     pub owner: &'static str,
-    /// What to type so that it has an effect.
+    /// The flag that gives it an effect.
     pub needs: &'static str,
 }
 
@@ -41,12 +41,12 @@ pub struct SharedSettings {
     /// lgd, seed: temperature of the student's logits.
     #[arg(long = "tau-s", value_name = "TAU_S", default_value_t = SHARED.student_temperature, value_parser = parse::temperature)]
     pub student_temperature: f32,
-    /// seed, hgkd: teacher embeddings in the queue; never more than the cache has.
+    /// seed, hgkd: teacher embeddings in the queue; at most as many as the cache has.
     #[arg(long, value_name = "K", default_value_t = SHARED.queue, value_parser = parse::at_least_one)]
     pub queue: usize,
 }
 
-/// The papers' (docs/methods.md sections 1 and 4).
+/// The papers' settings (docs/methods.md sections 1 and 4).
 const SHARED: SharedSettings = SharedSettings { student_temperature: 0.2, queue: 65_536 };
 
 impl Default for SharedSettings {
@@ -65,15 +65,15 @@ impl SettingGroup for SharedSettings {
     }
 }
 
-/// A check of [`SettingError::first`].
+/// A check for [`SettingError::first`].
 pub(super) type Check = (&'static str, String, bool, &'static str);
 
-/// A number above 0.
+/// Checks for a number above 0.
 pub(super) fn positive(setting: &'static str, value: f32) -> Check {
     (setting, value.to_string(), value.is_finite() && value > 0.0, "a positive number")
 }
 
-/// A number of at least 0.
+/// Checks for a number of at least 0.
 pub(super) fn not_negative(setting: &'static str, value: f32) -> Check {
     (setting, value.to_string(), value.is_finite() && value >= 0.0, "a number that is not negative")
 }

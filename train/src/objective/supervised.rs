@@ -1,4 +1,4 @@
-//! Cross-entropy with labels: the baseline that distillation is measured against.
+//! Cross-entropy with labels: the baseline for distillation.
 
 use candle_core::Tensor;
 

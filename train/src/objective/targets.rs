@@ -1,11 +1,11 @@
-//! Targets: the columns that objectives can ask for, and those of one batch.
+//! Targets: the columns that objectives can request, and the values for one batch.
 
 use candle_core::{Device, Tensor};
 
 use super::{BatchMask, ObjectiveError};
 use crate::error::TrainError;
 
-/// The target columns that an objective reads of every batch.
+/// The target columns that an objective reads from every batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TargetColumns {
     /// Teacher embeddings.
@@ -29,7 +29,7 @@ pub struct TargetColumns {
 }
 
 impl TargetColumns {
-    /// The columns that either reads.
+    /// The columns in `self` or `other`.
     pub fn union(self, other: Self) -> Self {
         Self {
             embedding: self.embedding || other.embedding,
@@ -64,17 +64,17 @@ pub struct TargetBatch {
     pub caption: Option<Tensor>,
     /// Label of each row.
     pub label: Option<Vec<u32>>,
-    /// Cache row of each row.
+    /// Cache row of each row of the batch.
     pub rows: Option<Vec<u32>>,
-    /// The cells that the student was shown.
+    /// The cells that the student can see.
     pub mask: Option<BatchMask>,
 }
 
 impl TargetBatch {
-    /// The targets on `device`; tensors that are there already are not copied.
+    /// Copies the targets to `device`. Tensors that are already there are not copied.
     ///
     /// # Errors
-    /// An error of the device.
+    /// If the device fails.
     pub fn to_device(&self, device: &Device) -> Result<Self, TrainError> {
         let moved = |tensor: &Option<Tensor>| {
             Ok::<_, TrainError>(tensor.as_ref().map(|tensor| tensor.to_device(device)).transpose()?)

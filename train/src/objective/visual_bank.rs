@@ -8,10 +8,10 @@ use crate::error::{TrainError, expect_dims};
 use crate::ops;
 use crate::rng::Stream;
 
-/// Names the bank's first rows among the streams of a seed.
+/// Key of the bank's initial rows among the streams of a seed.
 const BANK_STREAM: u64 = 0x7673_625F_726F_7773;
 
-/// Where the rows of the visual bank come from.
+/// Source of the rows of the visual bank.
 #[derive(Debug, Clone)]
 pub enum VisualBank {
     /// Fixed rows, the mean teacher embedding of each pseudo-category.
@@ -21,14 +21,14 @@ pub enum VisualBank {
     },
     /// The paper's online form.
     Ema {
-        /// Share of a row that is kept at each update; the paper's is 0.999.
+        /// Share of a row that each update keeps; the paper's is 0.999.
         momentum: f32,
-        /// Seed of the random unit vectors that rows start as.
+        /// Seed of the initial rows, which are random unit vectors.
         seed: u64,
     },
 }
 
-/// The rows of the online bank, and which of them have been seen.
+/// The rows of the online bank, and which categories have been seen.
 pub(super) struct EmaBank {
     momentum: f32,
     categories: usize,
@@ -68,8 +68,8 @@ impl EmaBank {
         Ok(Tensor::from_slice(&self.rows, (self.categories, self.dim), &candle_core::Device::Cpu)?)
     }
 
-    /// Moves the row of every category present: `z = mean(t)` over its rows of the batch; the first time the row becomes `z`,
-    /// later `momentum * row + (1 - momentum) * z`. `z` is not normalized.
+    /// Updates the row of every category present, with `z = mean(t)` over the category's rows of the batch. The first
+    /// time, the row becomes `z`; later, `momentum * row + (1 - momentum) * z`. `z` is not normalized.
     pub(super) fn update(&mut self, embeddings: &Tensor, pseudo_category: &[u32]) -> Result<(), TrainError> {
         expect_dims("teacher embeddings", embeddings, &[pseudo_category.len(), self.dim])?;
         let embeddings = ops::to_host(embeddings)?;
@@ -91,7 +91,7 @@ impl EmaBank {
         Ok(())
     }
 
-    /// Rows and first-seen flags, for a checkpoint.
+    /// Rows, and whether each category was seen, for a checkpoint.
     pub(super) fn state(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let seen: Vec<f32> = self.seen.iter().map(|&seen| f32::from(u8::from(seen))).collect();
         let seen = Tensor::from_vec(seen, self.categories, &candle_core::Device::Cpu)?;

@@ -9,15 +9,16 @@ use lgd_kernels::rows::{self, Targets};
 use super::host::{slice, tensor, wrap};
 use super::to_host;
 
-/// Logits of columns that are left out, where log-softmax is composed: `exp` of it is 0, and 0 times it is 0.
+/// Logit of columns that are left out, if log-softmax is composed: its `exp` is 0, and 0 times it is 0.
 pub(super) const LEFT_OUT: f32 = -1e30;
 
 /// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (docs/methods.md section 1).
 ///
-/// Columns that are not `active` are left out of the softmax and of the sum. Targets are constants and need not sum to one.
+/// Columns that are not `active` are left out of the softmax and of the sum. Targets are constants and need not sum to
+/// one.
 ///
 /// # Errors
-/// Sizes that disagree, no active column, targets that want a gradient, or anything but contiguous f32.
+/// If sizes disagree, no column is active, targets require a gradient, or a tensor is not contiguous f32.
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, active: Arc<[bool]>) -> Result<Tensor> {
     if targets.track_op() {
         bail!("soft cross-entropy does not differentiate its targets: detach them");
@@ -37,7 +38,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, active: Arc<[bool]>
     composed(logits, targets, &active)
 }
 
-/// The same of Candle's operations.
+/// The same loss, composed of Candle's operations.
 fn composed(logits: &Tensor, targets: &Tensor, active: &[bool]) -> Result<Tensor> {
     let (rows, columns) = logits.dims2()?;
     let offsets: Vec<f32> = active.iter().map(|&on| if on { 0.0 } else { LEFT_OUT }).collect();
@@ -48,12 +49,12 @@ fn composed(logits: &Tensor, targets: &Tensor, active: &[bool]) -> Result<Tensor
     (targets * log_softmax)?.sum_all()? * (-1.0 / real(rows))
 }
 
-/// The same with targets that name `k` columns per row: `indices` `[B, k]` (u32) and their `probabilities` `[B, k]`; the other columns
-/// have none.
+/// The same loss with targets for `k` columns per row: `indices` `[B, k]` (u32) and their `probabilities` `[B, k]`. The
+/// other columns have probability 0.
 ///
 /// # Errors
-/// As [`soft_cross_entropy`]; on the CPU also a column that does not exist. Other devices gather without a check, so callers check columns
-/// where they read them.
+/// Those of [`soft_cross_entropy`]. On the CPU, also a column that does not exist. Other devices gather without a check:
+/// callers check columns where they read them.
 pub fn soft_cross_entropy_top_k(logits: &Tensor, indices: &Tensor, probabilities: &Tensor) -> Result<Tensor> {
     let (rows, columns) = logits.dims2()?;
     let (target_rows, k) = indices.dims2()?;
@@ -70,7 +71,7 @@ pub fn soft_cross_entropy_top_k(logits: &Tensor, indices: &Tensor, probabilities
     composed_top_k(logits, indices, probabilities)
 }
 
-/// The same of Candle's operations.
+/// The same loss, composed of Candle's operations.
 fn composed_top_k(logits: &Tensor, indices: &Tensor, probabilities: &Tensor) -> Result<Tensor> {
     let picked = log_softmax(logits, D::Minus1)?.gather(indices, D::Minus1)?;
     (probabilities * picked)?.sum_all()? * (-1.0 / real(logits.dim(0)?))
@@ -94,7 +95,7 @@ impl Owned {
 struct SoftCrossEntropy {
     targets: Owned,
     active: Arc<[bool]>,
-    /// Set once, by the forward pass of the one application this value is made for.
+    /// Set once, by the forward pass of the one application that this value is created for.
     softmax: OnceLock<Vec<f32>>,
 }
 
@@ -134,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// The loss, and its gradient of the logits.
+    /// The loss, and its gradient with respect to the logits.
     fn differentiate(loss: impl Fn(&Tensor) -> Result<Tensor>, logits: &Tensor) -> (f32, Vec<f32>) {
         let logits = Var::from_tensor(logits).unwrap();
         let loss = loss(&logits).unwrap();
@@ -149,8 +150,8 @@ mod tests {
         assert!(a.1.iter().any(|value| value.abs() > 0.01), "{a:?}");
     }
 
-    /// Candle's log-softmax differentiates the maximum of a row, which is wrong where two logits share it; the two parts of that gradient
-    /// cancel. Targets that do not sum to one must not change this.
+    /// Candle's log-softmax differentiates the maximum of a row. That gradient is wrong if two logits share the
+    /// maximum, but its two parts cancel. Targets that do not sum to one must not change this.
     #[test]
     fn ties_and_unnormalized_targets_have_the_same_gradient_on_every_device() {
         let cpu = &Device::Cpu;

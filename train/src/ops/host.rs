@@ -1,4 +1,4 @@
-//! Tensors seen as slices on the host.
+//! Host slices of tensors.
 
 use std::ops::Deref;
 
@@ -37,7 +37,7 @@ impl<G: Deref<Target = Storage>> Deref for Host<G> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.start..self.end],
-            // `host` let nothing else through.
+            // `host` accepts nothing else.
             _ => &[],
         }
     }
@@ -48,7 +48,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// A kernel's complaint as Candle's error.
+/// Converts a kernel's error to Candle's.
 pub(super) fn wrap(error: ShapeError) -> Error {
     Error::wrap(error)
 }

@@ -9,7 +9,7 @@ use super::host::{host, slice, tensor, wrap};
 /// Dot products of the rows of `x` `[B, D]` with the rows of `bank` `[C, D]`: `[B, C]`.
 ///
 /// # Errors
-/// Sizes that are zero or disagree, a bank that wants a gradient, or, on the CPU, anything but contiguous f32.
+/// If sizes are zero or disagree, the bank requires a gradient, or, on the CPU, a tensor is not contiguous f32.
 pub fn similarity(x: &Tensor, bank: &Tensor) -> Result<Tensor> {
     if bank.track_op() {
         bail!("similarities do not differentiate their bank: detach it");

@@ -1,4 +1,4 @@
-//! Distributions of the teacher: constants, of which some slots count more than others or not at all.
+//! Distributions of the teacher. They are constants, and each column has a weight, which may be 0.
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -6,12 +6,12 @@ use rayon::prelude::*;
 use super::cross_entropy::LEFT_OUT;
 use super::to_host;
 
-/// `p[b,k] ∝ weights[k] exp(logits[b,k])`, each row summing to one, of `[B, K]`; not differentiable.
+/// `p[b,k] ∝ weights[k] exp(logits[b,k])`, each row summing to one: `[B, K]`. Not differentiable.
 ///
-/// A slot of weight 0 has probability 0 however large its logit.
+/// A column of weight 0 has probability 0, however large its logit is.
 ///
 /// # Errors
-/// Sizes that disagree, logits that want a gradient, or a device that cannot be read.
+/// If sizes disagree, logits require a gradient, or the device cannot be read.
 pub fn softmax(logits: &Tensor, weights: &[f32]) -> Result<Tensor> {
     require_constant(logits, weights)?;
     if let Device::Cpu = logits.device() {
@@ -23,7 +23,7 @@ pub fn softmax(logits: &Tensor, weights: &[f32]) -> Result<Tensor> {
     composed(logits, weights)
 }
 
-/// The same of Candle's operations: a long queue's similarities stay on their device.
+/// The same, composed of Candle's operations, so that the similarities to a long queue stay on their device.
 fn composed(logits: &Tensor, weights: &[f32]) -> Result<Tensor> {
     let offsets = weights.iter().map(|weight| if *weight > 0.0 { weight.ln() } else { LEFT_OUT }).collect();
     let offsets = Tensor::from_vec(offsets, weights.len(), logits.device())?;
@@ -39,16 +39,16 @@ fn softmax_row(row: &mut [f32], weights: &[f32]) {
     normalize(row);
 }
 
-/// `p[b,k] weights[k]`, each row scaled to sum to one, of `[B, K]`; not differentiable.
+/// `p[b,k] weights[k]`, each row scaled to sum to one: `[B, K]`. Not differentiable.
 ///
-/// A row of which nothing is left becomes its first slot alone.
+/// If every product in a row is 0, its first column becomes 1.
 ///
 /// # Errors
-/// Sizes that disagree, distributions that want a gradient, or a device that cannot be read.
+/// If sizes disagree, distributions require a gradient, or the device cannot be read.
 pub fn reweighted(p: &Tensor, weights: &[f32]) -> Result<Tensor> {
     require_constant(p, weights)?;
     if !p.device().is_cpu() {
-        // Read back, it would make the host wait for the device.
+        // Reading it back would make the host wait for the device.
         return composed_reweighted(p, weights);
     }
     let mut values = to_host(&p.to_dtype(DType::F32)?)?;
@@ -59,7 +59,7 @@ pub fn reweighted(p: &Tensor, weights: &[f32]) -> Result<Tensor> {
     Tensor::from_vec(values, p.shape(), p.device())
 }
 
-/// The same of Candle's operations.
+/// The same, composed of Candle's operations.
 fn composed_reweighted(p: &Tensor, weights: &[f32]) -> Result<Tensor> {
     let weights = Tensor::new(weights, p.device())?;
     let p = p.broadcast_mul(&weights)?;

@@ -1,4 +1,5 @@
-//! Settings of the optimizer and of the learning-rate schedule. Rules, updates and state are in [`crate::engine::optimizer`].
+//! Settings of the optimizer and of the learning-rate schedule. [`crate::engine::optimizer`] has the rules, updates and
+//! state.
 
 mod schedule;
 
@@ -12,22 +13,22 @@ use crate::error::{Result, TrainError};
 /// The optimizer of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerSettings {
-    /// How gradients become updates.
+    /// The rule that turns gradients into updates.
     pub rule: Rule,
     /// L2 penalty (SGD, LARS) or decoupled weight decay (AdamW).
     pub weight_decay: f32,
     /// Whether biases and normalizations decay too, as by PyTorch's defaults and in the paper.
     pub decay_all: bool,
-    /// Largest L2 norm of the whole gradient; a longer gradient is scaled down to it.
+    /// Largest L2 norm of the whole gradient. A longer gradient is scaled down to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f32>,
-    /// Share of the averaged weights that is kept at each step, at most `(1 + step) / (10 + step)`; none for no average.
+    /// Share of the averaged weights that each step keeps, at most `(1 + step) / (10 + step)`. `None`: no average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f32>,
 }
 
 impl Default for OptimizerSettings {
-    /// The paper's: SGD with momentum 0.9, weight decay 1e-4 on everything (docs/methods.md section 1).
+    /// The paper's settings: SGD with momentum 0.9, weight decay 1e-4 on everything (docs/methods.md section 1).
     fn default() -> Self {
         let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
         Self { rule, weight_decay: 1e-4, decay_all: true, clip: None, ema: None }
@@ -85,8 +86,9 @@ impl OptimizerSettings {
     }
 }
 
-/// Largest share that an average keeps at step `step`, from 1: `(1 + step) / (10 + step)`, as in TensorFlow's moving average. Without this
-/// limit, an average that keeps 0.9999 would consist of little but the initial weights for ten thousand steps.
+/// Largest share that an average keeps at step `step`, from 1: `(1 + step) / (10 + step)`, as in TensorFlow's moving
+/// average. Without this limit, an average that keeps 0.9999 would consist mostly of the initial weights for ten
+/// thousand steps.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 
-/// Form of the schedule after the warm-up.
+/// Shape of the schedule after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ScheduleKind {
@@ -17,7 +17,7 @@ pub enum ScheduleKind {
         /// Factor of a drop.
         factor: f32,
     },
-    /// The base learning rate to the end.
+    /// The base learning rate until the end.
     Constant,
 }
 
@@ -42,9 +42,9 @@ pub struct ScheduleSettings {
     pub warmup_epochs: u32,
     /// Epochs of the run.
     pub epochs: u32,
-    /// Optimizer steps of an epoch.
+    /// Optimizer steps per epoch.
     pub steps_per_epoch: usize,
-    /// Form of the schedule after the warm-up.
+    /// Shape of the schedule after the warm-up.
     pub kind: ScheduleKind,
     /// When the learning rate changes.
     pub unit: Unit,
@@ -52,12 +52,12 @@ pub struct ScheduleSettings {
 
 /// Linear warm-up, then cosine, steps or a constant (docs/methods.md section 1).
 ///
-/// With `W` warm-up epochs of `E`, and `e` epochs done (whole ones, or with a fraction for [`Unit::Step`]):
+/// Let `W` of `E` epochs be warm-up, and `e` epochs be done (whole epochs, or with a fraction for [`Unit::Step`]):
 /// - `e < W`: `start + (base - start) * e / W`
 /// - cosine: `base / 2 * (1 + cos(pi * (e - W) / (E - W)))`
 /// - steps: `base * factor^floor((e - W) / every)`
 ///
-/// `e = W` is the first epoch at the base learning rate; a cosine reaches zero at `e = E`, which is never trained.
+/// Epoch `e = W` is the first at the base learning rate. A cosine reaches zero at `e = E`, which is never trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule(ScheduleSettings);
 
@@ -65,7 +65,8 @@ impl Schedule {
     /// Checks the constants.
     ///
     /// # Errors
-    /// A learning rate that is negative or not finite, no epochs or steps, or a warm-up longer than the training.
+    /// If a learning rate is negative or not finite, there are no epochs or steps, or the warm-up is longer than the
+    /// training.
     pub fn new(settings: ScheduleSettings) -> Result<Self> {
         let rates = [("the base learning rate", settings.base), ("the first learning rate", settings.start)];
         for (name, value) in rates {
@@ -93,7 +94,7 @@ impl Schedule {
         Ok(Self(settings))
     }
 
-    /// The learning rate of a step, counted from 0 over the whole run.
+    /// The learning rate of step `step`, counted from 0 over the whole run.
     pub fn lr(&self, step: usize) -> f64 {
         let ScheduleSettings { base, start, warmup_epochs, epochs, steps_per_epoch, kind, unit } = self.0;
         let whole = real(step / steps_per_epoch);

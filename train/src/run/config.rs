@@ -1,4 +1,4 @@
-//! The settings that decide the bits of a run.
+//! The settings that determine the bits of a run.
 
 use std::path::PathBuf;
 
@@ -12,22 +12,22 @@ use crate::objective::{ObjectiveSettings, Objectives};
 use crate::optim::{OptimizerSettings, ScheduleKind, Unit};
 use crate::student::Architecture;
 
-/// Learning rate of the paper for a batch of [`REFERENCE_BATCH`] (docs/methods.md section 1).
+/// The paper's learning rate for a batch of [`REFERENCE_BATCH`] (docs/methods.md section 1).
 const REFERENCE_LR: f32 = 0.03;
 const REFERENCE_BATCH: f32 = 256.0;
 const WARMUP_EPOCHS: u32 = 5;
-/// Smallest input that leaves every stage of a student at least one pixel of its own.
+/// Smallest input for which the map of every stage of a student has at least one pixel.
 const MIN_SIZE: u32 = 16;
 
-/// The resolved configuration of a run: `config.toml`. Together with the cache, the banks, the bytes of the initial weights and the kind of
-/// device it decides every bit of the student.
+/// The resolved configuration of a run: `config.toml`. Together with the cache, the banks, the bytes of the initial
+/// weights and the kind of device, it determines every bit of the student.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
     /// The student.
     pub student: Architecture,
     /// Side of its square input, pixels.
     pub size: u32,
-    /// Passes over the samples; 0 saves the untrained student.
+    /// Passes over the samples. 0 saves the untrained student.
     pub epochs: u32,
     /// Samples per step.
     pub batch: usize,
@@ -37,17 +37,18 @@ pub struct TrainConfig {
     pub start_lr: f32,
     /// Epochs of linear warm-up.
     pub warmup_epochs: u32,
-    /// Course of the learning rate after the warm-up.
+    /// Schedule of the learning rate after the warm-up.
     pub schedule: ScheduleKind,
     /// Whether the learning rate changes at every epoch or at every step.
     pub lr_unit: Unit,
     /// The optimizer.
     #[serde(rename = "optimiser")]
     pub optimizer: OptimizerSettings,
-    /// Parts that a batch goes through the student in, one after the other; their gradients are averaged before the step.
+    /// Number of parts that a batch is split into. They pass through the student one after the other, and their
+    /// gradients are averaged before the step.
     #[serde(alias = "accumulate")]
     pub batch_parts: usize,
-    /// The weighted sum of losses; LGD in files from before there was a choice.
+    /// The weighted sum of losses. Files from before there was a choice mean LGD.
     #[serde(default)]
     pub objective: Objectives,
     /// Settings of all objectives, as flat members.
@@ -64,9 +65,9 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// LGD and its paper's settings (docs/methods.md section 1), except for the visual bank ([`LgdSettings`](crate::objective::LgdSettings)), with
-    /// the given student, size, length and batch. The warm-up takes at most a quarter of the epochs, and starts below the learning rate
-    /// that it leads to.
+    /// LGD with its paper's settings (docs/methods.md section 1), except for the visual bank
+    /// ([`LgdSettings`](crate::objective::LgdSettings)), and with the given student, size, length and batch. The
+    /// warm-up takes at most a quarter of the epochs and starts below the base learning rate.
     pub fn new(student: Architecture, size: u32, epochs: u32, batch: usize, seed: u64) -> Self {
         let base_lr = Self::default_lr(batch);
         Self {
@@ -89,14 +90,14 @@ impl TrainConfig {
         }
     }
 
-    /// 0.03 as published, or a tenth of `base_lr` if that is not above 0.03.
+    /// 0.03 as published, or a tenth of `base_lr` if `base_lr` is at most 0.03.
     pub fn default_start_lr(base_lr: f32) -> f32 {
         if base_lr > REFERENCE_LR { REFERENCE_LR } else { base_lr / 10.0 }
     }
 
     /// 0.03 x batch / 256.
     pub fn default_lr(batch: usize) -> f32 {
-        // A batch that f32 cannot hold exactly would not fit any memory.
+        // A batch that does not fit u16 would not fit any memory.
         u16::try_from(batch).map_or(f32::from(u16::MAX), f32::from) * (REFERENCE_LR / REFERENCE_BATCH)
     }
 
@@ -109,7 +110,7 @@ impl TrainConfig {
         let not_negative = |value: f32| value.is_finite() && value >= 0.0;
         let checks = [
             ("size", self.size.to_string(), (MIN_SIZE..=MAX_SIZE).contains(&self.size), "16 to 4096 pixels"),
-            // Batch statistics of a single image say nothing about the data.
+            // The batch statistics of a single image say nothing about the data.
             ("batch", self.batch.to_string(), (2..=65_535).contains(&self.batch), "2 to 65535"),
             ("base_lr", self.base_lr.to_string(), positive(self.base_lr), "a positive number"),
             (

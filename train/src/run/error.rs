@@ -1,4 +1,4 @@
-//! Why a run cannot start or go on.
+//! Why a run cannot start or continue.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::loader::LoaderError;
 use crate::objective::InputError;
 use crate::student::Architecture;
 
-/// Why a run cannot start, go on or be opened.
+/// Why a run cannot start, continue or be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -30,7 +30,8 @@ pub enum RunError {
     /// Batches cannot be loaded.
     #[error(transparent)]
     Loader(LoaderError),
-    /// The loss is NaN or infinite. The CPU leaves the parameters alone. On a GPU the error is reported some steps later.
+    /// The loss is NaN or infinite. On the CPU, the parameters are unchanged. On a GPU, the error is reported some
+    /// steps later.
     #[error("the loss of step {step} (of epoch {}) is {loss} ({parts})", epoch + 1)]
     NonFinite {
         /// Epoch, from 0.
@@ -55,7 +56,7 @@ pub enum RunError {
     InitialWeights {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: Box<InitialWeightsError>,
     },
     /// The caller asked to stop.
@@ -104,7 +105,7 @@ impl RunError {
     }
 }
 
-/// An artifact's or the numerical part's error is one wherever it comes up.
+/// Artifact errors and numerical errors keep their own variants, wherever they occur.
 impl From<InputError> for RunError {
     fn from(error: InputError) -> Self {
         match error {
@@ -115,7 +116,7 @@ impl From<InputError> for RunError {
     }
 }
 
-/// An artifact's or the numerical part's error is one wherever it comes up.
+/// Artifact errors and numerical errors keep their own variants, wherever they occur.
 impl From<LoaderError> for RunError {
     fn from(error: LoaderError) -> Self {
         match error {

@@ -1,4 +1,4 @@
-//! Writing a run folder: starting, resuming, checkpoints, completion.
+//! Writes a run folder: starting, resuming, checkpoints, completion.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -16,10 +16,10 @@ use super::{
     checkpoint_file,
 };
 
-/// Checkpoints that are kept: if the latest is damaged, there is one before it.
+/// Number of checkpoints kept. If the latest is damaged, the one before it remains.
 const KEPT: usize = 2;
 
-/// Locked while a run is trained; empty.
+/// An empty file, locked while the run is trained.
 const LOCK: &str = ".lock";
 
 /// The files of a run besides its checkpoints, the manifest first.
@@ -28,12 +28,12 @@ const OWN: [&str; 4] = [MANIFEST, CONFIG, METRICS, STUDENT];
 /// Suffix of a file that has not been renamed to its final name yet.
 const TEMPORARY: &str = ".tmp";
 
-/// A run under way.
+/// A run in progress.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     dir: PathBuf,
     manifest: RunManifest,
-    /// Held as long as this value: two trainings in one folder would delete each other's checkpoints.
+    /// Held as long as this value. Two trainings in one folder would delete each other's checkpoints.
     _lock: File,
 }
 
@@ -78,11 +78,11 @@ impl RunFolder {
         manifest.is_ok_and(|(manifest, _)| manifest.complete || !manifest.checkpoints.is_empty())
     }
 
-    /// Whether the run is complete. A run whose finished student is gone or damaged becomes unfinished again if it has a checkpoint, from
-    /// which the student is made again.
+    /// Whether the run is complete. If the finished student is missing or damaged and there is a checkpoint, the run
+    /// becomes unfinished, and the student is written again from the checkpoint.
     ///
     /// # Errors
-    /// The damage, if it is to another file or there is no checkpoint.
+    /// The damage, if another file is damaged or there is no checkpoint.
     pub(crate) fn is_finished(&mut self) -> Result<bool, ArtifactError> {
         if !self.manifest.complete {
             return Ok(false);
@@ -99,7 +99,7 @@ impl RunFolder {
         Ok(true)
     }
 
-    /// Whether any of the listed checkpoints is there.
+    /// Whether any of the listed checkpoints exists.
     fn has_checkpoint(&self) -> bool {
         self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name).exists())
     }
@@ -107,7 +107,7 @@ impl RunFolder {
     /// Records the initial weights of the run.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] if the run began with other weights.
+    /// [`ArtifactError::Mismatch`] if the run started from other weights.
     pub(crate) fn record_init(&mut self, record: InitRecord) -> Result<(), ArtifactError> {
         let path = self.dir.join(MANIFEST);
         match &self.manifest.init {
@@ -132,8 +132,8 @@ impl RunFolder {
         self.dir.join(METRICS)
     }
 
-    /// The bytes of the latest checkpoint with its path, checked against its hash; `None` if the run has none yet. A damaged
-    /// checkpoint is an error. Deleting one goes back to the one before it.
+    /// The bytes of the latest checkpoint with its path, checked against its hash; `None` if the run has none yet. A
+    /// damaged checkpoint is an error. If it is deleted, the one before it is used.
     pub(crate) fn latest_checkpoint(&self) -> Result<Option<(PathBuf, Vec<u8>)>, ArtifactError> {
         let entries = &self.manifest.checkpoints;
         let present = |entry: &&CheckpointEntry| self.dir.join(&entry.file.name).exists();
@@ -167,7 +167,7 @@ impl RunFolder {
         let name = checkpoint_file(step);
         write_atomic(&self.dir.join(&name), bytes)?;
         let entry = CheckpointEntry { step, file: FileEntry::describe(&self.dir, &name)? };
-        // After a return to an earlier checkpoint, later ones may still be listed.
+        // If the run continues from an earlier checkpoint, later ones may still be listed.
         self.manifest.checkpoints.retain(|entry| entry.step < step);
         self.manifest.checkpoints.push(entry);
         let surplus = self.manifest.checkpoints.len().saturating_sub(KEPT);
@@ -201,7 +201,7 @@ fn lock(dir: &Path) -> Result<File, ArtifactError> {
     let file = File::create(&path).during("create", &path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        // Some network file systems have no locks: better unguarded than not at all.
+        // Some network file systems have no locks. An unguarded run is better than none.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(error)) => Err(error).during("lock", &path),
         Err(TryLockError::WouldBlock) => Err(ArtifactError::Occupied {
@@ -212,7 +212,7 @@ fn lock(dir: &Path) -> Result<File, ArtifactError> {
     }
 }
 
-/// Whether there is anything but the lock in `dir`.
+/// Whether `dir` holds any file except the lock.
 fn holds_files(dir: &Path) -> Result<bool, ArtifactError> {
     for entry in fs::read_dir(dir).during("list", dir)? {
         if entry.during("list", dir)?.file_name() != LOCK {
@@ -222,20 +222,20 @@ fn holds_files(dir: &Path) -> Result<bool, ArtifactError> {
     Ok(false)
 }
 
-/// Whether `path` has the name of a checkpoint or of one that was never finished: `.step-000000120.safetensors.XYZ.tmp`.
+/// Whether `path` has the name of a checkpoint or of one that was not finished: `.step-000000120.safetensors.XYZ.tmp`.
 fn is_checkpoint(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let finished = name.starts_with("step-") && name.ends_with(".safetensors");
     finished || (name.starts_with(".step-") && name.ends_with(TEMPORARY))
 }
 
-/// Whether `path` has the name of one of the run's other files before it was finished: `.run.json.XYZ.tmp`.
+/// Whether `path` is named like an unfinished version of one of the run's other files: `.run.json.XYZ.tmp`.
 fn is_unfinished(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     OWN.iter().any(|file| name.starts_with(&format!(".{file}.")) && name.ends_with(TEMPORARY))
 }
 
-/// The first line of a message, without its hint, which does not fit a checkpoint.
+/// The first line of a message, without its hint, which does not apply to a checkpoint.
 fn without_hint(error: &ArtifactError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
@@ -279,7 +279,7 @@ fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Re
     Ok(())
 }
 
-/// Deletes a run's files, the manifest first, so that a half-deleted run is no run. Other files are left alone.
+/// Deletes a run's files. The manifest is first, so a half-deleted run is no longer a run. Other files are kept.
 fn remove_run(dir: &Path) -> Result<(), ArtifactError> {
     for name in OWN {
         remove_if_there(&dir.join(name))?;
@@ -288,7 +288,7 @@ fn remove_run(dir: &Path) -> Result<(), ArtifactError> {
     remove_files(&dir.join(CHECKPOINTS), is_checkpoint)
 }
 
-/// Deletes the files in `dir`, if it exists, that are `unwanted`.
+/// Deletes the files in `dir` that are `unwanted`. Does nothing if `dir` does not exist.
 fn remove_files(dir: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), ArtifactError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: how a run went, one JSON object per line.
+//! `metrics.jsonl`: the progress of a run, one JSON object per line.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -10,20 +10,20 @@ use lgd_data::error::IoContext;
 use lgd_data::manifest::write_atomic;
 use serde::{Deserialize, Serialize};
 
-/// The steps that a line sums up.
+/// The steps that a line summarizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricsKind {
-    /// The steps since the previous line or since the resumption, whichever is later.
+    /// The steps since the previous line, or since the run was resumed if that is later.
     Step,
     /// A whole epoch.
     Epoch,
 }
 
-/// One line. Losses are means over the steps that the line sums up.
+/// One line. Losses are means over the steps that the line summarizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricsLine {
-    /// The steps that the line sums up.
+    /// The steps that the line summarizes.
     pub kind: MetricsKind,
     /// Epoch, from 0.
     pub epoch: u32,
@@ -35,9 +35,9 @@ pub struct MetricsLine {
     pub loss: f64,
     /// Unweighted parts of the loss by name.
     pub parts: BTreeMap<String, f64>,
-    /// Images per second, since the run was started or resumed.
+    /// Throughput in images per second since the run was started or resumed.
     pub images_per_second: f64,
-    /// Share of the time in which the step waited for data, 0 to 1.
+    /// Share of the time that the step waited for data, 0 to 1.
     pub data_wait: f64,
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Opt
     Ok((of(0), epochs.checked_sub(1).and_then(of)))
 }
 
-/// The text of a metrics file; empty if there is none yet.
+/// The text of a metrics file; empty if the file does not exist.
 fn read_lines(path: &Path) -> Result<String, ArtifactError> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -66,12 +66,12 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens `path` and keeps the lines of an earlier attempt up to step `done`; later steps will be repeated.
+    /// Opens `path` and keeps the lines of an earlier call up to step `done`. Later steps will be repeated.
     pub(crate) fn open(path: &Path, done: usize) -> Result<Self, ArtifactError> {
         let text = read_lines(path)?;
         let mut kept = String::new();
         for line in text.split_inclusive('\n') {
-            // A process killed while it wrote leaves a torn last line.
+            // A process that is killed while it writes leaves an incomplete last line.
             if serde_json::from_str::<MetricsLine>(line).is_ok_and(|line| line.step <= done) {
                 kept.push_str(line);
             }

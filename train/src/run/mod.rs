@@ -1,4 +1,4 @@
-//! The run folder: a student in training, and the finished one.
+//! The run folder: a student in training or a finished one.
 //!
 //! ```text
 //! runs/NAME/run.json                                 manifest; replaced at every checkpoint
@@ -8,9 +8,9 @@
 //! runs/NAME/student.safetensors                      parameters and buffers of the finished student, torchvision's names
 //! ```
 //!
-//! `run.json` lists length and hash of the checkpoints; in a complete run, of the other files too. A checkpoint is written
-//! first, then listed, then the one before its predecessor is deleted: a kill between any two of these leaves a run that
-//! resumes from what is listed.
+//! `run.json` lists the lengths and hashes of the checkpoints and, in a complete run, of the other files. A checkpoint
+//! is written first, then listed, then the oldest of three is deleted. If the process is killed between any two of
+//! these steps, the run resumes from the checkpoints listed.
 
 mod config;
 mod error;
@@ -64,7 +64,7 @@ pub struct InitRecord {
     pub missing: Vec<String>,
     /// The file's tensors that the student does not have.
     pub unused: Vec<String>,
-    /// Tensors of another shape, left as initialized.
+    /// Tensors of another shape. They keep their random initialization.
     pub mismatched: Vec<String>,
 }
 
@@ -92,8 +92,8 @@ pub struct RunManifest {
     /// Hash of the KDEP bank's manifest, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kdep_bank: Option<ContentHash>,
-    /// Hash of the text encoder that made the bank, or else of the one that came with the teacher: banks for zero-shot must come from the
-    /// same one.
+    /// Hash of the text encoder that made the bank, else of the one that came with the teacher. Banks for zero-shot
+    /// must come from the same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_encoder: Option<ContentHash>,
     /// The classes of the student's classifier, if it has one.
@@ -102,13 +102,14 @@ pub struct RunManifest {
     /// The kind of device: "cpu" (f32) or "cuda" (bf16). Bits differ between them.
     #[serde(default = "cpu")]
     pub device: String,
-    /// The teacher, whose preparation of images the student's input has too.
+    /// The teacher. The student's input is prepared like the teacher's.
     pub teacher: TeacherRecord,
     /// Width D of the embeddings.
     pub dim: usize,
     /// Samples in the cache.
     pub samples: usize,
-    /// The format of the cache's stored views, if the student is shown those. Otherwise views are rendered from the images.
+    /// The format of the cache's stored views, if the student is shown them. Otherwise views are rendered from the
+    /// images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_views: Option<StoredFormat>,
     /// Steps per epoch.
@@ -117,11 +118,11 @@ pub struct RunManifest {
     pub step: usize,
     /// Whether the student is finished.
     pub complete: bool,
-    /// The source of the initial weights, if not the seed alone.
+    /// The file of initial weights, if there was one.
     pub init: Option<InitRecord>,
     /// The latest checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointEntry>,
-    /// The files of a complete run; empty before.
+    /// The files of a complete run; empty until then.
     pub files: Vec<FileEntry>,
 }
 
@@ -130,7 +131,8 @@ fn cpu() -> String {
 }
 
 impl RunManifest {
-    /// The student's head: a classifier if there are classes, a projection to the teacher's space if a loss reads the embedding, else none.
+    /// The student's head: a classifier if there are classes; else a projection to the teacher's space if a loss reads
+    /// the embedding; else none.
     pub fn head(&self) -> Head {
         match &self.classes {
             Some(classes) => Head::Classifier { classes: classes.count },
@@ -155,10 +157,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; the others are checked too.
+    /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; those that exist are checked.
     ///
     /// # Errors
-    /// The run is not complete, or a file is missing or altered.
+    /// If the run is not complete, or a file is missing or altered.
     pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
@@ -187,7 +189,7 @@ impl Run {
         &self.manifest
     }
 
-    /// The hash of the manifest, which pins every file.
+    /// The hash of the manifest, which covers the hash of every file.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
@@ -200,7 +202,7 @@ impl Run {
     /// Checks that `bank` is in the space of the student's embedding.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] if text encoder or width differ.
+    /// [`ArtifactError::Mismatch`] if the text encoder or the width differs.
     pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtifactError> {
         let record = &bank.manifest().record;
         let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
@@ -210,7 +212,7 @@ impl Run {
             got,
             hint: "give a bank made with the text encoder of the run's own bank, or of its teacher",
         };
-        // A teacher that came without a text encoder has nothing to compare with.
+        // If the teacher came without a text encoder, there is nothing to compare with.
         if let Some(expected) = self.manifest.text_encoder.filter(|expected| *expected != record.text_encoder)
         {
             let (expected, got) = (expected.to_string(), record.text_encoder.to_string());
@@ -223,10 +225,10 @@ impl Run {
         Ok(())
     }
 
-    /// The finished student on `device`.
+    /// Loads the finished student onto `device`.
     ///
     /// # Errors
-    /// The weights are unreadable or are not this student's.
+    /// If the weights are unreadable or belong to another student.
     pub fn student(&self, device: &Device) -> Result<Student, RunError> {
         let (config, head) = (&self.manifest.config, self.manifest.head());
         let mut student = Student::new(StudentConfig::new(config.student, head, config.seed), device)?;

@@ -14,7 +14,7 @@ use crate::error::TrainError;
 /// The layers on the pooled feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
-    /// None: there is no embedding.
+    /// No head, and so no embedding.
     None,
     /// LGD's projection to a unit vector in the teacher's space.
     Projection {
@@ -28,12 +28,13 @@ pub enum Head {
     },
 }
 
-/// Outputs in training beside the pooled feature and the head's.
+/// Outputs in training besides the pooled feature and the head's output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extras {
     /// The pooled last map before its activation (KDEP; docs/methods.md section 2).
     pub raw_pooled: bool,
-    /// The teacher's tokens of a masked view (H-GKD; docs/methods.md section 3): the whole network is sparse in training then.
+    /// The teacher's tokens of a masked view (H-GKD; docs/methods.md section 3). The whole network is then sparse in
+    /// training.
     pub decoder: Option<DecoderConfig>,
 }
 
@@ -52,17 +53,17 @@ pub struct StudentConfig {
     pub extras: Extras,
 }
 
-/// The use of a graph.
+/// What a graph is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
-    /// With every output that objectives read.
+    /// Every output that objectives read.
     Training,
     /// Pooled feature and head, dense.
     Inference,
 }
 
 impl StudentConfig {
-    /// torchvision's settings.
+    /// A configuration with torchvision's settings.
     pub fn new(architecture: Architecture, head: Head, seed: u64) -> Self {
         let regularization = architecture.backbone().regularization;
         Self { architecture, head, regularization, seed, extras: Extras::default() }
@@ -71,12 +72,12 @@ impl StudentConfig {
     /// Checks the configuration without building the student.
     ///
     /// # Errors
-    /// A head without outputs, or a decoder that does not fit.
+    /// If a head has no outputs, or a decoder does not fit.
     pub fn validate(&self) -> Result<(), TrainError> {
         self.table().map(drop)
     }
 
-    /// All parameters, those of the decoder last.
+    /// All parameters. Those of the decoder come last.
     pub(super) fn table(&self) -> Result<Table, TrainError> {
         match self.head {
             Head::None => {}
@@ -89,8 +90,8 @@ impl StudentConfig {
         Ok(self.graph(shape, Purpose::Training)?.1)
     }
 
-    /// The graph for `purpose` and its parameters, at the positions of [`table`](Self::table). Outputs, as far as the student has them:
-    /// pooled feature, the head's output, raw pooled feature, tokens.
+    /// The graph for `purpose` and its parameters, at the positions of [`table`](Self::table). Outputs, if the student
+    /// has them: pooled feature, the head's output, raw pooled feature, tokens.
     pub(super) fn graph(&self, shape: Shape, purpose: Purpose) -> Result<(Graph, Table), TrainError> {
         let Extras { raw_pooled, decoder } = self.extras(purpose);
         let (mut builder, mut images) = Builder::new(shape)?;
@@ -122,7 +123,7 @@ impl StudentConfig {
         Ok(builder.finish(outputs))
     }
 
-    /// The outputs of a graph for training or inference by name.
+    /// Assigns names to the outputs of a graph for `purpose`.
     pub(super) fn name(&self, outputs: Vec<Tensor>, purpose: Purpose) -> Result<StudentOutput, TrainError> {
         let Extras { raw_pooled, decoder } = self.extras(purpose);
         let has = [true, self.head != Head::None, raw_pooled, decoder.is_some()];

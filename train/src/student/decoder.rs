@@ -6,10 +6,11 @@
 //! map at stride 8  ── fill, 3x3 ───────────────────(+)── … ── 1x1, bias ──► tokens
 //! ```
 //!
-//! `fill`: batch normalization over the visible positions, a learned token at the hidden ones. `up`: transposed convolution 4x4 with
-//! stride 2, then twice a 3x3 convolution and its normalization, ReLU6 in between. The decoder is as wide at each stride as the
-//! backbone's map there, and the transposed convolution changes the width: this project's choice, the published text gives none.
-//! Its names begin with `decoder.`; the finished student does not have it.
+//! `fill`: batch normalization over the visible positions, a learned token at the hidden ones. `up`: transposed
+//! convolution 4x4 with stride 2, then twice a 3x3 convolution and its normalization, with ReLU6 in between. At each
+//! stride the decoder is as wide as the backbone's map, and the transposed convolution changes the width. This is our
+//! choice; the published text gives none. Names of parameters start with `decoder.`. The finished student does not have
+//! them.
 
 use lgd_kernels::{Activation, ShapeError, Window};
 
@@ -23,26 +24,26 @@ pub const DECODER: &str = "decoder.";
 /// Stride of the coarsest map, whose positions are the cells of the mask.
 pub(super) const COARSEST: usize = 32;
 
-/// Fewest cells of a masked image: one to be seen and one to be hidden.
+/// Smallest number of cells of a masked image: one visible and one hidden.
 pub const LEAST_CELLS: usize = 2;
 
-/// The tokens that a decoder makes, and the size of the images that it makes them from.
+/// The tokens that a decoder predicts, and the size of the images that it predicts them from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecoderConfig {
     /// Rows of the teacher's token grid.
     pub rows: usize,
-    /// Columns of it.
+    /// Columns of the grid.
     pub columns: usize,
-    /// Width of the tokens as they are cached.
+    /// Width of the tokens in the cache.
     pub dim: usize,
-    /// Height of the training images: with the grid it decides how often maps are upsampled.
+    /// Height of the training images. With the grid, it determines how often maps are upsampled.
     pub height: usize,
-    /// Width of them.
+    /// Width of the training images.
     pub width: usize,
 }
 
 impl DecoderConfig {
-    /// Refuses images of another size, sizes that the mask's cells do not fill, and those of a single cell.
+    /// Fails on images of another size, sizes that are not whole cells of the mask, and images of a single cell.
     pub(super) fn expect_size(&self, shape: Shape) -> Result<(), TrainError> {
         let Shape { height, width, .. } = shape;
         if (height, width) != (self.height, self.width) {
@@ -76,10 +77,10 @@ impl DecoderConfig {
     }
 }
 
-/// The tokens made of a backbone's maps at ascending `strides`.
+/// Computes tokens from a backbone's maps at ascending `strides`.
 ///
 /// # Errors
-/// A grid that upsampling by two cannot reach; the error lists the grids that it can.
+/// If upsampling by two cannot reach the grid; the error lists the grids that it can reach.
 pub(super) fn tokens(
     builder: &mut Builder,
     (maps, strides): (&[Value], &[usize]),
@@ -102,13 +103,14 @@ pub(super) fn tokens(
     let decoded = decoded.ok_or(ShapeError::Zero { what: "maps of a backbone" })?;
     let name = format!("{DECODER}tokens");
     let width = builder.shape(decoded).channels;
-    // No normalization follows: with torchvision's weights, few outputs would begin far larger than the tokens, whose variance is 1.
+    // No normalization follows. With torchvision's weights, few outputs would start far larger than the tokens, whose
+    // variance is 1.
     let small = ConvSpec { deviation: Some(0.02), ..ConvSpec::dense(config.dim, 1, 1) };
     let tokens = builder.conv(decoded, &name, small)?;
     Ok(builder.bias(tokens, &name, width)?)
 }
 
-/// A sparse map made dense: normalized, filled with a token at hidden positions, convolved.
+/// Makes a sparse map dense: normalizes it, fills hidden positions with a token, and convolves it.
 fn fill(builder: &mut Builder, map: Value, stride: usize, side: usize) -> Result<Value, ShapeError> {
     let name = format!("{DECODER}fill{stride}");
     let spec = NormSpec { masked: true, ..NormSpec::new(Activation::Identity) };
@@ -118,7 +120,7 @@ fn fill(builder: &mut Builder, map: Value, stride: usize, side: usize) -> Result
     builder.conv(filled, &format!("{name}.conv"), ConvSpec::dense(width, side, 1))
 }
 
-/// Twice the rows and columns, at `stride`, of `width` channels.
+/// Doubles rows and columns, with the result at `stride` with `width` channels.
 fn upsample(builder: &mut Builder, x: Value, stride: usize, width: usize) -> Result<Value, ShapeError> {
     let name = |part: &str| format!("{DECODER}up{stride}.{part}");
     let window = Window { stride: 2, padding: 1, dilation: 1 };

@@ -9,13 +9,13 @@ use super::Architecture;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StudentError {
-    /// An objective asked for an output that the student does not have.
+    /// An objective needs an output that the student does not have.
     #[error("the objective needs the student's output {output}, which this student does not have")]
     MissingOutput {
         /// The output.
         output: &'static str,
     },
-    /// Images that the mask's cells do not fill, or that have a single cell.
+    /// The images are not whole cells of the mask, or have a single cell.
     #[error(
         "students that see masked images need sides that are multiples of 32, and two cells of 32 x 32 at least, got {height} x {width}\nhint: the smallest square is 64 x 64"
     )]
@@ -25,7 +25,7 @@ pub enum StudentError {
         /// Columns of pixels.
         width: usize,
     },
-    /// A token grid that a decoder cannot reach by doubling the coarsest map.
+    /// A decoder cannot reach the token grid by doubling the coarsest map.
     #[error(
         "a decoder for images of {height} x {width} cannot make {rows} x {columns} tokens\nhint: grids that fit are {fitting}; {}",
         StudentSizes { rows: *rows, columns: *columns }
@@ -44,7 +44,7 @@ pub enum StudentError {
     },
 }
 
-/// A name that stands for no architecture.
+/// No architecture has this name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("unknown student {name:?}\nhint: students are {}", Architecture::ALL.map(Architecture::name).join(", "))]
 pub struct UnknownArchitecture {

@@ -30,7 +30,7 @@ use crate::error::TrainError;
 use crate::load_report::{LoadReport, ShapeMismatch};
 use crate::optim::Update;
 
-/// A backbone, its head, their parameters, and the device they live on.
+/// A backbone, its head, their parameters, and the device that holds them.
 pub struct Student {
     config: StudentConfig,
     table: Table,
@@ -40,10 +40,10 @@ pub struct Student {
 }
 
 impl Student {
-    /// A student with torchvision's initial weights; on a GPU it computes in bf16.
+    /// Creates a student with torchvision's initial weights. On a GPU it computes in bf16.
     ///
     /// # Errors
-    /// A head without outputs, a decoder that does not fit, or a device that cannot be had.
+    /// If a head has no outputs, a decoder does not fit, or the device is unavailable.
     pub fn new(config: StudentConfig, device: &Device) -> Result<Self, TrainError> {
         Self::with_engine(config, |state| match device {
             Device::Cpu => Ok(Box::new(Tape::new(CpuBackend::new(state.clone())))),
@@ -59,10 +59,10 @@ impl Student {
         })
     }
 
-    /// A student on the engine that `make` makes from torchvision's initial weights.
+    /// Creates a student on the engine that `make` creates from torchvision's initial weights.
     ///
     /// # Errors
-    /// A head without outputs, a decoder that does not fit, or an error of `make`.
+    /// If a head has no outputs, a decoder does not fit, or `make` fails.
     pub fn with_engine(
         config: StudentConfig,
         make: impl FnOnce(&State) -> Result<Box<dyn Engine>, TrainError>,
@@ -77,7 +77,7 @@ impl Student {
         self.config.architecture
     }
 
-    /// What stands on the pooled feature.
+    /// The layers on the pooled feature.
     pub fn head(&self) -> Head {
         self.config.head
     }
@@ -91,45 +91,46 @@ impl Student {
         }
     }
 
-    /// Names, shapes and places of parameters and buffers.
+    /// Names, shapes and positions of parameters and buffers.
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// Trainable numbers of the student as it is used: without those of the decoder.
+    /// Number of trainable values in the finished student, which has no decoder.
     pub fn encoder_parameter_count(&self) -> usize {
         let kept = self.table.parameters().iter().filter(|entry| !entry.spec.name.starts_with(DECODER));
         kept.map(|entry| entry.spec.shape.iter().product::<usize>()).sum()
     }
 
-    /// The engine that computes, for updates and optimizer state.
+    /// The engine, for updates and optimizer state.
     pub fn engine(&mut self) -> &mut dyn Engine {
         &mut *self.engine
     }
 
-    /// Cells of the mask along an image's side of `size` pixels: the positions of the coarsest map.
+    /// Number of mask cells along an image's side of `size` pixels: the positions of the coarsest map.
     pub fn mask_cells(size: usize) -> usize {
         size / decoder::COARSEST
     }
 
-    /// The mask of the next batches that a student with a decoder trains on: per image and cell, whether it is visible; `cells`: rows
-    /// and columns.
+    /// Sets the mask of the next training batches of a student with a decoder: whether each cell of each image is
+    /// visible. `cells`: rows and columns.
     ///
     /// # Errors
-    /// Cells that do not fill the images, or an image without a visible one; cells of other images than the batch's are an error of
-    /// [`forward`](Self::forward).
+    /// If the cells do not fill the images, or an image has no visible cell. If the mask has another number of images
+    /// than the batch, [`forward`](Self::forward) fails.
     pub fn set_mask(&mut self, visible: &[bool], cells: (usize, usize)) -> Result<(), TrainError> {
         self.engine.set_mask(visible, cells.0, cells.1)
     }
 
-    /// Pooled feature and embedding of `images` `[B, H, W, 3]`, and in training what [`Extras`] name.
+    /// Computes the pooled feature and the embedding of `images` `[B, H, W, 3]` and, in training, the outputs in
+    /// [`Extras`].
     ///
-    /// In training the result can be differentiated with [`backward`](Self::backward) and the running statistics move; in
-    /// inference neither.
+    /// In training, [`backward`](Self::backward) can differentiate the result, and the running statistics are updated.
+    /// Neither holds in inference.
     ///
     /// # Errors
-    /// Images of another length than the shape says, or too small for the backbone; no mask, or one that does not fit, where the
-    /// student trains on masked images.
+    /// If the images do not have the length of the shape or are too small for the backbone. If the student trains on
+    /// masked images, and the mask is missing or does not fit.
     pub fn forward(
         &mut self,
         images: Images<'_>,
@@ -147,11 +148,11 @@ impl Student {
         self.config.name(outputs, purpose)
     }
 
-    /// Gradients of all parameters of `loss`, which was made from the output of the last [`forward`](Self::forward); added to those of
-    /// the last call where `accumulate` says so.
+    /// Computes the gradients of all parameters of `loss`, which must come from the output of the last
+    /// [`forward`](Self::forward). With `accumulate`, they are added to those of the last call.
     ///
     /// # Errors
-    /// No forward pass in training since the last call, or an error of the device.
+    /// If there was no forward pass in training since the last call, or the device fails.
     pub fn backward(&mut self, loss: &Tensor, accumulate: bool) -> Result<(), TrainError> {
         let variables = self.variables.take().ok_or(TrainError::NothingRan)?;
         let mut gradients = loss.backward()?;
@@ -159,15 +160,16 @@ impl Student {
         self.engine.backward(&gradients, accumulate)
     }
 
-    /// One step of the optimizer by the gradients of the last backward passes.
+    /// Updates the parameters: one step of the optimizer with the gradients of the last backward passes.
     ///
     /// # Errors
-    /// An update made for another student, or an error of the device.
+    /// If the update was created for another student, or the device fails.
     pub fn update(&mut self, update: &Update) -> Result<(), TrainError> {
         self.engine.update(&self.table, update)
     }
 
-    /// What an image of `size` x `size` pixels goes through in inference; its parameters lie where [`table`](Self::table) says.
+    /// The graph for inference on an image of `size` x `size` pixels. Its parameters have the positions of
+    /// [`table`](Self::table).
     pub(crate) fn inference_graph(&self, size: usize) -> Result<Graph, TrainError> {
         let shape = Shape { batch: 1, height: size, width: size, channels: 3 };
         Ok(self.config.graph(shape, Purpose::Inference)?.0)
@@ -196,7 +198,7 @@ impl Student {
     /// Parameters and buffers by name, in torchvision's shapes, on the CPU.
     ///
     /// # Errors
-    /// A device that cannot be read.
+    /// If the device cannot be read.
     pub fn tensors(&mut self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let state = self.engine.state()?;
         let tensor = |entry: &Entry, flat: &[f32]| {
@@ -208,10 +210,10 @@ impl Student {
         parameters.chain(buffers).collect()
     }
 
-    /// [`tensors`](Self::tensors) without those of the decoder: the student as it is used.
+    /// [`tensors`](Self::tensors) without those of the decoder: the finished student.
     ///
     /// # Errors
-    /// A device that cannot be read.
+    /// If the device cannot be read.
     pub fn encoder_tensors(&mut self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let mut tensors = self.tensors()?;
         tensors.retain(|name, _| !name.starts_with(DECODER));
@@ -221,7 +223,7 @@ impl Student {
     /// The gradients of the last backward passes by name, in torchvision's shapes, on the CPU.
     ///
     /// # Errors
-    /// A device that cannot be read.
+    /// If the device cannot be read.
     pub fn gradients(&mut self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let flat = self.engine.gradients()?;
         let tensor = |entry: &Entry| {
@@ -231,12 +233,13 @@ impl Student {
         self.table.parameters().iter().map(tensor).collect()
     }
 
-    /// Copies every tensor whose name and shape fit; reports the rest. Values of any float type are converted to f32.
+    /// Copies every tensor whose name and shape match, and reports the rest. Values of any float type are converted to
+    /// f32.
     ///
-    /// `num_batches_tracked`, which torchvision stores and nothing here uses, is passed over in silence.
+    /// Ignores `num_batches_tracked`, which torchvision stores and nothing here uses.
     ///
     /// # Errors
-    /// A tensor that cannot be converted, or a device that cannot be written.
+    /// If a tensor cannot be converted, or the device cannot be written.
     pub fn load(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<LoadReport, TrainError> {
         let mut state = self.engine.state()?;
         let mut report = LoadReport::default();
@@ -266,10 +269,10 @@ impl Student {
         Ok(report)
     }
 
-    /// [`load`](Self::load) from the bytes of a safetensors file.
+    /// Calls [`load`](Self::load) on the tensors of a safetensors file.
     ///
     /// # Errors
-    /// Bytes that are no safetensors file, or a tensor type that cannot be converted.
+    /// If the bytes are not a safetensors file, or a tensor's type cannot be converted.
     pub fn load_safetensors(&mut self, bytes: &[u8]) -> Result<LoadReport, TrainError> {
         let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
         self.load(&tensors.into_iter().collect())
@@ -278,7 +281,7 @@ impl Student {
     /// [`encoder_tensors`](Self::encoder_tensors) as the bytes of a safetensors file (f32, sorted by name, with `metadata` in the header).
     ///
     /// # Errors
-    /// A device that cannot be read.
+    /// If the device cannot be read.
     pub fn to_safetensors(&mut self, metadata: HashMap<String, String>) -> Result<Vec<u8>, TrainError> {
         Ok(safetensors::serialize(self.encoder_tensors()?, Some(metadata))?)
     }

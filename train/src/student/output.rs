@@ -4,16 +4,18 @@ use candle_core::Tensor;
 
 use super::StudentError;
 
-/// A student's outputs for a batch; in training, variables that objectives differentiate.
+/// A student's outputs for a batch. In training they are variables that objectives differentiate.
 #[derive(Debug, Clone)]
 pub struct StudentOutput {
-    /// Globally averaged last feature map, after its activation: `[B, d]`; over visible positions where the student sees masked images.
+    /// The last feature map after its activation, averaged over its positions: `[B, d]`. On masked images, over the
+    /// visible positions only.
     pub pooled: Tensor,
     /// The head's output: L2-normalized embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
     pub embedding: Option<Tensor>,
-    /// As `pooled`, of the map before its activation: `[B, d]`. In training of students with [`Extras::raw_pooled`](super::Extras).
+    /// Like `pooled`, but before the activation: `[B, d]`. Present in training if [`Extras::raw_pooled`](super::Extras)
+    /// is set.
     pub raw_pooled: Option<Tensor>,
-    /// The decoder's output: `[B, rows, columns, D]`. In training of students with a decoder.
+    /// The decoder's output: `[B, rows, columns, D]`. Present in training if the student has a decoder.
     pub tokens: Option<Tensor>,
 }
 
@@ -21,7 +23,7 @@ impl StudentOutput {
     /// The head's output.
     ///
     /// # Errors
-    /// A student without a head.
+    /// If the student has no head.
     pub fn embedding(&self) -> Result<&Tensor, StudentError> {
         self.embedding.as_ref().ok_or(StudentError::MissingOutput { output: "embedding" })
     }
@@ -29,7 +31,7 @@ impl StudentOutput {
     /// The pooled last map before its activation.
     ///
     /// # Errors
-    /// A student that was not made for it, or inference.
+    /// In inference, or if the student was created without it.
     pub fn raw_pooled(&self) -> Result<&Tensor, StudentError> {
         self.raw_pooled.as_ref().ok_or(StudentError::MissingOutput { output: "raw_pooled" })
     }
@@ -37,7 +39,7 @@ impl StudentOutput {
     /// The decoder's output.
     ///
     /// # Errors
-    /// A student without a decoder, or inference.
+    /// In inference, or if the student has no decoder.
     pub fn tokens(&self) -> Result<&Tensor, StudentError> {
         self.tokens.as_ref().ok_or(StudentError::MissingOutput { output: "tokens" })
     }

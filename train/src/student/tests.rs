@@ -1,4 +1,4 @@
-//! Masked backbones, map by map.
+//! Tests of masked backbones, map by map.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const CELLS: (usize, usize) = (1, 4);
 /// The outer cells are visible, the inner ones hidden.
 const OUTER: [bool; 8] = [true, false, false, true, true, false, false, true];
 
-/// A sparse backbone whose outputs are its maps, the last one before its activation, and the pooled feature.
+/// A sparse backbone. Its outputs are its maps, the last map before its activation, and the pooled feature.
 struct Backbone {
     tape: Tape<CpuBackend>,
     program: Arc<Program>,
@@ -72,7 +72,7 @@ fn bits(map: &Tensor, columns: &[usize]) -> Vec<u32> {
 fn nothing_depends_on_hidden_pixels() {
     let images = images();
     let mut others = changed(&images, &[1, 2]);
-    // Not even on one that is no number.
+    // A NaN in a hidden cell must not matter either.
     others[3 * 64] = f32::NAN;
     for architecture in Architecture::ALL {
         let mut backbone = Backbone::new(architecture, &OUTER);
@@ -90,8 +90,8 @@ fn nothing_depends_on_hidden_pixels() {
     }
 }
 
-/// A backbone that is masked only in places carries values through hidden cells. With running statistics and no
-/// squeeze-and-excitation nothing else connects cells that far apart.
+/// A backbone that is masked only at some layers carries values through hidden cells. With running statistics and no
+/// squeeze-and-excitation, nothing else connects cells that far apart.
 #[test]
 fn visible_cells_do_not_hear_each_other_through_hidden_ones() {
     use Architecture::{MobileNetV2, ResNet18, ResNet34, ResNet50};

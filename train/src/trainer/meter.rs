@@ -1,23 +1,24 @@
-//! Running sums of losses and time, and the lines made of them.
+//! Running sums of losses and time, and the metrics lines computed from them.
 
 use std::time::{Duration, Instant};
 
 use crate::run::{MetricsKind, MetricsLine};
 
-/// Sums since the beginning of an epoch, or since the previous line.
+/// Sums since the start of an epoch, or since the previous line.
 #[derive(Debug)]
 pub(super) struct Meter {
     /// Steps, then the summed total loss and the sums of its parts: saved in checkpoints.
     sums: Vec<f64>,
     names: Vec<&'static str>,
-    /// Steps since `began`; fewer than `sums` counts after a resumption.
+    /// Steps since `began`. Fewer than `sums` counts if the run was resumed.
     timed_steps: usize,
     began: Instant,
     waited_before: Duration,
 }
 
 impl Meter {
-    /// A meter that starts now, with the sums of a checkpoint (empty for none); the loader has waited `waited` so far.
+    /// Starts a meter now, with the sums of a checkpoint (empty if none). `waited`: time that the loader has waited so
+    /// far.
     pub(super) fn new(sums: Vec<f64>, waited: Duration) -> Self {
         Self { sums, names: Vec::new(), timed_steps: 0, began: Instant::now(), waited_before: waited }
     }
@@ -37,7 +38,7 @@ impl Meter {
         &self.sums
     }
 
-    /// The line of the steps added so far. `waited`: time the loader has waited in all.
+    /// The line for the steps added so far. `waited`: total time that the loader has waited.
     pub(super) fn line(&self, kind: MetricsKind, at: StepRecord, waited: Duration) -> MetricsLine {
         let mean =
             |sum: Option<&f64>| sum.copied().unwrap_or(0.0) / self.sums.first().copied().unwrap_or(1.0);
@@ -57,7 +58,7 @@ impl Meter {
     }
 }
 
-/// The step that a line ends with.
+/// The last step of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StepRecord {
     pub(super) epoch: u32,
@@ -66,7 +67,7 @@ pub(super) struct StepRecord {
     pub(super) batch: usize,
 }
 
-/// Throughput; 0 if no time has passed.
+/// Items per second; 0 if no time has passed.
 #[expect(clippy::cast_precision_loss, reason = "throughput needs no more than 53 bits")]
 pub(crate) fn per_second(count: usize, seconds: f64) -> f64 {
     if seconds > 0.0 { count as f64 / seconds } else { 0.0 }

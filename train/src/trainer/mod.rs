@@ -1,4 +1,4 @@
-//! Training a student: from a cache, images and the inputs of its objectives to a finished run.
+//! Trains a student: from a cache, images and the inputs of its objectives to a finished run.
 
 mod meter;
 mod session;
@@ -42,18 +42,18 @@ pub struct TrainInputs<'a> {
     pub bank: Option<&'a Bank>,
     /// A KDEP bank made from this cache, if an objective needs one.
     pub kdep: Option<&'a KdepBank>,
-    /// The images that the cache was extracted from; not needed if it stores views of the student's size.
+    /// The images that the cache was extracted from. Not needed if the cache stores views of the student's size.
     pub originals: Option<Originals<'a>>,
 }
 
-/// How a run is carried out. Of these settings, only the device changes the result.
+/// Settings of a training call. Of these, only the device changes the result.
 #[derive(Clone, Debug)]
 pub struct LoopSettings {
-    /// What to do with a folder that already holds a run.
+    /// The action if the folder already holds a run.
     pub existing: Existing,
-    /// Steps between checkpoints besides those at the end of every epoch.
+    /// Steps between checkpoints, in addition to those at the end of every epoch.
     pub checkpoint_steps: Option<usize>,
-    /// Steps between lines in `metrics.jsonl` besides those of every epoch; 0 for none.
+    /// Steps between lines in `metrics.jsonl`, in addition to one per epoch; 0 for none.
     pub log_steps: usize,
     /// Threads that decode and render.
     pub threads: usize,
@@ -76,7 +76,7 @@ impl Default for LoopSettings {
     }
 }
 
-/// How a run went. Times and rates are those of this call, which may have resumed an earlier one.
+/// The outcome of a run. Times and throughput are those of this call, which may have resumed an earlier one.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrainReport {
     /// Steps of the whole run.
@@ -91,19 +91,19 @@ pub struct TrainReport {
     pub views: String,
     /// Samples in the last, incomplete batch of an epoch, which is dropped.
     pub dropped_per_epoch: usize,
-    /// Trainable numbers of the finished student and its head, without a decoder.
+    /// Number of trainable values of the finished student and its head, without a decoder.
     pub parameters: usize,
-    /// Steps that were already done when this call began.
+    /// Steps that were already done when this call started.
     pub resumed_from: Option<usize>,
     /// Images that went through the student in this call.
     pub images: usize,
-    /// Seconds this call took, opening and checkpoints included.
+    /// Seconds that this call took, including opening and checkpoints.
     pub seconds: f64,
-    /// Images per second over the steps of this call.
+    /// Throughput in images per second over the steps of this call.
     pub images_per_second: f64,
     /// Share of the steps' time spent waiting for data, 0 to 1.
     pub data_wait: f64,
-    /// Mean loss of the run's first epoch; none in a run of no epochs.
+    /// Mean loss of the run's first epoch; `None` if the run has no epochs.
     pub first_epoch_loss: Option<f64>,
     /// Mean loss of its last epoch.
     pub last_epoch_loss: Option<f64>,
@@ -111,11 +111,11 @@ pub struct TrainReport {
     pub init: Option<LoadReport>,
 }
 
-/// Trains the student that `config` describes into the run folder `dir`. `observe` sees every line of `metrics.jsonl` as it
-/// is written; `job` counts steps and may interrupt.
+/// Trains the student that `config` describes into the run folder `dir`. `observe` receives every line of
+/// `metrics.jsonl` when it is written. `job` counts steps and may interrupt.
 ///
 /// # Errors
-/// [`RunError::Interrupted`] after a checkpoint was written; everything else that [`RunError`] names.
+/// [`RunError::Interrupted`] after a checkpoint was written, or any other [`RunError`].
 pub fn train(
     config: &TrainConfig,
     settings: &LoopSettings,
@@ -141,7 +141,7 @@ pub fn train(
     let manifest = manifest(config, settings, inputs, &targets, &images)?;
     let student = StudentConfig { head: manifest.head(), ..student };
     let mut session = Session::new(config, student, objective, inputs.cache, &settings.device)?;
-    // A checkpoint holds everything: the file of initial weights may be gone by now.
+    // A checkpoint holds everything. The file of initial weights may have been deleted since.
     let goes_on = settings.existing == Existing::Resume && RunFolder::holds_checkpoint(dir);
     let init = config.init.as_deref().filter(|_| !goes_on);
     let init = init.map(|path| load_initial(&mut session.student, path)).transpose()?;
@@ -159,15 +159,15 @@ pub fn train(
         session.take_average()?;
         folder.finish(&session.student.to_safetensors(Default::default())?)?;
     }
-    // Losses of epochs before a resumption are in the file alone.
+    // Only the file has the losses of epochs from before the run was resumed.
     (report.first_epoch_loss, report.last_epoch_loss) =
         run::epoch_losses(&folder.metrics_path(), config.epochs)?;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// The student of a run, without its head yet, with the outputs that the chosen objectives read. Only the cache's manifest is read, so
-/// that images and tokens that do not fit are refused before any token is read.
+/// The student of a run without its head, with the outputs that the chosen objectives read. Reads only the cache's
+/// manifest, so that images and tokens that do not fit are refused before any token is read.
 fn headless(config: &TrainConfig, inputs: &Inputs<'_>) -> Result<StudentConfig, RunError> {
     let wanted = config.objective.outputs();
     let side = usize::try_from(config.size).unwrap_or(usize::MAX);
@@ -182,7 +182,7 @@ fn headless(config: &TrainConfig, inputs: &Inputs<'_>) -> Result<StudentConfig, 
     Ok(student)
 }
 
-/// The views that the student is shown, without targets yet.
+/// The views that the student is shown, without targets.
 fn open_images<'a>(
     config: &TrainConfig,
     settings: &LoopSettings,
@@ -194,7 +194,7 @@ fn open_images<'a>(
     Ok(TrainingImages::open(cache, originals, format, config.stored_views, settings.limits)?)
 }
 
-/// The manifest of a run that has not begun.
+/// The manifest of a run that has not started.
 fn manifest(
     config: &TrainConfig,
     settings: &LoopSettings,
@@ -257,7 +257,7 @@ fn load_initial(student: &mut Student, path: &Path) -> Result<(InitRecord, LoadR
     let report = student.load_safetensors(&bytes).map_err(|error| wrong(error.into()))?;
     let (applied, wanted) =
         (report.applied.len(), report.applied.len() + report.missing.len() + report.mismatched.len());
-    // Chance agreements of two architectures are far fewer; days of training must not start from them.
+    // Two architectures share far fewer tensors by chance. Days of training must not start from the wrong ones.
     if 2 * applied < wanted {
         let architecture = student.architecture();
         return Err(wrong(InitialWeightsError::Foreign { applied, wanted, architecture }));

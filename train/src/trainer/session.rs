@@ -1,4 +1,4 @@
-//! Student, objective and optimizer of one run, and the step that moves them.
+//! Student, objective and optimizer of one run, and the step that updates them.
 
 use candle_core::{Device, Tensor};
 use lgd_data::cache::Cache;
@@ -21,7 +21,7 @@ pub(super) struct Session {
     seed: u64,
     side: usize,
     parts: usize,
-    /// Share of cells that a student with a decoder does not see.
+    /// Share of cells that are hidden, if the student has a decoder.
     mask_ratio: Option<f32>,
     views: usize,
     device: Device,
@@ -36,7 +36,8 @@ pub(super) struct StepLoss {
 }
 
 impl Session {
-    /// The new `student` with the optimizer of `config`, to be trained for `objective` on the views of `cache`.
+    /// Combines the new `student` with the optimizer of `config`, for training with `objective` on the views of
+    /// `cache`.
     pub(super) fn new(
         config: &TrainConfig,
         student: StudentConfig,
@@ -63,12 +64,12 @@ impl Session {
         })
     }
 
-    /// Everything a checkpoint holds.
+    /// Everything that a checkpoint holds.
     pub(super) fn stateful(&mut self) -> Stateful<'_> {
         Stateful { student: &mut self.student, optimizer: &self.optimizer, objective: &mut *self.objective }
     }
 
-    /// One step on `batch`, the `step`-th over all epochs, at learning rate `lr`.
+    /// Takes one step on `batch`, at learning rate `lr`. `step`: number of the step over all epochs.
     pub(super) fn step(&mut self, batch: &Batch, step: usize, lr: f32) -> Result<StepLoss, RunError> {
         let mut targets = batch.targets.to_device(&self.device)?;
         targets.mask = self.mask(batch)?;
@@ -103,7 +104,7 @@ impl Session {
         Ok(loss)
     }
 
-    /// The mask of a batch for a student with a decoder: a function of (seed, number of the sample in the cache, epoch).
+    /// The mask of a batch for a student with a decoder: a function of (seed, sample's number in the cache, epoch).
     fn mask(&self, batch: &Batch) -> Result<Option<BatchMask>, TrainError> {
         let Some(ratio) = self.mask_ratio else { return Ok(None) };
         let sample = |row: &usize| u64::try_from(row / self.views).unwrap_or(u64::MAX);
@@ -112,7 +113,7 @@ impl Session {
         BatchMask::draw((self.seed, batch.epoch), &samples, (cells, cells), ratio).map(Some)
     }
 
-    /// Replaces the trained weights and buffers by their average. A run without averaging or without steps has none.
+    /// Replaces the trained weights and buffers with their average. A run without averaging or without steps has none.
     pub(super) fn take_average(&mut self) -> Result<(), RunError> {
         let engine = self.student.engine();
         if let Some(average) = engine.optimizer_state()?.ema {
@@ -121,8 +122,8 @@ impl Session {
         Ok(())
     }
 
-    /// On the CPU, where reading the loss costs nothing, a step whose loss is not finite leaves the parameters alone. Elsewhere
-    /// the loss is checked when it is read.
+    /// Fails on the CPU if the loss is not finite, before the parameters change: reading the loss costs nothing there.
+    /// Elsewhere the loss is checked when it is read.
     fn require_finite_on_cpu(&self, loss: &StepLoss, epoch: u32, step: usize) -> Result<(), RunError> {
         match loss.total.device() {
             Device::Cpu => loss.read(epoch, step).map(|_| ()),
@@ -138,7 +139,7 @@ pub(super) struct ReadLoss {
 }
 
 impl StepLoss {
-    /// Total and parts.
+    /// Reads the total and the parts.
     ///
     /// # Errors
     /// [`RunError::NonFinite`] if the total is NaN or infinite, [`TrainError::GradientNorm`] if the norm of the gradients is.
@@ -183,7 +184,7 @@ fn mean(mut losses: Vec<StepLoss>) -> Result<StepLoss, candle_core::Error> {
     Ok(sum)
 }
 
-/// The learning rate of a run. A run of no epochs never asks for one.
+/// The learning-rate schedule of a run. A run of no epochs never reads it.
 pub(super) fn schedule(config: &TrainConfig, steps_per_epoch: usize) -> Result<Schedule, RunError> {
     Ok(Schedule::new(ScheduleSettings {
         base: f64::from(config.base_lr),

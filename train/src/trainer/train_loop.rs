@@ -14,10 +14,10 @@ use crate::loader::targets::TargetSource;
 use crate::optim::Schedule;
 use crate::run::{MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig};
 
-/// Most steps between two readings of losses, so that an infinite one is noticed soon.
+/// Largest number of steps between two readings of losses, so that an infinite loss is noticed soon.
 const MAX_UNREAD: usize = 50;
 
-/// A run under way.
+/// A run in progress.
 pub(super) struct TrainLoop<'a> {
     config: &'a TrainConfig,
     settings: &'a LoopSettings,
@@ -30,11 +30,11 @@ pub(super) struct TrainLoop<'a> {
     /// Step of the latest checkpoint on disk.
     saved: Option<usize>,
     epoch_loss: Vec<f64>,
-    /// Losses that were not read from the device yet.
+    /// Losses that have not been read from the device.
     unread: Vec<(StepRecord, StepLoss)>,
 }
 
-/// What one call of the loop measures.
+/// The measurements of one call of the loop.
 struct Meters {
     epoch: Meter,
     line: Meter,
@@ -164,7 +164,7 @@ impl<'a> TrainLoop<'a> {
         Ok(taken)
     }
 
-    /// Reads the losses of the steps since the last call. Only here the loop waits for a device.
+    /// Reads the losses of the steps since the last call. The loop waits for a device only here.
     fn read_losses(&mut self, meters: &mut Meters) -> Result<(), RunError> {
         for (taken, loss) in self.unread.drain(..) {
             let ReadLoss { total, parts } = loss.read(taken.epoch, taken.step - 1)?;

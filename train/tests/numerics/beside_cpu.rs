@@ -1,10 +1,11 @@
-//! Whole students on the GPU beside the CPU's, within a multiple of the noise that rounding makes.
+//! Whole students on the GPU against the CPU's. The limit is a multiple of the rounding noise.
 //!
-//! How far two correct implementations may differ depends on the network: a rounding error flips a ReLU or shifts the statistics of a
-//! small batch, and grows on its way through fifty layers. In PyTorch too, the gradients of these students in bf16 are 0.2 to 1.3 of
-//! their norm away from those in f32, so a fixed bound is too narrow for a correct engine or too wide for a wrong one. Here the noise is
-//! measured: the CPU runs the same step from weights that are off by the rounding error of the element, several times, and each tensor
-//! of the GPU's results may be off by a multiple of the largest error among those runs. Single layers have fixed bounds (`device.rs`).
+//! The difference between two correct implementations depends on the network: a rounding error flips a ReLU or shifts
+//! the statistics of a small batch, and grows through fifty layers. In PyTorch too, the gradients of these students in
+//! bf16 are 0.2 to 1.3 of their norm away from those in f32. So a fixed bound is too narrow for a correct engine or too
+//! wide for a wrong one. Here the noise is measured: the CPU runs the same step several times from weights that are off
+//! by the rounding error of the element. Each tensor of the GPU's results may be off by a multiple of the largest error
+//! among those runs. Single layers have fixed bounds (`device.rs`).
 
 use candle_core::Tensor;
 use lgd_train::engine::parameters::{Entry, State};
@@ -19,16 +20,18 @@ use crate::layer::TRAIN;
 
 /// Perturbed runs.
 const RUNS: u64 = 3;
-/// How many times the noise a tensor may be off.
+/// Largest error of a tensor, as a multiple of the noise.
 const MULTIPLE: f64 = 8.0;
-/// A noise above this share of a tensor leaves nothing to compare: an unrelated tensor of the same norm is off by 1.4.
+/// If the noise exceeds this share of a tensor, there is nothing to compare: an unrelated tensor of the same norm is
+/// off by 1.4.
 const LARGEST_NOISE: f64 = 0.1;
 
 const BATCH: usize = 6;
 const HEIGHT: usize = 96;
 const WIDTH: usize = 64;
 
-/// Largest relative error of one rounded value, and the noise of sums in another order, which perturbed weights do not show.
+/// Largest relative error of one rounded value, and the noise of sums in a different order, which perturbed weights do
+/// not show.
 fn rounding(element: Element) -> (f64, f64) {
     match element {
         Element::F32 => (1.0 / 4_194_304.0, 2e-5),
@@ -36,7 +39,7 @@ fn rounding(element: Element) -> (f64, f64) {
     }
 }
 
-/// A student as LGD has it, or one that KDEP and H-GKD train on masked images.
+/// A student for LGD or, if `masked`, one that KDEP and H-GKD train on masked images.
 fn config(architecture: Architecture, masked: bool) -> StudentConfig {
     let decoder =
         DecoderConfig { rows: HEIGHT / 16, columns: WIDTH / 16, dim: 12, height: HEIGHT, width: WIDTH };
@@ -45,16 +48,17 @@ fn config(architecture: Architecture, masked: bool) -> StudentConfig {
     StudentConfig { extras, regularization: Regularization::NONE, ..config }
 }
 
-/// A number that depends on all of `value`.
+/// A scalar that depends on all of `value`.
 fn functional(name: &str, value: &Tensor) -> Tensor {
     let weights = Tensor::from_vec(normal(name, value.elem_count()), value.shape(), value.device()).unwrap();
     (value * weights).unwrap().sum_all().unwrap()
 }
 
-/// Everything that one step of training computes, tensor by tensor: an error in one layer must not drown in the noise of another.
+/// Everything that one training step computes, tensor by tensor, because an error in one layer must not be hidden by
+/// the noise of another.
 fn step(student: &mut Student, images: &[f32], masked: bool) -> Vec<(String, Vec<f32>)> {
     if masked {
-        // Of the 3 x 2 cells of each image two or four.
+        // Two or four of the 3 x 2 cells of each image are visible.
         let visible: Vec<bool> =
             (0..36).map(|cell| cell % 3 == 0 || cell % 12 == 4 || cell % 12 == 5).collect();
         student.set_mask(&visible, (3, 2)).unwrap();
@@ -81,7 +85,7 @@ fn step(student: &mut Student, images: &[f32], masked: bool) -> Vec<(String, Vec
     found
 }
 
-/// Weights that differ by up to `unit` of their size.
+/// Perturbs each weight by up to `unit` of its size.
 #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
 fn perturb(state: &State, unit: f64, run: u64) -> State {
     let mut stream = Stream::named(run, "perturbation");
@@ -109,7 +113,7 @@ fn check<D: TestDevice>(architecture: Architecture, masked: bool) {
     let mut failures = Vec::new();
     let (mut compared, mut worst) = (0, (0.0, ""));
     for (((name, _), error), noise) in expected.iter().zip(errors).zip(noise) {
-        // A tensor that is all noise must still be one of numbers.
+        // Even a tensor that is all noise must be finite.
         if noise > LARGEST_NOISE && error.is_finite() {
             continue;
         }
@@ -135,7 +139,7 @@ fn check<D: TestDevice>(architecture: Architecture, masked: bool) {
 const RESNETS: [Architecture; 3] = [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50];
 const MOBILE: [Architecture; 3] =
     [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0];
-/// Between them they have every kind of block, and the decoder is the same for all; `masked.rs` runs them all.
+/// Together these have every kind of block, and the decoder is the same for all students. `masked.rs` runs them all.
 const MASKED: [Architecture; 3] =
     [Architecture::ResNet18, Architecture::MobileNetV3Large, Architecture::EfficientNetB0];
 

@@ -1,4 +1,5 @@
-//! Convolutions with few or odd numbers of channels, where kernels have remainders, against sums written out in f64.
+//! Convolutions with few or odd numbers of channels, for which kernels have remainders, against sums written out in
+//! f64.
 
 use lgd_train::engine::graph::ConvSpec;
 
@@ -13,7 +14,8 @@ const BATCH: usize = 2;
 const HEIGHT: usize = 7;
 const WIDTH: usize = 6;
 
-/// Output, gradient of the input, gradient of the filters (OIHW), from input, filters and the output's gradient.
+/// Output, gradient of the input and gradient of the filters (OIHW), computed from input, filters and the output's
+/// gradient.
 fn written_out(inputs: usize, spec: ConvSpec, x: &[f32], w: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
     let (side, stride, padding) = (spec.side, spec.window.stride, spec.window.padding);
     let size = |input: usize| (input + 2 * padding - side) / stride + 1;

@@ -1,5 +1,5 @@
-//! The same seed gives the same bits on the CPU, whatever the number of threads. (On a GPU there are none of ours; that a pass repeats
-//! to the bit there is checked in `students.rs`.)
+//! The same seed gives the same bits on the CPU, whatever the number of threads. A GPU does not use our threads;
+//! `students.rs` checks that a pass there repeats bit for bit.
 
 use candle_core::{DType, Device, Tensor};
 use lgd_train::objective::{Lgd, LgdConstants, Objective, TargetBatch, VisualBank};
@@ -12,7 +12,8 @@ const BATCH: usize = 5;
 const DIM: usize = 24;
 const CATEGORIES: usize = 7;
 
-/// Parameters, buffers, optimizer and bank after two steps on `threads`, as bits. `student` starts again from `start`.
+/// Parameters, buffers, optimizer and bank after two steps on `threads` threads, as bits. `student` starts from
+/// `start`.
 fn train(student: &mut Student, start: &lgd_train::engine::parameters::State, threads: usize) -> Vec<u32> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {

@@ -1,10 +1,10 @@
-//! The devices that the suite runs on, and how far each may be from the right answer.
+//! The devices that the suite runs on, and the tolerance of each.
 //!
-//! A test is a function `fn name<D: TestDevice>()`. One of the macros below makes a test of it for each device of the build,
-//! `name::cpu`, `name::cuda_f32` and `name::cuda_bf16`; the latter two in a build with `--features cuda`, on `cuda:0`. A test that
-//! finds no such device fails.
+//! A test is a function `fn name<D: TestDevice>()`. One of the macros below turns it into a test for each device of the
+//! build: `name::cpu`, `name::cuda_f32` and `name::cuda_bf16`. The latter two need a build with `--features cuda` and
+//! run on `cuda:0`. A test fails if its device is missing.
 //!
-//! Plain `#[test]` functions are about the CPU alone, or about no device.
+//! Plain `#[test]` functions test the CPU only, or no device.
 
 use candle_core::{Device, Tensor};
 use lgd_train::engine::parameters::State;
@@ -33,8 +33,8 @@ macro_rules! on_every_device {
     )+};
 }
 
-/// Runs tests on the CPU and on the GPU in f32: of objectives, which compute in f32 on every device, and of what rounding to bf16
-/// would hide.
+/// Runs tests on the CPU, and on the GPU in f32. These are tests of objectives, which compute in f32 on every device,
+/// and of effects that rounding to bf16 would hide.
 macro_rules! on_every_f32_device {
     ($($test:ident),+ $(,)?) => {$(
         mod $test {
@@ -62,18 +62,18 @@ pub enum Element {
 
 /// A device and an element type.
 pub trait TestDevice: 'static {
-    /// What runs layers and students.
+    /// The backend that runs layers and students.
     type Backend: Backend<Buffer: Send> + Send + 'static;
 
     const ELEMENT: Element;
 
-    /// Where objectives compute.
+    /// The device of objectives.
     fn device() -> Device;
 
     /// A backend that starts from `state`.
     fn backend(state: &State) -> Self::Backend;
 
-    /// The relative error, L2, that is allowed here where `cpu` is allowed on the CPU.
+    /// The allowed relative error, L2, on this device. `cpu`: the one allowed on the CPU.
     fn tolerance(cpu: f64) -> f64;
 
     /// A student on this device.
@@ -86,7 +86,7 @@ pub trait TestDevice: 'static {
         tensor.to_device(&Self::device()).unwrap()
     }
 
-    /// Values as activations hold them.
+    /// Rounds values as activations do.
     fn rounded(values: &[f32]) -> Vec<f32> {
         match Self::ELEMENT {
             Element::F32 => values.to_vec(),
@@ -95,7 +95,7 @@ pub trait TestDevice: 'static {
     }
 }
 
-/// The CPU. Tests state its tolerances.
+/// The CPU. Tests state its tolerances themselves.
 pub struct Cpu;
 
 impl TestDevice for Cpu {
@@ -129,12 +129,12 @@ mod cuda {
 
     use super::{Element, TestDevice};
 
-    /// Least tolerance in f32, for results that are the same bits on the CPU: the GPU sums in another order and contracts products
-    /// and sums.
+    /// Smallest tolerance in f32, for results that are the same bits on the CPU: the GPU sums in another order and
+    /// fuses products with sums.
     const F32: f64 = 2e-6;
-    /// Least tolerance in bf16, whose values have 8 bits: each is off by up to 2^-9 of itself. A layer that starts from the same rounded
-    /// values is off by up to 7e-3 (measured); the rest is for graphs of several layers, in which a value within rounding of an
-    /// activation's kink takes a summand of the gradient along.
+    /// Smallest tolerance in bf16, whose values have 8 bits: each is off by up to 2^-9 of itself. A layer that starts
+    /// from the same rounded values is off by up to 7e-3 (measured). The rest is for graphs of several layers: if a
+    /// value is within rounding of an activation's kink, a term of the gradient can appear or vanish.
     const BF16: f64 = 3e-2;
 
     /// `cuda:0` in f32.
@@ -186,7 +186,7 @@ mod cuda {
             .clone()
     }
 
-    /// Without measuring, which takes longer than the tests and may take another algorithm in each run.
+    /// Without measuring, which takes longer than the tests and may choose another algorithm in each run.
     fn backend(state: &State, element: lgd_cuda::Element) -> CudaBackend {
         CudaBackend::new(device(), state, element, Tuning { measure: false, tf32: false }).unwrap()
     }

@@ -1,4 +1,4 @@
-//! Reading goldens and comparing with them.
+//! Reads goldens and compares results with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,7 +15,7 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Reads `tests/goldens/{name}.safetensors`, onto the device.
+    /// Reads `tests/goldens/{name}.safetensors` onto the device.
     pub fn on<D: TestDevice>(name: &str) -> Self {
         let Self { tensors, metadata } = Self::open(name);
         Self {
@@ -26,7 +26,8 @@ impl Golden {
 
     /// Reads `tests/goldens/{name}.safetensors`.
     pub fn open(name: &str) -> Self {
-        // Cargo names the crate's folder; so does scripts/gpu-check, which runs this program on another machine than built it.
+        // Cargo sets the crate's folder. So does scripts/gpu-check, which runs this program on another machine than the
+        // one that built it.
         let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
         let path = Path::new(&folder).join("tests/goldens").join(format!("{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap();
@@ -51,7 +52,7 @@ impl Golden {
         values(self.get(name))
     }
 
-    /// Whether there is such a tensor.
+    /// Whether the fixture has this tensor.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -63,7 +64,7 @@ impl Golden {
 }
 
 impl Golden {
-    /// Relative error of `got`, of which the fixture keeps all values or a summary under `name`.
+    /// Relative error of `got`. The fixture has all values or a summary under `name`.
     ///
     /// A projection of the difference onto a vector uniform within 1 has the expected square `|difference|² / 3`.
     pub fn summary_error(&self, seed: u64, name: &str, got: &Tensor) -> f64 {
@@ -92,13 +93,13 @@ impl Golden {
         error(&picked, &expected).max((norm(&got) - expected_norm).abs() / expected_norm).max(projected)
     }
 
-    /// The tensors whose names begin with `prefix`, without it.
+    /// The tensors whose names start with `prefix`, without the prefix.
     pub fn part(self, prefix: &str) -> Self {
         let named = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor));
         Self { tensors: self.tensors.into_iter().filter_map(named).collect(), ..self }
     }
 
-    /// Stems of the summaries whose names begin with `prefix`, without it.
+    /// Stems of the summaries whose names start with `prefix`, without the prefix.
     pub fn summaries(&self, prefix: &str) -> BTreeSet<String> {
         let parts = [".full", ".norm", ".sample", ".projections"];
         let stem = |name: &str| parts.iter().find_map(|part| name.strip_suffix(part)).map(str::to_owned);
@@ -124,7 +125,7 @@ pub fn spread(seed: u64, name: &str, shape: &[usize], bound: f64, center: f64) -
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
 }
 
-/// Standard normal values named by `name`.
+/// Standard normal values from the stream `name`.
 pub fn normal(name: &str, len: usize) -> Vec<f32> {
     let mut stream = Stream::named(11, name);
     #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
@@ -157,13 +158,13 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.contiguous().unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// `|got - expected| / |expected|`, L2; absolute where nothing is expected.
+/// `|got - expected| / |expected|`, L2. The error is absolute if `expected` is zero.
 pub fn error(got: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let square = |v: f64| v * v;
     let difference: f64 = got.iter().zip(expected).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
     let norm: f64 = expected.iter().map(|v| square(f64::from(*v))).sum();
-    // A NaN compares as too large.
+    // A NaN counts as an infinite error.
     if difference.is_nan() {
         f64::INFINITY
     } else {

@@ -1,4 +1,4 @@
-//! H-GKD: the loss on its own, and a whole masked student under it, against PyTorch in f64 (`goldens/hgkd.py`).
+//! H-GKD: the loss alone, and a whole masked student with it, against PyTorch in f64 (`goldens/hgkd.py`).
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ on_every_f32_device!(
     the_queue_takes_the_batch_and_survives_a_checkpoint,
 );
 
-/// The product promises 1e-4 of each tensor, L2; PyTorch's own f32 is 2e-5 off at worst (metadata `f32_error`).
+/// The product promises 1e-4 for each tensor, L2. PyTorch's own f32 is at most 2e-5 off (metadata `f32_error`).
 const TOLERANCE: f64 = 1e-4;
 
 const BATCH: usize = 4;
@@ -112,7 +112,7 @@ fn the_loss_and_its_gradients_equal_pytorchs<D: TestDevice>() {
         let error = error(&values(part), &golden.values(theirs));
         assert!(error < D::tolerance(1e-5), "{name}: {error:.1e}");
     }
-    // The fixture's loss has KDEP's term too, which neither tokens nor embedding enter.
+    // The fixture's loss also has KDEP's term, which depends on neither tokens nor embedding.
     let raw = weight(&golden, "kdep") * golden.values("raw")[0];
     assert!(error(&[values(&loss.total)[0] + raw], &golden.values("loss")) < D::tolerance(1e-5));
     let gradients = loss.total.backward().unwrap();
@@ -190,7 +190,7 @@ fn over(settings: HgkdSettings, entries: &Tensor) -> Hgkd {
     Hgkd::new(settings, queue, 3).unwrap()
 }
 
-/// Two images of 1 x 2 cells with one hidden each, 2 x 4 tokens of three values, embeddings of six.
+/// Two images of 1 x 2 cells with one cell hidden each, 2 x 4 tokens of three values, and embeddings of six.
 fn small<D: TestDevice>() -> (Tensor, Tensor, TargetBatch) {
     let tokens = |name: &str| Tensor::from_vec(normal(name, 48), (2, 2, 4, 3), &D::device()).unwrap();
     let targets = TargetBatch {
@@ -228,7 +228,7 @@ fn features_are_compared_by_whether_their_cell_is_hidden<D: TestDevice>() {
     assert_eq!(parts(&objective, &output(&s, &x), &open)[1], 0.0, "nothing is hidden");
 }
 
-/// Tokens `[2, 2, 4, d]` of `tokens` `[2, 2, 4, 3]`.
+/// Projects `tokens` `[2, 2, 4, 3]` to `[2, 2, 4, d]`.
 fn projected(projection: &Projection, tokens: &Tensor) -> Tensor {
     let mut out = vec![0.0; 16 * projection.dim()];
     projection.apply(&values(tokens), &mut out);
@@ -254,7 +254,7 @@ fn the_loss_of_projected_tokens_is_that_of_whole_ones_as_far_as_they_go<D: TestD
     let rotated = losses(&projected(&whole, &y), &projected(&whole, &x));
     assert!(plain.iter().zip(&rotated).take(3).all(|(a, b)| close(*a, *b)), "{plain:?} {rotated:?}");
 
-    // Of two axes the errors along the third are left out, and nothing else: the sum is smaller, D still divides it.
+    // With two axes, only the errors along the third are left out. The sum is smaller, and D still divides it.
     let two = Projection::fit(&sums, 2).unwrap();
     let cut = losses(&projected(&two, &y), &projected(&two, &x));
     let errors = (projected(&whole, &x) - projected(&whole, &y)).unwrap().sqr().unwrap();

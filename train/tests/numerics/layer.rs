@@ -1,4 +1,4 @@
-//! A small graph on a device with everything that a test asks of it.
+//! A small graph on a device, with everything that tests need of it.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::golden::{error, values};
 /// Training at some step.
 pub const TRAIN: Mode = Mode::Train { seed: 1, step: 1 };
 
-/// A graph, its parameters and the tape that runs it on the device `D`; its images want a gradient.
+/// A graph, its parameters and the tape that runs it on the device `D`. Its images require a gradient.
 pub struct Layer<D: TestDevice> {
     pub tape: Tape<D::Backend>,
     pub table: Table,
@@ -53,7 +53,8 @@ impl<D: TestDevice> Layer<D> {
         Self { tape: Tape::new(backend), table, program, shape, mask: None }
     }
 
-    /// The same on the CPU. Parameters become rounded on both: here convolutions would read rounded ones, normalizations exact ones.
+    /// The same layer on the CPU. Parameters are rounded on both. Otherwise, convolutions here would read rounded ones
+    /// and normalizations exact ones.
     fn on_cpu(&mut self) -> Layer<Cpu> {
         let mut cpu = Layer::<Cpu>::of(self.program.graph().clone(), self.table.clone(), self.shape);
         let mut state = self.tape.backend_mut().state().unwrap();
@@ -71,12 +72,12 @@ impl<D: TestDevice> Layer<D> {
         self.table.parameters().iter().map(|entry| entry.spec.name.clone()).collect()
     }
 
-    /// Values of the images.
+    /// Number of values in the images.
     pub fn images_len(&self) -> usize {
         self.shape.len()
     }
 
-    /// Writes a parameter or buffer, given in the file's order.
+    /// Writes a parameter or buffer. `given` is in the file's order.
     pub fn set(&mut self, name: &str, given: &[f32]) {
         let (entry, is_buffer) = self.table.find(name).unwrap();
         let mut state = self.tape.backend_mut().state().unwrap();
@@ -86,7 +87,7 @@ impl<D: TestDevice> Layer<D> {
         self.tape.backend_mut().load_state(&state).unwrap();
     }
 
-    /// Parameter or buffer.
+    /// Reads a parameter or buffer.
     pub fn get(&mut self, name: &str) -> Vec<f32> {
         let (entry, is_buffer) = self.table.find(name).unwrap();
         let state = self.tape.backend_mut().state().unwrap();
@@ -105,7 +106,7 @@ impl<D: TestDevice> Layer<D> {
         self.tape.backend_mut().gradients().unwrap()
     }
 
-    /// The mask of the next batches.
+    /// Sets the mask of the next batches.
     pub fn set_mask(&mut self, visible: &[bool], rows: usize, columns: usize) -> Result<(), TrainError> {
         self.mask = Some((visible.to_vec(), rows, columns));
         self.tape.backend_mut().set_mask(visible, rows, columns)
@@ -116,7 +117,7 @@ impl<D: TestDevice> Layer<D> {
         Tape::forward(&mut self.tape, &self.program, Images::Normalized(x), mode)
     }
 
-    /// Runs the graph on bytes or numbers.
+    /// Runs the graph on bytes or normalized values.
     pub fn run_images(&mut self, images: Images<'_>, mode: Mode) -> Result<(), TrainError> {
         Tape::forward(&mut self.tape, &self.program, images, mode)
     }
@@ -126,20 +127,20 @@ impl<D: TestDevice> Layer<D> {
         values(&Tape::output(&mut self.tape, at).unwrap())
     }
 
-    /// First output.
+    /// Runs the graph and returns its first output.
     pub fn forward(&mut self, x: &[f32], mode: Mode) -> Vec<f32> {
         self.run(x, mode).unwrap();
         self.output(0)
     }
 
-    /// Backward pass from gradients of the first outputs.
+    /// Runs the backward pass from gradients of the first outputs.
     pub fn try_backward(&mut self, upstream: &[Option<&[f32]>], accumulate: bool) -> Result<(), TrainError> {
         let tensor = |g: &[f32]| Tensor::from_slice(g, g.len(), &Device::Cpu).unwrap();
         let upstream: Vec<Option<Tensor>> = upstream.iter().map(|g| g.map(tensor)).collect();
         Tape::backward(&mut self.tape, &upstream, accumulate)
     }
 
-    /// Backward pass from the gradient of the first output.
+    /// Runs the backward pass from the gradient of the first output.
     pub fn backward(&mut self, g: &[f32]) {
         self.try_backward(&[Some(g)], false).unwrap();
     }
@@ -150,7 +151,7 @@ impl<D: TestDevice> Layer<D> {
         values(&self.tape.images_gradient(&[batch, height, width, channels]).unwrap())
     }
 
-    /// Bytes of buffers held.
+    /// Bytes of all buffers.
     pub fn bytes(&self) -> usize {
         Engine::bytes(&self.tape)
     }
@@ -165,10 +166,10 @@ impl<D: TestDevice> Layer<D> {
         sum
     }
 
-    /// Relative error of the gradients that the backward pass gives for those of the outputs, of the images and of every parameter.
+    /// Relative error of the gradients of the images and of every parameter, for the outputs' gradients `upstream`.
     ///
-    /// In f32 they are compared with central differences of step `step`. In bf16 the rounding of the outputs is larger than such a
-    /// difference: there they are compared, L2, with those of the same graph on the CPU.
+    /// In f32 they are compared with central differences of step `step`. In bf16 the rounding of the outputs is larger
+    /// than such a difference, so they are compared, L2, with those of the same graph on the CPU.
     pub fn gradient_error(&mut self, x: &[f32], upstream: &[Vec<f32>], step: f32) -> f64 {
         match D::ELEMENT {
             Element::F32 => self.slope_error(x, upstream, step),
@@ -176,7 +177,8 @@ impl<D: TestDevice> Layer<D> {
         }
     }
 
-    /// Largest relative error, L2, of everything that a pass computes, beside the same graph on the CPU with the same rounded values.
+    /// Largest relative error, L2, of everything that a pass computes, compared with the same graph on the CPU with the
+    /// same rounded values.
     pub fn error_beside_cpu(&mut self, x: &[f32], upstream: &[Vec<f32>], mode: Mode) -> f64 {
         let x = D::rounded(x);
         let mut cpu = self.on_cpu();
@@ -184,7 +186,7 @@ impl<D: TestDevice> Layer<D> {
         here.iter().zip(&there).map(|(got, expected)| error(got, expected)).fold(0.0, f64::max)
     }
 
-    /// Outputs, and in training running statistics, gradient of the images, gradient of every parameter.
+    /// Outputs and, in training, running statistics, the gradient of the images and the gradient of every parameter.
     fn results(&mut self, x: &[f32], upstream: &[Vec<f32>], mode: Mode) -> Vec<Vec<f32>> {
         self.run(x, mode).unwrap();
         let mut results: Vec<Vec<f32>> = (0..upstream.len()).map(|at| self.output(at)).collect();
@@ -198,8 +200,8 @@ impl<D: TestDevice> Layer<D> {
         results
     }
 
-    /// Central differences of `Σ outputs . upstream` in some values of the images and of every parameter against the backward
-    /// pass: the largest difference, relative to the largest slope of the same tensor.
+    /// Compares central differences of `Σ outputs . upstream`, for some values of the images and of every parameter,
+    /// with the backward pass. Returns the largest difference, relative to the largest slope of the same tensor.
     fn slope_error(&mut self, x: &[f32], upstream: &[Vec<f32>], step: f32) -> f64 {
         self.run(x, TRAIN).unwrap();
         let given: Vec<Option<&[f32]>> = upstream.iter().map(|g| Some(&g[..])).collect();

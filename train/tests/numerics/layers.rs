@@ -1,4 +1,4 @@
-//! Every layer and every gradient of it against PyTorch in f64 (`goldens/layers.py`, `goldens/make_goldens.py`).
+//! Every layer and all of its gradients against PyTorch in f64 (`goldens/layers.py`, `goldens/make_goldens.py`).
 
 use lgd_kernels::conv::{self, Conv};
 use lgd_kernels::{Activation, Operand, ShapeError, Sliding, Window, Workspace};
@@ -18,13 +18,13 @@ on_every_device!(
 
 /// f32 sums of a few hundred terms.
 const TOLERANCE: f64 = 3e-6;
-/// A normalized value is read as `x * scale + shift`, whose summands are 200 times as large where the mean lies 200 deviations from 0:
-/// their rounding is 200 times that of the value.
+/// A normalized value is read as `x * scale + shift`. If the mean is 200 deviations from 0, the summands are 200 times
+/// the value, and so is their rounding error.
 const FAR: (&str, f64) = ("norm_far_mean.y", 1.2e-5);
-/// On a GPU the gradient of the scale reads the value so, too.
+/// On a GPU, the gradient of the scale reads the value in this form, too.
 const FAR_ON_GPU: &str = "norm_far_mean.dw0";
 
-/// Fixtures with layers, and how many cases of them run as graphs here.
+/// Fixtures with layers, and the number of their cases that run as graphs here.
 const FIXTURES: [(&str, usize); 7] = [
     ("layers_conv", 16),
     ("layers_depthwise", 7),
@@ -35,11 +35,11 @@ const FIXTURES: [(&str, usize); 7] = [
     ("ops", 62),
 ];
 
-/// Operations that are no layers: `ops.rs` has them.
+/// Operations that are not layers. `ops.rs` tests them.
 const NO_LAYERS: [&str; 3] = ["similarity", "entropy", "entropy_top"];
-/// Filters of graphs are square; the CPU's kernel is tested on its own.
+/// Filters in graphs are square. The CPU's kernel is tested separately.
 const NOT_SQUARE: &str = "conv1x3";
-/// Graphs have no output padding, which no student needs.
+/// Cases that graphs cannot express: output padding, which no student needs, and filters that are not square.
 const WITHOUT: [&str; 2] = ["transpose3_s2_even", NOT_SQUARE];
 
 /// A case of a fixture.
@@ -113,7 +113,7 @@ impl Case<'_> {
         builder.conv(x, "conv", spec)
     }
 
-    /// The graph of the case; its parameters are made in the order of the fixture's weights.
+    /// Builds the graph of the case. Its parameters are created in the order of the fixture's weights.
     fn build(&self, builder: &mut Builder, x: Value) -> Result<Value, ShapeError> {
         let channels = builder.shape(x).channels;
         match self.op() {
@@ -153,7 +153,7 @@ impl Case<'_> {
                 let y = builder.linear(x, "linear", self.dims("w0")[0], LinearKind::Dense)?;
                 Ok(builder.activate(y, self.activation("activation")))
             }
-            // A graph has one input: the other summand, zero in the fixture, is a convolution of it by zero.
+            // A graph has one input. The other summand, zero in the fixture, is a convolution of the input with zero.
             "add" => {
                 let zero = builder.conv(x, "zero", ConvSpec::dense(channels, 1, 1))?;
                 builder.add(x, zero, self.activation("activation"))
@@ -198,9 +198,9 @@ impl Case<'_> {
         self.parameters.get("mode").is_some_and(|mode| mode == "eval")
     }
 
-    /// Name and relative error of everything that the fixture has and a graph gives. In bf16 they are those of a neighboring input,
-    /// which may lie beyond a kink or tie in a pool: what the CPU makes of the same rounded input, which is PyTorch's in f32, says what
-    /// is right.
+    /// Name and relative error of every result that both the fixture and the graph have. In bf16 the results are those
+    /// of a neighboring input, which may lie beyond a kink or tie in a pool. There the reference is the CPU's result
+    /// for the same rounded input, and the CPU equals PyTorch in f32.
     fn errors<D: TestDevice>(&self) -> Vec<(String, f64)> {
         let mut layer = self.layer::<D>();
         if D::ELEMENT == Element::Bf16 {
@@ -235,7 +235,7 @@ impl Case<'_> {
         found.into_iter().map(compared).collect()
     }
 
-    /// The convolution's kernel itself, for filters that are not square.
+    /// Errors of the convolution's kernel itself, for filters that are not square.
     fn kernel_errors(&self) -> Vec<(String, f64)> {
         let (&[batch, height, width, channels], &[outputs, _, rows, columns]) =
             (self.dims("x"), self.dims("w0"))
@@ -244,7 +244,7 @@ impl Case<'_> {
         };
         let sliding = Sliding::new((batch, height, width, channels), (rows, columns), self.window()).unwrap();
         let conv = Conv::new(sliding, outputs, 1).unwrap();
-        // OIHW and back, with one index for the taps.
+        // To OIHW and back, with one index for the taps.
         let taps = rows * columns;
         let file = |memory: usize| {
             let (filter, tap, channel) =
@@ -273,7 +273,7 @@ fn for_all_cases(fixture: &str, mut f: impl FnMut(&Case<'_>)) {
     }
 }
 
-/// Calls `f` for every case of a fixture that is a layer; how many there are.
+/// Calls `f` for every case of a fixture that is a layer. Returns the number of cases.
 fn for_cases(fixture: &str, mut f: impl FnMut(&Case<'_>)) -> usize {
     let mut count = 0;
     for_all_cases(fixture, |case| {
@@ -307,7 +307,7 @@ fn layers_and_gradients_equal_pytorchs<D: TestDevice>() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// The CPU's kernel takes filters that are not square; graphs have none.
+/// The CPU's kernel accepts filters that are not square. Graphs have none.
 #[test]
 fn filters_that_are_not_square_equal_pytorchs() {
     let mut count = 0;
@@ -324,7 +324,7 @@ fn filters_that_are_not_square_equal_pytorchs() {
     assert_eq!(count, 1, "cases");
 }
 
-/// The CPU's instruction set is chosen once per process, so each gets a process of its own.
+/// The CPU's instruction set is chosen once per process, so each set gets its own process.
 #[test]
 fn every_instruction_set_gives_pytorchs_gradients() {
     for set in ["avx2", "portable"] {
@@ -344,8 +344,8 @@ fn every_instruction_set_gives_pytorchs_gradients() {
     }
 }
 
-/// Central differences of `Σ y . g`: independent of PyTorch and of the analytic gradient; in bf16, where there are none, the CPU's
-/// gradient.
+/// Central differences of `Σ y . g`, which depend on neither PyTorch nor the analytic gradient. In bf16 they are too
+/// coarse, and the reference is the CPU's gradient.
 fn gradients_equal_central_differences<D: TestDevice>() {
     let smooth = [
         ("ops", "conv3_s2_7x8"),

@@ -54,7 +54,7 @@ fn entropy(teacher: &[Vec<f64>], student: &[Vec<f64>], on: &[usize]) -> f64 {
     total / f64::from(u32::try_from(teacher.len()).unwrap())
 }
 
-/// Similarities of each row of `x` to the bank, with its similarity to `positive` in front.
+/// Similarity of each row of `x` to `positive`, followed by its similarities to the bank.
 fn visual_logits(x: &Tensor, positive: &Tensor, bank: &Tensor) -> Vec<Vec<f64>> {
     let bank = rows(bank);
     let row = |(x, t): (&Vec<f64>, &Vec<f64>)| {
@@ -85,7 +85,7 @@ fn both_banks_give_the_written_formula<D: TestDevice>() {
     let targets = TargetBatch {
         embedding: Some(t.clone()),
         text_distribution: Some(distribution::<D>(&text_logits(&t, &tsb))),
-        // Over all slots: the objective takes the masked one out and normalizes again.
+        // Over all categories: the objective leaves out the masked one and normalizes again.
         visual_distribution: Some(distribution::<D>(&visual_logits(&t, &t, &vsb))),
         pseudo_category: Some(vec![0, 2, 2, 4]),
         ..TargetBatch::default()

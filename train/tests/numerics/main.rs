@@ -1,5 +1,5 @@
-//! The numerical half: layers, students, objectives and optimizers against PyTorch, and against themselves, on every device
-//! (`device.rs`).
+//! The numerical half: layers, students, objectives and optimizers against PyTorch, and against themselves, on every
+//! device (`device.rs`).
 
 #[cfg(feature = "cuda")]
 #[cfg(test)]

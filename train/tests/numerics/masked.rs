@@ -1,4 +1,4 @@
-//! Masked students: sparse backbones, their decoder, and what remains of them.
+//! Masked students: sparse backbones, their decoder, and the finished students.
 
 use candle_core::Tensor;
 use lgd_kernels::Activation;
@@ -41,13 +41,13 @@ fn student<D: TestDevice>(architecture: Architecture, decoder: Option<DecoderCon
     D::student(config(architecture, decoder))
 }
 
-/// A number that depends on all of `value`.
+/// A scalar that depends on all of `value`.
 fn functional(name: &str, value: &Tensor) -> Tensor {
     let weights = Tensor::from_vec(normal(name, value.elem_count()), value.shape(), value.device()).unwrap();
     value.mul(&weights).unwrap().mean_all().unwrap()
 }
 
-/// One that depends on all that a dense student makes, too.
+/// A scalar that depends on everything that a dense student computes.
 fn encoded(output: &StudentOutput) -> Tensor {
     let parts = [
         functional("pooled", &output.pooled),
@@ -100,7 +100,7 @@ fn decoders_reach_every_grid_that_fits<D: TestDevice>() {
         let mut student = student::<D>(architecture, Some(decoder(grid, size)));
         let cells = (Student::mask_cells(size.0), Student::mask_cells(size.1));
         let per = cells.0 * cells.1;
-        // Of three images every other cell is hidden.
+        // Every other cell of three images is hidden.
         let visible: Vec<bool> = (0..3 * per).map(|cell| cell % 2 == 0).collect();
         student.set_mask(&visible, cells).unwrap();
         let images = normal("images", 3 * size.0 * size.1 * 3);
@@ -201,7 +201,7 @@ fn the_decoder_is_dropped_and_the_encoder_stays<D: TestDevice>() {
         masked.set_mask(&[true, false, false, true, true, true, false, true], (2, 2)).unwrap();
         let images = normal("images", 2 * 64 * 64 * 3);
         let images = Images::Normalized(&images);
-        // Running statistics move, those of the decoder too.
+        // Running statistics change, including those of the decoder.
         masked.forward(images, (2, 64, 64), TRAIN).unwrap();
         let all = masked.tensors().unwrap();
         assert!(all.keys().any(|name| name.starts_with(DECODER) && name.ends_with("token")));
@@ -222,7 +222,7 @@ fn the_decoder_is_dropped_and_the_encoder_stays<D: TestDevice>() {
     }
 }
 
-/// Of the CPU: a GPU has no threads of ours.
+/// CPU only: a GPU does not use our threads.
 #[test]
 fn bits_of_masked_students_do_not_depend_on_the_number_of_threads() {
     let images = normal("images", 3 * 64 * 64 * 3);
@@ -242,7 +242,7 @@ fn bits_of_masked_students_do_not_depend_on_the_number_of_threads() {
     assert!([2, 3, 5].into_iter().all(|threads| one == run(threads)));
 }
 
-/// Two images of 2 x 2 cells, of which one to three are visible.
+/// Two images of 2 x 2 cells, with one to three cells visible in each.
 fn with_mask<D: TestDevice>(mut layer: Layer<D>) -> Layer<D> {
     layer.set_mask(&[true, false, true, true, false, false, false, true], 2, 2).unwrap();
     layer
@@ -250,7 +250,7 @@ fn with_mask<D: TestDevice>(mut layer: Layer<D>) -> Layer<D> {
 
 fn tokens_fill_hidden_positions_and_learn_from_them<D: TestDevice>() {
     let smooth = NormSpec { masked: true, ..NormSpec::new(Activation::Silu) };
-    // Of the images themselves, of a normalization, and where others read the same value.
+    // Filling of the images themselves, of a normalization, and of a value that has other readers.
     let mut plain = with_mask(Layer::<D>::new(&[2, 4, 4, 6], |b, x| Ok(vec![b.fill_masked(x, "token")?])));
     let token = D::rounded(&normal("token", 6));
     plain.set("token", &token);

@@ -1,4 +1,4 @@
-//! Every objective's loss, terms and gradients against PyTorch in f64 (`goldens/objectives.py`).
+//! Loss, terms and gradients of every objective against PyTorch in f64 (`goldens/objectives.py`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +97,7 @@ fn cases(golden: &Golden) -> Vec<(&'static str, Box<dyn Objective>)> {
     ]
 }
 
-/// A student's output in training, with the variables for its embedding (or logits) and raw feature.
+/// A student's output in training, with the variables for its embedding (or logits) and its raw feature.
 fn student(golden: &Golden, case: &str) -> (StudentOutput, [Var; 2]) {
     let head = if case == "supervised" { "logits" } else { "s" };
     let variables = [head, "raw"].map(|name| Var::from_tensor(golden.get(name)).unwrap());
@@ -143,7 +143,7 @@ fn no_two_objectives_have_a_term_of_the_same_name<D: TestDevice>() {
     let golden = Golden::on::<D>("objectives");
     let mut owner = BTreeMap::new();
     let covered = ["lgd_balanced", "seed", "kdep", "caption", "supervised"];
-    // H-GKD's terms, which need a mask and tokens, are checked in `hgkd.rs`: they all start with its name.
+    // H-GKD needs a mask and tokens. `hgkd.rs` checks its terms, whose names all start with `hgkd`.
     assert_eq!(covered.len() + 1, ObjectiveKind::ALL.len(), "an objective is missing here");
     for (case, objective) in cases(&golden).iter().filter(|(case, _)| covered.contains(case)) {
         let (output, _) = student(&golden, case);
@@ -314,7 +314,7 @@ fn a_part_past_the_end_is_an_error_whatever_the_column() {
 fn specifications_name_the_outputs_that_losses_read<D: TestDevice>() {
     let golden = Golden::on::<D>("objectives");
     for (case, objective) in cases(&golden) {
-        // H-GKD's are checked in `hgkd.rs`.
+        // `hgkd.rs` checks H-GKD's.
         let wanted = match case.parse::<ObjectiveKind>() {
             Ok(kind) => kind.spec().outputs,
             Err(_) if case == "combined" => "lgd,seed,kdep".parse::<Objectives>().unwrap().outputs(),

@@ -19,7 +19,7 @@ on_every_f32_device!(
 /// f32 sums of a few hundred terms.
 const TOLERANCE: f64 = 3e-6;
 
-/// The loss and the gradient of the logits.
+/// The loss, and its gradient with respect to the logits.
 type Differentiated = (Vec<f32>, Vec<f32>);
 
 fn differentiate<D: TestDevice>(x: &Tensor, f: impl FnOnce(&Tensor) -> (Tensor, Tensor)) -> Differentiated {
@@ -37,7 +37,7 @@ fn indices(golden: &Golden, name: &str) -> Tensor {
     golden.get(&format!("{name}.index")).to_dtype(DType::U32).unwrap()
 }
 
-/// Through the operation where it keeps all columns; with columns left out the CPU's kernel alone has such targets.
+/// Uses the operation if it keeps all columns. If columns are left out, only the CPU's kernel supports such targets.
 fn top_k<D: TestDevice>(golden: &Golden, name: &str) -> Differentiated {
     let get = |key: &str| golden.get(&format!("{name}.{key}"));
     let (active, index) = (active(golden, name), indices(golden, name));
@@ -111,8 +111,8 @@ fn sparse_targets_are_dense_ones_with_zeros<D: TestDevice>() {
     assert!(error(&sparse.0, &all.0) < tolerance && error(&sparse.1, &all.1) < tolerance);
 }
 
-/// Of the CPU's kernels. On a GPU the operations are Candle's: they read any layout and do not look at what is in the
-/// tensors, and there are no empty ones.
+/// CPU's kernels only. On a GPU the operations are Candle's. They accept any layout and do not inspect the values, and
+/// there are no empty tensors.
 #[test]
 fn what_the_cpus_kernels_do_not_take_is_an_error() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();

@@ -24,7 +24,7 @@ on_every_device!(
     layers_read_the_parameters_that_an_update_left,
 );
 
-/// Five steps in f32.
+/// Tolerance for five steps in f32.
 const TOLERANCE: f64 = 1e-6;
 
 const INPUTS: usize = 7;
@@ -43,8 +43,9 @@ fn table() -> Table {
 
 const TENSORS: [&str; 2] = ["weight", "bias"];
 
-/// Runs the layer of [`dense`] on a batch whose gradients of weight and bias are the given ones: row `i` of the batch is the unit vector
-/// `i`, whose output gradient is column `i` of the weight's gradient, and a row of zeros brings the bias's sum to what it is to be.
+/// Runs the layer of [`dense`] on a batch for which the gradients of weight and bias are the given ones. Row `i` of the
+/// batch is the unit vector `i`, and its output gradient is column `i` of the weight's gradient. The output gradient of
+/// a last row of zeros corrects the sum, which is the bias's gradient.
 fn differentiate<D: TestDevice>(layer: &mut Layer<D>, weight: &[f32], bias: &[f32]) {
     let mut x = vec![0.0; (INPUTS + 1) * INPUTS];
     let mut g = vec![0.0; (INPUTS + 1) * OUTPUTS];
@@ -80,7 +81,8 @@ fn optimizers_step_as_pytorchs<D: TestDevice>() {
     let rates: Vec<f32> = serde_json::from_str(golden.metadata("rates")).unwrap();
     let mut count = 0;
     for (case, parameters) in cases.as_object().unwrap() {
-        // The rate inside the velocity: the same at a constant rate, and not what is offered here.
+        // With the learning rate inside the velocity. At a constant rate the result is the same, and we do not offer
+        // it.
         if parameters["rate_outside"] == false {
             continue;
         }
@@ -146,7 +148,7 @@ fn averaged(rule: Rule) -> OptimizerSettings {
     OptimizerSettings { rule, weight_decay: 0.01, decay_all: false, clip: Some(0.5), ema: Some(0.9) }
 }
 
-/// A convolution with a normalization, so that there are buffers, trained for some steps.
+/// A convolution with a normalization, so that there are buffers, trained for a few steps.
 fn small<D: TestDevice>() -> Layer<D> {
     Layer::new(&[4, 5, 5, 3], |b, x| {
         let y = b.conv(x, "conv", ConvSpec::dense(6, 3, 1))?;
@@ -230,7 +232,7 @@ fn an_update_for_something_else_is_refused<D: TestDevice>() {
     }
 }
 
-/// Layers read a copy of the parameters where those have another element.
+/// If layers have another element than the parameters, they read a copy of them.
 fn layers_read_the_parameters_that_an_update_left<D: TestDevice>() {
     for rule in RULES {
         let mut trained = small::<D>();
@@ -245,7 +247,7 @@ fn layers_read_the_parameters_that_an_update_left<D: TestDevice>() {
     }
 }
 
-/// By the update itself, or by whoever reads the norm that the device leaves to others.
+/// The update detects it, or else the reader of the norm that the device reports.
 fn gradients_without_a_finite_norm_are_noticed<D: TestDevice>() {
     for rule in RULES {
         for bad in [f32::NAN, f32::INFINITY] {
@@ -264,7 +266,7 @@ fn gradients_without_a_finite_norm_are_noticed<D: TestDevice>() {
     }
 }
 
-/// On the CPU nothing is touched by such gradients.
+/// On the CPU, such gradients change nothing.
 #[test]
 fn gradients_without_a_finite_norm_are_not_clipped() {
     let table = table();

@@ -30,10 +30,10 @@ fn moments(values: &[f32]) -> (f64, f64) {
     (mean, (values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt())
 }
 
-/// Uniform within `bound` of 0.
+/// Checks that values are uniform within `bound` of 0.
 fn assert_uniform(name: &str, values: &[f32], bound: f64) {
     let (_, deviation) = moments(values);
-    // The deviation of a sample's deviation, four times.
+    // Four times the standard deviation of a sample's standard deviation.
     let slack = 4.0 * 0.45 / real(values.len()).sqrt();
     assert!((deviation / (bound / 3.0_f64.sqrt()) - 1.0).abs() < slack, "{name}: {deviation} within {bound}");
     assert!(values.iter().all(|v| f64::from(v.abs()) <= bound * 1.000_001), "{name}");
@@ -46,7 +46,7 @@ fn assert_normal(name: &str, values: &[f32], expected: f64) {
     assert!(mean.abs() < 5.0 * expected / root, "{name}: mean {mean}");
 }
 
-/// torchvision's initial values: `torchvision/models/*.py` and the defaults of `torch.nn`.
+/// Checks torchvision's initial values: `torchvision/models/*.py` and the defaults of `torch.nn`.
 fn check_initial(architecture: Architecture, name: &str, tensor: &Tensor) {
     let values = values(tensor);
     let all = |expected: f32| assert!(values.iter().all(|v| *v == expected), "{name}");
@@ -87,7 +87,7 @@ fn the_projection_starts_as_pytorchs_layers() {
     let head = 512 * 512 + 512 + 512 * 16 + 16;
     assert_eq!(student.table().parameter_count(), 11_689_512 - (512 * 1000 + 1000) + head);
     for (name, tensor) in student.tensors().unwrap() {
-        // Too few biases to tell their deviation.
+        // Too few biases to estimate their deviation.
         if name.starts_with("head.") && name != "head.2.bias" {
             check_initial(Architecture::ResNet18, &name, &tensor);
         }

@@ -1,4 +1,4 @@
-//! The queue of teacher embeddings: first in, first out, and back from a checkpoint to the same bits.
+//! The queue of teacher embeddings: first in, first out, and restored from a checkpoint to the same bits.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,7 +20,7 @@ on_every_f32_device!(
 
 const DIM: usize = 3;
 
-/// What the cache would hold for a row.
+/// The embedding that the cache would hold for a row.
 fn embedding(row: u32) -> [f32; DIM] {
     #[allow(clippy::cast_precision_loss, reason = "small numbers")]
     let row = row as f32;
@@ -32,7 +32,7 @@ fn embeddings(rows: &[u32]) -> Tensor {
     Tensor::from_vec(values, (rows.len(), DIM), &Device::Cpu).unwrap()
 }
 
-/// Embeddings as they come from the cache, wherever the queue is.
+/// Pushes embeddings on the CPU, as the cache returns them, whichever device the queue is on.
 fn push(queue: &mut TeacherQueue, rows: impl IntoIterator<Item = u32>) {
     let rows: Vec<u32> = rows.into_iter().collect();
     queue.push(&rows, &embeddings(&rows)).unwrap();
@@ -42,7 +42,7 @@ fn new<D: TestDevice>(capacity: usize) -> TeacherQueue {
     TeacherQueue::new(capacity, DIM, &D::device()).unwrap()
 }
 
-/// The entries as they lie, checked against the rows that the state names.
+/// The rows of the entries in queue order, checked against the rows in the state.
 fn entries(queue: &TeacherQueue) -> Vec<u32> {
     let rows = queue.state().unwrap()["queue.rows"].to_vec1::<u32>().unwrap();
     assert_eq!(rows.len(), queue.filled());
@@ -108,7 +108,7 @@ fn it_comes_back_from_a_checkpoint_in_the_same_order<D: TestDevice>() {
             push(&mut queue, next..next + count);
             next += count;
         }
-        // Through the bytes of a file, as a checkpoint goes.
+        // Through the bytes of a file, like a checkpoint.
         let bytes = safetensors::serialize(queue.state().unwrap(), None).unwrap();
         let saved = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
         let mut back = new::<D>(8);

@@ -1,4 +1,4 @@
-//! Dropout and stochastic depth: how often, how much, and what their draws depend on.
+//! Dropout and stochastic depth: frequency, scale, and the keys of their random draws.
 
 use lgd_train::engine::Mode;
 use lgd_train::engine::graph::{Builder, Value};
@@ -16,7 +16,7 @@ on_every_device!(
 
 const RATE: f32 = 0.3;
 
-/// What a kept one becomes.
+/// The value of a kept 1.
 fn kept<D: TestDevice>() -> f32 {
     D::rounded(&[1.0 / (1.0 - RATE)])[0]
 }

@@ -1,4 +1,4 @@
-//! Shapes that do not fit are errors, and a NaN is not hidden.
+//! Shapes that do not match are errors, and a NaN is not hidden.
 
 use lgd_kernels::{Activation, ShapeError, Window};
 use lgd_train::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Shape, Value};
@@ -82,7 +82,7 @@ fn shapes_that_do_not_fit_are_refused() {
     );
     assert!(
         refused(|b, x| {
-            // As many values, elsewhere.
+            // The same number of values, in another shape.
             let other = b.conv(x, "conv", ConvSpec::dense(24, 3, 2))?;
             b.add(x, other, Activation::Identity)
         }),

@@ -1,5 +1,5 @@
-//! Every student against torchvision in f64 (`goldens/students.py`): names, inference, the whole gradient, running statistics. And
-//! what holds for all of them.
+//! Every student against torchvision in f64 (`goldens/students.py`): names, inference, the whole gradient, running
+//! statistics. Also properties of all students.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::device::{TestDevice, on_every_device, on_every_f32_device};
 use crate::golden::{Golden, error, norm, normal, real, spread, values};
 use crate::layer::TRAIN;
 
-// In bf16 a random network's gradient is that of a neighboring function; `beside_cpu.rs` says how near it is.
+// In bf16 a random network's gradient is that of a neighboring function. `beside_cpu.rs` bounds the difference.
 on_every_f32_device!(
     open_masked_resnets_equal_torchvisions,
     open_masked_mobile_students_equal_torchvisions,
@@ -32,7 +32,7 @@ const CLASSES: usize = 10;
 const INFERRED: usize = 2;
 const DAMPING: f64 = 0.25;
 
-/// The product promises 1e-4 of each tensor, L2; PyTorch's own f32 is 0.5e-5 to 1.8e-5 off (metadata `f32_error`).
+/// The product promises 1e-4 for each tensor, L2. PyTorch's own f32 is 0.5e-5 to 1.8e-5 off (metadata `f32_error`).
 const TOLERANCE: f64 = 1e-4;
 
 fn config(architecture: Architecture) -> StudentConfig {
@@ -48,7 +48,7 @@ fn is_head(name: &str) -> bool {
     name.starts_with("fc.") || name.starts_with("classifier.")
 }
 
-/// Whether the pooled feature does not depend on it.
+/// Whether the layer comes after the pooled feature.
 fn is_behind(name: &str) -> bool {
     is_head(name) || name.starts_with(DECODER)
 }
@@ -66,7 +66,7 @@ fn formula(seed: u64, name: &str, shape: &[usize]) -> Tensor {
     spread(seed, name, shape, bound, center)
 }
 
-/// Fixture, its seed and its student.
+/// A fixture, its seed and its student.
 struct Reference {
     golden: Golden,
     seed: u64,
@@ -106,7 +106,8 @@ impl Reference {
         }
     }
 
-    /// torchvision's names are the fixture's: gradients with those that vanish, and statistics.
+    /// Checks that the student has the names in the fixture, which are torchvision's: gradients, including those that
+    /// vanish, and statistics.
     fn check_names(&self) {
         let named = |entries: &[lgd_train::engine::parameters::Entry]| -> BTreeSet<String> {
             entries.iter().map(|entry| entry.spec.name.clone()).collect()
@@ -133,7 +134,7 @@ impl Reference {
         (values(&spread(self.seed, "images", &[batch, height, width, 3], 2.0, 0.0)), (batch, height, width))
     }
 
-    /// Nothing may have failed, and the worst errors stay below bounds of their own.
+    /// Checks that nothing failed, and that the worst errors are within their own bounds.
     fn finish(&self, bounds: &[(&str, f64)]) {
         let errors = self.worst.iter().map(|(what, worst)| format!("{what} {worst:.1e}"));
         let architecture = self.student.architecture();
@@ -172,7 +173,8 @@ impl Reference {
                     "{name} lies behind no differentiated output"
                 );
             } else if vanishing.contains(name) {
-                // A shift that a later normalization takes away: rounding noise beside its layer's scale.
+                // A later normalization cancels this shift, so its gradient is rounding noise compared with its
+                // layer's.
                 let weight = &gradients[&name.replace(".bias", ".weight")];
                 self.check("vanishing", name, norm(&values(gradient)) / norm(&values(weight)));
             } else {
@@ -194,11 +196,12 @@ fn check<D: TestDevice>(architecture: Architecture) {
     reference.check_names();
     reference.check_inference();
     reference.check_training();
-    // Sharper than promised where nothing amplifies rounding.
+    // Tighter than promised if nothing amplifies rounding.
     reference.finish(&[("inference", 5e-6), ("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)]);
 }
 
-/// A masked student that sees everything is torchvision's network too: in training its features, statistics and whole gradient.
+/// A masked student that sees everything equals torchvision's network too: in training, its features, statistics and
+/// whole gradient.
 fn check_open<D: TestDevice>(architecture: Architecture) {
     let golden = Golden::open(&format!("student_{architecture}"));
     let [batch, height, width] = ["batch", "height", "width"].map(|key| golden.number(key));
@@ -210,7 +213,7 @@ fn check_open<D: TestDevice>(architecture: Architecture) {
     reference.check_training();
     reference.finish(&[("training", 1e-5), ("statistics", 5e-6), ("gradient", 3e-5)]);
 
-    // Where the dense network's parameters lie, its own do; the decoder's come behind.
+    // Its parameters have the positions of the dense network's. The decoder's come after them.
     let dense = student::<D>(architecture);
     let (parameters, buffers) = (dense.table().parameters(), dense.table().buffers());
     let table = reference.student.table();
@@ -231,7 +234,8 @@ fn open_masked_mobile_students_equal_torchvisions<D: TestDevice>() {
         .for_each(check_open::<D>);
 }
 
-/// The feature before the last activation, and its gradient where that is special: in the first layer, in the last, and behind it.
+/// The feature before the last activation, and its gradient in the layers where that is special: the first, the last,
+/// and those after it.
 fn check_raw<D: TestDevice>(architecture: Architecture) {
     let extras = Extras { raw_pooled: true, decoder: None };
     let mut reference = Reference::open::<D>(architecture, extras);
@@ -243,7 +247,7 @@ fn check_raw<D: TestDevice>(architecture: Architecture) {
     let upstream = D::tensor(&spread(*seed, "upstream", raw.dims(), 1.0, 0.0));
     student.backward(&raw.mul(&upstream).unwrap().sum_all().unwrap(), false).unwrap();
     let gradients = student.gradients().unwrap();
-    // The fixture's names begin with the network's, those of its random numbers do not.
+    // The fixture's names start with the network's name, but those of its random numbers do not.
     let golden = golden.part(&format!("{architecture}."));
     let mut worst = golden.summary_error(*seed, "raw", raw);
     let kept = golden.summaries("gradient.");
@@ -255,7 +259,7 @@ fn check_raw<D: TestDevice>(architecture: Architecture) {
     eprintln!("{architecture}: worst relative error of the raw feature {worst:.1e}");
     assert!(worst < 3e-5, "{architecture}: {worst:.1e}");
 
-    // Beside it the network is what it is without.
+    // Apart from this output, the network is the same as without it.
     let mut plain = Reference::open::<D>(architecture, Extras::default());
     let theirs = plain.student.forward(Images::Normalized(&images), shape, TRAIN).unwrap();
     assert_eq!(values(&output.pooled), values(&theirs.pooled), "{architecture}");
@@ -304,7 +308,7 @@ fn efficientnet_b0_equals_torchvisions<D: TestDevice>() {
     check::<D>(Architecture::EfficientNetB0);
 }
 
-/// What holds for every architecture, on one student each: making one takes longer than running it.
+/// Properties of every architecture, checked on one student each: creating one takes longer than running it.
 fn check_workings<D: TestDevice>(architecture: Architecture) {
     let mut student = student::<D>(architecture);
     let shape = (2, 64, 32);

@@ -1,4 +1,4 @@
-//! What the tape decides: where gradients meet, what is written out, what stays, and what is given back.
+//! Decisions of the tape: how gradients are summed, which values are written out, which are kept, and which are freed.
 
 use lgd_data::render::{Normalization, PixelLayout};
 use lgd_kernels::{Activation, ShapeError, Window};
@@ -49,8 +49,8 @@ const READERS: [(&str, Reader); 13] = [
     }),
 ];
 
-/// A convolution, its normalization and activation, and a reader of that; with the normalized value as an output too, it must be
-/// written out.
+/// A convolution with its normalization and activation, and a reader of the result. If the normalized value is an
+/// output too, it must be written out.
 fn read_norm<D: TestDevice>(reader: Reader, activation: Activation, written: bool) -> Layer<D> {
     let mut layer = Layer::new(&DIMS, |b, x| {
         let y = b.conv(x, "conv", ConvSpec::dense(8, 3, 1))?;
@@ -66,7 +66,7 @@ fn read_norm<D: TestDevice>(reader: Reader, activation: Activation, written: boo
 fn normalizations_are_the_same_written_out_and_read_on_the_way<D: TestDevice>() {
     let x = normal("x", DIMS.iter().product());
     for (name, reader) in READERS {
-        // Values that are written out in bf16 tie where others do not, and the pool takes another of them.
+        // Values written out in bf16 may tie when others do not, and the pool then selects another of them.
         if D::ELEMENT == Element::Bf16 && name == "pool" {
             continue;
         }
@@ -91,7 +91,7 @@ fn normalizations_are_the_same_written_out_and_read_on_the_way<D: TestDevice>() 
     }
 }
 
-/// Values with several readers, sums of a value with itself, outputs that are read on, inputs of unequal depth.
+/// Values with several readers, sums of a value with itself, outputs that are read again, and inputs of unequal depth.
 fn tangle(b: &mut Builder, x: Value) -> Result<Vec<Value>, ShapeError> {
     let smooth = NormSpec::new(Activation::Silu);
     let stem = b.conv(x, "stem", ConvSpec::dense(6, 3, 1))?;
@@ -197,7 +197,7 @@ fn a_step_after_the_first_allocates_nothing<D: TestDevice>() {
     assert!(bytes[0] > 0 && bytes[1..].iter().all(|held| *held == bytes[1]), "{bytes:?}");
 }
 
-/// Of the CPU: a GPU has scratch memory beside values.
+/// CPU only: a GPU has scratch memory besides values.
 #[test]
 fn inference_gives_values_back_once_they_are_read() {
     let dims = [2, 32, 32, 4];

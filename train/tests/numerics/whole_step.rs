@@ -1,5 +1,6 @@
-//! One training step of two students with the LGD loss against PyTorch and torchvision in f64: loss, every gradient, every
-//! parameter and running statistic afterwards; and inference. The weights follow a formula that `goldens/make_goldens.py` repeats.
+//! One training step of two students with the LGD loss against PyTorch and torchvision in f64: loss, every gradient,
+//! and every parameter and running statistic after the step; also inference. `goldens/make_goldens.py` repeats the
+//! formula of the weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ on_every_f32_device!(
     mobilenet_v2_inference_equals_torchvisions,
 );
 
-/// The bound the product promises: relative error of each tensor, L2.
+/// The bound that the product promises: relative error of each tensor, L2.
 const TOLERANCE: f64 = 1e-4;
 
 const BATCH: usize = 5;
@@ -98,7 +99,7 @@ fn check_step<D: TestDevice>(architecture: Architecture) {
     let vanishing = golden.list("vanishing");
     for (name, gradient) in &gradients {
         if vanishing.contains(name) {
-            // A shift that a later normalization takes away: rounding noise beside its layer's scale.
+            // A later normalization cancels this shift, so its gradient is rounding noise compared with its layer's.
             let weight = &gradients[&name.replace(".bias", ".weight")];
             check(format!("vanishing {name}"), norm(&values(gradient)) / norm(&values(weight)));
             continue;

@@ -1,4 +1,4 @@
-//! Caches and banks of the small world, with values that tell rows apart.
+//! Caches and banks of the small world. Their values differ from row to row.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use lgd_train::rng::Stream;
 
 use crate::fixture::{CLASSES, DIM, Images, VIEWS};
 
-/// Unit vector of a class with a little of everything else.
+/// The unit vector of a class, with a little of all other directions.
 fn embedding(stream: &mut Stream, class: usize) -> Vec<f32> {
     #[expect(clippy::cast_possible_truncation, reason = "test data")]
     let mut values: Vec<f32> = (0..DIM).map(|_| (stream.normal() * 0.1) as f32).collect();
@@ -37,7 +37,7 @@ fn teacher() -> TeacherRecord {
     TeacherRecord { resample: Resample::Bilinear, text_encoder, ..teacher_record() }
 }
 
-/// `count` numbers that depend on their place alone, exact in f16: row `row` of every optional column.
+/// `count` numbers that depend only on their position and are exact in f16: row `row` of every optional column.
 pub fn values(row: usize, count: usize) -> Vec<f32> {
     let value = |item: usize| u16::try_from((row * 131 + item * 37) % 2048).unwrap();
     (0..count).map(|item| f32::from(value(item)) / 1024.0 - 1.0).collect()
@@ -49,7 +49,7 @@ fn projection(width: usize, dim: usize) -> Projection {
     Projection::fit(&sums, dim).unwrap()
 }
 
-/// Features, tokens of a grid that students of 64 px make, and captions as wide as embeddings.
+/// Adds features, tokens of a grid that students of 64 px can predict, and captions as wide as embeddings.
 pub fn everything(config: &mut CacheConfig) {
     config.features = Some(FeatureRecord { output: "pooled".to_owned(), dim: 5 });
     config.tokens = Some(TokenRecord {

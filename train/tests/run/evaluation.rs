@@ -1,4 +1,4 @@
-//! Evaluation end to end, on an untrained student and a teacher that is always right.
+//! Evaluation end to end, with an untrained student and a teacher that is always right.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn labeled(images: &Images) -> LabeledImages<'_> {
     LabeledImages { source: images, images: Path::new("images"), cache: None }
 }
 
-/// The report without what depends on the clock.
+/// The report without the members that depend on the clock.
 fn timeless(report: &EvalReport) -> serde_json::Value {
     let mut value = serde_json::to_value(report).unwrap();
     for name in ["seconds", "images_per_second"] {
@@ -59,12 +59,12 @@ fn all_protocols_with_caches_judge_teacher_and_student() {
     assert_eq!((report.test.images, report.train.as_ref().unwrap().images, report.rejected()), (21, 30, 0));
     let zero_shot = report.zero_shot.as_ref().unwrap();
     assert_eq!(zero_shot.teacher, Some(100.0));
-    // The teacher is always right, so agreeing with it is being right.
+    // The teacher is always right, so to agree with it is to be right.
     assert_eq!(zero_shot.agreement, Some(zero_shot.student));
     let knn = report.knn.as_ref().unwrap();
     assert_eq!((knn.neighbors, knn.teacher), (20, Some(100.0)));
     assert_eq!(report.linear.iter().map(|probe| probe.labels).collect::<Vec<_>>(), [3, 30]);
-    // Colors survive a random network: all labels make a probe far better than chance, 33%.
+    // A random network preserves colors, so a probe on all labels is far better than chance, 33%.
     assert!(report.linear[1].student > 60.0, "{report:?}");
 
     let table = report.to_table();
@@ -113,7 +113,7 @@ fn agreement_needs_neither_labels_nor_matching_names() {
     let found = ask(&strange, &[Protocol::Agreement]).unwrap();
     assert_eq!(found.agreement.as_ref().map(|found| found.student), expected);
     assert_eq!((found.test.images, found.rejected()), (12, 0));
-    // Beside a protocol that needs labels, an image without one is a reject, whichever comes first.
+    // With a protocol that needs labels, an image without one is a reject, whichever protocol comes first.
     strange.samples[0].label = Some(0);
     let found = ask(&strange, &[Protocol::Agreement, Protocol::ZeroShot]).unwrap();
     assert_eq!((found.test.images, found.rejected()), (1, 11));

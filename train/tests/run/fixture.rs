@@ -27,7 +27,7 @@ pub const CLASSES: [&str; 3] = ["red_thing", "green thing", "blue thing"];
 
 type Hook = Arc<dyn Fn(usize) -> Option<Vec<u8>> + Send + Sync>;
 
-/// Images in memory, which dereference to their listing. `hook` is called before every read and may answer instead.
+/// Images in memory, which dereference to their listing. `hook` is called before every read and may return other bytes.
 #[derive(Clone)]
 pub struct Images {
     pub listing: Listing,
@@ -37,7 +37,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// `count` noisy images; image i is of class i mod 3, whose color it has.
+    /// `count` noisy images. Image i has class i mod 3 and the color of that class.
     pub fn new(count: usize, seed: u64) -> Self {
         let listing = Listing::default();
         let mut images = Self { listing, sizes: vec![], bytes: vec![], hook: None };
@@ -60,7 +60,7 @@ impl Images {
     }
 }
 
-/// A binary PPM file.
+/// Encodes a binary PPM file.
 pub fn picture(seed: u64, index: usize, class: usize, (width, height): (u32, u32)) -> Vec<u8> {
     let mut stream = Stream::new(&[seed, u64::try_from(index).unwrap()]);
     let mut bytes = format!("P6\n{width} {height}\n255\n").into_bytes();
@@ -130,7 +130,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// Training inputs that read from `images`, with what the objectives of `config` need.
+    /// Training inputs that read from `images`, with the inputs that the objectives of `config` need.
     pub fn inputs_for<'a>(&'a self, config: &TrainConfig, images: &'a Images) -> TrainInputs<'a> {
         let bank = config.objective.contain(ObjectiveKind::Lgd).then_some(&self.bank);
         TrainInputs { bank, ..self.inputs(images) }
@@ -147,7 +147,7 @@ impl World {
     }
 }
 
-/// The images as what a cache was extracted from.
+/// The images as the originals of a cache.
 pub fn originals(images: &Images) -> Originals<'_> {
     Originals { source: images, path: Path::new("images") }
 }
@@ -159,12 +159,12 @@ pub fn config(epochs: u32) -> TrainConfig {
     config
 }
 
-/// The same for other objectives.
+/// The same configuration for other objectives.
 pub fn config_for(objective: &str, epochs: u32) -> TrainConfig {
     TrainConfig { objective: objective.parse().unwrap(), ..config(epochs) }
 }
 
-/// H-GKD at the least size; at the rate of the others so small a decoder diverges.
+/// H-GKD at its smallest size. At the learning rate of the others, a decoder this small diverges.
 pub fn masked(epochs: u32) -> TrainConfig {
     TrainConfig { size: 64, base_lr: 0.005, ..config_for("hgkd", epochs) }
 }
@@ -174,7 +174,7 @@ pub fn resuming() -> LoopSettings {
     LoopSettings { existing: Existing::Resume, threads: 2, log_steps: 2, ..LoopSettings::default() }
 }
 
-/// Leaves what a kill leaves of a file that is being written.
+/// Leaves a file as a process leaves it that is killed while writing.
 pub fn leave_unfinished(path: &Path) {
     std::mem::forget(AtomicFile::create(path).unwrap());
 }

@@ -75,7 +75,7 @@ fn labels_may_be_any_numbers() {
     let settings = KnnSettings { neighbors: *k, temperature: *temperature };
     let got = nearest_neighbors((&train, &far(&golden.labels)), &test, settings).unwrap();
     assert_eq!(got, far(predicted));
-    // All labels are given: a subset would be drawn anew.
+    // All labels are given, because a subset would be drawn differently.
     let settings = ProbeSettings { epochs: 20, ..ProbeSettings::default() };
     let near = linear_probe((&train, &golden.labels), 1.0, &settings).unwrap();
     let probe = linear_probe((&train, &far(&golden.labels)), 1.0, &settings).unwrap();

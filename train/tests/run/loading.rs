@@ -1,4 +1,4 @@
-//! The stream of batches, and images that are no longer what they were.
+//! The stream of batches, and images that have changed.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,7 +69,7 @@ fn batches_come_with_the_targets_of_their_rows() {
 #[test]
 fn batches_are_the_same_whatever_the_threads() {
     let world = World::new(18);
-    // Some images dawdle, so that others overtake them.
+    // Some images are slow, so that others overtake them.
     let slow = world.images.hooked(|index| {
         std::thread::sleep(Duration::from_millis(if index % 4 == 0 { 3 } else { 0 }));
         None
@@ -195,7 +195,7 @@ fn raw_stored_views_make_the_batches_that_the_images_make() {
             assert!(a.images[..] == b.images[..]);
         }
     }
-    // With the images at hand and the stored views ignored, the images are read.
+    // If images are given and the stored views ignored, the images are read.
     let read = AtomicUsize::new(0);
     let counting = plain.images.hooked(move |_| {
         read.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +249,7 @@ fn a_damaged_stored_view_ends_the_run_with_its_row() {
     let path = world.path("cache/pixels-00000.parquet");
     let mut bytes = std::fs::read(&path).unwrap();
     let expected = stored_batches(&world, StoredUse::Fitting, 1).unwrap();
-    // The first 32 rows lie in this file; the pixels of one of them are changed.
+    // The first 32 rows are in this file. The pixels of one of them are changed.
     let needle = &expected[0].images[..64];
     let sample_in_first_shard = expected[0].rows[0] < 32;
     assert!(sample_in_first_shard);
@@ -281,6 +281,6 @@ fn the_memory_of_batches_is_recycled() {
         })
         .unwrap();
     assert_eq!(steps, 80);
-    // Two that the workers may be ahead, and the one that the step holds.
+    // Two batches that the workers may fill ahead, and the one that the step holds.
     assert!(addresses.len() <= 3, "{} blocks for 80 batches", addresses.len());
 }

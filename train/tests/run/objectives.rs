@@ -1,4 +1,4 @@
-//! Runs for other objectives than LGD: what they need, what they record, and what is refused.
+//! Runs with other objectives than LGD: the inputs they need, the records they write, and the inputs they refuse.
 
 use candle_core::Device;
 use lgd_data::ArtifactError;
@@ -18,7 +18,7 @@ use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 use crate::artifacts::{bank, cache, everything, kdep_bank};
 use crate::fixture::{CLASSES, DIM, Images, World, config_for, masked, resuming};
 
-/// Trains in the folder `name`; the lines of `metrics.jsonl` besides.
+/// Trains in the folder `name`. Also returns the lines of `metrics.jsonl`.
 fn go(
     world: &World,
     inputs: &TrainInputs<'_>,
@@ -52,7 +52,7 @@ fn a_seed_run_needs_no_bank() {
     assert_eq!(report.steps, 6);
     let epochs: Vec<&MetricsLine> = lines.iter().filter(|line| line.kind == MetricsKind::Epoch).collect();
     assert!(epochs.iter().all(|line| line.parts.keys().eq(["seed"])), "{epochs:?}");
-    // The queue is empty at the first step, whose loss is 0; never again.
+    // The queue is empty at the first step only, and the loss is 0 then.
     assert!(epochs[0].loss > 0.0 && epochs[1].loss > epochs[0].loss, "{epochs:?}");
 
     let run = open(&world, "seed");
@@ -88,7 +88,7 @@ fn a_single_objective_has_its_weight() {
     assert!((line.loss - 4.0 * line.parts["supervised"]).abs() < 1e-5, "{line:?}");
 }
 
-/// Leaves the images whose label is wanted.
+/// Keeps the images whose label is `wanted`.
 fn keep(images: &mut Images, wanted: impl Fn(u32) -> bool) {
     let kept = (0..images.samples.len()).filter(|&at| images.samples[at].label.is_some_and(&wanted));
     let kept: Vec<usize> = kept.collect();
@@ -119,12 +119,12 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     let images = Images::new(21, 5);
     let plain = right(&images);
     assert!(plain > 60.0, "colors are learned, chance is 33: {plain}");
-    // The same classes in another order, under the names of other folders: they are matched by name.
+    // The same classes in another order, with other folder names: they are matched by name.
     let mut turned = images.clone();
     turned.class_names = Some(["blue_thing", "red thing", "Green Thing"].map(str::to_owned).to_vec());
     turned.samples.iter_mut().for_each(|sample| sample.label = sample.label.map(|label| (label + 1) % 3));
     assert!((right(&turned) - plain).abs() < 1e-9);
-    // They need not all be there: blue things alone are the third class, and the only one of their folder.
+    // Not all classes need to be present: blue things alone are the third class, but the only one of their folder.
     let mut blue = images.clone();
     keep(&mut blue, |label| label == 2);
     let among_all = right(&blue);
@@ -163,7 +163,7 @@ fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     assert!(matches!(error, EvalError::UnknownClasses { .. }), "{error}");
     assert!(error.to_string().contains("classes: 3"), "{error}");
 
-    // As many names as numbers, and fewer.
+    // As many names as numbers, then fewer.
     for count in [3, 2] {
         let mut named = world.images.clone();
         named.class_names = Some(CLASSES[..count].iter().map(|name| (*name).to_owned()).collect());
@@ -298,7 +298,7 @@ fn a_size_that_does_not_fit_is_refused_before_any_token_is_read() {
         |size| go(&world, &inputs, &TrainConfig { size, ..masked(1) }, "run").unwrap_err().to_string();
     assert!(error(32).contains("got 32 x 32"), "{}", error(32));
     assert!(error(96).contains("for images of 96 x 96 cannot make 4 x 4 tokens"), "{}", error(96));
-    // The size fits, and the tokens are read.
+    // The size fits, so the tokens are read.
     assert!(error(64).contains("tokens-00000.parquet"), "{}", error(64));
 }
 
@@ -318,7 +318,7 @@ fn errors_of_projected_tokens_are_divided_by_the_teachers_width() {
         train(&config, &settings, &inputs, &dir, &Job::new(), &mut |line| lines.push(line.clone())).unwrap();
         lines.into_iter().next().unwrap().parts
     };
-    // The same stored tokens, of a teacher twice as wide.
+    // The same stored tokens, from a teacher twice as wide.
     let (four, eight) = (losses(4), losses(8));
     for term in ["hgkd_hidden", "hgkd_visible"] {
         let (four, eight) = (four[term], eight[term]);
@@ -367,7 +367,7 @@ fn resuming_with_another_bank_or_none_is_refused() {
     let world = World::new(20);
     let config = config_for("lgd,seed", 1);
     go(&world, &world.inputs(&world.images), &config, "run").unwrap();
-    // The same cache, other target distributions.
+    // The same cache, but other target distributions.
     let other = bank(&world.path("other"), &world.cache);
     let mut record = other.manifest().clone();
     record.record.templates = vec!["a {}".to_owned()];

@@ -1,4 +1,4 @@
-//! Batches that go through the student in parts: the same objective, step for step.
+//! Batches that are split into parts: the same objective, step by step.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use lgd_train::trainer::{LoopSettings, train};
 use crate::artifacts::everything;
 use crate::fixture::{World, config, masked, resuming};
 
-/// Trains in the folder `name`; the lines of the steps.
+/// Trains in the folder `name` and returns the lines of the steps.
 fn steps(world: &World, config: &TrainConfig, name: &str) -> Vec<MetricsLine> {
     let settings = LoopSettings { log_steps: 1, ..resuming() };
     let inputs = world.inputs_for(config, &world.images);
@@ -22,7 +22,7 @@ fn steps(world: &World, config: &TrainConfig, name: &str) -> Vec<MetricsLine> {
     lines
 }
 
-/// What the objective of the run in the folder `name` tracked, from its last checkpoint.
+/// The state of the objective in the last checkpoint of the run in the folder `name`.
 fn tracked(world: &World, name: &str) -> BTreeMap<String, Vec<f64>> {
     let files = std::fs::read_dir(world.path(name).join("checkpoints")).unwrap();
     let latest = files.map(|entry| entry.unwrap().path()).max().unwrap();
@@ -38,13 +38,13 @@ fn tracked(world: &World, name: &str) -> BTreeMap<String, Vec<f64>> {
 #[test]
 fn what_objectives_track_moves_once_per_batch() {
     let world = World::holding(20, everything);
-    // Four images of 16 px are too few for batch statistics: training diverges.
+    // Four images of 16 px are too few for batch statistics, and training diverges.
     let sized = |objective: &str| TrainConfig { objective: objective.parse().unwrap(), ..masked(3) };
     let mut online = sized("lgd");
     let lgd = &mut online.objective_settings.lgd;
     (lgd.vsb, lgd.vsb_momentum) = (VisualMode::Ema, 0.5);
     let queues = [sized("seed"), sized("hgkd")].map(|mut config| {
-        // Six batches of 8: the oldest entries make room.
+        // Six batches of 8, so the oldest entries are overwritten.
         config.objective_settings.shared.queue = 20;
         config
     });
@@ -70,7 +70,7 @@ fn what_objectives_track_moves_once_per_batch() {
 fn each_part_has_its_own_targets_and_its_own_mask() {
     let world = World::holding(20, everything);
     for (config, terms) in [(masked(1), ["hgkd_hidden", "hgkd_visible"]), (config(1), ["text", "visual"])] {
-        // Weights stay, so that a batch in halves is two small batches, one after the other.
+        // The weights do not change, so a batch in halves is two small batches, one after the other.
         let still = TrainConfig { base_lr: 1e-30, start_lr: 1e-31, ..config };
         let halves =
             steps(&world, &TrainConfig { batch_parts: 2, ..still.clone() }, &format!("{}-2", terms[0]));

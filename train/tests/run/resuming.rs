@@ -1,4 +1,4 @@
-//! A run that was stopped and resumed is the uninterrupted one, bit for bit.
+//! A run that was stopped and resumed equals the uninterrupted one, bit for bit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ fn checkpoints(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Every objective with a state of its own, and 20 samples: 2 steps per epoch, 4 dropped.
+/// Every objective with its own state, and 20 samples: 2 steps per epoch, 4 samples dropped.
 fn cases() -> [TrainConfig; 5] {
     let online = |mut config: TrainConfig| {
         let settings = &mut config.objective_settings.lgd;
@@ -53,7 +53,7 @@ fn cases() -> [TrainConfig; 5] {
             (VisualMode::Ema, 0.5, CategoryWeights::Views);
         config
     };
-    // A queue of 20 is partly filled after one step of 8 and after two, then the oldest entries go.
+    // A queue of 20 is partly filled after one step of 8 and after two. Then the oldest entries are overwritten.
     let queue = |mut config: TrainConfig| {
         config.objective_settings.shared.queue = 20;
         config
@@ -75,7 +75,7 @@ fn interrupted_in_the_middle_of_an_epoch() {
         let report = run(&world, &world.images, config, &resuming(), &whole, &Job::new()).unwrap();
         assert_eq!((report.steps, report.dropped_per_epoch, report.resumed_from), (6, 4, None));
 
-        // Steps 1 and 5 lie within an epoch, step 4 ends one.
+        // Steps 1 and 5 are within an epoch, step 4 ends one.
         for stop in [1, 4, 5] {
             let job = Job::new();
             let mut observe = |line: &MetricsLine| {
@@ -109,12 +109,12 @@ fn killed_between_two_checkpoints() {
     let settings = LoopSettings { checkpoint_steps: Some(1), ..resuming() };
     run(&world, &world.images, &config, &settings, &whole, &Job::new()).unwrap();
 
-    // The 39th image to be read is broken: the run dies in the third epoch, as unprepared as by a kill.
+    // The 39th image read is broken, so the run ends in the third epoch, without warning, as if it were killed.
     let reads = AtomicUsize::new(0);
     let dying = world.images.hooked(move |_| (reads.fetch_add(1, Ordering::SeqCst) == 38).then(Vec::new));
     let error = run(&world, &dying, &config, &settings, &parts, &Job::new()).unwrap_err();
     assert!(matches!(error, RunError::Loader(LoaderError::Image { .. })), "{error}");
-    // What a kill leaves besides: a half-written checkpoint, one that is not listed yet, a torn line.
+    // A killed process also leaves these: a half-written checkpoint, one that is not listed yet, an incomplete line.
     leave_unfinished(&parts.join("checkpoints/step-000000005.safetensors"));
     fs::write(parts.join("checkpoints/step-000000099.safetensors"), b"unlisted").unwrap();
     let metrics = fs::read_to_string(parts.join("metrics.jsonl")).unwrap();
@@ -157,7 +157,7 @@ fn a_damaged_checkpoint_is_refused_and_its_predecessor_named() {
         assert!(!parts.join("student.safetensors").exists());
     }
 
-    // The hint, followed.
+    // What the hint says.
     fs::remove_file(&latest).unwrap();
     let report = run(&world, &world.images, &config, &resuming(), &parts, &Job::new()).unwrap();
     assert_eq!(report.resumed_from, Some(2));
@@ -240,7 +240,7 @@ fn a_finished_student_that_is_gone_or_damaged_is_made_again() {
         assert!(content() == before);
     }
 
-    // What no checkpoint holds, and what is left without one, is refused.
+    // A damaged file is refused if no checkpoint holds its content, or if there are no checkpoints.
     let refused = |path: &Path| {
         let error = go().unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
@@ -257,7 +257,7 @@ fn a_finished_student_that_is_gone_or_damaged_is_made_again() {
     refused(&student);
 }
 
-/// Written by lgd 0.1 before settings were grouped by objective.
+/// Written by lgd 0.1, before settings were grouped by objective.
 const OLD: &str = include_str!("../goldens/config-0.1.toml");
 
 #[test]

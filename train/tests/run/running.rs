@@ -1,4 +1,4 @@
-//! The run folder and what training reports.
+//! The run folder, and the report of training.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn a_run_leaves_what_its_documentation_says() {
     let mut lines: Vec<MetricsLine> = Vec::new();
     let settings = LoopSettings { existing: Existing::Refuse, ..resuming() };
     let job = Job::new();
-    // In so few steps a warm-up would leave nothing to see.
+    // With so few steps, a warm-up would hide the effect.
     let config = TrainConfig { warmup_epochs: 0, ..config(4) };
     let report = train(&config, &settings, &world.inputs(&world.images), &dir, &job, &mut |line| {
         lines.push(line.clone())

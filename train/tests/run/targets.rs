@@ -1,4 +1,4 @@
-//! Targets as they come from the cache and the banks: each row its own, a caption that of its sample.
+//! Targets from the cache and the banks: each row has its own, but a caption belongs to the sample.
 
 use candle_core::Tensor;
 use lgd_train::error::FailureKind;

@@ -1,4 +1,4 @@
-//! Stored views: the rendered pixels of every view. Training on them opens no image.
+//! Stored views: the rendered pixels of every view. Training on stored views opens no images.
 //!
 //! ```text
 //! cache/pixels-00000.parquet   row for row with views-00000.parquet; only in a cache that stores its views
@@ -8,10 +8,10 @@
 //!            jpeg: binary      a baseline JPEG of S x S pixels, full chroma resolution
 //! ```
 //!
-//! The wide column is written PLAIN, uncompressed and required, so that a row is a slice of the file at an offset that the
-//! footer gives (see [`crate::column`]); a reader fetches it straight into the batch. The files can be far larger than
-//! memory. Training therefore does not hash them whole before it starts: every row is compared with its check when it is
-//! read. `lgd verify` hashes them like any other file.
+//! The wide column is written PLAIN, uncompressed and required. A row is then a slice of the file at an offset that
+//! follows from the footer (see [`crate::column`]), and a reader copies it straight into the batch. The files can be
+//! far larger than memory, so training does not hash them before it starts. Instead, every row is compared with its
+//! check when it is read. `lgd verify` hashes these files like any other.
 
 mod reader;
 mod writer;
@@ -27,31 +27,31 @@ use crate::render::{MAX_SIZE, RenderError, rendered_bytes};
 pub use reader::StoredViews;
 pub(super) use writer::PixelWriter;
 
-/// Names of the columns.
+/// Column names.
 const CHECK: &str = "check";
 const LENGTH: &str = "length";
 const PIXELS: &str = "pixels";
 const JPEG: &str = "jpeg";
 
-/// How a stored view's pixels become bytes.
+/// Encoding of a stored view's pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "encoding", rename_all = "lowercase")]
 pub enum Encoding {
-    /// The pixels themselves. Training gives the same bits as from the images.
+    /// Raw pixels. Training on them is bit-identical to training on the images.
     Raw,
-    /// JPEG: about a tenth of the bytes, but the student's pixels differ a little from the teacher's.
+    /// JPEG: about a tenth of the size, but the student's pixels differ slightly from the teacher's.
     Jpeg {
-        /// libjpeg's quality, 1 to 100.
+        /// libjpeg quality, 1 to 100.
         quality: u8,
     },
 }
 
-/// The size and the encoding of a cache's stored views.
+/// Size and encoding of a cache's stored views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredFormat {
-    /// Side of the square, pixels: the student's, which need not be the teacher's.
+    /// Side of the square view in pixels: the student's input size, which may differ from the teacher's.
     pub size: u32,
-    /// How its pixels are stored.
+    /// Encoding of the pixels.
     #[serde(flatten)]
     pub encoding: Encoding,
 }
@@ -66,23 +66,23 @@ impl fmt::Display for StoredFormat {
 }
 
 impl StoredFormat {
-    /// Bytes of a view's pixels before they are encoded, S x S x 3.
+    /// Bytes of a view's pixels before encoding, S x S x 3.
     ///
     /// # Errors
-    /// [`RenderError::Size`].
+    /// [`RenderError::Size`] if the side is 0 or above [`crate::render::MAX_SIZE`].
     pub fn pixel_bytes(&self) -> Result<usize, RenderError> {
         rendered_bytes(self.size)
     }
 
-    /// Bytes of a stored view, if all views have the same number.
+    /// Bytes of a stored view, if all views have the same size.
     pub fn fixed_bytes(&self) -> Option<usize> {
         self.pixel_bytes().ok().filter(|_| self.encoding == Encoding::Raw)
     }
 
-    /// Encodes a view that was rendered at this format's size.
+    /// Encodes a view that was rendered at [`Self::size`].
     ///
     /// # Errors
-    /// [`RenderError::Length`] if it was rendered at another size; [`RenderError::Encode`].
+    /// [`RenderError::Length`] if the view was rendered at another size; [`RenderError::Encode`].
     pub fn encode(&self, view: RgbImage) -> Result<Vec<u8>, RenderError> {
         if (view.width(), view.height()) != (self.size, self.size) {
             return Err(RenderError::Length { expected: self.pixel_bytes()?, got: view.pixels().len() });
@@ -93,7 +93,7 @@ impl StoredFormat {
         }
     }
 
-    /// Describes the first number that no cache can have.
+    /// Describes the first invalid number.
     pub(super) fn fault(&self) -> Option<&'static str> {
         match self.encoding {
             _ if !(1..=MAX_SIZE).contains(&self.size) => Some("stored views of an impossible size"),

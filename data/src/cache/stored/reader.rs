@@ -1,4 +1,4 @@
-//! Reading stored views, one at a time and in any order.
+//! Reads stored views, one at a time and in any order.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -20,18 +20,18 @@ use crate::image::{DecodeLimits, decode};
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
 
-/// Shards whose files stay open. Some systems allow a process no more than 256 files.
+/// Maximum number of shard files that stay open. Some systems allow only 256 open files per process.
 const OPEN_SHARDS: usize = 128;
 
-/// Bytes of the length that precedes every value of a Parquet byte array.
+/// Bytes of the length prefix of every value in a Parquet byte array.
 const PREFIX: usize = 4;
 
 thread_local! {
-    /// The bytes of the JPEG that is being decoded.
+    /// Scratch buffer for an encoded JPEG.
     static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The stored views of a cache, rows numbered as the cache's.
+/// The stored views of a cache, numbered like the cache rows.
 #[derive(Debug)]
 pub struct StoredViews {
     format: StoredFormat,
@@ -46,14 +46,14 @@ struct Shard {
     path: PathBuf,
     first_row: usize,
     checks: Vec<u64>,
-    /// Where each row's bytes start in the file.
+    /// Offset of each row's bytes in the file.
     starts: Vec<u64>,
-    /// Number of bytes of each row; empty if all rows have the same.
+    /// Number of bytes of each row; empty if all rows have the same length.
     lengths: Vec<u32>,
 }
 
 impl StoredViews {
-    /// Opens the shards' files, each with the number of rows it must have.
+    /// Opens the shard files and checks their row counts.
     pub(in crate::cache) fn open(
         format: StoredFormat,
         files: impl IntoIterator<Item = (PathBuf, usize)>,
@@ -62,7 +62,7 @@ impl StoredViews {
         let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), open, rows: 0 };
         for (path, rows) in files {
             views.pixel_bytes = format.pixel_bytes().in_parquet(&path)?;
-            // The library trusts lengths that it finds in footers and pages, and panics on some bad ones.
+            // The Parquet library trusts lengths in footers and pages, and panics on some invalid ones.
             let shard = catch_unwind(|| Shard::open(&path, format, views.rows))
                 .unwrap_or_else(|_| Err(ArtifactError::invalid(&path, "the file is damaged")))?;
             if shard.starts.len() != rows || shard.checks.len() != rows {
@@ -75,23 +75,23 @@ impl StoredViews {
         Ok(views)
     }
 
-    /// Size and encoding.
+    /// Size and encoding of the views.
     pub fn format(&self) -> StoredFormat {
         self.format
     }
 
-    /// Rows over all shards.
+    /// Rows in all shards.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Reads the view in `row` into `out`, RGB8 `[S, S, 3]`. A damaged row is an error, never wrong pixels.
+    /// Reads the view in `row` into `out`, RGB8 `[S, S, 3]`. A damaged row is an error and never yields wrong pixels.
     ///
     /// # Errors
-    /// [`ArtifactError::Invalid`] if the row is damaged or `out` has another length; [`ArtifactError::Io`].
+    /// [`ArtifactError::Invalid`] if the row is damaged or the length of `out` is wrong; [`ArtifactError::Io`].
     ///
     /// # Panics
-    /// If `row` is not below [`Self::rows`], like slice indexing.
+    /// If `row` is not below [`Self::rows`], as in slice indexing.
     pub fn read_into(&self, row: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let number = self.shards.partition_point(|shard| shard.first_row <= row) - 1;
@@ -148,7 +148,8 @@ impl Shard {
         Ok(Self { path: path.to_owned(), first_row, checks, starts: starts?, lengths })
     }
 
-    /// Reads the bytes of row `at` from the shard's file and compares them with their check; `row` is its number in the cache.
+    /// Reads the bytes of row `at` of the shard's file and compares them with their check. `row` is the row number in
+    /// the cache, for errors.
     fn fetch(&self, file: &File, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
         read_exact_at(file, out, self.starts[at]).during("read", &self.path)?;
         if check_of(out) == self.checks[at] {
@@ -165,7 +166,7 @@ impl Shard {
     }
 }
 
-/// Reads the checks, and the lengths if rows differ in length.
+/// Reads the checks, and the lengths if they differ between rows.
 fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
     let file = File::open(path).during("open", path)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).in_parquet(path)?;
@@ -182,7 +183,8 @@ fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32
     Ok((checks, lengths))
 }
 
-/// The offset of the bytes of every row of column `name`. `slot` returns the number of bytes of a row in its page, prefix included.
+/// The offset of each row's bytes in column `name`. `slot` returns the number of bytes that a row takes in its page,
+/// including the prefix.
 fn starts(
     path: &Path,
     file: &File,
@@ -209,7 +211,7 @@ fn starts(
         return Err(invalid("it is not required"));
     }
     let mut starts = Vec::new();
-    // The file of a shard of rejects alone has no page index, and needs none.
+    // A shard whose samples were all rejected has no page index and needs none.
     if metadata.row_groups().is_empty() {
         return Ok(starts);
     }

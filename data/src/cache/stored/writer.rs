@@ -1,4 +1,4 @@
-//! Writing one shard's stored views.
+//! Writes the stored views of one shard.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
 use crate::error::{ArtifactError, ParquetContext};
 use crate::table::{GroupLimit, TableWriter};
 
-/// Bytes of a data page, about.
+/// Approximate size of a data page in bytes.
 const PAGE_BYTES: usize = 1 << 20;
-/// The least number of bytes per batch, and per row group.
+/// Minimum sizes of a batch and of a row group in bytes.
 const BATCH_BYTES: usize = 4 << 20;
 const GROUP_BYTES: usize = 64 << 20;
-/// Rows of JPEG views per page, at most.
+/// Maximum number of JPEG views per page.
 const JPEG_PAGE_ROWS: usize = 64;
 
-/// The column that holds the views.
+/// Builder of the column that holds the views.
 enum Views {
     Raw(FixedSizeBinaryBuilder),
     Jpeg { length: UInt32Builder, bytes: BinaryBuilder },
 }
 
-/// One `pixels-*.parquet` under construction.
+/// A `pixels-*.parquet` file under construction.
 pub(in crate::cache) struct PixelWriter {
     table: TableWriter,
     check: UInt64Builder,
     views: Views,
-    /// Bytes of the views in the open batch.
+    /// Total size in bytes of the views in the open batch.
     pending: usize,
 }
 
@@ -55,7 +55,7 @@ impl PixelWriter {
         Ok(Self { table, check: UInt64Builder::new(), views, pending: 0 })
     }
 
-    /// Appends a row.
+    /// Appends an encoded view.
     pub(in crate::cache) fn push(&mut self, view: &[u8]) -> Result<(), ArtifactError> {
         let path = self.table.path();
         match &mut self.views {
@@ -83,7 +83,7 @@ impl PixelWriter {
         self.table.write(arrays)
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;

@@ -1,4 +1,4 @@
-//! Stored tokens: the teacher's patch tokens of every view, for objectives that imitate them.
+//! Stored tokens: the teacher's patch tokens of every view, for objectives that match them.
 //!
 //! ```text
 //! cache/tokens-00000.parquet   row for row with views-00000.parquet; only in a cache that stores tokens
@@ -7,8 +7,9 @@
 //! cache/tokens.safetensors     the projection, if tokens are projected
 //! ```
 //!
-//! Every token is standardized over its values first ([`standardize`]), so that stored tokens have the same scale for every
-//! teacher. Rows are a hundred kilobytes wide; written as bytes and not as lists, they go to disk as fast as it takes them.
+//! Every token is standardized over its values before it is stored ([`standardize`]), so that stored tokens have the
+//! same scale for every teacher. Rows are about 100 KB wide. They are stored as bytes rather than lists, so writing is
+//! as fast as the disk.
 
 mod reader;
 mod writer;
@@ -19,19 +20,19 @@ use half::slice::HalfFloatSliceExt;
 pub use reader::TokenColumn;
 pub(super) use writer::TokenWriter;
 
-/// Names of the columns.
+/// Column names.
 const TOKENS: &str = "tokens";
 const SCALE: &str = "scale";
 
-/// Added to a variance before its root is taken, as in layer normalization.
+/// Added to a variance before its square root is taken, as in layer normalization.
 const EPSILON: f32 = 1e-6;
 
-/// The largest magnitude of an int8 value.
+/// Largest magnitude of an int8 value.
 const LARGEST: f32 = 127.0;
 
-/// Standardizes tokens of width `dim` in place, each over its own values: mean 0, variance 1, in f32.
+/// Standardizes tokens of width `dim` in place, each over its own values, to mean 0 and variance 1 in f32.
 ///
-/// Returns `false` if a value or its square is not finite; the tokens cannot be used then.
+/// Returns `false` if a value or its square is not finite. The tokens are then unusable.
 #[must_use]
 pub fn standardize(tokens: &mut [f32], dim: usize) -> bool {
     tokens.chunks_exact_mut(dim).all(|token| {
@@ -47,7 +48,7 @@ pub fn standardize(tokens: &mut [f32], dim: usize) -> bool {
     })
 }
 
-/// The sum of `of` over a slice, in lanes: fast, and more exact than one running sum.
+/// The sum of `of` over a slice, accumulated in lanes: this is faster and more accurate than one running sum.
 fn sum(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; 16];
     let chunks = values.chunks_exact(lanes.len());
@@ -72,8 +73,8 @@ fn push_halves(values: &[f32], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends one token as i8 and returns its scale, largest magnitude / 127 as an f16 that is not below it: no value is off by
-/// more than half a scale.
+/// Appends one token as i8 and returns its scale: largest magnitude / 127, rounded up to f16. Because the scale is
+/// rounded up, no value is off by more than half a scale.
 fn push_int8(token: &[f32], out: &mut Vec<u8>) -> f16 {
     let largest = token.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let wanted = largest / LARGEST;
@@ -126,7 +127,7 @@ mod tests {
                 let mut bytes = Vec::new();
                 let scale = push_int8(&token, &mut bytes).to_f32();
                 let largest = token.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-                // The scale is at most one f16 step above its exact value.
+                // The scale is at most one f16 step above the exact quotient.
                 assert!(scale <= largest / 127.0 * 1.001 + 6e-8, "{scale} {largest}");
                 for (value, byte) in token.iter().zip(&bytes) {
                     let back = f32::from(i8::from_le_bytes([*byte])) * scale;

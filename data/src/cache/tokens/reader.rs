@@ -1,4 +1,4 @@
-//! Reading tokens in place.
+//! Reads tokens in place.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::{SCALE, TOKENS};
 use crate::column::{Item, MappedColumn};
 use crate::error::ArtifactError;
 
-/// The tokens of a cache, rows numbered as the cache's.
+/// The tokens of a cache, numbered like the cache rows.
 #[derive(Debug)]
 pub struct TokenColumn {
     record: TokenRecord,
@@ -17,7 +17,7 @@ pub struct TokenColumn {
 }
 
 impl TokenColumn {
-    /// Opens the shards' files, which must have `rows` rows each.
+    /// Opens the shard files, which must have the row counts `rows`.
     pub(in crate::cache) fn open(
         record: &TokenRecord,
         paths: &[PathBuf],
@@ -31,22 +31,22 @@ impl TokenColumn {
         Ok(Self { record: record.clone(), tokens, scales })
     }
 
-    /// Grid, widths and encoding.
+    /// Grid size, token widths and encoding.
     pub fn record(&self) -> &TokenRecord {
         &self.record
     }
 
-    /// Rows over all shards.
+    /// Rows in all shards.
     pub fn rows(&self) -> usize {
         self.tokens.rows()
     }
 
-    /// Values of a row, rows x columns x dim.
+    /// Number of values per row, rows x columns x dim.
     pub fn width(&self) -> usize {
         self.record.width()
     }
 
-    /// The shards that had to be decoded into memory, each with the condition it does not meet.
+    /// Shards that had to be decoded into memory, each with the unmet condition for reading in place.
     pub fn not_in_place(&self) -> &[(PathBuf, String)] {
         self.tokens.not_in_place()
     }
@@ -54,7 +54,7 @@ impl TokenColumn {
     /// Copies one row into `out`, `[rows, columns, dim]`.
     ///
     /// # Panics
-    /// If `row` is not below [`Self::rows`] or `out` has another length than [`Self::width`], like slice indexing.
+    /// If `row` is not below [`Self::rows`] or `out` does not hold [`Self::width`] values, as in slice indexing.
     pub fn copy_row(&self, row: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.width(), "length of a row");
         let bytes = self.tokens.bytes_of(row);
@@ -69,7 +69,7 @@ impl TokenColumn {
         }
     }
 
-    /// Copies rows, in the order given, into `out`, `[rows.len(), rows, columns, dim]`.
+    /// Copies rows in the given order into `out`, `[rows.len(), rows, columns, dim]`.
     ///
     /// # Panics
     /// If a row is not below [`Self::rows`].

@@ -1,4 +1,4 @@
-//! Writing one shard's tokens.
+//! Writes the tokens of one shard.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use super::{SCALE, TOKENS, push_halves, push_int8};
 use crate::error::{ArtifactError, ParquetContext};
 use crate::table::{GroupLimit, TableWriter, list_field};
 
-/// Bytes of a data page, about.
+/// Approximate size of a data page in bytes.
 const PAGE_BYTES: usize = 1 << 20;
-/// The least number of bytes per batch, and per row group.
+/// Minimum sizes of a batch and of a row group in bytes.
 const BATCH_BYTES: usize = 4 << 20;
 const GROUP_BYTES: usize = 64 << 20;
 
-/// One `tokens-*.parquet` under construction.
+/// A `tokens-*.parquet` file under construction.
 pub(in crate::cache) struct TokenWriter {
     table: TableWriter,
     record: TokenRecord,
     tokens: FixedSizeBinaryBuilder,
     scales: Float16Builder,
-    /// The bytes of the row that is being encoded.
+    /// Scratch buffer for the bytes of one row.
     row: Vec<u8>,
-    /// Bytes of the tokens in the open batch.
+    /// Total size in bytes of the tokens in the open batch.
     pending: usize,
 }
 
@@ -52,7 +52,7 @@ impl TokenWriter {
         })
     }
 
-    /// Appends a view's tokens, `[rows, columns, dim]`.
+    /// Appends the tokens of a view, `[rows, columns, dim]`.
     pub(in crate::cache) fn push(&mut self, tokens: &[f32]) -> Result<(), ArtifactError> {
         self.row.clear();
         match self.record.encoding {
@@ -77,7 +77,7 @@ impl TokenWriter {
         self.table.write(arrays)
     }
 
-    /// Completes the file.
+    /// Completes the file and moves it to its final name.
     pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
         if self.pending > 0 {
             self.flush()?;

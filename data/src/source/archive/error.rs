@@ -3,31 +3,31 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why an archive cannot be listed, or an image not be read from it.
+/// Why an archive cannot be listed, or an image cannot be read from it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
-    /// The archive cannot be read, and so none of its samples.
+    /// The archive cannot be read, so none of its samples can.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// The system's error.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The archive cannot be used.
+    /// The content of the archive is not usable.
     #[error("{}: {problem}", path.display())]
     Unusable {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the archive is not usable.
         #[source]
         problem: ArchiveProblem,
     },
 }
 
 impl ArchiveError {
-    /// A short stable code for `rejects.jsonl`.
+    /// Short, stable code for `rejects.jsonl`.
     pub(in crate::source) fn reason(&self) -> &'static str {
         match self {
             Self::Io { .. } => "unreadable",
@@ -44,59 +44,59 @@ impl ArchiveError {
     }
 }
 
-/// What can be wrong with a TAR archive.
+/// Why the content of a TAR archive is not usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveProblem {
-    /// Not TAR.
+    /// The file is not a TAR archive.
     #[error(
         "not a TAR archive: {0}\nhint: archives are read in place; if this one is compressed, decompress it"
     )]
     Syntax(#[source] io::Error),
-    /// By its name, compressed or not finished.
+    /// Its name says that the file is compressed or incomplete.
     #[error("not an archive that can be read in place\nhint: decompress it, or finish its download")]
     Compressed,
-    /// Not TAR after some members.
+    /// The content stops being valid TAR after some members.
     #[error("damaged: {0}\nhint: copy the archive again")]
     Damaged(#[source] io::Error),
-    /// The file ends before a member.
+    /// The file ends before the end of a member.
     #[error("{member} should end at byte {end}, the archive has {len}\nhint: it was cut; copy it again")]
     Cut {
-        /// The member.
+        /// Name of the member.
         member: String,
-        /// Where it should end.
+        /// Expected end of the member, as a byte offset.
         end: u64,
-        /// Length of the archive.
+        /// Length of the archive, in bytes.
         len: u64,
     },
-    /// The file ends without the blocks of zeros that end an archive.
+    /// The file does not end with the blocks of zeros that mark the end of an archive.
     #[error("its {len} bytes end without an end mark\nhint: it was cut; copy it again")]
     NoEnd {
-        /// Length of the archive.
+        /// Length of the archive, in bytes.
         len: u64,
     },
-    /// More bytes follow the end of the archive.
+    /// Data follow the end mark of the archive.
     #[error(
         "there is more behind its end mark, at byte {at}\nhint: give archives as files of a folder, not one behind the other"
     )]
     Trailing {
-        /// The first byte.
+        /// Offset of the first byte after the end mark.
         at: u64,
     },
-    /// Two members of one name.
+    /// Two members have the same name.
     #[error("{member} is in it twice\nhint: make the archive anew, without appending to it")]
     Duplicate {
-        /// The member.
+        /// Name of the members.
         member: String,
     },
-    /// A `.cls` file that holds no class number.
+    /// A `.cls` file does not contain a class number.
     #[error(
         "{member}: expected a class number from 0, got {got:?}\nhint: classes by name are folders in the archive"
     )]
     Label {
-        /// The member.
+        /// Name of the `.cls` member.
         member: String,
-        /// What it holds.
+        /// Content of the member.
         got: String,
     },
 }

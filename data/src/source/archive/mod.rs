@@ -1,16 +1,19 @@
-//! TAR archives, read in place: one archive, or a folder of them, as WebDataset stores its shards.
+//! TAR archives, read in place: a single archive or a folder of archives, the layout of WebDataset shards.
 //!
-//! - Samples are the members with an image's name, in the archives' order, so that they are read sequentially. Archives of a folder are
-//!   taken in bytewise order of their names.
-//! - The packed folder is the deepest one that holds all images and all folders that have a member of their own, as `tar` writes them.
-//! - The key is the member's path below the packed folder: an archive of a folder has the keys and the classes of that folder. In a folder
-//!   of archives it is the archive's name and the member's whole path, so that keys stay the same when archives are added.
-//! - Labels are the numbers in `.cls` files beside the images, if there are any. Otherwise the class is the first folder below the packed
-//!   one, as in a folder of images.
-//! - Captions are the texts in `.txt` files beside the images, read only if the source is opened for them. An image without one is then
-//!   rejected.
-//! - A file is beside an image if their names agree up to the first dot. Names that start with a dot are skipped.
-//! - An archive must be whole, from its first header to the mark at its end. Nothing else would reveal that a shard was cut.
+//! - Samples are the members with an image file name, in the order of the archives, so reading is sequential. The
+//!   archives of a folder are sorted bytewise by name.
+//! - The packed folder is the deepest folder that contains all images and all folders with a member of their own, as
+//!   `tar` writes them.
+//! - The key is the member's path below the packed folder, so an archive of a folder has the keys and classes of that
+//!   folder. In a folder of archives, the key is the archive's name and the member's full path, so adding archives does
+//!   not change keys.
+//! - Labels are the numbers in `.cls` files beside the images, if there are any. Otherwise the class is the first
+//!   folder below the packed one, as in a folder of images.
+//! - Captions are the texts in `.txt` files beside the images. They are read only if the source is opened for captions.
+//!   Images without a caption are then rejected.
+//! - A file is beside an image if their names are equal up to the first dot. Names that start with a dot are skipped.
+//! - An archive must be complete, from its first header to its end mark. Nothing else would reveal that a shard was
+//!   truncated.
 
 mod error;
 mod scan;
@@ -28,42 +31,42 @@ use crate::positioned::read_exact_at;
 
 pub use error::{ArchiveError, ArchiveProblem};
 
-/// Archives that are open at a time.
+/// Maximum number of archives that are open at a time.
 const OPEN_ARCHIVES: usize = 128;
 
-/// An image: a member of one of the archives.
+/// An image, which is a member of one of the archives.
 #[derive(Debug, Clone, Copy)]
 struct Member {
     archive: usize,
     extent: Extent,
 }
 
-/// Listed archives.
+/// The images of a TAR archive or of a folder of archives.
 #[derive(Debug)]
 pub struct TarArchives {
     root: PathBuf,
     paths: Vec<PathBuf>,
     files: OpenFiles,
     listing: Listing,
-    /// The member of each sample.
+    /// Member that holds each sample.
     members: Vec<Member>,
 }
 
-/// Whether a file's name says that it is a TAR archive.
+/// Whether `name` is the file name of a TAR archive.
 pub(super) fn is_archive(name: &str) -> bool {
     names::extension(name) == "tar"
 }
 
-/// Whether a file's name says that it is an archive that cannot be read in place.
+/// Whether `name` is the file name of an archive that cannot be read in place.
 fn is_compressed(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.contains(".tar.") || [".tgz", ".tbz2", ".txz", ".tzst"].iter().any(|end| name.ends_with(end))
 }
 
-/// The archives of a folder that is a set of them, none for another folder.
+/// The archives of a folder that is a set of archives. Empty for any other folder.
 ///
 /// # Errors
-/// A folder that cannot be read, or an archive that cannot be read in place.
+/// [`SourceError`] if the folder cannot be read or an archive cannot be read in place.
 pub(super) fn archives_of(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let archives = names::set_of(folder, |name| is_archive(name) || is_compressed(name));
     let archives = archives.map_err(|error| SourceError::io(folder, error))?;
@@ -77,7 +80,7 @@ impl TarArchives {
     /// Lists one archive.
     ///
     /// # Errors
-    /// [`SourceError`] if it cannot be read, is damaged, holds no image, or lacks the captions that are to be read.
+    /// [`SourceError`] if the archive cannot be read, is damaged, holds no images, or lacks the requested captions.
     pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
         Self::list(path, vec![path.to_owned()], false, captions)
     }
@@ -85,7 +88,7 @@ impl TarArchives {
     /// Lists the archives `paths` of a folder.
     ///
     /// # Errors
-    /// As [`TarArchives::open`].
+    /// The errors of [`TarArchives::open`].
     pub(super) fn open_all(
         folder: &Path,
         paths: Vec<PathBuf>,
@@ -94,7 +97,8 @@ impl TarArchives {
         Self::list(folder, paths, true, captions)
     }
 
-    /// `root`: what the user named; `several`: whether that is a folder of archives.
+    /// Lists the archives `paths`. `root` is the path that the user gave; `several` is whether it is a folder of
+    /// archives.
     fn list(
         root: &Path,
         paths: Vec<PathBuf>,
@@ -102,7 +106,7 @@ impl TarArchives {
         captions: CaptionColumn,
     ) -> Result<Self, SourceError> {
         let captions = captions == CaptionColumn::Read;
-        // All are scanned before the first error is returned, so that it does not depend on threads.
+        // All archives are scanned before the first error is returned, so the error does not depend on thread timing.
         let scans: Vec<Result<Scan, ArchiveError>> =
             paths.par_iter().map(|path| scan::scan(path, captions)).collect();
         let scans = scans.into_iter().collect::<Result<Vec<Scan>, _>>()?;
@@ -148,21 +152,21 @@ impl ImageSource for TarArchives {
     }
 }
 
-/// What has been found in the archives so far.
+/// The contents of the archives scanned so far.
 #[derive(Default)]
 struct Found {
     /// Whether captions are read.
     captions: bool,
-    /// Length of the packed folder's name.
+    /// Length of the packed folder's path.
     packed: usize,
     /// Whether keys begin with the archive's name.
     several: bool,
-    /// Whether there are labels and captions beside images.
+    /// Whether there are labels or captions beside images.
     labeled: bool,
     captioned: bool,
     samples: Vec<Sample>,
     members: Vec<Member>,
-    /// Folders right below the packed one.
+    /// Folders directly below the packed folder.
     classes: BTreeSet<String>,
     texts: Vec<String>,
     rejected: Vec<Rejected>,
@@ -170,7 +174,7 @@ struct Found {
 }
 
 impl Found {
-    /// Adds what was found in archive number `archive`, the one at `path`.
+    /// Adds the contents of archive number `archive`, which is at `path`.
     fn add(&mut self, archive: usize, path: &Path, scan: Scan) {
         let (packed, several) = (self.packed, self.several);
         let archive_name = names::file_name(path);
@@ -241,7 +245,8 @@ impl Found {
     }
 }
 
-/// Length of the name, with the slash behind it, of the deepest folder that holds all images and all folders with a member of their own.
+/// Length of the path, including its trailing slash, of the deepest folder that contains all images and all folders
+/// with a member of their own.
 fn packed_folder(scans: &[Scan]) -> usize {
     let images = scans.iter().flat_map(|scan| &scan.images).map(|(name, _)| name);
     let mut names = images.chain(scans.iter().flat_map(|scan| &scan.folders));

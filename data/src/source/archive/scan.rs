@@ -1,4 +1,4 @@
-//! Scanning one TAR archive: its members, from their headers.
+//! Scans one TAR archive: reads the headers of its members.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -11,51 +11,53 @@ use super::super::Rejected;
 use super::super::names::{is_image, is_index};
 use super::{ArchiveError, ArchiveProblem};
 
-/// Longest label and caption that are read, bytes.
+/// Maximum size of a label and of a caption, in bytes.
 const LABEL_BYTES: u64 = 64;
 const CAPTION_BYTES: u64 = 1 << 20;
 
-/// Where a member's bytes are in the archive.
+/// Position of a member's bytes in the archive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
     /// Offset of the first byte.
     pub offset: u64,
-    /// Number of bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
-/// Label and caption beside an image, as in WebDataset.
+/// The label and the caption beside an image, as in WebDataset.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
-    /// `.cls`: a class number.
+    /// Class number from the `.cls` file.
     pub label: Option<u32>,
-    /// `.txt`: a caption; empty if it was not read.
+    /// Caption from the `.txt` file; empty if captions are not read.
     pub caption: Option<Vec<u8>>,
 }
 
-/// Contents of an archive.
+/// The contents of an archive.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Names of images, in the archive's order.
+    /// Names and positions of the images, in archive order.
     pub images: Vec<(String, Extent)>,
-    /// By [`stem`].
+    /// Labels and captions, keyed by [`stem`].
     pub beside: HashMap<String, Beside>,
-    /// Folders that have a member of their own, each with a slash behind it; empty for the one that was packed as `.`.
+    /// Folders that have a member of their own, with a trailing slash; an empty name for a folder that was packed as
+    /// `.`.
     pub folders: BTreeSet<String>,
-    /// Members with an image's name that cannot be read as one; whole names.
+    /// Members with an image file name that cannot be read as images, with their full names.
     pub rejected: Vec<Rejected>,
-    /// Number of members of unknown kind, and the first of them.
+    /// Number of members of unknown kind, and the name of the first.
     pub unknown: Option<(usize, String)>,
 }
 
-/// The name of a member up to the first dot of its last part: what WebDataset's files of one sample share.
+/// The path of a member up to the first dot of its file name. In WebDataset, the files of a sample share this stem.
 pub(super) fn stem(name: &str) -> &str {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let end = name[file..].find('.').map_or(name.len(), |dot| file + dot);
     &name[..end]
 }
 
-/// Reads the headers of the archive at `path` and the labels beside images; captions too if `captions` is set.
+/// Reads the member headers of the archive at `path` and the labels beside images. Also reads captions if `captions` is
+/// set.
 ///
 /// # Errors
 /// [`ArchiveError`] if the archive cannot be read or is damaged.
@@ -67,7 +69,7 @@ pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, ArchiveError> {
     let mut archive = Archive::new(file);
     let mut members = Members { found: Scan::default(), extents: HashMap::new(), captions };
     let mut sound = false;
-    // An error without an OS error number is the parser's.
+    // Errors without an OS error number come from the TAR parser.
     let failed = |error: io::Error, sound: bool| match error.raw_os_error() {
         Some(_) => io(error),
         None if sound => wrong(ArchiveProblem::Damaged(error)),
@@ -77,7 +79,7 @@ pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, ArchiveError> {
         let mut entry = entry.map_err(|error| failed(error, sound))?;
         sound = true;
         let end = entry.raw_file_position().saturating_add(entry.size());
-        // The size of a file with holes is that with the holes.
+        // The size of a sparse file includes its holes, which the archive does not store.
         if end > len && entry.header().entry_type() != EntryType::GNUSparse {
             let member = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             return Err(wrong(ArchiveProblem::Cut { member, end, len }));
@@ -88,8 +90,9 @@ pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, ArchiveError> {
     Ok(members.found)
 }
 
-/// Checks that an archive of `len` bytes, read up to the position of `file`, ended in its mark, and that nothing follows. Without this
-/// check a file that was cut between two members, or several archives in a row, would look like one whole archive.
+/// Checks that an archive of `len` bytes, read up to the position of `file`, ends with its end mark and that nothing
+/// follows. Without this check, a file truncated between two members, or several concatenated archives, would look like
+/// one complete archive.
 fn require_end(mut file: File, len: u64) -> io::Result<Result<(), ArchiveProblem>> {
     let mut at = file.stream_position()?;
     if at >= len {
@@ -106,16 +109,16 @@ fn require_end(mut file: File, len: u64) -> io::Result<Result<(), ArchiveProblem
     }
 }
 
-/// The members read so far.
+/// Collects the members of an archive.
 struct Members {
     found: Scan,
-    /// The images by name.
+    /// Position of each image, keyed by name.
     extents: HashMap<String, Extent>,
     captions: bool,
 }
 
 impl Members {
-    /// Adds a member to what was found.
+    /// Adds a member to the contents.
     fn add(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<(), ArchiveProblem>> {
         let Some(name) = self.name(&entry.path_bytes()) else { return Ok(Ok(())) };
         let kind = entry.header().entry_type();
@@ -163,7 +166,8 @@ impl Members {
         Ok(if again { Err(ArchiveProblem::Duplicate { member: name }) } else { Ok(()) })
     }
 
-    /// The name of a member without empty and `.` parts; `None` if it is hidden. An image whose name is not UTF-8 is rejected.
+    /// The path of a member without empty and `.` components; `None` if it is hidden. An image whose name is not UTF-8
+    /// is rejected.
     fn name(&mut self, bytes: &[u8]) -> Option<String> {
         let shown = String::from_utf8_lossy(bytes);
         let parts: Vec<&str> = shown.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
@@ -181,7 +185,8 @@ impl Members {
         None
     }
 
-    /// Where an image's bytes are, or why they cannot be read in place. A hard link has those of its target, a member before it.
+    /// The position of an image's bytes, or the reason that they cannot be read in place. A hard link has the position
+    /// of its target, an earlier member.
     fn extent(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<Extent, &'static str>> {
         let extent = Extent { offset: entry.raw_file_position(), size: entry.size() };
         Ok(match entry.header().entry_type() {
@@ -201,7 +206,7 @@ impl Members {
 
 const HOLES: &str = "a file with holes in an archive";
 
-/// Whether a member is a sparse file as `tar --format=posix` writes it: its bytes begin with a map of the holes.
+/// Whether a member is a sparse file as `tar --format=posix` writes it. Its bytes begin with a map of the holes.
 fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(false) };
     for extension in extensions {
@@ -212,7 +217,7 @@ fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The first `most + 1` bytes of a member, without a byte order mark.
+/// Returns the first `most + 1` bytes of a member, without a byte order mark.
 fn text(entry: &mut Entry<'_, File>, most: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     entry.take(most + 1).read_to_end(&mut text)?;
@@ -222,7 +227,7 @@ fn text(entry: &mut Entry<'_, File>, most: u64) -> io::Result<Vec<u8>> {
     })
 }
 
-/// The caption, trimmed; an error says why there is none.
+/// Returns the trimmed caption, or the reason that there is none.
 pub(super) fn caption(bytes: Option<&[u8]>) -> Result<&str, &'static str> {
     let bytes = bytes.ok_or("no .txt stands beside it")?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > CAPTION_BYTES) {

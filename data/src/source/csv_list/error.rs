@@ -4,52 +4,52 @@ use std::path::PathBuf;
 
 use super::super::CaptionFault;
 
-/// A row of a CSV list that cannot be used.
+/// An unusable row of a CSV list.
 #[derive(Debug, thiserror::Error)]
 #[error("{}, line {line}: {problem}", path.display())]
 pub struct ListError {
-    /// The list.
+    /// Path of the list.
     pub path: PathBuf,
-    /// Line of the file, from 1.
+    /// Line number in the file, from 1.
     pub line: u64,
-    /// What is wrong with the row.
+    /// Why the row is not usable.
     #[source]
     pub problem: RowProblem,
 }
 
-/// What can be wrong with a row of a CSV list.
+/// Why a row of a CSV list is not usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowProblem {
-    /// Not CSV.
+    /// The row is not valid CSV.
     #[error("not valid CSV: {0}")]
     Syntax(#[source] csv::Error),
-    /// A number of columns other than the first row's.
+    /// The number of columns differs from that of the first row.
     #[error(
         "{got} columns, expected {expected}\nhint: every row is path or every row is path,label; other columns need a header"
     )]
     Columns {
-        /// Columns of the first row, or the most allowed.
+        /// Number of columns in the first row, or the maximum.
         expected: usize,
-        /// Columns of this row.
+        /// Number of columns in this row.
         got: usize,
     },
-    /// A number of columns other than the header's.
+    /// The number of columns differs from that of the header.
     #[error("{got} columns, the header has {expected}\nhint: put a text with commas in double quotes")]
     Cells {
-        /// Columns of the header.
+        /// Number of columns in the header.
         expected: usize,
-        /// Columns of this row.
+        /// Number of columns in this row.
         got: usize,
     },
-    /// A first row that looks like a header, but not one of these columns.
+    /// The first row resembles a header but has unknown columns or the wrong order.
     #[error(
         "the header \"{got}\" is not understood\n\
          hint: the columns are path[,label], in this order, or with a column caption or caption_embedding in any; \
          if this row is an image, put the line path[,label] above it"
     )]
     Header {
-        /// The row.
+        /// Text of the row.
         got: String,
     },
     /// The path is empty.
@@ -60,56 +60,56 @@ pub enum RowProblem {
         "\"{key}\" has no label, but other rows have one\nhint: label every row, or leave out the column"
     )]
     EmptyLabel {
-        /// The row's path.
+        /// Path in the row.
         key: String,
     },
-    /// A path that an earlier line has too.
+    /// The path also occurs in an earlier line.
     #[error("\"{key}\" is already in line {first}\nhint: is the first column the path?")]
     Duplicate {
-        /// The path.
+        /// The repeated path.
         key: String,
-        /// The earlier line.
+        /// Number of the earlier line.
         first: u64,
     },
-    /// Numbers and names are mixed.
+    /// The label is a name, but earlier labels are numbers.
     #[error(
         "label \"{label}\" is not a class number, but the labels before it are\n\
          hint: use numbers from 0 or names, not both"
     )]
     NotANumber {
-        /// The label found.
+        /// The label.
         label: String,
     },
-    /// Names and numbers are mixed.
+    /// The label is a number, but earlier labels are names.
     #[error(
         "label \"{label}\" is a number, but the labels before it are names\n\
          hint: use numbers from 0 or names, not both"
     )]
     NotAName {
-        /// The label found.
+        /// The label.
         label: String,
     },
-    /// A label is not UTF-8.
+    /// The label is not UTF-8.
     #[error("the label is not UTF-8")]
     LabelEncoding,
     /// The caption is empty.
     #[error("\"{key}\" has no caption\nhint: caption every row, or leave it out of the list")]
     EmptyCaption {
-        /// The row's path.
+        /// Path in the row.
         key: String,
     },
-    /// A caption is not UTF-8.
+    /// The caption is not UTF-8.
     #[error("the caption of \"{key}\" is not UTF-8")]
     CaptionEncoding {
-        /// The row's path.
+        /// Path in the row.
         key: String,
     },
-    /// A caption's embedding that cannot be used.
+    /// The embedding of the caption is not usable.
     #[error("the caption_embedding of \"{key}\" {source}")]
     CaptionEmbedding {
-        /// The row's path.
+        /// Path in the row.
         key: String,
-        /// What is wrong with it.
+        /// Why the embedding is not usable.
         source: CaptionFault,
     },
 }

@@ -1,35 +1,35 @@
-//! Which column of a list is what.
+//! Identifies the columns of a list.
 
 use csv::ByteRecord;
 
 use super::super::captions::CaptionKind;
 use super::RowProblem;
 
-/// What a header may call the column of paths.
+/// Names of the path column in a header.
 const PATH_NAMES: [&str; 4] = ["path", "file", "filename", "image"];
 
-/// What a header may call the column of labels.
+/// Names of the label column in a header.
 const LABEL_NAMES: [&str; 3] = ["label", "class", "category"];
 
-/// What a header calls a column of captions, as texts and as embeddings.
+/// Names of the caption column in a header, for texts and for embeddings.
 const CAPTION_NAMES: [&str; 2] = ["caption", "caption_embedding"];
 
 /// The columns of a list.
 pub(super) struct Columns {
-    /// How many there are.
+    /// Number of columns.
     pub count: usize,
-    /// Which one holds the path.
+    /// Index of the path column.
     pub path: usize,
-    /// Which one holds the label.
+    /// Index of the label column, if there is one.
     pub label: Option<usize>,
-    /// Which one holds captions, and of which kind they are.
+    /// Index of the caption column and the kind of its captions, if captions are present.
     pub caption: Option<(usize, CaptionKind)>,
-    /// Whether the first row says so, and is therefore no image.
+    /// Whether the first row is a header and therefore not an image.
     pub header: bool,
 }
 
 impl Columns {
-    /// What the first row says: a header decides by its names, another row by the number of its cells.
+    /// Identifies the columns from the first row: by name if it is a header, otherwise by the number of cells.
     pub(super) fn of(first: &ByteRecord) -> Result<Self, RowProblem> {
         let paths = first.iter().any(|cell| is(cell, &PATH_NAMES));
         let captions = first.iter().any(|cell| is(cell, &CAPTION_NAMES));
@@ -46,14 +46,14 @@ impl Columns {
         Ok(Self { count, path: 0, label: (count == 2).then_some(1), caption: None, header })
     }
 
-    /// A header of columns in any order, each once and none unknown.
+    /// Identifies the columns of a header in any order. Every known name may occur once; unknown names are refused.
     fn by_name(first: &ByteRecord) -> Result<Self, RowProblem> {
         let find = |names: &[&str]| first.iter().position(|cell| is(cell, names));
         let text = find(&CAPTION_NAMES[..1]).map(|column| (column, CaptionKind::Text));
         let embedding = find(&CAPTION_NAMES[1..]).map(|column| (column, CaptionKind::Embedding));
         let (path, label) = (find(&PATH_NAMES), find(&LABEL_NAMES));
         let known = [path.is_some(), label.is_some(), text.is_some() || embedding.is_some()];
-        // A name that is unknown, or stands there twice, leaves a column over.
+        // An unknown or repeated name makes the header longer than the number of known columns.
         let complete = known.into_iter().filter(|&known| known).count() == first.len();
         match path.filter(|_| complete) {
             Some(path) => {
@@ -63,7 +63,7 @@ impl Columns {
         }
     }
 
-    /// Refuses a row with more or fewer cells than the first one.
+    /// Fails if a row has more or fewer cells than the first row.
     pub(super) fn require(&self, record: &ByteRecord) -> Result<(), RowProblem> {
         let (expected, got) = (self.count, record.len());
         match self.caption {

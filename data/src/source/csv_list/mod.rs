@@ -1,15 +1,16 @@
-//! A CSV list of images: `path` or `path,label` per row, with or without that header, or with captions.
+//! A CSV list of images with rows `path` or `path,label`, with or without that header, or with captions.
 //!
-//! - A header may also say `file`, `filename` or `image`, and `class` or `category`. A first row that is half a header,
-//!   or one in the wrong order, is an error: taken as an image, it would silently add a class.
-//! - A further column `caption` holds a text, `caption_embedding` a JSON array of numbers. It needs a header; with one,
-//!   the columns may be in any order. Captions are read only if the list is opened for them.
-//! - Paths are relative to the list's folder (absolute ones are taken as they are); the key is the path as
-//!   written. Listing order is the order of the rows.
-//! - Labels are all numbers from 0, or all names; names are numbered in bytewise order. Either every row has
-//!   a label or none has.
-//! - Blanks around values and a leading byte order mark are dropped; empty lines are skipped.
-//! - A missing image file is rejected when it is read. A wrong row is an error that names its line.
+//! - A header may also use `file`, `filename` or `image`, and `class` or `category`. A first row that is only half a
+//!   header, or has the columns in the wrong order, is an error: if it were taken as an image, it would silently add a
+//!   class.
+//! - An additional column `caption` holds a text; `caption_embedding` holds a JSON array of numbers. It requires a
+//!   header, which allows the columns in any order. Captions are read only if the list is opened for captions.
+//! - Paths are relative to the list's folder; absolute paths are used unchanged. The key is the path as written. The
+//!   listing is in the order of the rows.
+//! - Labels are either all numbers from 0, or all names, which are numbered in bytewise order. Either every row has a
+//!   label or none has.
+//! - Blanks around values and a leading byte order mark are removed. Empty lines are skipped.
+//! - A missing image file is rejected when it is read. An invalid row is an error that names its line.
 
 mod error;
 mod header;
@@ -29,16 +30,16 @@ pub use error::{ListError, RowProblem};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What to do with a column of captions.
+/// How to treat captions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CaptionColumn {
-    /// Skip it.
+    /// Ignore captions.
     Ignore,
-    /// Read it. A source without one is an error.
+    /// Read captions. A source without captions is an error.
     Read,
 }
 
-/// A listed CSV file.
+/// The images of a CSV list.
 #[derive(Debug)]
 pub struct CsvList {
     root: PathBuf,
@@ -46,10 +47,10 @@ pub struct CsvList {
 }
 
 impl CsvList {
-    /// Reads the list at `path`. No image is opened.
+    /// Reads the list at `path` without opening any image.
     ///
     /// # Errors
-    /// [`SourceError`] if the list cannot be read, is empty, has a wrong row, or lacks the captions that are to be read.
+    /// [`SourceError`] if the list cannot be read, is empty, has an invalid row, or lacks the requested captions.
     pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
         let list = Rows::read(path, captions)?;
         if captions == CaptionColumn::Read && list.captions.is_none() {
@@ -91,18 +92,18 @@ struct Row {
     label: Option<String>,
 }
 
-/// A problem and the line of the row.
+/// A problem and the line number of its row.
 type Problem = (u64, RowProblem);
 
 fn wrong(path: &Path, (line, problem): Problem) -> SourceError {
     ListError { path: path.to_owned(), line, problem }.into()
 }
 
-/// A list's rows in order with their captions, and the rows whose path is not UTF-8.
+/// The rows of a list in order, their captions, and the rows whose path is not UTF-8.
 #[derive(Default)]
 struct Rows {
     rows: Vec<Row>,
-    /// Line of every path.
+    /// Line number of each path.
     lines: HashMap<String, u64>,
     rejected: Vec<Rejected>,
     captions: Option<Captions>,
@@ -147,7 +148,7 @@ impl Rows {
     }
 }
 
-/// Appends the caption in a cell of `key`'s row.
+/// Appends the caption in a cell of the row of `key`.
 fn push_caption(captions: &mut Captions, key: &str, cell: &[u8]) -> Result<(), RowProblem> {
     let key = || key.to_owned();
     let text = std::str::from_utf8(cell).map_err(|_| RowProblem::CaptionEncoding { key: key() })?;
@@ -162,7 +163,7 @@ fn push_caption(captions: &mut Captions, key: &str, cell: &[u8]) -> Result<(), R
     pushed.map_err(|source| RowProblem::CaptionEmbedding { key: key(), source })
 }
 
-/// The records of a file, one at a time: a list of embeddings may be large.
+/// The records of a file. They are read one at a time, because a list of embeddings may be large.
 struct Records<'a> {
     path: &'a Path,
     reader: Reader<Chain<Cursor<Vec<u8>>, BufReader<File>>>,
@@ -183,7 +184,7 @@ impl<'a> Records<'a> {
         Ok(Self { path, reader })
     }
 
-    /// The next record with the line it starts on.
+    /// The next record and the number of the line that it starts on.
     fn next(&mut self) -> Result<Option<(u64, ByteRecord)>, SourceError> {
         let mut record = ByteRecord::new();
         let line = self.reader.position().line();
@@ -221,7 +222,7 @@ fn parse_row(line: u64, record: &ByteRecord, columns: &Columns) -> Result<Result
 
 type Labels = (Vec<Option<u32>>, Option<Vec<String>>);
 
-/// The label of each row, and the class names if labels are not plain numbers. The first row decides.
+/// The label of each row, and the class names if the labels are names. The first row decides whether they are.
 fn resolve_labels(rows: &[Row]) -> Result<Labels, Problem> {
     let labeled: Vec<_> = rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?))).collect();
     let number = |label: &str| label.parse::<u32>().ok();

@@ -1,8 +1,9 @@
-//! Decoding the images of Parquet files in blocks of rows, and caching the decoded blocks.
+//! Decodes the images of Parquet files in blocks of rows, and caches the decoded blocks.
 //!
-//! Reading one image decodes its whole page, which may have a thousand rows, and the column's dictionary. Rows are therefore decoded in
-//! blocks, and a reader that has decoded one block is kept for the next. So reading in order decompresses every page once, whatever the
-//! number of threads. In random order every image costs a page, unless all images fit the cache.
+//! Reading one image decodes its whole page, which may have a thousand rows, and the column's dictionary. Rows are
+//! therefore decoded in blocks, and the reader that decoded a block is kept for the next one. Reading in order then
+//! decompresses every page once, whatever the number of threads. Reading in random order decodes one page per image,
+//! unless all images fit in the cache.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -21,26 +22,27 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use crate::positioned::read_exact_at;
 
-/// Stored bytes of the images in a block.
+/// Target size of the images in a block as stored in the file, in bytes.
 const BLOCK_BYTES: u64 = 4 << 20;
 
-/// Most rows of a block. A dictionary stores equal images once, so that decoded blocks may be larger than stored ones.
+/// Maximum number of rows per block. A dictionary stores equal images once, so decoded blocks may be larger than stored
+/// ones.
 const BLOCK_ROWS: usize = 1024;
 
-/// Bytes of decoded images in the cache.
+/// Maximum size of the decoded blocks in the cache, in bytes.
 const KEPT_BYTES: usize = 256 << 20;
 
-/// Readers that are kept for the next block. Each holds a decompressed page.
+/// Maximum number of readers kept for the next block. Each holds a decompressed page.
 const WAITING: usize = 4;
 
-/// Calls `read`, and turns a panic of the library on a damaged file into an error.
+/// Calls `read` and converts a panic of the Parquet library on a damaged file to an error.
 pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
         Err(ParquetError::General("its lengths and offsets contradict each other".to_owned()))
     })
 }
 
-/// An open file that several threads may read at once. The trait's own implementation for files does not allow that.
+/// An open file that several threads may read at once, which the library's implementation for files does not allow.
 #[derive(Clone)]
 pub(super) struct SharedFile {
     file: Arc<File>,
@@ -103,7 +105,7 @@ impl Read for FileTail {
 pub(super) struct Block {
     group: usize,
     rows: Range<usize>,
-    /// Whether it is the last block of its group.
+    /// Whether this is the last block of its group.
     last: bool,
 }
 
@@ -122,10 +124,10 @@ struct Group {
 }
 
 impl BlockMap {
-    /// Divides by the average size of the images in column `leaf`.
+    /// Divides the row groups by the average size of the images in column `leaf`.
     ///
     /// # Errors
-    /// The numbers of rows in the file's footer contradict each other.
+    /// A message if the row counts in the file's footer contradict each other.
     pub(super) fn new(metadata: &ArrowReaderMetadata, leaf: usize) -> Result<Self, String> {
         let metadata = metadata.metadata();
         let mut map = Self { groups: Vec::with_capacity(metadata.num_row_groups()), rows: 0 };
@@ -153,14 +155,14 @@ impl BlockMap {
         }
     }
 
-    /// Rows of the file.
+    /// Number of rows in the file.
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The block of a row, and the row's position in it. `row` is below [`Self::rows`].
+    /// The block that contains `row`, and the row's position in the block. `row` must be below [`Self::rows`].
     pub(super) fn find(&self, row: usize) -> (Block, usize) {
-        // Of several groups that begin with the same row all but the last are empty.
+        // If several groups begin with the same row, all but the last are empty.
         let group = self.groups.partition_point(|group| group.first_row <= row) - 1;
         let Group { first_row, rows, block_rows } = self.groups[group];
         let within = row - first_row;
@@ -170,10 +172,11 @@ impl BlockMap {
     }
 }
 
-/// Decodes the blocks of one row group, one after the other.
+/// Decodes the blocks of one row group in order.
 pub(super) type Blocks = Box<dyn Iterator<Item = Result<BinaryArray, ParquetError>> + Send>;
 
-/// Decodes the images in column `leaf` from block `first` on. `first` starts its group or follows blocks of the same length.
+/// Decodes the images in column `leaf`, starting at block `first`, which starts its group or follows blocks of the same
+/// length.
 pub(super) fn decode_from(
     file: SharedFile,
     metadata: &ArrowReaderMetadata,
@@ -193,26 +196,26 @@ pub(super) fn decode_from(
     })))
 }
 
-/// The only column of a batch, or the only one in it.
+/// The only column of a batch, or its only field if it is a struct.
 fn images(batch: &RecordBatch) -> Option<&BinaryArray> {
     let column = batch.columns().first()?;
     let column = column.as_struct_opt().map_or(Some(column), |parts| parts.columns().first())?;
     column.as_binary_opt()
 }
 
-/// A cache of decoded blocks, and the readers that can decode the next ones.
+/// A cache of decoded blocks, and readers positioned at the next blocks.
 pub(super) struct DecodedBlocks {
-    /// Bytes of images that may be kept.
+    /// Maximum size of the cached images, in bytes.
     most: usize,
     decoded: Mutex<Decoded>,
-    /// Least recently used first.
+    /// Readers, least recently used first.
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
-/// The number of a file, and a block of it.
+/// File number and block.
 type Key = (usize, Block);
 
-/// A reader of a file's row group whose next row is `row`.
+/// A reader of a row group whose next row is `row`.
 struct Waiting {
     file: usize,
     group: usize,
@@ -220,13 +223,13 @@ struct Waiting {
     blocks: Blocks,
 }
 
-/// A decoded block. It is locked while it is decoded, so that no other thread decodes it too.
+/// A decoded block. It is locked during decoding, so that no other thread decodes it too.
 type Shared = Arc<Mutex<Option<BinaryArray>>>;
 
 #[derive(Default)]
 struct Decoded {
     slots: HashMap<Key, Shared>,
-    /// The decoded blocks, oldest first, with their bytes.
+    /// Decoded blocks and their sizes in bytes, oldest first.
     order: VecDeque<(Key, usize)>,
     bytes: usize,
 }
@@ -244,7 +247,8 @@ impl Default for DecodedBlocks {
 }
 
 impl DecodedBlocks {
-    /// Returns the images of a block: from the cache, from a reader that is waiting there, or from a new reader made by `open`.
+    /// Returns the images of a block from the cache, from a reader positioned at the block, or from a new reader made
+    /// by `open`.
     pub(super) fn get(
         &self,
         key: Key,
@@ -299,7 +303,7 @@ impl Decoded {
             && self.order.len() > 1
             && let Some((oldest, bytes)) = self.order.pop_front()
         {
-            // A thread that still reads from it holds a reference.
+            // A thread that is still reading from the block holds a reference to it.
             self.slots.remove(&oldest);
             self.bytes -= bytes;
         }
@@ -316,7 +320,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of one row group whose blocks have one row each, and what was read from it.
+    /// A file of one row group with one row per block, and counters of reads from it.
     struct Rows {
         kept: DecodedBlocks,
         rows: usize,
@@ -346,7 +350,7 @@ mod tests {
             assert_eq!(images.unwrap(), image(row));
         }
 
-        /// Readers opened and blocks decoded.
+        /// Number of readers opened and number of blocks decoded.
         fn counts(&self) -> (usize, usize) {
             (self.opened.load(Ordering::Relaxed), self.decoded.load(Ordering::Relaxed))
         }

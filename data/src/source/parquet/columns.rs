@@ -1,4 +1,4 @@
-//! Finding the columns of images, labels and captions in a Parquet file.
+//! Finds the columns of images, labels and captions in a Parquet file.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use super::super::CaptionColumn;
 use super::super::captions::CaptionKind;
 use super::ParquetProblem;
 
-/// Names of the column of images, used if several columns could hold them; the first that exists wins.
+/// Names of image columns, used if several columns could hold images. The first name that exists wins.
 const IMAGE_NAMES: [&str; 6] = ["image", "img", "jpg", "jpeg", "png", "webp"];
 
-/// Names of columns of labels; the first that exists wins.
+/// Names of label columns. The first name that exists wins.
 const LABEL_NAMES: [&str; 6] = ["label", "labels", "class", "category", "cls", "fine_label"];
 
-/// Names of columns of captions; the first that exists wins.
+/// Names of caption columns. The first name that exists wins.
 const CAPTION_NAMES: [(&str, CaptionKind); 4] = [
     ("caption", CaptionKind::Text),
     ("caption_embedding", CaptionKind::Embedding),
@@ -24,25 +24,25 @@ const CAPTION_NAMES: [(&str, CaptionKind); 4] = [
     ("txt", CaptionKind::Text),
 ];
 
-/// The columns that are read. All files of one source must have the same.
+/// The columns that are read. They must be the same in all files of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Columns {
-    /// Name of the column of images.
+    /// Name of the image column.
     pub image: String,
-    /// Name of the column of labels, and their kind.
+    /// Name of the label column and kind of its labels, if there is one.
     pub label: Option<(String, LabelKind)>,
-    /// Name of the column of captions, and their kind, if captions are read.
+    /// Name of the caption column and kind of its captions, if captions are read.
     pub caption: Option<(String, CaptionKind)>,
 }
 
 /// Kind of the labels in a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LabelKind {
-    /// Class numbers.
+    /// Class numbers without names.
     Number,
-    /// Class numbers, and the names of the classes.
+    /// Class numbers, with the names of the classes.
     Named(Vec<String>),
-    /// Names of classes, or class numbers as texts.
+    /// Class names, or class numbers as text.
     Text,
 }
 
@@ -62,7 +62,8 @@ impl fmt::Display for Columns {
 }
 
 impl Columns {
-    /// Finds the columns by their types and names, and by what Hugging Face's `datasets` adds to the file about them.
+    /// Finds the columns by their types, their names, and the description that Hugging Face's `datasets` adds to the
+    /// file.
     pub(super) fn of(
         metadata: &ArrowReaderMetadata,
         captions: CaptionColumn,
@@ -76,7 +77,7 @@ impl Columns {
         Ok(Self { image: image_of(fields, &described)?, label: label_of(fields, &described), caption })
     }
 
-    /// How two files differ: what this one has and what the other one has.
+    /// How the columns of two files differ: those of this one and those of the other one.
     pub(super) fn difference(&self, other: &Self) -> (String, String) {
         let (one, two) = (self.to_string(), other.to_string());
         match (&self.label, &other.label) {
@@ -90,7 +91,7 @@ impl Columns {
         }
     }
 
-    /// A message about the columns that are not read, if no column holds labels.
+    /// Lists the columns that are not read, if no column holds labels.
     pub(super) fn passed_over(&self, metadata: &ArrowReaderMetadata) -> Option<String> {
         let others = metadata.schema().fields().iter().filter(|field| *field.name() != self.image);
         let others =
@@ -102,24 +103,24 @@ impl Columns {
     }
 }
 
-/// Whether there is a column of captions.
+/// Whether the file has a caption column.
 pub(super) fn has_captions(metadata: &ArrowReaderMetadata) -> bool {
     matches!(caption_of(metadata.schema().fields()), Ok(Some(_)))
 }
 
-/// The index of the leaf column of the top-level column `name`, or of its part `bytes` if it has several.
+/// Index of the leaf column of the top-level column `name`, or of its field `bytes` if it has several.
 pub(super) fn leaf(metadata: &ArrowReaderMetadata, name: &str) -> Option<usize> {
     let leaves = metadata.parquet_schema().columns();
     let find = |parts: &[&str]| leaves.iter().position(|leaf| leaf.path().parts() == parts);
     find(&[name, "bytes"]).or_else(|| find(&[name]))
 }
 
-/// A field by its name; case does not matter.
+/// The field with this name, ignoring case.
 fn named<'a>(fields: &'a Fields, name: &str) -> Option<&'a FieldRef> {
     fields.iter().find(|field| field.name().eq_ignore_ascii_case(name))
 }
 
-/// The column of images: the only one of bytes or with a part `bytes`, or the one of those with a known name.
+/// The image column: the only column of bytes or with a field `bytes`, or the one among several with a known name.
 fn image_of(fields: &Fields, described: &Description) -> Result<String, ParquetProblem> {
     let holds_bytes = |of: &DataType| match of {
         DataType::Struct(parts) => {
@@ -128,7 +129,7 @@ fn image_of(fields: &Fields, described: &Description) -> Result<String, ParquetP
         of => *of == DataType::Binary,
     };
     let held = fields.iter().filter(|field| holds_bytes(field.data_type()));
-    // A sound is held as an image is; plain bytes may be either.
+    // Audio is stored like images, and plain bytes may be either.
     let held = held.filter(|field| matches!(described.kind(field.name()), None | Some("Image" | "Value")));
     let held: Vec<&String> = held.map(|field| field.name()).collect();
     let images: Vec<&String> =
@@ -151,7 +152,7 @@ fn image_of(fields: &Fields, described: &Description) -> Result<String, ParquetP
     }
 }
 
-/// The column of labels: the first with a known name, or the only one of class numbers whose names `datasets` gives.
+/// The label column: the first with a known name, or the only column of class numbers whose names `datasets` lists.
 fn label_of(fields: &Fields, described: &Description) -> Option<(String, LabelKind)> {
     let is_number = |of: &DataType| of.is_integer() || of.is_floating();
     let kind = |field: &FieldRef| match described.class_names(field.name()) {
@@ -171,10 +172,10 @@ fn label_of(fields: &Fields, described: &Description) -> Option<(String, LabelKi
     known.or_else(described)
 }
 
-/// The column of captions.
+/// The caption column.
 ///
 /// # Errors
-/// A column with a known name that holds something else, if there is no other.
+/// [`ParquetProblem`] if a column with a known name has another type and no other column holds captions.
 fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, ParquetProblem> {
     let called = CAPTION_NAMES.iter().filter_map(|(name, kind)| Some((named(fields, name)?, *kind)));
     let fits = |field: &FieldRef, kind: CaptionKind| match (kind, field.data_type()) {
@@ -195,7 +196,7 @@ fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, ParquetP
     }
 }
 
-/// The description of the columns by Hugging Face's `datasets`; null if there is none.
+/// The description of the columns by Hugging Face's `datasets`; null if the file has none.
 struct Description(Value);
 
 impl Description {
@@ -203,17 +204,17 @@ impl Description {
         let entries = metadata.metadata().file_metadata().key_value_metadata();
         let about = entries.into_iter().flatten().find(|entry| entry.key == "huggingface");
         let text = about.and_then(|entry| entry.value.as_deref()).unwrap_or("null");
-        // A description that is not understood is none: the columns can be read without it.
+        // An invalid description is treated as missing: the columns can be read without it.
         let about = serde_json::from_str(text).unwrap_or(Value::Null);
         Self(about["info"]["features"].clone())
     }
 
-    /// The kind of a column.
+    /// The kind of a column, if described.
     fn kind(&self, column: &str) -> Option<&str> {
         self.0.get(column)?["_type"].as_str()
     }
 
-    /// The names of the classes in a column of class numbers.
+    /// The class names of a column of class numbers, if described.
     fn class_names(&self, column: &str) -> Option<Vec<String>> {
         let feature = self.0.get(column).filter(|feature| feature["_type"] == "ClassLabel")?;
         let names = feature["names"].as_array()?;

@@ -8,43 +8,43 @@ use parquet::errors::ParquetError;
 
 use super::super::CaptionFault;
 
-/// An error of the Parquet library, or the one that it wraps.
+/// An error of the Parquet library, or the error that it wraps.
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why a Parquet file cannot be listed, or an image not be read from it.
+/// Why a Parquet file cannot be listed, or an image cannot be read from it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParquetSourceError {
-    /// The file cannot be read, and so none of its samples.
+    /// The file cannot be read, so none of its samples can.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's error, or the library's as an I/O error.
+        /// The system's error, or the library's error converted to an I/O error.
         source: io::Error,
     },
-    /// A row without the image.
+    /// A row has no image.
     #[error(
         "{} is null: the image is not in the file\nhint: where rows only name images, embed those first, or give a .csv list of them",
         path.display()
     )]
     NoBytes {
-        /// The file and, below it, the number of the row.
+        /// Path of the file, followed by the row number.
         path: PathBuf,
     },
-    /// The file, or a folder of several, cannot be used.
+    /// A file, or a folder of files, is not usable.
     #[error("{}: {problem}", path.display())]
     Unusable {
-        /// The file, or the folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it is not usable.
         #[source]
         problem: ParquetProblem,
     },
 }
 
 impl ParquetSourceError {
-    /// A short stable code for `rejects.jsonl`.
+    /// Short, stable code for `rejects.jsonl`.
     pub(in crate::source) fn reason(&self) -> &'static str {
         match self {
             Self::Io { .. } => "unreadable",
@@ -53,7 +53,8 @@ impl ParquetSourceError {
         }
     }
 
-    /// A file that can no longer be read: the system's error if there is one, else the library's.
+    /// Makes the error for a file that can no longer be read: from the system's error if there is one, otherwise from
+    /// the library's.
     pub(super) fn unreadable(path: &Path, error: ParquetError) -> Self {
         let source = match unwrapped(error).downcast::<io::Error>() {
             Ok(error) => *error,
@@ -62,7 +63,8 @@ impl ParquetSourceError {
         Self::Io { path: path.to_owned(), source }
     }
 
-    /// An error while the file is listed: the system's, or else what `problem` makes of the library's.
+    /// Makes the error for a file that cannot be listed: from the system's error, otherwise from `problem` applied to
+    /// the library's error.
     pub(super) fn while_listing(
         path: &Path,
         error: ParquetError,
@@ -81,7 +83,7 @@ impl ParquetSourceError {
     }
 }
 
-/// The error that the library has wrapped, or else its own.
+/// The error that the library's error wraps, or the library's error if it wraps none.
 fn unwrapped(error: ParquetError) -> Cause {
     match error {
         ParquetError::External(error) => error,
@@ -89,103 +91,103 @@ fn unwrapped(error: ParquetError) -> Cause {
     }
 }
 
-/// What can be wrong with a Parquet file of images.
+/// Why a Parquet file of images is not usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParquetProblem {
-    /// Not Parquet, or cut.
+    /// The file is not Parquet, or it is truncated.
     #[error("not a whole Parquet file: {0}\nhint: finish its download, or copy it again")]
     Syntax(#[source] Cause),
-    /// Damaged pages under a sound footer.
+    /// The footer is valid, but pages are damaged.
     #[error("damaged: {0}\nhint: copy the file again")]
     Damaged(#[source] Cause),
-    /// A compression that this program does not read.
+    /// This program does not read the compression of a column.
     #[error(
         "column {column} is compressed by {codec}, which is not read\nhint: write it with snappy, zstd or gzip"
     )]
     Codec {
-        /// The column.
+        /// Name of the column.
         column: String,
-        /// Its compression.
+        /// Name of the compression.
         codec: String,
     },
-    /// No column that could hold images.
+    /// No column can hold images.
     #[error(
         "none of its columns {got} holds images\nhint: images must be a column of bytes, or of structs with a part bytes; if rows are paths or addresses, give a .csv list of the files"
     )]
     NoImages {
-        /// Its columns.
+        /// Names of the columns.
         got: String,
     },
-    /// Several columns that could hold the images.
+    /// Several columns can hold the images.
     #[error("its columns {got} may all hold the images\nhint: call the one that does image")]
     Ambiguous {
-        /// The columns.
+        /// Names of the candidate columns.
         got: String,
     },
-    /// A column of images that were not embedded.
+    /// The images of a column were not embedded.
     #[error(
         "column {column} is null in every row: the images are not in the file\nhint: embed them when the file is written, or give a .csv list of them"
     )]
     NotEmbedded {
-        /// The column.
+        /// Name of the column.
         column: String,
     },
-    /// A column of captions of a type that captions cannot have.
+    /// A caption column has a type that captions cannot have.
     #[error(
         "column {column} is {got}\nhint: captions are texts, one per row, or a caption_embedding of lists of floats"
     )]
     Captions {
-        /// The column.
+        /// Name of the column.
         column: String,
-        /// Its type.
+        /// Type of the column.
         got: String,
     },
-    /// Columns other than the first file's.
+    /// The columns differ from those of the first file.
     #[error("has {got}, but {first} has {expected}\nhint: give files of one data set")]
     Columns {
-        /// The first file's name.
+        /// Name of the first file.
         first: String,
-        /// What it has.
+        /// Columns of the first file.
         expected: String,
-        /// What this one has.
+        /// Columns of this file.
         got: String,
     },
-    /// A label that is not a class.
+    /// A label is not a valid class.
     #[error("row {row}, column {column}: class {got}, expected a whole number below {classes}")]
     Label {
-        /// Row of the file, from 0.
+        /// Row number in the file, from 0.
         row: usize,
-        /// The column of labels.
+        /// Name of the label column.
         column: String,
-        /// What it holds.
+        /// The invalid value.
         got: String,
-        /// How many classes there are.
+        /// Number of classes.
         classes: u32,
     },
-    /// An embedding that cannot be used.
+    /// The embedding of a caption is not usable.
     #[error("row {row}: its caption_embedding {source}")]
     CaptionEmbedding {
-        /// Row of the file, from 0.
+        /// Row number in the file, from 0.
         row: usize,
-        /// What is wrong with it.
+        /// Why the embedding is not usable.
         source: CaptionFault,
     },
-    /// Files of several splits, such as training and test images, in one folder.
+    /// A folder holds files of several splits, such as training and test images.
     #[error(
         "its files are not of one split: {}\nhint: give a folder with the files of one; links will do",
         files.join(", ")
     )]
     Splits {
-        /// One file of each.
+        /// One file of each split.
         files: Vec<String>,
     },
-    /// A folder that holds Parquet files and something else.
+    /// A folder holds Parquet files and other contents.
     #[error(
         "there are Parquet files, but not only: {other}\nhint: give one of the files, or a folder with nothing else in it"
     )]
     Among {
-        /// What else is there.
+        /// Description of the other contents.
         other: String,
     },
 }

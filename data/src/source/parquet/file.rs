@@ -1,4 +1,4 @@
-//! Listing one Parquet file: its columns, labels and captions, and how its images are to be read.
+//! Lists one Parquet file: its columns, labels and captions, and how to read its images.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,29 +19,29 @@ use super::blocks::{self, BlockMap, SharedFile};
 use super::columns::{self, Columns, LabelKind};
 use super::{ParquetProblem, ParquetSourceError, values};
 
-/// One of the files, ready to have its images read.
+/// A listed file whose images can be read.
 #[derive(Debug)]
 pub(super) struct ImageFile {
     pub path: PathBuf,
     pub metadata: ArrowReaderMetadata,
-    /// The leaf column of the images.
+    /// Index of the leaf column of the images.
     pub leaf: usize,
-    /// The rows of each row group, cut into blocks.
+    /// Rows of each row group, divided into blocks.
     pub blocks: BlockMap,
 }
 
-/// A file and everything it says about its samples.
+/// A file with the labels and captions of its rows.
 pub(super) struct ListedFile {
     pub file: ImageFile,
     pub columns: Columns,
     pub labels: Labels,
-    /// The captions of the rows that have one, if captions are read.
+    /// Captions of the rows that have one, if captions are read.
     pub captions: Option<Captions>,
-    /// The rows without a caption, and why, if captions are read.
+    /// Rows without a caption and the reasons, if captions are read.
     pub uncaptioned: BTreeMap<usize, &'static str>,
 }
 
-/// The label of each row, if there are labels.
+/// Label of each row, if there are labels.
 pub(super) enum Labels {
     None,
     Numbers(Vec<Option<u32>>),
@@ -49,16 +49,16 @@ pub(super) enum Labels {
 }
 
 impl ListedFile {
-    /// Reads footer, labels and, if asked for, captions of the file at `path`.
+    /// Reads the footer, the labels and, if requested, the captions of the file at `path`.
     ///
     /// # Errors
-    /// [`ParquetSourceError`] if the file cannot be read or holds no images, or if a label or a caption cannot be used.
+    /// [`ParquetSourceError`] if the file cannot be read, holds no images, or has an invalid label or caption.
     pub(super) fn read(path: PathBuf, captions: CaptionColumn) -> Result<Self, ParquetSourceError> {
         let failed = |error, problem| ParquetSourceError::while_listing(&path, error, problem);
         let wrong = |problem| ParquetSourceError::unusable(&path, problem);
         let open = || SharedFile::new(Arc::new(File::open(&path)?));
         let opened = open().map_err(|error| ParquetSourceError::unreadable(&path, error.into()))?;
-        // The types as they are stored, not those that a writer had in memory.
+        // Reads the types as stored, not the in-memory types of the writer.
         let options = ArrowReaderOptions::new()
             .with_skip_arrow_metadata(true)
             .with_offset_index_policy(PageIndexPolicy::Optional);
@@ -98,7 +98,7 @@ impl ListedFile {
     }
 }
 
-/// Fails if the file's statistics say that it holds none of its images.
+/// Fails if the file's statistics show that all its images are null.
 fn require_embedded(metadata: &ArrowReaderMetadata, leaf: usize, name: &str) -> Result<(), ParquetProblem> {
     let groups = metadata.metadata().row_groups();
     let empty = groups.iter().filter(|group| group.num_rows() > 0).map(|group| {
@@ -112,7 +112,7 @@ fn require_embedded(metadata: &ArrowReaderMetadata, leaf: usize, name: &str) -> 
     }
 }
 
-/// Fails if a column that is read has a compression that is not built in.
+/// Fails if a column to be read has an unsupported compression.
 fn require_codecs(metadata: &ArrowReaderMetadata, columns: &Columns) -> Result<(), ParquetProblem> {
     let read = [
         Some(&columns.image),
@@ -135,7 +135,7 @@ fn require_codecs(metadata: &ArrowReaderMetadata, columns: &Columns) -> Result<(
     Ok(())
 }
 
-/// All `rows` rows of a top-level column.
+/// Reads all `rows` rows of a top-level column.
 fn read_column(
     file: SharedFile,
     metadata: &ArrowReaderMetadata,

@@ -1,16 +1,16 @@
-//! Parquet files that hold images, as on Hugging Face's hub: one file, or a folder of them.
+//! Parquet files that hold images, as on the Hugging Face hub: a single file or a folder of files.
 //!
-//! - Samples are the rows in their order; files of a folder are taken in bytewise order of their names. The key is the file's name and the
-//!   number of the row in it, from 0: a column with the original path may be absent or hold duplicates.
-//! - The images are a column of bytes, or of structs with a part `bytes`. If there are several, it is the one that the description which
-//!   `datasets` writes into the file declares as images, or the one with a name such as `image`.
-//! - The labels are a column of numbers or texts with a name such as `label`, or the only one whose classes that description names. Texts
-//!   are class numbers if all of them are numbers; otherwise they are names, numbered in bytewise order. A negative number, null and an
-//!   empty text mean "no label".
-//! - Captions are a column of texts, or of lists of numbers, read only if the source is opened for them. A row without one is then
-//!   rejected.
-//! - A folder with the files of several splits is refused: the hub keeps test images beside training images.
-//! - Only footers, labels and captions are read at first. A row without its image is rejected when it is read.
+//! - Samples are the rows in order. The files of a folder are sorted bytewise by name. The key is the file name and the
+//!   row number in the file, from 0, because a column of original paths may be missing or contain duplicates.
+//! - The image column holds bytes, or structs with a field `bytes`. If several columns do, the image column is the one
+//!   that the description by `datasets` in the file declares as images, or the one with a name such as `image`.
+//! - The label column holds numbers or texts and has a name such as `label`, or it is the only column whose classes
+//!   that description names. Texts are class numbers if all of them are numbers; otherwise they are names, numbered in
+//!   bytewise order. A negative number, a null and an empty text mean "no label".
+//! - The caption column holds texts or lists of numbers. It is read only if the source is opened for captions. Rows
+//!   without a caption are then rejected.
+//! - A folder with the files of several splits is refused, because the hub stores test images beside training images.
+//! - Opening reads only footers, labels and captions. A row without an image is rejected when it is read.
 
 mod blocks;
 mod columns;
@@ -32,43 +32,44 @@ use crate::open_files::OpenFiles;
 
 pub use error::{ParquetProblem, ParquetSourceError};
 
-/// Files that are open at a time.
+/// Maximum number of files that are open at a time.
 const OPEN_FILES: usize = 128;
 
-/// Words in file names that mark the splits of a data set, by `datasets`' rules.
+/// Words in file names that mark the splits of a data set, by the rules of `datasets`.
 const SPLITS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "val", "dev"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// An image: a row of one of the files.
+/// An image, which is a row of one of the files.
 #[derive(Debug, Clone, Copy)]
 struct ImageRow {
     file: usize,
     row: usize,
 }
 
-/// Listed Parquet files.
+/// The images of a Parquet file or of a folder of Parquet files.
 #[derive(Debug)]
 pub struct ParquetFiles {
     files: Vec<ImageFile>,
     open: OpenFiles,
     decoded: DecodedBlocks,
     listing: Listing,
-    /// The row of each sample.
+    /// Row that holds each sample.
     rows: Vec<ImageRow>,
 }
 
-/// Whether a file's name says that it is a Parquet file.
+/// Whether `name` is the file name of a Parquet file.
 pub(super) fn is_parquet(name: &str) -> bool {
     names::extension(name) == "parquet"
 }
 
-/// The files of a folder that is a set of them, none for another folder.
+/// The files of a folder that is a set of Parquet files. Empty for any other folder.
 ///
 /// # Errors
-/// A folder that cannot be read, with the files of several splits, or in which Parquet files are hidden that would not be found.
+/// [`SourceError`] if the folder cannot be read, holds the files of several splits, or holds Parquet files among other
+/// contents, where they would not be found.
 pub(super) fn tables_of(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let io = |error| SourceError::io(folder, error);
     let wrong = |problem| ParquetSourceError::unusable(folder, problem).into();
@@ -81,14 +82,14 @@ pub(super) fn tables_of(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     }
     let names = paths.iter().map(|path| names::file_name(path));
     let splits: BTreeMap<String, String> = names.map(|name| (split_of(&name), name)).collect();
-    // Files that are called nothing in particular may belong together.
+    // Files whose names do not mark a split may belong together.
     match splits.len() > 1 {
         true => Err(wrong(ParquetProblem::Splits { files: splits.into_values().collect() })),
         false => Ok(paths),
     }
 }
 
-/// The part of a data set that a file's name tells: what stands before the number of a shard, or a word for one; else empty.
+/// The split that a file name marks: the part before the shard number, or a split word. Otherwise an empty string.
 fn split_of(name: &str) -> String {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     if let Some((before, _)) = stem.split_once("-of-")
@@ -106,21 +107,21 @@ impl ParquetFiles {
     /// Lists one file.
     ///
     /// # Errors
-    /// [`SourceError`] if it cannot be read, is damaged, holds no image, or lacks the captions that are to be read.
+    /// [`SourceError`] if the file cannot be read, is damaged, holds no images, or lacks the requested captions.
     pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
         Self::open_all(path, vec![path.to_owned()], captions)
     }
 
-    /// Lists the files `paths` of a folder; `root` is what the user named.
+    /// Lists the files `paths` of a folder. `root` is the path that the user gave.
     ///
     /// # Errors
-    /// As [`ParquetFiles::open`].
+    /// The errors of [`ParquetFiles::open`].
     pub(super) fn open_all(
         root: &Path,
         paths: Vec<PathBuf>,
         captions: CaptionColumn,
     ) -> Result<Self, SourceError> {
-        // All are listed before the first error is returned, so that it does not depend on threads.
+        // All files are listed before the first error is returned, so the error does not depend on thread timing.
         let listed: Vec<Result<ListedFile, ParquetSourceError>> =
             paths.into_par_iter().map(|path| ListedFile::read(path, captions)).collect();
         let listed = listed.into_iter().collect::<Result<Vec<ListedFile>, _>>()?;
@@ -165,7 +166,7 @@ impl ParquetFiles {
         }
     }
 
-    /// Adds the rows of the next file. `numbers` maps class names to labels; it is empty if texts are numbers.
+    /// Adds the rows of the next file. `numbers` maps class names to labels; it is empty if texts are class numbers.
     fn add(&mut self, listed: ListedFile, numbers: &HashMap<&str, u32>) -> Result<(), ParquetSourceError> {
         let ListedFile { file, labels, captions, uncaptioned, .. } = listed;
         let name = names::file_name(&file.path);
@@ -226,7 +227,7 @@ impl ImageSource for ParquetFiles {
     }
 }
 
-/// Fails if the files are not of one data set.
+/// Fails if the columns of the files differ.
 fn require_alike(listed: &[ListedFile]) -> Result<(), ParquetSourceError> {
     let Some(first) = listed.first() else { return Ok(()) };
     match listed.iter().find(|other| other.columns != first.columns) {
@@ -240,7 +241,7 @@ fn require_alike(listed: &[ListedFile]) -> Result<(), ParquetSourceError> {
     }
 }
 
-/// The names of all classes, in bytewise order; `None` if all labels are class numbers.
+/// All class names in bytewise order; `None` if all labels are class numbers.
 fn class_names(listed: &[ListedFile]) -> Option<Vec<String>> {
     let labels = listed.iter().filter_map(|file| match &file.labels {
         Labels::Texts(labels) => Some(labels),

@@ -1,4 +1,4 @@
-//! Labels and captions: the values of the columns beside the images.
+//! Reads the values of the columns beside the images: labels and captions.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,15 @@ use super::super::Captions;
 use super::super::captions::CaptionKind;
 use super::ParquetProblem;
 
-/// The trimmed texts of a column; `None` for null and for empty texts.
+/// The trimmed texts of a column; `None` for nulls and empty texts.
 pub(super) fn texts(arrays: &[ArrayRef]) -> Vec<Option<String>> {
     let texts = arrays.iter().filter_map(|array| array.as_string_opt::<i32>()).flat_map(|texts| texts.iter());
     let texts = texts.map(|text| text.map(str::trim).filter(|text| !text.is_empty()));
     texts.map(|text| text.map(str::to_owned)).collect()
 }
 
-/// The class numbers of the column `name`, each below `classes`; a negative number, as for hidden labels, means no label.
+/// The class numbers of the column `name`, each below `classes`. A negative number, used for hidden labels, means no
+/// label.
 pub(super) fn class_numbers(
     arrays: &[ArrayRef],
     name: &str,
@@ -41,14 +42,14 @@ pub(super) fn class_numbers(
     checked.collect()
 }
 
-/// The number as a class; `None` if it is not a whole number in the range of `u32`.
+/// Converts a number to a class; `None` if it is not a whole number in the range of `u32`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be the same number")]
 fn as_class(number: f64) -> Option<u32> {
     let label = number as u32;
     (f64::from(label) == number).then_some(label)
 }
 
-/// The captions of a column; rows without one are added to `missing`.
+/// The captions of a column. Rows without a caption are added to `missing`.
 pub(super) fn captions(
     arrays: &[ArrayRef],
     kind: CaptionKind,
@@ -82,7 +83,7 @@ pub(super) fn captions(
     Ok(captions)
 }
 
-/// The numbers of an array of any type of numbers. Every number that is a class or an embedding's value is exact as f64.
+/// The numbers of an array of any numeric type. All class numbers and embedding values are exact as f64.
 fn numbers(array: &dyn Array) -> Vec<Option<f64>> {
     fn widen<T: ArrowPrimitiveType>(array: &dyn Array, widen: fn(T::Native) -> f64) -> Vec<Option<f64>> {
         array.as_primitive::<T>().iter().map(|number| number.map(widen)).collect()

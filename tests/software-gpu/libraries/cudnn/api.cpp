@@ -1,4 +1,4 @@
-// libcudnn.so.9: the graph interface, as far as one convolution needs it, and as strict as cuDNN is about it.
+// libcudnn.so.9: the part of the graph interface that one convolution needs, with the same checks as cuDNN.
 #include <atomic>
 #include <cstdio>
 #include <iterator>
@@ -17,10 +17,11 @@ struct Handle {
     void *stream = nullptr;
 };
 
-// Best first, as the heuristics propose them. The first two must never be taken; an f32 convolution takes none of the first four.
+// Best first, in the order of the heuristics. A program must never use the first two; for f32 it must use none of the
+// first four.
 const Engine ENGINES[] = {
     {90, {NOTE_TENSOR_CORE, NOTE_NONDETERMINISTIC}, 0, true},
-    {91, {NOTE_TENSOR_CORE}, (int64_t(1) << 30) + 1, true},  // more memory than may be taken
+    {91, {NOTE_TENSOR_CORE}, (int64_t(1) << 30) + 1, true},  // more memory than allowed
     {1, {NOTE_TENSOR_CORE}, 4096, true},
     {2, {NOTE_TENSOR_CORE}, 1 << 20, false},
     {3, {}, 0, true},
@@ -41,7 +42,7 @@ Status incomplete(const char *what) {
     return BAD_PARAM;
 }
 
-// Checks a descriptor, and passes on to it what it is made from.
+// Checks a descriptor, and copies to it the data of the descriptors that it refers to.
 Status finalize(Descriptor &descriptor) {
     switch (descriptor.object) {
     case TENSOR: {
@@ -78,7 +79,7 @@ Status finalize(Descriptor &descriptor) {
     }
 }
 
-// The configurations that a heuristic proposes: all engines, or for the fallback the last one.
+// The configurations that a heuristic proposes: all engines, or only the last one for the fallback.
 Status propose(const Descriptor &heuristics, int64_t room, int64_t *count, void *data) {
     int32_t mode = 0;
     heuristics.get(HEURISTICS_MODE, mode);
@@ -132,7 +133,7 @@ bool Execution::ranges_are_valid() const {
 
 void Execution::run() const {
     if (!ranges_are_valid()) return;
-    // An engine may leave anything there.
+    // An engine may leave arbitrary content there.
     if (workspace_bytes > 0) memset(workspace, 0xFF, workspace_bytes);
     problem->compute(tensors[0], tensors[1], tensors[2]);
 }
@@ -149,7 +150,7 @@ SOFTGPU_API int cudnnCreate(Handle **handle) {
 }
 
 SOFTGPU_API int cudnnDestroy(Handle *handle) {
-    // Descriptors name no handle: those that are left belong to the last one at the latest.
+    // Descriptors have no reference to a handle, so the remaining ones are reported with the last handle.
     if (--handles_alive == 0 && descriptors_alive != 0) fault("cuDNN: %ld descriptors outlive the handle", long(descriptors_alive));
     delete handle;
     return SUCCESS;

@@ -5,7 +5,7 @@
 namespace softgpu::cudnn {
 namespace {
 
-// The three tensors as `Sum`s, the result as zeros; `Sum` is the type in which products are added.
+// The three tensors as `Sum`s, with zeros in the result. Products are added in the type `Sum`.
 template <typename Sum> class Loops {
   public:
     Loops(const Convolution &problem, const void *x, const void *w, const void *y)
@@ -31,7 +31,7 @@ template <typename Sum> class Loops {
         return read_numbers<Sum>(data, tensor.type, tensor.count());
     }
 
-    // w as [tap][group][channel][output], so that the innermost loop of the forward pass is over outputs.
+    // Rearranges w as [tap][group][channel][output], so that the innermost loop of the forward pass runs over outputs.
     void outputs_innermost() {
         forward_w_.resize(w_.size());
         for (int64_t output = 0; output < outputs_; output++)
@@ -58,7 +58,7 @@ template <typename Sum> class Loops {
         }
     }
 
-    // What one input pixel and one output pixel have to do with each other.
+    // Adds the products of one input pixel and one output pixel.
     void tap(int64_t tap, int64_t group, Sum *x, Sum *y) {
         if (p_.pass == Pass::Forward) {
             const Sum *w = &forward_w_[size_t((tap * groups_ + group) * group_inputs_ * group_outputs_)];

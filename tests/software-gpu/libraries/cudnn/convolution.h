@@ -6,7 +6,7 @@
 
 namespace softgpu::cudnn {
 
-// Four dimensions in the order NCHW or OIHW; only memory with the second one innermost is supported.
+// Four dimensions in the order NCHW or OIHW. The second one must be innermost in memory.
 struct Tensor {
     Type type;
     int64_t dims[4], strides[4];
@@ -17,7 +17,7 @@ struct Tensor {
     size_t bytes() const { return count() * size_of(type); }
 };
 
-// Along height and width.
+// Parameters along height and width.
 struct Window {
     int64_t padding_before[2], padding_after[2], dilation[2], stride[2];
 };
@@ -34,7 +34,7 @@ struct Convolution {
     Type operand_type() const { return pass == Pass::Forward ? x.type : y.type; }
     // Whether layouts and sizes fit; reports a fault if not.
     bool is_consistent() const;
-    // Reads two of the tensors and writes, or adds to, the third.
+    // Reads two of the tensors and writes the third, or adds to it.
     void compute(void *x, void *w, void *y) const;
 };
 

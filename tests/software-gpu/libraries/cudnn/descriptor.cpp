@@ -20,7 +20,7 @@ size_t bytes_of(int kind) {
     }
 }
 
-// The type that cuDNN asks for.
+// The type that cuDNN requires for an attribute.
 int kind_of(int attribute) {
     switch (attribute) {
     case CONVOLUTION_COMPUTE_TYPE:
@@ -51,7 +51,7 @@ int kind_of(int attribute) {
     }
 }
 
-// Where an operation keeps its parts: the tensors as x, w, y, then convolution, alpha and beta.
+// The attributes for the parts of an operation: the tensors as x, w, y, then convolution, alpha and beta.
 struct OperationNames {
     Attribute x, w, y, convolution, alpha, beta;
 };

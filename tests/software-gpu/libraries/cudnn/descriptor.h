@@ -1,4 +1,4 @@
-// Descriptors: what the caller sets, and what finalizing makes of it.
+// Descriptors: the attributes that the caller sets, and the data that finalizing derives from them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -11,7 +11,7 @@
 
 namespace softgpu::cudnn {
 
-// What a way to run a convolution promises. The product must leave out some of them.
+// Properties of an engine. The program must not use engines with some of them.
 struct Engine {
     int64_t number;
     std::vector<int32_t> notes;
@@ -25,7 +25,7 @@ class Descriptor {
 
     Status set(int attribute, int kind, int64_t count, const void *data);
 
-    // Reads an attribute of exactly `count` values; false if it was not set so.
+    // Reads an attribute of exactly `count` values; returns false if it does not have that many.
     template <typename T> bool get(Attribute attribute, T *values, size_t count) const {
         const auto found = attributes_.find(attribute);
         if (found == attributes_.end() || found->second.size() != count * sizeof(T)) return false;
@@ -33,7 +33,7 @@ class Descriptor {
         return true;
     }
     template <typename T> bool get(Attribute attribute, T &value) const { return get(attribute, &value, 1); }
-    // A finalized descriptor that an attribute names, or null.
+    // The finalized descriptor that an attribute refers to, or null.
     const Descriptor *part(Attribute attribute, Object object) const;
 
     const int object;

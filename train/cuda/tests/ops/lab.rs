@@ -1,9 +1,9 @@
-//! A GPU, an element, random values, and the verdicts so far.
+//! A GPU, an element type, random values, and the results so far.
 
 use half::{bf16, f16};
 use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice, Tuning};
 
-/// Checks operations in one element.
+/// Checks operations for one element type.
 pub struct Lab {
     pub gpu: Gpu,
     pub element: Element,
@@ -14,9 +14,9 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Runs `checks` in `element` on the first GPU; all of them must hold.
+    /// Runs `checks` for `element` on the first GPU; fails unless all of them pass.
     pub fn run(element: Element, checks: impl Fn(&mut Self) -> Result<(), CudaError>) {
-        // Measuring candidates takes longer than the checks.
+        // Measuring candidates would take longer than the checks.
         let gpu = Gpu::first(Tuning { measure: false, ..Tuning::default() })
             .expect("these tests need a GPU, or scripts/software-gpu");
         let mut lab =
@@ -31,7 +31,7 @@ impl Lab {
         assert!(passed > 0, "{element:?}: nothing was checked");
     }
 
-    /// Error of one value, as a share of the largest, that the element's rounding explains.
+    /// The error of one value, relative to the largest, that the rounding of the element type explains.
     fn tolerance(&self, element: Element) -> f64 {
         match element {
             Element::Bf16 => 1.2e-2,
@@ -40,12 +40,12 @@ impl Lab {
         }
     }
 
-    /// Random values about 0, as the element holds them.
+    /// Random values about 0, rounded to the element type.
     pub fn random(&mut self, len: usize) -> Vec<f32> {
         self.random_at(len, 0.0)
     }
 
-    /// Random values about `mean`, as the element holds them.
+    /// Random values about `mean`, rounded to the element type.
     pub fn random_at(&mut self, len: usize, mean: f64) -> Vec<f32> {
         let values: Vec<f32> = (0..len).map(|_| single(mean + self.normal())).collect();
         self.rounded(&values)
@@ -78,7 +78,7 @@ impl Lab {
         values.iter().map(round).collect()
     }
 
-    /// Values on the device in the lab's element.
+    /// Uploads values in the lab's element type.
     pub fn up(&self, values: &[f32]) -> Result<Buffer, CudaError> {
         let stream = self.gpu.stream();
         match self.element {
@@ -92,17 +92,17 @@ impl Lab {
         }
     }
 
-    /// f32 values on the device.
+    /// Uploads values as f32.
     pub fn up_f32(&self, values: &[f32]) -> Result<Buffer, CudaError> {
         Buffer::from_host(self.gpu.stream(), values)
     }
 
-    /// Room for values of the lab's element, filled with NaN so that one that is not written shows.
+    /// Memory for values of the lab's element type, filled with NaN so that a value that is not written shows.
     pub fn room(&self, len: usize) -> Result<Buffer, CudaError> {
         self.up(&vec![f32::NAN; len])
     }
 
-    /// Values of the device as f32.
+    /// Downloads values as f32.
     pub fn down(&self, values: Slice<'_>) -> Result<Vec<f32>, CudaError> {
         let stream = self.gpu.stream();
         Ok(match values.element() {
@@ -112,12 +112,12 @@ impl Lab {
         })
     }
 
-    /// Compares values of the device with what they should be, by the tolerance of the lab's element.
+    /// Compares values on the device with the expected ones, with the tolerance of the lab's element type.
     pub fn expect(&mut self, name: &str, got: &Buffer, want: &[f64]) -> Result<(), CudaError> {
         self.expect_within(name, got.as_slice(), want, 1.0)
     }
 
-    /// The same with `factor` times the tolerance.
+    /// The same comparison with `factor` times the tolerance.
     pub fn expect_within(
         &mut self,
         name: &str,
@@ -132,7 +132,7 @@ impl Lab {
         let mut worst = (0, 0.0_f64);
         for (at, pair) in got.iter().zip(want).enumerate() {
             let error = error(pair);
-            // A NaN is worse than everything.
+            // A NaN is worse than any error.
             if error.is_nan() || error > worst.1 {
                 worst = (at, if error.is_nan() { f64::INFINITY } else { error });
             }
@@ -155,7 +155,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Counts a yes or no.
+    /// Records a check that passed or failed.
     pub fn require(&mut self, name: &str, good: bool) {
         if good {
             self.passed += 1;

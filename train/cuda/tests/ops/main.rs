@@ -1,5 +1,5 @@
-//! Every operation of `lgd-cuda` against plain f64 loops, on the first GPU. Without one the tests fail: on a machine that has none they
-//! run on a GPU made of software (`scripts/software-gpu run ops`).
+//! Every operation of `lgd-cuda` against plain f64 loops, on the first GPU. Without a GPU the tests fail. On such a
+//! machine run them on the software GPU (`scripts/software-gpu run ops`).
 
 #[cfg(test)]
 mod checks;

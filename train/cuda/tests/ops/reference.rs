@@ -1,4 +1,4 @@
-//! What operations should give: plain loops in f64.
+//! Reference results of the operations: plain loops in f64.
 
 use lgd_cuda::{Activation, Sliding};
 
@@ -78,7 +78,7 @@ pub fn statistics(x: &[f64], channels: usize, counted: &[bool]) -> (Vec<f64>, Ve
     (mean, variance)
 }
 
-/// A normalization by given statistics.
+/// A normalization with given statistics.
 pub struct Norm {
     pub mean: Vec<f64>,
     pub inverse: Vec<f64>,
@@ -133,11 +133,11 @@ impl Norm {
     }
 }
 
-/// Max-pool: values and taken taps.
+/// Max-pool: the values, and the tap of each.
 pub fn max_pool(s: &Sliding, x: &[f64]) -> (Vec<f64>, Vec<usize>) {
     let len = s.out_pixels() * s.channels;
     let (mut best, mut from) = (vec![f64::NEG_INFINITY; len], vec![usize::MAX; len]);
-    // Each channel is a group: the products of a depthwise convolution visit the taps in order.
+    // Each channel is a group, so the products of a depthwise convolution visit the taps in order.
     products(s, s.channels, s.channels, |at, _, to| {
         if x[at] > best[to] {
             best[to] = x[at];

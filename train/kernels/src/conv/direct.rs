@@ -1,8 +1,8 @@
 //! Convolution as a matrix product without the matrix: any stride, padding, dilation and groups.
 //!
-//! Forward and backward-data are one [`Gather`]: every output gathers a few runs of the input and multiplies them by packed
-//! weights. A strided backward-data falls into `stride²` *phases*, each a dense convolution onto every `stride`-th pixel.
-//! Backward-weight ([`weight`]) sums outer products over the pixels.
+//! Forward and backward-data are one [`Gather`]: every output gathers a few runs of the input and multiplies them by
+//! packed weights. A strided backward-data splits into `stride²` *phases*, each a dense convolution onto every
+//! `stride`-th pixel. Backward-weight ([`weight`]) sums outer products over the pixels.
 //!
 //! A task first copies its part of the input into a *strip*: a few rows with their padding, normalized, small enough for the level-2
 //! cache. The tiles run over the strip.

@@ -23,16 +23,16 @@ use crate::moments::Moments;
 use crate::operand::Operand;
 use crate::workspace::Workspace;
 
-/// Tiles of the output.
+/// Kind of output tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tile {
-    /// Whole images of 2x2 pixels in a border of zeros.
+    /// Whole images of 2x2 pixels with a border of zeros.
     Pair,
     /// Tiles of 4x4 pixels.
     Quad,
 }
 
-/// The tiles that suit `conv`.
+/// The kind of tile for `conv`.
 fn tile(conv: &Conv) -> Tile {
     let s = &conv.sliding;
     if (s.height, s.width, s.window.padding) == (2, 2, 1) { Tile::Pair } else { Tile::Quad }
@@ -40,8 +40,8 @@ fn tile(conv: &Conv) -> Tile {
 
 /// Whether these algorithms are faster than the direct one, for `conv` or for its gradients.
 ///
-/// An estimate, in multiplications: those of a tile run at nearly full speed, but its transforms add some for each channel, and
-/// the transform of the filters some for each pair of channels.
+/// The estimate counts multiplications. Those of a tile run at nearly full speed, but its transforms add some for each
+/// channel, and the transform of the filters adds some for each pair of channels.
 pub(super) fn wins(conv: &Conv) -> bool {
     let s = &conv.sliding;
     if s.kernel != (3, 3) || s.window.stride != 1 || s.window.dilation != 1 || conv.groups != 1 {

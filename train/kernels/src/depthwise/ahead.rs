@@ -1,7 +1,7 @@
-//! Asks for the memory of the next row while this one is computed.
+//! Prefetches the memory of the next row while the current one is computed.
 //!
-//! A row is read in a burst and then computed on for a while; the processor's own prefetching sees too little of the
-//! bursts. This is a hint: it changes no result, and does nothing where there is no such instruction.
+//! A row is read in a burst, followed by a while of computation; the hardware prefetcher sees too little of the bursts.
+//! Prefetching is a hint: it changes no result, and does nothing on machines without such an instruction.
 
 #[cfg(target_arch = "x86_64")]
 use pulp::core_arch::x86::Sse;
@@ -9,7 +9,7 @@ use pulp::core_arch::x86::Sse;
 /// Scalars of a cache line.
 const LINE: usize = 16;
 
-/// Stretches of memory to be asked for in small steps.
+/// Ranges of memory to prefetch in small steps.
 pub(super) struct Ahead<'a, const N: usize> {
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "there is no such instruction"))]
     stretches: [std::slice::Chunks<'a, f32>; N],
@@ -18,7 +18,7 @@ pub(super) struct Ahead<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Ahead<'a, N> {
-    /// Asks for `stretches` in about `steps` steps.
+    /// Prefetches `stretches` in about `steps` steps.
     pub(super) fn new(stretches: [&'a [f32]; N], steps: usize) -> Self {
         let share = |stretch: &[f32]| stretch.len().div_ceil(LINE * steps.max(1)).max(1) * LINE;
         Self {
@@ -28,7 +28,7 @@ impl<'a, const N: usize> Ahead<'a, N> {
         }
     }
 
-    /// The next step.
+    /// Prefetches the next step.
     #[inline(always)]
     pub(super) fn step(&mut self) {
         #[cfg(target_arch = "x86_64")]
@@ -42,7 +42,7 @@ impl<'a, const N: usize> Ahead<'a, N> {
     }
 }
 
-/// Rows `first..first + count` of `data`, as far as there are any.
+/// Rows `first..first + count` of `data`, or as many of them as exist.
 pub(super) fn rows(data: &[f32], first: usize, count: usize, len: usize) -> &[f32] {
     let end = data.len().min((first + count) * len);
     &data[end.min(first * len)..end]

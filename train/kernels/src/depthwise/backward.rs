@@ -1,4 +1,4 @@
-//! The sweeps of the gradients over strips of input rows: the gradient of the input, and the products of the weights' gradient.
+//! The backward sweeps over strips of input rows: the gradient of the input, and the products of the weights' gradient.
 
 use super::ahead::{self, Ahead};
 use super::correlate::{self, Correlate, Target};
@@ -9,7 +9,7 @@ use crate::elementwise::{Aligned, Values, with_scratch};
 use crate::geometry::Sliding;
 use crate::simd;
 
-/// The sweep of the input's gradient: the gradient of the output correlated with turned filters.
+/// The sweep of the input's gradient: correlates the gradient of the output with turned filters.
 pub(super) struct DataSweep<'a> {
     s: &'a Sliding,
     dy: &'a Values<'a>,
@@ -21,22 +21,22 @@ pub(super) struct DataSweep<'a> {
     accumulate: bool,
 }
 
-/// Columns of the input that meet the same taps of the windows, a stride apart.
+/// Columns of the input, a stride apart, that meet the same taps of the windows.
 struct Phase {
     /// First column of the input.
     first: usize,
     /// Columns of the input.
     columns: usize,
-    /// Column of the output under the first tap of the first of them, counted from the left end of a held row.
+    /// Column of the output under the first tap of the first input column, counted from the left end of a held row.
     under: usize,
-    /// For the rows of the input, likewise.
+    /// The filters, one for each phase of the input rows.
     filters: Vec<Filters>,
 }
 
 impl<'a> DataSweep<'a> {
     pub(super) fn new(s: &'a Sliding, dy: &'a Values<'a>, weights: &[f32], accumulate: bool) -> Self {
         let dilation = s.window.dilation / greatest_common_divisor(s.window.stride, s.window.dilation);
-        // The first tap may lie before the output: the row then starts with at least as many zero columns.
+        // The first tap may be to the left of the output: the row then starts with at least as many zero columns.
         let starts = 0..s.window.stride.min(s.width);
         let reach = |first| taps_on(s, first, s.kernel.1).first().map_or(0, |q| q * s.window.dilation);
         let before = |first| reach(first).saturating_sub(first + s.window.padding) / s.window.stride;
@@ -55,7 +55,7 @@ impl<'a> DataSweep<'a> {
         Self { s, dy, row, phases, dilation, accumulate }
     }
 
-    /// The gradient of the input rows from `first` on, counted over the batch.
+    /// Computes the gradient of the input rows from `first` on, counted over the batch.
     pub(super) fn strip(&self, first: usize, dx: &mut [f32]) {
         let Self { s, row, .. } = *self;
         let row_len = s.width * s.channels;
@@ -71,7 +71,7 @@ impl<'a> DataSweep<'a> {
         });
     }
 
-    /// The gradient of one input row.
+    /// Computes the gradient of one input row.
     fn input_row(&self, ring: &mut Ring<'_>, number: usize, dx: &mut [f32], ahead: &mut Ahead<'_, 2>) {
         let s = self.s;
         let (image, i) = (number / s.height, number % s.height);
@@ -100,7 +100,7 @@ impl<'a> DataSweep<'a> {
     }
 }
 
-/// The sweep of the weights' gradient: products of inputs and gradients of the output, summed per tap.
+/// The sweep of the weights' gradient: sums the products of inputs and gradients of the output per tap.
 pub(super) struct WeightSweep<'a> {
     s: &'a Sliding,
     x: &'a Values<'a>,
@@ -116,7 +116,8 @@ impl<'a> WeightSweep<'a> {
         Self { s, x, dy, rows: (input_row(s), row) }
     }
 
-    /// The sums over `count` input rows from `first` on, counted over the batch: `[block][kernel row][tap][lane]`.
+    /// Returns the sums over `count` input rows from `first` on, counted over the batch: `[block][kernel
+    /// row][tap][lane]`.
     pub(super) fn strip(&self, first: usize, count: usize) -> Aligned {
         let Self { s, rows: (x_row, dy_row), .. } = *self;
         let (x_slots, dy_slots) = (input_slots(s), output_slots(s));
@@ -168,7 +169,7 @@ impl<'a> WeightSweep<'a> {
     }
 }
 
-/// Output rows that one input row takes part in, at most.
+/// Maximum number of output rows that use one input row.
 fn output_slots(s: &Sliding) -> usize {
     (s.kernel.0 - 1) * s.window.dilation / s.window.stride + 1
 }
@@ -184,7 +185,7 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// The taps, last first, that meet input coordinate `at` and the coordinates that are strides away.
+/// The taps, last first, that meet input coordinate `at` and the coordinates a multiple of the stride away.
 fn taps_on(s: &Sliding, at: usize, taps: usize) -> Vec<usize> {
     let residue = |at: usize| at % s.window.stride;
     let meets = |q: &usize| residue(q * s.window.dilation) == residue(at + s.window.padding);

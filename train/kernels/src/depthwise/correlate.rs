@@ -7,7 +7,7 @@ use super::ahead::Ahead;
 /// Output columns computed together, so that an input vector is loaded once for all its windows.
 const COLUMNS: usize = 4;
 
-/// One row of outputs: `out[j] = Σ_r Σ_q rows[r][first + j*stride + q*dilation] * filters[r][q]`, all channels.
+/// One row of outputs, for all channels: `out[j] = Σ_r Σ_q rows[r][first + j*stride + q*dilation] * filters[r][q]`.
 pub(super) struct Correlate<'a, 'm, const N: usize> {
     /// Held rows of the input, with their number of columns.
     pub(super) rows: (&'a [&'a [f32]], usize),
@@ -19,21 +19,21 @@ pub(super) struct Correlate<'a, 'm, const N: usize> {
     pub(super) first: usize,
     /// Columns between windows, and between the taps of one.
     pub(super) step: (usize, usize),
-    /// Outputs.
+    /// Number of outputs.
     pub(super) columns: usize,
-    /// Where they go.
+    /// Destination of the outputs.
     pub(super) target: Target<'a>,
     /// Memory to prefetch.
     pub(super) ahead: &'a mut Ahead<'m, N>,
 }
 
-/// Pixels some distance apart.
+/// Pixels at a fixed distance.
 pub(super) struct Target<'a> {
     /// Memory from the first pixel on.
     pub(super) out: &'a mut [f32],
     /// Channels of a pixel.
     pub(super) channels: usize,
-    /// Scalars from pixel to pixel.
+    /// Scalars between the starts of pixels.
     pub(super) step: usize,
     /// Whether values are added to the content of `out`.
     pub(super) accumulate: bool,
@@ -59,7 +59,7 @@ impl<const N: usize> WithSimd for Correlate<'_, '_, N> {
             (3, 3, (2, 1)) => self.window::<S, 3, 3, 2>(simd),
             (5, 5, (1, 1)) => self.window::<S, 5, 5, 1>(simd),
             (5, 5, (2, 1)) => self.window::<S, 5, 5, 2>(simd),
-            // What is left of these on every second column and row.
+            // The parts of these filters on every second column and row.
             (1, 1, (1, _)) => self.window::<S, 1, 1, 1>(simd),
             (1, 2, (1, 1)) => self.window::<S, 1, 2, 1>(simd),
             (2, 1, (1, _)) => self.window::<S, 2, 1, 1>(simd),
@@ -101,7 +101,7 @@ impl<const N: usize> Correlate<'_, '_, N> {
         }
     }
 
-    /// Any windows.
+    /// Computes windows of any size.
     #[inline(always)]
     fn any<S: Simd>(mut self, simd: S) {
         let (rows, padded) = self.rows;

@@ -1,7 +1,8 @@
-//! The latest rows of an image in a thread's cache, as the inner loops read them.
+//! The latest rows of an image in a thread's cache, in the order in which the inner loops read them.
 //!
-//! A row is held as `[block][column][lane]`: a block is one vector of channels, the columns have zeros on both sides. In this
-//! order every load is a whole aligned vector, and neighboring columns of a block are neighbors in memory.
+//! A row is held as `[block][column][lane]`: a block is one vector of channels, and the columns have zeros on both
+//! sides. In this order every load is a whole aligned vector, and neighboring columns of a block are neighbors in
+//! memory.
 
 use pulp::{Simd, WithSimd};
 
@@ -20,22 +21,22 @@ pub(super) struct Row {
     pub(super) width: usize,
     /// Zero columns in front of them.
     pub(super) left: usize,
-    /// All columns.
+    /// All columns, with the zeros on both sides.
     pub(super) padded: usize,
 }
 
 impl Row {
-    /// Vectors of channels, the last perhaps partly used.
+    /// Number of vectors of channels; the last may be partly used.
     pub(super) fn blocks(&self) -> usize {
         self.channels.div_ceil(simd::lanes())
     }
 
-    /// Scalars of a held row.
+    /// Number of scalars of a held row.
     fn len(&self) -> usize {
         self.blocks() * self.padded * simd::lanes()
     }
 
-    /// Scalars of memory that a ring of `slots` rows needs.
+    /// Scalars that a ring of `slots` rows needs.
     pub(super) fn ring_len(&self, slots: usize) -> usize {
         (slots + 1) * self.len() + self.piece() * self.channels
     }
@@ -46,7 +47,7 @@ impl Row {
     }
 }
 
-/// A few rows, and one of zeros.
+/// A few held rows, and a row of zeros.
 pub(super) struct Ring<'a> {
     shape: Row,
     len: usize,
@@ -58,7 +59,7 @@ pub(super) struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// A ring in `memory` of [`Row::ring_len`] scalars, holding nothing yet.
+    /// A ring in `memory` of [`Row::ring_len`] scalars that holds no rows yet.
     pub(super) fn new(shape: Row, slots: usize, memory: &'a mut [f32]) -> Self {
         let len = shape.len();
         let (zeros, memory) = memory.split_at_mut(len);
@@ -72,7 +73,7 @@ impl<'a> Ring<'a> {
         Self { shape, len, held: vec![usize::MAX; slots], zeros, slots: slots_memory, scratch }
     }
 
-    /// Makes sure that row `number`, which starts at `number * width * channels` of `source`, is held.
+    /// Reads row `number`, which starts at `number * width * channels` of `source`, unless it is held.
     pub(super) fn hold(&mut self, number: usize, source: &Values<'_>) {
         let slot = number % self.held.len();
         if self.held[slot] == number {
@@ -90,7 +91,7 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// A row that is held, or the zeros.
+    /// The held row `number`, or the zeros.
     pub(super) fn row(&self, number: Option<usize>) -> &[f32] {
         match number {
             None => self.zeros,
@@ -99,7 +100,7 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// Pixels to a held row, from column `first` on.
+/// Copies pixels to a held row, from column `first` on.
 struct Spread<'a> {
     values: &'a [f32],
     channels: usize,

@@ -4,10 +4,10 @@ use pulp::{Simd, WithSimd};
 
 use super::ahead::Ahead;
 
-/// Columns of gradients taken together, so that an input vector is loaded once for several taps.
+/// Columns of gradients processed together, so that an input vector is loaded once for several taps.
 const COLUMNS: usize = 4;
 
-/// `sums[block][r][q] += Σ_j rows[r][j*stride + q*dilation] * dy[j]`, all channels.
+/// Sums for all channels: `sums[block][r][q] += Σ_j rows[r][j*stride + q*dilation] * dy[j]`.
 pub(super) struct Products<'a, 'm, const N: usize> {
     /// Held rows of the input, one per kernel row, with their number of columns.
     pub(super) rows: (&'a [&'a [f32]], usize),
@@ -19,7 +19,7 @@ pub(super) struct Products<'a, 'm, const N: usize> {
     pub(super) taps: usize,
     /// Columns between windows, and between the taps of one.
     pub(super) step: (usize, usize),
-    /// Windows.
+    /// Number of windows.
     pub(super) columns: usize,
     /// `[block][kernel row][tap][lane]`.
     pub(super) sums: &'a mut [f32],
@@ -90,7 +90,7 @@ impl<const N: usize> Products<'_, '_, N> {
         }
     }
 
-    /// Any kernel.
+    /// Sums for kernels of any size.
     #[inline(always)]
     fn any<S: Simd>(&mut self, simd: S) {
         let ((rows, padded), (dy, dy_padded)) = (self.rows, self.dy);

@@ -8,10 +8,11 @@ use crate::simd;
 const WIDE_ROWS: usize = 8;
 const NARROW_ROWS: usize = 6;
 
-/// The second factor, `[depth][columns]`, as panels of columns: `[panel][depth][column]`, the last perhaps narrower.
+/// The second factor, `[depth][columns]`, as panels of columns: `[panel][depth][column]`. The last panel may be
+/// narrower.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
-    /// Length of the sums.
+    /// Terms of each sum.
     pub(super) depth: usize,
     /// Columns.
     pub(super) columns: usize,
@@ -56,7 +57,7 @@ impl Layout {
 
 /// `to[i][row] = from[row][first + i]`: as many columns as `to` has rows of `stride` scalars.
 pub(super) fn transpose(from: &[f32], columns: usize, first: usize, to: &mut [f32], stride: usize) {
-    /// Side of the squares that are transposed one by one, so that both sides stay in cache.
+    /// Side of the squares that are transposed one at a time, so that both sides stay in cache.
     const SIDE: usize = 16;
     let rows = from.len() / columns;
     for (band, to) in to.chunks_mut(SIDE * stride).enumerate() {
@@ -80,7 +81,7 @@ pub(super) struct Product<'a> {
     pub(super) layout: Layout,
     /// `[rows][columns]`.
     pub(super) out: &'a mut [f32],
-    /// Whether the product is added to the content of `out`.
+    /// Whether to add the product to the content of `out`.
     pub(super) accumulate: bool,
 }
 

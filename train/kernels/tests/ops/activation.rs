@@ -60,6 +60,6 @@ fn nan_stays_nan_and_large_arguments_stay_finite() {
             assert!(activation.gradient(x, 1.0).is_finite(), "{activation:?}'({x})");
         }
     }
-    // Nothing of an infinite gradient passes where the activation is flat.
+    // An infinite gradient does not pass where the activation is flat.
     assert_eq!(Activation::Relu.gradient(-1.0, f32::INFINITY), 0.0);
 }

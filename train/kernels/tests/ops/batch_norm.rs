@@ -7,7 +7,7 @@ use crate::common::{apply, close, for_thread_counts, moments, random, slope, wid
 
 const EPS: f32 = 1e-5;
 
-/// The expected value, and gradients of input, gamma and beta.
+/// The expected value, and the expected gradients of input, gamma and beta.
 struct Expected {
     y: Vec<f64>,
     dx: Vec<f64>,

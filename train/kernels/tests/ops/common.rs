@@ -1,4 +1,4 @@
-//! Random data, lazy operands and comparisons.
+//! Random data, fused operands and comparisons.
 
 use lgd_kernels::{Activation, Affine, Operand, Sliding, Window};
 
@@ -41,14 +41,14 @@ pub fn for_thread_counts<R: PartialEq + Send + std::fmt::Debug>(f: impl Fn() -> 
     one
 }
 
-/// An operand with what it refers to.
+/// An operand with the data that it borrows.
 pub struct Lazy {
     pub data: Vec<f32>,
     pub norm: Option<(Vec<f32>, Vec<f32>, Activation)>,
 }
 
 impl Lazy {
-    /// Normalized with `activation` behind it, or plain.
+    /// Normalized with `activation` after it, or plain.
     pub fn new(seed: u64, len: usize, channels: usize, activation: Option<Activation>) -> Self {
         let norm = activation.map(|activation| {
             // Arguments that reach both ends of every activation.
@@ -98,7 +98,7 @@ pub fn apply(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// The derivative by central differences, except where the function has a kink.
+/// The derivative by central differences, except at a kink of the function.
 pub fn slope(activation: Activation, x: f64) -> f64 {
     let step = 1e-6;
     (apply(activation, x + step) - apply(activation, x - step)) / (2.0 * step)
@@ -130,7 +130,7 @@ pub fn for_taps(s: &Sliding, mut f: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// Mean and biased variance per channel, over the rows for which `counts` says so.
+/// Mean and biased variance per channel, over the rows for which `counts` is true.
 pub fn moments(x: &[f64], channels: usize, counts: impl Fn(usize) -> bool) -> (usize, Vec<f64>, Vec<f64>) {
     let rows: Vec<&[f64]> =
         x.chunks(channels).enumerate().filter(|(row, _)| counts(*row)).map(|(_, x)| x).collect();

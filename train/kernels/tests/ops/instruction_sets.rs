@@ -1,4 +1,4 @@
-//! All tests again with fewer instructions than the machine has.
+//! Runs all tests again with fewer instructions than the machine has.
 
 use std::process::Command;
 

@@ -13,7 +13,7 @@ fn check_max(s: &Sliding, kind: Option<Activation>) {
     let mut values = vec![0.0; s.in_len()];
     lgd_kernels::elementwise::materialize(x.operand(), c, &mut values).unwrap();
     let mut expected = vec![f32::NEG_INFINITY; s.out_pixels() * c];
-    // With dilation a window may lie in the padding altogether.
+    // With dilation, a window may be entirely in the padding.
     let mut winners = vec![(0, None); expected.len()];
     for_taps(s, |out, tap, input| {
         for k in 0..c {

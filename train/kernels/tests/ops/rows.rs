@@ -63,7 +63,7 @@ fn entropy(logits: &[f64], targets: &[f64], active: &[bool]) -> f64 {
     logits.chunks(columns).zip(targets.chunks(columns)).map(row).sum::<f64>() / rows
 }
 
-/// Indices and probabilities, and the same dense.
+/// Indices and probabilities, and the same distributions in dense form.
 fn sparse(rows: usize, columns: usize, k: usize) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
     let probabilities: Vec<f32> = random(3, rows * k).iter().map(|v| v.abs()).collect();
     let mut dense = vec![0.0; rows * columns];

@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// A pooled buffer. Values beyond its length are kept, so that shrinking and growing it costs nothing.
+/// A pooled buffer. Values beyond its length are kept, so shrinking and growing it costs nothing.
 pub struct Buffer {
     values: Vec<f32>,
     len: usize,
@@ -22,7 +22,7 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Free buffers.
+/// A pool of free buffers.
 #[derive(Default)]
 pub(super) struct Pool {
     free: Vec<Buffer>,
@@ -44,12 +44,12 @@ impl Pool {
         }
     }
 
-    /// Returns a buffer.
+    /// Returns a buffer to the pool.
     pub(super) fn give(&mut self, buffer: Buffer) {
         self.free.push(buffer);
     }
 
-    /// Returns a temporary buffer, if there was one.
+    /// Returns a temporary buffer to the pool, if there is one.
     pub(super) fn recycle(&mut self, temporary: Option<Buffer>) {
         self.free.extend(temporary);
     }

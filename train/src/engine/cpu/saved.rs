@@ -9,10 +9,10 @@ use super::Buffer;
 use crate::engine::backend::FusedOperand;
 use crate::error::{Result, TrainError};
 
-/// The tensors that a node saves between forward and backward, and its memory for those of the next step.
+/// Tensors that a node saves in the forward pass for the backward pass. The next step reuses their memory.
 #[derive(Default)]
 pub(super) struct Saved {
-    /// Of a normalization: the moments that the convolution before it took; no rows if it took none.
+    /// Of a normalization: the moments that the convolution before it computed; no rows if it computed none.
     pub(super) moments: Moments,
     /// Of a normalization: statistics and factors.
     pub(super) norm: Option<Normalization>,
@@ -28,7 +28,7 @@ pub(super) struct OwnedMask {
     visible: Vec<bool>,
     rows: usize,
     columns: usize,
-    /// Per image [`Mask::shares`].
+    /// [`Mask::shares`], one per image.
     pub(super) shares: Vec<f32>,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn operand<'a>(saved: &'a [Saved], x: FusedOperand<'a, Buffer>) -> Re
     Ok(Operand { data: x.buffer, norm: norm.map(Normalization::affine) })
 }
 
-/// Multiplies equal parts of `values`, as many as there are `factors`, by one factor each.
+/// Splits `values` into as many equal parts as there are `factors`, and multiplies each part by its factor.
 pub(super) fn scale_parts(values: &mut [f32], factors: &[f32]) -> Result<()> {
     if factors.is_empty() {
         return Err(TrainError::NothingRan);

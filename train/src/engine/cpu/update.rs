@@ -8,12 +8,12 @@ use crate::engine::parameters::{State, Table};
 use crate::error::{Result, TrainError};
 
 impl Update {
-    /// Updates the parameters of `state` by `gradients` on the CPU, and the averaged weights. Vectors that `optimizer` lacks are made: zero,
-    /// and the weights themselves for their average.
+    /// Updates the parameters of `state` by `gradients` on the CPU, and the averaged weights. Creates the vectors that
+    /// `optimizer` lacks: zeros, and a copy of the weights for their average.
     ///
     /// # Errors
-    /// An update made for another table, vectors of another rule or length, or gradients that are to be clipped and have no finite norm.
-    /// An error leaves every parameter unchanged.
+    /// An update made for another table, vectors of another rule or length, or gradients to be clipped whose norm is
+    /// not finite. An error leaves every parameter unchanged.
     pub fn run(
         &self,
         table: &Table,
@@ -82,7 +82,7 @@ impl Update {
     }
 }
 
-/// LARS's factor of a tensor's learning rate; 1 if the weights or the gradient are zero.
+/// LARS's factor for a tensor's learning rate; 1 if all weights or all gradients are zero.
 fn trust_ratio(trust: f32, p: &[f32], g: &[f32], weight_decay: f32) -> f32 {
     let (weights, gradient) = (optimizer::sum_of_squares(p).sqrt(), optimizer::sum_of_squares(g).sqrt());
     if weights == 0.0 || gradient == 0.0 {

@@ -15,7 +15,7 @@ impl From<CudaError> for TrainError {
         match error {
             CudaError::Shape(error) => error.into(),
             CudaError::OutOfMemory { bytes } => Self::OutOfMemory { device: CUDA.to_owned(), bytes },
-            // Candidates that lack memory for their workspace.
+            // The first candidate that failed lacked memory for its workspace.
             CudaError::NoPlan { first: Some(first), .. }
                 if matches!(*first, CudaError::OutOfMemory { .. }) =>
             {
@@ -26,14 +26,14 @@ impl From<CudaError> for TrainError {
     }
 }
 
-/// GPU number `ordinal` with a stream of its own. (Candle's plain `Device::new_cuda` has a stream per thread: work issued from two threads
-/// would not be ordered.)
+/// Opens GPU number `ordinal` with its own stream. (Candle's plain `Device::new_cuda` has one stream per thread, which
+/// would not order work issued from two threads.)
 ///
 /// # Errors
 /// No such GPU, or no driver, cuBLAS or cuRAND; the message has a hint.
 pub(super) fn open(ordinal: usize) -> Result<Device> {
     Device::new_cuda_with_stream(ordinal).map_err(|error| {
-        // Without the backtrace that Candle may add.
+        // Leaves out the backtrace that Candle may add.
         let text = cause(&error).map_or_else(|| error.to_string(), ToString::to_string);
         let missing = |library| CudaError::Library { library, reason: text.clone() }.to_string();
         let reason = match cause(&error) {

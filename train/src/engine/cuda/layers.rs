@@ -10,7 +10,7 @@ use crate::engine::graph::{Convolution, Dense};
 use crate::engine::parameters::Range;
 use crate::error::Result;
 
-/// Which product of a convolution leads from a node's input to its output.
+/// The pass of a convolution that computes a node's output from its input.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     /// The convolution itself.
@@ -53,7 +53,7 @@ impl CudaBackend {
         let weights = weights(&self.copy, &self.parameters, conv.weight)?;
         let converted = pool.converted(gpu, dy.values()?, *element)?;
         let dy = converted.as_ref().map_or(dy.values()?, Buffer::as_slice);
-        // A convolution cannot add to its output, its gradient can.
+        // A convolution cannot add to its output; its data gradient can.
         let adds = direction == Direction::Forward && accumulate && dx.memory()?.element() == *element;
         if !accumulate || adds {
             let dx = if adds { dx.unique(gpu, pool)? } else { dx.room(gpu, pool, *element)? };
@@ -121,7 +121,7 @@ impl CudaBackend {
         let dy = of_dy.as_ref().map_or(dy.values()?, Buffer::as_slice);
         linear::backward_weight(gpu, &layer.geometry, input, dy, &mut dw, *accumulate)?;
         if let Some((dx, accumulate)) = dx {
-            // The gradient of a value has the value's own element.
+            // A gradient has the element type of its value.
             let of = x.memory()?.element();
             if of == Element::F32 {
                 let to = if accumulate { dx.unique(gpu, pool)? } else { dx.room(gpu, pool, of)? };
@@ -168,7 +168,7 @@ fn weights<'a>(
     copy.as_ref().unwrap_or(parameters).as_slice().slice(range.indices())
 }
 
-/// `to += from`, of any elements.
+/// `to += from`, of any element types.
 pub(super) fn add_any(
     gpu: &mut Gpu,
     pool: &mut Pool,

@@ -1,4 +1,4 @@
-//! Buffers of the tape on a GPU: they get memory when an operation writes them, and some gradients are never written.
+//! Buffers of the tape on a GPU. A buffer gets memory when an operation writes it; some gradients are never written.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use lgd_cuda::{Buffer, CudaError, Element, Gpu, Slice, elementwise};
 
 /// A value or a gradient.
 ///
-/// It gets memory when an operation writes it, because the operation determines the element: means over images, dense layers and embeddings
-/// are f32 in a network of bf16.
+/// It gets memory when an operation writes it, because the operation determines the element type: means over images,
+/// dense layers and embeddings are f32 in a bf16 network.
 pub struct CudaBuffer {
     pub(super) len: usize,
     pub(super) content: Content,
@@ -19,14 +19,15 @@ pub(super) enum Content {
     Nothing,
     /// Values in memory, which saved tensors may share.
     Memory(Arc<Buffer>),
-    /// The gradient of a max-pool's input, not written: the normalization that alone needs it gathers it from the output's gradient.
+    /// The gradient of a max-pool's input, not written. The normalization that alone reads it gathers it from the
+    /// gradient of the output.
     Pooled {
         /// Node of the pool.
         node: usize,
         /// Gradient of its output.
         dy: Arc<Buffer>,
     },
-    /// The gradient of a global average's input, not written, likewise: the gradient of the average.
+    /// The gradient of a global average's input, not written either: the gradient of the average.
     Averaged(Arc<Buffer>),
 }
 
@@ -49,7 +50,7 @@ impl CudaBuffer {
         Ok(self.memory()?.as_slice())
     }
 
-    /// Memory to write, of `element`; if it had another element before, its content is arbitrary.
+    /// Memory to write, of `element`. If the element type changes, the content is arbitrary.
     pub(super) fn room(
         &mut self,
         gpu: &Gpu,
@@ -67,7 +68,7 @@ impl CudaBuffer {
         self.unique(gpu, pool)
     }
 
-    /// Memory to change: a copy if saved tensors share it.
+    /// Memory to modify, copied first if saved tensors share it.
     pub(super) fn unique(&mut self, gpu: &Gpu, pool: &mut Pool) -> Result<&mut Buffer, CudaError> {
         let Content::Memory(memory) = &mut self.content else { return Err(unwritten()) };
         if Arc::get_mut(memory).is_none() {
@@ -96,7 +97,7 @@ fn unwritten() -> CudaError {
     CudaError::Unsupported { what: "a value that was not written".to_owned() }
 }
 
-/// Free memory.
+/// A pool of free memory.
 #[derive(Default)]
 pub(super) struct Pool {
     free: Vec<Buffer>,
@@ -123,7 +124,7 @@ impl Pool {
         }
     }
 
-    /// Returns memory, unless another owner holds it.
+    /// Returns memory to the pool, unless it has another owner.
     pub(super) fn give(&mut self, content: Content) {
         match content {
             Content::Nothing => {}
@@ -133,7 +134,7 @@ impl Pool {
         }
     }
 
-    /// Gives one ownership up; returns the memory if it was the last.
+    /// Drops one owner; returns the memory to the pool if it was the last.
     pub(super) fn release(&mut self, memory: Arc<Buffer>) {
         if let Ok(memory) = Arc::try_unwrap(memory) {
             self.free.push(memory);
@@ -160,7 +161,7 @@ impl Pool {
         Ok(Some(to))
     }
 
-    /// Returns a temporary buffer, if there was one.
+    /// Returns a temporary buffer to the pool, if there is one.
     pub(super) fn recycle(&mut self, temporary: Option<Buffer>) {
         self.free.extend(temporary);
     }

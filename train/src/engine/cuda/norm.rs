@@ -141,7 +141,8 @@ impl CudaBackend {
         let (first, mut second) = (operand(saved, a)?, operand(saved, b)?);
         second.data = converted.as_ref().map_or(second.data, Buffer::as_slice);
         elementwise::add(gpu, first, second, at.shape.channels, activation, to)?;
-        // The backward pass of an activated sum takes the sums of its normalized summands along; a plain sum passes its gradient on.
+        // The backward pass of a sum with an activation also computes the gradient sums of its normalized summands. A
+        // plain sum passes its gradient on unchanged.
         if *mode != Mode::Inference && activation != Activation::Identity && converted.is_none() {
             for (summand, value) in [a, b].into_iter().zip(at.inputs) {
                 let Some(id) = summand.norm.filter(|_| lone_norms[value.0]) else { continue };
@@ -236,13 +237,14 @@ impl CudaBackend {
         Ok(pool::max_pool_backward(gpu, sliding, values, argmax.as_slice(), to, accumulate)?)
     }
 
-    /// Means over all positions of each image, f32, as means over the visible ones; or gradients of the latter as gradients of the former.
+    /// Rescales f32 means over all positions of each image to means over the visible ones, or gradients of the latter
+    /// to gradients of the former.
     pub(super) fn count_visible(&mut self, images: usize, means: Slice<'_>) -> Result<Buffer> {
         let Self { gpu, pool, mask, .. } = self;
         let shares = &mask.as_ref().ok_or(TrainError::NoMask)?.shares;
         expect_eq("images of the mask", images, shares.len())?;
         let mut scaled = pool.take(gpu, Element::F32, means.len())?;
-        // An image's means are the pixels of one channel.
+        // Treats an image's means as pixels of one channel.
         elementwise::scale(gpu, Operand::plain(means), shares.as_slice(), 1, &mut scaled.as_mut())?;
         Ok(scaled)
     }
@@ -306,7 +308,7 @@ fn four(flat: &mut Buffer, ranges: [Range; 4]) -> Result<[SliceMut<'_>; 4]> {
     Ok([a, b, c, d])
 }
 
-/// The gradient of a normalized value as the kernels take it.
+/// The gradient of a normalized value, in the form that kernels take.
 fn upstream<'a>(saved: &'a [Saved], content: &'a Content) -> Result<Upstream<'a>> {
     match content {
         Content::Nothing => Err(TrainError::NothingRan),

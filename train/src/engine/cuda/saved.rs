@@ -11,14 +11,14 @@ use crate::engine::backend::FusedOperand;
 use crate::engine::graph::{BatchNorm, Shape};
 use crate::error::{Result, TrainError};
 
-/// The tensors that a node saves between forward and backward, and its memory for those of the next step.
+/// Tensors that a node saves in the forward pass for the backward pass. The next step reuses their memory.
 #[derive(Default)]
 pub(super) struct Saved {
     pub(super) norm: Option<SavedNorm>,
     pub(super) pool: Option<SavedPool>,
     /// Of a dropout.
     pub(super) draw: Option<Draw>,
-    /// Of a residual sum: its summands whose gradient sums the backward pass takes along.
+    /// Of a residual sum: the summands whose gradient sums its backward pass also computes.
     pub(super) summands: Vec<Summand>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct SavedNorm {
     pub(super) spec: BatchNorm,
     /// Statistics and factors, `[SAVED][C]`.
     pub(super) values: Buffer,
-    /// Whether the sums of its gradient are complete: the residual sum after it took them.
+    /// Whether the residual sum after it already computed the sums of its gradient.
     pub(super) summed: bool,
 }
 
@@ -41,7 +41,7 @@ impl SavedNorm {
 /// A max-pool.
 pub(super) struct SavedPool {
     pub(super) sliding: Sliding,
-    /// The position of each largest value in its window, bytes.
+    /// The position of each largest value in its window, as bytes.
     pub(super) argmax: Buffer,
 }
 
@@ -99,7 +99,7 @@ impl OwnedMask {
         Mask { visible: self.visible.as_slice(), count: self.count, cells: self.cells, image }
     }
 
-    /// The mask that shows what this one hides.
+    /// The mask that shows the positions that this one hides.
     pub(super) fn inverse(&self, shape: Shape) -> Mask<'_> {
         let count = self.hidden.len() - self.count;
         Mask { visible: self.hidden.as_slice(), count, ..self.view(shape) }

@@ -13,7 +13,7 @@ use super::memory::CudaBuffer;
 use crate::engine::backend::Images;
 use crate::error::{Result, TrainError};
 
-/// Batches of pixels that are uploaded at a time.
+/// Batches of pixels that may be in upload at once.
 const UPLOADS: usize = 2;
 
 impl CudaBackend {

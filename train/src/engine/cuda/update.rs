@@ -58,7 +58,7 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Makes the vectors that the optimizer's state lacks: zero, and the weights themselves for their average.
+    /// Creates the vectors that the optimizer's state lacks: zeros, and a copy of the weights for their average.
     fn make_state(&mut self, table: &Table, update: &Update) -> Result<(), CudaError> {
         let stream = Arc::clone(self.gpu.stream());
         if self.optimizer.rule.is_none() {

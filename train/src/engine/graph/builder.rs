@@ -40,7 +40,7 @@ impl ConvSpec {
 pub struct NormSpec {
     /// Added to the variance.
     pub eps: f32,
-    /// Share of a batch's statistics that enters the running ones.
+    /// Weight of a batch's statistics in the running ones, as in PyTorch.
     pub momentum: f32,
     /// Activation after the normalization.
     pub activation: Activation,
@@ -79,7 +79,7 @@ impl Builder {
         Ok((Self { nodes, table, images_differentiable: false, sparse: false }, Value(0)))
     }
 
-    /// The graph with these outputs, and its parameters.
+    /// Returns the graph with these outputs, and its parameters.
     pub fn finish(self, outputs: Vec<Value>) -> (Graph, Table) {
         let Self { nodes, table, images_differentiable, .. } = self;
         (Graph { nodes, outputs, images_differentiable }, table)
@@ -90,12 +90,14 @@ impl Builder {
         self.images_differentiable = true;
     }
 
-    /// Masks `images` and starts a sparse network (SparK: Tian et al., arXiv 2301.03580), which ends at [`dense`](Self::dense). It is
-    /// computed densely: every map is zero at the positions that the run's mask hides, and statistics and means are over the others.
+    /// Masks `images` and starts a sparse network (SparK: Tian et al., arXiv 2301.03580), which [`dense`](Self::dense)
+    /// ends. It is computed densely: every map is zero at the positions that the run's mask hides; statistics and means
+    /// cover only the visible positions.
     ///
-    /// An operation that moves values to neighbors or maps zero to another value must be masked again. A convolution moves values, but the
-    /// normalization after it takes its statistics over visible positions, computes every position by itself, and is masked. Sums, gates,
-    /// dropout and the activations of maps keep zero.
+    /// An operation that moves values to neighbors or maps zero to another value must be masked again. A convolution
+    /// moves values but is not masked itself: the normalization after it takes its statistics over visible positions,
+    /// computes each position independently, and is masked. Sums, gates, dropout and the activations of maps keep
+    /// zeros.
     pub fn sparse(&mut self, images: Value) -> Value {
         self.sparse = true;
         self.mask(images)
@@ -111,7 +113,8 @@ impl Builder {
         self.nodes[value.0].shape
     }
 
-    /// Convolution with the parameter `{name}.weight`, torchvision's OIHW. In a sparse network a normalization must follow.
+    /// Convolution with the parameter `{name}.weight`, torchvision's OIHW. In a sparse network a normalization must
+    /// follow.
     ///
     /// # Errors
     /// A window that does not fit, or groups that do not divide the channels.
@@ -168,7 +171,7 @@ impl Builder {
             role: Role::Weight,
             initial: Initial::Uniform { bound: 1.0 / real(spec.outputs * spec.side * spec.side).sqrt() },
         })?;
-        // The adjoint convolution leads back to the input.
+        // The adjoint convolution maps the output back to the input.
         let geometry = Conv::new(sliding, shape.channels, 1)?;
         Ok(self.push(Op::ConvTranspose(Convolution { weight, geometry }), vec![x], out))
     }
@@ -188,8 +191,8 @@ impl Builder {
         Ok(self.push(Op::Bias { bias }, vec![x], shape))
     }
 
-    /// Batch normalization with the parameters `{name}.weight` and `.bias` and the buffers `.running_mean` and `.running_var`; masked in a
-    /// sparse network, whatever `spec` says.
+    /// Batch normalization with the parameters `{name}.weight` and `.bias` and the buffers `.running_mean` and
+    /// `.running_var`. In a sparse network it is always masked, regardless of `spec`.
     ///
     /// # Errors
     /// A parameter of that name exists.
@@ -244,13 +247,13 @@ impl Builder {
         Ok(self.masked_if_sparse(y))
     }
 
-    /// Mean over the positions of each image, in a sparse network over the visible ones.
+    /// Mean over the positions of each image; in a sparse network, over the visible ones.
     pub fn global_average_pool(&mut self, x: Value) -> Value {
         self.push(Op::GlobalAveragePool { masked: self.sparse }, vec![x], self.shape(x).pooled())
     }
 
-    /// Dense layer on a pooled value: `{name}.weight` `[O, I]` (or `[O, I, 1, 1]` where torchvision has a 1x1 convolution) and
-    /// `{name}.bias`.
+    /// Dense layer on a pooled value: `{name}.weight` `[O, I]` (or `[O, I, 1, 1]` if torchvision has a 1x1 convolution)
+    /// and `{name}.bias`.
     ///
     /// # Errors
     /// An input with positions, or no outputs.
@@ -341,7 +344,7 @@ impl Builder {
     /// A parameter of that name exists.
     pub fn fill_masked(&mut self, x: Value, name: &str) -> Result<Value> {
         let shape = self.shape(x);
-        // SparK's deviation. Like SparK's mask tokens, the vector has the role of a bias, not of a weight.
+        // SparK's standard deviation. Like SparK's mask tokens, the vector has the role of a bias, not of a weight.
         let initial = Initial::Normal { deviation: 0.02 };
         let token = self.vector(name.to_owned(), shape.channels, Role::Bias, initial)?;
         Ok(self.push(Op::FillMasked { token }, vec![x], shape))
@@ -370,7 +373,7 @@ pub enum LinearKind {
     Dense,
     /// A `Linear` with normal weights and no initial bias.
     Classifier {
-        /// Deviation of the weights.
+        /// Standard deviation of the weights.
         deviation: f64,
     },
     /// A `Linear` with weights uniform within `1 / sqrt(outputs)` and no initial bias, as in EfficientNet.

@@ -16,7 +16,7 @@ pub(super) struct Backward<'t, B: Backend> {
     gradients: Gradients<B::Buffer>,
 }
 
-/// Gradients of values. A gradient is named by its number.
+/// Gradients of values, identified by their index in the list of buffers.
 struct Gradients<T> {
     /// By value: its gradient so far.
     of: Vec<Option<usize>>,
@@ -44,7 +44,8 @@ impl<'t, B: Backend> Backward<'t, B> {
         self.hand(output, buffer)
     }
 
-    /// Computes all gradients, and returns every value to the backend; returns the gradient of the images, if there is one.
+    /// Computes all gradients and returns every value to the backend. Returns the gradient of the images, if there is
+    /// one.
     pub(super) fn run(mut self) -> Result<Option<B::Buffer>> {
         let mut images = None;
         for id in (0..self.program.graph.nodes.len()).rev() {
@@ -58,7 +59,8 @@ impl<'t, B: Backend> Backward<'t, B> {
         Ok(images)
     }
 
-    /// Passes the gradient `dy` of node `id` on to its parameters and inputs; returns that of the images.
+    /// Propagates the gradient `dy` of node `id` to its parameters and inputs. Returns the gradient if the node is the
+    /// images.
     fn differentiate(&mut self, id: usize, dy: usize) -> Result<Option<B::Buffer>> {
         let program = self.program;
         let node = &program.graph.nodes[id];
@@ -157,7 +159,8 @@ impl<'t, B: Backend> Backward<'t, B> {
         self.share(at.inputs[0], dy)
     }
 
-    /// The gradient of a normalization's input: it replaces the output's gradient if that has no other owner, else it has its own buffer.
+    /// Computes the gradient of a normalization's input. It replaces the output's gradient if that has one owner;
+    /// otherwise it gets its own buffer.
     fn batch_norm(&mut self, at: Site<'_>, norm: &BatchNorm, dy: usize) -> Result<()> {
         let x = at.inputs[0];
         let target = if self.gradients.of[x.0].is_none() && self.gradients.owners(dy) == 1 {
@@ -204,7 +207,7 @@ impl<'t, B: Backend> Backward<'t, B> {
         self.backend.batch_norm_backward(at, norm, input, target)
     }
 
-    /// Computes the gradient of `x` into a buffer of its own, or adds it to the one that `x` has; releases `dy`.
+    /// Computes the gradient of `x` into a new buffer, or adds it to the existing gradient of `x`; releases `dy`.
     fn pass_to_input(
         &mut self,
         x: Value,
@@ -221,7 +224,7 @@ impl<'t, B: Backend> Backward<'t, B> {
         Ok(())
     }
 
-    /// Replaces the gradient `dy` of `len` values by that of the input `x`, through `change`.
+    /// Replaces the gradient `dy` of `len` values with that of the input `x`, which `change` computes in place.
     fn in_place(
         &mut self,
         x: Value,
@@ -246,7 +249,7 @@ impl<'t, B: Backend> Backward<'t, B> {
         Ok(())
     }
 
-    /// The gradient of `x` with `x` as its only owner, and whether it has content to be added to.
+    /// The gradient of `x` with `x` as its only owner, and whether it holds values to add to.
     fn target(&mut self, x: Value) -> Result<(usize, bool)> {
         let (at, present) = match self.gradients.of[x.0] {
             None => {
@@ -259,7 +262,7 @@ impl<'t, B: Backend> Backward<'t, B> {
         Ok((at, present))
     }
 
-    /// Passes one ownership of `dy` to `x`, or adds `dy` to the gradient that `x` has.
+    /// Passes one ownership of `dy` to `x`, or adds `dy` to the existing gradient of `x`.
     fn share(&mut self, x: Value, dy: usize) -> Result<()> {
         if !self.program.differentiable[x.0] {
             self.disown(dy);
@@ -275,7 +278,7 @@ impl<'t, B: Backend> Backward<'t, B> {
         Ok(())
     }
 
-    /// Passes a new gradient to `x`.
+    /// Passes a new gradient to `x`, or adds it to the existing one.
     fn hand(&mut self, x: Value, buffer: B::Buffer) -> Result<()> {
         let at = self.gradients.insert(buffer);
         self.share(x, at)
@@ -303,7 +306,7 @@ impl<'t, B: Backend> Backward<'t, B> {
     }
 }
 
-/// The values of a pass, borrowed apart from its gradients.
+/// Borrows the values of a pass without borrowing its gradients.
 fn values<'a, T>(program: &'a Program, buffers: &'a [Option<T>]) -> Values<'a, T> {
     Values { program, buffers }
 }
@@ -335,7 +338,7 @@ impl<T> Gradients<T> {
         self.buffers[at].as_ref().map(|shared| &shared.buffer).ok_or(TrainError::NothingRan)
     }
 
-    /// Takes a buffer with one owner out, to be written while others are read.
+    /// Takes out a buffer with one owner, so that it can be written while others are read.
     fn lend(&mut self, at: usize) -> Result<T> {
         self.buffers[at].take().map(|shared| shared.buffer).ok_or(TrainError::NothingRan)
     }

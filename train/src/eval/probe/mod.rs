@@ -1,13 +1,14 @@
 //! The linear probe: a linear classifier on frozen features.
 //!
-//! docs/methods.md section 1 trains the classifier with SGD at a learning rate of 30 x batch/256 for 100 epochs (x 0.1 at 60 and 80) on
-//! features of freshly cropped and flipped images. Here the features of one plain view are computed once, without augmentation,
-//! so that a probe takes seconds. Features of different students differ in scale, so they are
+//! In docs/methods.md section 1, the classifier is trained with SGD at a learning rate of 30 x batch/256 for 100 epochs
+//! (x 0.1 at 60 and 80) on features of freshly cropped and flipped images. Here the features of one plain view are
+//! computed once, without augmentation, so a probe takes seconds. Features of different students differ in scale.
+//! Therefore:
 //!
-//! - standardized by mean and standard deviation of all training features (no label is needed for that) and divided by
-//!   sqrt(d), so that a row has a mean square norm of 1 and learning rates mean the same at every width;
-//! - trained at a learning rate chosen from [`ProbeSettings::learning_rates`] on a held-out tenth of the *training* labels;
-//!   then the classifier is trained anew on all of them. The test images are seen once, at the end.
+//! - Features are standardized by the mean and standard deviation of all training features, which needs no labels, and
+//!   divided by sqrt(d). A row then has a mean square norm of 1, and a learning rate means the same at every width.
+//! - The learning rate is chosen from [`ProbeSettings::learning_rates`] on a held-out tenth of the *training* labels.
+//!   Then the classifier is trained again on all of them. The test images are used once, at the end.
 
 mod sgd;
 mod split;
@@ -25,13 +26,13 @@ use split::{hold_out, stratified};
 pub struct ProbeSettings {
     /// Passes over the labeled features; the learning rate falls to a tenth after 60% and again after 80% of them.
     pub epochs: u32,
-    /// Rows per step, at most.
+    /// Largest number of rows per step.
     pub batch: usize,
     /// Momentum of SGD.
     pub momentum: f32,
     /// Standard deviation of the initial weights.
     pub deviation: f64,
-    /// Learning rates to choose from, each to be multiplied by batch / 256.
+    /// Candidate learning rates, each multiplied by batch / 256.
     pub learning_rates: Vec<f32>,
     /// Seed of subsets, order and initial weights.
     pub seed: u64,
@@ -50,34 +51,36 @@ pub struct Probe {
     scaler: Scaler,
     classifier: Classifier,
     numbering: Numbering,
-    /// Labels that it was trained on.
+    /// Number of labels that it was trained on.
     pub labels: usize,
     /// The learning rate chosen, before the factor batch / 256.
     pub learning_rate: f32,
-    /// Percentage right on the held-out labels at that learning rate; `None` if there were too few labels to hold any out.
+    /// Percentage right on the held-out labels at that learning rate; `None` if there were too few labels to hold any
+    /// out.
     pub held_out: Option<f64>,
 }
 
 impl Probe {
-    /// The label of each row of raw features.
+    /// Predicts the label of each row of raw features.
     ///
     /// # Errors
-    /// The width is not the training features'.
+    /// If the width is not that of the training features.
     pub fn classify(&self, features: &Matrix) -> Result<Vec<u32>, TrainError> {
         let numbers = self.classifier.classify(&self.scaler.apply(features))?;
         Ok(numbers.into_iter().map(|number| self.numbering.label(number)).collect())
     }
 
-    /// The weights `[d, classes]` and biases `[classes]`, on scaled features; a class for each distinct label, in ascending order.
+    /// The weights `[d, classes]` and biases `[classes]`, for scaled features. Each distinct label is a class, in
+    /// ascending order.
     pub fn weights(&self) -> (&[f32], &[f32]) {
         (&self.classifier.weight, &self.classifier.bias)
     }
 }
 
-/// Trains a probe on a `fraction` of the labels: the same fraction of every class, at least one label.
+/// Trains a probe on a `fraction` of the labels: the same fraction of every class, and at least one label of each.
 ///
 /// # Errors
-/// A matrix product that fails.
+/// If a matrix product fails.
 pub fn linear_probe(
     (features, labels): (&Matrix, &[u32]),
     fraction: f64,
@@ -94,7 +97,8 @@ pub fn linear_probe(
     Ok(Probe { scaler, classifier, numbering, labels: subset.len(), learning_rate, held_out })
 }
 
-/// The learning rate that is right most often on held-out labels; of equals the one with the smaller loss, then the smaller one.
+/// The learning rate that is right most often on held-out labels. Ties go to the smaller loss, then to the smaller
+/// learning rate.
 fn choose_rate(
     examples: &Examples<'_>,
     scaled: &Matrix,
@@ -143,7 +147,7 @@ impl Scaler {
         }
         let scale = |sum: f64| {
             let deviation = (sum / n).sqrt();
-            // A feature that never varies says nothing.
+            // A constant feature carries no information.
             if deviation > 1e-12 { 1.0 / (deviation * (d as f64).sqrt()) } else { 0.0 }
         };
         factor.iter_mut().for_each(|sum| *sum = scale(*sum));
@@ -166,7 +170,7 @@ impl Classifier {
         Ok(predicted)
     }
 
-    /// Percentage right and mean cross-entropy; a diverged classifier has an infinite one.
+    /// Percentage right and mean cross-entropy, which is infinite for a diverged classifier.
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
     fn score(&self, scaled: &Matrix, truth: &[u32]) -> Result<(f64, f64), TrainError> {
         let (mut predicted, mut loss) = (Vec::with_capacity(truth.len()), 0.0);

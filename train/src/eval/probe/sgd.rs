@@ -9,9 +9,9 @@ use crate::rng::Stream;
 
 const WEIGHTS: u64 = u64::from_le_bytes(*b"probe w.");
 const ORDER: u64 = u64::from_le_bytes(*b"probe o.");
-/// Batch to which learning rates refer.
+/// Batch size that learning rates refer to.
 const REFERENCE_BATCH: f32 = 256.0;
-/// Numbers that one task updates.
+/// Values that one task updates.
 const CHUNK: usize = 4096;
 
 /// Scaled features `[N, d]` and a label below `classes` for each row.
@@ -30,11 +30,12 @@ pub(super) struct Classifier {
     pub(super) bias: Vec<f32>,
 }
 
-/// Trains one classifier for each learning rate of `rates` on the rows `rows`, all from the same weights and over the same batches.
-/// They are columns of one matrix `[d, rates x classes]`: products that are thin for a single classifier become worth a GEMM, and
-/// the features are gathered once. The classifiers do not influence each other.
+/// Trains one classifier for each learning rate in `rates` on the rows `rows`, all from the same weights and on the
+/// same batches. The classifiers are columns of one matrix `[d, rates x classes]`. A product that is too thin for a
+/// GEMM with one classifier is worth one with several, and the features are gathered once. The classifiers do not
+/// influence each other.
 ///
-/// Weights start as N(0, deviation), biases at 0. An epoch's last batch may be smaller. No weight decay.
+/// Initial weights are N(0, deviation), biases 0. The last batch of an epoch may be smaller. There is no weight decay.
 pub(super) fn fit(
     examples: &Examples<'_>,
     rows: &[usize],
@@ -68,7 +69,7 @@ pub(super) fn fit(
     Ok(state.classifiers())
 }
 
-/// 1, then a tenth from 60% of the epochs on, then a hundredth from 80% on.
+/// Factor of the learning rate: 1, then 1/10 after 60% of the epochs, then 1/100 after 80%.
 fn decay(epoch: u32, epochs: u32) -> f32 {
     let done = u64::from(epoch) * 10;
     match u64::from(epochs) {
@@ -135,7 +136,7 @@ impl State {
         Self { classes, weight, bias, weight_velocity, bias_velocity }
     }
 
-    /// v = momentum v + g; w -= rate v, with each classifier's own rate.
+    /// v = momentum v + g; w -= lr v, with each classifier's own learning rate.
     fn descend(&mut self, gradient: &[f32], bias_gradient: &[f32], rates: &[f32], momentum: f32) {
         let (classes, columns) = (self.classes, self.bias.len());
         let update = |first: usize, weight: &mut [f32], velocity: &mut [f32], gradient: &[f32]| {

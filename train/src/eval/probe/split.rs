@@ -1,16 +1,16 @@
-//! The labels that a probe is trained on, and those that its learning rate is chosen by.
+//! The labels that a probe is trained on, and those held out to choose its learning rate.
 
 use std::collections::BTreeMap;
 
 use crate::rng::Stream;
 
-/// Separates this random stream from the others that start from the same seed.
+/// Separates this random stream from the others with the same seed.
 const PURPOSE: u64 = u64::from_le_bytes(*b"subset..");
 /// One in this many labels is held out to choose the learning rate.
 const HELD_OUT: usize = 10;
 
-/// A `fraction` of the rows of every class, rounded, at least one; in ascending order. Smaller fractions are subsets of larger
-/// ones at the same seed.
+/// A `fraction` of the rows of every class, rounded, at least one; in ascending order. At the same seed, the rows of a
+/// smaller fraction are a subset of those of a larger one.
 pub(super) fn stratified(labels: &[u32], fraction: f64, seed: u64) -> Vec<usize> {
     let mut subset = Vec::new();
     for (label, rows) in rows_by_class(labels, 0..labels.len()) {
@@ -21,8 +21,8 @@ pub(super) fn stratified(labels: &[u32], fraction: f64, seed: u64) -> Vec<usize>
     subset
 }
 
-/// Splits `subset` into rows kept and rows held out: the last tenth of every class, rounded. If that is nothing at all, one row
-/// of every class that has at least two; if no class has, nothing.
+/// Splits `subset` into rows kept and rows held out: the last tenth of every class, rounded. If that holds out no row
+/// at all, one row of every class with at least two is held out. If no class has two, none is.
 pub(super) fn hold_out(labels: &[u32], subset: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let classes = rows_by_class(labels, subset.iter().copied());
     let split = |held: &dyn Fn(usize) -> usize| {

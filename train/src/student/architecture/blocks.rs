@@ -1,4 +1,4 @@
-//! Layers that several backbones share.
+//! Layers shared by several backbones.
 
 use lgd_kernels::{Activation, ShapeError};
 
@@ -7,9 +7,9 @@ use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
 /// Whether the last map is also needed before its activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::student) enum LastMap {
-    /// No: its activation is part of its normalization.
+    /// No. The activation is part of the map's normalization.
     Activated,
-    /// Yes: the activation is a node of its own.
+    /// Yes. The activation is a node of its own.
     Split,
 }
 
@@ -17,7 +17,7 @@ pub(in crate::student) enum LastMap {
 pub(in crate::student) struct FeatureMaps {
     /// Maps at ascending strides.
     pub maps: Vec<Value>,
-    /// The last one before its activation, for [`LastMap::Split`].
+    /// The last map before its activation, for [`LastMap::Split`].
     pub raw: Option<Value>,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn squeeze_excite(
     builder.scale(x, gates)
 }
 
-/// The multiple of 8 nearest to `channels`, at least 8 and not more than a tenth below (torchvision's `_make_divisible`).
+/// The multiple of 8 nearest to `channels`, at least 8 and at most a tenth smaller (torchvision's `_make_divisible`).
 pub(super) fn divisible_by_8(channels: usize) -> usize {
     let rounded = ((channels + 4) / 8 * 8).max(8);
     if 10 * rounded < 9 * channels { rounded + 8 } else { rounded }

@@ -1,4 +1,4 @@
-//! EfficientNet-B0, as torchvision's (Tan and Le, arXiv 1905.11946).
+//! EfficientNet-B0, as in torchvision (Tan and Le, arXiv 1905.11946).
 
 use lgd_kernels::{Activation, ShapeError};
 
@@ -35,8 +35,8 @@ const STAGES: [Row; 7] = [
 
 const SILU: Activation = Activation::Silu;
 
-/// The last map before each downsampling, and the last one. `stochastic_depth`: probability of dropping the last block; earlier blocks
-/// are dropped proportionally less.
+/// The last map before each downsampling, and the last map. `stochastic_depth`: probability of dropping the last block.
+/// Earlier blocks have proportionally smaller probabilities.
 fn features(
     builder: &mut Builder,
     images: Value,

@@ -1,4 +1,4 @@
-//! MobileNetV2 of width 1, as torchvision's (Sandler et al., arXiv 1801.04381).
+//! MobileNetV2 of width 1, as in torchvision (Sandler et al., arXiv 1801.04381).
 
 use lgd_kernels::{Activation, ShapeError};
 
@@ -30,7 +30,7 @@ const GROUPS: [(usize, usize, usize, usize); 7] = [
     (6, 320, 1, 1),
 ];
 
-/// The last map before each downsampling, and the last one.
+/// The last map before each downsampling, and the last map.
 fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<FeatureMaps, ShapeError> {
     let relu6 = NormSpec::new(Activation::Relu6);
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(32, 3, 2), relu6)?;
@@ -56,7 +56,7 @@ fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<Featu
     last_conv_norm_group(builder, x, &name, (ConvSpec::dense(1280, 1, 1), relu6), (maps, last))
 }
 
-/// Expansion (if any), depthwise convolution, projection; plus the input if the shape stays.
+/// Expansion (if any), depthwise convolution and projection, plus the input if the shape is unchanged.
 fn inverted_residual(
     builder: &mut Builder,
     x: Value,
@@ -75,7 +75,7 @@ fn inverted_residual(
     }
     let depthwise = ConvSpec::depthwise(hidden, 3, stride);
     y = conv_norm_group(builder, y, &format!("{name}.{layer}"), depthwise, relu6)?;
-    // In torchvision the projection's convolution and normalization have no group of their own.
+    // In torchvision, the projection's convolution and normalization have no group of their own.
     let (conv, norm) = (format!("{name}.{}", layer + 1), format!("{name}.{}", layer + 2));
     let identity = NormSpec::new(Activation::Identity);
     y = conv_norm(builder, y, (&conv, &norm), ConvSpec::dense(outputs, 1, 1), identity)?;

@@ -1,4 +1,4 @@
-//! MobileNetV3-Large, as torchvision's (Howard et al., arXiv 1905.02244).
+//! MobileNetV3-Large, as in torchvision (Howard et al., arXiv 1905.02244).
 
 use lgd_kernels::{Activation, ShapeError};
 
@@ -42,12 +42,12 @@ const BLOCKS: [Row; 15] = [
     (5, 960, 160, true, HS, 1),
 ];
 
-/// torchvision's normalization of this network.
+/// The normalization that torchvision uses in this network.
 fn norm(activation: Activation) -> NormSpec {
     NormSpec { eps: 1e-3, momentum: 0.01, ..NormSpec::new(activation) }
 }
 
-/// The last map before each downsampling, and the last one.
+/// The last map before each downsampling, and the last map.
 fn features(builder: &mut Builder, images: Value, last: LastMap) -> Result<FeatureMaps, ShapeError> {
     let mut x = conv_norm_group(builder, images, "features.0", ConvSpec::dense(16, 3, 2), norm(HS))?;
     let mut maps = Vec::new();

@@ -1,8 +1,8 @@
 //! Architectures: one [`Backbone`] per name, each declared in the file of its family.
 //!
-//! To add one, declare a `Backbone` in a file here (a new one, or that of its family), and add its `mod` line and its line in
-//! `architectures!` below. Command line, help texts, configuration files and errors read the name from there. Tests: its outputs and
-//! gradients beside torchvision's in `tests/numerics/students.rs`.
+//! To add one, declare a `Backbone` in the file of its family, or in a new file here. Then add its `mod` line and its
+//! line in `architectures!` below. The command line, help texts, configuration files and errors read the name from
+//! there. Tests compare its outputs and gradients with torchvision's in `tests/numerics/students.rs`.
 
 mod blocks;
 mod efficientnet;
@@ -22,7 +22,7 @@ pub(super) use self::blocks::{FeatureMaps, LastMap};
 use super::UnknownArchitecture;
 use crate::engine::graph::{Builder, Value};
 
-/// What an architecture is: name, sizes and layers.
+/// The definition of an architecture: name, sizes and layers.
 pub(super) struct Backbone {
     /// torchvision's name.
     pub name: &'static str,
@@ -32,9 +32,9 @@ pub(super) struct Backbone {
     pub strides: &'static [usize],
     /// torchvision's regularization in training.
     pub regularization: Regularization,
-    /// The feature maps of images. The number is the stochastic depth, which EfficientNet alone uses.
+    /// Builds the feature maps of images. The number is the stochastic depth, which only EfficientNet uses.
     pub features: fn(&mut Builder, Value, LastMap, f32) -> Result<FeatureMaps, ShapeError>,
-    /// torchvision's classifier of a pooled feature, for a number of classes and a probability of dropout.
+    /// Builds torchvision's classifier on a pooled feature, for a number of classes and a probability of dropout.
     pub classifier: fn(&mut Builder, Value, usize, f32) -> Result<Value, ShapeError>,
 }
 
@@ -130,9 +130,9 @@ impl From<Architecture> for &'static str {
 /// Probabilities of dropping values in training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Regularization {
-    /// Of a value of the pooled feature.
+    /// Probability for each value of the pooled feature.
     pub dropout: f32,
-    /// Of the last residual block, for each image.
+    /// Probability for the last residual block, per image.
     pub stochastic_depth: f32,
 }
 

@@ -1,4 +1,4 @@
-//! ResNets as torchvision's (He et al., arXiv 1512.03385; the bottleneck with its stride in the 3x3 convolution).
+//! ResNets, as in torchvision (He et al., arXiv 1512.03385, but with a bottleneck's stride in the 3x3 convolution).
 
 use lgd_kernels::{Activation, ShapeError, Window};
 
@@ -37,7 +37,7 @@ pub(super) const RESNET50: Backbone = Backbone {
 enum Block {
     /// Two 3x3 convolutions.
     Basic,
-    /// 1x1, 3x3 and 1x1, four times as wide at the end.
+    /// Convolutions 1x1, 3x3 and 1x1; the last one has four times the channels.
     Bottleneck,
 }
 

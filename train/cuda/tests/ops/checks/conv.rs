@@ -50,7 +50,7 @@ pub(super) fn depthwise(lab: &mut Lab) -> Result<(), CudaError> {
     Ok(())
 }
 
-/// Forward and both gradients, written and added; depthwise ones also through a normalization.
+/// Forward and both gradients, written and added; depthwise convolutions also through a normalization.
 fn convolution(lab: &mut Lab, shape: Shape, norm: Option<Activation>) -> Result<(), CudaError> {
     let (_, (outputs, _, groups), _) = shape;
     let s = geometry(shape)?;

@@ -39,7 +39,7 @@ pub(super) fn maps(lab: &mut Lab, channels: usize) -> Result<(), CudaError> {
     let (on_exact, mut narrow) = (lab.up_f32(&exact)?, lab.room(len)?);
     elementwise::narrow(&mut lab.gpu, on_exact.as_slice(), &mut narrow.as_mut())?;
     lab.expect("conversion from f32", &narrow, &wide(&exact))?;
-    // One value off the start, no address is aligned any more.
+    // One value past the start, no address is aligned.
     let mut shifted = lab.up(&dy)?;
     elementwise::add_into(
         &mut lab.gpu,

@@ -1,5 +1,5 @@
-//! Every operation against its reference: odd sizes, both parities at stride 2, groups, batches of one, channels that no vector
-//! divides.
+//! Every operation against its reference: odd sizes, both parities at stride 2, groups, batches of one, and numbers of
+//! channels that no vector length divides.
 
 mod conv;
 mod maps;
@@ -13,24 +13,24 @@ use lgd_cuda::{Activation, CudaError, Element};
 use crate::lab::Lab;
 
 const EPS: f32 = 1e-5;
-/// Whole vectors, odd, and more than a block takes.
+/// Numbers of channels: whole vectors, odd, and more than a block takes.
 const CHANNELS: [usize; 3] = [16, 5, 264];
-/// Rows of a normalization that several blocks share, and of one that a single block takes.
+/// Rows of a normalization: enough for several blocks, and for a single block.
 const ROWS: [u32; 2] = [2 * 13 * 11, 7];
 
-/// Runs checks of operations that exist for each element.
+/// Runs checks of operations that exist for each element type.
 fn in_each_element(checks: impl Fn(&mut Lab) -> Result<(), CudaError>) {
     for element in [Element::F32, Element::Bf16, Element::F16] {
         Lab::run(element, &checks);
     }
 }
 
-/// The same, in each number of channels.
+/// Runs the same checks for each number of channels as well.
 fn in_each_width(checks: impl Fn(&mut Lab, usize) -> Result<(), CudaError>) {
     in_each_element(|lab| CHANNELS.into_iter().try_for_each(|channels| checks(lab, channels)));
 }
 
-/// Runs checks of operations on f32 alone.
+/// Runs checks of operations that exist for f32 only.
 fn in_f32(checks: impl Fn(&mut Lab) -> Result<(), CudaError>) {
     Lab::run(Element::F32, &checks);
 }

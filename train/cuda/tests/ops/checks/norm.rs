@@ -1,4 +1,4 @@
-//! Batch normalizations, their sums with shortcuts, and what they pass on to pools.
+//! Batch normalizations, their sums with shortcuts, and their results in pools.
 
 use lgd_cuda::batch_norm::{self, Parameters, Running, Site, Upstream};
 use lgd_cuda::{
@@ -10,7 +10,7 @@ use super::{EPS, sum};
 use crate::lab::Lab;
 use crate::reference::{self, activate, slope, wide};
 
-/// A normalization by random running statistics, on the device and as its reference.
+/// A normalization with random running statistics, on the device and as a reference.
 pub(super) struct Kept {
     buffer: Buffer,
     pub norm: reference::Norm,
@@ -73,7 +73,7 @@ pub(super) fn batch_norm(
 ) -> Result<(), CudaError> {
     let unbiased = f64::from(rows) / f64::from(rows - 1);
     let rows = usize::try_from(rows).unwrap_or(0);
-    // A mean far from zero, as much as the element can carry.
+    // A mean as far from zero as the element type allows.
     let mean = if lab.element == Element::F32 { 50.0 } else { 1.0 };
     let x = lab.random_at(rows * channels, mean);
     let dy = lab.random(x.len());
@@ -153,7 +153,7 @@ pub(super) fn batch_norm(
     from_pools(lab, channels, activation)
 }
 
-/// Gradients that reach a normalization from a pool or an average without being written out in between.
+/// Gradients that reach a normalization from a pool or an average without being written.
 pub(super) fn from_pools(lab: &mut Lab, channels: usize, activation: Activation) -> Result<(), CudaError> {
     let s = Sliding::new((2, 9, 8, channels), (3, 3), Window { stride: 2, padding: 1, dilation: 1 })?;
     let mut kept = Kept::random(lab, channels, activation)?;
@@ -166,7 +166,7 @@ pub(super) fn from_pools(lab: &mut Lab, channels: usize, activation: Activation)
     let value = kept.norm.apply(&wide(&x));
     let (best, from) = reference::max_pool(&s, &value);
     lab.expect_within(&name("max-pool of a normalized value"), on_y.as_slice(), &best, 2.0)?;
-    // Activations make ties of what differs by rounding only: compare where the reference is unambiguous.
+    // Activations make ties of values that differ only by rounding: compare only without an activation.
     if matches!(activation, Activation::Identity) {
         let mut upstream = vec![0.0; x.len()];
         from.iter().zip(&dy).for_each(|(&from, dy)| upstream[from] += f64::from(*dy));
@@ -230,7 +230,7 @@ pub(super) fn residual(lab: &mut Lab, channels: usize) -> Result<(), CudaError> 
         let y: Vec<f64> = before.iter().map(|&v| activate(activation, v)).collect();
         lab.expect_within(&name("residual sum"), on_y.as_slice(), &y, 2.0)?;
 
-        // The derivative is read off the stored value.
+        // The derivative is computed from the stored value.
         let stored = lab.down(on_y.as_slice())?;
         let g: Vec<f64> =
             stored.iter().zip(&dy).map(|(y, dy)| f64::from(*dy) * slope(activation, f64::from(*y))).collect();

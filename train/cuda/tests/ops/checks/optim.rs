@@ -15,12 +15,12 @@ const TENSORS: [Tensor; 3] = [
     Tensor { start: 5_120, len: 3_877, weight_decay: 0.05, adapted: true },
 ];
 
-/// The tensor that a value belongs to.
+/// The tensor that contains a value.
 fn tensor_of(at: usize) -> Option<&'static Tensor> {
     TENSORS.iter().find(|tensor| (tensor.start..tensor.start + tensor.len).contains(&at))
 }
 
-/// `values`, zero between the tensors.
+/// `values`, with zeros between the tensors.
 fn inside<T: Default>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let only = |(at, value)| if tensor_of(at).is_some() { value } else { T::default() };
     values.into_iter().enumerate().map(only).collect()
@@ -30,7 +30,7 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
 }
 
-/// Parameters, gradients and something positive for an optimizer's state.
+/// Parameters, gradients, and positive values for an optimizer's state.
 struct Given {
     parameters: Vec<f32>,
     gradients: Vec<f32>,
@@ -58,7 +58,7 @@ pub(super) fn optimizers(lab: &mut Lab) -> Result<(), CudaError> {
     skipped(lab, &mut given)
 }
 
-/// `clip`: what the gradients are multiplied by, where they are clipped.
+/// `clip`: the factor of the gradients, if they are clipped.
 fn sgd(lab: &mut Lab, given: &Given, step: SgdStep, clip: Option<f64>) -> Result<(), CudaError> {
     let Given { parameters: p, gradients: g, state: v, .. } = given;
     let by = clip.unwrap_or(1.0);
@@ -134,7 +134,7 @@ fn average(lab: &mut Lab, given: &Given) -> Result<(), CudaError> {
     lab.expect("average of weights", &on_average, &average)
 }
 
-/// A step by gradients of which one is infinite.
+/// A step with gradients of which one is infinite.
 fn skipped(lab: &mut Lab, given: &mut Given) -> Result<(), CudaError> {
     given.gradients[17] = f32::INFINITY;
     let (on_g, mut on_p, mut on_v) =

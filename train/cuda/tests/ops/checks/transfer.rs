@@ -1,4 +1,4 @@
-//! Images on their way to the device.
+//! Uploads of images to the device.
 
 use lgd_cuda::{Buffer, CudaError, Element, elementwise, host};
 
@@ -21,8 +21,8 @@ pub(super) fn images(lab: &mut Lab) -> Result<(), CudaError> {
     lab.expect_within("images in bf16", half.as_slice(), &expected, 300.0)
 }
 
-/// More batches than slots through the uploader. The host waits for none of them before all are issued: what overtakes what it
-/// should have waited for shows in the values.
+/// Uploads more batches than there are slots. The host reads no result before all batches are issued, so a copy or a
+/// kernel that starts too early changes the values.
 pub(super) fn uploads(lab: &mut Lab) -> Result<(), CudaError> {
     const BATCHES: usize = 6;
     let bytes = 3 * 1_000_000;

@@ -9,16 +9,16 @@ pub(super) struct Axis {
     size: usize,
     /// Input coordinates between neighboring positions.
     step: usize,
-    /// Shift that keeps `at` from going below zero.
+    /// Shift that keeps `at` from being negative.
     shift: usize,
-    /// In ascending order of `at`, which is evenly spaced.
+    /// Taps in ascending order of `at`, which is evenly spaced.
     pub(super) taps: Vec<Tap>,
 }
 
 /// A tap that positions read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tap {
-    /// Its place in the kernel.
+    /// Index in the kernel.
     pub(super) tap: usize,
     at: usize,
 }
@@ -38,7 +38,7 @@ impl Axis {
 
     /// The phases of the rows and of the columns of a backward-data pass.
     ///
-    /// Input `phase + j * stride` receives tap `t` from output `j + (phase + padding - t * dilation) / stride` where that
+    /// Input `phase + j * stride` receives tap `t` from output `j + (phase + padding - t * dilation) / stride` if that
     /// division is exact.
     pub(super) fn backward(s: &Sliding) -> (Vec<Self>, Vec<Self>) {
         let window = s.window;
@@ -61,7 +61,8 @@ impl Axis {
         if self.taps.len() > 1 { self.taps[1].at - self.taps[0].at } else { 1 }
     }
 
-    /// Coordinates of a strip that `positions` neighboring positions read. A single tap reads no coordinate between them.
+    /// Coordinates of a strip that `positions` neighboring positions read. A single tap does not read the coordinates
+    /// between them.
     pub(super) fn extent(&self, positions: usize) -> usize {
         (positions - 1) * self.strip_step() + (self.taps.len() - 1) * self.spacing() + 1
     }
@@ -83,7 +84,7 @@ impl Axis {
             .filter(|&at| at < self.size)
     }
 
-    /// The coordinates in the input of a strip over positions `0..positions`: the first, and their number.
+    /// The coordinates of a strip over positions `0..positions` that lie in the input: the first, and their number.
     pub(super) fn inside(&self, positions: usize) -> (usize, usize) {
         let (extent, step, first) = (self.extent(positions), self.source_step(), self.taps[0].at);
         let before = self.shift.saturating_sub(first).div_ceil(step).min(extent);

@@ -1,6 +1,7 @@
 //! Forward and backward-data: every output gathers its window and multiplies it by the weights.
 //!
-//! Every output is one sum in an order that depends on the shape only: results do not depend on the number of threads.
+//! Every output is one sum, in an order that depends only on the shape, so results do not depend on the number of
+//! threads.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,7 +17,7 @@ use crate::moments::{Moments, Part};
 use crate::simd;
 use crate::workspace::Workspace;
 
-/// The outputs `first + i * out_step` along both axes, and what each gathers.
+/// The outputs `first + i * out_step` along both axes, and the inputs that each gathers.
 pub(super) struct Phase {
     /// First output row and column.
     first: (usize, usize),
@@ -36,32 +37,32 @@ pub(super) struct Gather<'a> {
     pub(super) out_dims: (usize, usize, usize),
     /// Output pixels between neighboring outputs of a phase.
     pub(super) out_step: usize,
-    /// Added to what the output holds.
+    /// Whether to add to the content of the output.
     pub(super) accumulate: bool,
     pub(super) phases: Vec<Phase>,
 }
 
-/// Values of input and output that a task may touch: about half of a level-2 cache.
+/// Input and output values of a task: about half of a level-2 cache.
 const TASK_VALUES: usize = 192 * 1024;
-/// Multiply-adds that are worth a task.
+/// Minimum multiply-adds of a task.
 const TASK_WORK: usize = 4 << 20;
-/// Tasks that are enough to keep many threads evenly busy.
+/// Enough tasks to keep many threads evenly busy.
 const MANY_TASKS: usize = 64;
-/// Tasks below which the columns are split among tasks as well.
+/// With fewer tasks, the columns are split among tasks as well.
 const FEW_TASKS: usize = 16;
-/// Pixels of a phase for which a task reads the weights, at least: those of a large layer come from memory.
+/// Minimum pixels of a phase per task. A task reads all weights, and those of a large layer come from memory.
 const MIN_PIXELS: usize = 168;
-/// Columns that a task takes at least.
+/// Minimum columns of a task.
 const MIN_COLUMNS: usize = 128;
-/// Weights up to which a task takes all columns of a few pixels before it goes on: they stay in the level-2 cache, and the
-/// output is written in one go.
+/// With at most this many weights, a task computes all columns of a few pixels before it moves on: the weights stay in
+/// the level-2 cache, and the output is written in one go.
 const FEW_WEIGHTS: usize = 96 * 1024;
-/// Those few pixels share the loads of a panel.
+/// Number of those few pixels, which share the loads of a panel.
 const PIXELS: usize = 96;
-/// Depth summed in registers before it is added to the output: so much of a panel, read once per tile, leaves room for the
-/// input in the level-2 cache.
+/// Depth summed in registers before it is added to the output. A tile reads this much of a panel once, which leaves
+/// room for the input in the level-2 cache.
 const DEPTH: usize = 768;
-/// Tiles of 6, 8 and 12 rows come out even after this many pixels, or nearly.
+/// Tiles of 6, 8 and 12 rows divide this many pixels evenly, or nearly.
 const EVEN_PIXELS: usize = 12;
 
 impl Phase {
@@ -75,7 +76,7 @@ impl Phase {
         Self { first, rows, columns, channels, panels }
     }
 
-    /// No tap reaches these outputs.
+    /// Whether no tap reaches these outputs.
     fn is_empty(&self) -> bool {
         self.rows.taps.is_empty() || self.columns.taps.is_empty()
     }
@@ -103,7 +104,7 @@ impl Gather<'_> {
                     .zip(&plan.splits)
                     .map(|(mut rows, split)| {
                         self.task(block * plan.rows, split, &mut rows);
-                        // Rows of all columns lie one after the other: faster below.
+                        // With all columns, rows are contiguous; their moments are computed faster below.
                         (with_moments && !whole).then(|| {
                             let mut part = Part::new(split.first, split.columns);
                             part.add_rows(rows.len(), |row| &*rows[row]);
@@ -124,14 +125,14 @@ impl Gather<'_> {
         }
     }
 
-    /// Hands the packed weights back.
+    /// Returns the packed weights to the workspace.
     pub(super) fn give_back(self, workspace: &mut Workspace) {
         for phase in self.phases {
             workspace.give(phase.panels.into_buffer());
         }
     }
 
-    /// The pixels of some output rows, from row `first_row` of the batch's rows on.
+    /// Computes the pixels of some output rows, from `first_row` of the batch's rows on.
     fn task(&self, first_row: usize, split: &Split, rows: &mut [&mut [f32]]) {
         let (_, width, _) = self.out_dims;
         SCRATCH.with_borrow_mut(|(strip, targets)| {
@@ -181,7 +182,7 @@ impl Gather<'_> {
         });
     }
 
-    /// The positions of a phase among some output rows, per image; and the first one's row, counted from `first_row`.
+    /// The positions of a phase in some output rows, per image, and the row of the first one, counted from `first_row`.
     fn segments(&self, phase_row: usize, first_row: usize, rows: usize) -> Vec<(usize, Segment)> {
         let (height, ..) = self.out_dims;
         let end = first_row + rows;
@@ -204,7 +205,7 @@ struct Split {
     columns: usize,
 }
 
-/// The partition into tasks, which depends on the shape only.
+/// The partition into tasks, which depends only on the shape.
 struct Plan {
     /// Output rows of a task.
     rows: usize,
@@ -231,7 +232,7 @@ impl Plan {
     }
 }
 
-/// The columns in about `wanted` parts of whole panels; groups stay together.
+/// Splits the columns into about `wanted` parts of whole panels; groups stay together.
 fn splits(gather: &Gather<'_>, wanted: usize) -> Vec<Split> {
     let columns = &gather.phases[0].panels.columns;
     let most = if gather.source.groups == 1 { (gather.out_dims.2 / MIN_COLUMNS).max(1) } else { 1 };
@@ -253,7 +254,7 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The pixels of `out`, for every split their columns.
+/// For each split, its columns of every pixel of `out`.
 fn rows_of<'o>(out: &'o mut [f32], columns: usize, splits: &[Split]) -> Vec<Vec<&'o mut [f32]>> {
     if splits.len() == 1 {
         return vec![out.chunks_exact_mut(columns).collect()];
@@ -270,7 +271,7 @@ fn rows_of<'o>(out: &'o mut [f32], columns: usize, splits: &[Split]) -> Vec<Vec<
     rows
 }
 
-/// Runs that are summed in registers together, and the steps of the panel they take.
+/// Runs that are summed together in registers, and the steps of the panel that they use.
 struct Block {
     runs: Vec<Run>,
     steps: Range<usize>,
@@ -301,7 +302,7 @@ fn blocks(window: &Window<'_>) -> Vec<Block> {
 struct Multiply<'a, 'o> {
     x: &'a [f32],
     bases: &'a [usize],
-    /// Row of `out` that each pixel goes to.
+    /// Row of `out` for each pixel.
     targets: &'a [usize],
     blocks: &'a [Block],
     phase: &'a Phase,
@@ -357,7 +358,7 @@ impl Multiply<'_, '_> {
     }
 }
 
-/// The bases of a last, partial tile, which computes its last pixel several times.
+/// The bases of a last, partial tile: its last pixel is computed several times.
 #[inline(never)]
 fn repeat_last<const R: usize>(bases: &[usize]) -> [usize; R] {
     std::array::from_fn(|r| bases[r.min(bases.len() - 1)])

@@ -1,4 +1,4 @@
-//! Weights in the order the tiles read them.
+//! Weights in the order in which the tiles read them.
 
 use rayon::prelude::*;
 
@@ -7,10 +7,10 @@ use crate::conv::Conv;
 use crate::simd;
 use crate::workspace::{Buffer, Workspace};
 
-/// How columns are cut into panels of a few vectors.
+/// The partition of columns into panels of a few vectors.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
-    /// Columns that mean something.
+    /// Number of columns without padding.
     count: usize,
     /// Vectors of every panel.
     vectors: Vec<usize>,
@@ -24,7 +24,7 @@ impl Columns {
         Self { count, vectors, lanes }
     }
 
-    /// Columns that mean something.
+    /// Number of columns without padding.
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -44,18 +44,18 @@ impl Columns {
         (self.vectors[..j].iter().sum::<usize>() * self.lanes).min(self.count)
     }
 
-    /// Columns of panel `j` that mean something.
+    /// Columns of panel `j` without padding.
     pub(super) fn used(&self, j: usize) -> usize {
         self.first(j + 1) - self.first(j)
     }
 
-    /// All columns with those that fill up the last vector.
+    /// Number of columns with the padding of the last vector.
     pub(super) fn padded(&self) -> usize {
         self.vectors.iter().sum::<usize>() * self.lanes
     }
 }
 
-/// `vectors` as parts of at most `most`, no part small where it can be avoided: narrow tiles are slow.
+/// Splits `vectors` into parts of at most `most`. It avoids small parts if possible, because narrow tiles are slow.
 fn cut(vectors: usize, most: usize) -> Vec<usize> {
     let parts = vectors.div_ceil(most);
     let (size, larger) = (vectors / parts, vectors % parts);
@@ -80,11 +80,11 @@ pub(super) struct Weights<'a> {
     order: Order,
 }
 
-/// Places of the values of one column or of one step of the depth.
+/// Memory order of the weights.
 enum Order {
     /// The depth of a column is contiguous.
     ByColumn,
-    /// The columns of a step are contiguous: where each step of a group starts.
+    /// The columns of a step are contiguous; `steps` holds where each step of a group starts.
     ByStep { steps: Vec<usize> },
 }
 
@@ -123,7 +123,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Steps that one job of packing covers.
+/// Steps packed by one job.
 const STEPS: usize = 256;
 
 impl Panels {
@@ -170,16 +170,16 @@ impl Panels {
         self.depth
     }
 
-    /// The buffer, for the workspace.
+    /// Returns the buffer, for the workspace.
     pub(super) fn into_buffer(self) -> Buffer {
         self.data
     }
 }
 
-/// Side of the blocks that are transposed at once: few enough cache lines for a power of two between them.
+/// Side of the blocks that are transposed at once: few enough cache lines if they are a power of two apart.
 const SIDE: usize = 16;
 
-/// `out[k][c] = source[c * depth + k]` for `used` columns; the other columns of `out` become zero.
+/// `out[k][c] = source[c * depth + k]` for `used` columns; zero in the other columns of `out`.
 fn transpose(source: &[f32], depth: usize, used: usize, (out, width): (&mut [f32], usize)) {
     if used < width {
         out.fill(0.0);
@@ -187,7 +187,7 @@ fn transpose(source: &[f32], depth: usize, used: usize, (out, width): (&mut [f32
     simd::vectorized(
         #[inline(always)]
         || {
-            // The columns of a block stay the same for many steps: the machine prefetches a few long streams.
+            // The columns of a block stay the same for many steps, so that the hardware prefetches a few long streams.
             for first in (0..used).step_by(SIDE) {
                 for (block, out) in out.chunks_mut(SIDE * width).enumerate() {
                     let steps = out.len() / width;

@@ -1,4 +1,4 @@
-//! The rows of the input that a task reads, with their padding, normalized.
+//! The input rows that a task reads, padded and normalized.
 
 use super::axis::Axis;
 use crate::activation::Activation;
@@ -6,7 +6,7 @@ use crate::operand::{Affine, Operand};
 use crate::simd::{self, MAX_VECTORS};
 use crate::workspace::{Buffer, LINE};
 
-/// Values a repeated scale or shift holds at least, so that few channels still make long loops.
+/// Minimum length of a repeated scale or shift, so that loops are long even for few channels.
 const PERIOD: usize = 256;
 
 /// The input of a gather.
@@ -45,19 +45,19 @@ pub(super) struct Channels {
 #[derive(Debug, Default)]
 pub(super) struct Strip {
     data: Buffer,
-    /// Whole windows, one per pixel, where windows are small.
+    /// Whole windows, one per pixel, if windows are small.
     windows: Buffer,
     /// Where each pixel's window starts.
     pub(super) bases: Vec<usize>,
 }
 
-/// Places of the pixels of a strip.
+/// How the pixels of a strip are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// One after the other.
+    /// Contiguous.
     Dense,
-    /// At the start of cache lines, an odd number of lines apart: some channels of many pixels fit the level-1 cache, because
-    /// they do not compete for the same few sets. The padding of the lines has no meaning.
+    /// Aligned to cache lines, an odd number of lines apart, so that some channels of many pixels fit the level-1
+    /// cache: they do not compete for the same few sets. The padding of the lines has no meaning.
     Spread,
 }
 
@@ -69,14 +69,14 @@ pub(super) struct Window<'a> {
     pub(super) positions: usize,
     pub(super) channels: Channels,
     pub(super) layout: Layout,
-    /// The windows are copied out whole.
+    /// Whether the windows are copied out whole.
     pub(super) folded: bool,
 }
 
-/// Longest row of a window's taps for which windows are copied out whole, and what one copy takes.
+/// Longest row of a window's taps for which windows are copied out whole; also the length of one copy.
 const SHORT: usize = 32;
 
-/// Windows of `channels` channels are better copied out whole: their rows are too short to be worth loops of their own.
+/// Whether windows of `channels` channels should be copied out whole: their rows are too short for loops of their own.
 pub(super) fn is_short(rows: &Axis, columns: &Axis, channels: usize) -> bool {
     columns.taps.len() * channels <= SHORT && columns.spacing() == 1 && rows.taps.len() > 1
 }
@@ -95,8 +95,8 @@ impl Window<'_> {
         self.columns.extent(self.positions) * self.pixel_len()
     }
 
-    /// Offsets from a window's start of its runs, which hold the taps in order, and their common length: one run per row of
-    /// taps where the columns are neighbors, else one per tap.
+    /// Offsets of a window's runs from its start, and their common length. The runs hold the taps in order: one run per
+    /// row of taps if the columns are neighbors, else one per tap.
     pub(super) fn runs(&self) -> (Vec<usize>, usize) {
         let count = self.channels.count;
         let (rows, columns) = (self.rows.taps.len(), self.columns.taps.len());
@@ -137,7 +137,7 @@ impl<'a> Source<'a> {
         self.data.len().div_ceil(pixels)
     }
 
-    /// The strip of some segments, and where the window of each of their pixels starts in it.
+    /// The strip of some segments, and the start of each pixel's window in it.
     ///
     /// A plain input whose windows are single pixels is read in place.
     pub(super) fn strip<'s>(
@@ -181,7 +181,7 @@ impl<'a> Source<'a> {
         (data, &strip.bases)
     }
 
-    /// The windows are single pixels of a plain input.
+    /// Whether the windows are single pixels of a plain input.
     fn in_place(&self, window: &Window<'_>, segments: &[Segment]) -> bool {
         let Window { rows, columns, positions, .. } = *window;
         let single = rows.taps.len() == 1 && columns.taps.len() == 1;
@@ -195,7 +195,7 @@ impl<'a> Source<'a> {
             && segments.iter().all(inside)
     }
 
-    /// A pixel of the strip is a pixel of the input, with all channels and nothing between.
+    /// Whether a pixel of the strip is a pixel of the input, with all its channels and no gaps.
     fn is_whole(&self, window: &Window<'_>) -> bool {
         window.channels.count == self.channels && window.pixel_len() == self.channels
     }
@@ -212,7 +212,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// One strip row, from row `row` of the batch's rows.
+    /// Fills one strip row from row `row` of the batch's rows.
     fn fill(&self, window: &Window<'_>, row: usize, out: &mut [f32]) {
         let Channels { first, count } = window.channels;
         let (before, inside) = window.columns.inside(window.positions);
@@ -232,7 +232,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// `out` = the values to which `x`, starting at channel `first`, is normalized.
+    /// Writes the normalized values of `x`, which starts at channel `first`, to `out`.
     fn normalize(&self, x: &[f32], first: usize, out: &mut [f32]) {
         let Some(norm) = &self.norm else {
             return out.copy_from_slice(x);
@@ -245,7 +245,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Copies the window of every pixel out of a strip; `bases` become those of the copies.
+/// Copies the window of every pixel out of a strip; updates `bases` to the copies.
 fn fold<'s>(window: &Window<'_>, strip: &[f32], bases: &mut [usize], windows: &'s mut Buffer) -> &'s [f32] {
     let row = window.rows.spacing() * window.row_len();
     let run = window.columns.taps.len() * window.channels.count;
@@ -256,7 +256,7 @@ fn fold<'s>(window: &Window<'_>, strip: &[f32], bases: &mut [usize], windows: &'
         #[inline(always)]
         || {
             for (p, base) in bases.iter_mut().enumerate() {
-                // A fixed length is a few instructions; what is copied too much, the next copy overwrites.
+                // Copying a fixed length takes a few instructions; the next copy overwrites the excess.
                 for r in 0..rows {
                     let strip = &strip[*base + r * row..][..SHORT];
                     windows[p * stride + r * run..][..SHORT].copy_from_slice(strip);
@@ -270,7 +270,7 @@ fn fold<'s>(window: &Window<'_>, strip: &[f32], bases: &mut [usize], windows: &'
 
 #[inline(always)]
 fn normalize(x: &[f32], (scale, shift, activation): (&[f32], &[f32], Activation), out: &mut [f32]) {
-    /// One loop per activation: a choice inside the loop would keep it from being vectorized.
+    /// One loop per activation: a branch inside the loop would prevent vectorization.
     #[inline(always)]
     fn each(x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
         for (x, out) in x.chunks(scale.len()).zip(out.chunks_mut(scale.len())) {
@@ -288,7 +288,8 @@ fn normalize(x: &[f32], (scale, shift, activation): (&[f32], &[f32], Activation)
     }
 }
 
-/// `count` values as an odd number of cache lines; or as whole lines, where they are few enough to be read all together.
+/// Rounds `count` values up to an odd number of cache lines, or to whole lines if they are few enough to be read
+/// together.
 pub(super) fn spread(count: usize) -> usize {
     let lines = count.div_ceil(LINE);
     LINE * if lines > MAX_VECTORS { lines | 1 } else { lines }

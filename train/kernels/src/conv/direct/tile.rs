@@ -5,15 +5,15 @@ use pulp::Simd;
 /// A tile of sums, `R` rows by `V` vectors.
 pub(super) type Tile<S, const R: usize, const V: usize> = [[<S as Simd>::f32s; V]; R];
 
-/// A stretch of a gathered row.
+/// A contiguous part of a gathered row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
-    /// From the row's base.
+    /// Offset from the row's base.
     pub(super) offset: usize,
     pub(super) len: usize,
 }
 
-/// Steps of a run per round of its loop: scalar instructions compete with the multiply-adds for ports.
+/// Steps of a run per loop iteration: the loop's scalar instructions compete with the multiply-adds for ports.
 const UNROLL: usize = 2;
 
 /// Rows gathered from `x`, multiplied by a packed panel of weights.
@@ -35,7 +35,8 @@ pub(super) fn gather_tile<S: Simd, const R: usize, const V: usize>(
     let (weights, mut steps) = steps.split_at(first.len);
     add_run(simd, &mut sums, (x, bases, first.offset), weights);
     for run in rest {
-        // Through memory between runs: the compiler would otherwise keep copies of all sums inside the loop of a run.
+        // Goes through memory between runs: the compiler would otherwise keep copies of all sums inside the loop of a
+        // run.
         std::hint::black_box(&mut sums);
         let (weights, after) = steps.split_at(run.len);
         steps = after;
@@ -106,7 +107,7 @@ pub(super) fn outer_tile<S: Simd, const R: usize, const V: usize>(
     tile
 }
 
-/// Where a tile goes: columns `first..first + used` of some rows.
+/// The output of a tile: columns `first..first + used` of some rows.
 pub(super) struct Target<'a, 'o> {
     /// All rows of the task.
     pub(super) rows: &'a mut [&'o mut [f32]],
@@ -117,7 +118,7 @@ pub(super) struct Target<'a, 'o> {
 }
 
 impl Target<'_, '_> {
-    /// Stores row `r` of the tile in row `row(r)`; the tile's rows from `count` on mean nothing.
+    /// Stores row `r` of the tile in row `row(r)`; ignores the tile's rows from `count` on.
     #[inline(always)]
     pub(super) fn store<S: Simd, const R: usize, const V: usize>(
         &mut self,
@@ -127,7 +128,7 @@ impl Target<'_, '_> {
         row: impl Fn(usize) -> usize,
     ) {
         if count < R || self.used < V * S::F32_LANES {
-            // A copy: values that are looked up by a variable index would keep all sums out of registers.
+            // A copy: indexing by a variable would keep all sums out of registers.
             let mut copy = [[simd.splat_f32s(0.0); V]; R];
             for r in 0..R {
                 for v in 0..V {

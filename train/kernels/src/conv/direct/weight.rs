@@ -1,7 +1,7 @@
 //! Backward-weight: outer products of output gradients and windows of the input, summed over pixels.
 //!
-//! The sums are split among tasks by filters and by input channels, and the pixels into parts that are added in order. Both
-//! depend on the shape only.
+//! The sums are split among tasks by filters and by input channels, and the pixels into parts that are added in order.
+//! Both partitions depend only on the shape.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -18,17 +18,17 @@ use crate::operand::Operand;
 use crate::simd;
 use crate::workspace::{Buffer, LINE, Workspace};
 
-/// Sums of one task: they stay in the level-2 cache beside their terms.
+/// Sums of one task: they stay in the level-2 cache together with their terms.
 const TASK_SUMS: usize = 96 * 1024;
-/// Filters of a task, at most; a quarter of it where there are several taps.
+/// Maximum filters of a task; a quarter of it if there are several taps.
 const FILTERS: usize = 256;
-/// Rows of the tiles that take the filters left over by larger ones.
+/// Rows of the tiles for the filters that remain after the larger tiles.
 const REST: usize = 4;
-/// Input channels of a task are a multiple of the widest panel, where that divides all.
+/// Input channels of a task are a multiple of the widest panel, if that divides them all.
 const CHANNELS: usize = 64;
-/// Pixels of a part, at least: a part costs a write and a read of the sums.
+/// Minimum pixels of a part: each part costs a write and a read of the sums.
 const PART_PIXELS: usize = 512;
-/// Tasks that are enough to keep many threads evenly busy.
+/// Enough tasks to keep many threads evenly busy.
 const MANY_TASKS: usize = 32;
 /// Values of input and gradient that are packed at once.
 const BLOCK_VALUES: usize = 128 * 1024;
@@ -70,14 +70,14 @@ pub(in crate::conv) fn backward_weight(
     workspace.give(sums);
 }
 
-/// Sums that are added up at once.
+/// Sums that one step adds up.
 const REDUCE: usize = 4096;
 
-/// The sums of each task.
+/// The partition of the sums into tasks.
 struct Plan {
-    /// Windows are summed whole.
+    /// Whether windows are summed whole.
     folded: bool,
-    /// Taps that are summed one by one: the kernel's, or 1.
+    /// Taps that are summed separately: all of the kernel's, or 1.
     taps: usize,
     /// Terms per tap: a group's input channels, or the values of a window.
     inputs: usize,
@@ -85,7 +85,7 @@ struct Plan {
     filters: usize,
     /// Input channels of a task, within a group.
     channels: usize,
-    /// Output rows, of the batch's rows.
+    /// Output rows of each part, counted over the batch.
     parts: Vec<Range<usize>>,
     /// Output rows that are packed at once.
     rows: usize,
@@ -112,7 +112,7 @@ impl Plan {
     }
 }
 
-/// `all` cut into equal parts of at most about `most`, a multiple of `unit`.
+/// Splits `all` into equal parts of at most about `most`, each a multiple of `unit`.
 fn even_part(all: usize, most: usize, unit: usize) -> usize {
     all.div_ceil(all.div_ceil(most)).next_multiple_of(unit).min(all)
 }
@@ -137,7 +137,7 @@ thread_local! {
 }
 
 impl WeightGradient<'_> {
-    /// The sums of some output rows into `dw`.
+    /// Computes the sums of some output rows into `dw`.
     fn part(&self, part: &Range<usize>, dw: &mut [f32], accumulate: bool) {
         let (groups, taps, inputs) = (self.conv.groups, self.plan.taps, self.plan.inputs);
         let per_group = dw.len() / groups;
@@ -162,7 +162,7 @@ impl WeightGradient<'_> {
         });
     }
 
-    /// The sums of `out.len() / taps` filters from `filter` on, and of the input channels from `channel` on.
+    /// Computes the sums of `out.len() / taps` filters from `filter` on, and of the input channels from `channel` on.
     fn task(
         &self,
         part: &Range<usize>,
@@ -200,7 +200,7 @@ impl WeightGradient<'_> {
         });
     }
 
-    /// The output gradient of some filters, rows padded with zeros, because a tile may read beyond the last filter.
+    /// The output gradient of some filters. Rows are padded with zeros, because a tile may read past the last filter.
     fn gradient<'s>(
         &self,
         rows: &Range<usize>,

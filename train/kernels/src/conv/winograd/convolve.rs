@@ -1,8 +1,9 @@
 //! Forward and backward-data: tiles in, tiles out.
 //!
-//! A task takes a block of tiles and a group of panels of columns. It transforms some channels of its tiles into cells that
-//! stay in its level-2 cache, multiplies them by one panel of transformed filters after another, and transforms the sums back.
-//! The filters are transformed once for all blocks, or, where there is but one block, by the task that reads them.
+//! A task takes a block of tiles and a group of panels of columns. It transforms some channels of its tiles into cells
+//! that stay in its level-2 cache, multiplies them by one panel of transformed filters after another, and transforms
+//! the sums back. The filters are transformed once for all blocks. If there are only a few blocks, each task transforms
+//! the filters that it reads.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -19,12 +20,12 @@ use crate::moments::{Moments, Part};
 use crate::operand::Operand;
 use crate::workspace::Workspace;
 
-/// Multiplications of a block, about, for each pair of channels: the cells of this many tiles, of their sums, and the filters
-/// fit a level-2 cache.
+/// Approximate multiplications of a block for each pair of channels: the cells of this many tiles, of their sums, and
+/// the filters fit a level-2 cache.
 const NARROW_POINTS: usize = 48 * 36;
-/// The same, where only the cells need to fit, as the filters are too many.
+/// The same if only the cells need to fit, because the filters are too many.
 const WIDE_POINTS: usize = 64 * 36;
-/// Blocks up to which their tasks transform the filters themselves.
+/// With at most this many blocks, tasks transform the filters themselves.
 const FEW_BLOCKS: usize = 2;
 /// With fewer blocks, the columns are split over tasks, too.
 const FEW_TASKS: usize = 4;
@@ -44,7 +45,7 @@ pub(super) struct Problem<'a> {
     pub(super) accumulate: bool,
 }
 
-/// The output, and its moments.
+/// Computes the output and its moments.
 pub(super) fn run<X: Scheme<M, A>, const M: usize, const A: usize>(
     problem: Problem<'_>,
     y: &mut [f32],
@@ -90,7 +91,7 @@ pub(super) fn run<X: Scheme<M, A>, const M: usize, const A: usize>(
     }
 }
 
-/// Few blocks: their columns are split over tasks, too, and joined at the end.
+/// Splits the columns of a few blocks over tasks, too, and joins them at the end.
 fn run_by_columns<X: Scheme<M, A>, const M: usize, const A: usize>(
     task: Task<'_, X, M, A>,
     blocks: &[Range<usize>],
@@ -121,7 +122,7 @@ fn cut(mut y: &mut [f32], lens: impl Iterator<Item = usize>) -> Vec<&mut [f32]> 
     lens.map(|len| y.split_off_mut(..len).unwrap_or_default()).collect()
 }
 
-/// Pixels of columns that were computed in groups, `[group][pixel][column]`, to `[pixel][column]`.
+/// Copies pixels of columns that were computed in groups, `[group][pixel][column]`, to `[pixel][column]`.
 fn join(parts: &[f32], groups: &[Range<usize>], y: &mut [f32], (columns, accumulate): (usize, bool)) {
     const PIXELS: usize = 64;
     let pixels = y.len() / columns;

@@ -1,7 +1,8 @@
 //! Backward-weight: for each point, a product summed over the tiles.
 //!
-//! A task takes some filters and a part of the tiles. For some channels at a time it sums the products of its tiles, block
-//! after block, in cells that stay in its level-2 cache, and transforms the sums to gradients. The parts are added in order.
+//! A task takes some filters and a part of the tiles. For some channels at a time it sums the products of its tiles,
+//! block by block, in cells that stay in its level-2 cache, and transforms the sums to gradients. The parts are added
+//! in order.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -17,14 +18,14 @@ use crate::operand::Operand;
 use crate::simd;
 use crate::workspace::Workspace;
 
-/// Multiplications of a block, about.
+/// Approximate multiplications of a block.
 const BLOCK_POINTS: usize = 64 * 36;
-/// Tasks wanted, where the shape has enough tiles for them.
+/// Target number of tasks, if the shape has enough tiles.
 const TASKS: usize = 16;
-/// Blocks that a part has at least: each costs a transform of all its sums.
+/// Minimum blocks of a part: each part costs a transform of all its sums.
 const MIN_BLOCKS: usize = 4;
 
-/// A 3x3 convolution of unit stride: its geometry, its input, the gradient of its output.
+/// A 3x3 convolution of unit stride: its geometry, its input, and the gradient of its output.
 #[derive(Clone, Copy)]
 pub(super) struct Problem<'a> {
     /// Geometry.
@@ -67,7 +68,7 @@ pub(super) fn run<X: Scheme<M, A>, const M: usize, const A: usize>(
     workspace.give(sums);
 }
 
-/// `parts` of `dw`'s length, added in order.
+/// Adds `parts`, each of `dw`'s length, in order.
 fn add(parts: &[f32], dw: &mut [f32], accumulate: bool) {
     const RUN: usize = 4096;
     let len = dw.len();
@@ -89,7 +90,7 @@ struct Task<'a, X, const M: usize, const A: usize> {
 }
 
 impl<X: Scheme<M, A>, const M: usize, const A: usize> Task<'_, X, M, A> {
-    /// The gradient `dw` of a group of filters over some blocks of rows of tiles.
+    /// Computes the gradient `dw` of a group of filters over some blocks of rows of tiles.
     fn run(&self, group: usize, blocks: &[Range<usize>], dw: &mut [f32]) {
         let grid = &self.problem.grid;
         let lanes = simd::lanes();
@@ -105,7 +106,7 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Task<'_, X, M, A> {
     }
 }
 
-/// One task at work.
+/// State of one running task.
 struct Run<'a, X, const M: usize, const A: usize> {
     task: &'a Task<'a, X, M, A>,
     filters: Range<usize>,

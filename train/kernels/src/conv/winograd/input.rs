@@ -10,7 +10,7 @@ use crate::activation::Activation;
 use crate::operand::Operand;
 use std::ops::Range;
 
-/// Vectors of the rows of input that [`transform`] holds.
+/// Vectors in the strip of input rows that [`transform`] fills.
 pub(super) fn strip_vectors(grid: &Grid, vectors: usize) -> usize {
     grid.reach * row_width(grid) * vectors
 }
@@ -20,7 +20,7 @@ fn row_width(grid: &Grid) -> usize {
     grid.tiles.1 * grid.tile + grid.reach - grid.tile
 }
 
-/// An NHWC image batch, some of whose channels are wanted.
+/// An NHWC image batch, and the range of channels to read.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     /// The images.
@@ -35,7 +35,8 @@ pub(super) struct Source<'a> {
 
 /// Transforms the tiles of some rows of tiles.
 ///
-/// The rows of input under a row of tiles are first copied to `strip`, padded and normalized; the last of them stay for the next.
+/// The rows of input under a row of tiles are first copied to `strip`, padded and normalized; the last of them are
+/// reused for the next row of tiles.
 #[inline(always)]
 pub(super) fn transform<S: Simd, X: Scheme<M, A>, const M: usize, const A: usize>(
     simd: S,
@@ -67,7 +68,7 @@ pub(super) fn transform<S: Simd, X: Scheme<M, A>, const M: usize, const A: usize
     }
 }
 
-/// One row of tiles, the first of which is tile `first`, from `rows` of `[vector][column]`.
+/// Transforms one row of tiles from `rows` of `[vector][column]`; the first is tile `first`.
 #[inline(always)]
 fn transform_row<S: Simd, X: Scheme<M, A>, const M: usize, const A: usize>(
     simd: S,
@@ -157,13 +158,13 @@ fn load<S: Simd>(simd: S, source: Source<'_>, (pixel, first): (usize, usize), li
     }
 }
 
-/// `value * scale + shift`, rounded twice, as in plain code.
+/// `value * scale + shift`, rounded twice, as in scalar code.
 #[inline(always)]
 fn affine<S: Simd>(simd: S, value: S::f32s, scale: S::f32s, shift: S::f32s) -> S::f32s {
     simd.add_f32s(simd.mul_f32s(value, scale), shift)
 }
 
-/// A vector, or the part of it that exists.
+/// Loads a vector, or the part of it that exists.
 #[inline(always)]
 pub(super) fn vector<S: Simd>(simd: S, values: &[f32]) -> S::f32s {
     if let ([value], _) = S::as_simd_f32s(values) { *value } else { simd.partial_load_f32s(values) }

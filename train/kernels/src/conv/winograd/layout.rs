@@ -1,4 +1,5 @@
-//! How filters are cut: columns into groups, groups into panels, channels into chunks; and the places of the pieces.
+//! The partition of filters: columns into groups, groups into panels, channels into chunks; and the offsets of the
+//! pieces.
 
 use std::ops::Range;
 
@@ -8,12 +9,12 @@ use super::stage::{Direction, TAPS};
 use super::{scratch, weights};
 use crate::simd;
 
-/// The pieces of transformed filters.
+/// The partition of transformed filters.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     /// Lanes of a vector.
     pub(super) lanes: usize,
-    /// Columns of a panel, of which a group holds a whole number.
+    /// Columns of a panel; a group holds a whole number of panels.
     panel: usize,
     /// Points of a tile.
     points: usize,
@@ -68,7 +69,7 @@ impl Layout {
         chunk * GROUP..self.depth.min((chunk + 1) * GROUP)
     }
 
-    /// Vectors of channels of a chunk, at most.
+    /// Maximum vectors of channels of a chunk.
     pub(super) fn depth_vectors(self) -> usize {
         GROUP.min(self.depth).div_ceil(self.lanes)
     }
@@ -84,7 +85,7 @@ impl Layout {
         GROUP.min(self.columns).div_ceil(self.panel) * self.panel_len()
     }
 
-    /// Vectors of columns of a group, at most.
+    /// Maximum vectors of columns of a group.
     pub(super) fn group_vectors(self) -> usize {
         self.panels(0).map(|panel| panel.width).sum()
     }
@@ -94,7 +95,7 @@ impl Layout {
         self.depth_vectors() * self.lanes * TAPS * self.group_vectors() * self.lanes
     }
 
-    /// Place of a chunk of a group before the transform.
+    /// Offset of a chunk of a group before the transform.
     pub(super) fn stage_at(self, direction: Direction, (group, chunk): (usize, usize)) -> usize {
         let block = match direction {
             Direction::Forward => group * self.chunks() + chunk,

@@ -24,7 +24,7 @@ pub(super) struct Region<'a> {
     pub(super) channels: usize,
 }
 
-/// Places of a tile's pixels.
+/// Offsets of a tile's pixels.
 #[derive(Clone, Copy)]
 struct Pixels {
     /// Scalars before the tile's first pixel.

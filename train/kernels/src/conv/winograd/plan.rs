@@ -1,4 +1,4 @@
-//! Places of the tiles, and the partition of the work into tasks.
+//! The positions of the tiles, and the partition of the work into tasks.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::super::Conv;
 use super::product::ROWS;
 use super::scheme::Scheme;
 
-/// A 3x3 filter moved by one over a batch of images, its output cut into square tiles.
+/// A 3x3 filter of unit stride over a batch of images, with the output split into square tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
     /// Images.
@@ -21,7 +21,7 @@ pub(super) struct Grid {
     pub(super) columns: usize,
     /// Zeros before the first input of an axis.
     pad: usize,
-    /// Inputs of an axis before the first that counts; only where `pad` is zero.
+    /// Inputs of an axis before the first that is read; nonzero only if `pad` is zero.
     skip: usize,
     /// Side of a tile of the output.
     pub(super) tile: usize,
@@ -50,7 +50,8 @@ impl Grid {
         }
     }
 
-    /// From the gradient of the output to that of the input: the turned filter, with what it reaches beyond as padding.
+    /// From the gradient of the output to that of the input: the filter turned by 180 degrees; the positions that it
+    /// reaches beyond the gradient are padding.
     pub(super) fn backward<X: Scheme<M, A>, const M: usize, const A: usize>(conv: &Conv) -> Self {
         let s = &conv.sliding;
         let output = (s.height, s.width);
@@ -74,7 +75,7 @@ impl Grid {
         self.batch * self.tiles.0
     }
 
-    /// First row of output pixels of a row of tiles, counted over the batch; the end for the row behind the last.
+    /// First row of output pixels of a row of tiles, counted over the batch; the end for the row after the last.
     pub(super) fn pixel_row(&self, tile_row: usize) -> usize {
         tile_row / self.tiles.0 * self.output.0 + tile_row % self.tiles.0 * self.tile
     }
@@ -92,7 +93,7 @@ impl Grid {
         Window { positions: lead..end, source: (first + lead).saturating_sub(self.pad) }
     }
 
-    /// Rows of tiles cut into nearly equal blocks of about `tiles` tiles, if possible multiples of [`ROWS`].
+    /// Splits the rows of tiles into nearly equal blocks of about `tiles` tiles, if possible multiples of [`ROWS`].
     pub(super) fn blocks(&self, tiles: usize) -> Vec<Range<usize>> {
         let rows = self.tile_rows();
         let per_block = (tiles / self.tiles.1).clamp(1, rows);
@@ -104,29 +105,29 @@ impl Grid {
         split(units, count).into_iter().map(|block| block.start * unit..rows.min(block.end * unit)).collect()
     }
 
-    /// Tiles of some rows of tiles.
+    /// Number of tiles in some rows of tiles.
     pub(super) fn tiles_in(&self, tile_rows: &Range<usize>) -> usize {
         tile_rows.len() * self.tiles.1
     }
 
-    /// Output pixels of some rows of tiles.
+    /// Number of output pixels in some rows of tiles.
     pub(super) fn pixels_in(&self, tile_rows: &Range<usize>) -> usize {
         (self.pixel_row(tile_rows.end) - self.pixel_row(tile_rows.start)) * self.output.1
     }
 }
 
-/// Positions on the input; the first of them is at `source`.
+/// A range of input positions; the first of them is at `source`.
 pub(super) struct Window {
     pub(super) positions: Range<usize>,
     pub(super) source: usize,
 }
 
-/// `0..len` in `parts` nearly equal ranges.
+/// Splits `0..len` into `parts` nearly equal ranges.
 pub(super) fn split(len: usize, parts: usize) -> Vec<Range<usize>> {
     (0..parts).map(|i| i * len / parts..(i + 1) * len / parts).collect()
 }
 
-/// `0..len` in ranges of `step`, the last one shorter.
+/// Splits `0..len` into ranges of `step`; the last may be shorter.
 pub(super) fn steps(len: usize, step: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..len).step_by(step).map(move |start| start..len.min(start + step))
 }

@@ -1,7 +1,8 @@
 //! The products of transformed values, one small matrix product for each of the `A²` points.
 //!
-//! Transformed values are stored in *cells*: for one tile (or filter) and one vector of channels, the vectors of all points, and one
-//! more, so that the step between cells is odd and they spread over the sets of a cache.
+//! Transformed values are stored in *cells*. A cell belongs to one tile (or filter) and one vector of channels. It
+//! holds the vectors of all points and one more, so that the step between cells is odd and they spread over the sets of
+//! a cache.
 
 use std::slice::from_ref;
 
@@ -20,7 +21,7 @@ pub(super) const GROUP: usize = 64;
 /// Tiles whose sums are held in registers.
 pub(super) const ROWS: usize = 6;
 
-/// Vectors of columns that are stored for `columns` columns of a panel: 1, 2 or 4, as there are loops for these.
+/// Vectors stored for `columns` columns of a panel: 1, 2 or 4, the sizes that have loops.
 pub(super) const fn width(columns: usize, lanes: usize) -> usize {
     columns.div_ceil(lanes).next_power_of_two()
 }
@@ -31,20 +32,21 @@ pub(super) const fn tile_stride(points: usize, lanes: usize) -> usize {
     GROUP / lanes * cell(points)
 }
 
-/// Floats of the cells of `tiles` tiles, with room for the sums of tiles beyond the last: arbitrary values.
+/// Floats in the cells of `tiles` tiles, with room for the sums of tiles past the last one, which have arbitrary
+/// values.
 pub(super) const fn cells_len(tiles: usize, points: usize) -> usize {
     (tiles + ROWS - 1) * GROUP * cell(points)
 }
 
-/// Places of transformed values.
+/// Memory layout of transformed values.
 pub(super) trait Places: Copy {
     /// The values of one vector of channels of one tile.
     fn values<V>(self, cells: &mut [V], tile: usize, vector: usize) -> &mut [V];
-    /// Place of a point among them.
+    /// Index of a point among them.
     fn at(self, point: usize) -> usize;
 }
 
-/// In cells `[tile][vector of channels]`, the points of a tile together: for [`multiply`].
+/// Cells `[tile][vector of channels]`, with the points of a tile together: for [`multiply`].
 #[derive(Clone, Copy)]
 pub(super) struct Tiles<const A: usize> {
     /// Vectors from tile to tile.
@@ -70,7 +72,7 @@ impl<const A: usize> Places for Tiles<A> {
     }
 }
 
-/// In planes `[point][tile][vector of channels]`: for [`correlate`].
+/// Planes `[point][tile][vector of channels]`: for [`correlate`].
 #[derive(Clone, Copy)]
 pub(super) struct Planes {
     /// Vectors from point to point.
@@ -80,7 +82,7 @@ pub(super) struct Planes {
 }
 
 impl Planes {
-    /// Planes of `tiles` tiles, and one vector more, so that the points spread over the sets of a cache.
+    /// Planes of `tiles` tiles, and one more vector, so that the points spread over the sets of a cache.
     #[inline(always)]
     pub(super) fn of<S: Simd>(tiles: usize) -> Self {
         let vectors = GROUP / S::F32_LANES;
@@ -112,16 +114,16 @@ pub(super) struct Panel<'a, V> {
     pub(super) weights: &'a [V],
     /// Vectors from point to point.
     pub(super) stride: usize,
-    /// Columns, in vectors: 1, 2, or on machines with 32 registers 4.
+    /// Columns, in vectors: 1 or 2, or 4 on machines with 32 registers.
     pub(super) width: usize,
 }
 
-/// Whether sums start from zero or from the content of the output.
+/// The initial value of sums: zero, or the content of the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// Overwrite.
+    /// Overwrite the output.
     Zero,
-    /// Add.
+    /// Add to the output.
     Stored,
 }
 
@@ -164,7 +166,7 @@ fn multiply_tiles<S: Simd, const A: usize, const V: usize>(
     (m, first): (&mut [S::f32s], usize),
     start: Start,
 ) {
-    // Constants, and one slice for each tile of sums: no bounds are checked in the loops.
+    // Constants, and one slice for each tile of sums, so that the loops check no bounds.
     let stride = const { tile_stride(A * A, S::F32_LANES) };
     let cell = const { cell(A * A) };
     for point in 0..A * A {
@@ -211,7 +213,7 @@ fn multiply_tiles<S: Simd, const A: usize, const V: usize>(
 
 /// `sums[point][o][c] (+)= Σ_t d[point][t][o] * v[point][t][c]` for `tiles` tiles, in planes of `stride` vectors.
 ///
-/// For the channels `o` of `filters` vectors of `d`, and `vectors` vectors of `v`.
+/// The channels `o` are those of `filters` vectors of `d`, and the channels `c` those of `vectors` vectors of `v`.
 #[inline(always)]
 pub(super) fn correlate<S: Simd, const A: usize>(
     simd: S,

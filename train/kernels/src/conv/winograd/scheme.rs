@@ -4,14 +4,15 @@
 //! `3m`. In two dimensions each transform is applied along both axes. The matrices of [`Quad`] are those of Toom and Cook for
 //! the points below and infinity (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! The points decide the rounding error. Those of [`Quad`] are 0, ±3/4, ±3/2: symmetric, so that odd and even parts are shared,
-//! of few bits, so that the entries of `A` and `B` are exact, and with an error less than half that of the usual 0, ±1, ±2.
+//! The points determine the rounding error. Those of [`Quad`] are 0, ±3/4, ±3/2. They are symmetric, so that odd and
+//! even parts are shared. They have few bits, so that the entries of `A` and `B` are exact. Their error is less than
+//! half that of the usual 0, ±1, ±2.
 
 use pulp::Simd;
 
 /// `M` outputs with `A` multiplications, from `A` inputs.
 pub(super) trait Scheme<const M: usize, const A: usize>: Copy + Send + Sync {
-    /// Inputs in front of the first that count for nothing.
+    /// Leading inputs that are ignored.
     const LEAD: usize;
     /// `Bᵀ d`: inputs.
     fn input<S: Simd>(simd: S, d: [S::f32s; A]) -> [S::f32s; A];
@@ -70,7 +71,7 @@ const P: f32 = 0.75;
 const Q: f32 = 1.5;
 const P2: f32 = P * P;
 const Q2: f32 = Q * Q;
-/// Weights of the point 0, of ±P and of ±Q.
+/// Weights of the points 0, ±P and ±Q.
 const G0: f32 = 1.0 / (P2 * Q2);
 const GP: f32 = 1.0 / (2.0 * P2 * (P2 - Q2));
 const GQ: f32 = 1.0 / (2.0 * Q2 * (Q2 - P2));
@@ -148,8 +149,8 @@ impl Scheme<4, 6> for Quad {
     }
 }
 
-/// `body` for each `i` below `n`, at most 6, written out: left to itself, the compiler keeps loops of this size, and with them
-/// the values in memory instead of registers.
+/// Expands `body` for each `i` below `n`, at most 6. Otherwise the compiler keeps loops of this size, and then the
+/// values stay in memory instead of registers.
 macro_rules! unrolled {
     ($i:ident < $n:expr, $body:expr) => {
         unrolled!(@ $i, $n, $body, 0, 1, 2, 3, 4, 5)
@@ -163,7 +164,7 @@ macro_rules! unrolled {
 }
 pub(super) use unrolled;
 
-/// Applies a one-dimensional transform along both axes; `store` takes the results by row and column.
+/// Applies a one-dimensional transform along both axes; `store` receives the results by row and column.
 #[inline(always)]
 pub(super) fn both_axes<S: Simd, const I: usize, const O: usize>(
     simd: S,

@@ -1,4 +1,4 @@
-//! Memory for one task: aligned, kept by the thread from task to task.
+//! Aligned memory for one task; the thread keeps it from task to task.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The `len` floats of `buffer` from its first whole cache line on; `buffer` holds [`LINE`] more.
+/// The `len` floats of `buffer` from its first whole cache line on; `buffer` must have at least [`LINE`] more.
 pub(super) fn aligned(buffer: &mut [f32], len: usize) -> &mut [f32] {
     let start = buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
     &mut buffer[start..][..len]
@@ -21,7 +21,7 @@ pub(super) fn with<const N: usize, R>(lens: [usize; N], work: impl FnOnce([&mut 
     let total = lens.iter().sum();
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.len() < total + LINE {
-            // Arbitrary content: nothing to copy over.
+            // The content is arbitrary: a new vector avoids the copy that growing the old one would make.
             *scratch = vec![0.0; total + LINE];
         }
         let mut rest = aligned(scratch, total);

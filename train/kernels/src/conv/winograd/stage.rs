@@ -1,7 +1,7 @@
 //! Filters in the order in which they are transformed.
 //!
-//! OHWI filters are read once, in long runs, and sorted into blocks `[group of columns][chunk of channels]` (or the other way
-//! round), each of which is then read in one go. Zeros fill up vectors and panels.
+//! OHWI filters are read once, in long runs, and sorted into blocks `[group of columns][chunk of channels]` (or the
+//! transpose), each of which is then read in one go. Zeros fill up vectors and panels.
 
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Simd, WithSimd};
@@ -16,16 +16,16 @@ pub(super) const TAPS: usize = 9;
 /// Lanes of the widest vectors.
 const MAX_LANES: usize = 16;
 
-/// Which way values flow through filters.
+/// The direction in which values pass through filters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     /// From the convolution's input channels to its filters: filters are columns.
     Forward,
-    /// From its filters to its input channels, with taps in reverse: input channels are columns.
+    /// From the filters to the input channels, with taps in reverse: input channels are columns.
     Backward,
 }
 
-/// Sorts the filters `weights` of `channels` input channels into `staged`, blocks of [`Layout::stage_len`].
+/// Sorts the filters `weights` of `channels` input channels into `staged`, in blocks of [`Layout::stage_len`].
 pub(super) fn stage(
     weights: &[f32],
     channels: usize,
@@ -65,8 +65,8 @@ impl WithSimd for Stage<'_> {
 }
 
 impl Stage<'_> {
-    /// `[chunk][vector of filters][channel / 4][tap][slot][channel % 4]`: four channels of a filter to a slot, so that
-    /// `deinterleave_shfl` yields vectors of filters.
+    /// `[chunk][vector of filters][channel / 4][tap][slot][channel % 4]`: a slot holds four channels of a filter, so
+    /// that `deinterleave_shfl` yields vectors of filters.
     #[inline(always)]
     fn turn<S: Simd>(self, simd: S) {
         let Self { weights, channels, layout, .. } = self;
@@ -130,8 +130,8 @@ impl Stage<'_> {
     }
 }
 
-/// The filter of a vector that each slot holds, so that `deinterleave_shfl` yields them in order: it leaves the order of what it
-/// separates to the instruction set.
+/// The filter of a vector that each slot holds. It makes `deinterleave_shfl` yield the filters in order, although the
+/// order of its results depends on the instruction set.
 #[inline(always)]
 fn filters_by_slot<S: Simd>(simd: S) -> [usize; MAX_LANES] {
     let mut numbers = [simd.splat_f32s(0.0); 4];

@@ -1,4 +1,4 @@
-//! One task of a convolution, in memory of its own.
+//! One task of a convolution, with its own memory.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use super::{input, output, scratch, weights};
 use crate::moments::Part;
 use crate::simd;
 
-/// Groups whose sums are held at a time, so that the input need not be transformed for each.
+/// Groups whose sums are held at a time, so that the input is not transformed again for each group.
 pub(super) const SPAN: usize = 2;
 
 /// Transforms one chunk of one group of filters to `block`.
@@ -77,17 +77,18 @@ impl Filters<'_> {
 pub(super) struct Task<'a, X, const M: usize, const A: usize> {
     pub(super) problem: Problem<'a>,
     pub(super) filters: Filters<'a>,
-    /// The transformed filters, `[group][chunk]`; without, each task transforms its own.
+    /// The transformed filters, `[group][chunk]`; if none, each task transforms its own.
     pub(super) packed: Option<&'a [f32]>,
-    /// Whether moments are wanted.
+    /// Whether to compute moments.
     pub(super) moments: bool,
     pub(super) scheme: PhantomData<X>,
 }
 
 impl<X: Scheme<M, A>, const M: usize, const A: usize> Task<'_, X, M, A> {
-    /// The columns of some groups for the rows of tiles in `block`.
+    /// Computes the columns of some groups for the rows of tiles in `block`.
     ///
-    /// `out` holds those rows, `stride` scalars a pixel, from the first of the columns on. Yields the moments of each group.
+    /// `out` holds those rows from the first of the columns on, with `stride` scalars per pixel. Returns the moments of
+    /// each group.
     pub(super) fn run(
         &self,
         block: &Range<usize>,
@@ -107,7 +108,7 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Task<'_, X, M, A> {
     }
 }
 
-/// One task at work.
+/// State of one running task.
 struct Run<'a, X, const M: usize, const A: usize> {
     task: &'a Task<'a, X, M, A>,
     block: &'a Range<usize>,
@@ -116,7 +117,7 @@ struct Run<'a, X, const M: usize, const A: usize> {
     stride: usize,
     /// Cells of the input.
     v: &'a mut [f32],
-    /// Cells of the sums, group after group.
+    /// Cells of the sums, group by group.
     m: &'a mut [f32],
     /// Rows of the input.
     strip: &'a mut [f32],
@@ -154,7 +155,7 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Run<'_, X, M, A> {
         self.task.problem.grid.tiles_in(self.block)
     }
 
-    /// The cells of a chunk of the input.
+    /// Transforms a chunk of the input to its cells.
     #[inline(always)]
     fn transform<S: Simd>(&mut self, simd: S, chunk: usize) {
         let Problem { grid, input, .. } = &self.task.problem;
@@ -190,7 +191,7 @@ impl<X: Scheme<M, A>, const M: usize, const A: usize> Run<'_, X, M, A> {
         }
     }
 
-    /// Transforms the sums of a group to pixels, and takes their moments.
+    /// Transforms the sums of a group to pixels, and computes their moments.
     #[inline(always)]
     fn store<S: Simd>(&mut self, simd: S, (group, place): (usize, usize)) -> Option<Part> {
         let Task { problem, filters, moments, .. } = self.task;

@@ -1,4 +1,4 @@
-//! Against a naive convolution in f64.
+//! Comparison with a naive convolution in f64.
 
 use rayon::ThreadPoolBuilder;
 
@@ -30,7 +30,7 @@ fn conv(batch: usize, (height, width): (usize, usize), (from, to): (usize, usize
     Conv::new(sliding, to, 1).unwrap()
 }
 
-/// Calls `visit(x, y, w)` with the offsets (without channels) of every input, output and tap that meet.
+/// Calls `visit(x, y, w)` with the offsets (without channels) of every input, output and tap that are multiplied.
 fn meet(conv: &Conv, mut visit: impl FnMut(usize, usize, usize)) {
     let s = &conv.sliding;
     for b in 0..s.batch {
@@ -48,7 +48,7 @@ fn meet(conv: &Conv, mut visit: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// Which tensor a pass yields.
+/// The tensor that a pass computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Pass {
     Forward,
@@ -79,7 +79,7 @@ fn naive(conv: &Conv, pass: Pass, x: &[f32], w: &[f32], dy: &[f32]) -> Vec<f64> 
     out
 }
 
-/// Greatest error over the greatest value, and the root of the mean square of both.
+/// The maximum error relative to the maximum value, and the root mean square error relative to the root mean square.
 fn errors(got: &[f32], expected: &[f64]) -> (f64, f64) {
     let (mut max, mut top, mut square, mut total) = (0.0_f64, 0.0_f64, 0.0, 0.0);
     for (&got, &expected) in got.iter().zip(expected) {
@@ -142,7 +142,7 @@ fn cases() -> Vec<Conv> {
     cases
 }
 
-/// The tiles that `conv` can be cut into, and the greatest error allowed.
+/// The kinds of tiles that `conv` supports, and the maximum error allowed for each.
 fn tiles(conv: &Conv) -> Vec<(Tile, f64)> {
     let all = [(Tile::Pair, 1e-6), (Tile::Quad, 4e-6)];
     all.into_iter().filter(|&(kind, _)| kind == Tile::Quad || kind == tile(conv)).collect()

@@ -10,7 +10,7 @@ use super::product::{GROUP, Places, Planes};
 use super::scheme::{Scheme, both_axes, unrolled};
 use super::stage::{Direction, TAPS};
 
-/// Vectors from point to point of a panel: one more than it holds, so that the points spread over the sets of a cache.
+/// Vectors between the points of a panel: one more than it holds, so that the points spread over the sets of a cache.
 pub(super) fn point_stride(depth_vectors: usize, lanes: usize, width: usize) -> usize {
     depth_vectors * lanes * width + 1
 }
