@@ -1,7 +1,7 @@
 //! Generates docs/flags.md: every command and flag, from the definitions of the command line.
 //!
 //! The test fails if the file differs from what [`page`] returns.
-//! `UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page` rewrites it.
+//! `UPDATE_FLAGS_PAGE=1 cargo nextest run --release --workspace --locked flags_page` rewrites it.
 
 use std::path::Path;
 use std::{env, fs};
@@ -11,7 +11,7 @@ use clap::{Arg, Command, CommandFactory};
 use crate::args::Args;
 
 const HEAD: &str = "\
-<!-- Generated from the definitions in src/args. To update it: UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page -->
+<!-- Generated from the definitions in src/args. To update it: UPDATE_FLAGS_PAGE=1 cargo nextest run --release --workspace --locked flags_page -->
 
 # Flags
 
@@ -92,6 +92,6 @@ fn the_page_of_flags_is_what_the_command_line_says() {
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "docs/flags.md is out of date; run UPDATE_FLAGS_PAGE=1 cargo nextest run --release -p lgd flags_page"
+        "docs/flags.md is out of date; run UPDATE_FLAGS_PAGE=1 cargo nextest run --release --workspace --locked flags_page"
     );
 }

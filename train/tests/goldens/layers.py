@@ -325,21 +325,21 @@ def optimizer(parameters, settings):
 def trajectory(name, settings):
     shapes = {"weight": (5, 7), "bias": (5,)}
     parameters = {key: rounded(torch.randn(shape)).requires_grad_() for key, shape in shapes.items()}
-    optimizer = optimizer(list(parameters.values()), settings)
+    stepper = optimizer(list(parameters.values()), settings)
     averages = {key: p.detach().clone() for key, p in parameters.items()}
     stored = {f"{key}.p0": p.detach().clone() for key, p in parameters.items()}
     if settings["op"] == "ema":
         stored |= {f"{key}.a0": value.clone() for key, value in averages.items()}
     totals = []
     for step, rate in enumerate(RATES):
-        optimizer.param_groups[0]["lr"] = rate
+        stepper.param_groups[0]["lr"] = rate
         for key, p in parameters.items():
             p.grad = rounded(torch.randn(p.shape))
             stored[f"{key}.g{step}"] = p.grad.clone()
         if settings["op"] == "clip":
             totals.append(torch.nn.utils.clip_grad_norm_(parameters.values(), settings["maximum"]))
             stored[f"total{step}"] = totals[-1].reshape(1)
-        optimizer.step()
+        stepper.step()
         for key, p in parameters.items():
             stored[f"{key}.p{step + 1}"] = p.detach().clone()
             if settings["op"] == "ema":
@@ -351,8 +351,8 @@ def trajectory(name, settings):
     states = {"momentum_buffer": "velocity", "exp_avg": "first", "exp_avg_sq": "second"}
     for key, p in parameters.items():
         for theirs, ours in states.items():
-            if optimizer.state[p].get(theirs) is not None:
-                stored[f"{key}.{ours}"] = optimizer.state[p][theirs]
+            if stepper.state[p].get(theirs) is not None:
+                stored[f"{key}.{ours}"] = stepper.state[p][theirs]
     return {f"{name}.{key}": f32(value) for key, value in stored.items()}
 
 

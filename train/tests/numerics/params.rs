@@ -72,6 +72,7 @@ fn check_initial(architecture: Architecture, name: &str, tensor: &Tensor) {
 #[test]
 fn initial_values_and_counts_are_torchvisions() {
     let counts = [11_689_512, 21_797_672, 25_557_032, 3_504_872, 5_483_032, 5_288_548];
+    assert_eq!(counts.len(), Architecture::ALL.len());
     for (architecture, count) in Architecture::ALL.into_iter().zip(counts) {
         let mut student = with_head::<Cpu>(architecture, Head::Classifier { classes: 1000 }, 4);
         assert_eq!(student.table().parameter_count(), count, "{architecture}");
