@@ -132,24 +132,9 @@ pub(super) fn batch_norm(
         accumulate: true,
     };
     batch_norm::backward(&mut lab.gpu, &mut site, through)?;
-    lab.expect_within(
-        &name("gradient through a normalization, added"),
-        on_dx.as_slice(),
-        &sum(&dx, &old_dx),
-        3.0,
-    )?;
-    lab.expect_within(
-        &name("gradient of the scale, added"),
-        gradients.dgamma.as_slice(),
-        &sum(&dgamma, &old),
-        1.0,
-    )?;
-    lab.expect_within(
-        &name("gradient of the shift, added"),
-        gradients.dbeta.as_slice(),
-        &sum(&dbeta, &old),
-        1.0,
-    )?;
+    lab.expect_within(&name("input gradient, added"), on_dx.as_slice(), &sum(&dx, &old_dx), 3.0)?;
+    lab.expect_within(&name("scale gradient, added"), gradients.dgamma.as_slice(), &sum(&dgamma, &old), 1.0)?;
+    lab.expect_within(&name("shift gradient, added"), gradients.dbeta.as_slice(), &sum(&dbeta, &old), 1.0)?;
     from_pools(lab, channels, activation)
 }
 
