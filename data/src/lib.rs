@@ -19,8 +19,8 @@
 //! - [`projection`]: principal axes, fitted on streamed rows; [`strided`]: evenly spaced samples of the views;
 //! - [`job`]: progress and interruption of a running stage.
 //!
-//! The crate runs on Linux and macOS. Windows lacks two things that it needs: flushing a folder to disk, and advice on
-//! memory maps.
+//! The crate needs Unix, and is tested on Linux. Windows lacks two things that it needs: flushing a folder to disk, and
+//! advice on memory maps.
 //!
 //! A source lists images in any supported layout and reads them one by one:
 //!
