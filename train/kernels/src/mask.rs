@@ -81,20 +81,20 @@ fn for_hidden(
 
 impl<'a> Mask<'a> {
     /// Per image, the number of cells over the number of visible cells. This factor turns a mean over all positions
-    /// into the mean over the visible ones, if the value is zero at the others.
+    /// into the mean over the visible ones, if the value is zero at the others. It is 0 for an image without visible
+    /// cells, whose mean is 0.
     ///
     /// # Errors
-    /// Cells that are not whole images, or an image without a visible cell.
+    /// Cells that are not whole images.
     pub fn shares(&self) -> Result<Vec<f32>> {
         let cells = self.rows * self.columns;
         expect_positive("cells of a mask", cells)?;
         expect_eq("cells of a mask", self.visible.len() / cells * cells, self.visible.len())?;
         let share = |image: &[bool]| {
             let count = image.iter().filter(|&&visible| visible).count();
-            expect_positive("visible cells of an image", count)?;
-            Ok(single(float(cells) / float(count)))
+            if count == 0 { 0.0 } else { single(float(cells) / float(count)) }
         };
-        self.visible.chunks_exact(cells).map(share).collect()
+        Ok(self.visible.chunks_exact(cells).map(share).collect())
     }
 
     /// The cells of a row of pixels, counted over the batch.

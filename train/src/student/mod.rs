@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use lgd_kernels::geometry::expect_positive;
 
 pub use self::architecture::{Architecture, Regularization};
 use self::config::Purpose;
@@ -119,6 +120,9 @@ impl Student {
     /// If the cells do not fill the images, or an image has no visible cell. If the mask has another number of images
     /// than the batch, [`forward`](Self::forward) fails.
     pub fn set_mask(&mut self, visible: &[bool], cells: (usize, usize)) -> Result<(), TrainError> {
+        let images = visible.chunks((cells.0 * cells.1).max(1));
+        let least = images.map(|image| image.iter().filter(|visible| **visible).count()).min();
+        expect_positive("visible cells of an image", least.unwrap_or(0))?;
         self.engine.set_mask(visible, cells.0, cells.1)
     }
 
