@@ -5,7 +5,7 @@
         sanitized/      the same, libcuda.so.1 and the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
         programs/       lgd, gpu_engine_check and the tests `ops` and `numerics` with the feature `cuda`
 
-Each library has a fingerprint of what it is made from beside it, and is made anew only if that changes.
+A fingerprint of its sources and flags is stored beside each library, which is rebuilt only if the fingerprint changes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SANITIZED = (
     "-fno-sanitize=vptr",
     *ARCHITECTURE,
 )
-# cuBLAS and cuDNN check their ranges themselves, and compute most of what is computed.
+# cuBLAS and cuDNN check their own ranges and do most of the arithmetic.
 FAST = ("-O3", *ARCHITECTURE)
 COMPILE = ("g++", "-std=c++17", "-fPIC", "-fvisibility=hidden")
 

@@ -175,7 +175,7 @@ fn feature_losses(
     Ok([mean_over(false)?, mean_over(true)?])
 }
 
-/// Whether each token of `[B, rows, columns]` lies in a visible cell.
+/// Whether each token of `[B, rows, columns]` is in a visible cell.
 fn visible_tokens(
     mask: &BatchMask,
     (batch, rows, columns): (usize, usize, usize),

@@ -84,7 +84,7 @@ impl Axis {
             .filter(|&at| at < self.size)
     }
 
-    /// The coordinates of a strip over positions `0..positions` that lie in the input: the first, and their number.
+    /// The coordinates of a strip over positions `0..positions` that are inside the input: the first, and their number.
     pub(super) fn inside(&self, positions: usize) -> (usize, usize) {
         let (extent, step, first) = (self.extent(positions), self.source_step(), self.taps[0].at);
         let before = self.shift.saturating_sub(first).div_ceil(step).min(extent);
