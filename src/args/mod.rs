@@ -6,10 +6,12 @@ mod eval;
 mod export;
 mod extract;
 mod objectives;
+mod optimizer;
 mod train;
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lgd_data::manifest::Existing;
 use lgd_extract::ExecutionDevice;
@@ -19,7 +21,7 @@ pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
-pub use self::train::{OptimizerArg, ScheduleArg, TrainArgs};
+pub use self::train::TrainArgs;
 
 /// Cache a vision teacher once, aim it at any category names in seconds, train small students from the cache.
 #[derive(Parser)]
@@ -110,4 +112,29 @@ pub struct InspectArgs {
 pub struct VerifyArgs {
     /// Cache, bank or run folder.
     pub path: PathBuf,
+}
+
+/// A flag that only one choice of another flag reads.
+struct Reader {
+    flag: &'static str,
+    typed: bool,
+    read: bool,
+    owner: &'static str,
+}
+
+impl Reader {
+    /// `owner` is the choice that reads the flag, as it is typed; `read` says whether it was made.
+    fn new(flag: &'static str, typed: bool, read: bool, owner: &'static str) -> Self {
+        Self { flag, typed, read, owner }
+    }
+}
+
+/// Fails for flags of a choice that was not made: they would silently have no effect.
+fn refuse_unread(readers: &[Reader]) -> anyhow::Result<()> {
+    match readers.iter().find(|reader| reader.typed && !reader.read) {
+        Some(Reader { flag, owner, .. }) => {
+            bail!("{flag} is a setting of {owner}\nhint: leave it out, or choose {owner}")
+        }
+        None => Ok(()),
+    }
 }

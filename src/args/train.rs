@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use lgd_train::device::TrainDevice;
+use lgd_train::optim::ScheduleKind;
 use lgd_train::parse::{at_least_one, fraction};
 use lgd_train::student::Architecture;
 
-use super::{ObjectiveArgs, OutputArgs};
+use super::optimizer::OptimizerArgs;
+use super::{ObjectiveArgs, OutputArgs, Reader, refuse_unread};
 
 /// Flags of `lgd train`.
 #[derive(ClapArgs)]
@@ -52,44 +54,19 @@ pub struct TrainArgs {
     pub warmup_epochs: Option<u32>,
     /// Learning rate after the warm-up: cosine (to zero), step or constant.
     #[arg(long, value_enum, default_value_t = ScheduleArg::Cosine)]
-    pub schedule: ScheduleArg,
+    schedule: ScheduleArg,
     /// With --schedule step: epochs between two drops [default: 30].
     #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub drop_every: Option<u32>,
+    drop_every: Option<u32>,
     /// With --schedule step: factor that multiplies the learning rate at each drop [default: 0.1].
     #[arg(long, value_name = "FACTOR", value_parser = fraction)]
-    pub drop_factor: Option<f32>,
+    drop_factor: Option<f32>,
     /// Update the learning rate at every step instead of every epoch.
     #[arg(long)]
     pub lr_per_step: bool,
-    /// Optimizer: sgd, adamw or lars.
-    #[arg(long, value_enum, default_value_t = OptimizerArg::Sgd)]
-    pub optimizer: OptimizerArg,
-    /// Momentum of SGD and LARS [default: 0.9].
-    #[arg(long)]
-    pub momentum: Option<f32>,
-    /// Use Nesterov momentum, with SGD.
-    #[arg(long)]
-    pub nesterov: bool,
-    /// Betas of AdamW [default: 0.9 0.999].
-    #[arg(long, num_args = 2, value_names = ["BETA1", "BETA2"])]
-    pub betas: Option<Vec<f32>>,
-    /// Trust coefficient of LARS [default: 0.001].
-    #[arg(long)]
-    pub trust: Option<f32>,
-    /// Weight decay of all parameters; decoupled with AdamW, for which 0.05 is more common.
-    #[arg(long, default_value_t = 1e-4)]
-    pub weight_decay: f32,
-    /// Exclude biases and normalization parameters from weight decay.
-    #[arg(long)]
-    pub decay_weights_only: bool,
-    /// Maximum L2 norm of the gradient; a gradient with a larger norm is scaled down.
-    #[arg(long, value_name = "NORM")]
-    pub clip_norm: Option<f32>,
-    /// Decay of an exponential moving average of the weights, for example 0.9999 (smaller in the first steps). The
-    /// finished student holds the average.
-    #[arg(long, value_name = "DECAY")]
-    pub ema: Option<f32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub optimizer: OptimizerArgs,
     /// Number of parts that --batch is split into, to save memory. The images per step do not change. Batch
     /// statistics are computed per part, and the objective caption contrasts captions within a part only.
     #[arg(long, value_name = "PARTS", default_value_t = 1, value_parser = at_least_one)]
@@ -114,24 +91,35 @@ pub struct TrainArgs {
     pub output: OutputArgs,
 }
 
-/// Command-line names of [`lgd_train::optim::ScheduleKind`].
+impl TrainArgs {
+    /// The schedule of the learning rate.
+    ///
+    /// # Errors
+    /// A flag is a setting of another schedule, and would have no effect.
+    pub fn schedule(&self) -> anyhow::Result<ScheduleKind> {
+        let step = self.schedule == ScheduleArg::Step;
+        refuse_unread(&[
+            Reader::new("--drop-every", self.drop_every.is_some(), step, "--schedule step"),
+            Reader::new("--drop-factor", self.drop_factor.is_some(), step, "--schedule step"),
+        ])?;
+        Ok(match self.schedule {
+            ScheduleArg::Cosine => ScheduleKind::Cosine,
+            ScheduleArg::Step => ScheduleKind::Step {
+                every: self.drop_every.unwrap_or(30),
+                factor: self.drop_factor.unwrap_or(0.1),
+            },
+            ScheduleArg::Constant => ScheduleKind::Constant,
+        })
+    }
+}
+
+/// Command-line names of [`ScheduleKind`].
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ScheduleArg {
+enum ScheduleArg {
     /// Half a cosine, down to zero.
     Cosine,
     /// Multiplied by a factor every few epochs.
     Step,
     /// The base learning rate until the end.
     Constant,
-}
-
-/// Command-line names of [`lgd_train::optim::Rule`].
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OptimizerArg {
-    /// Stochastic gradient descent with momentum.
-    Sgd,
-    /// Adam with decoupled weight decay.
-    Adamw,
-    /// Layer-wise adaptive learning rates.
-    Lars,
 }

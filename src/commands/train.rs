@@ -10,19 +10,16 @@ use lgd_data::manifest::Verify;
 use lgd_data::source::open_source;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
-use lgd_train::optim::{OptimizerSettings, Rule, ScheduleKind, Unit};
+use lgd_train::optim::Unit;
 use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
 use super::objectives::settings;
 use super::{print_json, set_threads, threads_or_all};
-use crate::args::{OptimizerArg, ScheduleArg, TrainArgs};
+use crate::args::TrainArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
-
-/// Epsilon of AdamW, PyTorch's default.
-const ADAMW_EPS: f32 = 1e-8;
 
 /// Runs `lgd train`.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
@@ -105,17 +102,12 @@ impl Banks {
 
 /// The paper's settings, overridden by those given on the command line.
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
-    refuse_unread(args)?;
     let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
-    match (args.lr, args.optimizer) {
-        (Some(lr), _) => {
-            config.base_lr = lr;
-            config.start_lr = TrainConfig::default_start_lr(lr);
-        }
-        (None, OptimizerArg::Sgd) => {}
-        (None, OptimizerArg::Adamw | OptimizerArg::Lars) => bail!(
-            "the default learning rate is SGD's\nhint: give --lr; 0.001 is usual for adamw, several whole numbers for lars"
-        ),
+    if let Some(lr) = args.lr {
+        config.base_lr = lr;
+        config.start_lr = TrainConfig::default_start_lr(lr);
+    } else {
+        args.optimizer.require_default_lr()?;
     }
     config.start_lr = args.start_lr.unwrap_or(config.start_lr);
     if let Some(warmup) = args.warmup_epochs {
@@ -126,56 +118,15 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
             "--start-lr is where the warm-up starts, which takes 0 epochs\nhint: leave it out, or give --warmup-epochs"
         );
     }
-    config.schedule = match args.schedule {
-        ScheduleArg::Cosine => ScheduleKind::Cosine,
-        ScheduleArg::Step => ScheduleKind::Step {
-            every: args.drop_every.unwrap_or(30),
-            factor: args.drop_factor.unwrap_or(0.1),
-        },
-        ScheduleArg::Constant => ScheduleKind::Constant,
-    };
+    config.schedule = args.schedule()?;
     config.lr_unit = if args.lr_per_step { Unit::Step } else { Unit::Epoch };
-    let momentum = args.momentum.unwrap_or(0.9);
-    let rule = match (args.optimizer, args.betas.as_deref()) {
-        (OptimizerArg::Sgd, _) => Rule::Sgd { momentum, nesterov: args.nesterov },
-        (OptimizerArg::Adamw, Some(&[beta1, beta2])) => Rule::Adamw { beta1, beta2, eps: ADAMW_EPS },
-        (OptimizerArg::Adamw, _) => Rule::Adamw { beta1: 0.9, beta2: 0.999, eps: ADAMW_EPS },
-        (OptimizerArg::Lars, _) => Rule::Lars { momentum, trust: args.trust.unwrap_or(0.001) },
-    };
-    config.optimizer = OptimizerSettings {
-        rule,
-        weight_decay: args.weight_decay,
-        decay_all: !args.decay_weights_only,
-        clip: args.clip_norm,
-        ema: args.ema,
-    };
+    config.optimizer = args.optimizer.settings()?;
     config.batch_parts = args.batch_parts;
     config.objective.clone_from(&args.objective.objective);
     config.objective_settings = settings(&args.objective)?;
     config.init.clone_from(&args.init);
     config.stored_views = if args.ignore_stored_views { StoredUse::Ignored } else { StoredUse::Fitting };
     Ok(config)
-}
-
-/// Fails for settings of an optimizer or schedule that is not selected: they would silently have no effect.
-fn refuse_unread(args: &TrainArgs) -> anyhow::Result<()> {
-    use OptimizerArg::{Adamw, Lars, Sgd};
-    let is = |wanted: &[OptimizerArg]| wanted.contains(&args.optimizer);
-    let step = args.schedule == ScheduleArg::Step;
-    let settings = [
-        ("--momentum", args.momentum.is_some(), is(&[Sgd, Lars]), "--optimizer sgd or lars"),
-        ("--nesterov", args.nesterov, is(&[Sgd]), "--optimizer sgd"),
-        ("--betas", args.betas.is_some(), is(&[Adamw]), "--optimizer adamw"),
-        ("--trust", args.trust.is_some(), is(&[Lars]), "--optimizer lars"),
-        ("--drop-every", args.drop_every.is_some(), step, "--schedule step"),
-        ("--drop-factor", args.drop_factor.is_some(), step, "--schedule step"),
-    ];
-    match settings.into_iter().find(|(_, typed, read, _)| *typed && !read) {
-        Some((flag, _, _, owner)) => {
-            bail!("{flag} is a setting of {owner}\nhint: leave it out, or choose {owner}")
-        }
-        None => Ok(()),
-    }
 }
 
 fn show_epoch(line: &MetricsLine, epochs: u32) {

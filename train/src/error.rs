@@ -96,6 +96,11 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// The error for a setting that is out of range.
+    pub(crate) fn setting(name: &'static str, value: impl Into<f64>, range: &'static str) -> Self {
+        Self::Setting { name, value: value.into(), range }
+    }
+
     /// Whether the device lacks memory, so that smaller batches may help.
     pub fn is_out_of_memory(&self) -> bool {
         match self {

@@ -57,6 +57,31 @@ pub enum RuleState<V = Vec<f32>> {
 }
 
 impl Rule {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] with the first setting that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        match *self {
+            Self::Sgd { momentum, nesterov } => {
+                require_share("momentum", momentum)?;
+                if nesterov && momentum == 0.0 {
+                    return Err(TrainError::setting("momentum", momentum, "above 0 with Nesterov"));
+                }
+                Ok(())
+            }
+            Self::Adamw { beta1, beta2, eps } => {
+                require_share("beta1", beta1)?;
+                require_share("beta2", beta2)?;
+                require_positive("eps", eps)
+            }
+            Self::Lars { momentum, trust } => {
+                require_share("momentum", momentum)?;
+                require_positive("trust coefficient", trust)
+            }
+        }
+    }
+
     /// Creates the rule's vectors: calls `make` with the name of each.
     ///
     /// # Errors
@@ -67,6 +92,18 @@ impl Rule {
             Self::Adamw { .. } => RuleState::Adam { exp_avg: make(EXP_AVG)?, exp_avg_sq: make(EXP_AVG_SQ)? },
         })
     }
+}
+
+/// Fails unless `value` is in [0, 1).
+pub(crate) fn require_share(name: &'static str, value: f32) -> Result<()> {
+    let fits = (0.0..1.0).contains(&value);
+    if fits { Ok(()) } else { Err(TrainError::setting(name, value, "at least 0 and below 1")) }
+}
+
+/// Fails unless `value` is finite and above 0.
+pub(crate) fn require_positive(name: &'static str, value: f32) -> Result<()> {
+    let fits = value.is_finite() && value > 0.0;
+    if fits { Ok(()) } else { Err(TrainError::setting(name, value, "finite and above 0")) }
 }
 
 /// Names of the vectors in checkpoints.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::schedule::{Schedule, ScheduleKind, ScheduleSettings, Unit};
 pub use crate::engine::optimizer::{Group, OptimizerState, Rule, Update};
+use crate::engine::optimizer::{require_positive, require_share};
 use crate::engine::parameters::{Entry, Role, Table};
 use crate::error::{Result, TrainError};
 
@@ -41,36 +42,12 @@ impl OptimizerSettings {
     /// # Errors
     /// The first setting that is out of range.
     pub fn validate(&self) -> Result<()> {
-        let share = |name, value: f32| {
-            let fits = (0.0..1.0).contains(&value);
-            if fits { Ok(()) } else { Err(setting(name, value, "at least 0 and below 1")) }
-        };
-        let positive = |name, value: f32| {
-            let fits = value.is_finite() && value > 0.0;
-            if fits { Ok(()) } else { Err(setting(name, value, "finite and above 0")) }
-        };
-        match self.rule {
-            Rule::Sgd { momentum, nesterov } => {
-                share("momentum", momentum)?;
-                if nesterov && momentum == 0.0 {
-                    return Err(setting("momentum", momentum, "above 0 with Nesterov"));
-                }
-            }
-            Rule::Adamw { beta1, beta2, eps } => {
-                share("beta1", beta1)?;
-                share("beta2", beta2)?;
-                positive("eps", eps)?;
-            }
-            Rule::Lars { momentum, trust } => {
-                share("momentum", momentum)?;
-                positive("trust coefficient", trust)?;
-            }
-        }
+        self.rule.validate()?;
         if !self.weight_decay.is_finite() || self.weight_decay < 0.0 {
-            return Err(setting("weight decay", self.weight_decay, "finite and at least 0"));
+            return Err(TrainError::setting("weight decay", self.weight_decay, "finite and at least 0"));
         }
-        self.clip.map_or(Ok(()), |clip| positive("largest gradient norm", clip))?;
-        self.ema.map_or(Ok(()), |ema| share("share of the averaged weights", ema))
+        self.clip.map_or(Ok(()), |clip| require_positive("largest gradient norm", clip))?;
+        self.ema.map_or(Ok(()), |ema| require_share("share of the averaged weights", ema))
     }
 
     /// The update of step `step`, counted from 1, at learning rate `lr`.
@@ -97,10 +74,6 @@ impl OptimizerSettings {
 fn warm_decay(step: u64) -> f32 {
     let step = step as f64;
     ((1.0 + step) / (10.0 + step)) as f32
-}
-
-fn setting(name: &'static str, value: f32, range: &'static str) -> TrainError {
-    TrainError::Setting { name, value: value.into(), range }
 }
 
 #[cfg(test)]
