@@ -81,7 +81,7 @@ fn main() -> Result<(), Failure> {
         };
         let started = Instant::now();
         let targets =
-            build_targets(embeddings, &tsb, &TargetOptions::default(), data, &mut sink, &Job::new())?;
+            build_targets(embeddings, &tsb, None, &TargetOptions::default(), data, &mut sink, &Job::new())?;
         sink.close()?;
         let seconds = started.elapsed().as_secs_f64();
         let line = serde_json::json!({

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use lgd_data::ArtifactError;
 use lgd_data::bank::{
-    BankRecord, BankWriter, CapturedMass, CategoryRecord, Distribution, TargetShardWriter, VsbMode,
+    BankRecord, BankWriter, CapturedMass, CategoryRecord, Center, CenteredSide, Distribution,
+    TargetShardWriter, VsbMode,
 };
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
@@ -13,6 +14,7 @@ use lgd_data::manifest::{ContentHash, Existing};
 use serde::Serialize;
 
 use crate::categories::Categories;
+use crate::center::mean_embedding;
 use crate::distributions::storage;
 use crate::encoder::PromptEncoder;
 use crate::error::BankError;
@@ -38,6 +40,8 @@ pub struct BankRequest<'a> {
     pub existing: Existing,
     /// Accepted text encoders.
     pub text_encoder: TextEncoderRule,
+    /// The embeddings from which the mean of the cache's is subtracted before similarities are computed.
+    pub center: Option<CenteredSide>,
     /// How distributions are computed and stored.
     pub targets: TargetOptions,
 }
@@ -115,20 +119,24 @@ pub fn build_bank(
     BankWriter::check(request.out, request.existing)?;
 
     let started = Instant::now();
-    let tsb = build_tsb(categories, request.templates, encoder, request.prompt_cache, job)?;
+    let center =
+        request.center.map(|side| Ok::<_, BankError>(Center::new(side, mean_embedding(embeddings)?)));
+    let center = center.transpose()?;
+    let center = center.as_ref();
+    let tsb = build_tsb(categories, request.templates, encoder, request.prompt_cache, center, job)?;
     let prompts = started.elapsed().as_secs_f64();
 
     // An old bank is replaced only now: encoding the prompts may fail, and then the old bank must survive.
     let writer = BankWriter::create(request.out, categories.len(), storage, request.existing)?;
     let mut shards = Shards::new(&writer, embeddings.shard_rows());
-    let targets = build_targets(embeddings, &tsb, &request.targets, request.out, &mut shards, job)?;
+    let targets = build_targets(embeddings, &tsb, center, &request.targets, request.out, &mut shards, job)?;
     let started = Instant::now();
     shards.finish()?;
 
-    let record = record(request, encoder.hash(), &tsb, &targets);
+    let record = record(request, encoder.hash(), &tsb, center, &targets);
     let unassigned = record.unassigned.clone();
     let (shards, rows) = (embeddings.shard_rows().len(), EmbeddingRows::rows(embeddings));
-    writer.finish(record, tsb.values(), &targets.vsb, shards, rows)?;
+    writer.finish(record, (tsb.values(), &targets.vsb), center, shards, rows)?;
     let finish = started.elapsed().as_secs_f64();
     let counts = categories.names().zip(targets.counts);
     Ok(BankReport {
@@ -156,7 +164,13 @@ fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), Artif
     }
 }
 
-fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targets: &Targets) -> BankRecord {
+fn record(
+    request: &BankRequest<'_>,
+    text_encoder: ContentHash,
+    tsb: &Tsb,
+    center: Option<&Center>,
+    targets: &Targets,
+) -> BankRecord {
     let categories = request.categories.as_slice().iter().zip(&targets.counts);
     let categories: Vec<CategoryRecord> = categories
         .map(|(category, &count)| CategoryRecord {
@@ -174,6 +188,7 @@ fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targe
         unassigned: unassigned.map(|category| category.name.clone()).collect(),
         categories,
         templates: request.templates.as_slice().to_vec(),
+        center: center.map(Center::record),
         teacher_temperature: request.targets.temperature.get(),
         vsb: VsbMode::Mean,
         unassigned_slots: request.targets.unassigned,

@@ -118,6 +118,14 @@ pub enum BankError {
         /// Its norm.
         norm: f32,
     },
+    /// An embedding equals the mean that is subtracted from it.
+    #[error(
+        "nothing is left of {what} without the mean of the cache's embeddings\nhint: leave out --center; a cache whose embeddings are all alike comes from a damaged or collapsed teacher"
+    )]
+    EqualsMean {
+        /// The embedding.
+        what: String,
+    },
     /// The cache has no embeddings.
     #[error(
         "there are no embeddings to build a bank from\nhint: every sample was rejected; rejects.jsonl in the cache says why"

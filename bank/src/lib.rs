@@ -21,6 +21,7 @@
 //!         out: Path::new("banks/pets"),
 //!         existing: Existing::Refuse,
 //!         text_encoder: TextEncoderRule::SameTeacher,
+//!         center: None,
 //!         targets: TargetOptions::default(),
 //!     };
 //!     let report = build_bank(&request, encoder, &Job::new())?;
@@ -41,6 +42,7 @@
 
 pub mod build;
 pub mod categories;
+mod center;
 mod distributions;
 mod encoder;
 mod error;

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use lgd_data::ArtifactError;
-use lgd_data::bank::{CapturedMass, Distribution, Storage, UnassignedSlots};
+use lgd_data::bank::{CapturedMass, Center, Distribution, Storage, UnassignedSlots};
 use lgd_data::job::Job;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -105,8 +105,8 @@ pub struct PassSeconds {
     pub write: f64,
 }
 
-/// Computes the VSB and the distributions of every row, and passes the rows to `sink`. `scratch` is a folder for a
-/// temporary file.
+/// Computes the VSB and the distributions of every row, and passes the rows to `sink`. A `center` for images is subtracted
+/// from every row first. `scratch` is a folder for a temporary file.
 ///
 /// # Errors
 /// [`BankError`] if the widths differ, there are no rows, a row is not a unit vector, I/O fails, or the job is
@@ -114,6 +114,7 @@ pub struct PassSeconds {
 pub fn build_targets(
     embeddings: &dyn EmbeddingRows,
     tsb: &Tsb,
+    center: Option<&Center>,
     options: &TargetOptions,
     scratch: &Path,
     sink: &mut (dyn TargetSink + Send),
@@ -133,6 +134,7 @@ pub fn build_targets(
 
     let text = Pass {
         embeddings,
+        center,
         bank: PackedBank::new(tsb.values(), dim, isa),
         softmax: softmax(categories, Vec::new()),
         positive: false,
@@ -170,6 +172,7 @@ pub fn build_targets(
 /// One pass over the embeddings: multiplies rows by a bank and computes the distribution of each row's logits.
 struct Pass<'a> {
     embeddings: &'a dyn EmbeddingRows,
+    center: Option<&'a Center>,
     bank: PackedBank,
     softmax: Softmax,
     /// Whether slot 0 is the positive, with logit t . t = 1.
@@ -313,6 +316,13 @@ impl Pass<'_> {
             if !NORMS.contains(&norm) {
                 return Err(BankError::RowNorm { row, norm });
             }
+        }
+        if let Some(center) = self.center {
+            let equal = |row| {
+                let what = format!("row {} of the embeddings", block.first_row + row);
+                BankError::EqualsMean { what }
+            };
+            center.images(block.rows).map_err(equal)?;
         }
         let logits = &mut workspace.logits[..count * stride];
         self.bank.logits(block.rows, logits);

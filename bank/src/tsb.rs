@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use lgd_data::bank::Center;
 use lgd_data::job::Job;
 use serde::Serialize;
 
@@ -75,7 +76,7 @@ impl Tsb {
 }
 
 /// Builds the bank: normalizes every prompt's embedding, averages those of a category, and normalizes the mean. Sums
-/// and norms are computed in f64.
+/// and norms are computed in f64. A `center` for texts is subtracted from every prompt's embedding.
 ///
 /// `prompt_cache` is the folder of the prompt cache. Only prompts that are not in it are encoded.
 ///
@@ -87,6 +88,7 @@ pub fn build_tsb(
     templates: &Templates,
     encoder: &mut dyn PromptEncoder,
     prompt_cache: &Path,
+    center: Option<&Center>,
     job: &Job,
 ) -> Result<Tsb, BankError> {
     let dim = encoder.dim();
@@ -116,7 +118,14 @@ pub fn build_tsb(
         let mut sum = vec![0.0f64; dim];
         for prompt in templates.prompts(category) {
             cache.read(&prompt, &mut embedding)?;
-            let norm = norm(embedding.iter().map(|&value| f64::from(value)));
+            let length = |embedding: &[f32]| norm(embedding.iter().map(|&value| f64::from(value)));
+            let mut norm = length(&embedding);
+            if let Some(center) = center {
+                embedding.iter_mut().for_each(|value| *value = rounded(f64::from(*value) / norm));
+                let equal = |_| BankError::EqualsMean { what: format!("the embedding of {prompt:?}") };
+                center.texts(&mut embedding).map_err(equal)?;
+                norm = length(&embedding);
+            }
             for (sum, &value) in sum.iter_mut().zip(&embedding) {
                 *sum += f64::from(value) / norm;
             }
@@ -220,7 +229,7 @@ mod tests {
         let templates = Templates::new(vec!["{}".into(), "a {}".into()]).unwrap();
         let mut encoder = Counting::default();
         let mut build = |list: &[&str]| {
-            build_tsb(&names(list), &templates, &mut encoder, dir.path(), &Job::new()).unwrap()
+            build_tsb(&names(list), &templates, &mut encoder, dir.path(), None, &Job::new()).unwrap()
         };
         let first = build(&["cat", "a cat"]);
         assert_eq!(first.prompts(), PromptCounts { total: 4, distinct: 3, encoded: 3, reused: 0 });
@@ -238,8 +247,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for value in [0.0, f32::NAN, f32::INFINITY] {
             let mut encoder = Counting { value: Some(value), ..Counting::default() };
-            let result =
-                build_tsb(&names(&["cat"]), &Templates::default(), &mut encoder, dir.path(), &Job::new());
+            let result = build_tsb(
+                &names(&["cat"]),
+                &Templates::default(),
+                &mut encoder,
+                dir.path(),
+                None,
+                &Job::new(),
+            );
             assert!(matches!(result, Err(BankError::PromptNorm { .. })), "{result:?}");
         }
         let good = build_tsb(
@@ -247,6 +262,7 @@ mod tests {
             &Templates::default(),
             &mut Counting::default(),
             dir.path(),
+            None,
             &Job::new(),
         );
         assert_eq!(good.unwrap().prompts().encoded, 1);
@@ -258,7 +274,7 @@ mod tests {
         let job = Job::new();
         job.interrupt();
         let mut encoder = Counting::default();
-        let result = build_tsb(&names(&["cat"]), &Templates::default(), &mut encoder, dir.path(), &job);
+        let result = build_tsb(&names(&["cat"]), &Templates::default(), &mut encoder, dir.path(), None, &job);
         assert!(matches!(result, Err(BankError::Interrupted)));
         assert!(encoder.asked.is_empty());
     }

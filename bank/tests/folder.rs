@@ -11,10 +11,10 @@ use std::path::Path;
 use common::{Kept, Lookup, Rows, unit_rows};
 use lgd_bank::{
     BankError, BankReport, BankRequest, Categories, NameForm, TargetOptions, Templates, TextEncoderRule,
-    TopK, build_bank, build_targets, build_tsb,
+    TopK, Tsb, build_bank, build_targets, build_tsb,
 };
 use lgd_data::ArtifactError;
-use lgd_data::bank::Bank;
+use lgd_data::bank::{Bank, CenteredSide};
 use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp, TeacherRecord};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Existing, Verify};
@@ -78,6 +78,17 @@ fn build(
     encoder: &mut Lookup,
     existing: Existing,
 ) -> Result<BankReport, BankError> {
+    build_centered(root, cache, categories, encoder, existing, None)
+}
+
+fn build_centered(
+    root: &Path,
+    cache: &Cache,
+    categories: &Categories,
+    encoder: &mut Lookup,
+    existing: Existing,
+    center: Option<CenteredSide>,
+) -> Result<BankReport, BankError> {
     let request = BankRequest {
         cache,
         categories,
@@ -86,6 +97,7 @@ fn build(
         out: &root.join("bank"),
         existing,
         text_encoder: TextEncoderRule::SameTeacher,
+        center,
         targets: TargetOptions { top_k: TopK::new(8).unwrap(), ..TargetOptions::default() },
     };
     build_bank(&request, encoder, &Job::new())
@@ -106,13 +118,15 @@ fn a_bank_follows_its_cache_row_for_row_in_both_forms_of_storage() {
         assert_eq!(report.counts.iter().map(|c| c.count).sum::<u64>(), 174);
 
         let templates = Templates::default();
-        let tsb = build_tsb(&categories, &templates, &mut encoder, &root.path().join("prompts"), &Job::new())
-            .unwrap();
+        let tsb =
+            build_tsb(&categories, &templates, &mut encoder, &root.path().join("prompts"), None, &Job::new())
+                .unwrap();
         assert_eq!((tsb.prompts().reused, encoder.encoded), (count, count));
         let options = TargetOptions { top_k: TopK::new(8).unwrap(), ..TargetOptions::default() };
         let mut kept = Kept::default();
         let rows = Rows { values, dim: DIM };
-        let targets = build_targets(&rows, &tsb, &options, root.path(), &mut kept, &Job::new()).unwrap();
+        let targets =
+            build_targets(&rows, &tsb, None, &options, root.path(), &mut kept, &Job::new()).unwrap();
 
         let bank = Bank::open(&root.path().join("bank"), Verify::Full).unwrap();
         bank.require_cache(&cache).unwrap();
@@ -191,4 +205,68 @@ fn a_failed_build_leaves_nothing_that_opens_as_a_bank() {
     assert!(unknown.unwrap_err().to_string().contains("unknown prompt"));
     assert!(!root.path().join("bank/bank.json").exists());
     assert_eq!(fs::read_dir(root.path().join("bank")).unwrap().count(), 0);
+}
+
+/// `(row - mean) / |row - mean|` for every row, in f64.
+fn centered(rows: &[f32], mean: &[f64]) -> Vec<f32> {
+    let center = |row: &[f32]| {
+        let away: Vec<f64> = row.iter().zip(mean).map(|(&value, mean)| f64::from(value) - mean).collect();
+        let norm = away.iter().map(|value| value * value).sum::<f64>().sqrt();
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+        away.into_iter().map(move |value| (value / norm) as f32).collect::<Vec<f32>>()
+    };
+    rows.chunks_exact(DIM).flat_map(center).collect()
+}
+
+#[test]
+fn a_centered_bank_is_that_of_embeddings_less_their_mean() {
+    let root = tempfile::tempdir().unwrap();
+    let values = values();
+    let cache = write_cache(&root.path().join("cache"), &values);
+    let count = 12;
+    let categories = names(count);
+    let rows = values.len() / DIM;
+    let mean: Vec<f64> = (0..DIM)
+        .map(|d| values.iter().skip(d).step_by(DIM).map(|&value| f64::from(value)).sum::<f64>() / rows as f64)
+        .collect();
+    // A bank normalizes the embeddings of prompts, which are rounded to f16 here.
+    let texts = centered(&unit_rows(count, DIM, 12), &[0.0; DIM]);
+    for side in [CenteredSide::Image, CenteredSide::Text, CenteredSide::Both] {
+        let mut encoder = encoder(count, DIM);
+        let existing = Existing::Overwrite;
+        build_centered(root.path(), &cache, &categories, &mut encoder, existing, Some(side)).unwrap();
+        let bank = Bank::open(&root.path().join("bank"), Verify::Full).unwrap();
+        assert_eq!(bank.manifest().record.center.map(|center| center.side), Some(side));
+        for (got, expected) in bank.center().unwrap().mean().iter().zip(&mean) {
+            assert!((f64::from(*got) - expected).abs() < 1e-7, "{got} {expected}");
+        }
+
+        let image = if side == CenteredSide::Text { values.clone() } else { centered(&values, &mean) };
+        let text = if side == CenteredSide::Image { texts.clone() } else { centered(&texts, &mean) };
+        let tsb = Tsb::from_values(text, DIM).unwrap();
+        let options = TargetOptions { top_k: TopK::new(8).unwrap(), ..TargetOptions::default() };
+        let mut kept = Kept::default();
+        let image = Rows { values: image, dim: DIM };
+        let targets =
+            build_targets(&image, &tsb, None, &options, root.path(), &mut kept, &Job::new()).unwrap();
+        let close = |got: &[f32], expected: &[f32]| {
+            got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-5)
+        };
+        assert!(close(bank.tsb(), tsb.values()) && close(bank.vsb(), &targets.vsb), "{side:?}");
+        let pseudo: Vec<i32> =
+            bank.targets().unwrap().pseudo_category.iter().map(|&c| i32::try_from(c).unwrap()).collect();
+        assert_eq!(pseudo, kept.pseudo_category, "{side:?}");
+    }
+}
+
+#[test]
+fn embeddings_that_are_all_alike_cannot_be_centered() {
+    let root = tempfile::tempdir().unwrap();
+    let one = unit_rows(1, DIM, 3);
+    let values: Vec<f32> = one.iter().copied().cycle().take(values().len()).collect();
+    let cache = write_cache(&root.path().join("cache"), &values);
+    let side = Some(CenteredSide::Image);
+    let result = build_centered(root.path(), &cache, &names(3), &mut encoder(3, DIM), Existing::Refuse, side);
+    let text = result.unwrap_err().to_string();
+    assert!(text.contains("row 0 of the embeddings") && text.contains("--center"), "{text}");
 }

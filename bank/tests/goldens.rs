@@ -61,7 +61,7 @@ impl Golden {
         let templates = Templates::new((0..*templates).map(|t| format!("{t}: {{}}")).collect()).unwrap();
         let mut encoder = Lookup { table, dim: *dim, encoded: 0 };
         let cache = tempfile::tempdir().unwrap();
-        build_tsb(&names, &templates, &mut encoder, cache.path(), &Job::new()).unwrap()
+        build_tsb(&names, &templates, &mut encoder, cache.path(), None, &Job::new()).unwrap()
     }
 }
 
@@ -130,7 +130,7 @@ fn a_small_bank_is_stored_whole() {
         let mut kept = Kept::default();
         let options = TargetOptions { unassigned, ..TargetOptions::default() };
         let dir = tempfile::tempdir().unwrap();
-        let targets = build_targets(&rows, &tsb, &options, dir.path(), &mut kept, &Job::new()).unwrap();
+        let targets = build_targets(&rows, &tsb, None, &options, dir.path(), &mut kept, &Job::new()).unwrap();
 
         let pseudo: Vec<f64> = kept.pseudo_category.iter().copied().map(f64::from).collect();
         assert_eq!(pseudo, golden.values("pseudo_category"));
@@ -162,7 +162,7 @@ fn a_large_bank_keeps_the_largest_probabilities_of_the_whole_softmax() {
     };
     let mut kept = Kept::default();
     let dir = tempfile::tempdir().unwrap();
-    let targets = build_targets(&rows, &tsb, &options, dir.path(), &mut kept, &Job::new()).unwrap();
+    let targets = build_targets(&rows, &tsb, None, &options, dir.path(), &mut kept, &Job::new()).unwrap();
 
     assert_close(&targets.vsb, golden.values("vsb"), 3e-8);
     let unassigned = golden.values("counts").iter().filter(|&&count| count == 0.0).count();

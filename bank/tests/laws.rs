@@ -14,7 +14,7 @@ use proptest::prelude::*;
 fn build(rows: &Rows, tsb: &Tsb, options: &TargetOptions) -> Result<(Targets, Kept), BankError> {
     let mut kept = Kept::default();
     let dir = tempfile::tempdir().unwrap();
-    let targets = build_targets(rows, tsb, options, dir.path(), &mut kept, &Job::new())?;
+    let targets = build_targets(rows, tsb, None, options, dir.path(), &mut kept, &Job::new())?;
     Ok((targets, kept))
 }
 
@@ -178,7 +178,8 @@ fn an_interrupted_job_stops_and_leaves_no_temporary_file() {
     let job = Job::new();
     job.interrupt();
     let mut kept = Kept::default();
-    let result = build_targets(&rows, &tsb(3, 4), &TargetOptions::default(), dir.path(), &mut kept, &job);
+    let result =
+        build_targets(&rows, &tsb(3, 4), None, &TargetOptions::default(), dir.path(), &mut kept, &job);
     assert!(matches!(result, Err(BankError::Interrupted)));
     assert_eq!(kept, Kept::default());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

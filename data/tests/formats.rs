@@ -258,6 +258,7 @@ fn record(cache: &Cache, storage: Storage) -> BankRecord {
         dim: DIM,
         categories: (0..CATEGORIES).map(category).collect(),
         templates: vec!["a photo of a {}.".to_owned()],
+        center: None,
         teacher_temperature: 0.01,
         vsb: VsbMode::Mean,
         unassigned_slots: UnassignedSlots::Masked,
@@ -292,7 +293,13 @@ fn write_bank(dir: &Path, cache: &Cache, storage: Storage, existing: Existing) -
         targets.finish()?;
     }
     let bank: Vec<f32> = (0..CATEGORIES * DIM).map(|at| value(at, 1)).collect();
-    writer.finish(record(cache, storage), &bank, &bank, cache.manifest().shards.len(), cache.rows())?;
+    writer.finish(
+        record(cache, storage),
+        (&bank, &bank),
+        None,
+        cache.manifest().shards.len(),
+        cache.rows(),
+    )?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args as ClapArgs, CommandFactory, ValueEnum};
+use lgd_data::bank::CenteredSide;
 use lgd_data::manifest::Existing;
 use lgd_train::parse::{at_least_one, temperature};
 use lgd_train::student::Architecture;
@@ -37,6 +38,10 @@ pub struct BankArgs {
     /// Read the lists of a JSON file as complete prompts, not synonyms.
     #[arg(long, conflicts_with = "dim")]
     pub json_prompts: bool,
+    /// Subtract the mean of the cache's embeddings before similarities are computed: from those of images, of texts, or
+    /// both. Runs that learn from the bank follow it. Default: nothing is subtracted.
+    #[arg(long, value_enum, value_name = "SIDE", conflicts_with = "dim")]
+    pub center: Option<CenterArg>,
     /// Temperature of the teacher's distributions. CLIP's logit scale of 100 corresponds to 0.01.
     #[arg(long, default_value_t = 0.01, value_parser = temperature, conflicts_with = "dim")]
     pub tau_t: f32,
@@ -87,6 +92,28 @@ pub enum TargetArg {
     Names,
     /// The teacher's features.
     Kdep,
+}
+
+/// Command-line names of [`CenteredSide`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CenterArg {
+    /// Image embeddings.
+    Image,
+    /// Embeddings of prompts and captions.
+    Text,
+    /// Both.
+    Both,
+}
+
+impl CenterArg {
+    /// The side as the library names it.
+    pub fn side(self) -> CenteredSide {
+        match self {
+            Self::Image => CenteredSide::Image,
+            Self::Text => CenteredSide::Text,
+            Self::Both => CenteredSide::Both,
+        }
+    }
 }
 
 /// A target with the inputs that it requires.

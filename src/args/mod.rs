@@ -16,7 +16,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use lgd_data::manifest::Existing;
 use lgd_extract::ExecutionDevice;
 
-pub use self::bank::{BankArgs, BankTarget};
+pub use self::bank::{BankArgs, BankTarget, CenterArg};
 pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};

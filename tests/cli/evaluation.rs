@@ -46,3 +46,19 @@ fn an_embedding_without_a_bank_is_judged_by_its_neighbors() {
         &["bank.json is missing: the manifest of a bank of names", "hint: the folder holds a cache"],
     );
 }
+
+#[test]
+fn a_run_from_a_centered_bank_is_judged_by_a_bank_centered_alike() {
+    let desk = Desk::cache_and_bank();
+    let bank = "bank --cache cache --teacher teacher --categories names.txt";
+    desk.lgd(&format!("{bank} --center both --out banks/centered")).ended(0, &[]);
+    desk.lgd("inspect banks/centered").printed(&["centered", "of images and texts"]);
+    desk.lgd(&format!("{TRAIN} --objective lgd,seed --bank banks/centered --out run")).ended(0, &[]);
+    let eval = "eval --run run --images images --cache cache --json --protocol zero-shot,agreement --bank";
+    let report = desk.lgd(&format!("{eval} banks/centered")).ended(0, &[]).json();
+    assert!(report["zero_shot"]["teacher"].is_number(), "{report}");
+    let apart = ["the centering of embeddings (--center)", "expected Both", "got none", "hint:"];
+    desk.lgd(&format!("{eval} banks/ten")).ended(3, &apart);
+    desk.lgd("export --run run --bank banks/ten --out student.onnx").ended(3, &apart[..1]);
+    desk.lgd("export --run run --bank banks/centered --out student.onnx").ended(0, &[]);
+}

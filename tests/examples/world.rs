@@ -98,6 +98,7 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
         out: dir,
         existing: Existing::Refuse,
         text_encoder: TextEncoderRule::Any,
+        center: None,
         targets: TargetOptions::default(),
     };
     build_bank(&request, &mut RandomEncoder, &Job::new()).unwrap();

@@ -55,6 +55,9 @@ pub enum TrainError {
         /// The entry.
         name: String,
     },
+    /// A teacher's embedding equals the mean that the bank of names subtracts.
+    #[error("nothing is left of an embedding without the mean that the bank of names subtracts")]
+    EqualsMean,
     /// A setting is out of range.
     #[error("{name} is {value}, must be {range}")]
     Setting {

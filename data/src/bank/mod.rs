@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! banks/NAME/bank.json               manifest; written last
-//! banks/NAME/bank.safetensors        tsb, vsb: f32 [C, D]; counts: i64 [C]
+//! banks/NAME/bank.safetensors        tsb, vsb: f32 [C, D]; counts: i64 [C]; center: f32 [D] if the bank is centered
 //! banks/NAME/targets-00000.parquet   row for row with views-00000.parquet of the cache:
 //!     pseudo_category: i32
 //!     dense:  text_distribution: f16 [C] · visual_distribution: f16 [C + 1], slot 0 the positive
@@ -12,6 +12,7 @@
 //! Wide columns are laid out for reading in place ([`crate::column`]). Top-K probabilities come from the full softmax
 //! and are sorted, largest first. The manifest records the share of the probability mass that they capture.
 
+mod center;
 mod reader;
 mod writer;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::{ContentHash, FileEntry};
 
+pub use center::{Center, CenterRecord, CenteredSide};
 pub use reader::{Bank, DistributionColumn, Targets};
 pub use writer::{BankWriter, Distribution, TargetShardWriter};
 
@@ -94,6 +96,9 @@ pub struct BankRecord {
     pub categories: Vec<CategoryRecord>,
     /// Prompt templates.
     pub templates: Vec<String>,
+    /// How embeddings were centered before similarities were computed; none if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center: Option<CenterRecord>,
     /// Temperature tau_t of the text and visual distributions.
     pub teacher_temperature: f32,
     /// How the VSB was computed.

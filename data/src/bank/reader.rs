@@ -9,7 +9,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{BANK_VERSION, BankManifest, MANIFEST, Storage};
+use super::{BANK_VERSION, BankManifest, Center, MANIFEST, Storage};
 use crate::cache::Cache;
 use crate::column::MappedColumn;
 use crate::error::{ArtifactError, IoContext, ParquetContext};
@@ -24,6 +24,7 @@ pub struct Bank {
     hash: ContentHash,
     tsb: Vec<f32>,
     vsb: Vec<f32>,
+    center: Option<Center>,
 }
 
 impl Bank {
@@ -50,9 +51,22 @@ impl Bank {
         let bytes = fs::read(&path).during("read", &path)?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| ArtifactError::tensors(&path, error))?;
         let shape = [manifest.record.categories.len(), manifest.record.dim];
-        let tsb = prototypes(&path, &file, "tsb", shape)?;
-        let vsb = prototypes(&path, &file, "vsb", shape)?;
-        Ok(Self { dir: dir.to_owned(), manifest, hash, tsb, vsb })
+        let tsb = tensor(&path, &file, "tsb", &shape)?;
+        let vsb = tensor(&path, &file, "vsb", &shape)?;
+        let center = match manifest.record.center {
+            None => None,
+            Some(record) => {
+                let center = Center::new(record.side, tensor(&path, &file, "center", &shape[1..])?);
+                if center.record() != record {
+                    return Err(ArtifactError::invalid(
+                        &path,
+                        "center: not the mean that the manifest records",
+                    ));
+                }
+                Some(center)
+            }
+        };
+        Ok(Self { dir: dir.to_owned(), manifest, hash, tsb, vsb, center })
     }
 
     /// Fails unless the bank was made from `cache`.
@@ -104,6 +118,11 @@ impl Bank {
         &self.vsb
     }
 
+    /// The mean that was subtracted from embeddings, and must be from others that are compared with the prototypes.
+    pub fn center(&self) -> Option<&Center> {
+        self.center.as_ref()
+    }
+
     /// Opens the targets of all rows.
     ///
     /// # Errors
@@ -139,11 +158,12 @@ impl Bank {
     }
 }
 
-fn prototypes(
+/// The f32 tensor `name` of this shape.
+fn tensor(
     path: &Path,
     file: &SafeTensors<'_>,
     name: &str,
-    shape: [usize; 2],
+    shape: &[usize],
 ) -> Result<Vec<f32>, ArtifactError> {
     let tensor = file.tensor(name).map_err(|error| ArtifactError::tensors(path, error))?;
     if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {

@@ -10,7 +10,7 @@ use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use super::{BANK_VERSION, BankManifest, BankRecord, MANIFEST, PROTOTYPES, Storage};
+use super::{BANK_VERSION, BankManifest, BankRecord, Center, MANIFEST, PROTOTYPES, Storage};
 use crate::error::ArtifactError;
 use crate::manifest::{Existing, FileEntry, write_atomic, write_json};
 use crate::table::{GroupLimit, TableWriter, list_field};
@@ -79,15 +79,15 @@ impl BankWriter {
         TargetShardWriter::create(&self.dir.join(target_file(shard)), self.categories, self.storage)
     }
 
-    /// Writes the prototypes (`tsb` and `vsb`, each `[C, D]`) and the manifest, which lists `shards` target files.
+    /// Writes the prototypes (`tsb` and `vsb`, each `[C, D]`), the center and the manifest, which lists `shards` target files.
     ///
     /// # Errors
     /// [`ArtifactError`] on I/O, or if a shape contradicts `record`.
     pub fn finish(
         self,
         record: BankRecord,
-        tsb: &[f32],
-        vsb: &[f32],
+        (tsb, vsb): (&[f32], &[f32]),
+        center: Option<&Center>,
         shards: usize,
         rows: usize,
     ) -> Result<BankManifest, ArtifactError> {
@@ -97,11 +97,15 @@ impl BankWriter {
         let (tsb, vsb) = (bytes(tsb), bytes(vsb));
         let counts: Vec<u8> =
             record.categories.iter().flat_map(|category| category.count.to_le_bytes()).collect();
-        let tensors = [
+        let center = center.map(|center| bytes(center.mean()));
+        let mut tensors = vec![
             ("tsb", TensorView::new(Dtype::F32, shape.clone(), &tsb)),
             ("vsb", TensorView::new(Dtype::F32, shape.clone(), &vsb)),
             ("counts", TensorView::new(Dtype::I64, vec![shape[0]], &counts)),
         ];
+        if let Some(center) = &center {
+            tensors.push(("center", TensorView::new(Dtype::F32, vec![shape[1]], center)));
+        }
         let views = tensors.into_iter().map(|(name, view)| Ok((name, view?)));
         let file = views
             .collect::<Result<Vec<_>, _>>()

@@ -12,7 +12,7 @@ use lgd_data::cache::Cache;
 use lgd_data::manifest::ContentHash;
 use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
 
-use crate::args::BankArgs;
+use crate::args::{BankArgs, CenterArg};
 use crate::commands::print_json;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
@@ -43,6 +43,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         } else {
             TextEncoderRule::SameTeacher
         },
+        center: args.center.map(CenterArg::side),
         targets: TargetOptions {
             temperature: Temperature::new(args.tau_t)?,
             top_k: TopK::new(args.top_k)?,

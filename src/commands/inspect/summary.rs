@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use indicatif::{DecimalBytes, HumanCount};
-use lgd_data::bank::{BankManifest, BankRecord, CategoryRecord, Storage};
+use lgd_data::bank::{BankManifest, BankRecord, CategoryRecord, CenteredSide, Storage};
 use lgd_data::cache::{Cache, CacheConfig, CacheManifest, TeacherRecord};
 use lgd_data::kdep::{KdepManifest, KdepRecord};
 use lgd_data::manifest::ContentHash;
@@ -62,6 +62,14 @@ impl Summary {
                 ),
             ),
         ];
+        lines.extend(manifest.record.center.map(|center| {
+            let of = match center.side {
+                CenteredSide::Image => "images",
+                CenteredSide::Text => "texts",
+                CenteredSide::Both => "images and texts",
+            };
+            ("centered", format!("the cache's mean is subtracted from the embeddings of {of}"))
+        }));
         lines.extend(view_counts(categories).map(|text| ("views", text)));
         let unassigned: Vec<&str> = manifest.record.unassigned.iter().map(String::as_str).collect();
         if !unassigned.is_empty() {

@@ -36,7 +36,8 @@ pub(super) fn judge(
         .copied()
         .collect();
     let student = classify(embedding, &prototypes)?;
-    let teacher = test.teacher.as_ref().map(|teacher| classify(teacher, &prototypes)).transpose()?;
+    let teacher =
+        test.teacher.as_ref().map(|teacher| classify_teacher(teacher, bank, &prototypes)).transpose()?;
     Ok(ZeroShotReport {
         categories: bank.categories(),
         student: top1(&student, &truth),
@@ -52,8 +53,17 @@ pub(super) fn compare(
     bank: &Bank,
 ) -> Result<AgreementReport, TrainError> {
     let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
-    let (student, teacher) = (classify(student, &prototypes)?, classify(teacher, &prototypes)?);
+    let teacher = classify_teacher(teacher, bank, &prototypes)?;
+    let student = classify(student, &prototypes)?;
     Ok(AgreementReport { categories: bank.categories(), student: top1(&student, &teacher) })
+}
+
+/// [`classify`] for the teacher: its embeddings are centered if the bank is. The student has learned to give centered ones.
+fn classify_teacher(teacher: &Matrix, bank: &Bank, prototypes: &Matrix) -> Result<Vec<u32>, TrainError> {
+    let Some(center) = bank.center() else { return classify(teacher, prototypes) };
+    let mut values = teacher.values().to_vec();
+    center.images(&mut values).map_err(|_| TrainError::EqualsMean)?;
+    classify(&Matrix::new(bank.dim(), values), prototypes)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The target columns of a batch: from the cache, from a bank of names, from a KDEP bank.
 
 use candle_core::{Device, Shape, Tensor};
-use lgd_data::bank::{DistributionColumn, Targets};
+use lgd_data::bank::{Center, DistributionColumn, Targets};
 use lgd_data::cache::{Cache, TokenColumn};
 use lgd_data::column::MappedColumn;
 
@@ -15,6 +15,7 @@ use crate::objective::{Input, Inputs, TargetBatch, TargetColumns};
 #[derive(Debug)]
 pub struct TargetSource<'a> {
     cache: &'a Cache,
+    center: Option<&'a Center>,
     wanted: TargetColumns,
     bank: Option<Targets>,
     kdep: Option<MappedColumn<f32>>,
@@ -38,6 +39,7 @@ impl<'a> TargetSource<'a> {
             || Ok::<_, LoaderError>(cache.captions()?.ok_or_else(|| inputs.undeclared(Input::Captions))?);
         Ok(Self {
             cache,
+            center: inputs.center(),
             wanted,
             bank: of_bank.then(|| Ok::<_, LoaderError>(inputs.names()?.targets()?)).transpose()?,
             kdep: wanted.kdep.then(|| Ok::<_, LoaderError>(inputs.features()?.targets()?)).transpose()?,
@@ -60,7 +62,7 @@ impl<'a> TargetSource<'a> {
             self.gather_bank(targets, rows, &mut batch)?;
         }
         if let Some(column) = &self.kdep {
-            batch.kdep = Some(copied(column, rows.iter().copied(), rows.len())?);
+            batch.kdep = Some(copied(column, rows.iter().copied(), rows.len(), |_| Ok(()))?);
         }
         if let Some(column) = &self.tokens {
             let mut values = vec![0.0; rows.len() * column.width()];
@@ -70,7 +72,10 @@ impl<'a> TargetSource<'a> {
         }
         if let Some(column) = &self.captions {
             let samples = rows.iter().map(|row| row / self.cache.views_per_sample());
-            batch.caption = Some(copied(column, samples, rows.len())?);
+            batch.caption = Some(copied(column, samples, rows.len(), |values| match self.center {
+                Some(center) => center.texts(values),
+                None => Ok(()),
+            })?);
         }
         if let Some(labels) = &self.labels {
             let samples = rows.iter().map(|row| row / self.cache.views_per_sample());
@@ -87,7 +92,7 @@ impl<'a> TargetSource<'a> {
         self.labels.as_ref().map(Labels::classes)
     }
 
-    /// The teacher's embeddings of cache rows, `[rows.len(), D]`, on the CPU.
+    /// The teacher's embeddings of cache rows, `[rows.len(), D]`, on the CPU, centered if the bank of names is.
     ///
     /// # Errors
     /// [`TrainError::Setting`] if a row does not exist.
@@ -96,7 +101,10 @@ impl<'a> TargetSource<'a> {
             let range = "below the number of rows of the cache";
             return Err(TrainError::Setting { name: "a cache row", value: f64::from(number(row)?), range });
         }
-        copied(self.cache.embeddings(), rows.iter().copied(), rows.len())
+        copied(self.cache.embeddings(), rows.iter().copied(), rows.len(), |values| match self.center {
+            Some(center) => center.images(values),
+            None => Ok(()),
+        })
     }
 
     fn gather_bank(
@@ -124,14 +132,16 @@ fn distribution(column: &DistributionColumn, rows: &[usize]) -> Result<Tensor, L
     Ok(tensor(values, (rows.len(), column.slots()))?)
 }
 
-/// `count` rows of a column, `[count, width]`.
+/// `count` rows of a column, `[count, width]`, centered by `center`.
 fn copied(
     column: &MappedColumn<f32>,
     rows: impl Iterator<Item = usize>,
     count: usize,
+    center: impl FnOnce(&mut [f32]) -> Result<(), usize>,
 ) -> Result<Tensor, TrainError> {
     let mut values = vec![0.0; count * column.width()];
     column.copy_rows(rows, &mut values);
+    center(&mut values).map_err(|_| TrainError::EqualsMean)?;
     tensor(values, (count, column.width()))
 }
 

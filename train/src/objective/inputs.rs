@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use lgd_data::ArtifactError;
-use lgd_data::bank::Bank;
+use lgd_data::bank::{Bank, Center};
 use lgd_data::cache::{Cache, TokenRecord};
 use lgd_data::kdep::KdepBank;
 use serde::{Serialize, Serializer};
@@ -112,6 +112,12 @@ impl<'a> Inputs<'a> {
     /// [`InputError::Missing`] if no objective declared it.
     pub fn names(&self) -> Result<&'a Bank, InputError> {
         self.bank.ok_or(InputError::Missing { of: UNDECLARED, input: Input::Names })
+    }
+
+    /// What the bank of names subtracts from the teacher's embeddings; none without such a bank. It holds for every objective
+    /// of a run: all of them see the same embeddings.
+    pub fn center(&self) -> Option<&'a Center> {
+        self.bank?.center()
     }
 
     /// The KDEP bank.

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use lgd_data::ArtifactError;
-use lgd_data::bank::Bank;
+use lgd_data::bank::{Bank, CenterRecord};
 use lgd_data::cache::{StoredFormat, TeacherRecord};
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{ContentHash, FileEntry, Verify, read_manifest};
@@ -96,6 +96,9 @@ pub struct RunManifest {
     /// must come from the same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_encoder: Option<ContentHash>,
+    /// What was subtracted from the teacher's embeddings, by the bank of names. Banks for zero-shot must subtract the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center: Option<CenterRecord>,
     /// The classes of the student's classifier, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassRecord>,
@@ -202,7 +205,7 @@ impl Run {
     /// Checks that `bank` is in the space of the student's embedding.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] if the text encoder or the width differs.
+    /// [`ArtifactError::Mismatch`] if the text encoder, the width or the centering differs.
     pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtifactError> {
         let record = &bank.manifest().record;
         let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
@@ -221,6 +224,19 @@ impl Run {
         if record.dim != self.manifest.dim {
             let (expected, got) = (self.manifest.dim.to_string(), record.dim.to_string());
             return Err(mismatch("the width of the embeddings", expected, got));
+        }
+        if record.center != self.manifest.center {
+            let [expected, got] = [self.manifest.center, record.center].map(|center| match center {
+                Some(center) => format!("{:?}, mean {}", center.side, center.mean),
+                None => "none".to_owned(),
+            });
+            return Err(ArtifactError::Mismatch {
+                path: bank.dir().to_owned(),
+                what: "the centering of embeddings (--center)".to_owned(),
+                expected,
+                got,
+                hint: "make the bank from the run's own cache, with --center as in the run's own bank",
+            });
         }
         Ok(())
     }

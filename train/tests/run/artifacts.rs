@@ -203,6 +203,7 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
         dim: DIM,
         categories: CLASSES.iter().map(category).collect(),
         templates: vec!["{}".to_owned()],
+        center: None,
         teacher_temperature: 0.1,
         vsb: VsbMode::Mean,
         unassigned_slots: UnassignedSlots::Masked,
@@ -211,6 +212,6 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
         text_mass: mass,
         visual_mass: mass,
     };
-    writer.finish(record, &tsb, &tsb, cache.manifest().shards.len(), cache.rows()).unwrap();
+    writer.finish(record, (&tsb, &tsb), None, cache.manifest().shards.len(), cache.rows()).unwrap();
     Bank::open(dir, Verify::Full).unwrap()
 }
