@@ -99,7 +99,7 @@ pub struct RunManifest {
     pub text_encoder: Option<ContentHash>,
     /// What was subtracted from the teacher's embeddings, by the bank of names. Banks for zero-shot must subtract the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub center: Option<CenterRecord>,
+    pub centered: Option<CenterRecord>,
     /// The classes of the student's classifier, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassRecord>,
@@ -229,8 +229,8 @@ impl Run {
             let (expected, got) = (self.manifest.dim.to_string(), record.dim.to_string());
             return Err(mismatch("the width of the embeddings", expected, got));
         }
-        if record.center != self.manifest.center {
-            let [expected, got] = [self.manifest.center, record.center].map(|center| match center {
+        if record.center != self.manifest.centered {
+            let [expected, got] = [self.manifest.centered, record.center].map(|center| match center {
                 Some(center) => format!("{:?}, mean {}", center.side, center.mean),
                 None => "none".to_owned(),
             });

@@ -210,7 +210,7 @@ fn manifest(
         bank: inputs.bank.map(Bank::hash),
         kdep_bank: inputs.kdep.map(KdepBank::hash),
         text_encoder: inputs.bank.map(|bank| bank.manifest().record.text_encoder).or(teacher.text_encoder),
-        center: inputs.bank.and_then(|bank| bank.manifest().record.center),
+        centered: inputs.bank.and_then(|bank| bank.manifest().record.center),
         classes: targets.classes().cloned(),
         device: if settings.device.is_cpu() { "cpu" } else { "cuda" }.to_owned(),
         teacher: teacher.clone(),
