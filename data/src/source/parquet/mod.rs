@@ -28,7 +28,7 @@ use self::blocks::{DecodedBlocks, SharedFile};
 use self::columns::{Columns, LabelKind};
 use self::file::{ImageFile, Labels, ListedFile};
 use super::{
-    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, names,
+    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, classes, names,
 };
 use crate::open_files::OpenFiles;
 
@@ -36,13 +36,6 @@ pub use error::{ParquetProblem, ParquetSourceError};
 
 /// Maximum number of files that are open at a time.
 const OPEN_FILES: usize = 128;
-
-/// Words in file names that mark the splits of a data set, by the rules of `datasets`.
-const SPLITS: [(&str, &[&str]); 3] = [
-    ("train", &["train", "training"]),
-    ("validation", &["validation", "valid", "val", "dev"]),
-    ("test", &["test", "testing", "eval", "evaluation"]),
-];
 
 /// An image, which is a row of one of the files.
 #[derive(Debug, Clone, Copy)]
@@ -100,9 +93,7 @@ fn split_of(name: &str) -> String {
     {
         return split.to_owned();
     }
-    let words = stem.split(|letter: char| !letter.is_ascii_alphabetic()).map(str::to_ascii_lowercase);
-    let split = |word: String| SPLITS.into_iter().find(|(_, words)| words.contains(&&*word));
-    words.filter_map(split).next_back().map_or(String::new(), |(split, _)| split.to_owned())
+    classes::split_word(stem).unwrap_or_default().to_owned()
 }
 
 impl ParquetFiles {
