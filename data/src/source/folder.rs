@@ -2,7 +2,7 @@
 //!
 //! - The class of a file is the first folder of its path; files may be at any depth below it. Classes are the
 //!   first-level folders in bytewise order of their names, including empty ones, so labels do not depend on which files
-//!   are present.
+//!   are present. Folders named `0`, `1`, `2`… are the classes of these numbers.
 //! - A folder without subfolders is a flat set without labels. Files beside class folders have no label.
 //! - Samples are sorted bytewise by key. Every file is a sample, whatever its name. Checking the content during listing
 //!   would cost a read per file, so a file that is not an image is rejected when it is decoded.
@@ -59,8 +59,8 @@ impl ImageFolder {
         }
         samples.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         rejected.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let class_names = Some(classes).filter(|classes| !classes.is_empty());
-        let listing = Listing { samples, class_names, rejected, ..Listing::default() };
+        let mut listing = Listing { samples, rejected, ..Listing::default() };
+        listing.set_classes(classes);
         Ok(Self { root: root.to_owned(), listing })
     }
 }

@@ -40,6 +40,8 @@ pub struct Listing {
     pub first_line: Option<u64>,
     /// Describes the contents of the source that are neither samples nor rejected.
     pub passed_over: Option<String>,
+    /// Assumptions about columns and labels, one sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Listing {

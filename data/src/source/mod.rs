@@ -21,6 +21,7 @@ mod captions;
 mod csv_list;
 mod file;
 mod folder;
+mod labels;
 mod listing;
 mod names;
 mod parquet;
@@ -32,6 +33,7 @@ pub use archive::{ArchiveError, ArchiveProblem, TarArchives};
 pub use captions::{CaptionFault, Captions};
 pub use csv_list::{CaptionColumn, CsvList, ListError, RowProblem};
 pub use folder::ImageFolder;
+pub use labels::{LabelFault, class_numbers, position_limit};
 pub use listing::{Listing, Rejected, Sample, listing_hash};
 pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 

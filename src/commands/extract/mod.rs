@@ -80,6 +80,9 @@ fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
     if let Some(passed_over) = &source.listing().passed_over {
         say(format_args!("note: {}: {passed_over}", args.images.display()));
     }
+    for note in &source.listing().notes {
+        say(format_args!("note: {}: {note}", args.images.display()));
+    }
     Ok(source)
 }
 

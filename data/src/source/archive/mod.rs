@@ -214,7 +214,7 @@ impl Found {
     }
 
     fn finish(mut self, root: &Path, paths: Vec<PathBuf>) -> TarArchives {
-        let mut class_names = None;
+        let mut classes = Vec::new();
         if !self.labeled {
             let names: Vec<String> = self.classes.into_iter().collect();
             let numbers: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
@@ -224,22 +224,22 @@ impl Found {
                 let class = sample.key.get(above..).and_then(|name| name.split_once('/'));
                 sample.label = class.and_then(|(class, _)| numbers.get(class).copied());
             }
-            class_names = Some(names).filter(|names| !names.is_empty());
+            classes = names;
         }
         let passed_over = self.unknown.map(|(count, first)| {
             format!(
                 "{count} members are neither images nor labels or captions beside them; the first is {first}"
             )
         });
-        let listing = Listing {
+        let mut listing = Listing {
             samples: self.samples,
-            class_names,
             rejected: self.rejected,
             captions: self.captions.then_some(Captions::Texts(self.texts)),
             ignores_captions: self.captioned && !self.captions,
-            first_line: None,
             passed_over,
+            ..Listing::default()
         };
+        listing.set_classes(classes);
         let (root, files) = (root.to_owned(), OpenFiles::new(OPEN_ARCHIVES));
         TarArchives { root, files, paths, listing, members: self.members }
     }

@@ -70,7 +70,7 @@ impl CsvList {
             captions: list.captions,
             ignores_captions: list.ignores_captions,
             first_line,
-            passed_over: None,
+            ..Listing::default()
         };
         Ok(Self { root: path.parent().unwrap_or(Path::new("")).to_owned(), listing })
     }
