@@ -128,7 +128,7 @@ pub(super) fn labels_of(source: &dyn ImageSource) -> BTreeSet<u32> {
 
 /// The class of each label of the test images, as a number of another list: of a bank's categories, of the training
 /// images' labels, or of a classifier's outputs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct LabelMap {
     /// Keyed by label.
     classes: BTreeMap<u32, u32>,
