@@ -68,7 +68,7 @@ fn a_folder_of_the_hub_has_its_images_labels_and_names() {
     assert_eq!(got, expected);
     assert!(
         source.listing().rejected.is_empty()
-            && source.listing().passed_over.as_deref().is_none()
+            && source.listing().notes.is_empty()
             && !source.listing().ignores_captions
     );
     for row in [8, 0, 5, 4, 2] {
@@ -262,7 +262,7 @@ fn labels_may_be_numbers_of_any_type_and_numbers_as_texts() {
     let breeds: ArrayRef = Arc::new(Int64Array::from(vec![0]));
     write(&path, vec![("image", images(&["a"])), ("breed", breeds)]);
     let source = open(&path);
-    let told = source.listing().passed_over.as_deref().unwrap();
+    let told = &source.listing().notes[0];
     assert!(told.starts_with("no labels: of the columns breed (Int64) none holds"), "{told}");
     assert_eq!(listed(&*source), [("a.parquet/0", None)]);
 }

@@ -7,7 +7,7 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
-use lgd_data::source::open_source;
+use lgd_data::source::{CaptionColumn, open_with};
 use lgd_train::loader::labels::Labels;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
@@ -41,7 +41,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     // Images that are never opened are not listed, since listing millions of them takes time.
     let images = args.images.as_deref().filter(|_| origin.stored().is_none());
     let source = images.map(|path| {
-        let source = open_source(path);
+        let source = open_with(path, CaptionColumn::Ignore, &cache.manifest().config.fields);
         source.with_context(|| format!("cannot list the images in {}", path.display()))
     });
     let source = source.transpose()?;

@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry};
 use crate::render::{Normalization, Resample};
+use crate::source::{FieldNames, LeftAside};
 use crate::strided::StridedViews;
 use crate::view::Policy;
 
@@ -117,6 +118,9 @@ pub struct CacheConfig {
     pub samples: usize,
     /// Class names, indexed by label, if the source has them.
     pub class_names: Option<Vec<String>>,
+    /// Fields that the source was opened with, so that training opens it alike.
+    #[serde(default, skip_serializing_if = "FieldNames::is_empty")]
+    pub fields: FieldNames,
     /// Views per image, K.
     pub views: u16,
     /// Fraction of the short side that view 0 shows if it is the center crop. `None` if view 0 is drawn like the
@@ -224,6 +228,9 @@ pub struct CacheManifest {
     pub rows: usize,
     /// Number of rejected samples.
     pub rejected: usize,
+    /// Contents of the source that are neither samples nor rejected, counted by kind.
+    #[serde(default, skip_serializing_if = "LeftAside::is_empty")]
+    pub left_aside: LeftAside,
     /// Shards, in order.
     pub shards: Vec<ShardEntry>,
     /// Entry of `rejects.jsonl`.

@@ -29,15 +29,42 @@ mod parquet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 pub use archive::{ArchiveError, ArchiveProblem, TarArchives};
 pub use captions::{CaptionFault, Captions};
 pub use csv_list::{CaptionColumn, CsvList, ListError, RowProblem};
 pub use folder::ImageFolder;
 pub use labels::{LabelFault, class_numbers, position_limit};
-pub use listing::{Listing, Rejected, Sample, listing_hash};
+pub use listing::{LeftAside, Listing, Rejected, Sample, listing_hash};
 pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 
 use file::{is_fault_of_file, read_sample};
+
+/// All kinds of sources, for messages and for the help of flags.
+pub const KINDS: &str = "a folder of images (class = first-level folder), a .tar archive, a brace range or a folder of archives, a .parquet file or a folder of them, or a .csv list with the columns path[,label]";
+
+/// Names of the fields that hold image, label and caption, for a source with several candidates: columns of a table, or
+/// endings of the files of a sample in archives and folders (`input.png`, `cls`), or keys of its `.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldNames {
+    /// Field of the images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Field of the labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Field of the captions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption: Option<String>,
+}
+
+impl FieldNames {
+    /// Whether no field is named, so that the source finds all of them itself.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// A set of encoded images that can be listed and read.
 pub trait ImageSource: Send + Sync {
@@ -85,7 +112,7 @@ pub enum SourceError {
     },
     /// The path is not a source of images.
     #[error(
-        "{} is not a source of images\nhint: give a folder of images, a .tar or .parquet file or a folder of them, or a .csv list with the columns path[,label]",
+        "{} is not a source of images\nhint: give {KINDS}",
         path.display()
     )]
     Kind {
@@ -176,7 +203,7 @@ impl SourceError {
 /// # Errors
 /// [`SourceError`] if the path is none of these, cannot be read, is damaged, or holds no images.
 pub fn open_source(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
-    open(path, CaptionColumn::Ignore)
+    open_with(path, CaptionColumn::Ignore, &FieldNames::default())
 }
 
 /// Like [`open_source`], but also reads the captions of the samples.
@@ -184,34 +211,47 @@ pub fn open_source(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
 /// # Errors
 /// The errors of [`open_source`]; [`SourceError::NoCaptions`] if there are no captions.
 pub fn open_captioned(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
-    open(path, CaptionColumn::Read)
+    open_with(path, CaptionColumn::Read, &FieldNames::default())
 }
 
-fn open(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
+/// Opens the images at `path`, with captions if requested, and takes images, labels and captions from the fields that
+/// are named in `fields`.
+///
+/// # Errors
+/// The errors of [`open_source`] and [`open_captioned`]; the source's own error if it has no such field.
+pub fn open_with(
+    path: &Path,
+    captions: CaptionColumn,
+    fields: &FieldNames,
+) -> Result<Box<dyn ImageSource>, SourceError> {
     let metadata = path.metadata().map_err(|error| SourceError::io(path, error))?;
     let name = names::file_name(path);
     if metadata.is_dir() {
-        open_folder(path, captions)
+        open_folder(path, captions, fields)
     } else if archive::is_archive(&name) {
-        Ok(Box::new(TarArchives::open(path, captions)?))
+        Ok(Box::new(TarArchives::open(path, captions, fields)?))
     } else if parquet::is_parquet(&name) {
-        Ok(Box::new(ParquetFiles::open(path, captions)?))
+        Ok(Box::new(ParquetFiles::open(path, captions, fields)?))
     } else if names::extension(&name) == "csv" {
-        Ok(Box::new(CsvList::open(path, captions)?))
+        Ok(Box::new(CsvList::open(path, captions, fields)?))
     } else {
         Err(SourceError::Kind { path: path.to_owned() })
     }
 }
 
-fn open_folder(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
+fn open_folder(
+    path: &Path,
+    captions: CaptionColumn,
+    fields: &FieldNames,
+) -> Result<Box<dyn ImageSource>, SourceError> {
     // Archives are checked first: a Parquet file beside archives describes them.
     let archives = archive::archives_of(path)?;
     if !archives.is_empty() {
-        return Ok(Box::new(TarArchives::open_all(path, archives, captions)?));
+        return Ok(Box::new(TarArchives::open_all(path, archives, captions, fields)?));
     }
     let tables = parquet::tables_of(path)?;
     if !tables.is_empty() {
-        return Ok(Box::new(ParquetFiles::open_all(path, tables, captions)?));
+        return Ok(Box::new(ParquetFiles::open_all(path, tables, captions, fields)?));
     }
     match captions {
         CaptionColumn::Read => Err(SourceError::NoCaptions { path: path.to_owned() }),

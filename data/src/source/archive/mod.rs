@@ -25,7 +25,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use self::scan::{Extent, Scan, stem};
-use super::{CaptionColumn, Captions, ImageSource, Listing, Rejected, Sample, SourceError, names};
+use super::{
+    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, names,
+};
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
 
@@ -81,8 +83,8 @@ impl TarArchives {
     ///
     /// # Errors
     /// [`SourceError`] if the archive cannot be read, is damaged, holds no images, or lacks the requested captions.
-    pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
-        Self::list(path, vec![path.to_owned()], false, captions)
+    pub fn open(path: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
+        Self::list(path, vec![path.to_owned()], false, captions, fields)
     }
 
     /// Lists the archives `paths` of a folder.
@@ -93,8 +95,9 @@ impl TarArchives {
         folder: &Path,
         paths: Vec<PathBuf>,
         captions: CaptionColumn,
+        fields: &FieldNames,
     ) -> Result<Self, SourceError> {
-        Self::list(folder, paths, true, captions)
+        Self::list(folder, paths, true, captions, fields)
     }
 
     /// Lists the archives `paths`. `root` is the path that the user gave; `several` is whether it is a folder of
@@ -104,6 +107,7 @@ impl TarArchives {
         paths: Vec<PathBuf>,
         several: bool,
         captions: CaptionColumn,
+        fields: &FieldNames,
     ) -> Result<Self, SourceError> {
         let captions = captions == CaptionColumn::Read;
         // All archives are scanned before the first error is returned, so the error does not depend on thread timing.
@@ -122,7 +126,7 @@ impl TarArchives {
         if captions && found.texts.is_empty() {
             return Err(SourceError::NoCaptions { path: root.to_owned() });
         }
-        Ok(found.finish(root, paths))
+        Ok(found.finish(root, paths, fields))
     }
 }
 
@@ -213,7 +217,7 @@ impl Found {
         }
     }
 
-    fn finish(mut self, root: &Path, paths: Vec<PathBuf>) -> TarArchives {
+    fn finish(mut self, root: &Path, paths: Vec<PathBuf>, fields: &FieldNames) -> TarArchives {
         let mut classes = Vec::new();
         if !self.labeled {
             let names: Vec<String> = self.classes.into_iter().collect();
@@ -236,7 +240,8 @@ impl Found {
             rejected: self.rejected,
             captions: self.captions.then_some(Captions::Texts(self.texts)),
             ignores_captions: self.captioned && !self.captions,
-            passed_over,
+            notes: passed_over.into_iter().collect(),
+            fields: fields.clone(),
             ..Listing::default()
         };
         listing.set_classes(classes);

@@ -27,7 +27,9 @@ use rayon::prelude::*;
 use self::blocks::{DecodedBlocks, SharedFile};
 use self::columns::{Columns, LabelKind};
 use self::file::{ImageFile, Labels, ListedFile};
-use super::{CaptionColumn, Captions, ImageSource, Listing, Rejected, Sample, SourceError, names};
+use super::{
+    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, names,
+};
 use crate::open_files::OpenFiles;
 
 pub use error::{ParquetProblem, ParquetSourceError};
@@ -108,8 +110,8 @@ impl ParquetFiles {
     ///
     /// # Errors
     /// [`SourceError`] if the file cannot be read, is damaged, holds no images, or lacks the requested captions.
-    pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
-        Self::open_all(path, vec![path.to_owned()], captions)
+    pub fn open(path: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
+        Self::open_all(path, vec![path.to_owned()], captions, fields)
     }
 
     /// Lists the files `paths` of a folder. `root` is the path that the user gave.
@@ -120,6 +122,7 @@ impl ParquetFiles {
         root: &Path,
         paths: Vec<PathBuf>,
         captions: CaptionColumn,
+        fields: &FieldNames,
     ) -> Result<Self, SourceError> {
         // All files are listed before the first error is returned, so the error does not depend on thread timing.
         let listed: Vec<Result<ListedFile, ParquetSourceError>> =
@@ -144,7 +147,8 @@ impl ParquetFiles {
             captions: caption.as_ref().map(|(_, kind)| Captions::empty(*kind)),
             ignores_captions: captions == CaptionColumn::Ignore
                 && columns::has_captions(&first.file.metadata),
-            passed_over: first.columns.passed_over(&first.file.metadata),
+            notes: first.columns.passed_over(&first.file.metadata).into_iter().collect(),
+            fields: fields.clone(),
             ..Listing::default()
         };
         let mut source = Self {
