@@ -119,6 +119,10 @@ fn of_eval(error: &EvalError) -> Option<String> {
                 categories.join(", ")
             ));
         }
+        EvalError::OutsidePositions { .. } => {
+            "count labels from 0 in the order of the bank's names, or give a list path,label with these names"
+        }
+        EvalError::UntrainedClasses { .. } => "add them to --train-images, or leave them out of --images",
         EvalError::UnknownClasses { known, .. } => {
             return Some(format!("leave them out, or judge by --protocol knn; it tells apart {known}"));
         }
@@ -186,6 +190,13 @@ mod tests {
             EvalError::NoCenterView { cache: path() },
             EvalError::CropsDiffer { train_images: path(), train: 0.5, test_images: path(), test: 1.0 },
             EvalError::UnmatchedClasses { images: path(), classes: vec![], categories: vec![] },
+            EvalError::OutsidePositions {
+                images: path(),
+                classes: vec![],
+                categories: 2,
+                from_one: true,
+            },
+            EvalError::UntrainedClasses { images: path(), train_images: path(), classes: vec![] },
             EvalError::UnknownClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NamedClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NumberedClasses { images: path(), known: String::new() },

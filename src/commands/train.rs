@@ -8,6 +8,7 @@ use lgd_data::cache::Cache;
 use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
 use lgd_data::source::{CaptionColumn, open_with};
+use lgd_train::loader::labels::Labels;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::optim::{OptimizerSettings, Rule, ScheduleKind, Unit};
@@ -24,6 +25,9 @@ use crate::say::say;
 /// Epsilon of AdamW, PyTorch's default.
 const ADAMW_EPS: f32 = 1e-8;
 
+/// Most classes that a note lists.
+const CLASSES_SHOWN: usize = 10;
+
 /// Runs `lgd train`.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
@@ -33,6 +37,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     let banks = Banks::open(&args.bank)?;
     let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
     note(&origin, &config);
+    note_untrained(&config, &cache)?;
     // Images that are never opened are not listed, since listing millions of them takes time.
     let images = args.images.as_deref().filter(|_| origin.stored().is_none());
     let source = images.map(|path| {
@@ -61,6 +66,24 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     summarize(&report, args);
     print_json(&report)?;
     Ok(Exit::Done)
+}
+
+/// Prints the classes that a classifier cannot learn, because no sample has them.
+fn note_untrained(config: &TrainConfig, cache: &Cache) -> anyhow::Result<()> {
+    if !config.objective.contain(ObjectiveKind::Supervised) {
+        return Ok(());
+    }
+    let untrained = Labels::read(cache)?.classes().untrained_words();
+    if !untrained.is_empty() {
+        let (count, names) = (untrained.len(), untrained.iter().take(CLASSES_SHOWN).cloned());
+        let names: Vec<String> = names.collect();
+        let more = if count > CLASSES_SHOWN { ", …" } else { "" };
+        say(format_args!(
+            "note: {count} classes have no sample, so the student cannot learn them: {}{more}",
+            names.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 /// Prints consequences of the flags that are easy to miss: the source of views, the masks in a sum with `hgkd`, and

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use super::classes::Folders;
-use super::fields::{self, Beside, Choice, RawLabel, Wanted};
+use super::fields::{self, Beside, Choice, Wanted};
+use super::labels::{self, Label};
 use super::{Captions, FieldKind, LeftAside, Listing, Rejected, Sample, SourceError};
 
 /// The files of an archive or of a folder. `T` says where an image is.
@@ -244,29 +245,33 @@ fn label<T>(
                 .to_owned(),
         );
     }
-    // Labels in files go before labels in descriptions, so that one sample's description does not mix with them.
-    let labels: Vec<Option<RawLabel>> = if by_folder {
-        listing.notes.extend(folders.nested(packed));
-        Vec::new()
-    } else {
-        let taken = |(label, described): (&RawLabel, bool)| {
-            (!own || named.is_some() || !described).then(|| label.clone())
-        };
-        raw.into_iter().map(|label| label.and_then(taken)).collect()
+    let samples = |labels: Vec<Option<u32>>| {
+        let samples = found.iter().zip(labels);
+        samples.map(|(found, label)| Sample { key: found.key.clone(), label }).collect()
     };
-    let (labels, class_names) = if by_folder {
+    if by_folder {
         let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
         let class =
             |name: &str| name.strip_prefix(packed)?.split_once('/').map(|(class, _)| class.to_owned());
-        let labels = found.iter().map(|found| numbers.get(&*class(&found.name)?).copied()).collect();
-        (labels, Some(classes))
-    } else {
-        fields::resolve(&labels)
-            .map_err(|at| SourceError::MixedLabels { path: root.to_owned(), key: found[at].key.clone() })?
-    };
+        let number = |found: &Found<T>| numbers.get(&*class(&found.name)?).copied();
+        listing.samples = samples(found.iter().map(number).collect());
+        listing.notes.extend(folders.nested(packed));
+        listing.set_classes(classes);
+        return Ok(());
+    }
+    // Labels in files go before labels in descriptions, so that one sample's description does not mix with them.
+    let taken =
+        |(label, described): (&Label, bool)| (named.is_some() || !own || !described).then(|| label.clone());
+    let labels: Vec<Label> =
+        raw.into_iter().map(|label| label.and_then(taken).unwrap_or(Label::None)).collect();
+    let (labels, class_names) = labels::resolve(&labels)
+        .map_err(|(at, fault)| SourceError::Label { path: root.join(&found[at].key), fault })?;
+    if own || described {
+        let field = named.unwrap_or(if own { ".cls files" } else { ".json files" });
+        listing.notes.extend(labels::notes(field, labels.iter().copied()));
+    }
+    listing.samples = samples(labels);
     listing.class_names = class_names;
-    let samples = found.iter().zip(labels).map(|(found, label)| Sample { key: found.key.clone(), label });
-    listing.samples = samples.collect();
     Ok(())
 }
 

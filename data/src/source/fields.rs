@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::labels::{Label, LabelFault};
 use super::{FieldKind, FieldNames, LeftAside, names};
 
 /// Maximum size of a label, and of a caption or a description, in bytes.
@@ -69,56 +70,12 @@ enum Role {
     Description,
 }
 
-/// A label as it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RawLabel {
-    Number(u32),
-    Name(String),
-    /// An empty text, a null or a negative number: the image has no label.
-    Unlabeled,
-}
-
-impl RawLabel {
-    /// Parses the text of a label. Numbers may be whole floats, as tables write them; `None` for any other number.
-    fn of_text(text: &str) -> Option<Self> {
-        let text = text.trim();
-        match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => Self::of_number(number),
-            _ if text.is_empty() => Some(Self::Unlabeled),
-            _ => Some(Self::Name(text.to_owned())),
-        }
-    }
-
-    fn of_number(number: f64) -> Option<Self> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "checked to be a whole u32"
-        )]
-        match number.fract() == 0.0 {
-            true if number < 0.0 => Some(Self::Unlabeled),
-            true if number <= f64::from(u32::MAX) => Some(Self::Number(number as u32)),
-            _ => None,
-        }
-    }
-
-    /// The label of a value in a description; `None` for a value that is no label.
-    fn of_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Null => Some(Self::Unlabeled),
-            Value::Number(number) => Self::of_number(number.as_f64()?),
-            Value::String(text) => Self::of_text(text),
-            _ => None,
-        }
-    }
-}
-
 /// One file beside an image.
 #[derive(Debug)]
 struct File {
     field: String,
     role: Role,
-    label: Option<RawLabel>,
+    label: Option<Label>,
     text: Option<Result<String, &'static str>>,
 }
 
@@ -197,17 +154,19 @@ impl Beside {
     /// readable; a file that is neither is to be left aside.
     ///
     /// # Errors
-    /// A description of the content, if it is no label.
-    pub(super) fn add(&mut self, name: &str, content: &[u8], wanted: &Wanted) -> Result<Added, String> {
+    /// [`LabelFault`] if the content should be a label and is none.
+    pub(super) fn add(&mut self, name: &str, content: &[u8], wanted: &Wanted) -> Result<Added, LabelFault> {
         let (key, field) = split(name);
         let Some(role) = wanted.role(&field) else { return Ok(Added::Aside) };
         let content = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(content);
         let mut file = File { field, role, label: None, text: None };
         match role {
             Role::Label => {
-                let text = std::str::from_utf8(content).ok().filter(|text| text.len() < LABEL_BYTES);
-                let shown = || String::from_utf8_lossy(content).chars().take(80).collect::<String>();
-                file.label = Some(text.and_then(RawLabel::of_text).ok_or_else(shown)?);
+                // A text that is too long or not UTF-8 is no number, so it is shown as one that is not.
+                let text = std::str::from_utf8(content).ok().filter(|text| text.len() <= LABEL_BYTES);
+                let shown = || String::from_utf8_lossy(content).chars().take(80).collect();
+                let text = text.ok_or_else(|| LabelFault::Text { got: shown() })?;
+                file.label = Some(Label::of_text(text)?);
             }
             Role::Text if wanted.captions => file.text = Some(caption(content)),
             Role::Text => {}
@@ -237,7 +196,7 @@ impl Beside {
             None => known.iter().find_map(|known| about.get(*known)),
         };
         if let Some(value) = find(&wanted.fields.label, &LABEL_KEYS) {
-            file.label = RawLabel::of_value(value);
+            file.label = of_value(value);
             self.no_labels += u64::from(file.label.is_none());
         }
         if let Some(Value::String(text)) = find(&wanted.fields.caption, &CAPTION_KEYS) {
@@ -291,11 +250,7 @@ impl Beside {
     ///
     /// # Errors
     /// The fields that may hold the label, if there are several.
-    pub(super) fn label(
-        &self,
-        name: &str,
-        wanted: &Wanted,
-    ) -> Result<Option<(&RawLabel, bool)>, Vec<String>> {
+    pub(super) fn label(&self, name: &str, wanted: &Wanted) -> Result<Option<(&Label, bool)>, Vec<String>> {
         let (files, image) = self.of(name);
         let named = |file: &&File| wanted.names(FieldKind::Label, &file.field);
         let own = files.iter().filter(|file| file.role == Role::Label);
@@ -340,6 +295,16 @@ impl Beside {
         };
         let text = file.and_then(|file| file.text.as_ref());
         Ok(text.map(|text| text.as_ref().map(String::as_str).map_err(|reason| *reason)))
+    }
+}
+
+/// The label of a value in a description; `None` for a value that is no label.
+fn of_value(value: &Value) -> Option<Label> {
+    match value {
+        Value::Null => Some(Label::None),
+        Value::Number(number) => Label::of_number(number.as_f64()?).ok(),
+        Value::String(text) => Label::of_text(text).ok(),
+        _ => None,
     }
 }
 
@@ -455,35 +420,6 @@ impl Choice {
             None => self.dropped.is_empty() || !self.dropped.contains(&field),
         }
     }
-}
-
-/// Labels of all samples as class numbers, with the class names if they are names. Either all are numbers or all are
-/// names.
-///
-/// # Errors
-/// The position of the first label of another kind than those before it.
-pub(super) fn resolve(labels: &[Option<RawLabel>]) -> Result<(Vec<Option<u32>>, Option<Vec<String>>), usize> {
-    let mut names = BTreeSet::new();
-    let mut numbers = false;
-    for (at, label) in labels.iter().enumerate() {
-        match label {
-            Some(RawLabel::Name(name)) => drop(names.insert(name.as_str())),
-            Some(RawLabel::Number(_)) => numbers = true,
-            _ => {}
-        }
-        if numbers && !names.is_empty() {
-            return Err(at);
-        }
-    }
-    let index: HashMap<&str, u32> = names.iter().copied().zip(0..).collect();
-    let resolved = labels.iter().map(|label| match label {
-        Some(RawLabel::Number(number)) => Some(*number),
-        Some(RawLabel::Name(name)) => index.get(name.as_str()).copied(),
-        _ => None,
-    });
-    let resolved = resolved.collect();
-    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-    Ok((resolved, Some(names).filter(|names| !names.is_empty())))
 }
 
 /// Counts a file by its ending.

@@ -2,7 +2,7 @@
 //!
 //! - The class of a file is the first folder of its path; files may be at any depth below it. Classes are the
 //!   first-level folders in bytewise order of their names, including empty ones, so labels do not depend on which files
-//!   are present.
+//!   are present. Folders named `0`, `1`, `2`… are the classes of these numbers.
 //! - A folder without subfolders is a flat set without labels. Files beside class folders have no label.
 //! - Samples are sorted bytewise by key. Every file is a sample, unless its name is that of another kind of file. Checking
 //!   the content during listing would cost a read per file, so a file that is not an image is rejected when it is decoded.
@@ -163,7 +163,7 @@ impl Walk {
             match self.part.beside.add(&key, &content, &self.wanted) {
                 Ok(Added::New) => {}
                 Ok(Added::Again | Added::Aside) => self.part.leave_aside(&key),
-                Err(got) => return Err(SourceError::Label { path, got }),
+                Err(fault) => return Err(SourceError::Label { path, fault }),
             }
         }
         let Assembled { listing, .. } = assemble(root, vec![self.part], &Keys::Packed, &self.wanted)?;

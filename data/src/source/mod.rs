@@ -26,6 +26,7 @@ mod fields;
 mod file;
 mod folder;
 mod foreign;
+mod labels;
 mod listing;
 mod names;
 mod parquet;
@@ -41,6 +42,7 @@ pub use archive::{ArchiveError, ArchiveProblem, TarArchives};
 pub use captions::{CaptionFault, Captions};
 pub use csv_list::{CaptionColumn, CsvList, ListError, RowProblem};
 pub use folder::ImageFolder;
+pub use labels::{LabelFault, class_numbers, position_limit};
 pub use listing::{LeftAside, Listing, Rejected, Sample, listing_hash};
 pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 
@@ -215,20 +217,13 @@ pub enum SourceError {
         known: Vec<String>,
     },
     /// A file beside an image does not contain a label.
-    #[error("{}: expected a class number from 0 or a class name, got {got:?}", path.display())]
+    #[error("{}: {fault}", path.display())]
     Label {
-        /// Path of the file.
+        /// Path of the file, or of the source followed by the key of the sample.
         path: PathBuf,
-        /// Content of the file.
-        got: String,
-    },
-    /// Some labels are numbers and others are names.
-    #[error("{}: the label of {key} is a name and others are numbers, or the other way round\nhint: use numbers from 0 or names, not both", path.display())]
-    MixedLabels {
-        /// Path of the source.
-        path: PathBuf,
-        /// Key of the first sample whose label is of another kind.
-        key: String,
+        /// Why the label is not usable.
+        #[source]
+        fault: LabelFault,
     },
     /// The source holds no images.
     #[error("no images found in {}\nhint: {hint}", path.display())]

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::LabelFault;
+
 /// Why an archive cannot be listed, or an image cannot be read from it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -92,11 +94,12 @@ pub enum ArchiveProblem {
         member: String,
     },
     /// A label is not usable.
-    #[error("{member}: expected a class number from 0 or a class name, got {got:?}")]
+    #[error("{member}: {fault}")]
     Label {
         /// Name of the member.
         member: String,
-        /// Content of the member.
-        got: String,
+        /// Why the label is not usable.
+        #[source]
+        fault: LabelFault,
     },
 }

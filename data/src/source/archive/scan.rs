@@ -126,7 +126,7 @@ impl Members<'_> {
             entry.take(bytes as u64 + 1).read_to_end(&mut content)?;
         }
         Ok(match self.found.beside.add(&name, &content, self.wanted) {
-            Err(got) => Err(ArchiveProblem::Label { member: name, got }),
+            Err(fault) => Err(ArchiveProblem::Label { member: name, fault }),
             Ok(Added::Again) => Err(ArchiveProblem::Duplicate { member: name }),
             Ok(Added::Aside) => {
                 self.found.leave_aside(&name);
