@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use lgd_data::source::SourceError;
 use lgd_train::error::TrainError;
 use lgd_train::eval::{EvalError, EvalInput, Protocol};
 use lgd_train::export::ExportError;
@@ -28,6 +29,11 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref() {
         return of_eval(error);
+    }
+    if let Some(SourceError::SeveralFields { kind, .. } | SourceError::NoField { kind, .. }) =
+        cause.downcast_ref()
+    {
+        return Some(format!("name the field with --{kind}-field"));
     }
     match cause.downcast_ref() {
         Some(ExportError::Run(error)) => return of_run(error),
@@ -119,6 +125,10 @@ fn of_eval(error: &EvalError) -> Option<String> {
                 categories.join(", ")
             ));
         }
+        EvalError::OutsidePositions { .. } => {
+            "count labels from 0 in the order of the bank's names, or give a list path,label with these names"
+        }
+        EvalError::UntrainedClasses { .. } => "add them to --train-images, or leave them out of --images",
         EvalError::UnknownClasses { known, .. } => {
             return Some(format!("leave them out, or judge by --protocol knn; it tells apart {known}"));
         }
@@ -192,6 +202,8 @@ mod tests {
                 test: CenterCrop::default(),
             },
             EvalError::UnmatchedClasses { images: path(), classes: vec![], categories: vec![] },
+            EvalError::OutsidePositions { images: path(), classes: vec![], categories: 2, from_one: true },
+            EvalError::UntrainedClasses { images: path(), train_images: path(), classes: vec![] },
             EvalError::UnknownClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NamedClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NumberedClasses { images: path(), known: String::new() },

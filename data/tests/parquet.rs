@@ -68,7 +68,7 @@ fn a_folder_of_the_hub_has_its_images_labels_and_names() {
     assert_eq!(got, expected);
     assert!(
         source.listing().rejected.is_empty()
-            && source.listing().passed_over.as_deref().is_none()
+            && source.listing().notes.is_empty()
             && !source.listing().ignores_captions
     );
     for row in [8, 0, 5, 4, 2] {
@@ -262,7 +262,7 @@ fn labels_may_be_numbers_of_any_type_and_numbers_as_texts() {
     let breeds: ArrayRef = Arc::new(Int64Array::from(vec![0]));
     write(&path, vec![("image", images(&["a"])), ("breed", breeds)]);
     let source = open(&path);
-    let told = source.listing().passed_over.as_deref().unwrap();
+    let told = &source.listing().notes[0];
     assert!(told.starts_with("no labels: of the columns breed (Int64) none holds"), "{told}");
     assert_eq!(listed(&*source), [("a.parquet/0", None)]);
 }
@@ -320,7 +320,7 @@ fn a_set_of_tables_may_have_files_about_them_but_no_images_or_archives() {
         fs::write(&path, "").unwrap();
         path
     };
-    for about in ["_SUCCESS", "README.md", ".gitattributes", "loader.py"] {
+    for about in ["_SUCCESS", "README.md", "LICENSE", ".gitattributes", "Thumbs.db", "loader.py"] {
         beside(about);
     }
     assert_eq!(open(root.path()).samples().len(), 2);
@@ -328,10 +328,10 @@ fn a_set_of_tables_may_have_files_about_them_but_no_images_or_archives() {
     let source = open(root.path());
     assert!(listed(&*source).contains(&("x.jpg", None)), "then it is a folder of images");
     fs::remove_file(image).unwrap();
-    let license = beside("LICENSE");
+    let weights = beside("weights.bin");
     let error = message(open_source(root.path()));
-    assert!(error.contains("there are Parquet files, but not only: LICENSE\nhint: give one"), "{error}");
-    fs::remove_file(license).unwrap();
+    assert!(error.contains("there are Parquet files, but not only: weights.bin\nhint: give one"), "{error}");
+    fs::remove_file(weights).unwrap();
     let archive = tar::Builder::new(File::create(root.path().join("a.tar")).unwrap());
     archive.into_inner().unwrap();
     assert!(message(open_source(root.path())).contains("no images found"), "in the archive");

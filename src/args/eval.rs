@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use lgd_data::source::KINDS;
 use lgd_train::eval::Protocol;
 use lgd_train::parse::fraction;
+
+use super::FieldArgs;
 
 /// Flags of `lgd eval`.
 #[derive(ClapArgs)]
@@ -12,11 +15,12 @@ pub struct EvalArgs {
     /// Run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Test images: a folder (class = first-level folder), TAR archives, Parquet files or a CSV list. They must be
-    /// labeled unless the only --protocol is agreement. A label is a name in the bank (ignoring case, spaces, `_` and
-    /// `-`) or a number, the name's position in the bank.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help = images_help())]
+    #[allow(missing_docs, reason = "a doc comment here would replace the help text")]
     pub images: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub fields: FieldArgs,
     /// Cache of the test images, made with --with-center. Adds the teacher's figures to the student's.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -49,4 +53,12 @@ pub struct EvalArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Help of `--images`.
+fn images_help() -> String {
+    format!(
+        "Test images: {KINDS}. They must be labeled unless the only --protocol is agreement. A label is a name in the \
+         bank (ignoring case, spaces, `_` and `-`) or a number, the name's position in the bank"
+    )
 }

@@ -4,19 +4,25 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use lgd_data::cache::Partition;
+use lgd_data::source::KINDS;
 use lgd_data::view::Policy;
 use lgd_train::parse::{at_least_one, bounded, fraction};
 
-use super::{OutputArgs, RuntimeArgs};
+use super::{FieldArgs, OutputArgs, RuntimeArgs};
 
 /// Flags of `lgd extract`.
 #[derive(ClapArgs)]
 pub struct ExtractArgs {
-    /// Images: a folder (class = first-level folder), a TAR archive or a folder of archives (classes likewise, or
-    /// from `.cls` files beside the images), a Parquet file with the images inside or a folder of such files (labels
-    /// in a column), or a CSV list (path and optional label).
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help = format!("Images: {KINDS}"))]
+    #[allow(missing_docs, reason = "a doc comment here would replace the help text")]
     pub images: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub fields: FieldArgs,
+    /// Field of the captions: a column, or the ending of the files beside the images, or a key of their `.json`.
+    /// Needed only if there are several.
+    #[arg(long, value_name = "NAME", requires = "captions")]
+    pub caption_field: Option<String>,
     /// Teacher folder with teacher.toml.
     #[arg(long, value_name = "DIR")]
     pub teacher: PathBuf,

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use lgd_data::manifest::Existing;
+use lgd_data::source::FieldNames;
 use lgd_extract::ExecutionDevice;
 
 pub use self::bank::{BankArgs, BankTarget, CenterArg};
@@ -56,6 +57,27 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Check every byte of a cache, bank or run against its manifest.
     Verify(VerifyArgs),
+}
+
+/// Fields of a source with several candidates.
+#[derive(ClapArgs)]
+pub struct FieldArgs {
+    /// Field of the images: a column, or the ending of the images' names (`jpg`, `input.png`). Needed only if there
+    /// are several.
+    #[arg(long, value_name = "NAME")]
+    pub image_field: Option<String>,
+    /// Field of the labels: a column, or the ending of the files beside the images (`cls`, `target.cls`), or a key of
+    /// their `.json`. Needed only if there are several.
+    #[arg(long, value_name = "NAME")]
+    pub label_field: Option<String>,
+}
+
+impl FieldArgs {
+    /// The fields, with the field of the captions.
+    pub fn names(&self, caption: Option<&str>) -> FieldNames {
+        let (image, label) = (self.image_field.clone(), self.label_field.clone());
+        FieldNames { image, label, caption: caption.map(str::to_owned) }
+    }
 }
 
 /// The output folder, and the policy for one that already contains something.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
+use lgd_data::source::KINDS;
 use lgd_train::device::TrainDevice;
 use lgd_train::optim::ScheduleKind;
 use lgd_train::parse::{at_least_one, fraction};
@@ -17,8 +18,8 @@ pub struct TrainArgs {
     /// Cache folder.
     #[arg(long, value_name = "DIR")]
     pub cache: PathBuf,
-    /// Images that the cache was made from. Required unless the cache stores views of the student's --size.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help = images_help())]
+    #[allow(missing_docs, reason = "a doc comment here would replace the help text")]
     pub images: Option<PathBuf>,
     /// Render every view from its image, even if the cache stores views of the right size.
     #[arg(long, requires = "images")]
@@ -122,4 +123,11 @@ enum ScheduleArg {
     Step,
     /// The base learning rate until the end.
     Constant,
+}
+
+/// Help of `--images`.
+fn images_help() -> String {
+    format!(
+        "Images that the cache was made from: {KINDS}. Required unless the cache stores views of the student's --size"
+    )
 }

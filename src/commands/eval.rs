@@ -6,12 +6,12 @@ use anyhow::Context;
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
-use lgd_data::source::{ImageSource, open_source};
+use lgd_data::source::{CaptionColumn, FieldNames, ImageSource, open_with};
 use lgd_train::eval::{EvalInputs, EvalOptions, LabeledImages, ProbeSettings, Protocol, evaluate};
 use lgd_train::run::Run;
 use lgd_train::student::Head;
 
-use super::{print, print_json, set_threads, threads_or_all};
+use super::{print, print_json, set_threads, source_notes, threads_or_all};
 use crate::args::EvalArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
@@ -25,10 +25,14 @@ struct Labeled<'a> {
 }
 
 impl<'a> Labeled<'a> {
-    fn open(images: &'a Path, cache: Option<&Path>) -> anyhow::Result<Self> {
-        let source =
-            open_source(images).with_context(|| format!("cannot list the images in {}", images.display()))?;
+    /// Opens images with the fields `named` on the command line, else with those of their cache.
+    fn open(images: &'a Path, cache: Option<&Path>, named: &FieldNames) -> anyhow::Result<Self> {
         let cache = cache.map(|dir| Cache::open(dir, Verify::Full)).transpose()?;
+        let recorded = cache.as_ref().map(|cache| &cache.manifest().config.fields);
+        let fields = recorded.filter(|_| named.is_empty()).unwrap_or(named);
+        let source = open_with(images, CaptionColumn::Ignore, fields)
+            .with_context(|| format!("cannot list the images in {}", images.display()))?;
+        source_notes(images, source.listing());
         Ok(Self { images, source, cache })
     }
 
@@ -54,11 +58,12 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
     let run = Run::open(&args.run, Verify::Full)?;
     let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
-    let test = Labeled::open(&args.images, args.cache.as_deref())?;
+    let fields = args.fields.names(None);
+    let test = Labeled::open(&args.images, args.cache.as_deref(), &fields)?;
     let train = args
         .train_images
         .as_deref()
-        .map(|images| Labeled::open(images, args.train_cache.as_deref()))
+        .map(|images| Labeled::open(images, args.train_cache.as_deref(), &fields))
         .transpose()?;
     let inputs = EvalInputs {
         run: &run,

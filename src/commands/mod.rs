@@ -11,13 +11,16 @@ mod objectives;
 mod train;
 
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use anyhow::Context;
 use lgd_data::cache::CacheManifest;
+use lgd_data::source::Listing;
 use serde::Serialize;
 
 use crate::args::Command;
 use crate::exit::Exit;
+use crate::say::say;
 
 /// Runs a command.
 pub fn run(command: Command) -> anyhow::Result<Exit> {
@@ -44,6 +47,16 @@ fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         printed => printed.context("cannot write to standard output"),
+    }
+}
+
+/// Prints what a source assumed and what it left aside.
+fn source_notes(images: &Path, listing: &Listing) {
+    for note in &listing.notes {
+        say(format_args!("note: {}: {note}", images.display()));
+    }
+    if !listing.left_aside.is_empty() {
+        say(format_args!("note: {}: {}", images.display(), listing.left_aside));
     }
 }
 

@@ -7,7 +7,8 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
-use lgd_data::source::open_source;
+use lgd_data::source::{CaptionColumn, open_with};
+use lgd_train::loader::labels::Labels;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::optim::Unit;
@@ -21,6 +22,9 @@ use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
+/// Most classes that a note lists.
+const CLASSES_SHOWN: usize = 10;
+
 /// Runs `lgd train`.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
@@ -30,10 +34,11 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     let banks = Banks::open(&args.bank)?;
     let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
     note(&origin, &config);
+    note_untrained(&config, &cache)?;
     // Images that are never opened are not listed, since listing millions of them takes time.
     let images = args.images.as_deref().filter(|_| origin.stored().is_none());
     let source = images.map(|path| {
-        let source = open_source(path);
+        let source = open_with(path, CaptionColumn::Ignore, &cache.manifest().config.fields);
         source.with_context(|| format!("cannot list the images in {}", path.display()))
     });
     let source = source.transpose()?;
@@ -58,6 +63,24 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     summarize(&report, args);
     print_json(&report)?;
     Ok(Exit::Done)
+}
+
+/// Prints the classes that a classifier cannot learn, because no sample has them.
+fn note_untrained(config: &TrainConfig, cache: &Cache) -> anyhow::Result<()> {
+    if !config.objective.contain(ObjectiveKind::Supervised) {
+        return Ok(());
+    }
+    let untrained = Labels::read(cache)?.classes().untrained_words();
+    if !untrained.is_empty() {
+        let (count, names) = (untrained.len(), untrained.iter().take(CLASSES_SHOWN).cloned());
+        let names: Vec<String> = names.collect();
+        let more = if count > CLASSES_SHOWN { ", …" } else { "" };
+        say(format_args!(
+            "note: {count} classes have no sample, so the student cannot learn them: {}{more}",
+            names.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 /// Prints consequences of the flags that are easy to miss: the source of views, the masks in a sum with `hgkd`, and

@@ -20,6 +20,7 @@ use crate::manifest::{
     write_json, write_new, write_new_json,
 };
 use crate::projection::Projection;
+use crate::source::LeftAside;
 
 /// Contents of `extract.json`.
 #[derive(Serialize, Deserialize)]
@@ -33,6 +34,7 @@ struct Plan {
 pub struct CacheBuilder {
     dir: PathBuf,
     config: CacheConfig,
+    left_aside: LeftAside,
 }
 
 impl CacheBuilder {
@@ -68,7 +70,15 @@ impl CacheBuilder {
                 }
             }
         }
-        Ok(Self { dir: dir.to_owned(), config })
+        Ok(Self { dir: dir.to_owned(), config, left_aside: LeftAside::default() })
+    }
+
+    /// Records in the manifest what the source left aside. It is no part of the configuration: system files may appear
+    /// before a cache is resumed.
+    #[must_use]
+    pub fn with_left_aside(mut self, left_aside: LeftAside) -> Self {
+        self.left_aside = left_aside;
+        self
     }
 
     /// Configuration of the cache.
@@ -225,6 +235,7 @@ impl CacheBuilder {
             config: self.config.clone(),
             rows: shards.iter().map(|shard| shard.rows).sum(),
             rejected: rejects.len(),
+            left_aside: self.left_aside.clone(),
             shards,
             rejects: FileEntry::describe(&self.dir, REJECTS)?,
             token_projection: self.projection_entry()?,

@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry};
 use crate::render::{Normalization, Resample};
+use crate::source::{FieldNames, LeftAside};
 use crate::strided::StridedViews;
 use crate::view::{CenterCrop, Policy};
 
@@ -118,6 +119,9 @@ pub struct CacheConfig {
     pub samples: usize,
     /// Class names, indexed by label, if the source has them.
     pub class_names: Option<Vec<String>>,
+    /// Fields that the source was opened with, so that training opens it alike.
+    #[serde(default, skip_serializing_if = "FieldNames::is_empty")]
+    pub fields: FieldNames,
     /// Views per image, K.
     pub views: u16,
     /// The crop of view 0 if it is the center view. `None` if view 0 is drawn like the others.
@@ -238,6 +242,9 @@ pub struct CacheManifest {
     pub rows: usize,
     /// Number of rejected samples.
     pub rejected: usize,
+    /// Contents of the source that are neither samples nor rejected, counted by kind.
+    #[serde(default, skip_serializing_if = "LeftAside::is_empty")]
+    pub left_aside: LeftAside,
     /// Shards, in order.
     pub shards: Vec<ShardEntry>,
     /// Entry of `rejects.jsonl`.

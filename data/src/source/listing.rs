@@ -1,6 +1,11 @@
 //! The contents of a source, except the bytes of its images.
 
-use super::{Captions, SourceError};
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Captions, FieldNames, SourceError};
 use crate::manifest::ContentHash;
 
 /// An image, identified by its key.
@@ -38,8 +43,51 @@ pub struct Listing {
     pub ignores_captions: bool,
     /// Line number of the first sample, for a list.
     pub first_line: Option<u64>,
-    /// Describes the contents of the source that are neither samples nor rejected.
-    pub passed_over: Option<String>,
+    /// Lines about assumptions of this listing, such as the choice of one column among several.
+    pub notes: Vec<String>,
+    /// Contents of the source that are neither samples nor rejected.
+    pub left_aside: LeftAside,
+    /// Fields that the source was opened with.
+    pub fields: FieldNames,
+}
+
+/// Contents of a source that are neither samples nor rejected, counted by kind: `.json` or `system files`, for example.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeftAside(BTreeMap<String, u64>);
+
+impl LeftAside {
+    /// Whether nothing was left aside.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The kinds in alphabetical order, with their counts.
+    pub fn kinds(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(kind, &count)| (&**kind, count))
+    }
+
+    /// Counts `count` more of a kind.
+    pub(super) fn add(&mut self, kind: &str, count: u64) {
+        if count > 0 {
+            *self.0.entry(kind.to_owned()).or_default() += count;
+        }
+    }
+
+    /// Counts everything that `more` counts.
+    pub(super) fn append(&mut self, more: &Self) {
+        more.kinds().for_each(|(kind, count)| self.add(kind, count));
+    }
+}
+
+impl fmt::Display for LeftAside {
+    /// `left aside: 3 .json, 2 system files`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (kind, count)) in self.kinds().enumerate() {
+            write!(f, "{} {count} {kind}", if index == 0 { "left aside:" } else { "," })?;
+        }
+        Ok(())
+    }
 }
 
 impl Listing {
@@ -79,6 +127,18 @@ mod tests {
         assert_ne!(base, listing_hash(&[sample("b/1", Some(1)), sample("a/1", Some(0))]));
         assert_ne!(base, listing_hash(&[sample("a/1", Some(0))]));
         assert_ne!(base, listing_hash(&[sample("a/1", None), sample("b/1", Some(1))]));
+    }
+
+    #[test]
+    fn what_is_left_aside_is_one_line() {
+        let mut aside = LeftAside::default();
+        assert_eq!((aside.is_empty(), aside.to_string()), (true, String::new()));
+        aside.add("system files", 2);
+        aside.add(".json", 1);
+        aside.add(".npy", 0);
+        let more = aside.clone();
+        aside.append(&more);
+        assert_eq!(aside.to_string(), "left aside: 2 .json, 4 system files");
     }
 
     #[test]

@@ -17,25 +17,82 @@
 //! Everything else (the pipeline, training, `lgd inspect`, tests) takes any `&dyn ImageSource`.
 
 mod archive;
+mod assemble;
 mod captions;
+mod classes;
+mod clutter;
 mod csv_list;
+mod fields;
 mod file;
 mod folder;
+mod foreign;
+mod labels;
 mod listing;
 mod names;
 mod parquet;
+mod ranges;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveError, ArchiveProblem, TarArchives};
 pub use captions::{CaptionFault, Captions};
 pub use csv_list::{CaptionColumn, CsvList, ListError, RowProblem};
 pub use folder::ImageFolder;
-pub use listing::{Listing, Rejected, Sample, listing_hash};
+pub use labels::{LabelFault, class_numbers, position_limit};
+pub use listing::{LeftAside, Listing, Rejected, Sample, listing_hash};
 pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 
 use file::{is_fault_of_file, read_sample};
+
+/// All kinds of sources, for messages and for the help of flags.
+pub const KINDS: &str = "a folder of images (class = first-level folder), a .tar archive, a brace range or a folder of archives, a .parquet file or a folder of them, or a .csv list with the columns path[,label]";
+
+/// Names of the fields that hold image, label and caption, for a source with several candidates: columns of a table, or
+/// endings of the files of a sample in archives and folders (`input.png`, `cls`), or keys of its `.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldNames {
+    /// Field of the images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Field of the labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Field of the captions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption: Option<String>,
+}
+
+impl FieldNames {
+    /// Whether no field is named, so that the source finds all of them itself.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a field holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldKind {
+    /// Images.
+    Image,
+    /// Labels.
+    Label,
+    /// Captions.
+    Caption,
+}
+
+impl fmt::Display for FieldKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "image",
+            Self::Label => "label",
+            Self::Caption => "caption",
+        })
+    }
+}
 
 /// A set of encoded images that can be listed and read.
 pub trait ImageSource: Send + Sync {
@@ -83,12 +140,90 @@ pub enum SourceError {
     },
     /// The path is not a source of images.
     #[error(
-        "{} is not a source of images\nhint: give a folder of images, a .tar or .parquet file or a folder of them, or a .csv list with the columns path[,label]",
+        "{} is not a source of images\nhint: give {KINDS}",
         path.display()
     )]
     Kind {
         /// The rejected path.
         path: PathBuf,
+    },
+    /// The path is a data set in a format that is not read.
+    #[error("{} is {what}\nhint: {hint}", path.display())]
+    Foreign {
+        /// Path of the file or folder.
+        path: PathBuf,
+        /// Name of the format.
+        what: &'static str,
+        /// The way out.
+        hint: String,
+    },
+    /// The bytes of an image are a pointer of Git LFS.
+    #[error("{} is a pointer to a file in Git LFS, not the file\nhint: fetch the files with `git lfs pull` in their repository", path.display())]
+    LfsPointer {
+        /// Path of the image.
+        path: PathBuf,
+    },
+    /// A range of files has gaps.
+    #[error(
+        "{} of the {of} files of {} are missing; the first is {}\nhint: fetch them, or give the range that is there",
+        missing.len(), path.display(), missing[0].display()
+    )]
+    MissingFiles {
+        /// The range.
+        path: PathBuf,
+        /// The missing files; there is at least one.
+        missing: Vec<PathBuf>,
+        /// Number of files in the range.
+        of: usize,
+    },
+    /// The folders or archives in a folder are splits of a data set, such as training and test images.
+    #[error("{} holds several splits of a data set: {}\nhint: give one of them", path.display(), splits.join(", "))]
+    Splits {
+        /// Path of the folder or archive.
+        path: PathBuf,
+        /// One folder or archive of each split.
+        splits: Vec<String>,
+    },
+    /// A folder holds archives among other contents, where they would not be found.
+    #[error("{} has no images, but it has archives, the first is {}\nhint: give the archive, or a folder of archives and nothing else", path.display(), first.display())]
+    ArchivesAmong {
+        /// Path of the folder.
+        path: PathBuf,
+        /// The first archive.
+        first: PathBuf,
+    },
+    /// A sample has several fields of one kind.
+    #[error("{}: sample {key} has several {kind}s: {}", path.display(), got.join(", "))]
+    SeveralFields {
+        /// Path of the source.
+        path: PathBuf,
+        /// What the fields hold.
+        kind: FieldKind,
+        /// Key of the sample.
+        key: String,
+        /// Names of the fields.
+        got: Vec<String>,
+    },
+    /// No sample has the field that was named.
+    #[error("{}: no {kind} is in a field {name:?}; there are {}", path.display(), if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    NoField {
+        /// Path of the source.
+        path: PathBuf,
+        /// What the field should hold.
+        kind: FieldKind,
+        /// The name.
+        name: String,
+        /// Names of the fields that there are.
+        known: Vec<String>,
+    },
+    /// A file beside an image does not contain a label.
+    #[error("{}: {fault}", path.display())]
+    Label {
+        /// Path of the file, or of the source followed by the key of the sample.
+        path: PathBuf,
+        /// Why the label is not usable.
+        #[source]
+        fault: LabelFault,
     },
     /// The source holds no images.
     #[error("no images found in {}\nhint: {hint}", path.display())]
@@ -142,13 +277,10 @@ impl SourceError {
             Self::Io { .. } => "unreadable",
             Self::Gone { .. } => "missing",
             Self::TooManyBytes { .. } => "too-many-bytes",
+            Self::LfsPointer { .. } => "git-lfs-pointer",
             Self::Archive(error) => error.reason(),
             Self::Parquet(error) => error.reason(),
-            Self::Kind { .. }
-            | Self::NoImages { .. }
-            | Self::NoCaptions { .. }
-            | Self::Index { .. }
-            | Self::List(_) => "source",
+            _ => "source",
         }
     }
 
@@ -163,6 +295,16 @@ impl SourceError {
         }
     }
 
+    /// The error for a sample with the fields `got` of one kind.
+    fn several(path: &Path, kind: FieldKind, key: &str, got: Vec<String>) -> Self {
+        Self::SeveralFields { path: path.to_owned(), kind, key: key.to_owned(), got }
+    }
+
+    /// The error for a field that was named but is not there.
+    fn no_field(path: &Path, kind: FieldKind, name: &str, known: Vec<String>) -> Self {
+        Self::NoField { path: path.to_owned(), kind, name: name.to_owned(), known }
+    }
+
     fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }
@@ -174,7 +316,7 @@ impl SourceError {
 /// # Errors
 /// [`SourceError`] if the path is none of these, cannot be read, is damaged, or holds no images.
 pub fn open_source(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
-    open(path, CaptionColumn::Ignore)
+    open_with(path, CaptionColumn::Ignore, &FieldNames::default())
 }
 
 /// Like [`open_source`], but also reads the captions of the samples.
@@ -182,37 +324,88 @@ pub fn open_source(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
 /// # Errors
 /// The errors of [`open_source`]; [`SourceError::NoCaptions`] if there are no captions.
 pub fn open_captioned(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
-    open(path, CaptionColumn::Read)
+    open_with(path, CaptionColumn::Read, &FieldNames::default())
 }
 
-fn open(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
-    let metadata = path.metadata().map_err(|error| SourceError::io(path, error))?;
-    let name = names::file_name(path);
+/// Opens the images at `path`, with captions if requested, and takes images, labels and captions from the fields that
+/// are named in `fields`.
+///
+/// # Errors
+/// The errors of [`open_source`] and [`open_captioned`]; the source's own error if it has no such field.
+pub fn open_with(
+    path: &Path,
+    captions: CaptionColumn,
+    fields: &FieldNames,
+) -> Result<Box<dyn ImageSource>, SourceError> {
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => return open_missing(path, error, captions, fields),
+    };
     if metadata.is_dir() {
-        open_folder(path, captions)
-    } else if archive::is_archive(&name) {
-        Ok(Box::new(TarArchives::open(path, captions)?))
+        return open_folder(path, captions, fields);
+    }
+    let name = names::file_name(path);
+    if archive::is_archive(&name) {
+        Ok(Box::new(TarArchives::open(path, captions, fields)?))
     } else if parquet::is_parquet(&name) {
-        Ok(Box::new(ParquetFiles::open(path, captions)?))
+        foreign::require_content(path)?;
+        Ok(Box::new(ParquetFiles::open(path, captions, fields)?))
     } else if names::extension(&name) == "csv" {
-        Ok(Box::new(CsvList::open(path, captions)?))
+        foreign::require_content(path)?;
+        Ok(Box::new(CsvList::open(path, captions, fields)?))
+    } else {
+        match foreign::of_file(path).map_err(|error| SourceError::io(path, error))? {
+            Some(foreign) => Err(foreign.refuse(path)),
+            None => Err(SourceError::Kind { path: path.to_owned() }),
+        }
+    }
+}
+
+/// Opens a range of files, such as `shards-{000..127}.tar`. Any other path that is not there is an error.
+fn open_missing(
+    path: &Path,
+    error: io::Error,
+    captions: CaptionColumn,
+    fields: &FieldNames,
+) -> Result<Box<dyn ImageSource>, SourceError> {
+    let Some(paths) = ranges::expand(path) else {
+        return Err(match foreign::of_missing(path) {
+            Some(foreign) => foreign.refuse(path),
+            None => SourceError::io(path, error),
+        });
+    };
+    let missing: Vec<PathBuf> = paths.iter().filter(|path| !path.exists()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(SourceError::MissingFiles { path: path.to_owned(), missing, of: paths.len() });
+    }
+    let all = |belongs: fn(&str) -> bool| paths.iter().all(|path| belongs(&names::file_name(path)));
+    if all(archive::is_archive) {
+        Ok(Box::new(TarArchives::open_all(path, paths, captions, fields)?))
+    } else if all(parquet::is_parquet) {
+        paths.iter().try_for_each(|path| foreign::require_content(path))?;
+        Ok(Box::new(ParquetFiles::open_all(path, paths, captions, fields)?))
     } else {
         Err(SourceError::Kind { path: path.to_owned() })
     }
 }
 
-fn open_folder(path: &Path, captions: CaptionColumn) -> Result<Box<dyn ImageSource>, SourceError> {
+fn open_folder(
+    path: &Path,
+    captions: CaptionColumn,
+    fields: &FieldNames,
+) -> Result<Box<dyn ImageSource>, SourceError> {
+    if let Some(foreign) = foreign::of_folder(path) {
+        return Err(foreign.refuse(path));
+    }
     // Archives are checked first: a Parquet file beside archives describes them.
-    let archives = archive::archives_of(path)?;
-    if !archives.is_empty() {
-        return Ok(Box::new(TarArchives::open_all(path, archives, captions)?));
+    let set = archive::archives_of(path)?;
+    if !set.paths.is_empty() {
+        return Ok(Box::new(TarArchives::open_set(path, set, captions, fields)?));
     }
     let tables = parquet::tables_of(path)?;
     if !tables.is_empty() {
-        return Ok(Box::new(ParquetFiles::open_all(path, tables, captions)?));
+        tables.iter().try_for_each(|table| foreign::require_content(table))?;
+        return Ok(Box::new(ParquetFiles::open_all(path, tables, captions, fields)?));
     }
-    match captions {
-        CaptionColumn::Read => Err(SourceError::NoCaptions { path: path.to_owned() }),
-        CaptionColumn::Ignore => Ok(Box::new(ImageFolder::open(path)?)),
-    }
+    Ok(Box::new(ImageFolder::open(path, captions, fields)?))
 }

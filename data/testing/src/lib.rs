@@ -15,7 +15,7 @@
 use lgd_data::cache::{CacheConfig, TeacherRecord};
 use lgd_data::manifest::ContentHash;
 use lgd_data::render::{Normalization, Resample};
-use lgd_data::source::{Captions, ImageSource, Listing, Sample, SourceError};
+use lgd_data::source::{Captions, FieldNames, ImageSource, Listing, Sample, SourceError};
 use lgd_data::view::{CenterCrop, Policy};
 
 /// A fictitious teacher with 32-pixel input and no text encoder.
@@ -43,6 +43,7 @@ pub fn cache_config(dim: usize, samples: usize) -> CacheConfig {
         listing: ContentHash::of(b"listing"),
         samples,
         class_names: None,
+        fields: FieldNames::default(),
         views: 2,
         center: Some(CenterCrop::default()),
         policy: Policy::MocoV2,

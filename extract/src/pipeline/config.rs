@@ -36,6 +36,7 @@ impl Extractor {
             listing: self.listing(source),
             samples: source.samples().len(),
             class_names: source.class_names().map(<[String]>::to_vec),
+            fields: source.listing().fields.clone(),
             views: plan.views,
             center: plan.center,
             policy: plan.policy,

@@ -11,13 +11,13 @@ use lgd_data::cache::{
 };
 use lgd_data::image::DecodeLimits;
 use lgd_data::manifest::Existing;
-use lgd_data::source::{ImageSource, Rejected, open_captioned, open_source};
+use lgd_data::source::{CaptionColumn, ImageSource, Rejected, open_with};
 use lgd_data::view::{CENTER_FRACTION, CenterCrop};
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
 use lgd_extract::teacher::ImageSettings;
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
 
-use super::{kept_variance, print_json, set_threads};
+use super::{kept_variance, print_json, set_threads, source_notes};
 use crate::args::{ExtractArgs, StoreTokens, StoreViews};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
@@ -46,7 +46,8 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let existing = existing(args, partition)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
     space::announce(&config, stored.as_ref(), partition, existing, args.tokens_limit, &args.output.out)?;
-    let builder = CacheBuilder::open(&args.output.out, config, existing)?;
+    let builder = CacheBuilder::open(&args.output.out, config, existing)?
+        .with_left_aside(source.listing().left_aside.clone());
     let summary = {
         let _progress = Progress::show("extract", "samples");
         extractor.extract(source.as_ref(), &builder, partition, &JOB)?
@@ -72,18 +73,16 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
 
 /// Lists the images, with their captions if those are to be cached.
 fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
-    let open = if args.captions { open_captioned } else { open_source };
-    let source =
-        open(&args.images).with_context(|| format!("cannot list the images in {}", args.images.display()))?;
+    let captions = if args.captions { CaptionColumn::Read } else { CaptionColumn::Ignore };
+    let source = open_with(&args.images, captions, &args.fields.names(args.caption_field.as_deref()))
+        .with_context(|| format!("cannot list the images in {}", args.images.display()))?;
     if source.listing().ignores_captions {
         say(format_args!(
             "note: the captions in {} are not cached without --captions",
             args.images.display()
         ));
     }
-    if let Some(passed_over) = &source.listing().passed_over {
-        say(format_args!("note: {}: {passed_over}", args.images.display()));
-    }
+    source_notes(&args.images, source.listing());
     Ok(source)
 }
 

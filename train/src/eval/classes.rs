@@ -1,11 +1,15 @@
-//! Maps a source's classes to a bank's categories, by name.
+//! Maps the classes of images to those of a bank, of other images or of a classifier.
+//!
+//! A class is a number or a name, whatever the source and whatever the position of its label: a folder `10` is class
+//! 10, also in a cache that numbers its folders in bytewise order. Names are matched with names. A number is a position
+//! in a list of names, unless those names are numbers too. Only classes with an image are matched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use lgd_data::source::ImageSource;
+use lgd_data::source::{ImageSource, class_numbers};
 
-use super::EvalError;
+use super::{EvalError, LabeledImages};
 
 /// Most classes or categories that an error message shows.
 const SHOWN: usize = 20;
@@ -19,68 +23,251 @@ pub fn normalize_name(name: &str) -> String {
     blanks.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The category of each class: the one with exactly the same name, else the only one with the same normalized name.
+/// The category of each class: the only one with exactly the same name, else the only one with the same normalized
+/// name.
 ///
 /// # Errors
 /// The classes without a category, or with more than one.
 pub fn categories_of_classes(classes: &[String], categories: &[&str]) -> Result<Vec<u32>, Vec<String>> {
-    let normalized: Vec<String> = categories.iter().map(|name| normalize_name(name)).collect();
-    let category = |class: &String| {
-        if let Some(exact) = categories.iter().position(|name| name == class) {
-            return u32::try_from(exact).ok();
-        }
-        let wanted = normalize_name(class);
-        let mut alike = (0..).zip(&normalized).filter(|(_, name)| **name == wanted);
-        match (alike.next(), alike.next()) {
-            (Some((category, _)), None) => Some(category),
-            _ => None,
-        }
-    };
-    let found: Vec<Option<u32>> = classes.iter().map(category).collect();
+    let index = NameIndex::of(categories);
+    let found: Vec<Option<u32>> = classes.iter().map(|class| index.find(class)).collect();
     let unmatched = classes.iter().zip(&found).filter(|(_, category)| category.is_none());
     let unmatched: Vec<String> = unmatched.map(|(class, _)| class.clone()).collect();
     if unmatched.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(unmatched) }
 }
 
-/// [`categories_of_classes`] for a source. Labels that are plain numbers are positions in the list of categories.
+/// The positions of names in a list; `None` for a name that occurs more than once.
+struct NameIndex<'a> {
+    exact: HashMap<&'a str, Option<u32>>,
+    normalized: HashMap<String, Option<u32>>,
+}
+
+impl<'a> NameIndex<'a> {
+    fn of(names: &[&'a str]) -> Self {
+        let (mut exact, mut normalized) = (HashMap::new(), HashMap::new());
+        for (position, &name) in (0..).zip(names) {
+            exact.entry(name).and_modify(|position| *position = None).or_insert(Some(position));
+            let name = normalize_name(name);
+            normalized.entry(name).and_modify(|position| *position = None).or_insert(Some(position));
+        }
+        Self { exact, normalized }
+    }
+
+    fn find(&self, name: &str) -> Option<u32> {
+        let exact = self.exact.get(name);
+        exact.or_else(|| self.normalized.get(&normalize_name(name))).copied().flatten()
+    }
+}
+
+/// The classes that labels stand for.
+pub(super) enum Classes<'a> {
+    /// The name of each label.
+    Names(&'a [String]),
+    /// The number of each label; `None` if labels are the numbers.
+    Numbers(Option<Vec<u32>>),
+}
+
+impl<'a> Classes<'a> {
+    /// The classes of a set with these class names, or without class names.
+    pub(super) fn of(names: Option<&'a [String]>) -> Self {
+        match names {
+            None => Self::Numbers(None),
+            Some(names) => {
+                let numbers = class_numbers(names);
+                numbers.map_or(Self::Names(names), |numbers| Self::Numbers(Some(numbers)))
+            }
+        }
+    }
+
+    /// The class of a label, in words.
+    fn word(&self, label: u32) -> String {
+        match self {
+            Self::Names(names) => at(names, label).cloned().unwrap_or_else(|| label.to_string()),
+            Self::Numbers(_) => self.number(label).to_string(),
+        }
+    }
+
+    /// The number of a label, if classes are numbers.
+    fn number(&self, label: u32) -> u32 {
+        match self {
+            Self::Numbers(Some(numbers)) => at(numbers, label).copied().unwrap_or(label),
+            _ => label,
+        }
+    }
+
+    /// The label in `other` of each of these labels. `None` if one side has names and the other one numbers.
+    pub(super) fn labels_in(
+        &self,
+        labels: &BTreeSet<u32>,
+        other: &Self,
+    ) -> Option<Vec<(u32, Option<u32>)>> {
+        let find: Box<dyn Fn(u32) -> Option<u32>> = match (self, other) {
+            (Self::Names(names), Self::Names(others)) => {
+                let index = NameIndex::of(&borrowed(others));
+                Box::new(move |label| index.find(at(names, label)?))
+            }
+            (Self::Numbers(_), Self::Numbers(None)) => Box::new(|label| Some(self.number(label))),
+            (Self::Numbers(_), Self::Numbers(Some(others))) => {
+                let index: HashMap<u32, u32> = others.iter().copied().zip(0..).collect();
+                Box::new(move |label| index.get(&self.number(label)).copied())
+            }
+            _ => return None,
+        };
+        Some(labels.iter().map(|&label| (label, find(label))).collect())
+    }
+}
+
+fn at<T>(values: &[T], label: u32) -> Option<&T> {
+    usize::try_from(label).ok().and_then(|label| values.get(label))
+}
+
+/// The labels that the images of a source have.
+pub(super) fn labels_of(source: &dyn ImageSource) -> BTreeSet<u32> {
+    source.samples().iter().filter_map(|sample| sample.label).collect()
+}
+
+/// The class of each label of the test images, as a number of another list: of a bank's categories, of the training
+/// images' labels, or of a classifier's outputs.
+#[derive(Debug, Default)]
+pub(super) struct LabelMap {
+    /// Keyed by label.
+    classes: BTreeMap<u32, u32>,
+    /// How labels were matched, if that needs to be said.
+    pub(super) note: Option<String>,
+}
+
+impl LabelMap {
+    /// Maps every label, or returns the classes that are not in the other list, in words.
+    pub(super) fn complete(
+        found: Vec<(u32, Option<u32>)>,
+        classes: &Classes<'_>,
+    ) -> Result<Self, Vec<String>> {
+        let lost: Vec<String> =
+            found.iter().filter(|(_, class)| class.is_none()).map(|(label, _)| classes.word(*label)).collect();
+        let found = found.into_iter().filter_map(|(label, class)| Some((label, class?)));
+        if lost.is_empty() { Ok(Self { classes: found.collect(), note: None }) } else { Err(lost) }
+    }
+
+    /// The class of each label. All labels of the test images are mapped.
+    pub(super) fn classes(&self, labels: &[u32]) -> Vec<u32> {
+        labels.iter().filter_map(|label| self.classes.get(label)).copied().collect()
+    }
+}
+
+/// The category of each label of a source.
+///
+/// # Errors
+/// [`EvalError::UnmatchedClasses`] if a class has no category; [`EvalError::OutsidePositions`] if it is a number that is not a position.
 pub(super) fn categories_of_source(
     source: &dyn ImageSource,
     images: &Path,
     categories: &[&str],
-) -> Result<Vec<u32>, EvalError> {
-    let unmatched = |classes: Vec<String>| EvalError::UnmatchedClasses {
-        images: images.to_owned(),
-        classes: shown(&borrowed(&classes)),
-        categories: shown(categories),
+) -> Result<LabelMap, EvalError> {
+    let (labels, classes) = (labels_of(source), Classes::of(source.class_names()));
+    let owned: Vec<String> = categories.iter().map(|name| (*name).to_owned()).collect();
+    let of_bank = Classes::of(Some(&owned));
+    let numbers = matches!(classes, Classes::Numbers(_));
+    let (found, note) = match classes.labels_in(&labels, &of_bank) {
+        Some(found) if numbers => {
+            let note = "labels are numbers, and so are the bank's names: matched by name";
+            (found, Some(note.to_owned()))
+        }
+        Some(found) => (found, None),
+        None if numbers => return positions(&labels, &classes, images, categories),
+        // Names, and a bank of numbers: none of them can be matched.
+        None => (labels.iter().map(|&label| (label, None)).collect(), None),
     };
-    match source.class_names() {
-        Some(names) => categories_of_classes(names, categories),
-        None => numbers_as_categories(source, categories.len()),
-    }
-    .map_err(unmatched)
+    let map = LabelMap::complete(found, &classes).map_err(|lost| EvalError::UnmatchedClasses {
+        images: images.to_owned(),
+        classes: shown(&borrowed(&lost)),
+        categories: shown(categories),
+    })?;
+    Ok(LabelMap { note, ..map })
 }
 
-/// The categories of labels that are numbers below `count`: the numbers themselves.
-///
-/// # Errors
-/// The labels that are not below `count`, each once.
-pub(super) fn numbers_as_categories(source: &dyn ImageSource, count: usize) -> Result<Vec<u32>, Vec<String>> {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    let labels = source.samples().iter().filter_map(|sample| sample.label);
-    let outside: BTreeSet<u32> = labels.filter(|label| *label >= count).collect();
-    if outside.is_empty() {
-        return Ok((0..count).collect());
+/// Takes class numbers as positions among `categories`.
+fn positions(
+    labels: &BTreeSet<u32>,
+    classes: &Classes<'_>,
+    images: &Path,
+    categories: &[&str],
+) -> Result<LabelMap, EvalError> {
+    let numbers: BTreeSet<u32> = labels.iter().map(|&label| classes.number(label)).collect();
+    let inside = |number: u32| usize::try_from(number).is_ok_and(|number| number < categories.len());
+    let outside: Vec<String> =
+        numbers.iter().filter(|number| !inside(**number)).map(u32::to_string).collect();
+    let from_one = !numbers.contains(&0);
+    if !outside.is_empty() {
+        let last = numbers.last().is_some_and(|last| usize::try_from(*last) == Ok(categories.len()));
+        return Err(EvalError::OutsidePositions {
+            images: images.to_owned(),
+            classes: shown(&borrowed(&outside)),
+            categories: categories.len(),
+            from_one: from_one && last,
+        });
     }
-    Err(outside.iter().map(u32::to_string).collect())
+    let note = positions_note(categories, &numbers);
+    let classes = labels.iter().map(|&label| (label, classes.number(label))).collect();
+    Ok(LabelMap { classes, note: Some(note) })
 }
 
 /// Notes that labels were taken as positions among `categories`. It lists the first ones, so a reader notices a list in
 /// another order.
-pub(super) fn positions_note(categories: &[&str]) -> String {
+fn positions_note(categories: &[&str], numbers: &BTreeSet<u32>) -> String {
     let names = categories.iter().take(NOTED).enumerate();
     let names: Vec<String> = names.map(|(position, name)| format!("{position} = {name}")).collect();
     let more = if categories.len() > NOTED { ", …" } else { "" };
-    format!("labels are numbers: taken as positions in the bank, {}{more}", names.join(", "))
+    let (count, names) = (categories.len(), names.join(", "));
+    let first = match numbers.first() {
+        Some(first) if *first > 0 => format!("; the smallest label is {first}"),
+        _ => String::new(),
+    };
+    format!("labels are positions among the bank's {count} names, {names}{more}{first}")
+}
+
+/// The training label of each label of the test images: classes are matched by name, or by number if neither set has
+/// names.
+///
+/// # Errors
+/// [`EvalError::ClassesDiffer`] if one set has names and the other one numbers; [`EvalError::UntrainedClasses`] if the
+/// training images lack a class of the test images.
+pub(super) fn labels_of_training(
+    test: &LabeledImages<'_>,
+    train: &LabeledImages<'_>,
+) -> Result<LabelMap, EvalError> {
+    let (of_test, of_train) =
+        (Classes::of(test.source.class_names()), Classes::of(train.source.class_names()));
+    let (labels, known) = (labels_of(test.source), labels_of(train.source));
+    let Some(mut found) = of_test.labels_in(&labels, &of_train) else {
+        return Err(EvalError::ClassesDiffer { train: kind(train, &known), test: kind(test, &labels) });
+    };
+    for (_, label) in &mut found {
+        *label = label.filter(|label| known.contains(label));
+    }
+    let map = LabelMap::complete(found, &of_test).map_err(|lost| EvalError::UntrainedClasses {
+        images: test.images.to_owned(),
+        train_images: train.images.to_owned(),
+        classes: shown(&borrowed(&lost)),
+    })?;
+    let by = match of_test {
+        Classes::Names(_) => "name",
+        Classes::Numbers(_) => "number",
+    };
+    let (some, all) = (labels.len(), known.len());
+    let note = (some < all)
+        .then(|| format!("the test images have {some} of the {all} classes of the training images, matched by {by}"));
+    Ok(LabelMap { note, ..map })
+}
+
+/// The classes of a set that occur, in words.
+fn kind(images: &LabeledImages<'_>, labels: &BTreeSet<u32>) -> String {
+    let classes = Classes::of(images.source.class_names());
+    let words: Vec<String> = labels.iter().map(|&label| classes.word(label)).collect();
+    let what = match classes {
+        Classes::Names(_) => "names",
+        Classes::Numbers(_) => "numbers",
+    };
+    format!("{what} ({})", shown(&borrowed(&words)).join(", "))
 }
 
 /// The names as slices.
@@ -116,9 +303,27 @@ mod tests {
 
     #[test]
     fn an_exact_name_wins_and_an_ambiguous_one_is_refused() {
-        let categories = ["crane", "Crane"];
+        let categories = ["crane", "Crane", "maillot", "maillot"];
         assert_eq!(categories_of_classes(&names(&["Crane"]), &categories).unwrap(), [1]);
-        assert_eq!(categories_of_classes(&names(&["CRANE", "crane"]), &categories).unwrap_err(), ["CRANE"]);
+        let asked = names(&["CRANE", "crane", "maillot"]);
+        assert_eq!(categories_of_classes(&asked, &categories).unwrap_err(), ["CRANE", "maillot"]);
+    }
+
+    #[test]
+    fn names_that_are_numbers_are_numbers_in_any_order() {
+        let (sorted, plain, padded) =
+            (names(&["0", "1", "10", "2"]), names(&["a", "b"]), names(&["002", "010"]));
+        let labels: BTreeSet<u32> = [2, 3].into();
+        let of = |names| Classes::of(Some(names));
+        assert_eq!(
+            of(&sorted).labels_in(&labels, &Classes::Numbers(None)).unwrap(),
+            [(2, Some(10)), (3, Some(2))]
+        );
+        let back = Classes::Numbers(None).labels_in(&[10, 2, 7].into(), &of(&sorted)).unwrap();
+        assert_eq!(back, [(2, Some(3)), (7, None), (10, Some(2))]);
+        assert_eq!(of(&sorted).labels_in(&labels, &of(&padded)).unwrap(), [(2, Some(1)), (3, Some(0))]);
+        assert!(of(&sorted).labels_in(&labels, &of(&plain)).is_none());
+        assert!(of(&plain).labels_in(&[0].into(), &Classes::Numbers(None)).is_none());
     }
 
     #[test]
@@ -131,8 +336,12 @@ mod tests {
 
     #[test]
     fn a_note_spells_out_the_first_positions() {
-        assert!(positions_note(&["tench", "goldfish"]).ends_with("the bank, 0 = tench, 1 = goldfish"));
-        assert!(positions_note(&["a", "b", "c", "d"]).ends_with(" 2 = c, …"));
+        let note = |categories: &[&str], numbers: &[u32]| {
+            positions_note(categories, &numbers.iter().copied().collect())
+        };
+        assert!(note(&["tench", "goldfish"], &[0]).ends_with("the bank's 2 names, 0 = tench, 1 = goldfish"));
+        assert!(note(&["a", "b", "c", "d"], &[0]).ends_with(" 2 = c, …"));
+        assert!(note(&["a", "b", "c", "d"], &[3, 1]).ends_with(" 2 = c, …; the smallest label is 1"));
     }
 
     #[test]

@@ -85,6 +85,18 @@ pub enum EvalError {
         /// Some of the bank's categories.
         categories: Vec<String>,
     },
+    /// Labels are numbers, but not positions among the bank's categories.
+    #[error("{}: labels are positions among the bank's {categories} names, 0 to {}, and these are not: {}{}", images.display(), categories.saturating_sub(1), classes.join(", "), if *from_one { "; they seem to be counted from 1" } else { "" })]
+    OutsidePositions {
+        /// The image source.
+        images: PathBuf,
+        /// Some of the labels that are no position.
+        classes: Vec<String>,
+        /// Number of the bank's categories.
+        categories: usize,
+        /// Whether the labels are 1 to the number of categories.
+        from_one: bool,
+    },
     /// Test images have classes that the classifier was not trained on.
     #[error("{}: the student was not trained on these classes: {}", images.display(), classes.join(", "))]
     UnknownClasses {
@@ -113,9 +125,19 @@ pub enum EvalError {
         /// Some of the names.
         known: String,
     },
-    /// Training and test images do not have the same classes.
+    /// The training images lack classes of the test images.
+    #[error("{}: the training images in {} do not have these classes: {}", images.display(), train_images.display(), classes.join(", "))]
+    UntrainedClasses {
+        /// The test images.
+        images: PathBuf,
+        /// The training images.
+        train_images: PathBuf,
+        /// Some of the classes that only the test images have.
+        classes: Vec<String>,
+    },
+    /// Training images have class names and test images numbers, or the other way round.
     #[error(
-        "the training images have the classes {train}, the test images {test}\nhint: both must have the same class folders"
+        "the classes of the training images are {train}, those of the test images {test}\nhint: label both with names, or both with numbers"
     )]
     ClassesDiffer {
         /// Classes of the training images.

@@ -217,7 +217,7 @@ fn reject(key: &str, reason: &str, detail: &str) -> Reject {
 
 /// Fails if no image of the source has a label. A single image without one is a reject, like a stray file beside class
 /// folders.
-fn require_labels(images: &LabeledImages<'_>) -> Result<(), EvalError> {
+pub(super) fn require_labels(images: &LabeledImages<'_>) -> Result<(), EvalError> {
     let samples = images.source.samples();
     match samples.first() {
         Some(first) if samples.iter().all(|sample| sample.label.is_none()) => Err(EvalError::Unlabeled {

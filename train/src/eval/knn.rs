@@ -74,15 +74,17 @@ fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
     nearest
 }
 
-/// Evaluates the student on pooled features, and the teacher on embeddings if both sets have them.
+/// Evaluates the student on pooled features, and the teacher on embeddings if both sets have them. `truth`: the
+/// training label of each test image.
 pub(super) fn judge(
     train: &Features,
     test: &Features,
+    truth: &[u32],
     settings: KnnSettings,
 ) -> Result<KnnReport, TrainError> {
     let score = |train_rows: &Matrix, test_rows: &Matrix| {
         let predicted = nearest_neighbors((train_rows, &train.labels), test_rows, settings)?;
-        Ok::<_, TrainError>(top1(&predicted, &test.labels))
+        Ok::<_, TrainError>(top1(&predicted, truth))
     };
     let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
     Ok(KnnReport {

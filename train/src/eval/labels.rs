@@ -1,7 +1,6 @@
 //! Top-1 of a supervised student's own classifier.
 
-use super::classes::{borrowed, categories_of_classes, numbers_as_categories, shown};
-use super::features::Features;
+use super::classes::{Classes, LabelMap, borrowed, labels_of, shown};
 use super::matrix::{Matrix, argmax, top1};
 use super::report::LabelsReport;
 use super::{EvalError, EvalInput, EvalInputs, Protocol};
@@ -15,35 +14,35 @@ use crate::loader::labels::ClassRecord;
 /// [`EvalError::MissingInput`] if the run has no classifier; [`EvalError::NamedClasses`] and [`EvalError::NumberedClasses`] if one side has
 /// names and the other numbers; [`EvalError::UnknownClasses`] if the student was not trained on one of the classes, or its name is
 /// ambiguous.
-pub(super) fn outputs(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, EvalError> {
+pub(super) fn outputs(inputs: &EvalInputs<'_>) -> Result<LabelMap, EvalError> {
     let missing = EvalError::MissingInput { protocol: Protocol::Labels, input: EvalInput::Classifier };
     let known = inputs.run.manifest().classes.as_ref().ok_or(missing)?;
     let (source, images) = (inputs.test.source, || inputs.test.images.to_owned());
-    let outputs = match (&known.names, source.class_names()) {
-        (Some(names), Some(classes)) => categories_of_classes(classes, &borrowed(names)),
-        (None, Some(classes)) => {
-            let (images, classes) = (images(), shown(&borrowed(classes)));
-            return Err(EvalError::NamedClasses { images, classes, known: words(known) });
-        }
-        (Some(_), None) if source.samples().iter().any(|sample| sample.label.is_some()) => {
-            return Err(EvalError::NumberedClasses { images: images(), known: words(known) });
-        }
-        (_, None) => numbers_as_categories(source, known.count),
+    let (labels, classes) = (labels_of(source), Classes::of(source.class_names()));
+    let Some(mut found) = classes.labels_in(&labels, &Classes::of(known.names.as_deref())) else {
+        return Err(match source.class_names() {
+            // Without a label there is nothing to match, and the error for missing labels follows.
+            _ if labels.is_empty() => return Ok(LabelMap::default()),
+            Some(names) if matches!(classes, Classes::Names(_)) => {
+                EvalError::NamedClasses { images: images(), classes: shown(&borrowed(names)), known: words(known) }
+            }
+            _ => EvalError::NumberedClasses { images: images(), known: words(known) },
+        });
     };
-    outputs.map_err(|classes| EvalError::UnknownClasses {
+    for (_, output) in &mut found {
+        *output = output.filter(|output| known.is_trained(*output));
+    }
+    LabelMap::complete(found, &classes).map_err(|classes| EvalError::UnknownClasses {
         images: images(),
         classes: shown(&borrowed(&classes)),
         known: words(known),
     })
 }
 
-/// Evaluates the classifier. `outputs`: the classifier's output for each label.
-pub(super) fn judge(test: &Features, logits: &Matrix, outputs: &[u32]) -> LabelsReport {
+/// Evaluates the classifier. `truth`: the classifier's output for each image.
+pub(super) fn judge(logits: &Matrix, truth: &[u32]) -> LabelsReport {
     let predicted: Vec<u32> = logits.iter().map(argmax).collect();
-    // Labels were checked against the classes, and outputs has one entry per class.
-    let truth = test.labels.iter().filter_map(|&label| outputs.get(usize::try_from(label).ok()?));
-    let truth: Vec<u32> = truth.copied().collect();
-    LabelsReport { classes: logits.width(), student: top1(&predicted, &truth) }
+    LabelsReport { classes: logits.width(), student: top1(&predicted, truth) }
 }
 
 /// The class names, or the range of the class numbers.

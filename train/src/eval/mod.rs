@@ -32,6 +32,7 @@ use lgd_data::source::ImageSource;
 
 use crate::run::Run;
 use crate::student::Head;
+use classes::LabelMap;
 use crop::center_crops;
 use features::{Extraction, Features};
 
@@ -110,8 +111,9 @@ impl Default for EvalOptions {
 ///
 /// # Errors
 /// [`EvalError::MissingInput`] if a protocol lacks a bank, cache, training images or its head; [`EvalError::UnusedInput`] if no protocol
-/// reads the bank or the training images; [`EvalError::Unlabeled`], [`EvalError::UnmatchedClasses`], [`EvalError::UnknownClasses`],
-/// [`EvalError::NamedClasses`], [`EvalError::NumberedClasses`] and [`EvalError::ClassesDiffer`] if labels do not fit;
+/// reads the bank or the training images; [`EvalError::Unlabeled`], [`EvalError::UnmatchedClasses`], [`EvalError::OutsidePositions`],
+/// [`EvalError::UnknownClasses`], [`EvalError::NamedClasses`], [`EvalError::NumberedClasses`], [`EvalError::UntrainedClasses`] and
+/// [`EvalError::ClassesDiffer`] if labels do not fit;
 /// [`EvalError::NoCenterView`] and [`EvalError::CropsDiffer`] if views do not fit; [`EvalError::Run`] if the bank or a
 /// cache comes from other encoders than the run's.
 pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, EvalError> {
@@ -122,6 +124,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let compared = if wants(Protocol::Agreement) { Some(compared_bank(inputs)?) } else { None };
     let outputs = if wants(Protocol::Labels) { Some(labels::outputs(inputs)?) } else { None };
     let train = needs_train.map(|protocol| training_images(inputs, protocol)).transpose()?;
+    let (train, neighbors) = train.unzip();
     require_read(inputs, options)?;
     for images in train.iter().chain([&inputs.test]) {
         require_teacher(inputs.run, images)?;
@@ -142,24 +145,25 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let mut report = EvalReport::new(inputs, &test, train.as_ref());
     report.images_per_second = crate::trainer::per_second(total, feature_seconds);
     if let (Some(bank), Some(truth), Some(embedding)) = (inputs.bank, truth, &test.head) {
-        report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &truth)?);
-        if inputs.test.source.class_names().is_none() {
-            report.notes.push(classes::positions_note(&categories(bank)));
-        }
+        report.zero_shot =
+            Some(zero_shot::judge(&test, embedding, bank, &truth.classes(&test.labels))?);
+        report.notes.extend(truth.note);
     }
     if let (Some(bank), Some(embedding), Some(teacher)) = (compared, &test.head, &test.teacher) {
         report.agreement = Some(zero_shot::compare(embedding, teacher, bank)?);
     }
     if let (Some(outputs), Some(logits)) = (outputs, &test.head) {
-        report.labels = Some(labels::judge(&test, logits, &outputs));
+        report.labels = Some(labels::judge(logits, &outputs.classes(&test.labels)));
     }
-    if let Some(train) = &train {
+    if let (Some(train), Some(truth)) = (&train, neighbors) {
+        let labels = truth.classes(&test.labels);
         if wants(Protocol::Knn) {
-            report.knn = Some(knn::judge(train, &test, options.knn)?);
+            report.knn = Some(knn::judge(train, &test, &labels, options.knn)?);
         }
         if wants(Protocol::Linear) {
-            report.linear = judge_probes(train, &test, options, job)?;
+            report.linear = judge_probes(train, (&test.pooled, &labels), options, job)?;
         }
+        report.notes.extend(truth.note);
     }
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
@@ -167,7 +171,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
 
 fn judge_probes(
     train: &Features,
-    test: &Features,
+    (test, truth): (&Matrix, &[u32]),
     options: &EvalOptions,
     job: &Job,
 ) -> Result<Vec<ProbeReport>, EvalError> {
@@ -177,8 +181,8 @@ fn judge_probes(
             return Err(EvalError::Interrupted);
         }
         let probe = linear_probe((&train.pooled, &train.labels), fraction, &options.probe)?;
-        let predicted = probe.classify(&test.pooled)?;
-        reports.push(ProbeReport::new(fraction, &probe, matrix::top1(&predicted, &test.labels)));
+        let predicted = probe.classify(test)?;
+        reports.push(ProbeReport::new(fraction, &probe, matrix::top1(&predicted, truth)));
     }
     Ok(reports)
 }
@@ -200,7 +204,7 @@ fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), Ev
 }
 
 /// The category of each class of the test images.
-fn zero_shot_categories(inputs: &EvalInputs<'_>) -> Result<Vec<u32>, EvalError> {
+fn zero_shot_categories(inputs: &EvalInputs<'_>) -> Result<LabelMap, EvalError> {
     let bank = bank_of_names(inputs, Protocol::ZeroShot)?;
     classes::categories_of_source(inputs.test.source, inputs.test.images, &categories(bank))
 }
@@ -231,18 +235,16 @@ fn bank_of_names<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<&'a 
     Ok(bank)
 }
 
-/// The training images for `protocol`, checked to have the classes of the test images.
-fn training_images<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<LabeledImages<'a>, EvalError> {
+/// The training images for `protocol`, and the training label of each label of the test images.
+fn training_images<'a>(
+    inputs: &EvalInputs<'a>,
+    protocol: Protocol,
+) -> Result<(LabeledImages<'a>, LabelMap), EvalError> {
     let train = inputs.train.ok_or(EvalError::MissingInput { protocol, input: EvalInput::TrainImages })?;
-    let names = |images: &LabeledImages<'_>| match images.source.class_names() {
-        Some(names) => names.join(", "),
-        None => "numbers only".to_owned(),
-    };
-    let (train_names, test_names) = (names(&train), names(&inputs.test));
-    if train_names != test_names {
-        return Err(EvalError::ClassesDiffer { train: train_names, test: test_names });
-    }
-    Ok(train)
+    features::require_labels(&inputs.test)?;
+    features::require_labels(&train)?;
+    let labels = classes::labels_of_training(&inputs.test, &train)?;
+    Ok((train, labels))
 }
 
 /// Fails if a cache comes from another teacher than the run's.

@@ -20,28 +20,21 @@ pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, Tr
 }
 
 /// Evaluates the student, whose embeddings of the test images are `embedding`, and the teacher if its embeddings were
-/// given. `categories`: the category of each label.
+/// given. `truth`: the category of each image.
 pub(super) fn judge(
     test: &Features,
     embedding: &Matrix,
     bank: &Bank,
-    categories: &[u32],
+    truth: &[u32],
 ) -> Result<ZeroShotReport, TrainError> {
     let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
-    // Labels were checked against the class names, and there is a category for each class.
-    let truth: Vec<u32> = test
-        .labels
-        .iter()
-        .filter_map(|&label| categories.get(usize::try_from(label).ok()?))
-        .copied()
-        .collect();
     let student = classify(embedding, &prototypes)?;
     let teacher =
         test.teacher.as_ref().map(|teacher| classify_teacher(teacher, bank, &prototypes)).transpose()?;
     Ok(ZeroShotReport {
         categories: bank.categories(),
-        student: top1(&student, &truth),
-        teacher: teacher.as_ref().map(|teacher| top1(teacher, &truth)),
+        student: top1(&student, truth),
+        teacher: teacher.as_ref().map(|teacher| top1(teacher, truth)),
         agreement: teacher.as_ref().map(|teacher| top1(&student, teacher)),
     })
 }

@@ -91,7 +91,7 @@ pub enum LoaderError {
         limit: usize,
     },
     /// Labels are to be learned, but some samples have none.
-    #[error("{}: {missing} of the {samples} samples have no label, the first is {key}\nhint: extract from one folder per class, or from a list with a label column", cache.display())]
+    #[error("{}: {missing} of the {samples} samples have no label, the first is {key}\nhint: label every image, in class folders or in the label column of a list; leave out images without a label, such as those labeled -1", cache.display())]
     MissingLabels {
         /// The cache.
         cache: PathBuf,

@@ -3,15 +3,10 @@
 use std::collections::BTreeSet;
 
 use lgd_data::cache::{Cache, CachedViews};
-
+use lgd_data::source::position_limit;
 use serde::{Deserialize, Serialize};
 
 use super::LoaderError;
-
-/// A classifier has at most `OUTPUTS_PER_LABEL` outputs per distinct label, plus `SPARE`. Larger labels are not class
-/// numbers.
-const OUTPUTS_PER_LABEL: usize = 10;
-const SPARE: usize = 1000;
 
 /// The classes of a classifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +15,26 @@ pub struct ClassRecord {
     pub count: usize,
     /// Their names, in the order of the labels, if the cache has names.
     pub names: Option<Vec<String>>,
+    /// Labels without a training sample, in ascending order. Older runs do not record them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untrained: Vec<u32>,
+}
+
+impl ClassRecord {
+    /// Whether the label is one of the classes and has training samples.
+    pub fn is_trained(&self, label: u32) -> bool {
+        usize::try_from(label).is_ok_and(|label| label < self.count)
+            && self.untrained.binary_search(&label).is_err()
+    }
+
+    /// The classes without a training sample, by name or number.
+    pub fn untrained_words(&self) -> Vec<String> {
+        let word = |&label: &u32| {
+            let name = usize::try_from(label).ok().and_then(|label| self.names.as_ref()?.get(label));
+            name.cloned().unwrap_or_else(|| label.to_string())
+        };
+        self.untrained.iter().map(word).collect()
+    }
 }
 
 /// A label for every sample, and the classes.
@@ -45,8 +60,9 @@ impl Labels {
         let names = cache.manifest().config.class_names.clone();
         let named = names.as_ref().map_or(0, Vec::len);
         let count = named.max(usize::try_from(largest).unwrap_or(usize::MAX).saturating_add(1));
-        let distinct = of_sample.iter().collect::<BTreeSet<_>>().len();
-        let limit = OUTPUTS_PER_LABEL * distinct + SPARE;
+        let occurring: BTreeSet<u32> = of_sample.iter().copied().collect();
+        let distinct = occurring.len();
+        let limit = position_limit(distinct);
         if count > named.max(limit) {
             return Err(LoaderError::SparseLabels {
                 cache: cache.dir().to_owned(),
@@ -55,7 +71,8 @@ impl Labels {
                 limit,
             });
         }
-        Ok(Self { of_sample, classes: ClassRecord { count, names } })
+        let untrained = (0..).take(count).filter(|label| !occurring.contains(label)).collect();
+        Ok(Self { of_sample, classes: ClassRecord { count, names, untrained } })
     }
 
     /// The label of a sample.

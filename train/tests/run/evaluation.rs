@@ -17,6 +17,7 @@ use lgd_train::trainer::{TrainInputs, train};
 
 use crate::artifacts::{cache, cache_holding};
 use crate::fixture::{Images, World, config, config_for, resuming};
+use crate::objectives::keep;
 
 fn untrained(world: &World) -> Run {
     let dir = world.path("run");
@@ -141,7 +142,11 @@ fn classes_that_are_no_categories_are_listed() {
     images.class_names = None;
     images.samples[3].label = Some(7);
     let error = ask(&images);
-    assert!(matches!(&error, EvalError::UnmatchedClasses { classes, .. } if *classes == ["7"]), "{error}");
+    assert!(matches!(&error, EvalError::OutsidePositions { classes, .. } if *classes == ["7"]), "{error}");
+    assert!(error.to_string().ends_with("the bank's 3 names, 0 to 2, and these are not: 7"), "{error}");
+    images.samples.iter_mut().for_each(|sample| sample.label = sample.label.map(|label| label % 3 + 1));
+    let error = ask(&images);
+    assert!(error.to_string().ends_with("not: 3; they seem to be counted from 1"), "{error}");
 
     images.samples.iter_mut().for_each(|sample| sample.label = None);
     let error = ask(&images);
@@ -277,8 +282,65 @@ fn numbers_that_stand_for_positions_in_a_bank_are_noted() {
     let mut numbers = world.images.clone();
     numbers.class_names = None;
     let expected =
-        "labels are numbers: taken as positions in the bank, 0 = red thing, 1 = green thing, 2 = blue thing";
+        "labels are positions among the bank's 3 names, 0 = red thing, 1 = green thing, 2 = blue thing";
     assert_eq!(notes(&numbers), [expected]);
+    // Caches and sources made elsewhere may number folders of numbers in bytewise order: 0, 1, 10, 2.
+    let mut folders = world.images.clone();
+    folders.class_names = Some(["0", "1", "10", "2"].map(str::to_owned).to_vec());
+    for sample in &mut folders.samples {
+        sample.label = sample.label.map(|label| if label == 2 { 3 } else { label });
+    }
+    assert_eq!(notes(&folders), [expected]);
+}
+
+#[test]
+fn a_test_set_of_some_classes_is_matched_by_name() {
+    let world = World::new(30);
+    let run = untrained(&world);
+    let ask = |test: &Images, train: &Images| {
+        let inputs =
+            EvalInputs { run: &run, bank: None, test: labeled(test), train: Some(labeled(train)) };
+        let options = EvalOptions { protocols: vec![Protocol::Knn, Protocol::Linear], ..options() };
+        evaluate(&inputs, &options, &Job::new())
+    };
+    let figures = |report: &EvalReport| {
+        let probes = report.linear.iter().map(|probe| probe.student);
+        [report.knn.as_ref().unwrap().student].into_iter().chain(probes).collect::<Vec<_>>()
+    };
+    // Blue things alone: the third class of three, and the only folder of their own set.
+    let mut blue = Images::new(21, 5);
+    keep(&mut blue, |label| label == 2);
+    let expected = ask(&blue, &world.images).unwrap();
+    let note = "the test images have 1 of the 3 classes of the training images, matched by name";
+    assert_eq!(expected.notes, [note]);
+    let mut alone = blue.clone();
+    alone.class_names = Some(vec!["Blue_Thing".to_owned()]);
+    alone.samples.iter_mut().for_each(|sample| sample.label = Some(0));
+    let report = ask(&alone, &world.images).unwrap();
+    assert_eq!((figures(&report), &report.notes), (figures(&expected), &expected.notes));
+
+    // Numbers are the same classes whether or not a set calls them names.
+    let mut train = world.images.clone();
+    train.class_names = Some(["0", "10", "2"].map(str::to_owned).to_vec());
+    let mut test = blue.clone();
+    test.class_names = None;
+    let report = ask(&test, &train).unwrap();
+    assert_eq!(figures(&report), figures(&expected));
+    assert!(report.notes[0].ends_with("matched by number"), "{:?}", report.notes);
+    test.samples[0].label = Some(1);
+    let error = ask(&test, &train).unwrap_err();
+    assert!(matches!(&error, EvalError::UntrainedClasses { classes, .. } if *classes == ["1"]), "{error}");
+
+    // A class without training images is refused, although both sets have a folder for it.
+    let mut few = world.images.clone();
+    keep(&mut few, |label| label < 2);
+    let error = ask(&blue, &few).unwrap_err();
+    assert!(error.to_string().ends_with("do not have these classes: blue thing"), "{error}");
+    let error = ask(&test, &few).unwrap_err();
+    assert!(matches!(&error, EvalError::ClassesDiffer { .. }), "{error}");
+    assert!(error.to_string().contains("training images are names (red thing, green thing), those"), "{error}");
+    few.samples.iter_mut().for_each(|sample| sample.label = None);
+    assert!(matches!(ask(&blue, &few).unwrap_err(), EvalError::Unlabeled { .. }));
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn a_single_objective_has_its_weight() {
 }
 
 /// Keeps the images whose label is `wanted`.
-fn keep(images: &mut Images, wanted: impl Fn(u32) -> bool) {
+pub(crate) fn keep(images: &mut Images, wanted: impl Fn(u32) -> bool) {
     let kept = (0..images.samples.len()).filter(|&at| images.samples[at].label.is_some_and(&wanted));
     let kept: Vec<usize> = kept.collect();
     images.samples = kept.iter().map(|&at| images.samples[at].clone()).collect();
@@ -105,7 +105,7 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     assert!(report.last_epoch_loss < report.first_epoch_loss, "{report:?}");
     let run = open(&world, "labels");
     let names = CLASSES.map(str::to_owned).to_vec();
-    assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: Some(names.clone()) }));
+    assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: Some(names.clone()), untrained: vec![] }));
     assert_eq!(run.manifest().head(), Head::Classifier { classes: 3 });
     assert_eq!(run.student(&Device::Cpu).unwrap().embedding_dim(), Some(3));
 
@@ -153,7 +153,7 @@ fn names_do_not_stand_for_a_classifiers_numbers_nor_numbers_for_its_names() {
     let inputs = TrainInputs { cache: &cache, bank: None, ..world.inputs(&numbers) };
     go(&world, &inputs, &config_for("supervised", 0), "run").unwrap();
     let run = open(&world, "run");
-    assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: None }));
+    assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: None, untrained: vec![] }));
     judge(&run, Protocol::Labels, &numbers, &world).unwrap();
     let mut some = numbers.clone();
     keep(&mut some, |label| label == 2);
@@ -341,7 +341,7 @@ fn labels_are_learned_only_where_every_sample_has_one() {
     images.class_names = None;
     images.samples[4].label = Some(6);
     let classes = run(&make(&images, "numbers"), &images, "a").unwrap();
-    assert_eq!(classes, Some(ClassRecord { count: 7, names: None }), "as many as the largest label asks for");
+    assert_eq!(classes, Some(ClassRecord { count: 7, names: None, untrained: vec![3, 4, 5] }), "as many as the largest label asks for");
     images.samples[4].label = Some(2_000_000);
     let error = run(&make(&images, "sparse"), &images, "c").unwrap_err();
     assert!(

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
 
 use super::captions::{Captions, numbers_of};
-use super::{ImageSource, Listing, Rejected, Sample, SourceError, read_sample};
+use super::{FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, read_sample};
 use header::Columns;
 
 pub use error::{ListError, RowProblem};
@@ -51,7 +51,7 @@ impl CsvList {
     ///
     /// # Errors
     /// [`SourceError`] if the list cannot be read, is empty, has an invalid row, or lacks the requested captions.
-    pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
+    pub fn open(path: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
         let list = Rows::read(path, captions)?;
         if captions == CaptionColumn::Read && list.captions.is_none() {
             return Err(SourceError::NoCaptions { path: path.to_owned() });
@@ -70,7 +70,8 @@ impl CsvList {
             captions: list.captions,
             ignores_captions: list.ignores_captions,
             first_line,
-            passed_over: None,
+            fields: fields.clone(),
+            ..Listing::default()
         };
         Ok(Self { root: path.parent().unwrap_or(Path::new("")).to_owned(), listing })
     }

@@ -27,20 +27,15 @@ use rayon::prelude::*;
 use self::blocks::{DecodedBlocks, SharedFile};
 use self::columns::{Columns, LabelKind};
 use self::file::{ImageFile, Labels, ListedFile};
-use super::{CaptionColumn, Captions, ImageSource, Listing, Rejected, Sample, SourceError, names};
+use super::{
+    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, classes, names,
+};
 use crate::open_files::OpenFiles;
 
 pub use error::{ParquetProblem, ParquetSourceError};
 
 /// Maximum number of files that are open at a time.
 const OPEN_FILES: usize = 128;
-
-/// Words in file names that mark the splits of a data set, by the rules of `datasets`.
-const SPLITS: [(&str, &[&str]); 3] = [
-    ("train", &["train", "training"]),
-    ("validation", &["validation", "valid", "val", "dev"]),
-    ("test", &["test", "testing", "eval", "evaluation"]),
-];
 
 /// An image, which is a row of one of the files.
 #[derive(Debug, Clone, Copy)]
@@ -98,9 +93,7 @@ fn split_of(name: &str) -> String {
     {
         return split.to_owned();
     }
-    let words = stem.split(|letter: char| !letter.is_ascii_alphabetic()).map(str::to_ascii_lowercase);
-    let split = |word: String| SPLITS.into_iter().find(|(_, words)| words.contains(&&*word));
-    words.filter_map(split).next_back().map_or(String::new(), |(split, _)| split.to_owned())
+    classes::split_word(stem).unwrap_or_default().to_owned()
 }
 
 impl ParquetFiles {
@@ -108,8 +101,8 @@ impl ParquetFiles {
     ///
     /// # Errors
     /// [`SourceError`] if the file cannot be read, is damaged, holds no images, or lacks the requested captions.
-    pub fn open(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
-        Self::open_all(path, vec![path.to_owned()], captions)
+    pub fn open(path: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
+        Self::open_all(path, vec![path.to_owned()], captions, fields)
     }
 
     /// Lists the files `paths` of a folder. `root` is the path that the user gave.
@@ -120,6 +113,7 @@ impl ParquetFiles {
         root: &Path,
         paths: Vec<PathBuf>,
         captions: CaptionColumn,
+        fields: &FieldNames,
     ) -> Result<Self, SourceError> {
         // All files are listed before the first error is returned, so the error does not depend on thread timing.
         let listed: Vec<Result<ListedFile, ParquetSourceError>> =
@@ -144,7 +138,8 @@ impl ParquetFiles {
             captions: caption.as_ref().map(|(_, kind)| Captions::empty(*kind)),
             ignores_captions: captions == CaptionColumn::Ignore
                 && columns::has_captions(&first.file.metadata),
-            passed_over: first.columns.passed_over(&first.file.metadata),
+            notes: first.columns.passed_over(&first.file.metadata).into_iter().collect(),
+            fields: fields.clone(),
             ..Listing::default()
         };
         let mut source = Self {

@@ -1,0 +1,285 @@
+//! Labels as sources write them: class numbers, class names, or none.
+//!
+//! Numbers stay numbers in every source: `7`, `7.0` and a class folder `7` are class 7. Names are numbered in bytewise
+//! order. An empty label, NaN and -1 mean "no label".
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::Listing;
+
+/// Words for a missing label, besides an empty text.
+const NO_LABEL: [&str; 2] = ["nan", "<na>"];
+
+/// Most digits of a class number. All of them fit `f64` exactly.
+const MOST_DIGITS: usize = 15;
+
+/// Class numbers are positions, so at most `NUMBERS_PER_CLASS` numbers per class are unused, plus `SPARE`.
+const NUMBERS_PER_CLASS: usize = 10;
+const SPARE: usize = 1000;
+
+/// The bound below which the numbers of `classes` distinct classes are positions; larger ones are identifiers.
+pub fn position_limit(classes: usize) -> usize {
+    NUMBERS_PER_CLASS.saturating_mul(classes).saturating_add(SPARE)
+}
+
+/// The numbers that class names spell, if all of them are digits only and no two are equal.
+pub fn class_numbers(names: &[String]) -> Option<Vec<u32>> {
+    let number = |name: &String| {
+        let digits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+        name.parse().ok().filter(|_| digits)
+    };
+    let numbers = names.iter().map(number).collect::<Option<Vec<u32>>>()?;
+    let distinct: BTreeSet<u32> = numbers.iter().copied().collect();
+    (!names.is_empty() && distinct.len() == names.len()).then_some(numbers)
+}
+
+impl Listing {
+    /// Sets the classes of labels that are positions in `names`, such as those of class folders. If the names spell
+    /// numbers that can be positions, labels become these numbers, and a note says so.
+    pub(super) fn set_classes(&mut self, names: Vec<String>) {
+        let positions = |numbers: &Vec<u32>| {
+            let largest = numbers.iter().max().copied().unwrap_or_default();
+            usize::try_from(largest).is_ok_and(|largest| largest < position_limit(names.len()))
+        };
+        let Some(numbers) = class_numbers(&names).filter(positions) else {
+            self.class_names = Some(names).filter(|names| !names.is_empty());
+            return;
+        };
+        for sample in &mut self.samples {
+            let number = sample.label.and_then(|label| numbers.get(usize::try_from(label).ok()?));
+            sample.label = number.copied();
+        }
+        let ends = numbers.iter().min().zip(numbers.iter().max());
+        self.notes.extend(ends.map(|(first, last)| {
+            format!("the classes are named by numbers: labels are the numbers {first} to {last}")
+        }));
+    }
+}
+
+/// A label as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Label {
+    /// No label.
+    None,
+    /// A class number.
+    Number(u32),
+    /// A class name.
+    Name(String),
+}
+
+/// Why a label is not usable. The messages follow its place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabelFault {
+    /// A negative number other than -1, a fraction, or a number that is too large.
+    #[error(
+        "label {got:?} is not a class: expected a whole number from 0 to 4294967295, -1 for no label, or a name"
+    )]
+    Number {
+        /// The label.
+        got: String,
+    },
+    /// A text that cannot be a label.
+    #[error("label {got:?} is not a short text in UTF-8")]
+    Text {
+        /// Its beginning.
+        got: String,
+    },
+    /// Several labels in one.
+    #[error("label {got:?} is a list\nhint: give one label per image")]
+    Several {
+        /// The label.
+        got: String,
+    },
+    /// The label is a name, but earlier labels are numbers.
+    #[error(
+        "label {got:?} is not a class number, but the labels before it are\nhint: use numbers from 0 or names, not both"
+    )]
+    NotANumber {
+        /// The label.
+        got: String,
+    },
+    /// The label is a number, but earlier labels are names.
+    #[error(
+        "label {got:?} is a number, but the labels before it are names\nhint: use numbers from 0 or names, not both"
+    )]
+    NotAName {
+        /// The label.
+        got: String,
+    },
+}
+
+impl Label {
+    /// Reads a text: a number, a name, or no label.
+    pub(super) fn of_text(text: &str) -> Result<Self, LabelFault> {
+        let text = text.trim();
+        let got = || text.to_owned();
+        if text.is_empty() || NO_LABEL.iter().any(|word| text.eq_ignore_ascii_case(word)) {
+            return Ok(Self::None);
+        }
+        if text.starts_with('[') && text.ends_with(']') {
+            return Err(LabelFault::Several { got: got() });
+        }
+        let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+        let numeric = unsigned.starts_with(|first: char| first.is_ascii_digit())
+            && unsigned.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        match text.parse::<f64>() {
+            Ok(number) if numeric && unsigned.len() <= MOST_DIGITS => Self::of_number(number),
+            Ok(_) if numeric => Err(LabelFault::Number { got: got() }),
+            _ => Ok(Self::Name(got())),
+        }
+    }
+
+    /// Reads a number. NaN and -1 are no label.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be the same number"
+    )]
+    pub(super) fn of_number(number: f64) -> Result<Self, LabelFault> {
+        let label = number as u32;
+        if f64::from(label) == number {
+            Ok(Self::Number(label))
+        } else if number.is_nan() || number == -1.0 {
+            Ok(Self::None)
+        } else {
+            Err(LabelFault::Number { got: number.to_string() })
+        }
+    }
+}
+
+/// The labels of a source in order, and its class names if labels are names.
+pub(super) type Resolved = (Vec<Option<u32>>, Option<Vec<String>>);
+
+/// Numbers the labels: numbers are unchanged, and names are numbered in bytewise order. The first label decides.
+///
+/// # Errors
+/// The position of the first label of the other kind.
+pub(super) fn resolve(labels: &[Label]) -> Result<Resolved, (usize, LabelFault)> {
+    let named = labels.iter().find_map(|label| match label {
+        Label::None => None,
+        Label::Number(_) => Some(false),
+        Label::Name(_) => Some(true),
+    });
+    let mut names = BTreeSet::new();
+    for (position, label) in labels.iter().enumerate() {
+        match label {
+            Label::Name(name) if named == Some(true) => drop(names.insert(name.as_str())),
+            Label::Name(name) => return Err((position, LabelFault::NotANumber { got: name.clone() })),
+            Label::Number(number) if named == Some(true) => {
+                return Err((position, LabelFault::NotAName { got: number.to_string() }));
+            }
+            Label::Number(_) | Label::None => {}
+        }
+    }
+    let index: HashMap<&str, u32> = names.iter().copied().zip(0..).collect();
+    let number = |label: &Label| match label {
+        Label::None => None,
+        Label::Number(number) => Some(*number),
+        Label::Name(name) => index.get(name.as_str()).copied(),
+    };
+    let numbers = labels.iter().map(number).collect();
+    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    Ok((numbers, Some(names).filter(|names| !names.is_empty())))
+}
+
+/// Fewest labels of which a note says that all are different.
+const IDENTIFIERS: usize = 4;
+
+/// Notes about the labels in column or field `name`: how many samples have none, and whether every sample has its own.
+pub(super) fn notes(name: &str, labels: impl Iterator<Item = Option<u32>>) -> Vec<String> {
+    let (mut count, mut labeled, mut distinct) = (0, 0, BTreeSet::new());
+    for label in labels {
+        count += 1;
+        labeled += usize::from(label.is_some());
+        distinct.extend(label);
+    }
+    let mut notes = Vec::new();
+    if labeled > 0 && labeled < count {
+        let missing = count - labeled;
+        notes.push(format!("{missing} of the {count} samples have no label in {name} (empty, NaN or -1)"));
+    }
+    if labeled >= IDENTIFIERS && distinct.len() == labeled {
+        notes.push(format!(
+            "each of the {labeled} labels in {name} occurs once: if these are identifiers, choose the labels with --label-field"
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Sample;
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn texts_are_numbers_names_or_nothing() {
+        for (text, number) in
+            [("0", 0), (" 7 ", 7), ("7.0", 7), ("7.", 7), ("007", 7), ("4294967295", u32::MAX)]
+        {
+            assert_eq!(Label::of_text(text), Ok(Label::Number(number)), "{text}");
+        }
+        for text in ["", "  ", "NaN", "nan", "<NA>", "-1", "-1.0"] {
+            assert_eq!(Label::of_text(text), Ok(Label::None), "{text}");
+        }
+        for text in ["cat", "n01440764", "7up", "inf", "1e3", "e", "-", ".", "None", "1.2.3", "-cat"] {
+            assert_eq!(Label::of_text(text), Ok(Label::Name(text.to_owned())), "{text}");
+        }
+        for text in ["-2", "-100", "0.5", "4294967296", "-0.5", "20190501123456789"] {
+            let fault = Label::of_text(text).unwrap_err();
+            assert!(matches!(&fault, LabelFault::Number { got } if got == text), "{text}: {fault}");
+        }
+        assert!(matches!(Label::of_text("[0, 1]"), Err(LabelFault::Several { .. })));
+    }
+
+    #[test]
+    fn names_are_numbered_and_a_mix_is_refused() {
+        let name = |name: &str| Label::Name(name.to_owned());
+        let (none, seven) = (Label::None, Label::Number(7));
+        let resolved = resolve(&[none.clone(), name("dog"), name("cat"), name("dog")]).unwrap();
+        assert_eq!(resolved, (vec![None, Some(1), Some(0), Some(1)], Some(names(&["cat", "dog"]))));
+        assert_eq!(resolve(&[seven.clone(), none.clone()]).unwrap(), (vec![Some(7), None], None));
+        assert_eq!(resolve(&[none.clone()]).unwrap(), (vec![None], None));
+        let (position, fault) = resolve(&[none, seven.clone(), name("cat")]).unwrap_err();
+        assert_eq!((position, fault), (2, LabelFault::NotANumber { got: "cat".to_owned() }));
+        let (position, fault) = resolve(&[name("cat"), seven]).unwrap_err();
+        assert_eq!((position, fault), (1, LabelFault::NotAName { got: "7".to_owned() }));
+    }
+
+    #[test]
+    fn folders_named_by_positions_are_those_numbers() {
+        let settle = |list: &[&str]| {
+            let labels = (0..).take(list.len()).map(Some).chain([None]);
+            let samples = labels.map(|label| Sample { key: String::new(), label }).collect();
+            let mut listing = Listing { samples, ..Listing::default() };
+            listing.set_classes(names(list));
+            assert_eq!(listing.class_names.is_some(), listing.notes.is_empty());
+            (listing.samples.iter().map(|sample| sample.label).collect::<Vec<_>>(), listing.class_names)
+        };
+        assert_eq!(settle(&["0", "1", "10", "2"]), (vec![Some(0), Some(1), Some(10), Some(2), None], None));
+        assert_eq!(settle(&["000", "001", "010"]), (vec![Some(0), Some(1), Some(10), None], None));
+        for list in [&["0", "1", "cat"][..], &["1", "01"], &["0000045", "6573378"], &["-1", "0"], &["1.0"]] {
+            let (labels, kept) = settle(list);
+            assert_eq!((labels[0], kept), (Some(0), Some(names(list))), "{list:?}");
+        }
+        let mut empty = Listing::default();
+        empty.set_classes(Vec::new());
+        assert_eq!(empty, Listing::default());
+    }
+
+    #[test]
+    fn labels_that_look_like_identifiers_are_noted() {
+        let told = |labels: &[Option<u32>]| notes("label", labels.iter().copied());
+        assert!(told(&[Some(0), Some(1), Some(2), Some(0)]).is_empty());
+        assert!(told(&[Some(3), Some(1), Some(2)]).is_empty(), "too few to say");
+        assert!(told(&[None, None]).is_empty(), "no labels at all is said elsewhere");
+        let both = told(&[Some(3), Some(1), Some(2), Some(9), None]);
+        assert!(
+            both[0].starts_with("1 of the 5 samples have no label") && both[1].starts_with("each of the 4")
+        );
+    }
+}
