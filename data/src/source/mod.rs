@@ -232,7 +232,7 @@ pub fn open_with(
         Ok(Box::new(TarArchives::open(path, captions, fields)?))
     } else if parquet::is_parquet(&name) {
         Ok(Box::new(ParquetFiles::open(path, captions, fields)?))
-    } else if names::extension(&name) == "csv" {
+    } else if csv_list::is_list(&name) {
         Ok(Box::new(CsvList::open(path, captions, fields)?))
     } else {
         Err(SourceError::Kind { path: path.to_owned() })
