@@ -202,3 +202,40 @@ fn backslashes_separate_folders_unless_they_are_in_a_name() {
     let source = open(&path);
     assert_eq!((listed(&*source)[0].0, source.read(0, 10).unwrap()), ("cat\\a.png", b"b".to_vec()));
 }
+
+#[test]
+fn a_folder_with_metadata_is_listed_by_it() {
+    let root = tempdir().unwrap();
+    for name in ["cat/a.png", "dog/b.png", "dog/c.png"] {
+        fs::create_dir_all(root.path().join(name).parent().unwrap()).unwrap();
+        fs::write(root.path().join(name), name).unwrap();
+    }
+    let write = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
+    write("metadata.csv", "id,name\n1,a\n");
+    assert_eq!(open(root.path()).class_names().unwrap(), ["cat", "dog"], "another file of this name");
+    write("metadata.csv", "file_name,text\ndog/b.png,a dog\ncat/a.png,a cat\n");
+    let source = open_captioned(root.path()).unwrap();
+    assert_eq!(listed(&*source), [("dog/b.png", Some(1)), ("cat/a.png", Some(0))]);
+    assert_eq!(source.class_names().unwrap(), ["cat", "dog"]);
+    assert_eq!(
+        source.listing().captions,
+        Some(Captions::Texts(vec!["a dog".to_owned(), "a cat".to_owned()]))
+    );
+    let notes =
+        ["the images are those listed in metadata.csv", "the classes are the first folders of the paths"];
+    assert_eq!(
+        (source.listing().notes.as_slice(), source.read(0, 20).unwrap()),
+        (&notes.map(str::to_owned)[..], b"dog/b.png".to_vec())
+    );
+    fs::remove_file(root.path().join("metadata.csv")).unwrap();
+    write("metadata.jsonl", "{\"file_name\": \"cat/a.png\", \"label\": 3}\n");
+    let source = open(root.path());
+    assert_eq!((listed(&*source), source.class_names()), (vec![("cat/a.png", Some(3))], None));
+}
+
+#[test]
+fn files_of_systems_are_left_aside_in_lists_too() {
+    let source = list("a.csv", "a.png,1\n__MACOSX/._a.png,1\ncat/@eaDir/b.png,2\n").unwrap();
+    assert_eq!(listed(&*source), [("a.png", Some(1))]);
+    assert_eq!(source.listing().left_aside.to_string(), "left aside: 2 of the system");
+}

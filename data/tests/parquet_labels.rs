@@ -7,10 +7,10 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::{Int64Builder, ListBuilder};
+use arrow_array::builder::{Int64Builder, ListBuilder, StringDictionaryBuilder};
 use arrow_array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, LargeBinaryArray, LargeStringArray,
-    RecordBatch, StringArray, StringDictionaryBuilder, StringViewArray, types::Int32Type,
+    RecordBatch, StringArray, StringViewArray, types::Int32Type,
 };
 use lgd_data::source::{
     CaptionColumn, Captions, FieldNames, ImageSource, SourceError, open_captioned, open_with,

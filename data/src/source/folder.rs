@@ -4,16 +4,26 @@
 //!   first-level folders in bytewise order of their names, including empty ones, so labels do not depend on which files
 //!   are present. Folders named `0`, `1`, `2`… are the classes of these numbers.
 //! - A folder without subfolders is a flat set without labels. Files beside class folders have no label.
-//! - Samples are sorted bytewise by key. Every file is a sample, whatever its name. Checking the content during listing
-//!   would cost a read per file, so a file that is not an image is rejected when it is decoded.
-//! - Names that start with a dot are skipped.
+//! - Samples are sorted bytewise by key. Every file is a sample, unless its name is that of another kind of file. Checking
+//!   the content during listing would cost a read per file, so a file that is not an image is rejected when it is decoded.
+//! - Labels and captions in files beside the images are read as in archives (see `fields`). With class folders,
+//!   descriptions (`.json`) are opened only if captions or a field are asked for.
+//! - Files of systems, hidden files and files of other kinds are counted and left aside. A first-level folder that holds
+//!   such files and no images is no class.
 //! - Symbolic links are followed. A folder that contains a link to itself is entered once, and the link is rejected.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::{ImageSource, Listing, Rejected, Sample, SourceError, is_fault_of_file, read_sample};
+use super::assemble::{Assembled, Keys, Part, assemble};
+use super::fields::{Added, Wanted};
+use super::{
+    CaptionColumn, FieldNames, ImageSource, Listing, Rejected, SourceError, archive, clutter, foreign,
+    is_fault_of_file, names, read_sample,
+};
 
 /// Maximum depth below the root.
 const MAX_DEPTH: usize = 64;
@@ -29,39 +39,29 @@ impl ImageFolder {
     /// Lists the files below `root`.
     ///
     /// # Errors
-    /// [`SourceError::Io`] if the folder cannot be read; [`SourceError::NoImages`] if it holds no files.
-    pub fn open(root: &Path) -> Result<Self, SourceError> {
-        let mut walk = Walk::default();
+    /// [`SourceError::Io`] if the folder cannot be read; [`SourceError::NoImages`] if it holds no files that may be images,
+    /// or [`SourceError::Foreign`] if it holds files of another format; [`SourceError::NoCaptions`] and
+    /// [`SourceError::NoField`] if it lacks what is asked for.
+    pub fn open(root: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
+        let wanted = Wanted::new(captions == CaptionColumn::Read, fields);
+        let mut walk = Walk { wanted, ..Walk::default() };
         let chain = vec![fs::canonicalize(root).map_err(|error| SourceError::io(root, error))?];
-        let entries = visible_entries(root).map_err(|error| SourceError::io(root, error))?;
-        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        let entries = walk.visible_entries(root).map_err(|error| SourceError::io(root, error))?;
+        walk.part.folders.insert(String::new());
         for name in entries {
-            if is_folder(&root.join(&name))? { folders.push(name) } else { files.push(name) }
-        }
-        for name in files {
-            walk.visit(&root.join(&name), name, None, &chain)?;
-        }
-        let mut classes = Vec::new();
-        for name in folders {
-            match name.into_string() {
-                Ok(name) => {
-                    let label = u32::try_from(classes.len()).ok();
-                    walk.visit(&root.join(&name), OsString::from(&name), label, &chain)?;
-                    classes.push(name);
+            let path = root.join(&name);
+            if is_folder(&path)? {
+                match name.to_str() {
+                    Some(name) => drop(walk.part.folders.insert(format!("{name}/"))),
+                    None => {
+                        walk.reject(&name, "not-utf8", "the name is not UTF-8");
+                        continue;
+                    }
                 }
-                Err(name) => walk.reject(&name, "not-utf8", "the name is not UTF-8"),
             }
+            walk.visit(&path, name, &chain)?;
         }
-        let Walk { mut samples, mut rejected } = walk;
-        if samples.is_empty() {
-            let hint = "expected FOLDER/class/image files, or image files directly in the folder";
-            return Err(SourceError::NoImages { path: root.to_owned(), hint });
-        }
-        samples.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        rejected.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let mut listing = Listing { samples, rejected, ..Listing::default() };
-        listing.set_classes(classes);
-        Ok(Self { root: root.to_owned(), listing })
+        walk.finish(root)
     }
 }
 
@@ -78,36 +78,108 @@ impl ImageSource for ImageFolder {
 /// The files found so far.
 #[derive(Default)]
 struct Walk {
-    samples: Vec<Sample>,
-    rejected: Vec<Rejected>,
+    wanted: Wanted,
+    part: Part<()>,
+    /// Names of the files beside images.
+    beside: Vec<String>,
+    /// The first archive, and the first file of another format.
+    archive: Option<PathBuf>,
+    foreign: Option<(PathBuf, foreign::Foreign)>,
 }
 
 impl Walk {
     /// Adds the file or folder at `path` with key `key`. `chain` holds the canonical paths of the folders above it.
-    fn visit(
-        &mut self,
-        path: &Path,
-        key: OsString,
-        label: Option<u32>,
-        chain: &[PathBuf],
-    ) -> Result<(), SourceError> {
+    fn visit(&mut self, path: &Path, key: OsString, chain: &[PathBuf]) -> Result<(), SourceError> {
         // `metadata` follows links, so a dangling link is an error here.
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
             Err(error) => return self.unreadable(path, &key, error),
         };
         if metadata.is_dir() {
-            return self.enter(path, &key, label, chain);
+            return self.enter(path, &key, chain);
         }
         if !metadata.is_file() {
             self.reject(&key, "not-a-file", "neither a file nor a folder");
             return Ok(());
         }
         match key.into_string() {
-            Ok(key) => self.samples.push(Sample { key, label }),
+            Ok(key) => self.add(path, key),
             Err(key) => self.reject(&key, "not-utf8", "the name is not UTF-8"),
         }
         Ok(())
+    }
+
+    /// Adds a file by its name.
+    fn add(&mut self, path: &Path, key: String) {
+        let name = names::file_name(path);
+        if let Some(folder) = key.strip_suffix("_stats.json") {
+            self.part.shards.insert(folder.to_owned());
+        }
+        if names::is_image(&name) {
+            self.part.images.push((key, ()));
+        } else if self.wanted.bytes(&key).is_some() {
+            self.beside.push(key);
+        } else if names::is_index(&name) {
+            self.part.leave_aside(&key);
+        } else if archive::is_archive(&name) {
+            self.archive.get_or_insert_with(|| path.to_owned());
+            self.part.leave_aside(&key);
+        } else if let Some(foreign) = foreign::of_name(&name) {
+            self.foreign.get_or_insert_with(|| (path.to_owned(), foreign));
+            self.part.leave_aside(&key);
+        } else {
+            self.part.images.push((key, ()));
+        }
+    }
+
+    /// Reads the files beside images and assembles the listing.
+    fn finish(mut self, root: &Path) -> Result<ImageFolder, SourceError> {
+        if self.part.images.is_empty() {
+            return Err(self.no_images(root));
+        }
+        self.part.images.sort_unstable();
+        self.part.rejected.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let classes = self.part.folders.iter().filter(|folder| !folder.is_empty());
+        let classes =
+            classes.filter(|folder| !self.part.shards.contains(folder.trim_end_matches('/'))).count();
+        let describes = classes == 0 || self.wanted.captions || self.wanted.fields.label.is_some();
+        for key in std::mem::take(&mut self.beside) {
+            if !describes && self.wanted.is_description(&key) {
+                self.part.leave_aside(&key);
+                continue;
+            }
+            let path = root.join(&key);
+            let read = || -> io::Result<Vec<u8>> {
+                let mut content = Vec::new();
+                match self.wanted.bytes(&key) {
+                    Some(bytes) if bytes > 0 => {
+                        File::open(&path)?.take(bytes as u64 + 1).read_to_end(&mut content)?
+                    }
+                    _ => 0,
+                };
+                Ok(content)
+            };
+            let content = read().map_err(|error| SourceError::io(&path, error))?;
+            match self.part.beside.add(&key, &content, &self.wanted) {
+                Ok(Added::New) => {}
+                Ok(Added::Again | Added::Aside) => self.part.leave_aside(&key),
+                Err(fault) => return Err(SourceError::Label { path, fault }),
+            }
+        }
+        let Assembled { listing, .. } = assemble(root, vec![self.part], &Keys::Packed, &self.wanted)?;
+        Ok(ImageFolder { root: root.to_owned(), listing })
+    }
+
+    /// The error for a folder without images: what it holds instead.
+    fn no_images(self, root: &Path) -> SourceError {
+        if let Some(first) = self.archive {
+            return SourceError::ArchivesAmong { path: root.to_owned(), first };
+        }
+        if let Some((path, foreign)) = self.foreign {
+            return foreign.refuse(&path);
+        }
+        let hint = "expected FOLDER/class/image files, or image files directly in the folder";
+        SourceError::NoImages { path: root.to_owned(), hint }
     }
 
     /// Rejects an entry that cannot be read. If the storage is at fault, the whole listing fails, because omitting a
@@ -120,13 +192,7 @@ impl Walk {
         Ok(())
     }
 
-    fn enter(
-        &mut self,
-        path: &Path,
-        key: &OsString,
-        label: Option<u32>,
-        chain: &[PathBuf],
-    ) -> Result<(), SourceError> {
+    fn enter(&mut self, path: &Path, key: &OsString, chain: &[PathBuf]) -> Result<(), SourceError> {
         let canonical = match fs::canonicalize(path) {
             Ok(canonical) => canonical,
             Err(error) => return self.unreadable(path, key, error),
@@ -139,7 +205,7 @@ impl Walk {
             self.reject(key, "too-deep", "folders are nested too deeply");
             return Ok(());
         }
-        let names = match visible_entries(path) {
+        let names = match self.visible_entries(path) {
             Ok(names) => names,
             Err(error) => return self.unreadable(path, key, error),
         };
@@ -149,14 +215,28 @@ impl Walk {
             let mut child = key.clone();
             child.push("/");
             child.push(&name);
-            self.visit(&path.join(name), child, label, &chain)?;
+            self.visit(&path.join(name), child, &chain)?;
         }
         Ok(())
     }
 
+    /// The names in a folder in bytewise order, without those of hidden and system files, which are counted.
+    fn visible_entries(&mut self, folder: &Path) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let name = entry?.file_name();
+            match clutter::kind(&name.to_string_lossy()) {
+                Some(kind) => self.part.left_aside.add(kind, 1),
+                None => names.push(name),
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
     fn reject(&mut self, key: &OsString, reason: &'static str, detail: &str) {
         let key = key.to_string_lossy().into_owned();
-        self.rejected.push(Rejected { key, reason, detail: detail.to_owned() });
+        self.part.rejected.push(Rejected { key, reason, detail: detail.to_owned() });
     }
 }
 
@@ -167,17 +247,4 @@ fn is_folder(path: &Path) -> Result<bool, SourceError> {
         Err(error) if is_fault_of_file(&error) => Ok(false),
         Err(error) => Err(SourceError::io(path, error)),
     }
-}
-
-/// The names in a folder in bytewise order, without hidden names.
-fn visible_entries(folder: &Path) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        if !name.as_encoded_bytes().starts_with(b".") {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
 }

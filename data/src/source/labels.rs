@@ -79,6 +79,12 @@ pub enum LabelFault {
         /// The label.
         got: String,
     },
+    /// A text that cannot be a label.
+    #[error("label {got:?} is not a short text in UTF-8")]
+    Text {
+        /// Its beginning.
+        got: String,
+    },
     /// Several labels in one.
     #[error("label {got:?} is a list\nhint: give one label per image")]
     Several {

@@ -17,15 +17,22 @@
 //! Everything else (the pipeline, training, `lgd inspect`, tests) takes any `&dyn ImageSource`.
 
 mod archive;
+mod assemble;
 mod captions;
+mod classes;
+mod clutter;
 mod csv_list;
+mod fields;
 mod file;
 mod folder;
+mod foreign;
 mod labels;
 mod listing;
 mod names;
 mod parquet;
+mod ranges;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +70,27 @@ impl FieldNames {
     /// Whether no field is named, so that the source finds all of them itself.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// What a field holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldKind {
+    /// Images.
+    Image,
+    /// Labels.
+    Label,
+    /// Captions.
+    Caption,
+}
+
+impl fmt::Display for FieldKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "image",
+            Self::Label => "label",
+            Self::Caption => "caption",
+        })
     }
 }
 
@@ -119,6 +147,84 @@ pub enum SourceError {
         /// The rejected path.
         path: PathBuf,
     },
+    /// The path is a data set in a format that is not read.
+    #[error("{} is {what}\nhint: {hint}", path.display())]
+    Foreign {
+        /// Path of the file or folder.
+        path: PathBuf,
+        /// Name of the format.
+        what: &'static str,
+        /// The way out.
+        hint: String,
+    },
+    /// The bytes of an image are a pointer of Git LFS.
+    #[error("{} is a pointer to a file in Git LFS, not the file\nhint: fetch the files with `git lfs pull` in their repository", path.display())]
+    LfsPointer {
+        /// Path of the image.
+        path: PathBuf,
+    },
+    /// A range of files has gaps.
+    #[error(
+        "{} of the {of} files of {} are missing; the first is {}\nhint: fetch them, or give the range that is there",
+        missing.len(), path.display(), missing[0].display()
+    )]
+    MissingFiles {
+        /// The range.
+        path: PathBuf,
+        /// The missing files; there is at least one.
+        missing: Vec<PathBuf>,
+        /// Number of files in the range.
+        of: usize,
+    },
+    /// The folders or archives in a folder are splits of a data set, such as training and test images.
+    #[error("{} holds several splits of a data set: {}\nhint: give one of them", path.display(), splits.join(", "))]
+    Splits {
+        /// Path of the folder or archive.
+        path: PathBuf,
+        /// One folder or archive of each split.
+        splits: Vec<String>,
+    },
+    /// A folder holds archives among other contents, where they would not be found.
+    #[error("{} has no images, but it has archives, the first is {}\nhint: give the archive, or a folder of archives and nothing else", path.display(), first.display())]
+    ArchivesAmong {
+        /// Path of the folder.
+        path: PathBuf,
+        /// The first archive.
+        first: PathBuf,
+    },
+    /// A sample has several fields of one kind.
+    #[error("{}: sample {key} has several {kind}s: {}", path.display(), got.join(", "))]
+    SeveralFields {
+        /// Path of the source.
+        path: PathBuf,
+        /// What the fields hold.
+        kind: FieldKind,
+        /// Key of the sample.
+        key: String,
+        /// Names of the fields.
+        got: Vec<String>,
+    },
+    /// No sample has the field that was named.
+    #[error("{}: no {kind} is in a field {name:?}; there are {}", path.display(), if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    NoField {
+        /// Path of the source.
+        path: PathBuf,
+        /// What the field should hold.
+        kind: FieldKind,
+        /// The name.
+        name: String,
+        /// Names of the fields that there are.
+        known: Vec<String>,
+    },
+    /// A file beside an image does not contain a label.
+    #[error("{}: {fault}", path.display())]
+    Label {
+        /// Path of the file, or of the source followed by the key of the sample.
+        path: PathBuf,
+        /// Why the label is not usable.
+        #[source]
+        fault: LabelFault,
+    },
     /// The source holds no images.
     #[error("no images found in {}\nhint: {hint}", path.display())]
     NoImages {
@@ -171,13 +277,10 @@ impl SourceError {
             Self::Io { .. } => "unreadable",
             Self::Gone { .. } => "missing",
             Self::TooManyBytes { .. } => "too-many-bytes",
+            Self::LfsPointer { .. } => "git-lfs-pointer",
             Self::Archive(error) => error.reason(),
             Self::Parquet(error) => error.reason(),
-            Self::Kind { .. }
-            | Self::NoImages { .. }
-            | Self::NoCaptions { .. }
-            | Self::Index { .. }
-            | Self::List(_) => "source",
+            _ => "source",
         }
     }
 
@@ -190,6 +293,16 @@ impl SourceError {
             Self::Parquet(error) => matches!(error, ParquetSourceError::Io { .. }),
             _ => false,
         }
+    }
+
+    /// The error for a sample with the fields `got` of one kind.
+    fn several(path: &Path, kind: FieldKind, key: &str, got: Vec<String>) -> Self {
+        Self::SeveralFields { path: path.to_owned(), kind, key: key.to_owned(), got }
+    }
+
+    /// The error for a field that was named but is not there.
+    fn no_field(path: &Path, kind: FieldKind, name: &str, known: Vec<String>) -> Self {
+        Self::NoField { path: path.to_owned(), kind, name: name.to_owned(), known }
     }
 
     fn io(path: &Path, source: io::Error) -> Self {
@@ -224,16 +337,53 @@ pub fn open_with(
     captions: CaptionColumn,
     fields: &FieldNames,
 ) -> Result<Box<dyn ImageSource>, SourceError> {
-    let metadata = path.metadata().map_err(|error| SourceError::io(path, error))?;
-    let name = names::file_name(path);
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => return open_missing(path, error, captions, fields),
+    };
     if metadata.is_dir() {
-        open_folder(path, captions, fields)
-    } else if archive::is_archive(&name) {
+        return open_folder(path, captions, fields);
+    }
+    let name = names::file_name(path);
+    if archive::is_archive(&name) {
         Ok(Box::new(TarArchives::open(path, captions, fields)?))
     } else if parquet::is_parquet(&name) {
+        foreign::require_content(path)?;
         Ok(Box::new(ParquetFiles::open(path, captions, fields)?))
     } else if csv_list::is_list(&name) {
+        foreign::require_content(path)?;
         Ok(Box::new(CsvList::open(path, captions, fields)?))
+    } else {
+        match foreign::of_file(path).map_err(|error| SourceError::io(path, error))? {
+            Some(foreign) => Err(foreign.refuse(path)),
+            None => Err(SourceError::Kind { path: path.to_owned() }),
+        }
+    }
+}
+
+/// Opens a range of files, such as `shards-{000..127}.tar`. Any other path that is not there is an error.
+fn open_missing(
+    path: &Path,
+    error: io::Error,
+    captions: CaptionColumn,
+    fields: &FieldNames,
+) -> Result<Box<dyn ImageSource>, SourceError> {
+    let Some(paths) = ranges::expand(path) else {
+        return Err(match foreign::of_missing(path) {
+            Some(foreign) => foreign.refuse(path),
+            None => SourceError::io(path, error),
+        });
+    };
+    let missing: Vec<PathBuf> = paths.iter().filter(|path| !path.exists()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(SourceError::MissingFiles { path: path.to_owned(), missing, of: paths.len() });
+    }
+    let all = |belongs: fn(&str) -> bool| paths.iter().all(|path| belongs(&names::file_name(path)));
+    if all(archive::is_archive) {
+        Ok(Box::new(TarArchives::open_all(path, paths, captions, fields)?))
+    } else if all(parquet::is_parquet) {
+        paths.iter().try_for_each(|path| foreign::require_content(path))?;
+        Ok(Box::new(ParquetFiles::open_all(path, paths, captions, fields)?))
     } else {
         Err(SourceError::Kind { path: path.to_owned() })
     }
@@ -244,17 +394,21 @@ fn open_folder(
     captions: CaptionColumn,
     fields: &FieldNames,
 ) -> Result<Box<dyn ImageSource>, SourceError> {
+    if let Some(foreign) = foreign::of_folder(path) {
+        return Err(foreign.refuse(path));
+    }
     // Archives are checked first: a Parquet file beside archives describes them.
-    let archives = archive::archives_of(path)?;
-    if !archives.is_empty() {
-        return Ok(Box::new(TarArchives::open_all(path, archives, captions, fields)?));
+    let set = archive::archives_of(path)?;
+    if !set.paths.is_empty() {
+        return Ok(Box::new(TarArchives::open_set(path, set, captions, fields)?));
     }
     let tables = parquet::tables_of(path)?;
     if !tables.is_empty() {
+        tables.iter().try_for_each(|table| foreign::require_content(table))?;
         return Ok(Box::new(ParquetFiles::open_all(path, tables, captions, fields)?));
     }
-    match captions {
-        CaptionColumn::Read => Err(SourceError::NoCaptions { path: path.to_owned() }),
-        CaptionColumn::Ignore => Ok(Box::new(ImageFolder::open(path)?)),
+    if let Some(list) = CsvList::of_folder(path, captions, fields)? {
+        return Ok(Box::new(list));
     }
+    Ok(Box::new(ImageFolder::open(path, captions, fields)?))
 }

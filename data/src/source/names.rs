@@ -3,28 +3,94 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// File extensions of images.
-const IMAGES: [&str; 14] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm"];
+use super::clutter;
 
-/// File extensions of metadata about images, which is skipped without a message.
-const INDEXES: [&str; 11] =
-    ["json", "jsonl", "txt", "csv", "tsv", "parquet", "yaml", "yml", "md", "py", "crc"];
+/// File extensions of images.
+const IMAGES: [&str; 34] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "dib", "tif", "tiff", "pnm", "ppm",
+    "pgm", "pbm", "pam", "img", "image", "avif", "avifs", "heic", "heif", "jxl", "jp2", "j2k", "jpx", "ico",
+    "tga", "dds", "exr", "hdr", "qoi", "psd",
+];
+
+/// File extensions of what stands beside images: metadata, texts, programs, arrays. They are never images.
+const INDEXES: [&str; 41] = [
+    "json",
+    "jsn",
+    "jsonl",
+    "txt",
+    "text",
+    "transcript",
+    "caption",
+    "cls",
+    "class",
+    "csv",
+    "tsv",
+    "parquet",
+    "yaml",
+    "yml",
+    "md",
+    "rst",
+    "html",
+    "htm",
+    "xml",
+    "pdf",
+    "doc",
+    "toml",
+    "ini",
+    "cfg",
+    "py",
+    "ipynb",
+    "sh",
+    "crc",
+    "md5",
+    "sha1",
+    "sha256",
+    "sha512",
+    "asc",
+    "idx",
+    "index",
+    "log",
+    "lock",
+    "bib",
+    "cff",
+    "download",
+    "aria2",
+];
+
+/// Names of files that describe a data set, before their extension.
+const ABOUT: [&str; 11] = [
+    "license",
+    "licence",
+    "readme",
+    "notice",
+    "copying",
+    "changelog",
+    "citation",
+    "authors",
+    "checksums",
+    "md5sums",
+    "sha256sums",
+];
 
 /// Whether `name` has the extension of an image.
 pub(super) fn is_image(name: &str) -> bool {
     IMAGES.contains(&&*extension(name))
 }
 
-/// Whether `name` is that of a metadata file, or a marker of a query engine such as `_SUCCESS`.
+/// Whether `name` is that of a file about images: metadata, a license, or a marker of a query engine such as `_SUCCESS`.
 pub(super) fn is_index(name: &str) -> bool {
     let extension = extension(name);
-    INDEXES.contains(&&*extension) || (name.starts_with('_') && extension.is_empty())
+    let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    let first = file.split(['.', '-', '_']).next().unwrap_or(&file);
+    INDEXES.contains(&&*extension)
+        || (file.starts_with('_') && extension.is_empty())
+        || (!is_image(name) && ABOUT.contains(&first))
 }
 
 /// The extension of `name` in lower case, without the dot.
 pub(super) fn extension(name: &str) -> String {
-    name.rsplit_once('.').map_or(String::new(), |(_, extension)| extension.to_ascii_lowercase())
+    let file = name.rsplit('/').next().unwrap_or(name);
+    file.rsplit_once('.').map_or(String::new(), |(_, extension)| extension.to_ascii_lowercase())
 }
 
 /// The file name of `path`. Bytes that are not UTF-8 are replaced.
@@ -39,7 +105,7 @@ pub(super) fn set_of(folder: &Path, belongs: impl Fn(&str) -> bool) -> io::Resul
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = file_name(&path);
-        if name.starts_with('.') {
+        if clutter::kind(&name).is_some() {
             continue;
         }
         // A dangling link is kept. Opening it fails, so the missing file is detected.
@@ -62,7 +128,7 @@ pub(super) fn among_no_images(folder: &Path, belongs: impl Fn(&str) -> bool) -> 
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = file_name(&path);
-        if name.starts_with('.') {
+        if clutter::kind(&name).is_some() {
             continue;
         }
         if path.is_dir() {
@@ -85,4 +151,30 @@ pub(super) fn among_no_images(folder: &Path, belongs: impl Fn(&str) -> bool) -> 
         }
     }
     Ok(other.filter(|_| found))
+}
+
+/// Whether a folder holds a file with an image's name, at most three folders down. A folder that cannot be read holds
+/// none; it is reported when it is listed.
+pub(super) fn holds_images(folder: &Path) -> bool {
+    fn within(folder: &Path, depth: usize) -> bool {
+        fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+            let path = entry.path();
+            let name = file_name(&path);
+            clutter::kind(&name).is_none()
+                && (if path.is_dir() { depth > 0 && within(&path, depth - 1) } else { is_image(&name) })
+        })
+    }
+    within(folder, 3)
+}
+
+/// The paths below the deepest folder that holds all of them, joined by `/`: the file names of files in one folder.
+pub(super) fn below_shared_folder(paths: &[PathBuf]) -> Vec<String> {
+    let mut shared = paths.first().and_then(|path| path.parent()).map(Path::to_owned).unwrap_or_default();
+    while !paths.iter().all(|path| path.parent().is_some_and(|folder| folder.starts_with(&shared)))
+        && shared.pop()
+    {}
+    paths
+        .iter()
+        .map(|path| path.strip_prefix(&shared).unwrap_or(path).to_string_lossy().into_owned())
+        .collect()
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::LabelFault;
+
 /// Why an archive cannot be listed, or an image cannot be read from it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,9 +55,9 @@ pub enum ArchiveProblem {
         "not a TAR archive: {0}\nhint: archives are read in place; if this one is compressed, decompress it"
     )]
     Syntax(#[source] io::Error),
-    /// Its name says that the file is compressed or incomplete.
-    #[error("not an archive that can be read in place\nhint: decompress it, or finish its download")]
-    Compressed,
+    /// Its name says that the file is incomplete, or compressed by an unknown program.
+    #[error("not a whole archive that can be read in place\nhint: decompress it, or finish its download")]
+    Incomplete,
     /// The content stops being valid TAR after some members.
     #[error("damaged: {0}\nhint: copy the archive again")]
     Damaged(#[source] io::Error),
@@ -70,7 +72,9 @@ pub enum ArchiveProblem {
         len: u64,
     },
     /// The file does not end with the blocks of zeros that mark the end of an archive.
-    #[error("its {len} bytes end without an end mark\nhint: it was cut; copy it again")]
+    #[error(
+        "its {len} bytes end without an end mark\nhint: it was cut; copy it again; if its writer only never closed it, add the mark with `truncate -s +1024 FILE`"
+    )]
     NoEnd {
         /// Length of the archive, in bytes.
         len: u64,
@@ -89,14 +93,13 @@ pub enum ArchiveProblem {
         /// Name of the members.
         member: String,
     },
-    /// A `.cls` file does not contain a class number.
-    #[error(
-        "{member}: expected a class number from 0, got {got:?}\nhint: classes by name are folders in the archive"
-    )]
+    /// A label is not usable.
+    #[error("{member}: {fault}")]
     Label {
-        /// Name of the `.cls` member.
+        /// Name of the member.
         member: String,
-        /// Content of the member.
-        got: String,
+        /// Why the label is not usable.
+        #[source]
+        fault: LabelFault,
     },
 }

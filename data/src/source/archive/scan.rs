@@ -1,22 +1,23 @@
 //! Scans one TAR archive: reads the headers of its members.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use tar::{Archive, Entry, EntryType};
 
-use super::super::Rejected;
-use super::super::names::{is_image, is_index};
+use super::super::assemble::Part;
+use super::super::fields::{Added, Wanted};
+use super::super::names::is_image;
+use super::super::{Rejected, clutter};
 use super::{ArchiveError, ArchiveProblem};
 
-/// Maximum size of a label and of a caption, in bytes.
-const LABEL_BYTES: u64 = 64;
-const CAPTION_BYTES: u64 = 1 << 20;
+/// Size of a block of an archive, in bytes.
+const BLOCK: u64 = 512;
 
 /// Position of a member's bytes in the archive.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Extent {
     /// Offset of the first byte.
     pub offset: u64,
@@ -24,51 +25,21 @@ pub(super) struct Extent {
     pub size: u64,
 }
 
-/// The label and the caption beside an image, as in WebDataset.
-#[derive(Debug, Default)]
-pub(super) struct Beside {
-    /// Class number from the `.cls` file.
-    pub label: Option<u32>,
-    /// Caption from the `.txt` file; empty if captions are not read.
-    pub caption: Option<Vec<u8>>,
-}
-
 /// The contents of an archive.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    /// Names and positions of the images, in archive order.
-    pub images: Vec<(String, Extent)>,
-    /// Labels and captions, keyed by [`stem`].
-    pub beside: HashMap<String, Beside>,
-    /// Folders that have a member of their own, with a trailing slash; an empty name for a folder that was packed as
-    /// `.`.
-    pub folders: BTreeSet<String>,
-    /// Members with an image file name that cannot be read as images, with their full names.
-    pub rejected: Vec<Rejected>,
-    /// Number of members of unknown kind, and the name of the first.
-    pub unknown: Option<(usize, String)>,
-}
+type Scan = Part<Extent>;
 
-/// The path of a member up to the first dot of its file name. In WebDataset, the files of a sample share this stem.
-pub(super) fn stem(name: &str) -> &str {
-    let file = name.rfind('/').map_or(0, |slash| slash + 1);
-    let end = name[file..].find('.').map_or(name.len(), |dot| file + dot);
-    &name[..end]
-}
-
-/// Reads the member headers of the archive at `path` and the labels beside images. Also reads captions if `captions` is
-/// set.
+/// Reads the member headers of the archive at `path`, and what is `wanted` of the files beside images.
 ///
 /// # Errors
 /// [`ArchiveError`] if the archive cannot be read or is damaged.
-pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, ArchiveError> {
+pub(super) fn scan(path: &Path, wanted: &Wanted) -> Result<Scan, ArchiveError> {
     let io = |error| ArchiveError::io(path, error);
     let wrong = |problem| ArchiveError::unusable(path, problem);
     let file = File::open(path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
     let mut archive = Archive::new(file);
-    let mut members = Members { found: Scan::default(), extents: HashMap::new(), captions };
-    let mut sound = false;
+    let mut members = Members { found: Scan::default(), extents: HashMap::new(), wanted };
+    let (mut sound, mut members_end) = (false, 0);
     // Errors without an OS error number come from the TAR parser.
     let failed = |error: io::Error, sound: bool| match error.raw_os_error() {
         Some(_) => io(error),
@@ -84,18 +55,30 @@ pub(super) fn scan(path: &Path, captions: bool) -> Result<Scan, ArchiveError> {
             let member = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             return Err(wrong(ArchiveProblem::Cut { member, end, len }));
         }
+        members_end = end_of(&entry, end);
         members.add(&mut entry).map_err(|error| failed(error, sound))?.map_err(wrong)?;
     }
-    require_end(archive.into_inner(), len).map_err(io)?.map_err(wrong)?;
+    require_end(archive.into_inner(), members_end, len).map_err(io)?.map_err(wrong)?;
     Ok(members.found)
 }
 
-/// Checks that an archive of `len` bytes, read up to the position of `file`, ends with its end mark and that nothing
+/// The end of a member with its padding, as a byte offset. `end` is that of its content.
+fn end_of(entry: &Entry<'_, File>, end: u64) -> u64 {
+    let stored = match entry.header().entry_type() {
+        EntryType::GNUSparse => {
+            entry.header().entry_size().unwrap_or_default().saturating_add(entry.raw_file_position())
+        }
+        _ => end,
+    };
+    stored.checked_next_multiple_of(BLOCK).unwrap_or(stored)
+}
+
+/// Checks that an archive of `len` bytes, whose last member ends at `members_end`, ends with its end mark and that nothing
 /// follows. Without this check, a file truncated between two members, or several concatenated archives, would look like
-/// one complete archive.
-fn require_end(mut file: File, len: u64) -> io::Result<Result<(), ArchiveProblem>> {
+/// one complete archive. Some writers end with one block of zeros instead of two.
+fn require_end(mut file: File, members_end: u64, len: u64) -> io::Result<Result<(), ArchiveProblem>> {
     let mut at = file.stream_position()?;
-    if at >= len {
+    if at >= len && members_end.saturating_add(BLOCK) > len {
         return Ok(Err(ArchiveProblem::NoEnd { len }));
     }
     let mut block = vec![0; 1 << 16];
@@ -110,68 +93,76 @@ fn require_end(mut file: File, len: u64) -> io::Result<Result<(), ArchiveProblem
 }
 
 /// Collects the members of an archive.
-struct Members {
+struct Members<'a> {
     found: Scan,
     /// Position of each image, keyed by name.
     extents: HashMap<String, Extent>,
-    captions: bool,
+    wanted: &'a Wanted,
 }
 
-impl Members {
+impl Members<'_> {
     /// Adds a member to the contents.
     fn add(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<(), ArchiveProblem>> {
-        let Some(name) = self.name(&entry.path_bytes()) else { return Ok(Ok(())) };
         let kind = entry.header().entry_type();
+        let Some(name) = self.name(&entry.path_bytes(), kind.is_dir()) else { return Ok(Ok(())) };
         if kind.is_dir() {
             self.found.folders.insert(if name.is_empty() { name } else { name + "/" });
             return Ok(Ok(()));
         }
         if is_image(&name) {
-            let extent = match self.extent(entry)? {
-                Ok(extent) => extent,
-                Err(detail) => {
-                    let detail = detail.to_owned();
-                    self.found.rejected.push(Rejected { key: name, reason: "not-a-file", detail });
-                    return Ok(Ok(()));
-                }
-            };
-            if self.extents.insert(name.clone(), extent).is_some() {
-                return Ok(Err(ArchiveProblem::Duplicate { member: name }));
-            }
-            self.found.images.push((name, extent));
-            return Ok(Ok(()));
+            return self.add_image(name, entry);
         }
-        let stem = stem(&name);
-        let what = &name[stem.len()..];
-        if !kind.is_file() || !matches!(what, ".cls" | ".txt") {
-            if !is_index(&name) {
-                self.found.unknown.get_or_insert((0, name)).0 += 1;
-            }
-            return Ok(Ok(()));
+        if let Some(folder) = name.strip_suffix("_stats.json") {
+            self.found.shards.insert(folder.to_owned());
         }
-        let beside = self.found.beside.entry(stem.to_owned()).or_default();
-        let again = if what == ".cls" {
-            let text = text(entry, LABEL_BYTES)?;
-            match std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()) {
-                Some(label) => beside.label.replace(label).is_some(),
-                None => {
-                    let got = String::from_utf8_lossy(&text).into_owned();
-                    return Ok(Err(ArchiveProblem::Label { member: name, got }));
-                }
-            }
-        } else {
-            let text = if self.captions { text(entry, CAPTION_BYTES)? } else { Vec::new() };
-            beside.caption.replace(text).is_some()
+        let bytes = self.wanted.bytes(&name).filter(|_| kind.is_file());
+        // WebDataset keeps notes about the archive in members such as `__index__/tar.json`.
+        let Some(bytes) = bytes.filter(|_| !name.starts_with("__")) else {
+            self.found.leave_aside(&name);
+            return Ok(Ok(()));
         };
-        Ok(if again { Err(ArchiveProblem::Duplicate { member: name }) } else { Ok(()) })
+        let mut content = Vec::new();
+        if bytes > 0 {
+            entry.take(bytes as u64 + 1).read_to_end(&mut content)?;
+        }
+        Ok(match self.found.beside.add(&name, &content, self.wanted) {
+            Err(fault) => Err(ArchiveProblem::Label { member: name, fault }),
+            Ok(Added::Again) => Err(ArchiveProblem::Duplicate { member: name }),
+            Ok(Added::Aside) => {
+                self.found.leave_aside(&name);
+                Ok(())
+            }
+            Ok(Added::New) => Ok(()),
+        })
     }
 
-    /// The path of a member without empty and `.` components; `None` if it is hidden. An image whose name is not UTF-8
-    /// is rejected.
-    fn name(&mut self, bytes: &[u8]) -> Option<String> {
+    fn add_image(
+        &mut self,
+        name: String,
+        entry: &mut Entry<'_, File>,
+    ) -> io::Result<Result<(), ArchiveProblem>> {
+        let extent = match self.extent(entry)? {
+            Ok(extent) => extent,
+            Err(detail) => {
+                let detail = detail.to_owned();
+                self.found.rejected.push(Rejected { key: name, reason: "not-a-file", detail });
+                return Ok(Ok(()));
+            }
+        };
+        if self.extents.insert(name.clone(), extent).is_some() {
+            return Ok(Err(ArchiveProblem::Duplicate { member: name }));
+        }
+        self.found.images.push((name, extent));
+        Ok(Ok(()))
+    }
+
+    /// The path of a member without empty and `.` components; `None` if it is hidden or of a system, which is counted
+    /// unless it is a folder. An image whose name is not UTF-8 is rejected.
+    fn name(&mut self, bytes: &[u8], folder: bool) -> Option<String> {
         let shown = String::from_utf8_lossy(bytes);
         let parts: Vec<&str> = shown.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-        if parts.iter().any(|part| part.starts_with('.') && *part != "..") {
+        if let Some(kind) = parts.iter().find_map(|part| clutter::kind(part)) {
+            self.found.left_aside.add(kind, u64::from(!folder));
             return None;
         }
         let name = parts.join("/");
@@ -193,7 +184,7 @@ impl Members {
             EntryType::Regular | EntryType::Continuous if has_holes(entry)? => Err(HOLES),
             EntryType::Regular | EntryType::Continuous => Ok(extent),
             EntryType::Link => {
-                let target = entry.link_name_bytes().and_then(|target| self.name(&target));
+                let target = entry.link_name_bytes().and_then(|target| self.name(&target, true));
                 let target = target.and_then(|target| self.extents.get(&target)).copied();
                 target.ok_or("a hard link to what is no image of the archive before it")
             }
@@ -215,27 +206,4 @@ fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// Returns the first `most + 1` bytes of a member, without a byte order mark.
-fn text(entry: &mut Entry<'_, File>, most: u64) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    entry.take(most + 1).read_to_end(&mut text)?;
-    Ok(match text.strip_prefix("\u{feff}".as_bytes()) {
-        Some(rest) => rest.to_vec(),
-        None => text,
-    })
-}
-
-/// Returns the trimmed caption, or the reason that there is none.
-pub(super) fn caption(bytes: Option<&[u8]>) -> Result<&str, &'static str> {
-    let bytes = bytes.ok_or("no .txt stands beside it")?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > CAPTION_BYTES) {
-        return Err("its caption is longer than 1 MiB");
-    }
-    match std::str::from_utf8(bytes).map(str::trim) {
-        Err(_) => Err("its caption is not UTF-8"),
-        Ok("") => Err("its caption is empty"),
-        Ok(text) => Ok(text),
-    }
 }

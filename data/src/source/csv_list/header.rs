@@ -66,6 +66,9 @@ const CAPTION_NAMES: [(&str, CaptionKind); 5] = [
 /// Names of a column of addresses, which are not read.
 const ADDRESS_NAMES: [&str; 4] = ["url", "imageurl", "uri", "link"];
 
+/// Beginning of the note that no column holds labels.
+pub(super) const NO_LABELS: &str = "no labels";
+
 /// The columns of a list.
 #[derive(Debug)]
 pub(super) struct Columns {
@@ -168,7 +171,7 @@ impl Columns {
             _ if none => None,
             Some(_) => Some(format!("columns that are not read: {others}")),
             None => Some(format!(
-                "no labels: none of the columns {others} is called label, class, category or target; choose one with --label-field"
+                "{NO_LABELS}: none of the columns {others} is called label, class, category or target; choose one with --label-field"
             )),
         }
     }

@@ -19,14 +19,17 @@ mod format;
 mod header;
 mod records;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use csv::ByteRecord;
 
 use super::captions::{Captions, numbers_of};
 use super::labels::{self, Label};
-use super::{FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, names, read_sample};
+use super::{
+    FieldNames, ImageSource, LeftAside, Listing, Rejected, Sample, SourceError, classes, clutter, names,
+    read_sample,
+};
 use format::Format;
 use header::Columns;
 use records::Records;
@@ -36,6 +39,9 @@ pub(super) use header::is_label_word;
 
 /// File extensions of lists.
 const LISTS: [&str; 6] = ["csv", "tsv", "txt", "lst", "jsonl", "ndjson"];
+
+/// Names of lists in a folder of images.
+const METADATA: [&str; 2] = ["metadata.csv", "metadata.jsonl"];
 
 /// Whether `name` is the file name of a list.
 pub(super) fn is_list(name: &str) -> bool {
@@ -64,6 +70,36 @@ impl CsvList {
     /// # Errors
     /// [`SourceError`] if the list cannot be read, is empty, has an invalid row, or lacks the requested captions.
     pub fn open(path: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
+        Self::open_rows(path, captions, fields, FolderClasses::No)
+    }
+
+    /// Reads the list `metadata.csv` or `metadata.jsonl` in a folder of images, as Hugging Face's `ImageFolder` has it,
+    /// if the folder has one with a column `file_name`. Without a label column, classes are the first folders.
+    ///
+    /// # Errors
+    /// The errors of [`CsvList::open`].
+    pub(super) fn of_folder(
+        folder: &Path,
+        captions: CaptionColumn,
+        fields: &FieldNames,
+    ) -> Result<Option<Self>, SourceError> {
+        for name in METADATA {
+            let path = folder.join(name);
+            if path.is_file() && has_file_names(&path)? {
+                let mut list = Self::open_rows(&path, captions, fields, FolderClasses::Yes)?;
+                list.listing.notes.insert(0, format!("the images are those listed in {name}"));
+                return Ok(Some(list));
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_rows(
+        path: &Path,
+        captions: CaptionColumn,
+        fields: &FieldNames,
+        folder_classes: FolderClasses,
+    ) -> Result<Self, SourceError> {
         let list = Rows::read(path, captions, fields)?;
         if captions == CaptionColumn::Read && list.captions.is_none() {
             return Err(SourceError::NoCaptions { path: path.to_owned() });
@@ -72,24 +108,29 @@ impl CsvList {
             let hint = "expected one row path[,label] per image";
             return Err(SourceError::NoImages { path: path.to_owned(), hint });
         }
-        let Rows { rows, root, rejected, captions, ignores_captions, label_words, mut notes, .. } = list;
+        let Rows {
+            rows, root, rejected, left_aside, captions, ignores_captions, label_words, mut notes, ..
+        } = list;
         let labels: Vec<Label> = rows.iter().map(|row| row.label.clone()).collect();
         let (labels, class_names) = labels::resolve(&labels)
             .map_err(|(row, fault)| wrong(path, (rows[row].line, RowProblem::Label(fault))))?;
-        notes.extend(label_words.into_iter().flat_map(|words| labels::notes(&words, &labels)));
+        notes.extend(label_words.iter().flat_map(|words| labels::notes(words, &labels)));
         let first_line = rows.first().map(|row| row.line);
         let samples = rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
-        let listing = Listing {
+        let mut listing = Listing {
             samples: samples.collect(),
             class_names,
             rejected,
             captions,
             ignores_captions,
             first_line,
+            left_aside,
             notes,
             fields: fields.clone(),
-            ..Listing::default()
         };
+        if label_words.is_none() && folder_classes == FolderClasses::Yes {
+            label_by_folders(&mut listing);
+        }
         Ok(Self { root, listing })
     }
 }
@@ -102,6 +143,35 @@ impl ImageSource for CsvList {
     fn read(&self, index: usize, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
         read_sample(&self.root, &self.listing, index, max_bytes)
     }
+}
+
+/// Whether the folders in the paths of a list without labels are its classes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FolderClasses {
+    Yes,
+    No,
+}
+
+/// Whether the list has a column `file_name`.
+fn has_file_names(path: &Path) -> Result<bool, SourceError> {
+    let first = Records::open(path, Format::of(path)?)?.next()?;
+    Ok(first.is_some_and(|(_, cells)| cells.iter().any(|cell| cell == b"file_name")))
+}
+
+/// Labels the samples by the first folders of their paths, if all of them are in folders that are not splits.
+fn label_by_folders(listing: &mut Listing) {
+    let class = |sample: &Sample| sample.key.split_once('/').map(|(class, _)| class.to_owned());
+    let Some(classes) = listing.samples.iter().map(class).collect::<Option<Vec<String>>>() else { return };
+    let names: Vec<String> = classes.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    if names.iter().any(|name| matches!(&**name, "." | ".." | "") || classes::split_word(name).is_some()) {
+        return;
+    }
+    for (sample, class) in listing.samples.iter_mut().zip(&classes) {
+        sample.label = names.binary_search(class).ok().and_then(|label| u32::try_from(label).ok());
+    }
+    listing.notes.retain(|note| !note.starts_with(header::NO_LABELS));
+    listing.notes.push("the classes are the first folders of the paths".to_owned());
+    listing.set_classes(names);
 }
 
 struct Row {
@@ -126,6 +196,7 @@ struct Rows {
     /// Line number of each path.
     lines: HashMap<String, u64>,
     rejected: Vec<Rejected>,
+    left_aside: LeftAside,
     captions: Option<Captions>,
     ignores_captions: bool,
     /// The label column in words, if there is one.
@@ -172,6 +243,10 @@ impl Rows {
             self.rejected.push(Rejected { key, reason: "not-utf8", detail });
             return Ok(());
         };
+        if path.split(['/', '\\']).any(clutter::is_system) {
+            self.left_aside.add(clutter::SYSTEM, 1);
+            return Ok(());
+        }
         let key = self.key(path)?;
         let label = columns.label.and_then(|column| record.get(column)).unwrap_or_default();
         let label = std::str::from_utf8(label).map_err(|_| RowProblem::LabelEncoding)?;

@@ -31,7 +31,7 @@ use self::columns::{Columns, LabelKind};
 use self::file::{ImageFile, ListedFile};
 use super::labels::{self, Label};
 use super::{
-    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, names,
+    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, classes, names,
 };
 use crate::open_files::OpenFiles;
 
@@ -39,13 +39,6 @@ pub use error::{ParquetProblem, ParquetSourceError};
 
 /// Maximum number of files that are open at a time.
 const OPEN_FILES: usize = 128;
-
-/// Words in file names that mark the splits of a data set, by the rules of `datasets`.
-const SPLITS: [(&str, &[&str]); 3] = [
-    ("train", &["train", "training"]),
-    ("validation", &["validation", "valid", "val", "dev"]),
-    ("test", &["test", "testing", "eval", "evaluation"]),
-];
 
 /// An image, which is a row of one of the files.
 #[derive(Debug, Clone, Copy)]
@@ -103,9 +96,7 @@ fn split_of(name: &str) -> String {
     {
         return split.to_owned();
     }
-    let words = stem.split(|letter: char| !letter.is_ascii_alphabetic()).map(str::to_ascii_lowercase);
-    let split = |word: String| SPLITS.into_iter().find(|(_, words)| words.contains(&&*word));
-    words.filter_map(split).next_back().map_or(String::new(), |(split, _)| split.to_owned())
+    classes::split_word(stem).unwrap_or_default().to_owned()
 }
 
 impl ParquetFiles {

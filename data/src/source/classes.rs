@@ -1,0 +1,210 @@
+//! Classes: the folders of images, in archives and on the disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Words that mark the splits of a data set, by the rules of Hugging Face's `datasets`.
+const SPLITS: [(&str, &[&str]); 3] = [
+    ("train", &["train", "training"]),
+    ("validation", &["validation", "valid", "val", "dev"]),
+    ("test", &["test", "testing", "eval", "evaluation"]),
+];
+
+/// The split that the words of a name mark, if they do: the last one.
+pub(super) fn split_word(name: &str) -> Option<&'static str> {
+    let words = name.split(|letter: char| !letter.is_ascii_alphabetic()).map(str::to_ascii_lowercase);
+    let split = |word: String| SPLITS.into_iter().find(|(_, words)| words.contains(&&*word));
+    words.filter_map(split).next_back().map(|(split, _)| split)
+}
+
+/// The folders of a set of images, from the paths of its images and of folders that are listed themselves.
+#[derive(Debug, Default)]
+pub(super) struct Folders {
+    /// Every folder, with its trailing slash; an empty path for the root.
+    folders: BTreeMap<String, Folder>,
+}
+
+#[derive(Debug, Default)]
+struct Folder {
+    /// Number of images directly in the folder, and at any depth.
+    direct: usize,
+    below: usize,
+    /// Folders directly in it.
+    children: BTreeSet<String>,
+    /// Whether the folder is listed itself.
+    listed: bool,
+}
+
+impl Folders {
+    /// Adds an image by its path.
+    pub(super) fn add_image(&mut self, path: &str) {
+        let parent = path.rfind('/').map_or(0, |slash| slash + 1);
+        self.enter(&path[..parent]).direct += 1;
+        for folder in ancestors(&path[..parent]) {
+            self.folders.entry(folder.to_owned()).or_default().below += 1;
+        }
+    }
+
+    /// Adds a folder by its path with a trailing slash; an empty path is the root.
+    pub(super) fn add_folder(&mut self, path: &str) {
+        self.enter(path).listed = true;
+    }
+
+    /// Removes the folders that hold other files, which are in the folders `others`, and no images: they are no classes.
+    /// Empty folders are, because the number of a class does not depend on which of its images are there.
+    pub(super) fn remove_without_images<'a>(&mut self, others: impl Iterator<Item = &'a str>) {
+        for other in others {
+            for folder in ancestors(other).filter(|folder| !folder.is_empty()) {
+                if self.folders.get(folder).is_some_and(|folder| folder.below == 0) {
+                    self.folders.remove(folder);
+                    let parent = ancestors(folder).nth(1).unwrap_or_default();
+                    if let Some(parent) = self.folders.get_mut(parent) {
+                        parent.children.remove(folder);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The folder `path`, which is made with all folders above it.
+    fn enter(&mut self, path: &str) -> &mut Folder {
+        if !self.folders.contains_key(path) {
+            let mut child: Option<&str> = None;
+            for folder in ancestors(path) {
+                let entry = self.folders.entry(folder.to_owned()).or_default();
+                if let Some(child) = child {
+                    entry.children.insert(child.to_owned());
+                }
+                child = Some(folder);
+            }
+        }
+        self.folders.entry(path.to_owned()).or_default()
+    }
+
+    /// The folder that was packed, and the number of images that stand above it: the deepest folder that holds all
+    /// images and all listed folders, or all but a few images, if below it there are class folders.
+    pub(super) fn packed(&self) -> (&str, usize) {
+        let (mut packed, mut strays) = ("", 0);
+        while let Some(folder) = self.folders.get(packed)
+            && !folder.listed
+            && folder.children.len() == 1
+            && let Some((path, child)) =
+                folder.children.first().and_then(|child| self.folders.get_key_value(child))
+        {
+            let classes = child.children.len();
+            let few = 2 * folder.direct <= child.below && (classes > 1 || (classes == 1 && child.listed));
+            if folder.direct > 0 && !few {
+                break;
+            }
+            strays += folder.direct;
+            packed = path;
+        }
+        (packed, strays)
+    }
+
+    /// The names of the folders directly in `folder`.
+    pub(super) fn within(&self, folder: &str) -> Vec<String> {
+        let children = self.folders.get(folder).into_iter().flat_map(|folder| &folder.children);
+        children.map(|child| child[folder.len()..].trim_end_matches('/').to_owned()).collect()
+    }
+
+    /// Describes the classes below `folder`, if their own folders may be the classes that were meant.
+    pub(super) fn nested(&self, folder: &str) -> Option<String> {
+        let classes = self.folders.get(folder).into_iter().flat_map(|folder| &folder.children);
+        let nests = |class: &&String| {
+            self.folders.get(*class).is_some_and(|class| class.direct == 0 && class.children.len() > 1)
+        };
+        let class = classes.into_iter().find(nests)?;
+        let (name, inner) = (class[folder.len()..].trim_end_matches('/'), self.within(class));
+        let more = if inner.len() > 3 { ", ..." } else { "" };
+        let inner = inner.into_iter().take(3).collect::<Vec<_>>().join(", ");
+        Some(format!("{name} is one class; its folders {inner}{more} are none of their own"))
+    }
+
+    /// The folders directly in `folder` that are splits of a data set instead of classes: all of them are, or two of them
+    /// hold a class of the same name.
+    pub(super) fn splits(&self, folder: &str) -> Option<Vec<String>> {
+        let names = self.within(folder);
+        let mut marked: BTreeMap<&str, &String> = BTreeMap::new();
+        for name in &names {
+            if let Some(split) = split_word(name) {
+                marked.entry(split).or_insert(name);
+            }
+        }
+        let mut classes = BTreeSet::new();
+        let shared = marked.values().any(|name| {
+            self.within(&format!("{folder}{name}/")).into_iter().any(|class| !classes.insert(class))
+        });
+        let all = names.iter().all(|name| split_word(name).is_some());
+        (marked.len() > 1 && (all || shared)).then(|| marked.into_values().cloned().collect())
+    }
+}
+
+/// A folder and all folders above it, up to the root.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| {
+        let parent = path.strip_suffix('/')?;
+        Some(parent.rfind('/').map_or("", |slash| &parent[..=slash]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folders(images: &[&str], listed: &[&str]) -> Folders {
+        let mut folders = Folders::default();
+        images.iter().for_each(|image| folders.add_image(image));
+        listed.iter().for_each(|folder| folders.add_folder(folder));
+        folders
+    }
+
+    #[test]
+    fn the_packed_folder_is_above_the_classes() {
+        let (cat, dog) = (["p/cat/1", "p/cat/2"], ["p/dog/1", "p/dog/2"]);
+        let both = [cat, dog].concat();
+        let stray = [&both[..], &["cover"]].concat();
+        for (images, listed, expected) in [
+            (&both[..], &[][..], ("p/", 0)),
+            (&stray, &[], ("p/", 1)),
+            (&cat, &[], ("p/cat/", 0)),
+            (&cat, &["p/"], ("p/", 0)),
+            (&[&cat[..], &["cover"]].concat(), &["p/", "p/cat/"], ("p/", 1)),
+            (&[&cat[..], &["cover"]].concat(), &[], ("", 0)),
+            (&both, &[""], ("", 0)),
+            (&["1", "2"], &[], ("", 0)),
+            (&["a/1", "a/b/1", "a/c/1", "1", "2"], &[], ("", 0)),
+        ] {
+            assert_eq!(folders(images, listed).packed(), expected, "{images:?} {listed:?}");
+        }
+    }
+
+    #[test]
+    fn folders_of_other_files_are_no_classes() {
+        let mut folders = folders(&["cat/1"], &["", "cat/", "dog/", "labels/", "labels/a/"]);
+        folders.remove_without_images(["", "cat/", "labels/a/", "nowhere/"].into_iter());
+        assert_eq!(folders.within(""), ["cat", "dog"]);
+    }
+
+    #[test]
+    fn splits_are_told_from_classes() {
+        let two = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        for (images, expected) in [
+            (&["train/cat/1", "val/cat/1"][..], two(&["train", "val"])),
+            (&["train/1", "test/1"], two(&["test", "train"])),
+            (&["train2017/1", "val2017/1"], two(&["train2017", "val2017"])),
+            (&["train/cat/1", "val/cat/1", "extra/1"], two(&["train", "val"])),
+            (&["train/1", "car/1"], None),
+            (&["train/1", "test/1", "car/1"], None),
+            (&["cat/1", "dog/1"], None),
+        ] {
+            assert_eq!(folders(images, &[]).splits(""), expected, "{images:?}");
+        }
+    }
+
+    #[test]
+    fn classes_with_folders_of_their_own_are_told() {
+        let told = folders(&["animal/cat/1", "animal/dog/1", "plant/1"], &[]).nested("");
+        assert_eq!(told.as_deref(), Some("animal is one class; its folders cat, dog are none of their own"));
+        assert_eq!(folders(&["a/x/1", "a/1", "a/y/1"], &[]).nested(""), None);
+    }
+}
