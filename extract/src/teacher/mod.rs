@@ -12,6 +12,7 @@
 //! Opening a teacher reads only the small files. Encoding prompts never loads the image model, and encoding images
 //! never loads the text model.
 
+mod model_config;
 mod preprocessor;
 mod settings;
 mod side_files;
