@@ -43,6 +43,7 @@
 pub mod build;
 pub mod categories;
 mod center;
+mod distinct;
 mod distributions;
 mod encoder;
 mod error;

@@ -12,10 +12,15 @@
 //! Opening a teacher reads only the small files. Encoding prompts never loads the image model, and encoding images
 //! never loads the text model.
 
+mod former_hash;
+mod model_config;
+mod onnx;
 mod preprocessor;
+mod resolved;
+mod sentence;
 mod settings;
-mod side_files;
-mod tokenizer_files;
+mod text_settings;
+mod tokenizer;
 mod toml_file;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +29,11 @@ use lgd_data::manifest::ContentHash;
 use lgd_data::render::{Normalization, PixelLayout, Resample};
 use lgd_data::view::CenterCrop;
 
-pub use settings::{ImageSettings, Padding, Pooling, TextSettings};
+pub use resolved::Resolved;
+pub(crate) use sentence::SentencePipeline;
+pub use settings::{ImageSettings, Pooling};
+pub use text_settings::{Clean, Padding, PaddingSide, TextPooling, TextSettings};
+pub(crate) use tokenizer::{Demand, Family, PromptTokenizer, Tokens};
 
 use crate::device::Slot;
 use crate::encoder::{EncoderOptions, ImageEncoder, Outputs, TextEncoder};
@@ -32,9 +41,6 @@ use crate::error::ExtractError;
 use crate::runtime::Runtime;
 use preprocessor::ImageDefaults;
 use toml_file::{ImageToml, LayoutName, ResampleName, TEACHER_TOML, TeacherToml, TextToml};
-
-/// Longest plausible context. Tokenizers without a limit store 10^30.
-const MAX_CONTEXT: usize = 65_536;
 
 /// A teacher's settings. The image settings are resolved, and the models opened, on demand.
 #[derive(Clone, Debug)]
@@ -57,10 +63,12 @@ impl Teacher {
         let parsed = TeacherToml::read(&path)?;
         let defaults = ImageDefaults::read(dir)?;
         let folder_name = || dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        let image_size =
+            parsed.image.as_ref().and_then(|image| image.size).or(defaults.size().ok().flatten());
         Ok(Self {
             name: parsed.name.unwrap_or_else(folder_name),
+            text: parsed.text.map(|text| resolve_text(dir, text, image_size)),
             image: parsed.image,
-            text: parsed.text.map(|text| resolve_text(dir, &path, text, &defaults)).transpose()?,
             defaults,
             dir: dir.to_owned(),
         })
@@ -114,17 +122,24 @@ impl Teacher {
         Ok(hasher.finalize().into())
     }
 
-    /// BLAKE3 hash of everything that affects a prompt's embedding: text model, tokenizer and settings.
+    /// BLAKE3 hash of the text model, including weights in separate files, under which a cache records the text encoder.
+    /// Tokenizer and settings are not part of it: they can change without another embedding space, and they are resolved
+    /// only when the model is opened.
     ///
     /// # Errors
     /// [`ExtractError::Artifact`] if a file cannot be read.
     pub fn text_hash(&self) -> Result<ContentHash, ExtractError> {
-        let settings = self.text()?;
         let mut hasher = blake3::Hasher::new();
-        hash_model(&mut hasher, &settings.model)?;
-        hasher.update(ContentHash::of_file(&settings.tokenizer)?.as_bytes());
-        hasher.update(settings.fingerprint().as_bytes());
+        hash_model(&mut hasher, &self.text()?.model)?;
         Ok(hasher.finalize().into())
+    }
+
+    /// The hash under which versions up to 0.1 recorded this text encoder, if they could have used it.
+    ///
+    /// # Errors
+    /// [`ExtractError::Artifact`] if a file cannot be read.
+    pub fn former_text_hash(&self) -> Result<Option<ContentHash>, ExtractError> {
+        former_hash::former_hash(self.text()?)
     }
 
     /// Opens the image model on the first device of `options`.
@@ -187,8 +202,8 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
         .map(|entry| entry.path())
         .collect();
     weights.sort();
-    let located = side_files::locations(model).map_err(|source| unreadable(model, source))?;
-    let located = located.iter().map(|location| folder.join(location));
+    let located = onnx::OnnxFile::read(model).map_err(|source| unreadable(model, source))?;
+    let located = located.weights.keys().map(|location| folder.join(location));
     // A missing file is reported by ONNX Runtime.
     let others: Vec<PathBuf> = located.filter(|path| path.is_file() && !weights.contains(path)).collect();
     for path in weights.iter().chain(&others) {
@@ -273,32 +288,22 @@ fn resample_of(name: ResampleName) -> Resample {
     }
 }
 
-fn resolve_text(
-    dir: &Path,
-    path: &Path,
-    text: TextToml,
-    defaults: &ImageDefaults,
-) -> Result<TextSettings, ExtractError> {
-    let tokenizer = dir.join(text.tokenizer.unwrap_or_else(|| "tokenizer.json".into()));
-    let beside = tokenizer_files::read(&tokenizer)?;
-    let context_length = text
-        .context_length
-        .or(defaults.context_length())
-        .or(beside.context_length.filter(|length| *length <= MAX_CONTEXT));
-    if context_length.is_some_and(|length| !(1..=MAX_CONTEXT).contains(&length)) {
-        let reason = format!("[text] context_length = {}: out of range", context_length.unwrap_or(0));
-        return Err(ExtractError::setting(path, reason, ""));
-    }
-    Ok(TextSettings {
+/// The settings of the text side. The tokenizer's files are read when the encoder is opened.
+fn resolve_text(dir: &Path, text: TextToml, image_size: Option<u32>) -> TextSettings {
+    TextSettings {
         model: dir.join(text.model.unwrap_or_else(|| "text.onnx".into())),
-        tokenizer,
-        context_length,
+        dir: dir.to_owned(),
+        tokenizer: text.tokenizer.map(|tokenizer| dir.join(tokenizer)),
+        context_length: text.context_length,
         padding: text.padding,
-        pad_id: text.pad_id.or(beside.pad_id),
+        padding_side: text.padding_side,
+        pad_id: text.pad_id,
+        clean: text.clean,
         input: text.input,
         output: text.output,
         pooling: text.pooling,
-    })
+        image_size,
+    }
 }
 
 #[cfg(test)]
