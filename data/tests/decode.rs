@@ -67,7 +67,7 @@ fn every_format_decodes_as_in_pillow() {
 #[test]
 fn odd_images_decode_as_in_pillow() {
     let fixtures = fixtures_in("odd/read");
-    assert_eq!(fixtures.len(), 110, "all fixtures are there");
+    assert_eq!(fixtures.len(), 112, "all fixtures are there");
     let wrong: Vec<String> = fixtures
         .into_iter()
         .filter_map(|(name, bytes)| {
@@ -224,6 +224,17 @@ fn what_is_appended_to_a_jpeg_does_not_make_it_truncated() {
         let cut = [&bytes[..scan + 16], &film].concat();
         assert_eq!(decoded(&cut).unwrap_err(), DecodeError::Truncated, "{name} cut, and then the film");
     }
+}
+
+#[test]
+fn a_jpeg_that_an_end_marker_cuts_short_is_a_reject() {
+    let whole = golden("photo-500x375.jpg");
+    let mut out = Vec::new();
+    for part in 1..10 {
+        let cut = [&whole[..1000 + (whole.len() - 1000) * part / 10], &[0xff, 0xd9]].concat();
+        out.push(decoded(&cut).map(|_| ()));
+    }
+    assert!(out.iter().all(Result::is_err), "{out:?}");
 }
 
 #[test]

@@ -95,6 +95,7 @@ pub(super) fn detect(bytes: &[u8]) -> Format {
         [_, _, _, _, b'f', b't', b'y', b'p', ..] => iso_media(bytes),
         [b'P', b'1'..=b'6', space, ..] if space.is_ascii_whitespace() || *space == b'#' => Format::Pnm,
         [b'P', b'7', b'\n', ..] => Format::Pnm,
+        _ if bytes.get(40..44) == Some(b" EMF") => Foreign("an EMF drawing"),
         _ if bytes.get(128..132) == Some(b"DICM") => Foreign("a DICOM image"),
         _ if bytes.ends_with(b"TRUEVISION-XFILE.\0") => Foreign("a TGA image"),
         _ => text(&bytes[..bytes.len().min(TEXT)]),

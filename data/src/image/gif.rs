@@ -4,7 +4,32 @@ use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
 use super::{DecodeError, DecodeLimits, Decoded, RgbImage, check_dimensions};
 
+/// Offset of the flags in the header, and of what follows the header.
+const FLAGS: usize = 10;
+const HEADER: usize = 13;
+/// The flags of a global palette of 256 colors.
+const GLOBAL_PALETTE: u8 = 0x87;
+
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, DecodeError> {
+    match with_palette(bytes) {
+        Some(completed) => decode_frame(&completed, limits),
+        None => decode_frame(bytes, limits),
+    }
+}
+
+/// The file with a palette of grays if it has no global one: so Pillow shows frames that have none of their own.
+fn with_palette(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (header, rest) = bytes.split_at_checked(HEADER)?;
+    if header[FLAGS] & 0x80 != 0 {
+        return None;
+    }
+    let grays: Vec<u8> = (0..=u8::MAX).flat_map(|level| [level; 3]).collect();
+    let mut completed = [header, &grays, rest].concat();
+    completed[FLAGS] |= GLOBAL_PALETTE;
+    Some(completed)
+}
+
+fn decode_frame(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, DecodeError> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     options.set_memory_limit(MemoryLimit::Unlimited); // the frame's size is checked below, before it is decoded
@@ -24,7 +49,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, Dec
     decoder.read_into_buffer(&mut indices).map_err(decode_error)?;
 
     let palette = local.as_deref().or(decoder.global_palette()).unwrap_or_default();
-    // An index without a color is gray, and so are all if there is no palette.
+    // An index without a color is gray.
     let color = |index: u8| -> [u8; 3] {
         palette.as_chunks().0.get(usize::from(index)).copied().unwrap_or([index; 3])
     };

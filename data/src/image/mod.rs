@@ -31,12 +31,14 @@
 //! The header is read first, and nothing is allocated until its dimensions have passed [`DecodeLimits`]. A
 //! decompression bomb is therefore rejected instead of aborting the process.
 
+mod bmp;
 mod color;
 mod error;
 mod format;
 mod gif;
 mod jpeg;
 mod orientation;
+mod png_text;
 mod tiff;
 mod webp;
 
@@ -175,7 +177,7 @@ pub fn decode_with_transparency(bytes: &[u8], limits: &DecodeLimits) -> Result<D
         Format::WebP => webp::decode(bytes, limits),
         Format::Tiff => tiff::decode(bytes, limits),
         Format::Png => decode_other(bytes, ImageFormat::Png, limits),
-        Format::Bmp => decode_other(bytes, ImageFormat::Bmp, limits),
+        Format::Bmp => decode_other(&bmp::with_true_offset(bytes), ImageFormat::Bmp, limits),
         Format::Pnm => decode_other(bytes, ImageFormat::Pnm, limits),
         Format::Foreign(name) => Err(DecodeError::UnsupportedFormat(name)),
         Format::NotAnImage(name) => Err(DecodeError::NotAnImage(name)),
@@ -198,6 +200,7 @@ fn decode_other(bytes: &[u8], format: ImageFormat, limits: &DecodeLimits) -> Res
     }
     // Damaged metadata do not affect the pixels.
     let exif = decoder.exif_metadata().ok().flatten();
+    let exif = exif.or_else(|| (format == ImageFormat::Png).then(|| png_text::exif(bytes)).flatten());
     let xmp = decoder.xmp_metadata().ok().flatten();
     let image =
         DynamicImage::from_decoder(decoder).map_err(|error| decode_error(error, (width, height), limits))?;

@@ -118,6 +118,8 @@ def jpegs(image, gray):
         "ycbcr-from-zero": renamed(bare, b"\1\2\3", b"\0\1\2"),
         "adobe-ycck-of-three": before_frame(bare, adobe(2)),
         "adobe-seven": before_frame(bare, adobe(7)),
+        "restart-rows": encoded(image, "JPEG", quality=92, restart_marker_rows=1),
+        "gray-restart-rows": encoded(gray, "JPEG", quality=92, restart_marker_rows=1),
         "411": encoded(image, "JPEG", quality=92, subsampling="4:1:1"),
     }.items():
         write(f"{name}.jpg", data)
@@ -235,7 +237,7 @@ def tiffs(image, gray):
     colors = ("H", ramp + ramp[::-1] + [32768] * 16)
     write("palette4.tif", tiff(packed(levels >> 4, 4), plain_tags(4, 3, 1, t320=colors)))
     # Integers of 32 bits state no white; CIE L*a*b* and Group 3 fax are not read.
-    lab = encoded(image.convert("LAB"), "TIFF")
+    lab = tiff(rgb.tobytes(), plain_tags(8, 8, 3))
     fax = encoded(image.convert("1"), "TIFF", compression="group3")
     zstd = encoded(image, "TIFF", compression="zstd")
     rejects("unsupported", [encoded(gray.convert("I"), "TIFF"), lab, fax, zstd])

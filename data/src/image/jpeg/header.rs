@@ -212,7 +212,7 @@ fn copy_scans(file: &[u8], first: Segment<'_>, bytes: &mut Vec<u8>) -> Result<()
 /// belong to the data.
 fn entropy_coded_end(file: &[u8], mut at: usize) -> Result<usize, DecodeError> {
     loop {
-        at += file[at..].iter().position(|&byte| byte == 0xff).ok_or(DecodeError::Truncated)?;
+        at += memchr::memchr(0xff, &file[at..]).ok_or(DecodeError::Truncated)?;
         match file.get(at + 1).ok_or(DecodeError::Truncated)? {
             0x00 | 0xd0..=0xd7 => at += 2,
             0xff => at += 1,

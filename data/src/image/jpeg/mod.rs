@@ -44,13 +44,49 @@ pub(super) fn decode(file: &[u8], limits: &DecodeLimits) -> Result<Decoded, Deco
     finish(DynamicImage::ImageRgb8(buffer), jpeg.orientation)
 }
 
-/// Decodes a rewritten file to RGB8.
-fn decode_strictly(bytes: &[u8], space: Space) -> Result<Vec<u8>, DecodeErrors> {
-    let options = DecoderOptions::default()
+/// Width in pixels and the components of a JPEG, [height, width, components], without a conversion of colors. `tables`
+/// is a JPEG that has only tables; a TIFF may store them apart. `largest` is the size that the JPEG fills up to a block.
+pub(super) fn decode_components(
+    tables: Option<&[u8]>,
+    data: &[u8],
+    components: usize,
+    largest: (usize, usize),
+) -> Result<(usize, Vec<u8>), DecodeError> {
+    let tables = tables.and_then(|tables| tables.strip_prefix(b"\xff\xd8"));
+    let tables = tables.map_or(&[][..], |tables| tables.strip_suffix(b"\xff\xd9").unwrap_or(tables));
+    let scans = data.strip_prefix(b"\xff\xd8").ok_or_else(|| DecodeError::corrupt("no start of a JPEG"))?;
+    let jpeg = header::rewrite(&[b"\xff\xd8", tables, scans].concat())?;
+    let fits =
+        |side: u32, most: usize| usize::try_from(side).is_ok_and(|side| side <= most.next_multiple_of(16));
+    if !fits(jpeg.width, largest.0) || !fits(jpeg.height, largest.1) {
+        return Err(DecodeError::corrupt(format!(
+            "a part of {} x {} pixels, at most {largest:?} expected",
+            jpeg.width, jpeg.height
+        )));
+    }
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&jpeg.bytes[..]), options());
+    decoder.decode_headers().map_err(decode_error)?;
+    let space = decoder.input_colorspace().unwrap_or(ColorSpace::RGB);
+    if space.num_components() != components || components == 4 {
+        return Err(DecodeError::unsupported(format!("TIFF with JPEG data in the color space {space:?}")));
+    }
+    decoder.set_options(options().jpeg_set_out_colorspace(space));
+    let width = usize::try_from(jpeg.width).unwrap_or(usize::MAX);
+    Ok((width, decoder.decode().map_err(decode_error)?))
+}
+
+/// Options of the decoder for output in RGB.
+fn options() -> DecoderOptions {
+    DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
         .set_max_height(usize::MAX)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
+        .jpeg_set_out_colorspace(ColorSpace::RGB)
+}
+
+/// Decodes a rewritten file to RGB8.
+fn decode_strictly(bytes: &[u8], space: Space) -> Result<Vec<u8>, DecodeErrors> {
+    let options = options();
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers()?;
     // Without segments of applications the decoder takes three components for YCbCr, or for RGB if they are named so.

@@ -1,7 +1,8 @@
 //! TIFF and BigTIFF: the first page, in the colors that Pillow shows.
 //!
 //! The `tiff` crate unpacks the samples; their meaning is applied here. To make it deliver all samples of all kinds of
-//! images, palettes among them, it gets a copy of the file that declares them gray.
+//! images, palettes among them, it gets a copy of the file that declares them gray. JPEG data within a TIFF are decoded
+//! as strictly as JPEG files.
 
 mod samples;
 
@@ -9,7 +10,7 @@ use std::io::Cursor;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage as RgbBuffer};
-use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::decoder::{Decoder, Limits};
 use tiff::tags::{ByteOrder, CompressionMethod, Tag};
 use tiff::{TiffError, TiffFormatError};
 
@@ -43,6 +44,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, Dec
     let mut decoder = open(bytes, limits)?;
     let (width, height) = decoder.dimensions().map_err(explain)?;
     check_dimensions(width, height, limits)?;
+    compression(&mut decoder)?; // before other peculiarities of old files
     let photometric = photometric(&mut decoder)?;
     if matches!(photometric, Photometric::BlackIsZero) {
         return read(decoder, &photometric, limits);
@@ -71,23 +73,27 @@ fn read(
 ) -> Result<Decoded, DecodeError> {
     let (width, height) = decoder.dimensions().map_err(explain)?;
     let channels: usize = unsigned(&mut decoder, Tag::SamplesPerPixel)?.unwrap_or(1);
-    let bits = bits(&mut decoder)?;
-    let inverted_bits = fill_order(&mut decoder)?;
     let colors = photometric.channels();
-    let extra = extra(&mut decoder, channels, colors)?;
     if channels < colors {
         return Err(DecodeError::corrupt(format!("{channels} samples a pixel for {colors} channels")));
     }
     let too_large = DecodeError::TooManyPixels { width, height, limit: limits.max_pixels };
-    let pixels = u64::from(width) * u64::from(height);
-    let bytes = pixels.saturating_mul(u64::try_from(channels * bits.div_ceil(8)).unwrap_or(u64::MAX));
-    if bytes > alloc_limit(limits) {
+    let samples = u64::from(width) * u64::from(height) * u64::try_from(channels).unwrap_or(u64::MAX);
+    if samples > alloc_limit(limits) {
         return Err(too_large);
     }
-    let mut unpacked = DecodingResult::U8(Vec::new());
-    let planes = decoder.read_image_to_buffer(&mut unpacked).map_err(explain)?.planes;
-    let layout = Layout { width, height, channels, bits, planar: planes > 1, inverted_bits };
-    let levels = samples::levels(unpacked, &layout, matches!(photometric, Photometric::Palette(_)))?;
+    let layout = Layout {
+        width: usize::try_from(width).unwrap_or(usize::MAX),
+        height: usize::try_from(height).unwrap_or(usize::MAX),
+        channels,
+        bits: bits(&mut decoder)?,
+        planar: unsigned::<u16>(&mut decoder, Tag::PlanarConfiguration)? == Some(2),
+        inverted_bits: fill_order(&mut decoder)?,
+        jpeg: compression(&mut decoder)? == CompressionMethod::ModernJPEG,
+        indices: matches!(photometric, Photometric::Palette(_)),
+    };
+    let extra = extra(&mut decoder, channels, colors)?;
+    let levels = samples::read(&mut decoder, &layout)?;
     let orientation = unsigned::<u8>(&mut decoder, Tag::Orientation).ok().flatten();
     let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
     let (rgb, transparent) = to_rgb(&levels, photometric, extra);
@@ -100,19 +106,18 @@ fn read(
 fn to_rgb(levels: &Levels, photometric: &Photometric, extra: Extra) -> (Vec<u8>, bool) {
     let colors = photometric.channels();
     let mut transparent = false;
-    let mut rgb = Vec::with_capacity(3 * levels.pixels());
-    for pixel in 0..levels.pixels() {
-        let level = |channel| levels.get(pixel, channel);
+    let mut rgb = Vec::new();
+    for pixel in levels.pixels() {
         let mut color = match photometric {
-            Photometric::BlackIsZero => [level(0); 3],
-            Photometric::WhiteIsZero => [255 - level(0); 3],
-            Photometric::Rgb => [level(0), level(1), level(2)],
-            Photometric::Palette(palette) => palette.get(usize::from(level(0))).copied().unwrap_or_default(),
-            Photometric::Cmyk => cmyk_to_rgb([level(0), level(1), level(2), level(3)]),
-            Photometric::YCbCr => ycbcr_to_rgb([level(0), level(1), level(2)]),
+            Photometric::BlackIsZero => [pixel[0]; 3],
+            Photometric::WhiteIsZero => [255 - pixel[0]; 3],
+            Photometric::Rgb => [pixel[0], pixel[1], pixel[2]],
+            Photometric::Palette(palette) => palette.get(usize::from(pixel[0])).copied().unwrap_or_default(),
+            Photometric::Cmyk => cmyk_to_rgb([pixel[0], pixel[1], pixel[2], pixel[3]]),
+            Photometric::YCbCr => ycbcr_to_rgb([pixel[0], pixel[1], pixel[2]]),
         };
         if extra != Extra::Unused {
-            let alpha = level(colors);
+            let alpha = pixel[colors];
             transparent |= alpha < 255;
             if extra == Extra::AssociatedAlpha {
                 color = color.map(|channel| unmultiply(channel, alpha));
@@ -167,8 +172,23 @@ fn palette(decoder: &mut Reader<'_>) -> Result<Vec<[u8; 3]>, DecodeError> {
 }
 
 fn compression(decoder: &mut Reader<'_>) -> Result<CompressionMethod, DecodeError> {
+    use CompressionMethod as Method;
     let value = unsigned::<u16>(decoder, Tag::Compression)?;
-    Ok(value.map_or(CompressionMethod::None, CompressionMethod::from_u16_exhaustive))
+    match value.map_or(Method::None, Method::from_u16_exhaustive) {
+        method @ (Method::None
+        | Method::LZW
+        | Method::Deflate
+        | Method::OldDeflate
+        | Method::PackBits
+        | Method::Fax4
+        | Method::ModernJPEG) => Ok(method),
+        Method::JPEG => Err(DecodeError::unsupported("TIFF compressed with the old JPEG scheme")),
+        Method::Unknown(34_925) => Err(DecodeError::unsupported("TIFF compressed with LZMA")),
+        Method::Unknown(number) => {
+            Err(DecodeError::unsupported(format!("TIFF with compression method {number}")))
+        }
+        method => Err(DecodeError::unsupported(format!("TIFF compressed with {method:?}"))),
+    }
 }
 
 /// Bits of a sample. The decoder rejects files whose samples differ in it.

@@ -1,64 +1,155 @@
 //! Samples of a TIFF, unpacked to one byte each.
 
-use tiff::decoder::DecodingResult;
+use std::io::Cursor;
 
-use super::super::DecodeError;
+use tiff::decoder::{Decoder, DecodingResult};
+use tiff::tags::Tag;
+
 use super::super::color::{level_of_16, to_level};
+use super::super::{DecodeError, jpeg};
+use super::explain;
 
 /// How the samples of an image are stored.
 pub(super) struct Layout {
-    pub width: u32,
-    pub height: u32,
+    pub width: usize,
+    pub height: usize,
     /// Samples of a pixel.
     pub channels: usize,
     /// Bits of a sample.
     pub bits: usize,
-    /// Whether all samples of one channel come first.
+    /// Whether each channel has strips or tiles of its own.
     pub planar: bool,
     /// Whether the first sample is in the lowest bits of a byte.
     pub inverted_bits: bool,
+    /// Whether strips or tiles are JPEG files.
+    pub jpeg: bool,
+    /// Whether the samples are indices of colors.
+    pub indices: bool,
 }
 
-/// Samples of an image, 0 to 255 each (indices, if it has a palette).
+/// Samples of an image, 0 to 255 each (indices, if it has a palette): [height, width, channels].
 pub(super) struct Levels {
     levels: Vec<u8>,
-    pixels: usize,
     channels: usize,
-    planar: bool,
+}
+
+/// A strip or tile.
+struct Chunk {
+    /// [rows, columns, channels].
+    levels: Vec<u8>,
+    columns: usize,
+    channels: usize,
 }
 
 impl Levels {
-    /// Number of pixels.
-    pub(super) fn pixels(&self) -> usize {
-        self.pixels
-    }
-
-    /// The sample of a channel.
-    pub(super) fn get(&self, pixel: usize, channel: usize) -> u8 {
-        let at = if self.planar { channel * self.pixels + pixel } else { pixel * self.channels + channel };
-        self.levels[at]
+    /// Samples of each pixel.
+    pub(super) fn pixels(&self) -> impl Iterator<Item = &[u8]> {
+        self.levels.chunks_exact(self.channels)
     }
 }
 
-/// Converts unpacked samples to levels, or keeps them if they are indices.
+/// Reads all strips or tiles.
 ///
 /// # Errors
-/// [`DecodeError::Unsupported`] for integers of more than 16 bits or with a sign, which state no white.
-pub(super) fn levels(samples: DecodingResult, layout: &Layout, indices: bool) -> Result<Levels, DecodeError> {
-    let levels = match samples {
+/// [`DecodeError::Unsupported`] for integers of more than 16 bits or with a sign, which state no white; others if the
+/// data are damaged.
+pub(super) fn read(decoder: &mut Decoder<Cursor<&[u8]>>, layout: &Layout) -> Result<Levels, DecodeError> {
+    let (chunk_width, chunk_height) = decoder.chunk_dimensions();
+    let (chunk_width, chunk_height) = (to_usize(chunk_width), to_usize(chunk_height));
+    let (across, down) = (layout.width.div_ceil(chunk_width), layout.height.div_ceil(chunk_height));
+    let planes = if layout.planar { layout.channels } else { 1 };
+    let mut levels = vec![0; layout.width * layout.height * layout.channels];
+    let jpegs = layout.jpeg.then(|| JpegChunks::find(decoder)).transpose()?;
+    let largest = (chunk_width, chunk_height.min(layout.height));
+    for index in 0..across * down * planes {
+        let chunk = match &jpegs {
+            Some(jpegs) => {
+                jpegs.decode(decoder.inner().get_ref(), index, largest, layout.channels / planes)?
+            }
+            None => chunk(decoder, index, layout)?,
+        };
+        let (plane, place) = (index / (across * down), index % (across * down));
+        let (left, top) = (place % across * chunk_width, place / across * chunk_height);
+        let columns = (layout.width - left).min(chunk_width);
+        let rows = (layout.height - top).min(chunk_height);
+        let row_samples = chunk.columns * chunk.channels;
+        if chunk.columns < columns || chunk.levels.len() < rows * row_samples {
+            return Err(DecodeError::Truncated);
+        }
+        for (y, row) in chunk.levels.chunks_exact(row_samples).take(rows).enumerate() {
+            let start = ((top + y) * layout.width + left) * layout.channels;
+            let targets = levels[start..start + columns * layout.channels].chunks_exact_mut(layout.channels);
+            for (target, pixel) in targets.zip(row.chunks_exact(chunk.channels)) {
+                target[plane..plane + chunk.channels].copy_from_slice(pixel);
+            }
+        }
+    }
+    Ok(Levels { levels, channels: layout.channels })
+}
+
+fn chunk(decoder: &mut Decoder<Cursor<&[u8]>>, index: usize, layout: &Layout) -> Result<Chunk, DecodeError> {
+    let index = u32::try_from(index).map_err(DecodeError::corrupt)?;
+    let columns = to_usize(decoder.chunk_data_dimensions(index).0);
+    let channels = if layout.planar { 1 } else { layout.channels };
+    let samples = decoder.read_chunk(index).map_err(explain)?;
+    Ok(Chunk { levels: to_levels(samples, layout, columns * channels)?, columns, channels })
+}
+
+/// JPEG files in a TIFF.
+struct JpegChunks {
+    starts: Vec<u64>,
+    lengths: Vec<u64>,
+    /// Tables that all of them share, as a JPEG file without an image.
+    tables: Option<Vec<u8>>,
+}
+
+impl JpegChunks {
+    fn find(decoder: &mut Decoder<Cursor<&[u8]>>) -> Result<Self, DecodeError> {
+        let mut numbers = |strips, tiles| -> Result<Vec<u64>, DecodeError> {
+            let of_strips = decoder.find_tag_unsigned_vec(strips).map_err(explain)?;
+            let of_tiles = decoder.find_tag_unsigned_vec(tiles).map_err(explain)?;
+            of_strips.or(of_tiles).ok_or(DecodeError::Truncated)
+        };
+        let starts = numbers(Tag::StripOffsets, Tag::TileOffsets)?;
+        let lengths = numbers(Tag::StripByteCounts, Tag::TileByteCounts)?;
+        let tables = decoder.find_tag(Tag::JPEGTables).map_err(explain)?;
+        let tables = tables.map(|value| value.into_u8_vec()).transpose().map_err(explain)?;
+        Ok(Self { starts, lengths, tables })
+    }
+
+    /// Decodes the strip or tile `index` of at most the given size.
+    fn decode(
+        &self,
+        file: &[u8],
+        index: usize,
+        size: (usize, usize),
+        channels: usize,
+    ) -> Result<Chunk, DecodeError> {
+        let at = |numbers: &[u64]| numbers.get(index).and_then(|&number| usize::try_from(number).ok());
+        let (start, length) = at(&self.starts).zip(at(&self.lengths)).ok_or(DecodeError::Truncated)?;
+        let data = file.get(start..start.saturating_add(length)).ok_or(DecodeError::Truncated)?;
+        let (columns, levels) = jpeg::decode_components(self.tables.as_deref(), data, channels, size)?;
+        Ok(Chunk { levels, columns, channels })
+    }
+}
+
+/// Converts unpacked samples to levels, or keeps them if they are indices. `row` is the number of samples in a row.
+fn to_levels(samples: DecodingResult, layout: &Layout, row: usize) -> Result<Vec<u8>, DecodeError> {
+    Ok(match samples {
         DecodingResult::U8(mut bytes) => {
             if layout.inverted_bits {
                 bytes.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
             }
             match layout.bits {
                 8 => bytes,
-                1 | 2 | 4 => unpack(&bytes, layout, indices),
-                bits => return Err(unsupported(&format!("{bits} bits"))),
+                1 | 2 | 4 => unpack(&bytes, layout, row),
+                bits => return Err(DecodeError::unsupported(format!("TIFF with samples of {bits} bits"))),
             }
         }
-        DecodingResult::U16(values) if layout.bits == 16 && !indices && !layout.inverted_bits => {
-            values.into_iter().map(level_of_16).collect()
+        DecodingResult::U16(_) if layout.indices || layout.inverted_bits => {
+            return Err(DecodeError::unsupported("TIFF with palette or inverted bit order and 16 bits"));
         }
+        DecodingResult::U16(values) => values.into_iter().map(level_of_16).collect(),
         DecodingResult::F16(values) => {
             values.into_iter().map(|value| to_level(value.to_f32() * 255.0)).collect()
         }
@@ -67,31 +158,25 @@ pub(super) fn levels(samples: DecodingResult, layout: &Layout, indices: bool) ->
         DecodingResult::F64(values) => {
             values.into_iter().map(|value| to_level(value as f32 * 255.0)).collect()
         }
-        _ => return Err(unsupported(&format!("{} bits, signed or wider than 16", layout.bits))),
-    };
-    let (width, height) = (usize::try_from(layout.width), usize::try_from(layout.height));
-    let pixels = width.unwrap_or(usize::MAX).saturating_mul(height.unwrap_or(usize::MAX));
-    if levels.len() < pixels.saturating_mul(layout.channels) {
-        return Err(DecodeError::Truncated);
-    }
-    Ok(Levels { levels, pixels, channels: layout.channels, planar: layout.planar })
+        _ => {
+            let what = format!("TIFF with integers of {} bits that are signed or wider than 16", layout.bits);
+            return Err(DecodeError::Unsupported(what));
+        }
+    })
 }
 
-fn unsupported(what: &str) -> DecodeError {
-    DecodeError::unsupported(format!("TIFF with integer samples of {what}"))
-}
-
-/// Unpacks samples of 1, 2 or 4 bits. Each row, or each row of a plane, starts at a byte.
-fn unpack(bytes: &[u8], layout: &Layout, indices: bool) -> Vec<u8> {
-    let width = usize::try_from(layout.width).unwrap_or(usize::MAX);
-    let row = if layout.planar { width } else { width * layout.channels };
+/// Unpacks samples of 1, 2 or 4 bits. Each row starts at a byte.
+fn unpack(bytes: &[u8], layout: &Layout, row: usize) -> Vec<u8> {
     let (bits, per_byte) = (layout.bits, 8 / layout.bits);
-    let largest = (1_u16 << bits) - 1;
-    let level = |value: u16| if indices { value } else { value * 255 / largest };
+    let largest = u8::MAX >> (8 - bits);
+    let scale = if layout.indices { 1 } else { u8::MAX / largest };
     bytes
         .chunks_exact(row.div_ceil(per_byte))
         .flat_map(|packed| (0..row).map(move |at| (packed[at / per_byte], at % per_byte)))
-        .map(|(byte, place)| level(u16::from(byte) >> (8 - bits * (place + 1)) & largest))
-        .map(|level| u8::try_from(level).unwrap_or(255))
+        .map(|(byte, place)| (byte >> (8 - bits * (place + 1)) & largest) * scale)
         .collect()
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
