@@ -67,6 +67,8 @@ const DIFFERENT: &[(&str, &[&str])] = &[
             "tiff_wrong_bits_per_sample_2.tiff",
         ],
     ),
+    ("the last byte is missing, of the padding of the last row", &["mmap_error.bmp"]),
+    ("a tag of the wrong type whose value is clear", &["tiff_tiled_jpeg_oob_read.tif"]),
     ("a Huffman code that does not exist; Pillow shows stripes", &["hopper_bad_exif.jpg"]),
     ("4 x 4 pixels: libjpeg does not interpolate color planes that are 2 wide", &["app13.jpg"]),
 ];

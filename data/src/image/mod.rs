@@ -25,8 +25,7 @@
 //! | stray bytes between JPEG segments, missing or unknown chunks of a WebP, bytes after the image | skipped |
 //! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, even if Pillow would fill with gray |
 //!
-//! Damage that still decodes cannot be detected: for example a changed pixel, or a JPEG scan that an end marker cuts
-//! short.
+//! Damage that still decodes cannot be detected, for example a changed pixel.
 //!
 //! The header is read first, and nothing is allocated until its dimensions have passed [`DecodeLimits`]. A
 //! decompression bomb is therefore rejected instead of aborting the process.

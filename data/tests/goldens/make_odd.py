@@ -276,7 +276,22 @@ def pngs(image, gray):
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     rows = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in passes for row in rgb[y::dy, x::dx] if row.size)
     write("interlaced.png", png(WIDTH, HEIGHT, 8, 2, rows, interlaced=1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    digits = exif.tobytes().hex()
+    lines = "".join(f"\n{digits[at : at + 72]}" for at in range(0, len(digits), 72))
+    profile = f"\nexif\n{len(digits) // 2:8}{lines}\n".encode()
+    for kind, body in [(b"zTXt", b"\0" + zlib.compress(profile)), (b"tEXt", profile)]:
+        text = chunk(kind, b"Raw profile type exif\0" + body)
+        write(f"exif-in-{kind.decode()}.png", png(WIDTH, HEIGHT, 8, 2, plain, text))
     write("animated.png", encoded(image, "PNG", save_all=True, append_images=[image.rotate(180)], duration=100))
+
+
+def bmps(image):
+    for name, colors in [("palette", 256), ("palette4", 16)]:
+        whole = encoded(image.quantize(colors), "BMP")
+        # The offset of the palette where that of the pixels belongs.
+        write(f"{name}-offset.bmp", whole[:10] + struct.pack("<I", 54) + whole[14:])
 
 
 def gifs(image):
@@ -351,6 +366,7 @@ def main():
     jpegs(image, gray)
     tiffs(image, gray)
     pngs(image, gray)
+    bmps(image)
     gifs(image)
     webps(image)
     orientations(image)

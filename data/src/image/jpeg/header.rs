@@ -2,11 +2,18 @@
 //!
 //! libjpeg skips stray bytes between segments, and reads the color space from segments that may come in any order. The
 //! rewritten file has neither: the start of the image, tables, one frame header, and the scans up to the end of the
-//! image. Bytes are only left out; entropy-coded data are copied as they are.
+//! image. Entropy-coded data are copied as they are.
+//!
+//! A decoder that reaches the end of the image too early goes on with zeros, which decode to gray. Ones that are added
+//! before the end prevent that: no Huffman code is all ones, so that a decoder that still needs a code fails, and one
+//! that has all its pixels never reads them.
 
 use image::metadata::Orientation;
 
 use super::super::{DecodeError, orientation};
+
+/// Bytes of ones after the last scan: more than a decoder reads ahead.
+const ONES: usize = 16;
 
 /// Color space of the coded components, by libjpeg's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,7 @@ struct Headers<'a> {
 }
 
 struct Frame {
+    progressive: bool,
     width: u32,
     height: u32,
     components: Vec<u8>,
@@ -76,7 +84,7 @@ pub(super) fn rewrite(file: &[u8]) -> Result<Rewritten, DecodeError> {
         bytes.extend_from_slice(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x02");
     }
     bytes.extend_from_slice(&headers.kept);
-    copy_scans(file, first_scan, &mut bytes)?;
+    copy_scans(file, first_scan, frame.progressive, &mut bytes)?;
     Ok(Rewritten { bytes, width, height, space, orientation: orientation::find(headers.exif, headers.xmp) })
 }
 
@@ -112,20 +120,19 @@ fn next_segment(file: &[u8], at: usize) -> Result<Segment<'_>, DecodeError> {
 
 impl<'a> Headers<'a> {
     fn add(&mut self, marker: u8, body: &'a [u8], whole: &'a [u8]) -> Result<(), DecodeError> {
+        if let Some(coding) = unsupported(marker) {
+            return Err(DecodeError::unsupported(format!("JPEG with {coding}")));
+        }
         match marker {
             0xc0..=0xc2 => {
                 if self.frame.is_some() {
                     return Err(DecodeError::corrupt("two frame headers"));
                 }
-                self.frame = Some(frame(body)?);
+                self.frame = Some(frame(marker, body)?);
                 self.kept.extend_from_slice(whole);
             }
             0xc4 | 0xdb | 0xdd => self.kept.extend_from_slice(whole),
             0xd8 => return Err(DecodeError::corrupt("an image starts within the image")),
-            _ if unsupported(marker).is_some() => {
-                let coding = unsupported(marker).unwrap_or_default();
-                return Err(DecodeError::unsupported(format!("JPEG with {coding}")));
-            }
             0xe0 if body.starts_with(b"JFIF\0") => self.jfif = true,
             0xe1 if body.starts_with(b"Exif\0\0") => self.exif = self.exif.or(Some(body)),
             0xe1 if body.starts_with(b"http://ns.adobe.com/xap/1.0/\0") => self.xmp = self.xmp.or(Some(body)),
@@ -136,12 +143,12 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// Coding that the frame header or table with this marker declares, if it is not supported.
+/// Coding that the frame header with this marker declares, if it is not supported.
 fn unsupported(marker: u8) -> Option<&'static str> {
     match marker {
         0xc3 => Some("lossless coding"),
         0xc5..=0xc7 | 0xde | 0xdf => Some("hierarchical coding"),
-        0xc9 | 0xca | 0xcc => Some("arithmetic coding"),
+        0xc9 | 0xca => Some("arithmetic coding"),
         0xcb => Some("lossless arithmetic coding"),
         0xcd..=0xcf => Some("hierarchical arithmetic coding"),
         0xf7 => Some("JPEG-LS coding"),
@@ -149,7 +156,7 @@ fn unsupported(marker: u8) -> Option<&'static str> {
     }
 }
 
-fn frame(body: &[u8]) -> Result<Frame, DecodeError> {
+fn frame(marker: u8, body: &[u8]) -> Result<Frame, DecodeError> {
     let Some(([bits, h1, h0, w1, w0, count], components)) = body.split_first_chunk() else {
         return Err(DecodeError::corrupt("a frame header that is too short"));
     };
@@ -164,7 +171,7 @@ fn frame(body: &[u8]) -> Result<Frame, DecodeError> {
     if height == 0 && width > 0 {
         return Err(DecodeError::unsupported("JPEG whose height follows the first scan"));
     }
-    Ok(Frame { width: width.into(), height: height.into(), components })
+    Ok(Frame { progressive: marker == 0xc2, width: width.into(), height: height.into(), components })
 }
 
 /// Color space by the rules of libjpeg's `default_decompress_parms`.
@@ -185,23 +192,37 @@ fn color_space(headers: &Headers<'_>, frame: &Frame) -> Result<Space, DecodeErro
 }
 
 /// Copies scans, and the tables between them, up to the end of the image.
-fn copy_scans(file: &[u8], first: Segment<'_>, bytes: &mut Vec<u8>) -> Result<(), DecodeError> {
+fn copy_scans(
+    file: &[u8],
+    first: Segment<'_>,
+    progressive: bool,
+    bytes: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
     let mut segment = first;
+    let mut scans = 0;
     loop {
         match segment.marker {
             0xd9 => {
+                // One scan of a progressive image has only some of the coefficients.
+                if progressive && scans == 1 {
+                    return Err(DecodeError::Truncated);
+                }
+                if progressive || scans == 1 {
+                    bytes.extend_from_slice(&[0xff, 0].repeat(ONES));
+                }
                 bytes.extend_from_slice(&[0xff, 0xd9]);
                 return Ok(());
             }
             0xda => {
+                scans += 1;
                 let end = entropy_coded_end(file, segment.end)?;
                 bytes.extend_from_slice(&file[segment.start..end]);
                 segment = next_segment(file, end)?;
                 continue;
             }
             0xc4 | 0xdb | 0xdd => bytes.extend_from_slice(&file[segment.start..segment.end]),
-            // Application data and comments.
-            0xe0..=0xef | 0xfe => {}
+            // The height once more, application data and comments.
+            0xdc | 0xe0..=0xef | 0xfe => {}
             marker => return Err(DecodeError::corrupt(format!("marker {marker:#x} after the first scan"))),
         }
         segment = next_segment(file, segment.end)?;

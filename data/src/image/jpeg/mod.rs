@@ -67,7 +67,7 @@ pub(super) fn decode_components(
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&jpeg.bytes[..]), options());
     decoder.decode_headers().map_err(decode_error)?;
     let space = decoder.input_colorspace().unwrap_or(ColorSpace::RGB);
-    if space.num_components() != components || components == 4 {
+    if space.num_components() != components || space == ColorSpace::YCCK {
         return Err(DecodeError::unsupported(format!("TIFF with JPEG data in the color space {space:?}")));
     }
     decoder.set_options(options().jpeg_set_out_colorspace(space));

@@ -91,6 +91,7 @@ fn read(
         inverted_bits: fill_order(&mut decoder)?,
         jpeg: compression(&mut decoder)? == CompressionMethod::ModernJPEG,
         indices: matches!(photometric, Photometric::Palette(_)),
+        max_pixels: usize::try_from(limits.max_pixels).unwrap_or(usize::MAX),
     };
     let extra = extra(&mut decoder, channels, colors)?;
     let levels = samples::read(&mut decoder, &layout)?;

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use tiff::decoder::{Decoder, DecodingResult};
+use tiff::decoder::{ChunkType, Decoder, DecodingResult};
 use tiff::tags::Tag;
 
 use super::super::color::{level_of_16, to_level};
@@ -25,6 +25,8 @@ pub(super) struct Layout {
     pub jpeg: bool,
     /// Whether the samples are indices of colors.
     pub indices: bool,
+    /// Largest size of a strip or tile, in pixels.
+    pub max_pixels: usize,
 }
 
 /// Samples of an image, 0 to 255 each (indices, if it has a palette): [height, width, channels].
@@ -60,7 +62,12 @@ pub(super) fn read(decoder: &mut Decoder<Cursor<&[u8]>>, layout: &Layout) -> Res
     let planes = if layout.planar { layout.channels } else { 1 };
     let mut levels = vec![0; layout.width * layout.height * layout.channels];
     let jpegs = layout.jpeg.then(|| JpegChunks::find(decoder)).transpose()?;
-    let largest = (chunk_width, chunk_height.min(layout.height));
+    // The last strip may be shorter, tiles are whole.
+    let tiled = decoder.get_chunk_type() == ChunkType::Tile;
+    let largest = (chunk_width, if tiled { chunk_height } else { chunk_height.min(layout.height) });
+    if largest.0.saturating_mul(largest.1) > layout.max_pixels {
+        return Err(DecodeError::corrupt(format!("tiles of {chunk_width} x {chunk_height} pixels")));
+    }
     for index in 0..across * down * planes {
         let chunk = match &jpegs {
             Some(jpegs) => {
