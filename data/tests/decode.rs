@@ -67,7 +67,7 @@ fn every_format_decodes_as_in_pillow() {
 #[test]
 fn odd_images_decode_as_in_pillow() {
     let fixtures = fixtures_in("odd/read");
-    assert_eq!(fixtures.len(), 116, "all fixtures are there");
+    assert_eq!(fixtures.len(), 130, "all fixtures are there");
     let wrong: Vec<String> = fixtures
         .into_iter()
         .filter_map(|(name, bytes)| {
@@ -80,7 +80,13 @@ fn odd_images_decode_as_in_pillow() {
                 return Some(format!("{name}: {image:?}, expected {expected:?}"));
             }
             let (max, mean) = difference(&image, &expected);
-            let allowed = if is_jpeg(&name) { (4, 0.5) } else { (0, 0.0) };
+            let allowed = if is_jpeg(&name) {
+                (4, 0.5)
+            } else if name.contains("-100.") {
+                (1, 0.1) // a PNM with a maximum of 100, which is rounded differently
+            } else {
+                (0, 0.0)
+            };
             (max > allowed.0 || mean > allowed.1).then(|| format!("{name}: max {max}, mean {mean}"))
         })
         .collect();
@@ -98,7 +104,7 @@ fn what_cannot_be_read_is_rejected_with_its_reason() {
     let mut files: Vec<_> =
         fs::read_dir(goldens().join("odd/rejected")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert_eq!(files.len(), 18, "all fixtures are there");
+    assert_eq!(files.len(), 19, "all fixtures are there");
     let wrong: Vec<String> = files
         .iter()
         .filter_map(|path| {

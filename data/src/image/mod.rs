@@ -18,7 +18,7 @@
 //! | CMYK TIFF | each channel = (255 - ink) * (255 - black) / 255 |
 //! | color space of a JPEG | by libjpeg's rules, from JFIF and Adobe segments and component names in any order |
 //! | JPEG with arithmetic, lossless or hierarchical coding, or 12 bits | `unsupported` |
-//! | float TIFF | clamped to [0, 1] and scaled to 255 (Pillow clips gray at 255 and does not scale) |
+//! | float TIFF | clamped to [0, 1] and scaled to 255 (Pillow clips gray at 255 and does not scale); values below -1 or above 2 are `unsupported` |
 //! | integer TIFF of 32 bits or with a sign, CIE L*a*b*, old JPEG, Group 3 fax, Zstandard | `unsupported` |
 //! | orientation (EXIF, else XMP, in JPEG, PNG and WebP; the tag of a TIFF) | applied; sizes and crop boxes refer to the oriented image |
 //! | ICC profiles, gamma | ignored, as Pillow and torchvision do |

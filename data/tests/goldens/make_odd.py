@@ -236,11 +236,11 @@ def tiffs(image, gray):
     ramp = [65535 * i // 15 for i in range(16)]
     colors = ("H", ramp + ramp[::-1] + [32768] * 16)
     write("palette4.tif", tiff(packed(levels >> 4, 4), plain_tags(4, 3, 1, t320=colors)))
-    # Integers of 32 bits state no white; CIE L*a*b* and Group 3 fax are not read.
+    # Integers of 32 bits and floats of another scale state no white; CIE L*a*b* and Group 3 fax are not read.
     lab = tiff(rgb.tobytes(), plain_tags(8, 8, 3))
     fax = encoded(image.convert("1"), "TIFF", compression="group3")
     zstd = encoded(image, "TIFF", compression="zstd")
-    rejects("unsupported", [encoded(gray.convert("I"), "TIFF"), lab, fax, zstd])
+    rejects("unsupported", [encoded(gray.convert(mode), "TIFF") for mode in "IF"] + [lab, fax, zstd])
 
 
 def packed(values, bits, order="big"):
@@ -285,6 +285,20 @@ def pngs(image, gray):
         text = chunk(kind, b"Raw profile type exif\0" + body)
         write(f"exif-in-{kind.decode()}.png", png(WIDTH, HEIGHT, 8, 2, plain, text))
     write("animated.png", encoded(image, "PNG", save_all=True, append_images=[image.rotate(180)], duration=100))
+
+
+def pnms(image, gray):
+    size = f"{WIDTH} {HEIGHT}"
+    for most in (1, 15, 100, 254):
+        small, colors = np.asarray(gray).astype(int) * most // 255, np.asarray(image).astype(int) * most // 255
+        write(f"max-{most}.pgm", f"P5\n{size}\n{most}\n".encode() + small.astype(np.uint8).tobytes())
+        write(f"max-{most}.ppm", f"P6\n{size}\n{most}\n".encode() + colors.astype(np.uint8).tobytes())
+        write(f"ascii-{most}.pgm", f"P2\n{size}\n{most}\n{' '.join(map(str, small.ravel()))}\n".encode())
+    bits = (np.asarray(gray) < 128).astype(int)
+    write("ascii.pbm", f"P1 {size}\n{' '.join(map(str, bits.ravel()))}\n".encode())
+    wide = np.random.default_rng(6).integers(0, 65536, (HEIGHT, WIDTH, 3))
+    levels = np.round(wide / 257).astype(np.uint8)
+    write("wide.ppm", f"P6 {size} 65535\n".encode() + wide.astype(">u2").tobytes(), levels)
 
 
 def bmps(image):
@@ -367,6 +381,7 @@ def main():
     tiffs(image, gray)
     pngs(image, gray)
     bmps(image)
+    pnms(image, gray)
     gifs(image)
     webps(image)
     orientations(image)

@@ -84,7 +84,7 @@ pub(super) fn rewrite(file: &[u8]) -> Result<Rewritten, DecodeError> {
         bytes.extend_from_slice(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x02");
     }
     bytes.extend_from_slice(&headers.kept);
-    copy_scans(file, first_scan, frame.progressive, &mut bytes)?;
+    copy_scans(file, first_scan, frame, &mut bytes)?;
     Ok(Rewritten { bytes, width, height, space, orientation: orientation::find(headers.exif, headers.xmp) })
 }
 
@@ -195,19 +195,19 @@ fn color_space(headers: &Headers<'_>, frame: &Frame) -> Result<Space, DecodeErro
 fn copy_scans(
     file: &[u8],
     first: Segment<'_>,
-    progressive: bool,
+    frame: &Frame,
     bytes: &mut Vec<u8>,
 ) -> Result<(), DecodeError> {
     let mut segment = first;
     let mut scans = 0;
+    let mut missing = MissingBits::new(frame);
     loop {
         match segment.marker {
             0xd9 => {
-                // One scan of a progressive image has only some of the coefficients.
-                if progressive && scans == 1 {
+                if frame.progressive && missing.any() {
                     return Err(DecodeError::Truncated);
                 }
-                if progressive || scans == 1 {
+                if frame.progressive || scans == 1 {
                     bytes.extend_from_slice(&[0xff, 0].repeat(ONES));
                 }
                 bytes.extend_from_slice(&[0xff, 0xd9]);
@@ -215,6 +215,7 @@ fn copy_scans(
             }
             0xda => {
                 scans += 1;
+                missing.remove(segment.body);
                 let end = entropy_coded_end(file, segment.end)?;
                 bytes.extend_from_slice(&file[segment.start..end]);
                 segment = next_segment(file, end)?;
@@ -226,6 +227,37 @@ fn copy_scans(
             marker => return Err(DecodeError::corrupt(format!("marker {marker:#x} after the first scan"))),
         }
         segment = next_segment(file, segment.end)?;
+    }
+}
+
+/// Bits of the first component's coefficients that no scan of a progressive image has delivered yet. An image that was
+/// cut between two scans is complete in syntax, and blurred.
+struct MissingBits {
+    component: u8,
+    /// Missing low bits of each coefficient; all, before its first scan.
+    low: [u8; 64],
+}
+
+impl MissingBits {
+    fn new(frame: &Frame) -> Self {
+        Self { component: frame.components[0], low: [u8::MAX; 64] }
+    }
+
+    /// Reads a scan header: components with their tables, a range of coefficients, and the lowest bit.
+    fn remove(&mut self, scan: &[u8]) {
+        let Some((count, rest)) = scan.split_first() else { return };
+        let Some((components, [first, last, bits, ..])) = rest.split_at_checked(2 * usize::from(*count))
+        else {
+            return;
+        };
+        if components.chunks_exact(2).any(|component| component[0] == self.component) {
+            let range = usize::from(*first)..usize::from(*last) + 1;
+            self.low.get_mut(range).unwrap_or_default().fill(bits & 0xf);
+        }
+    }
+
+    fn any(&self) -> bool {
+        self.low.iter().any(|&bits| bits > 0)
     }
 }
 

@@ -157,19 +157,29 @@ fn to_levels(samples: DecodingResult, layout: &Layout, row: usize) -> Result<Vec
             return Err(DecodeError::unsupported("TIFF with palette or inverted bit order and 16 bits"));
         }
         DecodingResult::U16(values) => values.into_iter().map(level_of_16).collect(),
-        DecodingResult::F16(values) => {
-            values.into_iter().map(|value| to_level(value.to_f32() * 255.0)).collect()
-        }
-        DecodingResult::F32(values) => values.into_iter().map(|value| to_level(value * 255.0)).collect(),
+        DecodingResult::F16(values) => of_floats(values.into_iter().map(|value| value.to_f32()))?,
+        DecodingResult::F32(values) => of_floats(values.into_iter())?,
         #[expect(clippy::cast_possible_truncation, reason = "only the nearest of 256 levels is needed")]
-        DecodingResult::F64(values) => {
-            values.into_iter().map(|value| to_level(value as f32 * 255.0)).collect()
-        }
+        DecodingResult::F64(values) => of_floats(values.into_iter().map(|value| value as f32))?,
         _ => {
             let what = format!("TIFF with integers of {} bits that are signed or wider than 16", layout.bits);
             return Err(DecodeError::Unsupported(what));
         }
     })
+}
+
+/// Levels of floats of 0 to 1. Values slightly beyond, as resampling leaves them, are clamped, and NaN is 0. Values far
+/// beyond are of another scale, which a TIFF does not state.
+fn of_floats(values: impl Iterator<Item = f32>) -> Result<Vec<u8>, DecodeError> {
+    values
+        .map(|value| {
+            if value < -1.0 || value > 2.0 {
+                let what = format!("TIFF with floats beyond 0 to 1 (one is {value}), whose white is unknown");
+                return Err(DecodeError::Unsupported(what));
+            }
+            Ok(to_level(value * 255.0))
+        })
+        .collect()
 }
 
 /// Unpacks samples of 1, 2 or 4 bits. Each row starts at a byte.
