@@ -104,7 +104,7 @@ fn what_cannot_be_read_is_rejected_with_its_reason() {
     let mut files: Vec<_> =
         fs::read_dir(goldens().join("odd/rejected")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert_eq!(files.len(), 19, "all fixtures are there");
+    assert_eq!(files.len(), 20, "all fixtures are there");
     let wrong: Vec<String> = files
         .iter()
         .filter_map(|path| {

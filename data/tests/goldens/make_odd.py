@@ -236,6 +236,10 @@ def tiffs(image, gray):
     ramp = [65535 * i // 15 for i in range(16)]
     colors = ("H", ramp + ramp[::-1] + [32768] * 16)
     write("palette4.tif", tiff(packed(levels >> 4, 4), plain_tags(4, 3, 1, t320=colors)))
+    damaged = bytearray(encoded(image, "TIFF", compression="jpeg", quality=95))
+    middle = damaged.index(b"\xff\xda") + 200
+    damaged[middle : middle + 20] = b"\xff\0" * 10
+    rejects("corrupt", [bytes(damaged)])
     # Integers of 32 bits and floats of another scale state no white; CIE L*a*b* and Group 3 fax are not read.
     lab = tiff(rgb.tobytes(), plain_tags(8, 8, 3))
     fax = encoded(image.convert("1"), "TIFF", compression="group3")

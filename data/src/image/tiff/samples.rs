@@ -173,7 +173,7 @@ fn to_levels(samples: DecodingResult, layout: &Layout, row: usize) -> Result<Vec
 fn of_floats(values: impl Iterator<Item = f32>) -> Result<Vec<u8>, DecodeError> {
     values
         .map(|value| {
-            if value < -1.0 || value > 2.0 {
+            if !value.is_nan() && !(-1.0..=2.0).contains(&value) {
                 let what = format!("TIFF with floats beyond 0 to 1 (one is {value}), whose white is unknown");
                 return Err(DecodeError::Unsupported(what));
             }
