@@ -28,6 +28,26 @@ fn bad_images_are_rejected_once_and_counted() {
 }
 
 #[test]
+fn other_formats_are_named_and_transparency_is_counted() {
+    let desk = Desk::new();
+    desk.images("images", 0, 2);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    let mut logo = image::RgbaImage::from_pixel(32, 32, image::Rgba([0, 0, 0, 255]));
+    logo.save(desk.path("images/cat/a-opaque.png")).unwrap();
+    logo.put_pixel(3, 4, image::Rgba([0, 0, 0, 254]));
+    logo.save(desk.path("images/cat/b-transparent.png")).unwrap();
+    desk.write("images/cat/c.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic");
+    desk.write("images/cat/d.jpg", b"<!DOCTYPE html><title>404</title>");
+    desk.lgd(EXTRACT)
+        .ended(1, &["note: 1 of 24 images have transparent pixels", "2 of 24 samples were rejected"]);
+    let rejects = fs::read_to_string(desk.path("cache/rejects.jsonl")).unwrap();
+    let named = [("unsupported", "a HEIC image"), ("unknown-format", "a web page")];
+    for (line, (reason, name)) in rejects.lines().zip(named) {
+        assert!(line.contains(reason) && line.contains(name), "{line}");
+    }
+}
+
+#[test]
 fn a_source_without_images_and_lists_that_disagree_are_errors() {
     let desk = Desk::new();
     desk.tiny_teacher("teacher", "linear.onnx");

@@ -4,34 +4,55 @@
 //!
 //! | input | result |
 //! |---|---|
-//! | JPEG, PNG, GIF and animated WebP or PNG (first frame), WebP, BMP, TIFF, PNM | decoded; anything else is `unknown-format` |
+//! | JPEG, PNG, GIF, WebP, BMP, TIFF and BigTIFF, PNM | decoded |
+//! | another image format: HEIC, AVIF, JPEG 2000, JPEG XL, PSD, SVG, ... | `unsupported`, with its name |
+//! | anything else | `unknown-format`, with its name if it is known, such as a web page |
+//! | several images: GIF, animated WebP or PNG, MPO, pages of a TIFF | the first |
+//! | GIF frame smaller than the screen | on the transparent color, else on color 0, as Pillow shows it |
 //! | gray, 1 to 16 bits | replicated to three channels |
-//! | 16 bits a channel | rounded to 8: (v + 128) / 257, the nearest of the 256 levels (Pillow drops the low byte: at most 1 less) |
+//! | 16 bits a channel | rounded to 8: (v + 128) / 257, the nearest of the 256 levels (Pillow drops the low byte: at most 1 less; it clips gray at 255) |
 //! | palette | expanded |
 //! | alpha, transparent color | dropped; the color stored under it is kept, as Pillow's `convert("RGB")` does |
+//! | TIFF whose color is multiplied with alpha | divided by it, as Pillow does |
 //! | CMYK and YCCK JPEG | taken as inverted, as Adobe writes and Pillow reads them; each channel = ink * black / 255 |
-//! | float TIFF | clamped to [0, 1] and scaled to 255 |
-//! | EXIF orientation (JPEG, PNG, WebP, TIFF) | applied; sizes and crop boxes refer to the oriented image |
+//! | CMYK TIFF | each channel = (255 - ink) * (255 - black) / 255 |
+//! | color space of a JPEG | by libjpeg's rules, from JFIF and Adobe segments and component names in any order |
+//! | JPEG with arithmetic, lossless or hierarchical coding, or 12 bits | `unsupported` |
+//! | float TIFF | clamped to [0, 1] and scaled to 255 (Pillow clips gray at 255 and does not scale); values below -1 or above 2 are `unsupported` |
+//! | integer TIFF of 32 bits or with a sign, CIE L*a*b*, old JPEG, Group 3 fax, Zstandard | `unsupported` |
+//! | orientation (EXIF, else XMP, in JPEG, PNG and WebP; the tag of a TIFF) | applied; sizes and crop boxes refer to the oriented image |
 //! | ICC profiles, gamma | ignored, as Pillow and torchvision do |
+//! | stray bytes between JPEG segments, missing or unknown chunks of a WebP, bytes after the image | skipped |
 //! | data that end early, or that the decoder cannot read | `truncated` or `corrupt`, even if Pillow would fill with gray |
 //!
-//! Damage that still decodes cannot be detected: for example a changed pixel, or a JPEG scan that an end marker cuts
-//! short.
+//! Damage that still decodes cannot be detected, for example a changed pixel.
 //!
 //! The header is read first, and nothing is allocated until its dimensions have passed [`DecodeLimits`]. A
 //! decompression bomb is therefore rejected instead of aborting the process.
 
+mod bmp;
+mod color;
+mod error;
+mod format;
+mod gif;
 mod jpeg;
+mod orientation;
+mod png_text;
+mod tiff;
+mod webp;
 
+pub use error::DecodeError;
 pub use jpeg::{EncodeError, encode as encode_jpeg};
 
 use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::error::LimitErrorKind;
+use image::error::{LimitErrorKind, UnsupportedErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use format::Format;
 
 /// Longest accepted side, in pixels: JPEG's own limit. Sides up to this length are exact in the `f32` of a stored crop
 /// box.
@@ -118,78 +139,29 @@ impl Default for DecodeLimits {
     }
 }
 
-/// Why bytes are not a usable image.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// There are no bytes.
-    #[error("the file is empty")]
-    Empty,
-    /// More bytes than the limit.
-    #[error("the file has {bytes} bytes, more than the limit of {limit}")]
-    TooManyBytes {
-        /// Encoded size, in bytes.
-        bytes: u64,
-        /// Limit, in bytes.
-        limit: u64,
-    },
-    /// More pixels than the limit, or more than a decoder can hold in the memory that the limit allows.
-    #[error("the image has {width} x {height} pixels, more than the limit of {limit} allows")]
-    TooManyPixels {
-        /// Width in the header, in pixels.
-        width: u32,
-        /// Height in the header, in pixels.
-        height: u32,
-        /// Limit, in pixels.
-        limit: u64,
-    },
-    /// A side is longer than [`MAX_SIDE`].
-    #[error("the image has {width} x {height} pixels, a side is longer than {MAX_SIDE}")]
-    SideTooLong {
-        /// Width in the header, in pixels.
-        width: u32,
-        /// Height in the header, in pixels.
-        height: u32,
-    },
-    /// The format is not one of the supported formats.
-    #[error("the content is not JPEG, PNG, GIF, WebP, BMP, TIFF or PNM")]
-    UnknownFormat,
-    /// The decoder does not support this variant of the format.
-    #[error("unsupported variant of the format: {0}")]
-    Unsupported(String),
-    /// The data end before the image does.
-    #[error("the data end before the image does")]
-    Truncated,
-    /// The data are damaged.
-    #[error("corrupt image: {0}")]
-    Corrupt(String),
-    /// A side is 0 according to the header.
-    #[error("the image has no pixels")]
-    NoPixels,
+/// A decoded image, and what was dropped from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// The image without alpha.
+    pub image: RgbImage,
+    /// Whether a pixel was not fully opaque. Its color, which may be arbitrary, is in the image.
+    pub transparent: bool,
 }
 
-impl DecodeError {
-    /// Short, stable code for `rejects.jsonl`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::TooManyBytes { .. } => "too-many-bytes",
-            Self::TooManyPixels { .. } => "too-many-pixels",
-            Self::SideTooLong { .. } => "side-too-long",
-            Self::UnknownFormat => "unknown-format",
-            Self::Unsupported(_) => "unsupported",
-            Self::Truncated => "truncated",
-            Self::Corrupt(_) => "corrupt",
-            Self::NoPixels => "no-pixels",
-        }
-    }
-}
-
-/// Decodes an image of any supported format to RGB8 and applies its EXIF orientation. The module documentation lists
-/// the rules. No input makes it panic.
+/// Decodes an image of any supported format to RGB8 and applies its orientation. The module documentation lists the
+/// rules. No input makes it panic.
 ///
 /// # Errors
 /// [`DecodeError`] if the bytes are not a usable image or exceed `limits`.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
+    decode_with_transparency(bytes, limits).map(|decoded| decoded.image)
+}
+
+/// [`decode`], which also reports transparency.
+///
+/// # Errors
+/// [`DecodeError`] if the bytes are not a usable image or exceed `limits`.
+pub fn decode_with_transparency(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -197,36 +169,62 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeErr
     if length > limits.max_bytes {
         return Err(DecodeError::TooManyBytes { bytes: length, limit: limits.max_bytes });
     }
-    let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat)?;
     // A panic of a decoder on a damaged file must not end the run.
-    catch_unwind(AssertUnwindSafe(|| match format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, limits),
-        _ => decode_other(bytes, format, limits),
+    catch_unwind(AssertUnwindSafe(|| match format::detect(bytes) {
+        Format::Jpeg => jpeg::decode(bytes, limits),
+        Format::Gif => gif::decode(bytes, limits),
+        Format::WebP => webp::decode(bytes, limits),
+        Format::Tiff => tiff::decode(bytes, limits),
+        Format::Png => decode_other(bytes, ImageFormat::Png, limits),
+        Format::Bmp => decode_other(&bmp::with_true_offset(bytes), ImageFormat::Bmp, limits),
+        Format::Pnm => decode_other(bytes, ImageFormat::Pnm, limits),
+        Format::Foreign(name) => Err(DecodeError::UnsupportedFormat(name)),
+        Format::NotAnImage(name) => Err(DecodeError::NotAnImage(name)),
+        Format::Unknown => Err(DecodeError::UnknownFormat),
     }))
-    .unwrap_or_else(|_| Err(DecodeError::Corrupt("the decoder gave up".to_owned())))
+    .unwrap_or_else(|_| Err(DecodeError::corrupt("the decoder gave up")))
 }
 
-fn decode_other(bytes: &[u8], format: ImageFormat, limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
-    let allowed = decoder_limits(limits);
+/// Decodes PNG, BMP or PNM.
+fn decode_other(bytes: &[u8], format: ImageFormat, limits: &DecodeLimits) -> Result<Decoded, DecodeError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(allowed.clone());
+    let mut allowed = Limits::no_limits();
+    allowed.max_alloc = Some(alloc_limit(limits));
+    reader.limits(allowed);
     let mut decoder = reader.into_decoder().map_err(|error| decode_error(error, (0, 0), limits))?;
     let (width, height) = decoder.dimensions();
     check_dimensions(width, height, limits)?;
-    let explain = |error| decode_error(error, (width, height), limits);
-    if decoder.total_bytes() > allowed.max_alloc.unwrap_or(u64::MAX) {
+    if decoder.total_bytes() > alloc_limit(limits) {
         return Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels });
     }
-    // A damaged EXIF block does not affect the pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    finish(DynamicImage::from_decoder(decoder).map_err(explain)?, orientation)
+    // Damaged metadata do not affect the pixels.
+    let exif = decoder.exif_metadata().ok().flatten();
+    let exif = exif.or_else(|| (format == ImageFormat::Png).then(|| png_text::exif(bytes)).flatten());
+    let xmp = decoder.xmp_metadata().ok().flatten();
+    let image =
+        DynamicImage::from_decoder(decoder).map_err(|error| decode_error(error, (width, height), limits))?;
+    finish(image, orientation::find(exif.as_deref(), xmp.as_deref()))
 }
 
-fn finish(mut image: DynamicImage, orientation: Orientation) -> Result<RgbImage, DecodeError> {
+/// Drops alpha and applies the orientation.
+fn finish(mut image: DynamicImage, orientation: Orientation) -> Result<Decoded, DecodeError> {
+    let transparent = is_transparent(&image);
     image.apply_orientation(orientation);
     let image = image.into_rgb8();
     let (width, height) = image.dimensions();
-    RgbImage::new(width, height, image.into_raw()).map_err(|error| DecodeError::Corrupt(error.to_string()))
+    let image = RgbImage::new(width, height, image.into_raw()).map_err(DecodeError::corrupt)?;
+    Ok(Decoded { image, transparent })
+}
+
+/// Whether a pixel is not fully opaque.
+fn is_transparent(image: &DynamicImage) -> bool {
+    match image {
+        DynamicImage::ImageLumaA8(image) => image.pixels().any(|pixel| pixel.0[1] < u8::MAX),
+        DynamicImage::ImageRgba8(image) => image.pixels().any(|pixel| pixel.0[3] < u8::MAX),
+        DynamicImage::ImageLumaA16(image) => image.pixels().any(|pixel| pixel.0[1] < u16::MAX),
+        DynamicImage::ImageRgba16(image) => image.pixels().any(|pixel| pixel.0[3] < u16::MAX),
+        _ => false,
+    }
 }
 
 fn check_dimensions(width: u32, height: u32, limits: &DecodeLimits) -> Result<(), DecodeError> {
@@ -241,11 +239,9 @@ fn check_dimensions(width: u32, height: u32, limits: &DecodeLimits) -> Result<()
     }
 }
 
-fn decoder_limits(limits: &DecodeLimits) -> Limits {
-    let mut allowed = Limits::no_limits();
-    let pixels = limits.max_pixels.saturating_mul(BYTES_PER_PIXEL);
-    allowed.max_alloc = Some(pixels.saturating_add(DECODER_OVERHEAD));
-    allowed
+/// Bytes that a decoder may allocate.
+fn alloc_limit(limits: &DecodeLimits) -> u64 {
+    limits.max_pixels.saturating_mul(BYTES_PER_PIXEL).saturating_add(DECODER_OVERHEAD)
 }
 
 fn decode_error(error: ImageError, (width, height): (u32, u32), limits: &DecodeLimits) -> DecodeError {
@@ -256,15 +252,13 @@ fn decode_error(error: ImageError, (width, height): (u32, u32), limits: &DecodeL
             }
             _ => DecodeError::Unsupported(error.to_string()),
         },
-        ImageError::Unsupported(error) if is_unknown(&error.kind()) => DecodeError::UnknownFormat,
+        ImageError::Unsupported(error) if matches!(error.kind(), UnsupportedErrorKind::Format(_)) => {
+            DecodeError::UnknownFormat
+        }
         ImageError::Unsupported(error) => DecodeError::Unsupported(error.to_string()),
         ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated
         }
-        error => DecodeError::Corrupt(error.to_string()),
+        error => DecodeError::corrupt(error),
     }
-}
-
-fn is_unknown(kind: &image::error::UnsupportedErrorKind) -> bool {
-    matches!(kind, image::error::UnsupportedErrorKind::Format(_))
 }

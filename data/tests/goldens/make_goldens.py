@@ -20,24 +20,11 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from make_scene import scene
+
 HERE = Path(__file__).parent
 DECODE, RENDER = HERE / "decode", HERE / "render"
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-
-
-def scene(width, height, seed):
-    """Gradients, discs and edges with a little noise: something to blur, resize and tint."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    planes = [
-        110 + 90 * np.sin(x / width * (3 + c) + c) * np.cos(y / height * (4 - c)) for c in range(3)
-    ]
-    pixels = np.stack(planes, -1)
-    for _ in range(12):
-        cx, cy, r = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(1, 1 + min(width, height) / 4)
-        pixels[(x - cx) ** 2 + (y - cy) ** 2 < r * r] = rng.uniform(0, 255, 3)
-    pixels += rng.normal(0, 3, pixels.shape)
-    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
 
 def png_chunk(kind, data):

@@ -254,7 +254,8 @@ impl Extractor {
                 writer: to_writer,
             };
             scope.spawn(move || batcher.run(&ordered, job));
-            writer::write_all(builder, source, shards.len(), results, captioned, job)
+            let summary = writer::write_all(builder, source, shards.len(), results, captioned, job)?;
+            Ok(ExtractSummary { transparent: preparer.transparent(), ..summary })
         })
     }
 }

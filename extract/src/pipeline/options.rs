@@ -72,6 +72,8 @@ pub struct ExtractSummary {
     pub shards: usize,
     /// Captions that were longer than the text encoder's context and were truncated.
     pub cut_captions: usize,
+    /// Images with a pixel that is not fully opaque. Their alpha is dropped.
+    pub transparent: u64,
     /// Wall time.
     pub elapsed: Duration,
 }

@@ -1,10 +1,11 @@
 //! Prepares the pixels of a sample's K views: reads and decodes the image once, then draws and renders each view.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use lgd_data::cache::{CacheConfig, ImageStamp, Reject, StoredFormat};
-use lgd_data::image::{DecodeLimits, RgbImage, decode};
+use lgd_data::image::{DecodeLimits, Decoded, RgbImage, decode, decode_with_transparency};
 use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, render};
 use lgd_data::source::{ImageSource, SourceError};
 use lgd_data::view::{CenterCrop, Policy, View};
@@ -56,6 +57,8 @@ pub(super) struct Preparer<'a> {
     pixel_type: PixelType,
     image_len: usize,
     stored: Option<StoredFormat>,
+    /// Number of images with transparency among those prepared.
+    transparent: AtomicU64,
 }
 
 impl<'a> Preparer<'a> {
@@ -79,12 +82,18 @@ impl<'a> Preparer<'a> {
             pixel_type: encoder.pixel_type(),
             image_len: encoder.image_len(),
             stored: config.stored_views,
+            transparent: AtomicU64::new(0),
         }
     }
 
     /// The source of the images.
     pub(super) fn source(&self) -> &dyn ImageSource {
         self.source
+    }
+
+    /// Number of images with transparency among those prepared so far.
+    pub(super) fn transparent(&self) -> u64 {
+        self.transparent.load(Ordering::Relaxed)
     }
 
     /// Bytes of one stored view's pixels before encoding; 0 if the cache stores no views.
@@ -126,8 +135,9 @@ impl<'a> Preparer<'a> {
         buffers: &BufferPool,
         scratch: &mut Vec<f32>,
     ) -> Result<Rendered, Reject> {
-        let image = decode(bytes, &self.limits)
+        let Decoded { image, transparent } = decode_with_transparency(bytes, &self.limits)
             .map_err(|error| self.reject(sample, error.reason(), error.to_string()))?;
+        self.transparent.fetch_add(transparent.into(), Ordering::Relaxed);
         let (width, height) = (image.width(), image.height());
         let mut views = Vec::with_capacity(usize::from(self.views));
         let mut stored = Vec::new();

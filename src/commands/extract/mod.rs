@@ -173,6 +173,13 @@ fn summarize(summary: &ExtractSummary, manifest: Option<&CacheManifest>, args: &
             summary.cut_captions
         ));
     }
+    if summary.transparent > 0 {
+        say(format_args!(
+            "note: {} of {} images have transparent pixels; alpha is dropped, and the color stored under it is shown",
+            summary.transparent,
+            summary.samples + summary.rejected
+        ));
+    }
 }
 
 /// Fails if the output folder is inside the images: the next run would list the cache's files as images.
