@@ -248,13 +248,16 @@ fn labels_may_be_numbers_of_any_type_and_numbers_as_texts() {
     assert_eq!(labels(texts([None, Some("3"), Some("0")])).unwrap(), (none, None));
     let named = (vec![Some(1), None, Some(0)], cat_and_dog);
     assert_eq!(labels(texts([Some("dog"), Some(""), Some(" cat ")])).unwrap(), named);
-    let mixed = labels(texts([Some("10"), Some("x"), Some("9")])).unwrap();
-    assert_eq!(mixed.0, [Some(0), Some(2), Some(1)], "names, among them numbers");
-
     let error = labels(Arc::new(Int64Array::from(vec![0, 1 << 32, 0]))).unwrap_err().to_string();
-    assert!(error.contains("row 1, column label: class 4294967296, expected a whole number"), "{error}");
+    assert!(
+        error.contains("row 1, column label: label \"4294967296\" is not a class: expected a whole number"),
+        "{error}"
+    );
     let error = labels(Arc::new(Float64Array::from(vec![0.0, 0.0, 0.5]))).unwrap_err().to_string();
-    assert!(error.contains("row 2, column label: class 0.5, expected a whole number"), "{error}");
+    assert!(
+        error.contains("row 2, column label: label \"0.5\" is not a class: expected a whole number"),
+        "{error}"
+    );
 
     let breeds: ArrayRef = Arc::new(Int64Array::from(vec![0]));
     write(&path, vec![("image", images(&["a"])), ("breed", Arc::clone(&breeds)), ("cls", breeds)]);

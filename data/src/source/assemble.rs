@@ -268,7 +268,7 @@ fn label<T>(
         .map_err(|(at, fault)| SourceError::Label { path: root.join(&found[at].key), fault })?;
     if own || described {
         let field = named.unwrap_or(if own { ".cls files" } else { ".json files" });
-        listing.notes.extend(labels::notes(field, labels.iter().copied()));
+        listing.notes.extend(labels::notes(field, &labels));
     }
     listing.samples = samples(labels);
     listing.class_names = class_names;

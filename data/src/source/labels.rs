@@ -186,14 +186,10 @@ pub(super) fn resolve(labels: &[Label]) -> Result<Resolved, (usize, LabelFault)>
 /// Fewest labels of which a note says that all are different.
 const IDENTIFIERS: usize = 4;
 
-/// Notes about the labels in column or field `name`: how many samples have none, and whether every sample has its own.
-pub(super) fn notes(name: &str, labels: impl Iterator<Item = Option<u32>>) -> Vec<String> {
-    let (mut count, mut labeled, mut distinct) = (0, 0, BTreeSet::new());
-    for label in labels {
-        count += 1;
-        labeled += usize::from(label.is_some());
-        distinct.extend(label);
-    }
+/// Notes about the labels in `name`, such as `column label`: how many samples have none, and whether every sample has its own.
+pub(super) fn notes(name: &str, labels: &[Option<u32>]) -> Vec<String> {
+    let (count, labeled) = (labels.len(), labels.iter().flatten().count());
+    let distinct: BTreeSet<u32> = labels.iter().flatten().copied().collect();
     let mut notes = Vec::new();
     if labeled > 0 && labeled < count {
         let missing = count - labeled;
@@ -273,7 +269,7 @@ mod tests {
 
     #[test]
     fn labels_that_look_like_identifiers_are_noted() {
-        let told = |labels: &[Option<u32>]| notes("label", labels.iter().copied());
+        let told = |labels: &[Option<u32>]| notes("column label", labels);
         assert!(told(&[Some(0), Some(1), Some(2), Some(0)]).is_empty());
         assert!(told(&[Some(3), Some(1), Some(2)]).is_empty(), "too few to say");
         assert!(told(&[None, None]).is_empty(), "no labels at all is said elsewhere");

@@ -350,7 +350,7 @@ pub fn open_with(
     } else if parquet::is_parquet(&name) {
         foreign::require_content(path)?;
         Ok(Box::new(ParquetFiles::open(path, captions, fields)?))
-    } else if names::extension(&name) == "csv" {
+    } else if csv_list::is_list(&name) {
         foreign::require_content(path)?;
         Ok(Box::new(CsvList::open(path, captions, fields)?))
     } else {
@@ -406,6 +406,9 @@ fn open_folder(
     if !tables.is_empty() {
         tables.iter().try_for_each(|table| foreign::require_content(table))?;
         return Ok(Box::new(ParquetFiles::open_all(path, tables, captions, fields)?));
+    }
+    if let Some(list) = CsvList::of_folder(path, captions, fields)? {
+        return Ok(Box::new(list));
     }
     Ok(Box::new(ImageFolder::open(path, captions, fields)?))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::CaptionFault;
+use super::super::{CaptionFault, LabelFault};
 
 /// An unusable row of a CSV list.
 #[derive(Debug, thiserror::Error)]
@@ -42,27 +42,89 @@ pub enum RowProblem {
         /// Number of columns in this row.
         got: usize,
     },
-    /// The first row resembles a header but has unknown columns or the wrong order.
+    /// The first row resembles a header but names no column of images.
     #[error(
         "the header \"{got}\" is not understood\n\
-         hint: the columns are path[,label], in this order, or with a column caption or caption_embedding in any; \
-         if this row is an image, put the line path[,label] above it"
+         hint: call the columns path[,label], or name the column of images with --image-field; if this row is an image, \
+         put the line path[,label] above it"
     )]
     Header {
         /// Text of the row.
         got: String,
     },
+    /// The header has no column of images.
+    #[error("none of the columns \"{got}\" holds images\nhint: call it path, or name it with --image-field")]
+    NoImages {
+        /// Text of the header.
+        got: String,
+    },
+    /// A header of two columns has an unknown one beside the images.
+    #[error(
+        "the column {other} of the header \"{got}\" is not understood\n\
+         hint: if it holds the labels, add --label-field '{other}'; otherwise remove it"
+    )]
+    Other {
+        /// Text of the header.
+        got: String,
+        /// Name of the unknown column.
+        other: String,
+    },
+    /// Several columns may hold the images, the labels or the captions.
+    #[error("the columns {got} may all hold the {what}\nhint: choose one with {flag}")]
+    Ambiguous {
+        /// Names of the columns.
+        got: String,
+        /// What they may hold.
+        what: &'static str,
+        /// The flag that chooses.
+        flag: &'static str,
+    },
+    /// A column that was asked for does not exist.
+    #[error("there is no column {name} among \"{got}\"\nhint: the first row of a list names its columns")]
+    NoColumn {
+        /// The requested name.
+        name: String,
+        /// Text of the first row.
+        got: String,
+    },
+    /// The rows hold addresses of images on the web or in a bucket.
+    #[error(
+        "\"{got}\" names images by address, which are not fetched\n\
+         hint: download them first, for example with img2dataset, and list their paths"
+    )]
+    Address {
+        /// The address, or the text of the header.
+        got: String,
+    },
+    /// The path has the drive letter or share of a Windows system.
+    #[error("\"{got}\" is a path of Windows\nhint: give paths relative to the folder of the list")]
+    WindowsPath {
+        /// Path in the row.
+        got: String,
+    },
+    /// The list is UTF-16.
+    #[error("the list is UTF-16\nhint: save it as UTF-8")]
+    Utf16,
+    /// A text file does not begin with the name of an image.
+    #[error(
+        "\"{got}\" is not an image of a list\n\
+         hint: expected rows path[,label], or a header with a column path above them"
+    )]
+    NotImages {
+        /// Start of the first line.
+        got: String,
+    },
+    /// A cell contains rows of the list.
+    #[error(
+        "a cell contains the rows that follow\nhint: close its double quote, or double it if it is part of the text"
+    )]
+    OpenQuote,
+    /// A line is not a JSON object.
+    #[error("not a JSON object: {0}\nhint: a .jsonl list has one object per line")]
+    Json(#[source] serde_json::Error),
     /// The path is empty.
     #[error("the path is empty")]
     EmptyPath,
-    /// The label is empty.
-    #[error(
-        "\"{key}\" has no label, but other rows have one\nhint: label every row, or leave out the column"
-    )]
-    EmptyLabel {
-        /// Path in the row.
-        key: String,
-    },
     /// The path also occurs in an earlier line.
     #[error("\"{key}\" is already in line {first}\nhint: is the first column the path?")]
     Duplicate {
@@ -71,24 +133,9 @@ pub enum RowProblem {
         /// Number of the earlier line.
         first: u64,
     },
-    /// The label is a name, but earlier labels are numbers.
-    #[error(
-        "label \"{label}\" is not a class number, but the labels before it are\n\
-         hint: use numbers from 0 or names, not both"
-    )]
-    NotANumber {
-        /// The label.
-        label: String,
-    },
-    /// The label is a number, but earlier labels are names.
-    #[error(
-        "label \"{label}\" is a number, but the labels before it are names\n\
-         hint: use numbers from 0 or names, not both"
-    )]
-    NotAName {
-        /// The label.
-        label: String,
-    },
+    /// The label is not usable.
+    #[error(transparent)]
+    Label(LabelFault),
     /// The label is not UTF-8.
     #[error("the label is not UTF-8")]
     LabelEncoding,

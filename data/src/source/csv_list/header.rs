@@ -3,18 +3,74 @@
 use csv::ByteRecord;
 
 use super::super::captions::CaptionKind;
+use super::super::{CaptionColumn, FieldNames, names};
 use super::RowProblem;
 
-/// Names of the path column in a header.
-const PATH_NAMES: [&str; 4] = ["path", "file", "filename", "image"];
+/// Names of the path column in a header. Case, blanks, `_` and `-` do not matter.
+const PATH_NAMES: [&str; 19] = [
+    "path",
+    "file",
+    "filename",
+    "filepath",
+    "fname",
+    "image",
+    "img",
+    "imagepath",
+    "imagename",
+    "imagefile",
+    "imagefilename",
+    "imagefilepath",
+    "imgpath",
+    "imgname",
+    "imgfile",
+    "imgfilename",
+    "relpath",
+    "relativepath",
+    "imagepaths",
+];
 
 /// Names of the label column in a header.
-const LABEL_NAMES: [&str; 3] = ["label", "class", "category"];
+const LABEL_NAMES: [&str; 21] = [
+    "label",
+    "labels",
+    "class",
+    "category",
+    "target",
+    "cls",
+    "y",
+    "classid",
+    "classname",
+    "classindex",
+    "classidx",
+    "classlabel",
+    "labelid",
+    "labelname",
+    "labelindex",
+    "labelidx",
+    "categoryid",
+    "categoryname",
+    "finelabel",
+    "wnid",
+    "synset",
+];
 
-/// Names of the caption column in a header, for texts and for embeddings.
-const CAPTION_NAMES: [&str; 2] = ["caption", "caption_embedding"];
+/// Names of the caption column in a header.
+const CAPTION_NAMES: [(&str, CaptionKind); 5] = [
+    ("caption", CaptionKind::Text),
+    ("captions", CaptionKind::Text),
+    ("text", CaptionKind::Text),
+    ("txt", CaptionKind::Text),
+    ("captionembedding", CaptionKind::Embedding),
+];
+
+/// Names of a column of addresses, which are not read.
+const ADDRESS_NAMES: [&str; 4] = ["url", "imageurl", "uri", "link"];
+
+/// Beginning of the note that no column holds labels.
+pub(super) const NO_LABELS: &str = "no labels";
 
 /// The columns of a list.
+#[derive(Debug)]
 pub(super) struct Columns {
     /// Number of columns.
     pub count: usize,
@@ -22,51 +78,108 @@ pub(super) struct Columns {
     pub path: usize,
     /// Index of the label column, if there is one.
     pub label: Option<usize>,
-    /// Index of the caption column and the kind of its captions, if captions are present.
+    /// Index of the caption column and the kind of its captions, if there is one.
     pub caption: Option<(usize, CaptionKind)>,
-    /// Whether the first row is a header and therefore not an image.
-    pub header: bool,
+    /// Names of the columns, if the first row is a header and therefore not an image.
+    pub header: Option<Vec<String>>,
 }
 
 impl Columns {
-    /// Identifies the columns from the first row: by name if it is a header, otherwise by the number of cells.
-    pub(super) fn of(first: &ByteRecord) -> Result<Self, RowProblem> {
-        let paths = first.iter().any(|cell| is(cell, &PATH_NAMES));
-        let captions = first.iter().any(|cell| is(cell, &CAPTION_NAMES));
-        if paths && (captions || first.len() > 2) {
-            return Self::by_name(first);
+    /// Identifies the columns: by name if the first row is a header, otherwise by the number of cells.
+    ///
+    /// # Errors
+    /// [`RowProblem`] if the first row resembles a header but lacks the images or has other columns; if several columns
+    /// may hold the images, the labels or requested captions; if `fields` names a column that does not exist.
+    pub(super) fn of(
+        first: &ByteRecord,
+        second: Option<&ByteRecord>,
+        fields: &FieldNames,
+        captions: CaptionColumn,
+    ) -> Result<Self, RowProblem> {
+        let named: Vec<&str> = [&fields.image, &fields.label, &fields.caption]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        let is_named = |cell: &[u8]| named.iter().any(|name| same(cell, name));
+        if first.iter().any(|cell| is_path_word(cell) || is_named(cell)) {
+            return Self::by_name(first, fields, captions);
         }
-        let (path, label) = (cell_is(first, 0, &PATH_NAMES), cell_is(first, 1, &LABEL_NAMES));
-        let swapped = cell_is(first, 0, &LABEL_NAMES) && cell_is(first, 1, &PATH_NAMES);
-        let header = path && (label || first.len() == 1);
-        if !header && (path || label || swapped) {
-            return Err(unknown_header(first));
+        if let Some(name) = named.first() {
+            return Err(RowProblem::NoColumn { name: (*name).to_owned(), got: shown(first) });
+        }
+        if first.iter().any(|cell| is(cell, &ADDRESS_NAMES)) {
+            return Err(RowProblem::Address { got: shown(first) });
+        }
+        let image = |record: &ByteRecord| {
+            record.get(0).is_some_and(|cell| names::is_image(&String::from_utf8_lossy(cell)))
+        };
+        let number = |cell: &[u8]| std::str::from_utf8(cell).is_ok_and(|cell| cell.parse::<f64>().is_ok());
+        let header =
+            first.iter().any(is_label_word) || second.is_some_and(image) && !first.iter().any(number);
+        if header && !image(first) {
+            return Err(RowProblem::Header { got: shown(first) });
         }
         let count = first.len().min(2);
-        Ok(Self { count, path: 0, label: (count == 2).then_some(1), caption: None, header })
+        Ok(Self { count, path: 0, label: (count == 2).then_some(1), caption: None, header: None })
     }
 
-    /// Identifies the columns of a header in any order. Every known name may occur once; unknown names are refused.
-    fn by_name(first: &ByteRecord) -> Result<Self, RowProblem> {
-        let find = |names: &[&str]| first.iter().position(|cell| is(cell, names));
-        let text = find(&CAPTION_NAMES[..1]).map(|column| (column, CaptionKind::Text));
-        let embedding = find(&CAPTION_NAMES[1..]).map(|column| (column, CaptionKind::Embedding));
-        let (path, label) = (find(&PATH_NAMES), find(&LABEL_NAMES));
-        let known = [path.is_some(), label.is_some(), text.is_some() || embedding.is_some()];
-        // An unknown or repeated name makes the header longer than the number of known columns.
-        let complete = known.into_iter().filter(|&known| known).count() == first.len();
-        match path.filter(|_| complete) {
-            Some(path) => {
-                Ok(Self { count: first.len(), path, label, caption: text.or(embedding), header: true })
-            }
-            None => Err(unknown_header(first)),
+    /// Identifies the columns of a header, in any order.
+    fn by_name(first: &ByteRecord, fields: &FieldNames, captions: CaptionColumn) -> Result<Self, RowProblem> {
+        let path = column(first, fields.image.as_deref(), "images", "--image-field", is_path_word)?;
+        let path = path.ok_or_else(|| RowProblem::NoImages { got: shown(first) })?;
+        let label = column(first, fields.label.as_deref(), "labels", "--label-field", is_label_word)?;
+        let of_captions = |cell: &[u8]| caption_kind(cell).is_some();
+        let caption = column(first, fields.caption.as_deref(), "captions", "--caption-field", of_captions);
+        let caption = match captions {
+            CaptionColumn::Read => caption?,
+            // Several of them matter only if they are read.
+            CaptionColumn::Ignore => first.iter().position(of_captions),
+        };
+        let caption = caption.filter(|caption| Some(*caption) != label);
+        if let (2, None, None) = (first.len(), label, caption) {
+            return Err(RowProblem::Other { got: shown(first), other: text(first, 1 - path) });
+        }
+        let kind = |column: usize| first.get(column).and_then(caption_kind).unwrap_or(CaptionKind::Text);
+        Ok(Self {
+            count: first.len(),
+            path,
+            label,
+            caption: caption.map(|column| (column, kind(column))),
+            header: Some((0..first.len()).map(|column| text(first, column)).collect()),
+        })
+    }
+
+    /// The label column, in words.
+    pub(super) fn label_words(&self) -> String {
+        let name = self.label.and_then(|label| self.header.as_ref()?.get(label));
+        name.map_or("the second column".to_owned(), |name| format!("column {name}"))
+    }
+
+    /// Notes the columns that are not read, if there are any.
+    pub(super) fn note(&self) -> Option<String> {
+        let header = self.header.as_ref()?;
+        let read = |column: usize| {
+            column == self.path
+                || Some(column) == self.label
+                || self.caption.is_some_and(|(caption, _)| caption == column)
+        };
+        let others: Vec<&str> =
+            header.iter().enumerate().filter(|(column, _)| !read(*column)).map(|(_, name)| &**name).collect();
+        let (others, none) = (others.join(", "), others.is_empty());
+        match self.label {
+            _ if none => None,
+            Some(_) => Some(format!("columns that are not read: {others}")),
+            None => Some(format!(
+                "{NO_LABELS}: none of the columns {others} is called label, class, category or target; choose one with --label-field"
+            )),
         }
     }
 
     /// Fails if a row has more or fewer cells than the first row.
     pub(super) fn require(&self, record: &ByteRecord) -> Result<(), RowProblem> {
         let (expected, got) = (self.count, record.len());
-        match self.caption {
+        match self.header {
             _ if expected == got => Ok(()),
             Some(_) => Err(RowProblem::Cells { expected, got }),
             None => Err(RowProblem::Columns { expected, got }),
@@ -74,15 +187,61 @@ impl Columns {
     }
 }
 
-fn cell_is(record: &ByteRecord, column: usize, names: &[&str]) -> bool {
-    record.get(column).is_some_and(|cell| is(cell, names))
+/// The column called `name`, or without a name the only one that `fits`.
+fn column(
+    header: &ByteRecord,
+    name: Option<&str>,
+    what: &'static str,
+    flag: &'static str,
+    fits: impl Fn(&[u8]) -> bool,
+) -> Result<Option<usize>, RowProblem> {
+    if let Some(name) = name {
+        let found = header.iter().position(|cell| same(cell, name));
+        let missing = || RowProblem::NoColumn { name: name.to_owned(), got: shown(header) };
+        return found.map(Some).ok_or_else(missing);
+    }
+    let found: Vec<usize> =
+        (0..header.len()).filter(|&column| header.get(column).is_some_and(&fits)).collect();
+    match *found {
+        [] => Ok(None),
+        [column] => Ok(Some(column)),
+        _ => {
+            let got = found.iter().map(|&column| text(header, column)).collect::<Vec<_>>().join(", ");
+            Err(RowProblem::Ambiguous { got, what, flag })
+        }
+    }
 }
 
-fn is(cell: &[u8], names: &[&str]) -> bool {
-    names.iter().any(|name| cell.eq_ignore_ascii_case(name.as_bytes()))
+/// Whether a cell of a header names the images.
+pub(super) fn is_path_word(cell: &[u8]) -> bool {
+    is(cell, &PATH_NAMES)
 }
 
-fn unknown_header(record: &ByteRecord) -> RowProblem {
-    let cells: Vec<_> = record.iter().map(String::from_utf8_lossy).collect();
-    RowProblem::Header { got: cells.join(",") }
+/// Whether a cell of a header names the labels.
+pub(in super::super) fn is_label_word(cell: &[u8]) -> bool {
+    is(cell, &LABEL_NAMES)
+}
+
+fn caption_kind(cell: &[u8]) -> Option<CaptionKind> {
+    CAPTION_NAMES.into_iter().find(|(name, _)| is(cell, &[name])).map(|(_, kind)| kind)
+}
+
+/// Whether a cell is one of the words, ignoring case, blanks, `_` and `-`.
+fn is(cell: &[u8], words: &[&str]) -> bool {
+    let letters = cell.iter().filter(|byte| !matches!(byte, b' ' | b'_' | b'-'));
+    let word: Vec<u8> = letters.map(u8::to_ascii_lowercase).collect();
+    words.iter().any(|name| name.as_bytes() == word)
+}
+
+/// Whether a cell is the name that the user gave, ignoring case.
+fn same(cell: &[u8], name: &str) -> bool {
+    String::from_utf8_lossy(cell).to_lowercase() == name.trim().to_lowercase()
+}
+
+fn text(record: &ByteRecord, column: usize) -> String {
+    String::from_utf8_lossy(record.get(column).unwrap_or_default()).into_owned()
+}
+
+fn shown(record: &ByteRecord) -> String {
+    (0..record.len()).map(|column| text(record, column)).collect::<Vec<_>>().join(",")
 }

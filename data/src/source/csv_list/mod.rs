@@ -1,34 +1,52 @@
-//! A CSV list of images with rows `path` or `path,label`, with or without that header, or with captions.
+//! A list of images: a `.csv`, `.tsv`, `.txt` or `.jsonl` file with a row per image, its label and its caption.
 //!
-//! - A header may also use `file`, `filename` or `image`, and `class` or `category`. A first row that is only half a
-//!   header, or has the columns in the wrong order, is an error: if it were taken as an image, it would silently add a
-//!   class.
-//! - An additional column `caption` holds a text; `caption_embedding` holds a JSON array of numbers. It requires a
-//!   header, which allows the columns in any order. Captions are read only if the list is opened for captions.
-//! - Paths are relative to the list's folder; absolute paths are used unchanged. The key is the path as written. The
-//!   listing is in the order of the rows.
-//! - Labels are either all numbers from 0, or all names, which are numbered in bytewise order. Either every row has a
-//!   label or none has.
+//! - Rows are `path` or `path,label`, or have a header that names the columns in any order. A first row that is only
+//!   half a header is an error: if it were taken as an image, it would silently add a class.
+//! - Cells are separated by commas, tabs, semicolons or bars; rows `path label` may be separated by blanks, as in
+//!   ImageNet's `train.txt`. The first two lines decide ([`format`]). Each line of a `.jsonl` file is an object.
+//! - The columns have usual names ([`header`]), or are named by the caller. If several columns may hold the images, the
+//!   labels or the captions, the list is refused.
+//! - Captions are texts, or JSON arrays of numbers in `caption_embedding`. They are read only if the list is opened for
+//!   captions.
+//! - Paths are relative to the list's folder; absolute paths are used unchanged. The key is the path as written. In
+//!   paths of Windows, backslashes become `/`. The listing is in the order of the rows.
+//! - Labels are either all numbers or all names ([`labels`]). An empty label, NaN and -1 mean "no label".
 //! - Blanks around values and a leading byte order mark are removed. Empty lines are skipped.
 //! - A missing image file is rejected when it is read. An invalid row is an error that names its line.
 
 mod error;
+mod format;
 mod header;
+mod records;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{BufReader, Chain, Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
+use csv::ByteRecord;
 
 use super::captions::{Captions, numbers_of};
-use super::{FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, read_sample};
+use super::labels::{self, Label};
+use super::{
+    FieldNames, ImageSource, LeftAside, Listing, Rejected, Sample, SourceError, classes, clutter, names,
+    read_sample,
+};
+use format::Format;
 use header::Columns;
+use records::Records;
 
 pub use error::{ListError, RowProblem};
+pub(super) use header::is_label_word;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// File extensions of lists.
+const LISTS: [&str; 6] = ["csv", "tsv", "txt", "lst", "jsonl", "ndjson"];
+
+/// Names of lists in a folder of images.
+const METADATA: [&str; 2] = ["metadata.csv", "metadata.jsonl"];
+
+/// Whether `name` is the file name of a list.
+pub(super) fn is_list(name: &str) -> bool {
+    LISTS.contains(&&*names::extension(name))
+}
 
 /// How to treat captions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +70,37 @@ impl CsvList {
     /// # Errors
     /// [`SourceError`] if the list cannot be read, is empty, has an invalid row, or lacks the requested captions.
     pub fn open(path: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
-        let list = Rows::read(path, captions)?;
+        Self::open_rows(path, captions, fields, FolderClasses::No)
+    }
+
+    /// Reads the list `metadata.csv` or `metadata.jsonl` in a folder of images, as Hugging Face's `ImageFolder` has it,
+    /// if the folder has one with a column `file_name`. Without a label column, classes are the first folders.
+    ///
+    /// # Errors
+    /// The errors of [`CsvList::open`].
+    pub(super) fn of_folder(
+        folder: &Path,
+        captions: CaptionColumn,
+        fields: &FieldNames,
+    ) -> Result<Option<Self>, SourceError> {
+        for name in METADATA {
+            let path = folder.join(name);
+            if path.is_file() && has_file_names(&path)? {
+                let mut list = Self::open_rows(&path, captions, fields, FolderClasses::Yes)?;
+                list.listing.notes.insert(0, format!("the images are those listed in {name}"));
+                return Ok(Some(list));
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_rows(
+        path: &Path,
+        captions: CaptionColumn,
+        fields: &FieldNames,
+        folder_classes: FolderClasses,
+    ) -> Result<Self, SourceError> {
+        let list = Rows::read(path, captions, fields)?;
         if captions == CaptionColumn::Read && list.captions.is_none() {
             return Err(SourceError::NoCaptions { path: path.to_owned() });
         }
@@ -60,20 +108,30 @@ impl CsvList {
             let hint = "expected one row path[,label] per image";
             return Err(SourceError::NoImages { path: path.to_owned(), hint });
         }
-        let (labels, class_names) = resolve_labels(&list.rows).map_err(|problem| wrong(path, problem))?;
-        let first_line = list.rows.first().map(|row| row.line);
-        let samples = list.rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
-        let listing = Listing {
+        let Rows {
+            rows, root, rejected, left_aside, captions, ignores_captions, label_words, mut notes, ..
+        } = list;
+        let labels: Vec<Label> = rows.iter().map(|row| row.label.clone()).collect();
+        let (labels, class_names) = labels::resolve(&labels)
+            .map_err(|(row, fault)| wrong(path, (rows[row].line, RowProblem::Label(fault))))?;
+        notes.extend(label_words.iter().flat_map(|words| labels::notes(words, &labels)));
+        let first_line = rows.first().map(|row| row.line);
+        let samples = rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
+        let mut listing = Listing {
             samples: samples.collect(),
             class_names,
-            rejected: list.rejected,
-            captions: list.captions,
-            ignores_captions: list.ignores_captions,
+            rejected,
+            captions,
+            ignores_captions,
             first_line,
+            left_aside,
+            notes,
             fields: fields.clone(),
-            ..Listing::default()
         };
-        Ok(Self { root: path.parent().unwrap_or(Path::new("")).to_owned(), listing })
+        if label_words.is_none() && folder_classes == FolderClasses::Yes {
+            label_by_folders(&mut listing);
+        }
+        Ok(Self { root, listing })
     }
 }
 
@@ -87,10 +145,39 @@ impl ImageSource for CsvList {
     }
 }
 
+/// Whether the folders in the paths of a list without labels are its classes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FolderClasses {
+    Yes,
+    No,
+}
+
+/// Whether the list has a column `file_name`.
+fn has_file_names(path: &Path) -> Result<bool, SourceError> {
+    let first = Records::open(path, Format::of(path)?)?.next()?;
+    Ok(first.is_some_and(|(_, cells)| cells.iter().any(|cell| cell == b"file_name")))
+}
+
+/// Labels the samples by the first folders of their paths, if all of them are in folders that are not splits.
+fn label_by_folders(listing: &mut Listing) {
+    let class = |sample: &Sample| sample.key.split_once('/').map(|(class, _)| class.to_owned());
+    let Some(classes) = listing.samples.iter().map(class).collect::<Option<Vec<String>>>() else { return };
+    let names: Vec<String> = classes.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    if names.iter().any(|name| matches!(&**name, "." | ".." | "") || classes::split_word(name).is_some()) {
+        return;
+    }
+    for (sample, class) in listing.samples.iter_mut().zip(&classes) {
+        sample.label = names.binary_search(class).ok().and_then(|label| u32::try_from(label).ok());
+    }
+    listing.notes.retain(|note| !note.starts_with(header::NO_LABELS));
+    listing.notes.push("the classes are the first folders of the paths".to_owned());
+    listing.set_classes(names);
+}
+
 struct Row {
     line: u64,
     key: String,
-    label: Option<String>,
+    label: Label,
 }
 
 /// A problem and the line number of its row.
@@ -104,48 +191,101 @@ fn wrong(path: &Path, (line, problem): Problem) -> SourceError {
 #[derive(Default)]
 struct Rows {
     rows: Vec<Row>,
+    /// Folder of the list.
+    root: PathBuf,
     /// Line number of each path.
     lines: HashMap<String, u64>,
     rejected: Vec<Rejected>,
+    left_aside: LeftAside,
     captions: Option<Captions>,
     ignores_captions: bool,
+    /// The label column in words, if there is one.
+    label_words: Option<String>,
+    /// Whether backslashes separate folders; unknown before the first backslash.
+    backslashes: Option<bool>,
+    notes: Vec<String>,
 }
 
 impl Rows {
-    fn read(path: &Path, captions: CaptionColumn) -> Result<Self, SourceError> {
-        let mut list = Self::default();
-        let mut records = Records::open(path)?;
+    fn read(path: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
+        let mut list = Self { root: path.parent().unwrap_or(Path::new("")).to_owned(), ..Self::default() };
+        let format = Format::of(path)?;
+        let mut records = Records::open(path, format)?;
         let Some((line, first)) = records.next()? else { return Ok(list) };
-        let columns = Columns::of(&first).map_err(|problem| wrong(path, (line, problem)))?;
+        let mut second = records.next()?;
+        let columns = Columns::of(&first, second.as_ref().map(|(_, record)| record), fields, captions)
+            .map_err(|problem| wrong(path, (line, problem)))?;
+        list.notes.extend(format.note(path).into_iter().chain(columns.note()));
+        list.label_words = columns.label.map(|_| columns.label_words());
         match (columns.caption, captions) {
             (Some((_, kind)), CaptionColumn::Read) => list.captions = Some(Captions::empty(kind)),
             (found, _) => list.ignores_captions = found.is_some(),
         }
-        let mut next = if columns.header { records.next()? } else { Some((line, first)) };
-        while let Some((line, record)) = next {
+        let first = Some((line, first)).filter(|_| columns.header.is_none());
+        for (line, record) in first.into_iter().chain(second.take()) {
             list.add(line, &record, &columns).map_err(|problem| wrong(path, (line, problem)))?;
-            next = records.next()?;
+        }
+        while let Some((line, record)) = records.next()? {
+            list.add(line, &record, &columns).map_err(|problem| wrong(path, (line, problem)))?;
         }
         Ok(list)
     }
 
     fn add(&mut self, line: u64, record: &ByteRecord, columns: &Columns) -> Result<(), RowProblem> {
         columns.require(record)?;
-        let row = match parse_row(line, record, columns)? {
-            Ok(row) => row,
-            Err(reject) => {
-                self.rejected.push(reject);
-                return Ok(());
-            }
+        let path = record.get(columns.path).unwrap_or_default();
+        if path.is_empty() {
+            return Err(RowProblem::EmptyPath);
+        }
+        let Ok(path) = std::str::from_utf8(path) else {
+            let key = String::from_utf8_lossy(path).into_owned();
+            let detail = format!("line {line}: the path is not UTF-8");
+            self.rejected.push(Rejected { key, reason: "not-utf8", detail });
+            return Ok(());
         };
-        if let Some(first) = self.lines.insert(row.key.clone(), line) {
-            return Err(RowProblem::Duplicate { key: row.key, first });
+        if path.split(['/', '\\']).any(clutter::is_system) {
+            self.left_aside.add(clutter::SYSTEM, 1);
+            return Ok(());
+        }
+        let key = self.key(path)?;
+        let label = columns.label.and_then(|column| record.get(column)).unwrap_or_default();
+        let label = std::str::from_utf8(label).map_err(|_| RowProblem::LabelEncoding)?;
+        let label = Label::of_text(label).map_err(RowProblem::Label)?;
+        if let Some(first) = self.lines.insert(key.clone(), line) {
+            return Err(RowProblem::Duplicate { key, first });
         }
         if let Some((captions, (column, _))) = self.captions.as_mut().zip(columns.caption) {
-            push_caption(captions, &row.key, record.get(column).unwrap_or_default())?;
+            push_caption(captions, &key, record.get(column).unwrap_or_default())?;
         }
-        self.rows.push(row);
+        self.rows.push(Row { line, key, label });
         Ok(())
+    }
+
+    /// The key of the image at `path`: the path, with `/` between folders.
+    fn key(&mut self, path: &str) -> Result<String, RowProblem> {
+        let got = || path.to_owned();
+        let scheme = path.split_once("://").map_or("", |(scheme, _)| scheme);
+        if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(RowProblem::Address { got: got() });
+        }
+        let drive =
+            matches!(path.as_bytes(), [letter, b':', b'\\' | b'/', ..] if letter.is_ascii_alphabetic());
+        if drive || path.starts_with("\\\\") {
+            return Err(RowProblem::WindowsPath { got: got() });
+        }
+        if !path.contains('\\') {
+            return Ok(got());
+        }
+        let separate = match self.backslashes {
+            Some(separate) => separate,
+            // On Linux a backslash may be part of a name.
+            None => !self.root.join(path).exists(),
+        };
+        if separate && self.backslashes.is_none() {
+            self.notes.push(format!("backslashes in paths are taken as /, first in {path}"));
+        }
+        self.backslashes = Some(separate);
+        Ok(if separate { path.replace('\\', "/") } else { got() })
     }
 }
 
@@ -162,86 +302,4 @@ fn push_caption(captions: &mut Captions, key: &str, cell: &[u8]) -> Result<(), R
     }
     let pushed = numbers_of(text).and_then(|numbers| captions.push_embedding(&numbers));
     pushed.map_err(|source| RowProblem::CaptionEmbedding { key: key(), source })
-}
-
-/// The records of a file. They are read one at a time, because a list of embeddings may be large.
-struct Records<'a> {
-    path: &'a Path,
-    reader: Reader<Chain<Cursor<Vec<u8>>, BufReader<File>>>,
-}
-
-impl<'a> Records<'a> {
-    fn open(path: &'a Path) -> Result<Self, SourceError> {
-        let io = |error| SourceError::io(path, error);
-        let mut file = BufReader::new(File::open(path).map_err(io)?);
-        let mut start = Vec::new();
-        file.by_ref().take(3).read_to_end(&mut start).map_err(io)?;
-        if start == BYTE_ORDER_MARK {
-            start.clear();
-        }
-        let bytes = Cursor::new(start).chain(file);
-        let reader =
-            ReaderBuilder::new().has_headers(false).flexible(true).trim(Trim::All).from_reader(bytes);
-        Ok(Self { path, reader })
-    }
-
-    /// The next record and the number of the line that it starts on.
-    fn next(&mut self) -> Result<Option<(u64, ByteRecord)>, SourceError> {
-        let mut record = ByteRecord::new();
-        let line = self.reader.position().line();
-        match self.reader.read_byte_record(&mut record) {
-            Ok(true) => Ok(Some((record.position().map_or(line, csv::Position::line), record))),
-            Ok(false) => Ok(None),
-            Err(error) => Err(wrong(self.path, (line, RowProblem::Syntax(error)))),
-        }
-    }
-}
-
-fn parse_row(line: u64, record: &ByteRecord, columns: &Columns) -> Result<Result<Row, Rejected>, RowProblem> {
-    let path = record.get(columns.path).unwrap_or_default();
-    if path.is_empty() {
-        return Err(RowProblem::EmptyPath);
-    }
-    let Ok(key) = std::str::from_utf8(path) else {
-        let key = String::from_utf8_lossy(path).into_owned();
-        return Ok(Err(Rejected {
-            key,
-            reason: "not-utf8",
-            detail: format!("line {line}: the path is not UTF-8"),
-        }));
-    };
-    let key = key.to_owned();
-    let label = columns.label.and_then(|column| record.get(column));
-    let label = match label.map(std::str::from_utf8) {
-        None => None,
-        Some(Ok("")) => return Err(RowProblem::EmptyLabel { key }),
-        Some(Ok(label)) => Some(label.to_owned()),
-        Some(Err(_)) => return Err(RowProblem::LabelEncoding),
-    };
-    Ok(Ok(Row { line, key, label }))
-}
-
-type Labels = (Vec<Option<u32>>, Option<Vec<String>>);
-
-/// The label of each row, and the class names if the labels are names. The first row decides whether they are.
-fn resolve_labels(rows: &[Row]) -> Result<Labels, Problem> {
-    let labeled: Vec<_> = rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?))).collect();
-    let number = |label: &str| label.parse::<u32>().ok();
-    let Some(&(_, first)) = labeled.first() else {
-        return Ok((vec![None; rows.len()], None));
-    };
-    if number(first).is_some() {
-        let parsed = labeled.iter().map(|&(line, label)| match number(label) {
-            Some(number) => Ok(Some(number)),
-            None => Err((line, RowProblem::NotANumber { label: label.to_owned() })),
-        });
-        return Ok((parsed.collect::<Result<_, _>>()?, None));
-    }
-    if let Some(&(line, label)) = labeled.iter().find(|(_, label)| number(label).is_some()) {
-        return Err((line, RowProblem::NotAName { label: label.to_owned() }));
-    }
-    let names: BTreeSet<&str> = labeled.iter().map(|&(_, label)| label).collect();
-    let index: HashMap<&str, Option<u32>> = names.iter().copied().zip((0_u32..).map(Some)).collect();
-    let labels = labeled.iter().map(|(_, label)| index.get(label).copied().flatten()).collect();
-    Ok((labels, Some(names.into_iter().map(str::to_owned).collect())))
 }

@@ -6,14 +6,16 @@ use arrow_schema::{DataType, FieldRef, Fields};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use serde_json::Value;
 
-use super::super::CaptionColumn;
 use super::super::captions::CaptionKind;
+use super::super::csv_list::is_label_word;
+use super::super::{CaptionColumn, FieldNames};
 use super::ParquetProblem;
 
 /// Names of image columns, used if several columns could hold images. The first name that exists wins.
 const IMAGE_NAMES: [&str; 6] = ["image", "img", "jpg", "jpeg", "png", "webp"];
 
-/// Names of label columns. The first name that exists wins.
+/// Names of label columns. The first name that exists wins. Without any of them, the only column with another usual
+/// name of labels is the label column.
 const LABEL_NAMES: [&str; 6] = ["label", "labels", "class", "category", "cls", "fine_label"];
 
 /// Names of caption columns. The first name that exists wins.
@@ -44,6 +46,25 @@ pub(super) enum LabelKind {
     Named(Vec<String>),
     /// Class names, or class numbers as text.
     Text,
+    /// Truth values, which are the classes `false` and `true`.
+    Truth,
+}
+
+impl LabelKind {
+    /// The kind of the labels that a column can hold.
+    fn of(field: &FieldRef, described: &Description) -> Option<Self> {
+        match (field.data_type(), described.class_names(field.name())) {
+            (of, Some(names)) if is_number(of) => Some(Self::Named(names)),
+            (of, None) if is_number(of) => Some(Self::Number),
+            (DataType::Boolean, _) => Some(Self::Truth),
+            (DataType::Utf8 | DataType::Binary, _) => Some(Self::Text),
+            _ => None,
+        }
+    }
+}
+
+fn is_number(of: &DataType) -> bool {
+    of.is_integer() || of.is_floating()
 }
 
 impl fmt::Display for Columns {
@@ -54,6 +75,7 @@ impl fmt::Display for Columns {
                 LabelKind::Number => "class numbers".to_owned(),
                 LabelKind::Named(names) => format!("numbers of {} named classes", names.len()),
                 LabelKind::Text => "texts as classes".to_owned(),
+                LabelKind::Truth => "truth values as classes".to_owned(),
             };
             write!(f, ", {what} in {name}")?;
         }
@@ -62,19 +84,41 @@ impl fmt::Display for Columns {
 }
 
 impl Columns {
-    /// Finds the columns by their types, their names, and the description that Hugging Face's `datasets` adds to the
-    /// file.
+    /// Finds the columns that `fields` names, and the others by their types, their names, and the description that
+    /// Hugging Face's `datasets` adds to the file.
+    ///
+    /// # Errors
+    /// [`ParquetProblem`] if no column or several hold the images, if several may hold the labels, or if a named column
+    /// does not exist or has another type.
     pub(super) fn of(
         metadata: &ArrowReaderMetadata,
         captions: CaptionColumn,
+        fields: &FieldNames,
     ) -> Result<Self, ParquetProblem> {
-        let fields = metadata.schema().fields();
-        let described = Description::of(metadata);
-        let caption = match captions {
-            CaptionColumn::Ignore => None,
-            CaptionColumn::Read => caption_of(fields)?,
+        let (columns, described) = (metadata.schema().fields(), Description::of(metadata));
+        let image = match &fields.image {
+            Some(name) => {
+                chosen(columns, name, |field| {
+                    holds_bytes(field.data_type()).then_some(()).ok_or("bytes, or structs with a field bytes")
+                })?
+                .0
+            }
+            None => image_of(columns, &described)?,
         };
-        Ok(Self { image: image_of(fields, &described)?, label: label_of(fields, &described), caption })
+        let label = match &fields.label {
+            Some(name) => Some(chosen(columns, name, |field| {
+                LabelKind::of(field, &described).ok_or("one number, text or truth value per row")
+            })?),
+            None => label_of(columns, &described, &image)?,
+        };
+        let caption = match (captions, &fields.caption) {
+            (CaptionColumn::Ignore, _) => None,
+            (CaptionColumn::Read, Some(name)) => Some(chosen(columns, name, |field| {
+                caption_kind(field.data_type()).ok_or("one text or list of floats per row")
+            })?),
+            (CaptionColumn::Read, None) => caption_of(columns)?,
+        };
+        Ok(Self { image, label, caption })
     }
 
     /// How the columns of two files differ: those of this one and those of the other one.
@@ -91,21 +135,82 @@ impl Columns {
         }
     }
 
-    /// Lists the columns that are not read, if no column holds labels.
-    pub(super) fn passed_over(&self, metadata: &ArrowReaderMetadata) -> Option<String> {
-        let others = metadata.schema().fields().iter().filter(|field| *field.name() != self.image);
-        let others =
-            others.map(|field| format!("{} ({})", field.name(), field.data_type())).collect::<Vec<_>>();
-        (self.label.is_none() && !others.is_empty()).then(|| {
-            let (others, names) = (others.join(", "), LABEL_NAMES.join(", "));
-            format!("no labels: of the columns {others} none holds numbers or texts and is called {names}")
-        })
+    /// Notes about columns that could have been meant but are not read.
+    pub(super) fn notes(&self, metadata: &ArrowReaderMetadata) -> Vec<String> {
+        let (columns, described) = (metadata.schema().fields(), Description::of(metadata));
+        let (image, label) = (&self.image, self.label.as_ref().map(|(name, _)| name));
+        let caption = self.caption.as_ref().map(|(name, _)| name);
+        let others: Vec<&FieldRef> = columns.iter().filter(|field| field.name() != image).collect();
+        let mut notes = Vec::new();
+        let images = others.iter().filter(|field| is_image(field, &described) && !has_other_name(field));
+        let unread = list(images.copied(), |field| field.name().clone());
+        if !unread.is_empty() {
+            notes.push(format!(
+                "images are those in column {image}, not in {unread} (choose with --image-field)"
+            ));
+        }
+        let labels = others.iter().filter(|field| is_label_word(field.name().as_bytes()));
+        let labels = labels.filter(|field| Some(field.name()) != label);
+        let unread = list(labels.copied(), described_type);
+        if let Some(label) = label.filter(|_| !unread.is_empty()) {
+            notes.push(format!(
+                "labels are those in column {label}, not in {unread} (choose with --label-field)"
+            ));
+        }
+        if label.is_none() && !others.is_empty() {
+            let (others, names) = (list(others.iter().copied(), described_type), LABEL_NAMES.join(", "));
+            notes.push(format!(
+                "no labels: of the columns {others} none holds one number or text per row and is called {names}; choose one with --label-field"
+            ));
+        }
+        let texts = others.iter().filter(|field| caption_name(field).is_some());
+        let texts = texts.filter(|field| Some(field.name()) != caption && Some(field.name()) != label);
+        let unread = list(texts.copied(), |field| field.name().clone());
+        if let Some(caption) = caption.filter(|_| !unread.is_empty()) {
+            notes.push(format!(
+                "captions are those in column {caption}, not in {unread} (choose with --caption-field)"
+            ));
+        }
+        notes
+    }
+}
+
+/// The names or descriptions of columns, separated by commas.
+fn list<'a>(columns: impl Iterator<Item = &'a FieldRef>, word: fn(&FieldRef) -> String) -> String {
+    columns.map(word).collect::<Vec<_>>().join(", ")
+}
+
+fn described_type(field: &FieldRef) -> String {
+    format!("{} ({})", field.name(), field.data_type())
+}
+
+/// The column `name`, and what `fits` makes of it.
+fn chosen<T>(
+    columns: &Fields,
+    name: &str,
+    fits: impl Fn(&FieldRef) -> Result<T, &'static str>,
+) -> Result<(String, T), ParquetProblem> {
+    let missing = || {
+        let got = list(columns.iter(), |field| field.name().clone());
+        ParquetProblem::NoColumn { name: name.to_owned(), got }
+    };
+    let exact = columns.iter().find(|field| field.name() == name);
+    let field = exact.or_else(|| named(columns, name)).ok_or_else(missing)?;
+    match fits(field) {
+        Ok(fit) => Ok((field.name().clone(), fit)),
+        Err(expected) => {
+            let (column, got) = (field.name().clone(), field.data_type().to_string());
+            Err(ParquetProblem::Type { column, got, expected })
+        }
     }
 }
 
 /// Whether the file has a caption column.
-pub(super) fn has_captions(metadata: &ArrowReaderMetadata) -> bool {
-    matches!(caption_of(metadata.schema().fields()), Ok(Some(_)))
+pub(super) fn has_captions(metadata: &ArrowReaderMetadata, fields: &FieldNames) -> bool {
+    let found = Columns::of(metadata, CaptionColumn::Read, fields);
+    found.is_ok_and(|columns| {
+        columns.caption.is_some_and(|(caption, _)| columns.label.is_none_or(|(label, _)| label != caption))
+    })
 }
 
 /// Index of the leaf column of the top-level column `name`, or of its field `bytes` if it has several.
@@ -120,56 +225,91 @@ fn named<'a>(fields: &'a Fields, name: &str) -> Option<&'a FieldRef> {
     fields.iter().find(|field| field.name().eq_ignore_ascii_case(name))
 }
 
-/// The image column: the only column of bytes or with a field `bytes`, or the one among several with a known name.
-fn image_of(fields: &Fields, described: &Description) -> Result<String, ParquetProblem> {
-    let holds_bytes = |of: &DataType| match of {
+fn holds_bytes(of: &DataType) -> bool {
+    match of {
         DataType::Struct(parts) => {
             parts.iter().any(|part| part.name() == "bytes" && *part.data_type() == DataType::Binary)
         }
         of => *of == DataType::Binary,
-    };
-    let held = fields.iter().filter(|field| holds_bytes(field.data_type()));
-    // Audio is stored like images, and plain bytes may be either.
-    let held = held.filter(|field| matches!(described.kind(field.name()), None | Some("Image" | "Value")));
-    let held: Vec<&String> = held.map(|field| field.name()).collect();
-    let images: Vec<&String> =
-        held.iter().copied().filter(|name| described.kind(name) == Some("Image")).collect();
-    let candidates = if images.is_empty() { held } else { images };
+    }
+}
+
+/// Whether a column can hold images. Audio is stored like images, and plain bytes may be either.
+fn is_image(field: &FieldRef, described: &Description) -> bool {
+    holds_bytes(field.data_type()) && matches!(described.kind(field.name()), None | Some("Image" | "Value"))
+}
+
+/// Whether a column is called like labels or captions. Some writers store texts as plain bytes.
+fn has_other_name(field: &FieldRef) -> bool {
+    *field.data_type() == DataType::Binary
+        && (is_label_word(field.name().as_bytes()) || caption_name(field).is_some())
+}
+
+/// The image column: the only column of bytes or with a field `bytes`, or the one among several with a known name.
+fn image_of(fields: &Fields, described: &Description) -> Result<String, ParquetProblem> {
+    let held: Vec<&FieldRef> = fields.iter().filter(|field| is_image(field, described)).collect();
+    let images: Vec<&FieldRef> =
+        held.iter().copied().filter(|field| described.kind(field.name()) == Some("Image")).collect();
+    let held = if images.is_empty() { held } else { images };
+    let others: Vec<&FieldRef> = held.iter().copied().filter(|field| !has_other_name(field)).collect();
+    let candidates = if others.is_empty() { held } else { others };
     let called = || {
-        let by_name = |image: &&str| candidates.iter().find(|name| name.eq_ignore_ascii_case(image));
+        let by_name = |image: &&str| candidates.iter().find(|field| field.name().eq_ignore_ascii_case(image));
         IMAGE_NAMES.iter().find_map(by_name)
     };
     match *candidates {
         [] => {
-            let got = fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+            let got = list(fields.iter(), |field| field.name().clone());
             Err(ParquetProblem::NoImages { got })
         }
-        [name] => Ok(name.clone()),
-        _ => called().map(|name| (*name).clone()).ok_or_else(|| {
-            let got = candidates.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-            ParquetProblem::Ambiguous { got }
+        [field] => Ok(field.name().clone()),
+        _ => called().map(|field| field.name().clone()).ok_or_else(|| {
+            let got = list(candidates.iter().copied(), |field| field.name().clone());
+            ParquetProblem::Ambiguous { got, what: "images", flag: "--image-field" }
         }),
     }
 }
 
-/// The label column: the first with a known name, or the only column of class numbers whose names `datasets` lists.
-fn label_of(fields: &Fields, described: &Description) -> Option<(String, LabelKind)> {
-    let is_number = |of: &DataType| of.is_integer() || of.is_floating();
-    let kind = |field: &FieldRef| match described.class_names(field.name()) {
-        Some(names) if is_number(field.data_type()) => Some(LabelKind::Named(names)),
-        _ if is_number(field.data_type()) => Some(LabelKind::Number),
-        _ => (*field.data_type() == DataType::Utf8).then_some(LabelKind::Text),
-    };
-    let known = LABEL_NAMES.iter().find_map(|name| {
-        let field = named(fields, name)?;
-        Some((field.name().clone(), kind(field)?))
-    });
-    let described = || {
-        let mut described = fields.iter().filter(|field| described.class_names(field.name()).is_some());
-        let field = described.next().filter(|_| described.next().is_none())?;
-        Some((field.name().clone(), kind(field)?))
-    };
-    known.or_else(described)
+/// The label column: the first with a known name, the only one with another usual name, or the only column of class
+/// numbers whose names `datasets` lists.
+fn label_of(
+    fields: &Fields,
+    described: &Description,
+    image: &str,
+) -> Result<Option<(String, LabelKind)>, ParquetProblem> {
+    let with_kind = |field: &FieldRef| Some((field.name().clone(), LabelKind::of(field, described)?));
+    if let Some(known) = LABEL_NAMES.iter().find_map(|name| with_kind(named(fields, name)?)) {
+        return Ok(Some(known));
+    }
+    let listed = fields.iter().filter(|field| described.class_names(field.name()).is_some());
+    let listed: Vec<_> = listed.filter_map(with_kind).collect();
+    if let [column] = &*listed {
+        return Ok(Some(column.clone()));
+    }
+    let usual = fields.iter().filter(|field| field.name() != image && is_label_word(field.name().as_bytes()));
+    let usual: Vec<_> = usual.filter_map(with_kind).collect();
+    match &*usual {
+        [] => Ok(None),
+        [column] => Ok(Some(column.clone())),
+        _ => {
+            let got = usual.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+            Err(ParquetProblem::Ambiguous { got, what: "labels", flag: "--label-field" })
+        }
+    }
+}
+
+fn caption_kind(of: &DataType) -> Option<CaptionKind> {
+    match of {
+        DataType::Utf8 | DataType::Binary => Some(CaptionKind::Text),
+        DataType::List(item) if item.data_type().is_floating() => Some(CaptionKind::Embedding),
+        _ => None,
+    }
+}
+
+/// The kind of captions that a column's name announces.
+fn caption_name(field: &FieldRef) -> Option<CaptionKind> {
+    let known = CAPTION_NAMES.iter().find(|(name, _)| field.name().eq_ignore_ascii_case(name));
+    known.map(|(_, kind)| *kind)
 }
 
 /// The caption column.
@@ -178,13 +318,8 @@ fn label_of(fields: &Fields, described: &Description) -> Option<(String, LabelKi
 /// [`ParquetProblem`] if a column with a known name has another type and no other column holds captions.
 fn caption_of(fields: &Fields) -> Result<Option<(String, CaptionKind)>, ParquetProblem> {
     let called = CAPTION_NAMES.iter().filter_map(|(name, kind)| Some((named(fields, name)?, *kind)));
-    let fits = |field: &FieldRef, kind: CaptionKind| match (kind, field.data_type()) {
-        (CaptionKind::Text, of) => *of == DataType::Utf8,
-        (CaptionKind::Embedding, DataType::List(item)) => item.data_type().is_floating(),
-        (CaptionKind::Embedding, _) => false,
-    };
     let called: Vec<_> = called.collect();
-    match called.iter().find(|(field, kind)| fits(field, *kind)) {
+    match called.iter().find(|(field, kind)| caption_kind(field.data_type()) == Some(*kind)) {
         Some((field, kind)) => Ok(Some((field.name().clone(), *kind))),
         None => match called.first() {
             Some((field, _)) => Err(ParquetProblem::Captions {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
 
-use super::super::CaptionFault;
+use super::super::{CaptionFault, LabelFault};
 
 /// An error of the Parquet library, or the error that it wraps.
 type Cause = Box<dyn Error + Send + Sync>;
@@ -119,11 +119,33 @@ pub enum ParquetProblem {
         /// Names of the columns.
         got: String,
     },
-    /// Several columns can hold the images.
-    #[error("its columns {got} may all hold the images\nhint: call the one that does image")]
+    /// Several columns can hold the images, or the labels.
+    #[error("its columns {got} may all hold the {what}\nhint: choose one with {flag}")]
     Ambiguous {
         /// Names of the candidate columns.
         got: String,
+        /// What they can hold.
+        what: &'static str,
+        /// The flag that chooses.
+        flag: &'static str,
+    },
+    /// A column that was asked for does not exist.
+    #[error("there is no column {name} among {got}")]
+    NoColumn {
+        /// The requested name.
+        name: String,
+        /// Names of the columns.
+        got: String,
+    },
+    /// A column that was asked for cannot hold what it was asked for.
+    #[error("column {column} is {got}, expected {expected}")]
+    Type {
+        /// Name of the column.
+        column: String,
+        /// Type of the column.
+        got: String,
+        /// Types that can hold it.
+        expected: &'static str,
     },
     /// The images of a column were not embedded.
     #[error(
@@ -153,17 +175,37 @@ pub enum ParquetProblem {
         /// Columns of this file.
         got: String,
     },
-    /// A label is not a valid class.
-    #[error("row {row}, column {column}: class {got}, expected a whole number below {classes}")]
+    /// A label is not usable.
+    #[error("row {row}, column {column}: {fault}")]
     Label {
         /// Row number in the file, from 0.
         row: usize,
         /// Name of the label column.
         column: String,
+        /// Why the label is not usable.
+        fault: LabelFault,
+    },
+    /// A label is not one of the named classes.
+    #[error("row {row}, column {column}: class {got}, expected a whole number below {classes}")]
+    Class {
+        /// Row number in the file, from 0.
+        row: usize,
+        /// Name of the label column.
+        column: String,
         /// The invalid value.
-        got: String,
+        got: u32,
         /// Number of classes.
-        classes: u32,
+        classes: usize,
+    },
+    /// A label or caption is bytes that are not a text.
+    #[error(
+        "row {row}, column {column}: these bytes are not UTF-8 text\nhint: write the column as strings, or choose another one with --label-field or --caption-field"
+    )]
+    NotText {
+        /// Row number in the file, from 0.
+        row: usize,
+        /// Name of the column.
+        column: String,
     },
     /// The embedding of a caption is not usable.
     #[error("row {row}: its caption_embedding {source}")]

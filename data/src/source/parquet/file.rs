@@ -14,9 +14,10 @@ use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 
-use super::super::{CaptionColumn, Captions};
+use super::super::labels::Label;
+use super::super::{CaptionColumn, Captions, FieldNames};
 use super::blocks::{self, BlockMap, SharedFile};
-use super::columns::{self, Columns, LabelKind};
+use super::columns::{self, Columns};
 use super::{ParquetProblem, ParquetSourceError, values};
 
 /// A listed file whose images can be read.
@@ -34,18 +35,12 @@ pub(super) struct ImageFile {
 pub(super) struct ListedFile {
     pub file: ImageFile,
     pub columns: Columns,
-    pub labels: Labels,
+    /// Label of each row; empty without a label column.
+    pub labels: Vec<Label>,
     /// Captions of the rows that have one, if captions are read.
     pub captions: Option<Captions>,
     /// Rows without a caption and the reasons, if captions are read.
     pub uncaptioned: BTreeMap<usize, &'static str>,
-}
-
-/// Label of each row, if there are labels.
-pub(super) enum Labels {
-    None,
-    Numbers(Vec<Option<u32>>),
-    Texts(Vec<Option<String>>),
 }
 
 impl ListedFile {
@@ -53,7 +48,11 @@ impl ListedFile {
     ///
     /// # Errors
     /// [`ParquetSourceError`] if the file cannot be read, holds no images, or has an invalid label or caption.
-    pub(super) fn read(path: PathBuf, captions: CaptionColumn) -> Result<Self, ParquetSourceError> {
+    pub(super) fn read(
+        path: PathBuf,
+        captions: CaptionColumn,
+        fields: &FieldNames,
+    ) -> Result<Self, ParquetSourceError> {
         let failed = |error, problem| ParquetSourceError::while_listing(&path, error, problem);
         let wrong = |problem| ParquetSourceError::unusable(&path, problem);
         let open = || SharedFile::new(Arc::new(File::open(&path)?));
@@ -64,7 +63,7 @@ impl ListedFile {
             .with_offset_index_policy(PageIndexPolicy::Optional);
         let metadata = blocks::guarded(|| ArrowReaderMetadata::load(&opened, options))
             .map_err(|error| failed(error, ParquetProblem::Syntax))?;
-        let columns = Columns::of(&metadata, captions).map_err(wrong)?;
+        let columns = Columns::of(&metadata, captions, fields).map_err(wrong)?;
         let leaf = columns::leaf(&metadata, &columns.image)
             .ok_or_else(|| wrong(ParquetProblem::NoImages { got: columns.image.clone() }))?;
         let blocks =
@@ -76,21 +75,14 @@ impl ListedFile {
                 .map_err(|error| failed(error, ParquetProblem::Damaged))
         };
         let labels = match &columns.label {
-            None => Labels::None,
-            Some((name, LabelKind::Text)) => Labels::Texts(values::texts(&column(name)?)),
-            Some((name, kind)) => {
-                let classes = match kind {
-                    LabelKind::Named(names) => u32::try_from(names.len()).unwrap_or(u32::MAX),
-                    _ => u32::MAX,
-                };
-                Labels::Numbers(values::class_numbers(&column(name)?, name, classes).map_err(wrong)?)
-            }
+            None => Vec::new(),
+            Some((name, kind)) => values::labels(&column(name)?, name, kind).map_err(wrong)?,
         };
         let mut uncaptioned = BTreeMap::new();
         let captions = match &columns.caption {
             None => None,
             Some((name, kind)) => {
-                Some(values::captions(&column(name)?, *kind, &mut uncaptioned).map_err(wrong)?)
+                Some(values::captions(&column(name)?, name, *kind, &mut uncaptioned).map_err(wrong)?)
             }
         };
         let file = ImageFile { path: path.clone(), metadata, leaf, blocks };

@@ -2,13 +2,15 @@
 //!
 //! - Samples are the rows in order. The files of a folder are sorted bytewise by name. The key is the file name and the
 //!   row number in the file, from 0, because a column of original paths may be missing or contain duplicates.
-//! - The image column holds bytes, or structs with a field `bytes`. If several columns do, the image column is the one
-//!   that the description by `datasets` in the file declares as images, or the one with a name such as `image`.
-//! - The label column holds numbers or texts and has a name such as `label`, or it is the only column whose classes
-//!   that description names. Texts are class numbers if all of them are numbers; otherwise they are names, numbered in
-//!   bytewise order. A negative number, a null and an empty text mean "no label".
+//! - Columns are named by the caller, or found ([`columns`]). The image column holds bytes, or structs with a field
+//!   `bytes`. If several columns do, the image column is the one that the description by `datasets` in the file declares
+//!   as images, or the one with a name such as `image`.
+//! - The label column holds numbers, texts, bytes that are texts, or truth values. It has a name such as `label`, or it
+//!   is the only column whose classes that description names. Texts are class numbers if all of them are numbers;
+//!   otherwise they are names, numbered in bytewise order. -1, NaN, a null and an empty text mean "no label".
 //! - The caption column holds texts or lists of numbers. It is read only if the source is opened for captions. Rows
 //!   without a caption are then rejected.
+//! - A note names the columns that could have been meant but are not read.
 //! - A folder with the files of several splits is refused, because the hub stores test images beside training images.
 //! - Opening reads only footers, labels and captions. A row without an image is rejected when it is read.
 
@@ -18,7 +20,7 @@ mod error;
 mod file;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
@@ -26,7 +28,8 @@ use rayon::prelude::*;
 
 use self::blocks::{DecodedBlocks, SharedFile};
 use self::columns::{Columns, LabelKind};
-use self::file::{ImageFile, Labels, ListedFile};
+use self::file::{ImageFile, ListedFile};
+use super::labels::{self, Label};
 use super::{
     CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, classes, names,
 };
@@ -117,7 +120,7 @@ impl ParquetFiles {
     ) -> Result<Self, SourceError> {
         // All files are listed before the first error is returned, so the error does not depend on thread timing.
         let listed: Vec<Result<ListedFile, ParquetSourceError>> =
-            paths.into_par_iter().map(|path| ListedFile::read(path, captions)).collect();
+            paths.into_par_iter().map(|path| ListedFile::read(path, captions, fields)).collect();
         let listed = listed.into_iter().collect::<Result<Vec<ListedFile>, _>>()?;
         require_alike(&listed)?;
         let Some(first) = listed.iter().find(|listed| listed.file.blocks.rows() > 0) else {
@@ -129,19 +132,15 @@ impl ParquetFiles {
         if captions == CaptionColumn::Read && caption.is_none() {
             return Err(no_captions());
         }
-        let class_names = match label {
-            Some((_, LabelKind::Named(names))) => Some(names.clone()),
-            Some((_, LabelKind::Text)) => class_names(&listed),
-            _ => None,
-        };
         let listing = Listing {
             captions: caption.as_ref().map(|(_, kind)| Captions::empty(*kind)),
             ignores_captions: captions == CaptionColumn::Ignore
-                && columns::has_captions(&first.file.metadata),
-            notes: first.columns.passed_over(&first.file.metadata).into_iter().collect(),
+                && columns::has_captions(&first.file.metadata, fields),
+            notes: first.columns.notes(&first.file.metadata),
             fields: fields.clone(),
             ..Listing::default()
         };
+        let label = label.clone();
         let mut source = Self {
             files: Vec::with_capacity(listed.len()),
             open: OpenFiles::new(OPEN_FILES),
@@ -149,21 +148,29 @@ impl ParquetFiles {
             listing,
             rows: Vec::new(),
         };
-        let names = class_names.as_deref().unwrap_or_default();
-        let numbers: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
+        let (numbers, names) = resolve(&listed)?;
+        let mut rest = numbers.as_slice();
         for file in listed {
-            source.add(file, &numbers)?;
+            let labels = rest.split_off(..file.labels.len()).unwrap_or_default();
+            source.add(file, labels)?;
         }
-        source.listing.class_names = class_names;
+        let names = match label {
+            Some((name, kind)) => {
+                source.listing.notes.extend(labels::notes(&format!("column {name}"), &numbers));
+                if let LabelKind::Named(names) = kind { Some(names) } else { names }
+            }
+            None => None,
+        };
+        source.listing.set_classes(names.unwrap_or_default());
         match source.listing.captions.is_some() && source.listing.samples.is_empty() {
             true => Err(no_captions()),
             false => Ok(source),
         }
     }
 
-    /// Adds the rows of the next file. `numbers` maps class names to labels; it is empty if texts are class numbers.
-    fn add(&mut self, listed: ListedFile, numbers: &HashMap<&str, u32>) -> Result<(), ParquetSourceError> {
-        let ListedFile { file, labels, captions, uncaptioned, .. } = listed;
+    /// Adds the rows of the next file. `labels` has the label of each row; it is empty without a label column.
+    fn add(&mut self, listed: ListedFile, labels: &[Option<u32>]) -> Result<(), ParquetSourceError> {
+        let ListedFile { file, captions, uncaptioned, .. } = listed;
         let name = names::file_name(&file.path);
         let captioned = self.rows.len();
         for row in 0..file.blocks.rows() {
@@ -173,13 +180,7 @@ impl ParquetFiles {
                 self.listing.rejected.push(Rejected { key, reason: "no-caption", detail });
                 continue;
             }
-            let label = match &labels {
-                Labels::None => None,
-                Labels::Numbers(labels) => labels[row],
-                Labels::Texts(labels) => labels[row]
-                    .as_deref()
-                    .and_then(|label| numbers.get(label).copied().or_else(|| label.parse().ok())),
-            };
+            let label = labels.get(row).copied().flatten();
             self.listing.samples.push(Sample { key, label });
             self.rows.push(ImageRow { file: self.files.len(), row });
         }
@@ -236,13 +237,19 @@ fn require_alike(listed: &[ListedFile]) -> Result<(), ParquetSourceError> {
     }
 }
 
-/// All class names in bytewise order; `None` if all labels are class numbers.
-fn class_names(listed: &[ListedFile]) -> Option<Vec<String>> {
-    let labels = listed.iter().filter_map(|file| match &file.labels {
-        Labels::Texts(labels) => Some(labels),
-        _ => None,
-    });
-    let distinct: BTreeSet<&String> = labels.flatten().flatten().collect();
-    let numbers = distinct.iter().all(|label| label.parse::<u32>().is_ok());
-    (!numbers).then(|| distinct.into_iter().cloned().collect())
+/// The labels of all rows of all files, and the class names if labels are names.
+fn resolve(listed: &[ListedFile]) -> Result<labels::Resolved, ParquetSourceError> {
+    let all: Vec<Label> = listed.iter().flat_map(|file| file.labels.iter().cloned()).collect();
+    labels::resolve(&all).map_err(|(position, fault)| {
+        let mut row = position;
+        let of = listed.iter().find(|file| {
+            let inside = row < file.labels.len();
+            row -= if inside { 0 } else { file.labels.len() };
+            inside
+        });
+        let path = of.map(|of| of.file.path.as_path()).unwrap_or(Path::new(""));
+        let column = of.and_then(|of| of.columns.label.as_ref()).map(|(name, _)| name.clone());
+        let column = column.unwrap_or_default();
+        ParquetSourceError::unusable(path, ParquetProblem::Label { row, column, fault })
+    })
 }

@@ -12,53 +12,94 @@ use arrow_schema::DataType;
 
 use super::super::Captions;
 use super::super::captions::CaptionKind;
+use super::super::labels::Label;
 use super::ParquetProblem;
+use super::columns::LabelKind;
 
-/// The trimmed texts of a column; `None` for nulls and empty texts.
-pub(super) fn texts(arrays: &[ArrayRef]) -> Vec<Option<String>> {
-    let texts = arrays.iter().filter_map(|array| array.as_string_opt::<i32>()).flat_map(|texts| texts.iter());
-    let texts = texts.map(|text| text.map(str::trim).filter(|text| !text.is_empty()));
-    texts.map(|text| text.map(str::to_owned)).collect()
+/// The trimmed texts of a column of texts or of bytes that are UTF-8; `None` for nulls and empty texts.
+///
+/// # Errors
+/// [`ParquetProblem::NotText`] for bytes that are not UTF-8.
+fn texts(arrays: &[ArrayRef], name: &str) -> Result<Vec<Option<String>>, ParquetProblem> {
+    let mut texts = Vec::with_capacity(arrays.iter().map(|array| array.len()).sum());
+    let trimmed = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    for array in arrays {
+        if let Some(array) = array.as_string_opt::<i32>() {
+            texts.extend(array.iter().map(|text| text.and_then(trimmed)));
+            continue;
+        }
+        for bytes in array.as_binary_opt::<i32>().into_iter().flatten() {
+            let row = texts.len();
+            let not_text = |_| ParquetProblem::NotText { row, column: name.to_owned() };
+            texts.push(bytes.map(std::str::from_utf8).transpose().map_err(not_text)?.and_then(trimmed));
+        }
+    }
+    Ok(texts)
 }
 
-/// The class numbers of the column `name`, each below `classes`. A negative number, used for hidden labels, means no
-/// label.
-pub(super) fn class_numbers(
+/// The labels in the column `name`.
+///
+/// # Errors
+/// [`ParquetProblem`] for a label that is neither a class number nor a text, or that is not one of the named classes.
+pub(super) fn labels(
     arrays: &[ArrayRef],
     name: &str,
-    classes: u32,
-) -> Result<Vec<Option<u32>>, ParquetProblem> {
-    let numbers = arrays.iter().flat_map(|array| numbers(array));
-    let checked = numbers.enumerate().map(|(row, number)| match number.filter(|number| *number >= 0.0) {
-        None => Ok(None),
-        Some(number) => match as_class(number).filter(|label| *label < classes) {
-            Some(label) => Ok(Some(label)),
-            None => {
-                let got = number.to_string();
-                Err(ParquetProblem::Label { row, column: name.to_owned(), got, classes })
+    kind: &LabelKind,
+) -> Result<Vec<Label>, ParquetProblem> {
+    let fault = |(row, fault)| ParquetProblem::Label { row, column: name.to_owned(), fault };
+    match kind {
+        LabelKind::Text => {
+            let texts = texts(arrays, name)?.into_iter().enumerate();
+            let label = |(row, text): (usize, Option<String>)| match text {
+                None => Ok(Label::None),
+                Some(text) => Label::of_text(&text).map_err(|fault| (row, fault)),
+            };
+            texts.map(|text| label(text).map_err(fault)).collect()
+        }
+        LabelKind::Truth => {
+            let truths = arrays.iter().filter_map(|array| array.as_boolean_opt());
+            let label =
+                |truth: Option<bool>| truth.map_or(Label::None, |truth| Label::Name(truth.to_string()));
+            Ok(truths.flat_map(|truths| truths.iter()).map(label).collect())
+        }
+        LabelKind::Number | LabelKind::Named(_) => {
+            let numbers = arrays.iter().flat_map(|array| numbers(array)).enumerate();
+            let label = |(row, number): (usize, Option<f64>)| match number {
+                None => Ok(Label::None),
+                Some(number) => Label::of_number(number).map_err(|problem| fault((row, problem))),
+            };
+            let labels = numbers.map(label).collect::<Result<Vec<Label>, _>>()?;
+            match kind {
+                LabelKind::Named(names) => require_named(&labels, name, names.len()).map(|()| labels),
+                _ => Ok(labels),
             }
-        },
-    });
-    checked.collect()
+        }
+    }
 }
 
-/// Converts a number to a class; `None` if it is not a whole number in the range of `u32`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be the same number")]
-fn as_class(number: f64) -> Option<u32> {
-    let label = number as u32;
-    (f64::from(label) == number).then_some(label)
+/// Fails if a label is not below `classes`.
+fn require_named(labels: &[Label], name: &str, classes: usize) -> Result<(), ParquetProblem> {
+    let unnamed = |label: &Label| match label {
+        Label::Number(label) => usize::try_from(*label).is_ok_and(|label| label >= classes).then_some(*label),
+        _ => None,
+    };
+    let found = labels.iter().enumerate().find_map(|(row, label)| Some((row, unnamed(label)?)));
+    found.map_or(Ok(()), |(row, got)| {
+        Err(ParquetProblem::Class { row, column: name.to_owned(), got, classes })
+    })
 }
 
-/// The captions of a column. Rows without a caption are added to `missing`.
+/// The captions of the column `name`. Rows without a caption are added to `missing`.
 pub(super) fn captions(
     arrays: &[ArrayRef],
+    name: &str,
     kind: CaptionKind,
     missing: &mut BTreeMap<usize, &'static str>,
 ) -> Result<Captions, ParquetProblem> {
     let mut captions = Captions::empty(kind);
     match kind {
         CaptionKind::Text => {
-            for (row, text) in texts(arrays).into_iter().enumerate() {
+            for (row, text) in texts(arrays, name)?.into_iter().enumerate() {
                 match text {
                     Some(text) => captions.push_text(&text),
                     None => drop(missing.insert(row, "its caption is null or empty")),

@@ -1,0 +1,165 @@
+//! Reads the records of a list one at a time, because a list of embeddings may be large.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Chain, Cursor, Read};
+use std::path::Path;
+
+use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
+use serde_json::{Map, Value};
+
+use super::super::{SourceError, names};
+use super::format::{Format, split_at_space};
+use super::{RowProblem, wrong};
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+type Bytes = Chain<Cursor<Vec<u8>>, BufReader<File>>;
+
+/// The records of a file, and the numbers of the lines that they start on.
+pub(super) struct Records<'a> {
+    path: &'a Path,
+    rows: Rows,
+}
+
+enum Rows {
+    Separated { reader: Reader<Bytes>, separator: u8 },
+    Lines(std::vec::IntoIter<(u64, ByteRecord)>),
+    Json { bytes: Bytes, line: u64, keys: Vec<String>, header: bool },
+}
+
+impl<'a> Records<'a> {
+    /// Opens the list at `path`. The first record of JSON objects is their keys.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the list cannot be read or a line is not a JSON object.
+    pub(super) fn open(path: &'a Path, format: Format) -> Result<Self, SourceError> {
+        let bytes = bytes(path)?;
+        let rows = match format {
+            Format::Separated(separator) => {
+                let mut options = ReaderBuilder::new();
+                options.has_headers(false).flexible(true).trim(Trim::All).delimiter(separator);
+                Rows::Separated { reader: options.from_reader(bytes), separator }
+            }
+            Format::Spaces => Rows::Lines(spaced(path, bytes)?.into_iter()),
+            Format::Json => Rows::Json { bytes, line: 0, keys: keys(path)?, header: true },
+        };
+        Ok(Self { path, rows })
+    }
+
+    /// The next record and the number of the line that it starts on.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the list cannot be read or is malformed.
+    pub(super) fn next(&mut self) -> Result<Option<(u64, ByteRecord)>, SourceError> {
+        let path = self.path;
+        match &mut self.rows {
+            Rows::Separated { reader, separator } => {
+                let mut record = ByteRecord::new();
+                let line = reader.position().line();
+                let problem = match reader.read_byte_record(&mut record) {
+                    Ok(false) => return Ok(None),
+                    Ok(true) => {
+                        let line = record.position().map_or(line, csv::Position::line);
+                        if !record.iter().any(|cell| swallows_rows(cell, *separator)) {
+                            return Ok(Some((line, record)));
+                        }
+                        (line, RowProblem::OpenQuote)
+                    }
+                    Err(error) => (line, RowProblem::Syntax(error)),
+                };
+                Err(wrong(path, problem))
+            }
+            Rows::Lines(lines) => Ok(lines.next()),
+            Rows::Json { keys, header: header @ true, .. } => {
+                *header = false;
+                Ok((!keys.is_empty()).then(|| (1, ByteRecord::from(keys.clone()))))
+            }
+            Rows::Json { bytes, line, keys, .. } => {
+                let Some(text) = next_line(path, bytes, line)? else { return Ok(None) };
+                let object = object(path, *line, &text)?;
+                let cells: Vec<String> = keys.iter().map(|key| cell(object.get(key))).collect();
+                Ok(Some((*line, ByteRecord::from(cells))))
+            }
+        }
+    }
+}
+
+/// The rows of a list of paths and labels separated by blanks. Lines end in `\n`, `\r\n` or `\r`.
+fn spaced(path: &Path, mut bytes: Bytes) -> Result<Vec<(u64, ByteRecord)>, SourceError> {
+    let mut text = Vec::new();
+    bytes.read_to_end(&mut text).map_err(|error| SourceError::io(path, error))?;
+    let (mut rows, mut line) = (Vec::new(), 0);
+    let mut before = b'\n';
+    for row in text.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        // A line feed alone after a carriage return ends the same line.
+        line += u64::from(!(row == b"\n" && before == b'\r'));
+        before = row.last().copied().unwrap_or(b'\n');
+        let row = row.trim_ascii();
+        if !row.is_empty() {
+            let cells = split_at_space(row).map_or(vec![row], |(path, label)| vec![path, label]);
+            rows.push((line, ByteRecord::from(cells)));
+        }
+    }
+    Ok(rows)
+}
+
+/// Opens the file behind its byte order mark.
+fn bytes(path: &Path) -> Result<Bytes, SourceError> {
+    let io = |error| SourceError::io(path, error);
+    let mut file = BufReader::new(File::open(path).map_err(io)?);
+    let mut start = Vec::new();
+    file.by_ref().take(3).read_to_end(&mut start).map_err(io)?;
+    if start == BYTE_ORDER_MARK {
+        start.clear();
+    }
+    Ok(Cursor::new(start).chain(file))
+}
+
+/// The next line that is not blank; `line` becomes its number. Lines end in `\n` or `\r\n`.
+fn next_line(path: &Path, bytes: &mut Bytes, line: &mut u64) -> Result<Option<Vec<u8>>, SourceError> {
+    loop {
+        let mut text = Vec::new();
+        let read = bytes.read_until(b'\n', &mut text).map_err(|error| SourceError::io(path, error))?;
+        *line += 1;
+        if read == 0 {
+            return Ok(None);
+        }
+        if !text.trim_ascii().is_empty() {
+            return Ok(Some(text));
+        }
+    }
+}
+
+/// The keys of all objects of a list, in bytewise order.
+fn keys(path: &Path) -> Result<Vec<String>, SourceError> {
+    let (mut bytes, mut line, mut keys) = (bytes(path)?, 0, BTreeSet::new());
+    while let Some(text) = next_line(path, &mut bytes, &mut line)? {
+        keys.extend(object(path, line, &text)?.into_iter().map(|(key, _)| key));
+    }
+    Ok(keys.into_iter().collect())
+}
+
+fn object(path: &Path, line: u64, text: &[u8]) -> Result<Map<String, Value>, SourceError> {
+    serde_json::from_slice(text).map_err(|error| wrong(path, (line, RowProblem::Json(error))))
+}
+
+/// A JSON value as the text of a cell.
+fn cell(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.trim().to_owned(),
+        Some(value) => value.to_string(),
+    }
+}
+
+/// Whether a cell contains rows of the list, because its opening quote is not closed in its own row.
+fn swallows_rows(cell: &[u8], separator: u8) -> bool {
+    let mut lines = cell.split(|byte| *byte == b'\n');
+    lines.next();
+    lines.any(|line| {
+        let mut cells = line.split(|byte| *byte == separator);
+        let first = cells.next().map(String::from_utf8_lossy);
+        cells.next().is_some() && first.is_some_and(|first| names::is_image(first.trim().trim_matches('"')))
+    })
+}
