@@ -190,12 +190,7 @@ mod tests {
             EvalError::NoCenterView { cache: path() },
             EvalError::CropsDiffer { train_images: path(), train: 0.5, test_images: path(), test: 1.0 },
             EvalError::UnmatchedClasses { images: path(), classes: vec![], categories: vec![] },
-            EvalError::OutsidePositions {
-                images: path(),
-                classes: vec![],
-                categories: 2,
-                from_one: true,
-            },
+            EvalError::OutsidePositions { images: path(), classes: vec![], categories: 2, from_one: true },
             EvalError::UntrainedClasses { images: path(), train_images: path(), classes: vec![] },
             EvalError::UnknownClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NamedClasses { images: path(), classes: vec![], known: String::new() },
