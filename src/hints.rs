@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use lgd_data::source::SourceError;
 use lgd_train::error::TrainError;
 use lgd_train::eval::{EvalError, EvalInput, Protocol};
 use lgd_train::export::ExportError;
@@ -28,6 +29,11 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref() {
         return of_eval(error);
+    }
+    if let Some(SourceError::SeveralFields { kind, .. } | SourceError::NoField { kind, .. }) =
+        cause.downcast_ref()
+    {
+        return Some(format!("name the field with --{kind}-field"));
     }
     match cause.downcast_ref() {
         Some(ExportError::Run(error)) => return of_run(error),

@@ -149,13 +149,13 @@ fn shards_have_labels_and_captions_beside_their_images() {
 }
 
 #[test]
-fn only_what_has_an_images_name_up_to_the_first_dot_stands_beside_it() {
+fn files_stand_beside_the_image_that_their_names_name() {
     let members: &[_] = &[
         ("v1.5.jpg", ""),
         ("v1.cls", "3"),
         ("v1.5.cls", "4"),
         ("v1.blip.txt", "other"),
-        ("v1.txt", "\u{feff}own"),
+        ("v1.5.txt", "\u{feff}own"),
         ("w.jpg", ""),
         ("w.txt", " \n"),
         ("x.jpg", ""),
@@ -164,15 +164,14 @@ fn only_what_has_an_images_name_up_to_the_first_dot_stands_beside_it() {
     ];
     let root = shards(&[("a.tar", members)]);
     let plain = open(root.path());
-    assert_eq!(listed(&*plain), [("a.tar/v1.5.jpg", Some(3)), ("a.tar/w.jpg", None), ("a.tar/x.jpg", None)]);
-    let passed_over = &plain.listing().notes[0];
-    assert!(passed_over.starts_with("3 members") && passed_over.ends_with("a.tar/v1.5.cls"), "{passed_over}");
+    assert_eq!(listed(&*plain), [("a.tar/v1.5.jpg", Some(4)), ("a.tar/w.jpg", None), ("a.tar/x.jpg", None)]);
+    assert_eq!(plain.listing().left_aside.to_string(), "left aside: 1 .npy, 1 without an extension");
     let captioned = open_captioned(root.path()).unwrap();
     assert_eq!(captioned.listing().captions.as_ref(), Some(&Captions::Texts(vec!["own".to_owned()])));
-    assert_eq!(listed(&*captioned), [("a.tar/v1.5.jpg", Some(3))]);
+    assert_eq!(listed(&*captioned), [("a.tar/v1.5.jpg", Some(4))]);
     let rejected: Vec<_> =
         captioned.listing().rejected.iter().map(|it| (&*it.key, it.reason, &*it.detail)).collect();
-    let none = ("a.tar/x.jpg", "no-caption", "no .txt stands beside it");
+    let none = ("a.tar/x.jpg", "no-caption", "no caption stands beside it");
     assert_eq!(rejected, [("a.tar/w.jpg", "no-caption", "its caption is empty"), none]);
     assert!(
         message(open_captioned(shards(&[("a.tar", &[("x.jpg", "")])]).path())).contains("has no captions")
@@ -196,21 +195,43 @@ fn keys_stay_when_shards_are_added_and_classes_are_below_what_all_share() {
 
 #[test]
 fn a_folder_with_images_is_no_set_of_archives() {
-    for other in ["y.jpg", "0a1b2c3d", "y.avif"] {
+    for other in ["y.jpg", "0a1b2c3d", "y.avif", "cats/y.jpg"] {
         let root = shards(&[("a.tar", &[("x.jpg", "X")])]);
+        fs::create_dir(root.path().join("cats")).unwrap();
         fs::write(root.path().join(other), "Y").unwrap();
-        assert_eq!(open(root.path()).samples().len(), 2, "{other}");
+        let source = open(root.path());
+        assert_eq!(listed(&*source).iter().map(|(key, _)| *key).collect::<Vec<_>>(), [other]);
+        assert_eq!(source.listing().left_aside.to_string(), "left aside: 1 .tar");
     }
-    let root = shards(&[("a.tar", &[("x.jpg", "X")])]);
-    fs::create_dir(root.path().join("cats")).unwrap();
-    assert_eq!(listed(&*open(root.path())), [("a.tar", None)]);
+    let root = shards(&[("a.tar", &[("x.jpg", "X")]), ("b.tar", &[])]);
+    fs::create_dir_all(root.path().join("logs/of/today")).unwrap();
+    for about in ["LICENSE", "README", "cover.jpg", "b.idx", ".DS_Store", "__MACOSX"] {
+        fs::write(root.path().join(about), "").unwrap();
+    }
+    let source = open(root.path());
+    assert_eq!(listed(&*source), [("a.tar/x.jpg", None)]);
+    let told = "left aside: 1 .idx, 1 .jpg, 2 of the system, 2 without an extension, 1 without images";
+    assert_eq!(source.listing().left_aside.to_string(), told);
+    fs::create_dir(root.path().join("more")).unwrap();
+    fs::rename(root.path().join("a.tar"), root.path().join("more/a.tar")).unwrap();
+    fs::remove_file(root.path().join("b.tar")).unwrap();
+    fs::remove_file(root.path().join("cover.jpg")).unwrap();
+    let error = message(open_source(root.path()));
+    assert!(
+        error.contains("it has archives, the first is ") && error.contains("more/a.tar\nhint: "),
+        "{error}"
+    );
 }
 
 #[test]
 fn members_that_do_not_fit_together_are_errors_that_name_them() {
     for (members, part) in [
-        (&[("a.jpg", ""), ("a.cls", "cat")][..], "a.cls: expected a class number from 0, got \"cat\"\nhint:"),
-        (&[("a.jpg", ""), ("a.cls", "-1")], "got \"-1\""),
+        (&[("a.jpg", ""), ("a.cls", "0.5")][..], "a.cls: label \"0.5\" is not a class"),
+        (&[("a.jpg", ""), ("a.cls", "-2")], "a.cls: label \"-2\" is not a class"),
+        (
+            &[("a.jpg", ""), ("a.cls", "cat"), ("b.jpg", ""), ("b.cls", "1")],
+            "b.jpg: label \"1\" is a number, but the labels before it are names",
+        ),
         (&[("a.jpg", ""), ("a.jpg", "")], "a.jpg is in it twice\nhint:"),
         (&[("a.jpg", ""), ("a.cls", "1"), ("a.cls", "1")], "a.cls is in it twice"),
         (&[("a.jpg", ""), ("a.txt", "1"), ("a.txt", "1")], "a.txt is in it twice"),
@@ -266,16 +287,24 @@ fn what_is_no_archive_or_several_is_refused() {
     assert!(error.contains("more behind its end mark, at byte 6144\nhint: "), "{error}");
     fs::write(&path, b"\x1f\x8b compressed or whatever".repeat(99)).unwrap();
     let error = message(open_source(&path));
+    assert!(error.contains("compressed by gzip") && error.contains("`gzip -dc < "), "{error}");
+    fs::write(&path, b"no archive at all".repeat(99)).unwrap();
+    let error = message(open_source(&path));
     assert!(error.contains("not a TAR archive") && error.contains("decompress it"), "{error}");
     fs::write(&path, whole()).unwrap();
-    for other in ["b.tar.gz", "b.tgz", "b.tar.part"] {
-        fs::write(root.path().join(other), "").unwrap();
+    for (other, hint) in [
+        ("b.tar.gz", "hint: decompress it with `gzip -dk "),
+        ("b.tgz", "hint: decompress it with `gzip -dk "),
+        ("b.tar.zst", "hint: decompress it with `zstd -d "),
+        ("b.tar.part", "hint: decompress it, or finish its download"),
+    ] {
+        let path = root.path().join(other);
+        fs::write(&path, "").unwrap();
         let error = message(open_source(root.path()));
-        assert!(error.contains(other) && error.contains("hint: decompress it, or finish"), "{error}");
-        assert!(
-            message(open_source(&root.path().join(other))).contains("hint: give a folder of images, a .tar")
-        );
-        fs::remove_file(root.path().join(other)).unwrap();
+        assert!(error.contains(other) && error.contains(hint), "{error}");
+        let error = message(open_source(&path));
+        assert!(error.contains(hint) || error.contains("hint: give a folder of images"), "{error}");
+        fs::remove_file(path).unwrap();
     }
 }
 

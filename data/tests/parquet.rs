@@ -323,7 +323,7 @@ fn a_set_of_tables_may_have_files_about_them_but_no_images_or_archives() {
         fs::write(&path, "").unwrap();
         path
     };
-    for about in ["_SUCCESS", "README.md", ".gitattributes", "loader.py"] {
+    for about in ["_SUCCESS", "README.md", "LICENSE", ".gitattributes", "Thumbs.db", "loader.py"] {
         beside(about);
     }
     assert_eq!(open(root.path()).samples().len(), 2);
@@ -331,10 +331,10 @@ fn a_set_of_tables_may_have_files_about_them_but_no_images_or_archives() {
     let source = open(root.path());
     assert!(listed(&*source).contains(&("x.jpg", None)), "then it is a folder of images");
     fs::remove_file(image).unwrap();
-    let license = beside("LICENSE");
+    let weights = beside("weights.bin");
     let error = message(open_source(root.path()));
-    assert!(error.contains("there are Parquet files, but not only: LICENSE\nhint: give one"), "{error}");
-    fs::remove_file(license).unwrap();
+    assert!(error.contains("there are Parquet files, but not only: weights.bin\nhint: give one"), "{error}");
+    fs::remove_file(weights).unwrap();
     let archive = tar::Builder::new(File::create(root.path().join("a.tar")).unwrap());
     archive.into_inner().unwrap();
     assert!(message(open_source(root.path())).contains("no images found"), "in the archive");

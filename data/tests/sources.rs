@@ -32,12 +32,12 @@ fn csv(root: &Path, text: impl AsRef<[u8]>) -> Result<Box<dyn ImageSource>, Sour
 #[test]
 fn classes_are_first_level_folders_and_keys_are_sorted_bytewise() {
     let root =
-        folder(&["b/2.png", "b/deep/er/1.JPEG", "a/z", "a/.hidden", ".git/x", "B/1.txt", "a-1/x", "top.jpg"]);
+        folder(&["b/2.png", "b/deep/er/1.JPEG", "a/z", "a/.hidden", ".git/x", "B/1.pic", "a-1/x", "top.jpg"]);
     fs::create_dir(root.path().join("empty")).unwrap();
     let source = open(root.path());
     assert_eq!(source.class_names().unwrap(), ["B", "a", "a-1", "b", "empty"]);
     let expected = [
-        ("B/1.txt", Some(0)),
+        ("B/1.pic", Some(0)),
         ("a-1/x", Some(2)),
         ("a/z", Some(1)),
         ("b/2.png", Some(3)),
@@ -64,8 +64,8 @@ fn a_folder_without_files_says_what_is_expected() {
     let error = message(open_source(root.path()));
     assert!(error.starts_with("no images found in ") && error.contains("hint: "), "{error}");
     assert!(message(open_source(&root.path().join("nothing"))).contains("cannot read"));
-    fs::write(root.path().join("x.json"), "").unwrap();
-    assert!(message(open_source(&root.path().join("x.json"))).contains("hint: give a folder"));
+    fs::write(root.path().join("x.odd"), "").unwrap();
+    assert!(message(open_source(&root.path().join("x.odd"))).contains("hint: give a folder"));
 }
 
 #[test]

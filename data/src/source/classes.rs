@@ -101,10 +101,14 @@ impl Folders {
         (packed, strays)
     }
 
-    /// The names of the folders directly in `folder`.
+    /// The names of the folders directly in `folder`, in bytewise order.
     pub(super) fn within(&self, folder: &str) -> Vec<String> {
         let children = self.folders.get(folder).into_iter().flat_map(|folder| &folder.children);
-        children.map(|child| child[folder.len()..].trim_end_matches('/').to_owned()).collect()
+        let mut names: Vec<String> =
+            children.map(|child| child[folder.len()..].trim_end_matches('/').to_owned()).collect();
+        // The slash at the end of a path sorts after the characters of some names.
+        names.sort_unstable();
+        names
     }
 
     /// Describes the classes below `folder`, if their own folders may be the classes that were meant.

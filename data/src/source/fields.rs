@@ -229,7 +229,7 @@ impl Beside {
             let idle =
                 |file: &&File| file.role == Role::Description && file.label.is_none() && file.text.is_none();
             for file in files.iter().filter(|file| !keys.contains(&**key) || idle(file)) {
-                count_aside(aside, &file.field);
+                count_aside(aside, &format!(".{}", file.field));
             }
         }
     }
@@ -424,7 +424,7 @@ impl Choice {
 
 /// Counts a file by its ending.
 pub(super) fn count_aside(aside: &mut LeftAside, name: &str) {
-    let extension = names::extension(&format!(".{name}"));
+    let extension = names::extension(name);
     let kind = if extension.is_empty() || extension.len() > 12 {
         "without an extension".to_owned()
     } else {

@@ -30,7 +30,7 @@ impl Foreign {
 
 const GZIP: Foreign = Foreign {
     what: "compressed by gzip, and files are read in place",
-    hint: "decompress it with `gzip -d {path}`",
+    hint: "decompress it with `gzip -dk {path}`",
 };
 const ZSTD: Foreign = Foreign {
     what: "compressed by zstd, and files are read in place",
@@ -38,16 +38,27 @@ const ZSTD: Foreign = Foreign {
 };
 const BZIP2: Foreign = Foreign {
     what: "compressed by bzip2, and files are read in place",
-    hint: "decompress it with `bzip2 -d {path}`",
+    hint: "decompress it with `bzip2 -dk {path}`",
 };
 const XZ: Foreign = Foreign {
     what: "compressed by xz, and files are read in place",
-    hint: "decompress it with `xz -d {path}`",
+    hint: "decompress it with `xz -dk {path}`",
 };
 const LZ4: Foreign = Foreign {
     what: "compressed by lz4, and files are read in place",
     hint: "decompress it with `lz4 -d {path}`",
 };
+/// The same where the file's name does not say so; the programs insist on their extensions.
+const UNNAMED_GZIP: Foreign =
+    Foreign { what: GZIP.what, hint: "decompress it with `gzip -dc < {path} > {stem}-plain.tar`" };
+const UNNAMED_ZSTD: Foreign =
+    Foreign { what: ZSTD.what, hint: "decompress it with `zstd -dc < {path} > {stem}-plain.tar`" };
+const UNNAMED_BZIP2: Foreign =
+    Foreign { what: BZIP2.what, hint: "decompress it with `bzip2 -dc < {path} > {stem}-plain.tar`" };
+const UNNAMED_XZ: Foreign =
+    Foreign { what: XZ.what, hint: "decompress it with `xz -dc < {path} > {stem}-plain.tar`" };
+const UNNAMED_LZ4: Foreign =
+    Foreign { what: LZ4.what, hint: "decompress it with `lz4 -dc < {path} > {stem}-plain.tar`" };
 const ZIP: Foreign =
     Foreign { what: "a ZIP archive", hint: "unpack it with `unzip {path} -d {stem}` and give {stem}" };
 const SEVEN_ZIP: Foreign =
@@ -154,11 +165,11 @@ const BY_EXTENSION: [(&[&str], Foreign); 20] = [
 /// Formats by the first bytes of their files.
 const BY_CONTENT: [(&[u8], Foreign); 12] = [
     (LFS_POINTER, LFS),
-    (b"\x1f\x8b", GZIP),
-    (b"\x28\xb5\x2f\xfd", ZSTD),
-    (b"BZh", BZIP2),
-    (b"\xfd7zXZ\0", XZ),
-    (b"\x04\x22\x4d\x18", LZ4),
+    (b"\x1f\x8b", UNNAMED_GZIP),
+    (b"\x28\xb5\x2f\xfd", UNNAMED_ZSTD),
+    (b"BZh", UNNAMED_BZIP2),
+    (b"\xfd7zXZ\0", UNNAMED_XZ),
+    (b"\x04\x22\x4d\x18", UNNAMED_LZ4),
     (b"PK\x03\x04", ZIP),
     (b"7z\xbc\xaf\x27\x1c", SEVEN_ZIP),
     (b"Rar!\x1a\x07", RAR),
@@ -208,7 +219,11 @@ pub(super) fn of_file(path: &Path) -> io::Result<Option<Foreign>> {
         true => Some(ONE_IMAGE),
         false => of_name(&name),
     };
-    Ok(of_content(&head).or_else(by_name))
+    Ok(match (of_content(&head), by_name()) {
+        // The name's hint is shorter.
+        (Some(content), Some(name)) if content.what == name.what => Some(name),
+        (content, name) => content.or(name),
+    })
 }
 
 /// Fails if the file at `path`, whose name is that of a TAR archive or a Parquet file, has the content of another format.
@@ -265,7 +280,7 @@ mod tests {
         ] {
             assert_eq!(of_name(name), expected, "{name}");
         }
-        assert_eq!(of_content(b"\x1f\x8b\x08"), Some(GZIP));
+        assert_eq!(of_content(b"\x1f\x8b\x08"), Some(UNNAMED_GZIP));
         assert_eq!(of_content(b"PAR1"), None);
         let error = ZIP.refuse(Path::new("in/a.zip")).to_string();
         assert_eq!(
