@@ -16,7 +16,11 @@ pub(crate) fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ExtractErr
     }
     let folder = path.parent().unwrap_or(Path::new(".")).display().to_string();
     let reason = "this is a git-lfs pointer, not the file itself";
-    Err(ExtractError::setting(path, reason, format!("run `git lfs pull` in {folder}, or download the file again")))
+    Err(ExtractError::setting(
+        path,
+        reason,
+        format!("run `git lfs pull` in {folder}, or download the file again"),
+    ))
 }
 
 /// Fails if the file at `path` is a pointer. A file that cannot be read is none.

@@ -93,11 +93,10 @@ impl PixelBuffer {
         }
     }
 
-    /// Copies `len` elements from offset `from` of `source` to offset `start`, and converts them if they are floats of
-    /// different types.
+    /// Copies `len` elements from offset `from` of `source` to offset `start`, and converts them if the types differ.
     ///
     /// # Panics
-    /// If either range is out of bounds, or if only one buffer holds bytes.
+    /// If either range is out of bounds.
     pub fn copy_from(&mut self, start: usize, source: &Self, from: usize, len: usize) {
         let (to, from) = (start..start + len, from..from + len);
         match (self, source) {
@@ -108,8 +107,17 @@ impl PixelBuffer {
             (Self::F32(to_values), Self::F16(values)) => {
                 values[from].convert_to_f32_slice(&mut to_values[to])
             }
-            (Self::U8(_), _) | (_, Self::U8(_)) => {
-                unreachable!("bytes are not normalized and cannot become floats")
+            (Self::U8(to_values), Self::F32(values)) => {
+                convert(&mut to_values[to], &values[from], |value| value);
+            }
+            (Self::U8(to_values), Self::F16(values)) => {
+                convert(&mut to_values[to], &values[from], f16::to_f32);
+            }
+            (Self::F32(to_values), Self::U8(values)) => {
+                to_values[to].iter_mut().zip(&values[from]).for_each(|(to, value)| *to = f32::from(*value));
+            }
+            (Self::F16(to_values), Self::U8(values)) => {
+                to_values[to].iter_mut().zip(&values[from]).for_each(|(to, value)| *to = f16::from(*value));
             }
         }
     }
@@ -124,6 +132,14 @@ impl PixelBuffer {
             Self::F16(values) => values[start..].fill(f16::ZERO),
             Self::U8(values) => values[start..].fill(0),
         }
+    }
+}
+
+/// Rounds floats to bytes.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded and clamped to 0..255")]
+fn convert<T: Copy>(bytes: &mut [u8], values: &[T], wide: impl Fn(T) -> f32) {
+    for (byte, value) in bytes.iter_mut().zip(values) {
+        *byte = wide(*value).round().clamp(0.0, 255.0) as u8;
     }
 }
 

@@ -38,18 +38,16 @@ impl ImageSources<'_> {
         self.preprocessing.require_rgb()?;
         let toml = self.toml;
         let mut notes = Vec::new();
-        let mut resolved = vec![Resolved::new(
-            "model",
-            self.model.value.display().to_string(),
-            self.model.source.clone(),
-        )];
+        let mut resolved =
+            vec![Resolved::new("model", self.model.value.display().to_string(), self.model.source.clone())];
         let path = self.dir.join(&self.model.value);
         let pixels = declared_pixels(&path, toml.input.as_deref());
         let size = self.size(pixels.as_ref(), &mut resolved)?;
         let normalization = self.normalization(pixels.as_ref(), &mut resolved, &mut notes)?;
         let resample = self.resample(&mut resolved)?;
         let center = self.center(size.or(pixels.as_ref().and_then(side_of)))?;
-        let (center, center_source) = center.map_or((None, None), |center| (Some(center.value), Some(center.source)));
+        let (center, center_source) =
+            center.map_or((None, None), |center| (Some(center.value), Some(center.source)));
         Ok(ImageSettings {
             model: path,
             size,
@@ -91,8 +89,10 @@ impl ImageSources<'_> {
             return self.refuse(format!("[image] size = {}: out of range", size.value), "");
         }
         match (&size, pixels.and_then(side_of)) {
-            (Some(size), _) => resolved.push(Resolved::new("size", size.value, size.source.clone())),
-            (None, Some(side)) => resolved.push(Resolved::new("size", side, self.model_name())),
+            (Some(size), _) => {
+                resolved.push(Resolved::new("size", i64::from(size.value), size.source.clone()))
+            }
+            (None, Some(side)) => resolved.push(Resolved::new("size", i64::from(side), self.model_name())),
             (None, None) => {}
         }
         Ok(size.map(|size| size.value))
@@ -129,9 +129,9 @@ impl ImageSources<'_> {
             return self.refuse(
                 "[image] mean and std are neither here nor in preprocessor_config.json, processor_config.json, \
                  open_clip_config.json or timm's config.json",
-                "copy the exporter's file here, or give them in teacher.toml; \
-                 CLIP: mean = [0.48145466, 0.4578275, 0.40821073], std = [0.26862954, 0.26130258, 0.27577711]; \
-                 torchvision: mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]",
+                "CLIP: mean = [0.48145466, 0.4578275, 0.40821073], std = [0.26862954, 0.26130258, 0.27577711]; \
+                 torchvision: mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]; set them in teacher.toml, or copy \
+                 the exporter's file here",
             );
         };
         // Pixels are in 0..1. A mean far outside that range is meant for bytes and would silently make a whole cache
@@ -176,7 +176,8 @@ impl ImageSources<'_> {
             (Some(fraction), ..) => fraction,
             (None, Some(length), Some(side)) => CenterCrop::of_lengths(side, length, resize, offset).fraction,
             (None, Some(_), None) => {
-                return self.refuse("[image] resize goes with size, which is not known", "set size in teacher.toml");
+                return self
+                    .refuse("[image] resize goes with size, which is not known", "set size in teacher.toml");
             }
             (None, None, _) => match files {
                 Some(files) => files.fraction,
@@ -208,7 +209,11 @@ impl ImageSources<'_> {
             source: family.as_ref().map_or_else(String::new, |family| family.source.clone()),
             family: family.map(|family| family.value),
             registers: config.as_ref().and_then(|config| config.vision().num_register_tokens),
-            labels: config.as_ref().and_then(|config| config.top().labels()).or(classes).filter(|labels| *labels > 0),
+            labels: config
+                .as_ref()
+                .and_then(|config| config.top().labels())
+                .or(classes)
+                .filter(|labels| *labels > 0),
             beside_text: self.beside_text,
         })
     }
@@ -228,7 +233,9 @@ fn declared_pixels(path: &Path, name: Option<&str>) -> Option<Declared> {
 /// Side of the input, if the model fixes it.
 fn side_of(pixels: &Declared) -> Option<u32> {
     match pixels.shape.as_deref()? {
-        [_, Some(3), Some(height), Some(width)] | [_, Some(height), Some(width), Some(3)] if height == width => {
+        [_, Some(3), Some(height), Some(width)] | [_, Some(height), Some(width), Some(3)]
+            if height == width =>
+        {
             u32::try_from(*height).ok()
         }
         _ => None,

@@ -169,7 +169,11 @@ impl Teacher {
             searched(names),
             self.models.others()
         );
-        ExtractError::setting(&self.dir, reason, format!("name it in {TEACHER_TOML}: [{encoder}] model = \"FILE\""))
+        ExtractError::setting(
+            &self.dir,
+            reason,
+            format!("name it in {TEACHER_TOML}: [{encoder}] model = \"FILE\""),
+        )
     }
 
     /// Hash of the text encoder, for a cache of images: `None` if there is none, or if nobody named it and it is

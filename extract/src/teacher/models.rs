@@ -20,8 +20,24 @@ const TEXT: &[&str] = &["text", "text_model", "textual"];
 const EITHER: &str = "model";
 /// Ends of the names of variants: other precisions, and files that an optimizer wrote.
 const VARIANTS: &[&str] = &[
-    "fp16", "fp32", "bf16", "float16", "quantized", "int8", "uint8", "int4", "uint4", "q4", "q4f16", "q8", "bnb4",
-    "O1", "O2", "O3", "O4", "optimized",
+    "fp16",
+    "fp32",
+    "bf16",
+    "float16",
+    "quantized",
+    "int8",
+    "uint8",
+    "int4",
+    "uint4",
+    "q4",
+    "q4f16",
+    "q8",
+    "bnb4",
+    "O1",
+    "O2",
+    "O3",
+    "O4",
+    "optimized",
 ];
 
 /// The models of a folder. Paths are relative to it.
@@ -41,7 +57,9 @@ impl Models {
     pub(crate) fn find(dir: &Path) -> Result<Self, ExtractError> {
         let all = list(dir)?;
         let named = |name: &str| {
-            let in_folder = |folder: &str| all.iter().find(|path| **path == Path::new(folder).join(format!("{name}.onnx")));
+            let in_folder = |folder: &str| {
+                all.iter().find(|path| **path == Path::new(folder).join(format!("{name}.onnx")))
+            };
             (in_folder(""), in_folder(SUBFOLDER))
         };
         let first = |names: &[&str]| {
@@ -139,7 +157,8 @@ fn is_variant(path: &Path) -> bool {
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> ExtractError {
-    let hint = "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer";
+    let hint =
+        "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer";
     ExtractError::TeacherFile { path: path.to_owned(), source, hint }
 }
 
@@ -199,7 +218,11 @@ mod tests {
         ] {
             let expected = [image, text].map(|name| (!name.is_empty()).then(|| name.to_owned()));
             let [image, text] = expected;
-            assert_eq!(find(&files), (image, text, unused.into_iter().map(str::to_owned).collect()), "{files:?}");
+            assert_eq!(
+                find(&files),
+                (image, text, unused.into_iter().map(str::to_owned).collect()),
+                "{files:?}"
+            );
         }
     }
 

@@ -432,9 +432,7 @@ pub(super) mod tests {
 
     /// An input with the given element type; axis 0 means one that is not fixed.
     fn input(name: &str, element: usize, shape: Option<&[usize]>) -> Vec<u8> {
-        let axis = |size: &usize| {
-            field(1, &if *size == 0 { field(2, b"batch") } else { number(1, *size) })
-        };
+        let axis = |size: &usize| field(1, &if *size == 0 { field(2, b"batch") } else { number(1, *size) });
         let shape = shape.map(|axes| field(2, &axes.iter().flat_map(axis).collect::<Vec<_>>()));
         let tensor = [number(1, element), shape.unwrap_or_default()].concat();
         field(11, &[field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat())

@@ -17,8 +17,7 @@ pub(crate) struct TokenizerDefaults {
 /// Reads `tokenizer.json` at `path` and `tokenizer_config.json` beside it. Either file may be missing.
 pub(crate) fn read(path: &Path) -> Result<TokenizerDefaults, ExtractError> {
     let tokenizer = read_json(path)?.unwrap_or_default();
-    let config =
-        read_json(&path.with_file_name("tokenizer_config.json"))?.unwrap_or_default();
+    let config = read_json(&path.with_file_name("tokenizer_config.json"))?.unwrap_or_default();
     let length =
         |value: Option<&Value>| value.and_then(Value::as_u64).and_then(|length| usize::try_from(length).ok());
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());

@@ -104,7 +104,9 @@ impl TeacherToml {
         }
         if let Some(image) = self.image.as_ref().filter(|image| image.resize.is_some()) {
             if image.center_fraction.is_some() {
-                return refuse("[image] center_fraction and resize say the same in two ways; give one of them");
+                return refuse(
+                    "[image] center_fraction and resize say the same in two ways; give one of them",
+                );
             }
             if image.resize.is_none_or(|length| length == 0 || length > MAX_SIZE) {
                 return refuse(&format!("[image] resize: expected 1 to {MAX_SIZE} pixels"));

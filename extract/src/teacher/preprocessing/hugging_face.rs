@@ -216,9 +216,9 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
 /// Fails for steps and settings that change the pixels in ways that cannot be followed.
 fn refuse_unsupported(file: &PreprocessingFile) -> Result<(), ExtractError> {
     let keys = file.json.as_object().into_iter().flat_map(|map| map.keys());
-    let step = keys.filter(|key| key.starts_with("do_") && file.is_on(key)).find(|key| {
-        !KNOWN_STEPS.contains(&key.as_str()) && !HARMLESS_STEPS.contains(&key.as_str())
-    });
+    let step = keys
+        .filter(|key| key.starts_with("do_") && file.is_on(key))
+        .find(|key| !KNOWN_STEPS.contains(&key.as_str()) && !HARMLESS_STEPS.contains(&key.as_str()));
     if let Some(step) = step {
         return file.refuse_geometry(format!("{step} = true is a step that lgd does not have"));
     }
@@ -247,11 +247,13 @@ fn resize(file: &PreprocessingFile, size: &Value) -> Result<Resize, ExtractError
     }
     let Some(length) = square(size) else { return refuse() };
     let short = if size.is_number() {
-        processor(file).is_none_or(|processor| processor.plain == PlainSize::Short)
+        // Without a class, a crop shows that the number is the short side.
+        processor(file).map_or(crops(file), |processor| processor.plain == PlainSize::Short)
     } else {
         has("shortest_edge") && !has("height")
     };
-    let mode = if short && !file.is_on("use_square_size") { ResizeMode::Shortest } else { ResizeMode::Squash };
+    let mode =
+        if short && !file.is_on("use_square_size") { ResizeMode::Shortest } else { ResizeMode::Squash };
     Ok(Resize { mode, length })
 }
 
@@ -267,7 +269,8 @@ fn crop_pct(file: &PreprocessingFile, default: f64) -> Result<f64, ExtractError>
 fn convnext(file: &PreprocessingFile, resize: Resize) -> Result<CenterCrop, ExtractError> {
     let side = resize.length;
     if resize.mode == ResizeMode::Squash {
-        return file.refuse_geometry("size has a height and a width; this processor takes shortest_edge only");
+        return file
+            .refuse_geometry("size has a height and a width; this processor takes shortest_edge only");
     }
     if side >= CONVNEXT_SQUEEZES {
         return Ok(CenterCrop::of_lengths(side, side, ResizeMode::Squash, CropOffset::Floor));
@@ -305,9 +308,9 @@ fn assumption(file: &PreprocessingFile) -> Option<&'static str> {
     match (class(file), processor(file)) {
         (_, Some(_)) => None,
         (Some(_), None) => Some("assumed: an unknown class, read as a plain resize and crop"),
-        (None, None) if file.value("size").is_some_and(Value::is_number) => {
-            Some("assumed: no class is named, size is taken as the short side")
-        }
+        (None, None) if file.value("size").is_some_and(Value::is_number) => Some(
+            "assumed: no class is named, size is taken as the short side if there is a crop, else as both sides",
+        ),
         (None, None) => None,
     }
 }

@@ -90,7 +90,8 @@ impl Preprocessing {
     /// Resize and crop. Two files that differ only in how an odd border is halved agree, and the first one counts.
     pub(crate) fn center(&self) -> Result<Option<Sourced<CenterCrop>>, ExtractError> {
         let alike = |a: &CenterCrop, b: &CenterCrop| (a.fraction, a.resize) == (b.fraction, b.resize);
-        let center = self.agreed("the resize and crop", "resize_mode and resize", |rules| rules.center, alike)?;
+        let center =
+            self.agreed("the resize and crop", "resize_mode and resize", |rules| rules.center, alike)?;
         Ok(center.map(|center| {
             let file = self.files.iter().find(|file| file.source == center.source);
             match file.and_then(|file| (file.rules.assumption)(file)) {
@@ -279,11 +280,7 @@ fn rescaled(mean: [f64; 3], std: [f64; 3], factor: f64, offset: f64) -> Normaliz
 }
 
 /// A length in pixels, rounded down as by Python's `int` and `floor`; `None` if it is not a usable one.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "between 1 and the largest side"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and the largest side")]
 fn whole(length: f64) -> Option<u32> {
     (length >= 1.0 && length <= f64::from(lgd_data::render::MAX_SIZE)).then_some(length as u32)
 }

@@ -21,7 +21,12 @@ static RULES: Rules = Rules { size, normalization, resample, center, assumption:
 /// Reads `open_clip_config.json` in `dir`.
 pub(super) fn open(dir: &Path) -> Result<Option<PreprocessingFile>, ExtractError> {
     let path = dir.join(OPEN_CLIP);
-    Ok(read_json(&path)?.map(|json| PreprocessingFile { source: file_name(&path), path, json, rules: &RULES }))
+    Ok(read_json(&path)?.map(|json| PreprocessingFile {
+        source: file_name(&path),
+        path,
+        json,
+        rules: &RULES,
+    }))
 }
 
 /// Whether the settings of an image processor are OpenCLIP's, as in processors that wrap its transforms.
@@ -74,7 +79,8 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
         Some("squash") => ResizeMode::Squash,
         Some("longest") => ResizeMode::Longest,
         Some(other) => {
-            return file.refuse_geometry(format!("resize_mode '{other}': expected shortest, squash or longest"));
+            return file
+                .refuse_geometry(format!("resize_mode '{other}': expected shortest, squash or longest"));
         }
     };
     let fill = setting(file, "fill_color");

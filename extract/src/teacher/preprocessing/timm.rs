@@ -28,11 +28,10 @@ const SIZE: u32 = 224;
 /// Reads timm's settings in `config.json` in `dir`, if the file is timm's.
 pub(super) fn open(dir: &Path) -> Result<Option<PreprocessingFile>, ExtractError> {
     let path = dir.join("config.json");
-    let Some(mut json) = read_json(&path)? else { return Ok(None) };
-    let settings = match json.get_mut("pretrained_cfg") {
-        Some(settings) => settings.take(),
-        None if json.get("architecture").is_some() && json.get("input_size").is_some() => json,
-        None => return Ok(None),
+    let Some(json) = read_json(&path)? else { return Ok(None) };
+    let flat = json.get("architecture").is_some() && json.get("input_size").is_some();
+    let Some(settings) = json.get("pretrained_cfg").or(flat.then_some(&json)).cloned() else {
+        return Ok(None);
     };
     let source = format!("{}: timm's pretrained_cfg", file_name(&path));
     let file = PreprocessingFile { source, path, json: settings, rules: &RULES };
@@ -66,7 +65,9 @@ fn normalization(file: &PreprocessingFile) -> Result<Option<Normalization>, Extr
     if given(file, "mean").is_none() && given(file, "std").is_none() {
         return Ok(Some(default));
     }
-    let or = |key, default: [f32; 3]| given(file, key).map_or(Ok(default.map(f64::from)), |value| file.triple(value));
+    let or = |key, default: [f32; 3]| {
+        given(file, key).map_or(Ok(default.map(f64::from)), |value| file.triple(value))
+    };
     Ok(Some(rescaled(or("mean", default.mean)?, or("std", default.std)?, 1.0 / 255.0, 0.0)))
 }
 
@@ -84,7 +85,9 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
     // A malformed size is reported where the size is read.
     let Some(side) = size(file).ok().flatten().filter(|side| *side > 0) else { return Ok(None) };
     match whole(f64::from(side) / share) {
-        Some(length) if share > 0.0 => Ok(Some(CenterCrop::of_lengths(side, length, mode, CropOffset::HalfEven))),
+        Some(length) if share > 0.0 => {
+            Ok(Some(CenterCrop::of_lengths(side, length, mode, CropOffset::HalfEven)))
+        }
         _ => file.refuse_geometry(format!("crop_pct = {share}: expected above 0, at most 1")),
     }
 }
