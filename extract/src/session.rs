@@ -246,6 +246,11 @@ impl Selection {
         let names = outputs.iter().map(|&name| name.to_owned()).collect();
         Ok(Self { names, options: options.with_outputs(selector) })
     }
+
+    /// Names of the selected outputs.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
 }
 
 /// An output of f32 or f16 elements, with its shape.

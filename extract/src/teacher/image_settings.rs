@@ -203,7 +203,7 @@ impl ImageSources<'_> {
         let family = of_config.or_else(of_class);
         // timm's file has the number of classes under another name.
         let classes = read_json(&self.dir.join("config.json"))?
-            .and_then(|json| json.get("num_classes").and_then(serde_json::Value::as_u64))
+            .and_then(|(_, json)| json.get("num_classes").and_then(serde_json::Value::as_u64))
             .and_then(|classes| usize::try_from(classes).ok());
         Ok(KnownModel {
             source: family.as_ref().map_or_else(String::new, |family| family.source.clone()),

@@ -11,15 +11,18 @@
 //! Every setting is resolved from these files; `teacher.toml` overrides them value by value. Opening a teacher reads
 //! only the small files. Encoding prompts never loads the image model, and encoding images never loads the text model.
 
+mod former_hash;
 mod image_settings;
 mod model_config;
 mod models;
 mod onnx;
 mod preprocessing;
 mod resolved;
+mod sentence;
 mod settings;
 mod sourced;
-mod tokenizer_files;
+mod text_settings;
+mod tokenizer;
 mod toml_file;
 
 use std::path::{Path, PathBuf};
@@ -27,11 +30,15 @@ use std::path::{Path, PathBuf};
 use lgd_data::manifest::ContentHash;
 
 pub use resolved::Resolved;
-pub use settings::{ImageSettings, KnownModel, Padding, Pooling, TextSettings};
+pub(crate) use sentence::SentencePipeline;
+pub use settings::{ImageSettings, KnownModel, Pooling};
+pub use text_settings::{Clean, Padding, PaddingSide, TextPooling, TextSettings};
+pub(crate) use tokenizer::{Demand, Family, PromptTokenizer, Tokens};
 
 use crate::device::Slot;
 use crate::encoder::{EncoderOptions, ImageEncoder, Outputs, TextEncoder};
 use crate::error::ExtractError;
+use crate::lfs::refuse_pointer_file;
 use crate::runtime::Runtime;
 use image_settings::ImageSources;
 use models::{IMAGE_NAMES, Models, TEXT_NAMES, searched};
@@ -40,9 +47,6 @@ use preprocessing::Preprocessing;
 use sourced::Sourced;
 pub use toml_file::TEACHER_TOML;
 use toml_file::{ImageToml, TeacherToml, TextToml};
-
-/// Longest plausible context. Tokenizers without a limit store 10^30.
-const MAX_CONTEXT: usize = 65_536;
 
 /// What a folder without a usable teacher lacks.
 const FOLDER_HINT: &str = "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer, as \
@@ -87,13 +91,11 @@ impl Teacher {
             return Err(ExtractError::setting(dir, format!("{expected}{}", models.others()), FOLDER_HINT));
         }
         let preprocessing = Preprocessing::read(dir)?;
-        let text = match (text, models.text.is_some()) {
-            (Some(text), _) => Some(resolve_text(dir, &path, text, &models, &preprocessing)?),
-            // Images can be encoded although a text model that nobody named lacks its tokenizer.
-            (None, true) => resolve_text(dir, &path, TextToml::default(), &models, &preprocessing).ok(),
-            (None, false) => None,
-        };
         let folder_name = || dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        let set_size = image.as_ref().and_then(|image| image.size);
+        let image_size = set_size.or_else(|| preprocessing.size().ok().flatten().map(|size| size.value));
+        let text = (text.is_some() || models.text.is_some())
+            .then(|| resolve_text(dir, text.unwrap_or_default(), &models, image_size));
         Ok(Self {
             name: name.unwrap_or_else(folder_name),
             described,
@@ -199,17 +201,24 @@ impl Teacher {
         Ok(hasher.finalize().into())
     }
 
-    /// BLAKE3 hash of everything that affects a prompt's embedding: text model, tokenizer and settings.
+    /// BLAKE3 hash of the text model, including weights in separate files, under which a cache records the text encoder.
+    /// Tokenizer and settings are not part of it: they can change without another embedding space, and they are resolved
+    /// only when the model is opened.
     ///
     /// # Errors
     /// [`ExtractError::Artifact`] if a file cannot be read.
     pub fn text_hash(&self) -> Result<ContentHash, ExtractError> {
-        let settings = self.text()?;
         let mut hasher = blake3::Hasher::new();
-        hash_model(&mut hasher, &settings.model)?;
-        hasher.update(ContentHash::of_file(&settings.tokenizer)?.as_bytes());
-        hasher.update(settings.fingerprint().as_bytes());
+        hash_model(&mut hasher, &self.text()?.model)?;
         Ok(hasher.finalize().into())
+    }
+
+    /// The hash under which versions up to 0.1 recorded this text encoder, if they could have used it.
+    ///
+    /// # Errors
+    /// [`ExtractError::Artifact`] if a file cannot be read.
+    pub fn former_text_hash(&self) -> Result<Option<ContentHash>, ExtractError> {
+        former_hash::former_hash(self.text()?)
     }
 
     /// Opens the image model on the first device of `options`.
@@ -255,6 +264,7 @@ impl Teacher {
 /// files that it refers to. Existing caches contain this hash. The files found by name come first because an earlier
 /// version hashed only those.
 fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractError> {
+    refuse_pointer_file(model)?;
     hasher.update(ContentHash::of_file(model)?.as_bytes());
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let folder = model.parent().unwrap_or(Path::new("."));
@@ -282,33 +292,22 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
     Ok(())
 }
 
-fn resolve_text(
-    dir: &Path,
-    path: &Path,
-    text: TextToml,
-    models: &Models,
-    preprocessing: &Preprocessing,
-) -> Result<TextSettings, ExtractError> {
-    let tokenizer = dir.join(text.tokenizer.unwrap_or_else(|| "tokenizer.json".into()));
-    let beside = tokenizer_files::read(&tokenizer)?;
-    let context_length = text
-        .context_length
-        .or(preprocessing.context_length())
-        .or(beside.context_length.filter(|length| *length <= MAX_CONTEXT));
-    if context_length.is_some_and(|length| !(1..=MAX_CONTEXT).contains(&length)) {
-        let reason = format!("[text] context_length = {}: out of range", context_length.unwrap_or(0));
-        return Err(ExtractError::setting(path, reason, ""));
-    }
-    Ok(TextSettings {
+/// The settings of the text side. The tokenizer's files are read when the encoder is opened.
+fn resolve_text(dir: &Path, text: TextToml, models: &Models, image_size: Option<u32>) -> TextSettings {
+    TextSettings {
         model: dir.join(text.model.or(models.text.clone()).unwrap_or_else(|| "text.onnx".into())),
-        tokenizer,
-        context_length,
+        dir: dir.to_owned(),
+        tokenizer: text.tokenizer.map(|tokenizer| dir.join(tokenizer)),
+        context_length: text.context_length,
         padding: text.padding,
-        pad_id: text.pad_id.or(beside.pad_id),
+        padding_side: text.padding_side,
+        pad_id: text.pad_id,
+        clean: text.clean,
         input: text.input,
         output: text.output,
         pooling: text.pooling,
-    })
+        image_size,
+    }
 }
 
 #[cfg(test)]

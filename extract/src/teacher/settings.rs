@@ -19,22 +19,10 @@ pub enum Pooling {
     None,
     /// The first token of [N, T, D].
     Cls,
-    /// The mean over the tokens of [N, T, D]: for images, the tokens after the prefix tokens; for prompts, those that
-    /// are not padding.
+    /// The mean over the tokens of [N, T, D] after the prefix tokens.
     Mean,
     /// The mean over the positions of a feature map, [N, D, H, W] or [N, H, W, D], in the input's layout.
     Gap,
-}
-
-/// How prompts are padded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Padding {
-    /// To the longest prompt of the batch. Batches contain prompts of the same length, so in effect nothing is
-    /// padded.
-    Longest,
-    /// Always to the context length, as CLIP's text encoders require.
-    Fixed,
 }
 
 /// Inputs and outputs of the image model.
@@ -90,35 +78,4 @@ pub struct KnownModel {
     pub labels: Option<usize>,
     /// Whether the teacher has a text model, with which the embeddings must be comparable.
     pub beside_text: bool,
-}
-
-/// Inputs and outputs of the text model.
-#[derive(Clone, Debug)]
-pub struct TextSettings {
-    /// The ONNX model.
-    pub model: PathBuf,
-    /// The tokenizer in the `tokenizers` library's JSON format.
-    pub tokenizer: PathBuf,
-    /// Maximum number of tokens per prompt, special tokens included; `None` means the model's fixed length.
-    pub context_length: Option<usize>,
-    /// Padding; `None` means `fixed` if the model's length is fixed or it has no attention mask, else `longest`.
-    pub padding: Option<Padding>,
-    /// Id of the padding token; `None` means the tokenizer's own.
-    pub pad_id: Option<u32>,
-    /// Name of the input that takes token ids; `None` means `input_ids`, or the only one.
-    pub input: Option<String>,
-    /// Name of the output; `None` means the only one, or one with a known name.
-    pub output: Option<String>,
-    /// Pooling of the output; `None` means `none`, which requires an [N, D] output.
-    pub pooling: Option<Pooling>,
-}
-
-impl TextSettings {
-    /// The settings that affect an embedding, in a fixed text form, for the text encoder's hash.
-    pub(crate) fn fingerprint(&self) -> String {
-        format!(
-            "context_length={:?} padding={:?} pad_id={:?} input={:?} output={:?} pooling={:?}",
-            self.context_length, self.padding, self.pad_id, self.input, self.output, self.pooling
-        )
-    }
 }

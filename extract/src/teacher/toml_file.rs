@@ -6,7 +6,8 @@ use lgd_data::render::MAX_SIZE;
 use lgd_data::view::ResizeMode;
 use serde::Deserialize;
 
-use super::settings::{Padding, Pooling};
+use super::settings::Pooling;
+use super::text_settings::{Clean, Padding, PaddingSide, TextPooling};
 use crate::error::ExtractError;
 
 /// Name of the file that describes a teacher.
@@ -49,10 +50,12 @@ pub(crate) struct TextToml {
     pub tokenizer: Option<PathBuf>,
     pub context_length: Option<usize>,
     pub padding: Option<Padding>,
+    pub padding_side: Option<PaddingSide>,
     pub pad_id: Option<u32>,
+    pub clean: Option<Clean>,
     pub input: Option<String>,
     pub output: Option<String>,
-    pub pooling: Option<Pooling>,
+    pub pooling: Option<TextPooling>,
     pub normalize: Option<bool>,
 }
 
@@ -124,9 +127,6 @@ impl TeacherToml {
             Some(([0, _] | [_, 0], _)) => return refuse("[image] token_grid: a grid has rows and columns"),
             Some((_, false)) => return refuse("[image] token_grid only goes with tokens"),
             _ => {}
-        }
-        if self.text.as_ref().is_some_and(|text| text.pooling == Some(Pooling::Gap)) {
-            return refuse("[text] pooling = \"gap\": prompts have no feature map; use none, cls or mean");
         }
         Ok(())
     }

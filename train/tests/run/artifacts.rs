@@ -200,6 +200,7 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
     let record = BankRecord {
         cache: cache.hash(),
         text_encoder: ContentHash::of(b"text encoder"),
+        cache_text_encoder: None,
         dim: DIM,
         categories: CLASSES.iter().map(category).collect(),
         templates: vec!["{}".to_owned()],

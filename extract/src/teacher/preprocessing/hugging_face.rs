@@ -39,21 +39,19 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 
 /// Reads `preprocessor_config.json` in `dir`.
 pub(super) fn preprocessor_config(dir: &Path) -> Result<Option<PreprocessingFile>, ExtractError> {
-    let path = dir.join(PREPROCESSOR);
-    Ok(match read_json(&path)? {
-        Some(json) => Some(file(dir, &path, json)?),
-        None => None,
-    })
+    match read_json(&dir.join(PREPROCESSOR))? {
+        Some((path, json)) => file(dir, &path, json).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Reads the image processor in `processor_config.json` in `dir`. Before transformers 5, the file has none.
 pub(super) fn processor_config(dir: &Path) -> Result<Option<PreprocessingFile>, ExtractError> {
-    let path = dir.join(PROCESSOR);
-    let nested = read_json(&path)?.and_then(|mut json| json.get_mut("image_processor").map(Value::take));
-    Ok(match nested.filter(Value::is_object) {
-        Some(json) => Some(file(dir, &path, json)?),
-        None => None,
-    })
+    let Some((path, mut json)) = read_json(&dir.join(PROCESSOR))? else { return Ok(None) };
+    match json.get_mut("image_processor").map(Value::take).filter(Value::is_object) {
+        Some(nested) => file(dir, &path, nested).map(Some),
+        None => Ok(None),
+    }
 }
 
 fn file(dir: &Path, path: &Path, json: Value) -> Result<PreprocessingFile, ExtractError> {
@@ -63,7 +61,7 @@ fn file(dir: &Path, path: &Path, json: Value) -> Result<PreprocessingFile, Extra
     }
     if class(&file).is_none() {
         let config = read_json(&dir.join("config.json"))?;
-        let model_type = config.as_ref().and_then(|config| config.get("model_type")).and_then(Value::as_str);
+        let model_type = config.as_ref().and_then(|(_, json)| json.get("model_type")).and_then(Value::as_str);
         let class = model_type.and_then(processors::of_model_type);
         if let (Some(class), Some(json)) = (class, file.json.as_object_mut()) {
             json.insert("image_processor_type".to_owned(), class.into());

@@ -101,14 +101,6 @@ impl Preprocessing {
         }))
     }
 
-    /// Context length in tokens, from OpenCLIP's file.
-    pub(crate) fn context_length(&self) -> Option<usize> {
-        self.files.iter().find_map(|file| {
-            let length = file.json.pointer("/model_cfg/text_cfg/context_length")?.as_u64()?;
-            usize::try_from(length).ok()
-        })
-    }
-
     /// The family of the model that the class of an image processor shows: "siglip" for `SiglipImageProcessorFast`.
     pub(crate) fn family(&self) -> Option<Sourced<&'static str>> {
         self.files.iter().find_map(|file| {
@@ -232,15 +224,16 @@ impl PreprocessingFile {
     }
 }
 
-/// Reads a JSON file; `None` if it does not exist.
-pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, ExtractError> {
+/// Reads a JSON file and returns its path and content; `None` if it does not exist.
+pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, ExtractError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),
     };
     refuse_pointer(path, &bytes)?;
-    Ok(Some(serde_json::from_slice(&bytes).map_err(|error| ExtractError::syntax(path, error))?))
+    let json = serde_json::from_slice(&bytes).map_err(|error| ExtractError::syntax(path, error))?;
+    Ok(Some((path.to_owned(), json)))
 }
 
 /// A file's name, for sources.

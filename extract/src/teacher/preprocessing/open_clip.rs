@@ -5,7 +5,7 @@
 //!  "preprocess_cfg": {"mean": [..], "std": [..], "interpolation": "bicubic", "resize_mode": "shortest"}}
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lgd_data::render::{Normalization, Resample};
 use lgd_data::view::{CenterCrop, CropOffset, ResizeMode};
@@ -20,13 +20,13 @@ static RULES: Rules = Rules { size, normalization, resample, center, assumption:
 
 /// Reads `open_clip_config.json` in `dir`.
 pub(super) fn open(dir: &Path) -> Result<Option<PreprocessingFile>, ExtractError> {
-    let path = dir.join(OPEN_CLIP);
-    Ok(read_json(&path)?.map(|json| PreprocessingFile {
+    let file = |(path, json): (PathBuf, Value)| PreprocessingFile {
         source: file_name(&path),
         path,
         json,
         rules: &RULES,
-    }))
+    };
+    Ok(read_json(&dir.join(OPEN_CLIP))?.map(file))
 }
 
 /// Whether the settings of an image processor are OpenCLIP's, as in processors that wrap its transforms.

@@ -27,8 +27,7 @@ const SIZE: u32 = 224;
 
 /// Reads timm's settings in `config.json` in `dir`, if the file is timm's.
 pub(super) fn open(dir: &Path) -> Result<Option<PreprocessingFile>, ExtractError> {
-    let path = dir.join("config.json");
-    let Some(json) = read_json(&path)? else { return Ok(None) };
+    let Some((path, json)) = read_json(&dir.join("config.json"))? else { return Ok(None) };
     let flat = json.get("architecture").is_some() && json.get("input_size").is_some();
     let Some(settings) = json.get("pretrained_cfg").or(flat.then_some(&json)).cloned() else {
         return Ok(None);
