@@ -17,7 +17,7 @@ pub struct ExtractArgs {
     /// in a column), or a CSV list (path and optional label).
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
-    /// Teacher folder with teacher.toml.
+    /// Teacher folder, as an exporter wrote it or with teacher.toml.
     #[arg(long, value_name = "DIR")]
     pub teacher: PathBuf,
     /// Views per image, K.
