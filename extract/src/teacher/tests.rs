@@ -64,7 +64,6 @@ fn unknown_keys_and_wrong_values_name_the_file() {
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std above 0"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "together"),
         ("[image]\nsize = 32\n".to_owned(), "hint: CLIP: mean"),
-        ("[text]\ncontext_length = 0\n".to_owned(), "context_length"),
         ("[text]\npooling = 'gap'\n".to_owned(), "gap"),
         (format!("{MINIMAL}center_fraction = 0.9\nresize = 36\n"), "give one of them"),
         (format!("{MINIMAL}resize = 0\n"), "resize: expected 1 to 4096 pixels"),
@@ -206,22 +205,7 @@ fn a_model_of_bytes_needs_no_normalization() {
 }
 
 #[test]
-fn prompts_take_their_defaults_from_the_tokenizer() {
-    let teacher = open(&[
-        (TEACHER_TOML, "[text]\n"),
-        ("tokenizer.json", r#"{"added_tokens": [{"id": 7, "content": "<pad>"}]}"#),
-        ("tokenizer_config.json", r#"{"model_max_length": 77, "pad_token": {"content": "<pad>"}}"#),
-    ]);
-    let text = teacher.unwrap().text().unwrap().clone();
-    assert_eq!((text.context_length, text.pad_id), (Some(77), Some(7)));
-
-    let unlimited = ("tokenizer_config.json", r#"{"model_max_length": 1000000000000000019884624838656}"#);
-    let text = open(&[(TEACHER_TOML, "[text]\n"), unlimited]).unwrap().text().unwrap().clone();
-    assert_eq!(text.context_length, None);
-}
-
-#[test]
-fn hashes_follow_content_and_settings_and_keep_to_their_own_model() {
+fn hashes_follow_content_and_keep_to_their_own_model() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     let hashes = || {
@@ -238,10 +222,10 @@ fn hashes_follow_content_and_settings_and_keep_to_their_own_model() {
     let (with_weights, unchanged) = hashes();
     assert!(with_weights != image && unchanged == text);
     write("tokenizer.json", "{ }");
-    let (unchanged, other_tokenizer) = hashes();
-    assert!(unchanged == with_weights && other_tokenizer != text);
     write(TEACHER_TOML, &format!("{MINIMAL}[text]\ncontext_length = 9\n"));
-    assert!(hashes().1 != other_tokenizer);
+    assert_eq!(hashes(), (with_weights, text), "how prompts are fed is no matter of the space");
+    write("text.onnx", "another");
+    assert!(hashes().1 != text);
 
     std::fs::remove_file(dir.path().join("image.onnx")).unwrap();
     let teacher = Teacher::open(dir.path()).unwrap();
@@ -272,4 +256,24 @@ fn weights_count_wherever_the_model_names_them_and_hashes_of_before_stay() {
     std::fs::create_dir(dir.path().join("weights")).unwrap();
     write("weights/all.bin", b"named by the model");
     assert_eq!(hash(), of(&[&model_file, b"found by its name", b"named by the model"]));
+}
+
+#[test]
+fn caches_of_before_know_the_text_encoder_by_its_spelled_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let former = || Teacher::open(dir.path()).unwrap().former_text_hash().unwrap();
+    write("text.onnx", "text");
+    write(TEACHER_TOML, "[text]\noutput = 'text_embeds'\npooling = 'mean'\npadding = 'fixed'\n");
+    assert_eq!(former(), None, "there was no tokenizer");
+    write("tokenizer.json", r#"{"added_tokens": [{"id": 7, "content": "<pad>"}]}"#);
+    write("tokenizer_config.json", r#"{"model_max_length": 77, "pad_token": {"content": "<pad>"}}"#);
+    // As version 0.1 computed it.
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(ContentHash::of(b"text").as_bytes());
+    hasher.update(ContentHash::of_file(&dir.path().join("tokenizer.json")).unwrap().as_bytes());
+    hasher.update(
+        b"context_length=Some(77) padding=Some(Fixed) pad_id=Some(7) input=None output=Some(\"text_embeds\") pooling=Some(Mean)",
+    );
+    assert_eq!(former(), Some(hasher.finalize().into()));
 }

@@ -16,3 +16,5 @@ mod real_teacher;
 mod runtime;
 #[cfg(test)]
 mod text;
+#[cfg(test)]
+mod text_inputs;

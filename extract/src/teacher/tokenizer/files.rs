@@ -220,8 +220,9 @@ fn unreadable(dir: &Path) -> ExtractError {
     let hint = if has("spiece.model") && siglip {
         // SigLIP's own class has no fast variant; T5's reads the same file, and teachers of this class are cleaned
         // as it does.
-        "write it with transformers, in this folder: python -c \"from transformers import T5TokenizerFast as T; \
-         T('spiece.model', extra_ids=0, legacy=False, pad_token='</s>').backend_tokenizer.save('tokenizer.json')\""
+        "write it in this folder with transformers 4: pip install 'transformers<5' sentencepiece protobuf, then python -c \"from \
+         transformers import T5TokenizerFast as T; T('spiece.model', extra_ids=0, legacy=False, add_prefix_space=True, \
+         pad_token='</s>').backend_tokenizer.save('tokenizer.json')\""
     } else if ["spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.txt", VOCABULARY]
         .into_iter()
         .any(has)

@@ -181,3 +181,6 @@ fn fixed(padding: Option<&PaddingParams>) -> Option<usize> {
         PaddingStrategy::BatchLongest => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

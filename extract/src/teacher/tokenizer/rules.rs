@@ -236,17 +236,18 @@ fn truncation_direction(files: &TokenizerFiles) -> TruncationDirection {
     }
 }
 
-/// Id of the padding token: `teacher.toml`, `tokenizer.json`, the token that the other files name, `config.json`.
+/// Id of the padding token: `teacher.toml`, open_clip's own rule, `tokenizer.json`, the token that the other files name,
+/// `config.json`.
 fn pad_id(settings: &TextSettings, files: &TokenizerFiles) -> Result<Found<u32>, ExtractError> {
     if let Some(id) = settings.pad_id {
         return Ok((id, TOML.to_owned()));
     }
+    // OpenAI's and open_clip's own tokenizer pads with 0, whatever token that is, and whatever files are beside it.
+    if files.source == Source::ClipMerges || files.open_clip.as_ref().is_some_and(uses_simple_tokenizer) {
+        return Ok((0, "OpenAI's and open_clip's CLIP pad with 0".to_owned()));
+    }
     if let Some(padding) = files.tokenizer.get_padding() {
         return Ok((padding.pad_id, "tokenizer.json".to_owned()));
-    }
-    // OpenAI's and open_clip's own tokenizers pad with 0, whatever token that is.
-    if files.source == Source::ClipMerges {
-        return Ok((0, "OpenAI's CLIP pads with 0".to_owned()));
     }
     let id = |token: &str| files.tokenizer.token_to_id(token);
     if let Some((token, from)) = files.special_token("pad_token") {
@@ -262,9 +263,6 @@ fn pad_id(settings: &TextSettings, files: &TokenizerFiles) -> Result<Found<u32>,
     }
     if let Some(id) = files.model.as_ref().and_then(|model| model.text().pad_id()) {
         return Ok((id, "config.json".to_owned()));
-    }
-    if files.open_clip.as_ref().is_some_and(uses_simple_tokenizer) {
-        return Ok((0, "open_clip pads with 0".to_owned()));
     }
     // The padding tokens of transformers' classes, which their files may leave out.
     let class = match files.class() {
