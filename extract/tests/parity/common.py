@@ -144,7 +144,9 @@ def write(family, tool, expect, image=None, text=None):
     if text:
         assert len(text["ids"]) == len(PROMPTS)
         common = unit(text["embeddings"]) @ unit(text["embeddings"]).T
-        print(f"   prompts: common {common.mean():.2f}, nearest pair {np.sort(common[np.triu_indices(len(common), 1)])[-3:]}")
+        nearest = common[np.triu_indices(len(common), 1)].max()
+        print(f"   prompts: common {common.mean():.2f}, nearest pair {nearest:.5f}")
+        assert nearest < 0.999, "prompts are too much alike to tell a wrong token"
         goldens["ids"] = [[int(i) for i in row] for row in text["ids"]]
         goldens["prompts"] = rounded(text["embeddings"])
     (folder / "manifest.json").write_text(json.dumps({"tool": tool, "expect": expect}, indent=1) + "\n")

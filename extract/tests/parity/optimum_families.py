@@ -147,14 +147,21 @@ def siglip_model(vocabulary, pad, eos):
     return randomize(SiglipModel(SiglipConfig(text_config=text, vision_config=tower)), 2)
 
 
-def siglip_centered(model, pixels):
-    """The pooling head's last layer has a bias, which takes the photographs' mean away."""
-    head = model.vision_model.head
+def siglip_centered(model, pixels, encoded):
+    """The heads' last layers have a bias, which takes away what all photographs and all prompts have in common."""
     with torch.no_grad():
         for _ in range(2):
             outputs = model.get_image_features(pixel_values=torch.as_tensor(np.stack(pixels)))
-            head.mlp.fc2.bias -= outputs.mean(0)
+            model.vision_model.head.mlp.fc2.bias -= outputs.mean(0)
+            outputs = model.get_text_features(input_ids=torch.as_tensor(np.concatenate([tokens["input_ids"] for tokens in encoded])))
+            model.text_model.head.bias -= outputs.mean(0)
     return model
+
+
+def padded(tokenizer):
+    """Token ids as SigLIP's processors give them: always 64, without a mask."""
+    return [{"input_ids": tokenizer(prompt, truncation=True, padding="max_length", max_length=64, return_tensors="np")["input_ids"]}
+            for prompt in PROMPTS]
 
 
 SIGLIP_EXPECT = {"size": 48, "mode": "squash", "resize": 48, "mean": HALF, "std": HALF, "resample": "bicubic", "context": 64,
@@ -175,10 +182,9 @@ def siglip2_optimum():
         tokenizer = tokenizers_of.gemma(files)
     processor = siglip_processor(tokenizer, resample=2)
     pixels = processed(processor)
-    model = siglip_centered(siglip_model(len(tokenizer), 0, 1), pixels)
+    encoded = padded(tokenizer)
+    model = siglip_centered(siglip_model(len(tokenizer), 0, 1), pixels, encoded)
     export(model, [processor], folder, "zero-shot-image-classification")
-    encoded = [{"input_ids": tokenizer(prompt, truncation=True, padding="max_length", max_length=64, return_tensors="np")["input_ids"]}
-               for prompt in PROMPTS]
     expect = {**SIGLIP_EXPECT, "resample": "bilinear", "pad_id": 0, "image_output": "image_embeds", "text_output": "text_embeds"}
     two_towers("siglip2-optimum", pixels, (HALF, HALF), encoded, ["model.onnx"] * 2, ("image_embeds", "text_embeds"), expect,
                {"input_ids": encoded[0]["input_ids"]})
@@ -194,7 +200,7 @@ def siglip(files):
     """A processor whose tokenizer reads `spiece.model` in `files`, and a model."""
     processor = siglip_processor(siglip_tokenizer(files))
     model = siglip_model(len(processor.tokenizer), 1, 1)
-    return processor, siglip_centered(model, processed(processor))
+    return processor, siglip_centered(model, processed(processor), padded(processor.tokenizer))
 
 
 def siglip_transformersjs():
@@ -214,8 +220,7 @@ def siglip_transformersjs():
         processor.save_pretrained(folder)
         fast.save(str(folder / "tokenizer.json"))
     reader = PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="</s>", model_max_length=64)
-    encoded = [{"input_ids": reader(prompt, truncation=True, padding="max_length", return_tensors="np")["input_ids"]}
-               for prompt in PROMPTS]
+    encoded = padded(reader)
     expect = {**SIGLIP_EXPECT, "pad_id": 1, "image_output": "pooler_output", "text_output": "pooler_output"}
     two_towers("siglip-transformersjs", processed(processor), (HALF, HALF), encoded,
                ["onnx/vision_model.onnx", "onnx/text_model.onnx"], ("pooler_output", "pooler_output"), expect)
