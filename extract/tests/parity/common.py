@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from PIL import Image
@@ -32,6 +33,14 @@ def fresh(family):
     folder = FIXTURES / family / "teacher"
     folder.mkdir(parents=True)
     return folder
+
+
+def without_traces(path):
+    """Removes the Python stack of each node, which the dynamo exporter writes and which is most of a small file."""
+    model = onnx.load(path, load_external_data=False)
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del part.metadata_props[:]
+    onnx.save(model, path)
 
 
 @torch.no_grad()
@@ -146,7 +155,7 @@ def write(family, tool, expect, image=None, text=None):
         common = unit(text["embeddings"]) @ unit(text["embeddings"]).T
         nearest = common[np.triu_indices(len(common), 1)].max()
         print(f"   prompts: common {common.mean():.2f}, nearest pair {nearest:.5f}")
-        assert nearest < 0.999, "prompts are too much alike to tell a wrong token"
+        assert nearest < 0.9995, "prompts are too much alike to tell a wrong token"
         goldens["ids"] = [[int(i) for i in row] for row in text["ids"]]
         goldens["prompts"] = rounded(text["embeddings"])
     (folder / "manifest.json").write_text(json.dumps({"tool": tool, "expect": expect}, indent=1) + "\n")

@@ -15,7 +15,7 @@ from timm.models import eva, vision_transformer
 
 import photographs
 import tokenizers_of
-from common import fresh, randomize, remove_direction, run, write
+from common import fresh, randomize, remove_direction, run, without_traces, write
 from prompts import PROMPTS
 
 TRUNK = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1.5}
@@ -51,6 +51,7 @@ def export(tower, example, path, names, dynamo):
     if dynamo:
         torch.onnx.export(tower, (example,), path, input_names=names[:1], output_names=names[1:], dynamo=True, external_data=False,
                           dynamic_shapes={"batch": {0: torch.export.Dim("batch")}}, verbose=False)
+        without_traces(path)
     else:
         torch.onnx.export(tower, (example,), path, input_names=names[:1], output_names=names[1:], dynamo=False,
                           dynamic_axes={names[0]: {0: "batch"}, names[1]: {0: "batch"}}, opset_version=17)
@@ -141,7 +142,7 @@ def bpe_file(folder):
     return path
 
 
-TEXT = {"context_length": 77, "vocab_size": 664, "width": 24, "heads": 2, "layers": 1}
+TEXT = {"context_length": 77, "vocab_size": 664, "width": 16, "heads": 2, "layers": 1}
 VISION = {"image_size": 48, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "mlp_ratio": 1.5}
 
 

@@ -42,7 +42,7 @@ def processed(processor):
 def clip_model(vocabulary):
     from transformers import CLIPConfig, CLIPModel
 
-    text = {"vocab_size": vocabulary, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+    text = {"vocab_size": vocabulary, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
             "max_position_embeddings": 77, "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": 1,
             "projection_dim": 16}
     tower = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48,
@@ -140,7 +140,7 @@ def clip_transformersjs():
 def siglip_model(vocabulary, pad, eos):
     from transformers import SiglipConfig, SiglipModel
 
-    text = {"vocab_size": vocabulary, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+    text = {"vocab_size": vocabulary, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
             "max_position_embeddings": 64, "pad_token_id": pad, "eos_token_id": eos, "bos_token_id": pad, "projection_size": 24}
     tower = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48,
              "patch_size": 8}

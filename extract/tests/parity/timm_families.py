@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import photographs
-from common import FIXTURES, fresh, randomize, run, write
+from common import fresh, randomize, run, without_traces, write
 
 
 def settle(model, batch):
@@ -52,6 +52,7 @@ def timm_family(family, create, size, expect, last_bias=None, dynamo=False, pret
         (folder / "config.json").write_text(Path(saved, "config.json").read_text())
     onnx_export(model, str(folder / "model.onnx"), batch_size=2, input_size=(3, size, size), use_dynamo=dynamo,
                 **({"external_data": True} if dynamo else {}))
+    without_traces(folder / "model.onnx")
     mean, std = list(config["mean"]), list(config["std"])
     input_name = session_input(folder / "model.onnx")
     image = {"pixels": pixels, "mean": mean, "std": std,

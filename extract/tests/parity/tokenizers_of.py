@@ -75,11 +75,10 @@ def sentencepiece_model(folder):
     return Path(folder, "spiece.model")
 
 
-def gemma(folder):
-    """A `GemmaTokenizerFast` as SigLIP 2's: BPE with byte fallback, blanks as `▁`, `<eos>` appended, `<pad>` 0."""
+def gemma_core():
+    """BPE with byte fallback and blanks as `▁`: `<pad>` 0, `<eos>` 1, `<bos>` 2, `<unk>` 3, then the bytes."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, processors, trainers
-    from transformers import GemmaTokenizerFast
 
     core = tokenizers.Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     core.normalizer = normalizers.Replace(" ", "▁")
@@ -93,12 +92,27 @@ def gemma(folder):
     core = tokenizers.Tokenizer.from_str(json.dumps(document))
     core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     core.post_processor = processors.TemplateProcessing(single="$A <eos>", pair="$A <eos> $B <eos>", special_tokens=[("<eos>", 1)])
-    Path(folder, "core.json").write_text(core.to_str())
-    tokenizer = GemmaTokenizerFast(tokenizer_file=str(Path(folder, "core.json")), add_bos_token=False, add_eos_token=True,
-                                   model_max_length=64, padding_side="right")
-    Path(folder, "core.json").unlink()
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    return core
+
+
+def gemma(folder):
+    """A `GemmaTokenizerFast` as SigLIP 2's, with `<eos>` appended."""
+    from transformers import GemmaTokenizerFast
+
+    gemma_core().save(str(Path(folder, "core.json")))
+    return GemmaTokenizerFast(tokenizer_file=str(Path(folder, "core.json")), add_bos_token=False, add_eos_token=True,
+                              model_max_length=64, padding_side="right")
+
+
+def siglip2(folder):
+    """transformers 5's `Siglip2Tokenizer`, which reads the same file and lower-cases."""
+    from transformers import Siglip2Tokenizer
+
+    gemma_core().save(str(Path(folder, "tokenizer.json")))
+    config = {"tokenizer_class": "Siglip2Tokenizer", "model_max_length": 64, "padding_side": "right", "pad_token": "<pad>",
+              "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>", "mask_token": None}
+    Path(folder, "tokenizer_config.json").write_text(json.dumps(config))
+    return Siglip2Tokenizer.from_pretrained(folder)
 
 
 def siglip_fast(slow):
