@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use lgd_data::manifest::ContentHash;
 use lgd_data::render::{Normalization, PixelLayout, Resample};
+use lgd_data::view::CenterCrop;
 
 pub use settings::{ImageSettings, Padding, Pooling, TextSettings};
 
@@ -247,7 +248,8 @@ fn resolve_image(
         size,
         normalization,
         resample,
-        center_fraction,
+        center: center_fraction.map(CenterCrop::shortest),
+        center_source: image.center_fraction.map(|_| TEACHER_TOML.to_owned()),
         layout: image.layout.map(|name| match name {
             LayoutName::Nchw => PixelLayout::Nchw,
             LayoutName::Nhwc => PixelLayout::Nhwc,

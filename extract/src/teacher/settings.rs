@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use lgd_data::render::{Normalization, PixelLayout, Resample};
+use lgd_data::view::CenterCrop;
 use serde::{Deserialize, Serialize};
 
 /// How an output with several vectors per image or prompt is reduced to one vector.
@@ -46,8 +47,10 @@ pub struct ImageSettings {
     pub normalization: Normalization,
     /// Resampling of the crop to the input size.
     pub resample: Resample,
-    /// Share of the short side that the center crop keeps; `None` if not set.
-    pub center_fraction: Option<f32>,
+    /// Crop of the center view; `None` if not set.
+    pub center: Option<CenterCrop>,
+    /// Origin of `center`, such as a file or the name of a processor, for the line that describes view 0.
+    pub center_source: Option<String>,
     /// Axis order of the input; `None` means inferred from the model's shape.
     pub layout: Option<PixelLayout>,
     /// Name of the input; `None` means the only one.

@@ -100,7 +100,8 @@ fn odd_defaults_do_not_matter_where_teacher_toml_decides_or_no_image_is_encoded(
 #[test]
 fn the_center_crops_share_comes_from_teacher_toml_or_the_files_beside_it() {
     let clip = ("preprocessor_config.json", r#"{"crop_size": 224, "size": {"shortest_edge": 256}}"#);
-    let fraction = |files: &[(&str, &str)]| open(files).unwrap().image().unwrap().center_fraction;
+    let fraction =
+        |files: &[(&str, &str)]| open(files).unwrap().image().unwrap().center.map(|crop| crop.fraction);
     let decided = format!("{MINIMAL}center_fraction = 0.5\n");
     assert_eq!(fraction(&[(TEACHER_TOML, MINIMAL)]), None);
     assert_eq!(fraction(&[clip, (TEACHER_TOML, MINIMAL)]), Some(0.875));
