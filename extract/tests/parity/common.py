@@ -23,6 +23,8 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # Photographs whose pixels are kept: a small one, a wide JPEG, a tall strip.
 KEPT = (1, 2, 13)
 
+IMAGE_KEYS = ("size", "mode", "resize", "offset", "mean", "std", "resample", "image_output", "image_pooling")
+
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -137,6 +139,8 @@ def rounded(rows):
 def write(family, tool, expect, image=None, text=None):
     """Writes the goldens of a family.
 
+    expect: what the tool resolves; the keys of IMAGE_KEYS are the image's, text_refused is a word of the refusal where prompts
+    cannot be read, and the others are the text's.
     image: {"pixels": 20 arrays [3, S, S], "embed": function of a batch, "mean", "std"}
     text: {"ids": 20 lists, "embeddings": [20, D]}
     """
@@ -158,7 +162,14 @@ def write(family, tool, expect, image=None, text=None):
         assert nearest < 0.9995, "prompts are too much alike to tell a wrong token"
         goldens["ids"] = [[int(i) for i in row] for row in text["ids"]]
         goldens["prompts"] = rounded(text["embeddings"])
-    (folder / "manifest.json").write_text(json.dumps({"tool": tool, "expect": expect}, indent=1) + "\n")
+    manifest = {"tool": tool, "expect": {}}
+    if image:
+        manifest["expect"]["image"] = {key: expect[key] for key in IMAGE_KEYS if key in expect}
+    if text:
+        manifest["expect"]["text"] = {key: value for key, value in expect.items() if key not in IMAGE_KEYS}
+    if "text_refused" in expect:
+        manifest["expect"]["text_refused"] = expect["text_refused"]
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     lines = ",\n".join(f'"{key}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for key, rows in goldens.items())
     (folder / "goldens.json").write_text("{" + lines + "}\n")
     Path(FIXTURES.parent, "prompts.json").write_text(json.dumps(PROMPTS, ensure_ascii=False, indent=1) + "\n")

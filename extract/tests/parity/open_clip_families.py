@@ -150,7 +150,7 @@ def clip():
     """A ViT-B-32's kind: shortest side, open_clip's own tokenizer, Hugging Face's tokenizer files beside it."""
     with tempfile.TemporaryDirectory() as files:
         open_clip_family("openclip-clip", {"embed_dim": 16, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT},
-                         clip_tokenizer_files, {"mode": "shortest", "resize": 48, "resample": "bicubic", "pad_id": 0},
+                         clip_tokenizer_files, {"mode": "shortest", "resize": 48, "offset": "half-even", "resample": "bicubic", "pad_id": 0},
                          vocabulary=str(bpe_file(files)))
 
 
@@ -160,7 +160,7 @@ def eva_longest():
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT, "custom_text": True}
     with tempfile.TemporaryDirectory() as files:
         open_clip_family("openclip-eva02-longest", config, bpe_file,
-                         {"mode": "longest", "resize": 48, "resample": "bicubic", "pad_id": 0}, image_dynamo=True,
+                         {"mode": "longest", "resize": 48, "offset": "half-even", "resample": "bicubic", "pad_id": 0}, image_dynamo=True,
                          vocabulary=str(bpe_file(files)), resize_mode="longest")
 
 
@@ -183,7 +183,7 @@ def siglip_squash():
     config = {"embed_dim": 32, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
 
     half = (0.5, 0.5, 0.5)
-    open_clip_family("openclip-siglip-squash", config, siglip_files, {"mode": "squash", "resize": 48, "resample": "bicubic", "pad_id": 1},
+    open_clip_family("openclip-siglip-squash", config, siglip_files, {"mode": "squash", "resize": 48, "offset": "half-even", "resample": "bicubic", "pad_id": 1},
                      text_dynamo=True, resize_mode="squash", mean=half, std=half)
 
 
@@ -193,7 +193,7 @@ def clipa():
             "width": 24, "heads": 2, "layers": 1, "pool_type": "last", "no_causal_mask": True}
     config = {"embed_dim": 16, "vision_cfg": {**VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}, "text_cfg": text}
     open_clip_family("openclip-clipa", config, tokenizers_of.bert,
-                     {"mode": "squash", "resize": 48, "resample": "bilinear", "pad_id": 0}, resize_mode="squash",
+                     {"mode": "squash", "resize": 48, "offset": "half-even", "resample": "bilinear", "pad_id": 0}, resize_mode="squash",
                      interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 

@@ -70,7 +70,7 @@ def clip():
     return processor, model
 
 
-CLIP_EXPECT = {"size": 48, "mode": "shortest", "resize": 48, "mean": CLIP_MEAN, "std": CLIP_STD, "resample": "bicubic",
+CLIP_EXPECT = {"size": 48, "mode": "shortest", "resize": 48, "offset": "floor", "mean": CLIP_MEAN, "std": CLIP_STD, "resample": "bicubic",
                "context": 77, "image_output": "image_embeds", "text_output": "text_embeds"}
 
 
@@ -164,7 +164,7 @@ def padded(tokenizer):
             for prompt in PROMPTS]
 
 
-SIGLIP_EXPECT = {"size": 48, "mode": "squash", "resize": 48, "mean": HALF, "std": HALF, "resample": "bicubic", "context": 64,
+SIGLIP_EXPECT = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "mean": HALF, "std": HALF, "resample": "bicubic", "context": 64,
                  "padding": "fixed"}
 
 
@@ -235,19 +235,19 @@ def siglip_spiece():
     dummy = {"input_ids": np.array([[5, 6, 1] + [1] * 61])}
     image = {"pixels": processed(processor), "mean": HALF, "std": HALF,
              "embed": lambda batch: run(folder / "model.onnx", {"pixel_values": batch, **dummy}, "image_embeds")}
-    expect = {key: SIGLIP_EXPECT[key] for key in ("size", "mode", "resize", "mean", "std", "resample")}
+    expect = {key: SIGLIP_EXPECT[key] for key in ("size", "mode", "resize", "offset", "mean", "std", "resample")}
     write("siglip-spiece-alone", tool(), {**expect, "image_output": "image_embeds", "text_refused": "spiece.model"}, image)
 
 
-def vision(family, model, processor, normalization, expect, output, pool, center):
-    """An image-only model by `optimum-cli export onnx --task feature-extraction`."""
+def vision(family, model, processor, normalization, expect, output, pool, center, task="feature-extraction"):
+    """An image-only model by `optimum-cli export onnx --task feature-extraction`, or another task."""
     folder = fresh(family)
     pixels = processed(processor)
     batch = torch.as_tensor(np.stack(pixels))
     with torch.no_grad():
         for _ in range(2):
             center(model, pool(getattr(model(batch), output)))
-    export(model, [processor], folder, "feature-extraction")
+    export(model, [processor], folder, task)
     image = {"pixels": pixels, "embed": lambda batch: pool(run(folder / "model.onnx", {"pixel_values": batch}, output)),
              "mean": normalization[0], "std": normalization[1]}
     write(family, tool(), {**expect, "mean": normalization[0], "std": normalization[1], "image_output": output}, image)
@@ -273,7 +273,7 @@ def dinov2():
     model = randomize(Dinov2Model(Dinov2Config(**SMALL_VIT, image_size=56)), 3)
     processor = BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}, image_mean=IMAGENET_MEAN,
                                   image_std=IMAGENET_STD)
-    expect = {"size": 56, "mode": "shortest", "resize": 64, "offset": "floor", "resample": "bicubic", "pooling": "cls"}
+    expect = {"size": 56, "mode": "shortest", "resize": 64, "offset": "floor", "resample": "bicubic", "image_pooling": "cls"}
     vision("dinov2-optimum", model, processor, (IMAGENET_MEAN, IMAGENET_STD), expect, "last_hidden_state", first_token,
            subtract("layernorm.bias"))
 
@@ -283,10 +283,33 @@ def vit():
 
     model = randomize(ViTModel(ViTConfig(**SMALL_VIT, image_size=48)), 4)
     processor = ViTImageProcessor(size={"height": 48, "width": 48})
-    expect = {"size": 48, "mode": "squash", "resize": 48, "resample": "bilinear", "pooling": "cls"}
+    expect = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "resample": "bilinear", "image_pooling": "cls"}
     vision("vit-optimum", model, processor, (HALF, HALF), expect, "last_hidden_state", first_token, subtract("layernorm.bias"))
+
+
+def vit_classifier():
+    """A classifier: its only output are the logits, which can be embeddings, with a warning."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    model = randomize(ViTForImageClassification(ViTConfig(**SMALL_VIT, image_size=48, num_labels=12)), 4)
+    processor = ViTImageProcessor(size={"height": 48, "width": 48})
+    expect = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "resample": "bilinear"}
+    vision("vit-classifier-optimum", model, processor, (HALF, HALF), expect, "logits", lambda rows: rows, subtract("classifier.bias"),
+           "image-classification")
+
+
+def convnext():
+    """ConvNeXt's processor: below 384 px a shortest side of size / crop_pct. The only output is the map before the last
+    normalization."""
+    from transformers import ConvNextConfig, ConvNextImageProcessor, ConvNextModel
+
+    model = randomize(ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12, 16, 32], depths=[1, 1, 1, 1], image_size=64)), 5)
+    processor = ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
+    expect = {"size": 64, "mode": "shortest", "resize": 73, "offset": "floor", "resample": "bilinear", "image_pooling": "gap"}
+    vision("convnext-optimum", model, processor, (IMAGENET_MEAN, IMAGENET_STD), expect, "last_hidden_state",
+           lambda maps: maps.mean((2, 3)), lambda model, outputs: None)
 
 
 FAMILIES = {"clip-optimum": clip_optimum, "clip-transformersjs": clip_transformersjs, "siglip2-optimum": siglip2_optimum,
             "siglip-transformersjs": siglip_transformersjs, "siglip-spiece-alone": siglip_spiece, "dinov2-optimum": dinov2,
-            "vit-optimum": vit}
+            "vit-optimum": vit, "vit-classifier-optimum": vit_classifier, "convnext-optimum": convnext}

@@ -71,17 +71,17 @@ VIT = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 
 
 def vit():
-    timm_family("timm-vit", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", 48, {"mode": "shortest", "resize": 53, "resample": "bicubic"},
+    timm_family("timm-vit", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", 48, {"mode": "shortest", "resize": 53, "offset": "half-even", "resample": "bicubic"},
                 "norm.bias", img_size=48, mlp_ratio=1.5, **VIT)
 
 
 def convnext():
-    timm_family("timm-convnext", "convnext_atto.d2_in1k", 64, {"mode": "shortest", "resize": 67, "resample": "bicubic"},
+    timm_family("timm-convnext", "convnext_atto.d2_in1k", 64, {"mode": "shortest", "resize": 67, "offset": "half-even", "resample": "bicubic"},
                 "head.norm.bias", depths=(1, 1, 1, 1), dims=(8, 12, 16, 32), pretrained_cfg={"crop_pct": 0.95})
 
 
 def resnet():
-    timm_family("timm-resnet", "resnet18.tv_in1k", 64, {"mode": "shortest", "resize": 73, "resample": "bilinear"}, dynamo=True,
+    timm_family("timm-resnet", "resnet18.tv_in1k", 64, {"mode": "shortest", "resize": 73, "offset": "half-even", "resample": "bilinear"}, dynamo=True,
                 layers=(1, 1, 1, 1), channels=(8, 12, 16, 32), stem_width=8)
 
 
@@ -95,13 +95,13 @@ def mobilenetv4():
         with unittest.mock.patch.object(mobilenetv3, "_create_mnv3", narrow):
             return mobilenetv3._gen_mobilenet_v4("mobilenetv4_conv_small", 0.05, **arguments)
 
-    timm_family("timm-mobilenetv4", create, 64, {"mode": "shortest", "resize": 73, "resample": "bicubic"})
+    timm_family("timm-mobilenetv4", create, 64, {"mode": "shortest", "resize": 73, "offset": "half-even", "resample": "bicubic"})
 
 
 def eva():
     # Only the dynamo exporter takes EVA's attention.
     timm_family("timm-eva02", "eva02_base_patch14_448.mim_in22k_ft_in22k_in1k", 48,
-                {"mode": "squash", "resize": 48, "resample": "bicubic"}, "fc_norm.bias", dynamo=True, img_size=48, mlp_ratio=1.5, **VIT)
+                {"mode": "squash", "resize": 48, "offset": "half-even", "resample": "bicubic"}, "fc_norm.bias", dynamo=True, img_size=48, mlp_ratio=1.5, **VIT)
 
 
 FAMILIES = {"timm-vit": vit, "timm-convnext": convnext, "timm-resnet": resnet, "timm-mobilenetv4": mobilenetv4, "timm-eva02": eva}

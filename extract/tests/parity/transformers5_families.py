@@ -92,7 +92,7 @@ def clip():
         vision, text = CLIPVisionModelWithProjection.from_pretrained(saved), CLIPTextModelWithProjection.from_pretrained(saved)
     encoded = [dict(processor(text=prompt, truncation=True, return_tensors="np")) for prompt in PROMPTS]
     encoded = [{key: np.asarray(tokens[key]) for key in ("input_ids", "attention_mask")} for tokens in encoded]
-    expect = {"size": 48, "mode": "shortest", "resize": 48, "resample": "bicubic", "context": 77}
+    expect = {"size": 48, "mode": "shortest", "resize": 48, "offset": "floor", "resample": "bicubic", "context": 77}
     folder = towers("clip-transformers5", vision, text, processor, encoded, ("image_embeds", "text_embeds"), (CLIP_MEAN, CLIP_STD),
                     expect, False)
     config.save_pretrained(folder)
@@ -118,7 +118,7 @@ def siglip2():
         for _ in range(2):
             model.vision_model.head.mlp.fc2.bias -= model.vision_model(pixels).pooler_output.mean(0)
             model.text_model.head.bias -= model.text_model(ids).pooler_output.mean(0)
-    expect = {"size": 48, "mode": "squash", "resize": 48, "resample": "bilinear", "context": 64, "padding": "fixed", "pad_id": 0}
+    expect = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "resample": "bilinear", "context": 64, "padding": "fixed", "pad_id": 0}
     folder = towers("siglip2-transformers5", model.vision_model, model.text_model, processor, encoded, ("pooler_output", "pooler_output"),
                     (HALF, HALF), expect, False)
     config.save_pretrained(folder)
@@ -149,7 +149,7 @@ def dinov3():
 
     model = randomize(DINOv3ViTModel(DINOv3ViTConfig(**SMALL, image_size=48, num_register_tokens=4)), 3)
     processor = DINOv3ViTImageProcessor(size={"height": 48, "width": 48})
-    expect = {"size": 48, "mode": "squash", "resize": 48, "resample": "bilinear"}
+    expect = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "resample": "bilinear"}
     image_only("dinov3-transformers5", model, processor, "norm.bias", "pooler_output", lambda rows: rows, expect, False)
 
 
@@ -160,7 +160,7 @@ def dinov2_registers():
     model = randomize(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SMALL, image_size=56, num_register_tokens=4)), 4)
     processor = BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}, image_mean=IMAGENET_MEAN,
                                   image_std=IMAGENET_STD)
-    expect = {"size": 56, "mode": "shortest", "resize": 64, "resample": "bicubic"}
+    expect = {"size": 56, "mode": "shortest", "resize": 64, "offset": "floor", "resample": "bicubic"}
     image_only("dinov2-registers-transformers5", model, processor, "layernorm.bias", "pooler_output", lambda rows: rows, expect, True)
 
 
