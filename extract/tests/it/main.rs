@@ -9,6 +9,8 @@ mod image;
 #[cfg(test)]
 mod outputs;
 #[cfg(test)]
+mod parity;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod real_teacher;
