@@ -26,8 +26,8 @@ pub struct ExtractArgs {
     /// Make view 0 the plain center crop.
     #[arg(long)]
     pub with_center: bool,
-    /// Share of the short side that the center crop keeps. Default: the value in the teacher's files, else 0.875
-    /// (torchvision's 224 of 256; CLIP's is 1).
+    /// Share of the resized side that the center crop keeps; the resize is the teacher's. Default: the value in the
+    /// teacher's files, else 0.875 (torchvision's 224 of 256; CLIP's is 1).
     #[arg(long, value_parser = fraction, requires = "with_center")]
     pub center_fraction: Option<f32>,
     /// Policy of the other views: moco-v2 (crop, color, gray, blur, flip) or crop-flip.
