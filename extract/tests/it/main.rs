@@ -6,6 +6,7 @@
 mod common;
 #[cfg(test)]
 mod image;
+mod image_models;
 #[cfg(test)]
 mod outputs;
 #[cfg(test)]
