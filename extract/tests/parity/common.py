@@ -20,8 +20,8 @@ import photographs
 from prompts import PROMPTS
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# Photographs whose pixels are kept: a small one, a wide JPEG, a tall strip.
-KEPT = (1, 2, 13)
+# Photographs whose pixels are kept: PNG files, since decoders of JPEG differ by more than resizers do.
+KEPT = (1, 5, 11)
 
 IMAGE_KEYS = ("size", "mode", "resize", "offset", "mean", "std", "resample", "image_output", "image_pooling")
 
@@ -67,15 +67,26 @@ def randomize(model, seed=0, gain=1.0):
                 cells = max(1 + (side > 3), side // 8)
                 coarse = noise[..., :cells, :cells]
                 noise = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+                if parameter.shape[1] == 3 and cells > 1:  # More for contrast than for color, which decoders of JPEG shift.
+                    noise = noise - 0.7 * noise.mean((2, 3), keepdim=True)
+                    noise = noise / noise.std()
             parameter.copy_(noise * gain / parameter[0].numel() ** 0.5)
     return model.eval()
 
 
 @torch.no_grad()
-def remove_direction(weight, outputs):
-    """Takes the mean of `outputs` [N, D] out of a projection's `weight` [D, in]: what all inputs have in common."""
-    mean = torch.as_tensor(outputs).mean(0)
-    weight -= torch.outer(mean, mean @ weight) / (mean @ mean)
+def spread(parameter, outputs, common=1.5):
+    """Takes from a last layer what all `outputs` [N, D] have in common, except `common` times the length of their differences.
+
+    parameter: a bias [D], or a projection's weight [D, in].
+    """
+    outputs = torch.as_tensor(outputs)
+    mean = outputs.mean(0)
+    share = 1 - min(1, float(common * (outputs - mean).norm(dim=1).mean() / mean.norm()))
+    if parameter.dim() == 1:
+        parameter -= share * mean
+    else:
+        parameter -= share * torch.outer(mean, mean @ parameter) / (mean @ mean)
 
 
 def unit(rows):
@@ -122,18 +133,20 @@ def check_power(images, pixels, embed, mean, std):
         report[name] = (round(float(distance), 1), int((cosines(right, embed(views)) < 0.999).sum()))
     other_norm = np.stack([(levels(p, mean, std).transpose(2, 0, 1) / 255 - 0.45) / 0.35 for p in pixels]).astype(np.float32)
     report["normalization"] = (99.0, int((cosines(right, embed(other_norm)) < 0.999).sum()))
-    noise = np.random.default_rng(0).choice([-1, 0, 1], np.stack(pixels).shape) / 255 / np.mean(std)
+    # Another decoder's chroma may be off by half a level everywhere, and by more at edges.
+    noise = np.random.default_rng(0).choice([-1, 0, 1], np.stack(pixels).shape) + np.array([0.35, -0.26, 0.43])[:, None, None]
+    noise = noise / 255 / std3
     noisy = cosines(right, embed((np.stack(pixels) + noise).astype(np.float32)))
     common = unit(right) @ unit(right).T
     print("   wrong views (levels apart, photographs that show it):", report, f"noise {noisy.min():.6f} common {common.mean():.2f}")
     for name, (distance, shown) in report.items():
-        needed = 0 if distance < 4 else 8 if distance < 10 else 14
+        needed = 0 if distance < 4 else 8 if distance < 10 else 12
         assert shown >= needed, f"{name}: only {shown} of 20 photographs show it"
     assert noisy.min() > 0.9995, f"one level of noise: {noisy.min()}"
 
 
 def rounded(rows):
-    return [[float(f"{value:.7g}") for value in row] for row in np.asarray(rows, np.float64)]
+    return [[float(f"{value:.6g}") for value in row] for row in np.asarray(rows, np.float64)]
 
 
 def write(family, tool, expect, image=None, text=None):

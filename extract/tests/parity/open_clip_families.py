@@ -15,7 +15,7 @@ from timm.models import eva, vision_transformer
 
 import photographs
 import tokenizers_of
-from common import fresh, randomize, remove_direction, run, without_traces, write
+from common import fresh, randomize, run, spread, without_traces, write
 from prompts import PROMPTS
 
 TRUNK = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1.5}
@@ -67,15 +67,11 @@ def small_tokenizer(folder, vocabulary):
         return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
-@torch.no_grad()
-def spread(model, outputs, parameters):
-    """Takes what all `outputs` have in common out of the last parameter among `parameters` that the model has."""
+def last_layer(model, names):
+    """The parameter among `names` that the model has, as [D, in] if it is a projection."""
     known = dict(model.named_parameters())
-    name = next(name for name in parameters if name in known)
-    if known[name].dim() == 1:
-        known[name].sub_(outputs.mean(0))
-    else:  # A projection stored as [in, D].
-        remove_direction(known[name].T, outputs)
+    parameter = next(known[name] for name in names if name in known)
+    return parameter.detach() if parameter.dim() == 1 else parameter.detach().T
 
 
 IMAGE_ENDS = ["visual.proj", "visual.trunk.head.bias", "visual.trunk.attn_pool.mlp.fc2.bias"]
@@ -101,9 +97,8 @@ def open_clip_family(family, config, tokenizer_files, expect, image_dynamo=False
     transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     ids = small_tokenizer(folder, vocabulary)(PROMPTS)
     with torch.no_grad():
-        for _ in range(2):
-            spread(model, model.encode_image(torch.stack([transform(image) for image in photographs.read()])), IMAGE_ENDS)
-            spread(model, model.encode_text(ids), TEXT_ENDS)
+        spread(last_layer(model, IMAGE_ENDS), model.encode_image(torch.stack([transform(image) for image in photographs.read()])))
+        spread(last_layer(model, TEXT_ENDS), model.encode_text(ids), common=0)
     with tempfile.TemporaryDirectory() as saved:
         save_for_hf(model, unittest.mock.Mock(), config, saved, safe_serialization=True)
         shutil.copy(Path(saved, HF_SAFE_WEIGHTS_NAME), folder)

@@ -9,7 +9,7 @@ import torch
 
 import photographs
 import tokenizers_of
-from common import CLIP_MEAN, CLIP_STD, FIXTURES, IMAGENET_MEAN, IMAGENET_STD, fresh, randomize, remove_direction, run, write
+from common import CLIP_MEAN, CLIP_STD, FIXTURES, IMAGENET_MEAN, IMAGENET_STD, fresh, randomize, run, spread, write
 from prompts import PROMPTS
 
 HALF = [0.5, 0.5, 0.5]
@@ -66,7 +66,7 @@ def clip():
     model = clip_model(count)
     with torch.no_grad():
         outputs = model.get_image_features(pixel_values=torch.as_tensor(np.stack(processed(processor))))
-        remove_direction(model.visual_projection.weight, outputs)
+        spread(model.visual_projection.weight, outputs)
     return processor, model
 
 
@@ -150,11 +150,10 @@ def siglip_model(vocabulary, pad, eos):
 def siglip_centered(model, pixels, encoded):
     """The heads' last layers have a bias, which takes away what all photographs and all prompts have in common."""
     with torch.no_grad():
-        for _ in range(2):
-            outputs = model.get_image_features(pixel_values=torch.as_tensor(np.stack(pixels)))
-            model.vision_model.head.mlp.fc2.bias -= outputs.mean(0)
-            outputs = model.get_text_features(input_ids=torch.as_tensor(np.concatenate([tokens["input_ids"] for tokens in encoded])))
-            model.text_model.head.bias -= outputs.mean(0)
+        outputs = model.get_image_features(pixel_values=torch.as_tensor(np.stack(pixels)))
+        spread(model.vision_model.head.mlp.fc2.bias, outputs)
+        outputs = model.get_text_features(input_ids=torch.as_tensor(np.concatenate([tokens["input_ids"] for tokens in encoded])))
+        spread(model.text_model.head.bias, outputs, common=0)
     return model
 
 
@@ -239,14 +238,15 @@ def siglip_spiece():
     write("siglip-spiece-alone", tool(), {**expect, "image_output": "image_embeds", "text_refused": "spiece.model"}, image)
 
 
-def vision(family, model, processor, normalization, expect, output, pool, center, task="feature-extraction"):
+def vision(family, model, processor, normalization, expect, output, pool, bias, task="feature-extraction"):
     """An image-only model by `optimum-cli export onnx --task feature-extraction`, or another task."""
     folder = fresh(family)
     pixels = processed(processor)
     batch = torch.as_tensor(np.stack(pixels))
     with torch.no_grad():
-        for _ in range(2):
-            center(model, pool(getattr(model(batch), output)))
+        outputs = pool(getattr(model(batch), output))
+    if bias:
+        spread(model.get_parameter(bias), outputs)
     export(model, [processor], folder, task)
     image = {"pixels": pixels, "embed": lambda batch: pool(run(folder / "model.onnx", {"pixel_values": batch}, output)),
              "mean": normalization[0], "std": normalization[1]}
@@ -260,13 +260,6 @@ def first_token(rows):
 SMALL_VIT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
 
 
-def subtract(name):
-    """Takes the mean from the bias of the last normalization."""
-    def center(model, outputs):
-        model.get_parameter(name).sub_(outputs.mean(0))
-    return center
-
-
 def dinov2():
     from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
@@ -275,7 +268,7 @@ def dinov2():
                                   image_std=IMAGENET_STD)
     expect = {"size": 56, "mode": "shortest", "resize": 64, "offset": "floor", "resample": "bicubic", "image_pooling": "cls"}
     vision("dinov2-optimum", model, processor, (IMAGENET_MEAN, IMAGENET_STD), expect, "last_hidden_state", first_token,
-           subtract("layernorm.bias"))
+           "layernorm.bias")
 
 
 def vit():
@@ -284,7 +277,7 @@ def vit():
     model = randomize(ViTModel(ViTConfig(**SMALL_VIT, image_size=48)), 4)
     processor = ViTImageProcessor(size={"height": 48, "width": 48})
     expect = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "resample": "bilinear", "image_pooling": "cls"}
-    vision("vit-optimum", model, processor, (HALF, HALF), expect, "last_hidden_state", first_token, subtract("layernorm.bias"))
+    vision("vit-optimum", model, processor, (HALF, HALF), expect, "last_hidden_state", first_token, "layernorm.bias")
 
 
 def vit_classifier():
@@ -294,7 +287,7 @@ def vit_classifier():
     model = randomize(ViTForImageClassification(ViTConfig(**SMALL_VIT, image_size=48, num_labels=12)), 4)
     processor = ViTImageProcessor(size={"height": 48, "width": 48})
     expect = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "resample": "bilinear"}
-    vision("vit-classifier-optimum", model, processor, (HALF, HALF), expect, "logits", lambda rows: rows, subtract("classifier.bias"),
+    vision("vit-classifier-optimum", model, processor, (HALF, HALF), expect, "logits", lambda rows: rows, "classifier.bias",
            "image-classification")
 
 
@@ -307,7 +300,7 @@ def convnext():
     processor = ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
     expect = {"size": 64, "mode": "shortest", "resize": 73, "offset": "floor", "resample": "bilinear", "image_pooling": "gap"}
     vision("convnext-optimum", model, processor, (IMAGENET_MEAN, IMAGENET_STD), expect, "last_hidden_state",
-           lambda maps: maps.mean((2, 3)), lambda model, outputs: None)
+           lambda maps: maps.mean((2, 3)), None)
 
 
 FAMILIES = {"clip-optimum": clip_optimum, "clip-transformersjs": clip_transformersjs, "siglip2-optimum": siglip2_optimum,

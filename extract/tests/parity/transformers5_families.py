@@ -7,7 +7,7 @@ import torch
 
 import photographs
 import tokenizers_of
-from common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, fresh, randomize, remove_direction, run, without_traces, write
+from common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, fresh, randomize, run, spread, without_traces, write
 from prompts import PROMPTS
 
 HALF = [0.5, 0.5, 0.5]
@@ -86,7 +86,7 @@ def clip():
     model = randomize(CLIPModel(config), 1)
     with torch.no_grad():
         outputs = model.get_image_features(pixel_values=torch.as_tensor(np.stack(processed(processor)))).pooler_output
-        remove_direction(model.visual_projection.weight, outputs)
+        spread(model.visual_projection.weight, outputs)
     with tempfile.TemporaryDirectory() as saved:
         model.save_pretrained(saved)
         vision, text = CLIPVisionModelWithProjection.from_pretrained(saved), CLIPTextModelWithProjection.from_pretrained(saved)
@@ -115,9 +115,8 @@ def siglip2():
     model = randomize(SiglipModel(config), 2)
     ids = torch.as_tensor(np.concatenate([tokens["input_ids"] for tokens in encoded]))
     with torch.no_grad():
-        for _ in range(2):
-            model.vision_model.head.mlp.fc2.bias -= model.vision_model(pixels).pooler_output.mean(0)
-            model.text_model.head.bias -= model.text_model(ids).pooler_output.mean(0)
+        spread(model.vision_model.head.mlp.fc2.bias, model.vision_model(pixels).pooler_output)
+        spread(model.text_model.head.bias, model.text_model(ids).pooler_output, common=0)
     expect = {"size": 48, "mode": "squash", "resize": 48, "offset": "floor", "resample": "bilinear", "context": 64, "padding": "fixed", "pad_id": 0}
     folder = towers("siglip2-transformers5", model.vision_model, model.text_model, processor, encoded, ("pooler_output", "pooler_output"),
                     (HALF, HALF), expect, False)
@@ -130,8 +129,7 @@ def image_only(family, model, processor, bias, output, pool, expect, dynamo):
     pixels = processed(processor)
     batch = torch.as_tensor(np.stack(pixels))
     with torch.no_grad():
-        for _ in range(2):
-            model.get_parameter(bias).sub_(pool(getattr(model(batch), output)).mean(0))
+        spread(model.get_parameter(bias), pool(getattr(model(batch), output)))
     processor.save_pretrained(folder)
     model.config.save_pretrained(folder)
     export(model, {"pixel_values": batch[:2]}, ["last_hidden_state", "pooler_output"], folder / "model.onnx", dynamo)
