@@ -23,7 +23,7 @@ pub struct ExtractArgs {
     /// Needed only if there are several.
     #[arg(long, value_name = "NAME", requires = "captions")]
     pub caption_field: Option<String>,
-    /// Teacher folder with teacher.toml.
+    /// Teacher folder, as an exporter wrote it or with teacher.toml.
     #[arg(long, value_name = "DIR")]
     pub teacher: PathBuf,
     /// Views per image, K.

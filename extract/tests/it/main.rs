@@ -6,8 +6,11 @@
 mod common;
 #[cfg(test)]
 mod image;
+mod image_models;
 #[cfg(test)]
 mod outputs;
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod pipeline;
 #[cfg(test)]
@@ -16,3 +19,5 @@ mod real_teacher;
 mod runtime;
 #[cfg(test)]
 mod text;
+#[cfg(test)]
+mod text_inputs;

@@ -221,7 +221,8 @@ impl Run {
         };
         // If the teacher came without a text encoder, there is nothing to compare with.
         let known = [Some(record.text_encoder), record.cache_text_encoder];
-        if let Some(expected) = self.manifest.text_encoder.filter(|expected| !known.contains(&Some(*expected)))
+        if let Some(expected) =
+            self.manifest.text_encoder.filter(|expected| !known.contains(&Some(*expected)))
         {
             let (expected, got) = (expected.to_string(), record.text_encoder.to_string());
             return Err(mismatch("the text encoder", expected, got));
