@@ -151,6 +151,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use clap::CommandFactory;
+    use lgd_data::view::CenterCrop;
 
     use super::*;
     use crate::args::Args;
@@ -184,7 +185,12 @@ mod tests {
         let more = [
             EvalError::UnusedInput { input: EvalInput::TrainImages, chosen: "zero-shot".to_owned() },
             EvalError::NoCenterView { cache: path() },
-            EvalError::CropsDiffer { train_images: path(), train: 0.5, test_images: path(), test: 1.0 },
+            EvalError::CropsDiffer {
+                train_images: path(),
+                train: CenterCrop::shortest(0.5),
+                test_images: path(),
+                test: CenterCrop::default(),
+            },
             EvalError::UnmatchedClasses { images: path(), classes: vec![], categories: vec![] },
             EvalError::UnknownClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NamedClasses { images: path(), classes: vec![], known: String::new() },

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::render::{Normalization, PixelLayout, Resample, normalize_into, render};
-use lgd_data::view::{Crop, Jitter, JitterOrder, View};
+use lgd_data::view::{CenterCrop, Crop, Jitter, JitterOrder, View};
 use serde::Deserialize;
 
 /// One rendering; the fields are those that `render_cases` of the script writes.
@@ -34,7 +34,7 @@ impl Case {
     fn view(&self) -> View {
         let crop = match (self.r#box, self.center) {
             (Some([x, y, w, h]), None) => Crop::Box { x, y, w, h },
-            (None, Some(fraction)) => Crop::Center { fraction },
+            (None, Some(fraction)) => Crop::Center(CenterCrop::shortest(fraction)),
             _ => panic!("{}: one of box and center", self.name),
         };
         let jitter = self.jitter.map(|[brightness, contrast, saturation, hue]| Jitter {

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use lgd_data::image::RgbImage;
 use lgd_data::render::{MAX_SIZE, RenderError, Resample, render};
-use lgd_data::view::{Crop, Jitter, JitterOrder, Policy, View, ViewError};
+use lgd_data::view::{CenterCrop, Crop, Jitter, JitterOrder, Policy, View, ViewError};
 use proptest::prelude::*;
 
 fn policy() -> impl Strategy<Value = Policy> {
@@ -74,7 +74,7 @@ proptest! {
         fraction in 0.01_f32..=1.0,
     ) {
         let image = plain(40, 30);
-        for crop in [Crop::Box { x, y, w, h }, Crop::Center { fraction }] {
+        for crop in [Crop::Box { x, y, w, h }, Crop::Center(CenterCrop::shortest(fraction))] {
             let view = View { crop, ..View::center() };
             prop_assert_eq!(render(&image, &view, size, Resample::Bicubic).unwrap().width(), size);
         }
@@ -153,8 +153,8 @@ fn views_that_do_not_fit_are_errors() {
     let jitter = Jitter { brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.0, order };
     let jittered = |jitter| View { jitter: Some(jitter), ..base };
     for (field, view) in [
-        ("crop fraction", View { crop: Crop::Center { fraction: 1.5 }, ..base }),
-        ("crop fraction", View { crop: Crop::Center { fraction: f32::NAN }, ..base }),
+        ("crop fraction", View::of_center(CenterCrop::shortest(100.5))),
+        ("crop fraction", View::of_center(CenterCrop::shortest(f32::NAN))),
         ("blur sigma", View { blur_sigma: Some(f32::INFINITY), ..base }),
         ("blur sigma", View { blur_sigma: Some(-1.0), ..base }),
         ("brightness", jittered(Jitter { brightness: -0.1, ..jitter })),

@@ -88,7 +88,7 @@ fn bare_rate(encoder: &mut ImageEncoder, count: usize) -> Result<f64, Box<dyn Er
 /// Throughput from files to finished shards, in images per second.
 fn pipeline_rate(extractor: &mut Extractor, source: &First, policy: Policy) -> Result<f64, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
-    let plan = ViewPlan { views: 1, center_fraction: None, policy, seed: 1, stored: None };
+    let plan = ViewPlan { views: 1, center: None, policy, seed: 1, stored: None };
     let config = extractor.cache_config(source, &plan, extractor.aligned_shard_samples(1024, 1));
     let builder = CacheBuilder::open(dir.path(), config, Existing::Refuse)?;
     let started = Instant::now();

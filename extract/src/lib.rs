@@ -7,7 +7,7 @@
 //! use lgd_data::job::Job;
 //! use lgd_data::manifest::Existing;
 //! use lgd_data::source::open_source;
-//! use lgd_data::view::{CENTER_FRACTION, Policy};
+//! use lgd_data::view::{CenterCrop, Policy};
 //! use lgd_extract::pipeline::ViewPlan;
 //! use lgd_extract::{ExtractOptions, Extractor, Runtime, Teacher};
 //!
@@ -16,7 +16,7 @@
 //! let mut extractor = Extractor::open(&teacher, &runtime, ExtractOptions::default())?;
 //! let views = ViewPlan {
 //!     views: 2,
-//!     center_fraction: Some(CENTER_FRACTION),
+//!     center: Some(CenterCrop::default()),
 //!     policy: Policy::MocoV2,
 //!     seed: 0,
 //!     stored: None,
@@ -37,6 +37,7 @@
 pub mod device;
 pub mod encoder;
 pub mod error;
+mod lfs;
 pub mod pipeline;
 pub mod runtime;
 mod session;

@@ -180,7 +180,7 @@ fn write_cache(
         teacher,
         listing: listing_hash(source.samples()),
         views: 1,
-        center_fraction: None,
+        center: None,
         policy,
         seed: 0,
         batch: BATCH,

@@ -60,7 +60,7 @@ impl CacheBuilder {
                 require_whole(dir)?;
             }
             (None, _) => {
-                let plan = Plan { format_version: CACHE_VERSION, config: config.clone() };
+                let plan = Plan { format_version: config.format_version(), config: config.clone() };
                 write_new_json(&dir.join(PLAN), &plan)?;
                 // Another process may have started a cache here a moment ago, with other settings.
                 if let Some(recorded) = recorded_config(dir)? {
@@ -221,7 +221,7 @@ impl CacheBuilder {
         }
         write_atomic(&self.dir.join(REJECTS), lines.as_bytes())?;
         let manifest = CacheManifest {
-            format_version: CACHE_VERSION,
+            format_version: self.config.format_version(),
             config: self.config.clone(),
             rows: shards.iter().map(|shard| shard.rows).sum(),
             rejected: rejects.len(),

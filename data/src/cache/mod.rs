@@ -20,6 +20,7 @@
 mod builder;
 mod cached_views;
 mod captions;
+mod center;
 mod optional;
 mod reader;
 mod sample;
@@ -39,7 +40,7 @@ use crate::error::ArtifactError;
 use crate::manifest::{ContentHash, FileEntry};
 use crate::render::{Normalization, Resample};
 use crate::strided::StridedViews;
-use crate::view::Policy;
+use crate::view::{CenterCrop, Policy};
 
 pub use builder::CacheBuilder;
 pub use cached_views::CachedViews;
@@ -50,8 +51,8 @@ pub use shard::ShardWriter;
 pub use stored::{Encoding, StoredFormat, StoredViews};
 pub use tokens::{TokenColumn, standardize};
 
-/// Cache format version that this program writes and reads.
-pub const CACHE_VERSION: u32 = 1;
+/// Newest cache format version that this program writes and reads. See [`CacheConfig::format_version`].
+pub const CACHE_VERSION: u32 = 2;
 
 const MANIFEST: &str = "cache.json";
 const REJECTS: &str = "rejects.jsonl";
@@ -119,9 +120,9 @@ pub struct CacheConfig {
     pub class_names: Option<Vec<String>>,
     /// Views per image, K.
     pub views: u16,
-    /// Fraction of the short side that view 0 shows if it is the center crop. `None` if view 0 is drawn like the
-    /// others.
-    pub center_fraction: Option<f32>,
+    /// The crop of view 0 if it is the center view. `None` if view 0 is drawn like the others.
+    #[serde(flatten, with = "center")]
+    pub center: Option<CenterCrop>,
     /// Policy that the random views are drawn with.
     pub policy: Policy,
     /// Seed that the random views are drawn with.
@@ -152,6 +153,17 @@ impl CacheConfig {
     pub fn hash(&self) -> ContentHash {
         // A configuration consists of numbers and strings, which always serialize. The fallback hashes an empty string.
         ContentHash::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Format version of a cache with this configuration. It is 2 if view 0 has another resize or offset than
+    /// torchvision's, which programs that read version 1 would ignore.
+    pub fn format_version(&self) -> u32 {
+        if self.other_center().is_some() { 2 } else { 1 }
+    }
+
+    /// The crop of view 0 if its resize or offset is not torchvision's.
+    fn other_center(&self) -> Option<CenterCrop> {
+        self.center.filter(|crop| !crop.is_torchvisions())
     }
 
     /// Describes the first invalid number.
@@ -216,7 +228,7 @@ impl ShardEntry {
 /// Contents of `cache.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheManifest {
-    /// Format version, [`CACHE_VERSION`].
+    /// Format version, 1 or 2. See [`CacheConfig::format_version`].
     pub format_version: u32,
     /// Inputs and settings.
     pub config: CacheConfig,

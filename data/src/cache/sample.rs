@@ -1,7 +1,7 @@
 //! The rows of one sample, the input of a shard writer.
 
 use super::{CacheConfig, ImageStamp};
-use crate::view::View;
+use crate::view::{Crop, View};
 
 /// Key, label and image stamp of a sample.
 #[derive(Clone, Copy, Debug)]
@@ -54,5 +54,17 @@ impl SampleRows<'_> {
         .into_iter()
         .find(|(_, expected, got)| expected != got)
         .map(|(what, expected, got)| format!("expected {expected} {what}, got {got}"))
+        .or_else(|| self.other_geometry(config))
+    }
+
+    /// Describes the first center crop whose resize or offset the columns of a cache with `config` cannot hold.
+    fn other_geometry(&self, config: &CacheConfig) -> Option<String> {
+        let held = config.center.unwrap_or_default();
+        let centers = self.views.iter().filter_map(|view| match view.crop {
+            Crop::Center(crop) => Some(crop),
+            Crop::Box { .. } => None,
+        });
+        let mut others = centers.filter(|crop| (crop.resize, crop.offset) != (held.resize, held.offset));
+        others.next().map(|crop| format!("expected a center crop like {held}, got {crop}"))
     }
 }

@@ -2,22 +2,29 @@
 
 use std::path::Path;
 
-use arrow_array::builder::{BooleanBuilder, Float32Builder, UInt8Builder};
+use arrow_array::builder::{BooleanBuilder, Float32Builder, StringBuilder, UInt8Builder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float32Type};
-use arrow_array::{Array, ArrayRef, BooleanArray, Float32Array, PrimitiveArray, RecordBatch, UInt8Array};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Float32Array, PrimitiveArray, RecordBatch, StringArray, UInt8Array,
+};
 use arrow_schema::{DataType, Field};
 use std::sync::Arc;
 
 use crate::error::ArtifactError;
-use crate::view::{Crop, Jitter, JitterOrder, View};
+use crate::view::{CenterCrop, Crop, CropOffset, Jitter, JitterOrder, ResizeMode, View};
+
+/// Columns for the resize and the offset of a center crop.
+const RESIZE: &str = "center_resize";
+const OFFSET: &str = "center_offset";
 
 /// The columns of a view. Either the four `crop_*` columns or `center_fraction` is set. The five jitter columns are
-/// either all set or all null.
-pub(super) fn fields() -> Vec<Field> {
+/// either all set or all null. If the cache's center crop is `other` than torchvision's, two more columns are set
+/// wherever `center_fraction` is.
+pub(super) fn fields(other: bool) -> Vec<Field> {
     let f32 = |name: &str| Field::new(name, DataType::Float32, true);
     let flag = |name: &str| Field::new(name, DataType::Boolean, false);
-    vec![
+    let mut fields = vec![
         f32("center_fraction"),
         f32("crop_x"),
         f32("crop_y"),
@@ -31,7 +38,11 @@ pub(super) fn fields() -> Vec<Field> {
         Field::new("jitter_order", DataType::UInt8, true),
         flag("grey"),
         f32("blur_sigma"),
-    ]
+    ];
+    if other {
+        fields.extend([RESIZE, OFFSET].map(|name| Field::new(name, DataType::Utf8, true)));
+    }
+    fields
 }
 
 /// Collects views into arrays in the order of [`fields`].
@@ -44,15 +55,19 @@ pub(super) struct ViewBuilder {
     order: UInt8Builder,
     gray: BooleanBuilder,
     blur: Float32Builder,
+    resize: StringBuilder,
+    offset: StringBuilder,
 }
 
 impl ViewBuilder {
     pub(super) fn push(&mut self, view: &View) {
         let (center, crop) = match view.crop {
-            Crop::Center { fraction } => (Some(fraction), None),
+            Crop::Center(crop) => (Some(crop), None),
             Crop::Box { x, y, w, h } => (None, Some([x, y, w, h])),
         };
-        self.center.append_option(center);
+        self.center.append_option(center.map(|crop| crop.fraction));
+        self.resize.append_option(center.map(|crop| crop.resize.name()));
+        self.offset.append_option(center.map(|crop| crop.offset.name()));
         for (at, builder) in self.crop.iter_mut().enumerate() {
             builder.append_option(crop.map(|crop| crop[at]));
         }
@@ -67,7 +82,7 @@ impl ViewBuilder {
         self.blur.append_option(view.blur_sigma);
     }
 
-    pub(super) fn finish(&mut self) -> Vec<ArrayRef> {
+    pub(super) fn finish(&mut self, other: bool) -> Vec<ArrayRef> {
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.center.finish())];
         arrays.extend(self.crop.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef));
         arrays.push(Arc::new(self.flip.finish()));
@@ -75,6 +90,10 @@ impl ViewBuilder {
         arrays.push(Arc::new(self.order.finish()));
         arrays.push(Arc::new(self.gray.finish()));
         arrays.push(Arc::new(self.blur.finish()));
+        let (resize, offset) = (self.resize.finish(), self.offset.finish());
+        if other {
+            arrays.extend([resize, offset].map(|names| Arc::new(names) as ArrayRef));
+        }
         arrays
     }
 }
@@ -88,6 +107,8 @@ pub(super) struct ViewArrays<'a> {
     order: &'a UInt8Array,
     gray: &'a BooleanArray,
     blur: &'a Float32Array,
+    /// Resize and offset, if the shard has these columns.
+    geometry: Option<[&'a StringArray; 2]>,
 }
 
 impl<'a> ViewArrays<'a> {
@@ -97,6 +118,11 @@ impl<'a> ViewArrays<'a> {
             let array = column(path, batch, name)?;
             array.as_boolean_opt().ok_or_else(|| wrong_type(path, name, array.data_type()))
         };
+        let text = |name: &str| {
+            let array = column(path, batch, name)?;
+            array.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, name, array.data_type()))
+        };
+        let has_geometry = [RESIZE, OFFSET].iter().any(|name| batch.column_by_name(name).is_some());
         Ok(Self {
             center: f32("center_fraction")?,
             crop: [f32("crop_x")?, f32("crop_y")?, f32("crop_w")?, f32("crop_h")?],
@@ -105,6 +131,7 @@ impl<'a> ViewArrays<'a> {
             order: primitive(path, batch, "jitter_order")?,
             gray: flag("grey")?,
             blur: f32("blur_sigma")?,
+            geometry: if has_geometry { Some([text(RESIZE)?, text(OFFSET)?]) } else { None },
         })
     }
 
@@ -117,7 +144,7 @@ impl<'a> ViewArrays<'a> {
             _ => Err("columns that belong together are only partly set"),
         };
         let crop = match (value(self.center), all(&self.crop)?) {
-            (Some(fraction), None) => Crop::Center { fraction },
+            (Some(fraction), None) => Crop::Center(self.center_crop(row, fraction)?),
             (None, Some([x, y, w, h])) => Crop::Box { x, y, w, h },
             _ => return Err("exactly one of center_fraction and crop_x, crop_y, crop_w, crop_h must be set"),
         };
@@ -132,6 +159,18 @@ impl<'a> ViewArrays<'a> {
         };
         let blur_sigma = value(self.blur);
         Ok(View { crop, flip: self.flip.value(row), jitter, gray: self.gray.value(row), blur_sigma })
+    }
+
+    fn center_crop(&self, row: usize, fraction: f32) -> Result<CenterCrop, &'static str> {
+        let Some([resize, offset]) = self.geometry else { return Ok(CenterCrop::shortest(fraction)) };
+        let stored = |names: &'a StringArray| names.is_valid(row).then(|| names.value(row));
+        let resize = stored(resize).and_then(ResizeMode::from_name);
+        let offset = stored(offset).and_then(CropOffset::from_name);
+        Ok(CenterCrop {
+            fraction,
+            resize: resize.ok_or("center_resize is not shortest, squash or longest")?,
+            offset: offset.ok_or("center_offset is not half-even or floor")?,
+        })
     }
 }
 

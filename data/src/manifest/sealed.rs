@@ -66,8 +66,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, C
     Ok(Some((value, ContentHash::of(&bytes))))
 }
 
-/// Reads a JSON manifest of format version `version` and returns it with the hash of its bytes. Errors call the
-/// manifest `what`.
+/// Reads a JSON manifest of a format version from 1 to `version` and returns it with the hash of its bytes. Errors call
+/// the manifest `what`.
 ///
 /// # Errors
 /// [`ArtifactError::Missing`], [`ArtifactError::Version`], [`ArtifactError::Json`], [`ArtifactError::Hash`],
@@ -89,7 +89,7 @@ pub fn read_manifest<T: DeserializeOwned>(
     // The version is checked first: another format version may have other fields, and the version error is more useful
     // then.
     let Versioned { format_version } = parse(path, &bytes)?;
-    if format_version != version {
+    if !(1..=version).contains(&format_version) {
         return Err(ArtifactError::Version { path: path.to_owned(), expected: version, got: format_version });
     }
     check_seal(path, &bytes)?;

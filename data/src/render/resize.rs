@@ -7,19 +7,21 @@
 use std::cell::RefCell;
 use std::error::Error;
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, CroppedImageMut, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::{RenderError, Resample};
 use crate::image::RgbImage;
-use crate::view::Crop;
+use crate::view::{CenterCrop, Crop};
 
-/// The source pixels that may be read, and the part of them that is stretched over the output.
+/// The source pixels that may be read, the part of them that is shown, and the output pixels that show it.
 struct Region {
     /// x, y, width, height in the image. Filters do not read outside.
     bounds: [u32; 4],
     /// x, y, width, height relative to `bounds`; the window is inside it.
     window: [f64; 4],
+    /// x, y, width, height in the output; the window is stretched over it.
+    target: [u32; 4],
 }
 
 thread_local! {
@@ -29,8 +31,7 @@ thread_local! {
 }
 
 /// Writes the crop, resized to RGB8 [size, size, 3], to `out`, which has that length. Equals torchvision's
-/// `resized_crop` for an integer box. For a center crop, equals its `Resize(round(size / fraction))` followed by
-/// `CenterCrop(size)`.
+/// `resized_crop` for an integer box. For a center crop, equals the resize and the crop that [`CenterCrop`] names.
 pub(super) fn crop_resize(
     image: &RgbImage,
     crop: Crop,
@@ -39,58 +40,54 @@ pub(super) fn crop_resize(
     out: &mut [u8],
 ) -> Result<(), RenderError> {
     let region = match crop {
-        Crop::Box { x, y, w, h } => box_region([x, y, w, h].map(f64::from)),
-        Crop::Center { fraction } => center_region(image, fraction, size, resample),
+        Crop::Box { x, y, w, h } => box_region([x, y, w, h].map(f64::from), size),
+        Crop::Center(crop) => center_region(image, crop, size, resample),
     };
+    let [left, top, width, height] = region.target;
+    if (width, height) != (size, size) {
+        out.fill(0);
+    }
     RESIZER
         .with_borrow_mut(|(resizer, between)| {
-            let mut output = Image::from_slice_u8(size, size, out, PixelType::U8x3)?;
+            let mut square = Image::from_slice_u8(size, size, out, PixelType::U8x3)?;
+            let mut output = CroppedImageMut::new(&mut square, left, top, width, height)?;
             resize((resizer, between), image, &region, &mut output, resample)
         })
         .map_err(RenderError::Resize)
 }
 
 /// The region of a box. torchvision cuts the box out first, so the filter must not read the pixels around it.
-fn box_region([x, y, w, h]: [f64; 4]) -> Region {
+fn box_region([x, y, w, h]: [f64; 4], size: u32) -> Region {
     let (left, top) = (x.floor(), y.floor());
     let [right, bottom] = [(x + w).ceil(), (y + h).ceil()];
     Region {
         bounds: [whole(left), whole(top), whole(right - left), whole(bottom - top)],
         window: [x - left, y - top, w, h],
+        target: [0, 0, size, size],
     }
 }
 
-/// The region of a center crop. Only the pixels of the central square are computed: resizing that part of the source to
-/// `size` uses the same coefficients as resizing the whole and cutting afterwards.
-fn center_region(image: &RgbImage, fraction: f32, size: u32, resample: Resample) -> Region {
+/// The region of a center crop. Only the pixels that are kept are computed: resizing that part of the source uses the
+/// same coefficients as resizing the whole and cutting afterwards.
+fn center_region(image: &RgbImage, crop: CenterCrop, size: u32, resample: Resample) -> Region {
     let (width, height) = (image.width(), image.height());
-    let short_to = u64::from(size).max(whole_u64((f64::from(size) / f64::from(fraction)).round_ties_even()));
-    let (short, long) = (u64::from(width.min(height)), u64::from(width.max(height)));
-    let long_to = short_to * long / short;
-    let (width_to, height_to) = if width <= height { (short_to, long_to) } else { (long_to, short_to) };
-    let (x, w) = center_span(width, width_to, size);
-    let (y, h) = center_span(height, height_to, size);
-
+    let [columns, rows] = crop.spans(width, height, size);
     // Rows beyond the reach of the height filter can skip the width filter.
-    let reach = (support(resample) * (h / f64::from(size)).max(1.0)).ceil() + 1.0;
-    let top = (y - reach).floor().max(0.0);
-    let bottom = (y + h + reach).ceil().min(f64::from(height));
-    Region { bounds: [0, whole(top), width, whole(bottom - top)], window: [x, y - top, w, h] }
-}
-
-/// Start and extent, in source pixels, of the central `size` pixels of a side resized from `from` to `to`.
-fn center_span(from: u32, to: u64, size: u32) -> (f64, f64) {
-    let scale = f64::from(from) / to as f64;
-    let offset = ((to - u64::from(size)) as f64 / 2.0).round_ties_even();
-    let start = offset * scale;
-    (start, (f64::from(size) * scale).min(f64::from(from) - start))
+    let reach = (support(resample) * (rows.extent / f64::from(rows.pixels)).max(1.0)).ceil() + 1.0;
+    let top = (rows.start - reach).floor().max(0.0);
+    let bottom = (rows.start + rows.extent + reach).ceil().min(f64::from(height));
+    Region {
+        bounds: [0, whole(top), width, whole(bottom - top)],
+        window: [columns.start, rows.start - top, columns.extent, rows.extent],
+        target: [columns.at, rows.at, columns.pixels, rows.pixels],
+    }
 }
 
 fn resize(
     (resizer, between): (&mut Resizer, &mut Vec<u8>),
     image: &RgbImage,
     region: &Region,
-    output: &mut Image<'_>,
+    output: &mut CroppedImageMut<'_, Image<'_>>,
     resample: Resample,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let [left, top, width, height] = region.bounds;
@@ -101,12 +98,12 @@ fn resize(
     if resample == Resample::Nearest {
         return Ok(resizer.resize(&source, output, &options.crop(x, y, w, h))?);
     }
-    let size = output.width();
-    let bytes = u64::from(size) * u64::from(height) * 3;
+    let columns = region.target[2];
+    let bytes = u64::from(columns) * u64::from(height) * 3;
     between.resize(usize::try_from(bytes)?, 0);
-    let mut narrowed = Image::from_slice_u8(size, height, between, PixelType::U8x3)?;
+    let mut narrowed = Image::from_slice_u8(columns, height, between, PixelType::U8x3)?;
     resizer.resize(&source, &mut narrowed, &options.crop(x, 0.0, w, f64::from(height)))?;
-    Ok(resizer.resize(&narrowed, output, &options.crop(0.0, y, f64::from(size), h))?)
+    Ok(resizer.resize(&narrowed, output, &options.crop(0.0, y, f64::from(columns), h))?)
 }
 
 fn algorithm(resample: Resample) -> ResizeAlg {
@@ -131,9 +128,4 @@ fn support(resample: Resample) -> f64 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "validated coordinates")]
 fn whole(value: f64) -> u32 {
     value as u32
-}
-
-/// Like [`whole`], for a resized side of at most `MAX_SIZE` / 0.01.
-fn whole_u64(value: f64) -> u64 {
-    u64::from(whole(value))
 }

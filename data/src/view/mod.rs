@@ -15,12 +15,15 @@
 //! The distributions are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
 //! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (docs/methods.md section 1, "View").
 
+mod center;
 mod stream;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use center::{CenterCrop, CropOffset, ResizeMode};
 
 use stream::Stream;
 
@@ -45,8 +48,6 @@ const FLIP_PROBABILITY: f64 = 0.5;
 
 /// Largest brightness, contrast and saturation factor that a stored view may have.
 const MAX_FACTOR: f32 = 100.0;
-/// Smallest center fraction that a stored view may have.
-const MIN_FRACTION: f32 = 0.01;
 
 /// The part of the image that a view shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,11 +64,8 @@ pub enum Crop {
         /// Height, above 0.
         h: f32,
     },
-    /// The central size x size square, after the short side is resized to round(size / fraction).
-    Center {
-        /// Fraction of the short side that is kept, in [0.01, 1]; 0.875 is 224 of 256.
-        fraction: f32,
-    },
+    /// The center of the resized image, as in a teacher's own preprocessing.
+    Center(CenterCrop),
 }
 
 /// One of the four color changes of a [`Jitter`].
@@ -193,8 +191,12 @@ pub enum ViewError {
 impl View {
     /// The plain evaluation view: a center crop of 224/256, otherwise unaltered.
     pub fn center() -> Self {
-        let crop = Crop::Center { fraction: CENTER_FRACTION };
-        Self { crop, flip: false, jitter: None, gray: false, blur_sigma: None }
+        Self::of_center(CenterCrop::default())
+    }
+
+    /// A center crop, otherwise unaltered.
+    pub fn of_center(crop: CenterCrop) -> Self {
+        Self { crop: Crop::Center(crop), flip: false, jitter: None, gray: false, blur_sigma: None }
     }
 
     /// Checks that an untrusted view can be rendered from an image of `width` x `height` pixels.
@@ -212,7 +214,7 @@ impl View {
                     return Err(ViewError::Box { x, y, w, h, width, height });
                 }
             }
-            Crop::Center { fraction } => in_range("crop fraction", fraction, MIN_FRACTION, 1.0)?,
+            Crop::Center(crop) => crop.validate()?,
         }
         if let Some(jitter) = &self.jitter {
             in_range("brightness", jitter.brightness, 0.0, MAX_FACTOR)?;

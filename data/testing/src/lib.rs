@@ -16,7 +16,7 @@ use lgd_data::cache::{CacheConfig, TeacherRecord};
 use lgd_data::manifest::ContentHash;
 use lgd_data::render::{Normalization, Resample};
 use lgd_data::source::{Captions, ImageSource, Listing, Sample, SourceError};
-use lgd_data::view::Policy;
+use lgd_data::view::{CenterCrop, Policy};
 
 /// A fictitious teacher with 32-pixel input and no text encoder.
 pub fn teacher_record() -> TeacherRecord {
@@ -44,7 +44,7 @@ pub fn cache_config(dim: usize, samples: usize) -> CacheConfig {
         samples,
         class_names: None,
         views: 2,
-        center_fraction: Some(0.875),
+        center: Some(CenterCrop::default()),
         policy: Policy::MocoV2,
         seed: 7,
         batch: 32,

@@ -37,7 +37,7 @@ impl Extractor {
             samples: source.samples().len(),
             class_names: source.class_names().map(<[String]>::to_vec),
             views: plan.views,
-            center_fraction: plan.center_fraction,
+            center: plan.center,
             policy: plan.policy,
             seed: plan.seed,
             batch: encoder.batch(),

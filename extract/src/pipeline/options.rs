@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lgd_data::cache::StoredFormat;
 use lgd_data::image::DecodeLimits;
-use lgd_data::view::Policy;
+use lgd_data::view::{CenterCrop, Policy};
 
 use crate::encoder::EncoderOptions;
 
@@ -49,9 +49,8 @@ pub struct ExtractOptions {
 pub struct ViewPlan {
     /// Views per image, K.
     pub views: u16,
-    /// Share of the short side that view 0 shows, if view 0 is the center crop; `None` if view 0 is random like the
-    /// others.
-    pub center_fraction: Option<f32>,
+    /// The crop of view 0, if view 0 is the center view; `None` if view 0 is random like the others.
+    pub center: Option<CenterCrop>,
     /// Policy of the random views.
     pub policy: Policy,
     /// Seed of the random views.

@@ -7,7 +7,7 @@ use lgd_data::cache::{CacheConfig, ImageStamp, Reject, StoredFormat};
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, render};
 use lgd_data::source::{ImageSource, SourceError};
-use lgd_data::view::{Crop, Policy, View};
+use lgd_data::view::{CenterCrop, Policy, View};
 
 use super::feed::ReadTask;
 use crate::encoder::{ImageEncoder, PixelBuffer, PixelType};
@@ -46,7 +46,7 @@ pub(super) struct Preparer<'a> {
     source: &'a dyn ImageSource,
     limits: DecodeLimits,
     views: u16,
-    center_fraction: Option<f32>,
+    center: Option<CenterCrop>,
     policy: Policy,
     seed: u64,
     size: u32,
@@ -69,7 +69,7 @@ impl<'a> Preparer<'a> {
             source,
             limits,
             views: config.views,
-            center_fraction: config.center_fraction,
+            center: config.center,
             policy: config.policy,
             seed: config.seed,
             size: encoder.size(),
@@ -102,6 +102,7 @@ impl<'a> Preparer<'a> {
         let element = match self.pixel_type {
             PixelType::F32 => 4,
             PixelType::F16 => 2,
+            PixelType::U8 => 1,
         };
         usize::from(self.views) * (self.image_len * element + self.stored_bytes())
     }
@@ -151,8 +152,8 @@ impl<'a> Preparer<'a> {
 
     /// View `index` of the sample whose image is `image`.
     fn view(&self, sample: usize, index: u16, image: &RgbImage) -> View {
-        match self.center_fraction {
-            Some(fraction) if index == 0 => View { crop: Crop::Center { fraction }, ..View::center() },
+        match self.center {
+            Some(crop) if index == 0 => View::of_center(crop),
             _ => {
                 let key = &self.source.samples()[sample].key;
                 self.policy.draw(self.seed, key, index, image.width(), image.height())

@@ -8,7 +8,7 @@ use lgd_data::manifest::ContentHash;
 use serde_json::Value;
 
 use super::hash_model;
-use super::preprocessor::read_json;
+use super::preprocessing::read_json;
 use super::text_settings::TextSettings;
 use crate::error::ExtractError;
 

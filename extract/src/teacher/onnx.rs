@@ -438,6 +438,30 @@ pub(super) mod tests {
         field(11, &[field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat())
     }
 
+    /// What a model of [`model_that_takes`] takes.
+    #[derive(Clone, Copy, Debug)]
+    pub(in crate::teacher) enum Takes {
+        Pixels,
+        Bytes,
+        Tokens,
+        Both,
+        Nothing,
+    }
+
+    /// A model that only declares inputs: a batch of images of 32 x 32, or token ids.
+    pub(in crate::teacher) fn model_that_takes(takes: Takes) -> Vec<u8> {
+        let pixels = |element| input("pixel_values", element, Some(&[0, 3, 32, 32]));
+        let ids = || input("input_ids", 7, Some(&[0, 0]));
+        let inputs = match takes {
+            Takes::Pixels => pixels(1),
+            Takes::Bytes => pixels(2),
+            Takes::Tokens => ids(),
+            Takes::Both => [ids(), pixels(1)].concat(),
+            Takes::Nothing => Vec::new(),
+        };
+        [number(1, 8), field(7, &[field(2, b"graph"), inputs].concat())].concat()
+    }
+
     /// What a model with these inputs and one initializer, "weight", declares.
     fn declares(inputs: &[Vec<u8>]) -> OnnxFile {
         let graph = [field(2, b"graph"), field(5, &tensor("data", true)), inputs.concat()].concat();

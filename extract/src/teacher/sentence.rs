@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::TextPooling;
-use super::preprocessor::read_json;
+use super::preprocessing::read_json;
 use crate::error::ExtractError;
 
 const MODULES: &str = "modules.json";

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use lgd_data::render::MAX_SIZE;
+use lgd_data::view::ResizeMode;
 use serde::Deserialize;
 
 use super::settings::Pooling;
@@ -9,9 +11,9 @@ use super::text_settings::{Clean, Padding, PaddingSide, TextPooling};
 use crate::error::ExtractError;
 
 /// Name of the file that describes a teacher.
-pub(crate) const TEACHER_TOML: &str = "teacher.toml";
+pub const TEACHER_TOML: &str = "teacher.toml";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TeacherToml {
     pub name: Option<String>,
@@ -19,7 +21,7 @@ pub(crate) struct TeacherToml {
     pub text: Option<TextToml>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ImageToml {
     pub model: Option<PathBuf>,
@@ -28,6 +30,8 @@ pub(crate) struct ImageToml {
     pub std: Option<[f32; 3]>,
     pub resample: Option<ResampleName>,
     pub center_fraction: Option<f32>,
+    pub resize_mode: Option<ResizeMode>,
+    pub resize: Option<u32>,
     pub layout: Option<LayoutName>,
     pub input: Option<String>,
     pub output: Option<String>,
@@ -39,7 +43,7 @@ pub(crate) struct ImageToml {
     pub normalize: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TextToml {
     pub model: Option<PathBuf>,
@@ -74,23 +78,20 @@ pub(crate) enum LayoutName {
 }
 
 impl TeacherToml {
-    /// Reads the file and checks everything that needs no other file.
-    pub(crate) fn read(path: &Path) -> Result<Self, ExtractError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ExtractError::TeacherFile {
-            path: path.to_owned(),
-            source,
-            hint: "a teacher is a folder with teacher.toml, its models and its tokenizer",
-        })?;
+    /// Reads the file and checks everything that needs no other file. Returns `None` if there is no such file.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, ExtractError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),
+        };
         let parsed: Self = toml::from_str(&text).map_err(|error| ExtractError::syntax(path, error))?;
         parsed.check(path)?;
-        Ok(parsed)
+        Ok(Some(parsed))
     }
 
     fn check(&self, path: &Path) -> Result<(), ExtractError> {
         let refuse = |reason: &str| Err(ExtractError::setting(path, reason, ""));
-        if self.image.is_none() && self.text.is_none() {
-            return refuse("neither [image] nor [text] is there");
-        }
         let normalize = [
             self.image.as_ref().and_then(|image| image.normalize),
             self.text.as_ref().and_then(|text| text.normalize),
@@ -103,6 +104,16 @@ impl TeacherToml {
         let fraction = self.image.as_ref().and_then(|image| image.center_fraction);
         if let Some(fraction) = fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
             return refuse(&format!("[image] center_fraction = {fraction}: expected above 0, at most 1"));
+        }
+        if let Some(image) = self.image.as_ref().filter(|image| image.resize.is_some()) {
+            if image.center_fraction.is_some() {
+                return refuse(
+                    "[image] center_fraction and resize say the same in two ways; give one of them",
+                );
+            }
+            if image.resize.is_none_or(|length| length == 0 || length > MAX_SIZE) {
+                return refuse(&format!("[image] resize: expected 1 to {MAX_SIZE} pixels"));
+            }
         }
         let misplaced = |image: &ImageToml| {
             let pooled = image.pooling.is_none_or(|pooling| pooling == Pooling::Mean);

@@ -9,7 +9,7 @@ use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Encoding, ImageStamp, 
 use lgd_data::job::Job;
 use lgd_data::manifest::{Existing, Verify};
 use lgd_data::source::{ImageSource, Listing, SourceError};
-use lgd_data::view::{Crop, Policy};
+use lgd_data::view::{CenterCrop, Crop, Policy};
 use lgd_extract::pipeline::ViewPlan;
 use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor};
 use lgd_testing::MemorySource;
@@ -17,8 +17,13 @@ use tempfile::TempDir;
 
 use crate::common::{image_teacher, ppm, runtime};
 
-pub const PLAN: ViewPlan =
-    ViewPlan { views: 3, center_fraction: Some(0.875), policy: Policy::MocoV2, seed: 11, stored: None };
+pub const PLAN: ViewPlan = ViewPlan {
+    views: 3,
+    center: Some(CenterCrop::shortest(0.875)),
+    policy: Policy::MocoV2,
+    seed: 11,
+    stored: None,
+};
 
 fn extractor(model: &str, batch: usize, threads: usize) -> Extractor {
     let options = ExtractOptions {
@@ -132,7 +137,7 @@ fn rows_are_sample_major_and_hold_the_stored_views() {
         let key = format!("{sample:04}.ppm");
         assert_eq!(views.keys[sample], key);
         let ImageStamp { width, height, .. } = views.images[sample];
-        assert_eq!(views.view(sample, 0).crop, Crop::Center { fraction: 0.875 });
+        assert_eq!(views.view(sample, 0).crop, Crop::Center(CenterCrop::shortest(0.875)));
         assert_eq!(*views.view(sample, 2), Policy::MocoV2.draw(11, &key, 2, width, height));
     }
 }

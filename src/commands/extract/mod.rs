@@ -12,7 +12,7 @@ use lgd_data::cache::{
 use lgd_data::image::DecodeLimits;
 use lgd_data::manifest::Existing;
 use lgd_data::source::{ImageSource, Rejected, open_captioned, open_source};
-use lgd_data::view::CENTER_FRACTION;
+use lgd_data::view::{CENTER_FRACTION, CenterCrop};
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
 use lgd_extract::teacher::ImageSettings;
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
@@ -33,12 +33,16 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     require_apart(args)?;
     let source = open(args)?;
     let teacher = Teacher::open(&args.teacher)?;
-    let plan = view_plan(args, &teacher.image()?);
+    let (center, center_source) = center_view(args, &teacher.image()?).unzip();
+    let plan = view_plan(args, center);
     let mut extractor = open_extractor(args, &teacher, source.as_ref())?;
     let partition = args.partition.unwrap_or(Partition::WHOLE);
     let shard_samples = extractor.aligned_shard_samples(args.shard_samples, args.views);
     let config = extractor.cache_config(source.as_ref(), &plan, shard_samples);
     require_caption_width(args, source.as_ref(), &config)?;
+    if let Some((crop, origin)) = center.zip(center_source) {
+        say(format_args!("view 0: {}, {origin}", crop.describe(config.teacher.size)));
+    }
     let existing = existing(args, partition)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
     space::announce(&config, stored.as_ref(), partition, existing, args.tokens_limit, &args.output.out)?;
@@ -190,10 +194,10 @@ fn listed_reject(entry: &Rejected) -> Reject {
     Reject { key: entry.key.clone(), reason: entry.reason.to_owned(), detail: entry.detail.clone() }
 }
 
-fn view_plan(args: &ExtractArgs, image: &ImageSettings) -> ViewPlan {
+fn view_plan(args: &ExtractArgs, center: Option<CenterCrop>) -> ViewPlan {
     ViewPlan {
         views: args.views,
-        center_fraction: args.with_center.then(|| center_fraction(args, image)),
+        center,
         policy: args.policy,
         seed: args.seed,
         stored: args.store_views.map(|encoding| StoredFormat {
@@ -206,17 +210,17 @@ fn view_plan(args: &ExtractArgs, image: &ImageSettings) -> ViewPlan {
     }
 }
 
-/// The fraction given on the command line, else that in the teacher's files, else the default. A non-default value
-/// from the files is reported.
-fn center_fraction(args: &ExtractArgs, image: &ImageSettings) -> f32 {
-    let found = args.center_fraction.or(image.center_fraction).unwrap_or(CENTER_FRACTION);
-    if args.center_fraction.is_none() && found != CENTER_FRACTION {
-        say(format_args!(
-            "note: the center crop keeps {found} of the short side, as the files in {} say",
-            args.teacher.display()
-        ));
-    }
-    found
+/// The crop of view 0 with its origin, in words; `None` without `--with-center`. `--center-fraction` replaces the
+/// fraction alone: resize and offset remain the teacher's.
+fn center_view(args: &ExtractArgs, image: &ImageSettings) -> Option<(CenterCrop, String)> {
+    let origin = || image.center_source.clone().unwrap_or_else(|| "the teacher's files".to_owned());
+    args.with_center.then(|| match (args.center_fraction, image.center) {
+        (Some(fraction), crop) => {
+            (CenterCrop { fraction, ..crop.unwrap_or_default() }, "--center-fraction".to_owned())
+        }
+        (None, Some(crop)) => (crop, origin()),
+        (None, None) => (CenterCrop::default(), format!("assumed {CENTER_FRACTION}")),
+    })
 }
 
 /// The policy for the output folder. All parts of a shared cache run the same command, so a started cache is

@@ -163,10 +163,10 @@ fn normalization(teacher: &TeacherRecord) -> String {
 }
 
 fn views(config: &CacheConfig) -> String {
-    let CacheConfig { views, policy, center_fraction, .. } = config;
-    match center_fraction {
-        Some(fraction) if *views == 1 => format!("1 per image, the center crop ({fraction})"),
-        Some(fraction) => format!("{views} per image: the center crop ({fraction}), then {policy}"),
+    let CacheConfig { views, policy, center, .. } = config;
+    match center {
+        Some(crop) if *views == 1 => format!("1 per image, the center crop ({crop})"),
+        Some(crop) => format!("{views} per image: the center crop ({crop}), then {policy}"),
         None => format!("{views} per image, {policy}"),
     }
 }

@@ -1,22 +1,24 @@
 //! The center crop of evaluation images. Two sets that are compared use the same crop.
 
-use lgd_data::view::CENTER_FRACTION;
+use lgd_data::view::CenterCrop;
 
-use super::EvalError;
-use super::LabeledImages;
+use super::{EvalError, EvalInputs, LabeledImages};
 
-/// Center crops of the test and of the training images, as shares of the short side. A set with a cache uses its
-/// cache's share. A set without one uses `asked`, else the share of the other set's cache, else [`CENTER_FRACTION`].
+/// Center crops of the test and of the training images. A set with a cache uses its cache's crop. A set without one uses
+/// that of the other set's cache, else that of the run's cache, else [`CenterCrop::default`], with the fraction `asked`
+/// if there is one.
 ///
 /// # Errors
-/// [`EvalError::NoCenterView`] if a cache has no center view; [`EvalError::CropsDiffer`] if the two shares differ.
-pub(super) fn center_fractions(
-    test: &LabeledImages<'_>,
+/// [`EvalError::NoCenterView`] if a cache has no center view; [`EvalError::CropsDiffer`] if the two crops differ.
+pub(super) fn center_crops(
+    inputs: &EvalInputs<'_>,
     train: Option<&LabeledImages<'_>>,
     asked: Option<f32>,
-) -> Result<(f32, f32), EvalError> {
+) -> Result<(CenterCrop, CenterCrop), EvalError> {
+    let test = &inputs.test;
     let (own, other) = (cached(test)?, train.map(cached).transpose()?.flatten());
-    let uncached = asked.or(own).or(other).unwrap_or(CENTER_FRACTION);
+    let known = own.or(other).or(inputs.run.manifest().center).unwrap_or_default();
+    let uncached = CenterCrop { fraction: asked.unwrap_or(known.fraction), ..known };
     let (of_test, of_train) = (own.unwrap_or(uncached), other.unwrap_or(uncached));
     match train {
         Some(images) if of_test != of_train => Err(EvalError::CropsDiffer {
@@ -29,9 +31,9 @@ pub(super) fn center_fractions(
     }
 }
 
-/// The share that a set's cache uses, if the set has a cache.
-fn cached(images: &LabeledImages<'_>) -> Result<Option<f32>, EvalError> {
+/// The crop of a set's cache, if the set has a cache.
+fn cached(images: &LabeledImages<'_>) -> Result<Option<CenterCrop>, EvalError> {
     let Some(cache) = images.cache else { return Ok(None) };
-    let fraction = cache.manifest().config.center_fraction;
-    fraction.map(Some).ok_or_else(|| EvalError::NoCenterView { cache: cache.dir().to_owned() })
+    let crop = cache.manifest().config.center;
+    crop.map(Some).ok_or_else(|| EvalError::NoCenterView { cache: cache.dir().to_owned() })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use lgd_data::ArtifactError;
 use lgd_data::source::SourceError;
+use lgd_data::view::CenterCrop;
 use thiserror::Error;
 
 use super::Protocol;
@@ -57,12 +58,12 @@ pub enum EvalError {
     CropsDiffer {
         /// The training images.
         train_images: PathBuf,
-        /// Share of their short side that would be shown.
-        train: f32,
+        /// Their crop.
+        train: CenterCrop,
         /// The test images.
         test_images: PathBuf,
-        /// Share of their short side that would be shown.
-        test: f32,
+        /// Their crop.
+        test: CenterCrop,
     },
     /// Labels are needed, but no image has one.
     #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, add a label column to the list, or in archives a .cls beside each image", images.display())]

@@ -7,7 +7,7 @@ use lgd_data::cache::{ImageStamp, Reject};
 use lgd_data::image::RgbImage;
 use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
-use lgd_data::view::{Crop, View};
+use lgd_data::view::{CenterCrop, View};
 
 use super::EvalError;
 use super::matrix::Matrix;
@@ -70,13 +70,13 @@ pub(super) struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Plans the views without opening an image. `labels`: whether labels are needed. `fraction`: share of the short
-    /// side that is shown; if there is a cache, the cache's share.
+    /// Plans the views without opening an image. `labels`: whether labels are needed. `center`: the crop
+    /// that is shown; if there is a cache, the cache's.
     pub(super) fn plan<'a>(
         &self,
         images: &LabeledImages<'a>,
         labels: bool,
-        fraction: f32,
+        center: CenterCrop,
     ) -> Result<ImagePlan<'a>, EvalError> {
         if labels {
             require_labels(images)?;
@@ -86,7 +86,7 @@ impl Extraction<'_> {
         let mut rejects: Vec<Reject> =
             entries.map(|entry| reject(&entry.key, entry.reason, &entry.detail)).collect();
         let Some(cache) = images.cache else {
-            let view = View { crop: Crop::Center { fraction }, ..View::center() };
+            let view = View::of_center(center);
             let mut items = Vec::with_capacity(samples.len());
             for (position, sample) in samples.iter().enumerate() {
                 if labels && sample.label.is_none() {
@@ -95,7 +95,7 @@ impl Extraction<'_> {
                     items.push(Item { position, label: sample.label.filter(|_| labels), view, image: None });
                 }
             }
-            let view = format!("center crop {fraction}");
+            let view = format!("center crop {center}");
             return Ok(ImagePlan { images: *images, items, rows: None, rejects, view });
         };
         let views = cache.views()?;
@@ -116,7 +116,7 @@ impl Extraction<'_> {
         let absent = all.filter(|(position, _)| !cached.contains(position));
         let detail = format!("the cache {} does not have it", cache.dir().display());
         rejects.extend(absent.map(|(_, sample)| reject(&sample.key, "not-cached", &detail)));
-        let view = format!("the cache's view 0, center crop {fraction}");
+        let view = format!("the cache's view 0, center crop {center}");
         Ok(ImagePlan { images: *images, items, rows: Some(rows), rejects, view })
     }
 

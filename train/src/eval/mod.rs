@@ -32,7 +32,7 @@ use lgd_data::source::ImageSource;
 
 use crate::run::Run;
 use crate::student::Head;
-use crop::center_fractions;
+use crop::center_crops;
 use features::{Extraction, Features};
 
 pub use classes::{categories_of_classes, normalize_name};
@@ -74,8 +74,8 @@ pub struct EvalInputs<'a> {
 pub struct EvalOptions {
     /// The protocols.
     pub protocols: Vec<Protocol>,
-    /// Share of the short side that is shown of images without a cache. `None`: the share of the other images' cache,
-    /// else [`CENTER_FRACTION`](lgd_data::view::CENTER_FRACTION).
+    /// Replaces the fraction of the center crop of images without a cache. Their crop is that of the other images' cache,
+    /// else of the run's cache, else [`CenterCrop::default`](lgd_data::view::CenterCrop).
     pub center_fraction: Option<f32>,
     /// Settings of the vote.
     pub knn: KnnSettings,
@@ -126,7 +126,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     for images in train.iter().chain([&inputs.test]) {
         require_teacher(inputs.run, images)?;
     }
-    let (of_test, of_train) = center_fractions(&inputs.test, train.as_ref(), options.center_fraction)?;
+    let (of_test, of_train) = center_crops(inputs, train.as_ref(), options.center_fraction)?;
     let mut student = inputs.run.student(&Device::Cpu)?;
     let format = inputs.run.manifest().input_format();
     let mut extraction = Extraction { student: &mut student, format, options, job };

@@ -26,6 +26,7 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::{StoredFormat, TeacherRecord};
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{ContentHash, FileEntry, Verify, read_manifest};
+use lgd_data::view::CenterCrop;
 use serde::{Deserialize, Serialize};
 
 pub use config::TrainConfig;
@@ -104,6 +105,9 @@ pub struct RunManifest {
     pub device: String,
     /// The teacher. The student's input is prepared like the teacher's.
     pub teacher: TeacherRecord,
+    /// Crop of the cache's center view, if the cache has one. Images without a cache are evaluated with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center: Option<CenterCrop>,
     /// Width D of the embeddings.
     pub dim: usize,
     /// Samples in the cache.

@@ -213,6 +213,7 @@ fn manifest(
         classes: targets.classes().cloned(),
         device: if settings.device.is_cpu() { "cpu" } else { "cuda" }.to_owned(),
         teacher: teacher.clone(),
+        center: inputs.cache.manifest().config.center,
         dim: inputs.cache.dim(),
         samples: images.samples(),
         stored_views: images.origin().stored(),

@@ -6,6 +6,7 @@ use lgd_data::ArtifactError;
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
+use lgd_data::view::CenterCrop;
 use lgd_train::error::FailureKind;
 use lgd_train::eval::{
     EvalError, EvalInput, EvalInputs, EvalOptions, EvalReport, LabeledImages, ProbeSettings, Protocol,
@@ -202,8 +203,9 @@ fn what_no_protocol_reads_is_refused() {
 fn what_is_compared_is_shown_at_one_crop() {
     let world = World::new(9);
     let run = untrained(&world);
-    let whole =
-        cache_holding(&world.path("whole"), &world.images, 1, |config| config.center_fraction = Some(1.0));
+    let whole = cache_holding(&world.path("whole"), &world.images, 1, |config| {
+        config.center = Some(CenterCrop::shortest(1.0))
+    });
     let ask = |test: Option<&Cache>, train: Option<&Cache>, asked: Option<f32>| {
         let test = LabeledImages { cache: test, ..labeled(&world.images) };
         let train = Some(LabeledImages { cache: train, ..labeled(&world.images) });
@@ -224,7 +226,8 @@ fn what_is_compared_is_shown_at_one_crop() {
 
     for (train, asked) in [(None, Some(0.875)), (Some(&world.cache), None)] {
         let error = ask(Some(&whole), train, asked).unwrap_err();
-        assert!(matches!(error, EvalError::CropsDiffer { train: 0.875, test: 1.0, .. }), "{error}");
+        let EvalError::CropsDiffer { train, test, .. } = &error else { panic!("{error}") };
+        assert_eq!((*train, *test), (CenterCrop::default(), CenterCrop::shortest(1.0)));
         assert_eq!(error.kind(), FailureKind::Usage);
         let text = error.to_string();
         for part in ["a center crop of 0.875", "at 1"] {

@@ -15,7 +15,7 @@ use super::{broken, clip};
 use crate::error::ExtractError;
 use crate::teacher::TextSettings;
 use crate::teacher::model_config::ModelConfig;
-use crate::teacher::preprocessor::read_json;
+use crate::teacher::preprocessing::read_json;
 
 const TOKENIZER: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.json";

@@ -1,0 +1,40 @@
+//! The center crop in `cache.json` and `extract.json`: `center_fraction`, and `center_resize` and `center_offset` if
+//! they are not torchvision's.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::view::{CenterCrop, CropOffset, ResizeMode};
+
+/// The keys of [`CenterCrop`]. An absent resize or offset is the default, as in every cache of format version 1.
+#[derive(Serialize, Deserialize)]
+struct CenterKeys {
+    center_fraction: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    center_resize: Option<ResizeMode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    center_offset: Option<CropOffset>,
+}
+
+pub(super) fn serialize<S: Serializer>(crop: &Option<CenterCrop>, to: S) -> Result<S::Ok, S::Error> {
+    let other = crop.filter(|crop| !crop.is_torchvisions());
+    let keys = CenterKeys {
+        center_fraction: crop.map(|crop| crop.fraction),
+        center_resize: other.map(|crop| crop.resize),
+        center_offset: other.map(|crop| crop.offset),
+    };
+    keys.serialize(to)
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<CenterCrop>, D::Error> {
+    match CenterKeys::deserialize(from)? {
+        CenterKeys { center_fraction: Some(fraction), center_resize, center_offset } => {
+            Ok(Some(CenterCrop {
+                fraction,
+                resize: center_resize.unwrap_or_default(),
+                offset: center_offset.unwrap_or_default(),
+            }))
+        }
+        CenterKeys { center_resize: None, center_offset: None, .. } => Ok(None),
+        _ => Err(serde::de::Error::custom("center_resize and center_offset need a center_fraction")),
+    }
+}
