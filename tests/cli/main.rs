@@ -14,3 +14,4 @@ mod parquet;
 mod pipeline;
 mod software_gpu;
 mod stored_views;
+mod teacher;

@@ -43,11 +43,11 @@ impl Companion {
     }
 
     fn of(model: &Model, port: &Port, pixels: &Port) -> Result<Self, ExtractError> {
-        use TensorElementType::{Float16, Float32, Int32, Int64};
+        use TensorElementType::{Bool, Float16, Float32, Int32, Int64};
         let name = port.name.to_lowercase();
         let ids = name.ends_with("ids") || name.contains("token") || name == "text";
         let values = match port.element {
-            Some(Int64 | Int32 | Float32 | Float16) if name.contains("mask") => Some(Values::Ones),
+            Some(Int64 | Int32 | Float32 | Float16 | Bool) if name.contains("mask") => Some(Values::Ones),
             Some(Int64 | Int32) if name.contains("position") => Some(Values::Positions),
             Some(Int64 | Int32) if ids => Some(Values::Zeros),
             _ => None,
@@ -83,6 +83,9 @@ impl Companion {
             TensorElementType::Int32 => Tensor::from_array((shape, row.collect::<Vec<i32>>()))?.into(),
             TensorElementType::Float32 => {
                 Tensor::from_array((shape, row.map(float).collect::<Vec<f32>>()))?.into()
+            }
+            TensorElementType::Bool => {
+                Tensor::from_array((shape, row.map(|value| value != 0).collect::<Vec<bool>>()))?.into()
             }
             TensorElementType::Float16 => {
                 let values: Vec<f16> = row.map(|value| f16::from_f32(float(value))).collect();

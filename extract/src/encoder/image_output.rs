@@ -52,6 +52,22 @@ const POOLED_FAMILIES: &[&str] = &[
 const PROJECTED_FAMILIES: &[&str] =
     &["clip", "chinese_clip", "altclip", "metaclip_2", "groupvit", "clipseg", "xclip", "blip", "aimv2"];
 
+/// Families whose `last_hidden_state` is a feature map that their classifier averages.
+const MAP_FAMILIES: &[&str] = &[
+    "convnext",
+    "convnextv2",
+    "resnet",
+    "regnet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilevit",
+    "efficientnet",
+    "bit",
+    "van",
+    "poolformer",
+    "dinov3_convnext",
+];
+
 const CLASSIFIER_HINT: &str = "export the layer before the classifier: optimum: --task feature-extraction; timm: \
      create_model(..., num_classes=0); torchvision: model.fc or model.classifier = torch.nn.Identity()";
 
@@ -205,6 +221,9 @@ fn family_pooling(port: &Port, known: &KnownModel) -> Option<(Pooling, usize)> {
         (HIDDEN, 3) => hidden_pooling(known),
         // A CNN's pooled output keeps two axes of one position.
         (POOLED, 4) => Some((Pooling::Gap, 0)),
+        (HIDDEN, 4) if known.family.as_deref().is_some_and(|family| MAP_FAMILIES.contains(&family)) => {
+            Some((Pooling::Gap, 0))
+        }
         _ => None,
     }
 }

@@ -194,7 +194,8 @@ impl ImageSources<'_> {
         let of_config = config.as_ref().and_then(|config| {
             let kind = config.vision().model_type.as_ref().or(config.top().model_type.as_ref())?;
             let family = ["_vision_model", "_vision", "_model"].iter().find_map(|end| kind.strip_suffix(end));
-            Some(Sourced::new(family.unwrap_or(kind).to_owned(), "config.json"))
+            let file = config.path().file_name().unwrap_or_default().to_string_lossy();
+            Some(Sourced::new(family.unwrap_or(kind).to_owned(), file))
         });
         let of_class = || {
             let family = self.preprocessing.family()?;

@@ -155,6 +155,11 @@ impl Teacher {
         self.text.as_ref().ok_or_else(|| self.no_model("text", TEXT_NAMES))
     }
 
+    /// Whether the teacher has an image model.
+    pub fn has_image(&self) -> bool {
+        self.image.is_some() || self.models.image.is_some()
+    }
+
     /// Whether the teacher has a text model.
     pub fn has_text(&self) -> bool {
         self.text.is_some()

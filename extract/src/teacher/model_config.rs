@@ -1,9 +1,9 @@
 //! A typed reading of `config.json`, which transformers and its exporters write beside a model.
 //!
 //! ```text
-//! {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 512,
-//!  "text_config":   {"model_type": "clip_text_model", "hidden_size": 512, "max_position_embeddings": 77},
-//!  "vision_config": {"model_type": "clip_vision_model", "hidden_size": 768}}
+//! {"model_type": "clip",
+//!  "text_config":   {"model_type": "clip_text_model", "max_position_embeddings": 77},
+//!  "vision_config": {"model_type": "clip_vision_model", "num_register_tokens": 0}}
 //! ```
 //!
 //! A model of one tower has the tower's values at the top. transformers leaves out values that equal its defaults,
@@ -40,12 +40,6 @@ struct ConfigFile {
 pub(crate) struct TowerConfig {
     /// Family of the model, such as `clip`, `siglip_text_model` or `dinov2`.
     pub model_type: Option<String>,
-    /// Classes of transformers that the weights were saved from.
-    pub architectures: Option<Vec<String>>,
-    /// Width of the hidden states.
-    pub hidden_size: Option<usize>,
-    /// Width of the space that images and text share.
-    pub projection_dim: Option<usize>,
     /// Longest sequence of tokens.
     pub max_position_embeddings: Option<usize>,
     /// Id of the padding token; some files have -1 for none.
@@ -137,10 +131,8 @@ mod tests {
                 "vision_config": {"hidden_size": 768, "num_register_tokens": 4}}"#,
         );
         let config = config.unwrap().unwrap();
-        assert_eq!((config.text().hidden_size, config.vision().hidden_size), (Some(512), Some(768)));
         assert_eq!((config.text().max_position_embeddings, config.text().pad_id()), (Some(77), None));
-        assert_eq!((config.top().projection_dim, config.vision().num_register_tokens), (Some(512), Some(4)));
-        assert_eq!(config.top().architectures.as_deref(), Some(&["CLIPModel".to_owned()][..]));
+        assert_eq!(config.vision().num_register_tokens, Some(4));
         assert!(config.is_family("clip") && !config.is_family("cli") && !config.is_family("siglip"));
         assert!(config.path().ends_with(CONFIG));
     }
@@ -157,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_named_and_an_absent_one_is_none() {
-        for text in ["{", r#"{"hidden_size": "wide"}"#, "[]"] {
+        for text in ["{", r#"{"num_register_tokens": "four"}"#, "[]"] {
             assert!(read(text).unwrap_err().to_string().contains(CONFIG), "{text}");
         }
         assert!(ModelConfig::read(Path::new("/nowhere")).unwrap().is_none());

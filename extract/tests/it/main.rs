@@ -6,8 +6,11 @@
 mod common;
 #[cfg(test)]
 mod image;
+mod image_models;
 #[cfg(test)]
 mod outputs;
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod pipeline;
 #[cfg(test)]

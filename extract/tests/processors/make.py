@@ -79,7 +79,8 @@ def transformers_cases(version):
     for name, arguments in cases:
         for suffix in ("ImageProcessor", "ImageProcessorFast") if version == 4 else ("ImageProcessor",):
             kind = getattr(t, name + suffix, None)
-            if kind is None:
+            # OwlViT's fast class of 4.57 does not normalize, although it saves a mean: a mistake that 5 mended.
+            if kind is None or name + suffix == "OwlViTImageProcessorFast":
                 continue
             processor = kind(**arguments)
             arrays = [processor(images=[image], return_tensors="pt")["pixel_values"][0].numpy() for image in IMAGES]
