@@ -284,6 +284,8 @@ fn encodings_and_line_ends_do_not_count() {
     let utf16: Vec<u8> = "\u{feff}cat\r\ndog\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(plain("a.txt", utf16), ["cat", "dog"]);
     assert_eq!(plain("a.csv", "name\rcat,tom\rdog\r"), ["cat", "dog"]);
+    assert_eq!(plain("a.csv", "cat,tom\ndog,\n,,\n\n"), ["cat", "dog"]);
+    refused("a.csv", "name\ncat\n\ndog\n", &["a.csv:3", "empty"]);
     refused("a.txt", b"caf\xe9\ncat\n", &["not UTF-8", "iconv"]);
     refused("a.csv", b"PK\x03\x04", &["spreadsheet"]);
     refused("a.csv", "name\n\"cat\ndog\n", &["quote", "never closed"]);

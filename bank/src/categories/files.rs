@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::draft::{Draft, Fault};
-use super::table::{self, Others};
-use super::{Categories, CategoryError, Collector, ReadOptions, lines, node, shapes, yaml};
+use super::{Categories, CategoryError, Collector, ReadOptions, lines, node, shapes, table, yaml};
 use crate::text_file;
 
 /// Reads a category file in the format given by its extension.
@@ -14,8 +13,8 @@ pub(super) fn read(path: &Path, options: ReadOptions) -> Result<Categories, Cate
     let ReadOptions { names: form, entries } = options;
     let parse: &dyn Fn(&str) -> Result<Draft, Fault> = match extension.as_str() {
         "txt" | "names" | "labels" => &|text| lines::read(text, form, entries),
-        "csv" => &|text| table::delimited(text, b',', Others::Synonyms),
-        "tsv" => &|text| table::delimited(text, b'\t', Others::Synonyms),
+        "csv" => &|text| table::file(text, b','),
+        "tsv" => &|text| table::file(text, b'\t'),
         "json" => &|text| shapes::interpret(&node::json(text)?, entries),
         "yaml" | "yml" => &|text| shapes::interpret(&yaml::document(text)?, entries),
         _ => return Err(CategoryError::Kind { path: path.to_owned() }),

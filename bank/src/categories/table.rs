@@ -107,6 +107,21 @@ pub(super) fn untitled(rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
     Ok(draft)
 }
 
+/// Reads a file with separators, in which blank lines before the last row are lost names.
+pub(super) fn file(text: &str, usual: u8) -> Result<Draft, Fault> {
+    // Spreadsheets leave rows of separators at the end.
+    let end = text.trim_end_matches(|c: char| c.is_whitespace() || [',', ';', '|'].contains(&c)).len();
+    let end = end + text[end..].find('\n').unwrap_or(text.len() - end);
+    let (text, mut quoted) = (&text[..end], false);
+    for (number, line) in (1..).zip(text.lines()) {
+        if !quoted && line.trim().is_empty() {
+            return Err(Fault::Entry(number, Problem::EmptyName));
+        }
+        quoted ^= line.bytes().filter(|byte| *byte == b'"').count() % 2 == 1;
+    }
+    delimited(text, usual, Others::Synonyms)
+}
+
 /// Reads text with separators. `usual` separates the cells unless the header or all of the text says otherwise.
 pub(super) fn delimited(text: &str, usual: u8, others: Others) -> Result<Draft, Fault> {
     let (declared, body, skipped) = match text.split_once('\n') {
