@@ -1,124 +1,44 @@
 //! Category sets: names, synonyms, and complete prompts.
 //!
-//! [`Categories::read`] reads three kinds of file, selected by extension:
+//! [`Categories::read`] reads several kinds of file, selected by extension:
 //!
-//! - `.txt`: one name per line. A blank line before the last name is an empty name and thus an error.
-//! - `.csv`: `name[,synonym...]`. A first record whose first cell is `name` or `category` is a header. Empty cells
-//!   after the name are ignored, since spreadsheets pad short rows with them.
+//! - `.txt`, `.names`, `.labels`: one name per line. A blank line before the last name is an empty name and thus an error.
+//! - `.csv`, `.tsv`: `name[,synonym...]`, or columns under known titles. Empty cells after the name are ignored, since
+//!   spreadsheets pad short rows with them.
 //! - `.json`: `["name", ...]`, or `{"name": [string, ...], ...}`, read in file order. [`JsonEntries`] says whether
 //!   the strings are synonyms or prompts; it applies to the whole file. A category with both is
 //!   `{"synonyms": [...], "prompts": [...]}`.
+//! - `.yaml`, `.yml`: a list, or `names:` as detectors have it.
+//!
+//! Files of these extensions that other tools write (ImageNet's class index and synset lists, `config.json`, COCO's
+//! categories and others; docs/banks.md lists them) are recognized by their structure, and [`Categories::note`] says
+//! what was read. Numbers beside the names decide their positions. Names that look like numbers, identifiers or other
+//! things than names are refused, unless names are verbatim. Then every line of a text file is a name.
 //!
 //! A category's prompts are made as follows. The name and every synonym fill every template. A category with complete
 //! prompts uses those and, if it has synonyms, the templates filled with them; its bare name then fills no template.
 //! An empty list means the name alone. A synonym that repeats the name or another synonym of its category counts
 //! once.
+//!
+//! A file is read in steps: bytes to text, text to a draft ([`lines`], [`table`], [`node`] and [`yaml`] with
+//! [`shapes`]), numbers and identifiers out of the draft's names ([`draft`]), and the check of every name ([`form`]).
 
+mod draft;
 mod files;
+mod form;
+mod header;
+mod lines;
+mod node;
+mod problem;
+mod shapes;
+mod table;
+mod yaml;
 
 use std::collections::HashMap;
-use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Reasons to reject a category set.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CategoryError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
-        /// The category file.
-        path: PathBuf,
-        /// The I/O error.
-        source: std::io::Error,
-    },
-    /// The extension is not `.txt`, `.csv` or `.json`.
-    #[error("{}: cannot tell the kind of this file of names\nhint: name it .txt, .json or .csv", path.display())]
-    Kind {
-        /// The category file.
-        path: PathBuf,
-    },
-    /// The file has a CSV or JSON syntax error.
-    #[error("{}:{line}: {source}", path.display())]
-    Syntax {
-        /// The category file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: usize,
-        /// The parser's error.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// A name, synonym or prompt is invalid.
-    #[error("{}:{line}: {problem}", path.display())]
-    Entry {
-        /// The category file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: usize,
-        /// The problem.
-        #[source]
-        problem: Problem,
-    },
-    /// A name in a list that was not read from a file is invalid.
-    #[error("category {position}: {problem}")]
-    Listed {
-        /// Position in the list, from 0.
-        position: usize,
-        /// The problem.
-        problem: Problem,
-    },
-    /// There are no names.
-    #[error("{origin}: no category names\nhint: give at least one name")]
-    NoNames {
-        /// The file, or "the list".
-        origin: String,
-    },
-}
-
-/// A problem with one entry of a category set.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Problem {
-    /// The name is empty, perhaps only after normalization.
-    #[error("empty category name\nhint: remove the blank line or entry")]
-    EmptyName,
-    /// The name occurs twice, perhaps only after normalization.
-    #[error(
-        "{name:?} is already a category (number {first}, counted from 0)\n\
-         hint: remove one; names that differ only in blanks or underscores are kept apart by the verbatim switch"
-    )]
-    Duplicate {
-        /// The duplicate name, normalized unless names are verbatim.
-        name: String,
-        /// Position of its first occurrence, from 0.
-        first: usize,
-    },
-    /// A synonym or prompt is empty or white space.
-    #[error("category {name:?} has an empty synonym or prompt")]
-    EmptyEntry {
-        /// Name of its category.
-        name: String,
-    },
-}
-
-/// Whether names and synonyms are normalized.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NameForm {
-    /// Underscores become spaces, each run of white space becomes one space, and both ends are trimmed.
-    #[default]
-    Normalized,
-    /// Unchanged.
-    Verbatim,
-}
-
-impl NameForm {
-    fn apply(self, text: &str) -> String {
-        match self {
-            Self::Verbatim => text.to_owned(),
-            Self::Normalized => text.replace('_', " ").split_whitespace().collect::<Vec<_>>().join(" "),
-        }
-    }
-}
+pub use form::NameForm;
+pub use problem::{CategoryError, Problem};
 
 /// Meaning of the strings in a JSON list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,7 +86,10 @@ impl Category {
 
 /// A non-empty list of categories with distinct, non-empty names. A bank's prototypes follow its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Categories(Vec<Category>);
+pub struct Categories {
+    list: Vec<Category>,
+    note: Option<String>,
+}
 
 impl Categories {
     /// Reads a category file in one of the forms described in the [module documentation](crate::categories).
@@ -192,23 +115,28 @@ impl Categories {
                 .push(name.as_ref(), &[], &[])
                 .map_err(|problem| CategoryError::Listed { position, problem })?;
         }
-        collector.finish("the list".to_owned())
+        collector.finish("the list".to_owned(), None)
+    }
+
+    /// What was read from a file that is not a plain list of names, in one line.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// Number of categories, C.
     #[expect(clippy::len_without_is_empty, reason = "a set of categories is never empty")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     /// The categories in order.
     pub fn as_slice(&self) -> &[Category] {
-        &self.0
+        &self.list
     }
 
     /// The names in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(Category::name)
+        self.list.iter().map(Category::name)
     }
 }
 
@@ -224,16 +152,20 @@ impl Collector {
         Self { form, categories: Vec::new(), seen: HashMap::new() }
     }
 
-    fn push(&mut self, name: &str, synonyms: &[String], prompts: &[String]) -> Result<(), Problem> {
+    fn push(&mut self, written: &str, synonyms: &[String], prompts: &[String]) -> Result<(), Problem> {
+        let name = self.form.apply(written);
         if name.trim().is_empty() {
             return Err(Problem::EmptyName);
         }
-        let name = self.form.apply(name);
-        if name.is_empty() {
-            return Err(Problem::EmptyName);
-        }
-        if let Some(&first) = self.seen.get(&name) {
-            return Err(Problem::Duplicate { name, first });
+        self.form.check(written)?;
+        let key = self.form.key(&name);
+        if let Some(&first) = self.seen.get(&key) {
+            let other = self.categories[first].name.clone();
+            return Err(if other == name {
+                Problem::Duplicate { name, first }
+            } else {
+                Problem::NearDuplicate { name, other, first }
+            });
         }
         let mut phrases = if prompts.is_empty() { vec![name.clone()] } else { Vec::new() };
         for synonym in synonyms {
@@ -245,18 +177,19 @@ impl Collector {
                 phrases.push(synonym);
             }
         }
+        self.form.check_synonyms(&name, synonyms)?;
         if prompts.iter().any(|prompt| prompt.trim().is_empty()) {
             return Err(Problem::EmptyEntry { name });
         }
-        self.seen.insert(name.clone(), self.categories.len());
+        self.seen.insert(key, self.categories.len());
         self.categories.push(Category { name, phrases, prompts: prompts.to_vec() });
         Ok(())
     }
 
-    fn finish(self, origin: String) -> Result<Categories, CategoryError> {
+    fn finish(self, origin: String, note: Option<String>) -> Result<Categories, CategoryError> {
         if self.categories.is_empty() {
             return Err(CategoryError::NoNames { origin });
         }
-        Ok(Categories(self.categories))
+        Ok(Categories { list: self.categories, note })
     }
 }

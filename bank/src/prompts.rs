@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::categories::Category;
+use crate::text_file::{self, TextFault};
 
 /// The placeholder that the name replaces.
 const SLOT: &str = "{}";
@@ -21,6 +22,14 @@ pub enum TemplateError {
         path: PathBuf,
         /// The I/O error.
         source: std::io::Error,
+    },
+    /// The file's bytes are no text.
+    #[error("{}: {fault}", path.display())]
+    Text {
+        /// The template file.
+        path: PathBuf,
+        /// The fault.
+        fault: TextFault,
     },
     /// A template does not contain `{}` exactly once.
     #[error(
@@ -66,15 +75,19 @@ impl Templates {
         Self::checked(templates, "template")
     }
 
-    /// Reads one template per line.
+    /// Reads one template per line. Blank lines at the end are skipped.
     ///
     /// # Errors
-    /// [`TemplateError`]. A blank line is an error, since it has no `{}`.
+    /// [`TemplateError`]. Any other blank line is an error, since it has no `{}`.
     pub fn read(path: &Path) -> Result<Self, TemplateError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| TemplateError::Io { path: path.to_owned(), source })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        Self::checked(text.lines().map(str::to_owned).collect(), &path.display().to_string())
+        let bytes = fs::read(path).map_err(|source| TemplateError::Io { path: path.to_owned(), source })?;
+        let text = text_file::decode(&bytes)
+            .map_err(|fault| TemplateError::Text { path: path.to_owned(), fault })?;
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        while lines.last().is_some_and(|line| line.trim().is_empty()) {
+            lines.pop();
+        }
+        Self::checked(lines, &path.display().to_string())
     }
 
     fn checked(templates: Vec<String>, origin: &str) -> Result<Self, TemplateError> {
@@ -135,7 +148,11 @@ mod tests {
         }
         fs::write(&path, "").unwrap();
         assert!(matches!(Templates::read(&path), Err(TemplateError::None { .. })));
-        fs::write(&path, "a {}.\r\nthe {}.\r\n").unwrap();
-        assert_eq!(Templates::read(&path).unwrap().as_slice(), ["a {}.", "the {}."]);
+        for text in ["a {}.\r\nthe {}.\r\n", "\u{feff}a {}.\rthe {}.\r", "a {}.\nthe {}.\n\n  \n"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(Templates::read(&path).unwrap().as_slice(), ["a {}.", "the {}."]);
+        }
+        fs::write(&path, b"un caf\xe9 {}.\n").unwrap();
+        assert!(matches!(Templates::read(&path), Err(TemplateError::Text { .. })));
     }
 }

@@ -21,8 +21,8 @@ pub struct BankArgs {
     /// requires --dim).
     #[arg(long, value_enum, requires_if("kdep", "dim"))]
     pub target: Option<TargetArg>,
-    /// Category names: .txt (one per line), .csv (name, then synonyms) or .json (an object from names to lists of
-    /// synonyms).
+    /// Category names: .txt (one per line), .csv (name, then synonyms, or columns under titles), .json (an object from
+    /// names to lists of synonyms) or .yaml; also the lists of other tools, such as ImageNet's class index.
     #[arg(long, value_name = "FILE", conflicts_with = "dim",
         required_unless_present_any = ["target", "dim"], required_if_eq("target", "names"))]
     pub categories: Option<PathBuf>,
@@ -32,7 +32,8 @@ pub struct BankArgs {
     /// File of prompt templates, one per line.
     #[arg(long, value_name = "FILE", conflicts_with = "dim")]
     pub templates: Option<PathBuf>,
-    /// Use names exactly as written: do not trim them or replace underscores with spaces.
+    /// Use names exactly as written: do not trim them, replace underscores with spaces, or refuse numbers and
+    /// identifiers. Every line of a .txt file is a name.
     #[arg(long, conflicts_with = "dim")]
     pub verbatim: bool,
     /// Read the lists of a JSON file as complete prompts, not synonyms.

@@ -78,7 +78,8 @@ pub struct TrainArgs {
     /// Seed of the initial weights, the image order and dropout.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Initial weights: a safetensors file with torchvision's names.
+    /// Initial weights of this architecture, with torchvision's or timm's names: safetensors, or a state dictionary that
+    /// torch.save wrote (nothing in it is run).
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
     /// Also save a checkpoint every N steps.

@@ -50,6 +50,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
         checkpoint_steps: args.checkpoint_steps,
         threads: threads_or_all(args.threads),
         device: args.device.open()?,
+        initialized: |path, loaded| say(format_args!("initial weights {}: {loaded}", path.display())),
         ..LoopSettings::default()
     };
     let report = {
@@ -166,9 +167,6 @@ fn show_epoch(line: &MetricsLine, epochs: u32) {
 }
 
 fn summarize(report: &TrainReport, args: &TrainArgs) {
-    if let Some(init) = &report.init {
-        say(format_args!("initial weights: {init}"));
-    }
     let before = report.resumed_from.unwrap_or(0);
     let resumed = if before > 0 { format!(" after the {before} of an earlier run") } else { String::new() };
     say(format_args!(

@@ -132,6 +132,12 @@ fn names_that_cannot_be_used_are_errors_with_their_line() {
     desk.write("bad.json", "{\"cat\": [}");
     desk.lgd(&format!("{bank} bad.json --overwrite")).ended(2, &["bad.json"]);
     desk.lgd(&format!("{bank} absent.txt --overwrite")).ended(2, &["absent.txt"]);
+    desk.write("numbers.txt", "0\n1\n");
+    desk.lgd(&format!("{bank} numbers.txt --overwrite")).ended(2, &["numbers.txt:1", "number", "--verbatim"]);
+    desk.write("index.json", "{\"0\": [\"n02123045\", \"cat\"], \"1\": [\"n02084071\", \"dog\"]}");
+    let note =
+        "note: index.json: an ImageNet class index, names from the second field; numbered from 0; 2 names";
+    desk.lgd(&format!("{bank} index.json --overwrite")).ended(0, &[note]);
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod initial;
 pub mod load_report;
 pub mod loader;
 pub mod objective;

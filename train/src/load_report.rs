@@ -15,6 +15,9 @@ pub struct LoadReport {
     pub unused: Vec<String>,
     /// In both, with different shapes: the student's value is unchanged.
     pub mismatched: Vec<ShapeMismatch>,
+    /// What was changed or looked for so that the names fit, such as a prefix.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A tensor whose shape in the file is not the student's.
@@ -38,19 +41,23 @@ impl LoadReport {
 /// Names per kind that the displayed report shows; the fields hold all of them.
 const NAMED: usize = 5;
 
+/// One line: how many tensors were loaded, and which were not.
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = [&self.missing, &self.unused].map(Vec::len);
-        write!(f, "{} applied, {} missing, {} unused", self.applied.len(), counts[0], counts[1])?;
-        write!(f, ", {} of another shape", self.mismatched.len())?;
-        for (what, names) in [("missing", &self.missing), ("unused", &self.unused)] {
-            if !names.is_empty() {
-                let more = if names.len() > NAMED { ", ..." } else { "" };
-                write!(f, "\n{what}: {}{more}", names[..names.len().min(NAMED)].join(", "))?;
-            }
+        let applied = self.applied.len();
+        write!(f, "loaded {applied} of {} tensors", applied + self.missing.len() + self.mismatched.len())?;
+        if !self.notes.is_empty() {
+            write!(f, " ({})", self.notes.join(", "))?;
         }
-        for ShapeMismatch { name, expected, got } in &self.mismatched {
-            write!(f, "\n{name}: expected {expected:?}, the file has {got:?}")?;
+        let mismatched: Vec<String> = self.mismatched.iter().map(|tensor| tensor.name.clone()).collect();
+        for (what, names) in
+            [("left out", &self.unused), ("of another shape", &mismatched), ("new", &self.missing)]
+        {
+            if !names.is_empty() {
+                let more =
+                    if names.len() > NAMED { format!(", ... ({})", names.len()) } else { String::new() };
+                write!(f, "; {what}: {}{more}", names[..names.len().min(NAMED)].join(", "))?;
+            }
         }
         Ok(())
     }

@@ -1,198 +1,46 @@
-//! Parsers for the three kinds of category file: TXT, CSV and JSON.
+//! Dispatch by extension, and the line that says what was read.
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-
-use super::{Categories, CategoryError, Collector, JsonEntries, Problem, ReadOptions};
-
-/// First cells that mark the first record of a CSV file as its header.
-const HEADERS: [&str; 2] = ["name", "category"];
+use super::draft::{Draft, Fault};
+use super::{Categories, CategoryError, Collector, ReadOptions, lines, node, shapes, table, yaml};
+use crate::text_file;
 
 /// Reads a category file in the format given by its extension.
 pub(super) fn read(path: &Path, options: ReadOptions) -> Result<Categories, CategoryError> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let parse = match extension.as_str() {
-        "txt" => txt,
-        "csv" => csv,
-        "json" => json,
+    let ReadOptions { names: form, entries } = options;
+    let parse: &dyn Fn(&str) -> Result<Draft, Fault> = match extension.as_str() {
+        "txt" | "names" | "labels" => &|text| lines::read(text, form, entries),
+        "csv" => &|text| table::file(text, b','),
+        "tsv" => &|text| table::file(text, b'\t'),
+        "json" => &|text| shapes::interpret(&node::json(text)?, entries),
+        "yaml" | "yml" => &|text| shapes::interpret(&yaml::document(text)?, entries),
         _ => return Err(CategoryError::Kind { path: path.to_owned() }),
     };
+    let bytes = fs::read(path).map_err(|source| CategoryError::Io { path: path.to_owned(), source })?;
     let text =
-        fs::read_to_string(path).map_err(|source| CategoryError::Io { path: path.to_owned(), source })?;
-    // Spreadsheets and some editors begin UTF-8 files with a byte-order mark.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let mut collector = Collector::new(options.names);
-    parse(path, text, options.entries, &mut collector)?;
-    collector.finish(path.display().to_string())
-}
-
-fn entry(path: &Path, line: usize) -> impl FnOnce(Problem) -> CategoryError {
-    move |problem| CategoryError::Entry { path: path.to_owned(), line, problem }
-}
-
-fn txt(path: &Path, text: &str, _: JsonEntries, collector: &mut Collector) -> Result<(), CategoryError> {
-    // Editors leave blank lines at the end. Anywhere else, a blank line is more likely a lost name. If names are
-    // verbatim, white space after the last name belongs to it.
-    let end = text.trim_end().len();
-    let blanks = text[end..].find(['\n', '\r']).unwrap_or(text.len() - end);
-    let names = if end == 0 { "" } else { &text[..end + blanks] };
-    for (index, name) in names.lines().enumerate() {
-        collector.push(name, &[], &[]).map_err(entry(path, index + 1))?;
+        text_file::decode(&bytes).map_err(|fault| CategoryError::Text { path: path.to_owned(), fault })?;
+    let located = |fault| match fault {
+        Fault::Entry(line, problem) => CategoryError::Entry { path: path.to_owned(), line, problem },
+        Fault::Syntax(line, source) => CategoryError::Syntax { path: path.to_owned(), line, source },
+    };
+    let draft = parse(&text).and_then(|draft| draft.tidied(form)).map_err(located)?;
+    let mut collector = Collector::new(form);
+    for entry in &draft.entries {
+        collector
+            .push(&entry.name, &entry.synonyms, &entry.prompts)
+            .map_err(|problem| located(Fault::Entry(entry.line, problem)))?;
     }
-    Ok(())
-}
-
-fn csv(path: &Path, text: &str, _: JsonEntries, collector: &mut Collector) -> Result<(), CategoryError> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
-    for (index, record) in reader.records().enumerate() {
-        let line = |position: Option<&csv::Position>| {
-            usize::try_from(position.map_or(0, csv::Position::line)).unwrap_or(usize::MAX)
-        };
-        let record = record.map_err(|error| CategoryError::Syntax {
-            path: path.to_owned(),
-            line: line(error.position()),
-            source: error.into(),
-        })?;
-        let line = line(record.position());
-        let name = record.get(0).unwrap_or_default();
-        if index == 0 && HEADERS.iter().any(|header| name.trim().eq_ignore_ascii_case(header)) {
-            continue;
-        }
-        let synonyms: Vec<String> =
-            record.iter().skip(1).filter(|cell| !cell.trim().is_empty()).map(str::to_owned).collect();
-        collector.push(name, &synonyms, &[]).map_err(entry(path, line))?;
-    }
-    Ok(())
-}
-
-fn json(
-    path: &Path,
-    text: &str,
-    entries: JsonEntries,
-    collector: &mut Collector,
-) -> Result<(), CategoryError> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let document = deserializer.deserialize_any(DocumentVisitor);
-    let document = document.and_then(|document| deserializer.end().map(|()| document));
-    let document = document.map_err(|error| CategoryError::Syntax {
-        path: path.to_owned(),
-        line: error.line(),
-        source: error.into(),
-    })?;
-    for ((name, value), line) in document.into_iter().zip(name_lines(text)) {
-        let (synonyms, prompts) = match (value, entries) {
-            (Entry::List(list), JsonEntries::Synonyms) => (list, Vec::new()),
-            (Entry::List(list), JsonEntries::Prompts) => (Vec::new(), list),
-            (Entry::Both { synonyms, prompts }, _) => (synonyms, prompts),
-        };
-        collector.push(&name, &synonyms, &prompts).map_err(entry(path, line))?;
-    }
-    Ok(())
-}
-
-/// The line number of every name in a valid document, that is, of every string at depth 1, key or element.
-///
-/// The parser does not record positions.
-fn name_lines(text: &str) -> Vec<usize> {
-    let (mut lines, mut line, mut depth) = (Vec::new(), 1, 0usize);
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\n' => line += 1,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'"' => {
-                if depth == 1 {
-                    lines.push(line);
-                }
-                // A string holds no raw line break, so only its end matters.
-                while let Some(byte) = bytes.next().filter(|&byte| byte != b'"') {
-                    if byte == b'\\' {
-                        bytes.next();
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    lines
-}
-
-/// Reads a list of names, or an object from names to entries, in file order and with duplicate names.
-struct DocumentVisitor;
-
-impl<'de> Visitor<'de> for DocumentVisitor {
-    type Value = Vec<(String, Entry)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of names, or an object from names to lists of strings")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut document = Vec::new();
-        while let Some(name) = sequence.next_element()? {
-            document.push((name, Entry::List(Vec::new())));
-        }
-        Ok(document)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut document = Vec::new();
-        while let Some(name) = map.next_key()? {
-            document.push((name, map.next_value_seed(EntrySeed)?));
-        }
-        Ok(document)
-    }
-}
-
-/// The value of a name in a JSON object.
-enum Entry {
-    List(Vec<String>),
-    Both { synonyms: Vec<String>, prompts: Vec<String> },
-}
-
-/// Parses an [`Entry`]. The error of an untagged enum would not say what was expected.
-struct EntrySeed;
-
-impl<'de> DeserializeSeed<'de> for EntrySeed {
-    type Value = Entry;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Entry, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for EntrySeed {
-    type Value = Entry;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of strings, or {\"synonyms\": [...], \"prompts\": [...]}")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Entry, A::Error> {
-        Vec::deserialize(de::value::SeqAccessDeserializer::new(sequence)).map(Entry::List)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
-        let (mut synonyms, mut prompts) = (Vec::new(), Vec::new());
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "synonyms" => synonyms = map.next_value()?,
-                "prompts" => prompts = map.next_value()?,
-                other => return Err(de::Error::unknown_field(other, &["synonyms", "prompts"])),
-            }
-        }
-        Ok(Entry::Both { synonyms, prompts })
-    }
+    let told = (!draft.told.is_empty())
+        .then(|| format!("{}: {}; {} names", path.display(), draft.told.join("; "), draft.entries.len()));
+    collector.finish(path.display().to_string(), told)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::NameForm;
+    use super::super::{JsonEntries, NameForm, Problem};
     use super::*;
 
     fn parse(name: &str, text: &str, options: ReadOptions) -> Result<Categories, CategoryError> {
@@ -249,10 +97,10 @@ mod tests {
         assert!(matches!(parse("a.txt", " \n", options), Err(CategoryError::NoNames { .. })));
         assert!(matches!(parse("a.json", "{}", options), Err(CategoryError::NoNames { .. })));
         assert!(matches!(parse("a.csv", "name\n", options), Err(CategoryError::NoNames { .. })));
-        assert!(matches!(parse("a.yaml", "cat", options), Err(CategoryError::Kind { .. })));
+        assert!(matches!(parse("a.docx", "cat", options), Err(CategoryError::Kind { .. })));
         assert!(matches!(read(Path::new("absent.txt"), options), Err(CategoryError::Io { .. })));
         for (text, at) in [
-            ("{\n\"cat\": 3}", 2),
+            ("{\n\"cat\": true}", 2),
             ("[\n1]", 2),
             ("{\"cat\": []", 1),
             ("{} x", 1),

@@ -20,6 +20,9 @@ use crate::say::say;
 /// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
 pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
     let categories = Categories::read(categories, read_options(args))?;
+    if let Some(note) = categories.note() {
+        say(format_args!("note: {note}"));
+    }
     let templates = templates(args)?;
     let teacher = Teacher::open(teacher)?;
     if cache.manifest().config.teacher.text_encoder.is_none() {

@@ -7,6 +7,7 @@ use lgd_data::ArtifactError;
 use thiserror::Error;
 
 use crate::error::{FailureKind, SettingError, TrainError};
+use crate::initial::WeightsFault;
 use crate::loader::LoaderError;
 use crate::objective::InputError;
 use crate::student::Architecture;
@@ -52,7 +53,7 @@ pub enum RunError {
         name: String,
     },
     /// Initial weights cannot be used.
-    #[error("{}: {source}\nhint: a safetensors file with torchvision's parameter names is expected", path.display())]
+    #[error("initial weights {}: {source}", path.display())]
     InitialWeights {
         /// The file.
         path: PathBuf,
@@ -78,16 +79,39 @@ pub enum InitialWeightsError {
     /// Its tensors cannot be loaded.
     #[error(transparent)]
     Load(#[from] TrainError),
+    /// The file holds no tensors that can be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsFault),
     /// It holds another network.
-    #[error("it has {applied} of the {wanted} tensors of {architecture}")]
+    #[error("the weights are not those of {architecture}{}: {difference}\nhint: {}", after(notes), remedy(*other))]
     Foreign {
-        /// Tensors that fit.
-        applied: usize,
-        /// Tensors of the student.
-        wanted: usize,
         /// The student.
         architecture: Architecture,
+        /// How the file's backbone differs.
+        difference: String,
+        /// The architecture that the file fits, if there is one.
+        other: Option<Architecture>,
+        /// How the names were changed, if they were.
+        notes: String,
     },
+    /// A value is NaN or infinite.
+    #[error("{name} holds values that are not finite\nhint: give weights from before the training diverged")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+    },
+}
+
+fn after(notes: &str) -> String {
+    if notes.is_empty() { String::new() } else { format!(" ({notes})") }
+}
+
+fn remedy(other: Option<Architecture>) -> String {
+    match other {
+        Some(other) => format!("they fit {other}: train that student, or give other weights"),
+        None => "give the whole state dictionary of this architecture, with torchvision's or timm's names"
+            .to_owned(),
+    }
 }
 
 impl RunError {

@@ -78,7 +78,7 @@ impl StudentConfig {
     }
 
     /// All parameters. Those of the decoder come last.
-    pub(super) fn table(&self) -> Result<Table, TrainError> {
+    pub(crate) fn table(&self) -> Result<Table, TrainError> {
         match self.head {
             Head::None => {}
             Head::Projection { dim } => expect_positive("the embedding's dimension", dim)?,

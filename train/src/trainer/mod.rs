@@ -18,6 +18,7 @@ use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::{ContentHash, Existing};
 use serde::Serialize;
 
+use crate::initial;
 use crate::load_report::LoadReport;
 use crate::loader::batches::TrainingImages;
 use crate::loader::origin::Originals;
@@ -61,6 +62,8 @@ pub struct LoopSettings {
     pub limits: DecodeLimits,
     /// The device that the student trains on.
     pub device: Device,
+    /// Called with the file and the outcome when initial weights are loaded, before the first step.
+    pub initialized: fn(&Path, &LoadReport),
 }
 
 impl Default for LoopSettings {
@@ -72,6 +75,7 @@ impl Default for LoopSettings {
             threads: thread::available_parallelism().map_or(1, usize::from),
             limits: DecodeLimits::default(),
             device: Device::Cpu,
+            initialized: |_, _| {},
         }
     }
 }
@@ -147,7 +151,11 @@ pub fn train(
     let init = init.map(|path| load_initial(&mut session.student, path)).transpose()?;
     let mut report = begun(&manifest, &images, &session.student);
     let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
-    report.init = init.map(|(record, loaded)| folder.record_init(record).map(|()| loaded)).transpose()?;
+    if let Some((record, loaded)) = init {
+        (settings.initialized)(&record.path, &loaded);
+        folder.record_init(record)?;
+        report.init = Some(loaded);
+    }
     job.begin(u64::try_from(report.steps).unwrap_or(u64::MAX));
     if folder.is_finished()? {
         job.skip(job.total());
@@ -249,21 +257,14 @@ fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> T
     }
 }
 
-/// Loads the file at `path` into `student`. Tensors that the file lacks keep their random initialization.
+/// Loads the file at `path` into `student`. Tensors of a head that the file lacks keep their random initialization.
 fn load_initial(student: &mut Student, path: &Path) -> Result<(InitRecord, LoadReport), RunError> {
     let wrong = |source: InitialWeightsError| RunError::InitialWeights {
         path: path.to_owned(),
         source: Box::new(source),
     };
     let bytes = fs::read(path).map_err(|error| wrong(error.into()))?;
-    let report = student.load_safetensors(&bytes).map_err(|error| wrong(error.into()))?;
-    let (applied, wanted) =
-        (report.applied.len(), report.applied.len() + report.missing.len() + report.mismatched.len());
-    // Two architectures share far fewer tensors by chance. Days of training must not start from the wrong ones.
-    if 2 * applied < wanted {
-        let architecture = student.architecture();
-        return Err(wrong(InitialWeightsError::Foreign { applied, wanted, architecture }));
-    }
+    let report = initial::load(student, &bytes).map_err(wrong)?;
     let record = InitRecord {
         path: path.to_owned(),
         blake3: ContentHash::of(&bytes),

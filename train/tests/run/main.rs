@@ -5,6 +5,7 @@ mod artifacts;
 mod evaluation;
 mod fixture;
 mod goldens;
+mod initial;
 mod loading;
 mod objectives;
 mod parts;

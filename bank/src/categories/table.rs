@@ -1,0 +1,298 @@
+//! Tables of names: CSV, TSV, lists with semicolons, and JSON lists of lists or objects.
+
+use super::draft::{Draft, Entry, Fault};
+use super::form;
+use super::header::{DOUBTFUL, Role, is_header, role};
+use super::problem::Problem;
+
+/// A row of a table.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// Line number, from 1.
+    pub line: usize,
+    pub cells: Vec<String>,
+    /// Synonyms beside those in cells, from lists within JSON objects.
+    pub synonyms: Vec<String>,
+}
+
+/// What to do with columns that no word explains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// They are synonyms: what `.csv` files without a header mean.
+    Synonyms,
+    /// They are left aside, and told: objects say what their values are.
+    Aside,
+    Refused,
+}
+
+/// Reads a table whose columns have titles.
+pub(super) fn titled(header: &Row, rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
+    let titles = &header.cells;
+    let columns =
+        Columns::choose(titles, &rows, others).map_err(|problem| Fault::Entry(header.line, problem))?;
+    let told = columns.told(titles);
+    let mut draft = Draft::new(Vec::new(), told);
+    let mut numbers: Vec<Vec<u64>> = vec![Vec::new(); columns.numbers.len()];
+    for row in rows {
+        let extra = row.cells.len().saturating_sub(titles.len());
+        let spare = row.cells.iter().skip(titles.len());
+        if extra > 0 && !columns.open && spare.clone().any(|cell| !cell.trim().is_empty()) {
+            let problem = Problem::Cells { expected: titles.len(), got: row.cells.len() };
+            return Err(Fault::Entry(row.line, problem));
+        }
+        let cell = |at: usize| row.cells.get(at).map_or("", String::as_str);
+        let mut entry = Entry::new(row.line, cell(columns.name));
+        let listed = columns.synonyms.iter().map(|at| cell(*at)).filter(|cell| !cell.trim().is_empty());
+        entry.synonyms = listed.map(str::to_owned).collect();
+        entry.synonyms.extend(spare.filter(|cell| !cell.trim().is_empty()).cloned());
+        entry.synonyms.extend(row.synonyms.iter().cloned());
+        for (numbers, at) in numbers.iter_mut().zip(&columns.numbers) {
+            let text = cell(*at).to_owned();
+            let number = whole(&text).ok_or(Fault::Entry(row.line, Problem::Unnumbered { text }))?;
+            numbers.push(number);
+        }
+        draft.entries.push(entry);
+    }
+    for numbers in &numbers {
+        draft.set_numbers(numbers)?;
+    }
+    Ok(draft)
+}
+
+/// Reads a table without titles: numbers and identifiers, then names, then synonyms.
+pub(super) fn untitled(rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
+    let width = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
+    let all = |at: usize, test: &dyn Fn(&str) -> bool| {
+        rows.iter().all(|row| row.cells.get(at).is_some_and(|cell| test(cell.trim())))
+    };
+    let number = |at: usize| all(at, &|cell| whole(cell).is_some());
+    let key = |at: usize| all(at, &form::is_identifier);
+    let (mut first, mut end, mut told) = (0, width, Vec::new());
+    let mut numbers = Vec::new();
+    while first + 1 < end && (number(first) || key(first)) {
+        told.push(if number(first) { "numbers" } else { "identifiers" });
+        numbers.extend(number(first).then_some(first));
+        first += 1;
+    }
+    told.push("names");
+    while end > first + 1 && (key(end - 1) || (number(end - 1) && numbers.is_empty())) {
+        told.push(if key(end - 1) { "identifiers" } else { "numbers" });
+        numbers.extend(number(end - 1).then_some(end - 1));
+        end -= 1;
+    }
+    let plain = told.len() == 1;
+    if end > first + 1 {
+        match rows.first() {
+            Some(row) if others == Others::Refused => {
+                return Err(Fault::Entry(row.line, Problem::UnknownColumns { cells: width }));
+            }
+            Some(row) if rows.len() == 1 && plain => {
+                return Err(Fault::Entry(row.line, Problem::OneLine { count: width }));
+            }
+            _ => told.insert(told.iter().position(|what| *what == "names").unwrap_or(0) + 1, "synonyms"),
+        }
+    }
+    let entry = |row: &Row| {
+        let mut entry = Entry::new(row.line, row.cells.get(first).map_or("", String::as_str));
+        let synonyms = row.cells.iter().take(end).skip(first + 1).filter(|cell| !cell.trim().is_empty());
+        entry.synonyms = synonyms.cloned().collect();
+        entry
+    };
+    let told = (!plain).then(|| format!("columns of {}", told.join(", ")));
+    let mut draft = Draft::new(rows.iter().map(entry).collect(), told);
+    for at in numbers {
+        let column: Vec<u64> = rows.iter().filter_map(|row| whole(row.cells.get(at)?)).collect();
+        draft.set_numbers(&column)?;
+    }
+    Ok(draft)
+}
+
+/// Reads a file with separators, in which blank lines before the last row are lost names.
+pub(super) fn file(text: &str, usual: u8) -> Result<Draft, Fault> {
+    // Spreadsheets leave rows of separators at the end.
+    let end = text.trim_end_matches(|c: char| c.is_whitespace() || [',', ';', '|'].contains(&c)).len();
+    let end = end + text[end..].find('\n').unwrap_or(text.len() - end);
+    let (text, mut quoted) = (&text[..end], false);
+    for (number, line) in (1..).zip(text.lines()) {
+        if !quoted && line.trim().is_empty() {
+            return Err(Fault::Entry(number, Problem::EmptyName));
+        }
+        quoted ^= line.bytes().filter(|byte| *byte == b'"').count() % 2 == 1;
+    }
+    delimited(text, usual, Others::Synonyms)
+}
+
+/// Reads text with separators. `usual` separates the cells unless the header or all of the text says otherwise.
+pub(super) fn delimited(text: &str, usual: u8, others: Others) -> Result<Draft, Fault> {
+    let (declared, body, skipped) = match text.split_once('\n') {
+        // What spreadsheets write for themselves.
+        Some((first, rest)) if first.len() == 5 && first.starts_with("sep=") => {
+            (first.as_bytes().get(4).copied(), rest, 1)
+        }
+        _ => (None, text, 0),
+    };
+    let delimiter = declared.unwrap_or_else(|| delimiter(body, usual));
+    if let Some(line) = open_quote(body) {
+        let message =
+            "a quote that is never closed\nhint: close it, or write a quote within a quoted cell twice";
+        return Err(Fault::syntax(line + skipped, message));
+    }
+    let mut rows = Vec::new();
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(delimiter)
+        .from_reader(body.as_bytes());
+    for record in reader.records() {
+        let line = |position: Option<&csv::Position>| {
+            usize::try_from(position.map_or(0, csv::Position::line))
+                .unwrap_or(usize::MAX)
+                .saturating_add(skipped)
+        };
+        let record = record.map_err(|error| Fault::Syntax(line(error.position()), error.into()))?;
+        let cells = record.iter().map(str::to_owned).collect();
+        rows.push(Row { line: line(record.position()), cells, synonyms: Vec::new() });
+    }
+    let titles: Vec<&str> =
+        rows.first().map_or(Vec::new(), |row| row.cells.iter().map(String::as_str).collect());
+    let mut draft = if is_header(&titles) {
+        let header = rows.remove(0);
+        titled(&header, rows, others)?
+    } else {
+        untitled(rows, others)?
+    };
+    if delimiter != usual && !draft.told.is_empty() {
+        draft.told.push(format!("cells separated by {:?}", char::from(delimiter)));
+    }
+    Ok(draft)
+}
+
+/// Separators of cells, the likeliest first.
+pub(super) const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
+
+/// The separator that splits the first line into titles, else `usual` if it occurs, else the first other that does.
+fn delimiter(text: &str, usual: u8) -> u8 {
+    let first = text.lines().next().unwrap_or_default();
+    let titles = |delimiter: u8| {
+        first.split(char::from(delimiter)).map(|cell| cell.trim_matches('"')).collect::<Vec<_>>()
+    };
+    let titled = |delimiter: &u8| titles(*delimiter).len() > 1 && is_header(&titles(*delimiter));
+    let mut candidates: Vec<u8> = vec![usual];
+    candidates.extend(DELIMITERS.iter().filter(|delimiter| **delimiter != usual));
+    let mut quoted = false;
+    let mut unquoted = [false; 256];
+    for byte in text.bytes() {
+        quoted ^= byte == b'"';
+        unquoted[usize::from(byte)] |= !quoted;
+    }
+    // Commas are parts of names where another separator is usual.
+    let present = |delimiter: &u8| unquoted[usize::from(*delimiter)] && (usual == b',' || *delimiter != b',');
+    let found = candidates.iter().copied().find(titled);
+    found.or_else(|| candidates.into_iter().find(present)).unwrap_or(usual)
+}
+
+/// The line of the last quote, if there is an odd number of them.
+fn open_quote(text: &str) -> Option<usize> {
+    let odd = text.bytes().filter(|byte| *byte == b'"').count() % 2 == 1;
+    let last = odd.then(|| text.rfind('"'))??;
+    Some(1 + text[..last].matches('\n').count())
+}
+
+/// The columns that are read.
+struct Columns {
+    name: usize,
+    numbers: Vec<usize>,
+    synonyms: Vec<usize>,
+    aside: Vec<usize>,
+    /// Whether rows may have more cells than the header, which are synonyms.
+    open: bool,
+}
+
+impl Columns {
+    fn choose(titles: &[String], rows: &[Row], others: Others) -> Result<Self, Problem> {
+        let filled = |at: usize| {
+            rows.iter()
+                .filter_map(move |row| row.cells.get(at))
+                .map(|cell| cell.trim())
+                .filter(|cell| !cell.is_empty())
+        };
+        let any_number = |at: usize| filled(at).any(|cell| whole(cell).is_some());
+        let all = |at: usize, test: fn(&str) -> bool| filled(at).next().is_some() && filled(at).all(test);
+        let (mut names, mut found) = (Vec::new(), Self::none());
+        for (at, title) in titles.iter().enumerate() {
+            match role(title) {
+                Role::Image => return Err(Problem::ImageList { column: title.clone() }),
+                _ if all(at, form::is_identifier) => found.aside.push(at),
+                Role::Name(rank) => names.push((all(at, |cell| whole(cell).is_some()), rank, at)),
+                Role::Number if any_number(at) => found.numbers.push(at),
+                Role::Synonym => found.synonyms.push(at),
+                Role::Number | Role::Key | Role::Aside => found.aside.push(at),
+                // Spreadsheets give columns without a title, and pandas its index.
+                Role::Unknown if title.trim().is_empty() && all(at, |cell| whole(cell).is_some()) => {
+                    found.numbers.push(at)
+                }
+                Role::Unknown if title.trim().is_empty() => found.synonyms.push(at),
+                Role::Unknown if others == Others::Aside => found.aside.push(at),
+                Role::Unknown => return Err(Problem::UnknownColumn { column: title.clone() }),
+            }
+        }
+        names.sort_unstable();
+        let mut texts = names.iter().filter(|(numeric, ..)| !numeric);
+        match (texts.next(), texts.next()) {
+            (Some((_, rank, at)), Some((_, other, second))) if rank == other || *rank >= DOUBTFUL => {
+                let (one, other) = (titles[*at].clone(), titles[*second].clone());
+                return Err(Problem::TwoNameColumns { one, other });
+            }
+            (Some((_, _, at)), _) => found.name = *at,
+            // A column of numbers alone is refused with its first name.
+            (None, _) => match names.first() {
+                Some((_, _, at)) => found.name = *at,
+                None => return Err(Problem::NoNameColumn { columns: titles.join(", ") }),
+            },
+        }
+        for (numeric, _, at) in names.into_iter().filter(|(_, _, at)| *at != found.name) {
+            if numeric { found.numbers.push(at) } else { found.aside.push(at) }
+        }
+        found.open = titles.len() == 1 + found.synonyms.len() && found.name == 0;
+        Ok(found)
+    }
+
+    fn none() -> Self {
+        Self { name: 0, numbers: Vec::new(), synonyms: Vec::new(), aside: Vec::new(), open: false }
+    }
+
+    /// What is read from which column; `None` for names and synonyms alone.
+    fn told(&self, titles: &[String]) -> Option<String> {
+        let quoted = |columns: &[usize]| {
+            columns.iter().map(|at| format!("{:?}", titles[*at])).collect::<Vec<_>>().join(", ")
+        };
+        if self.open {
+            return None;
+        }
+        let mut told = format!("names from {}", quoted(&[self.name]));
+        for (what, columns) in
+            [("positions from", &self.numbers), ("synonyms from", &self.synonyms), ("not read:", &self.aside)]
+        {
+            if !columns.is_empty() {
+                told.push_str(&format!(", {what} {}", quoted(columns)));
+            }
+        }
+        Some(told)
+    }
+}
+
+/// A number from 0, also as spreadsheets write it: `3.0`.
+pub(super) fn whole(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text
+        .split_once('.')
+        .filter(|(_, zeros)| zeros.bytes().all(|byte| byte == b'0'))
+        .map_or(text, |(digits, _)| digits);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok())?
+}
+
+/// Whether a title is that of a column of synonyms.
+pub(super) fn is_synonyms(title: &str) -> bool {
+    role(title) == Role::Synonym
+}

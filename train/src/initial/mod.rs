@@ -1,0 +1,232 @@
+//! Initial weights from files of other tools: safetensors, and what `torch.save` writes, read without running anything in it.
+//!
+//! A file fits if it has every tensor of the student's backbone, in its shape, and no other tensor among the backbone's.
+//! Heads may be missing or left out: those of a pretraining have other classes.
+
+mod names;
+mod pickle;
+mod torch;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+
+use self::names::Renamed;
+use self::torch::LEGACY;
+use crate::load_report::LoadReport;
+use crate::run::InitialWeightsError;
+use crate::student::{Architecture, DECODER, Head, Student, StudentConfig};
+
+/// Why the tensors of a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsFault {
+    /// The file is of another kind.
+    #[error("this is {what}\nhint: {hint}")]
+    Kind {
+        /// What it is.
+        what: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The file is damaged, or has values of a kind that is not read.
+    #[error(
+        "damaged or unusual weights: {0}\nhint: save them again, with torch.save(model.state_dict(), FILE) or as safetensors"
+    )]
+    Damaged(String),
+    /// A whole model was saved, which only its own code can read.
+    #[error(
+        "it holds an object of {class}, whose code is not run\n\
+         hint: load it where it was made and save the tensors: torch.save(model.state_dict(), FILE), or as safetensors"
+    )]
+    Object {
+        /// Python's name of the class or function.
+        class: String,
+    },
+    /// An entry of the state dictionary is no plain tensor.
+    #[error(
+        "{name} is made by {class}, which is not run\n\
+         hint: save plain tensors, of a model that is not quantized: torch.save(model.state_dict(), FILE), or as safetensors"
+    )]
+    Entry {
+        /// The entry.
+        name: String,
+        /// Python's name of the class or function.
+        class: String,
+    },
+    /// A program of TorchScript.
+    #[error(
+        "this is a TorchScript archive\n\
+         hint: save its tensors: torch.save(torch.jit.load(FILE).state_dict(), OTHER), or as safetensors"
+    )]
+    Script,
+    /// No dictionary of tensors is found.
+    #[error(
+        "no tensors, among the entries {keys}\nhint: save the state dictionary alone: torch.save(model.state_dict(), FILE)"
+    )]
+    NoState {
+        /// Keys of the dictionary.
+        keys: String,
+    },
+    /// Several networks, none of which is the obvious one.
+    #[error(
+        "it holds several networks: {keys}\nhint: save the state dictionary of one of them: torch.save(checkpoint[KEY], FILE)"
+    )]
+    SeveralStates {
+        /// Their keys.
+        keys: String,
+    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(#[from] std::io::Error),
+}
+
+/// First bytes of files of other kinds.
+const KINDS: [(&[u8], &str, &str); 5] = [
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "run `git lfs pull`"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes it", "give PyTorch's weights, as safetensors"),
+    (b"\x1f\x8b", "gzip-compressed", "gunzip it first"),
+    (b"<", "a web page", "download the file itself"),
+    (b"\x08", "an ONNX file", "give the PyTorch weights that it was exported from, as safetensors"),
+];
+
+/// Loads the weights in the bytes of a file into a student, whose head may be another.
+///
+/// # Errors
+/// If the file cannot be read or does not fit.
+pub fn load(student: &mut Student, bytes: &[u8]) -> Result<LoadReport, InitialWeightsError> {
+    let (tensors, mut notes) = read(bytes)?;
+    let architecture = student.architecture();
+    let table = student.table().clone();
+    let entries = table.parameters().iter().chain(table.buffers());
+    let wanted: Vec<(&str, &[usize])> =
+        entries.map(|entry| (entry.spec.name.as_str(), &entry.spec.shape[..])).collect();
+    let other = || {
+        let fits = |other: &Architecture| *other != architecture && backbone_fits(*other, &tensors);
+        Architecture::ALL.into_iter().find(fits)
+    };
+    let renamed = names::rename(architecture, &wanted, tensors.clone());
+    notes.extend(renamed.notes.iter().cloned());
+    let mut report = student.load(&renamed.tensors)?;
+    if let Some(difference) = difference(&report, &renamed, &wanted) {
+        return Err(InitialWeightsError::Foreign {
+            architecture,
+            difference,
+            other: other(),
+            notes: notes.join(", "),
+        });
+    }
+    if let Some(name) = report.applied.iter().find(|name| !is_finite(&renamed.tensors[*name])) {
+        return Err(InitialWeightsError::NotFinite { name: name.clone() });
+    }
+    report.notes = notes;
+    Ok(report)
+}
+
+/// The float tensors in the bytes of a file, and the keys that led to them in a checkpoint, in words.
+///
+/// # Errors
+/// If the bytes are neither safetensors nor a state dictionary of `torch.save`, or are damaged.
+pub fn read(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, Vec<String>), WeightsFault> {
+    let state = if bytes.starts_with(b"PK") {
+        torch::archive(bytes)?
+    } else if bytes.starts_with(LEGACY) {
+        torch::legacy(bytes)?
+    } else if bytes.get(8) == Some(&b'{') {
+        return Ok((safe_tensors(bytes)?, Vec::new()));
+    } else if let Some((_, what, hint)) = KINDS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
+        return Err(WeightsFault::Kind { what, hint });
+    } else {
+        let hint = "give safetensors, or a state dictionary that torch.save wrote";
+        return Err(WeightsFault::Kind {
+            what: "neither a safetensors file nor one that torch.save wrote",
+            hint,
+        });
+    };
+    let notes = match state.keys.as_slice() {
+        [] => Vec::new(),
+        keys => vec![format!("the entry {}", keys.join("."))],
+    };
+    Ok((state.tensors, notes))
+}
+
+fn safe_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, WeightsFault> {
+    let damaged = |error: &dyn std::fmt::Display| WeightsFault::Damaged(error.to_string());
+    let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        let dtype = match view.dtype() {
+            safetensors::Dtype::F16 => DType::F16,
+            safetensors::Dtype::BF16 => DType::BF16,
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::F64 => DType::F64,
+            // Counters. A layer in a type that is not read is missing below.
+            _ => continue,
+        };
+        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu);
+        tensors.insert(name.to_owned(), tensor.map_err(|error| damaged(&error))?);
+    }
+    Ok(tensors)
+}
+
+/// Whether a tensor belongs to a head or a decoder.
+fn is_head(name: &str) -> bool {
+    ["fc.", "classifier.", "head.", DECODER].iter().any(|start| name.starts_with(start))
+}
+
+/// How a file's backbone differs from the student's, if it does.
+fn difference(report: &LoadReport, renamed: &Renamed, wanted: &[(&str, &[usize])]) -> Option<String> {
+    let backbone: Vec<&str> = wanted.iter().map(|(name, _)| *name).filter(|name| !is_head(name)).collect();
+    let missing: Vec<&String> = report.missing.iter().filter(|name| !is_head(name)).collect();
+    if let Some(first) = missing.first() {
+        return Some(format!(
+            "it lacks {} of the {} tensors of the backbone, such as {first}",
+            missing.len(),
+            backbone.len()
+        ));
+    }
+    if let Some(first) = report.mismatched.iter().find(|tensor| !is_head(&tensor.name)) {
+        return Some(format!("{} has shape {:?}, expected {:?}", first.name, first.got, first.expected));
+    }
+    let mut modules: BTreeSet<&str> = backbone.iter().filter_map(|name| name.split('.').next()).collect();
+    if renamed.timm {
+        modules.extend(["blocks", "conv_stem", "bn1", "bn2"]);
+    }
+    let inside = |name: &&String| name.split('.').next().is_some_and(|module| modules.contains(module));
+    let extra: Vec<&String> = report.unused.iter().filter(inside).collect();
+    let first = extra.first()?;
+    Some(format!("it has {} tensors more in the backbone, such as {first}", extra.len()))
+}
+
+/// Whether the tensors are those of another architecture, at least of its backbone.
+fn backbone_fits(architecture: Architecture, tensors: &BTreeMap<String, Tensor>) -> bool {
+    let Ok(table) = StudentConfig::new(architecture, Head::None, 0).table() else { return false };
+    let entries = table.parameters().iter().chain(table.buffers());
+    let wanted: Vec<(&str, &[usize])> =
+        entries.map(|entry| (entry.spec.name.as_str(), &entry.spec.shape[..])).collect();
+    let renamed = names::rename(architecture, &wanted, tensors.clone());
+    let fits = |(name, shape): &(&str, &[usize])| {
+        renamed.tensors.get(*name).is_some_and(|tensor| tensor.dims() == *shape)
+    };
+    let known: BTreeSet<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    let report = LoadReport {
+        unused: renamed
+            .tensors
+            .keys()
+            .filter(|name| !known.contains(name.as_str()) && !is_counter(name))
+            .cloned()
+            .collect(),
+        ..LoadReport::default()
+    };
+    wanted.iter().all(fits) && difference(&report, &renamed, &wanted).is_none()
+}
+
+fn is_counter(name: &str) -> bool {
+    name.ends_with("num_batches_tracked")
+}
+
+fn is_finite(tensor: &Tensor) -> bool {
+    let values = tensor.to_dtype(DType::F32).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>());
+    values.is_ok_and(|values| values.iter().all(|value| value.is_finite()))
+}
