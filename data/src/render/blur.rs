@@ -4,8 +4,15 @@
 //! (SSVM 2011), in 24-bit fixed point. All arithmetic uses integers, so the result is bit-identical to Pillow's and the
 //! same on every machine.
 
+use pulp::NullaryFnOnce;
+
+use super::lanes::vectorized;
+
 const CHANNELS: usize = 3;
+/// Passes per direction.
 const PASSES: u8 = 3;
+/// Side of a tile of the transposition, in pixels.
+const TILE: usize = 16;
 const ONE: u32 = 1 << 24;
 const HALF: u32 = 1 << 23;
 
@@ -21,21 +28,50 @@ struct Kernel {
 /// Blurs RGB8 [side, side, 3] in place with a Gaussian of `sigma` pixels; edges are replicated.
 pub(super) fn gaussian(pixels: &mut [u8], side: usize, sigma: f32) {
     let Some(kernel) = Kernel::of(sigma) else { return };
-    let stride = side * CHANNELS;
     let mut scratch = vec![0; pixels.len()];
-    // The passes alternate between the two buffers. Their number is even, so the last one writes to the original
-    // buffer.
-    let (mut source, mut target) = (pixels, &mut scratch[..]);
-    for _ in 0..PASSES {
-        for (source, target) in source.chunks_exact(stride).zip(target.chunks_exact_mut(stride)) {
-            kernel.blur_row(source, target);
+    let mut sums = vec![0; side * CHANNELS];
+    vectorized(Passes { kernel, side, pixels, scratch: &mut scratch, sums: &mut sums });
+}
+
+/// The passes of one blur. Rows are filtered as the columns of the transposed image: all columns advance together, so their
+/// running sums are vectors.
+struct Passes<'a> {
+    kernel: Kernel,
+    side: usize,
+    pixels: &'a mut [u8],
+    scratch: &'a mut [u8],
+    sums: &'a mut [u32],
+}
+
+impl NullaryFnOnce for Passes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Passes { kernel, side, pixels, scratch, sums } = self;
+        // Rows, then columns. Three passes and the transposition leave the result in `pixels`.
+        for _ in 0..2 {
+            transpose(pixels, scratch, side);
+            kernel.blur_columns(scratch, pixels, sums);
+            kernel.blur_columns(pixels, scratch, sums);
+            kernel.blur_columns(scratch, pixels, sums);
         }
-        std::mem::swap(&mut source, &mut target);
     }
-    let mut sums = vec![0; stride];
-    for _ in 0..PASSES {
-        kernel.blur_columns(source, target, &mut sums);
-        std::mem::swap(&mut source, &mut target);
+}
+
+/// Transposes [side, side, 3] in square tiles, which stay in the first-level cache.
+#[inline(always)]
+fn transpose(source: &[u8], target: &mut [u8], side: usize) {
+    let (source, _) = source.as_chunks::<CHANNELS>();
+    let (target, _) = target.as_chunks_mut::<CHANNELS>();
+    for top in (0..side).step_by(TILE) {
+        for left in (0..side).step_by(TILE) {
+            for x in left..side.min(left + TILE) {
+                for y in top..side.min(top + TILE) {
+                    target[x * side + y] = source[y * side + x];
+                }
+            }
+        }
     }
 }
 
@@ -57,35 +93,13 @@ impl Kernel {
         Some(Self { radius: usize::try_from(whole).ok()?, full, far })
     }
 
+    #[inline(always)]
     fn weigh(self, sum: u32, left: u8, right: u8) -> u8 {
         ((sum * self.full + (u32::from(left) + u32::from(right)) * self.far + HALF) >> 24) as u8
     }
 
-    /// Filters one row, [side, 3].
-    fn blur_row(self, source: &[u8], target: &mut [u8]) {
-        let (source, _) = source.as_chunks::<CHANNELS>();
-        let (target, _) = target.as_chunks_mut::<CHANNELS>();
-        let last = source.len() - 1;
-        let mut sums = [0_u32; CHANNELS];
-        // Sums the box around the pixel to the left of the first one.
-        for position in 0..self.radius {
-            add(&mut sums, &source[position.min(last)]);
-        }
-        for _ in 0..=self.radius {
-            add(&mut sums, &source[0]);
-        }
-        for (position, output) in target.iter_mut().enumerate() {
-            let left = &source[position.saturating_sub(self.radius + 1)];
-            add(&mut sums, &source[(position + self.radius).min(last)]);
-            subtract(&mut sums, left);
-            let right = &source[(position + self.radius + 1).min(last)];
-            for channel in 0..CHANNELS {
-                output[channel] = self.weigh(sums[channel], left[channel], right[channel]);
-            }
-        }
-    }
-
     /// Filters all columns at once, with running sums of whole rows.
+    #[inline(always)]
     fn blur_columns(self, source: &[u8], target: &mut [u8], sums: &mut [u32]) {
         let stride = sums.len();
         let row = |index: usize| &source[index * stride..][..stride];
@@ -111,15 +125,10 @@ impl Kernel {
     }
 }
 
+#[inline(always)]
 fn add(sums: &mut [u32], values: &[u8]) {
     for (sum, &value) in sums.iter_mut().zip(values) {
         *sum += u32::from(value);
-    }
-}
-
-fn subtract(sums: &mut [u32], values: &[u8]) {
-    for (sum, &value) in sums.iter_mut().zip(values) {
-        *sum -= u32::from(value);
     }
 }
 

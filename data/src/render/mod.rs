@@ -10,6 +10,7 @@
 
 mod blur;
 mod color;
+mod lanes;
 mod normalize;
 mod resize;
 
