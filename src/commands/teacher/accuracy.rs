@@ -44,7 +44,7 @@ pub fn measure(
         None => Templates::new(args.template.clone())?,
     };
     let prompts = std::env::temp_dir().join(format!("lgd-teacher-{}", std::process::id()));
-    let built = build_tsb(&categories, &templates, &mut Prompts(text), &prompts, &JOB);
+    let built = build_tsb(&categories, &templates, &mut Prompts(text), &prompts, None, &JOB);
     // Nothing reads this prompt cache again; one that cannot be deleted does no harm.
     let _ = std::fs::remove_dir_all(&prompts);
     let built = built?;
