@@ -5,7 +5,9 @@
 //! All functions work in place on RGB8 pixels, [n, 3]. Operations are loops over blocks without branches ([`super::lanes`]): both
 //! sides of a condition are computed, and one is selected.
 
-use super::lanes::{Block, BlockOp, Channels, LANES, for_each_block, truncated, truncated_f64};
+use pulp::NullaryFnOnce;
+
+use super::lanes::{Block, BlockOp, Channels, LANES, for_each_block, truncated, truncated_f64, vectorized};
 
 /// Blends with black: multiplies each value by `factor`.
 pub(super) fn brightness(pixels: &mut [u8], factor: f32) {
@@ -58,8 +60,22 @@ fn luma(r: u8, g: u8, b: u8) -> u32 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of bytes is a byte")]
 fn mean_gray(pixels: &[u8]) -> u8 {
     let (pixels, _) = pixels.as_chunks::<3>();
-    let sum: u64 = pixels.iter().map(|&[r, g, b]| u64::from(luma(r, g, b))).sum();
+    let sum = vectorized(SumOfGray(pixels));
     (sum as f64 / pixels.len() as f64 + 0.5) as u8
+}
+
+/// The sum of the pixels' luma.
+struct SumOfGray<'a>(&'a [[u8; 3]]);
+
+impl NullaryFnOnce for SumOfGray<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self) -> u64 {
+        // A block of 2^16 lumas fits in 32 bits, in which twice as many lanes are added at a time.
+        let blocks = self.0.chunks(1 << 16);
+        blocks.map(|block| u64::from(block.iter().map(|&[r, g, b]| luma(r, g, b)).sum::<u32>())).sum()
+    }
 }
 
 /// Blends every value with one level.
