@@ -115,6 +115,12 @@ fn a_text_encoder_of_another_teacher_or_width_is_refused() {
     let desk = Desk::cache_and_bank();
     let settings = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
     desk.write("teacher/teacher.toml", settings.replace("context_length = 64", "context_length = 32"));
+    desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/shorter").ended(0, &[]);
+    // Another model: the same graph with a doc_string.
+    let mut model = fs::read(desk.path("teacher/text.onnx")).unwrap();
+    model.extend(b"\x32\x07another");
+    fs::remove_file(desk.path("teacher/text.onnx")).unwrap();
+    fs::write(desk.path("teacher/text.onnx"), model).unwrap();
     let other = "bank --cache cache --teacher teacher --categories names.txt --out banks/other";
     desk.lgd(other).ended(3, &["text encoder", "hint:"]);
     desk.lgd(&format!("{other} --other-text-encoder")).ended(0, &[]);
@@ -126,7 +132,9 @@ fn names_that_cannot_be_used_are_errors_with_their_line() {
     let bank = "bank --cache cache --teacher teacher --out banks/x --categories";
     desk.write("twice.txt", "cat\ndog\n cat \n");
     desk.lgd(&format!("{bank} twice.txt")).ended(2, &["twice.txt", "3", "cat"]);
-    desk.lgd(&format!("{bank} twice.txt --verbatim")).ended(0, &[]);
+    // Verbatim, they are two names with the same tokens.
+    desk.lgd(&format!("{bank} twice.txt --verbatim"))
+        .ended(2, &["\"cat\" and \" cat \"", "become the same", "hint: word one of them differently"]);
     desk.write("blank.csv", "name\ncat\n\"\"\n");
     desk.lgd(&format!("{bank} blank.csv --overwrite")).ended(2, &["blank.csv", "3"]);
     desk.write("bad.json", "{\"cat\": [}");

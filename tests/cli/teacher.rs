@@ -90,8 +90,8 @@ fn towers_that_do_not_fit_and_folders_without_a_model_are_refused() {
         .ended(2, &["the image encoder gives 4 values, the text encoder 1280", "hint: export both"]);
 
     fs::create_dir(desk.path("empty")).unwrap();
-    for command in ["teacher empty", "extract --images . --teacher empty --out cache"] {
-        desk.write("a.png", b"");
+    desk.write("images/a.png", b"");
+    for command in ["teacher empty", "extract --images images --teacher empty --out cache"] {
         desk.lgd(command).ended(
             2,
             &["no teacher.toml and no model: looked for image.onnx", "hint: a teacher is a folder"],

@@ -339,7 +339,7 @@ impl ImageEncoder {
             }
         };
         let (prefix_tokens, layout) = (self.prefix_tokens, self.layout);
-        let plan = |pooling| PoolingPlan { pooling, prefix_tokens, layout, mask: None };
+        let plan = |pooling| PoolingPlan { pooling, prefix_tokens, layout };
         let embedding = plan(self.pooling);
         let features = self.features.as_ref().map(|features| plan(features.pooling));
         let tokens = self.tokens.as_ref().map(|tokens| tokens.plan);
@@ -400,8 +400,8 @@ fn selection(
 fn take(
     outputs: &[Tensor<'_>],
     rows: usize,
-    embedding: &PoolingPlan<'_>,
-    features: Option<&PoolingPlan<'_>>,
+    embedding: &PoolingPlan,
+    features: Option<&PoolingPlan>,
     tokens: Option<TokenPlan>,
 ) -> Result<RawViews, String> {
     let mut outputs = outputs.iter();

@@ -97,7 +97,7 @@ pub(super) fn choose(model: &Model, settings: &ImageSettings) -> Result<ImageOut
     let pooling_source = match (settings.pooling, by_family) {
         (Some(_), _) => "teacher.toml".to_owned(),
         (None, Some(_)) => describe_family(known),
-        (None, None) => source.clone(),
+        (None, None) => "the output is [N, D]".to_owned(),
     };
     // The family's prefix goes with its pooling, or with tokens; elsewhere nothing reads it.
     let prefix =

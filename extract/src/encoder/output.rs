@@ -75,17 +75,15 @@ pub(crate) fn pooling_for(
 }
 
 /// How a run's output is pooled.
-pub(crate) struct PoolingPlan<'a> {
+pub(crate) struct PoolingPlan {
     pub pooling: Pooling,
     /// Number of leading tokens left out of the mean.
     pub prefix_tokens: usize,
     /// Axis order of a feature map.
     pub layout: PixelLayout,
-    /// Tokens included in the mean, [N, T] of 0 and 1; `None` means all.
-    pub mask: Option<&'a [i64]>,
 }
 
-impl PoolingPlan<'_> {
+impl PoolingPlan {
     /// Pools the first `rows` rows and returns their vectors and width.
     pub(crate) fn apply(&self, tensor: &Tensor<'_>, rows: usize) -> Result<(Vec<f32>, usize), String> {
         let data = tensor.to_f32();
@@ -97,9 +95,6 @@ impl PoolingPlan<'_> {
                 Ok((vectors, dim))
             }
             (Pooling::Mean, &[n, tokens, dim]) if n >= rows && tokens > self.prefix_tokens && dim > 0 => {
-                if let Some(mask) = self.mask.filter(|mask| mask.len() != n * tokens) {
-                    return Err(wrong(&format!("[N, T, D] with N x T = {}, as the input has", mask.len())));
-                }
                 Ok((self.token_mean(&data, rows, tokens, dim), dim))
             }
             (Pooling::Gap, &[n, a, b, c]) if n >= rows && a * b * c > 0 => {
@@ -123,9 +118,6 @@ impl PoolingPlan<'_> {
         for (row, mean) in means.chunks_exact_mut(dim).enumerate() {
             let mut count = 0.0_f32;
             for token in self.prefix_tokens..tokens {
-                if self.mask.is_some_and(|mask| mask[row * tokens + token] == 0) {
-                    continue;
-                }
                 count += 1.0;
                 let vector = &data[(row * tokens + token) * dim..][..dim];
                 for (sum, value) in mean.iter_mut().zip(vector) {
@@ -159,27 +151,5 @@ fn map_mean(data: &[f32], dim: usize, positions: usize, channels_last: bool) -> 
     } else {
         maps.flat_map(|map| map.chunks_exact(positions).map(|plane| plane.iter().sum::<f32>() / count))
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mean(tokens: usize, mask: Option<&[i64]>) -> Result<(Vec<f32>, usize), String> {
-        let data: Vec<f32> = (0..2_u8 * 4 * 2).map(f32::from).collect();
-        let plan = PoolingPlan { pooling: Pooling::Mean, prefix_tokens: 0, layout: PixelLayout::Nchw, mask };
-        plan.apply(&Tensor::of(vec![2, tokens, 8 / tokens], &data), 2)
-    }
-
-    #[test]
-    fn a_mask_of_another_number_of_tokens_is_refused() {
-        assert_eq!(mean(4, Some(&[1, 1, 0, 0, 0, 0, 0, 1])).unwrap(), (vec![1.0, 2.0, 14.0, 15.0], 2));
-        assert_eq!(mean(2, None).unwrap().1, 4);
-        for length in [4, 6, 16] {
-            let text = mean(4, Some(&vec![1; length])).unwrap_err();
-            let parts = ["[2, 4, 2]".to_owned(), format!("N x T = {length}, as the input has")];
-            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
-        }
     }
 }

@@ -121,6 +121,14 @@ impl Extractor {
         &self.encoders[0]
     }
 
+    /// Notes of the text encoder for captions, one sentence each.
+    pub fn caption_notes(&self) -> &[String] {
+        match &self.captions {
+            Some(CaptionEncoder::Texts(encoder)) => encoder.notes(),
+            _ => &[],
+        }
+    }
+
     /// The smallest number of samples per shard, at least `wanted`, that fills whole batches if no sample is
     /// rejected.
     pub fn aligned_shard_samples(&self, wanted: usize, views: u16) -> usize {

@@ -52,6 +52,9 @@ use toml_file::{ImageToml, TeacherToml, TextToml};
 const FOLDER_HINT: &str = "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer, as \
      exporters write them, or with teacher.toml, which names them";
 
+/// Source of a model that `teacher.toml` does not name.
+const FOUND: &str = "found by its name and inputs";
+
 /// A teacher's settings. The image settings are resolved, and the models opened, on demand.
 #[derive(Clone, Debug)]
 pub struct Teacher {
@@ -63,6 +66,8 @@ pub struct Teacher {
     models: Models,
     preprocessing: Preprocessing,
     text: Option<TextSettings>,
+    /// Where the text model's name comes from.
+    text_model_source: &'static str,
     /// Whether `teacher.toml` has a section `[text]`. Without one, a text model that is found may be incomplete.
     text_is_described: bool,
 }
@@ -81,6 +86,7 @@ impl Teacher {
         let TeacherToml { name, image, text } = parsed.unwrap_or_default();
         let mut models = Models::find(dir)?;
         let text_is_described = text.is_some();
+        let text_is_named = text.as_ref().is_some_and(|text| text.model.is_some());
         models.share(
             dir,
             image.as_ref().and_then(|image| image.model.as_deref()),
@@ -103,6 +109,7 @@ impl Teacher {
             models,
             preprocessing,
             text,
+            text_model_source: if text_is_named { TEACHER_TOML } else { FOUND },
             text_is_described,
             dir: dir.to_owned(),
         })
@@ -129,7 +136,7 @@ impl Teacher {
         let toml = self.image.as_ref().unwrap_or(&none);
         let model = match (&toml.model, &self.models.image) {
             (Some(model), _) => Sourced::new(model.clone(), TEACHER_TOML),
-            (None, Some(model)) => Sourced::new(model.clone(), "found by its name and inputs"),
+            (None, Some(model)) => Sourced::new(model.clone(), FOUND),
             (None, None) if self.image.is_some() && self.models.unused.is_empty() => {
                 Sourced::new(PathBuf::from("image.onnx"), "assumed")
             }
@@ -153,6 +160,16 @@ impl Teacher {
     /// [`ExtractError::TeacherSetting`] if there is no text model.
     pub fn text(&self) -> Result<&TextSettings, ExtractError> {
         self.text.as_ref().ok_or_else(|| self.no_model("text", TEXT_NAMES))
+    }
+
+    /// The text model, relative to the folder if it is in it, with the source of its name.
+    ///
+    /// # Errors
+    /// Same as [`Teacher::text`].
+    pub fn text_model(&self) -> Result<Resolved, ExtractError> {
+        let model = &self.text()?.model;
+        let model = model.strip_prefix(&self.dir).unwrap_or(model).display().to_string();
+        Ok(Resolved::new("model", model, self.text_model_source))
     }
 
     /// Whether the teacher has an image model.

@@ -42,10 +42,9 @@ fn hidden_states_are_pooled_over_the_mask() {
     let mut mean = open("bert", &format!("{keys}pooling = 'mean'\npadding = 'fixed'")).unwrap();
     assert_close(&mean.encode(&pair()).unwrap(), &units(&expected("bert", "text_embeds")), 1e-6);
 
-    let states = expected("bert", "last_hidden_state");
-    let mut first = open("bert", &format!("{keys}pooling = 'cls'")).unwrap();
-    let got = first.encode(&prompts(&["a photo of cat"])).unwrap();
-    assert_close(&got, &unit(&states[..4]), 1e-6);
+    // The first token of this model is [CLS], whatever the prompt.
+    let text = open("bert", &format!("{keys}pooling = 'cls'")).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("the same vector for \"cat\" and \"dog\"") && text.contains("\"cls\""), "{text}");
 }
 
 #[test]
@@ -84,7 +83,7 @@ fn unusable_text_models_say_what_they_have() {
         ("clip_text", "padding = 'longest'", "hint: set padding = \"fixed\""),
         ("bert", "context_length = 8\ninput = 'ids'", "attention_mask: i64[?, ?]"),
         ("unknown_input", "context_length = 8\npooling = 'mean'", "extra: i64[?, ?]"),
-        ("unknown_input", "context_length = 8", "only the inputs input_ids"),
+        ("unknown_input", "context_length = 8", "only inputs for token ids"),
         ("bert", "context_length = 8\noutput = 'x'", "text_embeds: f32[?, 4]"),
         ("linear", "context_length = 8", "i64 or i32"),
     ] {

@@ -125,7 +125,14 @@ fn open_extractor(
     for warning in extractor.encoder().warnings() {
         say(format_args!("warning: {warning}"));
     }
-    Ok(if args.captions { extractor.with_captions(teacher, &runtime, source)? } else { extractor })
+    if !args.captions {
+        return Ok(extractor);
+    }
+    let extractor = extractor.with_captions(teacher, &runtime, source)?;
+    for note in extractor.caption_notes() {
+        say(format_args!("note: {note}"));
+    }
+    Ok(extractor)
 }
 
 /// Fails if captions and the teacher's embeddings differ in width: no objective could compare them.

@@ -85,13 +85,7 @@ fn open_text(teacher: &Teacher, runtime: &Runtime, options: &EncoderOptions) -> 
 
 /// The text side's settings with the model in front.
 fn text_settings(teacher: &Teacher, encoder: &TextEncoder) -> anyhow::Result<Vec<Resolved>> {
-    let model = &teacher.text()?.model;
-    let model = model.strip_prefix(teacher.dir()).unwrap_or(model).display().to_string();
-    let mut settings = vec![Resolved {
-        key: "model",
-        value: model.into(),
-        from: "found by its name and inputs, or in teacher.toml".to_owned(),
-    }];
+    let mut settings = vec![teacher.text_model()?];
     settings.extend(encoder.resolved().iter().filter(|setting| setting.key != "model").cloned());
     Ok(settings)
 }

@@ -225,7 +225,7 @@ fn refuse_unsupported(file: &PreprocessingFile) -> Result<(), ExtractError> {
     }
     let multiple = file.value("ensure_multiple_of").and_then(Value::as_u64).unwrap_or(1);
     let side = file.value("size").and_then(square).map_or(0, u64::from);
-    if multiple > 1 && side % multiple != 0 {
+    if multiple > 1 && !side.is_multiple_of(multiple) {
         return file.refuse_geometry(format!("ensure_multiple_of = {multiple} changes the size {side}"));
     }
     Ok(())

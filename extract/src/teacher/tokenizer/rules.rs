@@ -43,7 +43,7 @@ pub(super) fn resolve(
     let lowercase = apply_lower_case(&mut files, clean, &mut notes)?;
     let stripped = stripped(settings, &files)?;
     let (context_length, length_from) = context_length(settings, &files, demand)?;
-    let (padding, padding_from) = padding(settings, &files, demand, context_length);
+    let (padding, padding_from) = padding(settings, &files, demand, context_length)?;
     let (side, side_from) = side(settings, &files);
 
     let file_name = files.paths[0].file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -171,30 +171,32 @@ fn padding(
     files: &TokenizerFiles,
     demand: Demand,
     context: usize,
-) -> (Option<usize>, String) {
-    if let Some(length) = demand.length {
-        return (Some(length), model_name(settings));
-    }
-    match settings.padding {
-        Some(Padding::Fixed) => return (Some(context), TOML.to_owned()),
-        Some(Padding::Longest) => return (None, TOML.to_owned()),
-        None => {}
+) -> Result<Found<Option<usize>>, ExtractError> {
+    let by = |length: Option<usize>, from: &str| Ok((length, from.to_owned()));
+    match (settings.padding, demand.length) {
+        (Some(Padding::Longest), Some(length)) => {
+            let reason = format!("[text] padding = \"longest\", but the model takes {length} tokens");
+            let hint = "set padding = \"fixed\"";
+            return Err(ExtractError::setting(&settings.dir.join(TOML), reason, hint));
+        }
+        (Some(Padding::Fixed), _) => return by(Some(context), TOML),
+        (Some(Padding::Longest), None) => return by(None, TOML),
+        (None, Some(length)) => return by(Some(length), &model_name(settings)),
+        (None, None) => {}
     }
     if files.family == Family::Siglip {
-        return (Some(context), "SigLIP pads to one length".to_owned());
+        return by(Some(context), "SigLIP pads to one length");
     }
     if files.open_clip.is_some() {
-        return (Some(context), "open_clip pads to one length".to_owned());
+        return by(Some(context), "open_clip pads to one length");
     }
     if files.is_sentence_transformers {
-        return (None, "sentence-transformers pads to the longest".to_owned());
+        return by(None, "sentence-transformers pads to the longest");
     }
     match files.tokenizer.get_padding() {
-        Some(padding) => {
-            (fixed(Some(padding)).map(|length| length.min(context)), "tokenizer.json".to_owned())
-        }
-        None if demand.mask => (None, "the model takes a mask".to_owned()),
-        None => (Some(context), "the model takes no mask".to_owned()),
+        Some(padding) => by(fixed(Some(padding)).map(|length| length.min(context)), "tokenizer.json"),
+        None if demand.mask => by(None, "the model takes a mask"),
+        None => by(Some(context), "the model takes no mask"),
     }
 }
 
