@@ -97,7 +97,7 @@ def view_columns(config: dict) -> dict[str, pa.DataType]:
     columns = dict(VIEW_COLUMNS)
     if "center_resize" in config:
         norm = columns.pop("norm")
-        columns |= {"center_resize": pa.string(), "center_offset": pa.string(), "norm": norm}
+        columns |= {"center_resize": pa.string(), "center_rounding": pa.string(), "norm": norm}
     return columns
 
 

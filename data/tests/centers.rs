@@ -10,7 +10,7 @@ use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::manifest::{ContentHash, Existing, Verify, write_json};
 use lgd_data::render::{Resample, render};
-use lgd_data::view::{CenterCrop, CropOffset, Policy, ResizeMode, View};
+use lgd_data::view::{CenterCrop, CropRounding, Policy, ResizeMode, View};
 use lgd_testing::cache_config;
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -24,7 +24,7 @@ struct Case {
     size: u32,
     length: u32,
     resize: ResizeMode,
-    offset: CropOffset,
+    offset: CropRounding,
     resample: Resample,
 }
 
@@ -59,7 +59,7 @@ fn pixels_are_within_one_level_of_the_tools() {
 fn every_length_is_exact_at_the_teachers_size() {
     for size in 1_u32..=2_048 {
         for length in size.div_ceil(4)..=size * 2 {
-            let crop = CenterCrop::of_lengths(size, length, ResizeMode::Shortest, CropOffset::Floor);
+            let crop = CenterCrop::of_lengths(size, length, ResizeMode::Shortest, CropRounding::Floor);
             assert_eq!(crop.length(size), length, "{size} of {length}");
         }
     }
@@ -67,8 +67,8 @@ fn every_length_is_exact_at_the_teachers_size() {
 
 fn crop() -> impl Strategy<Value = CenterCrop> {
     let shares = prop_oneof![Just(1.0_f32), Just(0.875), 0.01_f32..=1.0, 1.0_f32..=100.0];
-    (shares, prop::sample::select(&ResizeMode::ALL), prop::sample::select(&CropOffset::ALL))
-        .prop_map(|(fraction, resize, offset)| CenterCrop { fraction, resize, offset })
+    (shares, prop::sample::select(&ResizeMode::ALL), prop::sample::select(&CropRounding::ALL))
+        .prop_map(|(fraction, resize, rounding)| CenterCrop { fraction, resize, rounding })
 }
 
 fn gray(width: u32, height: u32) -> RgbImage {
@@ -78,7 +78,7 @@ fn gray(width: u32, height: u32) -> RgbImage {
 proptest! {
     #[test]
     fn the_length_scales_with_the_output(size in 1_u32..600, length in 1_u32..800, other in 1_u32..600) {
-        let crop = CenterCrop::of_lengths(size, length, ResizeMode::Squash, CropOffset::HalfEven);
+        let crop = CenterCrop::of_lengths(size, length, ResizeMode::Squash, CropRounding::HalfEven);
         let exact = f64::from(other) * f64::from(length) / f64::from(size);
         prop_assert!((f64::from(crop.length(other)) - exact.max(1.0)).abs() <= 0.5 + 1e-4, "{exact}");
     }
@@ -133,12 +133,12 @@ fn a_very_narrow_image_is_one_pixel_wide_beside_its_padding() {
 
 #[test]
 fn crops_in_words() {
-    use CropOffset::{Floor, HalfEven};
+    use CropRounding::{Floor, HalfEven};
     use ResizeMode::{Longest, Shortest, Squash};
     for (lengths, resize, offset, words, short) in [
         ((224, 256), Shortest, HalfEven, "shortest side to 256, center 224", "0.875"),
-        ((224, 224), Shortest, Floor, "shortest side to 224, center 224", "1, offset floor"),
-        ((224, 224), Squash, Floor, "squash to 224", "1, squash, offset floor"),
+        ((224, 224), Shortest, Floor, "shortest side to 224, center 224", "1, rounding floor"),
+        ((224, 224), Squash, Floor, "squash to 224", "1, squash, rounding floor"),
         ((288, 320), Squash, HalfEven, "squash to 320, center 288", "0.9, squash"),
         ((224, 112), Squash, HalfEven, "squash to 112, padded to 224", "2, squash"),
         ((224, 224), Longest, HalfEven, "longest side to 224, padded to a square", "1, longest"),
@@ -151,7 +151,7 @@ fn crops_in_words() {
 }
 
 const SQUASH: CenterCrop =
-    CenterCrop { fraction: 1.0, resize: ResizeMode::Squash, offset: CropOffset::Floor };
+    CenterCrop { fraction: 1.0, resize: ResizeMode::Squash, rounding: CropRounding::Floor };
 
 fn config(center: Option<CenterCrop>) -> CacheConfig {
     CacheConfig { center, samples: 3, shard_samples: 3, ..cache_config(2, 3) }
@@ -184,8 +184,8 @@ fn columns(dir: &Path) -> Vec<String> {
 #[test]
 fn a_cache_returns_the_crop_that_was_written() {
     for resize in ResizeMode::ALL {
-        for offset in CropOffset::ALL {
-            let center = CenterCrop { fraction: 0.9, resize, offset };
+        for rounding in CropRounding::ALL {
+            let center = CenterCrop { fraction: 0.9, resize, rounding };
             let dir = tempfile::tempdir().unwrap();
             write_cache(dir.path(), center);
             let cache = Cache::open(dir.path(), Verify::Full).unwrap();
@@ -210,7 +210,7 @@ fn torchvisions_crop_is_recorded_as_before() {
     let whole = json(Some(CenterCrop::default()));
     assert!(whole.contains(&around(r#""center_fraction":0.875"#)), "{whole}");
     assert!(json(None).contains(&around(r#""center_fraction":null"#)));
-    let keys = r#""center_fraction":1.0,"center_resize":"squash","center_offset":"floor""#;
+    let keys = r#""center_fraction":1.0,"center_resize":"squash","center_rounding":"floor""#;
     assert!(json(Some(SQUASH)).contains(&around(keys)));
     for center in [None, Some(CenterCrop::default()), Some(SQUASH), Some(CenterCrop::shortest(0.1 + 0.2))] {
         assert_eq!(serde_json::from_str::<CacheConfig>(&json(center)).unwrap(), config(center));
@@ -228,8 +228,8 @@ fn a_cache_of_another_crop_is_not_resumed() {
     write_cache(dir.path(), SQUASH);
     for (center, what) in [
         (Some(CenterCrop { resize: ResizeMode::Longest, ..SQUASH }), "center_resize"),
-        (Some(CenterCrop { offset: CropOffset::HalfEven, ..SQUASH }), "center_offset"),
-        (Some(CenterCrop::shortest(1.0)), "center_offset"),
+        (Some(CenterCrop { rounding: CropRounding::HalfEven, ..SQUASH }), "center_rounding"),
+        (Some(CenterCrop::shortest(1.0)), "center_rounding"),
         (Some(CenterCrop { fraction: 0.5, ..SQUASH }), "center_fraction"),
     ] {
         match CacheBuilder::open(dir.path(), config(center), Existing::Resume) {
@@ -251,7 +251,7 @@ fn views_with_another_geometry_than_the_caches_are_refused() {
         let record = CachedSample { key: "a", label: None, image: ImageStamp::new(b"a", 50, 40) };
         let longest = CenterCrop { resize: ResizeMode::Longest, ..SQUASH };
         let error = writer.push(&record, &views(longest, "a"), &[1.0; 2], &[0.5; 4]).unwrap_err();
-        assert!(error.to_string().contains("got 1, longest, offset floor"), "{error}");
+        assert!(error.to_string().contains("got 1, longest, rounding floor"), "{error}");
     }
 }
 
@@ -295,7 +295,7 @@ fn a_damaged_mode_is_an_error() {
     for (column, values, reason) in [
         ("center_resize", good("stretch"), "center_resize is not shortest"),
         ("center_resize", [None; 6], "center_resize is not shortest"),
-        ("center_offset", good("Floor"), "center_offset is not half-even or floor"),
+        ("center_rounding", good("Floor"), "center_rounding is not half-even, floor or floor-length"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         write_cache(dir.path(), SQUASH);
@@ -305,7 +305,7 @@ fn a_damaged_mode_is_an_error() {
     }
     for (key, value, reason) in [
         ("center_resize", "stretch".into(), "unknown variant `stretch`"),
-        ("center_offset", 3.into(), "invalid type: integer `3`"),
+        ("center_rounding", 3.into(), "invalid type: integer `3`"),
         ("center_fraction", serde_json::Value::Null, "need a center_fraction"),
         ("center_fraction", 0.001.into(), "the manifest has a center crop out of range"),
     ] {

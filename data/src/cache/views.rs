@@ -12,11 +12,11 @@ use arrow_schema::{DataType, Field};
 use std::sync::Arc;
 
 use crate::error::ArtifactError;
-use crate::view::{CenterCrop, Crop, CropOffset, Jitter, JitterOrder, ResizeMode, View};
+use crate::view::{CenterCrop, Crop, CropRounding, Jitter, JitterOrder, ResizeMode, View};
 
-/// Columns for the resize and the offset of a center crop.
+/// Columns for the resize and the rounding of a center crop.
 const RESIZE: &str = "center_resize";
-const OFFSET: &str = "center_offset";
+const OFFSET: &str = "center_rounding";
 
 /// The columns of a view. Either the four `crop_*` columns or `center_fraction` is set. The five jitter columns are
 /// either all set or all null. If the cache's center crop is `other` than torchvision's, two more columns are set
@@ -56,7 +56,7 @@ pub(super) struct ViewBuilder {
     gray: BooleanBuilder,
     blur: Float32Builder,
     resize: StringBuilder,
-    offset: StringBuilder,
+    rounding: StringBuilder,
 }
 
 impl ViewBuilder {
@@ -67,7 +67,7 @@ impl ViewBuilder {
         };
         self.center.append_option(center.map(|crop| crop.fraction));
         self.resize.append_option(center.map(|crop| crop.resize.name()));
-        self.offset.append_option(center.map(|crop| crop.offset.name()));
+        self.rounding.append_option(center.map(|crop| crop.rounding.name()));
         for (at, builder) in self.crop.iter_mut().enumerate() {
             builder.append_option(crop.map(|crop| crop[at]));
         }
@@ -90,9 +90,9 @@ impl ViewBuilder {
         arrays.push(Arc::new(self.order.finish()));
         arrays.push(Arc::new(self.gray.finish()));
         arrays.push(Arc::new(self.blur.finish()));
-        let (resize, offset) = (self.resize.finish(), self.offset.finish());
+        let (resize, rounding) = (self.resize.finish(), self.rounding.finish());
         if other {
-            arrays.extend([resize, offset].map(|names| Arc::new(names) as ArrayRef));
+            arrays.extend([resize, rounding].map(|names| Arc::new(names) as ArrayRef));
         }
         arrays
     }
@@ -107,7 +107,7 @@ pub(super) struct ViewArrays<'a> {
     order: &'a UInt8Array,
     gray: &'a BooleanArray,
     blur: &'a Float32Array,
-    /// Resize and offset, if the shard has these columns.
+    /// Resize and rounding, if the shard has these columns.
     geometry: Option<[&'a StringArray; 2]>,
 }
 
@@ -162,14 +162,14 @@ impl<'a> ViewArrays<'a> {
     }
 
     fn center_crop(&self, row: usize, fraction: f32) -> Result<CenterCrop, &'static str> {
-        let Some([resize, offset]) = self.geometry else { return Ok(CenterCrop::shortest(fraction)) };
+        let Some([resize, rounding]) = self.geometry else { return Ok(CenterCrop::shortest(fraction)) };
         let stored = |names: &'a StringArray| names.is_valid(row).then(|| names.value(row));
         let resize = stored(resize).and_then(ResizeMode::from_name);
-        let offset = stored(offset).and_then(CropOffset::from_name);
+        let rounding = stored(rounding).and_then(CropRounding::from_name);
         Ok(CenterCrop {
             fraction,
             resize: resize.ok_or("center_resize is not shortest, squash or longest")?,
-            offset: offset.ok_or("center_offset is not half-even or floor")?,
+            rounding: rounding.ok_or("center_rounding is not half-even, floor or floor-length")?,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! The center crop: the resize and crop that a teacher's own preprocessing does before inference.
 //!
 //! A teacher is published with two lengths in pixels: the side S of its input and the length R that the image is resized
-//! to before the central S x S pixels are cut out. A view stores S / R, because it is rendered at the student's size too.
+//! to before the central S x S pixels are cut out. A view stores S / R, because it is rendered at the student's size too. Tools that
+//! publish the share itself (timm's `crop_pct`) compute R from it: then it is stored as published, with their rounding.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,8 +14,8 @@ use super::{CENTER_FRACTION, ViewError, in_range};
 /// Smallest and largest S / R that a stored view may have. Above 1, the image is smaller than the output.
 const FRACTIONS: (f32, f32) = (0.01, 100.0);
 
-/// A resize, then the central square. With S the side of the output and R = round(S / fraction), both in pixels:
-/// the image is resized by [`ResizeMode`], then the S x S pixels at [`CropOffset`] are kept. If the resized image is
+/// A resize, then the central square. With S the side of the output and R = S / fraction, both in pixels and rounded
+/// by [`CropRounding`]: the image is resized by [`ResizeMode`], then the central S x S pixels are kept. If the resized image is
 /// smaller than S on an axis, it is padded with black instead, with floor((S - size) / 2) pixels in front, as by
 /// torchvision, open_clip and the torchvision processors of transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -23,8 +24,8 @@ pub struct CenterCrop {
     pub fraction: f32,
     /// Which length of the image becomes R.
     pub resize: ResizeMode,
-    /// First pixel that is kept.
-    pub offset: CropOffset,
+    /// How lengths become whole pixels.
+    pub rounding: CropRounding,
 }
 
 /// Which length of the image becomes R.
@@ -59,26 +60,29 @@ impl ResizeMode {
     }
 }
 
-/// First row and column of the resized image that the crop keeps.
+/// How lengths become whole pixels: R = S / fraction, and the first row and column that the crop keeps, (size - S) / 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum CropOffset {
-    /// (size - S) / 2, halves rounded to even: torchvision, timm, open_clip.
+pub enum CropRounding {
+    /// Both to the nearest, halves to even: torchvision, open_clip.
     #[default]
     HalfEven,
-    /// floor((size - S) / 2): the processors of transformers.
+    /// Both down: the processors of transformers.
     Floor,
+    /// R down, the first pixel to the nearest, halves to even: timm.
+    FloorLength,
 }
 
-impl CropOffset {
+impl CropRounding {
     /// All roundings.
-    pub const ALL: [Self; 2] = [Self::HalfEven, Self::Floor];
+    pub const ALL: [Self; 3] = [Self::HalfEven, Self::Floor, Self::FloorLength];
 
     /// Name in manifests and shards.
     pub fn name(self) -> &'static str {
         match self {
             Self::HalfEven => "half-even",
             Self::Floor => "floor",
+            Self::FloorLength => "floor-length",
         }
     }
 
@@ -93,8 +97,18 @@ impl CropOffset {
         let floor = spare / 2;
         match self {
             // Half of an odd number is rounded up if its floor is odd.
-            Self::HalfEven => floor + (spare & floor & 1),
+            Self::HalfEven | Self::FloorLength => floor + (spare & floor & 1),
             Self::Floor => floor,
+        }
+    }
+
+    /// A length in whole pixels. A fraction in f32 is off by 2^-24 at most: a quotient that falls short of a whole number by
+    /// rounding alone must not lose a pixel.
+    fn length(self, quotient: f64) -> f64 {
+        const NUDGE: f64 = 1.0 + 1.0 / (1 << 22) as f64;
+        match self {
+            Self::HalfEven => quotient.round_ties_even(),
+            Self::Floor | Self::FloorLength => (quotient * NUDGE).floor(),
         }
     }
 }
@@ -108,23 +122,23 @@ impl Default for CenterCrop {
 impl CenterCrop {
     /// torchvision's `Resize(R)` and `CenterCrop(S)` with S / R = `fraction`.
     pub const fn shortest(fraction: f32) -> Self {
-        Self { fraction, resize: ResizeMode::Shortest, offset: CropOffset::HalfEven }
+        Self { fraction, resize: ResizeMode::Shortest, rounding: CropRounding::HalfEven }
     }
 
-    /// Whether resize and offset are torchvision's, which they were in all caches of format version 1.
+    /// Whether resize and rounding are torchvision's, which they were in all caches of format version 1.
     pub fn is_torchvisions(self) -> bool {
-        (self.resize, self.offset) == (ResizeMode::default(), CropOffset::default())
+        (self.resize, self.rounding) == (ResizeMode::default(), CropRounding::default())
     }
 
     /// The crop of a teacher whose input has `size` pixels per side and whose preprocessing resizes to `resized`
     /// pixels. Both are above 0 and below 2^16, so that [`CenterCrop::length`] at `size` is `resized` again.
-    pub fn of_lengths(size: u32, resized: u32, resize: ResizeMode, offset: CropOffset) -> Self {
-        Self { fraction: size as f32 / resized as f32, resize, offset }
+    pub fn of_lengths(size: u32, resized: u32, resize: ResizeMode, rounding: CropRounding) -> Self {
+        Self { fraction: size as f32 / resized as f32, resize, rounding }
     }
 
-    /// The length R in pixels at the output side `size`: round(size / fraction), halves to even, at least 1.
+    /// The length R in pixels at the output side `size`: size / fraction, rounded, at least 1.
     pub fn length(self, size: u32) -> u32 {
-        whole((f64::from(size) / f64::from(self.fraction)).round_ties_even()).max(1)
+        whole(self.rounding.length(f64::from(size) / f64::from(self.fraction))).max(1)
     }
 
     /// In words, at the output side `size`: "shortest side to 256, center 224", "squash to 224".
@@ -175,7 +189,7 @@ impl CenterCrop {
             Ok(pixels) if pixels < size => Span { start: 0.0, extent: from, at: (size - pixels) / 2, pixels },
             _ => {
                 let scale = from / to as f64;
-                let start = self.offset.of(to, size.into()) as f64 * scale;
+                let start = self.rounding.of(to, size.into()) as f64 * scale;
                 let extent = (f64::from(size) * scale).min(from - start);
                 Span { start, extent, at: 0, pixels: size }
             }
@@ -183,16 +197,16 @@ impl CenterCrop {
     }
 }
 
-/// The fraction, then the resize and the offset if they are not torchvision's: "0.875", "1, squash, offset floor".
+/// The fraction, then the resize and the rounding if they are not torchvision's: "0.875", "1, squash, rounding floor".
 impl fmt::Display for CenterCrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fraction, resize, offset } = self;
+        let Self { fraction, resize, rounding } = self;
         write!(f, "{fraction}")?;
         if *resize != ResizeMode::default() {
             write!(f, ", {}", resize.name())?;
         }
-        if *offset != CropOffset::default() {
-            write!(f, ", offset {}", offset.name())?;
+        if *rounding != CropRounding::default() {
+            write!(f, ", rounding {}", rounding.name())?;
         }
         Ok(())
     }
@@ -228,6 +242,24 @@ pub(crate) struct Span {
 mod tests {
     use super::*;
 
+    /// floor(S / share) in Python's arithmetic, for every share in thousandths.
+    #[test]
+    fn a_published_share_gives_the_length_that_its_tool_computes() {
+        for size in (16..=1024_u32).step_by(8) {
+            for thousandths in 250..=1000_u32 {
+                let crop = |rounding| CenterCrop {
+                    fraction: thousandths as f32 / 1000.0,
+                    resize: ResizeMode::Shortest,
+                    rounding,
+                };
+                let expected = size * 1000 / thousandths;
+                for rounding in [CropRounding::Floor, CropRounding::FloorLength] {
+                    assert_eq!(crop(rounding).length(size), expected, "{size} / 0.{thousandths}");
+                }
+            }
+        }
+    }
+
     /// The sizes and offsets that the tools themselves compute: `tests/goldens/make_centers.py`.
     #[test]
     fn sizes_and_offsets_are_those_of_the_tools() {
@@ -235,7 +267,7 @@ mod tests {
         for line in table.lines() {
             let words: Vec<&str> = line.split(' ').collect();
             let side = |at: usize| words[at].parse::<u32>().unwrap();
-            let (resize, offset) = (ResizeMode::from_name(words[0]), CropOffset::from_name(words[1]));
+            let (resize, offset) = (ResizeMode::from_name(words[0]), CropRounding::from_name(words[1]));
             let (image, size) = ([side(2), side(3)], side(4));
             let crop = CenterCrop::of_lengths(size, side(5), resize.unwrap(), offset.unwrap());
             let resized = [side(6), side(7)];

@@ -23,7 +23,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use center::{CenterCrop, CropOffset, ResizeMode};
+pub use center::{CenterCrop, CropRounding, ResizeMode};
 
 use stream::Stream;
 

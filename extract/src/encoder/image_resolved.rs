@@ -55,7 +55,7 @@ fn center(settings: &ImageSettings, size: u32) -> [Resolved; 2] {
     let crop = settings.center.unwrap_or_default();
     let source = settings.center_source.clone().unwrap_or_else(|| "assumed".to_owned());
     let length = crop.length(size);
-    let exact = CenterCrop::of_lengths(size, length, crop.resize, crop.offset) == crop;
+    let exact = CenterCrop::of_lengths(size, length, crop.resize, crop.rounding) == crop;
     let extent = if exact {
         Resolved::new("resize", i64::from(length), source.as_str())
     } else {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lgd_data::render::{MAX_SIZE, Normalization, PixelLayout, Resample};
-use lgd_data::view::{CENTER_FRACTION, CenterCrop, CropOffset, ResizeMode};
+use lgd_data::view::{CENTER_FRACTION, CenterCrop, CropRounding, ResizeMode};
 
 use super::model_config::ModelConfig;
 use super::onnx::{Declared, Element, OnnxFile};
@@ -171,7 +171,7 @@ impl ImageSources<'_> {
         // What teacher.toml leaves open is as in the files, if they can be followed.
         let files = self.preprocessing.center().ok().flatten().map(|center| center.value);
         let resize = toml.resize_mode.or(files.map(|files| files.resize)).unwrap_or_default();
-        let offset = files.map_or(CropOffset::default(), |files| files.offset);
+        let offset = files.map_or(CropRounding::default(), |files| files.rounding);
         let fraction = match (toml.center_fraction, toml.resize, side) {
             (Some(fraction), ..) => fraction,
             (None, Some(length), Some(side)) => CenterCrop::of_lengths(side, length, resize, offset).fraction,
@@ -185,7 +185,7 @@ impl ImageSources<'_> {
                 None => 1.0,
             },
         };
-        Ok(Some(Sourced::new(CenterCrop { fraction, resize, offset }, TEACHER_TOML)))
+        Ok(Some(Sourced::new(CenterCrop { fraction, resize, rounding }, TEACHER_TOML)))
     }
 
     /// What the files say of the model.

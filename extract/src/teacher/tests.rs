@@ -1,5 +1,5 @@
 use lgd_data::render::Resample;
-use lgd_data::view::{CenterCrop, CropOffset, ResizeMode};
+use lgd_data::view::{CenterCrop, CropRounding, ResizeMode};
 
 use super::onnx::tests::{Takes, model, model_that_takes};
 use super::*;
@@ -133,7 +133,7 @@ fn what_teacher_toml_leaves_open_of_the_geometry_is_as_in_the_files() {
         open(&[file, (TEACHER_TOML, &toml)]).unwrap().image().unwrap().center.unwrap()
     };
     let crop = |resized, resize, offset| CenterCrop::of_lengths(32, resized, resize, offset);
-    use CropOffset::{Floor, HalfEven};
+    use CropRounding::{Floor, HalfEven};
     use ResizeMode::{Longest, Shortest, Squash};
     for (file, keys, expected) in [
         (clip, "", crop(40, Shortest, Floor)),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::render::{Resample, render};
-use lgd_data::view::{CropOffset, View};
+use lgd_data::view::{CropRounding, View};
 use lgd_extract::encoder::Embeddings;
 use lgd_extract::teacher::ImageSettings;
 use lgd_extract::{EncoderOptions, ImageEncoder, Teacher};
@@ -128,9 +128,9 @@ fn check_settings(settings: &ImageSettings, encoder: &ImageEncoder, expected: &E
     // The offset has no effect if nothing is cropped.
     let crops = expected.mode == "shortest";
     assert!(
-        !crops || center.offset == CropOffset::from_name(&expected.offset).unwrap(),
+        !crops || center.rounding == CropRounding::from_name(&expected.offset).unwrap(),
         "{:?}",
-        center.offset
+        center.rounding
     );
     let close =
         |got: [f32; 3], expected: [f32; 3]| got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6);

@@ -9,7 +9,7 @@ use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Encoding, ImageStamp, 
 use lgd_data::job::Job;
 use lgd_data::manifest::{Existing, Verify};
 use lgd_data::source::{ImageSource, Listing, SourceError};
-use lgd_data::view::{CenterCrop, Crop, CropOffset, Policy, ResizeMode};
+use lgd_data::view::{CenterCrop, Crop, CropRounding, Policy, ResizeMode};
 use lgd_extract::pipeline::ViewPlan;
 use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor};
 use lgd_testing::MemorySource;
@@ -148,7 +148,7 @@ fn view_0_is_the_crop_of_the_plan_for_the_teacher_and_in_stored_pixels() {
     use lgd_data::render::render;
     let source = images(5, |_| false);
     let squash =
-        CenterCrop { resize: ResizeMode::Squash, offset: CropOffset::Floor, ..CenterCrop::shortest(1.0) };
+        CenterCrop { resize: ResizeMode::Squash, rounding: CropRounding::Floor, ..CenterCrop::shortest(1.0) };
     let stored = StoredFormat { size: 12, encoding: Encoding::Raw };
     let embedded = |center: CenterCrop| {
         let mut extractor = extractor("conv", 5, 1);

@@ -6,7 +6,7 @@ use lgd_data::ArtifactError;
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
-use lgd_data::view::{CenterCrop, CropOffset, ResizeMode};
+use lgd_data::view::{CenterCrop, CropRounding, ResizeMode};
 use lgd_train::error::FailureKind;
 use lgd_train::eval::{
     EvalError, EvalInput, EvalInputs, EvalOptions, EvalReport, LabeledImages, ProbeSettings, Protocol,
@@ -244,7 +244,7 @@ fn what_is_compared_is_shown_at_one_crop() {
 #[test]
 fn images_without_a_cache_are_shown_as_the_runs_teacher_saw_them() {
     let world = World::new(9);
-    let squash = CenterCrop { fraction: 1.0, resize: ResizeMode::Squash, offset: CropOffset::Floor };
+    let squash = CenterCrop { fraction: 1.0, resize: ResizeMode::Squash, rounding: CropRounding::Floor };
     let squashed =
         cache_holding(&world.path("squashed"), &world.images, 1, |config| config.center = Some(squash));
     let inputs = TrainInputs { cache: &squashed, ..world.inputs_for(&config_for("seed", 0), &world.images) };
@@ -260,11 +260,11 @@ fn images_without_a_cache_are_shown_as_the_runs_teacher_saw_them() {
         evaluate(&inputs, &options, &Job::new())
     };
     let report = knn(None, None).unwrap();
-    assert_eq!(report.test.view, "center crop 1, squash, offset floor");
+    assert_eq!(report.test.view, "center crop 1, squash, rounding floor");
     let cached = knn(Some(&squashed), None).unwrap();
-    assert_eq!(cached.test.view, "the cache's view 0, center crop 1, squash, offset floor");
+    assert_eq!(cached.test.view, "the cache's view 0, center crop 1, squash, rounding floor");
     assert_eq!(cached.knn.unwrap().student, report.knn.unwrap().student, "the same pixels");
-    assert_eq!(knn(None, Some(0.5)).unwrap().test.view, "center crop 0.5, squash, offset floor");
+    assert_eq!(knn(None, Some(0.5)).unwrap().test.view, "center crop 0.5, squash, rounding floor");
     let beside = knn(Some(&world.cache), None).unwrap().train.unwrap();
     assert_eq!(beside.view, "center crop 0.875", "the other set's cache decides before the run's");
 }

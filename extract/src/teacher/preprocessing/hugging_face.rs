@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::{CenterCrop, CropOffset, ResizeMode};
+use lgd_data::view::{CenterCrop, CropRounding, ResizeMode};
 use serde_json::Value;
 
 use super::processors::{self, GeometryRule, PlainSize, Processor};
@@ -170,6 +170,17 @@ fn normalization(file: &PreprocessingFile) -> Result<Option<Normalization>, Extr
 struct Resize {
     mode: ResizeMode,
     length: u32,
+    /// The length before it was rounded down, if a share of the crop was published instead of a length.
+    unrounded: Option<f64>,
+}
+
+impl Resize {
+    /// The resize, then a crop of `side` pixels. A published share is kept as it is: R at another size is computed from it.
+    fn crop(self, side: u32) -> CenterCrop {
+        let exact = CenterCrop::of_lengths(side, self.length, self.mode, CropRounding::Floor);
+        let share = self.unrounded.map(|length| CenterCrop { fraction: single(f64::from(side) / length), ..exact });
+        share.filter(|crop| crop.length(side) == self.length).unwrap_or(exact)
+    }
 }
 
 fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> {
@@ -208,7 +219,7 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
     if side == 0 || resize.length == 0 {
         return file.refuse_geometry(format!("size = {value} and crop {side}: expected lengths above 0"));
     }
-    Ok(Some(CenterCrop::of_lengths(side, resize.length, resize.mode, CropOffset::Floor)))
+    Ok(Some(resize.crop(side)))
 }
 
 /// Fails for steps and settings that change the pixels in ways that cannot be followed.
@@ -252,7 +263,7 @@ fn resize(file: &PreprocessingFile, size: &Value) -> Result<Resize, ExtractError
     };
     let mode =
         if short && !file.is_on("use_square_size") { ResizeMode::Shortest } else { ResizeMode::Squash };
-    Ok(Resize { mode, length })
+    Ok(Resize { mode, length, unrounded: None })
 }
 
 /// The share of the resized side that a crop keeps.
@@ -271,11 +282,12 @@ fn convnext(file: &PreprocessingFile, resize: Resize) -> Result<CenterCrop, Extr
             .refuse_geometry("size has a height and a width; this processor takes shortest_edge only");
     }
     if side >= CONVNEXT_SQUEEZES {
-        return Ok(CenterCrop::of_lengths(side, side, ResizeMode::Squash, CropOffset::Floor));
+        return Ok(CenterCrop::of_lengths(side, side, ResizeMode::Squash, CropRounding::Floor));
     }
-    match whole(f64::from(side) / crop_pct(file, 224.0 / 256.0)?) {
+    let unrounded = f64::from(side) / crop_pct(file, 224.0 / 256.0)?;
+    match whole(unrounded) {
         Some(length) if side > 0 => {
-            Ok(CenterCrop::of_lengths(side, length, ResizeMode::Shortest, CropOffset::Floor))
+            Ok(Resize { mode: ResizeMode::Shortest, length, unrounded: Some(unrounded) }.crop(side))
         }
         _ => file.refuse_geometry(format!("size = {side}: expected a length above 0")),
     }
@@ -286,8 +298,9 @@ fn poolformer(file: &PreprocessingFile, resize: Resize) -> Result<Resize, Extrac
     if file.json.get("crop_pct").is_some_and(Value::is_null) {
         return Ok(resize);
     }
-    let length = whole(f64::from(resize.length) / crop_pct(file, 0.9)?).unwrap_or(resize.length);
-    Ok(Resize { mode: ResizeMode::Shortest, length })
+    let unrounded = f64::from(resize.length) / crop_pct(file, 0.9)?;
+    let length = whole(unrounded).unwrap_or(resize.length);
+    Ok(Resize { mode: ResizeMode::Shortest, length, unrounded: Some(unrounded) })
 }
 
 fn levit(file: &PreprocessingFile, resize: Resize) -> Result<Resize, ExtractError> {
@@ -295,9 +308,9 @@ fn levit(file: &PreprocessingFile, resize: Resize) -> Result<Resize, ExtractErro
         return Ok(resize);
     }
     // Multiplied in this order, as there.
-    let length = (256.0 / 224.0) * f64::from(resize.length);
-    match whole(length) {
-        Some(length) => Ok(Resize { length, ..resize }),
+    let unrounded = (256.0 / 224.0) * f64::from(resize.length);
+    match whole(unrounded) {
+        Some(length) => Ok(Resize { length, unrounded: Some(unrounded), ..resize }),
         None => file.refuse_geometry(format!("size = {}: out of range", resize.length)),
     }
 }

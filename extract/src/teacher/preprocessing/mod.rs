@@ -278,5 +278,11 @@ fn whole(length: f64) -> Option<u32> {
     (length >= 1.0 && length <= f64::from(lgd_data::render::MAX_SIZE)).then_some(length as u32)
 }
 
+/// Rounds to f32, in which views store the share of a crop.
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+fn single(share: f64) -> f32 {
+    share as f32
+}
+
 #[cfg(test)]
 mod tests;

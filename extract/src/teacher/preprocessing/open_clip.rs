@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::{CenterCrop, CropOffset, ResizeMode};
+use lgd_data::view::{CenterCrop, CropRounding, ResizeMode};
 use serde_json::{Value, json};
 
 use super::{PreprocessingFile, Rules, file_name, read_json, rescaled};
@@ -90,5 +90,5 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
     }
     // The image is resized to the input's own side, so only the ratio, 1, matters.
     let side = 1;
-    Ok(Some(CenterCrop::of_lengths(side, side, mode, CropOffset::HalfEven)))
+    Ok(Some(CenterCrop::of_lengths(side, side, mode, CropRounding::HalfEven)))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lgd_data::image::RgbImage;
 use lgd_data::render::render;
-use lgd_data::view::{CropOffset, ResizeMode, View};
+use lgd_data::view::{CropRounding, ResizeMode, View};
 use serde::Deserialize;
 
 use super::*;
@@ -90,7 +90,7 @@ fn a_processor_of_transformers_5_is_nested() {
     let found = read(&[("processor_config.json", nested)]).unwrap();
     let center = found.center().unwrap().unwrap();
     assert_eq!(center.source, "processor_config.json: CLIPImageProcessorFast");
-    assert_eq!(center.value, CenterCrop::of_lengths(32, 40, ResizeMode::Shortest, CropOffset::Floor));
+    assert_eq!(center.value, CenterCrop::of_lengths(32, 40, ResizeMode::Shortest, CropRounding::Floor));
     assert_eq!(value(found.normalization()), Some(Normalization::CLIP), "the class's own");
     let older = read(&[("processor_config.json", r#"{"processor_class": "CLIPProcessor"}"#)]).unwrap();
     assert!(older.size().unwrap().is_none());
@@ -115,7 +115,7 @@ fn a_file_without_a_class_takes_that_of_the_model_type_or_says_what_it_assumed()
     assert!(foreign.source.contains("FooImageProcessor; assumed: an unknown class"), "{}", foreign.source);
     let wrapped = r#"{"image_processor_type": "JinaCLIPImageProcessor", "size": 32, "resize_mode": "squash", "interpolation": "bicubic"}"#;
     let wrapped = center(&[("preprocessor_config.json", wrapped)]);
-    assert_eq!(wrapped.value, CenterCrop::of_lengths(1, 1, ResizeMode::Squash, CropOffset::HalfEven));
+    assert_eq!(wrapped.value, CenterCrop::of_lengths(1, 1, ResizeMode::Squash, CropRounding::HalfEven));
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn files_that_disagree_are_named_and_a_rounding_is_no_disagreement() {
     let agreed = both(&open_clip(224, "shortest")).center().unwrap().unwrap();
     assert_eq!(
         (agreed.value.offset, agreed.source.as_str()),
-        (CropOffset::Floor, "preprocessor_config.json: CLIPImageProcessor")
+        (CropRounding::Floor, "preprocessor_config.json: CLIPImageProcessor")
     );
     assert!(both(&open_clip(224, "squash")).center().is_err());
 }
