@@ -48,11 +48,6 @@ pub(super) fn kind(name: &str) -> Option<&'static str> {
     if is_system(name) { Some(SYSTEM) } else { hidden.then_some(HIDDEN) }
 }
 
-/// The [`kind`] of the first component of `path` that has one.
-pub(super) fn kind_of_path(path: &str) -> Option<&'static str> {
-    path.split('/').find_map(kind)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,7 +65,7 @@ mod tests {
             ("lost+found+again/b.jpg", None),
             ("a/b.jpg", None),
         ] {
-            assert_eq!(kind_of_path(path), expected, "{path}");
+            assert_eq!(path.split('/').find_map(kind), expected, "{path}");
         }
     }
 }
