@@ -58,6 +58,6 @@ pub struct EvalArgs {
 fn images_help() -> String {
     format!(
         "Test images: {KINDS}. They must be labeled unless the only --protocol is agreement. A label is a name in the \
-         bank (ignoring case, spaces, `_` and `-`) or a number, the name's position in the bank"
+         bank (ignoring case, spaces, `_` and `-`) or a number, the name's position in the bank from 0; kNN and the linear probe match the classes of --train-images"
     )
 }

@@ -46,3 +46,76 @@ fn an_embedding_without_a_bank_is_judged_by_its_neighbors() {
         &["bank.json is missing: the manifest of a bank of names", "hint: the folder holds a cache"],
     );
 }
+
+#[test]
+fn class_folders_that_are_numbers_are_the_same_classes_in_every_protocol() {
+    let desk = Desk::new();
+    desk.images("named", 0, 2);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    // 0, 1, 2, 10, 11, ... are in bytewise order 0, 1, 10, 11, ..., 2.
+    let number = "\
+import os, pathlib
+for number, folder in enumerate(sorted(pathlib.Path('named').iterdir())):
+    os.renames(folder, pathlib.Path('images') / str(number if number < 3 else number + 7))
+files = sorted(pathlib.Path('images').glob('*/*.png'))
+rows = [f'{file},{file.parent.name}.0' for file in files]
+pathlib.Path('list.csv').write_text('\\n'.join(['file_name,label', *rows]))
+some = [f'{file} {file.parent.name}' for file in files if file.parent.name in ('2', '11')]
+pathlib.Path('some.txt').write_text('\\n'.join(some))
+";
+    desk.python(number).ended(0, &[]);
+    let told = "note: images: the classes are named by numbers: labels are the numbers 0 to 16";
+    desk.lgd("extract --images images --teacher teacher --out cache").ended(0, &[told]);
+    desk.lgd(&format!("{TRAIN} --objective supervised --out run"))
+        .ended(0, &["note: 7 classes have no sample, so the student cannot learn them: 3, 4, 5, 6, 7, 8, 9"]);
+    let report = |images: &str, protocol: &str| {
+        let eval = format!("eval --run run --json --images {images} --protocol {protocol}");
+        desk.lgd(&eval).ended(0, &[]).json()
+    };
+    assert_eq!(report("images", "labels")["labels"], report("list.csv", "labels")["labels"]);
+    let neighbors = |images: &str| report(images, "knn --train-images images")["knn"].clone();
+    assert_eq!(neighbors("images"), neighbors("list.csv"));
+    assert_eq!(neighbors("some.txt")["student"], 100.0, "each image is its own nearest neighbor");
+    let eval = "eval --run run --images some.txt --protocol knn --train-images";
+    desk.lgd(&format!("{eval} list.csv")).ended(
+        0,
+        &["note: the test images have 2 of the 10 classes of the training images, matched by number"],
+    );
+    desk.bash("sed -i 's/ 11$/ 7/' some.txt").ended(0, &[]);
+    desk.lgd(&format!("{eval} images")).ended(2, &["do not have these classes: 7", "hint: add them"]);
+    let labels = desk.lgd("eval --run run --images some.txt --protocol labels");
+    labels.ended(2, &["the student was not trained on these classes: 7"]);
+}
+
+#[test]
+fn a_list_with_several_columns_of_labels_takes_a_field_and_training_follows_it() {
+    let desk = Desk::new();
+    desk.images("images", 0, 2);
+    desk.tiny_teacher("teacher", "linear.onnx");
+    let list = "\
+import pathlib
+files = sorted(pathlib.Path('images').glob('*/*.png'))
+rows = [f'{number},{file},{file.parent.name},{number % 2}' for number, file in enumerate(files)]
+pathlib.Path('list.csv').write_text('\\n'.join(['id,path,class,target', *rows]))
+";
+    desk.python(list).ended(0, &[]);
+    let extract = "extract --images list.csv --teacher teacher --out cache";
+    desk.lgd(extract)
+        .ended(2, &["line 1: the columns class, target may all hold the labels", "--label-field"]);
+    desk.lgd(&format!("{extract} --label-field target"))
+        .ended(0, &["note: list.csv: columns that are not read: id, class"]);
+    let train = TRAIN.replace("--images images", "--images list.csv");
+    desk.lgd(&format!("{train} --objective supervised --out run")).ended(0, &[]);
+    desk.bash("sed '2s/,[01]$/,-1/' list.csv > some.csv").ended(0, &[]);
+    desk.lgd("extract --images some.csv --teacher teacher --label-field target --out some")
+        .ended(0, &["note: some.csv: 1 of the 20 samples have no label in column target (empty, NaN or -1)"]);
+    desk.lgd(&format!(
+        "{} --objective supervised --out other",
+        train.replace("list.csv", "some.csv").replace("--cache cache", "--cache some")
+    ))
+    .ended(2, &["1 of the 20 samples have no label", "hint: label every image"]);
+    let eval = "eval --run run --images list.csv --protocol labels --json";
+    desk.lgd(eval).ended(2, &["--label-field"]);
+    let report = desk.lgd(&format!("{eval} --label-field target")).ended(0, &[]).json();
+    assert_eq!(report["labels"]["classes"], 2);
+}

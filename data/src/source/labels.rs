@@ -42,6 +42,7 @@ impl Listing {
             usize::try_from(largest).is_ok_and(|largest| largest < position_limit(names.len()))
         };
         let Some(numbers) = class_numbers(&names).filter(positions) else {
+            self.notes.extend(alike(&names));
             self.class_names = Some(names).filter(|names| !names.is_empty());
             return;
         };
@@ -54,6 +55,16 @@ impl Listing {
             format!("the classes are named by numbers: labels are the numbers {first} to {last}")
         }));
     }
+}
+
+/// Notes the first two classes whose names differ only by case or blanks.
+fn alike(names: &[String]) -> Option<String> {
+    let mut known = HashMap::new();
+    let plain = |name: &str| name.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+    let twice = names.iter().find_map(|name| Some((known.insert(plain(name), name)?, name)));
+    twice.map(|(one, two)| {
+        format!("the classes {one:?} and {two:?} differ only by case or blanks, and are kept apart")
+    })
 }
 
 /// A label as written.
@@ -86,7 +97,7 @@ pub enum LabelFault {
         got: String,
     },
     /// Several labels in one.
-    #[error("label {got:?} is a list\nhint: give one label per image")]
+    #[error("label {got:?} is a list or an object\nhint: give one label per image")]
     Several {
         /// The label.
         got: String,
@@ -117,7 +128,7 @@ impl Label {
         if text.is_empty() || NO_LABEL.iter().any(|word| text.eq_ignore_ascii_case(word)) {
             return Ok(Self::None);
         }
-        if text.starts_with('[') && text.ends_with(']') {
+        if (text.starts_with('[') && text.ends_with(']')) || (text.starts_with('{') && text.ends_with('}')) {
             return Err(LabelFault::Several { got: got() });
         }
         let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -239,7 +250,7 @@ mod tests {
         let resolved = resolve(&[none.clone(), name("dog"), name("cat"), name("dog")]).unwrap();
         assert_eq!(resolved, (vec![None, Some(1), Some(0), Some(1)], Some(names(&["cat", "dog"]))));
         assert_eq!(resolve(&[seven.clone(), none.clone()]).unwrap(), (vec![Some(7), None], None));
-        assert_eq!(resolve(&[none.clone()]).unwrap(), (vec![None], None));
+        assert_eq!(resolve(std::slice::from_ref(&none)).unwrap(), (vec![None], None));
         let (position, fault) = resolve(&[none, seven.clone(), name("cat")]).unwrap_err();
         assert_eq!((position, fault), (2, LabelFault::NotANumber { got: "cat".to_owned() }));
         let (position, fault) = resolve(&[name("cat"), seven]).unwrap_err();
@@ -262,6 +273,9 @@ mod tests {
             let (labels, kept) = settle(list);
             assert_eq!((labels[0], kept), (Some(0), Some(names(list))), "{list:?}");
         }
+        let mut twice = Listing::default();
+        twice.set_classes(names(&["Fire  truck", "cat", "fire Truck"]));
+        assert!(twice.notes[0].contains("\"Fire  truck\" and \"fire Truck\" differ only by case"));
         let mut empty = Listing::default();
         empty.set_classes(Vec::new());
         assert_eq!(empty, Listing::default());

@@ -49,7 +49,7 @@ pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 use file::{is_fault_of_file, read_sample};
 
 /// All kinds of sources, for messages and for the help of flags.
-pub const KINDS: &str = "a folder of images (class = first-level folder), a .tar archive, a brace range or a folder of archives, a .parquet file or a folder of them, or a .csv list with the columns path[,label]";
+pub const KINDS: &str = "a folder of images (class = first-level folder), a .tar archive, a brace range or a folder of archives, a .parquet file or a folder of them, or a .csv, .tsv, .txt or .jsonl list with the columns path[,label]";
 
 /// Names of the fields that hold image, label and caption, for a source with several candidates: columns of a table, or
 /// endings of the files of a sample in archives and folders (`input.png`, `cls`), or keys of its `.json`.

@@ -96,11 +96,7 @@ impl<'a> Classes<'a> {
     }
 
     /// The label in `other` of each of these labels. `None` if one side has names and the other one numbers.
-    pub(super) fn labels_in(
-        &self,
-        labels: &BTreeSet<u32>,
-        other: &Self,
-    ) -> Option<Vec<(u32, Option<u32>)>> {
+    pub(super) fn labels_in(&self, labels: &BTreeSet<u32>, other: &Self) -> Option<Vec<(u32, Option<u32>)>> {
         let find: Box<dyn Fn(u32) -> Option<u32>> = match (self, other) {
             (Self::Names(names), Self::Names(others)) => {
                 let index = NameIndex::of(&borrowed(others));
@@ -129,11 +125,11 @@ pub(super) fn labels_of(source: &dyn ImageSource) -> BTreeSet<u32> {
 /// The class of each label of the test images, as a number of another list: of a bank's categories, of the training
 /// images' labels, or of a classifier's outputs.
 #[derive(Debug, Default)]
-pub(super) struct LabelMap {
+pub struct LabelMap {
     /// Keyed by label.
     classes: BTreeMap<u32, u32>,
     /// How labels were matched, if that needs to be said.
-    pub(super) note: Option<String>,
+    pub note: Option<String>,
 }
 
 impl LabelMap {
@@ -142,23 +138,26 @@ impl LabelMap {
         found: Vec<(u32, Option<u32>)>,
         classes: &Classes<'_>,
     ) -> Result<Self, Vec<String>> {
-        let lost: Vec<String> =
-            found.iter().filter(|(_, class)| class.is_none()).map(|(label, _)| classes.word(*label)).collect();
+        let lost: Vec<String> = found
+            .iter()
+            .filter(|(_, class)| class.is_none())
+            .map(|(label, _)| classes.word(*label))
+            .collect();
         let found = found.into_iter().filter_map(|(label, class)| Some((label, class?)));
         if lost.is_empty() { Ok(Self { classes: found.collect(), note: None }) } else { Err(lost) }
     }
 
-    /// The class of each label. All labels of the test images are mapped.
-    pub(super) fn classes(&self, labels: &[u32]) -> Vec<u32> {
+    /// The class of each of these labels, which must be labels of the source that was mapped.
+    pub fn classes(&self, labels: &[u32]) -> Vec<u32> {
         labels.iter().filter_map(|label| self.classes.get(label)).copied().collect()
     }
 }
 
-/// The category of each label of a source.
+/// The category of each label of a source: by name, or for numbers by position. `images` names the source in messages.
 ///
 /// # Errors
 /// [`EvalError::UnmatchedClasses`] if a class has no category; [`EvalError::OutsidePositions`] if it is a number that is not a position.
-pub(super) fn categories_of_source(
+pub fn categories_of_source(
     source: &dyn ImageSource,
     images: &Path,
     categories: &[&str],
@@ -254,8 +253,9 @@ pub(super) fn labels_of_training(
         Classes::Numbers(_) => "number",
     };
     let (some, all) = (labels.len(), known.len());
-    let note = (some < all)
-        .then(|| format!("the test images have {some} of the {all} classes of the training images, matched by {by}"));
+    let note = (some < all).then(|| {
+        format!("the test images have {some} of the {all} classes of the training images, matched by {by}")
+    });
     Ok(LabelMap { note, ..map })
 }
 

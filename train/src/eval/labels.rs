@@ -23,9 +23,11 @@ pub(super) fn outputs(inputs: &EvalInputs<'_>) -> Result<LabelMap, EvalError> {
         return Err(match source.class_names() {
             // Without a label there is nothing to match, and the error for missing labels follows.
             _ if labels.is_empty() => return Ok(LabelMap::default()),
-            Some(names) if matches!(classes, Classes::Names(_)) => {
-                EvalError::NamedClasses { images: images(), classes: shown(&borrowed(names)), known: words(known) }
-            }
+            Some(names) if matches!(classes, Classes::Names(_)) => EvalError::NamedClasses {
+                images: images(),
+                classes: shown(&borrowed(names)),
+                known: words(known),
+            },
             _ => EvalError::NumberedClasses { images: images(), known: words(known) },
         });
     };

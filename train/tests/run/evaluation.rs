@@ -267,8 +267,7 @@ fn a_test_set_of_some_classes_is_matched_by_name() {
     let world = World::new(30);
     let run = untrained(&world);
     let ask = |test: &Images, train: &Images| {
-        let inputs =
-            EvalInputs { run: &run, bank: None, test: labeled(test), train: Some(labeled(train)) };
+        let inputs = EvalInputs { run: &run, bank: None, test: labeled(test), train: Some(labeled(train)) };
         let options = EvalOptions { protocols: vec![Protocol::Knn, Protocol::Linear], ..options() };
         evaluate(&inputs, &options, &Job::new())
     };
@@ -307,7 +306,10 @@ fn a_test_set_of_some_classes_is_matched_by_name() {
     assert!(error.to_string().ends_with("do not have these classes: blue thing"), "{error}");
     let error = ask(&test, &few).unwrap_err();
     assert!(matches!(&error, EvalError::ClassesDiffer { .. }), "{error}");
-    assert!(error.to_string().contains("training images are names (red_thing, green thing), those"), "{error}");
+    assert!(
+        error.to_string().contains("training images are names (red_thing, green thing), those"),
+        "{error}"
+    );
     few.samples.iter_mut().for_each(|sample| sample.label = None);
     assert!(matches!(ask(&blue, &few).unwrap_err(), EvalError::Unlabeled { .. }));
 }

@@ -105,7 +105,10 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
     assert!(report.last_epoch_loss < report.first_epoch_loss, "{report:?}");
     let run = open(&world, "labels");
     let names = CLASSES.map(str::to_owned).to_vec();
-    assert_eq!(run.manifest().classes, Some(ClassRecord { count: 3, names: Some(names.clone()), untrained: vec![] }));
+    assert_eq!(
+        run.manifest().classes,
+        Some(ClassRecord { count: 3, names: Some(names.clone()), untrained: vec![] })
+    );
     assert_eq!(run.manifest().head(), Head::Classifier { classes: 3 });
     assert_eq!(run.student(&Device::Cpu).unwrap().embedding_dim(), Some(3));
 
@@ -341,7 +344,11 @@ fn labels_are_learned_only_where_every_sample_has_one() {
     images.class_names = None;
     images.samples[4].label = Some(6);
     let classes = run(&make(&images, "numbers"), &images, "a").unwrap();
-    assert_eq!(classes, Some(ClassRecord { count: 7, names: None, untrained: vec![3, 4, 5] }), "as many as the largest label asks for");
+    assert_eq!(
+        classes,
+        Some(ClassRecord { count: 7, names: None, untrained: vec![3, 4, 5] }),
+        "as many as the largest label asks for"
+    );
     images.samples[4].label = Some(2_000_000);
     let error = run(&make(&images, "sparse"), &images, "c").unwrap_err();
     assert!(

@@ -52,6 +52,9 @@ pub enum RowProblem {
         /// Text of the row.
         got: String,
     },
+    /// A row is the header again, as in lists that were joined.
+    #[error("this is the header again\nhint: remove the line")]
+    HeaderAgain,
     /// The header has no column of images.
     #[error("none of the columns \"{got}\" holds images\nhint: call it path, or name it with --image-field")]
     NoImages {

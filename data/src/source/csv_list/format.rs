@@ -11,8 +11,8 @@ use super::{RowProblem, wrong};
 /// Bytes at the start of a list that decide its format.
 const HEAD: u64 = 1 << 16;
 
-/// Lines that decide the separator: a header and the first image.
-const LINES: usize = 2;
+/// Lines that decide the separator: a header, the first image, and a line that some programs write above them.
+const LINES: usize = 3;
 
 /// Separators, and their words for notes.
 const SEPARATORS: [(u8, &str); 4] = [(b',', "commas"), (b'\t', "tabs"), (b';', "semicolons"), (b'|', "bars")];

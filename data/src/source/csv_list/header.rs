@@ -176,13 +176,16 @@ impl Columns {
         }
     }
 
-    /// Fails if a row has more or fewer cells than the first row.
+    /// Fails if a row has more or fewer cells than the first row, or is the header again.
     pub(super) fn require(&self, record: &ByteRecord) -> Result<(), RowProblem> {
         let (expected, got) = (self.count, record.len());
         match self.header {
+            Some(_) if expected != got => Err(RowProblem::Cells { expected, got }),
+            Some(ref header) if record.iter().eq(header.iter().map(String::as_bytes)) => {
+                Err(RowProblem::HeaderAgain)
+            }
             _ if expected == got => Ok(()),
-            Some(_) => Err(RowProblem::Cells { expected, got }),
-            None => Err(RowProblem::Columns { expected, got }),
+            _ => Err(RowProblem::Columns { expected, got }),
         }
     }
 }
@@ -239,9 +242,12 @@ fn same(cell: &[u8], name: &str) -> bool {
 }
 
 fn text(record: &ByteRecord, column: usize) -> String {
-    String::from_utf8_lossy(record.get(column).unwrap_or_default()).into_owned()
+    match record.get(column).unwrap_or_default() {
+        b"" => format!("number {}", column + 1),
+        cell => String::from_utf8_lossy(cell).into_owned(),
+    }
 }
 
 fn shown(record: &ByteRecord) -> String {
-    (0..record.len()).map(|column| text(record, column)).collect::<Vec<_>>().join(",")
+    record.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(",")
 }

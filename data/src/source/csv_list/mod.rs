@@ -119,7 +119,6 @@ impl CsvList {
         let samples = rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
         let mut listing = Listing {
             samples: samples.collect(),
-            class_names,
             rejected,
             captions,
             ignores_captions,
@@ -127,7 +126,9 @@ impl CsvList {
             left_aside,
             notes,
             fields: fields.clone(),
+            ..Listing::default()
         };
+        listing.set_classes(class_names.unwrap_or_default());
         if label_words.is_none() && folder_classes == FolderClasses::Yes {
             label_by_folders(&mut listing);
         }
@@ -211,7 +212,13 @@ impl Rows {
         let mut list = Self { root: path.parent().unwrap_or(Path::new("")).to_owned(), ..Self::default() };
         let format = Format::of(path)?;
         let mut records = Records::open(path, format)?;
-        let Some((line, first)) = records.next()? else { return Ok(list) };
+        let mut first = records.next()?;
+        // Some programs write the separator into a first line of its own.
+        if first.as_ref().is_some_and(|(_, first)| first.get(0).is_some_and(|cell| cell.starts_with(b"sep=")))
+        {
+            first = records.next()?;
+        }
+        let Some((line, first)) = first else { return Ok(list) };
         let mut second = records.next()?;
         let columns = Columns::of(&first, second.as_ref().map(|(_, record)| record), fields, captions)
             .map_err(|problem| wrong(path, (line, problem)))?;

@@ -1,8 +1,8 @@
 //! Reads the records of a list one at a time, because a list of embeddings may be large.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
@@ -23,7 +23,7 @@ pub(super) struct Records<'a> {
 }
 
 enum Rows {
-    Separated { reader: Reader<Bytes>, separator: u8 },
+    Separated { reader: Reader<Counted>, separator: u8 },
     Lines(std::vec::IntoIter<(u64, ByteRecord)>),
     Json { bytes: Bytes, line: u64, keys: Vec<String>, header: bool },
 }
@@ -39,7 +39,7 @@ impl<'a> Records<'a> {
             Format::Separated(separator) => {
                 let mut options = ReaderBuilder::new();
                 options.has_headers(false).flexible(true).trim(Trim::All).delimiter(separator);
-                Rows::Separated { reader: options.from_reader(bytes), separator }
+                Rows::Separated { reader: options.from_reader(Counted::new(bytes)), separator }
             }
             Format::Spaces => Rows::Lines(spaced(path, bytes)?.into_iter()),
             Format::Json => Rows::Json { bytes, line: 0, keys: keys(path)?, header: true },
@@ -56,11 +56,12 @@ impl<'a> Records<'a> {
         match &mut self.rows {
             Rows::Separated { reader, separator } => {
                 let mut record = ByteRecord::new();
-                let line = reader.position().line();
-                let problem = match reader.read_byte_record(&mut record) {
+                let start = reader.position().byte();
+                let read = reader.read_byte_record(&mut record);
+                let line = reader.get_mut().line_from(start);
+                let problem = match read {
                     Ok(false) => return Ok(None),
                     Ok(true) => {
-                        let line = record.position().map_or(line, csv::Position::line);
                         if !record.iter().any(|cell| swallows_rows(cell, *separator)) {
                             return Ok(Some((line, record)));
                         }
@@ -82,6 +83,52 @@ impl<'a> Records<'a> {
                 Ok(Some((*line, ByteRecord::from(cells))))
             }
         }
+    }
+}
+
+/// Bytes, and the lines in those that were read. The CSV reader itself counts line feeds only, and an empty line as the
+/// beginning of the next record.
+struct Counted {
+    bytes: Bytes,
+    /// Number of bytes read.
+    read: u64,
+    /// The last byte.
+    last: u8,
+    /// Number of the line of the next byte.
+    line: u64,
+    /// Offsets and numbers of the lines that are not empty and belong to no earlier record.
+    lines: VecDeque<(u64, u64)>,
+}
+
+impl Counted {
+    fn new(bytes: Bytes) -> Self {
+        Self { bytes, read: 0, last: b'\n', line: 1, lines: VecDeque::new() }
+    }
+
+    /// The number of the first line that is not empty and starts at `offset` or later.
+    fn line_from(&mut self, offset: u64) -> u64 {
+        while self.lines.front().is_some_and(|(start, _)| *start < offset) {
+            self.lines.pop_front();
+        }
+        self.lines.front().map_or(self.line, |(_, line)| *line)
+    }
+}
+
+impl Read for Counted {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read(out)?;
+        for &byte in &out[..read] {
+            let ended = matches!(self.last, b'\n' | b'\r');
+            match byte {
+                b'\n' if self.last == b'\r' => {}
+                b'\n' | b'\r' => self.line += 1,
+                _ if ended => self.lines.push_back((self.read, self.line)),
+                _ => {}
+            }
+            self.last = byte;
+            self.read += 1;
+        }
+        Ok(read)
     }
 }
 
