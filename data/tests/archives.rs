@@ -6,7 +6,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use lgd_data::source::{Captions, Rejected, open_captioned, open_source};
+use lgd_data::source::{
+    CaptionColumn, Captions, FieldNames, ImageSource, Rejected, SourceError, open_captioned, open_source,
+    open_with,
+};
 use proptest::prelude::*;
 use tar::{Builder, Header};
 use tempfile::{TempDir, tempdir};
@@ -346,4 +349,194 @@ fn a_link_to_an_archive_that_is_missing_does_not_go_unnoticed() {
     std::os::unix::fs::symlink("nowhere.tar", root.path().join("b.tar")).unwrap();
     let error = message(open_source(root.path()));
     assert!(error.contains("cannot read") && error.contains("b.tar"), "{error}");
+}
+
+/// The notes and the line about what was left aside of a source.
+fn told(source: &dyn ImageSource) -> String {
+    let listing = source.listing();
+    format!("{}\n{}", listing.notes.join("\n"), listing.left_aside)
+}
+
+fn with_fields(
+    path: &Path,
+    captions: CaptionColumn,
+    image: Option<&str>,
+    label: Option<&str>,
+) -> Result<Box<dyn ImageSource>, SourceError> {
+    let fields =
+        FieldNames { image: image.map(str::to_owned), label: label.map(str::to_owned), caption: None };
+    open_with(path, captions, &fields)
+}
+
+#[test]
+fn a_few_images_above_the_class_folders_change_no_class() {
+    let classes: &[_] = &[("p/cat/1.jpg", "1"), ("p/dog/1.jpg", "2"), ("p/fox/1.jpg", "3")];
+    for stray in ["cover.png", "1.jpg"] {
+        let members = [classes, &[(stray, "stray"), ("LICENSE", "")]].concat();
+        let root = shards(&[("a.tar", &members)]);
+        let source = open(&root.path().join("a.tar"));
+        let expected =
+            [("cat/1.jpg", Some(0)), ("dog/1.jpg", Some(1)), ("fox/1.jpg", Some(2)), (stray, None)];
+        assert_eq!(listed(&*source), expected);
+        assert_eq!(source.class_names().unwrap(), ["cat", "dog", "fox"]);
+        assert!(
+            told(&*source).contains("1 of the images are beside the class folders"),
+            "{}",
+            told(&*source)
+        );
+    }
+    let members: &[_] = &[("p/cat/1.jpg", ""), ("p/dog/1.jpg", ""), ("cat/1.jpg", "")];
+    let root = shards(&[("a.tar", members)]);
+    assert_eq!(open(&root.path().join("a.tar")).class_names().unwrap(), ["cat", "p"]);
+}
+
+#[test]
+fn samples_have_the_fields_that_webdataset_and_img2dataset_write() {
+    let first: &[_] = &[
+        ("s0.input.png", "A"),
+        ("s0.outputs.txt", "a"),
+        ("s0.target.cls", "1"),
+        ("s1.input.png", "B"),
+        ("s1.outputs.txt", "b"),
+        ("s1.target.cls", "0"),
+    ];
+    let second: &[_] = &[("22.00.jpg", ""), ("22.00.cls", "3"), ("22.01.jpg", ""), ("22.01.cls", "4")];
+    let third: &[_] = &[("x.jpg", ""), ("x.jpg.cls", "5"), ("y.JPG", ""), ("y.CLS", "-1")];
+    let fourth: &[_] = &[("n.jpg", ""), ("n.cls", "cat"), ("m.jpg", ""), ("m.cls", "ant")];
+    for (members, labels) in [
+        (first, [Some(1), Some(0)]),
+        (second, [Some(3), Some(4)]),
+        (third, [Some(5), None]),
+        (fourth, [Some(1), Some(0)]),
+    ] {
+        let root = shards(&[("0.tar", members)]);
+        let source = open(root.path());
+        assert_eq!(source.samples().iter().map(|sample| sample.label).collect::<Vec<_>>(), labels);
+    }
+    let root = shards(&[("0.tar", first)]);
+    let texts = Captions::Texts(vec!["a".to_owned(), "b".to_owned()]);
+    assert_eq!(open_captioned(root.path()).unwrap().listing().captions, Some(texts));
+
+    let about =
+        |label: &str| format!(r#"{{"label": {label}, "class_name": "c{label}", "caption": "of {label}"}}"#);
+    let (zero, one) = (about("0"), about("1"));
+    let members: &[_] =
+        &[("0.jpg", ""), ("0.json", &*one), ("1.jpg", ""), ("1.json", &*zero), ("i.json", "[]")];
+    let root = shards(&[("0.tar", members)]);
+    fs::write(root.path().join("0_stats.json"), "{}").unwrap();
+    let source = open_captioned(root.path()).unwrap();
+    assert_eq!(listed(&*source), [("0.tar/0.jpg", Some(1)), ("0.tar/1.jpg", Some(0))]);
+    let texts = Captions::Texts(vec!["of 1".to_owned(), "of 0".to_owned()]);
+    assert_eq!(source.listing().captions, Some(texts));
+    assert_eq!(source.listing().left_aside.to_string(), "left aside: 2 .json");
+    let named = with_fields(root.path(), CaptionColumn::Ignore, None, Some("class_name")).unwrap();
+    assert_eq!(named.class_names().unwrap(), ["c0", "c1"]);
+    let error = message(with_fields(root.path(), CaptionColumn::Ignore, None, Some("kind")));
+    assert!(
+        error.contains("no label is in a field \"kind\"; there are caption, class_name, json, label"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_sample_with_several_images_has_one_that_is_taken_or_named() {
+    let sample = |key: &str, fields: &[&str]| -> Vec<(String, String)> {
+        let files = fields.iter().map(|field| (format!("{key}.{field}"), (*field).to_owned()));
+        files.chain([(format!("{key}.cls"), "0".to_owned())]).collect()
+    };
+    let root = |fields: &[&str]| {
+        let members: Vec<_> = ["0", "1", "2"].iter().flat_map(|key| sample(key, fields)).collect();
+        let members: Vec<_> = members.iter().map(|(name, content)| (&**name, &**content)).collect();
+        shards(&[("0.tar", &members)])
+    };
+    let masks = root(&["jpg", "mask.png", "depth.png"]);
+    let source = open(masks.path());
+    assert_eq!(source.read(0, 99).unwrap(), b"jpg");
+    assert_eq!(source.samples().len(), 3);
+    let told = told(&*source);
+    assert!(
+        told.contains("3 samples have several images (depth.png, jpg, mask.png); jpg is taken"),
+        "{told}"
+    );
+    assert!(told.ends_with("left aside: 3 .depth.png, 3 .mask.png"), "{told}");
+    let source = with_fields(masks.path(), CaptionColumn::Ignore, Some("mask.png"), None).unwrap();
+    assert_eq!((source.read(1, 99).unwrap(), source.samples().len()), (b"mask.png".to_vec(), 3));
+    let error = message(with_fields(masks.path(), CaptionColumn::Ignore, Some("png"), None));
+    assert!(error.contains("no image is in a field \"png\"; there are depth.png, jpg, mask.png"), "{error}");
+    assert_eq!(open(root(&["input.png", "target.png"]).path()).read(0, 99).unwrap(), b"input.png");
+    for fields in [["left.jpg", "right.jpg"], ["jpg", "png"]] {
+        let root = root(&fields);
+        let error = message(open_source(root.path()));
+        assert!(error.contains("sample 0 has several images: ") && error.contains(fields[1]), "{error}");
+        let source = with_fields(root.path(), CaptionColumn::Ignore, Some(fields[1]), None).unwrap();
+        assert_eq!(source.samples().len(), 3);
+    }
+    // Files that nothing describes are files of a folder.
+    let root = shards(&[("0.tar", &[("a/1.jpg", ""), ("a/1.png", ""), ("b/1.jpg", ""), ("b/1.png", "")])]);
+    let source = open(root.path());
+    assert_eq!(source.samples().len(), 4);
+    assert!(source.listing().notes[0].starts_with("2 names have several images (jpg, png)"));
+}
+
+#[test]
+fn ranges_of_archives_are_opened_and_their_gaps_named() {
+    let root = tempdir().unwrap();
+    for folder in ["a", "b"] {
+        fs::create_dir(root.path().join(folder)).unwrap();
+        for shard in ["00", "01", "02"] {
+            archive(&root.path().join(format!("{folder}/{shard}.tar")), &[("x.jpg", "X")]);
+        }
+    }
+    let source = open(&root.path().join("a/{00..02}.tar"));
+    assert_eq!(listed(&*source), [("00.tar/x.jpg", None), ("01.tar/x.jpg", None), ("02.tar/x.jpg", None)]);
+    assert_eq!(listed(&*source), listed(&*open(&root.path().join("a"))));
+    let source = open(&root.path().join("{a,b}/{00..01}.tar"));
+    let keys: Vec<_> = source.samples().iter().map(|sample| &*sample.key).collect();
+    assert_eq!(keys, ["a/00.tar/x.jpg", "a/01.tar/x.jpg", "b/00.tar/x.jpg", "b/01.tar/x.jpg"]);
+    let error = message(open_source(&root.path().join("a/{00..04}.tar")));
+    assert!(error.starts_with("2 of the 5 files of ") && error.contains("a/03.tar\nhint: "), "{error}");
+}
+
+#[test]
+fn splits_side_by_side_are_refused() {
+    let root = shards(&[("train-0.tar", &[("x.jpg", "")]), ("val-0.tar", &[("x.jpg", "")])]);
+    let error = message(open_source(root.path()));
+    assert!(error.contains("several splits of a data set: train-0.tar, val-0.tar\nhint: "), "{error}");
+    let root = shards(&[("a.tar", &[("d/train/cat/1.jpg", ""), ("d/val/cat/1.jpg", "")])]);
+    let error = message(open_source(&root.path().join("a.tar")));
+    assert!(error.contains("several splits of a data set: train, val\nhint: "), "{error}");
+}
+
+#[test]
+fn one_block_of_zeros_ends_an_archive() {
+    let (root, whole) = (tempdir().unwrap(), whole());
+    let path = root.path().join("a.tar");
+    let ends = whole.len() - 1024;
+    fs::write(&path, &whole[..ends + 512]).unwrap();
+    assert_eq!(open(&path).samples().len(), 2);
+    for cut in [ends, ends + 511] {
+        fs::write(&path, &whole[..cut]).unwrap();
+        assert!(message(open_source(&path)).contains("hint: "), "{cut}");
+    }
+}
+
+#[test]
+fn pointers_of_git_lfs_are_told_from_files() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n";
+    let root = tempdir().unwrap();
+    for name in ["a.tar", "a.parquet", "a.csv"] {
+        fs::write(root.path().join(name), pointer).unwrap();
+        let error = message(open_source(&root.path().join(name)));
+        assert!(
+            error.contains("a pointer to a file in Git LFS") && error.contains("`git lfs pull`"),
+            "{error}"
+        );
+        fs::remove_file(root.path().join(name)).unwrap();
+    }
+    fs::write(root.path().join("a.jpg"), pointer).unwrap();
+    archive(&root.path().join("b.tar"), &[("a.jpg", pointer)]);
+    for path in [root.path().to_owned(), root.path().join("b.tar")] {
+        let error = open(&path).read(0, 1000).unwrap_err();
+        assert_eq!((error.reason(), error.is_storage_failure()), ("git-lfs-pointer", false));
+    }
 }

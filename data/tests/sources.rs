@@ -364,3 +364,68 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_folder_reads_what_stands_beside_its_images_and_counts_the_rest() {
+    let root = folder(&["00000/1.jpg", "00000/1.txt", "00001/2.jpg", "00001/2.txt", "00001/2.npy"]);
+    for shard in ["00000", "00001"] {
+        fs::write(root.path().join(format!("{shard}_stats.json")), "{}").unwrap();
+        fs::write(root.path().join(format!("{shard}/{}.json", &shard[4..])), "{}").unwrap();
+    }
+    let source = open(root.path());
+    assert_eq!(listed(&*source), [("00000/1.jpg", None), ("00001/2.jpg", None)]);
+    assert!(source.listing().notes[0].contains("are shards of img2dataset, not classes"));
+    assert_eq!(source.listing().left_aside.to_string(), "left aside: 4 .json, 1 .npy");
+    let texts = ["00000/1.txt", "00001/2.txt"].map(str::to_owned).to_vec();
+    assert_eq!(open_captioned(root.path()).unwrap().listing().captions, Some(Captions::Texts(texts)));
+
+    let root = folder(&["1.jpg", "2.jpg", "3.jpg"]);
+    for (name, label) in [("1", "7"), ("2", "5")] {
+        fs::write(root.path().join(format!("{name}.cls")), label).unwrap();
+    }
+    assert_eq!(listed(&*open(root.path())), [("1.jpg", Some(7)), ("2.jpg", Some(5)), ("3.jpg", None)]);
+}
+
+#[test]
+fn folders_that_are_no_classes_are_told_or_refused() {
+    let root = folder(&["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg"]);
+    let error = message(open_source(root.path()));
+    assert!(error.contains("holds several splits of a data set: train, val\nhint: "), "{error}");
+    let root = folder(&["animal/cat/1.jpg", "animal/dog/1.jpg", "notes/read.md"]);
+    let source = open(root.path());
+    assert_eq!(source.class_names().unwrap(), ["animal"]);
+    assert!(source.listing().notes[0].contains("its folders cat, dog are none of their own"));
+}
+
+#[test]
+fn formats_that_are_not_read_are_refused_by_name() {
+    for (file, part, hint) in [
+        ("data-00000-of-00001.arrow", "an Arrow file", "to_parquet"),
+        ("train.tfrecord-00000-of-00010", "a TFRecord file", "WebDataset"),
+        ("data.mdb", "an LMDB database", "lmdb"),
+        ("x.h5", "an HDF5 file", "h5py"),
+        ("x.npz", "a NumPy array", "PNG"),
+        ("x.beton", "an FFCV data set", "written from"),
+        ("train-images-idx3-ubyte", "the format of MNIST", "torchvision"),
+        ("data_batch_1", "a part of CIFAR", "torchvision"),
+        ("x.zip", "a ZIP archive", "`unzip "),
+        ("x.7z", "a 7-Zip archive", "`7z x "),
+        ("x.rar", "a RAR archive", "`unrar x "),
+        ("x.tar.gz", "compressed by gzip", "`gzip -dk "),
+        ("x.tar.xz", "compressed by xz", "`xz -dk "),
+    ] {
+        let root = folder(&[file]);
+        for path in [root.path().to_owned(), root.path().join(file)] {
+            let error = message(open_source(&path));
+            assert!(error.contains(part) && error.contains("\nhint: ") && error.contains(hint), "{error}");
+        }
+    }
+    let root = folder(&["dataset_info.json", "state.json", "data-00000-of-00001.arrow"]);
+    assert!(
+        message(open_source(root.path())).contains("written by Dataset.save_to_disk\nhint: write Parquet")
+    );
+    let root = folder(&["1.jpg"]);
+    let error = message(open_source(&root.path().join("1.jpg")));
+    assert!(error.contains("is a single image\nhint: give the folder"), "{error}");
+    assert!(message(open_source(Path::new("s3://bucket/a.tar"))).contains("is an address"));
+}

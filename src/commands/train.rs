@@ -12,7 +12,7 @@ use lgd_train::loader::labels::Labels;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::optim::Unit;
-use lgd_train::run::{MetricsKind, MetricsLine, TrainConfig};
+use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
 use super::objectives::settings;
@@ -71,7 +71,8 @@ fn note_untrained(config: &TrainConfig, cache: &Cache) -> anyhow::Result<()> {
     if !config.objective.contain(ObjectiveKind::Supervised) {
         return Ok(());
     }
-    let untrained = Labels::read(cache)?.classes().untrained_words();
+    let labels = Labels::read(cache).map_err(RunError::from)?;
+    let untrained = labels.classes().untrained_words();
     if !untrained.is_empty() {
         let (count, names) = (untrained.len(), untrained.iter().take(CLASSES_SHOWN).cloned());
         let names: Vec<String> = names.collect();

@@ -96,7 +96,7 @@ fn useless_embeddings_are_rejects() {
 fn a_source_of_nothing_usable_is_an_error() {
     let desk = Desk::new();
     desk.tiny_teacher("teacher", "linear.onnx");
-    desk.write("images/cat/notes.txt", "no image");
+    desk.write("images/cat/notes.jpg", "no image");
     desk.lgd(EXTRACT).ended(2, &["not one of the 1 samples can be used", "rejects.jsonl"]);
 }
 
@@ -226,9 +226,10 @@ fn mistakes_that_would_spoil_results_in_silence_are_refused() {
 #[test]
 fn a_stray_file_beside_class_folders_is_a_reject_everywhere() {
     let desk = Desk::cache_and_bank();
+    desk.write("images/broken.jpg", "about these images");
     desk.write("images/README.txt", "about these images");
     desk.lgd("extract --images images --teacher teacher --with-center --out again --max-rejects 0.1")
-        .ended(0, &["1 of 41"]);
+        .ended(0, &["1 of 41", "left aside: 1 .txt"]);
     desk.lgd(
         "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 0 --out runs/a",
     )

@@ -122,6 +122,14 @@ pathlib.Path('list.csv').write_text('\\n'.join(['id,path,class,target', *rows]))
         .ended(0, &["note: list.csv: columns that are not read: id, class"]);
     let train = TRAIN.replace("--images images", "--images list.csv");
     desk.lgd(&format!("{train} --objective supervised --out run")).ended(0, &[]);
+    desk.bash("sed '2s/,[01]$/,-1/' list.csv > some.csv").ended(0, &[]);
+    desk.lgd("extract --images some.csv --teacher teacher --label-field target --out some")
+        .ended(0, &["note: some.csv: 1 of the 20 samples have no label in column target (empty, NaN or -1)"]);
+    desk.lgd(&format!(
+        "{} --objective supervised --out other",
+        train.replace("list.csv", "some.csv").replace("--cache cache", "--cache some")
+    ))
+    .ended(2, &["1 of the 20 samples have no label", "hint: label every image"]);
     let eval = "eval --run run --images list.csv --protocol labels --json";
     desk.lgd(eval).ended(2, &["--label-field"]);
     let report = desk.lgd(&format!("{eval} --label-field target")).ended(0, &[]).json();

@@ -107,10 +107,12 @@ pub(super) fn assemble<T>(
     }
     let found = caption(root, found, &parts, wanted, &mut listing)?;
     label(root, &found, &parts, &folders, packed, wanted, &mut listing)?;
-    for part in &parts {
-        let names = found.iter().map(|found| &*found.name);
-        part.beside.count_unused(names, &mut listing.left_aside);
+    let mut rest = &found[..];
+    for (at, part) in parts.iter().enumerate() {
+        let (of_part, others) = rest.split_at(rest.partition_point(|found| found.part == at));
+        part.beside.count_unused(of_part.iter().map(|found| &*found.name), &mut listing.left_aside);
         listing.left_aside.append(&part.left_aside);
+        rest = others;
     }
     let places = found.into_iter().map(|found| (found.part, found.place)).collect();
     Ok(Assembled { listing, places })

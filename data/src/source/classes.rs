@@ -40,7 +40,10 @@ impl Folders {
         let parent = path.rfind('/').map_or(0, |slash| slash + 1);
         self.enter(&path[..parent]).direct += 1;
         for folder in ancestors(&path[..parent]) {
-            self.folders.entry(folder.to_owned()).or_default().below += 1;
+            // All of them were made with the folder.
+            if let Some(folder) = self.folders.get_mut(folder) {
+                folder.below += 1;
+            }
         }
     }
 

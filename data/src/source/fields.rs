@@ -369,20 +369,23 @@ impl Choice {
     /// # Errors
     /// The fields to choose from, if one has to be named: a key with several images, and its fields.
     pub(super) fn of<'a>(
-        names: impl Iterator<Item = (usize, &'a str)>,
+        names: impl Iterator<Item = (usize, &'a str)> + Clone,
         described: bool,
         named: Option<&str>,
     ) -> Result<Self, (String, Vec<String>)> {
         if let Some(named) = named {
             return Ok(Self { named: Some(named.to_owned()), ..Self::default() });
         }
-        let mut keys: HashMap<(usize, &str), Vec<String>> = HashMap::new();
-        for (part, name) in names {
+        // Most sources have no key twice. Only repeated keys are kept with their fields.
+        let mut seen = HashSet::new();
+        let key_of = |(part, name): (usize, &'a str)| (part, split(name).0);
+        let repeated: HashSet<_> = names.clone().map(key_of).filter(|key| !seen.insert(*key)).collect();
+        let mut several: BTreeMap<(usize, &str), Vec<String>> = BTreeMap::new();
+        for (part, name) in names.filter(|name| repeated.contains(&key_of(*name))) {
             let (key, field) = split(name);
-            keys.entry((part, key)).or_default().push(field);
+            several.entry((part, key)).or_default().push(field);
         }
-        let several: BTreeMap<_, _> = keys.iter().filter(|(_, fields)| fields.len() > 1).collect();
-        let fields: BTreeSet<&String> = several.values().copied().flatten().collect();
+        let fields: BTreeSet<&String> = several.values().flatten().collect();
         let count: usize = several.values().map(|fields| fields.len()).sum();
         let Some(((_, key), of_key)) = several.first_key_value() else { return Ok(Self::default()) };
         let plain: Vec<&&String> = fields.iter().filter(|field| !field.contains('.')).collect();
@@ -402,7 +405,7 @@ impl Choice {
         let called: Vec<&&String> = fields.iter().filter(called).collect();
         let taken = match (plain.as_slice(), called.as_slice()) {
             ([taken], _) | ([], [taken]) => (**taken).clone(),
-            _ => return Err(((*key).to_owned(), (*of_key).clone())),
+            _ => return Err(((*key).to_owned(), of_key.clone())),
         };
         let note = format!(
             "{} samples have several images ({shown}); {taken} is taken, --image-field takes another",

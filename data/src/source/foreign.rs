@@ -133,7 +133,7 @@ const ADDRESS: Foreign = Foreign {
     hint: "download it first, or mount the bucket, and give the path",
 };
 const LIST: Foreign = Foreign {
-    what: "a text file",
+    what: "no list of images that is read",
     hint: "a list of images is a .csv file with a header and the columns path[,label], separated by commas",
 };
 const ONE_IMAGE: Foreign = Foreign { what: "a single image", hint: "give the folder that holds it" };
@@ -158,7 +158,7 @@ const BY_EXTENSION: [(&[&str], Foreign); 20] = [
     (&["mat"], MATLAB),
     (&["rec"], RECORDIO),
     (&["mds"], MDS),
-    (&["txt", "tsv", "json", "jsonl", "lst", "xlsx"], LIST),
+    (&["json", "xlsx", "xls"], LIST),
     (&["idx1-ubyte", "idx3-ubyte"], IDX),
 ];
 

@@ -250,7 +250,7 @@ mod tests {
         let resolved = resolve(&[none.clone(), name("dog"), name("cat"), name("dog")]).unwrap();
         assert_eq!(resolved, (vec![None, Some(1), Some(0), Some(1)], Some(names(&["cat", "dog"]))));
         assert_eq!(resolve(&[seven.clone(), none.clone()]).unwrap(), (vec![Some(7), None], None));
-        assert_eq!(resolve(&[none.clone()]).unwrap(), (vec![None], None));
+        assert_eq!(resolve(std::slice::from_ref(&none)).unwrap(), (vec![None], None));
         let (position, fault) = resolve(&[none, seven.clone(), name("cat")]).unwrap_err();
         assert_eq!((position, fault), (2, LabelFault::NotANumber { got: "cat".to_owned() }));
         let (position, fault) = resolve(&[name("cat"), seven]).unwrap_err();

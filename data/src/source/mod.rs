@@ -11,8 +11,8 @@
 //! 1. `source/NAME.rs`: a struct with a [`Listing`] and the data that reading needs (paths, offsets, open files), an
 //!    `open` that fills the listing, and an `impl ImageSource` with two methods. `folder.rs` is the shortest example;
 //!    `archive/` reads from inside a file. The source's own error type is defined here too.
-//! 2. `source/mod.rs`: a variant of [`SourceError`] for that error, and a line in `open` that recognizes the source by
-//!    its name.
+//! 2. `source/mod.rs`: a variant of [`SourceError`] for that error, a line in `open_with` that recognizes the source by
+//!    its name, and its words in [`KINDS`].
 //!
 //! Everything else (the pipeline, training, `lgd inspect`, tests) takes any `&dyn ImageSource`.
 
