@@ -169,7 +169,7 @@ fn what_is_missing_or_does_not_belong_is_named() {
     let inputs = EvalInputs { train: Some(labeled(&other)), ..inputs };
     let options = EvalOptions { protocols: vec![Protocol::Knn], ..options() };
     let error = evaluate(&inputs, &options, &Job::new()).unwrap_err();
-    assert!(matches!(error, EvalError::ClassesDiffer { .. }), "{error}");
+    assert!(matches!(error, EvalError::UntrainedClasses { .. }), "{error}");
 
     let empty = world.images.hooked(|_| Some(Vec::new()));
     let inputs = EvalInputs { bank: Some(&world.bank), test: labeled(&empty), train: None, ..inputs };

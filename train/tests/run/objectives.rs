@@ -137,6 +137,7 @@ fn a_supervised_run_ends_in_a_classifier_that_eval_judges() {
 
     for (names, unknown) in [(&["red_thing", "owl", "elk"][..], "owl, elk"), (&["owl"], "owl")] {
         let mut images = images.clone();
+        keep(&mut images, |label| usize::try_from(label).unwrap() < names.len());
         images.class_names = Some(names.iter().map(|name| (*name).to_owned()).collect());
         let error = judge(&run, Protocol::Labels, &images, &world).unwrap_err();
         let text = error.to_string();
