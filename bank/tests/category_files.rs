@@ -220,6 +220,9 @@ fn identifiers_and_numbers_beside_names_are_told_apart() {
         &["canterbury bells", "fire lily"],
         "from 1",
     );
+    refused("a.txt", "\"0\",\"cat\"\n\"1\",\"dog\"\n", &["columns"]);
+    refused("a.txt", "2012 Acura TL\n2012 Audi A5\n", &["--verbatim"]);
+    noted("a.txt", "boeing 747\nairbus 320\n", &["boeing 747", "airbus 320"], "ends in a number");
     refused("_classes.csv", "filename, cat, dog\na.jpg,0,1\n", &["list of images"]);
     assert_eq!(plain("variants.txt", "737-200\n747-100\nA300B4\n"), ["737-200", "747-100", "A300B4"]);
     refused("a.csv", "cat,5000\ndog,tom\n", &["5000", "number"]);

@@ -149,7 +149,15 @@ impl Draft {
         let count = split.len();
         let contiguous = |first: u64| (first..).take(count).all(|number| numbers.contains(&number));
         let numbered = self.entries.iter().any(|entry| entry.number.is_some());
-        if count < 2 || names.len() < count || numbered || !(contiguous(0) || contiguous(1)) {
+        if count < 2 || numbered {
+            return;
+        }
+        if !(contiguous(0) || contiguous(1)) {
+            self.told.push("every name ends in a number, which is kept".to_owned());
+            return;
+        }
+        // `type 1`, `type 2` are names.
+        if names.len() < count {
             return;
         }
         for (entry, (number, name)) in self.entries.iter_mut().zip(split) {

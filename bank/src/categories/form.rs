@@ -174,14 +174,14 @@ fn suspect(name: &str) -> Option<(&'static str, &'static str)> {
         || (starts(&["<"]) && holds(&[">"]))
     {
         ("markup", "write names as plain text")
-    } else if holds(&["\t", ";", "|"]) {
+    } else if holds(&["\t", ";", "|", "\",\""]) {
         (
             "several columns",
             "give one name per line, or a .csv file with a header row such as id,name,synonym",
         )
     } else if holds(&["['", "[\"", "{'", "{\""]) || ends(&["{"]) || matches!(name, "}" | "]" | "}," | "],") {
         ("a piece of code", "write the names to a .txt file, one per line")
-    } else if is_wrapped(name) {
+    } else if is_wrapped(name) || starts(&["\""]) {
         ("a quoted name, unlike other entries", "leave out the quotes")
     } else if ends(&[",", ":"]) {
         ("a part of a longer list", "write one name per line, without a comma or colon behind it")

@@ -147,7 +147,7 @@ pub enum Problem {
     },
     /// A number that positions the name occurs twice.
     #[error(
-        "number {number} is already that of line {first}\nhint: every name needs a number of its own; without numbers, names are in file order"
+        "number {number} is already that of line {first}\nhint: every name needs a number of its own; if the numbers are parts of the names, keep them with --verbatim"
     )]
     RepeatedNumber {
         /// The number.
@@ -170,7 +170,9 @@ pub enum Problem {
         missing: u64,
     },
     /// An entry without a number among numbered ones.
-    #[error("{text:?} has no number, unlike other entries\nhint: number every name or none")]
+    #[error(
+        "{text:?} has no number, unlike other entries\nhint: number every name or none; if the numbers are parts of the names, keep them with --verbatim"
+    )]
     Unnumbered {
         /// What was found instead.
         text: String,

@@ -93,7 +93,9 @@ fn from_config(members: &[Member]) -> Result<Option<Draft>, Fault> {
         }
         None => Err(Fault::syntax(
             members.first().map_or(1, |member| member.line),
-            format!("{key} maps no numbers to names"),
+            format!(
+                "{key} maps no numbers to names\nhint: write {{\"0\": \"cat\", ...}}, or the names as a list"
+            ),
         )),
     }
 }
@@ -157,7 +159,10 @@ fn from_identified(members: &[Member]) -> Option<Result<Draft, Fault>> {
         let Some([name, synonyms @ ..]) = words.as_deref() else {
             return Some(Err(Fault::syntax(
                 member.line,
-                format!("{:?} is no name of an identifier such as {:?}", member.key, first.key),
+                format!(
+                    "{:?} has no name, unlike {:?}\nhint: give each identifier a name",
+                    member.key, first.key
+                ),
             )));
         };
         let mut entry = Entry::new(member.line, *name);

@@ -93,7 +93,10 @@ fn content(text: &str) -> Result<Vec<Line<'_>>, Fault> {
         let indent = raw.len() - trimmed.len();
         let text = uncommented(trimmed).trim_end();
         if text.starts_with('\t') {
-            return Err(Fault::syntax(index + 1, "YAML is indented with spaces, not tabs"));
+            return Err(Fault::syntax(
+                index + 1,
+                "YAML is indented with spaces, not tabs\nhint: replace the tabs",
+            ));
         }
         let mark = text == "---" && lines.is_empty();
         if !(text.is_empty() || mark) {
@@ -272,7 +275,8 @@ impl Flow<'_> {
 
     /// A quoted string, with YAML's doubled single quotes and the escapes of JSON and Python.
     fn quoted(&mut self) -> Result<String, Fault> {
-        let unclosed = || Fault::syntax(self.line, "a quote that is never closed");
+        let unclosed =
+            || Fault::syntax(self.line, "a quote that is never closed\nhint: close it on the same line");
         let mut letters = self.rest.char_indices();
         let Some((_, quote)) = letters.next() else { return Err(unclosed()) };
         let mut text = String::new();

@@ -144,9 +144,11 @@ pub fn read(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, Vec<String>), Wei
             hint,
         });
     };
-    let notes = match state.keys.as_slice() {
-        [] => Vec::new(),
-        keys => vec![format!("the entry {}", keys.join("."))],
+    let entry = state.keys.join(".");
+    let notes = match (entry.is_empty(), state.average) {
+        (true, _) => Vec::new(),
+        (false, None) => vec![format!("the entry {entry}")],
+        (false, Some(average)) => vec![format!("the entry {entry}, not {average}")],
     };
     Ok((state.tensors, notes))
 }

@@ -23,13 +23,17 @@ pub(super) const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\
 const STATES: [&str; 8] =
     ["state_dict", "model_state_dict", "model", "network", "net", "student", "backbone", "weights"];
 
+/// Keys of averaged weights, beside those of [`STATES`].
+const AVERAGES: [&str; 5] = ["model_ema", "state_dict_ema", "ema_state_dict", "ema", "teacher"];
+
 /// Deepest nesting of a state dictionary.
 const DEEPEST: usize = 3;
 
-/// The tensors of a state dictionary, in f32, and the keys that lead to it.
+/// The tensors of a state dictionary, in f32, the keys that lead to it, and that of averaged weights that are not read.
 pub(super) struct State {
     pub tensors: BTreeMap<String, Tensor>,
     pub keys: Vec<String>,
+    pub average: Option<String>,
 }
 
 /// Reads a ZIP archive of `torch.save`.
@@ -93,7 +97,7 @@ fn state<'a>(
     pickle: &Pickle,
     mut read: impl FnMut(&Storage) -> Result<Cow<'a, [u8]>, WeightsFault>,
 ) -> Result<State, WeightsFault> {
-    let (mut object, mut keys) = (pickle.root(), Vec::new());
+    let (mut object, mut keys, mut average) = (pickle.root(), Vec::new(), None);
     if let Object::Opaque(class) = object {
         return Err(WeightsFault::Object { class: class.clone() });
     }
@@ -112,6 +116,11 @@ fn state<'a>(
         match first {
             Some((_, Object::Opaque(class))) => return Err(WeightsFault::Object { class: class.clone() }),
             Some((key, value)) => {
+                average = names
+                    .iter()
+                    .find(|name| AVERAGES.contains(name))
+                    .map(|name| (*name).to_owned())
+                    .or(average);
                 keys.push((*key).to_owned());
                 object = value;
             }
@@ -138,7 +147,7 @@ fn state<'a>(
             _ => {}
         }
     }
-    Ok(State { tensors, keys })
+    Ok(State { tensors, keys, average })
 }
 
 fn holds_tensors(pickle: &Pickle, object: &Object) -> bool {

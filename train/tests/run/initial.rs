@@ -170,7 +170,7 @@ fn files_of_torch_save_hold_the_tensors_that_were_saved() {
         ("legacy.pth", None),
         ("checkpoint.pth", Some("the entry state_dict")),
         ("deeper.pth", Some("the entry model.state_dict")),
-        ("ema.pth", Some("the entry model")),
+        ("ema.pth", Some("the entry model, not model_ema")),
     ] {
         let (tensors, notes) = initial::read(&golden(file)).unwrap();
         assert_eq!(notes.first().map(String::as_str), note, "{file}");
