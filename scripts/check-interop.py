@@ -92,11 +92,21 @@ def check_type(checks: Checks, where: str, found: pa.DataType, expected: pa.Data
         checks.equal(where, found, expected)
 
 
-def check_views(checks: Checks, path: Path, rows: int, views: int, dim: int) -> pa.Table:
+def view_columns(config: dict) -> dict[str, pa.DataType]:
+    """The columns of a cache's views, without the wide ones."""
+    columns = dict(VIEW_COLUMNS)
+    if "center_resize" in config:
+        norm = columns.pop("norm")
+        columns |= {"center_resize": pa.string(), "center_offset": pa.string(), "norm": norm}
+    return columns
+
+
+def check_views(checks: Checks, path: Path, rows: int, config: dict) -> pa.Table:
     """Checks one shard of a cache: schema, row law, keys and views, norms of the embeddings."""
     table = pq.read_table(path)
     checks.require(f"{path}: rows", table.num_rows, rows)
-    expected = {**VIEW_COLUMNS, "embedding": half_list(dim)}
+    views, dim = config["views"], config["dim"]
+    expected = {**view_columns(config), "embedding": half_list(dim)}
     checks.require(f"{path}: columns", table.column_names, list(expected))
     for name, dtype in expected.items():
         check_type(checks, f"{path}: {name}", table.schema.field(name).type, dtype)
@@ -228,7 +238,7 @@ def check(checks: Checks, cache: Path, bank_folder: Path | None) -> dict[str, ob
     target_column = ""
     keys = 0
     for position, (path, shard) in enumerate(zip(view_files, manifest["shards"], strict=True)):
-        table = check_views(checks, path, shard["rows"], views, dim)
+        table = check_views(checks, path, shard["rows"], manifest["config"])
         keys += len(set(table["key"].to_pylist()))
         embeddings = matrix(table, "embedding").astype(np.float64)
         embedding_total += embeddings.sum()

@@ -105,7 +105,7 @@ pub fn build_bank(
     let embeddings = request.cache.embeddings();
     // Checked before the prompts, which may take minutes to encode.
     if request.text_encoder == TextEncoderRule::SameTeacher {
-        require_teacher(request.cache, encoder.hash())?;
+        require_teacher(request.cache, encoder)?;
     }
     if encoder.dim() != embeddings.width() {
         return Err(BankError::Width { text: encoder.dim(), image: embeddings.width() });
@@ -125,7 +125,7 @@ pub fn build_bank(
     let started = Instant::now();
     shards.finish()?;
 
-    let record = record(request, encoder.hash(), &tsb, &targets);
+    let record = record(request, encoder, &tsb, &targets);
     let unassigned = record.unassigned.clone();
     let (shards, rows) = (embeddings.shard_rows().len(), EmbeddingRows::rows(embeddings));
     writer.finish(record, tsb.values(), &targets.vsb, shards, rows)?;
@@ -143,20 +143,29 @@ pub fn build_bank(
 }
 
 /// Fails if the cache records a text encoder and it is not this one.
-fn require_teacher(cache: &Cache, text_encoder: ContentHash) -> Result<(), ArtifactError> {
+fn require_teacher(cache: &Cache, encoder: &dyn PromptEncoder) -> Result<(), ArtifactError> {
     match cache.manifest().config.teacher.text_encoder {
-        Some(expected) if expected != text_encoder => Err(ArtifactError::Mismatch {
-            path: cache.dir().to_owned(),
-            what: "the text encoder".to_owned(),
-            expected: expected.to_string(),
-            got: text_encoder.to_string(),
-            hint: "use the teacher folder that the cache was extracted with, or give --other-text-encoder if both share one space",
-        }),
+        Some(expected) if !encoder.recorded_as().contains(&expected) => {
+            let got: Vec<String> = encoder.recorded_as().iter().map(ContentHash::to_string).collect();
+            Err(ArtifactError::Mismatch {
+                path: cache.dir().to_owned(),
+                what: "the text encoder".to_owned(),
+                expected: expected.to_string(),
+                got: got.join(" or "),
+                hint: "use the teacher folder that the cache was extracted with, or give --other-text-encoder if both share one space",
+            })
+        }
         _ => Ok(()),
     }
 }
 
-fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targets: &Targets) -> BankRecord {
+fn record(
+    request: &BankRequest<'_>,
+    encoder: &dyn PromptEncoder,
+    tsb: &Tsb,
+    targets: &Targets,
+) -> BankRecord {
+    let of_cache = request.cache.manifest().config.teacher.text_encoder;
     let categories = request.categories.as_slice().iter().zip(&targets.counts);
     let categories: Vec<CategoryRecord> = categories
         .map(|(category, &count)| CategoryRecord {
@@ -169,7 +178,8 @@ fn record(request: &BankRequest<'_>, text_encoder: ContentHash, tsb: &Tsb, targe
     let unassigned = categories.iter().filter(|category| category.count == 0);
     BankRecord {
         cache: request.cache.hash(),
-        text_encoder,
+        text_encoder: encoder.hash(),
+        cache_text_encoder: of_cache.filter(|recorded| encoder.recorded_as().contains(recorded)),
         dim: tsb.dim(),
         unassigned: unassigned.map(|category| category.name.clone()).collect(),
         categories,

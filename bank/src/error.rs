@@ -84,6 +84,19 @@ pub enum BankError {
         /// Norm of the mean.
         norm: f64,
     },
+    /// Two categories get the same tokens, so the text encoder cannot tell them apart.
+    #[error(
+        "the categories {first:?} and {second:?} are the same to the text encoder: {reason}\nhint: word one of them differently, or \
+         give it a synonym or prompts of its own"
+    )]
+    SameCategories {
+        /// One category.
+        first: String,
+        /// The other.
+        second: String,
+        /// What is equal: the tokens of their prompts, or the embeddings.
+        reason: String,
+    },
     /// A segment of the prompt cache is damaged.
     #[error("{}: {source}\nhint: delete this file; its prompts will be encoded again", path.display())]
     PromptSegment {

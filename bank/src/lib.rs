@@ -41,6 +41,7 @@
 
 pub mod build;
 pub mod categories;
+mod distinct;
 mod distributions;
 mod encoder;
 mod error;

@@ -7,6 +7,7 @@ use lgd_data::job::Job;
 use serde::Serialize;
 
 use crate::categories::Categories;
+use crate::distinct::{require_distinct_rows, require_distinct_tokens};
 use crate::encoder::PromptEncoder;
 use crate::error::BankError;
 use crate::prompt_cache::PromptCache;
@@ -23,7 +24,7 @@ pub struct Tsb {
     prompts: PromptCounts,
 }
 
-/// How many prompts a bank needed, and how many of them had to be encoded.
+/// How many prompts a bank needed, how many of them had to be encoded, and how many were cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PromptCounts {
     /// Prompts over all categories.
@@ -34,6 +35,8 @@ pub struct PromptCounts {
     pub encoded: usize,
     /// Distinct prompts found in the prompt cache.
     pub reused: usize,
+    /// Distinct prompts that are longer than the text encoder's context and were cut.
+    pub cut: usize,
 }
 
 impl Tsb {
@@ -80,8 +83,8 @@ impl Tsb {
 /// `prompt_cache` is the folder of the prompt cache. Only prompts that are not in it are encoded.
 ///
 /// # Errors
-/// [`BankError`] if the encoder fails, the prompt cache is damaged, an embedding or a mean has norm 0, or the job is
-/// interrupted.
+/// [`BankError`] if the encoder fails, the prompt cache is damaged, an embedding or a mean has norm 0, the encoder
+/// cannot tell two categories apart, or the job is interrupted.
 pub fn build_tsb(
     categories: &Categories,
     templates: &Templates,
@@ -89,6 +92,7 @@ pub fn build_tsb(
     prompt_cache: &Path,
     job: &Job,
 ) -> Result<Tsb, BankError> {
+    require_distinct_tokens(categories, templates, encoder)?;
     let dim = encoder.dim();
     let mut cache = PromptCache::open(prompt_cache, encoder.hash(), dim)?;
     let mut counts = PromptCounts::default();
@@ -106,6 +110,9 @@ pub fn build_tsb(
     counts.distinct = distinct.len();
     counts.encoded = unseen.len();
     counts.reused = counts.distinct - counts.encoded;
+    let distinct: Vec<String> = distinct.into_iter().collect();
+    let failed = |source| BankError::Encode { first: String::new(), count: counts.distinct, source };
+    counts.cut = encoder.count_cut(&distinct).map_err(failed)?;
     drop(distinct);
 
     encode(&unseen, encoder, &mut cache, job)?;
@@ -129,6 +136,7 @@ pub fn build_tsb(
         }
         values.extend(sum.iter().map(|value| rounded(value / norm)));
     }
+    require_distinct_rows(categories, &values, dim)?;
     Ok(Tsb { values, dim, prompts: counts })
 }
 
@@ -223,12 +231,12 @@ mod tests {
             build_tsb(&names(list), &templates, &mut encoder, dir.path(), &Job::new()).unwrap()
         };
         let first = build(&["cat", "a cat"]);
-        assert_eq!(first.prompts(), PromptCounts { total: 4, distinct: 3, encoded: 3, reused: 0 });
+        assert_eq!(first.prompts(), PromptCounts { total: 4, distinct: 3, encoded: 3, reused: 0, cut: 0 });
         let second = build(&["cat", "a cat", "dog"]);
-        assert_eq!(second.prompts(), PromptCounts { total: 6, distinct: 5, encoded: 2, reused: 3 });
+        assert_eq!(second.prompts(), PromptCounts { total: 6, distinct: 5, encoded: 2, reused: 3, cut: 0 });
         assert_eq!(second.values()[..4], first.values()[..]);
         let third = build(&["dog"]);
-        assert_eq!(third.prompts(), PromptCounts { total: 2, distinct: 2, encoded: 0, reused: 2 });
+        assert_eq!(third.prompts(), PromptCounts { total: 2, distinct: 2, encoded: 0, reused: 2, cut: 0 });
         assert_eq!(third.values(), &second.values()[4..]);
         assert_eq!(encoder.asked, ["cat", "a cat", "a a cat", "dog", "a dog"]);
     }

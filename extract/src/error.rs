@@ -89,13 +89,15 @@ pub enum ExtractError {
         hint: String,
     },
     /// ONNX Runtime cannot load a model.
-    #[error("{}: ONNX Runtime cannot load the model on {device}: {source}", path.display())]
+    #[error("{}: ONNX Runtime cannot load the model on {device}{}\n{source}", path.display(), hint_line(hint))]
     ModelLoad {
         /// The model.
         path: PathBuf,
         /// The device for the model.
         device: String,
-        /// The runtime's error.
+        /// The remedy; may be empty.
+        hint: &'static str,
+        /// The runtime's error, in one line.
         source: Cause,
     },
     /// A model's inputs or outputs do not match the teacher's settings or are not supported.

@@ -37,6 +37,7 @@
 pub mod device;
 pub mod encoder;
 pub mod error;
+mod lfs;
 pub mod pipeline;
 pub mod runtime;
 mod session;

@@ -6,11 +6,13 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
-use ort::value::{DynValue, Outlet, TensorElementType};
+use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
 
 use crate::device::{Precision, Slot};
-use crate::error::ExtractError;
+use crate::error::{Cause, ExtractError};
+use crate::lfs::refuse_pointer_file;
 use crate::runtime::Runtime;
+use crate::teacher::OnnxFile;
 
 /// An input or output of a model. A dimension that is not fixed is `None`.
 #[derive(Clone, Debug)]
@@ -18,16 +20,29 @@ pub(crate) struct Port {
     pub name: String,
     pub element: Option<TensorElementType>,
     pub shape: Vec<Option<usize>>,
+    /// Names of the dimensions that are not fixed; empty for fixed and unnamed ones.
+    pub symbols: Vec<String>,
 }
 
 impl Port {
     fn new(outlet: &Outlet) -> Self {
         let dimensions = outlet.dtype().tensor_shape().map_or(&[][..], |shape| &**shape);
+        let symbols = match outlet.dtype() {
+            ValueType::Tensor { dimension_symbols, .. } => dimension_symbols.to_vec(),
+            _ => Vec::new(),
+        };
         Self {
             name: outlet.name().to_owned(),
             element: outlet.dtype().tensor_type(),
             shape: dimensions.iter().map(|&size| usize::try_from(size).ok()).collect(),
+            symbols,
         }
+    }
+
+    /// Whether axis 0 of both ports has the same name, so that they always have as many rows.
+    pub(crate) fn shares_batch(&self, other: &Self) -> bool {
+        let (one, other) = (self.symbols.first(), other.symbols.first());
+        one.is_some_and(|symbol| !symbol.is_empty()) && one == other
     }
 }
 
@@ -72,17 +87,12 @@ impl Model {
         precision: Precision,
         threads: usize,
     ) -> Result<Self, ExtractError> {
-        if let Err(source) = std::fs::metadata(path) {
-            return Err(ExtractError::TeacherFile {
-                path: path.to_owned(),
-                source,
-                hint: "teacher.toml names this model",
-            });
-        }
+        check_files(path)?;
         let failed = |error: ort::Error| ExtractError::ModelLoad {
             path: path.to_owned(),
             device: slot.to_string(),
-            source: error.into(),
+            hint: load_hint(&error),
+            source: one_line(error),
         };
         let providers = slot.providers(precision)?;
         let mut builder = configure(runtime, slot, threads).map_err(failed)?;
@@ -138,12 +148,68 @@ impl Model {
         let outputs = self
             .session
             .run_with_options(inputs, &selection.options)
-            .map_err(|error| ExtractError::inference(path, error))?;
+            .map_err(|error| ExtractError::inference(path, one_line(error)))?;
         let tensor = |name: &String| {
             let missing = || ExtractError::inference(path, format!("the model gave no output '{name}'"));
             Tensor::new(outputs.get(name).ok_or_else(missing)?, path)
         };
         take(&selection.names.iter().map(tensor).collect::<Result<Vec<_>, _>>()?)
+    }
+}
+
+/// Fails if the model at `path` is missing or a git-lfs pointer, or if one of the files with its weights is missing, a
+/// pointer, or shorter than the model says.
+fn check_files(path: &Path) -> Result<(), ExtractError> {
+    let unreadable = |source| ExtractError::TeacherFile {
+        path: path.to_owned(),
+        source,
+        hint: "teacher.toml names this model",
+    };
+    std::fs::metadata(path).map_err(unreadable)?;
+    refuse_pointer_file(path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    for (location, needed) in OnnxFile::read(path).map_err(unreadable)?.weights {
+        let weights = folder.join(&location);
+        refuse_pointer_file(&weights)?;
+        let hint = format!(
+            "the exporter wrote {location} together with the model: copy it to {}, under this name",
+            weights.parent().unwrap_or(folder).display()
+        );
+        match std::fs::metadata(&weights) {
+            Ok(found) if found.len() >= needed => {}
+            Ok(found) => {
+                let reason = format!(
+                    "its external data {} has {} bytes, expected at least {needed}: it is truncated",
+                    weights.display(),
+                    found.len()
+                );
+                return Err(ExtractError::setting(path, reason, hint));
+            }
+            Err(error) => {
+                let reason = format!("cannot read its external data {}: {error}", weights.display());
+                return Err(ExtractError::setting(path, reason, hint));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// ONNX Runtime's text in one line.
+fn one_line(error: ort::Error) -> Cause {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ").into()
+}
+
+/// The remedy for what ONNX Runtime's text says; may be empty.
+fn load_hint(error: &ort::Error) -> &'static str {
+    let text = error.to_string();
+    if text.contains("NOT_IMPLEMENTED") {
+        "the model has an operator or element type that this ONNX Runtime does not run, such as bf16: export it in f32 or f16"
+    } else if text.contains("opset") || text.contains("ir_version") || text.contains("IR version") {
+        "the model is newer than ONNX Runtime: use a newer library with --onnxruntime, or export with an older opset"
+    } else if text.contains("INVALID_PROTOBUF") || text.contains("Protobuf parsing failed") {
+        "the file is not a whole ONNX model: download or export it again"
+    } else {
+        ""
     }
 }
 
@@ -179,6 +245,11 @@ impl Selection {
         let selector = once.fold(OutputSelector::no_default(), |selector, (_, name)| selector.with(*name));
         let names = outputs.iter().map(|&name| name.to_owned()).collect();
         Ok(Self { names, options: options.with_outputs(selector) })
+    }
+
+    /// Names of the selected outputs.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
     }
 }
 

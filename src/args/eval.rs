@@ -35,8 +35,9 @@ pub struct EvalArgs {
     /// else knn.
     #[arg(long, value_delimiter = ',')]
     pub protocol: Vec<Protocol>,
-    /// Share of the short side that the center crop keeps, for images without a cache; a cache records its own.
-    /// Default: that of the other images' cache, else 0.875.
+    /// Share of the resized side that the center crop keeps, for images without a cache; a cache records its own crop.
+    /// Default: that of the other images' cache, else of the cache that the run was trained from, else 0.875. The resize
+    /// comes from the same cache.
     #[arg(long, value_parser = fraction)]
     pub center_fraction: Option<f32>,
     /// Seed of the labeled subsets.

@@ -17,7 +17,7 @@ pub struct ExtractArgs {
     /// in a column), or a CSV list (path and optional label).
     #[arg(long, value_name = "PATH")]
     pub images: PathBuf,
-    /// Teacher folder with teacher.toml.
+    /// Teacher folder, as an exporter wrote it or with teacher.toml.
     #[arg(long, value_name = "DIR")]
     pub teacher: PathBuf,
     /// Views per image, K.
@@ -26,8 +26,8 @@ pub struct ExtractArgs {
     /// Make view 0 the plain center crop.
     #[arg(long)]
     pub with_center: bool,
-    /// Share of the short side that the center crop keeps. Default: the value in the teacher's files, else 0.875
-    /// (torchvision's 224 of 256; CLIP's is 1).
+    /// Share of the resized side that the center crop keeps; the resize is the teacher's. Default: the value in the
+    /// teacher's files, else 0.875 (torchvision's 224 of 256; CLIP's is 1).
     #[arg(long, value_parser = fraction, requires = "with_center")]
     pub center_fraction: Option<f32>,
     /// Policy of the other views: moco-v2 (crop, color, gray, blur, flip) or crop-flip.

@@ -6,6 +6,7 @@ mod eval;
 mod export;
 mod extract;
 mod objectives;
+mod teacher;
 mod train;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
+pub use self::teacher::TeacherArgs;
 pub use self::train::{OptimizerArg, ScheduleArg, TrainArgs};
 
 /// Cache a vision teacher once, aim it at any category names in seconds, train small students from the cache.
@@ -38,6 +40,8 @@ Exit codes: 0 done; 1 done, but more rejects than allowed; 2 usage or configurat
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Show how a teacher's folder is understood, run both encoders once, and measure the teacher.
+    Teacher(TeacherArgs),
     /// Run the teacher once over K replayable views of every image and cache the embeddings.
     Extract(ExtractArgs),
     /// Turn category names or cached features into targets for every view, from the cache alone.

@@ -8,6 +8,7 @@ mod export;
 mod extract;
 mod inspect;
 mod objectives;
+mod teacher;
 mod train;
 
 use std::io::{ErrorKind, Write};
@@ -22,6 +23,7 @@ use crate::exit::Exit;
 /// Runs a command.
 pub fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
+        Command::Teacher(args) => teacher::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Bank(args) => bank::run(&args),
         Command::Train(args) => train::run(&args),

@@ -36,7 +36,8 @@ fn images_and_names_become_a_measured_student() {
     desk.lgd("inspect runs/a").ended(0, &[]).printed(&told);
 
     desk.images("test", 4, 3);
-    desk.lgd("extract --images test --teacher teacher --with-center --out test-cache").ended(0, &[]);
+    desk.lgd("extract --images test --teacher teacher --with-center --out test-cache")
+        .ended(0, &["view 0: shortest side to 183, center 160, assumed 0.875\n"]);
     let eval = desk.lgd(
         "eval --run runs/a --images test --cache test-cache --train-images images --train-cache cache \
          --bank banks/ten --protocol zero-shot,knn,linear --json",

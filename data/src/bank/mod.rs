@@ -86,8 +86,12 @@ pub struct CapturedMass {
 pub struct BankRecord {
     /// Hash of the cache's manifest.
     pub cache: ContentHash,
-    /// Hash of the text encoder: model, tokenizer and settings.
+    /// Hash of the text encoder: model, tokenizer and resolved settings.
     pub text_encoder: ContentHash,
+    /// Hash under which the cache records the same text encoder, if it does. Banks of before have none: their
+    /// `text_encoder` was that of the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_text_encoder: Option<ContentHash>,
     /// Embedding width D.
     pub dim: usize,
     /// Categories, in slot order.

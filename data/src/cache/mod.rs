@@ -177,7 +177,9 @@ impl CacheConfig {
             (self.captions.as_ref().map_or(1, |captions| captions.dim), "captions of width 0"),
         ];
         let zero = positive.into_iter().find(|(value, _)| *value == 0).map(|(_, fault)| fault);
-        zero.or_else(|| self.stored_views.and_then(|format| format.fault()))
+        let center = self.center.is_some_and(|crop| crop.validate().is_err());
+        zero.or(center.then_some("a center crop out of range"))
+            .or_else(|| self.stored_views.and_then(|format| format.fault()))
             .or_else(|| self.tokens.as_ref().and_then(TokenRecord::fault))
     }
 

@@ -113,7 +113,7 @@ impl CenterCrop {
 
     /// Whether resize and offset are torchvision's, which they were in all caches of format version 1.
     pub fn is_torchvisions(self) -> bool {
-        self == Self::shortest(self.fraction)
+        (self.resize, self.offset) == (ResizeMode::default(), CropOffset::default())
     }
 
     /// The crop of a teacher whose input has `size` pixels per side and whose preprocessing resizes to `resized`
@@ -146,35 +146,37 @@ impl CenterCrop {
     }
 
     /// Checks the fraction of an untrusted crop.
-    pub(super) fn validate(self) -> Result<(), ViewError> {
+    pub(crate) fn validate(self) -> Result<(), ViewError> {
         in_range("crop fraction", self.fraction, FRACTIONS.0, FRACTIONS.1)
     }
 
     /// The columns and the rows that an output with the side `size` shows of a `width` x `height` image.
     pub(crate) fn spans(self, width: u32, height: u32, size: u32) -> [Span; 2] {
+        let [columns, rows] = self.resized(width, height, size);
+        [self.span(width, columns, size), self.span(height, rows, size)]
+    }
+
+    /// Width and height after the resize. A side may be longer than 2^32 pixels if the image is very narrow.
+    fn resized(self, width: u32, height: u32, size: u32) -> [u64; 2] {
         let length = self.length(size);
         let (short, long) = (width.min(height), width.max(height));
         let (short_to, long_to) = match self.resize {
             ResizeMode::Shortest => (length, u64::from(length) * u64::from(long) / u64::from(short)),
             ResizeMode::Squash => (length, u64::from(length)),
-            ResizeMode::Longest => (longest_short_side(short, long, length), u64::from(length)),
+            ResizeMode::Longest => (other_side(short, long, length), u64::from(length)),
         };
-        let (short_to, long_to) =
-            (self.span(short, u64::from(short_to), size), self.span(long, long_to, size));
-        if width <= height { [short_to, long_to] } else { [long_to, short_to] }
+        if width <= height { [short_to.into(), long_to] } else { [long_to, short_to.into()] }
     }
 
     /// The part that an output with the side `size` shows of a side that is resized from `from` to `to` pixels.
     fn span(self, from: u32, to: u64, size: u32) -> Span {
-        let wide = u64::from(size);
+        let from = f64::from(from);
         match u32::try_from(to) {
-            Ok(pixels) if pixels < size => {
-                Span { start: 0.0, extent: f64::from(from), at: (size - pixels) / 2, pixels }
-            }
+            Ok(pixels) if pixels < size => Span { start: 0.0, extent: from, at: (size - pixels) / 2, pixels },
             _ => {
-                let scale = f64::from(from) / to as f64;
-                let start = self.offset.of(to, wide) as f64 * scale;
-                let extent = (f64::from(size) * scale).min(f64::from(from) - start);
+                let scale = from / to as f64;
+                let start = self.offset.of(to, size.into()) as f64 * scale;
+                let extent = (f64::from(size) * scale).min(from - start);
                 Span { start, extent, at: 0, pixels: size }
             }
         }
@@ -196,9 +198,9 @@ impl fmt::Display for CenterCrop {
     }
 }
 
-/// The short side after the long side is resized to `length`, in open_clip's and timm's arithmetic. They fail where it
+/// The short side after the long side is resized to `length`, in the arithmetic of open_clip and timm, which fail if it
 /// rounds to 0.
-fn longest_short_side(short: u32, long: u32, length: u32) -> u32 {
+fn other_side(short: u32, long: u32, length: u32) -> u32 {
     let ratio = f64::from(long) / f64::from(length);
     whole((f64::from(short) / ratio).round_ties_even()).max(1)
 }
@@ -220,4 +222,32 @@ pub(crate) struct Span {
     pub(crate) at: u32,
     /// Output pixels; black after them.
     pub(crate) pixels: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sizes and offsets that the tools themselves compute: `tests/goldens/make_centers.py`.
+    #[test]
+    fn sizes_and_offsets_are_those_of_the_tools() {
+        let table = include_str!("../../tests/goldens/centers.txt");
+        for line in table.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let side = |at: usize| words[at].parse::<u32>().unwrap();
+            let (resize, offset) = (ResizeMode::from_name(words[0]), CropOffset::from_name(words[1]));
+            let (image, size) = ([side(2), side(3)], side(4));
+            let crop = CenterCrop::of_lengths(size, side(5), resize.unwrap(), offset.unwrap());
+            let resized = [side(6), side(7)];
+            assert_eq!(crop.resized(image[0], image[1], size), resized.map(u64::from), "{line}");
+            for (axis, span) in crop.spans(image[0], image[1], size).into_iter().enumerate() {
+                let scale = f64::from(image[axis]) / f64::from(resized[axis]);
+                let first = (span.start / scale).round() - f64::from(span.at);
+                assert_eq!(first.to_string(), words[8 + axis], "{line}: {span:?}");
+                assert_eq!(span.pixels, resized[axis].min(size), "{line}: {span:?}");
+                assert!((span.extent - f64::from(span.pixels) * scale).abs() < 1e-6, "{line}: {span:?}");
+            }
+        }
+        assert_eq!(table.lines().count(), 694);
+    }
 }

@@ -5,19 +5,20 @@ use lgd_data::render::{Normalization, PixelLayout, Resample};
 use ort::session::SessionInputValue;
 use ort::value::TensorRef;
 
-use super::output::{PoolingPlan, choose, feature_pooling, named, pooling_for};
+use super::companions::Companion;
+use super::image_output::{choose, classifier_width};
+use super::output::{PoolingPlan, feature_pooling, named};
 use super::tokens::TokenPlan;
 use super::views::{EncodedViews, Features, Outputs};
-use super::{Embeddings, EncoderOptions, PixelBuffer, PixelType, TokenShape, Tokens, ports};
+use super::{Embeddings, EncoderOptions, PixelBuffer, PixelType, TokenShape, Tokens, image_resolved, ports};
 use crate::device::{Precision, Slot};
 use crate::error::ExtractError;
 use crate::runtime::Runtime;
 use crate::session::{Model, Port, Selection, Tensor, describe};
-use crate::teacher::{ImageSettings, Pooling};
+use crate::teacher::{ImageSettings, Pooling, Resolved};
 
-/// Known names of outputs with one embedding per image, in order of preference.
-const KNOWN_OUTPUTS: &[&str] =
-    &["image_embeds", "image_embeddings", "embeddings", "pooler_output", "last_hidden_state"];
+/// Batches that are tried if the default one fails inside a model whose batch axis is free.
+const OTHER_BATCHES: &[usize] = &[1, 2, 4, 8, 16, 64];
 
 /// An image model on one device, with the settings needed to prepare its input.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub struct ImageEncoder {
     model: Model,
     selection: Selection,
     input: String,
+    companions: Vec<Companion>,
     output: String,
     shape: [usize; 4],
     pixel_type: PixelType,
@@ -38,6 +40,7 @@ pub struct ImageEncoder {
     tokens: Option<TokenOutput>,
     dim: usize,
     warnings: Vec<String>,
+    resolved: Vec<Resolved>,
 }
 
 /// The output that holds the features. `dim` is 0 until the model has run.
@@ -78,41 +81,104 @@ impl ImageEncoder {
         let layout = ports::layout(&model, &input, settings.layout)?;
         let size = ports::side(&model, &input, layout, settings.size)?;
         let batch = ports::batch(&model, &input, slot, options.batch)?;
-        let output = choose(&model, settings.output.as_deref(), KNOWN_OUTPUTS)?.clone();
-        let pooling = pooling_for(&model, &output, settings.pooling)?;
+        let chosen = choose(&model, settings)?;
         let features =
-            outputs.features.then(|| FeatureOutput::find(&model, settings, pooling)).transpose()?;
-        let tokens = outputs.tokens.then(|| TokenOutput::find(&model, settings, layout)).transpose()?;
-        let side = usize::try_from(size).unwrap_or(usize::MAX);
-        let shape = match layout {
-            PixelLayout::Nchw => [batch, 3, side, side],
-            PixelLayout::Nhwc => [batch, side, side, 3],
-        };
+            outputs.features.then(|| FeatureOutput::find(&model, settings, chosen.pooling)).transpose()?;
+        let tokens = outputs
+            .tokens
+            .then(|| TokenOutput::find(&model, settings, chosen.prefix_tokens, layout))
+            .transpose()?;
         let mut encoder = Self {
-            selection: selection(&model, &output, features.as_ref(), tokens.as_ref())?,
-            warnings: ports::warnings(&model, &output, settings),
+            selection: selection(&model, &chosen.name, features.as_ref(), tokens.as_ref())?,
+            companions: Companion::all(&model, &input)?,
+            warnings: settings.notes.iter().chain(&chosen.warnings).cloned().collect(),
             model,
-            input: input.name,
-            output: output.name,
-            shape,
+            input: input.name.clone(),
+            output: chosen.name.clone(),
+            shape: [0; 4],
             pixel_type,
             layout,
             size,
             normalization: settings.normalization,
             resample: settings.resample,
-            pooling,
-            prefix_tokens: settings.prefix_tokens,
+            pooling: chosen.pooling,
+            prefix_tokens: chosen.prefix_tokens,
             features,
             tokens,
             dim: 0,
+            resolved: Vec::new(),
         };
-        encoder.probe()?;
+        encoder.find_shape(&input, settings, options, batch)?;
+        encoder.warnings.extend(classifier_width(&encoder.model, &chosen.name, encoder.dim, &settings.known));
+        encoder.resolved = image_resolved::list(settings, &encoder.input, encoder.layout, size, &chosen);
         Ok(encoder)
     }
 
-    /// Runs one batch of zeros. It determines the output widths, reveals errors now and not after an hour, and lets a
-    /// GPU plan its kernels.
-    fn probe(&mut self) -> Result<(), ExtractError> {
+    /// Determines layout and batch by running one batch of zeros, which also gives the output widths, reveals errors
+    /// now and not after an hour, and lets a GPU plan its kernels. What the model leaves open is tried: the layout if
+    /// nothing says which axis has the channels, and other batches if the model's batch axis is free in name only.
+    fn find_shape(
+        &mut self,
+        input: &Port,
+        settings: &ImageSettings,
+        options: &EncoderOptions,
+        batch: usize,
+    ) -> Result<(), ExtractError> {
+        let first = self.layout;
+        let Err(error) = self.probe(first, batch) else { return Ok(()) };
+        let layouts = match first {
+            _ if !ports::layout_is_open(input, settings.layout) => [first; 2],
+            PixelLayout::Nchw => [first, PixelLayout::Nhwc],
+            PixelLayout::Nhwc => [first, PixelLayout::Nchw],
+        };
+        let batches = if input.shape[0].is_none() { OTHER_BATCHES } else { &[] };
+        let shapes =
+            std::iter::once(&batch).chain(batches).flat_map(|&batch| layouts.map(|layout| (layout, batch)));
+        for (layout, works) in shapes {
+            if self.probe(layout, works).is_err() {
+                continue;
+            }
+            if layout != first {
+                let place = settings.model.display();
+                self.warnings.push(format!(
+                    "{place}: nothing says which axis has the channels; the model runs with {layout:?}"
+                ));
+            }
+            return if works == batch { Ok(()) } else { self.settle(options.batch, batch, works) };
+        }
+        Err(error)
+    }
+
+    /// Tells that only a batch other than the first one works.
+    ///
+    /// # Errors
+    /// [`ExtractError::ModelInterface`] if the user asked for the one that fails.
+    fn settle(&mut self, asked: Option<usize>, failed: usize, works: usize) -> Result<(), ExtractError> {
+        let reason = format!(
+            "the batch axis is free in name only: {failed} images fail inside the model, {works} do not"
+        );
+        if asked.is_some() {
+            let hint = format!("use batch {works}, or export the model with a free batch axis");
+            return Err(self.model.mismatch(format!("a model that takes batches of {failed}"), reason, hint));
+        }
+        let place = self.model.path().display();
+        self.warnings.push(format!(
+            "{place}: {reason}, so it runs with batches of {works}; export it with a free batch axis for speed"
+        ));
+        Ok(())
+    }
+
+    /// Runs one batch of zeros in this shape.
+    fn probe(&mut self, layout: PixelLayout, batch: usize) -> Result<(), ExtractError> {
+        let side = usize::try_from(self.size).unwrap_or(usize::MAX);
+        self.layout = layout;
+        self.shape = match layout {
+            PixelLayout::Nchw => [batch, 3, side, side],
+            PixelLayout::Nhwc => [batch, side, side, 3],
+        };
+        if let Some(tokens) = &mut self.tokens {
+            tokens.plan.layout = layout;
+        }
         let pixels = self.new_batch();
         let raw = self.run(&pixels, self.batch())?;
         self.dim = raw.dim;
@@ -202,6 +268,11 @@ impl ImageEncoder {
         }
     }
 
+    /// Every setting that the encoder uses, with its source, in the order of `[image]` in `teacher.toml`.
+    pub fn resolved(&self) -> &[Resolved] {
+        &self.resolved
+    }
+
     /// Warnings for the user, one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -263,13 +334,20 @@ impl ImageEncoder {
             PixelBuffer::F16(values) => {
                 TensorRef::from_array_view((self.shape, &**values)).map_err(failed)?.into()
             }
+            PixelBuffer::U8(values) => {
+                TensorRef::from_array_view((self.shape, &**values)).map_err(failed)?.into()
+            }
         };
         let (prefix_tokens, layout) = (self.prefix_tokens, self.layout);
         let plan = |pooling| PoolingPlan { pooling, prefix_tokens, layout, mask: None };
         let embedding = plan(self.pooling);
         let features = self.features.as_ref().map(|features| plan(features.pooling));
         let tokens = self.tokens.as_ref().map(|tokens| tokens.plan);
-        let inputs = vec![(self.input.as_str(), input)];
+        let batch = self.batch();
+        let mut inputs = vec![(self.input.as_str(), input)];
+        for companion in &self.companions {
+            inputs.push(companion.feed(batch).map_err(failed)?);
+        }
         self.model.run(inputs, &self.selection, |outputs| {
             take(outputs, rows, &embedding, features.as_ref(), tokens)
                 .map_err(|reason| ExtractError::inference(&path, reason))
@@ -286,10 +364,15 @@ impl FeatureOutput {
 }
 
 impl TokenOutput {
-    fn find(model: &Model, settings: &ImageSettings, layout: PixelLayout) -> Result<Self, ExtractError> {
+    fn find(
+        model: &Model,
+        settings: &ImageSettings,
+        prefix_tokens: usize,
+        layout: PixelLayout,
+    ) -> Result<Self, ExtractError> {
         let name = settings.tokens.as_deref().ok_or_else(|| unnamed(model, "tokens"))?;
         TokenPlan::check(model, named(model, name, "tokens")?)?;
-        let plan = TokenPlan { prefix_tokens: settings.prefix_tokens, grid: settings.token_grid, layout };
+        let plan = TokenPlan { prefix_tokens, grid: settings.token_grid, layout };
         Ok(Self { name: name.to_owned(), plan, shape: None })
     }
 }
@@ -303,13 +386,13 @@ fn unnamed(model: &Model, key: &str) -> ExtractError {
 /// Selects the embedding's output, then the features', then the tokens'.
 fn selection(
     model: &Model,
-    embedding: &Port,
+    embedding: &str,
     features: Option<&FeatureOutput>,
     tokens: Option<&TokenOutput>,
 ) -> Result<Selection, ExtractError> {
     let features = features.map(|features| features.name.as_str());
     let tokens = tokens.map(|tokens| tokens.name.as_str());
-    let names: Vec<&str> = [embedding.name.as_str()].into_iter().chain(features).chain(tokens).collect();
+    let names: Vec<&str> = [embedding].into_iter().chain(features).chain(tokens).collect();
     Selection::of(model, &names)
 }
 

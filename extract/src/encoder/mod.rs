@@ -1,7 +1,10 @@
 //! Encoders that map images or prompts to unit vectors, and images also to features and tokens in the same pass.
 
+mod companions;
 mod embeddings;
 mod image;
+mod image_output;
+mod image_resolved;
 mod output;
 mod pixels;
 mod ports;

@@ -1,4 +1,4 @@
-//! Selects a model's output and pools it to one vector per row.
+//! Finds a model's output and pools it to one vector per row.
 
 use lgd_data::render::PixelLayout;
 
@@ -13,27 +13,6 @@ pub(crate) fn named<'m>(model: &'m Model, name: &str, key: &str) -> Result<&'m P
         let hint = format!("correct {key} in teacher.toml");
         model.mismatch(format!("an output '{name}'"), describe(outputs), hint)
     })
-}
-
-/// Selects the output: the one set by name, the only one, or the first of `known` that the model has.
-pub(crate) fn choose<'m>(
-    model: &'m Model,
-    set: Option<&str>,
-    known: &[&str],
-) -> Result<&'m Port, ExtractError> {
-    let outputs = model.outputs();
-    match set {
-        Some(name) => named(model, name, "output"),
-        None => match outputs {
-            [only] => Ok(only),
-            _ => known.iter().find_map(|name| outputs.iter().find(|port| port.name == *name)).ok_or_else(
-                || {
-                    let expected = format!("one output, or one named {}", known.join(", "));
-                    model.mismatch(expected, describe(outputs), "name the output in teacher.toml")
-                },
-            ),
-        },
-    }
 }
 
 /// Fails if the output is not f32 or f16.

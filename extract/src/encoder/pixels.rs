@@ -12,6 +12,8 @@ pub enum PixelType {
     F32,
     /// 16-bit floats.
     F16,
+    /// Bytes, 0 to 255, for a model that normalizes by itself.
+    U8,
 }
 
 /// Normalized pixels of consecutive images.
@@ -21,6 +23,8 @@ pub enum PixelBuffer {
     F32(Vec<f32>),
     /// 16-bit floats.
     F16(Vec<f16>),
+    /// Bytes, which are not normalized.
+    U8(Vec<u8>),
 }
 
 impl PixelBuffer {
@@ -29,6 +33,7 @@ impl PixelBuffer {
         match pixel_type {
             PixelType::F32 => Self::F32(vec![0.0; len]),
             PixelType::F16 => Self::F16(vec![f16::ZERO; len]),
+            PixelType::U8 => Self::U8(vec![0; len]),
         }
     }
 
@@ -37,6 +42,7 @@ impl PixelBuffer {
         match self {
             Self::F32(values) => values.len(),
             Self::F16(values) => values.len(),
+            Self::U8(values) => values.len(),
         }
     }
 
@@ -50,10 +56,11 @@ impl PixelBuffer {
         match self {
             Self::F32(_) => PixelType::F32,
             Self::F16(_) => PixelType::F16,
+            Self::U8(_) => PixelType::U8,
         }
     }
 
-    /// Normalizes an image into the elements that begin at `start`. `scratch` avoids an allocation for f16 elements.
+    /// Normalizes an image into the elements that begin at `start`; bytes are copied as they are. `scratch` avoids an allocation for f16 elements.
     ///
     /// # Errors
     /// [`RenderError::Length`] if the buffer is too short for the image.
@@ -79,6 +86,10 @@ impl PixelBuffer {
                 values[place].convert_from_f32_slice(scratch);
                 Ok(())
             }
+            Self::U8(values) => {
+                copy_bytes(image.pixels(), layout, &mut values[place]);
+                Ok(())
+            }
         }
     }
 
@@ -91,9 +102,22 @@ impl PixelBuffer {
         match (self, source) {
             (Self::F32(to_values), Self::F32(values)) => to_values[to].copy_from_slice(&values[from]),
             (Self::F16(to_values), Self::F16(values)) => to_values[to].copy_from_slice(&values[from]),
+            (Self::U8(to_values), Self::U8(values)) => to_values[to].copy_from_slice(&values[from]),
             (Self::F16(to_values), Self::F32(values)) => to_values[to].convert_from_f32_slice(&values[from]),
             (Self::F32(to_values), Self::F16(values)) => {
                 values[from].convert_to_f32_slice(&mut to_values[to])
+            }
+            (Self::U8(to_values), Self::F32(values)) => {
+                convert(&mut to_values[to], &values[from], |value| value);
+            }
+            (Self::U8(to_values), Self::F16(values)) => {
+                convert(&mut to_values[to], &values[from], f16::to_f32);
+            }
+            (Self::F32(to_values), Self::U8(values)) => {
+                to_values[to].iter_mut().zip(&values[from]).for_each(|(to, value)| *to = f32::from(*value));
+            }
+            (Self::F16(to_values), Self::U8(values)) => {
+                to_values[to].iter_mut().zip(&values[from]).for_each(|(to, value)| *to = f16::from(*value));
             }
         }
     }
@@ -106,6 +130,30 @@ impl PixelBuffer {
         match self {
             Self::F32(values) => values[start..].fill(0.0),
             Self::F16(values) => values[start..].fill(f16::ZERO),
+            Self::U8(values) => values[start..].fill(0),
+        }
+    }
+}
+
+/// Rounds floats to bytes.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded and clamped to 0..255")]
+fn convert<T: Copy>(bytes: &mut [u8], values: &[T], wide: impl Fn(T) -> f32) {
+    for (byte, value) in bytes.iter_mut().zip(values) {
+        *byte = wide(*value).round().clamp(0.0, 255.0) as u8;
+    }
+}
+
+/// Copies RGB8 pixels in the given order of axes.
+fn copy_bytes(pixels: &[u8], layout: PixelLayout, out: &mut [u8]) {
+    match layout {
+        PixelLayout::Nhwc => out.copy_from_slice(pixels),
+        PixelLayout::Nchw => {
+            let plane = pixels.len() / 3;
+            for (position, pixel) in pixels.chunks_exact(3).enumerate() {
+                for (channel, value) in pixel.iter().enumerate() {
+                    out[channel * plane + position] = *value;
+                }
+            }
         }
     }
 }

@@ -7,27 +7,27 @@ use super::{CPU_BATCH, GPU_BATCH, PixelType};
 use crate::device::Slot;
 use crate::error::ExtractError;
 use crate::session::{Model, Port, describe};
-use crate::teacher::{ImageSettings, Pooling};
 
-/// The model's only input. If `named` is set, it must have that name.
+/// The input that takes pixels: the one named `named`, the only one, or the only one of four axes.
 pub(super) fn choose_input<'m>(model: &'m Model, named: Option<&str>) -> Result<&'m Port, ExtractError> {
     let inputs = model.inputs();
-    let port = match (named, inputs) {
-        (Some(name), _) => inputs.iter().find(|port| port.name == name).ok_or_else(|| {
+    if let Some(name) = named {
+        return inputs.iter().find(|port| port.name == name).ok_or_else(|| {
             model.mismatch(format!("an input '{name}'"), describe(inputs), "correct input in teacher.toml")
-        })?,
-        (None, [only]) => only,
-        (None, _) => return Err(many_inputs(model)),
-    };
-    if inputs.len() == 1 { Ok(port) } else { Err(many_inputs(model)) }
-}
-
-fn many_inputs(model: &Model) -> ExtractError {
-    model.mismatch(
-        "a model with one input, the pixels",
-        describe(model.inputs()),
-        "export the image encoder by itself",
-    )
+        });
+    }
+    if let [only] = inputs {
+        return Ok(only);
+    }
+    let mut images = inputs.iter().filter(|port| port.shape.len() == 4);
+    match (images.next(), images.next()) {
+        (Some(port), None) => Ok(port),
+        _ => Err(model.mismatch(
+            "one input, the pixels, of four axes",
+            describe(inputs),
+            "export the image encoder by itself, or name its input in teacher.toml",
+        )),
+    }
 }
 
 /// Element type of the pixels.
@@ -35,7 +35,12 @@ pub(super) fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, Extra
     match input.element {
         Some(TensorElementType::Float32) => Ok(PixelType::F32),
         Some(TensorElementType::Float16) => Ok(PixelType::F16),
-        _ => Err(model.mismatch("an input of f32 or f16", input.to_string(), "")),
+        Some(TensorElementType::Uint8) => Ok(PixelType::U8),
+        _ => Err(model.mismatch(
+            "an input of f32, f16 or u8",
+            input.to_string(),
+            "export the model in f32 or f16: torch: model.float(); optimum: --dtype fp32",
+        )),
     }
 }
 
@@ -49,7 +54,7 @@ pub(super) fn layout(
         return Err(model.mismatch(
             "an input of four axes, [N, 3, S, S] or [N, S, S, 3]",
             input.to_string(),
-            "",
+            "export the model with the shape of its input, and without a time axis",
         ));
     };
     let found = match (second, fourth) {
@@ -118,21 +123,7 @@ pub(super) fn batch(
     }
 }
 
-/// Warnings about settings that may not give the embeddings that the user expects.
-pub(super) fn warnings(model: &Model, output: &Port, settings: &ImageSettings) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if output.name == "pooler_output" {
-        warnings.push(format!(
-            "{}: pooler_output of a CLIP vision model comes before the projection and cannot be compared with text; \
-             export image_embeds for a language-guided teacher",
-            model.path().display()
-        ));
-    }
-    if settings.pooling == Some(Pooling::Mean) && settings.prefix_tokens == 0 {
-        warnings.push(format!(
-            "{}: the mean counts every token; set prefix_tokens where class or register tokens come first",
-            model.path().display()
-        ));
-    }
-    warnings
+/// Whether nothing says which axis has the channels.
+pub(super) fn layout_is_open(input: &Port, set: Option<PixelLayout>) -> bool {
+    set.is_none() && input.shape.len() == 4 && input.shape[1..].iter().all(Option::is_none)
 }

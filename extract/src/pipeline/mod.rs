@@ -89,7 +89,7 @@ impl Extractor {
             options,
             name: teacher.name().to_owned(),
             image_model: teacher.image_hash()?,
-            text_encoder: if teacher.has_text() { Some(teacher.text_hash()?) } else { None },
+            text_encoder: teacher.text_identity()?,
         })
     }
 

@@ -102,6 +102,7 @@ impl<'a> Preparer<'a> {
         let element = match self.pixel_type {
             PixelType::F32 => 4,
             PixelType::F16 => 2,
+            PixelType::U8 => 1,
         };
         usize::from(self.views) * (self.image_len * element + self.stored_bytes())
     }

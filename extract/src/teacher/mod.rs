@@ -1,67 +1,109 @@
-//! A teacher: a folder with an image model, a text model, a tokenizer, and `teacher.toml`, which describes their
-//! inputs and outputs.
+//! A teacher: a folder with an image model and, if it knows language, a text model and a tokenizer.
 //!
 //! ```text
-//! teacher/teacher.toml
-//! teacher/image.onnx        pixels [N, 3, S, S] or [N, S, S, 3], f32 or f16, to embeddings
-//! teacher/text.onnx         token ids [N, T] to embeddings of the same width
+//! teacher/model.onnx or image.onnx, vision_model.onnx, visual.onnx, text.onnx, text_model.onnx, textual.onnx
+//! teacher/onnx/                         the same names, if the models are not beside the other files
 //! teacher/tokenizer.json
-//! teacher/preprocessor_config.json, open_clip_config.json, tokenizer_config.json    optional: defaults
+//! teacher/config.json, preprocessor_config.json, open_clip_config.json, ...    as exporters write them
+//! teacher/teacher.toml                  optional: values that differ from the files'
 //! ```
 //!
-//! Opening a teacher reads only the small files. Encoding prompts never loads the image model, and encoding images
-//! never loads the text model.
+//! Every setting is resolved from these files; `teacher.toml` overrides them value by value. Opening a teacher reads
+//! only the small files. Encoding prompts never loads the image model, and encoding images never loads the text model.
 
-mod preprocessor;
+mod former_hash;
+mod image_settings;
+mod model_config;
+mod models;
+mod onnx;
+mod preprocessing;
+mod resolved;
+mod sentence;
 mod settings;
-mod side_files;
-mod tokenizer_files;
+mod sourced;
+mod text_settings;
+mod tokenizer;
 mod toml_file;
 
 use std::path::{Path, PathBuf};
 
 use lgd_data::manifest::ContentHash;
-use lgd_data::render::{Normalization, PixelLayout, Resample};
-use lgd_data::view::CenterCrop;
 
-pub use settings::{ImageSettings, Padding, Pooling, TextSettings};
+pub use resolved::Resolved;
+pub(crate) use sentence::SentencePipeline;
+pub use settings::{ImageSettings, KnownModel, Pooling};
+pub use text_settings::{Clean, Padding, PaddingSide, TextPooling, TextSettings};
+pub(crate) use tokenizer::{Demand, Family, PromptTokenizer, Tokens};
 
 use crate::device::Slot;
 use crate::encoder::{EncoderOptions, ImageEncoder, Outputs, TextEncoder};
 use crate::error::ExtractError;
+use crate::lfs::refuse_pointer_file;
 use crate::runtime::Runtime;
-use preprocessor::ImageDefaults;
-use toml_file::{ImageToml, LayoutName, ResampleName, TEACHER_TOML, TeacherToml, TextToml};
+use image_settings::ImageSources;
+use models::{IMAGE_NAMES, Models, TEXT_NAMES, searched};
+pub(crate) use onnx::OnnxFile;
+use preprocessing::Preprocessing;
+use sourced::Sourced;
+pub use toml_file::TEACHER_TOML;
+use toml_file::{ImageToml, TeacherToml, TextToml};
 
-/// Longest plausible context. Tokenizers without a limit store 10^30.
-const MAX_CONTEXT: usize = 65_536;
+/// What a folder without a usable teacher lacks.
+const FOLDER_HINT: &str = "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer, as \
+     exporters write them, or with teacher.toml, which names them";
 
 /// A teacher's settings. The image settings are resolved, and the models opened, on demand.
 #[derive(Clone, Debug)]
 pub struct Teacher {
     dir: PathBuf,
     name: String,
+    /// Whether there is a `teacher.toml`.
+    described: bool,
     image: Option<ImageToml>,
-    defaults: ImageDefaults,
+    models: Models,
+    preprocessing: Preprocessing,
     text: Option<TextSettings>,
+    /// Whether `teacher.toml` has a section `[text]`. Without one, a text model that is found may be incomplete.
+    text_is_described: bool,
 }
 
 impl Teacher {
-    /// Reads `teacher.toml` in `dir` and the files with defaults beside it. Opens no model.
+    /// Finds the models in `dir`, and reads `teacher.toml` and the files that exporters write beside a model. Opens
+    /// no model.
     ///
     /// # Errors
     /// [`ExtractError::TeacherFile`] if a file cannot be read; [`ExtractError::TeacherSetting`] if a key is unknown,
-    /// a value is out of range, or a required value of `[text]` is missing.
+    /// a value is out of range, or there is neither `teacher.toml` nor a model.
     pub fn open(dir: &Path) -> Result<Self, ExtractError> {
         let path = dir.join(TEACHER_TOML);
         let parsed = TeacherToml::read(&path)?;
-        let defaults = ImageDefaults::read(dir)?;
+        let described = parsed.is_some();
+        let TeacherToml { name, image, text } = parsed.unwrap_or_default();
+        let mut models = Models::find(dir)?;
+        let text_is_described = text.is_some();
+        models.share(
+            dir,
+            image.as_ref().and_then(|image| image.model.as_deref()),
+            text.as_ref().and_then(|text| text.model.as_deref()),
+        );
+        if image.is_none() && text.is_none() && models.image.is_none() && models.text.is_none() {
+            let expected = format!("no {TEACHER_TOML} and no model: looked for {}", searched(IMAGE_NAMES));
+            return Err(ExtractError::setting(dir, format!("{expected}{}", models.others()), FOLDER_HINT));
+        }
+        let preprocessing = Preprocessing::read(dir)?;
         let folder_name = || dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        let set_size = image.as_ref().and_then(|image| image.size);
+        let image_size = set_size.or_else(|| preprocessing.size().ok().flatten().map(|size| size.value));
+        let text = (text.is_some() || models.text.is_some())
+            .then(|| resolve_text(dir, text.unwrap_or_default(), &models, image_size));
         Ok(Self {
-            name: parsed.name.unwrap_or_else(folder_name),
-            image: parsed.image,
-            text: parsed.text.map(|text| resolve_text(dir, &path, text, &defaults)).transpose()?,
-            defaults,
+            name: name.unwrap_or_else(folder_name),
+            described,
+            image,
+            models,
+            preprocessing,
+            text,
+            text_is_described,
             dir: dir.to_owned(),
         })
     }
@@ -80,28 +122,78 @@ impl Teacher {
     /// not require them to be valid.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] if `teacher.toml` has no `[image]`, a value is out of range, a required value
-    /// is missing, or files contradict each other.
+    /// [`ExtractError::TeacherSetting`] if there is no image model, a value is out of range, a required value is
+    /// missing, files contradict each other, or the preprocessing that they describe cannot be followed.
     pub fn image(&self) -> Result<ImageSettings, ExtractError> {
-        let image = self.image.clone().ok_or_else(|| self.no_section("[image]"))?;
-        resolve_image(&self.dir, &self.dir.join(TEACHER_TOML), image, &self.defaults)
+        let none = ImageToml::default();
+        let toml = self.image.as_ref().unwrap_or(&none);
+        let model = match (&toml.model, &self.models.image) {
+            (Some(model), _) => Sourced::new(model.clone(), TEACHER_TOML),
+            (None, Some(model)) => Sourced::new(model.clone(), "found by its name and inputs"),
+            (None, None) if self.image.is_some() && self.models.unused.is_empty() => {
+                Sourced::new(PathBuf::from("image.onnx"), "assumed")
+            }
+            (None, None) => return Err(self.no_model("image", IMAGE_NAMES)),
+        };
+        let toml_path = self.dir.join(TEACHER_TOML);
+        ImageSources {
+            dir: &self.dir,
+            place: if self.described { &toml_path } else { &self.dir },
+            toml,
+            model,
+            preprocessing: &self.preprocessing,
+            beside_text: self.has_text(),
+        }
+        .resolve()
     }
 
     /// Settings of the text model.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] if `teacher.toml` has no `[text]`.
+    /// [`ExtractError::TeacherSetting`] if there is no text model.
     pub fn text(&self) -> Result<&TextSettings, ExtractError> {
-        self.text.as_ref().ok_or_else(|| self.no_section("[text]"))
+        self.text.as_ref().ok_or_else(|| self.no_model("text", TEXT_NAMES))
     }
 
-    /// Whether `teacher.toml` has a `[text]` section.
+    /// Whether the teacher has an image model.
+    pub fn has_image(&self) -> bool {
+        self.image.is_some() || self.models.image.is_some()
+    }
+
+    /// Whether the teacher has a text model.
     pub fn has_text(&self) -> bool {
         self.text.is_some()
     }
 
-    fn no_section(&self, section: &str) -> ExtractError {
-        ExtractError::setting(&self.dir.join(TEACHER_TOML), format!("there is no {section}"), "")
+    /// Models in the folder that are not used, relative to it, such as other precisions.
+    pub fn unused_models(&self) -> &[PathBuf] {
+        &self.models.unused
+    }
+
+    fn no_model(&self, encoder: &str, names: &str) -> ExtractError {
+        let reason = format!(
+            "there is no [{encoder}] in {TEACHER_TOML} and no {encoder} model: looked for {}{}",
+            searched(names),
+            self.models.others()
+        );
+        ExtractError::setting(
+            &self.dir,
+            reason,
+            format!("name it in {TEACHER_TOML}: [{encoder}] model = \"FILE\""),
+        )
+    }
+
+    /// Hash of the text encoder, for a cache of images: `None` if there is none, or if nobody named it and it is
+    /// incomplete.
+    ///
+    /// # Errors
+    /// [`ExtractError::Artifact`] if a file of a text encoder that `teacher.toml` names cannot be read.
+    pub(crate) fn text_identity(&self) -> Result<Option<ContentHash>, ExtractError> {
+        match (&self.text, self.text_is_described) {
+            (None, _) => Ok(None),
+            (Some(_), true) => self.text_hash().map(Some),
+            (Some(_), false) => Ok(self.text_hash().ok()),
+        }
     }
 
     /// BLAKE3 hash of the image model, including weights in separate files. Reads all of these files.
@@ -114,17 +206,24 @@ impl Teacher {
         Ok(hasher.finalize().into())
     }
 
-    /// BLAKE3 hash of everything that affects a prompt's embedding: text model, tokenizer and settings.
+    /// BLAKE3 hash of the text model, including weights in separate files, under which a cache records the text encoder.
+    /// Tokenizer and settings are not part of it: they can change without another embedding space, and they are resolved
+    /// only when the model is opened.
     ///
     /// # Errors
     /// [`ExtractError::Artifact`] if a file cannot be read.
     pub fn text_hash(&self) -> Result<ContentHash, ExtractError> {
-        let settings = self.text()?;
         let mut hasher = blake3::Hasher::new();
-        hash_model(&mut hasher, &settings.model)?;
-        hasher.update(ContentHash::of_file(&settings.tokenizer)?.as_bytes());
-        hasher.update(settings.fingerprint().as_bytes());
+        hash_model(&mut hasher, &self.text()?.model)?;
         Ok(hasher.finalize().into())
+    }
+
+    /// The hash under which versions up to 0.1 recorded this text encoder, if they could have used it.
+    ///
+    /// # Errors
+    /// [`ExtractError::Artifact`] if a file cannot be read.
+    pub fn former_text_hash(&self) -> Result<Option<ContentHash>, ExtractError> {
+        former_hash::former_hash(self.text()?)
     }
 
     /// Opens the image model on the first device of `options`.
@@ -170,6 +269,7 @@ impl Teacher {
 /// files that it refers to. Existing caches contain this hash. The files found by name come first because an earlier
 /// version hashed only those.
 fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractError> {
+    refuse_pointer_file(model)?;
     hasher.update(ContentHash::of_file(model)?.as_bytes());
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let folder = model.parent().unwrap_or(Path::new("."));
@@ -187,8 +287,8 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
         .map(|entry| entry.path())
         .collect();
     weights.sort();
-    let located = side_files::locations(model).map_err(|source| unreadable(model, source))?;
-    let located = located.iter().map(|location| folder.join(location));
+    let file = OnnxFile::read(model).map_err(|source| unreadable(model, source))?;
+    let located = file.weights.keys().map(|location| folder.join(location));
     // A missing file is reported by ONNX Runtime.
     let others: Vec<PathBuf> = located.filter(|path| path.is_file() && !weights.contains(path)).collect();
     for path in weights.iter().chain(&others) {
@@ -197,108 +297,22 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
     Ok(())
 }
 
-fn resolve_image(
-    dir: &Path,
-    path: &Path,
-    image: ImageToml,
-    defaults: &ImageDefaults,
-) -> Result<ImageSettings, ExtractError> {
-    defaults.require_rgb()?;
-    let size = if image.size.is_some() { image.size } else { defaults.size()? };
-    if size.is_some_and(|size| size == 0 || size > lgd_data::render::MAX_SIZE) {
-        return Err(ExtractError::setting(
-            path,
-            format!("[image] size = {}: out of range", size.unwrap_or(0)),
-            "",
-        ));
-    }
-    let normalization = match (image.mean, image.std) {
-        (Some(mean), Some(std)) => Normalization { mean, std },
-        (None, None) => defaults.normalization()?.ok_or_else(|| {
-            ExtractError::setting(
-                path,
-                "[image] mean and std are neither here nor in preprocessor_config.json or open_clip_config.json",
-                "CLIP: mean = [0.48145466, 0.4578275, 0.40821073], std = [0.26862954, 0.26130258, 0.27577711]; \
-                 torchvision: mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]",
-            )
-        })?,
-        _ => return Err(ExtractError::setting(path, "[image] mean and std must be given together", "")),
-    };
-    // Pixels are in 0..1. A mean far outside that range is meant for bytes and would silently make a whole cache
-    // useless.
-    let usable = normalization.mean.iter().all(|mean| mean.abs() <= 2.0)
-        && normalization.std.iter().all(|std| *std > 0.0 && *std <= 2.0);
-    if !usable {
-        return Err(ExtractError::setting(
-            path,
-            format!("[image] {normalization:?}: expected means within -2..2 and std above 0, at most 2"),
-            "they are for pixels in 0..1; divide values for bytes by 255",
-        ));
-    }
-    let resample = match image.resample {
-        Some(name) => resample_of(name),
-        None => defaults.resample()?.unwrap_or(Resample::Bicubic),
-    };
-    let center_fraction = match image.center_fraction {
-        Some(fraction) => Some(fraction),
-        None => defaults.center_fraction()?,
-    };
-    Ok(ImageSettings {
-        model: dir.join(image.model.unwrap_or_else(|| "image.onnx".into())),
-        size,
-        normalization,
-        resample,
-        center: center_fraction.map(CenterCrop::shortest),
-        center_source: image.center_fraction.map(|_| TEACHER_TOML.to_owned()),
-        layout: image.layout.map(|name| match name {
-            LayoutName::Nchw => PixelLayout::Nchw,
-            LayoutName::Nhwc => PixelLayout::Nhwc,
-        }),
-        input: image.input,
-        output: image.output,
-        pooling: image.pooling,
-        prefix_tokens: image.prefix_tokens.unwrap_or(0),
-        features: image.features,
-        tokens: image.tokens,
-        token_grid: image.token_grid,
-    })
-}
-
-fn resample_of(name: ResampleName) -> Resample {
-    match name {
-        ResampleName::Nearest => Resample::Nearest,
-        ResampleName::Bilinear => Resample::Bilinear,
-        ResampleName::Bicubic => Resample::Bicubic,
-        ResampleName::Lanczos => Resample::Lanczos,
-    }
-}
-
-fn resolve_text(
-    dir: &Path,
-    path: &Path,
-    text: TextToml,
-    defaults: &ImageDefaults,
-) -> Result<TextSettings, ExtractError> {
-    let tokenizer = dir.join(text.tokenizer.unwrap_or_else(|| "tokenizer.json".into()));
-    let beside = tokenizer_files::read(&tokenizer)?;
-    let context_length = text
-        .context_length
-        .or(defaults.context_length())
-        .or(beside.context_length.filter(|length| *length <= MAX_CONTEXT));
-    if context_length.is_some_and(|length| !(1..=MAX_CONTEXT).contains(&length)) {
-        let reason = format!("[text] context_length = {}: out of range", context_length.unwrap_or(0));
-        return Err(ExtractError::setting(path, reason, ""));
-    }
-    Ok(TextSettings {
-        model: dir.join(text.model.unwrap_or_else(|| "text.onnx".into())),
-        tokenizer,
-        context_length,
+/// The settings of the text side. The tokenizer's files are read when the encoder is opened.
+fn resolve_text(dir: &Path, text: TextToml, models: &Models, image_size: Option<u32>) -> TextSettings {
+    TextSettings {
+        model: dir.join(text.model.or(models.text.clone()).unwrap_or_else(|| "text.onnx".into())),
+        dir: dir.to_owned(),
+        tokenizer: text.tokenizer.map(|tokenizer| dir.join(tokenizer)),
+        context_length: text.context_length,
         padding: text.padding,
-        pad_id: text.pad_id.or(beside.pad_id),
+        padding_side: text.padding_side,
+        pad_id: text.pad_id,
+        clean: text.clean,
         input: text.input,
         output: text.output,
         pooling: text.pooling,
-    })
+        image_size,
+    }
 }
 
 #[cfg(test)]

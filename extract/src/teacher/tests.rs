@@ -1,3 +1,7 @@
+use lgd_data::render::Resample;
+use lgd_data::view::{CenterCrop, CropOffset, ResizeMode};
+
+use super::onnx::tests::{Takes, model, model_that_takes};
 use super::*;
 
 const MINIMAL: &str = "[image]\nsize = 32\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n";
@@ -20,7 +24,7 @@ fn a_minimal_teacher_opens_without_any_model_file() {
     let teacher = open(&[(TEACHER_TOML, &format!("name = 'tiny'\n{MINIMAL}"))]).unwrap();
     let image = teacher.image().unwrap();
     assert_eq!(teacher.name(), "tiny");
-    assert_eq!((image.size, image.resample, image.prefix_tokens), (Some(32), Resample::Bicubic, 0));
+    assert_eq!((image.size, image.resample, image.prefix_tokens), (Some(32), Resample::Bicubic, None));
     assert!(image.model.ends_with("image.onnx"));
     assert!(teacher.text().unwrap_err().to_string().contains("there is no [text]"));
 }
@@ -32,7 +36,7 @@ fn prefix_tokens_go_with_tokens_whatever_the_pooling() {
     let image = teacher.image().unwrap();
     assert_eq!(
         (image.prefix_tokens, image.tokens.as_deref(), image.features.as_deref()),
-        (5, Some("patches"), Some("f"))
+        (Some(5), Some("patches"), Some("f"))
     );
 }
 
@@ -60,9 +64,11 @@ fn unknown_keys_and_wrong_values_name_the_file() {
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std above 0"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "together"),
         ("[image]\nsize = 32\n".to_owned(), "hint: CLIP: mean"),
-        ("[text]\ncontext_length = 0\n".to_owned(), "context_length"),
         ("[text]\npooling = 'gap'\n".to_owned(), "gap"),
-        ("name = 'x'\n".to_owned(), "neither"),
+        (format!("{MINIMAL}center_fraction = 0.9\nresize = 36\n"), "give one of them"),
+        (format!("{MINIMAL}resize = 0\n"), "resize: expected 1 to 4096 pixels"),
+        (format!("{MINIMAL}resize_mode = 'crop'\n"), "resize_mode"),
+        (MINIMAL.replace("size = 32", "resize = 36"), "resize goes with size"),
         ("[image\n".to_owned(), "TOML parse error"),
     ] {
         let text = message(&[(TEACHER_TOML, &toml)]);
@@ -86,13 +92,16 @@ fn teacher_toml_decides_over_files_that_disagree() {
 #[test]
 fn odd_defaults_do_not_matter_where_teacher_toml_decides_or_no_image_is_encoded() {
     let odd = r#"{"size": {"longest_edge": 224}, "resample": 4, "image_mean": "mean", "image_std": 1}"#;
-    let full = format!("{MINIMAL}resample = 'bilinear'\n[text]\n");
+    let full = format!("{MINIMAL}resample = 'bilinear'\nresize_mode = 'squash'\n[text]\n");
     let files = [("preprocessor_config.json", odd), (TEACHER_TOML, full.as_str())];
     let image = open(&files).unwrap().image().unwrap();
     assert_eq!((image.size, image.resample), (Some(32), Resample::Bilinear));
     let teacher = open(&[files[0], (TEACHER_TOML, "[image]\n[text]\n")]).unwrap();
     assert!(teacher.text().is_ok());
     assert!(teacher.image().unwrap_err().to_string().contains("hint: give size in teacher.toml"));
+    let undecided = (TEACHER_TOML, full.replace("resize_mode = 'squash'\n", ""));
+    let text = message(&[files[0], (undecided.0, undecided.1.as_str())]);
+    assert!(text.contains("longest_edge") && text.contains("resize_mode = \"shortest\""), "{text}");
     let bgr = ("preprocessor_config.json", r#"{"do_flip_channel_order": true}"#);
     assert!(message(&[bgr, (TEACHER_TOML, MINIMAL)]).contains("takes BGR\nhint: export"));
 }
@@ -107,27 +116,96 @@ fn the_center_crops_share_comes_from_teacher_toml_or_the_files_beside_it() {
     assert_eq!(fraction(&[clip, (TEACHER_TOML, MINIMAL)]), Some(0.875));
     assert_eq!(fraction(&[clip, (TEACHER_TOML, &decided)]), Some(0.5));
     let open_clip = ("open_clip_config.json", r#"{"preprocess_cfg": {}}"#);
-    assert!(message(&[clip, open_clip, (TEACHER_TOML, MINIMAL)]).contains("hint: decide in teacher.toml"));
+    assert!(
+        message(&[clip, open_clip, (TEACHER_TOML, MINIMAL)])
+            .contains("hint: decide in teacher.toml: set resize_mode and resize")
+    );
     assert_eq!(fraction(&[clip, open_clip, (TEACHER_TOML, &decided)]), Some(0.5));
 }
 
 #[test]
-fn prompts_take_their_defaults_from_the_tokenizer() {
-    let teacher = open(&[
-        (TEACHER_TOML, "[text]\n"),
-        ("tokenizer.json", r#"{"added_tokens": [{"id": 7, "content": "<pad>"}]}"#),
-        ("tokenizer_config.json", r#"{"model_max_length": 77, "pad_token": {"content": "<pad>"}}"#),
-    ]);
-    let text = teacher.unwrap().text().unwrap().clone();
-    assert_eq!((text.context_length, text.pad_id), (Some(77), Some(7)));
-
-    let unlimited = ("tokenizer_config.json", r#"{"model_max_length": 1000000000000000019884624838656}"#);
-    let text = open(&[(TEACHER_TOML, "[text]\n"), unlimited]).unwrap().text().unwrap().clone();
-    assert_eq!(text.context_length, None);
+fn what_teacher_toml_leaves_open_of_the_geometry_is_as_in_the_files() {
+    let clip = ("preprocessor_config.json", r#"{"crop_size": 32, "size": {"shortest_edge": 40}}"#);
+    let naflex =
+        ("preprocessor_config.json", r#"{"image_processor_type": "Siglip2ImageProcessor", "size": 32}"#);
+    let center = |file, keys: &str| {
+        let toml = format!("{MINIMAL}{keys}\n");
+        open(&[file, (TEACHER_TOML, &toml)]).unwrap().image().unwrap().center.unwrap()
+    };
+    let crop = |resized, resize, offset| CenterCrop::of_lengths(32, resized, resize, offset);
+    use CropOffset::{Floor, HalfEven};
+    use ResizeMode::{Longest, Shortest, Squash};
+    for (file, keys, expected) in [
+        (clip, "", crop(40, Shortest, Floor)),
+        (clip, "resize_mode = 'squash'", crop(40, Squash, Floor)),
+        (clip, "resize = 36", crop(36, Shortest, Floor)),
+        (clip, "resize_mode = 'longest'\nresize = 32", crop(32, Longest, Floor)),
+        (clip, "center_fraction = 0.5", crop(64, Shortest, Floor)),
+        (naflex, "resize_mode = 'squash'", crop(32, Squash, HalfEven)),
+        (naflex, "resize = 36", crop(36, Shortest, HalfEven)),
+    ] {
+        assert_eq!(center(file, keys), expected, "{keys}");
+    }
+    let text = message(&[naflex, (TEACHER_TOML, MINIMAL)]);
+    assert!(text.contains("Siglip2ImageProcessor resizes to a number of patches"), "{text}");
 }
 
 #[test]
-fn hashes_follow_content_and_settings_and_keep_to_their_own_model() {
+fn a_folder_without_teacher_toml_is_a_teacher_if_it_has_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    write("model.onnx", &model_that_takes(Takes::Both));
+    write("model_quantized.onnx", &model_that_takes(Takes::Both));
+    write("config.json", br#"{"model_type": "clip", "vision_config": {"model_type": "clip_vision_model"}}"#);
+    let teacher = Teacher::open(dir.path()).unwrap();
+    assert_eq!(teacher.unused_models(), [PathBuf::from("model_quantized.onnx")]);
+    let text = teacher.image().unwrap_err().to_string();
+    assert!(
+        text.contains("mean and std are neither here nor in") && text.contains("hint: CLIP: mean"),
+        "{text}"
+    );
+    write(
+        "preprocessor_config.json",
+        br#"{"image_processor_type": "CLIPImageProcessor", "size": 32, "crop_size": 32}"#,
+    );
+    let image = Teacher::open(dir.path()).unwrap().image().unwrap();
+    assert_eq!(
+        (image.size, image.known.family.as_deref(), image.known.beside_text),
+        (Some(32), Some("clip"), true)
+    );
+    assert_eq!(image.center_source.as_deref(), Some("preprocessor_config.json: CLIPImageProcessor"));
+    let keys: Vec<&str> = image.resolved.iter().map(|setting| setting.key).collect();
+    assert_eq!(keys, ["model", "size", "mean", "std", "resample"]);
+
+    std::fs::remove_file(dir.path().join("model.onnx")).unwrap();
+    let text = Teacher::open(dir.path()).unwrap_err().to_string();
+    assert!(text.contains("no teacher.toml and no model") && text.contains("model_quantized.onnx"), "{text}");
+    write(TEACHER_TOML, b"[text]\n");
+    let text = Teacher::open(dir.path()).unwrap().image().unwrap_err().to_string();
+    assert!(
+        text.contains("no image model") && text.contains("hint: name it in teacher.toml: [image] model"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_model_of_bytes_needs_no_normalization() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    write("image.onnx", &model_that_takes(Takes::Bytes));
+    let image = Teacher::open(dir.path()).unwrap().image().unwrap();
+    assert!(image.notes.is_empty() && image.normalization.mean == [0.0; 3]);
+    write(TEACHER_TOML, MINIMAL.as_bytes());
+    let image = Teacher::open(dir.path()).unwrap().image().unwrap();
+    assert!(
+        image.notes[0].contains("takes bytes (u8), 0 to 255: mean and std have no effect"),
+        "{:?}",
+        image.notes
+    );
+}
+
+#[test]
+fn hashes_follow_content_and_keep_to_their_own_model() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     let hashes = || {
@@ -144,10 +222,10 @@ fn hashes_follow_content_and_settings_and_keep_to_their_own_model() {
     let (with_weights, unchanged) = hashes();
     assert!(with_weights != image && unchanged == text);
     write("tokenizer.json", "{ }");
-    let (unchanged, other_tokenizer) = hashes();
-    assert!(unchanged == with_weights && other_tokenizer != text);
     write(TEACHER_TOML, &format!("{MINIMAL}[text]\ncontext_length = 9\n"));
-    assert!(hashes().1 != other_tokenizer);
+    assert_eq!(hashes(), (with_weights, text), "how prompts are fed is no matter of the space");
+    write("text.onnx", "another");
+    assert!(hashes().1 != text);
 
     std::fs::remove_file(dir.path().join("image.onnx")).unwrap();
     let teacher = Teacher::open(dir.path()).unwrap();
@@ -167,15 +245,35 @@ fn weights_count_wherever_the_model_names_them_and_hashes_of_before_stay() {
         ContentHash::from(hasher.finalize())
     };
     write(TEACHER_TOML, MINIMAL.as_bytes());
-    let model = side_files::tests::model("image.onnx.data");
-    write("image.onnx", &model);
+    let model_file = model("image.onnx.data");
+    write("image.onnx", &model_file);
     write("image.onnx.data", b"found by its name");
-    assert_eq!(hash(), of(&[&model, b"found by its name"]));
+    assert_eq!(hash(), of(&[&model_file, b"found by its name"]));
 
-    let model = side_files::tests::model("weights/all.bin");
-    write("image.onnx", &model);
-    assert_eq!(hash(), of(&[&model, b"found by its name"]), "the file that it names is not there");
+    let model_file = model("weights/all.bin");
+    write("image.onnx", &model_file);
+    assert_eq!(hash(), of(&[&model_file, b"found by its name"]), "the file that it names is not there");
     std::fs::create_dir(dir.path().join("weights")).unwrap();
     write("weights/all.bin", b"named by the model");
-    assert_eq!(hash(), of(&[&model, b"found by its name", b"named by the model"]));
+    assert_eq!(hash(), of(&[&model_file, b"found by its name", b"named by the model"]));
+}
+
+#[test]
+fn caches_of_before_know_the_text_encoder_by_its_spelled_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let former = || Teacher::open(dir.path()).unwrap().former_text_hash().unwrap();
+    write("text.onnx", "text");
+    write(TEACHER_TOML, "[text]\noutput = 'text_embeds'\npooling = 'mean'\npadding = 'fixed'\n");
+    assert_eq!(former(), None, "there was no tokenizer");
+    write("tokenizer.json", r#"{"added_tokens": [{"id": 7, "content": "<pad>"}]}"#);
+    write("tokenizer_config.json", r#"{"model_max_length": 77, "pad_token": {"content": "<pad>"}}"#);
+    // As version 0.1 computed it.
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(ContentHash::of(b"text").as_bytes());
+    hasher.update(ContentHash::of_file(&dir.path().join("tokenizer.json")).unwrap().as_bytes());
+    hasher.update(
+        b"context_length=Some(77) padding=Some(Fixed) pad_id=Some(7) input=None output=Some(\"text_embeds\") pooling=Some(Mean)",
+    );
+    assert_eq!(former(), Some(hasher.finalize().into()));
 }

@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use lgd_data::render::MAX_SIZE;
+use lgd_data::view::ResizeMode;
 use serde::Deserialize;
 
-use super::settings::{Padding, Pooling};
+use super::settings::Pooling;
+use super::text_settings::{Clean, Padding, PaddingSide, TextPooling};
 use crate::error::ExtractError;
 
 /// Name of the file that describes a teacher.
-pub(crate) const TEACHER_TOML: &str = "teacher.toml";
+pub const TEACHER_TOML: &str = "teacher.toml";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TeacherToml {
     pub name: Option<String>,
@@ -18,7 +21,7 @@ pub(crate) struct TeacherToml {
     pub text: Option<TextToml>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ImageToml {
     pub model: Option<PathBuf>,
@@ -27,6 +30,8 @@ pub(crate) struct ImageToml {
     pub std: Option<[f32; 3]>,
     pub resample: Option<ResampleName>,
     pub center_fraction: Option<f32>,
+    pub resize_mode: Option<ResizeMode>,
+    pub resize: Option<u32>,
     pub layout: Option<LayoutName>,
     pub input: Option<String>,
     pub output: Option<String>,
@@ -38,17 +43,19 @@ pub(crate) struct ImageToml {
     pub normalize: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TextToml {
     pub model: Option<PathBuf>,
     pub tokenizer: Option<PathBuf>,
     pub context_length: Option<usize>,
     pub padding: Option<Padding>,
+    pub padding_side: Option<PaddingSide>,
     pub pad_id: Option<u32>,
+    pub clean: Option<Clean>,
     pub input: Option<String>,
     pub output: Option<String>,
-    pub pooling: Option<Pooling>,
+    pub pooling: Option<TextPooling>,
     pub normalize: Option<bool>,
 }
 
@@ -71,23 +78,20 @@ pub(crate) enum LayoutName {
 }
 
 impl TeacherToml {
-    /// Reads the file and checks everything that needs no other file.
-    pub(crate) fn read(path: &Path) -> Result<Self, ExtractError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ExtractError::TeacherFile {
-            path: path.to_owned(),
-            source,
-            hint: "a teacher is a folder with teacher.toml, its models and its tokenizer",
-        })?;
+    /// Reads the file and checks everything that needs no other file. Returns `None` if there is no such file.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, ExtractError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),
+        };
         let parsed: Self = toml::from_str(&text).map_err(|error| ExtractError::syntax(path, error))?;
         parsed.check(path)?;
-        Ok(parsed)
+        Ok(Some(parsed))
     }
 
     fn check(&self, path: &Path) -> Result<(), ExtractError> {
         let refuse = |reason: &str| Err(ExtractError::setting(path, reason, ""));
-        if self.image.is_none() && self.text.is_none() {
-            return refuse("neither [image] nor [text] is there");
-        }
         let normalize = [
             self.image.as_ref().and_then(|image| image.normalize),
             self.text.as_ref().and_then(|text| text.normalize),
@@ -101,6 +105,16 @@ impl TeacherToml {
         if let Some(fraction) = fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
             return refuse(&format!("[image] center_fraction = {fraction}: expected above 0, at most 1"));
         }
+        if let Some(image) = self.image.as_ref().filter(|image| image.resize.is_some()) {
+            if image.center_fraction.is_some() {
+                return refuse(
+                    "[image] center_fraction and resize say the same in two ways; give one of them",
+                );
+            }
+            if image.resize.is_none_or(|length| length == 0 || length > MAX_SIZE) {
+                return refuse(&format!("[image] resize: expected 1 to {MAX_SIZE} pixels"));
+            }
+        }
         let misplaced = |image: &ImageToml| {
             let pooled = image.pooling.is_none_or(|pooling| pooling == Pooling::Mean);
             image.prefix_tokens.is_some() && !pooled && image.tokens.is_none()
@@ -113,9 +127,6 @@ impl TeacherToml {
             Some(([0, _] | [_, 0], _)) => return refuse("[image] token_grid: a grid has rows and columns"),
             Some((_, false)) => return refuse("[image] token_grid only goes with tokens"),
             _ => {}
-        }
-        if self.text.as_ref().is_some_and(|text| text.pooling == Some(Pooling::Gap)) {
-            return refuse("[text] pooling = \"gap\": prompts have no feature map; use none, cls or mean");
         }
         Ok(())
     }

@@ -18,3 +18,5 @@ mod real_teacher;
 mod runtime;
 #[cfg(test)]
 mod text;
+#[cfg(test)]
+mod text_inputs;

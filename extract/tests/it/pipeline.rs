@@ -9,7 +9,7 @@ use lgd_data::cache::{Cache, CacheBuilder, CacheManifest, Encoding, ImageStamp, 
 use lgd_data::job::Job;
 use lgd_data::manifest::{Existing, Verify};
 use lgd_data::source::{ImageSource, Listing, SourceError};
-use lgd_data::view::{CenterCrop, Crop, Policy};
+use lgd_data::view::{CenterCrop, Crop, CropOffset, Policy, ResizeMode};
 use lgd_extract::pipeline::ViewPlan;
 use lgd_extract::{EncoderOptions, ExtractError, ExtractOptions, Extractor};
 use lgd_testing::MemorySource;
@@ -140,6 +140,40 @@ fn rows_are_sample_major_and_hold_the_stored_views() {
         assert_eq!(views.view(sample, 0).crop, Crop::Center(CenterCrop::shortest(0.875)));
         assert_eq!(*views.view(sample, 2), Policy::MocoV2.draw(11, &key, 2, width, height));
     }
+}
+
+#[test]
+fn view_0_is_the_crop_of_the_plan_for_the_teacher_and_in_stored_pixels() {
+    use lgd_data::image::{DecodeLimits, decode};
+    use lgd_data::render::render;
+    let source = images(5, |_| false);
+    let squash =
+        CenterCrop { resize: ResizeMode::Squash, offset: CropOffset::Floor, ..CenterCrop::shortest(1.0) };
+    let stored = StoredFormat { size: 12, encoding: Encoding::Raw };
+    let embedded = |center: CenterCrop| {
+        let mut extractor = extractor("conv", 5, 1);
+        let dir = tempfile::tempdir().unwrap();
+        let plan = ViewPlan { views: 1, center: Some(center), stored: Some(stored), ..PLAN };
+        let config = extractor.cache_config(&source, &plan, 5);
+        let builder = CacheBuilder::open(dir.path(), config, Existing::Refuse).unwrap();
+        extractor.extract(&source, &builder, Partition::WHOLE, &Job::new()).unwrap();
+        builder.finalize(&[]).unwrap().unwrap();
+        let cache = Cache::open(dir.path(), Verify::Full).unwrap();
+        let (views, pixels) = (cache.views().unwrap(), cache.stored_views().unwrap().unwrap());
+        let mut out = vec![0; stored.pixel_bytes().unwrap()];
+        for sample in 0..5 {
+            assert_eq!(views.view(sample, 0).crop, Crop::Center(center));
+            let image = decode(&source.bytes[sample], &DecodeLimits::default()).unwrap();
+            let resample = extractor.encoder().resample();
+            let expected = render(&image, views.view(sample, 0), stored.size, resample).unwrap();
+            pixels.read_into(views.row(sample, 0), &mut out).unwrap();
+            assert_eq!(out, expected.pixels());
+        }
+        let mut embeddings = vec![0.0; 5 * cache.dim()];
+        cache.embeddings().copy_rows(0..5, &mut embeddings);
+        embeddings
+    };
+    assert_ne!(embedded(squash), embedded(CenterCrop::shortest(1.0)), "the teacher sees another view");
 }
 
 #[test]

@@ -30,7 +30,11 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
     let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
     let options =
         EncoderOptions { device: args.runtime.device.clone(), batch: None, threads: args.runtime.threads };
-    let mut encoder = Encoder(teacher.text_encoder(&runtime, &options)?);
+    let text = teacher.text_encoder(&runtime, &options)?;
+    for note in text.notes() {
+        say(format_args!("note: {note}"));
+    }
+    let mut encoder = Encoder { recorded_as: recorded_as(cache, &teacher, &text)?, text };
     let request = BankRequest {
         cache,
         categories: &categories,
@@ -89,6 +93,12 @@ fn summarize(report: &BankReport, args: &BankArgs) {
         report.prompts.reused,
         args.out.display(),
     ));
+    if report.prompts.cut > 0 {
+        say(format_args!(
+            "note: {} of {} prompts are longer than the text encoder's context, and were cut",
+            report.prompts.cut, report.prompts.distinct
+        ));
+    }
     if !report.unassigned.is_empty() {
         let shown: Vec<&str> = report.unassigned.iter().take(10).map(String::as_str).collect();
         let more = if report.unassigned.len() > shown.len() { ", ..." } else { "" };
@@ -100,19 +110,44 @@ fn summarize(report: &BankReport, args: &BankArgs) {
     }
 }
 
+/// Hashes under which a cache may have recorded the text encoder. The one that earlier versions recorded is computed
+/// only for a cache that does not have today's.
+fn recorded_as(cache: &Cache, teacher: &Teacher, text: &TextEncoder) -> anyhow::Result<Vec<ContentHash>> {
+    let mut hashes = vec![text.model_hash()];
+    if cache.manifest().config.teacher.text_encoder.is_some_and(|recorded| !hashes.contains(&recorded)) {
+        hashes.extend(teacher.former_text_hash()?);
+    }
+    Ok(hashes)
+}
+
 /// Adapts the teacher's text encoder to the bank's interface.
-struct Encoder(TextEncoder);
+struct Encoder {
+    text: TextEncoder,
+    recorded_as: Vec<ContentHash>,
+}
 
 impl PromptEncoder for Encoder {
     fn hash(&self) -> ContentHash {
-        self.0.hash()
+        self.text.hash()
+    }
+
+    fn recorded_as(&self) -> Vec<ContentHash> {
+        self.recorded_as.clone()
     }
 
     fn dim(&self) -> usize {
-        self.0.dim()
+        self.text.dim()
     }
 
     fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
-        Ok(self.0.encode(prompts)?)
+        Ok(self.text.encode(prompts)?)
+    }
+
+    fn tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, EncodeFailure> {
+        Ok(self.text.token_ids(prompts)?)
+    }
+
+    fn count_cut(&self, prompts: &[String]) -> Result<usize, EncodeFailure> {
+        Ok(self.text.count_cut(prompts)?)
     }
 }

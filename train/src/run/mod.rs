@@ -217,7 +217,9 @@ impl Run {
             hint: "give a bank made with the text encoder of the run's own bank, or of its teacher",
         };
         // If the teacher came without a text encoder, there is nothing to compare with.
-        if let Some(expected) = self.manifest.text_encoder.filter(|expected| *expected != record.text_encoder)
+        let known = [Some(record.text_encoder), record.cache_text_encoder];
+        if let Some(expected) =
+            self.manifest.text_encoder.filter(|expected| !known.contains(&Some(*expected)))
         {
             let (expected, got) = (expected.to_string(), record.text_encoder.to_string());
             return Err(mismatch("the text encoder", expected, got));

@@ -111,7 +111,8 @@ fn write_sample(
     stream: &mut Stream,
 ) {
     let (sample, (width, height)) = (&images.samples[index], images.sizes[index]);
-    let views = [View::center(), Policy::CropFlip.draw(config.seed, &sample.key, 1, width, height)];
+    let center = View::of_center(config.center.unwrap_or_default());
+    let views = [center, Policy::CropFlip.draw(config.seed, &sample.key, 1, width, height)];
     let embeddings: Vec<f32> = views.iter().flat_map(|_| embedding(stream, index % CLASSES.len())).collect();
     let cached = CachedSample {
         key: &sample.key,
@@ -200,6 +201,7 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
     let record = BankRecord {
         cache: cache.hash(),
         text_encoder: ContentHash::of(b"text encoder"),
+        cache_text_encoder: None,
         dim: DIM,
         categories: CLASSES.iter().map(category).collect(),
         templates: vec!["{}".to_owned()],

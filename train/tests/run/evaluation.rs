@@ -6,17 +6,17 @@ use lgd_data::ArtifactError;
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
 use lgd_data::manifest::Verify;
-use lgd_data::view::CenterCrop;
+use lgd_data::view::{CenterCrop, CropOffset, ResizeMode};
 use lgd_train::error::FailureKind;
 use lgd_train::eval::{
     EvalError, EvalInput, EvalInputs, EvalOptions, EvalReport, LabeledImages, ProbeSettings, Protocol,
     evaluate,
 };
 use lgd_train::run::{Run, RunError};
-use lgd_train::trainer::train;
+use lgd_train::trainer::{TrainInputs, train};
 
 use crate::artifacts::{cache, cache_holding};
-use crate::fixture::{Images, World, config, resuming};
+use crate::fixture::{Images, World, config, config_for, resuming};
 
 fn untrained(world: &World) -> Run {
     let dir = world.path("run");
@@ -234,6 +234,34 @@ fn what_is_compared_is_shown_at_one_crop() {
             assert!(text.contains(part), "{text}");
         }
     }
+}
+
+#[test]
+fn images_without_a_cache_are_shown_as_the_runs_teacher_saw_them() {
+    let world = World::new(9);
+    let squash = CenterCrop { fraction: 1.0, resize: ResizeMode::Squash, offset: CropOffset::Floor };
+    let squashed =
+        cache_holding(&world.path("squashed"), &world.images, 1, |config| config.center = Some(squash));
+    let inputs = TrainInputs { cache: &squashed, ..world.inputs_for(&config_for("seed", 0), &world.images) };
+    let dir = world.path("run");
+    train(&config_for("seed", 0), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {}).unwrap();
+    let run = Run::open(&dir, Verify::Full).unwrap();
+    assert_eq!(run.manifest().center, Some(squash));
+
+    let knn = |test: Option<&Cache>, center_fraction: Option<f32>| {
+        let test = LabeledImages { cache: test, ..labeled(&world.images) };
+        let inputs = EvalInputs { run: &run, bank: None, test, train: Some(labeled(&world.images)) };
+        let options = EvalOptions { protocols: vec![Protocol::Knn], center_fraction, ..options() };
+        evaluate(&inputs, &options, &Job::new())
+    };
+    let report = knn(None, None).unwrap();
+    assert_eq!(report.test.view, "center crop 1, squash, offset floor");
+    let cached = knn(Some(&squashed), None).unwrap();
+    assert_eq!(cached.test.view, "the cache's view 0, center crop 1, squash, offset floor");
+    assert_eq!(cached.knn.unwrap().student, report.knn.unwrap().student, "the same pixels");
+    assert_eq!(knn(None, Some(0.5)).unwrap().test.view, "center crop 0.5, squash, offset floor");
+    let beside = knn(Some(&world.cache), None).unwrap().train.unwrap();
+    assert_eq!(beside.view, "center crop 0.875", "the other set's cache decides before the run's");
 }
 
 #[test]

@@ -1,0 +1,282 @@
+//! How a teacher's own tool turns an image into its input, from the files that tools write beside a model:
+//!
+//! | file | tool |
+//! |---|---|
+//! | `preprocessor_config.json` | transformers |
+//! | `processor_config.json`, in `image_processor` | transformers 5 |
+//! | `open_clip_config.json` | OpenCLIP |
+//! | `config.json`, in `pretrained_cfg` | timm |
+//!
+//! Several files may exist. If two give a value, the values must be equal unless `teacher.toml` sets it. Values are
+//! parsed on demand: a value that `teacher.toml` sets may be malformed here.
+
+mod hugging_face;
+mod open_clip;
+mod processors;
+mod timm;
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use lgd_data::render::{Normalization, Resample};
+use lgd_data::view::CenterCrop;
+use serde_json::Value;
+
+use super::sourced::Sourced;
+use crate::error::ExtractError;
+use crate::lfs::refuse_pointer;
+
+/// The files in the order in which they are asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Preprocessing {
+    files: Vec<PreprocessingFile>,
+}
+
+/// One file's content, and the rules to read it by.
+#[derive(Clone, Debug)]
+struct PreprocessingFile {
+    path: PathBuf,
+    /// The object with the settings.
+    json: Value,
+    /// File and class, as in "preprocessor_config.json: SiglipImageProcessor".
+    source: String,
+    rules: &'static Rules,
+}
+
+/// Reads a setting from a file; `None` if the file does not contain it.
+type Rule<T> = fn(&PreprocessingFile) -> Result<Option<T>, ExtractError>;
+
+/// How one tool's settings are read.
+#[derive(Debug)]
+struct Rules {
+    /// Side of the square input, px.
+    size: Rule<u32>,
+    /// Mean and standard deviation of RGB in 0..1.
+    normalization: Rule<Normalization>,
+    resample: Rule<Resample>,
+    /// Resize and crop.
+    center: Rule<CenterCrop>,
+    /// What the reading of the geometry had to assume.
+    assumption: fn(&PreprocessingFile) -> Option<&'static str>,
+}
+
+impl Preprocessing {
+    /// Reads the files that exist in `dir`.
+    pub(crate) fn read(dir: &Path) -> Result<Self, ExtractError> {
+        let found = [
+            hugging_face::preprocessor_config(dir)?,
+            hugging_face::processor_config(dir)?,
+            open_clip::open(dir)?,
+            timm::open(dir)?,
+        ];
+        Ok(Self { files: found.into_iter().flatten().collect() })
+    }
+
+    /// Side of the square input, px.
+    pub(crate) fn size(&self) -> Result<Option<Sourced<u32>>, ExtractError> {
+        self.agreed("the input size", "size", |rules| rules.size, |a, b| a == b)
+    }
+
+    /// Mean and standard deviation of RGB in 0..1.
+    pub(crate) fn normalization(&self) -> Result<Option<Sourced<Normalization>>, ExtractError> {
+        self.agreed("the normalization", "mean and std", |rules| rules.normalization, |a, b| a == b)
+    }
+
+    /// Resampling filter.
+    pub(crate) fn resample(&self) -> Result<Option<Sourced<Resample>>, ExtractError> {
+        self.agreed("the resampling", "resample", |rules| rules.resample, |a, b| a == b)
+    }
+
+    /// Resize and crop. Two files that differ only in how an odd border is halved agree, and the first one counts.
+    pub(crate) fn center(&self) -> Result<Option<Sourced<CenterCrop>>, ExtractError> {
+        let alike = |a: &CenterCrop, b: &CenterCrop| (a.fraction, a.resize) == (b.fraction, b.resize);
+        let center =
+            self.agreed("the resize and crop", "resize_mode and resize", |rules| rules.center, alike)?;
+        Ok(center.map(|center| {
+            let file = self.files.iter().find(|file| file.source == center.source);
+            match file.and_then(|file| (file.rules.assumption)(file)) {
+                Some(assumption) => Sourced::new(center.value, format!("{}; {assumption}", center.source)),
+                None => center,
+            }
+        }))
+    }
+
+    /// The family of the model that the class of an image processor shows: "siglip" for `SiglipImageProcessorFast`.
+    pub(crate) fn family(&self) -> Option<Sourced<&'static str>> {
+        self.files.iter().find_map(|file| {
+            let family = hugging_face::family(file)?;
+            Some(Sourced::new(family, file.source.clone()))
+        })
+    }
+
+    /// Fails for a model that takes BGR, because images are passed to it as RGB.
+    pub(crate) fn require_rgb(&self) -> Result<(), ExtractError> {
+        match self.files.iter().find(|file| hugging_face::flips_channels(file)) {
+            Some(file) => Err(ExtractError::setting(
+                &file.path,
+                "do_flip_channel_order = true: expected a model of RGB, this one takes BGR",
+                "export the model with its first layer's channels in reverse, and set it to false",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The value on which all files agree; `None` if no file gives one. `keys` of `teacher.toml` decide a conflict.
+    fn agreed<T: Copy + Debug>(
+        &self,
+        what: &str,
+        keys: &str,
+        rule: impl Fn(&Rules) -> Rule<T>,
+        alike: impl Fn(&T, &T) -> bool,
+    ) -> Result<Option<Sourced<T>>, ExtractError> {
+        let mut first: Option<(T, &PreprocessingFile)> = None;
+        for file in &self.files {
+            let Some(value) = rule(file.rules)(file)? else { continue };
+            match first {
+                None => first = Some((value, file)),
+                Some((one, from)) if !alike(&one, &value) => {
+                    return Err(ExtractError::setting(
+                        &file.path,
+                        format!("{what} is {value:?}, but {} says {one:?}", from.path.display()),
+                        format!("decide in teacher.toml: set {keys}"),
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(first.map(|(value, file)| Sourced::new(value, file.source.clone())))
+    }
+}
+
+impl PreprocessingFile {
+    /// The value of a key. Newer versions write null for values that do not apply; these count as absent.
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.json.get(key).and_then(Value::as_str)
+    }
+
+    fn number(&self, key: &str) -> Option<f64> {
+        self.json.get(key).and_then(Value::as_f64)
+    }
+
+    /// Whether a key is set to something other than null, false, 0 or an empty list.
+    fn is_on(&self, key: &str) -> bool {
+        match self.json.get(key) {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(value) => value.as_f64() != Some(0.0),
+        }
+    }
+
+    fn refuse<T>(&self, reason: impl Into<String>, hint: &str) -> Result<T, ExtractError> {
+        Err(ExtractError::setting(&self.path, reason, hint))
+    }
+
+    /// The error for a geometry that cannot be rendered.
+    fn refuse_geometry<T>(&self, reason: impl Into<String>) -> Result<T, ExtractError> {
+        self.refuse(
+            reason,
+            "say what to do instead in teacher.toml: resize_mode = \"shortest\", \"squash\" or \"longest\", and resize = pixels",
+        )
+    }
+
+    fn side(&self, value: &Value) -> Result<u32, ExtractError> {
+        match square(value) {
+            Some(side) => Ok(side),
+            None => self.refuse(
+                format!("the input size {value} is not that of a square"),
+                "give size in teacher.toml",
+            ),
+        }
+    }
+
+    /// Three numbers, one per channel. One number counts for all channels.
+    fn triple(&self, value: &Value) -> Result<[f64; 3], ExtractError> {
+        if let Some(number) = value.as_f64() {
+            return Ok([number; 3]);
+        }
+        let numbers: Option<Vec<f64>> =
+            value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+        match numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok()) {
+            Some(triple) => Ok(triple),
+            None => self.refuse(
+                format!("expected three numbers for mean or std, got {value}"),
+                "give mean and std in teacher.toml",
+            ),
+        }
+    }
+
+    /// Resampling filter for a tool's name.
+    fn filter(&self, name: &str) -> Result<Resample, ExtractError> {
+        match name {
+            "nearest" => Ok(Resample::Nearest),
+            "lanczos" => Ok(Resample::Lanczos),
+            "bilinear" => Ok(Resample::Bilinear),
+            "bicubic" => Ok(Resample::Bicubic),
+            _ => self.refuse(
+                format!("interpolation '{name}': expected nearest, bilinear, bicubic or lanczos"),
+                "give resample in teacher.toml",
+            ),
+        }
+    }
+}
+
+/// Reads a JSON file and returns its path and content; `None` if it does not exist.
+pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, ExtractError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),
+    };
+    refuse_pointer(path, &bytes)?;
+    let json = serde_json::from_slice(&bytes).map_err(|error| ExtractError::syntax(path, error))?;
+    Ok(Some((path.to_owned(), json)))
+}
+
+/// A file's name, for sources.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The side of a square given as `224`, `[224, 224]`, `{"shortest_edge": 224}` or `{"height": 224, "width": 224}`.
+fn square(value: &Value) -> Option<u32> {
+    let pair = |a: &Value, b: &Value| a.as_u64().filter(|a| Some(*a) == b.as_u64());
+    let side = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::Array(list) => match list.as_slice() {
+            [a, b] => pair(a, b),
+            _ => None,
+        },
+        Value::Object(map) => {
+            let key = |name| map.get(name).filter(|value: &&Value| !value.is_null());
+            match (key("height"), key("width"), key("shortest_edge")) {
+                (Some(height), Some(width), _) => pair(height, width),
+                (_, _, Some(edge)) => edge.as_u64(),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    u32::try_from(side?).ok()
+}
+
+/// The normalization (byte x factor - offset - mean) / std, expressed for values in 0..1 instead of bytes.
+fn rescaled(mean: [f64; 3], std: [f64; 3], factor: f64, offset: f64) -> Normalization {
+    // Exactly 1/255 is by far the most common factor, and must not change the last bit.
+    let scale = if (factor * 255.0 - 1.0).abs() < 1e-6 { 1.0 } else { 255.0 * factor };
+    #[expect(clippy::cast_possible_truncation, reason = "the model's input is f32")]
+    let narrow = |value: f64| (value / scale) as f32;
+    Normalization { mean: mean.map(|value| narrow(value + offset)), std: std.map(narrow) }
+}
+
+/// A length in pixels, rounded down as by Python's `int` and `floor`; `None` if it is not a usable one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and the largest side")]
+fn whole(length: f64) -> Option<u32> {
+    (length >= 1.0 && length <= f64::from(lgd_data::render::MAX_SIZE)).then_some(length as u32)
+}
+
+#[cfg(test)]
+mod tests;

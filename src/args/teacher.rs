@@ -1,0 +1,41 @@
+//! Flags of `lgd teacher`.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use lgd_train::parse::at_least_one;
+
+use super::RuntimeArgs;
+
+/// Flags of `lgd teacher`.
+#[derive(ClapArgs)]
+pub struct TeacherArgs {
+    /// Teacher folder, as an exporter wrote it or with teacher.toml.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Save the resolved settings as teacher.toml in the folder.
+    #[arg(long)]
+    pub write: bool,
+    /// Replace the teacher.toml in the folder.
+    #[arg(long, requires = "write")]
+    pub overwrite: bool,
+    /// Labeled images to measure the teacher's own zero-shot accuracy on, over the plain view. A label is a name in the
+    /// category file (ignoring case, spaces, `_` and `-`).
+    #[arg(long, value_name = "PATH", requires = "categories")]
+    pub images: Option<PathBuf>,
+    /// Category names of the images, as for `lgd bank`.
+    #[arg(long, value_name = "FILE", requires = "images")]
+    pub categories: Option<PathBuf>,
+    /// Prompt template with {} for the name; may be repeated. Default: "a photo of a {}."
+    #[arg(long, value_name = "TEXT", conflicts_with = "templates", requires = "images")]
+    pub template: Vec<String>,
+    /// File of prompt templates, one per line.
+    #[arg(long, value_name = "FILE", requires = "images")]
+    pub templates: Option<PathBuf>,
+    /// Images per encoder batch. Default: the model's own number, else 32 on the CPU and 256 on a GPU.
+    #[arg(long, value_parser = at_least_one)]
+    pub batch: Option<usize>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub runtime: RuntimeArgs,
+}

@@ -1,0 +1,188 @@
+//! The teacher's own zero-shot accuracy over the plain view: the cheapest proof that its preprocessing is right.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use lgd_bank::{Categories, EncodeFailure, PromptEncoder, ReadOptions, Templates, build_tsb};
+use lgd_data::image::{DecodeLimits, RgbImage, decode};
+use lgd_data::manifest::ContentHash;
+use lgd_data::render::render;
+use lgd_data::source::{ImageSource, open_source};
+use lgd_data::view::View;
+use lgd_extract::{ImageEncoder, Teacher, TextEncoder};
+use rayon::prelude::*;
+
+use crate::args::TeacherArgs;
+use crate::commands::print;
+use crate::progress::{JOB, Progress};
+use crate::say::say;
+
+/// Number of images whose best category is their label, of all that were judged.
+#[derive(Default)]
+struct Score {
+    right: usize,
+    judged: usize,
+    unreadable: usize,
+}
+
+/// Measures and prints the accuracy.
+pub fn measure(
+    args: &TeacherArgs,
+    images: &Path,
+    categories: &Path,
+    teacher: &Teacher,
+    image: &mut ImageEncoder,
+    text: &mut TextEncoder,
+) -> anyhow::Result<()> {
+    let source = open_source(images)?;
+    let categories = Categories::read(categories, ReadOptions::default())?;
+    let labels = labels(source.as_ref(), &categories, images)?;
+    let templates = match &args.templates {
+        Some(path) => Templates::read(path)?,
+        None if args.template.is_empty() => Templates::default(),
+        None => Templates::new(args.template.clone())?,
+    };
+    let prompts = std::env::temp_dir().join(format!("lgd-teacher-{}", std::process::id()));
+    let built = build_tsb(&categories, &templates, &mut Prompts(text), &prompts, &JOB);
+    // Nothing reads this prompt cache again; one that cannot be deleted does no harm.
+    let _ = std::fs::remove_dir_all(&prompts);
+    let built = built?;
+    let settings = teacher.image()?;
+    let view = View::of_center(settings.center.unwrap_or_default());
+    let score = {
+        let _progress = Progress::show("teacher", "images");
+        judge(source.as_ref(), &labels, image, &view, built.values())?
+    };
+    if score.unreadable > 0 {
+        say(format_args!("note: {} images could not be read and are left out", score.unreadable));
+    }
+    let share = 100.0 * score.right as f64 / score.judged.max(1) as f64;
+    let origin = settings.center_source.unwrap_or_else(|| "assumed".to_owned());
+    print(&format!(
+        "# zero-shot accuracy: {share:.1}% of n = {} images, {} categories; view 0: {}, {origin}",
+        score.judged,
+        categories.len(),
+        view_text(&view, image.size()),
+    ))
+}
+
+fn view_text(view: &View, size: u32) -> String {
+    match view.crop {
+        lgd_data::view::Crop::Center(crop) => crop.describe(size),
+        lgd_data::view::Crop::Box { .. } => String::new(),
+    }
+}
+
+/// The category of every sample.
+fn labels(
+    source: &dyn ImageSource,
+    categories: &Categories,
+    images: &Path,
+) -> anyhow::Result<Vec<Option<usize>>> {
+    let plain = |name: &str| -> String {
+        name.chars()
+            .filter(|c| !c.is_whitespace() && !matches!(c, '_' | '-'))
+            .flat_map(char::to_lowercase)
+            .collect()
+    };
+    let known: HashMap<String, usize> =
+        categories.names().enumerate().map(|(at, name)| (plain(name), at)).collect();
+    let Some(classes) = source.class_names() else {
+        bail!(
+            "{} has no classes with names\nhint: give a folder whose subfolders are named after the categories",
+            images.display()
+        );
+    };
+    let of_class: Vec<Option<usize>> =
+        classes.iter().map(|class| known.get(&plain(class)).copied()).collect();
+    let unknown: Vec<&str> = classes
+        .iter()
+        .zip(&of_class)
+        .filter(|(_, at)| at.is_none())
+        .map(|(class, _)| class.as_str())
+        .collect();
+    if unknown.len() == classes.len() {
+        bail!(
+            "{}: no class is in the category file; the classes are {}\nhint: name the folders after the categories",
+            images.display(),
+            unknown.join(", ")
+        );
+    }
+    if !unknown.is_empty() {
+        say(format_args!("note: not in the category file, and left out: {}", unknown.join(", ")));
+    }
+    let label = |label: Option<u32>| of_class.get(usize::try_from(label?).ok()?).copied().flatten();
+    Ok(source.samples().iter().map(|sample| label(sample.label)).collect())
+}
+
+/// Compares every labeled image with the prototypes, `[C, D]`, rows of norm 1.
+fn judge(
+    source: &dyn ImageSource,
+    labels: &[Option<usize>],
+    encoder: &mut ImageEncoder,
+    view: &View,
+    prototypes: &[f32],
+) -> anyhow::Result<Score> {
+    let labeled: Vec<(usize, usize)> =
+        labels.iter().enumerate().filter_map(|(sample, label)| Some((sample, (*label)?))).collect();
+    let dim = encoder.dim();
+    let (size, resample) = (encoder.size(), encoder.resample());
+    let mut score = Score::default();
+    JOB.begin(u64::try_from(labeled.len()).unwrap_or(u64::MAX));
+    for batch in labeled.chunks(encoder.batch()) {
+        if JOB.interrupted() {
+            bail!("interrupted");
+        }
+        let shown: Vec<Option<(RgbImage, usize)>> = batch
+            .par_iter()
+            .map(|(sample, label)| {
+                let limits = DecodeLimits::default();
+                let image = decode(&source.read(*sample, limits.max_bytes).ok()?, &limits).ok()?;
+                Some((render(&image, view, size, resample).ok()?, *label))
+            })
+            .collect();
+        score.unreadable += shown.iter().filter(|shown| shown.is_none()).count();
+        let shown: Vec<(RgbImage, usize)> = shown.into_iter().flatten().collect();
+        let (mut pixels, mut scratch) = (encoder.new_batch(), Vec::new());
+        for (row, (image, _)) in shown.iter().enumerate() {
+            let start = row * encoder.image_len();
+            pixels
+                .normalize(start, image, encoder.normalization(), encoder.layout(), &mut scratch)
+                .context("cannot normalize an image")?;
+        }
+        let embeddings = encoder.encode(&pixels, shown.len())?;
+        for (row, (_, label)) in shown.iter().enumerate() {
+            let vector = embeddings.row(row);
+            let likeness =
+                |prototype: &[f32]| -> f32 { prototype.iter().zip(vector).map(|(a, b)| a * b).sum() };
+            let scores = prototypes.chunks_exact(dim).map(likeness).enumerate();
+            let best = scores.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(category, _)| category);
+            score.right += usize::from(best == Some(*label));
+            score.judged += 1;
+        }
+        JOB.advance(u64::try_from(batch.len()).unwrap_or(0));
+    }
+    Ok(score)
+}
+
+/// Adapts the text encoder to the bank's interface.
+struct Prompts<'a>(&'a mut TextEncoder);
+
+impl PromptEncoder for Prompts<'_> {
+    fn hash(&self) -> ContentHash {
+        self.0.hash()
+    }
+
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
+    fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
+        Ok(self.0.encode(prompts)?)
+    }
+
+    fn tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, EncodeFailure> {
+        Ok(self.0.token_ids(prompts)?)
+    }
+}
