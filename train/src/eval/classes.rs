@@ -96,11 +96,7 @@ impl<'a> Classes<'a> {
     }
 
     /// The label in `other` of each of these labels. `None` if one side has names and the other one numbers.
-    pub(super) fn labels_in(
-        &self,
-        labels: &BTreeSet<u32>,
-        other: &Self,
-    ) -> Option<Vec<(u32, Option<u32>)>> {
+    pub(super) fn labels_in(&self, labels: &BTreeSet<u32>, other: &Self) -> Option<Vec<(u32, Option<u32>)>> {
         let find: Box<dyn Fn(u32) -> Option<u32>> = match (self, other) {
             (Self::Names(names), Self::Names(others)) => {
                 let index = NameIndex::of(&borrowed(others));
@@ -129,11 +125,11 @@ pub(super) fn labels_of(source: &dyn ImageSource) -> BTreeSet<u32> {
 /// The class of each label of the test images, as a number of another list: of a bank's categories, of the training
 /// images' labels, or of a classifier's outputs.
 #[derive(Debug, Default)]
-pub(super) struct LabelMap {
+pub struct LabelMap {
     /// Keyed by label.
     classes: BTreeMap<u32, u32>,
     /// How labels were matched, if that needs to be said.
-    pub(super) note: Option<String>,
+    pub note: Option<String>,
 }
 
 impl LabelMap {
@@ -142,14 +138,17 @@ impl LabelMap {
         found: Vec<(u32, Option<u32>)>,
         classes: &Classes<'_>,
     ) -> Result<Self, Vec<String>> {
-        let lost: Vec<String> =
-            found.iter().filter(|(_, class)| class.is_none()).map(|(label, _)| classes.word(*label)).collect();
+        let lost: Vec<String> = found
+            .iter()
+            .filter(|(_, class)| class.is_none())
+            .map(|(label, _)| classes.word(*label))
+            .collect();
         let found = found.into_iter().filter_map(|(label, class)| Some((label, class?)));
         if lost.is_empty() { Ok(Self { classes: found.collect(), note: None }) } else { Err(lost) }
     }
 
-    /// The class of each label. All labels of the test images are mapped.
-    pub(super) fn classes(&self, labels: &[u32]) -> Vec<u32> {
+    /// The class of each of these labels, which must be labels of the source that was mapped.
+    pub fn classes(&self, labels: &[u32]) -> Vec<u32> {
         labels.iter().filter_map(|label| self.classes.get(label)).copied().collect()
     }
 }
@@ -163,17 +162,31 @@ pub(super) fn categories_of_source(
     images: &Path,
     categories: &[&str],
 ) -> Result<LabelMap, EvalError> {
-    let (labels, classes) = (labels_of(source), Classes::of(source.class_names()));
+    categories_of_labels(&labels_of(source), source.class_names(), images, categories)
+}
+
+/// The category of each of `labels`, whose class names are `names` if they have any. `images` names their source in
+/// messages.
+///
+/// # Errors
+/// [`EvalError::UnmatchedClasses`] if a class has no category; [`EvalError::OutsidePositions`] if it is a number that is not a position.
+pub fn categories_of_labels(
+    labels: &BTreeSet<u32>,
+    names: Option<&[String]>,
+    images: &Path,
+    categories: &[&str],
+) -> Result<LabelMap, EvalError> {
+    let classes = Classes::of(names);
     let owned: Vec<String> = categories.iter().map(|name| (*name).to_owned()).collect();
     let of_bank = Classes::of(Some(&owned));
     let numbers = matches!(classes, Classes::Numbers(_));
-    let (found, note) = match classes.labels_in(&labels, &of_bank) {
+    let (found, note) = match classes.labels_in(labels, &of_bank) {
         Some(found) if numbers => {
-            let note = "labels are numbers, and so are the bank's names: matched by name";
+            let note = "labels are numbers, and so are the names: matched by name";
             (found, Some(note.to_owned()))
         }
         Some(found) => (found, None),
-        None if numbers => return positions(&labels, &classes, images, categories),
+        None if numbers => return positions(labels, &classes, images, categories),
         // Names, and a bank of numbers: none of them can be matched.
         None => (labels.iter().map(|&label| (label, None)).collect(), None),
     };
@@ -222,7 +235,7 @@ fn positions_note(categories: &[&str], numbers: &BTreeSet<u32>) -> String {
         Some(first) if *first > 0 => format!("; the smallest label is {first}"),
         _ => String::new(),
     };
-    format!("labels are positions among the bank's {count} names, {names}{more}{first}")
+    format!("labels are positions among the {count} names, {names}{more}{first}")
 }
 
 /// The training label of each label of the test images: classes are matched by name, or by number if neither set has
@@ -254,8 +267,9 @@ pub(super) fn labels_of_training(
         Classes::Numbers(_) => "number",
     };
     let (some, all) = (labels.len(), known.len());
-    let note = (some < all)
-        .then(|| format!("the test images have {some} of the {all} classes of the training images, matched by {by}"));
+    let note = (some < all).then(|| {
+        format!("the test images have {some} of the {all} classes of the training images, matched by {by}")
+    });
     Ok(LabelMap { note, ..map })
 }
 
@@ -339,7 +353,7 @@ mod tests {
         let note = |categories: &[&str], numbers: &[u32]| {
             positions_note(categories, &numbers.iter().copied().collect())
         };
-        assert!(note(&["tench", "goldfish"], &[0]).ends_with("the bank's 2 names, 0 = tench, 1 = goldfish"));
+        assert!(note(&["tench", "goldfish"], &[0]).ends_with("the 2 names, 0 = tench, 1 = goldfish"));
         assert!(note(&["a", "b", "c", "d"], &[0]).ends_with(" 2 = c, …"));
         assert!(note(&["a", "b", "c", "d"], &[3, 1]).ends_with(" 2 = c, …; the smallest label is 1"));
     }

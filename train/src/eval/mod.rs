@@ -32,11 +32,10 @@ use lgd_data::source::ImageSource;
 
 use crate::run::Run;
 use crate::student::Head;
-use classes::LabelMap;
 use crop::center_crops;
 use features::{Extraction, Features};
 
-pub use classes::{categories_of_classes, normalize_name};
+pub use classes::{LabelMap, categories_of_classes, categories_of_labels, normalize_name};
 pub use error::{EvalError, EvalInput};
 pub use knn::{KnnSettings, nearest_neighbors};
 pub use matrix::Matrix;
@@ -145,8 +144,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let mut report = EvalReport::new(inputs, &test, train.as_ref());
     report.images_per_second = crate::trainer::per_second(total, feature_seconds);
     if let (Some(bank), Some(truth), Some(embedding)) = (inputs.bank, truth, &test.head) {
-        report.zero_shot =
-            Some(zero_shot::judge(&test, embedding, bank, &truth.classes(&test.labels))?);
+        report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &truth.classes(&test.labels))?);
         report.notes.extend(truth.note);
     }
     if let (Some(bank), Some(embedding), Some(teacher)) = (compared, &test.head, &test.teacher) {
