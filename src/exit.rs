@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lgd_bank::BankError;
+use lgd_bank::{AlignError, BankError};
 use lgd_data::ArtifactError;
 use lgd_extract::ExtractError;
 use lgd_train::error::FailureKind;
@@ -51,17 +51,12 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         _ => {}
     }
     match cause.downcast_ref() {
-        Some(BankError::Interrupted) => return Some(Exit::Interrupted),
-        Some(BankError::Artifact(error)) => return Some(of_artifact(error)),
-        Some(
-            BankError::PromptSegment { .. }
-            | BankError::RowNorm { .. }
-            | BankError::NoRows
-            | BankError::NoFeatures { .. }
-            | BankError::FeatureNotFinite { .. }
-            | BankError::Width { .. },
-        ) => return Some(Exit::Artifact),
+        Some(AlignError::Bank(error)) => return of_bank(error),
+        Some(AlignError::Artifact(error)) => return Some(of_artifact(error)),
         _ => {}
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return of_bank(error);
     }
     let run = cause.downcast_ref().map(RunError::kind);
     let eval = cause.downcast_ref().map(EvalError::kind);
@@ -71,6 +66,20 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         FailureKind::Artifact => Exit::Artifact,
         FailureKind::Usage | FailureKind::Other => Exit::Usage,
     })
+}
+
+fn of_bank(error: &BankError) -> Option<Exit> {
+    match error {
+        BankError::Interrupted => Some(Exit::Interrupted),
+        BankError::Artifact(error) => Some(of_artifact(error)),
+        BankError::PromptSegment { .. }
+        | BankError::RowNorm { .. }
+        | BankError::NoRows
+        | BankError::NoFeatures { .. }
+        | BankError::FeatureNotFinite { .. }
+        | BankError::Width { .. } => Some(Exit::Artifact),
+        _ => None,
+    }
 }
 
 fn of_artifact(error: &ArtifactError) -> Exit {

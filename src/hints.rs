@@ -126,7 +126,7 @@ fn of_eval(error: &EvalError) -> Option<String> {
             ));
         }
         EvalError::OutsidePositions { .. } => {
-            "count labels from 0 in the order of the bank's names, or give a list path,label with these names"
+            "count labels from 0 in the order of the names, or give a list path,label with these names"
         }
         EvalError::UntrainedClasses { .. } => "add them to --train-images, or leave them out of --images",
         EvalError::UnknownClasses { known, .. } => {

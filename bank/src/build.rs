@@ -189,6 +189,7 @@ fn record(
         cache: request.cache.hash(),
         text_encoder: encoder.hash(),
         cache_text_encoder: of_cache.filter(|recorded| encoder.recorded_as().contains(recorded)),
+        bridge: encoder.bridge(),
         dim: tsb.dim(),
         unassigned: unassigned.map(|category| category.name.clone()).collect(),
         categories,

@@ -36,6 +36,11 @@ pub trait PromptEncoder {
         Ok(prompts.iter().map(|prompt| prompt.bytes().map(u32::from).collect()).collect())
     }
 
+    /// Hash of the bridge's manifest, if embeddings pass through one. Default: none.
+    fn bridge(&self) -> Option<ContentHash> {
+        None
+    }
+
     /// Number of prompts that are longer than the model's context and are cut. Default: none.
     ///
     /// # Errors

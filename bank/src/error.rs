@@ -113,7 +113,7 @@ pub enum BankError {
     },
     /// Text and image embeddings have different widths.
     #[error(
-        "the text encoder gives {text} values, the cached image embeddings have {image}\nhint: both must come from one aligned teacher"
+        "the text encoder gives {text} values, the cached image embeddings have {image}\nhint: both must come from one aligned teacher; for a teacher without language, fit a bridge with `lgd align` and give it as --align"
     )]
     Width {
         /// Width of the text embeddings.

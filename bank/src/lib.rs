@@ -35,11 +35,13 @@
 //! - [`targets`], [`vsb`]: compute visual prototypes and the distributions of every row from cached image embeddings,
 //!   in two passes;
 //! - [`build`]: runs all of these and writes a bank's folder;
+//! - [`mod@align`]: fits a linear bridge from any text encoder to an image encoder's space, for teachers without language;
 //! - [`kdep`]: computes KDEP's targets (docs/methods.md section 2) from cached features; they form a bank of another
 //!   kind.
 //!
 //! No image or image encoder is ever opened: a new category set costs two matrix products over the cache.
 
+pub mod align;
 pub mod build;
 pub mod categories;
 mod center;
@@ -60,6 +62,9 @@ mod top_k;
 pub mod tsb;
 pub mod vsb;
 
+pub use align::{
+    AlignError, AlignReport, AlignRequest, AlignedEncoder, Head, ImageTargets, RidgePenalty, build_align,
+};
 pub use build::{BankReport, BankRequest, TextEncoderRule, build_bank};
 pub use categories::{Categories, CategoryError, JsonEntries, NameForm, ReadOptions};
 pub use encoder::PromptEncoder;

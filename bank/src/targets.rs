@@ -38,7 +38,7 @@ const BLOCKS_PER_THREAD: usize = 8;
 const LEAST_BLOCKS: usize = 16;
 
 /// Accepted norms of a cached embedding, which is a unit vector rounded to f16.
-const NORMS: RangeInclusive<f32> = 0.99..=1.01;
+pub(crate) const NORMS: RangeInclusive<f32> = 0.99..=1.01;
 
 /// How distributions are computed and stored.
 #[derive(Clone, Copy, Debug)]

@@ -5,46 +5,16 @@
 mod common;
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use common::{Kept, Lookup, Rows, Stored};
+use common::{Golden, Kept, Lookup, Rows, Stored};
 use half::f16;
 use lgd_bank::{
     Categories, NameForm, TargetOptions, Temperature, Templates, TopK, Tsb, build_targets, build_tsb,
 };
 use lgd_data::bank::{CapturedMass, UnassignedSlots};
 use lgd_data::job::Job;
-use safetensors::{Dtype, SafeTensors};
-
-/// One golden file, with every tensor as f64.
-struct Golden(HashMap<String, (Vec<usize>, Vec<f64>)>);
 
 impl Golden {
-    fn open(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
-        let bytes = std::fs::read(path).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        Self(
-            file.tensors()
-                .into_iter()
-                .map(|(name, t)| (name, (t.shape().to_vec(), decode(t.dtype(), t.data()))))
-                .collect(),
-        )
-    }
-
-    fn shape(&self, name: &str) -> &[usize] {
-        &self.0[name].0
-    }
-
-    fn values(&self, name: &str) -> &[f64] {
-        &self.0[name].1
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the file's own f32 and f16 values")]
-    fn f32s(&self, name: &str) -> Vec<f32> {
-        self.values(name).iter().map(|&v| v as f32).collect()
-    }
-
     /// Builds the TSB with an encoder that returns embeddings from the file.
     fn tsb(&self) -> Tsb {
         let [categories, templates, dim] = self.shape("prompts") else { panic!("prompts have three axes") };
@@ -62,22 +32,6 @@ impl Golden {
         let mut encoder = Lookup { table, dim: *dim, encoded: 0 };
         let cache = tempfile::tempdir().unwrap();
         build_tsb(&names, &templates, &mut encoder, cache.path(), None, &Job::new()).unwrap()
-    }
-}
-
-fn decode(dtype: Dtype, data: &[u8]) -> Vec<f64> {
-    match dtype {
-        Dtype::F16 => data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f64()).collect(),
-        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
-        Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-        Dtype::I32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
-        Dtype::I64 => data
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|b| f64::from(i32::try_from(i64::from_le_bytes(*b)).unwrap()))
-            .collect(),
-        other => panic!("{other:?}"),
     }
 }
 

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! - [`source`], [`image`], [`view`], [`render`]: from a path to the pixels that the teacher and the student both see;
-//! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`]: artifact folders on disk;
+//! - [`manifest`], [`mod@column`], [`cache`], [`bank`], [`kdep`], [`align`]: artifact folders on disk;
 //! - [`projection`]: principal axes, fitted on streamed rows; [`strided`]: evenly spaced samples of the views;
 //! - [`job`]: progress and interruption of a running stage.
 //!
@@ -37,6 +37,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod align;
 pub mod bank;
 pub mod cache;
 pub mod column;

@@ -256,6 +256,7 @@ fn record(cache: &Cache, storage: Storage) -> BankRecord {
         cache: cache.hash(),
         text_encoder: ContentHash::of(b"text"),
         cache_text_encoder: None,
+        bridge: None,
         dim: DIM,
         categories: (0..CATEGORIES).map(category).collect(),
         templates: vec!["a photo of a {}.".to_owned()],

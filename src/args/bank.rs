@@ -59,6 +59,10 @@ pub struct BankArgs {
     /// Accept a text encoder other than that of the cache's teacher. It must share the embedding space.
     #[arg(long, conflicts_with = "dim")]
     pub other_text_encoder: bool,
+    /// Bridge of `lgd align` from this text encoder to the space of the cache's embeddings, for a teacher without
+    /// language.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dim", "other_text_encoder"])]
+    pub align: Option<PathBuf>,
     /// Folder of cached prompt embeddings. Default: prompts/ beside the output folder.
     #[arg(long, value_name = "DIR", conflicts_with = "dim")]
     pub prompts: Option<PathBuf>,

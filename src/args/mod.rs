@@ -1,6 +1,7 @@
 //! The flags of every command, one file per command. Values are validated here, once; [`crate::commands`] turns them
 //! into resolved objects.
 
+mod align;
 mod bank;
 mod eval;
 mod export;
@@ -18,6 +19,7 @@ use lgd_data::manifest::Existing;
 use lgd_data::source::FieldNames;
 use lgd_extract::ExecutionDevice;
 
+pub use self::align::AlignArgs;
 pub use self::bank::{BankArgs, BankTarget, CenterArg};
 pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
@@ -47,6 +49,8 @@ pub enum Command {
     Teacher(TeacherArgs),
     /// Run the teacher once over K replayable views of every image and cache the embeddings.
     Extract(ExtractArgs),
+    /// Fit a bridge from any text encoder to a teacher that has no language.
+    Align(AlignArgs),
     /// Turn category names or cached features into targets for every view, from the cache alone.
     Bank(BankArgs),
     /// Train a student from a cache with one or more objectives.
@@ -57,9 +61,9 @@ pub enum Command {
     Eval(EvalArgs),
     /// Export a finished student as one ONNX file.
     Export(ExportArgs),
-    /// Summarize a cache, bank or run.
+    /// Summarize a cache, bank, bridge or run.
     Inspect(InspectArgs),
-    /// Check every byte of a cache, bank or run against its manifest.
+    /// Check every byte of a cache, bank, bridge or run against its manifest.
     Verify(VerifyArgs),
 }
 
@@ -126,7 +130,7 @@ pub struct RuntimeArgs {
 /// Flags of `lgd inspect`.
 #[derive(ClapArgs)]
 pub struct InspectArgs {
-    /// Cache, bank or run folder.
+    /// Cache, bank, bridge or run folder.
     pub path: PathBuf,
     /// Print the JSON manifest instead of a summary.
     #[arg(long)]
@@ -136,7 +140,7 @@ pub struct InspectArgs {
 /// Arguments of `lgd verify`.
 #[derive(ClapArgs)]
 pub struct VerifyArgs {
-    /// Cache, bank or run folder.
+    /// Cache, bank, bridge or run folder.
     pub path: PathBuf,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! There is one file per command. Each prints data to standard output and everything else to standard error.
 
+mod align;
 mod bank;
 mod eval;
 mod export;
@@ -28,6 +29,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Teacher(args) => teacher::run(&args),
         Command::Extract(args) => extract::run(&args),
+        Command::Align(args) => align::run(&args),
         Command::Bank(args) => bank::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Objectives(args) => objectives::run(&args),

@@ -98,7 +98,7 @@ fn what_cannot_be_projected_is_refused_with_advice() {
         .ended(2, &["from 1 to 100, got 0.5"]);
     write_cache(&desk.path("same"), Some(1));
     desk.lgd("bank --target kdep --cache same --dim 4 --out banks/kdep").ended(2, &["are all the same"]);
-    desk.lgd("verify banks/kdep").ended(2, &["no cache, bank or run", "kdep.json"]);
+    desk.lgd("verify banks/kdep").ended(2, &["no cache, bank, bridge or run", "kdep.json"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command line, tested on the demo's teacher and a few CIFAR-10 images (`scripts/setup`).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
+mod align;
 mod archives;
 mod bad_input;
 mod common;

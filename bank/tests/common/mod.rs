@@ -1,16 +1,18 @@
-//! Shared code of this crate's tests: embeddings in memory, a sink that keeps all targets, and an encoder with a
-//! lookup table.
+//! Shared code of this crate's tests: embeddings in memory, a sink that keeps all targets, an encoder with a
+//! lookup table, and golden files.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 
 use half::f16;
 use lgd_bank::{EmbeddingRows, EncodeFailure, PromptEncoder, TargetSink};
 use lgd_data::ArtifactError;
 use lgd_data::bank::Distribution;
 use lgd_data::manifest::ContentHash;
+use safetensors::{Dtype, SafeTensors};
 
 /// Embeddings in memory.
 pub struct Rows {
@@ -112,4 +114,50 @@ pub fn unit_rows(rows: usize, dim: usize, seed: u64) -> Vec<f32> {
         values.extend(vector.iter().map(|v| f16::from_f32(v / norm).to_f32()));
     }
     values
+}
+
+/// One golden file, with every tensor as f64.
+pub struct Golden(HashMap<String, (Vec<usize>, Vec<f64>)>);
+
+impl Golden {
+    pub fn open(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+        let bytes = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        Self(
+            file.tensors()
+                .into_iter()
+                .map(|(name, t)| (name, (t.shape().to_vec(), decode(t.dtype(), t.data()))))
+                .collect(),
+        )
+    }
+
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.0[name].0
+    }
+
+    pub fn values(&self, name: &str) -> &[f64] {
+        &self.0[name].1
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the file's own f32 and f16 values")]
+    pub fn f32s(&self, name: &str) -> Vec<f32> {
+        self.values(name).iter().map(|&v| v as f32).collect()
+    }
+}
+
+fn decode(dtype: Dtype, data: &[u8]) -> Vec<f64> {
+    match dtype {
+        Dtype::F16 => data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f64()).collect(),
+        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+        Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        Dtype::I32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
+        Dtype::I64 => data
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|b| f64::from(i32::try_from(i64::from_le_bytes(*b)).unwrap()))
+            .collect(),
+        other => panic!("{other:?}"),
+    }
 }

@@ -1,4 +1,4 @@
-//! The matrix products and the eigendecomposition that projections need, computed by `faer` on plain slices and one
+//! The matrix products and the eigendecomposition that projections and bridges need, computed by `faer` on plain slices and one
 //! thread.
 //!
 //! ```
@@ -42,6 +42,19 @@ pub fn project(components: &[f32], rows: &[f32], out: &mut [f32], (width, dim): 
     matmul(out, Accum::Replace, components, rows, 1.0, Par::Seq);
 }
 
+/// Returns `a . b`: multiplies `[n, k]` by `[k, m]` into `[n, m]`, all row-major.
+///
+/// # Panics
+/// If the slice lengths do not match these shapes.
+pub fn multiply(a: &[f64], b: &[f64], (n, k, m): (usize, usize, usize)) -> Vec<f64> {
+    let mut out = vec![0.0; n * m];
+    let a = MatRef::from_row_major_slice(a, n, k);
+    let b = MatRef::from_row_major_slice(b, k, m);
+    let product = MatMut::from_row_major_slice_mut(&mut out, n, m);
+    matmul(product, Accum::Replace, a, b, 1.0, Par::Seq);
+    out
+}
+
 /// Computes the eigenvalues of a symmetric matrix, smallest first, and its eigenvectors, concatenated in the same
 /// order. Returns `None` if the decomposition does not converge.
 ///
@@ -79,5 +92,7 @@ mod tests {
         let mut out = [0.0; 2];
         project(&[1.0, 0.0, 2.0], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &mut out, (3, 1));
         assert_eq!(out, [7.0, 16.0]);
+        assert_eq!(multiply(&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0], (2, 2, 1)), [17.0, 39.0]);
+        assert_eq!(multiply(&[5.0, 6.0], &[1.0, 2.0, 3.0, 4.0], (1, 2, 2)), [23.0, 34.0]);
     }
 }

@@ -94,6 +94,9 @@ pub struct BankRecord {
     /// `text_encoder` was that of the cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_text_encoder: Option<ContentHash>,
+    /// Hash of the manifest of the bridge behind the text encoder; none without a bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<ContentHash>,
     /// Embedding width D.
     pub dim: usize,
     /// Categories, in slot order.

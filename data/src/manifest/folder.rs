@@ -22,10 +22,11 @@ pub const PLAN: &str = "extract.json";
 
 /// Each manifest name, the kind of artifact that it marks, and the hint for a folder that holds it instead of the
 /// expected manifest.
-const KINDS: [(&str, &str, &str); 5] = [
+const KINDS: [(&str, &str, &str); 6] = [
     ("cache.json", "cache", "the folder holds a cache"),
     ("bank.json", "bank", "the folder holds a bank of names"),
     ("kdep.json", "KDEP bank", "the folder holds a KDEP bank"),
+    ("align.json", "bridge", "the folder holds a bridge of `lgd align`"),
     ("run.json", "run", "the folder holds a run"),
     (PLAN, "cache", "the extraction was not finished; go on with `lgd extract --resume`"),
 ];
@@ -33,7 +34,7 @@ const KINDS: [(&str, &str, &str); 5] = [
 /// Creates the output folder `dir` if it does not exist. Fails if it holds an artifact of another kind.
 ///
 /// # Errors
-/// [`ArtifactError::Occupied`] if `dir` holds a "cache", "bank", "KDEP bank" or "run" that is not a `kind`;
+/// [`ArtifactError::Occupied`] if `dir` holds a "cache", "bank", "KDEP bank", "bridge" or "run" that is not a `kind`;
 /// [`ArtifactError::Io`].
 pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
     fs::create_dir_all(dir).during("create the folder", dir)?;

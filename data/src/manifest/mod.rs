@@ -1,4 +1,4 @@
-//! The parts that all artifact folders share: caches, banks, KDEP banks and runs.
+//! The parts that all artifact folders share: caches, banks, KDEP banks, bridges and runs.
 //!
 //! An artifact is a folder of immutable files and one JSON manifest. The manifest lists the length and the BLAKE3 hash
 //! of every file and ends in its own hash. A file in the folder is either missing or complete.

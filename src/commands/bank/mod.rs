@@ -2,6 +2,7 @@
 
 mod kdep;
 mod names;
+pub mod prompts;
 
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;

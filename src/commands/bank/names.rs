@@ -1,17 +1,19 @@
 //! `lgd bank --target names`: semantics banks and target distributions from category names. No image encoder is
 //! opened.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lgd_bank::{
-    BankReport, BankRequest, Categories, EncodeFailure, JsonEntries, NameForm, PromptEncoder, ReadOptions,
-    TargetOptions, Temperature, Templates, TextEncoderRule, TopK, build_bank,
+    AlignedEncoder, BankReport, BankRequest, Categories, PromptEncoder, TargetOptions, Temperature,
+    TextEncoderRule, TopK, build_bank,
 };
+use lgd_data::align::{Align, ImageSide};
 use lgd_data::bank::UnassignedSlots;
 use lgd_data::cache::Cache;
-use lgd_data::manifest::ContentHash;
-use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
+use lgd_data::manifest::{ContentHash, Verify};
+use lgd_extract::{Teacher, TextEncoder};
 
+use super::prompts::{self, Encoder};
 use crate::args::{BankArgs, CenterArg};
 use crate::commands::print_json;
 use crate::progress::{JOB, Progress};
@@ -19,33 +21,42 @@ use crate::say::say;
 
 /// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
 pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
-    let categories = Categories::read(categories, read_options(args))?;
+    let categories = Categories::read(categories, prompts::read_options(args.verbatim, args.json_prompts))?;
     if let Some(note) = categories.note() {
         say(format_args!("note: {note}"));
     }
-    let templates = templates(args)?;
+    let templates = prompts::templates(args.templates.as_deref(), &args.template)?;
+    let align = args.align.as_deref().map(|dir| Align::open(dir, Verify::Full)).transpose()?;
     let teacher = Teacher::open(teacher)?;
-    if cache.manifest().config.teacher.text_encoder.is_none() {
+    if let Some(align) = &align {
+        if matches!(align.manifest().record.images, ImageSide::Head { .. }) {
+            say(
+                "note: the bridge was fitted to a classifier; only its width can be compared with the cache's",
+            );
+        }
+    } else if cache.manifest().config.teacher.text_encoder.is_none() {
         say(
             "warning: the cache does not know the text encoder of its teacher; only the widths can be compared",
         );
     }
-    let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
-    let options =
-        EncoderOptions { device: args.runtime.device.clone(), batch: None, threads: args.runtime.threads };
-    let text = teacher.text_encoder(&runtime, &options)?;
-    for note in text.notes() {
-        say(format_args!("note: {note}"));
-    }
-    let mut encoder = Encoder { recorded_as: recorded_as(cache, &teacher, &text)?, text };
+    let text = prompts::text_encoder(&teacher, &args.runtime)?;
+    let mut text = Encoder { recorded_as: recorded_as(cache, &teacher, &text)?, text };
+    let mut bridged;
+    let encoder: &mut dyn PromptEncoder = match &align {
+        Some(align) => {
+            bridged = AlignedEncoder::new(&mut text, align, cache)?;
+            &mut bridged
+        }
+        None => &mut text,
+    };
     let request = BankRequest {
         cache,
         categories: &categories,
         templates: &templates,
-        prompt_cache: &prompt_folder(args),
+        prompt_cache: &prompts::folder(args.prompts.as_deref(), &args.out),
         out: &args.out,
         existing: args.existing(),
-        text_encoder: if args.other_text_encoder {
+        text_encoder: if args.other_text_encoder || align.is_some() {
             TextEncoderRule::Any
         } else {
             TextEncoderRule::SameTeacher
@@ -59,30 +70,10 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
     };
     let report = {
         let _progress = Progress::show("bank", "rows");
-        build_bank(&request, &mut encoder, &JOB)?
+        build_bank(&request, encoder, &JOB)?
     };
     summarize(&report, args);
     print_json(&report)
-}
-
-fn read_options(args: &BankArgs) -> ReadOptions {
-    ReadOptions {
-        names: if args.verbatim { NameForm::Verbatim } else { NameForm::Normalized },
-        entries: if args.json_prompts { JsonEntries::Prompts } else { JsonEntries::Synonyms },
-    }
-}
-
-fn templates(args: &BankArgs) -> anyhow::Result<Templates> {
-    Ok(match &args.templates {
-        Some(path) => Templates::read(path)?,
-        None if args.template.is_empty() => Templates::default(),
-        None => Templates::new(args.template.clone())?,
-    })
-}
-
-fn prompt_folder(args: &BankArgs) -> PathBuf {
-    let beside = || args.out.parent().unwrap_or(Path::new("")).join("prompts");
-    args.prompts.clone().unwrap_or_else(beside)
 }
 
 fn summarize(report: &BankReport, args: &BankArgs) {
@@ -122,36 +113,4 @@ fn recorded_as(cache: &Cache, teacher: &Teacher, text: &TextEncoder) -> anyhow::
         hashes.extend(teacher.former_text_hash()?);
     }
     Ok(hashes)
-}
-
-/// Adapts the teacher's text encoder to the bank's interface.
-struct Encoder {
-    text: TextEncoder,
-    recorded_as: Vec<ContentHash>,
-}
-
-impl PromptEncoder for Encoder {
-    fn hash(&self) -> ContentHash {
-        self.text.hash()
-    }
-
-    fn recorded_as(&self) -> Vec<ContentHash> {
-        self.recorded_as.clone()
-    }
-
-    fn dim(&self) -> usize {
-        self.text.dim()
-    }
-
-    fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
-        Ok(self.text.encode(prompts)?)
-    }
-
-    fn tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, EncodeFailure> {
-        Ok(self.text.token_ids(prompts)?)
-    }
-
-    fn count_cut(&self, prompts: &[String]) -> Result<usize, EncodeFailure> {
-        Ok(self.text.count_cut(prompts)?)
-    }
 }

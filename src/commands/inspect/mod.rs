@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use lgd_data::align::{ALIGN_VERSION, Align};
 use lgd_data::bank::{BANK_VERSION, Bank};
 use lgd_data::cache::Cache;
 use lgd_data::kdep::{KDEP_VERSION, KdepBank};
@@ -18,14 +19,15 @@ use crate::exit::Exit;
 use crate::say::say;
 use summary::Summary;
 
-const MANIFESTS: [&str; 5] = ["cache.json", PLAN, "bank.json", "kdep.json", "run.json"];
-const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json or run.json";
+const MANIFESTS: [&str; 6] = ["cache.json", PLAN, "bank.json", "kdep.json", "align.json", "run.json"];
+const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json, align.json or run.json";
 
 /// An opened artifact folder. Its manifest's name determines the kind.
 enum Artifact {
     Cache(Box<Cache>),
     Bank(Bank),
     Kdep(KdepBank),
+    Align(Align),
     Run(Box<Run>),
 }
 
@@ -40,10 +42,13 @@ impl Artifact {
         if KdepBank::is_kdep(path) {
             return Ok(Self::Kdep(KdepBank::open(path, depth)?));
         }
+        if Align::is_align(path) {
+            return Ok(Self::Align(Align::open(path, depth)?));
+        }
         if path.join("run.json").exists() {
             return Ok(Self::Run(Box::new(Run::open(path, depth)?)));
         }
-        bail!("{}: no cache, bank or run\n{HINT}", path.display())
+        bail!("{}: no cache, bank, bridge or run\n{HINT}", path.display())
     }
 }
 
@@ -51,7 +56,7 @@ impl Artifact {
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
     let path = &args.path;
     let manifest = MANIFESTS.iter().find(|name| path.join(name).exists());
-    let Some(&name) = manifest else { bail!("{}: no cache, bank or run\n{HINT}", path.display()) };
+    let Some(&name) = manifest else { bail!("{}: no cache, bank, bridge or run\n{HINT}", path.display()) };
     if name == PLAN {
         say("note: the extraction is not finished; go on with `lgd extract --resume`");
     }
@@ -80,6 +85,10 @@ fn summary(path: &Path, name: &str) -> anyhow::Result<Summary> {
         "kdep.json" => {
             let (manifest, hash) = read_manifest(&file, KDEP_VERSION, "the bank's manifest")?;
             Summary::of_kdep(&manifest, hash)
+        }
+        "align.json" => {
+            let (manifest, hash) = read_manifest(&file, ALIGN_VERSION, "the bridge's manifest")?;
+            Summary::of_align(&manifest, hash)
         }
         _ => {
             let (manifest, hash) = read_manifest(&file, RUN_VERSION, "the run's manifest")?;
@@ -137,6 +146,10 @@ pub fn verify(path: &Path) -> anyhow::Result<Exit> {
         Artifact::Kdep(bank) => {
             let rows = bank.targets()?.rows();
             format!("KDEP targets of width {}, {rows} rows, hash {}", bank.dim(), bank.hash())
+        }
+        Artifact::Align(align) => {
+            let bridge = align.bridge();
+            format!("a bridge of {} to {} values, hash {}", bridge.text_dim(), bridge.dim(), align.hash())
         }
         Artifact::Run(run) => format!("step {}", run.manifest().step),
     };

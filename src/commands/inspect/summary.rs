@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use indicatif::{DecimalBytes, HumanCount};
+use lgd_data::align::{Accuracy, AlignManifest, ImageSide};
 use lgd_data::bank::{BankManifest, BankRecord, CategoryRecord, CenteredSide, Storage};
 use lgd_data::cache::{Cache, CacheConfig, CacheManifest, TeacherRecord};
 use lgd_data::kdep::{KdepManifest, KdepRecord};
@@ -62,6 +63,7 @@ impl Summary {
                 ),
             ),
         ];
+        lines.extend(manifest.record.bridge.map(|hash| ("bridge", hash.to_string())));
         lines.extend(manifest.record.center.map(|center| {
             let of = match center.side {
                 CenteredSide::Image => "images",
@@ -102,6 +104,37 @@ impl Summary {
                 ),
             ),
             ("targets", format!("{} rows", count(manifest.rows))),
+        ])
+    }
+
+    /// Summary of a bridge.
+    pub fn of_align(manifest: &AlignManifest, hash: ContentHash) -> Self {
+        let record = &manifest.record;
+        let images = match &record.images {
+            ImageSide::Cache { cache, teacher, images } => {
+                format!("{} labeled images of the cache {cache}, teacher {}", count(*images), teacher.name)
+            }
+            ImageSide::Head { tensor, .. } => format!("the rows of a classifier, {tensor}"),
+        };
+        let how = if record.cross_validated { "cross-validation" } else { "given" };
+        let percent = |accuracy: Accuracy| {
+            let [held, all] = [accuracy.among_held_out, accuracy.among_all].map(|share| 100.0 * share);
+            format!("{held:.1}% among those held out together, {all:.1}% among all")
+        };
+        let held_out = &record.held_out;
+        Self(vec![
+            ("bridge", hash.to_string()),
+            (
+                "widths",
+                format!("text embeddings of {} to image embeddings of {}", record.text_dim, record.dim),
+            ),
+            ("text encoder", record.text_encoder.to_string()),
+            ("fitted to", format!("{} categories, {images}", count(record.categories))),
+            ("templates", shown(&record.templates.iter().map(String::as_str).collect::<Vec<_>>())),
+            ("ridge", format!("{:.3}, {how}", record.ridge)),
+            ("held-out classes", percent(held_out.plain)),
+            ("centered", percent(held_out.centered)),
+            ("by chance", percent(held_out.chance)),
         ])
     }
 

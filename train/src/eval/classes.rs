@@ -162,17 +162,31 @@ pub fn categories_of_source(
     images: &Path,
     categories: &[&str],
 ) -> Result<LabelMap, EvalError> {
-    let (labels, classes) = (labels_of(source), Classes::of(source.class_names()));
+    categories_of_labels(&labels_of(source), source.class_names(), images, categories)
+}
+
+/// The category of each of `labels`, whose class names are `names` if they have any. `images` names their source in
+/// messages.
+///
+/// # Errors
+/// [`EvalError::UnmatchedClasses`] if a class has no category; [`EvalError::OutsidePositions`] if it is a number that is not a position.
+pub fn categories_of_labels(
+    labels: &BTreeSet<u32>,
+    names: Option<&[String]>,
+    images: &Path,
+    categories: &[&str],
+) -> Result<LabelMap, EvalError> {
+    let classes = Classes::of(names);
     let owned: Vec<String> = categories.iter().map(|name| (*name).to_owned()).collect();
     let of_bank = Classes::of(Some(&owned));
     let numbers = matches!(classes, Classes::Numbers(_));
-    let (found, note) = match classes.labels_in(&labels, &of_bank) {
+    let (found, note) = match classes.labels_in(labels, &of_bank) {
         Some(found) if numbers => {
-            let note = "labels are numbers, and so are the bank's names: matched by name";
+            let note = "labels are numbers, and so are the names: matched by name";
             (found, Some(note.to_owned()))
         }
         Some(found) => (found, None),
-        None if numbers => return positions(&labels, &classes, images, categories),
+        None if numbers => return positions(labels, &classes, images, categories),
         // Names, and a bank of numbers: none of them can be matched.
         None => (labels.iter().map(|&label| (label, None)).collect(), None),
     };
@@ -221,7 +235,7 @@ fn positions_note(categories: &[&str], numbers: &BTreeSet<u32>) -> String {
         Some(first) if *first > 0 => format!("; the smallest label is {first}"),
         _ => String::new(),
     };
-    format!("labels are positions among the bank's {count} names, {names}{more}{first}")
+    format!("labels are positions among the {count} names, {names}{more}{first}")
 }
 
 /// The training label of each label of the test images: classes are matched by name, or by number if neither set has
@@ -339,7 +353,7 @@ mod tests {
         let note = |categories: &[&str], numbers: &[u32]| {
             positions_note(categories, &numbers.iter().copied().collect())
         };
-        assert!(note(&["tench", "goldfish"], &[0]).ends_with("the bank's 2 names, 0 = tench, 1 = goldfish"));
+        assert!(note(&["tench", "goldfish"], &[0]).ends_with("the 2 names, 0 = tench, 1 = goldfish"));
         assert!(note(&["a", "b", "c", "d"], &[0]).ends_with(" 2 = c, …"));
         assert!(note(&["a", "b", "c", "d"], &[3, 1]).ends_with(" 2 = c, …; the smallest label is 1"));
     }

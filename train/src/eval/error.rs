@@ -86,7 +86,7 @@ pub enum EvalError {
         categories: Vec<String>,
     },
     /// Labels are numbers, but not positions among the bank's categories.
-    #[error("{}: labels are positions among the bank's {categories} names, 0 to {}, and these are not: {}{}", images.display(), categories.saturating_sub(1), classes.join(", "), if *from_one { "; they seem to be counted from 1" } else { "" })]
+    #[error("{}: labels are positions among the {categories} names, 0 to {}, and these are not: {}{}", images.display(), categories.saturating_sub(1), classes.join(", "), if *from_one { "; they seem to be counted from 1" } else { "" })]
     OutsidePositions {
         /// The image source.
         images: PathBuf,

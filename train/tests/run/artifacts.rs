@@ -202,6 +202,7 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
         cache: cache.hash(),
         text_encoder: ContentHash::of(b"text encoder"),
         cache_text_encoder: None,
+        bridge: None,
         dim: DIM,
         categories: CLASSES.iter().map(category).collect(),
         templates: vec!["{}".to_owned()],

@@ -143,7 +143,7 @@ fn classes_that_are_no_categories_are_listed() {
     images.samples[3].label = Some(7);
     let error = ask(&images);
     assert!(matches!(&error, EvalError::OutsidePositions { classes, .. } if *classes == ["7"]), "{error}");
-    assert!(error.to_string().ends_with("the bank's 3 names, 0 to 2, and these are not: 7"), "{error}");
+    assert!(error.to_string().ends_with("the 3 names, 0 to 2, and these are not: 7"), "{error}");
     images.samples.iter_mut().for_each(|sample| sample.label = sample.label.map(|label| label % 3 + 1));
     let error = ask(&images);
     assert!(error.to_string().ends_with("not: 3; they seem to be counted from 1"), "{error}");
@@ -281,8 +281,7 @@ fn numbers_that_stand_for_positions_in_a_bank_are_noted() {
     assert!(notes(&world.images).is_empty());
     let mut numbers = world.images.clone();
     numbers.class_names = None;
-    let expected =
-        "labels are positions among the bank's 3 names, 0 = red thing, 1 = green thing, 2 = blue thing";
+    let expected = "labels are positions among the 3 names, 0 = red thing, 1 = green thing, 2 = blue thing";
     assert_eq!(notes(&numbers), [expected]);
     // Caches and sources made elsewhere may number folders of numbers in bytewise order: 0, 1, 10, 2.
     let mut folders = world.images.clone();

@@ -1,0 +1,77 @@
+//! What `lgd bank` and `lgd align` share: options of category files, templates, and the text encoder.
+
+use std::path::{Path, PathBuf};
+
+use lgd_bank::{EncodeFailure, JsonEntries, NameForm, PromptEncoder, ReadOptions, Templates};
+use lgd_data::manifest::ContentHash;
+use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
+
+use crate::args::RuntimeArgs;
+use crate::say::say;
+
+/// Options of the category file, from `--verbatim` and `--json-prompts`.
+pub fn read_options(verbatim: bool, json_prompts: bool) -> ReadOptions {
+    ReadOptions {
+        names: if verbatim { NameForm::Verbatim } else { NameForm::Normalized },
+        entries: if json_prompts { JsonEntries::Prompts } else { JsonEntries::Synonyms },
+    }
+}
+
+/// The templates of `--templates` or `--template`, else the default.
+pub fn templates(file: Option<&Path>, given: &[String]) -> anyhow::Result<Templates> {
+    Ok(match file {
+        Some(path) => Templates::read(path)?,
+        None if given.is_empty() => Templates::default(),
+        None => Templates::new(given.to_vec())?,
+    })
+}
+
+/// The folder of `--prompts`, else `prompts/` beside the output folder.
+pub fn folder(given: Option<&Path>, out: &Path) -> PathBuf {
+    given.map_or_else(|| out.parent().unwrap_or(Path::new("")).join("prompts"), Path::to_owned)
+}
+
+/// Opens the text encoder of `teacher` and prints what was assumed about it.
+pub fn text_encoder(teacher: &Teacher, runtime: &RuntimeArgs) -> anyhow::Result<TextEncoder> {
+    let library = Runtime::load(runtime.onnxruntime.as_deref())?;
+    let options = EncoderOptions { device: runtime.device.clone(), batch: None, threads: runtime.threads };
+    let text = teacher.text_encoder(&library, &options)?;
+    for note in text.notes() {
+        say(format_args!("note: {note}"));
+    }
+    Ok(text)
+}
+
+/// Adapts the teacher's text encoder to the bank's interface.
+pub struct Encoder {
+    /// The text encoder.
+    pub text: TextEncoder,
+    /// Hashes under which a cache may have recorded it.
+    pub recorded_as: Vec<ContentHash>,
+}
+
+impl PromptEncoder for Encoder {
+    fn hash(&self) -> ContentHash {
+        self.text.hash()
+    }
+
+    fn recorded_as(&self) -> Vec<ContentHash> {
+        self.recorded_as.clone()
+    }
+
+    fn dim(&self) -> usize {
+        self.text.dim()
+    }
+
+    fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
+        Ok(self.text.encode(prompts)?)
+    }
+
+    fn tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, EncodeFailure> {
+        Ok(self.text.token_ids(prompts)?)
+    }
+
+    fn count_cut(&self, prompts: &[String]) -> Result<usize, EncodeFailure> {
+        Ok(self.text.count_cut(prompts)?)
+    }
+}
