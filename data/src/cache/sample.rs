@@ -64,7 +64,7 @@ impl SampleRows<'_> {
             Crop::Center(crop) => Some(crop),
             Crop::Box { .. } => None,
         });
-        let mut others = centers.filter(|crop| (crop.resize, crop.rounding) != (held.resize, held.offset));
+        let mut others = centers.filter(|crop| (crop.resize, crop.rounding) != (held.resize, held.rounding));
         others.next().map(|crop| format!("expected a center crop like {held}, got {crop}"))
     }
 }

@@ -171,10 +171,10 @@ impl ImageSources<'_> {
         // What teacher.toml leaves open is as in the files, if they can be followed.
         let files = self.preprocessing.center().ok().flatten().map(|center| center.value);
         let resize = toml.resize_mode.or(files.map(|files| files.resize)).unwrap_or_default();
-        let offset = files.map_or(CropRounding::default(), |files| files.rounding);
+        let rounding = files.map_or(CropRounding::default(), |files| files.rounding);
         let fraction = match (toml.center_fraction, toml.resize, side) {
             (Some(fraction), ..) => fraction,
-            (None, Some(length), Some(side)) => CenterCrop::of_lengths(side, length, resize, offset).fraction,
+            (None, Some(length), Some(side)) => CenterCrop::of_lengths(side, length, resize, rounding).fraction,
             (None, Some(_), None) => {
                 return self
                     .refuse("[image] resize goes with size, which is not known", "set size in teacher.toml");

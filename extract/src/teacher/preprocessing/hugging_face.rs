@@ -7,7 +7,7 @@ use lgd_data::view::{CenterCrop, CropRounding, ResizeMode};
 use serde_json::Value;
 
 use super::processors::{self, GeometryRule, PlainSize, Processor};
-use super::{PreprocessingFile, Rules, file_name, open_clip, read_json, rescaled, square, whole};
+use super::{PreprocessingFile, Rules, file_name, open_clip, read_json, rescaled, single, square, whole};
 use crate::error::ExtractError;
 
 const PREPROCESSOR: &str = "preprocessor_config.json";

@@ -233,7 +233,7 @@ fn files_that_disagree_are_named_and_a_rounding_is_no_disagreement() {
     }
     let agreed = both(&open_clip(224, "shortest")).center().unwrap().unwrap();
     assert_eq!(
-        (agreed.value.offset, agreed.source.as_str()),
+        (agreed.value.rounding, agreed.source.as_str()),
         (CropRounding::Floor, "preprocessor_config.json: CLIPImageProcessor")
     );
     assert!(both(&open_clip(224, "squash")).center().is_err());

@@ -15,7 +15,7 @@ use lgd_data::render::{Normalization, Resample};
 use lgd_data::view::{CenterCrop, CropRounding, ResizeMode};
 use serde_json::Value;
 
-use super::{PreprocessingFile, Rules, file_name, read_json, rescaled, whole};
+use super::{PreprocessingFile, Rules, file_name, read_json, rescaled, single, whole};
 use crate::error::ExtractError;
 
 static RULES: Rules = Rules { size, normalization, resample, center, assumption: |_| None };
