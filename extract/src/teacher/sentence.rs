@@ -5,7 +5,7 @@
 //! 1_Pooling/config.json     {"pooling_mode": "mean"}, or {"pooling_mode_mean_tokens": true, ...}
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -65,7 +65,7 @@ impl SentencePipeline {
     }
 }
 
-fn pooling(path: &PathBuf) -> Result<Option<SentencePipeline>, ExtractError> {
+fn pooling(path: &Path) -> Result<Option<SentencePipeline>, ExtractError> {
     let Some((path, json)) = read_json(path)? else { return Ok(None) };
     let strings = |value: &Value| -> Vec<String> {
         let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);

@@ -218,9 +218,9 @@ fn feed(model: &Model, port: &Port, ids: &str, image_size: Option<u32>) -> Resul
 /// Shape of one image of zeros.
 fn image(model: &Model, port: &Port, side: Option<u32>) -> Result<[usize; 4], ExtractError> {
     let side = side.and_then(|side| usize::try_from(side).ok());
-    let sizes = match port.shape.as_slice() {
-        &[rows, a, b, Some(3)] => [rows.or(Some(1)), a.or(b).or(side), b.or(a).or(side), Some(3)],
-        &[rows, channels, a, b] => {
+    let sizes = match *port.shape.as_slice() {
+        [rows, a, b, Some(3)] => [rows.or(Some(1)), a.or(b).or(side), b.or(a).or(side), Some(3)],
+        [rows, channels, a, b] => {
             [rows.or(Some(1)), channels.or(Some(3)), a.or(b).or(side), b.or(a).or(side)]
         }
         _ => [None; 4],

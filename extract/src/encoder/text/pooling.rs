@@ -34,7 +34,7 @@ fn pooled(pooling: TextPooling, states: &[f32], words: &[bool], dim: usize) -> V
     let owned = |state: Option<&[f32]>| state.map_or_else(|| vec![0.0; dim], <[f32]>::to_vec);
     match pooling {
         TextPooling::None | TextPooling::Cls => owned(tokens.next()),
-        TextPooling::LastToken => owned(tokens.last()),
+        TextPooling::LastToken => owned(tokens.next_back()),
         TextPooling::Mean => {
             let (mut sum, mut count) = (vec![0.0; dim], 0.0_f32);
             for state in tokens {
