@@ -175,7 +175,9 @@ impl ImageSources<'_> {
         let rounding = files.map_or(CropRounding::default(), |files| files.rounding);
         let fraction = match (toml.center_fraction, toml.resize, side) {
             (Some(fraction), ..) => fraction,
-            (None, Some(length), Some(side)) => CenterCrop::of_lengths(side, length, resize, rounding).fraction,
+            (None, Some(length), Some(side)) => {
+                CenterCrop::of_lengths(side, length, resize, rounding).fraction
+            }
             (None, Some(_), None) => {
                 return self
                     .refuse("[image] resize goes with size, which is not known", "set size in teacher.toml");

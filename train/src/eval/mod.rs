@@ -35,7 +35,9 @@ use crate::student::Head;
 use crop::center_crops;
 use features::{Extraction, Features};
 
-pub use classes::{LabelMap, categories_of_classes, categories_of_labels, categories_of_source, normalize_name};
+pub use classes::{
+    LabelMap, categories_of_classes, categories_of_labels, categories_of_source, normalize_name,
+};
 pub use error::{EvalError, EvalInput};
 pub use knn::{KnnSettings, nearest_neighbors};
 pub use matrix::Matrix;

@@ -178,7 +178,8 @@ impl Resize {
     /// The resize, then a crop of `side` pixels. A published share is kept as it is: R at another size is computed from it.
     fn crop(self, side: u32) -> CenterCrop {
         let exact = CenterCrop::of_lengths(side, self.length, self.mode, CropRounding::Floor);
-        let share = self.unrounded.map(|length| CenterCrop { fraction: single(f64::from(side) / length), ..exact });
+        let share =
+            self.unrounded.map(|length| CenterCrop { fraction: single(f64::from(side) / length), ..exact });
         share.filter(|crop| crop.length(side) == self.length).unwrap_or(exact)
     }
 }

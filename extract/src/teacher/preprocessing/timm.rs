@@ -84,9 +84,11 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
     // A malformed size is reported where the size is read.
     let Some(side) = size(file).ok().flatten().filter(|side| *side > 0) else { return Ok(None) };
     match whole(f64::from(side) / share) {
-        Some(length) if share > 0.0 && length > 0 => {
-            Ok(Some(CenterCrop { fraction: single(share), resize: mode, rounding: CropRounding::FloorLength }))
-        }
+        Some(length) if share > 0.0 && length > 0 => Ok(Some(CenterCrop {
+            fraction: single(share),
+            resize: mode,
+            rounding: CropRounding::FloorLength,
+        })),
         _ => file.refuse_geometry(format!("crop_pct = {share}: expected above 0, at most 1")),
     }
 }
