@@ -169,7 +169,7 @@ fn padding_of_the_files_holds_unless_teacher_toml_decides() {
     assert_eq!(open(&multiple, FREE).unwrap().encode("cat").unwrap().ids, [9, 2, 7, 3]);
     assert_eq!(open(&multiple, FREE).unwrap().encode("cat dog a").unwrap().ids.len(), 8);
 
-    assert_eq!(open(&[max.clone()], FREE).unwrap().encode("cat").unwrap().ids.len(), 3);
+    assert_eq!(open(std::slice::from_ref(&max), FREE).unwrap().encode("cat").unwrap().ids.len(), 3);
     assert_eq!(open(&[max], NO_MASK).unwrap().encode("cat").unwrap().ids, [2, 7, 3, 0, 0, 0, 0, 0]);
 }
 
