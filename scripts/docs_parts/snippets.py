@@ -5,8 +5,8 @@
     ```torch run       the Python of third_party/torch-venv, which has PyTorch and torchvision
     ```text output     stdout and stderr of the block before it
 
-Blocks run in order, in a scratch folder that looks like the root of the repository: it links to `scripts` and
-`third_party`, so the commands also work as printed from the root of a checkout. docs/first-hour.md and README.md start
+Blocks run in order, in a scratch folder that looks like the root of the repository: it links to `scripts`, `extract` (for
+the teachers of its tests) and `third_party`, so the commands also work as printed from the root of a checkout. docs/first-hour.md and README.md start
 from an empty folder; every other page starts from a copy of what docs/first-hour.md left behind.
 
 A block fails if its exit code is not 0. Its output must equal the recorded one after both have been filtered: numbers
@@ -81,7 +81,7 @@ def fresh(folder: Path) -> Path:
     """An empty folder that looks like the root of the repository."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in ("scripts", "third_party"):
+    for name in ("scripts", "third_party", "extract"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 

@@ -64,7 +64,7 @@ const FAMILIES: [&str; 26] = [
 /// Processors that no resize and crop of an RGB image is equal to, and a part of each refusal.
 const REFUSED: [(&str, &str); 5] = [
     ("dpt", "aspect ratio"),
-    ("imagegpt", "preprocessor_config.json"),
+    ("imagegpt", "ImageGPTImageProcessor"),
     ("mobilevit", "BGR"),
     ("perceiver", "PerceiverImageProcessor"),
     ("vilt", "ViltImageProcessor"),

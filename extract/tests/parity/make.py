@@ -4,7 +4,7 @@
 
 Without names it makes all families that the installed transformers can: requirements.txt has 4.57, with which optimum works;
 the families of transformers5_families.py need an environment of their own from requirements-5.txt. The fixtures are committed;
-the files of another version may differ from them.
+the files of another version may differ from them. photographs.py and processors.py are scripts of their own.
 """
 
 import sys

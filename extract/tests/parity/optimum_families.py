@@ -1,6 +1,5 @@
 """Folders that optimum-cli writes, with transformers 4.57 models and processors."""
 
-import shutil
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,6 @@
 """Text encoders of sentence-transformers: its own ONNX folder, and optimum's export."""
 
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
