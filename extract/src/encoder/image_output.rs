@@ -52,21 +52,10 @@ const POOLED_FAMILIES: &[&str] = &[
 const PROJECTED_FAMILIES: &[&str] =
     &["clip", "chinese_clip", "altclip", "metaclip_2", "groupvit", "clipseg", "xclip", "blip", "aimv2"];
 
-/// Families whose `last_hidden_state` is a feature map that their classifier averages.
-const MAP_FAMILIES: &[&str] = &[
-    "convnext",
-    "convnextv2",
-    "resnet",
-    "regnet",
-    "mobilenet_v1",
-    "mobilenet_v2",
-    "mobilevit",
-    "efficientnet",
-    "bit",
-    "van",
-    "poolformer",
-    "dinov3_convnext",
-];
+/// Families whose `last_hidden_state` is a feature map, the plain average of which is the embedding. ConvNeXt's and
+/// PoolFormer's is normalized besides, which the graph lacks.
+const MAP_FAMILIES: &[&str] =
+    &["resnet", "regnet", "mobilenet_v1", "mobilenet_v2", "mobilevit", "efficientnet", "bit"];
 
 const CLASSIFIER_HINT: &str = "export the layer before the classifier: optimum: --task feature-extraction; timm: \
      create_model(..., num_classes=0); torchvision: model.fc or model.classifier = torch.nn.Identity()";

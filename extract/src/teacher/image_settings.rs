@@ -43,9 +43,10 @@ impl ImageSources<'_> {
         let path = self.dir.join(&self.model.value);
         let pixels = declared_pixels(&path, toml.input.as_deref());
         let size = self.size(pixels.as_ref(), &mut resolved)?;
+        // A processor that does something else altogether is refused before its values are.
+        let center = self.center(size.or(pixels.as_ref().and_then(side_of)))?;
         let normalization = self.normalization(pixels.as_ref(), &mut resolved, &mut notes)?;
         let resample = self.resample(&mut resolved)?;
-        let center = self.center(size.or(pixels.as_ref().and_then(side_of)))?;
         let (center, center_source) =
             center.map_or((None, None), |center| (Some(center.value), Some(center.source)));
         Ok(ImageSettings {

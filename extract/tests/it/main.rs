@@ -6,6 +6,7 @@
 mod common;
 #[cfg(test)]
 mod image;
+#[cfg(test)]
 mod image_models;
 #[cfg(test)]
 mod outputs;

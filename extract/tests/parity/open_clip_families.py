@@ -132,12 +132,12 @@ def clip_tokenizer_files(folder):
 def bpe_file(folder):
     """The same vocabulary as open_clip's own tokenizer takes it: merges, zipped."""
     path = Path(folder, "bpe_simple_vocab_16e6.txt.gz")
-    merges = "\n".join(f"{a} {b}" for a, b in tokenizers_of.learned_merges(150))
+    merges = "\n".join(f"{a} {b}" for a, b in tokenizers_of.learned_merges(48))
     path.write_bytes(gzip.compress(f'"bpe_simple_vocab_16e6.txt#version: 0.2\n{merges}'.encode(), mtime=0))
     return path
 
 
-TEXT = {"context_length": 77, "vocab_size": 664, "width": 16, "heads": 2, "layers": 1}
+TEXT = {"context_length": 77, "vocab_size": 562, "width": 16, "heads": 2, "layers": 1}
 VISION = {"image_size": 48, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "mlp_ratio": 1.5}
 
 

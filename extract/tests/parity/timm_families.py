@@ -83,7 +83,7 @@ def convnext():
 
 def resnet():
     timm_family("timm-resnet", "resnet18.tv_in1k", 64, {"mode": "shortest", "resize": 73, "offset": "half-even", "resample": "bilinear"}, dynamo=True,
-                layers=(1, 1, 1, 1), channels=(8, 12, 16, 32), stem_width=8)
+                layers=(1, 1, 1, 1), channels=(8, 8, 12, 16), stem_width=8)
 
 
 def mobilenetv4():

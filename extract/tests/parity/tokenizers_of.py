@@ -40,7 +40,7 @@ def learned_merges(count):
     return merges
 
 
-def clip_files(folder, merges=150):
+def clip_files(folder, merges=48):
     """Writes CLIP's `vocab.json` and `merges.txt`; returns the vocabulary's size."""
     letters, pairs = byte_letters(), learned_merges(merges)
     vocabulary = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in pairs] + [START, END]
