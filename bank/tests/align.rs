@@ -137,8 +137,9 @@ fn assert_case(golden: &Golden, name: &str, report: &AlignReport, align: &Align)
 #[test]
 fn a_head_gives_the_projection_of_the_demos_teacher() {
     let golden = Golden::open("align.safetensors");
-    let dir = tempfile::tempdir().unwrap();
     for (name, ridge) in [("head", Some(10.0)), ("chosen", None), ("wide", None)] {
+        // The cases have the same prompts, so each has a prompt cache of its own.
+        let dir = tempfile::tempdir().unwrap();
         let of =
             |part: &str| (golden.f32s(&format!("{name}.{part}")), golden.shape(&format!("{name}.{part}"))[1]);
         let ((texts, text_dim), (rows, dim)) = (of("texts"), of("head"));
@@ -184,7 +185,12 @@ fn labeled_images_stand_for_their_categories() {
 
 /// Texts, `[count, dim]`, and the same vectors with their axes turned: value i becomes value i + 1.
 fn turned(count: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
-    let texts = unit_rows(count, dim, 3);
+    let unit = |row: &[f32]| {
+        let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+        row.iter().map(|value| value / norm).collect::<Vec<f32>>()
+    };
+    // Rows of length 1 up to f32: only the text side is normalized before its mean is subtracted.
+    let texts: Vec<f32> = unit_rows(count, dim, 3).chunks_exact(dim).flat_map(unit).collect();
     let rows = texts.chunks_exact(dim).flat_map(|row| [&row[dim - 1..], &row[..dim - 1]].concat()).collect();
     (texts, rows)
 }

@@ -121,7 +121,7 @@ fn summarize(report: &AlignReport, args: &AlignArgs) {
         Some(_) => (format!("{} images", held_out.decisions), "with --center image"),
         None => (format!("{} names and their rows", held_out.decisions), "with rows centered"),
     };
-    say(format_args!("held-out classes: {what}, mean cosine {:.3}", held_out.cosine));
+    say(format_args!("on held-out classes: {what}, mean cosine {:.3}", held_out.cosine));
     let line = |label: &str, accuracy: Accuracy| {
         say(format_args!(
             "  {label:<20}  {:>5.1}% among those held out together, {:>5.1}% among all",

@@ -96,8 +96,7 @@ impl Matrix {
             let before = norm(row);
             row.iter_mut().zip(mean).for_each(|(value, mean)| *value -= mean);
             let norm = norm(row);
-            // NaN is not above it either.
-            if !(norm > NOTHING * before.max(f64::MIN_POSITIVE)) {
+            if norm.is_nan() || norm <= NOTHING * before.max(f64::MIN_POSITIVE) {
                 return Err(number);
             }
             row.iter_mut().for_each(|value| *value /= norm);

@@ -246,10 +246,11 @@ fn best(candidates: &[Candidate]) -> Candidate {
     candidates.iter().fold(none, |best, &next| if next.cosine >= best.cosine { next } else { best })
 }
 
-/// Images are centered if that makes held-out categories better known among all names, else among each other.
+/// Images are centered if held-out categories are then better told apart, or equally well and better among all. Names
+/// that no bridge was fitted to compete with each other first: among all, those that it was fitted to win too often.
 fn recommended(held_out: &HeldOut) -> Option<CenteredSide> {
     let [plain, centered] =
-        [held_out.plain, held_out.centered].map(|accuracy| (accuracy.among_all, accuracy.among_held_out));
+        [held_out.plain, held_out.centered].map(|accuracy| (accuracy.among_held_out, accuracy.among_all));
     (centered > plain).then_some(CenteredSide::Image)
 }
 
