@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn check(names: &[&str], templates: &[&str], context: usize) -> Result<(), BankError> {
-        let categories = Categories::from_names(names, NameForm::Normalized).unwrap();
+        let categories = Categories::from_names(names, NameForm::Verbatim).unwrap();
         let templates = Templates::new(templates.iter().map(|&text| text.to_owned()).collect()).unwrap();
         require_distinct_tokens(&categories, &templates, &Short { context })
     }

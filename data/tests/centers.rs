@@ -229,7 +229,7 @@ fn a_cache_of_another_crop_is_not_resumed() {
     for (center, what) in [
         (Some(CenterCrop { resize: ResizeMode::Longest, ..SQUASH }), "center_resize"),
         (Some(CenterCrop { rounding: CropRounding::HalfEven, ..SQUASH }), "center_rounding"),
-        (Some(CenterCrop::shortest(1.0)), "center_rounding"),
+        (Some(CenterCrop::shortest(1.0)), "center_resize"),
         (Some(CenterCrop { fraction: 0.5, ..SQUASH }), "center_fraction"),
     ] {
         match CacheBuilder::open(dir.path(), config(center), Existing::Resume) {

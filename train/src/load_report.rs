@@ -49,7 +49,7 @@ impl fmt::Display for LoadReport {
         if !self.notes.is_empty() {
             write!(f, " ({})", self.notes.join(", "))?;
         }
-        let mismatched: Vec<String> = self.mismatched.iter().map(|tensor| tensor.name.clone()).collect();
+        let mismatched: Vec<String> = self.mismatched.iter().map(ToString::to_string).collect();
         for (what, names) in
             [("left out", &self.unused), ("of another shape", &mismatched), ("new", &self.missing)]
         {
