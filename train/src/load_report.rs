@@ -31,6 +31,13 @@ pub struct ShapeMismatch {
     pub got: Vec<usize>,
 }
 
+impl fmt::Display for ShapeMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, expected, got } = self;
+        write!(f, "{name}: expected {expected:?}, the file has {got:?}")
+    }
+}
+
 impl LoadReport {
     /// Whether every parameter and buffer of the student was loaded, as from a checkpoint.
     pub fn is_complete(&self) -> bool {
