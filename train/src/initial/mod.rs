@@ -172,6 +172,9 @@ fn safe_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, WeightsFault> 
     Ok(tensors)
 }
 
+/// Names of tensors that a refusal shows.
+const SHOWN: usize = 3;
+
 /// Whether a tensor belongs to a head or a decoder.
 fn is_head(name: &str) -> bool {
     ["fc.", "classifier.", "head.", DECODER].iter().any(|start| name.starts_with(start))
@@ -182,8 +185,10 @@ fn difference(report: &LoadReport, renamed: &Renamed, wanted: &[(&str, &[usize])
     let backbone: Vec<&str> = wanted.iter().map(|(name, _)| *name).filter(|name| !is_head(name)).collect();
     let missing: Vec<&String> = report.missing.iter().filter(|name| !is_head(name)).collect();
     if let Some(first) = missing.first() {
+        let held: Vec<&str> = report.unused.iter().take(SHOWN).map(String::as_str).collect();
+        let held = if held.is_empty() { String::new() } else { format!("; it has {}, ...", held.join(", ")) };
         return Some(format!(
-            "it lacks {} of the {} tensors of the backbone, such as {first}",
+            "it lacks {} of the {} tensors of the backbone, such as {first}{held}",
             missing.len(),
             backbone.len()
         ));

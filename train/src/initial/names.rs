@@ -48,6 +48,24 @@ pub(super) fn rename(
             (prefix, most) = (candidate, found);
         }
     }
+    // A wrapper of another name is as good if the student is found in no other place of the file.
+    if most == 0 {
+        let first = wanted.first().map_or("", |(name, _)| *name);
+        let timm = timm_name(architecture, first).unwrap_or_else(|| first.to_owned());
+        let mut others: Vec<(usize, String)> = tensors
+            .keys()
+            .filter_map(|name| name.strip_suffix(first).or(name.strip_suffix(timm.as_str())))
+            .filter(|prefix| prefix.ends_with('.'))
+            .map(|prefix| (count(prefix), prefix.to_owned()))
+            .collect();
+        others.sort_by(|a, b| b.0.cmp(&a.0));
+        match others.as_slice() {
+            [(best, only), rest @ ..] if rest.iter().all(|(found, _)| found < best) => {
+                prefix.clone_from(only)
+            }
+            _ => {}
+        }
+    }
     let mut notes = Vec::new();
     if !prefix.is_empty() {
         notes.push(format!("prefix {prefix:?} taken off"));

@@ -92,7 +92,10 @@ fn a_head_may_be_left_out_or_new() {
     let mut other = student(Architecture::ResNet18, Head::Classifier { classes: 7 }, 2);
     let report = initial::load(&mut other, &bytes(&tensors)).unwrap();
     assert_eq!(report.mismatched.len(), 2);
-    assert!(report.to_string().contains("of another shape: fc.weight, fc.bias"), "{report}");
+    assert!(
+        report.to_string().contains("of another shape: fc.weight: expected [7, 512], the file has [5, 512]"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -112,6 +115,20 @@ fn prefixes_of_wrappers_are_taken_off_and_told() {
         tensors.iter().take(4).map(|(name, tensor)| (format!("module.{name}"), tensor.clone())).collect();
     let error = refusal(&few);
     assert!(error.contains("prefix \"module.\"") && error.contains("lacks 96 of the 100"), "{error}");
+}
+
+#[test]
+fn a_wrapper_of_any_name_is_taken_off_if_the_student_is_in_one_place() {
+    let tensors = weights(Architecture::ResNet18, Head::None);
+    for prefix in ["1.", "backbone.body.", "my_detector.features."] {
+        let report = load(&renamed(&tensors, |name| format!("{prefix}{name}"))).unwrap();
+        assert_eq!(report.applied.len(), tensors.len());
+        assert!(report.to_string().contains(&format!("(prefix {prefix:?} taken off)")), "{report}");
+    }
+    let mut twice = renamed(&tensors, |name| format!("left.{name}"));
+    twice.extend(renamed(&tensors, |name| format!("right.{name}")));
+    let error = refusal(&twice);
+    assert!(error.contains("lacks 100 of the 100") && error.contains("it has left."), "{error}");
 }
 
 #[test]
