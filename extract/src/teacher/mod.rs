@@ -159,7 +159,8 @@ impl Teacher {
     /// # Errors
     /// [`ExtractError::TeacherSetting`] if there is no text model.
     pub fn text(&self) -> Result<&TextSettings, ExtractError> {
-        self.text.as_ref().ok_or_else(|| self.no_model("text", TEXT_NAMES))
+        let text = self.text.as_ref().filter(|_| self.models.text.is_some());
+        text.ok_or_else(|| self.no_model("text", TEXT_NAMES))
     }
 
     /// The text model, relative to the folder if it is in it, with the source of its name.
@@ -189,15 +190,18 @@ impl Teacher {
 
     fn no_model(&self, encoder: &str, names: &str) -> ExtractError {
         let reason = format!(
-            "there is no [{encoder}] in {TEACHER_TOML} and no {encoder} model: looked for {}{}",
+            "{} and there is no {encoder} model: looked for {}{}",
+            if self.text.is_some() && encoder == "text" {
+                format!("[{encoder}] in {TEACHER_TOML} names no model,")
+            } else {
+                format!("there is no [{encoder}] in {TEACHER_TOML}")
+            },
             searched(names),
             self.models.others()
         );
-        ExtractError::setting(
-            &self.dir,
-            reason,
-            format!("name it in {TEACHER_TOML}: [{encoder}] model = \"FILE\""),
-        )
+        let align = if encoder == "text" { "; for a teacher without language see lgd align" } else { "" };
+        let hint = format!("name it in {TEACHER_TOML}: [{encoder}] model = \"FILE\"{align}");
+        ExtractError::setting(&self.dir, reason, hint)
     }
 
     /// Hash of the text encoder, for a cache of images: `None` if there is none, or if nobody named it and it is

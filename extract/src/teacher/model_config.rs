@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::preprocessing::read_json;
 use crate::error::ExtractError;
 
 /// Name of the file.
@@ -42,8 +43,8 @@ pub(crate) struct TowerConfig {
     pub model_type: Option<String>,
     /// Longest sequence of tokens.
     pub max_position_embeddings: Option<usize>,
-    /// Id of the padding token; some files have -1 for none.
-    pub pad_token_id: Option<i64>,
+    /// Id of the padding token. Some files have -1 or a list, which name none.
+    pad_token_id: Option<Value>,
     /// Register tokens after the class token.
     pub num_register_tokens: Option<usize>,
     num_labels: Option<usize>,
@@ -57,13 +58,8 @@ impl ModelConfig {
     /// [`ExtractError::TeacherFile`] if the file cannot be read; [`ExtractError::TeacherSyntax`] if it is not JSON or
     /// a value has another type.
     pub(crate) fn read(dir: &Path) -> Result<Option<Self>, ExtractError> {
-        let path = dir.join(CONFIG);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ExtractError::TeacherFile { path, source, hint: "" }),
-        };
-        let file = serde_json::from_slice(&bytes).map_err(|error| ExtractError::syntax(&path, error))?;
+        let Some((path, json)) = read_json(&dir.join(CONFIG))? else { return Ok(None) };
+        let file = serde_json::from_value(json).map_err(|error| ExtractError::syntax(&path, error))?;
         Ok(Some(Self { path, file }))
     }
 
@@ -108,7 +104,7 @@ impl TowerConfig {
 
     /// Id of the padding token.
     pub(crate) fn pad_id(&self) -> Option<u32> {
-        self.pad_token_id.and_then(|id| u32::try_from(id).ok())
+        u32::try_from(self.pad_token_id.as_ref()?.as_u64()?).ok()
     }
 }
 
@@ -140,7 +136,8 @@ mod tests {
     #[test]
     fn a_model_of_one_tower_has_its_values_at_the_top() {
         let config = read(
-            r#"{"model_type": "siglip_text_model", "pad_token_id": 1, "id2label": {"0": "cat", "1": "dog"}}"#,
+            "\u{feff}{\"model_type\": \"siglip_text_model\", \"pad_token_id\": 1, \"scale\": -Infinity, \"gain\": NaN,\n\
+             \"note\": \"a \\\"NaN\\\"\", \"id2label\": {\"0\": \"cat\", \"1\": \"dog\"}}",
         );
         let config = config.unwrap().unwrap();
         assert_eq!((config.text().pad_id(), config.vision().labels()), (Some(1), Some(2)));
@@ -148,7 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_names_no_padding_token() {
+        let config = read(r#"{"model_type": "bert", "pad_token_id": [1, 2]}"#).unwrap().unwrap();
+        assert_eq!(config.text().pad_id(), None);
+    }
+
+    #[test]
     fn a_broken_file_is_named_and_an_absent_one_is_none() {
+        assert!(read("").unwrap_err().to_string().contains("the file is empty"));
+        assert!(read("version https://git-lfs").unwrap_err().to_string().contains("git lfs pull"));
         for text in ["{", r#"{"num_register_tokens": "four"}"#, "[]"] {
             assert!(read(text).unwrap_err().to_string().contains(CONFIG), "{text}");
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! modules.json              a list of steps: Transformer, Pooling, Dense, Normalize, each with its folder
 //! 1_Pooling/config.json     {"pooling_mode": "mean"}, or {"pooling_mode_mean_tokens": true, ...}
+//! config_sentence_transformers.json     {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
 //! ```
 
 use std::path::Path;
@@ -14,6 +15,8 @@ use super::preprocessing::read_json;
 use crate::error::ExtractError;
 
 const MODULES: &str = "modules.json";
+const POOLING: &str = "1_Pooling/config.json";
+const PROMPTS: &str = "config_sentence_transformers.json";
 
 /// Export that has every step in its graph.
 const WHOLE: &str = "export the whole model, with sentence_embedding as its output (optimum-cli export onnx --library sentence_transformers)";
@@ -43,7 +46,7 @@ impl SentencePipeline {
     /// [`ExtractError::TeacherFile`] or [`ExtractError::TeacherSyntax`] if a file cannot be read.
     pub(crate) fn read(dir: &Path) -> Result<Option<Self>, ExtractError> {
         let Some((path, modules)) = read_json(&dir.join(MODULES))? else {
-            return pooling(&dir.join("1_Pooling/config.json"));
+            return pooling(&dir.join(POOLING));
         };
         let mut found = None;
         for module in modules.as_array().into_iter().flatten() {
@@ -62,6 +65,32 @@ impl SentencePipeline {
             }
         }
         Ok(found)
+    }
+
+    /// Name and text of the prompt that sentence-transformers puts before every text; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ExtractError::TeacherSetting`] if the name is not among the prompts, or the prompt's tokens do not count in
+    /// pooling, which is not supported; the errors of reading files.
+    pub(crate) fn default_prompt(dir: &Path) -> Result<Option<(String, String)>, ExtractError> {
+        let Some((path, json)) = read_json(&dir.join(PROMPTS))? else { return Ok(None) };
+        let Some(name) = json.get("default_prompt_name").and_then(Value::as_str) else { return Ok(None) };
+        let Some(prompt) = json.get("prompts").and_then(|prompts| prompts.get(name)).and_then(Value::as_str)
+        else {
+            let reason = format!("default_prompt_name {name:?} is not the name of a text in prompts");
+            let hint = "add it to prompts, or set default_prompt_name to null to embed the texts alone";
+            return Err(ExtractError::setting(&path, reason, hint));
+        };
+        if prompt.is_empty() {
+            return Ok(None);
+        }
+        let pooling = read_json(&dir.join(POOLING))?;
+        if let Some((path, _)) = pooling.filter(|(_, json)| json["include_prompt"] == false) {
+            let reason =
+                format!("include_prompt = false: pooling without the tokens of {prompt:?} is not supported");
+            return Err(ExtractError::setting(&path, reason, WHOLE));
+        }
+        Ok(Some((name.to_owned(), prompt.to_owned())))
     }
 }
 

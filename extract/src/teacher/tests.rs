@@ -96,7 +96,7 @@ fn odd_defaults_do_not_matter_where_teacher_toml_decides_or_no_image_is_encoded(
     let files = [("preprocessor_config.json", odd), (TEACHER_TOML, full.as_str())];
     let image = open(&files).unwrap().image().unwrap();
     assert_eq!((image.size, image.resample), (Some(32), Resample::Bilinear));
-    let teacher = open(&[files[0], (TEACHER_TOML, "[image]\n[text]\n")]).unwrap();
+    let teacher = open(&[files[0], (TEACHER_TOML, "[image]\n[text]\nmodel = 'text.onnx'\n")]).unwrap();
     assert!(teacher.text().is_ok());
     assert!(teacher.image().unwrap_err().to_string().contains("hint: give size in teacher.toml"));
     let undecided = (TEACHER_TOML, full.replace("resize_mode = 'squash'\n", ""));
@@ -186,6 +186,15 @@ fn a_folder_without_teacher_toml_is_a_teacher_if_it_has_a_model() {
         text.contains("no image model") && text.contains("hint: name it in teacher.toml: [image] model"),
         "{text}"
     );
+}
+
+#[test]
+fn a_text_section_without_a_text_model_says_what_was_looked_for() {
+    let toml = format!("{MINIMAL}[text]\n");
+    let error = open(&[(TEACHER_TOML, &toml)]).unwrap().text_hash().unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, ExtractError::TeacherSetting { .. }), "{text}");
+    assert!(text.contains("names no model, and there is no text model: looked for text.onnx"), "{text}");
 }
 
 #[test]

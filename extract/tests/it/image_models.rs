@@ -73,6 +73,16 @@ fn a_graph_with_both_encoders_encodes_images() {
 }
 
 #[test]
+fn an_output_of_the_image_model_is_no_text_embedding() {
+    let toml = ("teacher.toml", "[text]\noutput = 'image_embeds'\ncontext_length = 8\n");
+    let dir = folder("both", &[toml]);
+    std::fs::copy(format!("{FIXTURES}/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let encoder = Teacher::open(dir.path()).unwrap().text_encoder(&runtime(), &EncoderOptions::default());
+    let text = encoder.map(drop).unwrap_err().to_string();
+    assert!(text.contains("the same vector for") && text.contains("from image_embeds"), "{text}");
+}
+
+#[test]
 fn a_batch_that_is_free_in_name_only_is_found() {
     let mut encoder = open_batch("inner_batch", &[], None).unwrap();
     assert_eq!(encoder.batch(), 1);

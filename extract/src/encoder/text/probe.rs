@@ -26,7 +26,7 @@ impl TextEncoder {
     /// [`ExtractError`] if the model cannot be run, or gives different words the same vector.
     pub(super) fn probe(&mut self) -> Result<(), ExtractError> {
         let (words, tokens) = self.probe_words()?;
-        let vectors = match self.rows {
+        let mut vectors = match self.rows {
             Rows::Exactly(rows) => self.try_rows(&tokens, rows)?,
             Rows::UpTo(most) => {
                 let free: Result<Vec<_>, _> = FREE
@@ -41,6 +41,10 @@ impl TextEncoder {
                 }
             }
         };
+        // A batch of one holds the first word alone.
+        if vectors.len() == self.dim {
+            vectors.extend(self.run(&TokenBatch::gather(&tokens, &[1], 1))?);
+        }
         self.require_difference(&words, &tokens, &vectors)
     }
 
@@ -104,7 +108,7 @@ impl TextEncoder {
             [first, second, ..] if tokens[0].ids != tokens[1].ids => (first.to_vec(), second.to_vec()),
             _ => return Ok(()),
         };
-        if cosine(&first, &second).is_none_or(|cosine| cosine < SAME) {
+        if first != second && cosine(&first, &second).is_none_or(|cosine| cosine < SAME) {
             return Ok(());
         }
         let pooling = super::output::pooling_name(self.pooling);

@@ -232,8 +232,39 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, Extract
         Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),
     };
     refuse_pointer(path, &bytes)?;
-    let json = serde_json::from_slice(&bytes).map_err(|error| ExtractError::syntax(path, error))?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if bytes.trim_ascii().is_empty() {
+        return Err(ExtractError::setting(
+            path,
+            "the file is empty: expected JSON",
+            "copy it again from the model's folder",
+        ));
+    }
+    let json = serde_json::from_slice(bytes).or_else(|error| {
+        let quoted = quote_constants(&String::from_utf8_lossy(bytes));
+        serde_json::from_str(&quoted).map_err(|_| ExtractError::syntax(path, error))
+    })?;
     Ok(Some((path.to_owned(), json)))
+}
+
+/// Turns NaN, Infinity and -Infinity, which Python's json writes and reads, into texts: a value that is used is then
+/// refused by its name, and one that is not does no harm.
+fn quote_constants(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    // Every other part is the inside of a string, as long as escaped quotes do not count.
+    let hidden = text.replace("\\\\", "\u{0}").replace("\\\"", "\u{1}");
+    for (at, part) in hidden.split('"').enumerate() {
+        if at > 0 {
+            quoted.push('"');
+        }
+        if at % 2 == 0 {
+            let part = part.replace("-Infinity", "\"-\u{2}\"").replace("Infinity", "\"\u{2}\"");
+            quoted.push_str(&part.replace('\u{2}', "Infinity").replace("NaN", "\"NaN\""));
+        } else {
+            quoted.push_str(part);
+        }
+    }
+    quoted.replace('\u{1}', "\\\"").replace('\u{0}', "\\\\")
 }
 
 /// A file's name, for sources.

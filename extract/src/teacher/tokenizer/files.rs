@@ -13,9 +13,10 @@ use tokenizers::Tokenizer;
 
 use super::{broken, clip};
 use crate::error::ExtractError;
-use crate::teacher::TextSettings;
+use crate::lfs::refuse_pointer_file;
 use crate::teacher::model_config::ModelConfig;
 use crate::teacher::preprocessing::read_json;
+use crate::teacher::{SentencePipeline, TextSettings};
 
 const TOKENIZER: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.json";
@@ -58,6 +59,8 @@ pub(super) struct TokenizerFiles {
     pub sentence: Value,
     /// Whether sentence-transformers wrote the folder.
     pub is_sentence_transformers: bool,
+    /// Name and text of the prompt that sentence-transformers puts before every text.
+    pub prompt: Option<(String, String)>,
     /// `text_cfg` of `open_clip_config.json`, if there is that file.
     pub open_clip: Option<Value>,
     /// `config.json`.
@@ -73,6 +76,7 @@ impl TokenizerFiles {
     /// is damaged; [`ExtractError::TeacherFile`] or [`ExtractError::TeacherSyntax`] for the other files.
     pub(super) fn read(settings: &TextSettings) -> Result<Self, ExtractError> {
         let (source, paths) = find(settings)?;
+        paths.iter().try_for_each(|path| refuse_pointer_file(path))?;
         let tokenizer = match source {
             Source::Json => Tokenizer::from_file(&paths[0]).map_err(|error| broken(&paths[0], error))?,
             Source::ClipVocabulary => clip::from_vocabulary(&paths[0], &paths[1])?,
@@ -90,6 +94,7 @@ impl TokenizerFiles {
             special,
             sentence: json(&settings.dir.join("sentence_bert_config.json"))?,
             is_sentence_transformers: settings.dir.join("modules.json").is_file(),
+            prompt: SentencePipeline::default_prompt(&settings.dir)?,
             open_clip: open_clip.map(|(_, json)| text_cfg(&json)),
             model,
             config,

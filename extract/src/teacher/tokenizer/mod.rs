@@ -38,6 +38,8 @@ pub(crate) struct PromptTokenizer {
     paths: Vec<PathBuf>,
     family: Family,
     context_length: usize,
+    /// Text before every prompt; mostly empty.
+    prefix: String,
     clean: Clean,
     /// The separator's id, which is replaced with 0.
     stripped: Option<u32>,
@@ -104,7 +106,7 @@ impl PromptTokenizer {
     /// [`ExtractError::Tokenizer`] if the text cannot be cleaned as the model requires, the tokenizer fails, or the
     /// prompt has no tokens.
     pub(crate) fn encode(&self, prompt: &str) -> Result<Tokens, ExtractError> {
-        let text = self.clean.apply(prompt).map_err(|entity| {
+        let text = self.clean.apply(&format!("{}{prompt}", self.prefix)).map_err(|entity| {
             broken(
                 self.path(),
                 format!(
@@ -138,7 +140,10 @@ impl PromptTokenizer {
     /// Same as [`PromptTokenizer::encode`].
     pub(crate) fn count_cut(&self, prompts: &[String]) -> Result<usize, ExtractError> {
         // A token has at least one byte of ASCII text, and there are at most a few special tokens.
-        let short = |prompt: &str| prompt.is_ascii() && prompt.len() + SPECIAL_TOKENS <= self.context_length;
+        let short = |prompt: &str| {
+            let bytes = self.prefix.len() + prompt.len() + SPECIAL_TOKENS;
+            prompt.is_ascii() && self.prefix.is_ascii() && bytes <= self.context_length
+        };
         let long = prompts.par_iter().filter(|prompt| !short(prompt));
         let cut = long.map(|prompt| self.encode(prompt).map(|tokens| usize::from(tokens.cut)));
         cut.try_reduce(|| 0, |one, other| Ok(one + other))
@@ -165,6 +170,9 @@ impl PromptTokenizer {
             self.lowercase
         );
         hasher.update(rules.as_bytes());
+        if !self.prefix.is_empty() {
+            hasher.update(format!(" prefix={:?}", self.prefix).as_bytes());
+        }
         Ok(())
     }
 }

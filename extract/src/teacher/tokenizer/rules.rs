@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 use tokenizers::normalizers::NormalizerWrapper;
-use tokenizers::{PaddingDirection, PaddingParams, PaddingStrategy, TruncationDirection, TruncationParams};
+use tokenizers::{
+    PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor, TruncationDirection, TruncationParams,
+};
 
 use super::files::{Family, Source, TokenizerFiles};
 use super::{Clean, Demand, PromptTokenizer, broken, fixed};
@@ -16,8 +18,10 @@ const TOML: &str = "teacher.toml";
 const OPEN_CLIP: &str = "open_clip_config.json";
 const CONFIG: &str = "tokenizer_config.json";
 
-/// Names of padding tokens that can mean nothing else.
-const PAD_TOKENS: [&str; 2] = ["[PAD]", "<pad>"];
+/// BERT's padding token, which has no other use.
+const BERT_PAD: &str = "[PAD]";
+/// The padding token of most SentencePiece vocabularies. Models such as SigLIP have it and pad with another one.
+const PIECE_PAD: &str = "<pad>";
 
 /// transformers' default length of a family whose files leave it out.
 fn family_length(family: Family) -> Option<(usize, &'static str)> {
@@ -38,11 +42,25 @@ pub(super) fn resolve(
     demand: Demand,
 ) -> Result<PromptTokenizer, ExtractError> {
     let mut notes = Vec::new();
+    if let Some((name, prompt)) = &files.prompt {
+        notes.push(format!(
+            "every prompt begins with {prompt:?}, as config_sentence_transformers.json says (default_prompt_name {name:?})"
+        ));
+    }
     check_open_clip(settings, &files)?;
     let (clean, clean_from) = clean(settings, &files)?;
     let lowercase = apply_lower_case(&mut files, clean, &mut notes)?;
     let stripped = stripped(settings, &files)?;
     let (context_length, length_from) = context_length(settings, &files, demand)?;
+    require_room(settings, &files, context_length, &length_from)?;
+    if let Some(most) =
+        positions(&files).filter(|most| length_from == "tokenizer.json" && *most > context_length)
+    {
+        notes.push(format!(
+            "context_length = {context_length} is tokenizer.json's, although config.json gives the model {most} positions: \
+             longer prompts are cut unless context_length in teacher.toml says otherwise"
+        ));
+    }
     let (padding, padding_from) = padding(settings, &files, demand, context_length)?;
     let (side, side_from) = side(settings, &files);
 
@@ -55,7 +73,7 @@ pub(super) fn resolve(
     ];
     let multiple = files.tokenizer.get_padding().and_then(|padding| padding.pad_to_multiple_of);
     let params = if padding.is_some() || multiple.is_some() {
-        let (pad_id, from) = pad_id(settings, &files)?;
+        let (pad_id, from) = pad_id(settings, &files, demand)?;
         resolved.push(Resolved::new("padding_side", side_name(side), side_from));
         resolved.push(Resolved::new("pad_id", i64::from(pad_id), from));
         Some(PaddingParams {
@@ -84,6 +102,7 @@ pub(super) fn resolve(
         paths: files.paths,
         family: files.family,
         context_length,
+        prefix: files.prompt.map(|(_, prompt)| prompt).unwrap_or_default(),
         clean,
         stripped,
         padding_counts: files.family == Family::Siglip,
@@ -104,6 +123,16 @@ fn context_length(
         (Some(set), Some(fixed)) if set != fixed => {
             let reason = format!("[text] context_length = {set}, but the model takes {fixed} tokens");
             return Err(ExtractError::setting(&toml, reason, format!("set context_length = {fixed}")));
+        }
+        (Some(set), None) if positions(files).is_some_and(|most| set > most) => {
+            let most = positions(files).unwrap_or_default();
+            let reason =
+                format!("[text] context_length = {set}, but config.json gives the model {most} positions");
+            return Err(ExtractError::setting(
+                &toml,
+                reason,
+                format!("set context_length to at most {most}"),
+            ));
         }
         (Some(set), _) => return in_range(set, &toml).map(|length| (length, TOML.to_owned())),
         (None, Some(fixed)) => {
@@ -142,6 +171,24 @@ fn context_length(
             ExtractError::setting(&toml, reason, "set context_length in teacher.toml, as the model was trained")
         }),
     }
+}
+
+/// Fails if the tokens that the tokenizer adds to every prompt leave no room for its words.
+fn require_room(
+    settings: &TextSettings,
+    files: &TokenizerFiles,
+    length: usize,
+    from: &str,
+) -> Result<(), ExtractError> {
+    let added = files.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+    if length > added {
+        return Ok(());
+    }
+    let reason = format!(
+        "[text] context_length = {length} (source: {from}) leaves no room for words: every prompt has {added} special tokens"
+    );
+    let hint = "set context_length in teacher.toml, as the model was trained";
+    Err(ExtractError::setting(&settings.dir.join(TOML), reason, hint))
 }
 
 fn in_range(length: usize, path: &std::path::Path) -> Result<usize, ExtractError> {
@@ -240,7 +287,11 @@ fn truncation_direction(files: &TokenizerFiles) -> TruncationDirection {
 
 /// Id of the padding token: `teacher.toml`, open_clip's own rule, `tokenizer.json`, the token that the other files name,
 /// `config.json`.
-fn pad_id(settings: &TextSettings, files: &TokenizerFiles) -> Result<Found<u32>, ExtractError> {
+fn pad_id(
+    settings: &TextSettings,
+    files: &TokenizerFiles,
+    demand: Demand,
+) -> Result<Found<u32>, ExtractError> {
     if let Some(id) = settings.pad_id {
         return Ok((id, TOML.to_owned()));
     }
@@ -270,16 +321,21 @@ fn pad_id(settings: &TextSettings, files: &TokenizerFiles) -> Result<Found<u32>,
     let class = match files.class() {
         "CLIPTokenizer" => Some("<|endoftext|>"),
         "SiglipTokenizer" => Some("</s>"),
+        "GemmaTokenizer" | "Siglip2Tokenizer" | "T5Tokenizer" | "XLMRobertaTokenizer" => Some(PIECE_PAD),
         _ if files.source == Source::ClipVocabulary => Some("<|endoftext|>"),
         _ => None,
     };
+    // Behind a mask the padding token does not matter.
+    let masked = demand.mask && files.family != Family::Siglip;
     let named = class
         .into_iter()
-        .chain(PAD_TOKENS)
+        .chain([BERT_PAD])
+        .chain(masked.then_some(PIECE_PAD))
         .find_map(|token| Some((id(token)?, format!("the token {token}"))));
     named.ok_or_else(|| {
         let reason = "[text] prompts are padded, but neither tokenizer.json nor the files beside it name the padding token";
-        let hint = "set pad_id in teacher.toml to the id that the model was trained with";
+        let hint = "copy tokenizer_config.json or special_tokens_map.json of the model beside tokenizer.json, or set pad_id in \
+                    teacher.toml to the id that the model was trained with";
         ExtractError::setting(&settings.dir.join(TOML), reason, hint)
     })
 }

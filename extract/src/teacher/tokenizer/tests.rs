@@ -294,3 +294,89 @@ fn a_folder_without_a_tokenizer_says_what_to_do() {
         assert!(text.contains(part), "{files:?}: {text}");
     }
 }
+
+#[test]
+fn a_padding_token_that_matters_is_not_guessed() {
+    let vocabulary = json!({"type": "WordLevel", "vocab": {"[UNK]": 0, "[CLS]": 2, "[SEP]": 3, "<pad>": 4, "</s>": 1},
+                            "unk_token": "[UNK]"});
+    let tokenizer = ("tokenizer.json", json!({"model": vocabulary, "added_tokens": []}));
+    let siglip = ("preprocessor_config.json", json!({"image_processor_type": "SiglipImageProcessor"}));
+    let class =
+        |class: &str| ("tokenizer_config.json", json!({"model_max_length": 8, "tokenizer_class": class}));
+    for demand in [FREE, NO_MASK] {
+        let text = open(&[tokenizer.clone(), siglip.clone()], demand).unwrap_err().to_string();
+        assert!(text.contains("hint: copy tokenizer_config.json or special_tokens_map.json"), "{text}");
+        for (name, id) in [("SiglipTokenizer", "1"), ("GemmaTokenizer", "4")] {
+            let files = [tokenizer.clone(), siglip.clone(), class(name)];
+            assert_eq!(resolved(&files, demand, "pad_id").0, id, "{name}");
+        }
+    }
+    assert!(open(&[tokenizer.clone(), class("")], NO_MASK).is_err());
+    let dir = folder(&[tokenizer, class("")]);
+    let fixed = TextSettings { padding: Some(crate::teacher::Padding::Fixed), ..settings(dir.path()) };
+    assert_eq!(value(&PromptTokenizer::open(&fixed, FREE).unwrap(), "pad_id").0, "4", "behind a mask");
+}
+
+#[test]
+fn a_length_that_cannot_be_is_refused() {
+    let dir = folder(&[("config.json", json!({"model_type": "bert", "max_position_embeddings": 10}))]);
+    let with = |length| TextSettings { context_length: Some(length), ..settings(dir.path()) };
+    for length in [3, 10] {
+        PromptTokenizer::open(&with(length), FREE).unwrap();
+    }
+    for (length, part) in [
+        (1, "leaves no room for words: every prompt has 2 special tokens"),
+        (2, "leaves no room for words"),
+        (11, "config.json gives the model 10 positions"),
+    ] {
+        let text = PromptTokenizer::open(&with(length), FREE).unwrap_err().to_string();
+        assert!(text.contains(part) && text.contains("hint: set context_length"), "{text}");
+    }
+}
+
+#[test]
+fn a_short_length_of_tokenizer_json_is_told() {
+    let truncation = json!({"direction": "Right", "max_length": 7, "strategy": "LongestFirst", "stride": 0});
+    let file = ("tokenizer.json", json!({"truncation": truncation}));
+    let model = ("config.json", json!({"model_type": "bert", "max_position_embeddings": 10}));
+    let notes = open(&[file.clone(), model], FREE).unwrap().notes().to_vec();
+    assert!(notes[0].contains("7 is tokenizer.json's, although config.json gives the model 10"), "{notes:?}");
+    assert!(open(&[file], FREE).unwrap().notes().is_empty());
+}
+
+#[test]
+fn the_default_prompt_of_sentence_transformers_begins_every_prompt() {
+    let max = ("tokenizer_config.json", json!({"model_max_length": 8}));
+    let prompts = |name: Value| {
+        (
+            "config_sentence_transformers.json",
+            json!({"prompts": {"query": "a "}, "default_prompt_name": name}),
+        )
+    };
+    let plain = open(std::slice::from_ref(&max), FREE).unwrap();
+    let prompted = open(&[max.clone(), prompts(json!("query"))], FREE).unwrap();
+    assert_eq!(prompted.encode("cat").unwrap().ids, plain.encode("a cat").unwrap().ids);
+    assert!(prompted.notes()[0].contains("every prompt begins with \"a \""), "{:?}", prompted.notes());
+    let hash = |tokenizer: &PromptTokenizer| {
+        let mut hasher = blake3::Hasher::new();
+        tokenizer.hash_into(&mut hasher).unwrap();
+        hasher.finalize()
+    };
+    assert_ne!(hash(&prompted), hash(&plain));
+    let unused = open(&[max.clone(), prompts(Value::Null)], FREE).unwrap();
+    assert_eq!((hash(&unused), unused.notes().len()), (hash(&plain), 0));
+    let text = open(&[max, prompts(json!("passage"))], FREE).unwrap_err().to_string();
+    assert!(text.contains("default_prompt_name \"passage\"") && text.contains("hint: "), "{text}");
+}
+
+#[test]
+fn a_pointer_of_git_lfs_says_how_to_get_the_file() {
+    for names in [&["tokenizer.json"][..], &["vocab.json", "merges.txt"], &["bpe_simple_vocab_16e6.txt.gz"]] {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::write(dir.path().join(name), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        }
+        let text = PromptTokenizer::open(&settings(dir.path()), FREE).unwrap_err().to_string();
+        assert!(text.contains(names[0]) && text.contains("git lfs pull"), "{text}");
+    }
+}
