@@ -96,6 +96,15 @@ fn other_texts_are_not_lists() {
 }
 
 #[test]
+fn rows_of_several_splits_are_refused() {
+    let text = "path,label,split\na.png,cat,train\nb.png,dog,train\nc.png,cat,val\n";
+    let error = message(list("a.csv", text));
+    assert!(error.contains("line 4: the column split says validation, and train before"), "{error}");
+    let one = list("a.csv", text.replace("val", "train")).unwrap();
+    assert_eq!(one.samples().len(), 3);
+}
+
+#[test]
 fn labels_may_be_whole_floats_and_missing() {
     let text = "path,label\na.png,2.0\nb.png,-1\nc.png,\nd.png,NaN\ne.png,0\n";
     let source = list("a.csv", text).unwrap();
@@ -103,7 +112,7 @@ fn labels_may_be_whole_floats_and_missing() {
     assert_eq!((labels, source.class_names()), (vec![Some(2), None, None, None, Some(0)], None));
     assert_eq!(
         source.listing().notes,
-        ["3 of the 5 samples have no label in column label (empty, NaN or -1)"]
+        ["3 of the 5 samples have no label in column label (empty, NaN, null, None, N/A or -1)"]
     );
 
     let source = list("a.csv", "a.png,dog\nb.png,-1\nc.png,\n").unwrap();

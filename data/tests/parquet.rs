@@ -69,7 +69,7 @@ fn a_folder_of_the_hub_has_its_images_labels_and_names() {
     assert!(
         source.listing().rejected.is_empty()
             && source.listing().notes
-                == ["1 of the 9 samples have no label in column kind (empty, NaN or -1)"]
+                == ["1 of the 9 samples have no label in column kind (empty, NaN, null, None, N/A or -1)"]
             && !source.listing().ignores_captions
     );
     for row in [8, 0, 5, 4, 2] {

@@ -112,7 +112,7 @@ fn the_same_labels_are_the_same_classes_in_every_type() {
         assert_eq!((labels(&*source), source.class_names()), (expected.to_vec(), None), "{kind}");
         assert_eq!(
             source.listing().notes,
-            ["1 of the 3 samples have no label in column label (empty, NaN or -1)"]
+            ["1 of the 3 samples have no label in column label (empty, NaN, null, None, N/A or -1)"]
         );
     }
     // Classes that `datasets` names by numbers, in bytewise order, as it does for folders.

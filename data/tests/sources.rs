@@ -398,6 +398,35 @@ fn folders_that_are_no_classes_are_told_or_refused() {
 }
 
 #[test]
+fn folders_that_may_be_meant_otherwise_are_told() {
+    let lone = folder(&["train/cat/1.jpg", "train/dog/1.jpg"]);
+    let source = open(lone.path());
+    assert_eq!(source.class_names().unwrap(), ["cat", "dog"]);
+    assert_eq!(listed(&*source), [("train/cat/1.jpg", Some(0)), ("train/dog/1.jpg", Some(1))]);
+    assert!(source.read(1, 1000).is_ok());
+    assert_eq!(source.listing().notes, ["train is a split, not a class: the classes are the folders in it"]);
+
+    let one = folder(&["img/1.png", "img/2.png"]);
+    fs::write(one.path().join("labels.csv"), "path,label\nimg/1.png,0\nimg/2.png,1\n").unwrap();
+    assert_eq!(
+        open(one.path()).listing().notes,
+        [
+            "all images are of one class, img",
+            "labels.csv is not read: if it lists the labels, give it instead of the folder"
+        ]
+    );
+
+    let masked = folder(&["images/1.jpg", "images/2.jpg", "masks/1.png", "masks/2.png"]);
+    let notes = open(masked.path()).listing().notes.clone();
+    assert!(
+        notes[0].starts_with("masks and images are two classes, with files of the same names"),
+        "{notes:?}"
+    );
+    let apart = folder(&["images/1.jpg", "masks/2.png"]);
+    assert!(open(apart.path()).listing().notes.is_empty());
+}
+
+#[test]
 fn formats_that_are_not_read_are_refused_by_name() {
     for (file, part, hint) in [
         ("data-00000-of-00001.arrow", "an Arrow file", "to_parquet"),

@@ -97,7 +97,8 @@ fn a_source_of_nothing_usable_is_an_error() {
     let desk = Desk::new();
     desk.tiny_teacher("teacher", "linear.onnx");
     desk.write("images/cat/notes.jpg", "no image");
-    desk.lgd(EXTRACT).ended(2, &["not one of the 1 samples can be used", "rejects.jsonl"]);
+    desk.lgd(EXTRACT)
+        .ended(2, &["not one of the 1 samples can be used; the first is cat/notes.jpg: ", "rejects.jsonl"]);
 }
 
 #[test]

@@ -124,7 +124,7 @@ pathlib.Path('list.csv').write_text('\\n'.join(['id,path,class,target', *rows]))
     desk.lgd(&format!("{train} --objective supervised --out run")).ended(0, &[]);
     desk.bash("sed '2s/,[01]$/,-1/' list.csv > some.csv").ended(0, &[]);
     desk.lgd("extract --images some.csv --teacher teacher --label-field target --out some")
-        .ended(0, &["note: some.csv: 1 of the 20 samples have no label in column target (empty, NaN or -1)"]);
+        .ended(0, &["note: some.csv: 1 of the 20 samples have no label in column target (empty, NaN, null, None, N/A or -1)"]);
     desk.lgd(&format!(
         "{} --objective supervised --out other",
         train.replace("list.csv", "some.csv").replace("--cache cache", "--cache some")

@@ -59,6 +59,11 @@ const SIGNATURES: &[(&[u8], Format)] = &[
     (b"P7 332", Foreign("an XV thumbnail")),
     (b"icns", Foreign("an ICNS icon")),
     (b"\0\0\x01\0", Foreign("an ICO icon")),
+    // A cursor has a count of images where a TGA image without a palette has zeros.
+    (b"\0\0\x02\0\0\0\0\0", Foreign("a TGA image")),
+    (b"\0\0\x03\0\0\0\0\0", Foreign("a TGA image")),
+    (b"\0\0\x0a\0\0\0\0\0", Foreign("a TGA image")),
+    (b"\0\0\x0b\0\0\0\0\0", Foreign("a TGA image")),
     (b"\0\0\x02\0", Foreign("a CUR cursor")),
     (b"\x0a\x00", Foreign("a PCX image")),
     (b"\x0a\x02", Foreign("a PCX image")),
@@ -145,5 +150,18 @@ fn text(start: &[u8]) -> Format {
         NotAnImage("an XML document")
     } else {
         Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn textures_are_told_from_cursors() {
+        let tga = [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 32, 0, 24, 0];
+        let cursor = [0, 0, 2, 0, 1, 0, 32, 32, 0, 0, 0, 0, 0, 0, 48, 1, 0, 0];
+        assert_eq!(detect(&tga), Foreign("a TGA image"));
+        assert_eq!(detect(&cursor), Foreign("a CUR cursor"));
     }
 }

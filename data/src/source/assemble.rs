@@ -1,7 +1,7 @@
 //! Assembles the listing of images that are files in folders, on the disk or in archives: which images are samples, their
 //! keys, classes, labels and captions.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use super::classes::Folders;
@@ -232,9 +232,10 @@ fn label<T>(
     if let (Some(name), false) = (named, own || described) {
         return Err(SourceError::no_field(root, FieldKind::Label, name, seen(parts)));
     }
-    let mut classes = folders.within(packed);
+    let class_root = folders.class_root(packed);
+    let mut classes = folders.within(class_root);
     let is_shard =
-        |class: &String| parts.iter().any(|part| part.shards.contains(&format!("{packed}{class}")));
+        |class: &String| parts.iter().any(|part| part.shards.contains(&format!("{class_root}{class}")));
     if !classes.is_empty() && classes.iter().all(is_shard) {
         let shown = classes.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(", ");
         listing.notes.push(format!("the folders {shown}, ... are shards of img2dataset, not classes"));
@@ -254,10 +255,15 @@ fn label<T>(
     if by_folder {
         let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
         let class =
-            |name: &str| name.strip_prefix(packed)?.split_once('/').map(|(class, _)| class.to_owned());
+            |name: &str| name.strip_prefix(class_root)?.split_once('/').map(|(class, _)| class.to_owned());
         let number = |found: &Found<T>| numbers.get(&*class(&found.name)?).copied();
         listing.samples = samples(found.iter().map(number).collect());
-        listing.notes.extend(folders.nested(packed));
+        listing.notes.extend(split_note(packed, class_root));
+        let nested = folders.nested(class_root);
+        let one = classes.first().filter(|_| classes.len() == 1);
+        let one = one.map(|class| format!("all images are of one class, {class}"));
+        listing.notes.extend(nested.or(one));
+        listing.notes.extend(masks(found.iter().map(|found| &*found.name), class_root));
         listing.set_classes(classes);
         return Ok(());
     }
@@ -270,11 +276,50 @@ fn label<T>(
         .map_err(|(at, fault)| SourceError::Label { path: root.join(&found[at].key), fault })?;
     if own || described {
         let field = named.unwrap_or(if own { ".cls files" } else { ".json files" });
-        listing.notes.extend(labels::notes(field, &labels));
+        listing.notes.extend(labels::notes(field, &labels, class_names.as_deref()));
     }
     listing.samples = samples(labels);
     listing.class_names = class_names;
     Ok(())
+}
+
+/// Notes that the folder of the classes is not the packed one, but a split in it.
+fn split_note(packed: &str, class_root: &str) -> Option<String> {
+    let split = class_root.strip_prefix(packed)?.strip_suffix('/')?;
+    Some(format!("{split} is a split, not a class: the classes are the folders in it"))
+}
+
+/// Words for folders of masks, in lower case and without blanks.
+const MASKS: [&str; 12] = [
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "annotation",
+    "annotations",
+    "segmentation",
+    "segmentationclass",
+    "gt",
+    "groundtruth",
+    "depth",
+    "targets",
+];
+
+/// Notes a class folder that is called as masks are, and whose files have the names of those in another class folder.
+fn masks<'a>(names: impl Iterator<Item = &'a str>, class_root: &str) -> Option<String> {
+    let mut classes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (class, file) in names.filter_map(|name| name.strip_prefix(class_root)?.split_once('/')) {
+        classes.entry(class).or_default().insert(fields::split(file).0);
+    }
+    let called = |class: &str| {
+        let letters = class.chars().filter(char::is_ascii_alphabetic);
+        MASKS.contains(&&*letters.map(|letter| letter.to_ascii_lowercase()).collect::<String>())
+    };
+    let (masks, files) = classes.iter().find(|(class, _)| called(class))?;
+    let (images, _) = classes.iter().find(|(class, other)| class != &masks && files.is_subset(other))?;
+    Some(format!(
+        "{masks} and {images} are two classes, with files of the same names: if {masks} holds no images of its own, give the folder {images} alone"
+    ))
 }
 
 /// Fields and keys of the files beside images.

@@ -114,6 +114,23 @@ impl Folders {
         names
     }
 
+    /// The folder of the classes below `packed`: `packed`, or the only folder in it if that is a split with several
+    /// folders of its own, such as `train`.
+    pub(super) fn class_root(&self, packed: &str) -> &str {
+        let children = self.folders.get(packed).into_iter().flat_map(|folder| &folder.children);
+        let mut children = children.filter_map(|child| self.folders.get_key_value(child));
+        match (self.folders.get_key_value(packed), children.next(), children.next()) {
+            (Some(_), Some((path, child)), None)
+                if split_word(&path[packed.len()..]).is_some()
+                    && child.direct == 0
+                    && child.children.len() > 1 =>
+            {
+                path
+            }
+            (packed, ..) => packed.map_or("", |(packed, _)| packed),
+        }
+    }
+
     /// Describes the classes below `folder`, if their own folders may be the classes that were meant.
     pub(super) fn nested(&self, folder: &str) -> Option<String> {
         let classes = self.folders.get(folder).into_iter().flat_map(|folder| &folder.children);
@@ -205,6 +222,19 @@ mod tests {
             (&["cat/1", "dog/1"], None),
         ] {
             assert_eq!(folders(images, &[]).splits(""), expected, "{images:?}");
+        }
+    }
+
+    #[test]
+    fn the_classes_of_a_lone_split_are_its_folders() {
+        for (images, expected) in [
+            (&["train/cat/1", "train/dog/1"][..], "train/"),
+            (&["train/cat/1"], ""),
+            (&["train/cat/1", "train/dog/1", "train/1"], ""),
+            (&["pets/cat/1", "pets/dog/1"], ""),
+            (&["train/cat/1", "train/dog/1", "car/1"], ""),
+        ] {
+            assert_eq!(folders(images, &[""]).class_root(""), expected, "{images:?}");
         }
     }
 

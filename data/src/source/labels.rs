@@ -1,14 +1,20 @@
 //! Labels as sources write them: class numbers, class names, or none.
 //!
 //! Numbers stay numbers in every source: `7`, `7.0` and a class folder `7` are class 7. Names are numbered in bytewise
-//! order. An empty label, NaN and -1 mean "no label".
+//! order. An empty label, NaN, null, None, N/A and -1 mean "no label".
 
 use std::collections::{BTreeSet, HashMap};
 
 use super::Listing;
 
 /// Words for a missing label, besides an empty text.
-const NO_LABEL: [&str; 2] = ["nan", "<na>"];
+const NO_LABEL: [&str; 5] = ["nan", "<na>", "null", "n/a", "#n/a"];
+
+/// The missing value of Python. In lower case it may be the name of a class.
+const NONE: &str = "None";
+
+/// What separates several labels in one text.
+const SEPARATORS: [char; 3] = [',', '|', ';'];
 
 /// Most digits of a class number. All of them fit `f64` exactly.
 const MOST_DIGITS: usize = 15;
@@ -97,7 +103,7 @@ pub enum LabelFault {
         got: String,
     },
     /// Several labels in one.
-    #[error("label {got:?} is a list or an object\nhint: give one label per image")]
+    #[error("label {got:?} is several labels or an object\nhint: give one label per image")]
     Several {
         /// The label.
         got: String,
@@ -125,10 +131,10 @@ impl Label {
     pub(super) fn of_text(text: &str) -> Result<Self, LabelFault> {
         let text = text.trim();
         let got = || text.to_owned();
-        if text.is_empty() || NO_LABEL.iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        if text.is_empty() || text == NONE || NO_LABEL.iter().any(|word| text.eq_ignore_ascii_case(word)) {
             return Ok(Self::None);
         }
-        if (text.starts_with('[') && text.ends_with(']')) || (text.starts_with('{') && text.ends_with('}')) {
+        if is_enclosed(text) || is_numbers(text) {
             return Err(LabelFault::Several { got: got() });
         }
         let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -136,7 +142,9 @@ impl Label {
             && unsigned.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         match text.parse::<f64>() {
             Ok(number) if numeric && unsigned.len() <= MOST_DIGITS => Self::of_number(number),
+            Ok(number) if is_scientific(unsigned) => Self::of_number(number),
             Ok(_) if numeric => Err(LabelFault::Number { got: got() }),
+            _ if is_printed(text) => Err(LabelFault::Number { got: got() }),
             _ => Ok(Self::Name(got())),
         }
     }
@@ -157,6 +165,34 @@ impl Label {
             Err(LabelFault::Number { got: number.to_string() })
         }
     }
+}
+
+/// Whether a text is an array, an object, or a tuple.
+fn is_enclosed(text: &str) -> bool {
+    let within = |start: char, end: char| text.starts_with(start) && text.ends_with(end);
+    within('[', ']') || within('{', '}') || (within('(', ')') && text.contains(','))
+}
+
+/// Whether a text is several whole numbers, such as `0,1` or `0 1`.
+fn is_numbers(text: &str) -> bool {
+    let separates = |letter: char| SEPARATORS.contains(&letter) || letter.is_whitespace();
+    let parts: Vec<&str> = text.split(separates).filter(|part| !part.is_empty()).collect();
+    let all = !parts.is_empty() && parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    all && text.contains(separates)
+}
+
+/// Whether a text is a number as NumPy writes it, such as `7.000e+00`. Without the sign, it may be an identifier.
+fn is_scientific(unsigned: &str) -> bool {
+    let Some((digits, exponent)) = unsigned.split_once(['e', 'E']) else { return false };
+    let all = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = digits.split_once('.').map_or(all(digits), |(whole, part)| all(whole) && all(part));
+    digits && exponent.strip_prefix(['+', '-']).is_some_and(all)
+}
+
+/// Whether a text is a value as Python prints it, such as `tensor(0)`.
+fn is_printed(text: &str) -> bool {
+    let called = text.strip_suffix(')').and_then(|text| text.split_once('('));
+    called.is_some_and(|(name, _)| ["tensor", "array"].contains(&name) || name.starts_with("np."))
 }
 
 /// The labels of a source in order, and its class names if labels are names.
@@ -197,21 +233,42 @@ pub(super) fn resolve(labels: &[Label]) -> Result<Resolved, (usize, LabelFault)>
 /// Fewest labels of which a note says that all are different.
 const IDENTIFIERS: usize = 4;
 
-/// Notes about the labels in `name`, such as `column label`: how many samples have none, and whether every sample has its own.
-pub(super) fn notes(name: &str, labels: &[Option<u32>]) -> Vec<String> {
+/// Notes about the labels in `name`, such as `column label`, and the names of their classes: how many samples have none,
+/// whether every sample has its own, and whether some may be several labels.
+pub(super) fn notes(name: &str, labels: &[Option<u32>], classes: Option<&[String]>) -> Vec<String> {
     let (count, labeled) = (labels.len(), labels.iter().flatten().count());
     let distinct: BTreeSet<u32> = labels.iter().flatten().copied().collect();
     let mut notes = Vec::new();
     if labeled > 0 && labeled < count {
         let missing = count - labeled;
-        notes.push(format!("{missing} of the {count} samples have no label in {name} (empty, NaN or -1)"));
+        notes.push(format!(
+            "{missing} of the {count} samples have no label in {name} (empty, NaN, null, None, N/A or -1)"
+        ));
     }
     if labeled >= IDENTIFIERS && distinct.len() == labeled {
         notes.push(format!(
             "each of the {labeled} labels in {name} occurs once: if these are identifiers, choose the labels with --label-field"
         ));
     }
+    if let Some(combined) = classes.and_then(combined) {
+        notes.push(format!(
+            "the label {combined:?} in {name} is a class of its own: if it is several labels, give one per image"
+        ));
+    }
     notes
+}
+
+/// The first name that may be several labels: a part of it is another name, or a part of one.
+fn combined(names: &[String]) -> Option<&String> {
+    let parts = |name: &str| -> BTreeSet<String> {
+        name.split(SEPARATORS).map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    };
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    names.iter().flat_map(|name| parts(name)).for_each(|part| *counts.entry(part).or_default() += 1);
+    names.iter().find(|name| {
+        let parts = parts(name);
+        parts.len() > 1 && parts.iter().any(|part| counts.get(part).is_some_and(|count| *count > 1))
+    })
 }
 
 #[cfg(test)]
@@ -230,17 +287,42 @@ mod tests {
         {
             assert_eq!(Label::of_text(text), Ok(Label::Number(number)), "{text}");
         }
-        for text in ["", "  ", "NaN", "nan", "<NA>", "-1", "-1.0"] {
+        for text in ["", "  ", "NaN", "nan", "<NA>", "NULL", "null", "None", "N/A", "-1", "-1.0", "-1.0e+00"]
+        {
             assert_eq!(Label::of_text(text), Ok(Label::None), "{text}");
         }
-        for text in ["cat", "n01440764", "7up", "inf", "1e3", "e", "-", ".", "None", "1.2.3", "-cat"] {
+        for text in [
+            "cat",
+            "n01440764",
+            "7up",
+            "inf",
+            "1e3",
+            "e",
+            "-",
+            ".",
+            "none",
+            "1.2.3",
+            "-cat",
+            "a,b",
+            "1,a",
+            "(0) cat",
+            ",",
+            ";",
+        ] {
             assert_eq!(Label::of_text(text), Ok(Label::Name(text.to_owned())), "{text}");
         }
         for text in ["-2", "-100", "0.5", "4294967296", "-0.5", "20190501123456789"] {
             let fault = Label::of_text(text).unwrap_err();
             assert!(matches!(&fault, LabelFault::Number { got } if got == text), "{text}: {fault}");
         }
-        assert!(matches!(Label::of_text("[0, 1]"), Err(LabelFault::Several { .. })));
+        for text in ["[0, 1]", "0,1", "0 1", "0; 1", "0|1", "(0, 1)", "1,"] {
+            assert!(matches!(Label::of_text(text), Err(LabelFault::Several { .. })), "{text}");
+        }
+        for text in ["tensor(0)", "array(0)", "np.int64(0)", "1.5e+00"] {
+            assert!(matches!(Label::of_text(text), Err(LabelFault::Number { .. })), "{text}");
+        }
+        assert_eq!(Label::of_text("3.000000000000000000e+00"), Ok(Label::Number(3)));
+        assert_eq!(Label::of_text("0e+00"), Ok(Label::Number(0)));
     }
 
     #[test]
@@ -282,8 +364,16 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_may_be_several_are_noted() {
+        let told = |list: &[&str]| notes("column label", &[Some(0), Some(0)], Some(&names(list)));
+        assert!(told(&["cat", "cat,furry"])[0].starts_with("the label \"cat,furry\" in column label"));
+        assert!(told(&["a|b", "b|c"])[0].contains("\"a|b\""));
+        assert!(told(&["goldfish, Carassius auratus", "tench, Tinca tinca"]).is_empty());
+    }
+
+    #[test]
     fn labels_that_look_like_identifiers_are_noted() {
-        let told = |labels: &[Option<u32>]| notes("column label", labels);
+        let told = |labels: &[Option<u32>]| notes("column label", labels, None);
         assert!(told(&[Some(0), Some(1), Some(2), Some(0)]).is_empty());
         assert!(told(&[Some(3), Some(1), Some(2)]).is_empty(), "too few to say");
         assert!(told(&[None, None]).is_empty(), "no labels at all is said elsewhere");

@@ -62,13 +62,21 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.rows == 0) {
         let rejects = args.output.out.join("rejects.jsonl");
         bail!(
-            "{}: not one of the {} samples can be used\nhint: {} says why; a list is comma-separated, path[,label]",
+            "{}: not one of the {} samples can be used{}\nhint: {} says why for each",
             args.images.display(),
             manifest.config.samples,
+            first_reject(&rejects).map(|first| format!("; the first is {first}")).unwrap_or_default(),
             rejects.display(),
         );
     }
     Ok(exit(args, &summary, manifest.as_ref()))
+}
+
+/// The key and the reason of the first row of `rejects.jsonl`.
+fn first_reject(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let reject: serde_json::Value = serde_json::from_str(text.lines().next()?).ok()?;
+    Some(format!("{}: {}", reject["key"].as_str()?, reject["detail"].as_str()?))
 }
 
 /// Lists the images, with their captions if those are to be cached.

@@ -1,6 +1,6 @@
 //! The teacher's own zero-shot accuracy over the plain view: the cheapest proof that its preprocessing is right.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -11,6 +11,7 @@ use lgd_data::render::render;
 use lgd_data::source::{ImageSource, open_source};
 use lgd_data::view::View;
 use lgd_extract::{ImageEncoder, Teacher, TextEncoder};
+use lgd_train::eval::{EvalError, categories_of_labels};
 use rayon::prelude::*;
 
 use crate::args::TeacherArgs;
@@ -74,46 +75,54 @@ fn view_text(view: &View, size: u32) -> String {
     }
 }
 
-/// The category of every sample.
+/// The category of every sample, matched as `lgd eval` matches them. Classes without a category are left out.
 fn labels(
     source: &dyn ImageSource,
     categories: &Categories,
     images: &Path,
 ) -> anyhow::Result<Vec<Option<usize>>> {
-    let plain = |name: &str| -> String {
-        name.chars()
-            .filter(|c| !c.is_whitespace() && !matches!(c, '_' | '-'))
-            .flat_map(char::to_lowercase)
-            .collect()
-    };
-    let known: HashMap<String, usize> =
-        categories.names().enumerate().map(|(at, name)| (plain(name), at)).collect();
-    let Some(classes) = source.class_names() else {
+    let labels: BTreeSet<u32> = source.samples().iter().filter_map(|sample| sample.label).collect();
+    if labels.is_empty() {
         bail!(
-            "{} has no classes with names\nhint: give a folder whose subfolders are named after the categories",
+            "{} has no labels\nhint: give a folder whose subfolders are named after the categories",
             images.display()
         );
-    };
-    let of_class: Vec<Option<usize>> =
-        classes.iter().map(|class| known.get(&plain(class)).copied()).collect();
-    let unknown: Vec<&str> = classes
-        .iter()
-        .zip(&of_class)
-        .filter(|(_, at)| at.is_none())
-        .map(|(class, _)| class.as_str())
-        .collect();
-    if unknown.len() == classes.len() {
-        bail!(
-            "{}: no class is in the category file; the classes are {}\nhint: name the folders after the categories",
-            images.display(),
-            unknown.join(", ")
-        );
     }
-    if !unknown.is_empty() {
-        say(format_args!("note: not in the category file, and left out: {}", unknown.join(", ")));
+    let (names, classes): (Vec<&str>, _) = (categories.names().collect(), source.class_names());
+    let matched = |labels: &BTreeSet<u32>| categories_of_labels(labels, classes, images, &names);
+    let mut of_label = BTreeMap::new();
+    match matched(&labels) {
+        Ok(map) => {
+            map.note.iter().for_each(|note| say(format_args!("note: {note}")));
+            of_label.extend(labels.iter().copied().zip(map.classes(&Vec::from_iter(labels.iter().copied()))));
+        }
+        Err(EvalError::UnmatchedClasses { .. }) => {
+            let mut unknown = Vec::new();
+            for label in labels {
+                match matched(&[label].into()).map(|map| map.classes(&[label])).as_deref() {
+                    Ok([category]) => drop(of_label.insert(label, *category)),
+                    _ => unknown.push(class_word(classes, label)),
+                }
+            }
+            let unknown = unknown.join(", ");
+            if of_label.is_empty() {
+                bail!(
+                    "{}: no class is in the category file; the classes are {unknown}\nhint: name the folders after the categories",
+                    images.display()
+                );
+            }
+            say(format_args!("note: not in the category file, and left out: {unknown}"));
+        }
+        Err(error) => return Err(error.into()),
     }
-    let label = |label: Option<u32>| of_class.get(usize::try_from(label?).ok()?).copied().flatten();
-    Ok(source.samples().iter().map(|sample| label(sample.label)).collect())
+    let category = |label: Option<u32>| usize::try_from(*of_label.get(&label?)?).ok();
+    Ok(source.samples().iter().map(|sample| category(sample.label)).collect())
+}
+
+/// The class of a label: its name, or the number itself.
+fn class_word(classes: Option<&[String]>, label: u32) -> String {
+    let name = classes.and_then(|classes| classes.get(usize::try_from(label).ok()?));
+    name.cloned().unwrap_or_else(|| label.to_string())
 }
 
 /// Compares every labeled image with the prototypes, `[C, D]`, rows of norm 1.

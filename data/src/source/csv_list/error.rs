@@ -125,6 +125,19 @@ pub enum RowProblem {
     /// A line is not a JSON object.
     #[error("not a JSON object: {0}\nhint: a .jsonl list has one object per line")]
     Json(#[source] serde_json::Error),
+    /// The row is of another split of a data set than the rows before it.
+    #[error(
+        "the column {column} says {got}, and {first} before: these are several splits of a data set\n\
+         hint: give a list with the rows of one of them"
+    )]
+    Splits {
+        /// Name of the column.
+        column: String,
+        /// The split of earlier rows.
+        first: &'static str,
+        /// The split of this row.
+        got: &'static str,
+    },
     /// The path is empty.
     #[error("the path is empty")]
     EmptyPath,

@@ -150,6 +150,13 @@ impl Columns {
         })
     }
 
+    /// The column that names the split of each row, unless it holds the labels, and its name.
+    pub(super) fn split(&self) -> Option<(usize, &str)> {
+        let found =
+            self.header.as_ref()?.iter().enumerate().find(|(_, name)| is(name.as_bytes(), &["split"]));
+        found.filter(|(column, _)| Some(*column) != self.label).map(|(column, name)| (column, &**name))
+    }
+
     /// The label column, in words.
     pub(super) fn label_words(&self) -> String {
         let name = self.label.and_then(|label| self.header.as_ref()?.get(label));

@@ -114,7 +114,9 @@ impl CsvList {
         let labels: Vec<Label> = rows.iter().map(|row| row.label.clone()).collect();
         let (labels, class_names) = labels::resolve(&labels)
             .map_err(|(row, fault)| wrong(path, (rows[row].line, RowProblem::Label(fault))))?;
-        notes.extend(label_words.iter().flat_map(|words| labels::notes(words, &labels)));
+        notes.extend(
+            label_words.iter().flat_map(|words| labels::notes(words, &labels, class_names.as_deref())),
+        );
         let first_line = rows.first().map(|row| row.line);
         let samples = rows.into_iter().zip(labels).map(|(row, label)| Sample { key: row.key, label });
         let mut listing = Listing {
@@ -204,6 +206,8 @@ struct Rows {
     label_words: Option<String>,
     /// Whether backslashes separate folders; unknown before the first backslash.
     backslashes: Option<bool>,
+    /// The split of the rows, if a column names one.
+    split: Option<&'static str>,
     notes: Vec<String>,
 }
 
@@ -240,6 +244,16 @@ impl Rows {
 
     fn add(&mut self, line: u64, record: &ByteRecord, columns: &Columns) -> Result<(), RowProblem> {
         columns.require(record)?;
+        if let Some((column, name)) = columns.split() {
+            let cell = record.get(column).map(String::from_utf8_lossy).unwrap_or_default();
+            let got = classes::split_word(&cell);
+            if let (Some(first), Some(got)) = (self.split, got)
+                && first != got
+            {
+                return Err(RowProblem::Splits { column: name.to_owned(), first, got });
+            }
+            self.split = self.split.or(got);
+        }
         let path = record.get(columns.path).unwrap_or_default();
         if path.is_empty() {
             return Err(RowProblem::EmptyPath);

@@ -156,7 +156,11 @@ impl ParquetFiles {
         }
         let names = match label {
             Some((name, kind)) => {
-                source.listing.notes.extend(labels::notes(&format!("column {name}"), &numbers));
+                source.listing.notes.extend(labels::notes(
+                    &format!("column {name}"),
+                    &numbers,
+                    names.as_deref(),
+                ));
                 if let LabelKind::Named(names) = kind { Some(names) } else { names }
             }
             None => None,
