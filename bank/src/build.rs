@@ -181,6 +181,8 @@ fn record(
             name: category.name().to_owned(),
             synonyms: category.phrases().to_vec(),
             prompts: category.prompts().to_vec(),
+            keys: category.keys().to_vec(),
+            number: category.number(),
             count,
         })
         .collect();

@@ -37,6 +37,8 @@ mod yaml;
 use std::collections::HashMap;
 use std::path::Path;
 
+use draft::Entry;
+
 pub use form::NameForm;
 pub use problem::{CategoryError, Problem};
 
@@ -65,6 +67,8 @@ pub struct Category {
     name: String,
     phrases: Vec<String>,
     prompts: Vec<String>,
+    keys: Vec<String>,
+    number: Option<u64>,
 }
 
 impl Category {
@@ -81,6 +85,17 @@ impl Category {
     /// Complete prompts, encoded unchanged.
     pub fn prompts(&self) -> &[String] {
         &self.prompts
+    }
+
+    /// Identifiers that the file gives beside the name, such as `n01440764`. They fill no template; classes of images
+    /// may be named by them.
+    pub fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    /// The number that the file gives it, from 0 or 1.
+    pub fn number(&self) -> Option<u64> {
+        self.number
     }
 }
 
@@ -112,7 +127,7 @@ impl Categories {
         let mut collector = Collector::new(form);
         for (position, name) in names.into_iter().enumerate() {
             collector
-                .push(name.as_ref(), &[], &[])
+                .push(&Entry::new(position, name.as_ref()))
                 .map_err(|problem| CategoryError::Listed { position, problem })?;
         }
         collector.finish("the list".to_owned(), None)
@@ -152,7 +167,8 @@ impl Collector {
         Self { form, categories: Vec::new(), seen: HashMap::new() }
     }
 
-    fn push(&mut self, written: &str, synonyms: &[String], prompts: &[String]) -> Result<(), Problem> {
+    fn push(&mut self, entry: &Entry) -> Result<(), Problem> {
+        let Entry { name: written, synonyms, prompts, keys, number, .. } = entry;
         let name = self.form.apply(written);
         if name.trim().is_empty() {
             return Err(Problem::EmptyName);
@@ -182,7 +198,8 @@ impl Collector {
             return Err(Problem::EmptyEntry { name });
         }
         self.seen.insert(key, self.categories.len());
-        self.categories.push(Category { name, phrases, prompts: prompts.to_vec() });
+        let (prompts, keys) = (prompts.clone(), keys.clone());
+        self.categories.push(Category { name, phrases, prompts, keys, number: *number });
         Ok(())
     }
 

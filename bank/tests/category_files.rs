@@ -125,7 +125,7 @@ fn headers_choose_columns() {
     csv(
         "wnid,class_name\nn01443537,goldfish\nn01440764,tench\n",
         &["goldfish", "tench"],
-        "not read: \"wnid\"",
+        "identifiers from \"wnid\"",
     );
     csv("Class,Class Name\n0,cat\n1,dog\n", &["cat", "dog"], "names from \"Class Name\"");
     csv("label,name\n1,dog\n0,cat\n", &["cat", "dog"], "positions from \"label\"");

@@ -249,6 +249,8 @@ fn record(cache: &Cache, storage: Storage) -> BankRecord {
         name: format!("name {name}"),
         synonyms: vec![format!("name {name}")],
         prompts: Vec::new(),
+        keys: Vec::new(),
+        number: None,
         count: 1,
     };
     let mass = CapturedMass { mean: 1.0, min: 1.0 };

@@ -10,7 +10,7 @@ use lgd_data::align::Accuracy;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
 use lgd_extract::Teacher;
-use lgd_train::eval::{EvalError, categories_of_labels};
+use lgd_train::eval::{CategoryKeys, EvalError, categories_of_labels};
 
 use super::bank::prompts::{self, Encoder};
 use super::{print_json, set_threads};
@@ -82,9 +82,13 @@ impl Source {
                 dir.display()
             );
         }
-        let names: Vec<&str> = categories.names().collect();
+        let keys = categories.as_slice().iter().map(|category| CategoryKeys {
+            name: category.name(),
+            keys: category.keys(),
+            number: category.number(),
+        });
         let classes = cache.manifest().config.class_names.as_deref();
-        let map = match categories_of_labels(&known, classes, dir, &names) {
+        let map = match categories_of_labels(&known, classes, dir, keys) {
             Err(EvalError::UnmatchedClasses { classes, .. }) => bail!(
                 "{}: these classes of the cache are not in {}: {}\nhint: add their names, spelled alike or as synonyms",
                 dir.display(),

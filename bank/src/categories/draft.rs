@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub name: String,
     pub synonyms: Vec<String>,
     pub prompts: Vec<String>,
+    /// Identifiers beside the name, such as `n01440764`.
+    pub keys: Vec<String>,
     /// The number that decides its position, from 0 or 1.
     pub number: Option<u64>,
 }
@@ -93,10 +95,11 @@ impl Draft {
         let split = |name: &str| {
             let (id, rest) = name.trim_start().split_at_checked(9)?;
             let rest = rest.strip_prefix(SEPARATORS)?.trim_start_matches(SEPARATORS);
-            (form::is_wnid(id) && !rest.is_empty()).then(|| rest.to_owned())
+            (form::is_wnid(id) && !rest.is_empty()).then(|| (id.to_owned(), rest.to_owned()))
         };
         let Some(names) = self.split_all(split) else { return false };
-        for (entry, name) in self.entries.iter_mut().zip(names) {
+        for (entry, (id, name)) in self.entries.iter_mut().zip(names) {
+            entry.keys.push(id);
             entry.name = name;
         }
         self.told.push("WordNet identifiers before the names left out".to_owned());

@@ -29,9 +29,7 @@ pub(super) fn read(path: &Path, options: ReadOptions) -> Result<Categories, Cate
     let draft = parse(&text).and_then(|draft| draft.tidied(form)).map_err(located)?;
     let mut collector = Collector::new(form);
     for entry in &draft.entries {
-        collector
-            .push(&entry.name, &entry.synonyms, &entry.prompts)
-            .map_err(|problem| located(Fault::Entry(entry.line, problem)))?;
+        collector.push(entry).map_err(|problem| located(Fault::Entry(entry.line, problem)))?;
     }
     let told = (!draft.told.is_empty())
         .then(|| format!("{}: {}; {} names", path.display(), draft.told.join("; "), draft.entries.len()));

@@ -7,7 +7,7 @@ pub(super) enum Role {
     Name(u8),
     /// Positions.
     Number,
-    /// Identifiers, which are left out.
+    /// Identifiers, which are no part of a prompt.
     Key,
     Synonym,
     /// Something about the category that no prompt uses.

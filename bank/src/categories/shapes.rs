@@ -111,6 +111,7 @@ fn from_numbered(members: &[Member]) -> Option<Result<Draft, Fault>> {
         let [id, name, synonyms @ ..] = &list[..] else { return None };
         let mut entry = Entry::new(member.line, name);
         entry.synonyms = synonyms.to_vec();
+        entry.keys.push(id.clone());
         form::is_identifier(id).then_some(entry)
     };
     let plain = |member: &Member| Some(Entry::new(member.line, member.value.text()?));
@@ -136,7 +137,11 @@ fn numbered(mut draft: Draft, numbers: &[u64]) -> Result<Draft, Fault> {
 fn from_identified(members: &[Member]) -> Option<Result<Draft, Fault>> {
     let first = members.first()?;
     if members.iter().all(|member| member.value.text().is_some_and(form::is_identifier)) {
-        let entries = members.iter().map(|member| Entry::new(member.line, &member.key)).collect();
+        let entry = |member: &Member| {
+            let keys = member.value.text().map(str::to_owned).into_iter().collect();
+            Entry { keys, ..Entry::new(member.line, &member.key) }
+        };
+        let entries = members.iter().map(entry).collect();
         return Some(Ok(Draft::new(entries, Some("an object from names to identifiers".to_owned()))));
     }
     let keyed = members.iter().all(|member| form::is_identifier(&member.key));
@@ -167,6 +172,7 @@ fn from_identified(members: &[Member]) -> Option<Result<Draft, Fault>> {
         };
         let mut entry = Entry::new(member.line, *name);
         entry.synonyms = synonyms.iter().map(|synonym| (*synonym).to_owned()).collect();
+        entry.keys.push(member.key.clone());
         entries.push(entry);
     }
     Some(numbered(Draft::new(entries, told), &numbers.unwrap_or_default()))

@@ -46,6 +46,8 @@ pub(super) fn titled(header: &Row, rows: Vec<Row>, others: Others) -> Result<Dra
         entry.synonyms = listed.map(str::to_owned).collect();
         entry.synonyms.extend(spare.filter(|cell| !cell.trim().is_empty()).cloned());
         entry.synonyms.extend(row.synonyms.iter().cloned());
+        let keys = columns.keys.iter().map(|at| cell(*at).trim()).filter(|cell| !cell.is_empty());
+        entry.keys = keys.map(str::to_owned).collect();
         for (numbers, at) in numbers.iter_mut().zip(&columns.numbers) {
             let text = cell(*at).to_owned();
             let number = whole(&text).ok_or(Fault::Entry(row.line, Problem::Unnumbered { text }))?;
@@ -68,16 +70,24 @@ pub(super) fn untitled(rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
     let number = |at: usize| all(at, &|cell| whole(cell).is_some());
     let key = |at: usize| all(at, &form::is_identifier);
     let (mut first, mut end, mut told) = (0, width, Vec::new());
-    let mut numbers = Vec::new();
+    let (mut numbers, mut keys) = (Vec::new(), Vec::new());
     while first + 1 < end && (number(first) || key(first)) {
         told.push(if number(first) { "numbers" } else { "identifiers" });
-        numbers.extend(number(first).then_some(first));
+        if number(first) {
+            numbers.push(first)
+        } else {
+            keys.push(first)
+        }
         first += 1;
     }
     told.push("names");
     while end > first + 1 && (key(end - 1) || (number(end - 1) && numbers.is_empty())) {
         told.push(if key(end - 1) { "identifiers" } else { "numbers" });
-        numbers.extend(number(end - 1).then_some(end - 1));
+        if key(end - 1) {
+            keys.push(end - 1)
+        } else {
+            numbers.push(end - 1)
+        }
         end -= 1;
     }
     let plain = told.len() == 1;
@@ -96,6 +106,7 @@ pub(super) fn untitled(rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
         let mut entry = Entry::new(row.line, row.cells.get(first).map_or("", String::as_str));
         let synonyms = row.cells.iter().take(end).skip(first + 1).filter(|cell| !cell.trim().is_empty());
         entry.synonyms = synonyms.cloned().collect();
+        entry.keys = keys.iter().filter_map(|at| Some(row.cells.get(*at)?.trim().to_owned())).collect();
         entry
     };
     let told = (!plain).then(|| format!("columns of {}", told.join(", ")));
@@ -203,6 +214,7 @@ struct Columns {
     name: usize,
     numbers: Vec<usize>,
     synonyms: Vec<usize>,
+    keys: Vec<usize>,
     aside: Vec<usize>,
     /// Whether rows may have more cells than the header, which are synonyms.
     open: bool,
@@ -222,11 +234,12 @@ impl Columns {
         for (at, title) in titles.iter().enumerate() {
             match role(title) {
                 Role::Image => return Err(Problem::ImageList { column: title.clone() }),
-                _ if all(at, form::is_identifier) => found.aside.push(at),
+                _ if all(at, form::is_identifier) => found.keys.push(at),
                 Role::Name(rank) => names.push((all(at, |cell| whole(cell).is_some()), rank, at)),
                 Role::Number if any_number(at) => found.numbers.push(at),
                 Role::Synonym => found.synonyms.push(at),
-                Role::Number | Role::Key | Role::Aside => found.aside.push(at),
+                Role::Key => found.keys.push(at),
+                Role::Number | Role::Aside => found.aside.push(at),
                 // Spreadsheets give columns without a title, and pandas its index.
                 Role::Unknown if title.trim().is_empty() && all(at, |cell| whole(cell).is_some()) => {
                     found.numbers.push(at)
@@ -258,7 +271,14 @@ impl Columns {
     }
 
     fn none() -> Self {
-        Self { name: 0, numbers: Vec::new(), synonyms: Vec::new(), aside: Vec::new(), open: false }
+        Self {
+            name: 0,
+            numbers: Vec::new(),
+            synonyms: Vec::new(),
+            keys: Vec::new(),
+            aside: Vec::new(),
+            open: false,
+        }
     }
 
     /// What is read from which column; `None` for names and synonyms alone.
@@ -270,9 +290,12 @@ impl Columns {
             return None;
         }
         let mut told = format!("names from {}", quoted(&[self.name]));
-        for (what, columns) in
-            [("positions from", &self.numbers), ("synonyms from", &self.synonyms), ("not read:", &self.aside)]
-        {
+        for (what, columns) in [
+            ("positions from", &self.numbers),
+            ("synonyms from", &self.synonyms),
+            ("identifiers from", &self.keys),
+            ("not read:", &self.aside),
+        ] {
             if !columns.is_empty() {
                 told.push_str(&format!(", {what} {}", quoted(columns)));
             }

@@ -70,6 +70,12 @@ pub struct CategoryRecord {
     pub synonyms: Vec<String>,
     /// Complete prompts, used without a template.
     pub prompts: Vec<String>,
+    /// Identifiers that the category file gives beside the name, such as `n01440764`. Classes may be named by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+    /// Number that the category file gives the category, from 0 or 1; none if the file has no numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// Number of views with this pseudo-category.
     pub count: u64,
 }

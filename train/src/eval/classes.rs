@@ -2,12 +2,15 @@
 //!
 //! A class is a number or a name, whatever the source and whatever the position of its label: a folder `10` is class
 //! 10, also in a cache that numbers its folders in bytewise order. Names are matched with names. A number is a position
-//! in a list of names, unless those names are numbers too. Only classes with an image are matched.
+//! in a list of names, unless those names are numbers too, or the number that the list gives a name. Only classes with
+//! an image are matched. A list may give identifiers beside its names, and classes may be named by these.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use lgd_data::bank::CategoryRecord;
 use lgd_data::source::{ImageSource, class_numbers};
+use unicode_normalization::UnicodeNormalization;
 
 use super::{EvalError, LabeledImages};
 
@@ -17,10 +20,33 @@ const SHOWN: usize = 20;
 /// Positions that a note lists.
 const NOTED: usize = 3;
 
-/// Converts a name to lower case, replaces underscores and hyphens with spaces, and leaves one space between words.
+/// Composes letters (NFC, which file systems may undo), converts to lower case, replaces underscores and hyphens with spaces, and leaves one space between words.
 pub fn normalize_name(name: &str) -> String {
-    let blanks = name.replace(['_', '-'], " ").to_lowercase();
+    let blanks = name.nfc().collect::<String>().replace(['_', '-'], " ").to_lowercase();
     blanks.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A category as classes of images may be named: by its name, by an identifier, or by a number.
+#[derive(Clone, Copy, Debug)]
+pub struct CategoryKeys<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// Identifiers beside the name in its list, such as `n01440764`.
+    pub keys: &'a [String],
+    /// The number in its list, from 0 or 1; none if the list has no numbers.
+    pub number: Option<u64>,
+}
+
+impl<'a> From<&&'a str> for CategoryKeys<'a> {
+    fn from(name: &&'a str) -> Self {
+        Self { name, keys: &[], number: None }
+    }
+}
+
+impl<'a> From<&'a CategoryRecord> for CategoryKeys<'a> {
+    fn from(category: &'a CategoryRecord) -> Self {
+        Self { name: &category.name, keys: &category.keys, number: category.number }
+    }
 }
 
 /// The category of each class: the only one with exactly the same name, else the only one with the same normalized
@@ -58,6 +84,54 @@ impl<'a> NameIndex<'a> {
         exact.or_else(|| self.normalized.get(&normalize_name(name))).copied().flatten()
     }
 }
+
+/// A class name such as `001.Black_footed_Albatross` or `n02085620-Chihuahua`: the number or identifier, and the name.
+fn split_prefix(class: &str) -> Option<(&str, &str)> {
+    let (prefix, name) = class.split_once(['.', '-', '_', ' '])?;
+    let name = name.trim_start_matches(['.', '-', '_', ' ']);
+    let digits = prefix.strip_prefix('n').filter(|digits| digits.len() == 8).unwrap_or(prefix);
+    let numbered = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    (numbered && name.contains(char::is_alphabetic)).then_some((prefix, name))
+}
+
+/// The category of each label by its class name, else by the identifier that the class is named by. If every class has
+/// a number or an identifier before its name, these are tried without it too, which is noted.
+fn categories_by_name(labels: &BTreeSet<u32>, names: &[String], categories: &[CategoryKeys<'_>]) -> Found {
+    let listed: Vec<&str> = categories.iter().map(|category| category.name).collect();
+    let by_name = NameIndex::of(&listed);
+    let mut by_key = HashMap::new();
+    for (position, category) in (0..).zip(categories) {
+        for key in category.keys {
+            by_key.entry(key.as_str()).and_modify(|at| *at = None).or_insert(Some(position));
+        }
+    }
+    let key = |class: &str| by_key.get(class).copied().flatten();
+    let split: Option<Vec<(&str, &str)>> = names.iter().map(|name| split_prefix(name)).collect();
+    let distinct = |split: &[(&str, &str)]| {
+        split.iter().map(|(_, name)| normalize_name(name)).collect::<BTreeSet<_>>().len() == split.len()
+    };
+    let unique = split.as_deref().is_some_and(distinct);
+    let mut shortened = None;
+    let mut found = Vec::new();
+    for &label in labels {
+        let class = at(names, label).map_or("", String::as_str);
+        let whole = by_name.find(class).or_else(|| key(class));
+        let short = || {
+            let (prefix, name) = *at(split.as_deref()?, label)?;
+            let category = key(prefix).or_else(|| by_name.find(name).filter(|_| unique))?;
+            shortened.get_or_insert((class, listed[usize::try_from(category).ok()?]));
+            Some(category)
+        };
+        found.push((label, whole.or_else(short)));
+    }
+    let note = shortened.map(|(class, name)| {
+        format!("classes were matched without the number or identifier before the name: {class} is {name}")
+    });
+    (found, note)
+}
+
+/// The category of each label, and what a reader should know.
+type Found = (Vec<(u32, Option<u32>)>, Option<String>);
 
 /// The classes that labels stand for.
 pub(super) enum Classes<'a> {
@@ -153,15 +227,19 @@ impl LabelMap {
     }
 }
 
-/// The category of each label of a source: by name, or for numbers by position. `images` names the source in messages.
+/// The category of each label of a source: by name or identifier, or for numbers by number or position. `images` names the source in messages.
 ///
 /// # Errors
 /// [`EvalError::UnmatchedClasses`] if a class has no category; [`EvalError::OutsidePositions`] if it is a number that is not a position.
-pub fn categories_of_source(
+pub fn categories_of_source<'a, C>(
     source: &dyn ImageSource,
     images: &Path,
-    categories: &[&str],
-) -> Result<LabelMap, EvalError> {
+    categories: C,
+) -> Result<LabelMap, EvalError>
+where
+    C: IntoIterator,
+    C::Item: Into<CategoryKeys<'a>>,
+{
     categories_of_labels(&labels_of(source), source.class_names(), images, categories)
 }
 
@@ -170,42 +248,56 @@ pub fn categories_of_source(
 ///
 /// # Errors
 /// [`EvalError::UnmatchedClasses`] if a class has no category; [`EvalError::OutsidePositions`] if it is a number that is not a position.
-pub fn categories_of_labels(
+pub fn categories_of_labels<'a, C>(
     labels: &BTreeSet<u32>,
     names: Option<&[String]>,
     images: &Path,
-    categories: &[&str],
-) -> Result<LabelMap, EvalError> {
+    categories: C,
+) -> Result<LabelMap, EvalError>
+where
+    C: IntoIterator,
+    C::Item: Into<CategoryKeys<'a>>,
+{
+    let categories: Vec<CategoryKeys<'_>> = categories.into_iter().map(Into::into).collect();
     let classes = Classes::of(names);
-    let owned: Vec<String> = categories.iter().map(|name| (*name).to_owned()).collect();
+    let owned: Vec<String> = categories.iter().map(|category| category.name.to_owned()).collect();
     let of_bank = Classes::of(Some(&owned));
-    let numbers = matches!(classes, Classes::Numbers(_));
-    let (found, note) = match classes.labels_in(labels, &of_bank) {
-        Some(found) if numbers => {
+    let (found, note) = match (&classes, classes.labels_in(labels, &of_bank)) {
+        (Classes::Names(names), _) => categories_by_name(labels, names, &categories),
+        (Classes::Numbers(_), Some(found)) => {
             let note = "labels are numbers, and so are the names: matched by name";
             (found, Some(note.to_owned()))
         }
-        Some(found) => (found, None),
-        None if numbers => return positions(labels, &classes, images, categories),
-        // Names, and a bank of numbers: none of them can be matched.
-        None => (labels.iter().map(|&label| (label, None)).collect(), None),
+        (Classes::Numbers(_), None) => return positions(labels, &classes, images, &categories),
     };
     let map = LabelMap::complete(found, &classes).map_err(|lost| EvalError::UnmatchedClasses {
         images: images.to_owned(),
         classes: shown(&borrowed(&lost)),
-        categories: shown(categories),
+        categories: shown(&borrowed(&owned)),
     })?;
     Ok(LabelMap { note, ..map })
 }
 
-/// Takes class numbers as positions among `categories`.
+/// Takes class numbers as the numbers that the list of categories has, from 1, if it has one for each of them; else as
+/// positions among `categories`.
 fn positions(
     labels: &BTreeSet<u32>,
     classes: &Classes<'_>,
     images: &Path,
-    categories: &[&str],
+    categories: &[CategoryKeys<'_>],
 ) -> Result<LabelMap, EvalError> {
     let numbers: BTreeSet<u32> = labels.iter().map(|&label| classes.number(label)).collect();
+    let listed: HashMap<u64, u32> = categories
+        .iter()
+        .zip(0..)
+        .filter_map(|(category, position)| Some((category.number?, position)))
+        .collect();
+    let own = |number: u32| listed.get(&u64::from(number)).copied();
+    if !listed.contains_key(&0) && numbers.iter().all(|number| own(*number).is_some()) {
+        let classes = labels.iter().filter_map(|&label| Some((label, own(classes.number(label))?)));
+        let note = positions_note("the numbers of the names in their list", 1, categories, &numbers);
+        return Ok(LabelMap { classes: classes.collect(), note: Some(note) });
+    }
     let inside = |number: u32| usize::try_from(number).is_ok_and(|number| number < categories.len());
     let outside: Vec<String> =
         numbers.iter().filter(|number| !inside(**number)).map(u32::to_string).collect();
@@ -219,23 +311,32 @@ fn positions(
             from_one: from_one && last,
         });
     }
-    let note = positions_note(categories, &numbers);
+    let what = format!("positions among the {} names", categories.len());
+    let note = positions_note(&what, 0, categories, &numbers);
     let classes = labels.iter().map(|&label| (label, classes.number(label))).collect();
     Ok(LabelMap { classes, note: Some(note) })
 }
 
-/// Notes that labels were taken as positions among `categories`. It lists the first ones, so a reader notices a list in
-/// another order.
-fn positions_note(categories: &[&str], numbers: &BTreeSet<u32>) -> String {
-    let names = categories.iter().take(NOTED).enumerate();
-    let names: Vec<String> = names.map(|(position, name)| format!("{position} = {name}")).collect();
+/// Notes that labels were taken as `what`, counted from `start`. It lists the first categories, so a reader notices a
+/// list in another order.
+fn positions_note(
+    what: &str,
+    start: usize,
+    categories: &[CategoryKeys<'_>],
+    numbers: &BTreeSet<u32>,
+) -> String {
+    let names = (start..).zip(categories.iter().take(NOTED));
+    let names: Vec<String> =
+        names.map(|(number, category)| format!("{number} = {}", category.name)).collect();
     let more = if categories.len() > NOTED { ", …" } else { "" };
-    let (count, names) = (categories.len(), names.join(", "));
+    let names = names.join(", ");
     let first = match numbers.first() {
-        Some(first) if *first > 0 => format!("; the smallest label is {first}"),
+        Some(first) if usize::try_from(*first).is_ok_and(|first| first > start) => {
+            format!("; the smallest label is {first}")
+        }
         _ => String::new(),
     };
-    format!("labels are positions among the {count} names, {names}{more}{first}")
+    format!("labels are {what}, {names}{more}{first}")
 }
 
 /// The training label of each label of the test images: classes are matched by name, or by number if neither set has
@@ -351,11 +452,70 @@ mod tests {
     #[test]
     fn a_note_spells_out_the_first_positions() {
         let note = |categories: &[&str], numbers: &[u32]| {
-            positions_note(categories, &numbers.iter().copied().collect())
+            let categories: Vec<CategoryKeys<'_>> = categories.iter().map(Into::into).collect();
+            positions_note("positions", 0, &categories, &numbers.iter().copied().collect())
         };
-        assert!(note(&["tench", "goldfish"], &[0]).ends_with("the 2 names, 0 = tench, 1 = goldfish"));
+        assert!(note(&["tench", "goldfish"], &[0]).ends_with("positions, 0 = tench, 1 = goldfish"));
         assert!(note(&["a", "b", "c", "d"], &[0]).ends_with(" 2 = c, …"));
         assert!(note(&["a", "b", "c", "d"], &[3, 1]).ends_with(" 2 = c, …; the smallest label is 1"));
+    }
+
+    #[test]
+    fn letters_match_composed_or_not() {
+        let found = categories_of_classes(&names(&["cafe\u{301}"]), &["tea", "caf\u{e9}"]);
+        assert_eq!(found.unwrap(), [1]);
+    }
+
+    /// The categories of all of these classes, and the note.
+    fn matched(
+        classes: &[&str],
+        categories: &[CategoryKeys<'_>],
+    ) -> Result<(Vec<u32>, Option<String>), EvalError> {
+        let labels: BTreeSet<u32> = (0..).zip(classes).map(|(label, _)| label).collect();
+        let all: Vec<u32> = labels.iter().copied().collect();
+        let categories = categories.iter().copied();
+        let map = categories_of_labels(&labels, Some(&names(classes)), Path::new("images"), categories)?;
+        Ok((map.classes(&all), map.note))
+    }
+
+    #[test]
+    fn numbers_and_identifiers_before_class_names_are_left_out_if_all_have_them() {
+        let plain: Vec<CategoryKeys<'_>> = ["dog", "cat", "hot dog"].iter().map(Into::into).collect();
+        let (found, note) = matched(&["001.cat", "002.hot_dog"], &plain).unwrap();
+        assert_eq!(found, [1, 2]);
+        assert!(note.unwrap().ends_with("001.cat is cat"));
+        assert_eq!(matched(&["n02084071-dog", "n02121808-cat"], &plain).unwrap().0, [0, 1]);
+        for classes in [&["001.cat", "dog"], &["1.cat", "2.cat"], &["001.5", "002.6"]] {
+            assert!(matched(classes, &plain).is_err(), "{classes:?}");
+        }
+        let written: Vec<CategoryKeys<'_>> = ["1.cat", "cat"].iter().map(Into::into).collect();
+        assert_eq!(matched(&["1.cat"], &written).unwrap(), (vec![0], None));
+    }
+
+    #[test]
+    fn classes_match_identifiers() {
+        let keys = [names(&["n02012849"]), names(&["n03126707"])];
+        let cranes = [("crane", &keys[0]), ("crane machine", &keys[1])];
+        let cranes = cranes.map(|(name, keys)| CategoryKeys { name, keys, number: None });
+        assert_eq!(matched(&["n03126707", "n02012849"], &cranes).unwrap(), (vec![1, 0], None));
+        assert_eq!(matched(&["n02012849-crane", "n03126707-crane"], &cranes).unwrap().0, [0, 1]);
+        assert!(matched(&["n02084071"], &cranes).is_err());
+    }
+
+    #[test]
+    fn numbers_of_a_list_from_1_are_kept_for_classes_from_1() {
+        let animals = ["cat", "dog", "ship"];
+        let counted = |from: u64| {
+            let list = (from..).zip(animals);
+            list.map(|(number, name)| CategoryKeys { name, keys: &[], number: Some(number) })
+                .collect::<Vec<_>>()
+        };
+        let (found, note) = matched(&["1", "2"], &counted(1)).unwrap();
+        assert_eq!(found, [0, 1]);
+        assert!(note.unwrap().ends_with("in their list, 1 = cat, 2 = dog, 3 = ship"));
+        assert_eq!(matched(&["0", "2"], &counted(1)).unwrap().0, [0, 2]);
+        assert_eq!(matched(&["1", "2"], &counted(0)).unwrap().0, [1, 2]);
+        assert!(matched(&["0", "3"], &counted(1)).is_err());
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crop::center_crops;
 use features::{Extraction, Features};
 
 pub use classes::{
-    LabelMap, categories_of_classes, categories_of_labels, categories_of_source, normalize_name,
+    CategoryKeys, LabelMap, categories_of_classes, categories_of_labels, categories_of_source, normalize_name,
 };
 pub use error::{EvalError, EvalInput};
 pub use knn::{KnnSettings, nearest_neighbors};
@@ -206,12 +206,7 @@ fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), Ev
 /// The category of each class of the test images.
 fn zero_shot_categories(inputs: &EvalInputs<'_>) -> Result<LabelMap, EvalError> {
     let bank = bank_of_names(inputs, Protocol::ZeroShot)?;
-    categories_of_source(inputs.test.source, inputs.test.images, &categories(bank))
-}
-
-/// The names of a bank's categories.
-fn categories(bank: &Bank) -> Vec<&str> {
-    bank.manifest().record.categories.iter().map(|category| category.name.as_str()).collect()
+    categories_of_source(inputs.test.source, inputs.test.images, &bank.manifest().record.categories)
 }
 
 /// The bank over which student and teacher are compared.

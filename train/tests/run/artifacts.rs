@@ -195,6 +195,8 @@ pub fn bank(dir: &Path, cache: &Cache) -> Bank {
         name: name.replace('_', " "),
         synonyms: vec![],
         prompts: vec![],
+        keys: vec![],
+        number: None,
         count: 10,
     };
     let mass = CapturedMass { mean: 1.0, min: 1.0 };
