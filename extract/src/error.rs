@@ -113,11 +113,13 @@ pub enum ExtractError {
         hint: String,
     },
     /// Inference failed.
-    #[error("{}: inference failed: {source}", path.display())]
+    #[error("{}: inference failed{}{source}", path.display(), before_cause(hint))]
     Inference {
         /// The model.
         path: PathBuf,
-        /// The runtime's error.
+        /// The remedy; may be empty.
+        hint: &'static str,
+        /// The runtime's error, in one line.
         source: Cause,
     },
     /// A tokenizer cannot be loaded, or failed.
@@ -192,7 +194,7 @@ impl ExtractError {
     }
 
     pub(crate) fn inference(path: &Path, source: impl Into<Cause>) -> Self {
-        Self::Inference { path: path.to_owned(), source: source.into() }
+        Self::Inference { path: path.to_owned(), hint: "", source: source.into() }
     }
 }
 
@@ -203,6 +205,11 @@ pub(crate) fn library_name() -> String {
 
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What stands before a cause that ends the message: the hint in a line of its own, if there is one.
+fn before_cause(hint: &str) -> String {
+    if hint.is_empty() { ": ".to_owned() } else { format!("{}\n", hint_line(hint)) }
 }
 
 fn hint_line(hint: &str) -> String {

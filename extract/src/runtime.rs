@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 
 use crate::error::{Cause, ExtractError, library_name};
 
@@ -44,6 +45,8 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|error| load_error(error.into()))?;
+        // What fails is returned and reported once; the log would repeat it for every shape that is tried.
+        environment.set_log_level(LogLevel::Fatal);
         let runtime = Self { environment, path };
         *loaded = Some(runtime.clone());
         Ok(runtime)

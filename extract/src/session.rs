@@ -145,10 +145,10 @@ impl Model {
         take: impl FnOnce(&[Tensor<'_>]) -> Result<T, ExtractError>,
     ) -> Result<T, ExtractError> {
         let path = &self.path;
-        let outputs = self
-            .session
-            .run_with_options(inputs, &selection.options)
-            .map_err(|error| ExtractError::inference(path, one_line(error)))?;
+        let outputs = self.session.run_with_options(inputs, &selection.options).map_err(|error| {
+            let source = one_line(error);
+            ExtractError::Inference { path: path.clone(), hint: run_hint(&source.to_string()), source }
+        })?;
         let tensor = |name: &String| {
             let missing = || ExtractError::inference(path, format!("the model gave no output '{name}'"));
             Tensor::new(outputs.get(name).ok_or_else(missing)?, path)
@@ -208,6 +208,22 @@ fn load_hint(error: &ort::Error) -> &'static str {
         "the model is newer than ONNX Runtime: use a newer library with --onnxruntime, or export with an older opset"
     } else if text.contains("INVALID_PROTOBUF") || text.contains("Protobuf parsing failed") {
         "the file is not a whole ONNX model: download or export it again"
+    } else {
+        ""
+    }
+}
+
+/// The remedy for what ONNX Runtime's text says of a failed run; may be empty.
+fn run_hint(text: &str) -> &'static str {
+    if text.contains("running Gather") && text.contains("out of data bounds") {
+        "a token's id or a position is beyond the model's: the tokenizer is another model's, or pad_id or context_length in \
+         teacher.toml does not fit"
+    } else if ["running Add", "running Reshape", "running Expand", "running Concat"]
+        .iter()
+        .any(|node| text.contains(node))
+    {
+        "the model may be fixed to another input: size of an image (teacher.toml or the preprocessor's file), tokens of a \
+         prompt (context_length), or the tokenizer is another model's"
     } else {
         ""
     }
@@ -293,5 +309,27 @@ impl<'a> Tensor<'a> {
                 wide.into()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_run_ends_with_its_cause_after_the_remedy() {
+        for (cause, remedy) in [
+            ("Non-zero status code returned while running Add node. 37 by 145", "size of an image"),
+            ("while running Gather node. indices element out of data bounds, idx=99", "another model's"),
+        ] {
+            let hint = run_hint(cause);
+            let error = ExtractError::Inference { path: "model.onnx".into(), hint, source: cause.into() };
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!((lines[0], lines[2]), ("model.onnx: inference failed", cause));
+            assert!(lines[1].starts_with("hint: ") && lines[1].contains(remedy), "{text}");
+        }
+        let text = ExtractError::inference(Path::new("model.onnx"), "a cause").to_string();
+        assert_eq!(text, "model.onnx: inference failed: a cause");
     }
 }

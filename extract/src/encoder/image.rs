@@ -1,6 +1,7 @@
 //! The image encoder: maps a fixed-size batch of normalized pixels to unit vectors, and optionally to features and
 //! tokens.
 
+use lgd_data::image::RgbImage;
 use lgd_data::render::{Normalization, PixelLayout, Resample};
 use ort::session::SessionInputValue;
 use ort::value::TensorRef;
@@ -10,7 +11,10 @@ use super::image_output::{choose, classifier_width};
 use super::output::{PoolingPlan, feature_pooling, named};
 use super::tokens::TokenPlan;
 use super::views::{EncodedViews, Features, Outputs};
-use super::{Embeddings, EncoderOptions, PixelBuffer, PixelType, TokenShape, Tokens, image_resolved, ports};
+use super::{
+    Embeddings, EncoderOptions, PixelBuffer, PixelType, TokenShape, Tokens, image_probe, image_resolved,
+    ports,
+};
 use crate::device::{Precision, Slot};
 use crate::error::ExtractError;
 use crate::runtime::Runtime;
@@ -108,24 +112,31 @@ impl ImageEncoder {
             dim: 0,
             resolved: Vec::new(),
         };
-        encoder.find_shape(&input, settings, options, batch)?;
+        let images = image_probe::images(&encoder.model, size)?;
+        let vectors = encoder.find_shape(&input, settings, options, batch, &images)?;
+        encoder.require_difference(&images, vectors)?;
         encoder.warnings.extend(classifier_width(&encoder.model, &chosen.name, encoder.dim, &settings.known));
         encoder.resolved = image_resolved::list(settings, &encoder.input, encoder.layout, size, &chosen);
         Ok(encoder)
     }
 
-    /// Determines layout and batch by running one batch of zeros, which also gives the output widths, reveals errors
-    /// now and not after an hour, and lets a GPU plan its kernels. What the model leaves open is tried: the layout if
-    /// nothing says which axis has the channels, and other batches if the model's batch axis is free in name only.
+    /// Determines layout and batch by running one batch with these images, and returns their vectors. This also gives
+    /// the output widths, reveals errors now and not after an hour, and lets a GPU plan its kernels. What the model leaves
+    /// open is tried: the layout if nothing says which axis has the channels, and other batches if the model's batch axis
+    /// is free in name only.
     fn find_shape(
         &mut self,
         input: &Port,
         settings: &ImageSettings,
         options: &EncoderOptions,
         batch: usize,
-    ) -> Result<(), ExtractError> {
+        images: &[RgbImage],
+    ) -> Result<Vec<f32>, ExtractError> {
         let first = self.layout;
-        let Err(error) = self.probe(first, batch) else { return Ok(()) };
+        let error = match self.probe(first, batch, images) {
+            Ok(vectors) => return Ok(vectors),
+            Err(error) => error,
+        };
         let layouts = match first {
             _ if !ports::layout_is_open(input, settings.layout) => [first; 2],
             PixelLayout::Nchw => [first, PixelLayout::Nhwc],
@@ -135,16 +146,17 @@ impl ImageEncoder {
         let shapes =
             std::iter::once(&batch).chain(batches).flat_map(|&batch| layouts.map(|layout| (layout, batch)));
         for (layout, works) in shapes {
-            if self.probe(layout, works).is_err() {
-                continue;
-            }
+            let Ok(vectors) = self.probe(layout, works, images) else { continue };
             if layout != first {
                 let place = settings.model.display();
                 self.warnings.push(format!(
                     "{place}: nothing says which axis has the channels; the model runs with {layout:?}"
                 ));
             }
-            return if works == batch { Ok(()) } else { self.settle(options.batch, batch, works) };
+            if works != batch {
+                self.settle(options.batch, batch, works)?;
+            }
+            return Ok(vectors);
         }
         Err(error)
     }
@@ -168,8 +180,35 @@ impl ImageEncoder {
         Ok(())
     }
 
-    /// Runs one batch of zeros in this shape.
-    fn probe(&mut self, layout: PixelLayout, batch: usize) -> Result<(), ExtractError> {
+    /// Fails if the model gives two different images the same vector, or nothing that can be used. `vectors` are those
+    /// of the images that fit in one batch.
+    fn require_difference(&mut self, images: &[RgbImage], mut vectors: Vec<f32>) -> Result<(), ExtractError> {
+        if let Some(rest) = images.get(self.batch()..).filter(|rest| !rest.is_empty()) {
+            vectors.extend(self.look(rest)?.vectors);
+        }
+        image_probe::require_difference(&self.model, &self.output, self.dim, &vectors)
+    }
+
+    /// Runs one batch that begins with these images, the others being zeros, and keeps the vectors of these.
+    fn look(&mut self, images: &[RgbImage]) -> Result<RawViews, ExtractError> {
+        let mut pixels = self.new_batch();
+        for (row, image) in images.iter().enumerate() {
+            pixels
+                .normalize(row * self.image_len(), image, &self.normalization, self.layout, &mut Vec::new())
+                .map_err(|error| ExtractError::inference(self.model.path(), error))?;
+        }
+        let mut raw = self.run(&pixels, self.batch())?;
+        raw.vectors.truncate(images.len() * raw.dim);
+        Ok(raw)
+    }
+
+    /// Runs one batch in this shape and returns the vectors of the images that fit in it.
+    fn probe(
+        &mut self,
+        layout: PixelLayout,
+        batch: usize,
+        images: &[RgbImage],
+    ) -> Result<Vec<f32>, ExtractError> {
         let side = usize::try_from(self.size).unwrap_or(usize::MAX);
         self.layout = layout;
         self.shape = match layout {
@@ -179,8 +218,7 @@ impl ImageEncoder {
         if let Some(tokens) = &mut self.tokens {
             tokens.plan.layout = layout;
         }
-        let pixels = self.new_batch();
-        let raw = self.run(&pixels, self.batch())?;
+        let raw = self.look(&images[..batch.min(images.len())])?;
         self.dim = raw.dim;
         if let Some((features, (_, dim))) = self.features.as_mut().zip(raw.features) {
             features.dim = dim;
@@ -188,7 +226,7 @@ impl ImageEncoder {
         if let Some((tokens, (_, shape))) = self.tokens.as_mut().zip(raw.tokens) {
             tokens.shape = Some(shape);
         }
-        Ok(())
+        Ok(raw.vectors)
     }
 
     /// Width D of the embeddings.

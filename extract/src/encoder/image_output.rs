@@ -60,6 +60,12 @@ const MAP_FAMILIES: &[&str] =
 const CLASSIFIER_HINT: &str = "export the layer before the classifier: optimum: --task feature-extraction; timm: \
      create_model(..., num_classes=0); torchvision: model.fc or model.classifier = torch.nn.Identity()";
 
+/// Names of outputs with class scores, as exporters and converters write them.
+const SCORES: &[&str] = &["prob", "probs", "probabilities", "softmax", "scores"];
+
+/// Numbers of classes of ImageNet-1k, ImageNet-21k, and ImageNet-21k with unused rows.
+const COMMON_CLASSES: &[usize] = &[1000, 21_841, 21_843];
+
 /// The chosen output.
 pub(super) struct ImageOutput {
     pub name: String,
@@ -86,12 +92,20 @@ pub(super) fn choose(model: &Model, settings: &ImageSettings) -> Result<ImageOut
     let pooling_source = match (settings.pooling, by_family) {
         (Some(_), _) => "teacher.toml".to_owned(),
         (None, Some(_)) => describe_family(known),
-        (None, None) => "the output is [N, D]".to_owned(),
+        (None, None) if port.shape.len() == 2 => "the output is [N, D]".to_owned(),
+        (None, None) => "the output is one vector per image".to_owned(),
     };
     // The family's prefix goes with its pooling, or with tokens; elsewhere nothing reads it.
     let prefix =
         by_family.map(|(_, prefix)| prefix).or_else(|| settings.tokens.as_ref().and(family_prefix(known)));
     let prefix_tokens = settings.prefix_tokens.or(prefix).unwrap_or(0);
+    if settings.prefix_tokens.is_some() && pooling != Pooling::Mean && settings.tokens.is_none() {
+        return Err(model.mismatch(
+            "prefix_tokens only where pooling is \"mean\" or tokens are named",
+            format!("prefix_tokens = {prefix_tokens} with pooling = {pooling:?}"),
+            "remove prefix_tokens from teacher.toml: nothing reads it",
+        ));
+    }
     if pooling == Pooling::Mean && prefix_tokens == 0 && by_family.is_none() {
         warnings.push(format!(
             "{}: the mean counts every token; set prefix_tokens where class or register tokens come first",
@@ -108,8 +122,20 @@ pub(super) fn classifier_width(
     dim: usize,
     known: &KnownModel,
 ) -> Option<String> {
-    let logits = known.labels == Some(dim) && !is_logits(output);
-    logits.then(|| {
+    if is_logits(output) {
+        return None;
+    }
+    let named = [POOLED, HIDDEN].contains(&output)
+        || EMBEDDINGS.contains(&output)
+        || EMBEDDING_ENDS.iter().any(|end| output.ends_with(end));
+    if known.labels.is_none() && !named && COMMON_CLASSES.contains(&dim) {
+        return Some(format!(
+            "{}: {output} has {dim} values, as many as ImageNet has classes, and no file says what they are: if they are class \
+             scores, {CLASSIFIER_HINT}",
+            model.path().display()
+        ));
+    }
+    (known.labels == Some(dim)).then(|| {
         format!(
             "{}: {output} has {dim} values, as many as the classifier has classes: class scores, not an embedding; {CLASSIFIER_HINT}",
             model.path().display()
@@ -201,7 +227,7 @@ fn warnings(model: &Model, port: &Port, settings: &ImageSettings) -> Result<Vec<
 }
 
 fn is_logits(name: &str) -> bool {
-    name == "logits" || name.ends_with("_logits")
+    name == "logits" || name.ends_with("_logits") || SCORES.contains(&name)
 }
 
 /// Pooling of an output that the family determines, with the leading tokens that are not patches.

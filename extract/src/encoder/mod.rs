@@ -4,6 +4,7 @@ mod companions;
 mod embeddings;
 mod image;
 mod image_output;
+mod image_probe;
 mod image_resolved;
 mod output;
 mod pixels;

@@ -55,6 +55,9 @@ pub(crate) fn pooling_for(
     match (output.shape.len(), set) {
         (2, None | Some(Pooling::None)) => Ok(Pooling::None),
         (3, Some(pooling @ (Pooling::Cls | Pooling::Mean))) | (4, Some(pooling @ Pooling::Gap)) => Ok(pooling),
+        // One token, or a map of one position, is the vector itself.
+        (3, None) if output.shape[1] == Some(1) => Ok(Pooling::Cls),
+        (4, None) if output.shape[2..] == [Some(1); 2] => Ok(Pooling::Gap),
         (3, None) => Err(model.mismatch(
             "one vector per row, [N, D]",
             output.to_string(),
@@ -90,6 +93,7 @@ impl PoolingPlan {
         let wrong = |what: &str| format!("the output has shape {:?}, expected {what}", tensor.shape);
         match (self.pooling, tensor.shape.as_slice()) {
             (Pooling::None, &[n, dim]) if n >= rows && dim > 0 => Ok((data[..rows * dim].to_vec(), dim)),
+            (Pooling::Gap, &[n, dim, 1, 1]) if n >= rows && dim > 0 => Ok((data[..rows * dim].to_vec(), dim)),
             (Pooling::Cls, &[n, tokens, dim]) if n >= rows && tokens > 0 && dim > 0 => {
                 let vectors = (0..rows).flat_map(|row| &data[row * tokens * dim..][..dim]).copied().collect();
                 Ok((vectors, dim))

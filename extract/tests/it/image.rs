@@ -107,6 +107,13 @@ fn the_pooler_of_a_clip_model_comes_with_a_warning() {
 }
 
 #[test]
+fn axes_of_one_element_need_no_pooling() {
+    for model in ["one_token", "one_position"] {
+        check(model, "", &expected("linear", "image_embeds"), 1e-5);
+    }
+}
+
+#[test]
 fn a_short_batch_gives_the_same_bytes_as_a_full_one() {
     let mut encoder = open("linear", "").unwrap();
     let mut pixels = input(&encoder);
@@ -156,6 +163,10 @@ fn unusable_models_name_the_file_what_was_expected_and_what_is_there() {
         ("integers_out", "", ["f32 or f16", "i64"]),
         ("rank_three", "", ["four axes", "f32[?, 3, 64]"]),
         ("four_channels", "", ["three channels", "f32[?, 4, 8, 8]"]),
+        ("same", "", ["the same vector for different images from image_embeds", "hint: set [image] output"]),
+        ("all_zero", "", ["zeros for every image", "hint: set [image] output"]),
+        ("all_nan", "", ["not finite", "hint: set [image] output"]),
+        ("linear", "prefix_tokens = 9", ["prefix_tokens = 9", "hint: remove prefix_tokens"]),
         ("absent", "", ["cannot read", "hint: teacher.toml names"]),
     ] {
         let text = open(model, keys).map(|_| ()).unwrap_err().to_string();

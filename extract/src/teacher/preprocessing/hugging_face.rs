@@ -198,7 +198,14 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
             _ => Ok(None),
         };
     }
-    let Some(value) = file.value("size") else { return Ok(None) };
+    let Some(value) = file.value("size") else {
+        return match class(file) {
+            Some(class) if crops => file.refuse_geometry(format!(
+                "neither size nor crop_size is here, and the defaults of {class} may not be this model's"
+            )),
+            _ => Ok(None),
+        };
+    };
     refuse_unsupported(file)?;
     let resize = resize(file, value)?;
     let resize = match rule {
@@ -210,7 +217,11 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
     let side = match file.value("crop_size").filter(|_| crops) {
         Some(crop) => file.side(crop)?,
         None if resize.mode == ResizeMode::Squash => resize.length,
-        None if crops => return Ok(None),
+        None if crops => {
+            return file.refuse_geometry(format!(
+                "size = {value} with a center crop, but crop_size is not here, so the share that it keeps is not known"
+            ));
+        }
         None => {
             return file.refuse_geometry(format!(
                 "size = {value} without a crop keeps the aspect ratio, so the input is not a square"

@@ -157,6 +157,14 @@ fn geometry_that_cannot_be_followed_is_refused_by_name() {
             r#"{"image_processor_type": "ConvNextImageProcessor", "size": 32, "crop_pct": 1.5}"#.to_owned(),
             "crop_pct = 1.5",
         ),
+        (
+            r#"{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}}"#.to_owned(),
+            "crop_size is not here",
+        ),
+        (
+            r#"{"image_processor_type": "CLIPImageProcessor"}"#.to_owned(),
+            "the defaults of CLIPImageProcessor may not be this model's",
+        ),
     ] {
         let text = hugging_face(&json).center().unwrap_err().to_string();
         assert!(
