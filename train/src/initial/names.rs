@@ -1,5 +1,6 @@
 //! The names of a file's tensors: prefixes of wrappers, and timm's names for the architectures here.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
@@ -58,7 +59,7 @@ pub(super) fn rename(
             .filter(|prefix| prefix.ends_with('.'))
             .map(|prefix| (count(prefix), prefix.to_owned()))
             .collect();
-        others.sort_by(|a, b| b.0.cmp(&a.0));
+        others.sort_by_key(|(found, _)| Reverse(*found));
         match others.as_slice() {
             [(best, only), rest @ ..] if rest.iter().all(|(found, _)| found < best) => {
                 prefix.clone_from(only)
