@@ -130,7 +130,7 @@ fn the_same_labels_are_the_same_classes_in_every_type() {
         (texts(&["x", "x", "9"]), "row 2, column label: label \"9\" is a number"),
         (texts(&["1", "1", "-3"]), "row 2, column label: label \"-3\" is not a class"),
         (Arc::new(Int64Array::from(vec![1, -100])), "row 1, column label: label \"-100\" is not a class"),
-        (texts(&["[1, 2]"]), "row 0, column label: label \"[1, 2]\" is a list or an object"),
+        (texts(&["[1, 2]"]), "row 0, column label: label \"[1, 2]\" is several labels or an object"),
     ] {
         let error = message(asked(&table(vec![("label", column)]), None, None));
         assert!(error.contains(part), "{error}");

@@ -206,7 +206,7 @@ fn wrong_csv_rows_are_errors_with_their_line() {
         ("a,1\nb,-2\n", 2, "label \"-2\" is not a class: expected a whole number from 0"),
         ("a,1\nb,0.5\n", 2, "label \"0.5\" is not a class"),
         ("a,1\nb,4294967296\n", 2, "label \"4294967296\" is not a class"),
-        ("path,labels\na,\"[0, 1]\"\n", 2, "label \"[0, 1]\" is a list or an object"),
+        ("path,labels\na,\"[0, 1]\"\n", 2, "label \"[0, 1]\" is several labels or an object"),
         ("a,cat\nb,1\n", 2, "\"1\" is a number"),
         ("path\na\nb\na\n", 4, "\"a\" is already in line 2\nhint: is the first column the path?"),
         ("name,label\na,1\n", 1, "the header \"name,label\" is not understood\nhint: call the columns path"),
