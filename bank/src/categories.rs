@@ -20,8 +20,8 @@
 //! An empty list means the name alone. A synonym that repeats the name or another synonym of its category counts
 //! once.
 //!
-//! A file is read in steps: bytes to text, text to a draft ([`lines`], [`table`], [`node`] and [`yaml`] with
-//! [`shapes`]), numbers and identifiers out of the draft's names ([`draft`]), and the check of every name ([`form`]).
+//! A file is read in steps: bytes to text, text to a draft (`lines`, `table`, `node` and `yaml` with
+//! `shapes`), numbers and identifiers out of the draft's names (`draft`), and the check of every name (`form`).
 
 mod draft;
 mod files;
