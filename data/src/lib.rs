@@ -55,6 +55,7 @@ pub mod source;
 pub mod strided;
 mod table;
 mod target_files;
+mod tensors;
 pub mod view;
 
 pub use error::ArtifactError;

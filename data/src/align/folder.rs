@@ -13,6 +13,7 @@ use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{
     ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
 };
+use crate::tensors::f32_tensor;
 
 const MANIFEST: &str = "align.json";
 const TENSORS: &str = "align.safetensors";
@@ -92,8 +93,8 @@ impl Align {
         let bytes = fs::read(&path).during("read", &path)?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| ArtifactError::tensors(&path, error))?;
         let (text_dim, dim) = (manifest.record.text_dim, manifest.record.dim);
-        let mean = tensor(&path, &file, "mean", &[text_dim])?;
-        let matrix = tensor(&path, &file, "matrix", &[dim, text_dim])?;
+        let mean = f32_tensor(&path, &file, "mean", &[text_dim])?;
+        let matrix = f32_tensor(&path, &file, "matrix", &[dim, text_dim])?;
         let empty = || ArtifactError::invalid(&path, "the bridge has a width of 0");
         let bridge = Bridge::new(mean, matrix).ok_or_else(empty)?;
         Ok(Self { dir: dir.to_owned(), manifest, hash, bridge })
@@ -165,21 +166,4 @@ impl Align {
     pub fn bridge(&self) -> &Bridge {
         &self.bridge
     }
-}
-
-/// The f32 tensor `name` of this shape.
-fn tensor(
-    path: &Path,
-    file: &SafeTensors<'_>,
-    name: &str,
-    shape: &[usize],
-) -> Result<Vec<f32>, ArtifactError> {
-    let tensor = file.tensor(name).map_err(|error| ArtifactError::tensors(path, error))?;
-    if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
-        let (dtype, got) = (tensor.dtype(), tensor.shape());
-        let reason = format!("{name}: expected F32 {shape:?}, got {dtype:?} {got:?}");
-        return Err(ArtifactError::invalid(path, reason));
-    }
-    let values = tensor.data().as_chunks::<4>().0;
-    Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }

@@ -7,7 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 
 use super::{BANK_VERSION, BankManifest, Center, MANIFEST, Storage};
 use crate::cache::Cache;
@@ -15,6 +15,7 @@ use crate::column::MappedColumn;
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
 use crate::target_files::MadeFrom;
+use crate::tensors::f32_tensor;
 
 /// A complete bank, opened for reading.
 #[derive(Debug)]
@@ -51,12 +52,12 @@ impl Bank {
         let bytes = fs::read(&path).during("read", &path)?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| ArtifactError::tensors(&path, error))?;
         let shape = [manifest.record.categories.len(), manifest.record.dim];
-        let tsb = tensor(&path, &file, "tsb", &shape)?;
-        let vsb = tensor(&path, &file, "vsb", &shape)?;
+        let tsb = f32_tensor(&path, &file, "tsb", &shape)?;
+        let vsb = f32_tensor(&path, &file, "vsb", &shape)?;
         let center = match manifest.record.center {
             None => None,
             Some(record) => {
-                let center = Center::new(record.side, tensor(&path, &file, "center", &shape[1..])?);
+                let center = Center::new(record.side, f32_tensor(&path, &file, "center", &shape[1..])?);
                 if center.record() != record {
                     return Err(ArtifactError::invalid(
                         &path,
@@ -156,25 +157,6 @@ impl Bank {
         }
         Ok(targets)
     }
-}
-
-/// The f32 tensor `name` of this shape.
-fn tensor(
-    path: &Path,
-    file: &SafeTensors<'_>,
-    name: &str,
-    shape: &[usize],
-) -> Result<Vec<f32>, ArtifactError> {
-    let tensor = file.tensor(name).map_err(|error| ArtifactError::tensors(path, error))?;
-    if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
-        let (dtype, got) = (tensor.dtype(), tensor.shape());
-        return Err(ArtifactError::invalid(
-            path,
-            format!("{name}: expected F32 {shape:?}, got {dtype:?} {got:?}"),
-        ));
-    }
-    let bytes = tensor.data().chunks_exact(4);
-    Ok(bytes.map(|byte| f32::from_le_bytes([byte[0], byte[1], byte[2], byte[3]])).collect())
 }
 
 fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, ArtifactError> {

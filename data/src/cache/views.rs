@@ -16,7 +16,7 @@ use crate::view::{CenterCrop, Crop, CropRounding, Jitter, JitterOrder, ResizeMod
 
 /// Columns for the resize and the rounding of a center crop.
 const RESIZE: &str = "center_resize";
-const OFFSET: &str = "center_rounding";
+const ROUNDING: &str = "center_rounding";
 
 /// The columns of a view. Either the four `crop_*` columns or `center_fraction` is set. The five jitter columns are
 /// either all set or all null. If the cache's center crop is `other` than torchvision's, two more columns are set
@@ -40,7 +40,7 @@ pub(super) fn fields(other: bool) -> Vec<Field> {
         f32("blur_sigma"),
     ];
     if other {
-        fields.extend([RESIZE, OFFSET].map(|name| Field::new(name, DataType::Utf8, true)));
+        fields.extend([RESIZE, ROUNDING].map(|name| Field::new(name, DataType::Utf8, true)));
     }
     fields
 }
@@ -122,7 +122,7 @@ impl<'a> ViewArrays<'a> {
             let array = column(path, batch, name)?;
             array.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, name, array.data_type()))
         };
-        let has_geometry = [RESIZE, OFFSET].iter().any(|name| batch.column_by_name(name).is_some());
+        let has_geometry = [RESIZE, ROUNDING].iter().any(|name| batch.column_by_name(name).is_some());
         Ok(Self {
             center: f32("center_fraction")?,
             crop: [f32("crop_x")?, f32("crop_y")?, f32("crop_w")?, f32("crop_h")?],
@@ -131,7 +131,7 @@ impl<'a> ViewArrays<'a> {
             order: primitive(path, batch, "jitter_order")?,
             gray: flag("grey")?,
             blur: f32("blur_sigma")?,
-            geometry: if has_geometry { Some([text(RESIZE)?, text(OFFSET)?]) } else { None },
+            geometry: if has_geometry { Some([text(RESIZE)?, text(ROUNDING)?]) } else { None },
         })
     }
 

@@ -12,7 +12,7 @@ const IMAGES: [&str; 34] = [
     "tga", "dds", "exr", "hdr", "qoi", "psd",
 ];
 
-/// File extensions of what stands beside images: metadata, texts, programs, arrays. They are never images.
+/// Extensions of files that often lie beside images: metadata, texts, programs, arrays. They are never images.
 const INDEXES: [&str; 41] = [
     "json",
     "jsn",
