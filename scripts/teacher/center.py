@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for path in args.teacher.iterdir():
-        if path.is_file() and path.name not in ("image.onnx", "teacher.toml"):
+        if path.name not in ("image.onnx", "teacher.toml"):
             (args.out / path.name).unlink(missing_ok=True)
             (args.out / path.name).symlink_to(path.resolve())
     shift = mean(args.cache)

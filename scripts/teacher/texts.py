@@ -1,6 +1,6 @@
 """The text encoder all-MiniLM-L6-v2 (a BERT of 6 layers) as an ONNX graph, out of its safetensors file.
 
-    input_ids, attention_mask [batch, tokens] i64  ->  text_embeds [batch, D] f32, L2-normalized
+    input_ids, attention_mask [batch, tokens] i64  ->  text_embeds [batch, 384] f32, L2-normalized
 
 The weights come in f16 and are stored in f32: an int8 export would be smaller, but it scales each
 activation by the largest in its batch, so that a prompt's embedding would depend on its neighbors.
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
 
 from graph import Graph
 
@@ -25,16 +24,8 @@ MASKED = float(np.finfo(np.float32).min)
 CONTEXT_LENGTH = 64
 
 
-class Projection:
-    """What turns a sentence embedding into the image encoder's space: center, normalize, multiply."""
-
-    def __init__(self, mean: np.ndarray, matrix: np.ndarray) -> None:
-        self.mean = mean
-        self.matrix = matrix
-
-
-def minilm(weights_file: Path, projection: Projection | None = None) -> ModelProto:
-    """MiniLM with mean pooling; with a projection, its output lies in the image encoder's space."""
+def minilm(weights_file: Path) -> ModelProto:
+    """MiniLM with mean pooling."""
     bert = _Bert({name: value.astype(np.float32) for name, value in load_file(weights_file).items()})
     graph = bert.graph
     ids = graph.input("input_ids", TensorProto.INT64, ["batch", "tokens"])
@@ -45,36 +36,9 @@ def minilm(weights_file: Path, projection: Projection | None = None) -> ModelPro
     for layer in range(LAYERS):
         hidden = bert.layer(hidden, bias, f"encoder.layer.{layer}")
     value = _mean_pool(graph, hidden, kept)
-    width = WIDTH
-    if projection is not None:
-        centered = graph.op("Sub", value, graph.f32(projection.mean))
-        unit = graph.op("LpNormalization", centered, axis=-1, p=2)
-        value = graph.op("MatMul", unit, graph.f32(projection.matrix))
-        width = projection.matrix.shape[1]
     graph.op("LpNormalization", value, name="text_embeds", axis=-1, p=2)
-    graph.output("text_embeds", ["batch", width])
-    return graph.model("text", "all-MiniLM-L6-v2, mean-pooled" + (" and projected" if projection else ""))
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """MiniLM's tokenizer, padding each batch to its longest prompt."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.enable_padding()
-    tokenizer.enable_truncation(CONTEXT_LENGTH)
-    return tokenizer
-
-
-def encode(session, tokenizer: Tokenizer, prompts: list[str], batch: int = 64) -> np.ndarray:
-    """[N, D] f32 embeddings of the prompts from an ONNX Runtime session of `minilm`."""
-    rows = []
-    for start in range(0, len(prompts), batch):
-        tokens = tokenizer.encode_batch(prompts[start : start + batch])
-        inputs = {
-            "input_ids": np.array([token.ids for token in tokens], np.int64),
-            "attention_mask": np.array([token.attention_mask for token in tokens], np.int64),
-        }
-        rows.append(session.run(["text_embeds"], inputs)[0])
-    return np.concatenate(rows)
+    graph.output("text_embeds", ["batch", WIDTH])
+    return graph.model("text", "all-MiniLM-L6-v2, mean-pooled")
 
 
 def _mean_pool(graph: Graph, hidden: str, kept: str) -> str:

@@ -32,11 +32,8 @@ impl<'a> AlignedEncoder<'a> {
 }
 
 impl PromptEncoder for AlignedEncoder<'_> {
-    /// Hash of the text encoder's hash and the bridge's numbers.
     fn hash(&self) -> ContentHash {
-        let (text, tensors) = (self.text.hash(), self.align.tensors());
-        let parts = [b"lgd align".as_slice(), text.as_bytes(), tensors.as_bytes()];
-        ContentHash::of(&parts.concat())
+        self.align.hash_behind(self.text.hash())
     }
 
     fn dim(&self) -> usize {
@@ -52,10 +49,14 @@ impl PromptEncoder for AlignedEncoder<'_> {
             )
             .into());
         }
-        self.align.bridge().apply(&rows).map_err(|row| {
-            let prompt = prompts.get(row).map_or("", String::as_str);
-            format!("the embedding of {prompt:?} is zero, not finite or equal to the bridge's mean").into()
-        })
+        let bridged = self.align.bridge().apply(&rows);
+        let zero = |row: &[f32]| row.iter().all(|&value| value == 0.0);
+        match bridged.chunks_exact(self.dim()).zip(prompts).find(|(row, _)| zero(row)) {
+            Some((_, prompt)) => {
+                Err(format!("the embedding of {prompt:?} is zero, not finite or equal to the bridge's mean").into())
+            }
+            None => Ok(bridged),
+        }
     }
 
     fn tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, EncodeFailure> {

@@ -38,16 +38,14 @@ impl Bridge {
         &self.matrix
     }
 
-    /// Maps text embeddings, `[n, Dt]`, to unit vectors, `[n, D]`. Sums are f64 and each row is computed by itself, so
-    /// a row does not depend on the others.
-    ///
-    /// # Errors
-    /// The first row that is zero or not finite, that equals the mean, or that the matrix maps to zero.
+    /// Maps text embeddings, `[n, Dt]`, to unit vectors, `[n, D]`. A row becomes zero if it is zero or not finite, equals
+    /// the mean, or is mapped to zero by the matrix. Sums are f64 and each row is computed by itself, so a row does not
+    /// depend on the others.
     ///
     /// # Panics
     /// If the length of `rows` is not a multiple of Dt.
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
-    pub fn apply(&self, rows: &[f32]) -> Result<Vec<f32>, usize> {
+    pub fn apply(&self, rows: &[f32]) -> Vec<f32> {
         let (text_dim, dim) = (self.text_dim(), self.dim());
         assert!(rows.len().is_multiple_of(text_dim), "{} values in rows of {text_dim}", rows.len());
         // By columns, so that a row is a sum of columns, which is vectorized.
@@ -57,19 +55,25 @@ impl Bridge {
                 columns[column * dim + row] = value;
             }
         }
-        let mut out = Vec::with_capacity(rows.len() / text_dim * dim);
-        for (number, row) in rows.chunks_exact(text_dim).enumerate() {
-            let row: Vec<f64> = row.iter().map(|&value| value.into()).collect();
-            let centered = unit(&row)
-                .map(|row| row.iter().zip(&self.mean).map(|(a, &b)| a - f64::from(b)).collect::<Vec<_>>());
-            let source = centered.filter(|row| norm(row) >= NOTHING).and_then(|row| unit(&row));
-            let mut sum = vec![0.0f64; dim];
-            for (value, column) in source.ok_or(number)?.iter().zip(columns.chunks_exact(dim)) {
-                sum.iter_mut().zip(column).for_each(|(sum, &item)| *sum += value * f64::from(item));
+        let mut out = vec![0.0; rows.len() / text_dim * dim];
+        for (row, out) in rows.chunks_exact(text_dim).zip(out.chunks_exact_mut(dim)) {
+            if let Some(mapped) = self.apply_row(row, &columns) {
+                out.iter_mut().zip(mapped).for_each(|(out, value)| *out = value as f32);
             }
-            out.extend(unit(&sum).ok_or(number)?.into_iter().map(|value| value as f32));
         }
-        Ok(out)
+        out
+    }
+
+    /// The unit vector of a row; `None` if nothing is left of it. `columns` is the matrix by columns.
+    fn apply_row(&self, row: &[f32], columns: &[f32]) -> Option<Vec<f64>> {
+        let row = unit(&row.iter().map(|&value| value.into()).collect::<Vec<f64>>())?;
+        let centered: Vec<f64> = row.iter().zip(&self.mean).map(|(a, &b)| a - f64::from(b)).collect();
+        let source = unit(&centered).filter(|_| norm(&centered) >= NOTHING)?;
+        let mut sum = vec![0.0f64; self.dim()];
+        for (value, column) in source.iter().zip(columns.chunks_exact(self.dim())) {
+            sum.iter_mut().zip(column).for_each(|(sum, &item)| *sum += value * f64::from(item));
+        }
+        unit(&sum)
     }
 }
 
@@ -97,20 +101,21 @@ mod tests {
         let bridge = bridge();
         assert_eq!((bridge.text_dim(), bridge.dim()), (2, 3));
         // (3, 4) / 5 - (0.6, 0) = (0, 0.8), which becomes (0, 1), then (2, 0, 0).
-        let got = bridge.apply(&[3.0, 4.0, 7.0, 0.0]).unwrap();
+        let got = bridge.apply(&[3.0, 4.0, 7.0, 0.0]);
         let pairs = got.iter().zip([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
         // 0.6 is rounded to f32.
         assert!(got.len() == 6 && pairs.clone().all(|(got, value)| (got - value).abs() < 1e-7), "{got:?}");
     }
 
     #[test]
-    fn rows_of_which_nothing_is_left_are_named() {
+    fn rows_of_which_nothing_is_left_become_zero() {
         let mean = Bridge::new(vec![0.6, 0.8], vec![1.0, 0.0]).unwrap();
-        assert_eq!(mean.apply(&[1.0, 0.0, 3.0, 4.0]), Err(1));
+        assert_eq!(mean.apply(&[1.0, 0.0, 3.0, 4.0]), [1.0, 0.0]);
         for bad in [0.0, f32::NAN, f32::INFINITY] {
-            assert_eq!(bridge().apply(&[1.0, 1.0, bad, 0.0]), Err(1), "{bad}");
+            let got = bridge().apply(&[1.0, 1.0, bad, 0.0]);
+            assert!(got[..3] != [0.0; 3] && got[3..] == [0.0; 3], "{bad}: {got:?}");
         }
-        assert_eq!(Bridge::new(vec![1.0], vec![0.0]).unwrap().apply(&[-1.0]), Err(0));
+        assert_eq!(Bridge::new(vec![1.0], vec![0.0]).unwrap().apply(&[-1.0]), [0.0]);
     }
 
     #[test]

@@ -117,6 +117,12 @@ impl Align {
         ))
     }
 
+    /// Hash of a text encoder with this bridge behind it, from the hash of the text encoder and the bridge's numbers.
+    pub fn hash_behind(&self, text_encoder: ContentHash) -> ContentHash {
+        let parts = [b"lgd align".as_slice(), text_encoder.as_bytes(), self.manifest.tensors.blake3.as_bytes()];
+        ContentHash::of(&parts.concat())
+    }
+
     /// Fails unless the bridge leads to the space of the embeddings in `cache`: same width and, if it was fitted to a
     /// cache, same image model, output and pooling.
     ///
@@ -147,6 +153,11 @@ impl Align {
         ArtifactError::Mismatch { path: self.dir.join(MANIFEST), what: what.to_owned(), expected, got, hint }
     }
 
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Manifest of the bridge.
     pub fn manifest(&self) -> &AlignManifest {
         &self.manifest
@@ -155,11 +166,6 @@ impl Align {
     /// Hash of the manifest, which covers every file.
     pub fn hash(&self) -> ContentHash {
         self.hash
-    }
-
-    /// Hash of the bridge's numbers, `align.safetensors`.
-    pub fn tensors(&self) -> ContentHash {
-        self.manifest.tensors.blake3
     }
 
     /// The map.

@@ -27,7 +27,8 @@ mod toml_file;
 
 use std::path::{Path, PathBuf};
 
-use lgd_data::manifest::ContentHash;
+use lgd_data::align::Align;
+use lgd_data::manifest::{ContentHash, Verify};
 
 pub use resolved::Resolved;
 pub(crate) use sentence::SentencePipeline;
@@ -227,16 +228,27 @@ impl Teacher {
         Ok(hasher.finalize().into())
     }
 
-    /// BLAKE3 hash of the text model, including weights in separate files, under which a cache records the text encoder.
-    /// Tokenizer and settings are not part of it: they can change without another embedding space, and they are resolved
-    /// only when the model is opened.
+    /// BLAKE3 hash of the text model, including weights in separate files, and of the bridge behind it, if there is one. A
+    /// cache records the text encoder under it. Tokenizer and settings are not part of it: they can change without another
+    /// embedding space, and they are resolved only when the model is opened.
     ///
     /// # Errors
     /// [`ExtractError::Artifact`] if a file cannot be read.
     pub fn text_hash(&self) -> Result<ContentHash, ExtractError> {
+        let model = self.text_model_hash()?;
+        Ok(self.align()?.map_or(model, |align| align.hash_behind(model)))
+    }
+
+    fn text_model_hash(&self) -> Result<ContentHash, ExtractError> {
         let mut hasher = blake3::Hasher::new();
         hash_model(&mut hasher, &self.text()?.model)?;
         Ok(hasher.finalize().into())
+    }
+
+    /// The bridge behind the text model.
+    fn align(&self) -> Result<Option<Align>, ExtractError> {
+        let dir = self.text.as_ref().and_then(|text| text.align.as_deref());
+        Ok(dir.map(|dir| Align::open(dir, Verify::Full)).transpose()?)
     }
 
     /// The hash under which versions up to 0.1 recorded this text encoder, if they could have used it.
@@ -244,7 +256,9 @@ impl Teacher {
     /// # Errors
     /// [`ExtractError::Artifact`] if a file cannot be read.
     pub fn former_text_hash(&self) -> Result<Option<ContentHash>, ExtractError> {
-        former_hash::former_hash(self.text()?)
+        let text = self.text()?;
+        // Those versions knew no bridge.
+        if text.align.is_some() { Ok(None) } else { former_hash::former_hash(text) }
     }
 
     /// Opens the image model on the first device of `options`.
@@ -282,7 +296,7 @@ impl Teacher {
         runtime: &Runtime,
         options: &EncoderOptions,
     ) -> Result<TextEncoder, ExtractError> {
-        TextEncoder::open(runtime, self.text()?, self.text_hash()?, options)
+        TextEncoder::open(runtime, self.text()?, self.text_model_hash()?, self.align()?, options)
     }
 }
 
@@ -332,6 +346,7 @@ fn resolve_text(dir: &Path, text: TextToml, models: &Models, image_size: Option<
         input: text.input,
         output: text.output,
         pooling: text.pooling,
+        align: text.align.map(|align| dir.join(align)),
         image_size,
     }
 }

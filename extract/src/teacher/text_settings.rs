@@ -83,6 +83,8 @@ pub struct TextSettings {
     pub output: Option<String>,
     /// Pooling of the output.
     pub pooling: Option<TextPooling>,
+    /// Folder of a bridge, made by `lgd align`, that maps the embeddings to the space of the images'.
+    pub align: Option<PathBuf>,
     /// Side of the images that the teacher takes, px, for a model that also has a pixel input.
     pub image_size: Option<u32>,
 }

@@ -56,6 +56,7 @@ pub(crate) struct TextToml {
     pub input: Option<String>,
     pub output: Option<String>,
     pub pooling: Option<TextPooling>,
+    pub align: Option<PathBuf>,
     pub normalize: Option<bool>,
 }
 

@@ -108,7 +108,7 @@ fn summarize(report: &BankReport, args: &BankArgs) {
 /// Hashes under which a cache may have recorded the text encoder. The one that earlier versions recorded is computed
 /// only for a cache that does not have today's.
 fn recorded_as(cache: &Cache, teacher: &Teacher, text: &TextEncoder) -> anyhow::Result<Vec<ContentHash>> {
-    let mut hashes = vec![text.model_hash()];
+    let mut hashes = vec![text.recorded_hash()];
     if cache.manifest().config.teacher.text_encoder.is_some_and(|recorded| !hashes.contains(&recorded)) {
         hashes.extend(teacher.former_text_hash()?);
     }

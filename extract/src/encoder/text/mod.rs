@@ -7,6 +7,9 @@ mod output;
 mod pooling;
 mod probe;
 
+use std::path::Path;
+
+use lgd_data::align::Align;
 use lgd_data::manifest::ContentHash;
 
 use super::{Embeddings, EncoderOptions, TEXT_BATCH};
@@ -14,7 +17,7 @@ use crate::device::{ExecutionDevice, Precision, Slot};
 use crate::error::ExtractError;
 use crate::runtime::Runtime;
 use crate::session::{Model, Selection};
-use crate::teacher::{PromptTokenizer, Resolved, TextPooling, TextSettings};
+use crate::teacher::{PromptTokenizer, Resolved, TEACHER_TOML, TextPooling, TextSettings};
 use inputs::{Inputs, TokenBatch};
 
 /// A text model with its tokenizer.
@@ -26,9 +29,11 @@ pub struct TextEncoder {
     inputs: Inputs,
     pooling: TextPooling,
     rows: Rows,
-    dim: usize,
+    /// Width of the model's vectors; 0 before the first run.
+    model_dim: usize,
+    align: Option<Align>,
     hash: ContentHash,
-    model_hash: ContentHash,
+    recorded_hash: ContentHash,
     resolved: Vec<Resolved>,
     notes: Vec<String>,
 }
@@ -56,6 +61,7 @@ impl TextEncoder {
         runtime: &Runtime,
         settings: &TextSettings,
         model_hash: ContentHash,
+        align: Option<Align>,
         options: &EncoderOptions,
     ) -> Result<Self, ExtractError> {
         // Text always runs with CUDA: TensorRT would plan again for every length, and it is known to break f16 CLIP
@@ -80,28 +86,43 @@ impl TextEncoder {
             pooling: output.pooling,
             tokenizer,
             inputs,
-            dim: 0,
-            model_hash,
+            model_dim: 0,
+            align: None,
+            recorded_hash: model_hash,
             model,
         };
         encoder.probe()?;
+        if let Some(align) = align {
+            encoder.put_behind(align, &settings.dir)?;
+        }
         Ok(encoder)
+    }
+
+    /// Puts `align` behind the model. Paths are shown relative to the teacher's folder `dir`.
+    fn put_behind(&mut self, align: Align, dir: &Path) -> Result<(), ExtractError> {
+        align.require_text_encoder(self.hash)?;
+        self.hash = align.hash_behind(self.hash);
+        self.recorded_hash = align.hash_behind(self.recorded_hash);
+        let shown = align.dir().strip_prefix(dir).unwrap_or(align.dir()).display().to_string();
+        self.resolved.push(Resolved::new("align", shown, TEACHER_TOML));
+        self.align = Some(align);
+        Ok(())
     }
 
     /// Width D of the embeddings.
     pub fn dim(&self) -> usize {
-        self.dim
+        self.align.as_ref().map_or(self.model_dim, |align| align.bridge().dim())
     }
 
-    /// Hash of everything that decides an embedding: model, tokenizer and resolved settings. Equal hashes give equal
-    /// embeddings.
+    /// Hash of everything that decides an embedding: model, tokenizer, resolved settings and bridge. Equal hashes give
+    /// equal embeddings.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
 
-    /// Hash of the model alone, under which a cache records the text encoder of its teacher.
-    pub fn model_hash(&self) -> ContentHash {
-        self.model_hash
+    /// Hash of the model and the bridge alone, under which a cache records the text encoder of its teacher.
+    pub fn recorded_hash(&self) -> ContentHash {
+        self.recorded_hash
     }
 
     /// The settings as the encoder uses them, with their origins.
@@ -148,18 +169,19 @@ impl TextEncoder {
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&text| length(text));
         let (Rows::UpTo(rows) | Rows::Exactly(rows)) = self.rows;
-        let mut raw = vec![0.0; texts.len() * self.dim];
+        let mut raw = vec![0.0; texts.len() * self.model_dim];
         for group in order.chunk_by(|&a, &b| length(a) == length(b)) {
             for members in group.chunks(rows) {
                 let filled = if self.rows == Rows::Exactly(rows) { rows } else { members.len() };
                 let vectors = self.run(&TokenBatch::gather(&tokens, members, filled))?;
-                for (vector, &text) in vectors.chunks_exact(self.dim).zip(members) {
-                    raw[text * self.dim..][..self.dim].copy_from_slice(vector);
+                for (vector, &text) in vectors.chunks_exact(self.model_dim).zip(members) {
+                    raw[text * self.model_dim..][..self.model_dim].copy_from_slice(vector);
                 }
             }
         }
         let cut = tokens.iter().filter(|tokens| tokens.cut).count();
-        Ok(EncodedTexts { embeddings: Embeddings::normalize(self.dim, raw), cut })
+        let raw = self.align.as_ref().map_or(raw, |align| align.bridge().apply(&raw));
+        Ok(EncodedTexts { embeddings: Embeddings::normalize(self.dim(), raw), cut })
     }
 
     /// Token ids of prompts, as the model gets them.
@@ -180,7 +202,7 @@ impl TextEncoder {
 
     /// Raw vectors of a batch, [rows, D]. The first run decides D.
     fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, ExtractError> {
-        let failed = |path: &std::path::Path, reason: String| ExtractError::inference(path, reason);
+        let failed = |path: &Path, reason: String| ExtractError::inference(path, reason);
         let path = self.model.path().to_owned();
         let values = self
             .inputs
@@ -190,10 +212,10 @@ impl TextEncoder {
         let (vectors, dim) = self.model.run(values, &self.selection, |outputs| {
             pooling::pool(pooling, &outputs[0], batch).map_err(|reason| failed(&path, reason))
         })?;
-        if self.dim != 0 && dim != self.dim {
-            return Err(failed(&path, format!("the output's width changed from {} to {dim}", self.dim)));
+        if self.model_dim != 0 && dim != self.model_dim {
+            return Err(failed(&path, format!("the output's width changed from {} to {dim}", self.model_dim)));
         }
-        self.dim = dim;
+        self.model_dim = dim;
         Ok(vectors)
     }
 }

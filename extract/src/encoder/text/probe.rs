@@ -42,7 +42,7 @@ impl TextEncoder {
             }
         };
         // A batch of one holds the first word alone.
-        if vectors.len() == self.dim {
+        if vectors.len() == self.model_dim {
             vectors.extend(self.run(&TokenBatch::gather(&tokens, &[1], 1))?);
         }
         self.require_difference(&words, &tokens, &vectors)
@@ -63,7 +63,7 @@ impl TextEncoder {
     fn try_rows(&mut self, tokens: &[Tokens; 2], rows: usize) -> Result<Vec<f32>, ExtractError> {
         let members: Vec<usize> = (0..rows).map(|row| row % 2).collect();
         let vectors = self.run(&TokenBatch::gather(tokens, &members, rows))?;
-        let all: Vec<&[f32]> = vectors.chunks_exact(self.dim).collect();
+        let all: Vec<&[f32]> = vectors.chunks_exact(self.model_dim).collect();
         let moved = all
             .iter()
             .enumerate()
@@ -84,7 +84,7 @@ impl TextEncoder {
     /// Finds the only batch size of a model whose batch axis is free in name only. `first` is the error of the others.
     fn traced_rows(&mut self, tokens: &[Tokens; 2], first: ExtractError) -> Result<Vec<f32>, ExtractError> {
         for rows in TRACED {
-            self.dim = 0;
+            self.model_dim = 0;
             if let Ok(vectors) = self.try_rows(tokens, rows) {
                 self.rows = Rows::Exactly(rows);
                 self.notes.push(format!(
@@ -104,7 +104,7 @@ impl TextEncoder {
         tokens: &[Tokens; 2],
         vectors: &[f32],
     ) -> Result<(), ExtractError> {
-        let (first, second) = match vectors.chunks_exact(self.dim).collect::<Vec<_>>().as_slice() {
+        let (first, second) = match vectors.chunks_exact(self.model_dim).collect::<Vec<_>>().as_slice() {
             [first, second, ..] if tokens[0].ids != tokens[1].ids => (first.to_vec(), second.to_vec()),
             _ => return Ok(()),
         };

@@ -24,6 +24,7 @@ fn settings(dir: &Path) -> TextSettings {
         input: None,
         output: None,
         pooling: None,
+        align: None,
         image_size: None,
     }
 }
