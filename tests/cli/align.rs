@@ -29,9 +29,9 @@ fn names_reach_a_teacher_without_language() {
     let desk = desk();
     let bank = "bank --cache cache --teacher words --categories names.txt";
     desk.lgd(&format!("{bank} --out banks/none"))
-        .ended(3, &["the text encoder gives 1280 values", "`lgd align`", "--align"]);
+        .ended(3, &["the text encoder gives 384 values", "`lgd align`", "--align"]);
     let told = [
-        "align: 10 categories, 1280 to 4 values, ridge ",
+        "align: 10 categories, 384 to 4 values, ridge ",
         "on held-out classes: 40 images, mean cosine",
         "by chance              50.0% among those held out together,  10.0% among all",
         "use it: lgd bank --cache cache --teacher words --align bridges/a",
@@ -39,7 +39,7 @@ fn names_reach_a_teacher_without_language() {
     let report = desk.lgd(&format!("{ALIGN} --cache cache --out bridges/a")).ended(0, &told).json();
     assert_eq!((&report["categories"], &report["images"]), (&10.into(), &40.into()));
     assert_eq!(report["candidates"].as_array().unwrap().len(), 25);
-    desk.lgd("verify bridges/a").ended(0, &[]).printed(&["intact; a bridge of 1280 to 4 values"]);
+    desk.lgd("verify bridges/a").ended(0, &[]).printed(&["intact; a bridge of 384 to 4 values"]);
     let shown =
         ["fitted to", "10 categories, 40 labeled images of the cache", "cross-validation", "by chance"];
     desk.lgd("inspect bridges/a").ended(0, &[]).printed(&shown);
@@ -64,6 +64,35 @@ fn names_reach_a_teacher_without_language() {
         .ended(0, &["ridge 50.000 (given)"]);
     desk.lgd(&format!("{other} --align bridges/b --out banks/apart")).ended(0, &[]);
     desk.lgd("export --run run --bank banks/apart --out apart.onnx").ended(3, &["text encoder"]);
+}
+
+#[test]
+fn a_bridge_in_the_teachers_folder_needs_no_flag() {
+    let desk = desk();
+    desk.lgd(&format!("{ALIGN} --cache cache --out words/bridge")).ended(0, &[]);
+    let bank = "bank --cache cache --categories names.txt";
+    desk.lgd(&format!("{bank} --teacher words --align words/bridge --out banks/flag")).ended(0, &[]);
+    let toml = WORDS.replacen("[text]", "[image]\nmodel = \"IMAGE\"\n[text]\nalign = \"bridge\"", 1);
+    let image = fs::read_to_string(desk.path("eyes/teacher.toml")).unwrap();
+    let toml = toml.replacen("[image]\nmodel = \"IMAGE\"\n", &image, 1);
+    desk.write("words/teacher.toml", toml);
+    fs::copy(desk.path("eyes/image.onnx"), desk.path("words/image.onnx")).unwrap();
+    desk.lgd("teacher words")
+        .ended(0, &[])
+        .printed(&["align = \"bridge\"  # teacher.toml", "width of the embeddings: image 4, text 4"]);
+    desk.lgd(&format!("{bank} --teacher words --out banks/folder")).ended(0, &[]);
+    let read = |bank: &str, file: &str| fs::read(desk.path(bank).join(file)).unwrap();
+    assert_eq!(read("banks/flag", "bank.safetensors"), read("banks/folder", "bank.safetensors"));
+
+    // A cache made with this folder records text encoder and bridge as one.
+    desk.lgd("extract --images images --teacher words --views 2 --out joint").ended(0, &[]);
+    desk.lgd("bank --cache joint --categories names.txt --teacher words --out banks/joint").ended(0, &[]);
+    desk.write(
+        "words/teacher.toml",
+        fs::read_to_string(desk.path("words/teacher.toml")).unwrap().replace("= 64", "= 32"),
+    );
+    desk.lgd("bank --cache joint --categories names.txt --teacher words --out banks/shorter")
+        .ended(3, &["align.json: the text encoder differs", "align again"]);
 }
 
 #[test]

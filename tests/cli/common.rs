@@ -122,7 +122,9 @@ impl Desk {
     pub fn teacher(&self, name: &str) -> PathBuf {
         let to = self.path(name);
         fs::create_dir_all(&to).unwrap();
-        for file in ["teacher.toml", "image.onnx", "text.onnx", "tokenizer.json"] {
+        fs::create_dir(to.join("bridge")).unwrap();
+        let bridge = ["bridge/align.json", "bridge/align.safetensors"];
+        for file in ["teacher.toml", "image.onnx", "text.onnx", "tokenizer.json"].into_iter().chain(bridge) {
             fs::copy(third_party("teacher").join(file), to.join(file)).unwrap();
         }
         to

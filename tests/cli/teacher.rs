@@ -87,7 +87,7 @@ fn towers_that_do_not_fit_and_folders_without_a_model_are_refused() {
     let toml = fs::read_to_string(desk.path("tiny/teacher.toml")).unwrap();
     fs::write(desk.path("tiny/teacher.toml"), toml + "[text]\ncontext_length = 64\n").unwrap();
     desk.lgd("teacher tiny")
-        .ended(2, &["the image encoder gives 4 values, the text encoder 1280", "hint: export both"]);
+        .ended(2, &["the image encoder gives 4 values, the text encoder 384", "hint: export both"]);
 
     fs::create_dir(desk.path("empty")).unwrap();
     desk.write("images/a.png", b"");

@@ -53,7 +53,8 @@ impl PromptEncoder for AlignedEncoder<'_> {
         let zero = |row: &[f32]| row.iter().all(|&value| value == 0.0);
         match bridged.chunks_exact(self.dim()).zip(prompts).find(|(row, _)| zero(row)) {
             Some((_, prompt)) => {
-                Err(format!("the embedding of {prompt:?} is zero, not finite or equal to the bridge's mean").into())
+                Err(format!("the embedding of {prompt:?} is zero, not finite or equal to the bridge's mean")
+                    .into())
             }
             None => Ok(bridged),
         }

@@ -119,7 +119,8 @@ impl Align {
 
     /// Hash of a text encoder with this bridge behind it, from the hash of the text encoder and the bridge's numbers.
     pub fn hash_behind(&self, text_encoder: ContentHash) -> ContentHash {
-        let parts = [b"lgd align".as_slice(), text_encoder.as_bytes(), self.manifest.tensors.blake3.as_bytes()];
+        let parts =
+            [b"lgd align".as_slice(), text_encoder.as_bytes(), self.manifest.tensors.blake3.as_bytes()];
         ContentHash::of(&parts.concat())
     }
 

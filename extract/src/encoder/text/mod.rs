@@ -213,7 +213,10 @@ impl TextEncoder {
             pooling::pool(pooling, &outputs[0], batch).map_err(|reason| failed(&path, reason))
         })?;
         if self.model_dim != 0 && dim != self.model_dim {
-            return Err(failed(&path, format!("the output's width changed from {} to {dim}", self.model_dim)));
+            return Err(failed(
+                &path,
+                format!("the output's width changed from {} to {dim}", self.model_dim),
+            ));
         }
         self.model_dim = dim;
         Ok(vectors)
