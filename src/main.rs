@@ -7,6 +7,7 @@
 
 mod args;
 mod commands;
+mod config_file;
 mod exit;
 #[cfg(test)]
 mod flags_page;
@@ -16,7 +17,7 @@ mod say;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use say::say;
 
@@ -26,7 +27,13 @@ use say::say;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = match parse() {
+        Ok(args) => args,
+        Err(error) => {
+            report(&error);
+            return exit::of_error(&error).into();
+        }
+    };
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
         say(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
     }
@@ -37,6 +44,15 @@ fn main() -> ExitCode {
             exit::of_error(&error).into()
         }
     }
+}
+
+/// The arguments, with those of `--config`. A wrong argument ends the process, as clap does it.
+fn parse() -> anyhow::Result<args::Args> {
+    let mut root = args::Args::command();
+    root.build();
+    let words = config_file::expand(&root, std::env::args_os().collect())?;
+    let matches = args::Args::command().get_matches_from(words);
+    Ok(args::Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
 }
 
 /// The first interrupt asks the job to stop at the next safe point. The second ends the process at once.

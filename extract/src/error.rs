@@ -17,7 +17,7 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 pub enum ExtractError {
     /// No ONNX Runtime library was found.
     #[error(
-        "ONNX Runtime was not found; looked at {}\nhint: run scripts/setup runtime, or set ORT_DYLIB_PATH to the full path of {}",
+        "ONNX Runtime was not found; looked at {}\nhint: run scripts/setup runtime, or pip install onnxruntime in the Python environment of lgd, or set ORT_DYLIB_PATH to the full path of {}",
         list(tried),
         library_name()
     )]

@@ -35,6 +35,11 @@ pub struct Args {
     /// Command to run.
     #[command(subcommand)]
     pub command: Command,
+    /// TOML file with flags of the command: `epochs = 100` is --epochs 100. Flags on the command line win. `lgd train` also
+    /// reads a run's config.toml. Paths are relative to the current folder.
+    // Read before the arguments are parsed, by `config_file`.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
 }
 
 const EXIT_CODES: &str = "\
@@ -65,6 +70,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Check every byte of a cache, bank, bridge or run against its manifest.
     Verify(VerifyArgs),
+    /// Print a script that completes commands and flags in a shell.
+    Completions(CompletionsArgs),
+    /// Write the manual pages of all commands.
+    Manual(ManualArgs),
 }
 
 /// Fields of a source with several candidates.
@@ -142,6 +151,21 @@ pub struct InspectArgs {
 pub struct VerifyArgs {
     /// Cache, bank, bridge or run folder.
     pub path: PathBuf,
+}
+
+/// Arguments of `lgd completions`.
+#[derive(ClapArgs)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `lgd manual`.
+#[derive(ClapArgs)]
+pub struct ManualArgs {
+    /// Output folder, such as ~/.local/share/man/man1.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// A flag that only one choice of another flag reads.

@@ -7,6 +7,7 @@ mod bank;
 mod eval;
 mod export;
 mod extract;
+mod command_line;
 mod inspect;
 mod objectives;
 mod teacher;
@@ -37,6 +38,8 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => inspect::verify(&args.path),
+        Command::Completions(args) => command_line::completions(&args),
+        Command::Manual(args) => command_line::manual(&args.out),
     }
 }
 
