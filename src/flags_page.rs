@@ -16,6 +16,33 @@ const HEAD: &str = "\
 # Flags
 
 Every command, its flags and their defaults, as `lgd COMMAND --help` prints them. **Bold** flags are required.
+
+## Flags from a file
+
+Every command reads flags from a TOML file with `--config FILE`: a key is a flag without dashes, and a flag on the command line wins. A file
+may have one section per command:
+
+```toml
+[extract]
+teacher = \"teacher\"
+views = 4
+
+[train]
+student = \"mobilenet_v3_large\"
+epochs = 100
+bank = [\"banks/names\", \"banks/kdep\"]   # a flag that may be repeated
+lr-per-step = true                      # a switch
+```
+
+`lgd train --config runs/first/config.toml` repeats the settings of a run; give its cache, images, banks and another `--out` beside it.
+Paths are relative to the current folder. `lgd` prints the flags that it took from the file.
+
+## Completion and manual pages
+
+```sh
+lgd completions bash > ~/.local/share/bash-completion/completions/lgd   # also zsh, fish, powershell, elvish
+lgd manual --out ~/.local/share/man/man1                                # then: man lgd-train
+```
 ";
 
 /// The page as Markdown.
@@ -33,7 +60,7 @@ fn section(command: &mut Command) -> String {
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").trim();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let args = command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()));
+    let args = command.get_arguments().filter(|arg| !["help", "version", "config"].contains(&arg.get_id().as_str()));
     let rows: String = args.map(row).collect();
     format!(
         "\n## lgd {name}\n\n{about}.\n\n```text\n{usage}\n```\n\n| flag | default | meaning |\n|---|---|---|\n{rows}",

@@ -180,7 +180,10 @@ impl TextEncoder {
             }
         }
         let cut = tokens.iter().filter(|tokens| tokens.cut).count();
-        let raw = self.align.as_ref().map_or(raw, |align| align.bridge().apply(&raw));
+        let raw = match &self.align {
+            Some(align) => align.bridge().apply(&raw),
+            None => raw,
+        };
         Ok(EncodedTexts { embeddings: Embeddings::normalize(self.dim(), raw), cut })
     }
 
