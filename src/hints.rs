@@ -115,10 +115,10 @@ fn of_run(error: &RunError) -> Option<String> {
             ));
         }
         RunError::Interrupted { dir, .. } => {
-            return Some(format!("{} holds a checkpoint; go on with --resume", dir.display()));
+            return Some(format!("{} holds a checkpoint; continue it with --resume", dir.display()));
         }
         RunError::Loader(LoaderError::Image { .. }) => {
-            "the image was readable when the cache was made; restore it and go on with --resume"
+            "the image was readable when the cache was made; restore it and continue it with --resume"
         }
         RunError::NonFinite { .. } | RunError::Diverged { .. } => {
             "start anew with a lower learning rate, a longer warm-up or --clip-norm"

@@ -135,5 +135,5 @@ fn normalization_equals_torchvision_bit_for_bit() {
         (0..pixels).flat_map(|at| [0, 1, 2].map(|c| expected[c * pixels + at])).collect();
     assert_eq!(interleaved, transposed);
     let short = normalize_into(&image, &Normalization::CLIP, PixelLayout::Nhwc, &mut interleaved[1..]);
-    assert!(short.unwrap_err().to_string().contains("needs 12288"));
+    assert!(short.unwrap_err().to_string().contains("expected an output slice of 12288 numbers, got 12287"));
 }

@@ -11,7 +11,7 @@
 //! | several images: GIF, animated WebP or PNG, MPO, pages of a TIFF | the first |
 //! | GIF frame smaller than the screen | on the transparent color, else on color 0, as Pillow shows it |
 //! | gray, 1 to 16 bits | replicated to three channels |
-//! | 16 bits a channel | rounded to 8: (v + 128) / 257, the nearest of the 256 levels (Pillow drops the low byte: at most 1 less; it clips gray at 255) |
+//! | 16 bits per channel | rounded to 8: (v + 128) / 257, the nearest of the 256 levels (Pillow drops the low byte: at most 1 less; it clips gray at 255) |
 //! | palette | expanded |
 //! | alpha, transparent color | dropped; the color stored under it is kept, as Pillow's `convert("RGB")` does |
 //! | TIFF whose color is multiplied with alpha | divided by it, as Pillow does |
