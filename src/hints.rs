@@ -1,8 +1,13 @@
-//! `hint:` lines that name flags and commands, for errors of the library crates, which do not know the command line.
+//! `hint:` lines that name flags and commands, for errors and notes of the library crates, which do not know the command
+//! line. A hint from here takes the place of the one in the library's message, which gives the remedy in words.
 
 use std::error::Error;
 
-use lgd_data::source::SourceError;
+use lgd_bank::{AlignError, BankError};
+use lgd_data::ArtifactError;
+use lgd_data::error::Remedy;
+use lgd_data::source::{ListError, Note, RowProblem, SourceError};
+use lgd_extract::ExtractError;
 use lgd_train::error::TrainError;
 use lgd_train::eval::{EvalError, EvalInput, Protocol};
 use lgd_train::export::ExportError;
@@ -10,16 +15,28 @@ use lgd_train::loader::LoaderError;
 use lgd_train::objective::{Input, InputError, ObjectiveError, ObjectiveKind};
 use lgd_train::run::RunError;
 
-/// The hint for an error; `None` if there is none or the message already has one.
+/// The hint for an error; `None` if there is none beyond that in its message.
 pub fn of_error(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(of_cause)
 }
 
 /// An error's message, followed by its hint if there is one.
 pub fn hinted(error: &(dyn Error + 'static)) -> String {
-    match of_cause(error) {
-        Some(hint) => format!("{error}\nhint: {hint}"),
-        None => error.to_string(),
+    with_hint(&error.to_string(), of_cause(error))
+}
+
+/// A message with `hint` in the place of its own hint; unchanged if there is none.
+pub fn with_hint(message: &str, hint: Option<String>) -> String {
+    let Some(hint) = hint else { return message.to_owned() };
+    let message = message.split("\nhint: ").next().unwrap_or_default();
+    format!("{message}\nhint: {hint}")
+}
+
+/// The text of a note about a source, and the flag that changes the assumption, if there is one.
+pub fn of_note(note: &Note) -> String {
+    match note.field {
+        Some(field) => format!("{} (choose with --{field}-field)", note.text),
+        None => note.text.clone(),
     }
 }
 
@@ -30,10 +47,11 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref() {
         return of_eval(error);
     }
-    if let Some(SourceError::SeveralFields { kind, .. } | SourceError::NoField { kind, .. }) =
-        cause.downcast_ref()
-    {
-        return Some(format!("name the field with --{kind}-field"));
+    if let Some(error) = cause.downcast_ref() {
+        return of_source(error);
+    }
+    if let Some(error) = artifact_in(cause) {
+        return of_artifact(error);
     }
     match cause.downcast_ref() {
         Some(ExportError::Run(error)) => return of_run(error),
@@ -46,8 +64,50 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     }
 }
 
+fn of_source(error: &SourceError) -> Option<String> {
+    let field = error.field()?;
+    Some(match error {
+        SourceError::List(ListError { problem: RowProblem::Header { .. }, .. }) => format!(
+            "call the columns path[,label], or name the column of images with --{field}-field; if this row is an image, \
+             put the line path[,label] above it"
+        ),
+        SourceError::List(ListError { problem: RowProblem::Other { other, .. }, .. }) => {
+            format!("if it holds the {field}s, add --{field}-field '{other}'; otherwise remove it")
+        }
+        _ => format!("choose one with --{field}-field"),
+    })
+}
+
+/// The artifact's error that `cause` is or wraps transparently.
+fn artifact_in<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a ArtifactError> {
+    if let Some(error) = cause.downcast_ref() {
+        return Some(error);
+    }
+    if let Some(ExtractError::Artifact(error)) = cause.downcast_ref() {
+        return Some(error);
+    }
+    if let Some(BankError::Artifact(error)) = cause.downcast_ref() {
+        return Some(error);
+    }
+    match cause.downcast_ref() {
+        Some(AlignError::Artifact(error) | AlignError::Bank(BankError::Artifact(error))) => Some(error),
+        _ => None,
+    }
+}
+
+fn of_artifact(error: &ArtifactError) -> Option<String> {
+    let ArtifactError::Occupied { remedy, .. } = error else { return None };
+    let hint = match remedy {
+        Remedy::Resume => "give --resume to continue it, --overwrite to replace it, or another folder",
+        Remedy::Overwrite => "give --overwrite to replace it, or another folder",
+        Remedy::Other(_) => return None,
+    };
+    Some(hint.to_owned())
+}
+
 fn of_run(error: &RunError) -> Option<String> {
     let hint = match error {
+        RunError::Artifact(error) => return of_artifact(error),
         RunError::Input(error) => return of_input(error),
         RunError::Loader(LoaderError::NeedsImages { size, .. }) => {
             return Some(format!(
@@ -55,10 +115,10 @@ fn of_run(error: &RunError) -> Option<String> {
             ));
         }
         RunError::Interrupted { dir, .. } => {
-            return Some(format!("{} holds a checkpoint; go on with --resume", dir.display()));
+            return Some(format!("{} holds a checkpoint; continue it with --resume", dir.display()));
         }
         RunError::Loader(LoaderError::Image { .. }) => {
-            "the image was readable when the cache was made; restore it and go on with --resume"
+            "the image was readable when the cache was made; restore it and continue it with --resume"
         }
         RunError::NonFinite { .. } | RunError::Diverged { .. } => {
             "start anew with a lower learning rate, a longer warm-up or --clip-norm"
@@ -159,8 +219,10 @@ fn of_eval(error: &EvalError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::PathBuf;
 
     use clap::CommandFactory;
+    use lgd_data::source::{FieldKind, ParquetProblem, ParquetSourceError};
     use lgd_data::view::CenterCrop;
 
     use super::*;
@@ -210,25 +272,84 @@ mod tests {
         ];
         let runs = inputs.map(RunError::Input).chain(runs).map(anyhow::Error::from);
         let evals = evals.into_iter().chain(more).map(anyhow::Error::from);
-        runs.chain(evals).chain([ExportError::NoEmbedding.into()]).collect()
+        let occupied = [Remedy::Resume, Remedy::Overwrite].map(|remedy| {
+            anyhow::Error::from(ArtifactError::Occupied { path: path(), what: "a cache".to_owned(), remedy })
+        });
+        runs.chain(evals).chain([ExportError::NoEmbedding.into()]).chain(occupied).chain(sources()).collect()
     }
 
-    #[test]
-    fn hints_name_flags_that_exist() {
+    /// Errors of sources that a field resolves.
+    fn sources() -> Vec<anyhow::Error> {
+        let path = || PathBuf::from("list.csv");
+        let kinds = [FieldKind::Image, FieldKind::Label, FieldKind::Caption];
+        let text = || "photo".to_owned();
+        let several = kinds.map(|kind| SourceError::SeveralFields {
+            path: path(),
+            kind,
+            key: text(),
+            got: vec!["jpg".to_owned(), "png".to_owned()],
+        });
+        let rows = [
+            RowProblem::Header { got: text() },
+            RowProblem::NoImages { got: text() },
+            RowProblem::Other { got: text(), other: "species".to_owned() },
+            RowProblem::Ambiguous { got: text(), kind: FieldKind::Label },
+        ];
+        let rows = rows.map(|problem| ListError { path: path(), line: 1, problem }.into());
+        let tables = [
+            ParquetProblem::Ambiguous { got: text(), kind: FieldKind::Image },
+            ParquetProblem::NotText { row: 0, column: text(), kind: FieldKind::Caption },
+        ];
+        let tables = tables.map(|problem| ParquetSourceError::Unusable { path: path(), problem }.into());
+        let errors = several.into_iter().chain::<[SourceError; 4]>(rows).chain::<[SourceError; 2]>(tables);
+        errors.map(|error| anyhow::Error::from(error).context("cannot list the images")).collect()
+    }
+
+    /// Fails if a text names a flag that no command has.
+    fn require_flags(text: &str) {
         let command = Args::command();
         let flags: BTreeSet<&str> = command
             .get_subcommands()
             .flat_map(clap::Command::get_arguments)
             .filter_map(clap::Arg::get_long)
             .collect();
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+        for flag in words.filter_map(|word| word.strip_prefix("--")) {
+            assert!(flags.contains(flag), "{text}");
+        }
+    }
+
+    #[test]
+    fn hints_name_flags_that_exist() {
         for error in errors() {
             let hint = of_error(&error).unwrap_or_else(|| panic!("no hint for: {error}"));
-            assert!(!error.to_string().contains("hint:"), "two hints: {error}");
-            let words = hint.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
-            for flag in words.filter_map(|word| word.strip_prefix("--")) {
-                assert!(flags.contains(flag), "{hint}");
-            }
+            let message = with_hint(&format!("{error:#}"), Some(hint.clone()));
+            assert_eq!(message.matches("hint: ").count(), 1, "{message}");
+            require_flags(&hint);
         }
+    }
+
+    #[test]
+    fn notes_name_the_flag_of_their_field() {
+        for field in [FieldKind::Image, FieldKind::Label, FieldKind::Caption] {
+            let note = of_note(&Note { text: "several".to_owned(), field: Some(field) });
+            assert_eq!(note, format!("several (choose with --{field}-field)"));
+            require_flags(&note);
+        }
+        assert_eq!(of_note(&Note::from("columns are separated by tabs")), "columns are separated by tabs");
+    }
+
+    #[test]
+    fn a_hint_takes_the_place_of_the_librarys() {
+        let inner = ArtifactError::Occupied {
+            path: "banks/a".into(),
+            what: "a bank".to_owned(),
+            remedy: Remedy::Overwrite,
+        };
+        assert_eq!(
+            hinted(&AlignError::Bank(BankError::Artifact(inner))),
+            "banks/a already holds a bank\nhint: give --overwrite to replace it, or another folder"
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The error type of all on-disk formats. It states what was expected, what was found, and in which file.
 
 use std::error::Error;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use safetensors::SafeTensorError;
 
@@ -34,7 +34,7 @@ pub enum ArtifactError {
         hint: &'static str,
     },
     /// The length of a file differs from its manifest entry.
-    #[error("{}: expected {expected} bytes, got {got}\nhint: the file was truncated or replaced; make it again", path.display())]
+    #[error("{}: expected {expected} bytes, got {got}\nhint: the file was cut or replaced; copy it again, or make the folder again", path.display())]
     Length {
         /// Path of the file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum ArtifactError {
         got: u64,
     },
     /// The content of a file differs from its manifest entry.
-    #[error("{}: expected BLAKE3 {expected}, got {got}\nhint: the file was altered after it was written; make it again", path.display())]
+    #[error("{}: expected BLAKE3 hash {expected}, got {got}\nhint: the file was altered after it was written; copy it again, or make the folder again", path.display())]
     Hash {
         /// Path of the file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum ArtifactError {
         got: ContentHash,
     },
     /// The manifest has another format version.
-    #[error("{}: format version {got}, but this program reads version {expected}", path.display())]
+    #[error("{}: expected format version {expected} or lower, got {got}\nhint: use the version of the program that wrote it", path.display())]
     Version {
         /// Path of the manifest.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum ArtifactError {
         got: u32,
     },
     /// The manifest is not valid JSON of the expected form.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: unexpected JSON: {source}", path.display())]
     Json {
         /// Path of the manifest.
         path: PathBuf,
@@ -120,15 +120,36 @@ pub enum ArtifactError {
         reason: String,
     },
     /// The output folder already contains something.
-    #[error("{} already holds {what}{}", path.display(), hint_line(hint))]
+    #[error("{} already holds {what}\nhint: {remedy}", path.display())]
     Occupied {
         /// Path of the folder.
         path: PathBuf,
         /// What the folder contains.
         what: String,
         /// Suggested fix.
-        hint: &'static str,
+        remedy: Remedy,
     },
+}
+
+/// What to do if an output folder already contains something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Resume what is there, overwrite it, or choose another folder.
+    Resume,
+    /// Overwrite what is there, or choose another folder.
+    Overwrite,
+    /// Neither is possible; the text says what is.
+    Other(&'static str),
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resume => "resume it, overwrite it, or choose another folder",
+            Self::Overwrite => "overwrite it, or choose another folder",
+            Self::Other(text) => text,
+        })
+    }
 }
 
 impl ArtifactError {
@@ -160,8 +181,7 @@ fn disk_full_hint(error: &(dyn Error + 'static)) -> &'static str {
     while let Some(error) = cause {
         let io = error.downcast_ref::<io::Error>();
         if io.is_some_and(|error| FULL.contains(&error.kind())) {
-            return "\nhint: make room on the disk and run the command again, with --resume where it had begun; nothing half-written \
-                    was kept";
+            return "\nhint: make room on the disk, then resume or start again; no half-written file was kept";
         }
         // `source` of an I/O error skips the error that the I/O error wraps.
         let wrapped = io.and_then(io::Error::get_ref).map(|wrapped| wrapped as &(dyn Error + 'static));

@@ -46,7 +46,7 @@ const OWNER: &str = "config";
 pub enum ProjectionError {
     /// The number of axes is 0 or exceeds the number of columns.
     #[error(
-        "rows of {width} values can be projected to 1 to {width} dimensions, not to {dim}\nhint: a projection cannot widen; take a student that is no wider than the teacher's feature"
+        "expected a projection of {width} values to 1 to {width} dimensions, got {dim}\nhint: a projection cannot widen; take a student that is no wider than the teacher's feature"
     )]
     Dim {
         /// Requested number of axes.
@@ -55,16 +55,16 @@ pub enum ProjectionError {
         width: usize,
     },
     /// There are no rows.
-    #[error("there are no rows to fit a projection on")]
+    #[error("there are no rows to fit a projection to")]
     NoRows,
     /// A value is infinite or not a number.
-    #[error("the {rows} rows to fit a projection on hold values that are not finite")]
+    #[error("the {rows} rows to fit a projection to have values that are not finite")]
     NotFinite {
         /// Number of rows.
         rows: u64,
     },
     /// All rows are equal.
-    #[error("the {rows} rows to fit a projection on are all the same\nhint: they have no axis of variance")]
+    #[error("the {rows} rows to fit a projection to are all the same\nhint: extract from different images")]
     NoVariance {
         /// Number of rows.
         rows: u64,

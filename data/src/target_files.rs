@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cache::Cache;
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, Remedy};
 use crate::manifest::{ContentHash, Existing, FileEntry, prepare_folder};
 
 /// The cache that a bank was made from, as recorded in the bank's manifest.
@@ -53,8 +53,8 @@ pub(crate) fn check_folder(
 ) -> Result<(), ArtifactError> {
     prepare_folder(dir, kind)?;
     if dir.join(manifest).exists() && existing != Existing::Overwrite {
-        let hint = "give --overwrite to replace it, or another folder";
-        return Err(ArtifactError::Occupied { path: dir.to_owned(), what: format!("a {kind}"), hint });
+        let (path, what, remedy) = (dir.to_owned(), format!("a {kind}"), Remedy::Overwrite);
+        return Err(ArtifactError::Occupied { path, what, remedy });
     }
     Ok(())
 }

@@ -2,18 +2,24 @@
 //! keep it. `goldens/make_centers.py` writes `goldens/centers.json` and `goldens/centers/`.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
+
 use std::fs;
 use std::path::Path;
 
 use lgd_data::ArtifactError;
 use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp, Partition};
-use lgd_data::image::{DecodeLimits, RgbImage, decode};
+use lgd_data::image::RgbImage;
 use lgd_data::manifest::{ContentHash, Existing, Verify, write_json};
 use lgd_data::render::{Resample, render};
 use lgd_data::view::{CenterCrop, CropRounding, Policy, ResizeMode, View};
 use lgd_testing::cache_config;
+use lgd_testing::pixels::{Distance, distance};
 use proptest::prelude::*;
 use serde::Deserialize;
+
+use goldens::image as golden;
 
 /// One golden; the fields are those that the script writes.
 #[derive(Deserialize)]
@@ -28,11 +34,6 @@ struct Case {
     resample: Resample,
 }
 
-fn golden(name: &str) -> RgbImage {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
-    decode(&fs::read(path).unwrap(), &DecodeLimits::default()).unwrap()
-}
-
 #[test]
 fn pixels_are_within_one_level_of_the_tools() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("goldens/centers.json")).unwrap();
@@ -41,13 +42,9 @@ fn pixels_are_within_one_level_of_the_tools() {
     for Case { name, image, size, length, resize, offset, resample } in cases {
         let view = View::of_center(CenterCrop::of_lengths(size, length, resize, offset));
         let ours = render(&golden(&image), &view, size, resample).unwrap();
-        let reference = golden(&format!("centers/{name}.png"));
-        assert_eq!((ours.width(), ours.height()), (reference.width(), reference.height()), "{name}");
-        let levels = ours.pixels().iter().zip(reference.pixels()).map(|(a, b)| a.abs_diff(*b));
-        let (worst, differing) = (levels.clone().max().unwrap(), levels.filter(|&level| level > 0).count());
-        let share = differing as f64 / ours.pixels().len() as f64;
-        eprintln!("{name:32} max {worst:3} share {share:.4}");
-        if worst > 1 || share > 0.01 {
+        let Distance { max, share, .. } = distance(&ours, &golden(&format!("centers/{name}.png")));
+        eprintln!("{name:32} max {max:3} share {share:.4}");
+        if max > 1 || share > 0.01 {
             far.push(name);
         }
     }

@@ -2,20 +2,17 @@
 //! the fixtures.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
 
+#[path = "common/goldens.rs"]
+mod goldens;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use lgd_data::image::{DecodeError, DecodeLimits, MAX_SIDE, RgbImage, decode, decode_with_transparency};
+use lgd_testing::pixels::{Distance, distance, peak_kib};
 use proptest::prelude::*;
 
-fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
-}
-
-fn golden(name: &str) -> Vec<u8> {
-    fs::read(goldens().join(name)).unwrap()
-}
+use goldens::bytes as golden;
 
 fn decoded(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     decode(bytes, &DecodeLimits::default())
@@ -28,19 +25,11 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
 
 /// All encoded fixtures in a folder that have an expected image, by name.
 fn fixtures_in(folder: &str) -> Vec<(String, Vec<u8>)> {
-    let path = goldens().join(folder);
+    let path = goldens::path(folder);
     let names = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.filter(|name| path.join(format!("{name}.png")).exists()).collect();
     names.sort();
     names.into_iter().map(|name| (name.clone(), golden(&format!("{folder}/{name}")))).collect()
-}
-
-/// Largest and mean difference of two images of the same size.
-fn difference(a: &RgbImage, b: &RgbImage) -> (u8, f64) {
-    assert_eq!((a.width(), a.height()), (b.width(), b.height()));
-    let differences: Vec<u8> = a.pixels().iter().zip(b.pixels()).map(|(a, b)| a.abs_diff(*b)).collect();
-    let sum: f64 = differences.iter().map(|&d| f64::from(d)).sum();
-    (differences.iter().copied().max().unwrap(), sum / differences.len() as f64)
 }
 
 #[test]
@@ -55,9 +44,9 @@ fn every_format_decodes_as_in_pillow() {
     let fixtures = fixtures();
     assert_eq!(fixtures.len(), 51, "all fixtures are there");
     for (name, bytes) in fixtures {
-        let expected = decoded(&golden(&format!("decode/{name}.png"))).unwrap();
+        let expected = goldens::image(&format!("decode/{name}.png"));
         let image = decoded(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let (max, mean) = difference(&image, &expected);
+        let Distance { max, mean, .. } = distance(&image, &expected);
         // Only JPEG decoders differ: they use another inverse transform and another interpolation of the color planes.
         let allowed = if name.ends_with("jpg") { (4, 0.5) } else { (0, 0.0) };
         assert!(max <= allowed.0 && mean <= allowed.1, "{name}: max {max}, mean {mean}");
@@ -71,7 +60,7 @@ fn odd_images_decode_as_in_pillow() {
     let wrong: Vec<String> = fixtures
         .into_iter()
         .filter_map(|(name, bytes)| {
-            let expected = decoded(&golden(&format!("odd/read/{name}.png"))).unwrap();
+            let expected = goldens::image(&format!("odd/read/{name}.png"));
             let image = match decoded(&bytes) {
                 Ok(image) => image,
                 Err(error) => return Some(format!("{name}: {error}")),
@@ -79,7 +68,7 @@ fn odd_images_decode_as_in_pillow() {
             if (image.width(), image.height()) != (expected.width(), expected.height()) {
                 return Some(format!("{name}: {image:?}, expected {expected:?}"));
             }
-            let (max, mean) = difference(&image, &expected);
+            let Distance { max, mean, .. } = distance(&image, &expected);
             let allowed = if is_jpeg(&name) {
                 (4, 0.5)
             } else if name.contains("-100.") {
@@ -102,7 +91,7 @@ fn is_jpeg(name: &str) -> bool {
 #[test]
 fn what_cannot_be_read_is_rejected_with_its_reason() {
     let mut files: Vec<_> =
-        fs::read_dir(goldens().join("odd/rejected")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        fs::read_dir(goldens::path("odd/rejected")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), 20, "all fixtures are there");
     let wrong: Vec<String> = files
@@ -123,7 +112,7 @@ fn transparency_is_found_where_it_shows() {
         |name: &str| decode_with_transparency(&golden(name), &DecodeLimits::default()).unwrap().transparent;
     for name in [
         "decode/rgba.png",
-        "decode/grey-alpha.png",
+        "decode/gray-alpha.png",
         "decode/palette-transparent.png",
         "decode/rgba16.png",
         "decode/transparent.gif",
@@ -179,7 +168,6 @@ fn other_formats_are_called_by_their_names() {
     }
     for (bytes, name) in [
         (&b"<!DOCTYPE html><title>404</title>"[..], "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0isom", "video"),
         (b"PK\x03\x04", "ZIP"),
     ] {
@@ -238,7 +226,7 @@ fn a_jpeg_that_an_end_marker_cuts_short_is_a_reject() {
         "444.jpg",
         "420.jpg",
         "422.jpg",
-        "grey.jpg",
+        "gray.jpg",
         "progressive.jpg",
         "restarts.jpg",
         "cmyk.jpg",
@@ -283,14 +271,6 @@ fn reasons_are_stable() {
     assert_eq!(reasons, ["too-many-bytes", "too-many-pixels", "empty"]);
 }
 
-/// Peak address space of this process in KiB, including memory that was allocated but never touched.
-#[cfg(target_os = "linux")]
-fn peak_kib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmPeak")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn a_header_that_promises_too_much_costs_no_memory() {
@@ -309,7 +289,7 @@ fn a_header_that_promises_too_much_costs_no_memory() {
         patched("lossless.webp", 21, &[0xfe, 0xbf, 0xff, 0x0f]),
         b"P6\n60000 60000\n255\nabc".to_vec(),
     ];
-    let before = peak_kib();
+    let before = peak_kib().unwrap();
     for (index, bomb) in bombs.iter().enumerate() {
         assert_eq!(decoded(bomb).unwrap_err().reason(), "too-many-pixels", "bomb {index}");
     }
@@ -317,7 +297,8 @@ fn a_header_that_promises_too_much_costs_no_memory() {
         decoded(&golden("long.png")).unwrap_err(),
         DecodeError::SideTooLong { width: 100_000, height: 2 }
     );
-    assert!(peak_kib() - before < 32 << 10, "{} KiB more", peak_kib() - before);
+    let more = peak_kib().unwrap() - before;
+    assert!(more < 32 << 10, "{more} KiB more");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+use lgd_data::image::{DecodeLimits, decode};
 use lgd_data::source::{ImageSource, listing_hash, open_source};
 use parquet::arrow::ArrowWriter;
 use tempfile::{TempDir, tempdir};
@@ -19,25 +20,31 @@ impl Forms {
     /// Makes the five forms of `images`, given by their paths in bytewise order; the content of each is its path. `labels`
     /// are those of the list, and of Parquet as numbers if all of them are.
     fn of(images: &[&str], labels: &[&str]) -> Self {
+        Self::with(images, labels, &|image| image.to_owned())
+    }
+
+    /// Like [`Forms::of`], with the content of each image.
+    fn with(images: &[&str], labels: &[&str], content: &dyn Fn(&str) -> String) -> Self {
         let root = tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         for image in images {
             let path = at("images").join(image);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, image).unwrap();
+            fs::write(path, content(image)).unwrap();
         }
         let rows = images.iter().zip(labels).map(|(image, label)| format!("images/{image},{label}\n"));
         fs::write(at("list.csv"), format!("path,label\n{}", rows.collect::<String>())).unwrap();
         fs::create_dir(at("shards")).unwrap();
-        pack(&at("images.tar"), images);
-        pack(&at("shards/0.tar"), &images[..2]);
-        pack(&at("shards/1.tar"), &images[2..]);
+        pack(&at("images.tar"), images, content);
+        pack(&at("shards/0.tar"), &images[..2], content);
+        pack(&at("shards/1.tar"), &images[2..], content);
         let numbers: Result<Vec<i64>, _> = labels.iter().map(|label| label.parse()).collect();
         let labels: ArrayRef = match numbers {
             Ok(numbers) => Arc::new(Int64Array::from(numbers)),
             Err(_) => Arc::new(StringArray::from(labels.to_vec())),
         };
-        let bytes = images.iter().map(|image| Some(image.as_bytes())).collect::<BinaryArray>();
+        let bytes: Vec<String> = images.iter().map(|image| content(image)).collect();
+        let bytes = bytes.iter().map(|bytes| Some(bytes.as_bytes())).collect::<BinaryArray>();
         let columns: [(&str, ArrayRef); 2] = [("image", Arc::new(bytes)), ("label", labels)];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let mut writer =
@@ -52,12 +59,13 @@ impl Forms {
     }
 }
 
-fn pack(path: &Path, images: &[&str]) {
+/// Writes an archive of files with these names, without their folders.
+fn pack(path: &Path, files: &[&str], content: &dyn Fn(&str) -> String) {
     let mut builder = tar::Builder::new(File::create(path).unwrap());
-    for image in images {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(u64::try_from(image.len()).unwrap());
-        builder.append_data(&mut header, image, image.as_bytes()).unwrap();
+    for file in files {
+        let (mut header, content) = (tar::Header::new_gnu(), content(file));
+        header.set_size(u64::try_from(content.len()).unwrap());
+        builder.append_data(&mut header, file, content.as_bytes()).unwrap();
     }
     builder.finish().unwrap();
 }
@@ -127,6 +135,59 @@ fn what_systems_add_changes_no_listing() {
             counted > 0 && source.listing().rejected.is_empty(),
             "{name}: {}",
             source.listing().left_aside
+        );
+    }
+}
+
+/// The validation images of Tiny ImageNet: one folder, and a list of the labels beside it.
+#[test]
+fn a_list_beside_a_lone_folder_is_told_alike() {
+    let root = tempdir().unwrap();
+    let files = ["val/images/val_0.JPEG", "val/images/val_1.JPEG", "val/val_annotations.txt"];
+    for file in files {
+        let path = root.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, file).unwrap();
+    }
+    let archive = |name: &str| root.path().join(name);
+    pack(&archive("members.tar"), &files, &|file| file.to_owned());
+    for (name, at) in [("whole.tar", "val"), ("inside.tar", ".")] {
+        let mut builder = tar::Builder::new(File::create(archive(name)).unwrap());
+        builder.append_dir_all(at, root.path().join("val")).unwrap();
+        builder.finish().unwrap();
+    }
+    for name in ["val", "members.tar", "whole.tar", "inside.tar"] {
+        let source = open_source(&root.path().join(name)).unwrap();
+        let mut samples: Vec<_> = source.samples().iter().map(|it| (it.key.clone(), it.label)).collect();
+        samples.sort();
+        let expected = ["images/val_0.JPEG", "images/val_1.JPEG"].map(|key| (key.to_owned(), Some(0)));
+        assert_eq!((samples, source.class_names().unwrap()), (expected.to_vec(), &["images".to_owned()][..]));
+        let notes: Vec<&str> = source.listing().notes.iter().map(|note| &*note.text).collect();
+        let told = "val_annotations.txt is not read: for labels from there, give a .csv list with rows path,label instead";
+        assert_eq!(notes, ["all images are of one class, images", told], "{name}");
+        assert_eq!(source.listing().left_aside.to_string(), "left aside: 1 .txt", "{name}");
+    }
+}
+
+#[test]
+fn pointers_of_git_lfs_are_told_from_images_and_files() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n";
+    let (images, labels) = (["cat/1.png", "dog/1.png", "dog/2.png"], ["0", "1", "1"]);
+    let forms = Forms::with(&images, &labels, &|_| pointer.to_owned());
+    for name in NAMES {
+        let bytes = forms.open(name).read(1, 1000).unwrap();
+        let error = decode(&bytes, &DecodeLimits::default()).unwrap_err();
+        assert_eq!(error.reason(), "git-lfs-pointer", "{name}");
+        assert!(error.to_string().contains("`git lfs pull`"), "{name}: {error}");
+    }
+    for name in ["a.tar", "a.parquet", "a.csv"] {
+        let path = forms.0.path().join(name);
+        fs::write(&path, pointer).unwrap();
+        let error = open_source(&path).err().unwrap().to_string();
+        assert!(
+            error.contains("a.")
+                && error.contains("is a git-lfs pointer, not the file itself\nhint: run `git lfs pull`"),
+            "{error}"
         );
     }
 }

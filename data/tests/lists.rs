@@ -6,11 +6,11 @@ mod common;
 use std::fs;
 
 use lgd_data::source::{
-    CaptionColumn, Captions, FieldNames, ImageSource, SourceError, open_captioned, open_with,
+    CaptionColumn, Captions, FieldKind, FieldNames, ImageSource, SourceError, open_captioned, open_with,
 };
 use tempfile::tempdir;
 
-use common::{listed, message, open};
+use common::{listed, message, notes, open};
 
 fn list(name: &str, text: impl AsRef<[u8]>) -> Result<Box<dyn ImageSource>, SourceError> {
     list_with(name, text, FieldNames::default())
@@ -57,8 +57,7 @@ fn separators_are_found_in_the_first_lines() {
         let source = list(name, text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
         assert_eq!(listed(&*source), CAT_AND_DOG, "{text:?}");
         assert_eq!(source.class_names().unwrap(), ["cat", "dog"], "{text:?}");
-        let notes: Vec<&str> = source.listing().notes.iter().map(String::as_str).collect();
-        assert_eq!(notes, note.into_iter().collect::<Vec<_>>(), "{text:?}");
+        assert_eq!(notes(&*source), note.into_iter().collect::<Vec<_>>(), "{text:?}");
     }
     assert_eq!(listed(&*list("a.csv", "x;y.png,1\n").unwrap()), [("x;y.png", Some(1))]);
     assert_eq!(listed(&*list("a.csv", "my photo.png\n").unwrap()), [("my photo.png", None)]);
@@ -82,10 +81,14 @@ fn lines_are_counted_whatever_ends_them() {
 #[test]
 fn other_texts_are_not_lists() {
     for (name, text, part) in [
-        ("names.txt", "cat\ndog\n", "\"cat\" is not an image of a list"),
-        ("README.txt", "These are, in short, photographs\n", "is not an image of a list"),
+        ("names.txt", "cat\ndog\n", "expected a list of images, got the line \"cat\""),
+        (
+            "README.txt",
+            "These are, in short, photographs\n",
+            "expected a list of images, got the line \"These are, in short",
+        ),
         ("a.jsonl", "[1]\n", "not a JSON object"),
-        ("a.jsonl", "{\"label\": 1}\n", "is not understood\nhint: call the columns path"),
+        ("a.jsonl", "{\"label\": 1}\n", "names no column of images\nhint: call the columns path"),
         ("a.jsonl", "", "no images found"),
     ] {
         let error = message(list(name, text));
@@ -99,9 +102,29 @@ fn other_texts_are_not_lists() {
 fn rows_of_several_splits_are_refused() {
     let text = "path,label,split\na.png,cat,train\nb.png,dog,train\nc.png,cat,val\n";
     let error = message(list("a.csv", text));
-    assert!(error.contains("line 4: the column split says validation, and train before"), "{error}");
+    assert!(error.contains("line 4: column split is \"val\", but \"train\" in an earlier row"), "{error}");
+    assert!(error.contains("\nhint: list the rows of one split, or remove the column"), "{error}");
     let one = list("a.csv", text.replace("val", "train")).unwrap();
-    assert_eq!(one.samples().len(), 3);
+    assert_eq!((one.samples().len(), notes(&*one)), (3, vec!["columns that are not read: split"]));
+    // Columns of other names and values: a split beside anything else is refused, other values are told.
+    let usage = text.replace("split", "Usage").replace("val", "PublicTest");
+    assert!(message(list("a.csv", usage)).contains("column Usage is \"PublicTest\", but \"train\""));
+    let fold = text.replace("split", "fold").replace("val", "2").replace("train", "1");
+    let folds = list("a.csv", fold).unwrap();
+    let told = "rows with 2 values in column fold (\"1\", \"2\") are taken together; if the values are splits, keep \
+                the rows of one";
+    assert_eq!(notes(&*folds), ["columns that are not read: fold", told]);
+    // A column that is read is no column of splits.
+    let named = FieldNames { label: Some("split".to_owned()), ..FieldNames::default() };
+    assert_eq!(list_with("a.csv", text, named).unwrap().class_names().unwrap(), ["train", "val"]);
+}
+
+#[test]
+fn paths_in_the_folders_of_several_splits_are_told() {
+    let text = "path,label\ntrain/cat/a.png,0\nval/cat/b.png,0\n";
+    let told = "images of several splits are taken together: the paths are in the folders train, val";
+    assert_eq!(notes(&*list("a.csv", text).unwrap()), [told]);
+    assert!(notes(&*list("a.csv", text.replace("val/", "train/")).unwrap()).is_empty());
 }
 
 #[test]
@@ -111,19 +134,18 @@ fn labels_may_be_whole_floats_and_missing() {
     let labels: Vec<_> = source.samples().iter().map(|sample| sample.label).collect();
     assert_eq!((labels, source.class_names()), (vec![Some(2), None, None, None, Some(0)], None));
     assert_eq!(
-        source.listing().notes,
+        notes(&*source),
         ["3 of the 5 samples have no label in column label (empty, NaN, null, None, N/A or -1)"]
     );
 
     let source = list("a.csv", "a.png,dog\nb.png,-1\nc.png,\n").unwrap();
     assert_eq!(listed(&*source), [("a.png", Some(0)), ("b.png", None), ("c.png", None)]);
-    assert!(source.listing().notes[0].contains("in the second column"), "{:?}", source.listing().notes);
+    assert!(notes(&*source)[0].contains("in the second column"), "{:?}", notes(&*source));
 
     let text = "path,label\na.png,17\nb.png,4\nc.png,99\nd.png,5\n";
-    let notes = list("a.csv", text).unwrap().listing().notes.clone();
-    assert!(
-        notes[0].starts_with("each of the 4 labels in column label occurs once: if these are identifiers")
-    );
+    let source = list("a.csv", text).unwrap();
+    assert_eq!(notes(&*source), ["each of the 4 labels in column label occurs once, as identifiers do"]);
+    assert_eq!(source.listing().notes[0].field, Some(FieldKind::Label));
     let text = "{\"path\": \"a.png\", \"label\": 2.0}\n{\"path\": \"b.png\", \"label\": null}\n{\"path\": \"c.png\"}\n";
     assert_eq!(
         listed(&*list("a.jsonl", text).unwrap()),
@@ -144,21 +166,14 @@ fn headers_have_many_words_and_columns_that_are_not_read_are_told() {
         "filename,wnid",
     ] {
         let source = list("a.csv", format!("{header}\na.png,3\n")).unwrap();
-        assert_eq!(
-            (listed(&*source), source.listing().notes.len()),
-            (vec![("a.png", Some(3))], 0),
-            "{header}"
-        );
+        assert_eq!((listed(&*source), notes(&*source).len()), (vec![("a.png", Some(3))], 0), "{header}");
     }
     let source = list("a.csv", "id,path,label,width\n1,a.png,3,640\n2,b.png,3,640\n").unwrap();
     assert_eq!(listed(&*source), [("a.png", Some(3)), ("b.png", Some(3))]);
-    assert_eq!(source.listing().notes, ["columns that are not read: id, width"]);
+    assert_eq!(notes(&*source), ["columns that are not read: id, width"]);
     let source = list("a.csv", "path,species,width\na.png,cat,640\n").unwrap();
     assert_eq!(listed(&*source), [("a.png", None)]);
-    assert!(
-        source.listing().notes[0]
-            .starts_with("no labels: none of the columns species, width is called label")
-    );
+    assert!(notes(&*source)[0].starts_with("no labels: none of the columns species, width is called label"));
     let source = list("a.csv", "path,label,text\na.png,1,x\n").unwrap();
     assert_eq!((listed(&*source), source.listing().ignores_captions), (vec![("a.png", Some(1))], true));
 }
@@ -209,7 +224,7 @@ fn backslashes_separate_folders_unless_they_are_in_a_name() {
     fs::write(&path, "cat\\a.png,1\ncat\\b.png,2\n").unwrap();
     let source = open(&path);
     assert_eq!(listed(&*source), [("cat/a.png", Some(1)), ("cat/b.png", Some(2))]);
-    assert_eq!(source.listing().notes, ["backslashes in paths are taken as /, first in cat\\a.png"]);
+    assert_eq!(notes(&*source), ["backslashes in paths are taken as /, first in cat\\a.png"]);
     assert_eq!(source.read(0, 10).unwrap(), b"a");
     fs::write(root.path().join("cat\\a.png"), "b").unwrap();
     let source = open(&path);
@@ -234,12 +249,10 @@ fn a_folder_with_metadata_is_listed_by_it() {
         source.listing().captions,
         Some(Captions::Texts(vec!["a dog".to_owned(), "a cat".to_owned()]))
     );
-    let notes =
+    let told =
         ["the images are those listed in metadata.csv", "the classes are the first folders of the paths"];
-    assert_eq!(
-        (source.listing().notes.as_slice(), source.read(0, 20).unwrap()),
-        (&notes.map(str::to_owned)[..], b"dog/b.png".to_vec())
-    );
+    assert_eq!(notes(&*source), told);
+    assert_eq!(source.read(0, 20).unwrap(), b"dog/b.png");
     fs::remove_file(root.path().join("metadata.csv")).unwrap();
     write("metadata.jsonl", "{\"file_name\": \"cat/a.png\", \"label\": 3}\n");
     let source = open(root.path());

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lgd_data::image::{DecodeError, DecodeLimits, RgbImage, decode};
+use lgd_testing::pixels::{distance, peak_kib};
 use serde::Deserialize;
 
 /// Largest mean difference to Pillow, in levels.
@@ -113,9 +114,7 @@ fn disagreement(name: &str, verdict: &Verdict) -> Option<String> {
     if (image.width(), image.height()) != (expected.width(), expected.height()) {
         return Some(format!("{image:?}, expected {expected:?}"));
     }
-    let pairs = image.pixels().iter().zip(expected.pixels());
-    let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-    let mean = sum as f64 / image.pixels().len() as f64;
+    let mean = distance(&image, &expected).mean;
     (mean >= MEAN).then(|| format!("mean difference {mean:.1}"))
 }
 
@@ -170,14 +169,6 @@ fn an_image_of_another_format_is_called_by_its_name() {
 /// Limits so small that a header with false sizes cannot make the test slow.
 const SMALL: DecodeLimits = DecodeLimits { max_bytes: 4 << 20, max_pixels: 1 << 17 };
 
-/// Peak address space of this process in KiB, including memory that was allocated but never touched.
-#[cfg(target_os = "linux")]
-fn peak_kib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmPeak")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn damaged_odd_images_neither_panic_nor_hang_nor_exhaust_memory() {
@@ -188,7 +179,7 @@ fn damaged_odd_images_neither_panic_nor_hang_nor_exhaust_memory() {
         state ^= state << 17;
         usize::try_from(state >> 11).unwrap() % below
     };
-    let before = peak_kib();
+    let before = peak_kib().unwrap();
     for (name, _) in verdicts() {
         let whole = fs::read(corpus().join("files").join(&name)).unwrap();
         if whole.len() > 200_000 {
@@ -213,5 +204,6 @@ fn damaged_odd_images_neither_panic_nor_hang_nor_exhaust_memory() {
             assert!(start.elapsed() < Duration::from_secs(5), "{name}, round {round}: {:?}", start.elapsed());
         }
     }
-    assert!(peak_kib() - before < 256 << 10, "{} KiB more", peak_kib() - before);
+    let more = peak_kib().unwrap() - before;
+    assert!(more < 256 << 10, "{more} KiB more");
 }

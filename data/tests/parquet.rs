@@ -18,7 +18,7 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
 
-use common::{listed, message, open};
+use common::{listed, message, notes, open};
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens");
 
@@ -68,7 +68,7 @@ fn a_folder_of_the_hub_has_its_images_labels_and_names() {
     assert_eq!(got, expected);
     assert!(
         source.listing().rejected.is_empty()
-            && source.listing().notes
+            && notes(&*source)
                 == ["1 of the 9 samples have no label in column kind (empty, NaN, null, None, N/A or -1)"]
             && !source.listing().ignores_captions
     );
@@ -215,10 +215,10 @@ fn captions_may_be_embeddings_and_labels_any_integers() {
         fs::remove_file(root.path().join(none)).unwrap();
     }
     for (row, reason) in [
-        (&[1.0, 2.0, 3.0][..], "has 3 numbers, those before it 2"),
+        (&[1.0, 2.0, 3.0][..], "has 3 numbers, expected 2"),
         (&[0.0, 0.0], "is all zeros"),
         (&[], "has no numbers"),
-        (&[1.0, f32::NAN], "has something else than finite numbers"),
+        (&[1.0, f32::NAN], "has values that are not finite numbers"),
     ] {
         table("b.parquet", &[Some(row)]);
         let error = message(open_captioned(root.path()));
@@ -266,8 +266,8 @@ fn labels_may_be_numbers_of_any_type_and_numbers_as_texts() {
     let breeds: ArrayRef = Arc::new(Int64Array::from(vec![0]));
     write(&path, vec![("image", images(&["a"])), ("breed", breeds)]);
     let source = open(&path);
-    let told = &source.listing().notes[0];
-    assert!(told.starts_with("no labels: of the columns breed (Int64) none holds"), "{told}");
+    let told = notes(&*source)[0];
+    assert!(told.starts_with("no labels: none of the columns breed (Int64) is called label, "), "{told}");
     assert_eq!(listed(&*source), [("a.parquet/0", None)]);
 }
 
@@ -296,11 +296,11 @@ fn the_description_of_a_file_decides_what_is_an_image_and_a_class() {
     assert_eq!(source.class_names().unwrap(), ["a", "b"]);
 
     described(&path, columns(), &format!("{{{sound}}}"));
-    assert!(message(open_source(&path)).contains("its columns mask, photo may all hold the images"));
+    assert!(message(open_source(&path)).contains("the columns mask, photo may all hold the images"));
     write(&path, columns());
-    assert!(message(open_source(&path)).contains("its columns sound, mask, photo may all"));
+    assert!(message(open_source(&path)).contains("the columns sound, mask, photo may all"));
     described(&path, vec![("sound", images(&["a"]))], &format!("{{{sound}}}"));
-    assert!(message(open_source(&path)).contains("none of its columns sound holds images"));
+    assert!(message(open_source(&path)).contains("none of the columns sound holds images"));
     for broken in ["[", "{\"photo\": 1, \"breed.id\": {\"_type\": \"ClassLabel\", \"names\": [1]}}", "null"] {
         described(&path, vec![("photo", images(&["photo"])), ("breed.id", number())], broken);
         assert_eq!(listed(&*open(&path)), [("a.parquet/0", None)], "{broken}");
@@ -310,7 +310,7 @@ fn the_description_of_a_file_decides_what_is_an_image_and_a_class() {
     let columns = vec![("photo", images(&["photo"])), ("breed.id", number())];
     described(&root.path().join("b.parquet"), columns, &format!("{{{other}}}"));
     let error = message(open_source(root.path()));
-    assert!(error.contains("has \"c\" as class 1, but a.parquet has \"b\" as class 1"), "{error}");
+    assert!(error.contains("expected \"b\" as class 1 as in a.parquet, got \"c\" as class 1"), "{error}");
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_set_of_tables_may_have_files_about_them_but_no_images_or_archives() {
     fs::remove_file(image).unwrap();
     let weights = beside("weights.bin");
     let error = message(open_source(root.path()));
-    assert!(error.contains("there are Parquet files, but not only: weights.bin\nhint: give one"), "{error}");
+    assert!(error.contains("holds Parquet files and weights.bin\nhint: give one"), "{error}");
     fs::remove_file(weights).unwrap();
     let archive = tar::Builder::new(File::create(root.path().join("a.tar")).unwrap());
     archive.into_inner().unwrap();
@@ -345,7 +345,7 @@ fn a_set_of_tables_may_have_files_about_them_but_no_images_or_archives() {
     fs::write(root.path().join("README.md"), "").unwrap();
     write(&root.path().join("data/train.parquet"), vec![("image", images(&["a"]))]);
     let error = message(open_source(root.path()));
-    assert!(error.contains("there are Parquet files, but not only: the folder data"), "{error}");
+    assert!(error.contains("holds Parquet files and the folder data"), "{error}");
     assert_eq!(message(open_captioned(root.path())), error);
     fs::write(root.path().join("data/1.png"), "").unwrap();
     assert_eq!(open(root.path()).class_names().unwrap(), ["data"], "a class with a file too many");
@@ -362,7 +362,7 @@ fn files_of_several_splits_are_refused() {
         ["part-0.parquet", "x.test.parquet"],
     ] {
         let error = message(open_source(folder(&files).path()));
-        assert!(error.contains("its files are not of one split: "), "{error}");
+        assert!(error.contains("holds files of several splits: "), "{error}");
         assert!(files.iter().all(|file| error.contains(file)), "{error}");
     }
     for files in [
@@ -382,19 +382,19 @@ fn what_is_not_one_whole_data_set_is_refused() {
     write(&b, vec![("image", images(&["b"])), ("label", labels)]);
     let error = message(open_source(root.path()));
     let expected =
-        "b.parquet: has images in image, class numbers in label, but a.parquet has images in image";
+        "b.parquet: expected images in image as in a.parquet, got images in image, class numbers in label";
     assert!(error.contains(expected), "{error}");
 
     let texts: ArrayRef = Arc::new(StringArray::from(vec!["http://…"]));
     write(&b, vec![("url", Arc::clone(&texts)), ("caption", Arc::clone(&texts))]);
-    assert!(message(open_source(&b)).contains("none of its columns url, caption holds images"));
+    assert!(message(open_source(&b)).contains("none of the columns url, caption holds images"));
     write(&b, vec![("image", images(&[]))]);
     assert!(message(open_source(&b)).contains("no images found"));
     write(&b, vec![("image", Arc::new(BinaryArray::from(vec![None, None])))]);
     assert!(message(open_source(&b)).contains("column image is null in every row"));
     let error = message(open_source(&golden("table-lz4.parquet")));
     assert!(
-        error.contains("column label is compressed by LZ4_RAW") && error.contains("hint: write it"),
+        error.contains("column label is compressed with LZ4_RAW") && error.contains("hint: write the file"),
         "{error}"
     );
 
@@ -407,7 +407,11 @@ fn what_is_not_one_whole_data_set_is_refused() {
     write(&b, vec![("image", images(&["b"])), ("caption", Arc::new(lists.finish()))]);
     assert_eq!(open(&b).samples().len(), 1);
     let error = message(open_captioned(&b));
-    assert!(error.contains("b.parquet: column caption is List(") && error.contains("one per row"), "{error}");
+    assert!(
+        error.contains("b.parquet: expected captions in column caption, got List(")
+            && error.contains("one per row"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -418,7 +422,7 @@ fn damage_is_an_error_and_never_a_panic() {
     for length in [0, 3, 12, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..length]).unwrap();
         let error = open_source(&path).map(|_| ()).unwrap_err();
-        assert!(error.to_string().contains("a.parquet: not a whole Parquet file"), "{length}: {error}");
+        assert!(error.to_string().contains("a.parquet: not a complete Parquet file"), "{length}: {error}");
         assert!(!error.is_storage_failure());
     }
     // Covers files with and without a page index, and a file in which only images are read.

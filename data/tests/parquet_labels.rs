@@ -13,14 +13,14 @@ use arrow_array::{
     RecordBatch, StringArray, StringViewArray, types::Int32Type,
 };
 use lgd_data::source::{
-    CaptionColumn, Captions, FieldNames, ImageSource, SourceError, open_captioned, open_with,
+    CaptionColumn, Captions, FieldKind, FieldNames, ImageSource, SourceError, open_captioned, open_with,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use tempfile::{TempDir, tempdir};
 
-use common::{listed, message, open};
+use common::{listed, message, notes, open};
 
 const WORDS: [&str; 3] = ["cat", "dog", "cat"];
 
@@ -83,7 +83,7 @@ fn names_are_read_from_every_type_of_text() {
         let source = open(root.path());
         assert_eq!(labels(&*source), [Some(0), Some(1), Some(0)], "{kind}");
         assert_eq!(source.class_names().unwrap(), ["cat", "dog"], "{kind}");
-        assert!(source.listing().notes.is_empty(), "{kind}: {:?}", source.listing().notes);
+        assert!(notes(&*source).is_empty(), "{kind}: {:?}", notes(&*source));
         assert_eq!(source.read(1, 100).unwrap(), b"image 1", "{kind}");
     }
     let source = open(
@@ -93,7 +93,7 @@ fn names_are_read_from_every_type_of_text() {
     assert_eq!(source.class_names().unwrap(), ["false", "true"]);
     let root = table(vec![("label", Arc::new(BinaryArray::from_vec(vec![b"cat", b"\xff"])))]);
     let error = message(asked(&root, None, None));
-    assert!(error.contains("row 1, column label: these bytes are not UTF-8 text"), "{error}");
+    assert!(error.contains("row 1, column label: expected UTF-8 text, got other bytes"), "{error}");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn the_same_labels_are_the_same_classes_in_every_type() {
         let source = open(table(vec![("label", column)]).path());
         assert_eq!((labels(&*source), source.class_names()), (expected.to_vec(), None), "{kind}");
         assert_eq!(
-            source.listing().notes,
+            notes(&*source),
             ["1 of the 3 samples have no label in column label (empty, NaN, null, None, N/A or -1)"]
         );
     }
@@ -123,7 +123,7 @@ fn the_same_labels_are_the_same_classes_in_every_type() {
     write(&root.path().join("a.parquet"), columns, Some(features));
     let source = open(root.path());
     assert_eq!((labels(&*source), source.class_names()), (expected.to_vec(), None));
-    assert!(source.listing().notes.iter().any(|note| note.contains("the numbers 0 to 10")));
+    assert!(notes(&*source).iter().any(|note| note.contains("the numbers 0 to 10")));
 
     for (column, part) in [
         (texts(&["10", "x", "9"]), "row 1, column label: label \"x\" is not a class number"),
@@ -159,12 +159,14 @@ fn columns_that_could_have_been_meant_are_told() {
     let source = open(root.path());
     assert_eq!((labels(&*source), source.read(0, 9).unwrap()), (vec![Some(1); 2], b"image 0".to_vec()));
     assert_eq!(
-        source.listing().notes,
+        notes(&*source),
         [
-            "images are those in column image, not in conditioning_image (choose with --image-field)",
-            "labels are those in column label, not in fine_label (Int64) (choose with --label-field)",
+            "images are those in column image, not in conditioning_image",
+            "labels are those in column label, not in fine_label (Int64)",
         ]
     );
+    let fields: Vec<_> = source.listing().notes.iter().map(|note| note.field).collect();
+    assert_eq!(fields, [Some(FieldKind::Image), Some(FieldKind::Label)]);
     let captioned = open_captioned(root.path()).unwrap();
     assert_eq!(captioned.listing().captions, Some(Captions::Texts(vec!["one".to_owned(), "two".to_owned()])));
 
@@ -182,9 +184,9 @@ fn columns_that_could_have_been_meant_are_told() {
     (0..2).for_each(|_| lists.append_value([Some(0), Some(1)]));
     let root = table(vec![("labels", Arc::new(lists.finish())), ("width", numbers(&[640, 640]))]);
     let source = open(root.path());
-    let told = &source.listing().notes[0];
-    assert!(told.starts_with("no labels: of the columns labels (List("), "{told}");
-    assert!(told.ends_with("choose one with --label-field"), "{told}");
+    let told = notes(&*source)[0];
+    assert!(told.starts_with("no labels: none of the columns labels (List("), "{told}");
+    assert_eq!(source.listing().notes[0].field, Some(FieldKind::Label));
     assert_eq!(listed(&*source), [("a.parquet/0", None), ("a.parquet/1", None)]);
     let error = message(asked(&root, None, Some("labels")));
     assert!(error.contains("expected one number, text or truth value per row"), "{error}");
@@ -192,10 +194,47 @@ fn columns_that_could_have_been_meant_are_told() {
 
     let two = table(vec![("class_id", numbers(&[1])), ("target", numbers(&[2]))]);
     let error = message(asked(&two, None, None));
-    assert!(error.contains(
-        "its columns class_id, target may all hold the labels\nhint: choose one with --label-field"
-    ));
+    assert!(
+        error.contains("the columns class_id, target may all hold the labels\nhint: name one"),
+        "{error}"
+    );
     assert_eq!(labels(&*open(table(vec![("target", numbers(&[2]))]).path())), [Some(2)]);
     let ids = open(table(vec![("label", numbers(&[4, 8, 15, 16]))]).path());
-    assert!(ids.listing().notes[0].starts_with("each of the 4 labels in column label occurs once"));
+    assert!(notes(&*ids)[0].starts_with("each of the 4 labels in column label occurs once"));
+}
+
+#[test]
+fn rows_of_several_splits_are_refused() {
+    let texts = |texts: &[&str]| Arc::new(StringArray::from(texts.to_vec())) as ArrayRef;
+    let error = message(asked(&table(vec![("split", texts(&["train", "train", "test"]))]), None, None));
+    assert!(
+        error.contains("a.parquet: row 2: column split is \"test\", but \"train\" in an earlier row"),
+        "{error}"
+    );
+    assert!(error.contains("\nhint: write the rows of one split to a file of their own"), "{error}");
+    let error = message(asked(&table(vec![("subset", bytes(&["extra", "val"]))]), None, None));
+    assert!(error.contains("column subset is \"val\", but \"extra\""), "{error}");
+
+    // Over two files, and class numbers with names.
+    let root = table(vec![("split", texts(&["train"]))]);
+    write(&root.path().join("b.parquet"), vec![("image", bytes(&["b"])), ("split", texts(&["test"]))], None);
+    let error = message(asked(&root, None, None));
+    assert!(error.contains("b.parquet: row 0: column split is \"test\""), "{error}");
+    let features = "{\"split\": {\"_type\": \"ClassLabel\", \"names\": [\"train\", \"test\"]}}";
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![0, 0, 1]));
+    let root = tempdir().unwrap();
+    let columns = vec![("image", bytes(&WORDS)), ("label", bytes(&WORDS)), ("split", numbers)];
+    write(&root.path().join("a.parquet"), columns, Some(features));
+    let error = message(asked(&root, None, None));
+    assert!(error.contains("row 2: column split is \"test\", but \"train\""), "{error}");
+
+    let one = open(table(vec![("label", bytes(&["a", "b"])), ("split", texts(&["train", "train"]))]).path());
+    assert_eq!((one.samples().len(), notes(&*one)), (2, vec![]));
+    let truths: ArrayRef = Arc::new(BooleanArray::from(vec![true, false]));
+    let told = open(table(vec![("label", bytes(&["a", "b"])), ("is_train", truths)]).path());
+    assert!(
+        notes(&*told)[0].starts_with("rows with 2 values in column is_train (\"true\", \"false\") are taken")
+    );
+    let label = asked(&table(vec![("split", texts(&["train", "test"]))]), None, Some("split")).unwrap();
+    assert_eq!(label.class_names().unwrap(), ["test", "train"]);
 }

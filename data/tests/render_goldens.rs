@@ -2,13 +2,15 @@
 //! `goldens/render/`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
-use std::fs;
-use std::path::Path;
+#[path = "common/goldens.rs"]
+mod goldens;
 
-use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::render::{Normalization, PixelLayout, Resample, normalize_into, render};
 use lgd_data::view::{CenterCrop, Crop, Jitter, JitterOrder, View};
+use lgd_testing::pixels::{Distance, distance};
 use serde::Deserialize;
+
+use goldens::{bytes as golden, image};
 
 /// One rendering; the fields are those that `render_cases` of the script writes.
 #[derive(Deserialize)]
@@ -23,7 +25,6 @@ struct Case {
     jitter: Option<[f32; 4]>,
     order: Option<u8>,
     #[serde(default)]
-    #[serde(rename = "grey")]
     gray: bool,
     #[serde(default)]
     flip: bool,
@@ -48,34 +49,10 @@ impl Case {
     }
 }
 
-fn golden(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)).unwrap()
-}
-
-fn image(name: &str) -> RgbImage {
-    decode(&golden(name), &DecodeLimits::default()).unwrap()
-}
-
-/// Distance of a rendering from the reference: largest difference in levels, mean difference, and share of differing
-/// bytes.
-struct Distance {
-    max: u8,
-    mean: f64,
-    share: f64,
-}
-
-fn distance(case: &Case) -> Distance {
+fn distance_of(case: &Case) -> Distance {
     let ours = render(&image(&case.image), &case.view(), case.size, case.resample).unwrap();
-    let reference = image(&format!("render/{}.png", case.name));
     assert_eq!((ours.width(), ours.height()), (case.size, case.size), "{}", case.name);
-    assert_eq!(ours.pixels().len(), reference.pixels().len(), "{}", case.name);
-    let levels: Vec<u8> = ours.pixels().iter().zip(reference.pixels()).map(|(a, b)| a.abs_diff(*b)).collect();
-    let count = levels.len() as f64;
-    Distance {
-        max: levels.iter().copied().max().unwrap(),
-        mean: levels.iter().map(|&level| f64::from(level)).sum::<f64>() / count,
-        share: levels.iter().filter(|&&level| level > 0).count() as f64 / count,
-    }
+    distance(&ours, &image(&format!("render/{}.png", case.name)))
 }
 
 fn cases(prefixes: &[&str]) -> Vec<Case> {
@@ -90,7 +67,7 @@ fn check(prefixes: &[&str], expected: usize, max: u8, mean: f64, share: f64) {
     assert_eq!(cases.len(), expected, "cases for {prefixes:?}");
     let mut worst = Vec::new();
     for case in cases {
-        let d = distance(&case);
+        let d = distance_of(&case);
         eprintln!("{:22} max {:3} mean {:.4} share {:.4}", case.name, d.max, d.mean, d.share);
         if d.max > max || d.mean > mean || d.share > share {
             worst.push(case.name);
@@ -102,7 +79,7 @@ fn check(prefixes: &[&str], expected: usize, max: u8, mean: f64, share: f64) {
 #[test]
 fn color_gray_flip_and_blur_equal_pillow_bit_for_bit() {
     check(
-        &["copy", "jitter-", "colours-", "order-", "grey", "flip", "blur-0", "blur-2", "blur-7", "blur-6"],
+        &["copy", "jitter-", "colors-", "order-", "gray", "flip", "blur-0", "blur-2", "blur-7", "blur-6"],
         28,
         0,
         0.0,
@@ -145,7 +122,7 @@ fn all_steps_together_are_within_two_levels_on_the_mean() {
 
 #[test]
 fn normalization_equals_torchvision_bit_for_bit() {
-    let image = image("colours.png");
+    let image = image("colors.png");
     let expected: Vec<f32> =
         golden("normalized.f32").as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let mut planes = vec![0.0; expected.len()];
@@ -158,5 +135,5 @@ fn normalization_equals_torchvision_bit_for_bit() {
         (0..pixels).flat_map(|at| [0, 1, 2].map(|c| expected[c * pixels + at])).collect();
     assert_eq!(interleaved, transposed);
     let short = normalize_into(&image, &Normalization::CLIP, PixelLayout::Nhwc, &mut interleaved[1..]);
-    assert!(short.unwrap_err().to_string().contains("needs 12288"));
+    assert!(short.unwrap_err().to_string().contains("expected an output slice of 12288 numbers, got 12287"));
 }

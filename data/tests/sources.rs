@@ -11,7 +11,7 @@ use lgd_data::source::{Captions, ImageSource, SourceError, open_captioned, open_
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
 
-use common::{listed, message, open};
+use common::{listed, message, notes, open};
 
 /// Makes a folder with these files. Each file contains its own name.
 fn folder(files: &[&str]) -> TempDir {
@@ -94,12 +94,12 @@ fn reading_is_limited_and_names_the_file() {
     assert_eq!(source.read(0, 7).unwrap(), b"a/1.png");
     let error = source.read(0, 6).unwrap_err();
     assert_eq!(
-        (error.reason(), error.to_string().contains("1.png has more than 6 bytes")),
+        (error.reason(), error.to_string().contains("1.png has more than 6 bytes, the limit")),
         ("too-many-bytes", true)
     );
     fs::remove_file(root.path().join("a/1.png")).unwrap();
     assert_eq!(source.read(0, 7).unwrap_err().reason(), "missing");
-    assert_eq!(source.read(1, 7).unwrap_err().to_string(), "sample 1 was asked for, the source has 1");
+    assert_eq!(source.read(1, 7).unwrap_err().to_string(), "there is no sample 1: the source has 1");
 }
 
 #[test]
@@ -123,7 +123,10 @@ fn a_storage_that_fails_is_told_from_a_file_that_is_bad() {
     fs::remove_dir_all(root.path().join("a")).unwrap();
     for _ in 0..2 {
         let error = images.read(1, 100).unwrap_err();
-        assert!(error.is_storage_failure() && error.to_string().contains("nothing is left in"), "{error}");
+        assert!(
+            error.is_storage_failure() && error.to_string().contains(" is empty or gone\nhint: "),
+            "{error}"
+        );
         let _ = fs::remove_dir(root.path());
     }
 }
@@ -142,7 +145,7 @@ fn a_list_that_names_a_share_by_whole_paths_is_gone_with_it() {
     fs::remove_dir_all(share.path().join("photos")).unwrap();
     for sample in 0..3 {
         let error = source.read(sample, 100).unwrap_err();
-        let told = format!("nothing is left in {}", share.path().display());
+        let told = format!("{} is empty or gone", share.path().display());
         assert!(error.is_storage_failure() && error.to_string().contains(&told), "{error}");
     }
 }
@@ -198,9 +201,9 @@ fn a_csv_header_may_use_other_words_and_is_never_an_image() {
 fn wrong_csv_rows_are_errors_with_their_line() {
     let root = folder(&[]);
     for (text, line, part) in [
-        ("a,1\nb\n", 2, "1 columns, expected 2"),
-        ("a\nb,1\n", 2, "2 columns, expected 1"),
-        ("a,1,2\n", 1, "3 columns, expected 2"),
+        ("a,1\nb\n", 2, "expected 2 columns, got 1"),
+        ("a\nb,1\n", 2, "expected 1 columns, got 2"),
+        ("a,1,2\n", 1, "expected 2 columns, got 3"),
         ("a,1\n,2\n", 2, "the path is empty"),
         ("a,1\nb,cat\n", 2, "\"cat\" is not a class number"),
         ("a,1\nb,-2\n", 2, "label \"-2\" is not a class: expected a whole number from 0"),
@@ -208,27 +211,35 @@ fn wrong_csv_rows_are_errors_with_their_line() {
         ("a,1\nb,4294967296\n", 2, "label \"4294967296\" is not a class"),
         ("path,labels\na,\"[0, 1]\"\n", 2, "label \"[0, 1]\" is several labels or an object"),
         ("a,cat\nb,1\n", 2, "\"1\" is a number"),
-        ("path\na\nb\na\n", 4, "\"a\" is already in line 2\nhint: is the first column the path?"),
-        ("name,label\na,1\n", 1, "the header \"name,label\" is not understood\nhint: call the columns path"),
-        ("photo,species\na.png,cat\n", 1, "the header \"photo,species\" is not understood"),
-        ("path,species\na.png,cat\n", 1, "the column species of the header \"path,species\""),
+        ("path\na\nb\na\n", 4, "\"a\" is also in line 2\nhint: list every image once"),
+        (
+            "name,label\na,1\n",
+            1,
+            "the header \"name,label\" names no column of images\nhint: call the columns path",
+        ),
+        ("photo,species\na.png,cat\n", 1, "the header \"photo,species\" names no column of images"),
+        (
+            "path,species\na.png,cat\n",
+            1,
+            "the header \"path,species\" does not say what column species holds",
+        ),
         (
             "path,image,label\na,b,1\n",
             1,
-            "the columns path, image may all hold the images\nhint: choose one with --image-field",
+            "the columns path, image may all hold the images\nhint: name one of them",
         ),
         (
             "path,class,class_id\na,b,1\n",
             1,
-            "the columns class, class_id may all hold the labels\nhint: choose one with --label-field",
+            "the columns class, class_id may all hold the labels\nhint: name one of them",
         ),
-        ("path,label\nhttps://a.b/c.png,1\n", 2, "names images by address"),
-        ("url,label\nhttps://a.b/c.png,1\n", 1, "names images by address"),
-        ("path,label\na,x\npath,label\nb,y\n", 3, "this is the header again"),
-        ("path,label\nC:\\a\\b.png,1\n", 2, "is a path of Windows"),
-        ("path,label\n\\\\share\\b.png,1\n", 2, "is a path of Windows"),
-        ("path,caption\na.png,\"one\nb.png,two\n", 2, "a cell contains the rows that follow"),
-        ("a\n\n\nb\na\n", 5, "\"a\" is already in line 1"),
+        ("path,label\nhttps://a.b/c.png,1\n", 2, "\"https://a.b/c.png\" gives images by address"),
+        ("url,label\nhttps://a.b/c.png,1\n", 1, "\"url,label\" gives images by address"),
+        ("path,label\na,x\npath,label\nb,y\n", 3, "the header is repeated"),
+        ("path,label\nC:\\a\\b.png,1\n", 2, "is a Windows path"),
+        ("path,label\n\\\\share\\b.png,1\n", 2, "is a Windows path"),
+        ("path,caption\na.png,\"one\nb.png,two\n", 2, "a double quote is not closed"),
+        ("a\n\n\nb\na\n", 5, "\"a\" is also in line 1"),
     ] {
         let error = message(csv(root.path(), text));
         assert!(error.contains(&format!("line {line}: ")) && error.contains(part), "{text:?}: {error}");
@@ -290,10 +301,10 @@ fn captions_that_cannot_be_used_are_errors_with_their_line() {
         (
             "path,caption\na,a cat, asleep\n",
             2,
-            "3 columns, the header has 2\nhint: put a text with commas in double quotes",
+            "expected 2 columns as in the header, got 3\nhint: put a text with commas in double quotes",
         ),
-        ("path,label,caption\na,1\n", 2, "2 columns, the header has 3"),
-        ("path,caption_embedding\na,\"[1, 2]\"\nb,\"[1]\"\n", 3, "\"b\" has 1 numbers, those before it 2"),
+        ("path,label,caption\na,1\n", 2, "expected 3 columns as in the header, got 2"),
+        ("path,caption_embedding\na,\"[1, 2]\"\nb,\"[1]\"\n", 3, "\"b\" has 1 numbers, expected 2"),
         ("path,caption_embedding\na,\"[0, 0]\"\n", 2, "\"a\" is all zeros"),
         ("path,caption_embedding\na,\"[1, NaN]\"\n", 2, "\"a\" is not a JSON array"),
         ("path,caption_embedding\na,words\n", 2, "\"a\" is not a JSON array"),
@@ -301,10 +312,10 @@ fn captions_that_cannot_be_used_are_errors_with_their_line() {
         (
             "path,caption,caption_embedding\na,x,\"[1]\"\n",
             1,
-            "may all hold the captions\nhint: choose one with --caption-field",
+            "may all hold the captions\nhint: name one of them",
         ),
         ("path,caption,caption\na,x,y\n", 1, "the columns caption, caption may all hold the captions"),
-        ("a,1,a cat\n", 1, "3 columns, expected 2"),
+        ("a,1,a cat\n", 1, "expected 2 columns, got 3"),
     ] {
         let error = message(captioned(root.path(), text));
         assert!(error.contains(&format!("line {line}: ")) && error.contains(part), "{text:?}: {error}");
@@ -374,7 +385,7 @@ fn a_folder_reads_what_stands_beside_its_images_and_counts_the_rest() {
     }
     let source = open(root.path());
     assert_eq!(listed(&*source), [("00000/1.jpg", None), ("00001/2.jpg", None)]);
-    assert!(source.listing().notes[0].contains("are shards of img2dataset, not classes"));
+    assert!(notes(&*source)[0].contains("are shards of img2dataset, not classes"));
     assert_eq!(source.listing().left_aside.to_string(), "left aside: 4 .json, 1 .npy");
     let texts = ["00000/1.txt", "00001/2.txt"].map(str::to_owned).to_vec();
     assert_eq!(open_captioned(root.path()).unwrap().listing().captions, Some(Captions::Texts(texts)));
@@ -390,11 +401,31 @@ fn a_folder_reads_what_stands_beside_its_images_and_counts_the_rest() {
 fn folders_that_are_no_classes_are_told_or_refused() {
     let root = folder(&["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg"]);
     let error = message(open_source(root.path()));
-    assert!(error.contains("holds several splits of a data set: train, val\nhint: "), "{error}");
+    assert!(
+        error.contains("holds several splits of a data set: train, val\nhint: give one of them"),
+        "{error}"
+    );
+    for (files, splits) in [
+        (&["images/train/1.jpg", "images/val/1.jpg", "labels/train/1.txt"][..], "images/train, images/val"),
+        (&["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "cat/test, cat/train"),
+        (&["fold1/cat/1.jpg", "fold2/cat/2.jpg"], "fold1, fold2"),
+    ] {
+        let error = message(open_source(folder(files).path()));
+        assert!(error.contains(&format!("splits of a data set: {splits}\nhint: ")), "{error}");
+    }
+    for (one, two) in [("fold1", "fold2"), ("shard-000", "shard-001")] {
+        let root = folder(&[&format!("{one}/1.jpg"), &format!("{two}/2.jpg")]);
+        let source = open(root.path());
+        assert_eq!((listed(&*source)[1].1, source.class_names()), (None, None));
+        assert_eq!(
+            notes(&*source),
+            [format!("the folders {one}, {two}, ... are parts of a data set, not classes")]
+        );
+    }
     let root = folder(&["animal/cat/1.jpg", "animal/dog/1.jpg", "notes/read.md"]);
     let source = open(root.path());
     assert_eq!(source.class_names().unwrap(), ["animal"]);
-    assert!(source.listing().notes[0].contains("its folders cat, dog are none of their own"));
+    assert!(notes(&*source)[0].contains("its folders cat, dog are not classes of their own"));
 }
 
 #[test]
@@ -404,26 +435,24 @@ fn folders_that_may_be_meant_otherwise_are_told() {
     assert_eq!(source.class_names().unwrap(), ["cat", "dog"]);
     assert_eq!(listed(&*source), [("train/cat/1.jpg", Some(0)), ("train/dog/1.jpg", Some(1))]);
     assert!(source.read(1, 1000).is_ok());
-    assert_eq!(source.listing().notes, ["train is a split, not a class: the classes are the folders in it"]);
+    assert_eq!(notes(&*source), ["train is a split, not a class: the classes are the folders in it"]);
 
     let one = folder(&["img/1.png", "img/2.png"]);
     fs::write(one.path().join("labels.csv"), "path,label\nimg/1.png,0\nimg/2.png,1\n").unwrap();
     assert_eq!(
-        open(one.path()).listing().notes,
+        notes(&*open(one.path())),
         [
             "all images are of one class, img",
-            "labels.csv is not read: if it lists the labels, give it instead of the folder"
+            "labels.csv is not read: for labels from there, give a .csv list with rows path,label instead"
         ]
     );
 
     let masked = folder(&["images/1.jpg", "images/2.jpg", "masks/1.png", "masks/2.png"]);
-    let notes = open(masked.path()).listing().notes.clone();
-    assert!(
-        notes[0].starts_with("masks and images are two classes, with files of the same names"),
-        "{notes:?}"
-    );
+    let told = "the images in images and masks are taken as two classes, with files of the same names; if masks are masks, \
+                give the folder images alone";
+    assert_eq!(notes(&*open(masked.path())), [told]);
     let apart = folder(&["images/1.jpg", "masks/2.png"]);
-    assert!(open(apart.path()).listing().notes.is_empty());
+    assert!(notes(&*open(apart.path())).is_empty());
 }
 
 #[test]
@@ -440,8 +469,8 @@ fn formats_that_are_not_read_are_refused_by_name() {
         ("x.zip", "a ZIP archive", "`unzip "),
         ("x.7z", "a 7-Zip archive", "`7z x "),
         ("x.rar", "a RAR archive", "`unrar x "),
-        ("x.tar.gz", "compressed by gzip", "`gzip -dk "),
-        ("x.tar.xz", "compressed by xz", "`xz -dk "),
+        ("x.tar.gz", "compressed with gzip", "`gzip -dk "),
+        ("x.tar.xz", "compressed with xz", "`xz -dk "),
     ] {
         let root = folder(&[file]);
         for path in [root.path().to_owned(), root.path().join(file)] {

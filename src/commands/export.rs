@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
-use lgd_data::error::IoContext;
+use lgd_data::error::{IoContext, Remedy};
 use lgd_data::manifest::{Verify, write_atomic};
 use lgd_train::export::{Port, names_of, run_to_onnx};
 use lgd_train::run::Run;
@@ -50,8 +50,13 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
 
 /// Fails if the file exists and `overwrite` is not set, or if `out` is a folder.
 fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtifactError> {
-    let occupied =
-        |what: &str, hint| Err(ArtifactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });
+    let occupied = |what: &str, way| {
+        Err(ArtifactError::Occupied {
+            path: out.to_owned(),
+            what: what.to_owned(),
+            remedy: Remedy::Other(way),
+        })
+    };
     if out.is_dir() {
         return occupied("other files", "give the name of a file, such as student.onnx");
     }

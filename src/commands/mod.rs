@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::args::Command;
 use crate::exit::Exit;
+use crate::hints;
 use crate::say::say;
 
 /// Runs a command.
@@ -60,7 +61,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// Prints what a source assumed and what it left aside.
 fn source_notes(images: &Path, listing: &Listing) {
     for note in &listing.notes {
-        say(format_args!("note: {}: {note}", images.display()));
+        say(format_args!("note: {}: {}", images.display(), hints::of_note(note)));
     }
     if !listing.left_aside.is_empty() {
         say(format_args!("note: {}: {}", images.display(), listing.left_aside));

@@ -70,8 +70,8 @@ fn a_file_that_is_damaged_ends_a_run_that_can_go_on() {
     desk.lgd("extract --teacher teacher --views 1 --images hub --out other").ended(
         2,
         &[
-            "hub: its files are not of one split: test.parquet, train-00000-of-00002.parquet",
-            "hint: give a folder",
+            "hub: holds files of several splits: test.parquet, train-00000-of-00002.parquet",
+            "hint: give the files of one split",
         ],
     );
 }

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::{ALIGN_VERSION, AlignManifest, AlignRecord, Bridge, ImageSide};
 use crate::cache::Cache;
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, Remedy};
 use crate::manifest::{
     ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
 };
@@ -41,8 +41,8 @@ impl Align {
     pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
         prepare_folder(dir, "bridge")?;
         if Self::is_align(dir) && existing != Existing::Overwrite {
-            let hint = "give --overwrite to replace it, or another folder";
-            return Err(ArtifactError::Occupied { path: dir.to_owned(), what: "a bridge".to_owned(), hint });
+            let (path, what, remedy) = (dir.to_owned(), "a bridge".to_owned(), Remedy::Overwrite);
+            return Err(ArtifactError::Occupied { path, what, remedy });
         }
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Align {
         let (text_dim, dim) = (manifest.record.text_dim, manifest.record.dim);
         let mean = f32_tensor(&path, &file, "mean", &[text_dim])?;
         let matrix = f32_tensor(&path, &file, "matrix", &[dim, text_dim])?;
-        let empty = || ArtifactError::invalid(&path, "the bridge has a width of 0");
+        let empty = || ArtifactError::invalid(&path, "expected a bridge of at least one value, got width 0");
         let bridge = Bridge::new(mean, matrix).ok_or_else(empty)?;
         Ok(Self { dir: dir.to_owned(), manifest, hash, bridge })
     }
@@ -113,7 +113,7 @@ impl Align {
             "the text encoder",
             expected.to_string(),
             text_encoder.to_string(),
-            "use the teacher folder that `lgd align` was given, or align again with this one",
+            "use the teacher that the bridge was fitted with, or fit a bridge with this one",
         ))
     }
 
@@ -130,7 +130,7 @@ impl Align {
     /// # Errors
     /// [`ArtifactError::Mismatch`] with both values.
     pub fn require_cache(&self, cache: &Cache) -> Result<(), ArtifactError> {
-        let hint = "a bridge belongs to one teacher; fit another with `lgd align` from this cache's teacher";
+        let hint = "a bridge belongs to one teacher; fit another to the teacher of this cache";
         let (got, record) = (&cache.manifest().config.teacher, &self.manifest.record);
         if let ImageSide::Cache { teacher: expected, .. } = &record.images {
             let parts = [

@@ -61,7 +61,7 @@ pub struct HeldOut {
     pub decisions: usize,
     /// With the image side as it is.
     pub plain: Accuracy,
-    /// With the mean of the image side subtracted from it, as by `lgd bank --center image`.
+    /// With the mean of the image side subtracted from it, as in a bank centered on [`CenteredSide::Image`](crate::bank::CenteredSide).
     pub centered: Accuracy,
     /// Of a random choice.
     pub chance: Accuracy,

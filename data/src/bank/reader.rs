@@ -41,7 +41,7 @@ impl Bank {
         if manifest.record.categories.is_empty() || manifest.record.dim == 0 || top_k_of_nothing {
             return Err(ArtifactError::invalid(
                 &path,
-                "the manifest has no categories, no width or no entries",
+                "expected categories, a width and entries above 0 in the manifest",
             ));
         }
         manifest.prototypes.verify(dir, depth)?;
@@ -61,7 +61,7 @@ impl Bank {
                 if center.record() != record {
                     return Err(ArtifactError::invalid(
                         &path,
-                        "center: not the mean that the manifest records",
+                        "center: expected the mean in the manifest, got another",
                     ));
                 }
                 Some(center)
@@ -79,7 +79,7 @@ impl Bank {
             manifest: self.dir.join(MANIFEST),
             cache: self.manifest.record.cache,
             rows: self.manifest.rows,
-            hint: "the bank belongs to another cache; build it again with `lgd bank`",
+            hint: "the bank belongs to another cache; build it again from this one",
         };
         made_from.require(cache)
     }
@@ -171,12 +171,15 @@ fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, A
             let array = batch
                 .column_by_name("pseudo_category")
                 .and_then(|array| array.as_primitive_opt::<Int32Type>());
-            let array =
-                array.ok_or_else(|| ArtifactError::invalid(path, "column \"pseudo_category\" is not i32"))?;
+            let array = array
+                .ok_or_else(|| ArtifactError::invalid(path, "column \"pseudo_category\": expected i32"))?;
             for value in array.values() {
                 let category = u32::try_from(*value).ok().filter(|&value| (value as usize) < categories);
                 out.push(category.ok_or_else(|| {
-                    let reason = format!("row {}: pseudo-category {value} of {categories}", out.len());
+                    let reason = format!(
+                        "row {}: expected a pseudo-category below {categories}, got {value}",
+                        out.len()
+                    );
                     ArtifactError::invalid(path, reason)
                 })?);
             }
@@ -234,7 +237,9 @@ impl DistributionColumn {
                     probability.copy_row(row, &mut values);
                     for (&slot, &value) in slots.iter().zip(&values) {
                         let entry = usize::try_from(slot).ok().and_then(|slot| out.get_mut(slot));
-                        let reason = || format!("target row {row}: slot {slot} of {}", self.slots);
+                        let reason = || {
+                            format!("target row {row}: expected a prototype below {}, got {slot}", self.slots)
+                        };
                         *entry.ok_or_else(|| ArtifactError::invalid(Path::new("targets"), reason()))? +=
                             value;
                     }

@@ -14,7 +14,7 @@ use super::{
     CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, ProjectionEntry, REJECTS, Reject,
     SHARD_KINDS, TOKEN_PROJECTION, shard_record,
 };
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, Remedy};
 use crate::manifest::{
     ContentHash, Existing, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic,
     write_json, write_new, write_new_json,
@@ -54,8 +54,8 @@ impl CacheBuilder {
             (Some(_), Existing::Refuse) => {
                 let complete = dir.join(MANIFEST).exists();
                 let what = if complete { "a cache" } else { "an unfinished cache" };
-                let hint = "give --resume to go on, --overwrite to start anew, or another folder";
-                return Err(ArtifactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
+                let (path, what, remedy) = (dir.to_owned(), what.to_owned(), Remedy::Resume);
+                return Err(ArtifactError::Occupied { path, what, remedy });
             }
             (Some(recorded), _) => {
                 require_same(dir, &recorded, &config)?;
@@ -151,7 +151,7 @@ impl CacheBuilder {
             );
             return Err(ArtifactError::invalid(
                 &path,
-                reason + "\nhint: give --overwrite, or another folder",
+                reason + "\nhint: overwrite the cache, or choose another folder",
             ));
         }
         self.require_own(path, owner)?;
@@ -170,8 +170,7 @@ impl CacheBuilder {
             what: "the hash of the configuration that the projection was fitted for".to_owned(),
             expected: config.to_string(),
             got: owner.map_or_else(|| "none".to_owned(), |owner| owner.to_string()),
-            hint: "it was left by another extraction: delete the file, and it is fitted anew; or give --overwrite, or \
-                   another folder",
+            hint: "another extraction left it: delete the file to fit it again, overwrite the cache, or choose another folder",
         })
     }
 
@@ -317,9 +316,9 @@ fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Res
     let (what, expected, got) = first_difference("", &json(recorded), &json(wanted)).unwrap_or_default();
     // A difference inside one of these, such as another width, has a longer name.
     let hint = if ["captions", "features", "stored_views", "tokens"].contains(&what.as_str()) {
-        "what a cache holds is chosen when it is extracted: extract into another folder, or give --overwrite"
+        "columns cannot be added to a cache: overwrite it, or choose another folder"
     } else {
-        "resume with the settings the cache was begun with, or give --overwrite or another folder"
+        "resume with the settings of the cache, overwrite it, or choose another folder"
     };
     Err(ArtifactError::Mismatch { path: dir.to_owned(), what, expected, got, hint })
 }

@@ -34,8 +34,8 @@ pub(super) struct ColumnFiles {
 /// Pixels of the stored views.
 pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
     what: "the cache's stored views",
-    hint: "only training without the images needs them: give --images and --ignore-stored-views, copy the file too, or \
-           extract again with --overwrite",
+    hint: "only training without the images needs them: give the images and ignore the stored views, copy the file too, \
+           or extract again",
     of_shard: |shard| shard.pixels.as_ref(),
     of_cache: |_| None,
 };
@@ -43,7 +43,7 @@ pub(super) const STORED_VIEWS: ColumnFiles = ColumnFiles {
 /// Patch tokens and their projection.
 pub(super) const TOKENS: ColumnFiles = ColumnFiles {
     what: "the cache's tokens",
-    hint: "only the objective hgkd needs them: copy the file too, or extract again with --overwrite",
+    hint: "only the objective hgkd needs them: copy the file too, or extract again",
     of_shard: |shard| shard.tokens.as_ref(),
     of_cache: |cache| cache.token_projection.as_ref().map(|projection| &projection.file),
 };
@@ -51,7 +51,7 @@ pub(super) const TOKENS: ColumnFiles = ColumnFiles {
 /// Text embeddings of the captions.
 pub(super) const CAPTIONS: ColumnFiles = ColumnFiles {
     what: "the cache's captions",
-    hint: "only the objective caption needs them: copy the file too, or extract again with --overwrite",
+    hint: "only the objective caption needs them: copy the file too, or extract again",
     of_shard: |shard| shard.captions.as_ref(),
     of_cache: |_| None,
 };

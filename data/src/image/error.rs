@@ -6,10 +6,10 @@ use super::MAX_SIDE;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// There are no bytes.
-    #[error("the file is empty")]
+    #[error("the image has no bytes")]
     Empty,
     /// More bytes than the limit.
-    #[error("the file has {bytes} bytes, more than the limit of {limit}")]
+    #[error("the image has {bytes} bytes, more than the limit of {limit}")]
     TooManyBytes {
         /// Encoded size, in bytes.
         bytes: u64,
@@ -17,7 +17,7 @@ pub enum DecodeError {
         limit: u64,
     },
     /// More pixels than the limit, or more than a decoder can hold in the memory that the limit allows.
-    #[error("the image has {width} x {height} pixels, more than the limit of {limit} allows")]
+    #[error("the image has {width} x {height} pixels, more than the limit of {limit}")]
     TooManyPixels {
         /// Width in the header, in pixels.
         width: u32,
@@ -27,7 +27,7 @@ pub enum DecodeError {
         limit: u64,
     },
     /// A side is longer than [`MAX_SIDE`].
-    #[error("the image has {width} x {height} pixels, a side is longer than {MAX_SIDE}")]
+    #[error("the image has {width} x {height} pixels, with a side above the limit of {MAX_SIDE}")]
     SideTooLong {
         /// Width in the header, in pixels.
         width: u32,
@@ -38,8 +38,11 @@ pub enum DecodeError {
     #[error("the content is not JPEG, PNG, GIF, WebP, BMP, TIFF or PNM")]
     UnknownFormat,
     /// The content is known, and is no image.
-    #[error("the content is {0} and not an image")]
+    #[error("the content is {0}, not an image")]
     NotAnImage(&'static str),
+    /// The content is a pointer of Git LFS.
+    #[error("the content is a git-lfs pointer, not the image itself; run `git lfs pull` in its repository")]
+    LfsPointer,
     /// An image of a format that is not read.
     #[error("the content is {0}, which is not supported; convert it to JPEG or PNG")]
     UnsupportedFormat(&'static str),
@@ -47,7 +50,7 @@ pub enum DecodeError {
     #[error("unsupported variant of the format: {0}")]
     Unsupported(String),
     /// The data end before the image does.
-    #[error("the data end before the image does")]
+    #[error("the data end before the image is complete")]
     Truncated,
     /// The data are damaged.
     #[error("corrupt image: {0}")]
@@ -66,6 +69,7 @@ impl DecodeError {
             Self::TooManyPixels { .. } => "too-many-pixels",
             Self::SideTooLong { .. } => "side-too-long",
             Self::UnknownFormat | Self::NotAnImage(_) => "unknown-format",
+            Self::LfsPointer => "git-lfs-pointer",
             Self::UnsupportedFormat(_) | Self::Unsupported(_) => "unsupported",
             Self::Truncated => "truncated",
             Self::Corrupt(_) => "corrupt",

@@ -12,12 +12,14 @@ pub(super) enum Format {
     Pnm,
     /// An image, or a file with images, of a format that is not read: its name with an article.
     Foreign(&'static str),
+    /// A pointer of Git LFS.
+    LfsPointer,
     /// Not an image: what it is.
     NotAnImage(&'static str),
     Unknown,
 }
 
-use Format::{Bmp, Foreign, Gif, Jpeg, NotAnImage, Png, Tiff, Unknown};
+use Format::{Bmp, Foreign, Gif, Jpeg, LfsPointer, NotAnImage, Png, Tiff, Unknown};
 
 /// Signatures at the start of a file. Longer ones come before their prefixes.
 const SIGNATURES: &[(&[u8], Format)] = &[
@@ -85,7 +87,7 @@ const SIGNATURES: &[(&[u8], Format)] = &[
     (b"PK\x03\x04", NotAnImage("a ZIP archive")),
     (b"\x1f\x8b", NotAnImage("gzip-compressed data")),
     (b"\x1a\x45\xdf\xa3", NotAnImage("a video")),
-    (b"version https://git-lfs", NotAnImage("a Git LFS pointer; `git lfs pull` fetches the file,")),
+    (b"version https://git-lfs", LfsPointer),
 ];
 
 /// Bytes in which the start of a text document is searched.

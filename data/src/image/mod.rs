@@ -6,11 +6,12 @@
 //! |---|---|
 //! | JPEG, PNG, GIF, WebP, BMP, TIFF and BigTIFF, PNM | decoded |
 //! | another image format: HEIC, AVIF, JPEG 2000, JPEG XL, PSD, SVG, ... | `unsupported`, with its name |
+//! | a Git LFS pointer | `git-lfs-pointer` |
 //! | anything else | `unknown-format`, with its name if it is known, such as a web page |
 //! | several images: GIF, animated WebP or PNG, MPO, pages of a TIFF | the first |
 //! | GIF frame smaller than the screen | on the transparent color, else on color 0, as Pillow shows it |
 //! | gray, 1 to 16 bits | replicated to three channels |
-//! | 16 bits a channel | rounded to 8: (v + 128) / 257, the nearest of the 256 levels (Pillow drops the low byte: at most 1 less; it clips gray at 255) |
+//! | 16 bits per channel | rounded to 8: (v + 128) / 257, the nearest of the 256 levels (Pillow drops the low byte: at most 1 less; it clips gray at 255) |
 //! | palette | expanded |
 //! | alpha, transparent color | dropped; the color stored under it is kept, as Pillow's `convert("RGB")` does |
 //! | TIFF whose color is multiplied with alpha | divided by it, as Pillow does |
@@ -73,7 +74,7 @@ pub struct RgbImage {
 
 /// The error of [`RgbImage::new`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an RGB image of {width} x {height} pixels cannot have {bytes} bytes of pixels")]
+#[error("expected 3 x {width} x {height} bytes of pixels with sides from 1 to {MAX_SIDE}, got {bytes}")]
 pub struct ShapeError {
     width: u32,
     height: u32,
@@ -179,10 +180,11 @@ pub fn decode_with_transparency(bytes: &[u8], limits: &DecodeLimits) -> Result<D
         Format::Bmp => decode_other(&bmp::with_true_offset(bytes), ImageFormat::Bmp, limits),
         Format::Pnm => decode_other(bytes, ImageFormat::Pnm, limits),
         Format::Foreign(name) => Err(DecodeError::UnsupportedFormat(name)),
+        Format::LfsPointer => Err(DecodeError::LfsPointer),
         Format::NotAnImage(name) => Err(DecodeError::NotAnImage(name)),
         Format::Unknown => Err(DecodeError::UnknownFormat),
     }))
-    .unwrap_or_else(|_| Err(DecodeError::corrupt("the decoder gave up")))
+    .unwrap_or_else(|_| Err(DecodeError::corrupt("the decoder panicked")))
 }
 
 /// Decodes PNG, BMP or PNM.

@@ -57,7 +57,7 @@ impl KdepBank {
             manifest: self.dir.join(MANIFEST),
             cache: self.manifest.record.cache,
             rows: self.manifest.rows,
-            hint: "the bank belongs to another cache; build it again with `lgd bank --target kdep`",
+            hint: "the KDEP bank belongs to another cache; build it again from this one",
         };
         made_from.require(cache)
     }

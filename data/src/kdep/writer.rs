@@ -94,7 +94,7 @@ impl KdepShardWriter {
     /// [`ArtifactError::Invalid`] if the length is not a multiple of d; [`ArtifactError::Parquet`] on I/O.
     pub fn push(&mut self, targets: &[f16]) -> Result<(), ArtifactError> {
         if !targets.len().is_multiple_of(self.dim) {
-            let reason = format!("{} values are not whole rows of {}", targets.len(), self.dim);
+            let reason = format!("expected whole rows of {} values, got {} values", self.dim, targets.len());
             return Err(ArtifactError::invalid(self.table.path(), reason));
         }
         let rows = self.table.lists(Float16Array::from(targets.to_vec()), self.dim)?;

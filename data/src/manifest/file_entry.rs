@@ -39,7 +39,7 @@ impl FileEntry {
         let length = match fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let hint = "the folder is incomplete; make it again";
+                let hint = "the folder is incomplete; copy it again, or make it again";
                 return Err(ArtifactError::Missing { path, what: "a file listed in the manifest", hint });
             }
             Err(error) => return Err(error).during("read", &path),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::error::{ArtifactError, IoContext};
+use crate::error::{ArtifactError, IoContext, Remedy};
 
 /// What to do if the output folder already holds a complete or unfinished artifact of the same kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +26,9 @@ const KINDS: [(&str, &str, &str); 6] = [
     ("cache.json", "cache", "the folder holds a cache"),
     ("bank.json", "bank", "the folder holds a bank of names"),
     ("kdep.json", "KDEP bank", "the folder holds a KDEP bank"),
-    ("align.json", "bridge", "the folder holds a bridge of `lgd align`"),
+    ("align.json", "bridge", "the folder holds a bridge"),
     ("run.json", "run", "the folder holds a run"),
-    (PLAN, "cache", "the extraction was not finished; go on with `lgd extract --resume`"),
+    (PLAN, "cache", "the extraction was not finished; resume it"),
 ];
 
 /// Creates the output folder `dir` if it does not exist. Fails if it holds an artifact of another kind.
@@ -42,7 +42,7 @@ pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
         Some((_, other, _)) => Err(ArtifactError::Occupied {
             path: dir.to_owned(),
             what: format!("a {other}, which a {kind} cannot replace"),
-            hint: "give another folder",
+            remedy: Remedy::Other("choose another folder"),
         }),
         None => Ok(()),
     }
@@ -52,8 +52,11 @@ pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
 /// the wrong folder.
 pub(super) fn missing_hint(dir: &Path) -> &'static str {
     if !dir.is_dir() {
-        return "there is no such folder";
+        return "the folder does not exist";
     }
     let held = KINDS.iter().find(|(name, ..)| dir.join(name).exists());
-    held.map_or("is this the folder that was given as --out?", |(_, _, hint)| hint)
+    held.map_or(
+        "the folder holds no cache, bank, bridge or run; give the one that was written",
+        |(_, _, hint)| hint,
+    )
 }

@@ -45,7 +45,10 @@ fn seal(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ArtifactError> {
 /// Fails if the last field of the JSON is not the hash of the bytes before it.
 fn check_seal(path: &Path, text: &[u8]) -> Result<(), ArtifactError> {
     let unsealed = || {
-        ArtifactError::invalid(path, "it does not end in its own hash\nhint: it was altered; make it again")
+        ArtifactError::invalid(
+            path,
+            "expected the file's own hash at its end\nhint: the file was altered; copy it again, or make the folder again",
+        )
     };
     let rest = text.strip_suffix(SEAL.1).ok_or_else(unsealed)?;
     let (rest, hash) = rest.split_at_checked(rest.len().saturating_sub(64)).ok_or_else(unsealed)?;
@@ -120,7 +123,9 @@ mod tests {
             let found = read_manifest::<serde_json::Value>(&dir.path().join(name), 1, "the manifest");
             found.unwrap_err().to_string()
         };
-        assert!(error("bank.json").ends_with("hint: is this the folder that was given as --out?"));
+        assert!(error("bank.json").ends_with(
+            "hint: the folder holds no cache, bank, bridge or run; give the one that was written"
+        ));
         fs::write(dir.path().join("kdep.json"), "{}").unwrap();
         assert!(error("bank.json").contains("hint: the folder holds a KDEP bank"));
         fs::rename(dir.path().join("kdep.json"), dir.path().join("cache.json")).unwrap();

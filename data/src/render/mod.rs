@@ -60,10 +60,10 @@ pub enum RenderError {
     #[error(transparent)]
     View(#[from] ViewError),
     /// The output side is 0 or above [`MAX_SIZE`].
-    #[error("output size {0} is not between 1 and {MAX_SIZE} pixels")]
+    #[error("expected an output size from 1 to {MAX_SIZE} pixels, got {0}")]
     Size(u32),
     /// The output slice has the wrong length.
-    #[error("the output holds {got} numbers, the image needs {expected}")]
+    #[error("expected an output slice of {expected} numbers, got {got}")]
     Length {
         /// Expected length, 3 x width x height.
         expected: usize,

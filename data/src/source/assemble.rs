@@ -1,13 +1,15 @@
 //! Assembles the listing of images that are files in folders, on the disk or in archives: which images are samples, their
 //! keys, classes, labels and captions.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use super::classes::Folders;
 use super::fields::{self, Beside, Choice, Wanted};
 use super::labels::{self, Label};
-use super::{Captions, FieldKind, LeftAside, Listing, Rejected, Sample, SourceError};
+use super::{
+    Captions, FieldKind, LeftAside, Listing, Note, Rejected, Sample, SourceError, csv_list, masks, names,
+};
 
 /// The files of an archive or of a folder. `T` says where an image is.
 #[derive(Debug, Default)]
@@ -26,12 +28,17 @@ pub(super) struct Part<T> {
     pub left_aside: LeftAside,
     /// Folders of such files, with a trailing slash.
     pub others: BTreeSet<String>,
+    /// Those of them that may list the images.
+    pub lists: BTreeSet<String>,
 }
 
 impl<T> Part<T> {
     /// Counts a file that is no sample.
     pub(super) fn leave_aside(&mut self, name: &str) {
         fields::count_aside(&mut self.left_aside, name);
+        if csv_list::is_list(name) && names::is_index(name) {
+            self.lists.insert(name.to_owned());
+        }
         let parent = name.rfind('/').map_or(0, |slash| slash + 1);
         if !self.others.contains(&name[..parent]) {
             self.others.insert(name[..parent].to_owned());
@@ -82,6 +89,8 @@ pub(super) fn assemble<T>(
     let others =
         parts.iter().flat_map(|part| part.others.iter().map(String::as_str).chain(part.beside.folders()));
     folders.remove_without_images(others);
+    let lists = lists(&parts);
+    keep_above_lists(&mut folders, &lists);
     let (packed, strays) = folders.packed();
     if let Some(splits) = folders.splits(packed) {
         return Err(SourceError::Splits { path: root.to_owned(), splits });
@@ -101,12 +110,17 @@ pub(super) fn assemble<T>(
         keep_keys_apart(&mut found, packed);
         let first =
             found.iter().find(|found| !found.name.starts_with(packed)).map_or("", |found| &*found.name);
-        listing.notes.push(format!(
+        let note = format!(
             "{strays} of the images are beside the class folders and have no label; the first is {first}"
-        ));
+        );
+        listing.notes.push(note.into());
     }
     let found = caption(root, found, &parts, wanted, &mut listing)?;
     label(root, &found, &parts, &folders, packed, wanted, &mut listing)?;
+    listing.notes.extend(masks::by_suffix(found.iter().map(|found| &*found.name)));
+    let lists = lists.iter().filter(|list| packed.starts_with(parent(list)));
+    let lists = lists.map(|list| list.strip_prefix(packed).unwrap_or(list));
+    listing.notes.extend(list_note(lists, &listing.samples));
     let mut rest = &found[..];
     for (at, part) in parts.iter().enumerate() {
         let (of_part, others) = rest.split_at(rest.partition_point(|found| found.part == at));
@@ -116,6 +130,42 @@ pub(super) fn assemble<T>(
     }
     let places = found.into_iter().map(|found| (found.part, found.place)).collect();
     Ok(Assembled { listing, places })
+}
+
+/// The folder of a file, with a trailing slash; empty for the root.
+fn parent(name: &str) -> &str {
+    &name[..name.rfind('/').map_or(0, |slash| slash + 1)]
+}
+
+/// Files that may list the images, because they are called so and stand beside none of them.
+fn lists<T>(parts: &[Part<T>]) -> BTreeSet<String> {
+    let beside = |part: &Part<T>| part.beside.lists(part.images.iter().map(|(name, _)| &**name));
+    parts.iter().flat_map(|part| part.lists.iter().cloned().chain(beside(part))).collect()
+}
+
+/// Keeps the folder of a list as the packed one if its images are all in one folder below, as in the folder on the disk.
+fn keep_above_lists(folders: &mut Folders, lists: &BTreeSet<String>) {
+    let (packed, _) = folders.packed();
+    let above = parent(packed.trim_end_matches('/')).to_owned();
+    if !packed.is_empty()
+        && folders.within(packed).is_empty()
+        && lists.iter().any(|list| parent(list) == above)
+    {
+        folders.add_folder(&above);
+    }
+}
+
+/// Notes lists that may hold the labels, if the samples have no labels or all the same.
+fn list_note<'a>(lists: impl Iterator<Item = &'a str>, samples: &[Sample]) -> Option<Note> {
+    let classes: BTreeSet<u32> = samples.iter().filter_map(|sample| sample.label).collect();
+    let lists: Vec<&str> = lists.take(3).collect();
+    let (shown, verb) = (lists.join(", "), if lists.len() == 1 { "is" } else { "are" });
+    (classes.len() < 2 && !lists.is_empty()).then(|| {
+        format!(
+            "{shown} {verb} not read: for labels from there, give a .csv list with rows path,label instead"
+        )
+        .into()
+    })
 }
 
 /// Removes the images that are no samples from `parts`.
@@ -177,7 +227,7 @@ fn caption<T>(
         let text = text.map_err(|got| SourceError::several(root, FieldKind::Caption, &sample.key, got))?;
         captioned |= text.is_some();
         if wanted.captions {
-            match text.unwrap_or(Err("no caption stands beside it")) {
+            match text.unwrap_or(Err("there is no caption beside it")) {
                 Ok(text) => texts.push(text.to_owned()),
                 Err(detail) => {
                     let (key, detail) = (sample.key, detail.to_owned());
@@ -224,49 +274,28 @@ fn label<T>(
     }
     let no_labels: u64 = parts.iter().map(|part| part.beside.no_labels()).sum();
     if no_labels > 0 {
-        listing
-            .notes
-            .push(format!("the label in {no_labels} .json files is neither a class number nor a name"));
+        let note = format!("{no_labels} .json files hold a label that is neither a class number nor a name");
+        listing.notes.push(Note::about(FieldKind::Label, note));
     }
     let named = wanted.fields.label.as_deref();
     if let (Some(name), false) = (named, own || described) {
         return Err(SourceError::no_field(root, FieldKind::Label, name, seen(parts)));
     }
     let class_root = folders.class_root(packed);
-    let mut classes = folders.within(class_root);
-    let is_shard =
-        |class: &String| parts.iter().any(|part| part.shards.contains(&format!("{class_root}{class}")));
-    if !classes.is_empty() && classes.iter().all(is_shard) {
-        let shown = classes.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(", ");
-        listing.notes.push(format!("the folders {shown}, ... are shards of img2dataset, not classes"));
-        classes.clear();
-    }
-    let by_folder = named.is_none() && !own && !classes.is_empty();
-    if by_folder && described {
-        listing.notes.push(
-            "classes are the folders; the labels in .json files are not read, --label-field takes them"
-                .to_owned(),
-        );
+    let classes = classes(parts, folders, class_root, listing);
+    if named.is_none() && !own && !classes.is_empty() {
+        if described {
+            let note = "classes are the folders; the labels in .json files are not read";
+            listing.notes.push(Note::about(FieldKind::Label, note.to_owned()));
+        }
+        listing.notes.extend(split_note(packed, class_root));
+        label_by_folders(found, folders, class_root, classes, listing);
+        return Ok(());
     }
     let samples = |labels: Vec<Option<u32>>| {
         let samples = found.iter().zip(labels);
         samples.map(|(found, label)| Sample { key: found.key.clone(), label }).collect()
     };
-    if by_folder {
-        let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-        let class =
-            |name: &str| name.strip_prefix(class_root)?.split_once('/').map(|(class, _)| class.to_owned());
-        let number = |found: &Found<T>| numbers.get(&*class(&found.name)?).copied();
-        listing.samples = samples(found.iter().map(number).collect());
-        listing.notes.extend(split_note(packed, class_root));
-        let nested = folders.nested(class_root);
-        let one = classes.first().filter(|_| classes.len() == 1);
-        let one = one.map(|class| format!("all images are of one class, {class}"));
-        listing.notes.extend(nested.or(one));
-        listing.notes.extend(masks(found.iter().map(|found| &*found.name), class_root));
-        listing.set_classes(classes);
-        return Ok(());
-    }
     // Labels in files go before labels in descriptions, so that one sample's description does not mix with them.
     let taken =
         |(label, described): (&Label, bool)| (named.is_some() || !own || !described).then(|| label.clone());
@@ -283,43 +312,49 @@ fn label<T>(
     Ok(())
 }
 
-/// Notes that the folder of the classes is not the packed one, but a split in it.
-fn split_note(packed: &str, class_root: &str) -> Option<String> {
-    let split = class_root.strip_prefix(packed)?.strip_suffix('/')?;
-    Some(format!("{split} is a split, not a class: the classes are the folders in it"))
+/// The class folders in `class_root`. None if the folders there are shards or other parts of a data set; a note says so.
+fn classes<T>(parts: &[Part<T>], folders: &Folders, class_root: &str, listing: &mut Listing) -> Vec<String> {
+    let classes = folders.within(class_root);
+    let is_shard =
+        |class: &String| parts.iter().any(|part| part.shards.contains(&format!("{class_root}{class}")));
+    let what = if !classes.is_empty() && classes.iter().all(is_shard) {
+        "shards of img2dataset"
+    } else if Folders::are_parts(&classes) {
+        "parts of a data set"
+    } else {
+        return classes;
+    };
+    let shown = classes.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(", ");
+    listing.notes.push(format!("the folders {shown}, ... are {what}, not classes").into());
+    Vec::new()
 }
 
-/// Words for folders of masks, in lower case and without blanks.
-const MASKS: [&str; 12] = [
-    "mask",
-    "masks",
-    "label",
-    "labels",
-    "annotation",
-    "annotations",
-    "segmentation",
-    "segmentationclass",
-    "gt",
-    "groundtruth",
-    "depth",
-    "targets",
-];
+/// Labels the samples by their class folders.
+fn label_by_folders<T>(
+    found: &[Found<T>],
+    folders: &Folders,
+    class_root: &str,
+    classes: Vec<String>,
+    listing: &mut Listing,
+) {
+    let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+    let class =
+        |name: &str| name.strip_prefix(class_root)?.split_once('/').map(|(class, _)| class.to_owned());
+    let number = |found: &Found<T>| numbers.get(&*class(&found.name)?).copied();
+    let sample = |found: &Found<T>| Sample { key: found.key.clone(), label: number(found) };
+    listing.samples = found.iter().map(sample).collect();
+    let nested = folders.nested(class_root);
+    let one = classes.first().filter(|_| classes.len() == 1);
+    let one = one.map(|class| format!("all images are of one class, {class}"));
+    listing.notes.extend(nested.or(one).map(Note::from));
+    listing.notes.extend(masks::by_folder(found.iter().map(|found| &*found.name), class_root));
+    listing.set_classes(classes);
+}
 
-/// Notes a class folder that is called as masks are, and whose files have the names of those in another class folder.
-fn masks<'a>(names: impl Iterator<Item = &'a str>, class_root: &str) -> Option<String> {
-    let mut classes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (class, file) in names.filter_map(|name| name.strip_prefix(class_root)?.split_once('/')) {
-        classes.entry(class).or_default().insert(fields::split(file).0);
-    }
-    let called = |class: &str| {
-        let letters = class.chars().filter(char::is_ascii_alphabetic);
-        MASKS.contains(&&*letters.map(|letter| letter.to_ascii_lowercase()).collect::<String>())
-    };
-    let (masks, files) = classes.iter().find(|(class, _)| called(class))?;
-    let (images, _) = classes.iter().find(|(class, other)| class != &masks && files.is_subset(other))?;
-    Some(format!(
-        "{masks} and {images} are two classes, with files of the same names: if {masks} holds no images of its own, give the folder {images} alone"
-    ))
+/// Notes that the folder of the classes is not the packed one, but a split in it.
+fn split_note(packed: &str, class_root: &str) -> Option<Note> {
+    let split = class_root.strip_prefix(packed)?.strip_suffix('/')?;
+    Some(format!("{split} is a split, not a class: the classes are the folders in it").into())
 }
 
 /// Fields and keys of the files beside images.

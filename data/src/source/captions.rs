@@ -34,7 +34,7 @@ pub enum CaptionFault {
     #[error("is not a JSON array of numbers: {0}")]
     Json(#[source] serde_json::Error),
     /// A value is infinite or not a number.
-    #[error("has something else than finite numbers")]
+    #[error("has values that are not finite numbers")]
     NotFinite,
     /// There are no values.
     #[error("has no numbers")]
@@ -43,7 +43,7 @@ pub enum CaptionFault {
     #[error("is all zeros")]
     Zero,
     /// The number of values differs from that of the preceding embeddings.
-    #[error("has {got} numbers, those before it {expected}")]
+    #[error("has {got} numbers, expected {expected} as in earlier rows")]
     Width {
         /// Number of values of the preceding embeddings.
         expected: usize,
@@ -51,7 +51,7 @@ pub enum CaptionFault {
         got: usize,
     },
     /// A text follows embeddings, or an embedding follows texts.
-    #[error("is of another kind than those before it")]
+    #[error("is of another kind than in earlier rows")]
     Kind,
 }
 

@@ -2,19 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Words that mark the splits of a data set, by the rules of Hugging Face's `datasets`.
-const SPLITS: [(&str, &[&str]); 3] = [
-    ("train", &["train", "training"]),
-    ("validation", &["validation", "valid", "val", "dev"]),
-    ("test", &["test", "testing", "eval", "evaluation"]),
-];
-
-/// The split that the words of a name mark, if they do: the last one.
-pub(super) fn split_word(name: &str) -> Option<&'static str> {
-    let words = name.split(|letter: char| !letter.is_ascii_alphabetic()).map(str::to_ascii_lowercase);
-    let split = |word: String| SPLITS.into_iter().find(|(_, words)| words.contains(&&*word));
-    words.filter_map(split).next_back().map(|(split, _)| split)
-}
+use super::splits::{is_part, split_word};
 
 /// The folders of a set of images, from the paths of its images and of folders that are listed themselves.
 #[derive(Debug, Default)]
@@ -141,12 +129,24 @@ impl Folders {
         let (name, inner) = (class[folder.len()..].trim_end_matches('/'), self.within(class));
         let more = if inner.len() > 3 { ", ..." } else { "" };
         let inner = inner.into_iter().take(3).collect::<Vec<_>>().join(", ");
-        Some(format!("{name} is one class; its folders {inner}{more} are none of their own"))
+        Some(format!("{name} is one class; its folders {inner}{more} are not classes of their own"))
     }
 
-    /// The folders directly in `folder` that are splits of a data set instead of classes: all of them are, or two of them
-    /// hold a class of the same name.
+    /// Folders that are splits of a data set instead of classes or parts of one class, one of each split: those directly in
+    /// `folder`, or those in the first of its folders that holds nothing else.
     pub(super) fn splits(&self, folder: &str) -> Option<Vec<String>> {
+        let inside = |class: String| {
+            let path = format!("{folder}{class}/");
+            let holds_images = self.folders.get(&path).is_some_and(|class| class.direct > 0);
+            let splits = self.splits_in(&path).filter(|_| !holds_images)?;
+            Some(splits.into_iter().map(|split| format!("{class}/{split}")).collect())
+        };
+        self.splits_in(folder).or_else(|| self.within(folder).into_iter().find_map(inside))
+    }
+
+    /// The folders directly in `folder` that are splits: all of them are called so, or two of them hold a class of the same
+    /// name. Numbered parts with folders of their own, such as `fold1`, are splits too.
+    fn splits_in(&self, folder: &str) -> Option<Vec<String>> {
         let names = self.within(folder);
         let mut marked: BTreeMap<&str, &String> = BTreeMap::new();
         for name in &names {
@@ -154,12 +154,23 @@ impl Folders {
                 marked.entry(split).or_insert(name);
             }
         }
-        let mut classes = BTreeSet::new();
-        let shared = marked.values().any(|name| {
-            self.within(&format!("{folder}{name}/")).into_iter().any(|class| !classes.insert(class))
-        });
+        let shares = |folders: &mut dyn Iterator<Item = &String>| {
+            let mut classes = BTreeSet::new();
+            folders
+                .flat_map(|name| self.within(&format!("{folder}{name}/")))
+                .any(|class| !classes.insert(class))
+        };
         let all = names.iter().all(|name| split_word(name).is_some());
-        (marked.len() > 1 && (all || shared)).then(|| marked.into_values().cloned().collect())
+        if marked.len() > 1 && (all || shares(&mut marked.values().copied())) {
+            return Some(marked.into_values().cloned().collect());
+        }
+        let parts = names.len() > 1 && names.iter().all(|name| is_part(name));
+        (parts && shares(&mut names.iter())).then_some(names)
+    }
+
+    /// Whether the folders `classes` are numbered parts of a data set instead of classes.
+    pub(super) fn are_parts(classes: &[String]) -> bool {
+        classes.len() > 1 && classes.iter().all(|class| is_part(class))
     }
 }
 
@@ -218,6 +229,12 @@ mod tests {
             (&["train2017/1", "val2017/1"], two(&["train2017", "val2017"])),
             (&["train/cat/1", "val/cat/1", "extra/1"], two(&["train", "val"])),
             (&["train/1", "car/1"], None),
+            (&["images/train/1", "images/val/1"], two(&["images/train", "images/val"])),
+            (&["cat/train/1", "cat/val/1", "dog/train/1", "dog/val/1"], two(&["cat/train", "cat/val"])),
+            (&["cat/train/1", "cat/val/1", "cat/1", "dog/1"], None),
+            (&["fold1/cat/1", "fold2/cat/1", "fold2/dog/1"], two(&["fold1", "fold2"])),
+            (&["fold1/1", "fold2/1"], None),
+            (&["camera1/cat/1", "camera2/cat/1"], None),
             (&["train/1", "test/1", "car/1"], None),
             (&["cat/1", "dog/1"], None),
         ] {
@@ -241,7 +258,10 @@ mod tests {
     #[test]
     fn classes_with_folders_of_their_own_are_told() {
         let told = folders(&["animal/cat/1", "animal/dog/1", "plant/1"], &[]).nested("");
-        assert_eq!(told.as_deref(), Some("animal is one class; its folders cat, dog are none of their own"));
+        assert_eq!(
+            told.as_deref(),
+            Some("animal is one class; its folders cat, dog are not classes of their own")
+        );
         assert_eq!(folders(&["a/x/1", "a/1", "a/y/1"], &[]).nested(""), None);
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde_json::Value;
 
 use super::labels::{Label, LabelFault};
-use super::{FieldKind, FieldNames, LeftAside, names};
+use super::{FieldKind, FieldNames, LeftAside, Note, csv_list, names};
 
 /// Maximum size of a label, and of a caption or a description, in bytes.
 const LABEL_BYTES: usize = 256;
@@ -234,6 +234,22 @@ impl Beside {
         }
     }
 
+    /// Texts that may list the images `names`. None if texts belong to single images, because they are captions.
+    pub(super) fn lists<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let mut texts: HashMap<&str, &str> = HashMap::new();
+        for (key, files) in &self.files {
+            let list = |file: &&File| csv_list::is_list(&format!(".{}", file.field));
+            texts.extend(files.iter().find(list).map(|file| (&**key, &*file.field)));
+        }
+        let belongs =
+            |name: &str| texts.contains_key(split(name).0) || texts.contains_key(shortest_key(name));
+        if texts.is_empty() || names.any(belongs) {
+            return Vec::new();
+        }
+        let lists = texts.into_iter().map(|(key, field)| format!("{key}.{field}"));
+        lists.filter(|name| !names::is_about(name)).collect()
+    }
+
     /// Fields and keys that were seen.
     pub(super) fn seen(&self) -> impl Iterator<Item = &String> {
         self.seen.iter()
@@ -360,7 +376,7 @@ pub(super) struct Choice {
     /// Field that was named, if one was.
     named: Option<String>,
     /// What was assumed.
-    pub note: Option<String>,
+    pub note: Option<Note>,
 }
 
 impl Choice {
@@ -395,11 +411,9 @@ impl Choice {
         }
         let shown = fields.iter().map(|field| field.as_str()).collect::<Vec<_>>().join(", ");
         if !described {
-            let note = format!(
-                "{} names have several images ({shown}), and each image is a sample; --image-field takes one",
-                several.len()
-            );
-            return Ok(Self { note: Some(note), ..Self::default() });
+            let note =
+                format!("{} names have several images ({shown}), and each image is a sample", several.len());
+            return Ok(Self { note: Some(Note::about(FieldKind::Image, note)), ..Self::default() });
         }
         let called = |field: &&&String| field.split('.').any(|part| IMAGE_WORDS.contains(&part));
         let called: Vec<&&String> = fields.iter().filter(called).collect();
@@ -407,10 +421,8 @@ impl Choice {
             ([taken], _) | ([], [taken]) => (**taken).clone(),
             _ => return Err(((*key).to_owned(), of_key.clone())),
         };
-        let note = format!(
-            "{} samples have several images ({shown}); {taken} is taken, --image-field takes another",
-            several.len()
-        );
+        let note = format!("{} samples have several images ({shown}); {taken} is taken", several.len());
+        let note = Note::about(FieldKind::Image, note);
         let dropped = fields.into_iter().filter(|field| **field != taken).cloned().collect();
         Ok(Self { dropped, named: None, note: Some(note) })
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{Listing, SourceError, foreign};
+use super::{Listing, SourceError};
 
 /// Reads the file of sample `index` below `root`.
 pub(super) fn read_sample(
@@ -33,21 +33,7 @@ pub(super) fn read_sample(
             Some(folder) => SourceError::Gone { path, root: folder },
             None => SourceError::io(&path, error),
         }),
-        read => {
-            let bytes = read.map_err(|error| SourceError::io(&path, error))?.ok_or_else(too_many)?;
-            require_content(bytes, || path)
-        }
-    }
-}
-
-/// Fails if the bytes of an image are a pointer of Git LFS. `path` says where they were read.
-pub(super) fn require_content(
-    bytes: Vec<u8>,
-    path: impl FnOnce() -> PathBuf,
-) -> Result<Vec<u8>, SourceError> {
-    match foreign::is_lfs_pointer(&bytes) {
-        true => Err(SourceError::LfsPointer { path: path() }),
-        false => Ok(bytes),
+        read => read.map_err(|error| SourceError::io(&path, error))?.ok_or_else(too_many),
     }
 }
 

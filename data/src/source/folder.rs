@@ -12,7 +12,6 @@
 //!   such files and no images is no class.
 //! - Symbolic links are followed. A folder that contains a link to itself is entered once, and the link is rejected.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -20,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::assemble::{Assembled, Keys, Part, assemble};
-use super::csv_list::is_list;
 use super::fields::{Added, Wanted};
 use super::{
     CaptionColumn, FieldNames, ImageSource, Listing, Rejected, SourceError, archive, clutter, foreign,
@@ -87,8 +85,6 @@ struct Walk {
     /// The first archive, and the first file of another format.
     archive: Option<PathBuf>,
     foreign: Option<(PathBuf, foreign::Foreign)>,
-    /// The first file directly in the folder that may list the images.
-    list: Option<String>,
 }
 
 impl Walk {
@@ -124,9 +120,6 @@ impl Walk {
         } else if self.wanted.bytes(&key).is_some() {
             self.beside.push(key);
         } else if names::is_index(&name) {
-            if is_list(&key) && !key.contains('/') {
-                self.list.get_or_insert_with(|| key.clone());
-            }
             self.part.leave_aside(&key);
         } else if archive::is_archive(&name) {
             self.archive.get_or_insert_with(|| path.to_owned());
@@ -173,13 +166,7 @@ impl Walk {
                 Err(fault) => return Err(SourceError::Label { path, fault }),
             }
         }
-        let Assembled { mut listing, .. } = assemble(root, vec![self.part], &Keys::Packed, &self.wanted)?;
-        let classes: BTreeSet<u32> = listing.samples.iter().filter_map(|sample| sample.label).collect();
-        if let Some(list) = self.list.filter(|_| classes.len() < 2) {
-            listing
-                .notes
-                .push(format!("{list} is not read: if it lists the labels, give it instead of the folder"));
-        }
+        let Assembled { listing, .. } = assemble(root, vec![self.part], &Keys::Packed, &self.wanted)?;
         Ok(ImageFolder { root: root.to_owned(), listing })
     }
 
@@ -211,11 +198,11 @@ impl Walk {
             Err(error) => return self.unreadable(path, key, error),
         };
         if chain.contains(&canonical) {
-            self.reject(key, "link-cycle", "the link leads to a folder that contains it");
+            self.reject(key, "link-cycle", "a link to a folder that contains it");
             return Ok(());
         }
         if chain.len() > MAX_DEPTH {
-            self.reject(key, "too-deep", "folders are nested too deeply");
+            self.reject(key, "too-deep", "more than 64 folders deep");
             return Ok(());
         }
         let names = match self.visible_entries(path) {

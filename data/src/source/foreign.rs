@@ -6,9 +6,6 @@ use std::path::Path;
 
 use super::{SourceError, names};
 
-/// The first line of a file that stands for content in Git LFS.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
-
 /// A format that is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
@@ -29,23 +26,23 @@ impl Foreign {
 }
 
 const GZIP: Foreign = Foreign {
-    what: "compressed by gzip, and files are read in place",
+    what: "compressed with gzip, and must be decompressed to be read",
     hint: "decompress it with `gzip -dk {path}`",
 };
 const ZSTD: Foreign = Foreign {
-    what: "compressed by zstd, and files are read in place",
+    what: "compressed with zstd, and must be decompressed to be read",
     hint: "decompress it with `zstd -d {path}`",
 };
 const BZIP2: Foreign = Foreign {
-    what: "compressed by bzip2, and files are read in place",
+    what: "compressed with bzip2, and must be decompressed to be read",
     hint: "decompress it with `bzip2 -dk {path}`",
 };
 const XZ: Foreign = Foreign {
-    what: "compressed by xz, and files are read in place",
+    what: "compressed with xz, and must be decompressed to be read",
     hint: "decompress it with `xz -dk {path}`",
 };
 const LZ4: Foreign = Foreign {
-    what: "compressed by lz4, and files are read in place",
+    what: "compressed with lz4, and must be decompressed to be read",
     hint: "decompress it with `lz4 -d {path}`",
 };
 /// The same where the file's name does not say so; the programs insist on their extensions.
@@ -65,10 +62,8 @@ const SEVEN_ZIP: Foreign =
     Foreign { what: "a 7-Zip archive", hint: "unpack it with `7z x {path} -o{stem}` and give {stem}" };
 const RAR: Foreign =
     Foreign { what: "a RAR archive", hint: "unpack it with `unrar x {path} {stem}/` and give {stem}" };
-const LFS: Foreign = Foreign {
-    what: "a pointer to a file in Git LFS, not the file",
-    hint: "fetch the files with `git lfs pull` in their repository",
-};
+const LFS: Foreign =
+    Foreign { what: "a git-lfs pointer, not the file itself", hint: "run `git lfs pull` in its repository" };
 const ARROW: Foreign = Foreign {
     what: "an Arrow file, as Dataset.save_to_disk and the cache of Hugging Face's datasets write it",
     hint: "write Parquet with `python -c \"import datasets; \
@@ -102,7 +97,7 @@ const NUMPY: Foreign = Foreign {
 };
 const BETON: Foreign = Foreign {
     what: "an FFCV data set",
-    hint: "give the images that it was written from; FFCV's pixels cannot be read back outside FFCV",
+    hint: "give the images that it was written from; only FFCV can read its pixels",
 };
 const IDX: Foreign = Foreign {
     what: "an IDX file, the format of MNIST",
@@ -113,7 +108,7 @@ const CIFAR: Foreign = Foreign {
     hint: "write each image as a PNG file into a class folder, for example from `torchvision.datasets.CIFAR10`",
 };
 const PICKLE: Foreign = Foreign {
-    what: "a pickle of Python or PyTorch, which is not opened because it can run code",
+    what: "a Python pickle, which is not opened because it can run code",
     hint: "write each image of it as a PNG file into a class folder",
 };
 const MATLAB: Foreign = Foreign {
@@ -129,12 +124,12 @@ const MDS: Foreign = Foreign {
     hint: "write its images as files into class folders, or as WebDataset archives, with `streaming.StreamingDataset`",
 };
 const ADDRESS: Foreign = Foreign {
-    what: "an address, and only files are read",
+    what: "an address, not a file",
     hint: "download it first, or mount the bucket, and give the path",
 };
 const LIST: Foreign = Foreign {
-    what: "no list of images that is read",
-    hint: "a list of images is a .csv file with a header and the columns path[,label], separated by commas",
+    what: "not a list of images that can be read",
+    hint: "write a .csv file with the columns path[,label]",
 };
 const ONE_IMAGE: Foreign = Foreign { what: "a single image", hint: "give the folder that holds it" };
 
@@ -164,7 +159,7 @@ const BY_EXTENSION: [(&[&str], Foreign); 20] = [
 
 /// Formats by the first bytes of their files.
 const BY_CONTENT: [(&[u8], Foreign); 12] = [
-    (LFS_POINTER, LFS),
+    (b"version https://git-lfs", LFS),
     (b"\x1f\x8b", UNNAMED_GZIP),
     (b"\x28\xb5\x2f\xfd", UNNAMED_ZSTD),
     (b"BZh", UNNAMED_BZIP2),
@@ -199,11 +194,6 @@ pub(super) fn of_name(name: &str) -> Option<Foreign> {
 /// The format of a file that begins with these bytes.
 pub(super) fn of_content(head: &[u8]) -> Option<Foreign> {
     BY_CONTENT.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, foreign)| *foreign)
-}
-
-/// Whether an encoded image is a pointer of Git LFS.
-pub(super) fn is_lfs_pointer(bytes: &[u8]) -> bool {
-    bytes.starts_with(LFS_POINTER)
 }
 
 /// The format of the file at `path`, by its content, which is opened, else by its name. `None` for a file that may be

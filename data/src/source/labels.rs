@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::Listing;
+use super::{FieldKind, Listing, Note};
 
 /// Words for a missing label, besides an empty text.
 const NO_LABEL: [&str; 5] = ["nan", "<na>", "null", "n/a", "#n/a"];
@@ -58,18 +58,18 @@ impl Listing {
         }
         let ends = numbers.iter().min().zip(numbers.iter().max());
         self.notes.extend(ends.map(|(first, last)| {
-            format!("the classes are named by numbers: labels are the numbers {first} to {last}")
+            format!("the classes are named by numbers: labels are the numbers {first} to {last}").into()
         }));
     }
 }
 
 /// Notes the first two classes whose names differ only by case or blanks.
-fn alike(names: &[String]) -> Option<String> {
+fn alike(names: &[String]) -> Option<Note> {
     let mut known = HashMap::new();
     let plain = |name: &str| name.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     let twice = names.iter().find_map(|name| Some((known.insert(plain(name), name)?, name)));
     twice.map(|(one, two)| {
-        format!("the classes {one:?} and {two:?} differ only by case or blanks, and are kept apart")
+        format!("the classes {one:?} and {two:?} differ only in case or blanks, and stay two classes").into()
     })
 }
 
@@ -97,7 +97,7 @@ pub enum LabelFault {
         got: String,
     },
     /// A text that cannot be a label.
-    #[error("label {got:?} is not a short text in UTF-8")]
+    #[error("label {got:?} is not a short UTF-8 text")]
     Text {
         /// Its beginning.
         got: String,
@@ -110,7 +110,7 @@ pub enum LabelFault {
     },
     /// The label is a name, but earlier labels are numbers.
     #[error(
-        "label {got:?} is not a class number, but the labels before it are\nhint: use numbers from 0 or names, not both"
+        "label {got:?} is not a class number, but earlier labels are\nhint: use numbers from 0 or names, not both"
     )]
     NotANumber {
         /// The label.
@@ -118,7 +118,7 @@ pub enum LabelFault {
     },
     /// The label is a number, but earlier labels are names.
     #[error(
-        "label {got:?} is a number, but the labels before it are names\nhint: use numbers from 0 or names, not both"
+        "label {got:?} is a number, but earlier labels are names\nhint: use numbers from 0 or names, not both"
     )]
     NotAName {
         /// The label.
@@ -235,25 +235,26 @@ const IDENTIFIERS: usize = 4;
 
 /// Notes about the labels in `name`, such as `column label`, and the names of their classes: how many samples have none,
 /// whether every sample has its own, and whether some may be several labels.
-pub(super) fn notes(name: &str, labels: &[Option<u32>], classes: Option<&[String]>) -> Vec<String> {
+pub(super) fn notes(name: &str, labels: &[Option<u32>], classes: Option<&[String]>) -> Vec<Note> {
     let (count, labeled) = (labels.len(), labels.iter().flatten().count());
     let distinct: BTreeSet<u32> = labels.iter().flatten().copied().collect();
     let mut notes = Vec::new();
     if labeled > 0 && labeled < count {
         let missing = count - labeled;
-        notes.push(format!(
+        let note = format!(
             "{missing} of the {count} samples have no label in {name} (empty, NaN, null, None, N/A or -1)"
-        ));
+        );
+        notes.push(note.into());
     }
     if labeled >= IDENTIFIERS && distinct.len() == labeled {
-        notes.push(format!(
-            "each of the {labeled} labels in {name} occurs once: if these are identifiers, choose the labels with --label-field"
-        ));
+        let note = format!("each of the {labeled} labels in {name} occurs once, as identifiers do");
+        notes.push(Note::about(FieldKind::Label, note));
     }
     if let Some(combined) = classes.and_then(combined) {
-        notes.push(format!(
-            "the label {combined:?} in {name} is a class of its own: if it is several labels, give one per image"
-        ));
+        let note = format!(
+            "the label {combined:?} in {name} is taken as one class; if it is several labels, write one per image"
+        );
+        notes.push(note.into());
     }
     notes
 }
@@ -357,7 +358,7 @@ mod tests {
         }
         let mut twice = Listing::default();
         twice.set_classes(names(&["Fire  truck", "cat", "fire Truck"]));
-        assert!(twice.notes[0].contains("\"Fire  truck\" and \"fire Truck\" differ only by case"));
+        assert!(twice.notes[0].text.contains("\"Fire  truck\" and \"fire Truck\" differ only in case"));
         let mut empty = Listing::default();
         empty.set_classes(Vec::new());
         assert_eq!(empty, Listing::default());
@@ -366,8 +367,8 @@ mod tests {
     #[test]
     fn labels_that_may_be_several_are_noted() {
         let told = |list: &[&str]| notes("column label", &[Some(0), Some(0)], Some(&names(list)));
-        assert!(told(&["cat", "cat,furry"])[0].starts_with("the label \"cat,furry\" in column label"));
-        assert!(told(&["a|b", "b|c"])[0].contains("\"a|b\""));
+        assert!(told(&["cat", "cat,furry"])[0].text.starts_with("the label \"cat,furry\" in column label"));
+        assert!(told(&["a|b", "b|c"])[0].text.contains("\"a|b\""));
         assert!(told(&["goldfish, Carassius auratus", "tench, Tinca tinca"]).is_empty());
     }
 
@@ -379,7 +380,8 @@ mod tests {
         assert!(told(&[None, None]).is_empty(), "no labels at all is said elsewhere");
         let both = told(&[Some(3), Some(1), Some(2), Some(9), None]);
         assert!(
-            both[0].starts_with("1 of the 5 samples have no label") && both[1].starts_with("each of the 4")
+            both[0].text.starts_with("1 of the 5 samples have no label")
+                && both[1].text.starts_with("each of the 4")
         );
     }
 }

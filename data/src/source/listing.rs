@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Captions, FieldNames, SourceError};
+use super::{Captions, FieldKind, FieldNames, SourceError};
 use crate::manifest::ContentHash;
 
 /// An image, identified by its key.
@@ -28,6 +28,34 @@ pub struct Rejected {
     pub detail: String,
 }
 
+/// What a source assumed, for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// One line without the path of the source.
+    pub text: String,
+    /// The setting in [`FieldNames`] that changes the assumption, if one does.
+    pub field: Option<FieldKind>,
+}
+
+impl Note {
+    /// Makes a note about an assumption that naming a field changes.
+    pub(super) fn about(field: FieldKind, text: String) -> Self {
+        Self { text, field: Some(field) }
+    }
+}
+
+impl From<String> for Note {
+    fn from(text: String) -> Self {
+        Self { text, field: None }
+    }
+}
+
+impl From<&str> for Note {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
 /// Everything that a source knows before it reads an image. All sources use this struct.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Listing {
@@ -43,8 +71,8 @@ pub struct Listing {
     pub ignores_captions: bool,
     /// Line number of the first sample, for a list.
     pub first_line: Option<u64>,
-    /// Lines about assumptions of this listing, such as the choice of one column among several.
-    pub notes: Vec<String>,
+    /// Assumptions of this listing, such as the choice of one column among several.
+    pub notes: Vec<Note>,
     /// Contents of the source that are neither samples nor rejected.
     pub left_aside: LeftAside,
     /// Fields that the source was opened with.

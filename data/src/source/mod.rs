@@ -28,9 +28,11 @@ mod folder;
 mod foreign;
 mod labels;
 mod listing;
+mod masks;
 mod names;
 mod parquet;
 mod ranges;
+mod splits;
 
 use std::fmt;
 use std::io;
@@ -43,7 +45,7 @@ pub use captions::{CaptionFault, Captions};
 pub use csv_list::{CaptionColumn, CsvList, ListError, RowProblem};
 pub use folder::ImageFolder;
 pub use labels::{LabelFault, class_numbers, position_limit};
-pub use listing::{LeftAside, Listing, Rejected, Sample, listing_hash};
+pub use listing::{LeftAside, Listing, Note, Rejected, Sample, listing_hash};
 pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
 
 use file::{is_fault_of_file, read_sample};
@@ -131,7 +133,7 @@ pub enum SourceError {
         source: io::Error,
     },
     /// A sample is missing, and so is the rest of its folder.
-    #[error("cannot read {}: nothing is left in {}", path.display(), root.display())]
+    #[error("cannot read {}: {} is empty or gone\nhint: check that the disk or share is mounted", path.display(), root.display())]
     Gone {
         /// Path of the sample's file.
         path: PathBuf,
@@ -157,15 +159,9 @@ pub enum SourceError {
         /// The way out.
         hint: String,
     },
-    /// The bytes of an image are a pointer of Git LFS.
-    #[error("{} is a pointer to a file in Git LFS, not the file\nhint: fetch the files with `git lfs pull` in their repository", path.display())]
-    LfsPointer {
-        /// Path of the image.
-        path: PathBuf,
-    },
     /// A range of files has gaps.
     #[error(
-        "{} of the {of} files of {} are missing; the first is {}\nhint: fetch them, or give the range that is there",
+        "{} of the {of} files of {} are missing; the first is {}\nhint: fetch them, or give a range without them",
         missing.len(), path.display(), missing[0].display()
     )]
     MissingFiles {
@@ -177,7 +173,11 @@ pub enum SourceError {
         of: usize,
     },
     /// The folders or archives in a folder are splits of a data set, such as training and test images.
-    #[error("{} holds several splits of a data set: {}\nhint: give one of them", path.display(), splits.join(", "))]
+    #[error(
+        "{} holds several splits of a data set: {}\nhint: give one of them, or a .csv list with the images of one",
+        path.display(),
+        splits.join(", ")
+    )]
     Splits {
         /// Path of the folder or archive.
         path: PathBuf,
@@ -185,7 +185,7 @@ pub enum SourceError {
         splits: Vec<String>,
     },
     /// A folder holds archives among other contents, where they would not be found.
-    #[error("{} has no images, but it has archives, the first is {}\nhint: give the archive, or a folder of archives and nothing else", path.display(), first.display())]
+    #[error("{} has no images, but archives; the first is {}\nhint: give the archive, or a folder with archives only", path.display(), first.display())]
     ArchivesAmong {
         /// Path of the folder.
         path: PathBuf,
@@ -205,7 +205,7 @@ pub enum SourceError {
         got: Vec<String>,
     },
     /// No sample has the field that was named.
-    #[error("{}: no {kind} is in a field {name:?}; there are {}", path.display(), if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    #[error("{}: no sample has its {kind} in a field {name:?}; the fields are {}", path.display(), if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
     NoField {
         /// Path of the source.
         path: PathBuf,
@@ -235,7 +235,7 @@ pub enum SourceError {
     },
     /// The source was opened for captions but has none.
     #[error(
-        "{} has no captions\nhint: give a .csv list with a header and a column caption (texts) or caption_embedding (JSON arrays of numbers), archives with a .txt beside every image, or Parquet files with such a column",
+        "{} has no captions\nhint: give a .csv list or Parquet files with a column caption (texts) or caption_embedding (arrays of numbers), or archives with a .txt beside every image",
         path.display()
     )]
     NoCaptions {
@@ -243,7 +243,7 @@ pub enum SourceError {
         path: PathBuf,
     },
     /// A file is larger than allowed.
-    #[error("{} has more than {limit} bytes", path.display())]
+    #[error("{} has more than {limit} bytes, the limit", path.display())]
     TooManyBytes {
         /// Path of the file.
         path: PathBuf,
@@ -251,7 +251,7 @@ pub enum SourceError {
         limit: u64,
     },
     /// The index of the sample is out of range.
-    #[error("sample {index} was asked for, the source has {samples}")]
+    #[error("there is no sample {index}: the source has {samples}")]
     Index {
         /// Requested index.
         index: usize,
@@ -277,7 +277,6 @@ impl SourceError {
             Self::Io { .. } => "unreadable",
             Self::Gone { .. } => "missing",
             Self::TooManyBytes { .. } => "too-many-bytes",
-            Self::LfsPointer { .. } => "git-lfs-pointer",
             Self::Archive(error) => error.reason(),
             Self::Parquet(error) => error.reason(),
             _ => "source",
@@ -303,6 +302,16 @@ impl SourceError {
     /// The error for a field that was named but is not there.
     fn no_field(path: &Path, kind: FieldKind, name: &str, known: Vec<String>) -> Self {
         Self::NoField { path: path.to_owned(), kind, name: name.to_owned(), known }
+    }
+
+    /// The field whose name in [`FieldNames`] resolves the error, if one does.
+    pub fn field(&self) -> Option<FieldKind> {
+        match self {
+            Self::SeveralFields { kind, .. } | Self::NoField { kind, .. } => Some(*kind),
+            Self::Parquet(ParquetSourceError::Unusable { problem, .. }) => problem.field(),
+            Self::List(error) => error.problem.field(),
+            _ => None,
+        }
     }
 
     fn io(path: &Path, source: io::Error) -> Self {

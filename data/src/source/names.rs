@@ -81,10 +81,22 @@ pub(super) fn is_image(name: &str) -> bool {
 pub(super) fn is_index(name: &str) -> bool {
     let extension = extension(name);
     let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
-    let first = file.split(['.', '-', '_']).next().unwrap_or(&file);
     INDEXES.contains(&&*extension)
         || (file.starts_with('_') && extension.is_empty())
-        || (!is_image(name) && ABOUT.contains(&first))
+        || (!is_image(name) && is_about(&file))
+}
+
+/// Whether `name` is that of a file that describes a data set, such as `LICENSE.txt`.
+pub(super) fn is_about(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    ABOUT.contains(&file.split(['.', '-', '_']).next().unwrap_or(&file))
+}
+
+/// Whether a column is called by one of the words, ignoring case, blanks, `_` and `-`.
+pub(super) fn is_one_of(name: &[u8], words: &[&str]) -> bool {
+    let letters = name.iter().filter(|byte| !matches!(byte, b' ' | b'_' | b'-'));
+    let word: Vec<u8> = letters.map(u8::to_ascii_lowercase).collect();
+    words.iter().any(|name| name.as_bytes() == word)
 }
 
 /// The extension of `name` in lower case, without the dot.

@@ -151,7 +151,7 @@ pub struct View {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ViewError {
     /// A number is NaN, infinite or outside its range.
-    #[error("view has {field} = {value}, expected a number in [{low}, {high}]")]
+    #[error("view: expected {field} in [{low}, {high}], got {value}")]
     Range {
         /// Name of the number.
         field: &'static str,
@@ -164,7 +164,7 @@ pub enum ViewError {
     },
     /// The crop box is empty, not finite or not inside the image.
     #[error(
-        "view has the crop box x {x}, y {y}, width {w}, height {h}, which is not inside {width} x {height} pixels"
+        "view: expected a crop box inside {width} x {height} pixels, got x {x}, y {y}, width {w}, height {h}"
     )]
     Box {
         /// Left edge.
@@ -181,7 +181,7 @@ pub enum ViewError {
         height: u32,
     },
     /// The index of the order of color changes is out of range.
-    #[error("view has jitter order {index}, expected less than 24")]
+    #[error("view: expected a jitter order below 24, got {index}")]
     Order {
         /// The invalid index.
         index: u8,
@@ -282,7 +282,7 @@ impl fmt::Display for Policy {
 
 /// The error of parsing a [`Policy`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown view policy \"{0}\"\nhint: the policies are moco-v2 and crop-flip")]
+#[error("unknown view policy \"{0}\"\nhint: use moco-v2 or crop-flip")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for Policy {

@@ -1,4 +1,4 @@
-//! Caches and image sources for the tests and benches of the other crates. This is a development dependency, not part
+//! Caches, image sources and comparisons for the tests and benches of the other crates. This is a development dependency, not part
 //! of the product.
 //!
 //! A test states the settings that it depends on and takes the others from here:
@@ -11,6 +11,8 @@
 //! let config = CacheConfig { views: 1, features: Some(features), ..cache_config(16, 100) };
 //! assert_eq!((config.dim, config.samples, config.shards()), (16, 100, 3));
 //! ```
+
+pub mod pixels;
 
 use lgd_data::cache::{CacheConfig, TeacherRecord};
 use lgd_data::manifest::ContentHash;

@@ -5,7 +5,7 @@
 decode/NAME          an encoded image; decode/NAME.png is Pillow's convert("RGB") after ImageOps.exif_transpose
 render/CASE.png      what torchvision makes of scene.png and others under the view in cases.json
 rgb.raw              the pixels of decode/rgb.png, so that not everything leans on a PNG decoder
-normalized.f32       ToTensor and Normalize (CLIP) of colours.png, [3, 64, 64] little-endian floats
+normalized.f32       ToTensor and Normalize (CLIP) of colors.png, [3, 64, 64] little-endian floats
 """
 
 import json
@@ -56,18 +56,18 @@ def decode_fixtures():
     clear = palette.copy()
     clear.info["transparency"] = 3
     plain = {
-        "rgb.png": (image, {}), "grey.png": (gray, {}), "grey-1bit.png": (image.convert("1"), {}),
-        "grey-alpha.png": (alpha.convert("LA"), {}), "rgba.png": (alpha, {}), "palette.png": (palette, {}),
+        "rgb.png": (image, {}), "gray.png": (gray, {}), "gray-1bit.png": (image.convert("1"), {}),
+        "gray-alpha.png": (alpha.convert("LA"), {}), "rgba.png": (alpha, {}), "palette.png": (palette, {}),
         "palette-4bit.png": (image.quantize(13), {"bits": 4}), "palette-transparent.png": (palette, {"transparency": 3}),
-        "rgb.bmp": (image, {}), "palette.bmp": (palette, {}), "grey.bmp": (gray, {}),
+        "rgb.bmp": (image, {}), "palette.bmp": (palette, {}), "gray.bmp": (gray, {}),
         "palette.gif": (palette, {}), "transparent.gif": (palette, {"transparency": 3}),
-        "rgb.tiff": (image, {"compression": "tiff_lzw"}), "grey.tiff": (gray, {}), "rgba.tiff": (alpha, {}),
+        "rgb.tiff": (image, {"compression": "tiff_lzw"}), "gray.tiff": (gray, {}), "rgba.tiff": (alpha, {}),
         "cmyk.tiff": (image.convert("CMYK"), {}),
         "lossless.webp": (image, {"lossless": True}), "lossy.webp": (image, {"quality": 90}),
-        "alpha.webp": (alpha, {"lossless": True, "exact": True}), "rgb.ppm": (image, {}), "grey.pgm": (gray, {}),
+        "alpha.webp": (alpha, {"lossless": True, "exact": True}), "rgb.ppm": (image, {}), "gray.pgm": (gray, {}),
         "bits.pbm": (image.convert("1"), {}),
         "444.jpg": (image, {"subsampling": 0}), "420.jpg": (image, {"subsampling": 2}), "422.jpg": (image, {"subsampling": 1}),
-        "grey.jpg": (gray, {}), "progressive.jpg": (image, {"progressive": True}),
+        "gray.jpg": (gray, {}), "progressive.jpg": (image, {"progressive": True}),
         "restarts.jpg": (image, {"restart_marker_blocks": 2}), "cmyk.jpg": (image.convert("CMYK"), {"quality": 95}),
     }
     for name, (source, options) in plain.items():
@@ -101,16 +101,16 @@ def decode_fixtures():
 def sixteen_bits():
     """Reference: the nearest 8-bit level, round(v / 257)."""
     rng = np.random.default_rng(3)
-    for name, color, channels in [("grey16.png", 0, 1), ("rgb16.png", 2, 3), ("rgba16.png", 6, 4)]:
+    for name, color, channels in [("gray16.png", 0, 1), ("rgb16.png", 2, 3), ("rgba16.png", 6, 4)]:
         values = rng.integers(0, 65536, (23, 37, channels), dtype=np.uint16)
         rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
         write_png(DECODE / name, 37, 23, 16, color, rows)
         levels = np.round(values / 257.0).astype(np.uint8)[..., : 3 if channels > 1 else 1]
         expect(name, Image.fromarray(np.broadcast_to(levels, (23, 37, 3)).copy()))
     values = rng.integers(0, 65536, (23, 37), dtype=np.uint16)
-    Image.fromarray(values).save(DECODE / "grey16.tiff")
+    Image.fromarray(values).save(DECODE / "gray16.tiff")
     levels = np.round(values / 257.0).astype(np.uint8)
-    expect("grey16.tiff", Image.fromarray(np.stack([levels] * 3, -1)))
+    expect("gray16.tiff", Image.fromarray(np.stack([levels] * 3, -1)))
 
 
 def orientations(image):
@@ -159,7 +159,7 @@ def reference(image, view, size, resample):
         factors = [f32(v) for v in view["jitter"]]
         for step in permutations()[view["order"]]:
             image = ADJUST[step](image, factors[step])
-    if view.get("grey"):
+    if view.get("gray"):
         image = F.rgb_to_grayscale(image, 3)
     if "blur" in view:
         radius = f32(np.float32(view["blur"]) * (np.float32(size) / np.float32(224)))
@@ -189,11 +189,11 @@ def render_cases():
         "paler": (1, 1, 0.61, 0), "richer": (1, 1, 1.39, 0), "hue-up": (1, 1, 1, 0.083), "hue-down": (1, 1, 1, -0.1),
     }.items():
         yield f"jitter-{name}", landscape, {**exact, "jitter": jitter, "order": 0}, 64, "bilinear"
-        yield f"colours-{name}", "colours.png", {"box": [0, 0, 64, 64], "jitter": jitter, "order": 0}, 64, "bilinear"
+        yield f"colors-{name}", "colors.png", {"box": [0, 0, 64, 64], "jitter": jitter, "order": 0}, 64, "bilinear"
     for order in [1, 7, 14, 23]:
         jitter = (1.2, 0.7, 1.3, -0.06)
         yield f"order-{order}", landscape, {**exact, "jitter": jitter, "order": order}, 64, "bilinear"
-    yield "grey", landscape, {**exact, "grey": True}, 64, "bilinear"
+    yield "gray", landscape, {**exact, "gray": True}, 64, "bilinear"
     yield "flip", landscape, {**exact, "flip": True}, 64, "bilinear"
     for sigma in [0.1, 0.9, 2.0, 7.0, 60.0]:
         yield f"blur-{sigma}", landscape, {**exact, "blur": sigma}, 64, "bilinear"
@@ -202,7 +202,7 @@ def render_cases():
         yield f"blur-torchvision-{sigma}", landscape, {**view, "true_gaussian": True}, 113, "bilinear"
     everything = {"jitter": (0.8, 1.3, 0.7, 0.09), "order": 9, "blur": 1.6, "flip": True}
     yield "everything", landscape, {"box": [11, 7, 120, 97], **everything}, 96, "bilinear"
-    yield "everything-grey", portrait, {"box": [2, 31, 99, 108], **everything, "grey": True}, 96, "bicubic"
+    yield "everything-gray", portrait, {"box": [2, 31, 99, 108], **everything, "gray": True}, 96, "bicubic"
 
 
 def main():
@@ -214,7 +214,7 @@ def main():
     rng = np.random.default_rng(4)
     images = {
         "scene-161x113.png": scene(161, 113, 5), "scene-113x161.png": scene(113, 161, 6), "tiny-7x5.png": scene(7, 5, 7),
-        "colours.png": Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
+        "colors.png": Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
     }
     for name, image in images.items():
         image.save(HERE / name, optimize=True)
@@ -226,7 +226,7 @@ def main():
         cases.append({"name": name, "image": source, "size": size, "resample": resample, **view})
     lines = ",\n".join(json.dumps(case) for case in cases)
     (HERE / "cases.json").write_text(f"[\n{lines}\n]\n")
-    normalized = T.Normalize(*CLIP)(T.ToTensor()(images["colours.png"]))
+    normalized = T.Normalize(*CLIP)(T.ToTensor()(images["colors.png"]))
     (HERE / "normalized.f32").write_bytes(normalized.numpy().astype("<f4").tobytes())
 
 

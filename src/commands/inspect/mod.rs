@@ -16,11 +16,12 @@ use lgd_train::run::{RUN_VERSION, Run};
 use super::print;
 use crate::args::InspectArgs;
 use crate::exit::Exit;
+use crate::hints;
 use crate::say::say;
 use summary::Summary;
 
 const MANIFESTS: [&str; 6] = ["cache.json", PLAN, "bank.json", "kdep.json", "align.json", "run.json"];
-const HINT: &str = "hint: name a folder that holds cache.json, bank.json, kdep.json, align.json or run.json";
+const HINT: &str = "hint: give a folder with a cache.json, bank.json, kdep.json, align.json or run.json";
 
 /// An opened artifact folder. Its manifest's name determines the kind.
 enum Artifact {
@@ -48,7 +49,7 @@ impl Artifact {
         if path.join("run.json").exists() {
             return Ok(Self::Run(Box::new(Run::open(path, depth)?)));
         }
-        bail!("{}: no cache, bank, bridge or run\n{HINT}", path.display())
+        bail!("{} holds no cache, bank, bridge or run\n{HINT}", path.display())
     }
 }
 
@@ -56,9 +57,11 @@ impl Artifact {
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
     let path = &args.path;
     let manifest = MANIFESTS.iter().find(|name| path.join(name).exists());
-    let Some(&name) = manifest else { bail!("{}: no cache, bank, bridge or run\n{HINT}", path.display()) };
+    let Some(&name) = manifest else {
+        bail!("{} holds no cache, bank, bridge or run\n{HINT}", path.display())
+    };
     if name == PLAN {
-        say("note: the extraction is not finished; go on with `lgd extract --resume`");
+        say("note: the extraction is not finished; continue it with `lgd extract --resume`");
     }
     if args.json || name == PLAN {
         let file = path.join(name);
@@ -126,7 +129,7 @@ fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
     }
     let Some(last) = faults.pop() else { return Ok(words) };
     for fault in faults {
-        say(format_args!("error: {fault}"));
+        say(format_args!("error: {}", hints::hinted(&fault)));
     }
     Err(last.into())
 }

@@ -143,8 +143,11 @@ impl Summary {
         let RunManifest { config, cache, bank, kdep_bank, teacher, dim, samples, device, step, .. } =
             manifest;
         let steps = manifest.steps_per_epoch * config.epochs as usize;
-        let state =
-            if manifest.complete { "finished" } else { "not finished; go on with `lgd train --resume`" };
+        let state = if manifest.complete {
+            "finished"
+        } else {
+            "not finished; continue it with `lgd train --resume`"
+        };
         let head = match manifest.head() {
             Head::Classifier { classes } => format!("a classifier of {classes}"),
             Head::Projection { .. } => format!("embeddings of {dim}"),

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lgd_data::ArtifactError;
-use lgd_data::error::IoContext;
+use lgd_data::error::{IoContext, Remedy};
 use lgd_data::manifest::{
     ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
 };
@@ -53,8 +53,8 @@ impl RunFolder {
         }
         if existing == Existing::Refuse && holds_files(dir)? {
             let what = if path.exists() { "a run" } else { "files" };
-            let hint = "give --resume to go on, --overwrite to start anew, or another folder";
-            return Err(ArtifactError::Occupied { path: dir.to_owned(), what: what.to_owned(), hint });
+            let (path, what, remedy) = (dir.to_owned(), what.to_owned(), Remedy::Resume);
+            return Err(ArtifactError::Occupied { path, what, remedy });
         }
         let config = dir.join(CONFIG);
         let text = toml::to_string(&fresh.config).map_err(|error| {
@@ -207,7 +207,7 @@ fn lock(dir: &Path) -> Result<File, ArtifactError> {
         Err(TryLockError::WouldBlock) => Err(ArtifactError::Occupied {
             path: dir.to_owned(),
             what: "a run that another process is training".to_owned(),
-            hint: "wait for it or stop it, or give another folder",
+            remedy: Remedy::Other("wait for it, stop it, or choose another folder"),
         }),
     }
 }
@@ -247,7 +247,7 @@ fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Re
         what: what.to_owned(),
         expected,
         got,
-        hint: "resume with the inputs and settings the run was begun with, or give --overwrite or another folder",
+        hint: "resume with the inputs and settings of the run, overwrite it, or choose another folder",
     };
     if recorded.cache != wanted.cache {
         return Err(mismatch("the hash of the cache", recorded.cache.to_string(), wanted.cache.to_string()));

@@ -175,7 +175,7 @@ impl Run {
             return Err(ArtifactError::Missing {
                 path: dir.join(STUDENT),
                 what: "the finished student",
-                hint: "the run was not finished; go on with `lgd train --resume`",
+                hint: "the run was not finished; resume it",
             });
         }
         let checkpoints = manifest.checkpoints.iter().map(|checkpoint| &checkpoint.file);

@@ -100,7 +100,7 @@ impl StoredViews {
             let (expected, got) = (self.pixel_bytes, out.len());
             return Err(ArtifactError::invalid(
                 &shard.path,
-                format!("a view has {expected} bytes, not {got}"),
+                format!("expected {expected} bytes per view, got {got}"),
             ));
         }
         let at = row - shard.first_row;
@@ -155,12 +155,12 @@ impl Shard {
         if check_of(out) == self.checks[at] {
             return Ok(());
         }
-        Err(self.damaged(row, "its bytes do not have the hash that was written with them"))
+        Err(self.damaged(row, "its bytes have another hash than when they were written"))
     }
 
     fn damaged(&self, row: usize, reason: &str) -> ArtifactError {
         let reason = format!(
-            "the stored view in row {row} of the cache is damaged: {reason}\nhint: extract again, or train from the images"
+            "the stored view in cache row {row} is damaged: {reason}\nhint: extract again, or train from the images"
         );
         ArtifactError::invalid(&self.path, reason)
     }

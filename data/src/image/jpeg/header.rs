@@ -165,7 +165,7 @@ fn frame(marker: u8, body: &[u8]) -> Result<Frame, DecodeError> {
         return Err(DecodeError::corrupt("a frame header of the wrong length"));
     }
     if *bits != 8 {
-        return Err(DecodeError::unsupported(format!("JPEG with {bits} bits a channel")));
+        return Err(DecodeError::unsupported(format!("JPEG with {bits} bits per channel")));
     }
     let (width, height) = (u16::from_be_bytes([*w1, *w0]), u16::from_be_bytes([*h1, *h0]));
     if height == 0 && width > 0 {

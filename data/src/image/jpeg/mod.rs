@@ -60,7 +60,7 @@ pub(super) fn decode_components(
         |side: u32, most: usize| usize::try_from(side).is_ok_and(|side| side <= most.next_multiple_of(16));
     if !fits(jpeg.width, largest.0) || !fits(jpeg.height, largest.1) {
         return Err(DecodeError::corrupt(format!(
-            "a part of {} x {} pixels, at most {largest:?} expected",
+            "expected a part of at most {largest:?} pixels, got {} x {}",
             jpeg.width, jpeg.height
         )));
     }

@@ -75,7 +75,7 @@ fn read(
     let channels: usize = unsigned(&mut decoder, Tag::SamplesPerPixel)?.unwrap_or(1);
     let colors = photometric.channels();
     if channels < colors {
-        return Err(DecodeError::corrupt(format!("{channels} samples a pixel for {colors} channels")));
+        return Err(DecodeError::corrupt(format!("{channels} samples per pixel for {colors} channels")));
     }
     let too_large = DecodeError::TooManyPixels { width, height, limit: limits.max_pixels };
     let samples = u64::from(width) * u64::from(height) * u64::try_from(channels).unwrap_or(u64::MAX);

@@ -174,7 +174,8 @@ fn of_floats(values: impl Iterator<Item = f32>) -> Result<Vec<u8>, DecodeError> 
     values
         .map(|value| {
             if !value.is_nan() && !(-1.0..=2.0).contains(&value) {
-                let what = format!("TIFF with floats beyond 0 to 1 (one is {value}), whose white is unknown");
+                let what =
+                    format!("TIFF with floats outside 0 to 1, such as {value}, whose white is unknown");
                 return Err(DecodeError::Unsupported(what));
             }
             Ok(to_level(value * 255.0))

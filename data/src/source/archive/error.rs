@@ -51,18 +51,18 @@ impl ArchiveError {
 #[non_exhaustive]
 pub enum ArchiveProblem {
     /// The file is not a TAR archive.
-    #[error(
-        "not a TAR archive: {0}\nhint: archives are read in place; if this one is compressed, decompress it"
-    )]
+    #[error("not a TAR archive: {0}\nhint: decompress it first if it is compressed")]
     Syntax(#[source] io::Error),
     /// Its name says that the file is incomplete, or compressed by an unknown program.
-    #[error("not a whole archive that can be read in place\nhint: decompress it, or finish its download")]
+    #[error("not a complete, uncompressed archive\nhint: decompress it, or finish its download")]
     Incomplete,
     /// The content stops being valid TAR after some members.
     #[error("damaged: {0}\nhint: copy the archive again")]
     Damaged(#[source] io::Error),
     /// The file ends before the end of a member.
-    #[error("{member} should end at byte {end}, the archive has {len}\nhint: it was cut; copy it again")]
+    #[error(
+        "the archive was cut: {member} ends at byte {end}, the archive at {len}\nhint: copy the archive again"
+    )]
     Cut {
         /// Name of the member.
         member: String,
@@ -73,7 +73,7 @@ pub enum ArchiveProblem {
     },
     /// The file does not end with the blocks of zeros that mark the end of an archive.
     #[error(
-        "its {len} bytes end without an end mark\nhint: it was cut; copy it again; if its writer only never closed it, add the mark with `truncate -s +1024 FILE`"
+        "the archive was cut or not closed: its {len} bytes have no end mark\nhint: copy the archive again; if its writer did not close it, add the mark with `truncate -s +1024 FILE`"
     )]
     NoEnd {
         /// Length of the archive, in bytes.
@@ -81,14 +81,14 @@ pub enum ArchiveProblem {
     },
     /// Data follow the end mark of the archive.
     #[error(
-        "there is more behind its end mark, at byte {at}\nhint: give archives as files of a folder, not one behind the other"
+        "there are data after the end mark, at byte {at}\nhint: do not join archives; give them as files of a folder"
     )]
     Trailing {
         /// Offset of the first byte after the end mark.
         at: u64,
     },
     /// Two members have the same name.
-    #[error("{member} is in it twice\nhint: make the archive anew, without appending to it")]
+    #[error("{member} is in the archive twice\nhint: make the archive again, without appending to it")]
     Duplicate {
         /// Name of the members.
         member: String,

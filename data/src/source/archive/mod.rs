@@ -25,10 +25,9 @@ use rayon::prelude::*;
 use self::scan::Extent;
 use super::assemble::{Assembled, Keys, assemble};
 use super::fields::{Wanted, count_aside};
-use super::file::require_content;
 use super::{
-    CaptionColumn, FieldNames, ImageSource, LeftAside, Listing, Sample, SourceError, classes, clutter,
-    foreign, names,
+    CaptionColumn, FieldNames, ImageSource, LeftAside, Listing, Sample, SourceError, clutter, foreign, names,
+    splits,
 };
 use crate::open_files::OpenFiles;
 use crate::positioned::read_exact_at;
@@ -115,7 +114,7 @@ pub(super) fn archives_of(folder: &Path) -> Result<ArchiveSet, SourceError> {
 fn require_one_split(folder: &Path, paths: &[PathBuf]) -> Result<(), SourceError> {
     let names: Vec<String> = paths.iter().map(|path| names::file_name(path)).collect();
     let mut splits: Vec<(&str, &String)> =
-        names.iter().filter_map(|name| Some((classes::split_word(name)?, name))).collect();
+        names.iter().filter_map(|name| Some((splits::split_word(name)?, name))).collect();
     splits.sort_unstable();
     splits.dedup_by_key(|(split, _)| *split);
     match splits.len() > 1 {
@@ -180,7 +179,7 @@ impl TarArchives {
         let scans: Vec<_> = paths.par_iter().map(|path| scan::scan(path, &wanted)).collect();
         let scans = scans.into_iter().collect::<Result<Vec<_>, _>>()?;
         if scans.iter().all(|scan| scan.images.is_empty()) {
-            let hint = "samples are the members whose names end as images' do, .jpg or .png for example";
+            let hint = "expected members with names of images, such as .jpg or .png";
             return Err(SourceError::NoImages { path: root.to_owned(), hint });
         }
         let keys = names.as_deref().map_or(Keys::Packed, Keys::Parts);
@@ -209,9 +208,9 @@ impl ImageSource for TarArchives {
         };
         let read = read().map_err(|error| {
             let shorter = error.kind() == io::ErrorKind::UnexpectedEof;
-            let what = || format!("it is shorter than when it was listed, and ends before {key} does");
+            let what = || format!("the archive is shorter than when it was listed and ends before {key}");
             ArchiveError::io(path, if shorter { io::Error::other(what()) } else { error })
         });
-        require_content(read?, || path.join(key))
+        Ok(read?)
     }
 }

@@ -186,7 +186,7 @@ impl Members<'_> {
             EntryType::Link => {
                 let target = entry.link_name_bytes().and_then(|target| self.name(&target, true));
                 let target = target.and_then(|target| self.extents.get(&target)).copied();
-                target.ok_or("a hard link to what is no image of the archive before it")
+                target.ok_or("a hard link to something other than an earlier image in the archive")
             }
             EntryType::Symlink => Err("a symbolic link in an archive"),
             EntryType::GNUSparse => Err(HOLES),
@@ -195,7 +195,7 @@ impl Members<'_> {
     }
 }
 
-const HOLES: &str = "a file with holes in an archive";
+const HOLES: &str = "a sparse file in an archive";
 
 /// Whether a member is a sparse file as `tar --format=posix` writes it. Its bytes begin with a map of the holes.
 fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {

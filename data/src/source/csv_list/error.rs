@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::{CaptionFault, LabelFault};
+use super::super::{CaptionFault, FieldKind, LabelFault};
 
 /// An unusable row of a CSV list.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,18 @@ pub struct ListError {
     pub problem: RowProblem,
 }
 
+impl RowProblem {
+    /// The field whose name resolves the problem, if one does.
+    pub(in crate::source) fn field(&self) -> Option<FieldKind> {
+        match self {
+            Self::Header { .. } | Self::NoImages { .. } => Some(FieldKind::Image),
+            Self::Other { .. } => Some(FieldKind::Label),
+            Self::Ambiguous { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+}
+
 /// Why a row of a CSV list is not usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,7 +38,7 @@ pub enum RowProblem {
     Syntax(#[source] csv::Error),
     /// The number of columns differs from that of the first row.
     #[error(
-        "{got} columns, expected {expected}\nhint: every row is path or every row is path,label; other columns need a header"
+        "expected {expected} columns, got {got}\nhint: write path or path,label in every row; other columns need a header"
     )]
     Columns {
         /// Number of columns in the first row, or the maximum.
@@ -35,7 +47,9 @@ pub enum RowProblem {
         got: usize,
     },
     /// The number of columns differs from that of the header.
-    #[error("{got} columns, the header has {expected}\nhint: put a text with commas in double quotes")]
+    #[error(
+        "expected {expected} columns as in the header, got {got}\nhint: put a text with commas in double quotes"
+    )]
     Cells {
         /// Number of columns in the header.
         expected: usize,
@@ -44,27 +58,27 @@ pub enum RowProblem {
     },
     /// The first row resembles a header but names no column of images.
     #[error(
-        "the header \"{got}\" is not understood\n\
-         hint: call the columns path[,label], or name the column of images with --image-field; if this row is an image, \
-         put the line path[,label] above it"
+        "the header \"{got}\" names no column of images\n\
+         hint: call the columns path[,label], or name the column of images; if this row is an image, put the line \
+         path[,label] above it"
     )]
     Header {
         /// Text of the row.
         got: String,
     },
     /// A row is the header again, as in lists that were joined.
-    #[error("this is the header again\nhint: remove the line")]
+    #[error("the header is repeated\nhint: remove the line")]
     HeaderAgain,
     /// The header has no column of images.
-    #[error("none of the columns \"{got}\" holds images\nhint: call it path, or name it with --image-field")]
+    #[error("none of the columns \"{got}\" holds images\nhint: call the column of images path, or name it")]
     NoImages {
         /// Text of the header.
         got: String,
     },
     /// A header of two columns has an unknown one beside the images.
     #[error(
-        "the column {other} of the header \"{got}\" is not understood\n\
-         hint: if it holds the labels, add --label-field '{other}'; otherwise remove it"
+        "the header \"{got}\" does not say what column {other} holds\n\
+         hint: if it holds the labels, name it as their column; otherwise remove it"
     )]
     Other {
         /// Text of the header.
@@ -73,14 +87,12 @@ pub enum RowProblem {
         other: String,
     },
     /// Several columns may hold the images, the labels or the captions.
-    #[error("the columns {got} may all hold the {what}\nhint: choose one with {flag}")]
+    #[error("the columns {got} may all hold the {kind}s\nhint: name one of them as the column of {kind}s")]
     Ambiguous {
         /// Names of the columns.
         got: String,
         /// What they may hold.
-        what: &'static str,
-        /// The flag that chooses.
-        flag: &'static str,
+        kind: FieldKind,
     },
     /// A column that was asked for does not exist.
     #[error("there is no column {name} among \"{got}\"\nhint: the first row of a list names its columns")]
@@ -92,15 +104,15 @@ pub enum RowProblem {
     },
     /// The rows hold addresses of images on the web or in a bucket.
     #[error(
-        "\"{got}\" names images by address, which are not fetched\n\
-         hint: download them first, for example with img2dataset, and list their paths"
+        "\"{got}\" gives images by address, not by path\n\
+         hint: download the images, for example with img2dataset, and list their paths"
     )]
     Address {
         /// The address, or the text of the header.
         got: String,
     },
     /// The path has the drive letter or share of a Windows system.
-    #[error("\"{got}\" is a path of Windows\nhint: give paths relative to the folder of the list")]
+    #[error("\"{got}\" is a Windows path\nhint: write paths relative to the folder of the list")]
     WindowsPath {
         /// Path in the row.
         got: String,
@@ -110,8 +122,8 @@ pub enum RowProblem {
     Utf16,
     /// A text file does not begin with the name of an image.
     #[error(
-        "\"{got}\" is not an image of a list\n\
-         hint: expected rows path[,label], or a header with a column path above them"
+        "expected a list of images, got the line \"{got}\"\n\
+         hint: write rows path[,label], or a header with a column path above them"
     )]
     NotImages {
         /// Start of the first line.
@@ -119,30 +131,32 @@ pub enum RowProblem {
     },
     /// A cell contains rows of the list.
     #[error(
-        "a cell contains the rows that follow\nhint: close its double quote, or double it if it is part of the text"
+        "a double quote is not closed, so the cell contains the following rows\nhint: close the quote, or double it if it is part of the text"
     )]
     OpenQuote,
     /// A line is not a JSON object.
-    #[error("not a JSON object: {0}\nhint: a .jsonl list has one object per line")]
+    #[error("not a JSON object: {0}\nhint: write one object per line in a .jsonl list")]
     Json(#[source] serde_json::Error),
-    /// The row is of another split of a data set than the rows before it.
+    /// The row is of another split of a data set than an earlier row.
     #[error(
-        "the column {column} says {got}, and {first} before: these are several splits of a data set\n\
-         hint: give a list with the rows of one of them"
+        "column {column} is {got:?}, but {first:?} in an earlier row: these are splits of a data set\n\
+         hint: list the rows of one split, or remove the column to take all of them"
     )]
     Splits {
         /// Name of the column.
         column: String,
-        /// The split of earlier rows.
-        first: &'static str,
-        /// The split of this row.
-        got: &'static str,
+        /// Value of an earlier row.
+        first: String,
+        /// Value of this row.
+        got: String,
     },
     /// The path is empty.
     #[error("the path is empty")]
     EmptyPath,
     /// The path also occurs in an earlier line.
-    #[error("\"{key}\" is already in line {first}\nhint: is the first column the path?")]
+    #[error(
+        "\"{key}\" is also in line {first}\nhint: list every image once; if this is not a path, name the columns in a header"
+    )]
     Duplicate {
         /// The repeated path.
         key: String,
@@ -156,7 +170,7 @@ pub enum RowProblem {
     #[error("the label is not UTF-8")]
     LabelEncoding,
     /// The caption is empty.
-    #[error("\"{key}\" has no caption\nhint: caption every row, or leave it out of the list")]
+    #[error("\"{key}\" has no caption\nhint: give every row a caption, or remove the rows without one")]
     EmptyCaption {
         /// Path in the row.
         key: String,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use super::super::{SourceError, names};
+use super::super::{Note, SourceError, names};
 use super::header::{is_label_word, is_path_word};
 use super::{RowProblem, wrong};
 
@@ -93,7 +93,7 @@ impl Format {
     }
 
     /// Describes a format that the name of the list does not announce.
-    pub(super) fn note(self, path: &Path) -> Option<String> {
+    pub(super) fn note(self, path: &Path) -> Option<Note> {
         let announced = match &*names::extension(&names::file_name(path)) {
             "tsv" => Self::Separated(b'\t'),
             _ => Self::Separated(b','),
@@ -103,7 +103,7 @@ impl Format {
             Self::Spaces => "spaces",
             Self::Json => return None,
         };
-        (self != announced).then(|| format!("columns are separated by {words}"))
+        (self != announced).then(|| format!("columns are separated by {words}").into())
     }
 }
 

@@ -3,7 +3,7 @@
 use csv::ByteRecord;
 
 use super::super::captions::CaptionKind;
-use super::super::{CaptionColumn, FieldNames, names};
+use super::super::{CaptionColumn, FieldKind, FieldNames, Note, names, splits};
 use super::RowProblem;
 
 /// Names of the path column in a header. Case, blanks, `_` and `-` do not matter.
@@ -108,7 +108,7 @@ impl Columns {
         if let Some(name) = named.first() {
             return Err(RowProblem::NoColumn { name: (*name).to_owned(), got: shown(first) });
         }
-        if first.iter().any(|cell| is(cell, &ADDRESS_NAMES)) {
+        if first.iter().any(|cell| names::is_one_of(cell, &ADDRESS_NAMES)) {
             return Err(RowProblem::Address { got: shown(first) });
         }
         let image = |record: &ByteRecord| {
@@ -126,11 +126,11 @@ impl Columns {
 
     /// Identifies the columns of a header, in any order.
     fn by_name(first: &ByteRecord, fields: &FieldNames, captions: CaptionColumn) -> Result<Self, RowProblem> {
-        let path = column(first, fields.image.as_deref(), "images", "--image-field", is_path_word)?;
+        let path = column(first, fields.image.as_deref(), FieldKind::Image, is_path_word)?;
         let path = path.ok_or_else(|| RowProblem::NoImages { got: shown(first) })?;
-        let label = column(first, fields.label.as_deref(), "labels", "--label-field", is_label_word)?;
+        let label = column(first, fields.label.as_deref(), FieldKind::Label, is_label_word)?;
         let of_captions = |cell: &[u8]| caption_kind(cell).is_some();
-        let caption = column(first, fields.caption.as_deref(), "captions", "--caption-field", of_captions);
+        let caption = column(first, fields.caption.as_deref(), FieldKind::Caption, of_captions);
         let caption = match captions {
             CaptionColumn::Read => caption?,
             // Several of them matter only if they are read.
@@ -150,11 +150,18 @@ impl Columns {
         })
     }
 
-    /// The column that names the split of each row, unless it holds the labels, and its name.
+    /// The column that marks the split of each row, if one does and holds nothing that is read, with its name.
     pub(super) fn split(&self) -> Option<(usize, &str)> {
-        let found =
-            self.header.as_ref()?.iter().enumerate().find(|(_, name)| is(name.as_bytes(), &["split"]));
-        found.filter(|(column, _)| Some(*column) != self.label).map(|(column, name)| (column, &**name))
+        let found = |(column, name): &(usize, &String)| !self.reads(*column) && splits::is_split_column(name);
+        let (column, name) = self.header.as_ref()?.iter().enumerate().find(found)?;
+        Some((column, name.as_str()))
+    }
+
+    /// Whether a column holds images, labels or captions.
+    fn reads(&self, column: usize) -> bool {
+        column == self.path
+            || Some(column) == self.label
+            || self.caption.is_some_and(|(caption, _)| caption == column)
     }
 
     /// The label column, in words.
@@ -164,21 +171,19 @@ impl Columns {
     }
 
     /// Notes the columns that are not read, if there are any.
-    pub(super) fn note(&self) -> Option<String> {
-        let header = self.header.as_ref()?;
-        let read = |column: usize| {
-            column == self.path
-                || Some(column) == self.label
-                || self.caption.is_some_and(|(caption, _)| caption == column)
-        };
+    pub(super) fn note(&self) -> Option<Note> {
+        let header = self.header.as_ref()?.iter().enumerate();
         let others: Vec<&str> =
-            header.iter().enumerate().filter(|(column, _)| !read(*column)).map(|(_, name)| &**name).collect();
+            header.filter(|(column, _)| !self.reads(*column)).map(|(_, name)| &**name).collect();
         let (others, none) = (others.join(", "), others.is_empty());
         match self.label {
             _ if none => None,
-            Some(_) => Some(format!("columns that are not read: {others}")),
-            None => Some(format!(
-                "{NO_LABELS}: none of the columns {others} is called label, class, category or target; choose one with --label-field"
+            Some(_) => Some(format!("columns that are not read: {others}").into()),
+            None => Some(Note::about(
+                FieldKind::Label,
+                format!(
+                    "{NO_LABELS}: none of the columns {others} is called label, class, category or target"
+                ),
             )),
         }
     }
@@ -201,8 +206,7 @@ impl Columns {
 fn column(
     header: &ByteRecord,
     name: Option<&str>,
-    what: &'static str,
-    flag: &'static str,
+    kind: FieldKind,
     fits: impl Fn(&[u8]) -> bool,
 ) -> Result<Option<usize>, RowProblem> {
     if let Some(name) = name {
@@ -217,30 +221,23 @@ fn column(
         [column] => Ok(Some(column)),
         _ => {
             let got = found.iter().map(|&column| text(header, column)).collect::<Vec<_>>().join(", ");
-            Err(RowProblem::Ambiguous { got, what, flag })
+            Err(RowProblem::Ambiguous { got, kind })
         }
     }
 }
 
 /// Whether a cell of a header names the images.
 pub(super) fn is_path_word(cell: &[u8]) -> bool {
-    is(cell, &PATH_NAMES)
+    names::is_one_of(cell, &PATH_NAMES)
 }
 
 /// Whether a cell of a header names the labels.
 pub(in super::super) fn is_label_word(cell: &[u8]) -> bool {
-    is(cell, &LABEL_NAMES)
+    names::is_one_of(cell, &LABEL_NAMES)
 }
 
 fn caption_kind(cell: &[u8]) -> Option<CaptionKind> {
-    CAPTION_NAMES.into_iter().find(|(name, _)| is(cell, &[name])).map(|(_, kind)| kind)
-}
-
-/// Whether a cell is one of the words, ignoring case, blanks, `_` and `-`.
-fn is(cell: &[u8], words: &[&str]) -> bool {
-    let letters = cell.iter().filter(|byte| !matches!(byte, b' ' | b'_' | b'-'));
-    let word: Vec<u8> = letters.map(u8::to_ascii_lowercase).collect();
-    words.iter().any(|name| name.as_bytes() == word)
+    CAPTION_NAMES.into_iter().find(|(name, _)| names::is_one_of(cell, &[name])).map(|(_, kind)| kind)
 }
 
 /// Whether a cell is the name that the user gave, ignoring case.

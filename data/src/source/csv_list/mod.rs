@@ -10,6 +10,8 @@
 //!   captions.
 //! - Paths are relative to the list's folder; absolute paths are used unchanged. The key is the path as written. In
 //!   paths of Windows, backslashes become `/`. The listing is in the order of the rows.
+//! - Rows whose column `split`, or one with a similar name, marks several splits are refused; a note names splits among the
+//!   first folders of the paths.
 //! - Labels are either all numbers or all names ([`labels`]). An empty label, NaN and -1 mean "no label".
 //! - Blanks around values and a leading byte order mark are removed. Empty lines are skipped.
 //! - A missing image file is rejected when it is read. An invalid row is an error that names its line.
@@ -19,7 +21,7 @@ mod format;
 mod header;
 mod records;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use csv::ByteRecord;
@@ -27,12 +29,13 @@ use csv::ByteRecord;
 use super::captions::{Captions, numbers_of};
 use super::labels::{self, Label};
 use super::{
-    FieldNames, ImageSource, LeftAside, Listing, Rejected, Sample, SourceError, classes, clutter, names,
-    read_sample,
+    FieldNames, ImageSource, LeftAside, Listing, Note, Rejected, Sample, SourceError, clutter, names,
+    read_sample, splits,
 };
 use format::Format;
 use header::Columns;
 use records::Records;
+use splits::SplitColumn;
 
 pub use error::{ListError, RowProblem};
 pub(super) use header::is_label_word;
@@ -87,7 +90,7 @@ impl CsvList {
             let path = folder.join(name);
             if path.is_file() && has_file_names(&path)? {
                 let mut list = Self::open_rows(&path, captions, fields, FolderClasses::Yes)?;
-                list.listing.notes.insert(0, format!("the images are those listed in {name}"));
+                list.listing.notes.insert(0, format!("the images are those listed in {name}").into());
                 return Ok(Some(list));
             }
         }
@@ -109,8 +112,21 @@ impl CsvList {
             return Err(SourceError::NoImages { path: path.to_owned(), hint });
         }
         let Rows {
-            rows, root, rejected, left_aside, captions, ignores_captions, label_words, mut notes, ..
+            rows,
+            root,
+            rejected,
+            left_aside,
+            captions,
+            ignores_captions,
+            label_words,
+            split,
+            mut notes,
+            ..
         } = list;
+        notes.extend(split.as_ref().and_then(|(_, column)| column.note()));
+        if split.is_none() {
+            notes.extend(split_folders(&rows));
+        }
         let labels: Vec<Label> = rows.iter().map(|row| row.label.clone()).collect();
         let (labels, class_names) = labels::resolve(&labels)
             .map_err(|(row, fault)| wrong(path, (rows[row].line, RowProblem::Label(fault))))?;
@@ -166,15 +182,30 @@ fn label_by_folders(listing: &mut Listing) {
     let class = |sample: &Sample| sample.key.split_once('/').map(|(class, _)| class.to_owned());
     let Some(classes) = listing.samples.iter().map(class).collect::<Option<Vec<String>>>() else { return };
     let names: Vec<String> = classes.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-    if names.iter().any(|name| matches!(&**name, "." | ".." | "") || classes::split_word(name).is_some()) {
+    if names.iter().any(|name| matches!(&**name, "." | ".." | "") || splits::split_word(name).is_some()) {
         return;
     }
     for (sample, class) in listing.samples.iter_mut().zip(&classes) {
         sample.label = names.binary_search(class).ok().and_then(|label| u32::try_from(label).ok());
     }
-    listing.notes.retain(|note| !note.starts_with(header::NO_LABELS));
-    listing.notes.push("the classes are the first folders of the paths".to_owned());
+    listing.notes.retain(|note| !note.text.starts_with(header::NO_LABELS));
+    listing.notes.push("the classes are the first folders of the paths".into());
     listing.set_classes(names);
+}
+
+/// Notes that the first folders of the paths are several splits of a data set.
+fn split_folders(rows: &[Row]) -> Option<Note> {
+    let mut marked: BTreeMap<&str, &str> = BTreeMap::new();
+    for row in rows {
+        let folder = row.key.split_once('/').map_or("", |(folder, _)| folder);
+        if let Some(split) = splits::split_word(folder) {
+            marked.entry(split).or_insert(folder);
+        }
+    }
+    let folders = marked.values().copied().collect::<Vec<_>>().join(", ");
+    (marked.len() > 1).then(|| {
+        format!("images of several splits are taken together: the paths are in the folders {folders}").into()
+    })
 }
 
 struct Row {
@@ -206,9 +237,9 @@ struct Rows {
     label_words: Option<String>,
     /// Whether backslashes separate folders; unknown before the first backslash.
     backslashes: Option<bool>,
-    /// The split of the rows, if a column names one.
-    split: Option<&'static str>,
-    notes: Vec<String>,
+    /// The column that marks the split of each row and its index, if there is one.
+    split: Option<(usize, SplitColumn)>,
+    notes: Vec<Note>,
 }
 
 impl Rows {
@@ -228,6 +259,7 @@ impl Rows {
             .map_err(|problem| wrong(path, (line, problem)))?;
         list.notes.extend(format.note(path).into_iter().chain(columns.note()));
         list.label_words = columns.label.map(|_| columns.label_words());
+        list.split = columns.split().map(|(column, name)| (column, SplitColumn::new(name)));
         match (columns.caption, captions) {
             (Some((_, kind)), CaptionColumn::Read) => list.captions = Some(Captions::empty(kind)),
             (found, _) => list.ignores_captions = found.is_some(),
@@ -244,15 +276,12 @@ impl Rows {
 
     fn add(&mut self, line: u64, record: &ByteRecord, columns: &Columns) -> Result<(), RowProblem> {
         columns.require(record)?;
-        if let Some((column, name)) = columns.split() {
-            let cell = record.get(column).map(String::from_utf8_lossy).unwrap_or_default();
-            let got = classes::split_word(&cell);
-            if let (Some(first), Some(got)) = (self.split, got)
-                && first != got
-            {
-                return Err(RowProblem::Splits { column: name.to_owned(), first, got });
-            }
-            self.split = self.split.or(got);
+        if let Some((column, split)) = &mut self.split {
+            let got = record.get(*column).map(String::from_utf8_lossy).unwrap_or_default();
+            split.add(&got).map_err(|first| {
+                let (column, got) = (split.name().to_owned(), got.into_owned());
+                RowProblem::Splits { column, first, got }
+            })?;
         }
         let path = record.get(columns.path).unwrap_or_default();
         if path.is_empty() {
@@ -303,7 +332,7 @@ impl Rows {
             None => !self.root.join(path).exists(),
         };
         if separate && self.backslashes.is_none() {
-            self.notes.push(format!("backslashes in paths are taken as /, first in {path}"));
+            self.notes.push(format!("backslashes in paths are taken as /, first in {path}").into());
         }
         self.backslashes = Some(separate);
         Ok(if separate { path.replace('\\', "/") } else { got() })

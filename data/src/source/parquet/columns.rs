@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::captions::CaptionKind;
 use super::super::csv_list::is_label_word;
-use super::super::{CaptionColumn, FieldNames};
+use super::super::{CaptionColumn, FieldKind, FieldNames, Note, splits};
 use super::ParquetProblem;
 
 /// Names of image columns, used if several columns could hold images. The first name that exists wins.
@@ -26,8 +26,8 @@ const CAPTION_NAMES: [(&str, CaptionKind); 4] = [
     ("txt", CaptionKind::Text),
 ];
 
-/// The columns that are read. They must be the same in all files of a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The columns that are read. Those of images, labels and captions must be the same in all files of a source.
+#[derive(Debug, Clone)]
 pub(super) struct Columns {
     /// Name of the image column.
     pub image: String,
@@ -35,9 +35,11 @@ pub(super) struct Columns {
     pub label: Option<(String, LabelKind)>,
     /// Name of the caption column and kind of its captions, if captions are read.
     pub caption: Option<(String, CaptionKind)>,
+    /// Name of the column that marks the split of each row and kind of its values, if there is one.
+    pub split: Option<(String, LabelKind)>,
 }
 
-/// Kind of the labels in a column.
+/// Kind of the labels or the splits in a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LabelKind {
     /// Class numbers without names.
@@ -118,7 +120,16 @@ impl Columns {
             })?),
             (CaptionColumn::Read, None) => caption_of(columns)?,
         };
-        Ok(Self { image, label, caption })
+        let read = [Some(&image), label.as_ref().map(|it| &it.0), caption.as_ref().map(|it| &it.0)];
+        let mut splits = columns.iter().filter(|field| splits::is_split_column(field.name()));
+        let split = splits.find(|field| !read.contains(&Some(field.name())));
+        let split = split.and_then(|field| Some((field.name().clone(), LabelKind::of(field, &described)?)));
+        Ok(Self { image, label, caption, split })
+    }
+
+    /// Whether two files have the same columns of images, labels and captions.
+    pub(super) fn are_those_of(&self, other: &Self) -> bool {
+        (&self.image, &self.label, &self.caption) == (&other.image, &other.label, &other.caption)
     }
 
     /// How the columns of two files differ: those of this one and those of the other one.
@@ -136,7 +147,7 @@ impl Columns {
     }
 
     /// Notes about columns that could have been meant but are not read.
-    pub(super) fn notes(&self, metadata: &ArrowReaderMetadata) -> Vec<String> {
+    pub(super) fn notes(&self, metadata: &ArrowReaderMetadata) -> Vec<Note> {
         let (columns, described) = (metadata.schema().fields(), Description::of(metadata));
         let (image, label) = (&self.image, self.label.as_ref().map(|(name, _)| name));
         let caption = self.caption.as_ref().map(|(name, _)| name);
@@ -145,31 +156,29 @@ impl Columns {
         let images = others.iter().filter(|field| is_image(field, &described) && !has_other_name(field));
         let unread = list(images.copied(), |field| field.name().clone());
         if !unread.is_empty() {
-            notes.push(format!(
-                "images are those in column {image}, not in {unread} (choose with --image-field)"
-            ));
+            let text = format!("images are those in column {image}, not in {unread}");
+            notes.push(Note::about(FieldKind::Image, text));
         }
         let labels = others.iter().filter(|field| is_label_word(field.name().as_bytes()));
         let labels = labels.filter(|field| Some(field.name()) != label);
         let unread = list(labels.copied(), described_type);
         if let Some(label) = label.filter(|_| !unread.is_empty()) {
-            notes.push(format!(
-                "labels are those in column {label}, not in {unread} (choose with --label-field)"
-            ));
+            let text = format!("labels are those in column {label}, not in {unread}");
+            notes.push(Note::about(FieldKind::Label, text));
         }
         if label.is_none() && !others.is_empty() {
             let (others, names) = (list(others.iter().copied(), described_type), LABEL_NAMES.join(", "));
-            notes.push(format!(
-                "no labels: of the columns {others} none holds one number or text per row and is called {names}; choose one with --label-field"
-            ));
+            let text = format!(
+                "no labels: none of the columns {others} is called {names} and holds one number or text per row"
+            );
+            notes.push(Note::about(FieldKind::Label, text));
         }
         let texts = others.iter().filter(|field| caption_name(field).is_some());
         let texts = texts.filter(|field| Some(field.name()) != caption && Some(field.name()) != label);
         let unread = list(texts.copied(), |field| field.name().clone());
         if let Some(caption) = caption.filter(|_| !unread.is_empty()) {
-            notes.push(format!(
-                "captions are those in column {caption}, not in {unread} (choose with --caption-field)"
-            ));
+            let text = format!("captions are those in column {caption}, not in {unread}");
+            notes.push(Note::about(FieldKind::Caption, text));
         }
         notes
     }
@@ -265,7 +274,7 @@ fn image_of(fields: &Fields, described: &Description) -> Result<String, ParquetP
         [field] => Ok(field.name().clone()),
         _ => called().map(|field| field.name().clone()).ok_or_else(|| {
             let got = list(candidates.iter().copied(), |field| field.name().clone());
-            ParquetProblem::Ambiguous { got, what: "images", flag: "--image-field" }
+            ParquetProblem::Ambiguous { got, kind: FieldKind::Image }
         }),
     }
 }
@@ -293,7 +302,7 @@ fn label_of(
         [column] => Ok(Some(column.clone())),
         _ => {
             let got = usual.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
-            Err(ParquetProblem::Ambiguous { got, what: "labels", flag: "--label-field" })
+            Err(ParquetProblem::Ambiguous { got, kind: FieldKind::Label })
         }
     }
 }

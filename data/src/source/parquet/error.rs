@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
 
-use super::super::{CaptionFault, LabelFault};
+use super::super::{CaptionFault, FieldKind, LabelFault};
 
 /// An error of the Parquet library, or the error that it wraps.
 type Cause = Box<dyn Error + Send + Sync>;
@@ -25,7 +25,7 @@ pub enum ParquetSourceError {
     },
     /// A row has no image.
     #[error(
-        "{} is null: the image is not in the file\nhint: where rows only name images, embed those first, or give a .csv list of them",
+        "{} is null: the image is not in the file\nhint: embed the images in the file, or give a .csv list of their paths",
         path.display()
     )]
     NoBytes {
@@ -91,19 +91,29 @@ fn unwrapped(error: ParquetError) -> Cause {
     }
 }
 
+impl ParquetProblem {
+    /// The field whose name resolves the problem, if one does.
+    pub(in crate::source) fn field(&self) -> Option<FieldKind> {
+        match self {
+            Self::Ambiguous { kind, .. } | Self::NotText { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+}
+
 /// Why a Parquet file of images is not usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParquetProblem {
     /// The file is not Parquet, or it is truncated.
-    #[error("not a whole Parquet file: {0}\nhint: finish its download, or copy it again")]
+    #[error("not a complete Parquet file: {0}\nhint: finish the download, or copy the file again")]
     Syntax(#[source] Cause),
     /// The footer is valid, but pages are damaged.
     #[error("damaged: {0}\nhint: copy the file again")]
     Damaged(#[source] Cause),
     /// This program does not read the compression of a column.
     #[error(
-        "column {column} is compressed by {codec}, which is not read\nhint: write it with snappy, zstd or gzip"
+        "column {column} is compressed with {codec}, which is not supported\nhint: write the file with snappy, zstd or gzip"
     )]
     Codec {
         /// Name of the column.
@@ -113,21 +123,19 @@ pub enum ParquetProblem {
     },
     /// No column can hold images.
     #[error(
-        "none of its columns {got} holds images\nhint: images must be a column of bytes, or of structs with a part bytes; if rows are paths or addresses, give a .csv list of the files"
+        "none of the columns {got} holds images\nhint: store images as bytes, or as structs with a field bytes; if rows are paths, give a .csv list of them"
     )]
     NoImages {
         /// Names of the columns.
         got: String,
     },
     /// Several columns can hold the images, or the labels.
-    #[error("its columns {got} may all hold the {what}\nhint: choose one with {flag}")]
+    #[error("the columns {got} may all hold the {kind}s\nhint: name one of them as the column of {kind}s")]
     Ambiguous {
         /// Names of the candidate columns.
         got: String,
         /// What they can hold.
-        what: &'static str,
-        /// The flag that chooses.
-        flag: &'static str,
+        kind: FieldKind,
     },
     /// A column that was asked for does not exist.
     #[error("there is no column {name} among {got}")]
@@ -149,7 +157,7 @@ pub enum ParquetProblem {
     },
     /// The images of a column were not embedded.
     #[error(
-        "column {column} is null in every row: the images are not in the file\nhint: embed them when the file is written, or give a .csv list of them"
+        "column {column} is null in every row: the images are not in the file\nhint: embed the images when you write the file, or give a .csv list of their paths"
     )]
     NotEmbedded {
         /// Name of the column.
@@ -157,7 +165,7 @@ pub enum ParquetProblem {
     },
     /// A caption column has a type that captions cannot have.
     #[error(
-        "column {column} is {got}\nhint: captions are texts, one per row, or a caption_embedding of lists of floats"
+        "expected captions in column {column}, got {got}\nhint: store captions as texts, one per row, or as lists of floats in a column caption_embedding"
     )]
     Captions {
         /// Name of the column.
@@ -166,7 +174,7 @@ pub enum ParquetProblem {
         got: String,
     },
     /// The columns differ from those of the first file.
-    #[error("has {got}, but {first} has {expected}\nhint: give files of one data set")]
+    #[error("expected {expected} as in {first}, got {got}\nhint: give files with the same columns")]
     Columns {
         /// Name of the first file.
         first: String,
@@ -199,13 +207,29 @@ pub enum ParquetProblem {
     },
     /// A label or caption is bytes that are not a text.
     #[error(
-        "row {row}, column {column}: these bytes are not UTF-8 text\nhint: write the column as strings, or choose another one with --label-field or --caption-field"
+        "row {row}, column {column}: expected UTF-8 text, got other bytes\nhint: store the column as strings, or name another column of {kind}s"
     )]
     NotText {
         /// Row number in the file, from 0.
         row: usize,
         /// Name of the column.
         column: String,
+        /// What the column should hold.
+        kind: FieldKind,
+    },
+    /// The row is of another split of a data set than an earlier row.
+    #[error(
+        "row {row}: column {column} is {got:?}, but {first:?} in an earlier row: these are splits of a data set\nhint: write the rows of one split to a file of their own, or remove the column to take all of them"
+    )]
+    SplitColumn {
+        /// Row number in the file, from 0.
+        row: usize,
+        /// Name of the column.
+        column: String,
+        /// Value of an earlier row.
+        first: String,
+        /// Value of this row.
+        got: String,
     },
     /// The embedding of a caption is not usable.
     #[error("row {row}: its caption_embedding {source}")]
@@ -217,7 +241,7 @@ pub enum ParquetProblem {
     },
     /// A folder holds files of several splits, such as training and test images.
     #[error(
-        "its files are not of one split: {}\nhint: give a folder with the files of one; links will do",
+        "holds files of several splits: {}\nhint: give the files of one split, as a file, a brace range or a folder of links",
         files.join(", ")
     )]
     Splits {
@@ -226,7 +250,7 @@ pub enum ParquetProblem {
     },
     /// A folder holds Parquet files and other contents.
     #[error(
-        "there are Parquet files, but not only: {other}\nhint: give one of the files, or a folder with nothing else in it"
+        "holds Parquet files and {other}\nhint: give one of the files, or a folder with Parquet files only"
     )]
     Among {
         /// Description of the other contents.

@@ -37,6 +37,8 @@ pub(super) struct ListedFile {
     pub columns: Columns,
     /// Label of each row; empty without a label column.
     pub labels: Vec<Label>,
+    /// Value of each row in the column of splits; empty without one.
+    pub splits: Vec<String>,
     /// Captions of the rows that have one, if captions are read.
     pub captions: Option<Captions>,
     /// Rows without a caption and the reasons, if captions are read.
@@ -78,6 +80,10 @@ impl ListedFile {
             None => Vec::new(),
             Some((name, kind)) => values::labels(&column(name)?, name, kind).map_err(wrong)?,
         };
+        let splits = match &columns.split {
+            None => Vec::new(),
+            Some((name, kind)) => values::splits(&column(name)?, kind),
+        };
         let mut uncaptioned = BTreeMap::new();
         let captions = match &columns.caption {
             None => None,
@@ -86,7 +92,7 @@ impl ListedFile {
             }
         };
         let file = ImageFile { path: path.clone(), metadata, leaf, blocks };
-        Ok(Self { file, columns, labels, captions, uncaptioned })
+        Ok(Self { file, columns, labels, splits, captions, uncaptioned })
     }
 }
 
@@ -110,6 +116,7 @@ fn require_codecs(metadata: &ArrowReaderMetadata, columns: &Columns) -> Result<(
         Some(&columns.image),
         columns.label.as_ref().map(|it| &it.0),
         columns.caption.as_ref().map(|it| &it.0),
+        columns.split.as_ref().map(|it| &it.0),
     ];
     let chunks = metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
     for chunk in chunks {

@@ -11,6 +11,7 @@
 //! - The caption column holds texts or lists of numbers. It is read only if the source is opened for captions. Rows
 //!   without a caption are then rejected.
 //! - A note names the columns that could have been meant but are not read.
+//! - Rows whose column `split`, or one with a similar name, marks several splits are refused.
 //! - A folder with the files of several splits is refused, because the hub stores test images beside training images.
 //! - Opening reads only footers, labels and captions. A row without an image is rejected when it is read.
 
@@ -30,8 +31,10 @@ use self::blocks::{DecodedBlocks, SharedFile};
 use self::columns::{Columns, LabelKind};
 use self::file::{ImageFile, ListedFile};
 use super::labels::{self, Label};
+use super::splits::SplitColumn;
 use super::{
-    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, classes, names,
+    CaptionColumn, Captions, FieldNames, ImageSource, Listing, Note, Rejected, Sample, SourceError, names,
+    splits,
 };
 use crate::open_files::OpenFiles;
 
@@ -96,7 +99,7 @@ fn split_of(name: &str) -> String {
     {
         return split.to_owned();
     }
-    classes::split_word(stem).unwrap_or_default().to_owned()
+    splits::split_word(stem).unwrap_or_default().to_owned()
 }
 
 impl ParquetFiles {
@@ -124,10 +127,11 @@ impl ParquetFiles {
         let listed = listed.into_iter().collect::<Result<Vec<ListedFile>, _>>()?;
         require_alike(&listed)?;
         let Some(first) = listed.iter().find(|listed| listed.file.blocks.rows() > 0) else {
-            let hint = "samples are the rows, and there is none";
+            let hint = "expected one row per image, got no rows";
             return Err(SourceError::NoImages { path: root.to_owned(), hint });
         };
         let no_captions = || SourceError::NoCaptions { path: root.to_owned() };
+        let split_note = require_one_split(&listed)?;
         let Columns { label, caption, .. } = &first.columns;
         if captions == CaptionColumn::Read && caption.is_none() {
             return Err(no_captions());
@@ -136,7 +140,7 @@ impl ParquetFiles {
             captions: caption.as_ref().map(|(_, kind)| Captions::empty(*kind)),
             ignores_captions: captions == CaptionColumn::Ignore
                 && columns::has_captions(&first.file.metadata, fields),
-            notes: first.columns.notes(&first.file.metadata),
+            notes: first.columns.notes(&first.file.metadata).into_iter().chain(split_note).collect(),
             fields: fields.clone(),
             ..Listing::default()
         };
@@ -230,7 +234,7 @@ impl ImageSource for ParquetFiles {
 /// Fails if the columns of the files differ.
 fn require_alike(listed: &[ListedFile]) -> Result<(), ParquetSourceError> {
     let Some(first) = listed.first() else { return Ok(()) };
-    match listed.iter().find(|other| other.columns != first.columns) {
+    match listed.iter().find(|other| !other.columns.are_those_of(&first.columns)) {
         None => Ok(()),
         Some(other) => {
             let (expected, got) = first.columns.difference(&other.columns);
@@ -239,6 +243,23 @@ fn require_alike(listed: &[ListedFile]) -> Result<(), ParquetSourceError> {
             Err(ParquetSourceError::unusable(&other.file.path, problem))
         }
     }
+}
+
+/// Fails if the rows are of several splits by a column that marks them. Returns a note if that column has several values
+/// of another kind.
+fn require_one_split(listed: &[ListedFile]) -> Result<Option<Note>, ParquetSourceError> {
+    let column = listed.iter().find_map(|file| file.columns.split.as_ref());
+    let Some(mut column) = column.map(|(name, _)| SplitColumn::new(name)) else { return Ok(None) };
+    for file in listed {
+        for (row, value) in file.splits.iter().enumerate() {
+            column.add(value).map_err(|first| {
+                let (name, got) = (column.name().to_owned(), value.clone());
+                let problem = ParquetProblem::SplitColumn { row, column: name, first, got };
+                ParquetSourceError::unusable(&file.file.path, problem)
+            })?;
+        }
+    }
+    Ok(column.note())
 }
 
 /// The labels of all rows of all files, and the class names if labels are names.

@@ -10,9 +10,9 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 
-use super::super::Captions;
 use super::super::captions::CaptionKind;
 use super::super::labels::Label;
+use super::super::{Captions, FieldKind};
 use super::ParquetProblem;
 use super::columns::LabelKind;
 
@@ -20,7 +20,7 @@ use super::columns::LabelKind;
 ///
 /// # Errors
 /// [`ParquetProblem::NotText`] for bytes that are not UTF-8.
-fn texts(arrays: &[ArrayRef], name: &str) -> Result<Vec<Option<String>>, ParquetProblem> {
+fn texts(arrays: &[ArrayRef], name: &str, kind: FieldKind) -> Result<Vec<Option<String>>, ParquetProblem> {
     let mut texts = Vec::with_capacity(arrays.iter().map(|array| array.len()).sum());
     let trimmed = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     for array in arrays {
@@ -30,7 +30,7 @@ fn texts(arrays: &[ArrayRef], name: &str) -> Result<Vec<Option<String>>, Parquet
         }
         for bytes in array.as_binary_opt::<i32>().into_iter().flatten() {
             let row = texts.len();
-            let not_text = |_| ParquetProblem::NotText { row, column: name.to_owned() };
+            let not_text = |_| ParquetProblem::NotText { row, column: name.to_owned(), kind };
             texts.push(bytes.map(std::str::from_utf8).transpose().map_err(not_text)?.and_then(trimmed));
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn labels(
     let fault = |(row, fault)| ParquetProblem::Label { row, column: name.to_owned(), fault };
     match kind {
         LabelKind::Text => {
-            let texts = texts(arrays, name)?.into_iter().enumerate();
+            let texts = texts(arrays, name, FieldKind::Label)?.into_iter().enumerate();
             let label = |(row, text): (usize, Option<String>)| match text {
                 None => Ok(Label::None),
                 Some(text) => Label::of_text(&text).map_err(|fault| (row, fault)),
@@ -77,6 +77,29 @@ pub(super) fn labels(
     }
 }
 
+/// The values of a column that marks the split of each row, as texts; empty for nulls.
+pub(super) fn splits(arrays: &[ArrayRef], kind: &LabelKind) -> Vec<String> {
+    let mut splits = Vec::with_capacity(arrays.iter().map(|array| array.len()).sum());
+    for array in arrays {
+        if let Some(texts) = array.as_string_opt::<i32>() {
+            splits.extend(texts.iter().map(|text| text.unwrap_or_default().to_owned()));
+        } else if let Some(texts) = array.as_binary_opt::<i32>() {
+            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+            splits.extend(texts.iter().map(text));
+        } else if let Some(truths) = array.as_boolean_opt() {
+            splits.extend(truths.iter().map(|truth| truth.map_or(String::new(), |truth| truth.to_string())));
+        } else {
+            let named = |number: f64| match (kind, Label::of_number(number)) {
+                (LabelKind::Named(names), Ok(Label::Number(at))) => names.get(usize::try_from(at).ok()?),
+                _ => None,
+            };
+            let text = |number: f64| named(number).map_or_else(|| number.to_string(), String::clone);
+            splits.extend(numbers(array).into_iter().map(|number| number.map_or(String::new(), text)));
+        }
+    }
+    splits
+}
+
 /// Fails if a label is not below `classes`.
 fn require_named(labels: &[Label], name: &str, classes: usize) -> Result<(), ParquetProblem> {
     let unnamed = |label: &Label| match label {
@@ -99,7 +122,7 @@ pub(super) fn captions(
     let mut captions = Captions::empty(kind);
     match kind {
         CaptionKind::Text => {
-            for (row, text) in texts(arrays, name)?.into_iter().enumerate() {
+            for (row, text) in texts(arrays, name, FieldKind::Caption)?.into_iter().enumerate() {
                 match text {
                     Some(text) => captions.push_text(&text),
                     None => drop(missing.insert(row, "its caption is null or empty")),
