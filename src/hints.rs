@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use lgd_bank::categories::Problem;
+use lgd_bank::{AlignError, BankError, CategoryError};
 use lgd_data::source::SourceError;
 use lgd_train::error::TrainError;
 use lgd_train::eval::{EvalError, EvalInput, Protocol};
@@ -10,16 +12,22 @@ use lgd_train::loader::LoaderError;
 use lgd_train::objective::{Input, InputError, ObjectiveError, ObjectiveKind};
 use lgd_train::run::RunError;
 
-/// The hint for an error; `None` if there is none or the message already has one.
+/// The hint for an error; `None` if there is none.
 pub fn of_error(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(of_cause)
 }
 
 /// An error's message, followed by its hint if there is one.
 pub fn hinted(error: &(dyn Error + 'static)) -> String {
-    match of_cause(error) {
-        Some(hint) => format!("{error}\nhint: {hint}"),
-        None => error.to_string(),
+    joined(error.to_string(), of_cause(error))
+}
+
+/// A message and a hint. A hint that the message has already goes on with an alternative.
+pub fn joined(message: String, hint: Option<String>) -> String {
+    match hint {
+        Some(hint) if message.contains("\nhint: ") => format!("{message}; {hint}"),
+        Some(hint) => format!("{message}\nhint: {hint}"),
+        None => message,
     }
 }
 
@@ -29,6 +37,31 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref() {
         return of_eval(error);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return of_bank(error);
+    }
+    match cause.downcast_ref() {
+        Some(AlignError::Bank(error)) => return of_bank(error),
+        Some(AlignError::HeadChoice { matrices, .. }) if matrices.is_empty() => {
+            return Some("save the weight of the last layer, [classes, width]".to_owned());
+        }
+        Some(AlignError::HeadChoice { wanted: Some(_), .. }) => {
+            return Some("give the name of one of them with --head-tensor".to_owned());
+        }
+        Some(AlignError::HeadChoice { .. }) => {
+            let hint = "give its name with --head-tensor, and one name per row, in the order of the rows";
+            return Some(hint.to_owned());
+        }
+        Some(AlignError::HeadType { .. }) => {
+            return Some("give the name of the last layer's weight with --head-tensor".to_owned());
+        }
+        _ => {}
+    }
+    if let Some(CategoryError::Entry { problem, .. } | CategoryError::Listed { problem, .. }) =
+        cause.downcast_ref()
+    {
+        return of_problem(problem);
     }
     if let Some(SourceError::SeveralFields { kind, .. } | SourceError::NoField { kind, .. }) =
         cause.downcast_ref()
@@ -44,6 +77,35 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         Some(ObjectiveError::Unknown { .. }) => Some("`lgd objectives` describes them".to_owned()),
         _ => None,
     }
+}
+
+fn of_bank(error: &BankError) -> Option<String> {
+    let hint = match error {
+        BankError::TextEncoder { .. } => {
+            "use the teacher folder that the cache was extracted with, or give --other-text-encoder if both share one space"
+        }
+        BankError::Width { .. } => {
+            "use a teacher whose texts and images share one space; for a teacher without language, fit a bridge with \
+             `lgd align` and give it with --align"
+        }
+        BankError::EqualsMean { .. } => {
+            "leave out --center; if all embeddings are alike, the teacher is damaged or collapsed"
+        }
+        BankError::NoFeatures { .. } => "extract it again with `lgd extract --features`",
+        BankError::TargetOverflow { .. } => "give a larger --pts-temperature or --pts-power",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Goes on where the library's hint ends.
+fn of_problem(problem: &Problem) -> Option<String> {
+    let hint = match problem {
+        Problem::Sentence { .. } => "or read all lists of the file as prompts with --json-prompts",
+        problem if problem.is_name_verbatim() => "or take names exactly as written with --verbatim",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn of_run(error: &RunError) -> Option<String> {
@@ -161,6 +223,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use clap::CommandFactory;
+    use lgd_data::manifest::ContentHash;
     use lgd_data::view::CenterCrop;
 
     use super::*;
@@ -208,9 +271,59 @@ mod tests {
             EvalError::NamedClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NumberedClasses { images: path(), known: String::new() },
         ];
+        let stages = [
+            BankError::TextEncoder { path: path(), expected: ContentHash::of(b""), got: String::new() },
+            BankError::Width { text: 2, image: 3 },
+            BankError::EqualsMean { what: String::new() },
+            BankError::NoFeatures { path: path() },
+            BankError::TargetOverflow { row: 0, value: 1e6 },
+        ];
+        let choice = |wanted: Option<&str>, matrices: &[&str]| AlignError::HeadChoice {
+            path: path(),
+            wanted: wanted.map(str::to_owned),
+            rows: 2,
+            matrices: matrices.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let heads = [
+            choice(None, &[]),
+            choice(None, &["a", "b"]),
+            choice(Some("fc"), &["a"]),
+            AlignError::HeadType { path: path(), tensor: "fc".to_owned(), got: "I64 [2, 3]".to_owned() },
+            AlignError::Bank(BankError::Width { text: 2, image: 3 }),
+        ];
+        let stages =
+            stages.into_iter().map(anyhow::Error::from).chain(heads.into_iter().map(anyhow::Error::from));
         let runs = inputs.map(RunError::Input).chain(runs).map(anyhow::Error::from);
         let evals = evals.into_iter().chain(more).map(anyhow::Error::from);
-        runs.chain(evals).chain([ExportError::NoEmbedding.into()]).collect()
+        runs.chain(evals).chain(stages).chain([ExportError::NoEmbedding.into()]).collect()
+    }
+
+    /// Errors whose library hint goes on with a flag.
+    fn names_with_alternatives() -> Vec<anyhow::Error> {
+        let text = || "0".to_owned();
+        let problems = [
+            Problem::Sentence { name: text(), text: text() },
+            Problem::NotAName { text: text(), what: "a number", hint: "write the name", verbatim: true },
+            Problem::Duplicate { name: text(), first: 0, verbatim: true },
+            Problem::NearDuplicate { name: text(), other: text(), first: 0 },
+            Problem::RepeatedNumber { number: 0, first: 1, in_names: true },
+            Problem::Gap { first: 0, last: 2, missing: 1, in_names: true },
+            Problem::Unnumbered { text: text(), in_names: true },
+        ];
+        let entry = |problem| CategoryError::Entry { path: "names.txt".into(), line: 1, problem };
+        problems.into_iter().map(|problem| entry(problem).into()).collect()
+    }
+
+    #[test]
+    fn a_hint_goes_on_with_a_flag_where_one_helps() {
+        for error in names_with_alternatives() {
+            let shown = joined(error.to_string(), of_error(&error));
+            assert_eq!(shown.matches("hint: ").count(), 1, "{shown}");
+            assert!(shown.contains("; or ") && shown.contains("--"), "{shown}");
+        }
+        let problem = Problem::Gap { first: 0, last: 2, missing: 1, in_names: false };
+        let error = CategoryError::Entry { path: "names.json".into(), line: 1, problem };
+        assert!(!hinted(&error).contains("--"), "verbatim names keep the numbers of an object: {error}");
     }
 
     #[test]
@@ -221,9 +334,11 @@ mod tests {
             .flat_map(clap::Command::get_arguments)
             .filter_map(clap::Arg::get_long)
             .collect();
-        for error in errors() {
-            let hint = of_error(&error).unwrap_or_else(|| panic!("no hint for: {error}"));
-            assert!(!error.to_string().contains("hint:"), "two hints: {error}");
+        let alternatives = names_with_alternatives();
+        for error in errors().iter().chain(&alternatives) {
+            let hint = of_error(error).unwrap_or_else(|| panic!("no hint for: {error}"));
+            let goes_on = error.to_string().contains("hint:");
+            assert_eq!(goes_on, hint.starts_with("or "), "two hints: {error}");
             let words = hint.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
             for flag in words.filter_map(|word| word.strip_prefix("--")) {
                 assert!(flags.contains(flag), "{hint}");

@@ -59,8 +59,5 @@ fn report(error: &anyhow::Error) {
             text = format!("{text}: {cause}");
         }
     }
-    match hints::of_error(error) {
-        Some(hint) => say(format_args!("error: {text}\nhint: {hint}")),
-        None => say(format_args!("error: {text}")),
-    }
+    say(format_args!("error: {}", hints::joined(text, hints::of_error(error))));
 }
