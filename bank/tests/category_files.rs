@@ -291,7 +291,7 @@ fn encodings_and_line_ends_do_not_count() {
     refused("a.csv", "name\ncat\n\ndog\n", &["a.csv:3", "empty"]);
     refused("a.txt", b"caf\xe9\ncat\n", &["not UTF-8", "iconv"]);
     refused("a.csv", b"PK\x03\x04", &["spreadsheet"]);
-    refused("a.csv", "name\n\"cat\ndog\n", &["quote", "never closed"]);
+    refused("a.csv", "name\n\"cat\ndog\n", &["unclosed quote"]);
     refused("a.txt", "cat\u{2028}dog\n", &["control"]);
     refused("a.txt", "cafÃ©\n", &["encoding"]);
 }
@@ -414,6 +414,7 @@ fn headers_are_never_categories() {
     csv("class,mass\ncat,0.5\ndog,1.5\n", &["cat", "dog"], "not read: \"mass\"");
     csv("编号,名称\n1,狗\n0,猫\n", &["猫", "狗"], "positions from \"编号\"");
     csv("# two animals\nid,name\n0,cat\n1,dog\n", &["cat", "dog"], "1 line of comment");
+    refused("a.csv", "# two\nid,name\n0,cat\n# more\n1,0\n", &["a.csv:5", "a number"]);
     for word in ["label_name", "classname", "display_name", "tag", "title", "species", "common_name"] {
         csv(&format!("id,{word}\n0,cat\n1,dog\n"), &["cat", "dog"], "names from");
     }

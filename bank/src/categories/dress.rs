@@ -99,7 +99,7 @@ impl Draft {
         let told = format!("the folder {shared:?} before the names left out");
         self.strip(&told, 2, |name| {
             let name = name.trim();
-            (folder(name).as_deref() == Some(&shared)).then(|| name[shared.len()..].to_owned())
+            (folder(name).as_ref() == Some(&shared)).then(|| name[shared.len()..].to_owned())
         });
     }
 
@@ -143,7 +143,8 @@ impl Draft {
             self.entries.iter().map(|entry| entry.name.trim()).filter(|name| without_article(name).is_some());
         if let Some(first) = with.next() {
             let count = 1 + with.count();
-            self.tell(format!("an article before {count} of the names kept ({first:?} first)"));
+            let told = format!("an article before {count} of the names kept ({first:?} first)");
+            self.tell(told);
         }
     }
 

@@ -22,8 +22,8 @@ pub(super) fn read(text: &str, form: NameForm, entries: JsonEntries) -> Result<D
     if form == NameForm::Verbatim {
         return Ok(Draft::new(lines.iter().map(|(line, name)| Entry::new(*line, *name)).collect(), None));
     }
-    if text.trim_start().starts_with(['{', '[']) && !lines.first().is_some_and(|(_, line)| is_bracketed(line))
-    {
+    let bracketed = lines.first().is_some_and(|(_, line)| is_bracketed(line));
+    if text.trim_start().starts_with(['{', '[']) && !bracketed {
         let document = node::json(text).or_else(|_| yaml::literal(text))?;
         let mut draft = shapes::interpret(&document, entries)?;
         draft.told.insert(0, "a JSON or Python literal".to_owned());

@@ -165,10 +165,11 @@ pub(super) fn delimited(text: &str, usual: u8, others: Others) -> Result<Draft, 
     };
     let delimiter = declared.unwrap_or_else(|| delimiter(body, usual));
     if let Some(line) = open_quote(body) {
-        let message =
-            "a quote that is never closed\nhint: close it, or write a quote within a quoted cell twice";
+        let message = "unclosed quote\nhint: close it; within a quoted cell, write a quote twice";
         return Err(Fault::syntax(line + skipped, message));
     }
+    // The reader counts blank lines, which stand for comments, to the record behind them.
+    let blank: Vec<bool> = body.split('\n').map(|line| line.trim().is_empty()).collect();
     let mut rows = Vec::new();
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
@@ -177,9 +178,9 @@ pub(super) fn delimited(text: &str, usual: u8, others: Others) -> Result<Draft, 
         .from_reader(body.as_bytes());
     for record in reader.records() {
         let line = |position: Option<&csv::Position>| {
-            usize::try_from(position.map_or(0, csv::Position::line))
-                .unwrap_or(usize::MAX)
-                .saturating_add(skipped)
+            let line = usize::try_from(position.map_or(0, csv::Position::line)).unwrap_or(usize::MAX);
+            let blanks = blank.iter().skip(line.saturating_sub(1)).take_while(|blank| **blank).count();
+            line.saturating_add(blanks).saturating_add(skipped)
         };
         let record = record.map_err(|error| Fault::Syntax(line(error.position()), error.into()))?;
         let cells = record.iter().map(str::to_owned).collect();
