@@ -77,6 +77,7 @@ fn of_bank(error: &BankError) -> Option<Exit> {
         | BankError::NoRows
         | BankError::NoFeatures { .. }
         | BankError::FeatureNotFinite { .. }
+        | BankError::TextEncoder { .. }
         | BankError::Width { .. } => Some(Exit::Artifact),
         _ => None,
     }

@@ -1,13 +1,13 @@
-//! `hint:` lines that name flags and commands, for errors and notes of the library crates, which do not know the command
-//! line. A hint from here takes the place of the one in the library's message, which gives the remedy in words.
+//! `hint:` lines that name flags and commands, for errors of the library crates, which do not know the command line.
+
+mod bank;
+mod data;
+mod extract;
 
 use std::error::Error;
 
-use lgd_bank::{AlignError, BankError};
-use lgd_data::ArtifactError;
-use lgd_data::error::Remedy;
-use lgd_data::source::{ListError, Note, RowProblem, SourceError};
-use lgd_extract::ExtractError;
+use lgd_bank::CategoryError;
+use lgd_data::source::Note;
 use lgd_train::error::TrainError;
 use lgd_train::eval::{EvalError, EvalInput, Protocol};
 use lgd_train::export::ExportError;
@@ -25,11 +25,13 @@ pub fn hinted(error: &(dyn Error + 'static)) -> String {
     with_hint(&error.to_string(), of_cause(error))
 }
 
-/// A message with `hint` in the place of its own hint; unchanged if there is none.
+/// A message with a hint. A hint that begins with "or" continues the message's own hint, any other takes its place.
 pub fn with_hint(message: &str, hint: Option<String>) -> String {
-    let Some(hint) = hint else { return message.to_owned() };
-    let message = message.split("\nhint: ").next().unwrap_or_default();
-    format!("{message}\nhint: {hint}")
+    match (hint, message.split_once("\nhint: ")) {
+        (None, _) => message.to_owned(),
+        (Some(hint), Some(_)) if hint.starts_with("or ") => format!("{message}; {hint}"),
+        (Some(hint), own) => format!("{}\nhint: {hint}", own.map_or(message, |(text, _)| text)),
+    }
 }
 
 /// The text of a note about a source, and the flag that changes the assumption, if there is one.
@@ -48,10 +50,24 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         return of_eval(error);
     }
     if let Some(error) = cause.downcast_ref() {
-        return of_source(error);
+        return data::of_source(error);
     }
-    if let Some(error) = artifact_in(cause) {
-        return of_artifact(error);
+    if let Some(error) = data::artifact_in(cause) {
+        return data::of_artifact(error);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return extract::of_extract(error);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return bank::of_bank(error);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return bank::of_align(error);
+    }
+    if let Some(CategoryError::Entry { problem, .. } | CategoryError::Listed { problem, .. }) =
+        cause.downcast_ref()
+    {
+        return bank::of_problem(problem);
     }
     match cause.downcast_ref() {
         Some(ExportError::Run(error)) => return of_run(error),
@@ -62,47 +78,6 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         Some(ObjectiveError::Unknown { .. }) => Some("`lgd objectives` describes them".to_owned()),
         _ => None,
     }
-}
-
-fn of_source(error: &SourceError) -> Option<String> {
-    let field = error.field()?;
-    Some(match error {
-        SourceError::List(ListError { problem: RowProblem::Header { .. }, .. }) => format!(
-            "call the columns path[,label], or name the column of images with --{field}-field; if this row is an image, \
-             put the line path[,label] above it"
-        ),
-        SourceError::List(ListError { problem: RowProblem::Other { other, .. }, .. }) => {
-            format!("if it holds the {field}s, add --{field}-field '{other}'; otherwise remove it")
-        }
-        _ => format!("choose one with --{field}-field"),
-    })
-}
-
-/// The artifact's error that `cause` is or wraps transparently.
-fn artifact_in<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a ArtifactError> {
-    if let Some(error) = cause.downcast_ref() {
-        return Some(error);
-    }
-    if let Some(ExtractError::Artifact(error)) = cause.downcast_ref() {
-        return Some(error);
-    }
-    if let Some(BankError::Artifact(error)) = cause.downcast_ref() {
-        return Some(error);
-    }
-    match cause.downcast_ref() {
-        Some(AlignError::Artifact(error) | AlignError::Bank(BankError::Artifact(error))) => Some(error),
-        _ => None,
-    }
-}
-
-fn of_artifact(error: &ArtifactError) -> Option<String> {
-    let ArtifactError::Occupied { remedy, .. } = error else { return None };
-    let hint = match remedy {
-        Remedy::Resume => "give --resume to continue it, --overwrite to replace it, or another folder",
-        Remedy::Overwrite => "give --overwrite to replace it, or another folder",
-        Remedy::Other(_) => return None,
-    };
-    Some(hint.to_owned())
 }
 
 fn of_run(error: &RunError) -> Option<String> {
@@ -219,10 +194,14 @@ fn of_eval(error: &EvalError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::PathBuf;
+    use std::fs;
+    use std::path::Path;
 
     use clap::CommandFactory;
-    use lgd_data::source::{FieldKind, ParquetProblem, ParquetSourceError};
+    use lgd_bank::{AlignError, BankError};
+    use lgd_data::ArtifactError;
+    use lgd_data::error::Remedy;
+    use lgd_data::source::FieldKind;
     use lgd_data::view::CenterCrop;
 
     use super::*;
@@ -272,61 +251,68 @@ mod tests {
         ];
         let runs = inputs.map(RunError::Input).chain(runs).map(anyhow::Error::from);
         let evals = evals.into_iter().chain(more).map(anyhow::Error::from);
-        let occupied = [Remedy::Resume, Remedy::Overwrite].map(|remedy| {
-            anyhow::Error::from(ArtifactError::Occupied { path: path(), what: "a cache".to_owned(), remedy })
-        });
-        runs.chain(evals).chain([ExportError::NoEmbedding.into()]).chain(occupied).chain(sources()).collect()
+        let libraries = [data::examples(), extract::examples(), bank::examples()].into_iter().flatten();
+        runs.chain(evals).chain([ExportError::NoEmbedding.into()]).chain(libraries).collect()
     }
 
-    /// Errors of sources that a field resolves.
-    fn sources() -> Vec<anyhow::Error> {
-        let path = || PathBuf::from("list.csv");
-        let kinds = [FieldKind::Image, FieldKind::Label, FieldKind::Caption];
-        let text = || "photo".to_owned();
-        let several = kinds.map(|kind| SourceError::SeveralFields {
-            path: path(),
-            kind,
-            key: text(),
-            got: vec!["jpg".to_owned(), "png".to_owned()],
-        });
-        let rows = [
-            RowProblem::Header { got: text() },
-            RowProblem::NoImages { got: text() },
-            RowProblem::Other { got: text(), other: "species".to_owned() },
-            RowProblem::Ambiguous { got: text(), kind: FieldKind::Label },
-        ];
-        let rows = rows.map(|problem| ListError { path: path(), line: 1, problem }.into());
-        let tables = [
-            ParquetProblem::Ambiguous { got: text(), kind: FieldKind::Image },
-            ParquetProblem::NotText { row: 0, column: text(), kind: FieldKind::Caption },
-        ];
-        let tables = tables.map(|problem| ParquetSourceError::Unusable { path: path(), problem }.into());
-        let errors = several.into_iter().chain::<[SourceError; 4]>(rows).chain::<[SourceError; 2]>(tables);
-        errors.map(|error| anyhow::Error::from(error).context("cannot list the images")).collect()
-    }
-
-    /// Fails if a text names a flag that no command has.
-    fn require_flags(text: &str) {
+    /// The flags of all commands, without dashes.
+    fn flags() -> BTreeSet<String> {
         let command = Args::command();
-        let flags: BTreeSet<&str> = command
-            .get_subcommands()
-            .flat_map(clap::Command::get_arguments)
-            .filter_map(clap::Arg::get_long)
-            .collect();
-        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+        let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+        arguments.filter_map(clap::Arg::get_long).map(str::to_owned).collect()
+    }
+
+    /// Fails if a text names a flag, a command or a script that does not exist. Commands of cargo and pip in backticks have
+    /// flags of their own.
+    fn require_real(text: &str) {
+        let foreign = |part: &&str| part.starts_with("cargo ") || part.starts_with("pip ");
+        let own: String = text.split('`').filter(|part| !foreign(part)).collect();
+        let words = own.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+        let known = flags();
         for flag in words.filter_map(|word| word.strip_prefix("--")) {
-            assert!(flags.contains(flag), "{text}");
+            assert!(known.contains(flag), "{text}");
+        }
+        for called in text.split("`lgd ").skip(1).filter_map(|rest| rest.split([' ', '`']).next()) {
+            assert!(Args::command().find_subcommand(called).is_some(), "{text}");
+        }
+        let script = text.split('`').find(|part| part.starts_with("scripts/"));
+        if let Some(path) = script.and_then(|command| command.split(' ').next()) {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).is_file(), "{text}");
         }
     }
 
     #[test]
-    fn hints_name_flags_that_exist() {
+    fn hints_name_flags_commands_and_scripts_that_exist() {
         for error in errors() {
             let hint = of_error(&error).unwrap_or_else(|| panic!("no hint for: {error}"));
             let message = with_hint(&format!("{error:#}"), Some(hint.clone()));
             assert_eq!(message.matches("hint: ").count(), 1, "{message}");
-            require_flags(&hint);
+            require_real(&hint);
         }
+    }
+
+    #[test]
+    fn the_libraries_name_no_flag_of_this_program() {
+        let known: BTreeSet<String> = flags().into_iter().map(|flag| format!("--{flag}")).collect();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut folders = ["data/src", "bank/src", "extract/src"].map(|folder| root.join(folder)).to_vec();
+        let mut read = 0;
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                read += 1;
+                let text = fs::read_to_string(&path).unwrap();
+                let is_text = |line: &&str| !line.trim_start().starts_with("//") && !line.contains("optimum");
+                for line in text.lines().filter(is_text) {
+                    let mut words = line.split([' ', '"', '\'', '`', ',', ';', ')', '=']);
+                    assert_eq!(words.find(|word| known.contains(*word)), None, "{}: {line}", path.display());
+                }
+            }
+        }
+        assert!(read > 100, "{read} files");
     }
 
     #[test]
@@ -334,13 +320,13 @@ mod tests {
         for field in [FieldKind::Image, FieldKind::Label, FieldKind::Caption] {
             let note = of_note(&Note { text: "several".to_owned(), field: Some(field) });
             assert_eq!(note, format!("several (choose with --{field}-field)"));
-            require_flags(&note);
+            require_real(&note);
         }
         assert_eq!(of_note(&Note::from("columns are separated by tabs")), "columns are separated by tabs");
     }
 
     #[test]
-    fn a_hint_takes_the_place_of_the_librarys() {
+    fn a_hint_takes_the_place_of_the_librarys_or_continues_it() {
         let inner = ArtifactError::Occupied {
             path: "banks/a".into(),
             what: "a bank".to_owned(),
@@ -350,6 +336,9 @@ mod tests {
             hinted(&AlignError::Bank(BankError::Artifact(inner))),
             "banks/a already holds a bank\nhint: give --overwrite to replace it, or another folder"
         );
+        let or = || Some("or b".to_owned());
+        assert_eq!(with_hint("x\nhint: a", or()), "x\nhint: a; or b");
+        assert_eq!(with_hint("x", or()), "x\nhint: or b");
     }
 
     #[test]

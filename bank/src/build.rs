@@ -99,7 +99,7 @@ pub struct StageSeconds {
 /// Builds the bank. The manifest is written last, so an interrupted or failed build never opens as a bank.
 ///
 /// # Errors
-/// [`BankError`] if the folder already holds a bank, the text encoder does not belong to the cache, embeddings are
+/// [`BankError`] if the folder already holds a bank, there is only one category, the text encoder does not belong to the cache, embeddings are
 /// bad, I/O fails, or the job is interrupted.
 pub fn build_bank(
     request: &BankRequest<'_>,
@@ -107,6 +107,9 @@ pub fn build_bank(
     job: &Job,
 ) -> Result<BankReport, BankError> {
     let embeddings = request.cache.embeddings();
+    if let [only] = request.categories.as_slice() {
+        return Err(BankError::OneCategory { name: only.name().to_owned() });
+    }
     // Checked before the prompts, which may take minutes to encode.
     if request.text_encoder == TextEncoderRule::SameTeacher {
         require_teacher(request.cache, encoder)?;
@@ -151,17 +154,11 @@ pub fn build_bank(
 }
 
 /// Fails if the cache records a text encoder and it is not this one.
-fn require_teacher(cache: &Cache, encoder: &dyn PromptEncoder) -> Result<(), ArtifactError> {
+fn require_teacher(cache: &Cache, encoder: &dyn PromptEncoder) -> Result<(), BankError> {
     match cache.manifest().config.teacher.text_encoder {
         Some(expected) if !encoder.recorded_as().contains(&expected) => {
             let got: Vec<String> = encoder.recorded_as().iter().map(ContentHash::to_string).collect();
-            Err(ArtifactError::Mismatch {
-                path: cache.dir().to_owned(),
-                what: "the text encoder".to_owned(),
-                expected: expected.to_string(),
-                got: got.join(" or "),
-                hint: "use the teacher folder that the cache was extracted with, or give --other-text-encoder if both share one space",
-            })
+            Err(BankError::TextEncoder { path: cache.dir().to_owned(), expected, got: got.join(" or ") })
         }
         _ => Ok(()),
     }

@@ -2,18 +2,19 @@
 //!
 //! [`Categories::read`] reads several kinds of file, selected by extension:
 //!
-//! - `.txt`, `.names`, `.labels`: one name per line. A blank line before the last name is an empty name and thus an error.
-//! - `.csv`, `.tsv`: `name[,synonym...]`, or columns under known titles. Empty cells after the name are ignored, since
-//!   spreadsheets pad short rows with them.
+//! - `.txt`, `.names`, `.labels`: one name per line. A blank line before the last name is an error.
+//! - `.csv`, `.tsv`: `name[,synonym...]`, or columns under known titles. Empty cells after the name are ignored, because
+//!   spreadsheets pad short rows with them. A cell of synonyms may hold a list.
 //! - `.json`: `["name", ...]`, or `{"name": [string, ...], ...}`, read in file order. [`JsonEntries`] says whether
 //!   the strings are synonyms or prompts; it applies to the whole file. A category with both is
-//!   `{"synonyms": [...], "prompts": [...]}`.
+//!   `{"synonyms": [...], "prompts": [...]}`. JSON Lines, also as `.jsonl`, are read as a list.
 //! - `.yaml`, `.yml`: a list, or `names:` as detectors have it.
 //!
 //! Files of these extensions that other tools write (ImageNet's class index and synset lists, `config.json`, COCO's
 //! categories and others; docs/banks.md lists them) are recognized by their structure, and [`Categories::note`] says
-//! what was read. Numbers beside the names decide their positions. Names that look like numbers, identifiers or other
-//! things than names are refused, unless names are verbatim. Then every line of a text file is a name.
+//! what was read. Numbers beside the names decide their positions. Quotes, bullets, articles, prompts or folders around
+//! every name are left out, which the note says. Names that look like numbers, identifiers, paths or other things than
+//! names are refused, unless names are verbatim. Then every line of a text file is a name.
 //!
 //! A category's prompts are made as follows. The name and every synonym fill every template. A category with complete
 //! prompts uses those and, if it has synonyms, the templates filled with them; its bare name then fills no template.
@@ -21,16 +22,20 @@
 //! once.
 //!
 //! A file is read in steps: bytes to text, text to a draft (`lines`, `table`, `node` and `yaml` with
-//! `shapes`), numbers and identifiers out of the draft's names (`draft`), and the check of every name (`form`).
+//! `shapes`), numbers and identifiers (`draft`, `numbers`) and what surrounds all names (`dress`) out of the draft's names, and the
+//! check of every name (`form`, `suspect`).
 
 mod draft;
+mod dress;
 mod files;
 mod form;
 mod header;
 mod lines;
 mod node;
+mod numbers;
 mod problem;
 mod shapes;
+mod suspect;
 mod table;
 mod yaml;
 
@@ -159,7 +164,8 @@ impl Categories {
 struct Collector {
     form: NameForm,
     categories: Vec<Category>,
-    seen: HashMap<String, usize>,
+    /// Position and spelling of the name with a key.
+    seen: HashMap<String, (usize, String)>,
 }
 
 impl Collector {
@@ -175,10 +181,10 @@ impl Collector {
         }
         self.form.check(written)?;
         let key = self.form.key(&name);
-        if let Some(&first) = self.seen.get(&key) {
-            let other = self.categories[first].name.clone();
+        if let Some((first, spelled)) = self.seen.get(&key) {
+            let (first, other) = (*first, self.categories[*first].name.clone());
             return Err(if other == name {
-                Problem::Duplicate { name, first }
+                Problem::Duplicate { name, first, verbatim: spelled != written }
             } else {
                 Problem::NearDuplicate { name, other, first }
             });
@@ -197,7 +203,7 @@ impl Collector {
         if prompts.iter().any(|prompt| prompt.trim().is_empty()) {
             return Err(Problem::EmptyEntry { name });
         }
-        self.seen.insert(key, self.categories.len());
+        self.seen.insert(key, (self.categories.len(), written.clone()));
         let (prompts, keys) = (prompts.clone(), keys.clone());
         self.categories.push(Category { name, phrases, prompts, keys, number: *number });
         Ok(())

@@ -81,7 +81,7 @@ pub(crate) fn require_distinct_rows(
                 rows[row].iter().zip(rows[other]).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
             if squares.sum::<f64>() < SAME * SAME {
                 let (first, second) = (row.min(other), row.max(other));
-                let reason = "their embeddings are equal although their tokens differ; output or pooling in teacher.toml may be wrong";
+                let reason = "their embeddings are equal although their tokens differ; the output or pooling in teacher.toml may be wrong";
                 let all = categories.as_slice();
                 return Err(same(&all[first], &all[second], reason.to_owned()));
             }
@@ -147,7 +147,7 @@ mod tests {
     fn categories_with_the_same_tokens_are_named() {
         check(&["cat", "dog", "cow"], &["a {}"], 5).unwrap();
         let text = check(&["dog", "Polish", "cat", "polish"], &["a {}"], 20).unwrap_err().to_string();
-        for part in ["\"Polish\" and \"polish\"", "\"a Polish\"", "same 8 tokens\n", "hint: word one"] {
+        for part in ["\"Polish\" and \"polish\"", "\"a Polish\"", "same 8 tokens\n", "hint: reword one"] {
             assert!(text.contains(part), "{part} is not in: {text}");
         }
         let text = check(&["sea lion", "sea horse"], &["a {}"], 5).unwrap_err().to_string();

@@ -66,7 +66,7 @@ pub enum BankError {
     },
     /// The norm of a prompt's embedding is zero, infinite or NaN.
     #[error(
-        "the text embedding of {prompt:?} has norm {norm}\nhint: the text model is damaged or overflows; try it in f32"
+        "the text embedding of {prompt:?} has norm {norm}, expected a finite one above 0\nhint: the text model is damaged or overflows; try it in f32"
     )]
     PromptNorm {
         /// The prompt.
@@ -76,7 +76,7 @@ pub enum BankError {
     },
     /// The embeddings of a category's prompts cancel out.
     #[error(
-        "the prompts of category {category:?} have a mean of norm {norm}\nhint: give prompts that mean the same thing"
+        "the prompts of category {category:?} cancel out: their mean has norm {norm}\nhint: give prompts that mean the same thing"
     )]
     CategoryNorm {
         /// The category.
@@ -86,8 +86,8 @@ pub enum BankError {
     },
     /// Two categories get the same tokens, so the text encoder cannot tell them apart.
     #[error(
-        "the categories {first:?} and {second:?} are the same to the text encoder: {reason}\nhint: word one of them differently, or \
-         give it a synonym or prompts of its own"
+        "the text encoder cannot tell the categories {first:?} and {second:?} apart: {reason}\n\
+         hint: reword one of them, or give it a synonym or prompts of its own"
     )]
     SameCategories {
         /// One category.
@@ -111,10 +111,18 @@ pub enum BankError {
         /// The prompt.
         prompt: String,
     },
+    /// The text encoder is not the one that the cache records.
+    #[error("{}: the text encoder differs: expected {expected}, got {got}", path.display())]
+    TextEncoder {
+        /// The cache's folder.
+        path: PathBuf,
+        /// Hash that the cache records.
+        expected: ContentHash,
+        /// Hashes under which a cache may have recorded this one.
+        got: String,
+    },
     /// Text and image embeddings have different widths.
-    #[error(
-        "the text encoder gives {text} values, the cached image embeddings have {image}\nhint: both must come from one aligned teacher; for a teacher without language, fit a bridge with `lgd align` and give it as --align"
-    )]
+    #[error("the text encoder returns {text} values, the cached image embeddings have {image}")]
     Width {
         /// Width of the text embeddings.
         text: usize,
@@ -123,7 +131,7 @@ pub enum BankError {
     },
     /// An embedding is zero, not finite or not normalized.
     #[error(
-        "row {row} of the embeddings has norm {norm}, but 1 was expected\nhint: extract the cache again; a zero or NaN embedding says nothing about its image"
+        "row {row} of the embeddings has norm {norm}, expected 1\nhint: extract the cache again; a teacher that returns zeros or NaN is damaged or overflows"
     )]
     RowNorm {
         /// The row, from 0.
@@ -132,29 +140,34 @@ pub enum BankError {
         norm: f32,
     },
     /// An embedding equals the mean that is subtracted from it.
-    #[error(
-        "nothing is left of {what} without the mean of the cache's embeddings\nhint: leave out --center; a cache whose embeddings are all alike comes from a damaged or collapsed teacher"
-    )]
+    #[error("{what} equals the mean of the cache's embeddings, so that subtracting the mean leaves nothing")]
     EqualsMean {
         /// The embedding.
         what: String,
     },
+    /// There is only one category, of which every image has probability 1.
+    #[error(
+        "{name:?} is the only category: every image gets probability 1 of it, so the bank teaches nothing\n\
+         hint: write two names or more, one per line"
+    )]
+    OneCategory {
+        /// Its name.
+        name: String,
+    },
     /// The cache has no embeddings.
     #[error(
-        "there are no embeddings to build a bank from\nhint: every sample was rejected; rejects.jsonl in the cache says why"
+        "the cache holds no embeddings, because every sample was rejected\nhint: rejects.jsonl in the cache says why"
     )]
     NoRows,
     /// The cache holds no features.
-    #[error(
-        "{}: the cache holds no features of the teacher\nhint: extract it again with `lgd extract --features`", path.display()
-    )]
+    #[error("{}: the cache holds no features of the teacher", path.display())]
     NoFeatures {
         /// The cache's folder.
         path: PathBuf,
     },
     /// A cached feature holds an infinite value or NaN.
     #[error(
-        "row {row} of the features holds a value that is not finite\nhint: extract the cache again; the teacher's feature may not fit f16"
+        "row {row} of the features holds a value that is not finite\nhint: extract the cache again; the teacher's features may exceed the range of f16"
     )]
     FeatureNotFinite {
         /// The row, from 0.
@@ -164,9 +177,7 @@ pub enum BankError {
     #[error(transparent)]
     Projection(#[from] ProjectionError),
     /// A KDEP target exceeds the range of f16.
-    #[error(
-        "row {row}: the target {value} does not fit f16, which ends at 65504\nhint: give a larger --pts-temperature or --pts-power"
-    )]
+    #[error("row {row}: the target {value} exceeds the range of f16, which ends at 65504")]
     TargetOverflow {
         /// The row, from 0.
         row: usize,
@@ -184,6 +195,6 @@ pub enum BankError {
         got: String,
     },
     /// The job was interrupted.
-    #[error("interrupted; nothing of the bank is kept but the prompts that were encoded for it")]
+    #[error("interrupted; the prompts encoded so far are kept, the bank is not")]
     Interrupted,
 }

@@ -74,6 +74,6 @@ pub use options::{PowerTemperature, Temperature, TopK};
 pub use prompts::{TemplateError, Templates};
 pub use rows::EmbeddingRows;
 pub use targets::{PassSeconds, TargetOptions, TargetSink, build_targets};
-pub use text_file::TextFault;
+pub use text_file::{TextFault, TextFileError};
 pub use tsb::{PromptCounts, Tsb, build_tsb};
 pub use vsb::VsbPartial;

@@ -1,12 +1,11 @@
 //! Prompt templates, and the prompts of a category.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 
 use crate::categories::Category;
-use crate::text_file::{self, TextFault};
+use crate::text_file::{self, TextFileError};
 
 /// The placeholder that the name replaces.
 const SLOT: &str = "{}";
@@ -15,25 +14,12 @@ const SLOT: &str = "{}";
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TemplateError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
-        /// The template file.
-        path: PathBuf,
-        /// The I/O error.
-        source: std::io::Error,
-    },
-    /// The file's bytes are no text.
-    #[error("{}: {fault}", path.display())]
-    Text {
-        /// The template file.
-        path: PathBuf,
-        /// The fault.
-        fault: TextFault,
-    },
+    /// The file cannot be read, or is no text.
+    #[error(transparent)]
+    File(#[from] TextFileError),
     /// A template does not contain `{}` exactly once.
     #[error(
-        "{origin}:{line}: template {template:?} has {found} places for the name\nhint: write {{}} exactly once"
+        "{origin}:{line}: template {template:?} has {found} times {{}}, the place of the name\nhint: write {{}} exactly once"
     )]
     Slots {
         /// The file, or "template" if not from a file.
@@ -80,9 +66,7 @@ impl Templates {
     /// # Errors
     /// [`TemplateError`]. Any other blank line is an error, since it has no `{}`.
     pub fn read(path: &Path) -> Result<Self, TemplateError> {
-        let bytes = fs::read(path).map_err(|source| TemplateError::Io { path: path.to_owned(), source })?;
-        let text = text_file::decode(&bytes)
-            .map_err(|fault| TemplateError::Text { path: path.to_owned(), fault })?;
+        let text = text_file::read(path)?;
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         while lines.last().is_some_and(|line| line.trim().is_empty()) {
             lines.pop();
@@ -125,6 +109,8 @@ impl Templates {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::categories::{Categories, NameForm};
 
@@ -153,6 +139,6 @@ mod tests {
             assert_eq!(Templates::read(&path).unwrap().as_slice(), ["a {}.", "the {}."]);
         }
         fs::write(&path, b"un caf\xe9 {}.\n").unwrap();
-        assert!(matches!(Templates::read(&path), Err(TemplateError::Text { .. })));
+        assert!(matches!(Templates::read(&path), Err(TemplateError::File(TextFileError::Text { .. }))));
     }
 }

@@ -1,6 +1,8 @@
 //! Text files as editors, spreadsheets and exporters write them: byte-order marks, UTF-16, any line ends.
 
 use std::char::{REPLACEMENT_CHARACTER, decode_utf16};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// First bytes of files that are no text, what they are, and what to do.
 const BINARY: [(&[u8], &str, &str); 11] = [
@@ -31,7 +33,7 @@ pub enum TextFault {
     },
     /// The file has NUL bytes.
     #[error(
-        "line {line} has a NUL byte: this is UTF-16 text without a byte-order mark, or no text\n\
+        "line {line} has a NUL byte: this is UTF-16 text without a byte-order mark, or a binary file\n\
          hint: convert it: iconv -f UTF-16LE -t UTF-8"
     )]
     Nul {
@@ -52,6 +54,37 @@ pub enum TextFault {
         /// The first invalid byte.
         byte: u8,
     },
+}
+
+/// Reasons why a text file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextFileError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The I/O error.
+        source: std::io::Error,
+    },
+    /// The file's bytes are no text.
+    #[error("{}: {fault}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        fault: TextFault,
+    },
+}
+
+/// Reads and decodes a file, see [`decode`].
+///
+/// # Errors
+/// [`TextFileError`].
+pub(crate) fn read(path: &Path) -> Result<String, TextFileError> {
+    let bytes = fs::read(path).map_err(|source| TextFileError::Io { path: path.to_owned(), source })?;
+    decode(&bytes).map_err(|fault| TextFileError::Text { path: path.to_owned(), fault })
 }
 
 /// Decodes UTF-8, with or without byte-order mark, or UTF-16 with one. CRLF, CR and CR CR LF become LF.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use common::{Golden, Lookup, unit_rows};
+use common::{Golden, Lookup, VIEWS, unit_rows};
 use lgd_bank::{
     AlignError, AlignReport, AlignRequest, AlignedEncoder, BankError, BankRequest, Categories, Head,
     ImageTargets, NameForm, PromptEncoder, RidgePenalty, TargetOptions, Templates, TextEncoderRule,
@@ -17,15 +17,12 @@ use lgd_bank::{
 use lgd_data::ArtifactError;
 use lgd_data::align::{Accuracy, Align, ImageSide};
 use lgd_data::bank::{Bank, CenteredSide};
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp, TeacherRecord};
+use lgd_data::cache::{Cache, CacheConfig, TeacherRecord};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Existing, Verify};
-use lgd_data::view::View;
 use lgd_testing::{cache_config, teacher_record};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-
-const VIEWS: usize = 2;
 
 fn names(count: usize) -> Categories {
     Categories::from_names((0..count).map(|number| format!("c{number}")), NameForm::Verbatim).unwrap()
@@ -64,20 +61,8 @@ fn head(dir: &Path, values: &[f32], dim: usize) -> Head {
 fn write_cache(dir: &Path, values: &[f32], dim: usize, teacher: TeacherRecord) -> Cache {
     let images = values.len() / dim / VIEWS;
     let config = CacheConfig { teacher, ..cache_config(dim, images) };
-    let (shards, shard_samples) = (config.shards(), config.shard_samples);
-    let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();
-    let mut samples = values.chunks(VIEWS * dim).enumerate();
-    for shard in 0..shards {
-        let mut writer = builder.shard_writer(shard).unwrap();
-        for (index, rows) in samples.by_ref().take(shard_samples) {
-            let key = format!("{index:04}.png");
-            let sample = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 32, 32) };
-            writer.push(&sample, &[View::center(); VIEWS], &[1.0; VIEWS], rows).unwrap();
-        }
-        writer.finish().unwrap();
-    }
-    builder.finalize(&[]).unwrap().unwrap();
-    Cache::open(dir, Verify::Full).unwrap()
+    let accepted = vec![config.shard_samples; config.shards()];
+    common::write_cache(dir, config, &accepted, values.chunks(VIEWS * dim), common::embeddings)
 }
 
 /// Fits a bridge from `texts`, `[C, Dt]`, in `dir/align`.
@@ -344,7 +329,7 @@ fn heads_are_chosen_by_their_rows_or_by_name() {
         (
             None,
             11,
-            "a row for each of the 11 names among its matrices: fc.weight [12, 6], proj.weight [6, 12]",
+            "a row for each of the 11 names, found none or several; its matrices: fc.weight [12, 6], proj.weight [6, 12]",
         ),
         (Some("head.weight"), 12, "there is no \"head.weight\""),
         (
@@ -362,7 +347,10 @@ fn heads_are_chosen_by_their_rows_or_by_name() {
     assert!(matches!(Head::read(&path, None, 12), Err(AlignError::HeadNorm { row: 1, .. })));
     fs::write(&path, b"PK\x03\x04").unwrap();
     let error = Head::read(&path, None, 12).unwrap_err().to_string();
-    assert!(error.contains("hint: --head takes a safetensors file"), "{error}");
+    assert!(
+        error.contains("expected a safetensors file") && error.contains("hint: save the weight"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use lgd_bank::{Categories, NameForm, ReadOptions};
+use lgd_bank::{Categories, CategoryError, NameForm, ReadOptions};
 
 const VERBATIM: ReadOptions =
     ReadOptions { names: NameForm::Verbatim, entries: lgd_bank::JsonEntries::Synonyms };
@@ -34,7 +34,8 @@ fn noted(name: &str, content: impl AsRef<[u8]>, expected: &[&str], told: &str) {
     assert_eq!(names(&set), expected, "{shown}");
     let note = set.note().unwrap_or_else(|| panic!("no note for:\n{shown}"));
     assert!(note.contains(told), "{note:?} lacks {told:?}");
-    assert!(note.ends_with(&format!("{} names", expected.len())), "{note}");
+    let count = if expected.len() == 1 { "1 name".to_owned() } else { format!("{} names", expected.len()) };
+    assert!(note.ends_with(&count), "{note}");
 }
 
 /// Asserts a refusal that says each of `words` and has a hint.
@@ -105,13 +106,13 @@ fn class_indices_are_read_by_number() {
 
 #[test]
 fn numbers_are_positions_without_gaps_or_repetition() {
-    refused("a.json", r#"{"0": "a", "2": "b"}"#, &["1 is missing", "--verbatim"]);
+    refused("a.json", r#"{"0": "a", "2": "b"}"#, &["1 is missing"]);
     refused("a.json", r#"{"cat": 5, "dog": 7}"#, &["go from 1 to 7", "1 is missing"]);
     refused("a.csv", "id,name\n0,cat\n0,dog\n", &["a.csv:3", "number 0 is already that of line 2"]);
     refused("a.csv", "id,name\n0,cat\n,dog\n", &["a.csv:3", "no number"]);
     refused("a.txt", "0: cat\n1: dog\ncow\n", &["a.txt:3", "cow", "no number"]);
     refused("a.txt", "1 cat\n3 dog\n", &["2 is missing"]);
-    refused("a.txt", "50 cent\n10 euro\n", &["parts of the names", "--verbatim"]);
+    refused("a.txt", "50 cent\n10 euro\n", &["is missing"]);
     refused("a.csv", "id,index,name\n0,5,cat\n1,9,dog\n", &["two numbers"].map(|_| "keep one column"));
     noted("a.csv", "id,index,name\n1,0,cat\n2,1,dog\n", &["cat", "dog"], "\"id\", \"index\"");
     noted("a.csv", ",name\n1,dog\n0,cat\n", &["cat", "dog"], "numbered from 0");
@@ -202,7 +203,7 @@ fn identifiers_and_numbers_beside_names_are_told_apart() {
     refused("a.txt", "n01440764\nn01443537\n", &["identifier", "LOC_synset_mapping"]);
     refused("a.json", r#"{"n01440764": 0, "n01443537": 1}"#, &["identifier"]);
     refused("a.txt", "cat\nn01443537\n", &["a.txt:2", "identifier"]);
-    refused("a.txt", "0\n1\n2\n", &["number", "--verbatim"]);
+    refused("a.txt", "0\n1\n2\n", &["number"]);
     refused("a.txt", "0 48\n1 49\n", &["number"]);
     refused(
         "a.csv",
@@ -220,8 +221,7 @@ fn identifiers_and_numbers_beside_names_are_told_apart() {
         &["canterbury bells", "fire lily"],
         "from 1",
     );
-    refused("a.txt", "\"0\",\"cat\"\n\"1\",\"dog\"\n", &["columns"]);
-    refused("a.txt", "2012 Acura TL\n2012 Audi A5\n", &["--verbatim"]);
+    refused("a.txt", "2012 Acura TL\n2012 Audi A5\n", &["number 2012"]);
     noted("a.txt", "boeing 747\nairbus 320\n", &["boeing 747", "airbus 320"], "ends in a number");
     refused("_classes.csv", "filename, cat, dog\na.jpg,0,1\n", &["list of images"]);
     assert_eq!(plain("variants.txt", "737-200\n747-100\nA300B4\n"), ["737-200", "747-100", "A300B4"]);
@@ -230,7 +230,7 @@ fn identifiers_and_numbers_beside_names_are_told_apart() {
     refused("a.txt", "cat\ndog;hound\n", &["a.txt:2", "columns"]);
     refused("a.txt", "cat, dog, fox\n", &["one line with 3"]);
     refused("a.txt", "Abyssinian_100 1 1 1\nAbyssinian_101 1 1 1\n", &["4 columns"]);
-    txt("tench, Tinca tinca\ngoldfish\n", &["tench, Tinca tinca", "goldfish"], "commas kept whole");
+    txt("tench, Tinca tinca\ngoldfish\n", &["tench, Tinca tinca", "goldfish"], "commas kept in 1 name");
     assert_eq!(plain("a.txt", "type 1\ntype 2\n"), ["type 1", "type 2"]);
     assert_eq!(plain("a.names", "3-toed sloth\nboeing 747\nlion\n"), ["3-toed sloth", "boeing 747", "lion"]);
     assert_eq!(names(&read("a.txt", "0\n1: x\nn01440764\n", VERBATIM).unwrap()), ["0", "1: x", "n01440764"]);
@@ -252,7 +252,7 @@ fn configurations_and_annotations_hold_names() {
     let inat = r#"[{"id": 0, "name": "Lumbricus terrestris", "common_name": "Common Earthworm", "class": "Clitellata"}]"#;
     noted("a.json", inat, &["Lumbricus terrestris"], "not read: \"common_name\", \"class\"");
     noted("a.json", r#"{"names": ["cat", "dog"]}"#, &["cat", "dog"], "\"names\"");
-    refused("a.json", r#"{"cat": ["A photo of a cat that sleeps."]}"#, &["sentence", "--json-prompts"]);
+    refused("a.json", r#"{"cat": ["A photo of a cat that sleeps."]}"#, &["sentence", "prompts"]);
     let long: Vec<String> = (0..200).map(|i| format!("\"name{i}\"")).collect();
     refused("a.json", format!("{{\"imagenet1k\": [{}], \"b\": []}}", long.join(",")), &["200 synonyms"]);
 }
@@ -287,11 +287,11 @@ fn encodings_and_line_ends_do_not_count() {
     let utf16: Vec<u8> = "\u{feff}cat\r\ndog\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(plain("a.txt", utf16), ["cat", "dog"]);
     assert_eq!(plain("a.csv", "name\rcat,tom\rdog\r"), ["cat", "dog"]);
-    assert_eq!(plain("a.csv", "cat,tom\ndog,\n,,\n\n"), ["cat", "dog"]);
+    noted("a.csv", "cat,tom\ndog,\n,,\n\n", &["cat", "dog"], "no header row");
     refused("a.csv", "name\ncat\n\ndog\n", &["a.csv:3", "empty"]);
     refused("a.txt", b"caf\xe9\ncat\n", &["not UTF-8", "iconv"]);
     refused("a.csv", b"PK\x03\x04", &["spreadsheet"]);
-    refused("a.csv", "name\n\"cat\ndog\n", &["quote", "never closed"]);
+    refused("a.csv", "name\n\"cat\ndog\n", &["unclosed quote"]);
     refused("a.txt", "cat\u{2028}dog\n", &["control"]);
     refused("a.txt", "cafÃ©\n", &["encoding"]);
 }
@@ -341,6 +341,209 @@ fn what_surrounds_names_is_left_out_or_refused() {
         ("dogs:\ncat\n", "longer list"),
     ] {
         refused("a.txt", content, &[word]);
-        assert!(read("a.txt", content, VERBATIM).is_ok(), "{content}");
+    }
+}
+
+#[test]
+fn numbered_lists_lose_their_numbers_in_every_spelling() {
+    for form in [
+        "{} -> NAME",
+        "{}->NAME",
+        "{} => NAME",
+        "{} = NAME",
+        "{}=NAME",
+        "{} – NAME",
+        "{} — NAME",
+        "{} | NAME",
+        "({}) NAME",
+        "[{}] NAME",
+        "#{} NAME",
+        "Class {}: NAME",
+        "class_{} NAME",
+        "class {} NAME",
+        "{} - NAME",
+        "id: {} name: NAME",
+        "id={}, name=NAME",
+        "id: {}, name: 'NAME'",
+        "label {}: NAME",
+        "No. {} NAME",
+        "{}、NAME",
+        "'{}': 'NAME',",
+        "\"{}\", \"NAME\"",
+        "- {}: NAME",
+        "* [{}] NAME",
+        "NAME -> {}",
+        "NAME = {}",
+        "NAME ({})",
+        "'NAME': {},",
+        "name: NAME, id: {}",
+        "NAME\t{}",
+        "| {} | NAME |",
+        "{}NAME",
+        "{\"id\": {}, \"name\": \"NAME\"}",
+    ] {
+        let line =
+            |number: usize, name: &str| form.replacen("{}", &number.to_string(), 1).replace("NAME", name);
+        for first in [0, 1] {
+            let names = ["tabby cat", "dog", "fox"];
+            let lines: Vec<String> =
+                names.iter().enumerate().map(|(at, name)| line(first + at, name)).collect();
+            noted("a.txt", lines.join("\n"), &names, &format!("numbered from {first}"));
+        }
+    }
+    refused("a.txt", "0 -> cat\n5 -> dog\n", &["1 is missing"]);
+    refused("a.txt", "cat: 5000\ndog: 300\n", &["is missing"]);
+    refused("a.txt", "0 -> cat\n1 -> dog\nfox\n", &["a.txt:3", "has no number"]);
+    refused("a.txt", "cat\ndog -> 3\nfox\n", &["a.txt:2", "several columns"]);
+    refused("a.txt", "class_0\nclass_1\n", &["placeholder"]);
+    refused("a.txt", "Class 0\nClass 1\n", &["placeholder"]);
+    noted("a.txt", "tench (n01440764)\ngoldfish (n01443537)\n", &["tench", "goldfish"], "behind the names");
+    noted("a.txt", "Alien (1979)\nJaws (1975)\n", &["Alien (1979)", "Jaws (1975)"], "which is kept");
+    noted("a.txt", "bread: rye\nroll: wheat\n", &["bread: rye", "roll: wheat"], "a dash or a colon");
+}
+
+#[test]
+fn headers_are_never_categories() {
+    let csv = |content: &str, expected: &[&str], told: &str| noted("a.csv", content, expected, told);
+    csv("fine_label,coarse_label\ncat,animal\noak,tree\n", &["cat", "oak"], "not read: \"coarse_label\"");
+    csv("superclass,class\nanimal,cat\ntree,oak\n", &["cat", "oak"], "names from \"class\"");
+    csv("species,common_name\nFelis catus,cat\nQuercus,oak\n", &["cat", "oak"], "not read: \"species\"");
+    csv("english,chinese\ncat,猫\ndog,狗\n", &["cat", "dog"], "names from \"english\"");
+    csv("en,id\ncat,0\ndog,1\n", &["cat", "dog"], "names from \"en\"");
+    csv("class,weight\ncat,0.5\ndog,1.5\n", &["cat", "dog"], "not read: \"weight\"");
+    csv("class,mass\ncat,0.5\ndog,1.5\n", &["cat", "dog"], "not read: \"mass\"");
+    csv("编号,名称\n1,狗\n0,猫\n", &["猫", "狗"], "positions from \"编号\"");
+    csv("# two animals\nid,name\n0,cat\n1,dog\n", &["cat", "dog"], "1 line of comment");
+    refused("a.csv", "# two\nid,name\n0,cat\n# more\n1,0\n", &["a.csv:5", "a number"]);
+    for word in ["label_name", "classname", "display_name", "tag", "title", "species", "common_name"] {
+        csv(&format!("id,{word}\n0,cat\n1,dog\n"), &["cat", "dog"], "names from");
+    }
+    csv("cat,tom\ndog,hound\n", &["cat", "dog"], "no header row, columns of names, synonyms");
+    refused("a.csv", "title,tag\ncat,a\ndog,b\n", &["may both hold the names"]);
+    refused("a.csv", "class_name,flavour\ncat,sweet\ndog,sour\n", &["unknown column \"flavour\""]);
+    refused("a.csv", "nummero,nimi\n0,kissa\n1,koira\n", &["unknown column \"nummero\"", "rename it"]);
+    refused("a.txt", "nummero,nimi\n0,kissa\n1,koira\n", &["nummero,nimi", "header row", "delete"]);
+    refused("a.csv", "nimi,polku\nkissa,a.jpg\nkoira,b.jpg\n", &["unknown column \"nimi\""]);
+    noted("a.txt", "text\ntitle\nfigure\n", &["text", "title", "figure"], "\"text\", is a name");
+    noted(
+        "a.txt",
+        "| id | name |\n|---|:--|\n| 0 | cat |\n| 1 | dog |\n",
+        &["cat", "dog"],
+        "a Markdown table",
+    );
+}
+
+#[test]
+fn cells_of_synonyms_hold_lists() {
+    for content in [
+        "name,synonyms\ncat,\"kitty, kitten\"\ndog,\n",
+        "cat,\"kitty, kitten\"\ndog,\n",
+        "name,alias\ncat,kitty|kitten\ndog,\n",
+    ] {
+        let set = read("a.csv", content, ReadOptions::default()).unwrap();
+        assert_eq!(set.as_slice()[0].phrases(), ["cat", "kitty", "kitten"]);
+        assert!(set.note().unwrap().contains("1 cell of synonyms split"), "{:?}", set.note());
+        let verbatim = read("a.csv", content, VERBATIM).unwrap();
+        assert_eq!(verbatim.as_slice()[0].phrases().len(), 2, "{content}");
+    }
+    refused("a.csv", "cat,tom,0.5\ndog,hound,1.5\n", &["0.5", "synonym of \"cat\"", "header row"]);
+}
+
+#[test]
+fn prompts_articles_and_folders_around_names_are_told() {
+    let txt = |content: &str, told: &str| noted("a.txt", content, &["cat", "owl"], told);
+    txt("a photo of a cat.\na photo of an owl.\n", "prompts such as \"a photo of a cat.\"");
+    txt("a photo of a cat, a type of pet.\na photo of an owl, a type of pet.\n", "prompts");
+    txt("this is a cat\nthis is an owl\n", "prompts");
+    txt("a cat\nan owl\n", "articles");
+    txt("cat.\nowl.\n", "full stops");
+    txt("train/cat\ntrain/owl\n", "the folder \"train/\"");
+    txt("./cat/\n./owl/\n", "the folder \"./\"");
+    txt("C:\\data\\cat\nC:\\data\\owl\n", "the folder");
+    txt("cat/\nowl/\n", "slashes");
+    txt("name: cat\nname: owl\n", "the word before");
+    txt("• cat\n• owl\n", "bullets");
+    txt("-cat\n-owl\n", "bullets");
+    txt("- [ ] cat\n- [x] owl\n", "bullets");
+    txt("1. cat\n2. owl\n", "numbered from 1");
+    txt("<ul>\n<li>cat</li>\n<li>owl</li>\n</ul>\n", "HTML");
+    txt("**cat**\n**owl**\n", "quotes");
+    txt("cat;\nowl;\n", "semicolons");
+    txt("'cat',\n'owl',\n", "commas");
+    txt("{\"name\": \"cat\"}\n{\"name\": \"owl\"}\n", "a JSON or Python literal");
+    noted("a.txt", "a cat\nowl\n", &["a cat", "owl"], "an article before 1 of the names kept");
+    noted("a.txt", "animals\n  cat\n  owl\n", &["animals", "cat", "owl"], "line 2 is indented");
+    for (content, word) in [
+        ("a photo of a cat.\nowl\n", "a prompt"),
+        ("It sleeps on the mat.\nowl\n", "a sentence"),
+        ("train/cat/001.jpg\ntrain/owl/002.jpg\n", "an image file"),
+        ("/data/cat\nowl\n", "a path"),
+        ("cat.txt\nowl.txt\n", "a file"),
+        ("total 8\ndrwxr-xr-x 2 ann ann 4096 Jan  1 12:00 cat\n", "directory listing"),
+        (
+            "-rw-r--r-- 2 ann ann 4096 Jan  1 12:00 cat\ndrwxr-xr-x 2 ann ann 4096 Jan  1 12:00 owl\n",
+            "directory listing",
+        ),
+        (".\n├── cat\n└── owl\n", "drawing of folders"),
+        ("# cat\n# owl\n", "a comment, as every line does"),
+        ("- cat\nowl\n", "an item of a list"),
+        ("'cat', 'owl',\n'fox', 'cow'\n", "code"),
+        ("cat -> animal\nowl -> bird\n", "several columns"),
+        ("cat = animal\nowl = bird\n", "several columns"),
+    ] {
+        refused("a.txt", content, &[word]);
+    }
+}
+
+#[test]
+fn json_lines_and_features_are_lists_of_names() {
+    let lines = "{\"id\": 1, \"name\": \"dog\"}\n{\"id\": 0, \"name\": \"cat\"}\n";
+    for file in ["a.json", "a.jsonl", "a.ndjson"] {
+        noted(file, lines, &["cat", "dog"], "names from \"name\", positions from \"id\"");
+        assert_eq!(plain(file, "\"cat\"\n\"dog\"\n"), ["cat", "dog"]);
+    }
+    refused("a.jsonl", "{\"name\": \"cat\"}\n\n{\"name\": \"cat\"}\n", &["a.jsonl:3", "already"]);
+    let label = r#""label": {"names": ["cat", "dog"], "_type": "ClassLabel"}"#;
+    let features = format!(r#"{{"image": {{"_type": "Image"}}, {label}}}"#);
+    noted("features.json", &features, &["cat", "dog"], "the class label \"label\"");
+    let info = format!(r#"{{"default": {{"features": {features}, "splits": {{}}}}}}"#);
+    noted("dataset_infos.json", info, &["cat", "dog"], "the class label \"label\"");
+    let two = format!(r#"{{"features": {{{label}, {}}}}}"#, label.replace("label", "coarse"));
+    refused("dataset_info.json", two, &["several class labels: \"label\", \"coarse\""]);
+    noted("a.json", r#"{"idx_to_class": {"0": "cat", "1": "dog"}}"#, &["cat", "dog"], "idx_to_class");
+    refused("a.json", r#"{"animals": ["cat", "dog"]}"#, &["list of names under a title"]);
+}
+
+/// Verbatim names are a way out only if they are read otherwise.
+#[test]
+fn verbatim_names_are_offered_where_they_help() {
+    let offered = |name: &str, content: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        match Categories::read(&path, ReadOptions::default()).unwrap_err() {
+            CategoryError::Entry { problem, .. } => {
+                let offered = problem.is_name_verbatim();
+                assert!(!offered || Categories::read(&path, VERBATIM).is_ok(), "{content}");
+                offered
+            }
+            other => panic!("{other}"),
+        }
+    };
+    for content in
+        ["0\n1\n", "50 cent\n10 euro\n", "hot dog\nhot_dog\n", "Polish\npolish\n", "cat\n\"dog\"\n"]
+    {
+        assert!(offered("a.txt", content), "{content}");
+    }
+    for (name, content) in [
+        ("a.txt", "cat\ncat\n"),
+        ("a.txt", "a.jpg\nb.jpg\n"),
+        ("a.txt", "cat, dog\n"),
+        ("a.json", r#"{"0": "a", "2": "b"}"#),
+        ("a.csv", "id,name\n0,cat\n2,dog\n"),
+        ("a.csv", "cat,0.5\ndog,tom\n"),
+        ("a.csv", "nummero,nimi\n0,kissa\n1,koira\n"),
+    ] {
+        assert!(!offered(name, content), "{content}");
     }
 }

@@ -8,21 +8,19 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use common::{Kept, Lookup, Rows, unit_rows};
+use common::{Kept, Lookup, Rows, VIEWS, unit_rows};
 use lgd_bank::{
     BankError, BankReport, BankRequest, Categories, NameForm, TargetOptions, Templates, TextEncoderRule,
     TopK, Tsb, build_bank, build_targets, build_tsb,
 };
 use lgd_data::ArtifactError;
 use lgd_data::bank::{Bank, CenteredSide};
-use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp, TeacherRecord};
+use lgd_data::cache::{Cache, CacheConfig, TeacherRecord};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Existing, Verify};
-use lgd_data::view::View;
 use lgd_testing::{cache_config, teacher_record};
 
 const DIM: usize = 16;
-const VIEWS: usize = 2;
 /// Samples accepted per shard: full shards, an empty one, and a short last one.
 const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
 
@@ -39,19 +37,8 @@ fn write_cache(dir: &Path, values: &[f32]) -> Cache {
 }
 
 fn write_cache_of(dir: &Path, values: &[f32], text_encoder: Option<ContentHash>) -> Cache {
-    let builder = CacheBuilder::open(dir, config(text_encoder), Existing::Refuse).unwrap();
-    let mut samples = values.chunks(VIEWS * DIM).enumerate();
-    for (shard, &accepted) in ACCEPTED.iter().enumerate() {
-        let mut writer = builder.shard_writer(shard).unwrap();
-        for (index, rows) in samples.by_ref().take(accepted) {
-            let key = format!("{index:04}.png");
-            let sample = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 32, 32) };
-            writer.push(&sample, &[View::center(); VIEWS], &[1.0; VIEWS], rows).unwrap();
-        }
-        writer.finish().unwrap();
-    }
-    builder.finalize(&[]).unwrap().unwrap();
-    Cache::open(dir, Verify::Full).unwrap()
+    let rows = values.chunks(VIEWS * DIM);
+    common::write_cache(dir, config(text_encoder), &ACCEPTED, rows, common::embeddings)
 }
 
 fn values() -> Vec<f32> {
@@ -184,6 +171,9 @@ fn a_text_encoder_of_another_teacher_is_refused_where_the_cache_knows_its_own() 
     {
         assert!(message.contains(part), "{message}");
     }
+    let one = build(root.path(), &foreign, &names(1), &mut encoder(1, DIM), Existing::Refuse).unwrap_err();
+    assert!(matches!(&one, BankError::OneCategory { name } if name == "c0"), "{one}");
+    assert!(one.to_string().contains("hint: write two names or more"), "{one}");
     let unknown = write_cache_of(&root.path().join("unknown"), &values(), None);
     build(root.path(), &unknown, &names(5), &mut encoder(5, DIM), Existing::Refuse).unwrap();
 }
@@ -268,5 +258,5 @@ fn embeddings_that_are_all_alike_cannot_be_centered() {
     let side = Some(CenteredSide::Image);
     let result = build_centered(root.path(), &cache, &names(3), &mut encoder(3, DIM), Existing::Refuse, side);
     let text = result.unwrap_err().to_string();
-    assert!(text.contains("row 0 of the embeddings") && text.contains("--center"), "{text}");
+    assert!(text.contains("row 0 of the embeddings equals the mean"), "{text}");
 }

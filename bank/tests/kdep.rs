@@ -8,23 +8,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::unit_rows;
+use common::{VIEWS, unit_rows};
 use half::f16;
 use lgd_bank::{BankError, KdepReport, KdepRequest, PowerTemperature, build_kdep};
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
-use lgd_data::cache::{
-    Cache, CacheBuilder, CacheConfig, CachedSample, FeatureRecord, ImageStamp, SampleRows,
-};
+use lgd_data::cache::{Cache, CacheConfig, FeatureRecord, SampleRows};
 use lgd_data::job::Job;
 use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::{Existing, Verify};
 use lgd_data::projection::ProjectionError;
-use lgd_data::view::View;
 use safetensors::{Dtype, SafeTensors};
 
 const OUTPUT: &str = "pooled";
-const VIEWS: usize = 2;
 const SHARD: usize = 40;
 /// Samples accepted per shard: full shards, an empty one, and a short last one. 174 rows in total.
 const ACCEPTED: [usize; 4] = [40, 0, 40, 7];
@@ -41,26 +37,8 @@ fn config(width: usize, shard_samples: usize, shards: usize) -> CacheConfig {
 fn write_cache(dir: &Path, values: &[f32], width: usize, accepted: &[usize]) -> Cache {
     let shard_samples = accepted.iter().copied().max().unwrap().max(SHARD);
     let config = config(width, shard_samples, accepted.len());
-    let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();
-    let mut samples = values.chunks(VIEWS * width).enumerate();
-    for (shard, &accepted) in accepted.iter().enumerate() {
-        let mut writer = builder.shard_writer(shard).unwrap();
-        for (index, features) in samples.by_ref().take(accepted) {
-            let key = format!("{index:04}.png");
-            let sample = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 32, 32) };
-            let rows = SampleRows {
-                views: &[View::center(); VIEWS],
-                norms: &[1.0; VIEWS],
-                embeddings: &[1.0; VIEWS],
-                features,
-                ..SampleRows::default()
-            };
-            writer.push_rows(&sample, &rows).unwrap();
-        }
-        writer.finish().unwrap();
-    }
-    builder.finalize(&[]).unwrap().unwrap();
-    Cache::open(dir, Verify::Full).unwrap()
+    let rows = |features| SampleRows { features, ..common::embeddings(&[1.0; VIEWS]) };
+    common::write_cache(dir, config, accepted, values.chunks(VIEWS * width), rows)
 }
 
 /// The options that tests vary.

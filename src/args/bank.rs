@@ -9,7 +9,7 @@ use lgd_data::manifest::Existing;
 use lgd_train::parse::{at_least_one, temperature};
 use lgd_train::student::Architecture;
 
-use super::{Args, RuntimeArgs};
+use super::{Args, PromptArgs, RuntimeArgs};
 
 /// Flags of `lgd bank`.
 #[derive(ClapArgs)]
@@ -22,25 +22,15 @@ pub struct BankArgs {
     #[arg(long, value_enum, requires_if("kdep", "dim"))]
     pub target: Option<TargetArg>,
     /// Category names: .txt (one per line), .csv (name, then synonyms, or columns under titles), .json (an object from
-    /// names to lists of synonyms) or .yaml; also the lists of other tools, such as ImageNet's class index.
+    /// names to lists of synonyms), .jsonl or .yaml; also lists that other tools write, such as ImageNet's class index.
     #[arg(long, value_name = "FILE", conflicts_with = "dim",
         required_unless_present_any = ["target", "dim"], required_if_eq("target", "names"))]
     pub categories: Option<PathBuf>,
-    /// Prompt template with {} for the name; may be repeated. Default: "a photo of a {}."
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["templates", "dim"])]
-    pub template: Vec<String>,
-    /// File of prompt templates, one per line.
-    #[arg(long, value_name = "FILE", conflicts_with = "dim")]
-    pub templates: Option<PathBuf>,
-    /// Use names exactly as written: do not trim them, replace underscores with spaces, or refuse numbers and
-    /// identifiers. Every line of a .txt file is a name.
-    #[arg(long, conflicts_with = "dim")]
-    pub verbatim: bool,
-    /// Read the lists of a JSON file as complete prompts, not synonyms.
-    #[arg(long, conflicts_with = "dim")]
-    pub json_prompts: bool,
-    /// Subtract the mean of the cache's embeddings before similarities are computed: from those of images, of texts, or
-    /// both. Runs that learn from the bank follow it. Default: nothing is subtracted.
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub prompts: PromptArgs,
+    /// Subtract the mean of the cache's embeddings before similarities are computed: from the embeddings of images, of
+    /// texts, or both. Runs that train on the bank do the same. Default: nothing is subtracted.
     #[arg(long, value_enum, value_name = "SIDE", conflicts_with = "dim")]
     pub center: Option<CenterArg>,
     /// Temperature of the teacher's distributions. CLIP's logit scale of 100 corresponds to 0.01.
@@ -49,24 +39,22 @@ pub struct BankArgs {
     /// Entries stored per distribution if there are more than 256 categories.
     #[arg(long, default_value_t = 64, value_parser = at_least_one, conflicts_with = "dim")]
     pub top_k: usize,
-    /// Keep the slots of categories without views in the visual distributions.
+    /// Keep categories without views in the visual distributions. Default: they are masked.
     #[arg(long, conflicts_with = "dim")]
     pub keep_unassigned: bool,
     /// Teacher folder with the text encoder.
     #[arg(long, value_name = "DIR", conflicts_with = "dim",
         required_unless_present_any = ["target", "dim"], required_if_eq("target", "names"))]
     pub teacher: Option<PathBuf>,
-    /// Accept a text encoder other than that of the cache's teacher. It must share the embedding space.
+    /// Accept a text encoder other than the one that the cache records. It must share the embedding space.
     #[arg(long, conflicts_with = "dim")]
     pub other_text_encoder: bool,
     /// Bridge of `lgd align` from this text encoder to the space of the cache's embeddings, for a teacher without
     /// language.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["dim", "other_text_encoder"])]
     pub align: Option<PathBuf>,
-    /// Folder of cached prompt embeddings. Default: prompts/ beside the output folder.
-    #[arg(long, value_name = "DIR", conflicts_with = "dim")]
-    pub prompts: Option<PathBuf>,
-    #[arg(long, value_name = "D", requires = "target", value_parser = at_least_one, help = dim_help())]
+    #[arg(long, value_name = "D", requires = "target", value_parser = at_least_one, help = dim_help(),
+        conflicts_with_all = PromptArgs::IDS)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub dim: Option<usize>,
     /// With --target kdep: temperature T of power temperature scaling, sign(y) |y / T|^(1/n).

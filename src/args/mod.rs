@@ -8,6 +8,7 @@ mod export;
 mod extract;
 mod objectives;
 mod optimizer;
+mod prompts;
 mod teacher;
 mod train;
 
@@ -25,6 +26,7 @@ pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
+pub use self::prompts::PromptArgs;
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;
 

@@ -25,9 +25,8 @@ const SHOWN: usize = 10;
 /// Runs `lgd align`.
 pub fn run(args: &AlignArgs) -> anyhow::Result<Exit> {
     set_threads(args.runtime.threads)?;
-    let categories =
-        Categories::read(&args.categories, prompts::read_options(args.verbatim, args.json_prompts))?;
-    let templates = prompts::templates(args.templates.as_deref(), &args.template)?;
+    let categories = prompts::categories(&args.categories, &args.prompts)?;
+    let templates = prompts::templates(&args.prompts)?;
     let ridge = args.ridge.map(RidgePenalty::new).transpose()?;
     let source = Source::open(args, &categories)?;
     let teacher = Teacher::open(&args.teacher)?;
@@ -36,7 +35,7 @@ pub fn run(args: &AlignArgs) -> anyhow::Result<Exit> {
     let request = AlignRequest {
         categories: &categories,
         templates: &templates,
-        prompt_cache: &prompts::folder(args.prompts.as_deref(), &args.out),
+        prompt_cache: &prompts::folder(&args.prompts, &args.out),
         images: source.targets(),
         ridge,
         out: &args.out,
@@ -78,7 +77,7 @@ impl Source {
         let known: BTreeSet<u32> = labels.iter().copied().flatten().collect();
         if known.is_empty() {
             bail!(
-                "{}: the cache has no labels\nhint: extract labeled images, such as folders named by class, or give the teacher's classifier with --head",
+                "{}: the cache has no labels\nhint: extract labeled images, such as one folder per class, or give the teacher's classifier with --head",
                 dir.display()
             );
         }
@@ -90,7 +89,7 @@ impl Source {
         let classes = cache.manifest().config.class_names.as_deref();
         let map = match categories_of_labels(&known, classes, dir, keys) {
             Err(EvalError::UnmatchedClasses { classes, .. }) => bail!(
-                "{}: these classes of the cache are not in {}: {}\nhint: add their names, spelled alike or as synonyms",
+                "{}: these classes of the cache are not in {}: {}\nhint: add their names to the category file; case, spaces, _ and - do not count",
                 dir.display(),
                 args.categories.display(),
                 classes.join(", ")
@@ -145,7 +144,7 @@ fn summarize(report: &AlignReport, args: &AlignArgs) {
     ));
     if args.head.is_some() {
         say(
-            "note: rows stood for images here; compare --center image on labeled images where there are some",
+            "note: the classifier's rows replaced images here; if you have labeled images, compare with and without --center image on them",
         );
     }
 }
@@ -156,24 +155,24 @@ fn notes(report: &AlignReport) {
         let shown: Vec<&str> = report.left_out.iter().take(SHOWN).map(String::as_str).collect();
         let more = if report.left_out.len() > shown.len() { ", ..." } else { "" };
         say(format_args!(
-            "note: {} categories have no image and are left out: {}{more}",
+            "note: skipped {} categories without an image: {}{more}",
             report.left_out.len(),
             shown.join(", ")
         ));
     }
     if report.unlabeled > 0 {
-        say(format_args!("note: {} images have no label and are left out", report.unlabeled));
+        say(format_args!("note: skipped {} images without a label", report.unlabeled));
     }
     if report.prompts.cut > 0 {
         say(format_args!(
-            "note: {} of {} prompts are longer than the text encoder's context, and were cut",
+            "note: {} of {} prompts were cut: they exceed the text encoder's context",
             report.prompts.cut, report.prompts.distinct
         ));
     }
     let ends = [report.candidates.first(), report.candidates.last()];
     if report.candidates.len() > 1 && ends.iter().flatten().any(|end| end.ridge == report.ridge) {
         say(format_args!(
-            "note: cross-validation chose the end of its range, ridge {}; --ridge may go beyond",
+            "note: cross-validation chose the end of its range, ridge {}; try values beyond it with --ridge",
             report.ridge
         ));
     }

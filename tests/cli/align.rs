@@ -29,7 +29,7 @@ fn names_reach_a_teacher_without_language() {
     let desk = desk();
     let bank = "bank --cache cache --teacher words --categories names.txt";
     desk.lgd(&format!("{bank} --out banks/none"))
-        .ended(3, &["the text encoder gives 384 values", "`lgd align`", "--align"]);
+        .ended(3, &["the text encoder returns 384 values", "`lgd align`", "--align"]);
     let told = [
         "align: 10 categories, 384 to 4 values, ridge ",
         "on held-out classes: 40 images, mean cosine",

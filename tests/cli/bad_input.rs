@@ -133,7 +133,7 @@ fn names_that_cannot_be_used_are_errors_with_their_line() {
     desk.lgd(&format!("{bank} twice.txt")).ended(2, &["twice.txt", "3", "cat"]);
     // Verbatim, they are two names with the same tokens.
     desk.lgd(&format!("{bank} twice.txt --verbatim"))
-        .ended(2, &["\"cat\" and \" cat \"", "become the same", "hint: word one of them differently"]);
+        .ended(2, &["\"cat\" and \" cat \"", "become the same", "hint: reword one of them"]);
     desk.write("blank.csv", "name\ncat\n\"\"\n");
     desk.lgd(&format!("{bank} blank.csv --overwrite")).ended(2, &["blank.csv", "3"]);
     desk.write("bad.json", "{\"cat\": [}");

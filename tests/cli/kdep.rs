@@ -75,8 +75,7 @@ fn features_become_a_bank_that_can_be_inspected_and_verified() {
     desk.lgd(bank).ended(2, &["already holds a KDEP bank", "--overwrite"]);
     let few = "--dim 10 --fit-rows 20 --pts-temperature 0.2 --pts-power 2 --overwrite";
     let few = format!("bank --target kdep --cache cache --out banks/kdep {few}");
-    let ran =
-        desk.lgd(&few).ended(0, &["warning: only 6 of the 10 dimensions have any variance in the 20 rows"]);
+    let ran = desk.lgd(&few).ended(0, &["warning: only 6 of the 10 dimensions vary in the 20 rows"]);
     assert_eq!((&ran.json()["fitted_rows"], &ran.json()["rank"]), (&20.into(), &6.into()));
     let manifest = desk.lgd("inspect banks/kdep --json").ended(0, &[]).json();
     assert_eq!(manifest["pts_power"].as_f64(), Some(2.0));

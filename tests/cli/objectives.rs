@@ -55,7 +55,7 @@ fn losses(log: &str, word: &str) -> Vec<f64> {
 fn one_cache_serves_every_objective() {
     let desk = Desk::cache_of_everything();
     desk.lgd("bank --cache cache --teacher teacher --categories names.txt --out banks/ten").ended(0, &[]);
-    let warning = "dimensions have any variance in the 80 rows";
+    let warning = "dimensions vary in the 80 rows";
     desk.lgd("bank --cache cache --target kdep --dim 512 --out banks/kdep").ended(0, &[warning]);
 
     let train = "train --cache cache --images list.csv --student resnet18 --batch 8 --lr 0.01 --epochs";

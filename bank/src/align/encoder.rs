@@ -45,7 +45,7 @@ impl PromptEncoder for AlignedEncoder<'_> {
         if rows.len() != prompts.len() * width {
             let got = rows.len();
             return Err(format!(
-                "the text encoder returned {got} values, the bridge takes {width} per prompt"
+                "the text encoder returned {got} values, the bridge expects {width} per prompt"
             )
             .into());
         }

@@ -20,14 +20,14 @@ pub enum AlignError {
     Bank(#[from] BankError),
     /// There are too few categories.
     #[error(
-        "a bridge needs at least {MIN_CATEGORIES} categories with an image or a row, got {got}\nhint: the more names, the better it carries over to others; a classifier's own list, such as ImageNet's 1,000, is a good one"
+        "a bridge needs at least {MIN_CATEGORIES} categories with an image or a row, got {got}\nhint: use more names, such as a classifier's own list; with more of them, a bridge serves new names better"
     )]
     FewCategories {
         /// Number of categories.
         got: usize,
     },
     /// The head is not a safetensors file.
-    #[error("{}: {source}\nhint: --head takes a safetensors file; save the weight of the last layer, [classes, width], as one", path.display())]
+    #[error("{}: expected a safetensors file: {source}\nhint: save the weight of the last layer, [classes, width], as a safetensors file", path.display())]
     HeadFile {
         /// The file.
         path: PathBuf,
@@ -35,8 +35,7 @@ pub enum AlignError {
         source: SafeTensorError,
     },
     /// No tensor, or more than one, can be the head.
-    #[error("{}: {} among its matrices: {}\nhint: {}", path.display(), fault(wanted.as_deref(), *rows), list(matrices),
-        if wanted.is_some() { "give the name of one of them with --head-tensor" } else { "give its name with --head-tensor, and one name per row, in the order of the rows" })]
+    #[error("{}: {}; its matrices: {}", path.display(), fault(wanted.as_deref(), *rows), list(matrices))]
     HeadChoice {
         /// The file.
         path: PathBuf,
@@ -48,7 +47,10 @@ pub enum AlignError {
         matrices: Vec<String>,
     },
     /// The tensor is no matrix of floats.
-    #[error("{}: {tensor}: expected a matrix of floats, [classes, width], got {got}", path.display())]
+    #[error(
+        "{}: {tensor}: expected a matrix of floats, [classes, width], got {got}",
+        path.display()
+    )]
     HeadType {
         /// The file.
         path: PathBuf,
@@ -58,7 +60,7 @@ pub enum AlignError {
         got: String,
     },
     /// A row of the head is zero or not finite.
-    #[error("{}: {tensor}: row {row} has norm {norm}\nhint: leave out the row and its name", path.display())]
+    #[error("{}: {tensor}: row {row} has norm {norm}, expected a finite one above 0\nhint: leave out the row and its name", path.display())]
     HeadNorm {
         /// The file.
         path: PathBuf,
@@ -71,7 +73,7 @@ pub enum AlignError {
     },
     /// Names and rows of the head differ in number.
     #[error("{}: {rows} rows, but {names} names\nhint: give one name per row, in the order of the rows{}", path.display(),
-        if *rows == names + 1 { "; a row more than names often is a background class" } else { "" })]
+        if *rows == names + 1 { "; one row more is often a background class: add its name" } else { "" })]
     HeadRows {
         /// The file.
         path: PathBuf,
@@ -82,7 +84,7 @@ pub enum AlignError {
     },
     /// A row equals the mean that is subtracted from it.
     #[error(
-        "nothing is left of {what} of {category:?} without the mean over the categories\nhint: categories that are all alike say nothing about a space; give names that differ"
+        "{what} of {category:?} equals the mean over the categories, so that subtracting the mean leaves nothing\nhint: give names that differ, and images or rows that differ"
     )]
     EqualsMean {
         /// The text prototype or the image target.
@@ -91,7 +93,9 @@ pub enum AlignError {
         category: String,
     },
     /// The eigendecomposition did not converge.
-    #[error("the eigen-decomposition of {width} x {width} products did not converge")]
+    #[error(
+        "the eigendecomposition of the {width} x {width} products did not converge\nhint: give a larger ridge penalty, or check the embeddings for values that are not finite"
+    )]
     NotConverged {
         /// Number of columns.
         width: usize,
@@ -101,7 +105,7 @@ pub enum AlignError {
 fn fault(name: Option<&str>, rows: usize) -> String {
     match name {
         Some(name) => format!("there is no {name:?}"),
-        None => format!("not exactly one has a row for each of the {rows} names"),
+        None => format!("expected one matrix with a row for each of the {rows} names, found none or several"),
     }
 }
 

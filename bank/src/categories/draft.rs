@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
 
+use super::files::counted;
 use super::form::{self, NameForm};
+use super::numbers::{self, Split};
 use super::problem::Problem;
 
 /// A refusal while a file is read.
@@ -28,6 +30,8 @@ pub(super) struct Entry {
     pub line: usize,
     pub name: String,
     pub synonyms: Vec<String>,
+    /// Cells of synonyms: empty ones are padding, and each may hold a list.
+    pub cells: Vec<String>,
     pub prompts: Vec<String>,
     /// Identifiers beside the name, such as `n01440764`.
     pub keys: Vec<String>,
@@ -47,24 +51,48 @@ pub(super) struct Draft {
     pub entries: Vec<Entry>,
     /// What was understood, if the file is not a plain list.
     pub told: Vec<String>,
+    /// Whether the numbers were parts of the names.
+    pub numbers_in_names: bool,
 }
 
 impl Draft {
     pub(super) fn new(entries: Vec<Entry>, told: Option<String>) -> Self {
-        Self { entries, told: told.into_iter().collect() }
+        Self { entries, told: told.into_iter().collect(), numbers_in_names: false }
     }
 
-    /// Moves numbers and identifiers out of the names, and puts numbered entries in order.
+    /// Moves numbers and identifiers out of the names, strips what surrounds them, and puts numbered entries in order.
     pub(super) fn tidied(mut self, form: NameForm) -> Result<Self, Fault> {
+        self.read_cells(form);
         if form == NameForm::Normalized {
             self.report_invisible();
-            self.strip_quotes();
-            while self.strip_identifiers() || self.strip_numbers()? {}
-            self.strip_last_numbers();
-            self.strip_letter_folders();
+            while self.strip_quotes()
+                || self.strip_identifiers()
+                || self.strip_numbers()?
+                || self.strip_keys()
+                || self.strip_last_identifiers()
+            {}
+            self.strip_last_numbers()?;
+            self.undress();
         }
         self.put_in_order()?;
         Ok(self)
+    }
+
+    /// Moves the synonyms out of their cells.
+    fn read_cells(&mut self, form: NameForm) {
+        let separators: &[char] = if form == NameForm::Normalized { &[',', ';', '|'] } else { &[] };
+        let mut lists = 0;
+        for entry in &mut self.entries {
+            for cell in std::mem::take(&mut entry.cells) {
+                let before = entry.synonyms.len();
+                let parts = cell.split(separators).filter(|part| !part.trim().is_empty());
+                entry.synonyms.extend(parts.map(str::to_owned));
+                lists += usize::from(entry.synonyms.len() > before + 1);
+            }
+        }
+        if lists > 0 {
+            self.tell(format!("{} of synonyms split", counted(lists, "cell")));
+        }
     }
 
     fn report_invisible(&mut self) {
@@ -75,112 +103,97 @@ impl Draft {
         }
     }
 
-    fn strip_quotes(&mut self) {
-        let quoted = |entry: &Entry| form::is_wrapped(entry.name.trim());
-        if !self.entries.is_empty() && self.entries.iter().all(quoted) {
-            for entry in &mut self.entries {
-                let name = entry.name.trim();
-                let inner = name.char_indices().skip(1).last().map_or("", |(end, _)| {
-                    let start = name.chars().next().map_or(0, char::len_utf8);
-                    &name[start..end]
-                });
-                entry.name = inner.to_owned();
-            }
-            self.told.push("quotes around the names removed".to_owned());
-        }
+    /// `n01440764 tench`.
+    fn strip_identifiers(&mut self) -> bool {
+        self.move_identifiers("WordNet identifiers before the names left out", numbers::leading_identifier)
     }
 
-    /// `n01440764 tench`, `n02085620-Chihuahua`.
-    fn strip_identifiers(&mut self) -> bool {
-        let split = |name: &str| {
-            let (id, rest) = name.trim_start().split_at_checked(9)?;
-            let rest = rest.strip_prefix(SEPARATORS)?.trim_start_matches(SEPARATORS);
-            (form::is_wnid(id) && !rest.is_empty()).then(|| (id.to_owned(), rest.to_owned()))
-        };
+    /// `tench (n01440764)`.
+    fn strip_last_identifiers(&mut self) -> bool {
+        self.move_identifiers("WordNet identifiers behind the names left out", numbers::trailing_identifier)
+    }
+
+    fn move_identifiers(&mut self, told: &str, split: impl Fn(&str) -> Option<(&str, &str)>) -> bool {
+        let split = |name: &str| split(name).map(|(id, name)| (id.to_owned(), name.to_owned()));
         let Some(names) = self.split_all(split) else { return false };
         for (entry, (id, name)) in self.entries.iter_mut().zip(names) {
             entry.keys.push(id);
             entry.name = name;
         }
-        self.told.push("WordNet identifiers before the names left out".to_owned());
+        self.tell(told.to_owned());
         true
     }
 
-    /// `0: cat`, `0 cat`, `001.Black_footed_Albatross`.
+    /// `0: cat`, `[0] cat`, `class_0 cat`, `001.Black_footed_Albatross`.
     fn strip_numbers(&mut self) -> Result<bool, Fault> {
-        let Some(split) = self.split_all(leading_number) else {
-            return self.all_or_none_numbered().map(|()| false);
-        };
+        let told = "numbers before the names taken as their positions";
+        if let Some(split) = self.split_all(|name| numbers::leading(name).map(owned)) {
+            self.take_numbers(split, told)?;
+            return Ok(true);
+        }
+        // `0cat`, `1dog`, `2fox`: without a separator, only in order.
+        if let Some(split) = self.split_all(|name| numbers::attached(name).map(owned)) {
+            let first = split[0].0;
+            if first < 2
+                && split.len() > 2
+                && split.iter().zip(first..).all(|((number, _), at)| *number == at)
+            {
+                self.take_numbers(split, told)?;
+                return Ok(true);
+            }
+        }
+        self.all_or_none_numbered().map(|()| false)
+    }
+
+    fn take_numbers(&mut self, split: Vec<(u64, String)>, told: &str) -> Result<(), Fault> {
+        self.numbers_in_names = true;
         let numbers: Vec<u64> = split.iter().map(|(number, _)| *number).collect();
         self.set_numbers(&numbers)?;
         for (entry, (_, name)) in self.entries.iter_mut().zip(split) {
             entry.name = name;
         }
-        let told = "numbers before the names taken as their positions";
-        if !self.told.iter().any(|line| line == told) {
-            self.told.push(told.to_owned());
-        }
-        Ok(true)
+        self.tell(told.to_owned());
+        Ok(())
     }
 
     /// Refuses lists where most entries have a number and some have none.
     fn all_or_none_numbered(&self) -> Result<(), Fault> {
         let (with, without): (Vec<_>, Vec<_>) =
-            self.entries.iter().partition(|entry| leading_number(&entry.name).is_some());
+            self.entries.iter().partition(|entry| numbers::leading(&entry.name).is_some());
         match without.first() {
             Some(entry)
                 if with.len() > without.len() && with.len() > 1 && !form::is_number(entry.name.trim()) =>
             {
                 let text = entry.name.trim().to_owned();
-                Err(Fault::Entry(entry.line, Problem::Unnumbered { text }))
+                Err(Fault::Entry(entry.line, Problem::Unnumbered { text, in_names: true }))
             }
             _ => Ok(()),
         }
     }
 
-    /// `/a/airfield 0`: numbers behind distinct names that are exactly their positions.
-    fn strip_last_numbers(&mut self) {
-        let split = |name: &str| {
-            let (rest, digits) =
-                name.trim_end().rsplit_once(|c: char| c.is_whitespace() || matches!(c, ',' | ':'))?;
-            let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u64>().ok())??;
-            Some((number, rest.trim_end_matches(SEPARATORS).to_owned()))
-        };
-        let Some(split) = self.split_all(split) else { return };
+    /// `/a/airfield 0`, `cat -> 0`: numbers behind distinct names that are exactly their positions, or that a
+    /// separator tells from the names.
+    fn strip_last_numbers(&mut self) -> Result<(), Fault> {
+        let split = self.split_all(|name| {
+            let split = numbers::trailing(name)?;
+            Some((split.sure, owned(split)))
+        });
+        let Some(split) = split else { return Ok(()) };
+        let sure = split.iter().all(|(sure, _)| *sure);
+        let split: Vec<(u64, String)> = split.into_iter().map(|(_, split)| split).collect();
         let names: HashSet<&str> = split.iter().map(|(_, name)| name.as_str()).collect();
         let numbers: HashSet<u64> = split.iter().map(|(number, _)| *number).collect();
         let count = split.len();
         let contiguous = |first: u64| (first..).take(count).all(|number| numbers.contains(&number));
-        let numbered = self.entries.iter().any(|entry| entry.number.is_some());
-        if count < 2 || numbered {
-            return;
-        }
-        if !(contiguous(0) || contiguous(1)) {
-            self.told.push("every name ends in a number, which is kept".to_owned());
-            return;
-        }
         // `type 1`, `type 2` are names.
-        if names.len() < count {
-            return;
+        if count < 2 || self.entries.iter().any(|entry| entry.number.is_some()) || names.len() < count {
+            return Ok(());
         }
-        for (entry, (number, name)) in self.entries.iter_mut().zip(split) {
-            (entry.number, entry.name) = (Some(number), name);
+        if !(sure || contiguous(0) || contiguous(1)) {
+            self.tell("every name ends in a number, which is kept".to_owned());
+            return Ok(());
         }
-        self.told.push("numbers behind the names taken as their positions".to_owned());
-    }
-
-    /// `/a/airfield`, as Places365 writes it.
-    fn strip_letter_folders(&mut self) {
-        let split = |name: &str| {
-            let (letter, rest) = name.trim().strip_prefix('/')?.split_once('/')?;
-            let lower = letter.len() == 1 && letter.bytes().all(|b| b.is_ascii_lowercase());
-            (lower && rest.starts_with(letter)).then(|| rest.to_owned())
-        };
-        let Some(names) = self.split_all(split) else { return };
-        for (entry, name) in self.entries.iter_mut().zip(names) {
-            entry.name = name;
-        }
-        self.told.push("the folder of the first letter left out".to_owned());
+        self.take_numbers(split, "numbers behind the names taken as their positions")
     }
 
     /// `split` of every name, `None` if it fails for one.
@@ -214,21 +227,22 @@ impl Draft {
         if self.entries.iter().all(|entry| entry.number.is_none()) {
             return Ok(());
         }
+        let in_names = self.numbers_in_names;
         let mut lines = BTreeMap::new();
         for entry in &self.entries {
             let Some(number) = entry.number else {
                 let text = entry.name.clone();
-                return Err(Fault::Entry(entry.line, Problem::Unnumbered { text }));
+                return Err(Fault::Entry(entry.line, Problem::Unnumbered { text, in_names }));
             };
             if let Some(first) = lines.insert(number, entry.line) {
-                return Err(Fault::Entry(entry.line, Problem::RepeatedNumber { number, first }));
+                return Err(Fault::Entry(entry.line, Problem::RepeatedNumber { number, first, in_names }));
             }
         }
         let lowest = lines.keys().next().copied().unwrap_or_default();
         let (start, last) = (lowest.min(1), lines.keys().next_back().copied().unwrap_or_default());
         if let Some((missing, (_, &line))) = (start..).zip(&lines).find(|(want, (number, _))| want != *number)
         {
-            return Err(Fault::Entry(line, Problem::Gap { first: start, last, missing }));
+            return Err(Fault::Entry(line, Problem::Gap { first: start, last, missing, in_names }));
         }
         self.entries.sort_by_key(|entry| entry.number);
         self.told.push(match start {
@@ -239,15 +253,7 @@ impl Draft {
     }
 }
 
-/// Characters between a number or an identifier and a name.
-pub(super) const SEPARATORS: [char; 10] = [' ', '\t', ':', ',', ';', '|', '-', '_', '.', ')'];
-
-fn leading_number(name: &str) -> Option<(u64, String)> {
-    let name = name.trim();
-    let rest = name.trim_start_matches(|c: char| c.is_ascii_digit());
-    let number = name[..name.len() - rest.len()].parse().ok()?;
-    let after = rest.trim_start_matches(SEPARATORS);
-    let separated = rest.len() > after.len() && !after.is_empty();
-    // 1.5 and 1-2 are numbers, not a number and a name.
-    (separated && !form::is_number(after)).then(|| (number, after.to_owned()))
+/// The number and the rest of a name.
+fn owned(split: Split<'_>) -> (u64, String) {
+    (split.number, split.name.to_owned())
 }

@@ -1,6 +1,5 @@
 //! Dispatch by extension, and the line that says what was read.
 
-use std::fs;
 use std::path::Path;
 
 use super::draft::{Draft, Fault};
@@ -13,15 +12,13 @@ pub(super) fn read(path: &Path, options: ReadOptions) -> Result<Categories, Cate
     let ReadOptions { names: form, entries } = options;
     let parse: &dyn Fn(&str) -> Result<Draft, Fault> = match extension.as_str() {
         "txt" | "names" | "labels" => &|text| lines::read(text, form, entries),
-        "csv" => &|text| table::file(text, b','),
-        "tsv" => &|text| table::file(text, b'\t'),
-        "json" => &|text| shapes::interpret(&node::json(text)?, entries),
+        "csv" => &|text| table::file(text, b',', form),
+        "tsv" => &|text| table::file(text, b'\t', form),
+        "json" | "jsonl" | "ndjson" => &|text| shapes::interpret(&node::json(text)?, entries),
         "yaml" | "yml" => &|text| shapes::interpret(&yaml::document(text)?, entries),
         _ => return Err(CategoryError::Kind { path: path.to_owned() }),
     };
-    let bytes = fs::read(path).map_err(|source| CategoryError::Io { path: path.to_owned(), source })?;
-    let text =
-        text_file::decode(&bytes).map_err(|fault| CategoryError::Text { path: path.to_owned(), fault })?;
+    let text = text_file::read(path)?;
     let located = |fault| match fault {
         Fault::Entry(line, problem) => CategoryError::Entry { path: path.to_owned(), line, problem },
         Fault::Syntax(line, source) => CategoryError::Syntax { path: path.to_owned(), line, source },
@@ -31,15 +28,24 @@ pub(super) fn read(path: &Path, options: ReadOptions) -> Result<Categories, Cate
     for entry in &draft.entries {
         collector.push(entry).map_err(|problem| located(Fault::Entry(entry.line, problem)))?;
     }
-    let told = (!draft.told.is_empty())
-        .then(|| format!("{}: {}; {} names", path.display(), draft.told.join("; "), draft.entries.len()));
+    let told = (!draft.told.is_empty()).then(|| {
+        format!("{}: {}; {}", path.display(), draft.told.join("; "), counted(draft.entries.len(), "name"))
+    });
     collector.finish(path.display().to_string(), told)
+}
+
+/// `1 name`, `2 names`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::{JsonEntries, NameForm, Problem};
     use super::*;
+    use crate::text_file::TextFileError;
 
     fn parse(name: &str, text: &str, options: ReadOptions) -> Result<Categories, CategoryError> {
         let dir = tempfile::tempdir().unwrap();
@@ -73,15 +79,16 @@ mod tests {
 
     #[test]
     fn empty_and_repeated_names_are_refused_with_their_line() {
-        let duplicate = |name: &str, first| Problem::Duplicate { name: name.to_owned(), first };
+        let duplicate =
+            |name: &str, first, verbatim| Problem::Duplicate { name: name.to_owned(), first, verbatim };
         assert_eq!(refusal("a.txt", "cat\n\ndog\n"), (2, Problem::EmptyName));
         assert_eq!(refusal("a.txt", "cat\n_\n"), (2, Problem::EmptyName));
-        assert_eq!(refusal("a.txt", "hot dog\ncat\nhot_dog \n"), (3, duplicate("hot dog", 0)));
-        assert_eq!(refusal("a.csv", "name\ncat\n\"two\nlines\"\ncat\n"), (5, duplicate("cat", 0)));
+        assert_eq!(refusal("a.txt", "hot dog\ncat\nhot_dog \n"), (3, duplicate("hot dog", 0, true)));
+        assert_eq!(refusal("a.csv", "name\ncat\n\"two\nlines\"\ncat\n"), (5, duplicate("cat", 0, false)));
         assert_eq!(refusal("a.csv", "cat,tom\n,kitten\n"), (2, Problem::EmptyName));
         assert_eq!(
             refusal("a.json", "{\n \"cat\": [\"a\\\"[\"],\n \"dog\": [],\n \"cat \": []\n}"),
-            (4, duplicate("cat", 0))
+            (4, duplicate("cat", 0, true))
         );
         assert_eq!(refusal("a.json", "[\"cat\",\n\"\"]"), (2, Problem::EmptyName));
         let empty = Problem::EmptyEntry { name: "cat".to_owned() };
@@ -96,7 +103,10 @@ mod tests {
         assert!(matches!(parse("a.json", "{}", options), Err(CategoryError::NoNames { .. })));
         assert!(matches!(parse("a.csv", "name\n", options), Err(CategoryError::NoNames { .. })));
         assert!(matches!(parse("a.docx", "cat", options), Err(CategoryError::Kind { .. })));
-        assert!(matches!(read(Path::new("absent.txt"), options), Err(CategoryError::Io { .. })));
+        assert!(matches!(
+            read(Path::new("absent.txt"), options),
+            Err(CategoryError::File(TextFileError::Io { .. }))
+        ));
         for (text, at) in [
             ("{\n\"cat\": true}", 2),
             ("[\n1]", 2),

@@ -1,9 +1,9 @@
-//! Normalization of names, and names that look like something else.
+//! Normalization of names, and numbers and identifiers in their place.
 
 use unicode_normalization::UnicodeNormalization;
 
 use super::problem::Problem;
-use crate::text_file::is_garbled;
+use super::suspect::{self, Suspect};
 
 /// Most synonyms of one category. Longer lists are lists of names under a title.
 const MOST_SYNONYMS: usize = 100;
@@ -49,13 +49,18 @@ impl NameForm {
 
     /// Refuses names and synonyms that look like something else. `text` is as in the file.
     pub(super) fn check(self, text: &str) -> Result<(), Problem> {
-        let suspect = match self {
-            Self::Verbatim => None,
-            Self::Normalized => suspect(visible(text).collect::<String>().trim()),
-        };
-        match suspect {
-            Some((what, hint)) => Err(Problem::NotAName { text: text.to_owned(), what, hint }),
+        match self.suspect(text) {
+            Some(Suspect { what, hint, verbatim }) => {
+                Err(Problem::NotAName { text: text.to_owned(), what, hint, verbatim })
+            }
             None => Ok(()),
+        }
+    }
+
+    fn suspect(self, text: &str) -> Option<Suspect> {
+        match self {
+            Self::Verbatim => None,
+            Self::Normalized => suspect::suspect(visible(text).collect::<String>().trim()),
         }
     }
 
@@ -71,7 +76,9 @@ impl NameForm {
             if text.trim_end().ends_with('.') && text.split_whitespace().count() >= SENTENCE {
                 return Err(Problem::Sentence { name: name.to_owned(), text: text.clone() });
             }
-            self.check(text)?;
+            if let Some(Suspect { what, .. }) = self.suspect(text) {
+                return Err(Problem::NotASynonym { name: name.to_owned(), text: text.clone(), what });
+            }
         }
         Ok(())
     }
@@ -133,7 +140,7 @@ fn is_freebase(text: &str) -> bool {
 }
 
 /// Whether `text` is a hash or UUID in hexadecimal.
-fn is_hash(text: &str) -> bool {
+pub(super) fn is_hash(text: &str) -> bool {
     let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     text.len() >= 16 && hexadecimal && text.bytes().any(|byte| byte.is_ascii_digit())
 }
@@ -144,70 +151,4 @@ pub(super) fn is_number(text: &str) -> bool {
     !digits.is_empty()
         && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
         && digits.bytes().any(|byte| byte.is_ascii_digit())
-}
-
-/// What a name looks like if not like a name, and what to do.
-fn suspect(name: &str) -> Option<(&'static str, &'static str)> {
-    let lower = name.to_ascii_lowercase();
-    let starts = |starts: &[&str]| starts.iter().any(|start| lower.starts_with(start));
-    let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
-    let holds = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
-    let found = if name.chars().any(|letter| letter.is_control() && !matches!(letter, '\t' | '\n'))
-        || holds(&["\u{2028}", "\u{2029}"])
-    {
-        ("text with control characters", "write one name per line, as plain text")
-    } else if is_garbled(name) {
-        ("text in a wrong encoding", "write the file again, as UTF-8")
-    } else if name.split_whitespace().all(is_number) {
-        ("a number", "give the name that the number stands for")
-    } else if is_identifier(name) || is_hash(name) {
-        ("an identifier, not a name", "give a list with names, such as ImageNet's LOC_synset_mapping.txt")
-    } else if leads_with_identifier(name) {
-        ("an identifier or number and a name, unlike other entries", "write every entry in the same way")
-    } else if ends(&[".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"]) {
-        ("an image file", "give the names of the categories, not a list of images")
-    } else if starts(&["http://", "https://"]) {
-        ("an address", "give the names of the categories")
-    } else if starts(&["#", "//"]) || lower.contains(" # ") {
-        ("a comment", "begin lines of comment with \"# \"")
-    } else if holds(&["&amp;", "&quot;", "&apos;", "&lt;", "&gt;", "&nbsp;", "&#"])
-        || (starts(&["<"]) && holds(&[">"]))
-    {
-        ("markup", "write names as plain text")
-    } else if holds(&["\t", ";", "|", "\",\""]) {
-        (
-            "several columns",
-            "give one name per line, or a .csv file with a header row such as id,name,synonym",
-        )
-    } else if holds(&["['", "[\"", "{'", "{\""]) || ends(&["{"]) || matches!(name, "}" | "]" | "}," | "],") {
-        ("a piece of code", "write the names to a .txt file, one per line")
-    } else if is_wrapped(name) || starts(&["\""]) {
-        ("a quoted name, unlike other entries", "leave out the quotes")
-    } else if ends(&[",", ":"]) {
-        ("a part of a longer list", "write one name per line, without a comma or colon behind it")
-    } else if lower.strip_prefix("label_").is_some_and(is_number) {
-        ("a placeholder for a name", "give the names that the labels stand for")
-    } else if matches!(name, "nan" | "NaN" | "NULL" | "null" | "#N/A" | "undefined") {
-        ("a missing value", "write the name that is missing here")
-    } else {
-        return None;
-    };
-    Some(found)
-}
-
-/// Whether the name starts as `0: cat`, `1) cat`, `1. cat` or `n01440764 tench` does.
-fn leads_with_identifier(name: &str) -> bool {
-    let digits = name.trim_start_matches(|c: char| c.is_ascii_digit());
-    let numbered = digits.len() < name.len()
-        && (digits.starts_with([':', ')', '\t', ';', '|']) || digits.starts_with(". "));
-    let end = name.char_indices().nth(9).map_or(name.len(), |(at, _)| at);
-    let identified = is_wnid(&name[..end]) && !name[end..].starts_with(|c: char| c.is_alphanumeric());
-    numbered || identified
-}
-
-/// Whether `text` is in quotes.
-pub(super) fn is_wrapped(text: &str) -> bool {
-    let pairs = [('"', '"'), ('\'', '\''), ('“', '”'), ('‘', '’'), ('«', '»'), ('`', '`')];
-    let inner = |(open, close)| text.strip_prefix(open).and_then(|text: &str| text.strip_suffix(close));
-    pairs.into_iter().any(|pair| inner(pair).is_some())
 }

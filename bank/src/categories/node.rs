@@ -70,19 +70,31 @@ impl Node {
     }
 }
 
-/// Parses a JSON document.
+/// Parses a JSON document, or JSON Lines as a list.
 pub(super) fn json(text: &str) -> Result<Node, Fault> {
-    let lines = scalar_lines(text);
+    document(text, 0).or_else(|fault| json_lines(text).ok_or(fault))
+}
+
+/// The values of two lines or more that are documents of their own.
+fn json_lines(text: &str) -> Option<Node> {
+    let lines = text.split('\n').enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let list: Vec<Node> = lines.map(|(skipped, line)| document(line, skipped).ok()).collect::<Option<_>>()?;
+    (list.len() > 1).then_some(Node { line: 1, value: Value::List(list) })
+}
+
+/// Parses a document that `skipped` lines precede.
+fn document(text: &str, skipped: usize) -> Result<Node, Fault> {
+    let lines = scalar_lines(text, 1 + skipped);
     let seed = Seed { lines: &lines, next: &Cell::new(0) };
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let node = seed.deserialize(&mut deserializer);
     let node = node.and_then(|node| deserializer.end().map(|()| node));
-    node.map_err(|error| Fault::Syntax(error.line(), error.into()))
+    node.map_err(|error| Fault::Syntax(skipped + error.line(), error.into()))
 }
 
-/// The line number of every scalar, keys included, in document order. The parser does not record positions.
-fn scalar_lines(text: &str) -> Vec<usize> {
-    let (mut lines, mut line) = (Vec::new(), 1);
+/// The line number of every scalar, keys included, in document order, counted from `first`. The parser does not record positions.
+fn scalar_lines(text: &str, first: usize) -> Vec<usize> {
+    let (mut lines, mut line) = (Vec::new(), first);
     let mut bytes = text.bytes().peekable();
     while let Some(byte) = bytes.next() {
         match byte {

@@ -7,7 +7,7 @@ use super::table::{self, Others, Row, whole};
 use super::{JsonEntries, Problem};
 
 /// Keys of a list of names within a larger document.
-pub(super) const CONTAINERS: [&str; 10] = [
+pub(super) const CONTAINERS: [&str; 22] = [
     "names",
     "name",
     "categories",
@@ -18,6 +18,18 @@ pub(super) const CONTAINERS: [&str; 10] = [
     "label_names",
     "class_to_idx",
     "class_index",
+    "idx_to_class",
+    "id2name",
+    "id_to_name",
+    "id_to_label",
+    "id_to_class",
+    "idx2label",
+    "idx_to_label",
+    "index_to_name",
+    "index_to_class",
+    "label_map",
+    "category_names",
+    "thing_classes",
 ];
 
 /// Forms of documents, for errors.
@@ -33,10 +45,13 @@ pub(super) fn interpret(document: &Node, entries: JsonEntries) -> Result<Draft, 
     if let Some(config) = from_config(members)? {
         return Ok(config);
     }
+    if let Some(features) = from_features(members, entries)? {
+        return Ok(features);
+    }
     if let Some(member) = container(members) {
         let mut draft = interpret(&member.value, entries)?;
         check_count(members, &draft)?;
-        draft.told.insert(0, format!("the entry {:?}", member.key));
+        draft.told.insert(0, format!("the key {:?}", member.key));
         return Ok(draft);
     }
     match from_numbered(members).or_else(|| from_identified(members)).or_else(|| from_positions(members)) {
@@ -88,15 +103,52 @@ fn from_config(members: &[Member]) -> Result<Option<Draft>, Fault> {
     match found {
         Some(draft) => {
             let mut draft = draft?;
-            draft.told = vec![format!("the entry {key:?} of a model's configuration")];
+            draft.told = vec![format!("the key {key:?} of a model's configuration")];
             Ok(Some(draft))
         }
         None => Err(Fault::syntax(
             members.first().map_or(1, |member| member.line),
             format!(
-                "{key} maps no numbers to names\nhint: write {{\"0\": \"cat\", ...}}, or the names as a list"
+                "{key}: expected numbers and names, as in {{\"0\": \"cat\"}}\nhint: write the names as a list, [\"cat\", \"dog\"]"
             ),
         )),
+    }
+}
+
+/// The features of a data set on Hugging Face's hub, as in `dataset_info.json`: `{"label": {"names": ["cat", "dog"],
+/// "_type": "ClassLabel"}}`, at any depth.
+fn from_features(members: &[Member], entries: JsonEntries) -> Result<Option<Draft>, Fault> {
+    let mut found = Vec::new();
+    class_labels(members, &mut found);
+    match &found[..] {
+        [] => Ok(None),
+        [(label, names)] => {
+            let mut draft = interpret(names, entries)?;
+            draft.told.insert(0, format!("the class label {label:?} of a data set's features"));
+            Ok(Some(draft))
+        }
+        [(_, first), ..] => {
+            let labels: Vec<String> = found.iter().map(|(label, _)| format!("{label:?}")).collect();
+            let labels = labels.join(", ");
+            let message = format!(
+                "the features have several class labels: {labels}\n\
+                 hint: write the names of one of them to a file of their own, as a list"
+            );
+            Err(Fault::syntax(first.line, message))
+        }
+    }
+}
+
+/// Collects the names of every class label, with the feature's own name.
+fn class_labels<'a>(members: &'a [Member], found: &mut Vec<(&'a str, &'a Node)>) {
+    for member in members {
+        let Some(inner) = member.value.map() else { continue };
+        let part = |key: &str| inner.iter().find(|part| part.key == key).map(|part| &part.value);
+        let labeled = part("_type").and_then(Node::text) == Some("ClassLabel");
+        match part("names").filter(|_| labeled) {
+            Some(names) => found.push((&member.key, names)),
+            None => class_labels(inner, found),
+        }
     }
 }
 
@@ -192,6 +244,12 @@ fn from_positions(members: &[Member]) -> Option<Result<Draft, Fault>> {
 /// The documented object, from names to synonyms or prompts.
 fn from_names(members: &[Member], entries: JsonEntries) -> Result<Draft, Fault> {
     let mut draft = Draft::default();
+    if let ([member], JsonEntries::Synonyms) = (members, entries)
+        && let Some(list) = member.value.list().filter(|list| list.len() > 1)
+    {
+        let problem = Problem::ManySynonyms { name: member.key.clone(), count: list.len() };
+        return Err(Fault::Entry(member.line, problem));
+    }
     for member in members {
         let mut entry = Entry::new(member.line, &member.key);
         match (member.value.texts(), member.value.map()) {
@@ -205,7 +263,7 @@ fn from_names(members: &[Member], entries: JsonEntries) -> Result<Draft, Fault> 
                         other => {
                             return Err(Fault::syntax(
                                 part.line,
-                                format!("unknown entry {other:?}; {EXPECTED}"),
+                                format!("unknown key {other:?}: {EXPECTED}"),
                             ));
                         }
                     };
@@ -216,7 +274,10 @@ fn from_names(members: &[Member], entries: JsonEntries) -> Result<Draft, Fault> 
                 let message = "expected a list of strings, or {\"synonyms\": [...], \"prompts\": [...]}";
                 return Err(Fault::syntax(
                     member.value.line,
-                    format!("{:?}: {message}\nhint: write {:?}: []", member.key, member.key),
+                    format!(
+                        "{:?}: {message}\nhint: write {:?}: [], or the synonyms between the brackets",
+                        member.key, member.key
+                    ),
                 ));
             }
         }

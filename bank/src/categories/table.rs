@@ -1,8 +1,9 @@
 //! Tables of names: CSV, TSV, lists with semicolons, and JSON lists of lists or objects.
 
 use super::draft::{Draft, Entry, Fault};
-use super::form;
-use super::header::{DOUBTFUL, Role, is_header, role};
+use super::form::{self, NameForm};
+use super::header::{DOUBTFUL, Role, differs, is_header, role};
+use super::lines;
 use super::problem::Problem;
 
 /// A row of a table.
@@ -42,15 +43,15 @@ pub(super) fn titled(header: &Row, rows: Vec<Row>, others: Others) -> Result<Dra
         }
         let cell = |at: usize| row.cells.get(at).map_or("", String::as_str);
         let mut entry = Entry::new(row.line, cell(columns.name));
-        let listed = columns.synonyms.iter().map(|at| cell(*at)).filter(|cell| !cell.trim().is_empty());
-        entry.synonyms = listed.map(str::to_owned).collect();
-        entry.synonyms.extend(spare.filter(|cell| !cell.trim().is_empty()).cloned());
-        entry.synonyms.extend(row.synonyms.iter().cloned());
+        let cells = columns.synonyms.iter().map(|at| cell(*at)).chain(spare.map(String::as_str));
+        entry.cells = cells.map(str::to_owned).collect();
+        entry.synonyms.clone_from(&row.synonyms);
         let keys = columns.keys.iter().map(|at| cell(*at).trim()).filter(|cell| !cell.is_empty());
         entry.keys = keys.map(str::to_owned).collect();
         for (numbers, at) in numbers.iter_mut().zip(&columns.numbers) {
             let text = cell(*at).to_owned();
-            let number = whole(&text).ok_or(Fault::Entry(row.line, Problem::Unnumbered { text }))?;
+            let number =
+                whole(&text).ok_or(Fault::Entry(row.line, Problem::Unnumbered { text, in_names: false }))?;
             numbers.push(number);
         }
         draft.entries.push(entry);
@@ -59,6 +60,20 @@ pub(super) fn titled(header: &Row, rows: Vec<Row>, others: Others) -> Result<Dra
         draft.set_numbers(numbers)?;
     }
     Ok(draft)
+}
+
+/// Reads a table whose first row may be a header.
+pub(super) fn rows(mut rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
+    let titled_by = |first: &Row| {
+        let titles: Vec<&str> = first.cells.iter().map(String::as_str).collect();
+        is_header(&titles) || differs(&first.cells, &rows[1..])
+    };
+    if rows.first().is_some_and(titled_by) {
+        let header = rows.remove(0);
+        titled(&header, rows, others)
+    } else {
+        untitled(rows, others)
+    }
 }
 
 /// Reads a table without titles: numbers and identifiers, then names, then synonyms.
@@ -91,7 +106,8 @@ pub(super) fn untitled(rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
         end -= 1;
     }
     let plain = told.len() == 1;
-    if end > first + 1 {
+    let synonyms = end > first + 1;
+    if synonyms {
         match rows.first() {
             Some(row) if others == Others::Refused => {
                 return Err(Fault::Entry(row.line, Problem::UnknownColumns { cells: width }));
@@ -102,14 +118,13 @@ pub(super) fn untitled(rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
             _ => told.insert(told.iter().position(|what| *what == "names").unwrap_or(0) + 1, "synonyms"),
         }
     }
+    let told = (!plain || synonyms).then(|| format!("no header row, columns of {}", told.join(", ")));
     let entry = |row: &Row| {
         let mut entry = Entry::new(row.line, row.cells.get(first).map_or("", String::as_str));
-        let synonyms = row.cells.iter().take(end).skip(first + 1).filter(|cell| !cell.trim().is_empty());
-        entry.synonyms = synonyms.cloned().collect();
+        entry.cells = row.cells.iter().take(end).skip(first + 1).cloned().collect();
         entry.keys = keys.iter().filter_map(|at| Some(row.cells.get(*at)?.trim().to_owned())).collect();
         entry
     };
-    let told = (!plain).then(|| format!("columns of {}", told.join(", ")));
     let mut draft = Draft::new(rows.iter().map(entry).collect(), told);
     for at in numbers {
         let column: Vec<u64> = rows.iter().filter_map(|row| whole(row.cells.get(at)?)).collect();
@@ -119,18 +134,24 @@ pub(super) fn untitled(rows: Vec<Row>, others: Others) -> Result<Draft, Fault> {
 }
 
 /// Reads a file with separators, in which blank lines before the last row are lost names.
-pub(super) fn file(text: &str, usual: u8) -> Result<Draft, Fault> {
+pub(super) fn file(text: &str, usual: u8, form: NameForm) -> Result<Draft, Fault> {
     // Spreadsheets leave rows of separators at the end.
     let end = text.trim_end_matches(|c: char| c.is_whitespace() || [',', ';', '|'].contains(&c)).len();
     let end = end + text[end..].find('\n').unwrap_or(text.len() - end);
-    let (text, mut quoted) = (&text[..end], false);
-    for (number, line) in (1..).zip(text.lines()) {
-        if !quoted && line.trim().is_empty() {
+    let (mut lines, mut comments, mut quoted) = (Vec::new(), 0, false);
+    for (number, line) in (1..).zip(text[..end].split('\n')) {
+        if !quoted && line.trim().is_empty() && end > 0 {
             return Err(Fault::Entry(number, Problem::EmptyName));
         }
+        // A blank line keeps the numbers of the others.
+        let comment = !quoted && form == NameForm::Normalized && lines::is_comment(line);
+        comments += usize::from(comment);
+        lines.push(if comment { "" } else { line });
         quoted ^= line.bytes().filter(|byte| *byte == b'"').count() % 2 == 1;
     }
-    delimited(text, usual, Others::Synonyms)
+    let mut draft = delimited(&lines.join("\n"), usual, Others::Synonyms)?;
+    draft.told.splice(0..0, lines::told_comments(comments));
+    Ok(draft)
 }
 
 /// Reads text with separators. `usual` separates the cells unless the header or all of the text says otherwise.
@@ -144,10 +165,11 @@ pub(super) fn delimited(text: &str, usual: u8, others: Others) -> Result<Draft, 
     };
     let delimiter = declared.unwrap_or_else(|| delimiter(body, usual));
     if let Some(line) = open_quote(body) {
-        let message =
-            "a quote that is never closed\nhint: close it, or write a quote within a quoted cell twice";
+        let message = "unclosed quote\nhint: close it; within a quoted cell, write a quote twice";
         return Err(Fault::syntax(line + skipped, message));
     }
+    // The reader counts blank lines, which stand for comments, to the record behind them.
+    let blank: Vec<bool> = body.split('\n').map(|line| line.trim().is_empty()).collect();
     let mut rows = Vec::new();
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
@@ -156,22 +178,15 @@ pub(super) fn delimited(text: &str, usual: u8, others: Others) -> Result<Draft, 
         .from_reader(body.as_bytes());
     for record in reader.records() {
         let line = |position: Option<&csv::Position>| {
-            usize::try_from(position.map_or(0, csv::Position::line))
-                .unwrap_or(usize::MAX)
-                .saturating_add(skipped)
+            let line = usize::try_from(position.map_or(0, csv::Position::line)).unwrap_or(usize::MAX);
+            let blanks = blank.iter().skip(line.saturating_sub(1)).take_while(|blank| **blank).count();
+            line.saturating_add(blanks).saturating_add(skipped)
         };
         let record = record.map_err(|error| Fault::Syntax(line(error.position()), error.into()))?;
         let cells = record.iter().map(str::to_owned).collect();
         rows.push(Row { line: line(record.position()), cells, synonyms: Vec::new() });
     }
-    let titles: Vec<&str> =
-        rows.first().map_or(Vec::new(), |row| row.cells.iter().map(String::as_str).collect());
-    let mut draft = if is_header(&titles) {
-        let header = rows.remove(0);
-        titled(&header, rows, others)?
-    } else {
-        untitled(rows, others)?
-    };
+    let mut draft = self::rows(rows, others)?;
     if delimiter != usual && !draft.told.is_empty() {
         draft.told.push(format!("cells separated by {:?}", char::from(delimiter)));
     }
@@ -183,7 +198,7 @@ pub(super) const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 
 /// The separator that splits the first line into titles, else `usual` if it occurs, else the first other that does.
 fn delimiter(text: &str, usual: u8) -> u8 {
-    let first = text.lines().next().unwrap_or_default();
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let titles = |delimiter: u8| {
         first.split(char::from(delimiter)).map(|cell| cell.trim_matches('"')).collect::<Vec<_>>()
     };
@@ -246,6 +261,10 @@ impl Columns {
                 }
                 Role::Unknown if title.trim().is_empty() => found.synonyms.push(at),
                 Role::Unknown if others == Others::Aside => found.aside.push(at),
+                // Weights and shares are no positions.
+                Role::Unknown if all(at, form::is_number) && !all(at, |cell| whole(cell).is_some()) => {
+                    found.aside.push(at);
+                }
                 Role::Unknown => return Err(Problem::UnknownColumn { column: title.clone() }),
             }
         }

@@ -75,7 +75,7 @@ pub(super) fn literal(text: &str) -> Result<Node, Fault> {
 fn refused(line: usize) -> Fault {
     Fault::syntax(
         line,
-        "no list of names that can be read here\nhint: write the names to a .txt file, one per line",
+        "expected a list of names, or numbers and names\nhint: write the names to a .txt file, one per line",
     )
 }
 
@@ -95,7 +95,7 @@ fn content(text: &str) -> Result<Vec<Line<'_>>, Fault> {
         if text.starts_with('\t') {
             return Err(Fault::syntax(
                 index + 1,
-                "YAML is indented with spaces, not tabs\nhint: replace the tabs",
+                "expected spaces as indentation, got a tab\nhint: replace the tabs",
             ));
         }
         let mark = text == "---" && lines.is_empty();
@@ -275,8 +275,7 @@ impl Flow<'_> {
 
     /// A quoted string, with YAML's doubled single quotes and the escapes of JSON and Python.
     fn quoted(&mut self) -> Result<String, Fault> {
-        let unclosed =
-            || Fault::syntax(self.line, "a quote that is never closed\nhint: close it on the same line");
+        let unclosed = || Fault::syntax(self.line, "unclosed quote\nhint: close it on the same line");
         let mut letters = self.rest.char_indices();
         let Some((_, quote)) = letters.next() else { return Err(unclosed()) };
         let mut text = String::new();
@@ -287,7 +286,7 @@ impl Flow<'_> {
                     _ => {
                         return Err(Fault::syntax(
                             self.line,
-                            "an escape that is not read\nhint: write the letter itself",
+                            "unsupported escape sequence\nhint: write the character itself",
                         ));
                     }
                 },

@@ -11,7 +11,9 @@ use half::f16;
 use lgd_bank::{EmbeddingRows, EncodeFailure, PromptEncoder, TargetSink};
 use lgd_data::ArtifactError;
 use lgd_data::bank::Distribution;
-use lgd_data::manifest::ContentHash;
+use lgd_data::cache::{Cache, CacheBuilder, CacheConfig, CachedSample, ImageStamp, SampleRows};
+use lgd_data::manifest::{ContentHash, Existing, Verify};
+use lgd_data::view::View;
 use safetensors::{Dtype, SafeTensors};
 
 /// Embeddings in memory.
@@ -33,6 +35,39 @@ impl EmbeddingRows for Rows {
         out.copy_from_slice(&self.values[rows.start * self.dim..rows.end * self.dim]);
         Ok(())
     }
+}
+
+/// Views per sample of [`write_cache`].
+pub const VIEWS: usize = 2;
+
+/// Writes a cache of `accepted` samples per shard. `rows` holds what the samples are made of, in order, and `fill` puts
+/// one of its parts into a sample's rows.
+pub fn write_cache<'a>(
+    dir: &Path,
+    config: CacheConfig,
+    accepted: &[usize],
+    rows: impl Iterator<Item = &'a [f32]>,
+    fill: impl Fn(&'a [f32]) -> SampleRows<'a>,
+) -> Cache {
+    let builder = CacheBuilder::open(dir, config, Existing::Refuse).unwrap();
+    let mut samples = rows.enumerate();
+    for (shard, &accepted) in accepted.iter().enumerate() {
+        let mut writer = builder.shard_writer(shard).unwrap();
+        for (index, row) in samples.by_ref().take(accepted) {
+            let key = format!("{index:04}.png");
+            let sample = CachedSample { key: &key, label: None, image: ImageStamp::new(b"", 32, 32) };
+            let rows = SampleRows { views: &[View::center(); VIEWS], norms: &[1.0; VIEWS], ..fill(row) };
+            writer.push_rows(&sample, &rows).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+    builder.finalize(&[]).unwrap().unwrap();
+    Cache::open(dir, Verify::Full).unwrap()
+}
+
+/// Rows of embeddings alone.
+pub fn embeddings(embeddings: &[f32]) -> SampleRows<'_> {
+    SampleRows { embeddings, ..SampleRows::default() }
 }
 
 /// A sink that keeps all targets.

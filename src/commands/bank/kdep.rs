@@ -45,7 +45,7 @@ fn summarize(report: &KdepReport, args: &BankArgs) {
     ));
     if report.rank < report.dim {
         say(format_args!(
-            "warning: only {} of the {} dimensions have any variance in the {} rows that the projection was fitted on",
+            "warning: only {} of the {} dimensions vary in the {} rows that the projection was fitted to",
             report.rank, report.dim, report.fitted_rows
         ));
     }

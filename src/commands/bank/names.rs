@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use lgd_bank::{
-    AlignedEncoder, BankReport, BankRequest, Categories, PromptEncoder, TargetOptions, Temperature,
-    TextEncoderRule, TopK, build_bank,
+    AlignedEncoder, BankReport, BankRequest, PromptEncoder, TargetOptions, Temperature, TextEncoderRule,
+    TopK, build_bank,
 };
 use lgd_data::align::{Align, ImageSide};
 use lgd_data::bank::UnassignedSlots;
@@ -21,11 +21,8 @@ use crate::say::say;
 
 /// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
 pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
-    let categories = Categories::read(categories, prompts::read_options(args.verbatim, args.json_prompts))?;
-    if let Some(note) = categories.note() {
-        say(format_args!("note: {note}"));
-    }
-    let templates = prompts::templates(args.templates.as_deref(), &args.template)?;
+    let categories = prompts::categories(categories, &args.prompts)?;
+    let templates = prompts::templates(&args.prompts)?;
     let align = args.align.as_deref().map(|dir| Align::open(dir, Verify::Full)).transpose()?;
     let teacher = Teacher::open(teacher)?;
     if let Some(align) = &align {
@@ -35,9 +32,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
             );
         }
     } else if cache.manifest().config.teacher.text_encoder.is_none() {
-        say(
-            "warning: the cache does not know the text encoder of its teacher; only the widths can be compared",
-        );
+        say("warning: the cache does not record its teacher's text encoder; only the widths can be compared");
     }
     let text = prompts::text_encoder(&teacher, &args.runtime)?;
     let mut text = Encoder { recorded_as: recorded_as(cache, &teacher, &text)?, text };
@@ -53,7 +48,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         cache,
         categories: &categories,
         templates: &templates,
-        prompt_cache: &prompts::folder(args.prompts.as_deref(), &args.out),
+        prompt_cache: &prompts::folder(&args.prompts, &args.out),
         out: &args.out,
         existing: args.existing(),
         text_encoder: if args.other_text_encoder || align.is_some() {
@@ -90,7 +85,7 @@ fn summarize(report: &BankReport, args: &BankArgs) {
     ));
     if report.prompts.cut > 0 {
         say(format_args!(
-            "note: {} of {} prompts are longer than the text encoder's context, and were cut",
+            "note: {} of {} prompts were cut: they exceed the text encoder's context",
             report.prompts.cut, report.prompts.distinct
         ));
     }

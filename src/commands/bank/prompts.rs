@@ -1,34 +1,39 @@
-//! What `lgd bank` and `lgd align` share: options of category files, templates, and the text encoder.
+//! Shared by `lgd bank` and `lgd align`: category files, templates, and the text encoder.
 
 use std::path::{Path, PathBuf};
 
-use lgd_bank::{EncodeFailure, JsonEntries, NameForm, PromptEncoder, ReadOptions, Templates};
+use lgd_bank::{Categories, EncodeFailure, JsonEntries, NameForm, PromptEncoder, ReadOptions, Templates};
 use lgd_data::manifest::ContentHash;
 use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
 
-use crate::args::RuntimeArgs;
+use crate::args::{PromptArgs, RuntimeArgs};
 use crate::say::say;
 
-/// Options of the category file, from `--verbatim` and `--json-prompts`.
-pub fn read_options(verbatim: bool, json_prompts: bool) -> ReadOptions {
-    ReadOptions {
-        names: if verbatim { NameForm::Verbatim } else { NameForm::Normalized },
-        entries: if json_prompts { JsonEntries::Prompts } else { JsonEntries::Synonyms },
+/// Reads a category file and prints what was assumed about it.
+pub fn categories(path: &Path, args: &PromptArgs) -> anyhow::Result<Categories> {
+    let options = ReadOptions {
+        names: if args.verbatim { NameForm::Verbatim } else { NameForm::Normalized },
+        entries: if args.json_prompts { JsonEntries::Prompts } else { JsonEntries::Synonyms },
+    };
+    let categories = Categories::read(path, options)?;
+    if let Some(note) = categories.note() {
+        say(format_args!("note: {note}"));
     }
+    Ok(categories)
 }
 
 /// The templates of `--templates` or `--template`, else the default.
-pub fn templates(file: Option<&Path>, given: &[String]) -> anyhow::Result<Templates> {
-    Ok(match file {
+pub fn templates(args: &PromptArgs) -> anyhow::Result<Templates> {
+    Ok(match &args.templates {
         Some(path) => Templates::read(path)?,
-        None if given.is_empty() => Templates::default(),
-        None => Templates::new(given.to_vec())?,
+        None if args.template.is_empty() => Templates::default(),
+        None => Templates::new(args.template.clone())?,
     })
 }
 
 /// The folder of `--prompts`, else `prompts/` beside the output folder.
-pub fn folder(given: Option<&Path>, out: &Path) -> PathBuf {
-    given.map_or_else(|| out.parent().unwrap_or(Path::new("")).join("prompts"), Path::to_owned)
+pub fn folder(args: &PromptArgs, out: &Path) -> PathBuf {
+    args.prompts.clone().unwrap_or_else(|| out.parent().unwrap_or(Path::new("")).join("prompts"))
 }
 
 /// Opens the text encoder of `teacher` and prints what was assumed about it.
