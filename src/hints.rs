@@ -3,6 +3,8 @@
 use std::error::Error;
 
 use lgd_data::source::SourceError;
+use lgd_extract::ExtractError;
+use lgd_extract::error::library_name;
 use lgd_train::error::TrainError;
 use lgd_train::eval::{EvalError, EvalInput, Protocol};
 use lgd_train::export::ExportError;
@@ -30,6 +32,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref() {
         return of_eval(error);
     }
+    if let Some(error) = cause.downcast_ref() {
+        return of_extract(error);
+    }
     if let Some(SourceError::SeveralFields { kind, .. } | SourceError::NoField { kind, .. }) =
         cause.downcast_ref()
     {
@@ -44,6 +49,40 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         Some(ObjectiveError::Unknown { .. }) => Some("`lgd objectives` describes them".to_owned()),
         _ => None,
     }
+}
+
+fn of_extract(error: &ExtractError) -> Option<String> {
+    let hint = match error {
+        ExtractError::RuntimeMissing { .. } => {
+            return Some(format!(
+                "run `scripts/setup runtime`, or give the full path of {} with --onnxruntime or in ORT_DYLIB_PATH",
+                library_name()
+            ));
+        }
+        ExtractError::RuntimeLoad { .. } => {
+            "run `scripts/setup runtime`, or give another library with --onnxruntime"
+        }
+        ExtractError::RuntimeConflict { .. } => "start another process for the other library",
+        ExtractError::DeviceNotBuilt { feature, .. } => {
+            return Some(format!(
+                "build lgd with `cargo build --release --features {feature}`, or run it with --device cpu"
+            ));
+        }
+        ExtractError::NoModel { encoder: "text", .. } => {
+            "name it in teacher.toml: [text] model = \"FILE\"; for a teacher without language fit a bridge with `lgd align`"
+        }
+        ExtractError::NoModel { .. } => "name it in teacher.toml: [image] model = \"FILE\"",
+        ExtractError::CacheMismatch { .. } => {
+            "resume with the settings that the cache was started with, or give another folder with --out"
+        }
+        ExtractError::Storage { .. } => {
+            "the storage may have failed: repair it, then go on with --resume; if this file alone is damaged, empty it, and it \
+             will be rejected"
+        }
+        ExtractError::Interrupted => "go on with --resume; a smaller --shard-samples keeps more",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn of_run(error: &RunError) -> Option<String> {
@@ -208,13 +247,34 @@ mod tests {
             EvalError::NamedClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NumberedClasses { images: path(), known: String::new() },
         ];
-        let runs = inputs.map(RunError::Input).chain(runs).map(anyhow::Error::from);
+        let no_model = |encoder| ExtractError::NoModel { path: path(), encoder, reason: String::new() };
+        let extract = [
+            ExtractError::RuntimeMissing { tried: vec![path()] },
+            ExtractError::RuntimeLoad { path: path(), source: "no symbol".into() },
+            ExtractError::RuntimeConflict { loaded: path(), asked: path() },
+            ExtractError::DeviceNotBuilt { device: "cuda:0".to_owned(), feature: "cuda" },
+            no_model("image"),
+            no_model("text"),
+            ExtractError::CacheMismatch {
+                what: "device",
+                expected: "cpu".to_owned(),
+                got: "cuda".to_owned(),
+            },
+            ExtractError::Interrupted,
+        ];
+        let extract = extract.map(anyhow::Error::from).into_iter();
+        let runs = inputs.map(RunError::Input).chain(runs).map(anyhow::Error::from).chain(extract);
         let evals = evals.into_iter().chain(more).map(anyhow::Error::from);
         runs.chain(evals).chain([ExportError::NoEmbedding.into()]).collect()
     }
 
+    /// The text without commands of cargo, whose flags are not this program's.
+    fn own(hint: &str) -> String {
+        hint.split('`').filter(|part| !part.starts_with("cargo ")).collect()
+    }
+
     #[test]
-    fn hints_name_flags_that_exist() {
+    fn hints_name_flags_and_commands_that_exist() {
         let command = Args::command();
         let flags: BTreeSet<&str> = command
             .get_subcommands()
@@ -224,11 +284,53 @@ mod tests {
         for error in errors() {
             let hint = of_error(&error).unwrap_or_else(|| panic!("no hint for: {error}"));
             assert!(!error.to_string().contains("hint:"), "two hints: {error}");
-            let words = hint.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+            let own = own(&hint);
+            let words = own.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
             for flag in words.filter_map(|word| word.strip_prefix("--")) {
                 assert!(flags.contains(flag), "{hint}");
             }
+            for called in hint.split("`lgd ").skip(1).filter_map(|rest| rest.split([' ', '`']).next()) {
+                assert!(command.find_subcommand(called).is_some(), "{hint}");
+            }
+            let script = hint.split('`').find(|part| part.starts_with("scripts/"));
+            let script = script.and_then(|command| command.split(' ').next());
+            assert!(
+                script
+                    .is_none_or(|path| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path).is_file()),
+                "{hint}"
+            );
         }
+    }
+
+    /// The source of a library's errors must not name flags of the command line, which belong here.
+    #[test]
+    fn the_extract_crate_names_no_flag_of_this_program() {
+        let command = Args::command();
+        let flags: BTreeSet<String> = command
+            .get_subcommands()
+            .flat_map(clap::Command::get_arguments)
+            .filter_map(clap::Arg::get_long)
+            .map(|flag| format!("--{flag}"))
+            .collect();
+        let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("extract/src")];
+        let mut read = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if entry.is_dir() {
+                    folders.push(entry);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&entry).unwrap();
+                read += 1;
+                for line in text.lines().filter(|line| line.contains(" --") && !line.contains("optimum")) {
+                    let named = line
+                        .split([' ', '"', '\'', '`', ',', ';', ')', '='])
+                        .find(|word| flags.contains(*word));
+                    assert_eq!(named, None, "{}: {line}", entry.display());
+                }
+            }
+        }
+        assert!(read > 30, "{read} files");
     }
 
     #[test]

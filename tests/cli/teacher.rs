@@ -47,7 +47,8 @@ fn an_exporters_folder_is_resolved_saved_and_used() {
     desk.lgd("bank --cache cache --teacher clip --categories names.txt --out banks/a").ended(0, &[]);
 
     desk.lgd("teacher clip --write").ended(0, &["wrote clip/teacher.toml"]);
-    desk.lgd("teacher clip --write").ended(2, &["clip/teacher.toml exists\nhint: --overwrite replaces it"]);
+    desk.lgd("teacher clip --write")
+        .ended(2, &["clip/teacher.toml exists\nhint: give --overwrite to replace it"]);
     let again = desk.lgd("teacher clip --write --overwrite").ended(0, &[]);
     assert_eq!(values(&shown.stdout), values(&again.stdout));
     // The saved file changes nothing: the cache and its prompts belong to the same teacher.
