@@ -260,6 +260,7 @@ mod tests {
                 expected: "cpu".to_owned(),
                 got: "cuda".to_owned(),
             },
+            ExtractError::Storage { source: SourceError::Gone { path: path(), root: path() } },
             ExtractError::Interrupted,
         ];
         let extract = extract.map(anyhow::Error::from).into_iter();
