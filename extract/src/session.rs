@@ -325,8 +325,11 @@ mod tests {
     #[test]
     fn a_failed_run_ends_with_its_cause_after_the_remedy() {
         for (cause, remedy) in [
-            ("Non-zero status code returned while running Add node. 37 by 145", "size of an image"),
-            ("while running Gather node. indices element out of data bounds, idx=99", "another model's"),
+            ("Non-zero status code returned while running Add node. 37 by 145", "another image size"),
+            (
+                "while running Gather node. indices element out of data bounds, idx=99",
+                "belongs to another model",
+            ),
         ] {
             let hint = run_hint(cause);
             let error = ExtractError::Inference { path: "model.onnx".into(), hint, source: cause.into() };

@@ -261,8 +261,8 @@ fn values_of_bytes_are_refused_unless_the_file_leaves_pixels_in_bytes() {
         let pairs = found.mean.iter().chain(&found.std).zip(expected.mean.iter().chain(&expected.std));
         assert!(pairs.into_iter().all(|(got, expected)| (got - expected).abs() < 1e-6), "{found:?}");
     }
-    let timm =
-        r#"{"architecture": "resnet18", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}"#;
+    let timm = r#"{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375]}}"#;
     let open_clip = r#"{"preprocess_cfg": {"mean": [122, 116, 104], "std": [68, 66, 70]}}"#;
     for (name, json, scaling) in
         [("config.json", timm, "timm scales"), ("open_clip_config.json", open_clip, "open_clip scales")]

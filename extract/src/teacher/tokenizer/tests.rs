@@ -385,7 +385,7 @@ fn the_default_prompt_of_sentence_transformers_begins_every_prompt() {
     assert_ne!(hash(&prompted), hash(&plain));
     assert_eq!((hash(&unused), unused.notes().len()), (hash(&plain), 0));
     let text = open(&[max, prompts(json!("passage"))], FREE).unwrap_err().to_string();
-    assert!(text.contains("default_prompt_name \"passage\"") && text.contains("hint: "), "{text}");
+    assert!(text.contains("default_prompt_name = \"passage\"") && text.contains("hint: "), "{text}");
 }
 
 #[test]
