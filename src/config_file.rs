@@ -57,10 +57,9 @@ pub fn expand(root: &Command, typed: Vec<OsString>) -> anyhow::Result<Vec<OsStri
     let table: Table = toml::from_str(&text).with_context(|| path.display().to_string())?;
     let flags = match of_run::flags(&table) {
         Some(flags) if command.get_name() == "train" => flags?,
-        Some(_) => bail!(
-            "{}: this is the configuration of a run, which only `lgd train` reads",
-            path.display()
-        ),
+        Some(_) => {
+            bail!("{}: this is the configuration of a run, which only `lgd train` reads", path.display())
+        }
         None => {
             let table = section(root, command, table).with_context(|| path.display().to_string())?;
             let flags = table.iter().map(|(key, value)| flag(command, key, value));
@@ -79,7 +78,8 @@ pub fn expand(root: &Command, typed: Vec<OsString>) -> anyhow::Result<Vec<OsStri
 
 /// Whether an argument is the flag `--long`, with or without a value behind `=`.
 fn is_flag(word: &OsStr, long: &str) -> bool {
-    let rest = word.to_str().and_then(|word| word.strip_prefix("--")).and_then(|word| word.strip_prefix(long));
+    let rest =
+        word.to_str().and_then(|word| word.strip_prefix("--")).and_then(|word| word.strip_prefix(long));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
 }
 
@@ -94,12 +94,16 @@ fn value_of(long: &str, words: &[OsString]) -> Option<OsString> {
 
 /// The keys of `command`: its section if the file has sections, else the whole file.
 fn section(root: &Command, command: &Command, mut table: Table) -> anyhow::Result<Table> {
-    let is_section = |(key, value): (&String, &Value)| value.is_table() && root.find_subcommand(key).is_some();
+    let is_section =
+        |(key, value): (&String, &Value)| value.is_table() && root.find_subcommand(key).is_some();
     if !table.iter().any(is_section) {
         return Ok(table);
     }
     if let Some((key, _)) = table.iter().find(|entry| !is_section(*entry)) {
-        bail!("{key} stands outside the sections\nhint: move it below the command that reads it, such as [{}]", command.get_name());
+        bail!(
+            "{key} stands outside the sections\nhint: move it below the command that reads it, such as [{}]",
+            command.get_name()
+        );
     }
     match table.remove(command.get_name()) {
         Some(Value::Table(keys)) => Ok(keys),
@@ -118,7 +122,10 @@ fn flag(command: &Command, key: &str, value: &Value) -> anyhow::Result<Vec<Flag>
             .filter_map(|arg| arg.get_long())
             .max_by(|a, b| strsim::jaro(a, &long).total_cmp(&strsim::jaro(b, &long)));
         let near = near.map(|name| format!(", such as --{name}")).unwrap_or_default();
-        bail!("{key} is no flag of `lgd {}`\nhint: a key is the name of a flag without dashes{near}", command.get_name());
+        bail!(
+            "{key} is no flag of `lgd {}`\nhint: a key is the name of a flag without dashes{near}",
+            command.get_name()
+        );
     };
     let wrong = |expected: &str| anyhow::anyhow!("{key} = {value}: expected {expected}");
     if !arg.get_action().takes_values() {
@@ -186,7 +193,16 @@ mod tests {
     fn keys_become_flags_in_front_of_typed_ones() {
         let toml = "student = 'resnet34'\nlr_per_step = true\nnesterov = false\nbank = ['a', 'b']\nbetas = [0.8, 0.99]\nseed = 7\n";
         let got = expanded(toml, "train --cache c").unwrap();
-        let expected = ["--bank=a", "--bank=b", "--betas", "0.8", "0.99", "--lr-per-step", "--seed=7", "--student=resnet34"];
+        let expected = [
+            "--bank=a",
+            "--bank=b",
+            "--betas",
+            "0.8",
+            "0.99",
+            "--lr-per-step",
+            "--seed=7",
+            "--student=resnet34",
+        ];
         assert_eq!(got[got.len() - 2..], ["--cache", "c"]);
         let mut flags = got[..got.len() - 2].to_vec();
         if let Some(at) = flags.iter().position(|word| word == "--betas") {
@@ -201,7 +217,10 @@ mod tests {
     #[test]
     fn typed_flags_win_and_other_sections_are_skipped() {
         let toml = "[train]\nstudent = 'resnet34'\nbank = ['a', 'b']\n[eval]\nprotocol = 'knn'\n";
-        assert_eq!(expanded(toml, "train --student=resnet50 --bank c").unwrap(), ["--student=resnet50", "--bank", "c"]);
+        assert_eq!(
+            expanded(toml, "train --student=resnet50 --bank c").unwrap(),
+            ["--student=resnet50", "--bank", "c"]
+        );
         assert_eq!(expanded(toml, "eval --run r").unwrap()[0], "--protocol=knn");
         assert_eq!(expanded(toml, "verify x").unwrap(), ["x"]);
     }

@@ -57,7 +57,8 @@ impl FromStr for ExecutionDevice {
         let (name, list) = text.split_once(':').map_or((text, None), |(name, list)| (name, Some(list)));
         let mut ordinals = Vec::new();
         for part in list.unwrap_or("0").split(',') {
-            let ordinal: u32 = part.parse().map_err(|_| wrong(format!("'{part}' is not a GPU number")))?;
+            let ordinal: u32 =
+                part.parse().map_err(|_| wrong(format!("expected the number of a GPU, got '{part}'")))?;
             if i32::try_from(ordinal).is_err() || ordinals.contains(&ordinal) {
                 return Err(wrong(format!("GPU {ordinal} is given twice or out of range")));
             }
@@ -65,10 +66,10 @@ impl FromStr for ExecutionDevice {
         }
         match (name, list) {
             ("cpu", None) => Ok(Self::Cpu),
-            ("cpu", Some(_)) => Err(wrong("the processor has no number".to_owned())),
+            ("cpu", Some(_)) => Err(wrong("cpu takes no number".to_owned())),
             ("cuda", _) => Ok(Self::Cuda(ordinals)),
             ("tensorrt", _) => Ok(Self::TensorRt(ordinals)),
-            _ => Err(wrong(format!("'{name}' is not a kind of device"))),
+            _ => Err(wrong(format!("'{name}' is no device"))),
         }
     }
 }
@@ -136,7 +137,7 @@ impl Slot {
 
     #[cfg(not(feature = "cuda"))]
     fn cuda(self, _ordinal: u32, _precision: Precision) -> Result<ExecutionProviderDispatch, ExtractError> {
-        Err(self.not_built_in("build with --features cuda"))
+        Err(self.not_built("cuda"))
     }
 
     #[cfg(feature = "tensorrt")]
@@ -146,16 +147,12 @@ impl Slot {
 
     #[cfg(not(feature = "tensorrt"))]
     fn tensorrt(self, _ordinal: u32) -> Result<ExecutionProviderDispatch, ExtractError> {
-        Err(self.not_built_in("build with --features tensorrt"))
+        Err(self.not_built("tensorrt"))
     }
 
     #[cfg(not(feature = "tensorrt"))]
-    fn not_built_in(self, hint: &'static str) -> ExtractError {
-        ExtractError::DeviceUnavailable {
-            device: self.to_string(),
-            reason: "this program was built without it".into(),
-            hint,
-        }
+    fn not_built(self, feature: &'static str) -> ExtractError {
+        ExtractError::DeviceNotBuilt { device: self.to_string(), feature }
     }
 }
 
@@ -190,6 +187,6 @@ mod tests {
     #[test]
     fn a_device_that_was_not_built_in_is_an_error() {
         let text = Slot::Cuda(0).providers(Precision::Fast).map(|_| ()).unwrap_err().to_string();
-        assert!(text.contains("cuda:0") && text.contains("--features cuda"), "{text}");
+        assert!(text.contains("cuda:0") && text.contains("built without cuda"), "{text}");
     }
 }

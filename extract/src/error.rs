@@ -16,17 +16,13 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 #[non_exhaustive]
 pub enum ExtractError {
     /// No ONNX Runtime library was found.
-    #[error(
-        "ONNX Runtime was not found; looked at {}\nhint: run scripts/setup runtime, or pip install onnxruntime in the Python environment of lgd, or set ORT_DYLIB_PATH to the full path of {}",
-        list(tried),
-        library_name()
-    )]
+    #[error("ONNX Runtime was not found: looked for {}", list(tried))]
     RuntimeMissing {
         /// Every path that was tried, in order.
         tried: Vec<PathBuf>,
     },
     /// A library was found but is not usable.
-    #[error("{}: not a usable ONNX Runtime library: {source}\nhint: version 1.24 or later is needed; run scripts/setup runtime", path.display())]
+    #[error("{}: expected the library of ONNX Runtime 1.24 or later: {source}", path.display())]
     RuntimeLoad {
         /// The library.
         path: PathBuf,
@@ -49,7 +45,15 @@ pub enum ExtractError {
         /// The problem.
         reason: String,
     },
-    /// This program or library cannot use the device. It never falls back to another device.
+    /// The program was built without the code for the device. It never falls back to another device.
+    #[error("device {device} cannot be used: the program was built without {feature}")]
+    DeviceNotBuilt {
+        /// The requested device.
+        device: String,
+        /// The cargo feature with its code.
+        feature: &'static str,
+    },
+    /// The library or the machine cannot use the device. The program never falls back to another device.
     #[error("device {device} cannot be used: {reason}{}", hint_line(hint))]
     DeviceUnavailable {
         /// The requested device.
@@ -87,6 +91,16 @@ pub enum ExtractError {
         reason: String,
         /// The remedy; may be empty.
         hint: String,
+    },
+    /// The teacher has no image model or no text model.
+    #[error("{}: {reason}", path.display())]
+    NoModel {
+        /// The teacher's folder.
+        path: PathBuf,
+        /// "image" or "text".
+        encoder: &'static str,
+        /// The names that were looked for, and the models that are there.
+        reason: String,
     },
     /// ONNX Runtime cannot load a model.
     #[error("{}: ONNX Runtime cannot load the model on {device}{}\n{source}", path.display(), hint_line(hint))]
@@ -149,9 +163,7 @@ pub enum ExtractError {
         source: ProjectionError,
     },
     /// The cache was started with other settings than this run's.
-    #[error(
-        "{what}: the cache was started with {expected}, but this run has {got}\nhint: use the same settings with --resume, or another folder"
-    )]
+    #[error("{what}: the cache was started with {expected}, this run has {got}")]
     CacheMismatch {
         /// The setting.
         what: &'static str,
@@ -160,11 +172,8 @@ pub enum ExtractError {
         /// Its value now.
         got: String,
     },
-    /// The storage of the images failed. Rejecting its samples would exclude sound ones for good.
-    #[error(
-        "{source}\nhint: not the file but the storage seems to have failed: see to it, then run again with --resume; complete shards are \
-         kept. If it is the file alone, empty it, and it will be rejected"
-    )]
+    /// The storage of the images failed. Rejecting its samples would exclude good ones forever.
+    #[error("{source}")]
     Storage {
         /// The first read error, which names the image.
         source: SourceError,
@@ -173,9 +182,7 @@ pub enum ExtractError {
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
     /// The job was interrupted. Complete shards are kept; a later run makes the others.
-    #[error(
-        "interrupted; only complete shards are kept\nhint: run again with --resume to do the rest; a smaller --shard-samples keeps more"
-    )]
+    #[error("interrupted; complete shards are kept")]
     Interrupted,
 }
 
@@ -199,7 +206,7 @@ impl ExtractError {
 }
 
 /// File name of the ONNX Runtime library on this system.
-pub(crate) fn library_name() -> String {
+pub fn library_name() -> String {
     format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
@@ -207,7 +214,7 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// What stands before a cause that ends the message: the hint in a line of its own, if there is one.
+/// The text between a message and the cause at its end: the hint on its own line, if there is one.
 fn before_cause(hint: &str) -> String {
     if hint.is_empty() { ": ".to_owned() } else { format!("{}\n", hint_line(hint)) }
 }

@@ -76,6 +76,7 @@ pub(crate) struct Model {
     path: PathBuf,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
+    file: OnnxFile,
 }
 
 impl Model {
@@ -87,7 +88,7 @@ impl Model {
         precision: Precision,
         threads: usize,
     ) -> Result<Self, ExtractError> {
-        check_files(path)?;
+        let file = check_files(path)?;
         let failed = |error: ort::Error| ExtractError::ModelLoad {
             path: path.to_owned(),
             device: slot.to_string(),
@@ -108,7 +109,7 @@ impl Model {
         let session = builder.commit_from_file(path).map_err(failed)?;
         let inputs = session.inputs().iter().map(Port::new).collect();
         let outputs = session.outputs().iter().map(Port::new).collect();
-        Ok(Self { session, path: path.to_owned(), inputs, outputs })
+        Ok(Self { session, path: path.to_owned(), inputs, outputs, file })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -121,6 +122,11 @@ impl Model {
 
     pub(crate) fn outputs(&self) -> &[Port] {
         &self.outputs
+    }
+
+    /// What the file declares.
+    pub(crate) fn file(&self) -> &OnnxFile {
+        &self.file
     }
 
     pub(crate) fn mismatch(
@@ -150,36 +156,36 @@ impl Model {
             ExtractError::Inference { path: path.clone(), hint: run_hint(&source.to_string()), source }
         })?;
         let tensor = |name: &String| {
-            let missing = || ExtractError::inference(path, format!("the model gave no output '{name}'"));
+            let missing = || ExtractError::inference(path, format!("the model returned no output '{name}'"));
             Tensor::new(outputs.get(name).ok_or_else(missing)?, path)
         };
         take(&selection.names.iter().map(tensor).collect::<Result<Vec<_>, _>>()?)
     }
 }
 
-/// Fails if the model at `path` is missing or a git-lfs pointer, or if one of the files with its weights is missing, a
-/// pointer, or shorter than the model says.
-fn check_files(path: &Path) -> Result<(), ExtractError> {
-    let unreadable = |source| ExtractError::TeacherFile {
-        path: path.to_owned(),
-        source,
-        hint: "teacher.toml names this model",
-    };
+/// Reads what the model at `path` declares.
+///
+/// # Errors
+/// [`ExtractError::TeacherFile`] if the model is missing; [`ExtractError::TeacherSetting`] if it or one of the files
+/// with its weights is a git-lfs pointer, or such a file is missing or shorter than the model says.
+fn check_files(path: &Path) -> Result<OnnxFile, ExtractError> {
+    let unreadable = |source| ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" };
     std::fs::metadata(path).map_err(unreadable)?;
     refuse_pointer_file(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    for (location, needed) in OnnxFile::read(path).map_err(unreadable)?.weights {
-        let weights = folder.join(&location);
+    let file = OnnxFile::read(path).map_err(unreadable)?;
+    for (location, &needed) in &file.weights {
+        let weights = folder.join(location);
         refuse_pointer_file(&weights)?;
         let hint = format!(
-            "the exporter wrote {location} together with the model: copy it to {}, under this name",
+            "the exporter wrote {location} together with the model: copy it to {} under this name",
             weights.parent().unwrap_or(folder).display()
         );
         match std::fs::metadata(&weights) {
             Ok(found) if found.len() >= needed => {}
             Ok(found) => {
                 let reason = format!(
-                    "its external data {} has {} bytes, expected at least {needed}: it is truncated",
+                    "its external data {} is truncated: expected at least {needed} bytes, got {}",
                     weights.display(),
                     found.len()
                 );
@@ -191,7 +197,7 @@ fn check_files(path: &Path) -> Result<(), ExtractError> {
             }
         }
     }
-    Ok(())
+    Ok(file)
 }
 
 /// ONNX Runtime's text in one line.
@@ -205,7 +211,7 @@ fn load_hint(error: &ort::Error) -> &'static str {
     if text.contains("NOT_IMPLEMENTED") {
         "the model has an operator or element type that this ONNX Runtime does not run, such as bf16: export it in f32 or f16"
     } else if text.contains("opset") || text.contains("ir_version") || text.contains("IR version") {
-        "the model is newer than ONNX Runtime: use a newer library with --onnxruntime, or export with an older opset"
+        "the model is newer than ONNX Runtime: use a newer library, or export the model with an older opset"
     } else if text.contains("INVALID_PROTOBUF") || text.contains("Protobuf parsing failed") {
         "the file is not a whole ONNX model: download or export it again"
     } else {
@@ -216,14 +222,14 @@ fn load_hint(error: &ort::Error) -> &'static str {
 /// The remedy for what ONNX Runtime's text says of a failed run; may be empty.
 fn run_hint(text: &str) -> &'static str {
     if text.contains("running Gather") && text.contains("out of data bounds") {
-        "a token's id or a position is beyond the model's: the tokenizer is another model's, or pad_id or context_length in \
-         teacher.toml does not fit"
+        "a token id or a position is out of the model's range: the tokenizer belongs to another model, or pad_id or \
+         context_length in teacher.toml does not fit"
     } else if ["running Add", "running Reshape", "running Expand", "running Concat"]
         .iter()
         .any(|node| text.contains(node))
     {
-        "the model may be fixed to another input: size of an image (teacher.toml or the preprocessor's file), tokens of a \
-         prompt (context_length), or the tokenizer is another model's"
+        "the model may be fixed to another image size (size in teacher.toml or in the preprocessor's file) or another number \
+         of tokens (context_length), or the tokenizer belongs to another model"
     } else {
         ""
     }
@@ -319,8 +325,11 @@ mod tests {
     #[test]
     fn a_failed_run_ends_with_its_cause_after_the_remedy() {
         for (cause, remedy) in [
-            ("Non-zero status code returned while running Add node. 37 by 145", "size of an image"),
-            ("while running Gather node. indices element out of data bounds, idx=99", "another model's"),
+            ("Non-zero status code returned while running Add node. 37 by 145", "another image size"),
+            (
+                "while running Gather node. indices element out of data bounds, idx=99",
+                "belongs to another model",
+            ),
         ] {
             let hint = run_hint(cause);
             let error = ExtractError::Inference { path: "model.onnx".into(), hint, source: cause.into() };

@@ -19,8 +19,8 @@ pub struct ExtractArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub fields: FieldArgs,
-    /// Field of the captions: a column, or the ending of the files beside the images, or a key of their `.json`.
-    /// Needed only if there are several.
+    /// Field of the captions: a column, the ending of the files beside the images, or a key of their `.json`. Required
+    /// only if there are several.
     #[arg(long, value_name = "NAME", requires = "captions")]
     pub caption_field: Option<String>,
     /// Teacher folder, as an exporter wrote it or with teacher.toml.
@@ -42,8 +42,8 @@ pub struct ExtractArgs {
     /// Seed of the views.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Also store every view's pixels in the cache, so that training opens no images: raw (bit for bit the rendered
-    /// pixels) or jpeg (1/6 to 1/16 of the size, slightly different pixels). The size is printed before the work
+    /// Also store every view's pixels in the cache, so that training opens no images: raw (the rendered pixels, bit
+    /// for bit) or jpeg (1/6 to 1/16 of the size, slightly different pixels). The size is printed before extraction
     /// starts.
     #[arg(long, value_name = "ENCODING")]
     pub store_views: Option<StoreViews>,
@@ -60,10 +60,10 @@ pub struct ExtractArgs {
     #[arg(long)]
     pub features: bool,
     /// Also cache the teacher's patch tokens (`tokens` in teacher.toml), which H-GKD trains on: f16, int8 (half the
-    /// size) or svd:DIM (projected to DIM values per token). The size is printed before the work starts.
+    /// size) or svd:DIM (projected to DIM values per token). The size is printed before extraction starts.
     #[arg(long, value_name = "STORAGE")]
     pub tokens: Option<StoreTokens>,
-    /// With --tokens svd:DIM: number of views to fit the projection to, spread evenly over the images and their views
+    /// With --tokens svd:DIM: number of views to fit the projection to, an evenly spaced sample of all views
     /// [default: 2048].
     #[arg(long, value_name = "N", requires = "tokens", value_parser = at_least_one)]
     pub tokens_fit_views: Option<usize>,
@@ -75,7 +75,7 @@ pub struct ExtractArgs {
     /// beside every image in TAR archives, or from such a column of Parquet files (also text; embeddings as lists).
     #[arg(long)]
     pub captions: bool,
-    /// Images per encoder batch. Default: the model's own number, else 32 on the CPU and 256 on a GPU.
+    /// Images per encoder batch. Default: the model's fixed batch, else 32 on the CPU and 256 on a GPU.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
     /// Samples per shard. An interrupted run keeps complete shards only.

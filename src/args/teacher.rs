@@ -10,7 +10,8 @@ use super::RuntimeArgs;
 /// Flags of `lgd teacher`.
 #[derive(ClapArgs)]
 pub struct TeacherArgs {
-    /// Teacher folder, as an exporter wrote it or with teacher.toml.
+    /// Teacher folder, as an exporter wrote it or with teacher.toml. A repository in the Hugging Face Hub's cache
+    /// (models--ORG--NAME) stands for its only snapshot.
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Save the resolved settings as teacher.toml in the folder.
@@ -19,8 +20,8 @@ pub struct TeacherArgs {
     /// Replace the teacher.toml in the folder.
     #[arg(long, requires = "write")]
     pub overwrite: bool,
-    /// Labeled images to measure the teacher's own zero-shot accuracy on, over the plain view. A label is a name in the
-    /// category file (ignoring case, spaces, `_` and `-`).
+    /// Labeled images: measure the teacher's own zero-shot accuracy on their plain view. A label is a name in the
+    /// category file (case, spaces, `_` and `-` are ignored).
     #[arg(long, value_name = "PATH", requires = "categories")]
     pub images: Option<PathBuf>,
     /// Category names of the images, as for `lgd bank`.
@@ -32,7 +33,7 @@ pub struct TeacherArgs {
     /// File of prompt templates, one per line.
     #[arg(long, value_name = "FILE", requires = "images")]
     pub templates: Option<PathBuf>,
-    /// Images per encoder batch. Default: the model's own number, else 32 on the CPU and 256 on a GPU.
+    /// Images per encoder batch. Default: the model's fixed batch, else 32 on the CPU and 256 on a GPU.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
     #[command(flatten)]

@@ -9,7 +9,6 @@ use lgd_bank::{
 use lgd_data::align::Accuracy;
 use lgd_data::cache::Cache;
 use lgd_data::manifest::Verify;
-use lgd_extract::Teacher;
 use lgd_train::eval::{CategoryKeys, EvalError, categories_of_labels};
 
 use super::bank::prompts::{self, Encoder};
@@ -29,7 +28,7 @@ pub fn run(args: &AlignArgs) -> anyhow::Result<Exit> {
     let templates = prompts::templates(&args.prompts)?;
     let ridge = args.ridge.map(RidgePenalty::new).transpose()?;
     let source = Source::open(args, &categories)?;
-    let teacher = Teacher::open(&args.teacher)?;
+    let teacher = super::teacher::open(&args.teacher)?;
     let text = prompts::text_encoder(&teacher, &args.runtime)?;
     let mut encoder = Encoder { recorded_as: Vec::new(), text };
     let request = AlignRequest {

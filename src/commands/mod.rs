@@ -4,10 +4,10 @@
 
 mod align;
 mod bank;
+mod command_line;
 mod eval;
 mod export;
 mod extract;
-mod command_line;
 mod inspect;
 mod objectives;
 mod teacher;

@@ -37,7 +37,11 @@ fn of_loop(config: &TrainConfig) -> Vec<Flag> {
     match config.schedule {
         ScheduleKind::Cosine => {}
         ScheduleKind::Step { every, factor } => {
-            flags.extend([Flag::new("schedule", "step"), Flag::new("drop-every", every), Flag::new("drop-factor", factor)]);
+            flags.extend([
+                Flag::new("schedule", "step"),
+                Flag::new("drop-every", every),
+                Flag::new("drop-factor", factor),
+            ]);
         }
         ScheduleKind::Constant => flags.push(Flag::new("schedule", "constant")),
     }
@@ -79,9 +83,11 @@ fn of_optimizer(config: &TrainConfig) -> Vec<Flag> {
 /// member of the file is called like its field, which is the id of its flag.
 fn of_objectives(config: &TrainConfig, table: &Table) -> Vec<Flag> {
     let command = ObjectiveSettings::augment_args(clap::Command::new("train"));
-    let defaults = Table::try_from(&TrainConfig { objective_settings: ObjectiveSettings::default(), ..config.clone() });
+    let defaults =
+        Table::try_from(&TrainConfig { objective_settings: ObjectiveSettings::default(), ..config.clone() });
     let defaults = defaults.unwrap_or_default();
-    let changed = table.iter().filter(|&(key, value)| defaults.get(key).is_none_or(|default| default != value));
+    let changed =
+        table.iter().filter(|&(key, value)| defaults.get(key).is_none_or(|default| default != value));
     let flag = |(key, value): (&String, &toml::Value)| {
         let arg = command.get_arguments().find(|arg| arg.get_id() == key.as_str())?;
         Some(Flag::new(arg.get_long()?, plain(value)?))

@@ -52,11 +52,7 @@ pub(super) fn examples() -> Vec<anyhow::Error> {
         ExtractError::DeviceNotBuilt { device: "cuda:0".to_owned(), feature: "cuda" },
         no_model("image"),
         no_model("text"),
-        ExtractError::CacheMismatch {
-            what: "device",
-            expected: "cpu".to_owned(),
-            got: "cuda".to_owned(),
-        },
+        ExtractError::CacheMismatch { what: "device", expected: "cpu".to_owned(), got: "cuda".to_owned() },
         ExtractError::Storage { source: SourceError::Gone { path: path(), root: path() } },
         ExtractError::Interrupted,
     ];

@@ -98,7 +98,7 @@ fn a_source_of_nothing_usable_is_an_error() {
     desk.tiny_teacher("teacher", "linear.onnx");
     desk.write("images/cat/notes.jpg", "no image");
     desk.lgd(EXTRACT)
-        .ended(2, &["not one of the 1 samples can be used; the first is cat/notes.jpg: ", "rejects.jsonl"]);
+        .ended(2, &["none of the 1 samples can be used; the first is cat/notes.jpg: ", "rejects.jsonl"]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn mistakes_that_would_spoil_results_in_silence_are_refused() {
     desk.lgd("extract --images images --teacher teacher --out y").ended(2, &["teacher.toml", "divide"]);
     desk.write("teacher/teacher.toml", toml);
     desk.lgd("extract --images images --teacher teacher --out images/cache")
-        .ended(2, &["lies in the images"]);
+        .ended(2, &["the output folder is in the folder of images"]);
 
     desk.lgd(
         "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 0 --out runs/a",

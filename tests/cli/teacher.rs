@@ -47,7 +47,8 @@ fn an_exporters_folder_is_resolved_saved_and_used() {
     desk.lgd("bank --cache cache --teacher clip --categories names.txt --out banks/a").ended(0, &[]);
 
     desk.lgd("teacher clip --write").ended(0, &["wrote clip/teacher.toml"]);
-    desk.lgd("teacher clip --write").ended(2, &["clip/teacher.toml exists\nhint: --overwrite replaces it"]);
+    desk.lgd("teacher clip --write")
+        .ended(2, &["clip/teacher.toml exists\nhint: give --overwrite to replace it"]);
     let again = desk.lgd("teacher clip --write --overwrite").ended(0, &[]);
     assert_eq!(values(&shown.stdout), values(&again.stdout));
     // The saved file changes nothing: the cache and its prompts belong to the same teacher.
@@ -74,6 +75,35 @@ fn a_teacher_is_measured_on_labeled_images() {
     desk.lgd("teacher teacher --images images --categories others.txt")
         .ended(2, &["no class is in the category file; the classes are airplane", "hint: name the folders"]);
     desk.lgd("teacher teacher --images images").ended(2, &["--categories"]);
+    desk.write("long.txt", format!("{{}}{}", " photo".repeat(600)));
+    desk.lgd("teacher teacher --images images --categories names.txt --templates long.txt").ended(
+        0,
+        &[
+            "note: 10 of 10 prompts are longer than the text encoder's context of",
+            "\nhint: shorten the names or",
+        ],
+    );
+}
+
+#[test]
+fn paths_that_are_no_teachers_folder_say_what_to_give() {
+    let desk = Desk::new();
+    let (repository, snapshot) = ("hub/models--openai--clip", "hub/models--openai--clip/snapshots/3d74ac");
+    exported(&desk, "clip-optimum", snapshot);
+    desk.lgd(&format!("teacher {repository}"))
+        .ended(0, &[&format!("note: {repository}: its only snapshot is used, {snapshot}")])
+        .printed(&["name = \"clip\""]);
+    desk.lgd(&format!("teacher {snapshot}/model.onnx"))
+        .ended(2, &["this is a file", &format!("hint: give its folder, {snapshot}")]);
+    desk.lgd("teacher facebook/dinov2-small")
+        .ended(2, &["there is no such folder", "optimum-cli export onnx --model facebook/dinov2-small"]);
+    desk.write("images/a.png", b"");
+    desk.write("weights/model.safetensors", b"");
+    desk.write("weights/config.json", r#"{"model_type": "dinov2"}"#);
+    let command = "optimum-cli export onnx --model weights --task feature-extraction weights-onnx";
+    for run in ["teacher weights", "extract --images images --teacher weights --out cache"] {
+        desk.lgd(run).ended(2, &["the folder has model.safetensors, weights", command]);
+    }
 }
 
 #[test]

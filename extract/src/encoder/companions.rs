@@ -63,7 +63,7 @@ impl Companion {
             _ => Err(model.mismatch(
                 "one input, the pixels, and at most token inputs beside it",
                 describe(model.inputs()),
-                "export the image encoder by itself",
+                "export the image encoder alone",
             )),
         }
     }

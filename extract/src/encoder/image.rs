@@ -150,7 +150,7 @@ impl ImageEncoder {
             if layout != first {
                 let place = settings.model.display();
                 self.warnings.push(format!(
-                    "{place}: nothing says which axis has the channels; the model runs with {layout:?}"
+                    "{place}: no axis has a fixed size of three channels; the model runs with {layout:?}, so that is assumed"
                 ));
             }
             if works != batch {
@@ -161,7 +161,7 @@ impl ImageEncoder {
         Err(error)
     }
 
-    /// Tells that only a batch other than the first one works.
+    /// Adds the warning that only a batch other than the first one works.
     ///
     /// # Errors
     /// [`ExtractError::ModelInterface`] if the user asked for the one that fails.
@@ -175,7 +175,7 @@ impl ImageEncoder {
         }
         let place = self.model.path().display();
         self.warnings.push(format!(
-            "{place}: {reason}, so it runs with batches of {works}; export it with a free batch axis for speed"
+            "{place}: {reason}, so batches of {works} are used\nhint: for speed, export the model with a free batch axis"
         ));
         Ok(())
     }
@@ -300,7 +300,7 @@ impl ImageEncoder {
             Some((_, shape)) if dim > shape.dim => Err(self.model.mismatch(
                 format!("tokens of at least {dim} values"),
                 format!("{} x {} tokens of {}", shape.rows, shape.columns, shape.dim),
-                format!("they can be projected to at most {} values", shape.dim),
+                format!("choose at most {} values for the projection", shape.dim),
             )),
             _ => Ok(()),
         }
@@ -311,7 +311,7 @@ impl ImageEncoder {
         &self.resolved
     }
 
-    /// Warnings for the user, one sentence each.
+    /// Warnings for the user, each with its hint in a line of its own.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -443,7 +443,7 @@ fn take(
     tokens: Option<TokenPlan>,
 ) -> Result<RawViews, String> {
     let mut outputs = outputs.iter();
-    let mut next = || outputs.next().ok_or_else(|| "the model gave too few outputs".to_owned());
+    let mut next = || outputs.next().ok_or_else(|| "the model returned too few outputs".to_owned());
     let (vectors, dim) = embedding.apply(next()?, rows)?;
     let features = features.map(|plan| plan.apply(next()?, rows)).transpose()?;
     let tokens = tokens.map(|plan| plan.apply(next()?, rows)).transpose()?;

@@ -5,7 +5,7 @@
 //! | `image_embeds`, `image_features` and the like, `embeddings` | always |
 //! | `pooler_output` | if the family trains it as the embedding; CLIP's comes before the projection |
 //! | `last_hidden_state` | pooled as the family is |
-//! | `logits` | if there is nothing else, with a warning |
+//! | `logits`, probabilities | if there is nothing else, with a warning |
 
 use super::output::{named, pooling_for};
 use crate::error::ExtractError;
@@ -63,6 +63,9 @@ const CLASSIFIER_HINT: &str = "export the layer before the classifier: optimum: 
 /// Names of outputs with class scores, as exporters and converters write them.
 const SCORES: &[&str] = &["prob", "probs", "probabilities", "softmax", "scores"];
 
+/// Operators that turn class scores into probabilities.
+const PROBABILITIES: &[&str] = &["Softmax", "LogSoftmax"];
+
 /// Numbers of classes of ImageNet-1k, ImageNet-21k, and ImageNet-21k with unused rows.
 const COMMON_CLASSES: &[usize] = &[1000, 21_841, 21_843];
 
@@ -101,14 +104,14 @@ pub(super) fn choose(model: &Model, settings: &ImageSettings) -> Result<ImageOut
     let prefix_tokens = settings.prefix_tokens.or(prefix).unwrap_or(0);
     if settings.prefix_tokens.is_some() && pooling != Pooling::Mean && settings.tokens.is_none() {
         return Err(model.mismatch(
-            "prefix_tokens only where pooling is \"mean\" or tokens are named",
-            format!("prefix_tokens = {prefix_tokens} with pooling = {pooling:?}"),
-            "remove prefix_tokens from teacher.toml: nothing reads it",
+            "prefix_tokens only with pooling = \"mean\" or with tokens",
+            format!("prefix_tokens = {prefix_tokens} with pooling = \"{}\"", pooling.name()),
+            "remove prefix_tokens from teacher.toml, it has no effect",
         ));
     }
     if pooling == Pooling::Mean && prefix_tokens == 0 && by_family.is_none() {
         warnings.push(format!(
-            "{}: the mean counts every token; set prefix_tokens where class or register tokens come first",
+            "{}: the mean counts every token\nhint: set prefix_tokens if class or register tokens come first",
             model.path().display()
         ));
     }
@@ -122,7 +125,7 @@ pub(super) fn classifier_width(
     dim: usize,
     known: &KnownModel,
 ) -> Option<String> {
-    if is_logits(output) {
+    if is_logits(output) || probabilities(model, output).is_some() {
         return None;
     }
     let named = [POOLED, HIDDEN].contains(&output)
@@ -130,14 +133,15 @@ pub(super) fn classifier_width(
         || EMBEDDING_ENDS.iter().any(|end| output.ends_with(end));
     if known.labels.is_none() && !named && COMMON_CLASSES.contains(&dim) {
         return Some(format!(
-            "{}: {output} has {dim} values, as many as ImageNet has classes, and no file says what they are: if they are class \
-             scores, {CLASSIFIER_HINT}",
+            "{}: {output} has {dim} values, as many as ImageNet has classes, and no file names a classifier\nhint: if they are \
+             class scores, {CLASSIFIER_HINT}",
             model.path().display()
         ));
     }
     (known.labels == Some(dim)).then(|| {
         format!(
-            "{}: {output} has {dim} values, as many as the classifier has classes: class scores, not an embedding; {CLASSIFIER_HINT}",
+            "{}: {output} has {dim} values, as many as the classifier has classes: class scores, not an embedding\nhint: \
+             {CLASSIFIER_HINT}",
             model.path().display()
         )
     })
@@ -171,7 +175,7 @@ fn found<'m>(model: &'m Model, known: &KnownModel) -> Result<(&'m Port, String),
         (None, Some(hidden)) => Ok((hidden, "its name".to_owned())),
         (None, None) => by_name("logits").map(|logits| (logits, "its name".to_owned())).ok_or_else(|| {
             let expected = format!("one output, or one named {}, {POOLED}, {HIDDEN}", EMBEDDINGS.join(", "));
-            model.mismatch(expected, describe(outputs), "name the output in teacher.toml")
+            model.mismatch(expected, describe(outputs), "set output in teacher.toml to the image's embedding")
         }),
     }
 }
@@ -189,7 +193,7 @@ fn warnings(model: &Model, port: &Port, settings: &ImageSettings) -> Result<Vec<
         let (name, family) = (&port.name, family.unwrap_or_default());
         if known.beside_text && settings.output.is_none() {
             return Err(model.mismatch(
-                format!("image_embeds, the projected embedding, as the model is {family}'s and there is a text model"),
+                format!("image_embeds, the projected embedding of {family}, because there is a text model"),
                 describe(model.outputs()),
                 format!(
                     "{name} comes before the projection and cannot be compared with text: export the model with its projection \
@@ -198,14 +202,15 @@ fn warnings(model: &Model, port: &Port, settings: &ImageSettings) -> Result<Vec<
             ));
         }
         return Ok(vec![format!(
-            "{place}: {name} of a {family} vision model comes before the projection and cannot be compared with text; \
+            "{place}: {name} of a {family} vision model comes before the projection and cannot be compared with text\nhint: \
              export image_embeds for a language-guided teacher"
         )]);
     }
     if port.name == POOLED && family.is_none() {
         return Ok(vec![format!(
-            "{place}: no config.json says which model this is; CLIP's {POOLED} comes before the projection and cannot be \
-             compared with text; export image_embeds for a language-guided teacher"
+            "{place}: no config.json names the model's family; CLIP's {POOLED} comes before the projection and cannot be \
+             compared with text\nhint: copy the model's config.json beside it, or export image_embeds for a language-guided \
+             teacher"
         )]);
     }
     if port.name == POOLED
@@ -213,17 +218,28 @@ fn warnings(model: &Model, port: &Port, settings: &ImageSettings) -> Result<Vec<
         && !family.is_some_and(|family| POOLED_FAMILIES.contains(&family))
     {
         return Ok(vec![format!(
-            "{place}: {POOLED} of this family passes a layer that is trained for classification only; export {HIDDEN}, \
+            "{place}: {POOLED} of this family passes a layer that is trained for classification only\nhint: export {HIDDEN}, \
              whose first token is the embedding"
         )]);
     }
     if is_logits(&port.name) {
         return Ok(vec![format!(
-            "{place}: {} are class scores, not an embedding; {CLASSIFIER_HINT}",
+            "{place}: {} are class scores, not an embedding\nhint: {CLASSIFIER_HINT}",
+            port.name
+        )]);
+    }
+    if let Some(operator) = probabilities(model, &port.name) {
+        return Ok(vec![format!(
+            "{place}: {} is the result of {operator}: class probabilities, not an embedding\nhint: {CLASSIFIER_HINT}",
             port.name
         )]);
     }
     Ok(Vec::new())
+}
+
+/// The operator that makes probabilities of this output's values, if one does.
+fn probabilities<'m>(model: &'m Model, output: &str) -> Option<&'m str> {
+    model.file().last_operator(output).filter(|operator| PROBABILITIES.contains(operator))
 }
 
 fn is_logits(name: &str) -> bool {

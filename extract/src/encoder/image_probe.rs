@@ -52,9 +52,9 @@ pub(super) fn require_difference(
     };
     let got = format!("{problem} from {output} (outputs: {})", describe(model.outputs()));
     let hint = if output.contains("text") {
-        "this is the text's output: set [image] output in teacher.toml to the image's embedding, such as image_embeds"
+        "this is the text encoder's output: set [image] output in teacher.toml to the image's embedding, such as image_embeds"
     } else {
-        "set [image] output in teacher.toml to the image's embedding; if it is, export the model again, with its trained weights"
+        "set [image] output in teacher.toml to the image's embedding; if this is it, export the model again, with its trained weights"
     };
     Err(model.mismatch("different vectors for different images", got, hint))
 }

@@ -27,13 +27,7 @@ pub(super) fn list(
     };
     list.push(Resolved::new("layout", layout, from(settings.layout.is_some())));
     list.push(Resolved::new("output", output.name.as_str(), output.source.as_str()));
-    let pooling = match output.pooling {
-        Pooling::None => "none",
-        Pooling::Cls => "cls",
-        Pooling::Mean => "mean",
-        Pooling::Gap => "gap",
-    };
-    list.push(Resolved::new("pooling", pooling, output.pooling_source.as_str()));
+    list.push(Resolved::new("pooling", output.pooling.name(), output.pooling_source.as_str()));
     // teacher.toml refuses the key where nothing reads it.
     if output.prefix_tokens > 0 && (output.pooling == Pooling::Mean || settings.tokens.is_some()) {
         let source =

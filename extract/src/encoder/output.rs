@@ -21,7 +21,7 @@ pub(crate) fn require_float(model: &Model, output: &Port) -> Result<(), ExtractE
     if matches!(output.element, Some(Float32 | Float16)) {
         return Ok(());
     }
-    let hint = "name another output in teacher.toml";
+    let hint = "set output in teacher.toml to another output";
     Err(model.mismatch("an output of f32 or f16", output.to_string(), hint))
 }
 
@@ -38,10 +38,15 @@ pub(crate) fn feature_pooling(
         (3, _) => Err(model.mismatch(
             "features of one vector per row, [N, F], or a feature map",
             output.to_string(),
-            "tokens are pooled as the embedding's are, and this teacher's embedding is not pooled from tokens",
+            "features are pooled as the embedding is, and this teacher's embedding is not pooled from tokens: set features in \
+             teacher.toml to another output",
         )),
         (4, _) => Ok(Pooling::Gap),
-        _ => Err(model.mismatch("features of two to four axes", output.to_string(), "")),
+        _ => Err(model.mismatch(
+            "features of two to four axes",
+            output.to_string(),
+            "set features in teacher.toml to another output",
+        )),
     }
 }
 
@@ -61,19 +66,23 @@ pub(crate) fn pooling_for(
         (3, None) => Err(model.mismatch(
             "one vector per row, [N, D]",
             output.to_string(),
-            "set pooling = \"cls\" or \"mean\" (with prefix_tokens) in teacher.toml, as the model was trained",
+            "set pooling = \"cls\", or \"mean\" with prefix_tokens, in teacher.toml, as the model was trained",
         )),
         (4, None) => Err(model.mismatch(
             "one vector per row, [N, D]",
             output.to_string(),
-            "a feature map: set pooling = \"gap\" in teacher.toml",
+            "for the mean of a feature map, set pooling = \"gap\" in teacher.toml",
         )),
         (2..=4, Some(pooling)) => Err(model.mismatch(
-            format!("an output that goes with pooling = {pooling:?}"),
+            format!("an output for pooling = \"{}\"", pooling.name()),
             output.to_string(),
-            "none takes [N, D], cls and mean take [N, T, D], gap takes a feature map of four axes",
+            "correct pooling in teacher.toml: none takes [N, D], cls and mean take [N, T, D], gap takes four axes",
         )),
-        _ => Err(model.mismatch("an output of two to four axes", output.to_string(), "")),
+        _ => Err(model.mismatch(
+            "an output of two to four axes",
+            output.to_string(),
+            "set output in teacher.toml to another output",
+        )),
     }
 }
 

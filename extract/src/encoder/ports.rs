@@ -25,7 +25,7 @@ pub(super) fn choose_input<'m>(model: &'m Model, named: Option<&str>) -> Result<
         _ => Err(model.mismatch(
             "one input, the pixels, of four axes",
             describe(inputs),
-            "export the image encoder by itself, or name its input in teacher.toml",
+            "export the image encoder alone, or set input in teacher.toml to the input for pixels",
         )),
     }
 }
@@ -39,7 +39,7 @@ pub(super) fn pixel_type(model: &Model, input: &Port) -> Result<PixelType, Extra
         _ => Err(model.mismatch(
             "an input of f32, f16 or u8",
             input.to_string(),
-            "export the model in f32 or f16: torch: model.float(); optimum: --dtype fp32",
+            "export the model in f32 or f16; torch: model.float(); optimum-cli: --dtype fp32",
         )),
     }
 }
@@ -54,7 +54,7 @@ pub(super) fn layout(
         return Err(model.mismatch(
             "an input of four axes, [N, 3, S, S] or [N, S, S, 3]",
             input.to_string(),
-            "export the model with the shape of its input, and without a time axis",
+            "export the model with a declared input shape of four axes, without a time axis",
         ));
     };
     let found = match (second, fourth) {
@@ -64,7 +64,11 @@ pub(super) fn layout(
         (None, Some(_)) => Some(PixelLayout::Nchw),
         (Some(_), None) => Some(PixelLayout::Nhwc),
         (Some(_), Some(_)) => {
-            return Err(model.mismatch("an input of three channels", input.to_string(), ""));
+            return Err(model.mismatch(
+                "an input of three channels",
+                input.to_string(),
+                "lgd reads images as RGB: use a teacher of RGB images",
+            ));
         }
     };
     match (found, set) {
@@ -88,7 +92,11 @@ pub(super) fn side(
     let (height, width) = (input.shape[first], input.shape[first + 1]);
     let fixed = height.or(width);
     if height.or(fixed) != width.or(fixed) {
-        return Err(model.mismatch("a square input", input.to_string(), ""));
+        return Err(model.mismatch(
+            "a square input",
+            input.to_string(),
+            "export the model for a square image",
+        ));
     }
     let fixed = fixed.and_then(|side| u32::try_from(side).ok());
     match (set, fixed) {
@@ -99,7 +107,7 @@ pub(super) fn side(
         (Some(size), _) | (None, Some(size)) => Ok(size),
         (None, None) => {
             let hint = "set size in teacher.toml";
-            Err(model.mismatch("a fixed input size, or one in teacher.toml", input.to_string(), hint))
+            Err(model.mismatch("a fixed input size, or size in teacher.toml", input.to_string(), hint))
         }
     }
 }
@@ -113,7 +121,11 @@ pub(super) fn batch(
 ) -> Result<usize, ExtractError> {
     let default = if slot == Slot::Cpu { CPU_BATCH } else { GPU_BATCH };
     match (input.shape[0], wanted) {
-        (_, Some(0)) | (Some(0), _) => Err(model.mismatch("a batch above 0", input.to_string(), "")),
+        (_, Some(0)) | (Some(0), _) => Err(model.mismatch(
+            "a batch above 0",
+            input.to_string(),
+            "export the model with a free batch axis",
+        )),
         (Some(fixed), Some(wanted)) if fixed != wanted => {
             let hint = format!("use batch {fixed}, or export the model with a free batch axis");
             Err(model.mismatch(format!("a model that takes batches of {wanted}"), input.to_string(), hint))

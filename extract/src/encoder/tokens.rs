@@ -53,7 +53,7 @@ impl TokenPlan {
         Err(model.mismatch(
             "tokens, [N, T, D], or a feature map of four axes",
             output.to_string(),
-            "name another output as tokens in teacher.toml",
+            "set tokens in teacher.toml to another output",
         ))
     }
 
@@ -78,10 +78,7 @@ impl TokenPlan {
                     PixelLayout::Nhwc => ([a, b], c),
                 };
                 if self.grid.is_some_and(|set| set != grid) {
-                    return Err(wrong(format!(
-                        "a map of {:?} as token_grid in teacher.toml says",
-                        self.grid
-                    )));
+                    return Err(wrong(format!("a map of {:?}, token_grid in teacher.toml", self.grid)));
                 }
                 let shape = TokenShape { rows: grid[0], columns: grid[1], dim };
                 let maps = &data[..rows * shape.width()];

@@ -9,7 +9,6 @@ use super::captions::CaptionEncoder;
 use super::options::{TokenStorage, ViewPlan};
 use crate::device::ExecutionDevice;
 use crate::error::ExtractError;
-use crate::teacher::Pooling;
 
 impl Extractor {
     /// The configuration of a cache of all of `source`.
@@ -28,7 +27,7 @@ impl Extractor {
                 normalization: *encoder.normalization(),
                 resample: encoder.resample(),
                 output: encoder.output().to_owned(),
-                pooling: pooling_name(encoder.pooling()).to_owned(),
+                pooling: encoder.pooling().name().to_owned(),
                 prefix_tokens: u32::try_from(encoder.prefix_tokens()).unwrap_or(u32::MAX),
                 text_encoder: self.text_encoder,
             },
@@ -90,15 +89,6 @@ impl Extractor {
         compare("features", format!("{:?}", config.features), format!("{:?}", self.feature_record()))?;
         compare("tokens", format!("{:?}", config.tokens), format!("{:?}", self.token_record()))?;
         compare("captions", format!("{:?}", config.captions), format!("{captions:?}"))
-    }
-}
-
-fn pooling_name(pooling: Pooling) -> &'static str {
-    match pooling {
-        Pooling::None => "none",
-        Pooling::Cls => "cls",
-        Pooling::Mean => "mean",
-        Pooling::Gap => "gap",
     }
 }
 

@@ -17,7 +17,7 @@ const MAX_CONTEXT: usize = 65_536;
 
 /// Computes the hash; `None` if there is no tokenizer that those versions could read.
 pub(super) fn former_hash(settings: &TextSettings) -> Result<Option<ContentHash>, ExtractError> {
-    let tokenizer = settings.tokenizer.clone().unwrap_or_else(|| settings.dir.join("tokenizer.json"));
+    let tokenizer = settings.tokenizer().unwrap_or_else(|| settings.dir.join("tokenizer.json"));
     if !tokenizer.is_file() {
         return Ok(None);
     }
@@ -26,16 +26,17 @@ pub(super) fn former_hash(settings: &TextSettings) -> Result<Option<ContentHash>
         open_clip.and_then(|(_, json)| length(json.pointer("/model_cfg/text_cfg/context_length")));
     let beside = beside(&tokenizer)?;
     let context_length = settings
+        .set
         .context_length
         .or(open_clip)
         .or(beside.context_length.filter(|length| *length <= MAX_CONTEXT));
-    let pad_id = settings.pad_id.or(beside.pad_id);
+    let pad_id = settings.set.pad_id.or(beside.pad_id);
     let mut hasher = blake3::Hasher::new();
     hash_model(&mut hasher, &settings.model)?;
     hasher.update(ContentHash::of_file(&tokenizer)?.as_bytes());
     let fingerprint = format!(
         "context_length={context_length:?} padding={:?} pad_id={pad_id:?} input={:?} output={:?} pooling={:?}",
-        settings.padding, settings.input, settings.output, settings.pooling
+        settings.set.padding, settings.set.input, settings.set.output, settings.set.pooling
     );
     hasher.update(fingerprint.as_bytes());
     Ok(Some(hasher.finalize().into()))

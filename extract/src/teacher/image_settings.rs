@@ -7,11 +7,11 @@ use lgd_data::view::{CENTER_FRACTION, CenterCrop, CropRounding, ResizeMode};
 
 use super::model_config::ModelConfig;
 use super::onnx::{Declared, Element, OnnxFile};
-use super::preprocessing::{Preprocessing, read_json};
+use super::preprocessing::{Preprocessing, is_of_unit_range, read_json};
 use super::resolved::Resolved;
 use super::settings::{ImageSettings, KnownModel};
 use super::sourced::Sourced;
-use super::toml_file::{ImageToml, LayoutName, ResampleName, TEACHER_TOML};
+use super::toml_file::{ImageToml, LayoutName, TEACHER_TOML};
 use crate::error::ExtractError;
 
 /// The normalization that leaves bytes as they are: (value / 255 - 0) / (1 / 255).
@@ -35,6 +35,7 @@ pub(super) struct ImageSources<'a> {
 impl ImageSources<'_> {
     /// Resolves everything that needs no opened model.
     pub(super) fn resolve(&self) -> Result<ImageSettings, ExtractError> {
+        self.preprocessing.require_pixels()?;
         self.preprocessing.require_rgb()?;
         let toml = self.toml;
         let mut notes = Vec::new();
@@ -87,7 +88,8 @@ impl ImageSources<'_> {
             None => self.preprocessing.size()?,
         };
         if let Some(size) = size.as_ref().filter(|size| size.value == 0 || size.value > MAX_SIZE) {
-            return self.refuse(format!("[image] size = {}: out of range", size.value), "");
+            let reason = format!("size = {} ({}): expected 1 to {MAX_SIZE} pixels", size.value, size.source);
+            return self.refuse(reason, "set size in teacher.toml");
         }
         match (&size, pixels.and_then(side_of)) {
             (Some(size), _) => {
@@ -113,12 +115,13 @@ impl ImageSources<'_> {
         let set = match (self.toml.mean, self.toml.std) {
             (Some(mean), Some(std)) => Some(Normalization { mean, std }),
             (None, None) => None,
-            _ => return self.refuse("[image] mean and std must be given together", ""),
+            (Some(_), None) => return self.refuse("[image] mean is set without std", "set both or neither"),
+            (None, Some(_)) => return self.refuse("[image] std is set without mean", "set both or neither"),
         };
         if pixels.is_some_and(|pixels| pixels.element == Element::Byte) {
             if set.is_some() {
                 let model = self.model_name();
-                notes.push(format!("{model} takes bytes (u8), 0 to 255: mean and std have no effect"));
+                notes.push(format!("{model} takes bytes (u8), 0..255, so mean and std have no effect"));
             }
             return Ok(BYTES);
         }
@@ -128,22 +131,28 @@ impl ImageSources<'_> {
         };
         let Some(Sourced { value: normalization, source }) = normalization else {
             return self.refuse(
-                "[image] mean and std are neither here nor in preprocessor_config.json, processor_config.json, \
+                "mean and std are not known: expected them in teacher.toml, preprocessor_config.json, processor_config.json, \
                  open_clip_config.json or timm's config.json",
-                "CLIP: mean = [0.48145466, 0.4578275, 0.40821073], std = [0.26862954, 0.26130258, 0.27577711]; \
-                 torchvision: mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]; set them in teacher.toml, or copy \
-                 the exporter's file here",
+                &self.missing_normalization(),
             );
         };
-        // Pixels are in 0..1. A mean far outside that range is meant for bytes and would silently make a whole cache
-        // useless.
-        let usable = normalization.mean.iter().all(|mean| mean.abs() <= 2.0)
-            && normalization.std.iter().all(|std| *std > 0.0 && *std <= 2.0);
-        if !usable {
+        // A file's own values are checked where they are read.
+        if !is_of_unit_range(&normalization) {
             return self.refuse(
-                format!("[image] {normalization:?}: expected means within -2..2 and std above 0, at most 2"),
-                "they are for pixels in 0..1; divide values for bytes by 255",
+                format!(
+                    "[image] mean {:?}, std {:?}: expected means within -2..2 and std above 0, at most 2",
+                    normalization.mean, normalization.std
+                ),
+                "they are of pixels in 0..1; divide values of bytes by 255",
             );
+        }
+        // The tool itself would do so with images of bytes.
+        if normalization.std.iter().all(|std| *std < 0.99 * BYTES.std[0]) {
+            notes.push(format!(
+                "{source} leaves pixels in 0..255, although mean and std are those of 0..1: the model gets values up to {:.0}\nhint: \
+                 if it takes pixels in 0..1, set mean and std in teacher.toml",
+                (1.0 - normalization.mean[0]) / normalization.std[0]
+            ));
         }
         let list = |values: [f32; 3]| toml::Value::from(values.map(shortest_f64).to_vec());
         resolved.push(Resolved::new("mean", list(normalization.mean), source.clone()));
@@ -151,15 +160,28 @@ impl ImageSources<'_> {
         Ok(normalization)
     }
 
+    /// The remedy if no file has mean and std.
+    fn missing_normalization(&self) -> String {
+        let above = std::path::absolute(self.dir).ok().and_then(|dir| Some(dir.parent()?.to_owned()));
+        let above = above.filter(|above| above.join("preprocessor_config.json").is_file());
+        match above {
+            Some(above) => format!("give the folder above, {}, which has preprocessor_config.json", above.display()),
+            None => "copy the exporter's file here, or set them in teacher.toml; CLIP: mean = [0.48145466, 0.4578275, 0.40821073], \
+                     std = [0.26862954, 0.26130258, 0.27577711]; torchvision: mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, \
+                     0.225]"
+                .to_owned(),
+        }
+    }
+
     fn resample(&self, resolved: &mut Vec<Resolved>) -> Result<Resample, ExtractError> {
         let resample = match self.toml.resample {
-            Some(name) => Sourced::new(resample_of(name), TEACHER_TOML),
+            Some(resample) => Sourced::new(resample, TEACHER_TOML),
             None => match self.preprocessing.resample()? {
                 Some(resample) => resample,
                 None => Sourced::new(Resample::Bicubic, "assumed"),
             },
         };
-        resolved.push(Resolved::new("resample", resample_name(resample.value), resample.source));
+        resolved.push(Resolved::new("resample", resample.value.to_string(), resample.source));
         Ok(resample.value)
     }
 
@@ -179,8 +201,10 @@ impl ImageSources<'_> {
                 CenterCrop::of_lengths(side, length, resize, rounding).fraction
             }
             (None, Some(_), None) => {
-                return self
-                    .refuse("[image] resize goes with size, which is not known", "set size in teacher.toml");
+                return self.refuse(
+                    "[image] resize is set, but the size of the input is not known",
+                    "set size in teacher.toml",
+                );
             }
             (None, None, _) => match files {
                 Some(files) => files.fraction,
@@ -191,7 +215,7 @@ impl ImageSources<'_> {
         Ok(Some(Sourced::new(CenterCrop { fraction, resize, rounding }, TEACHER_TOML)))
     }
 
-    /// What the files say of the model.
+    /// The model's family and number of classes, from the files.
     fn known(&self) -> Result<KnownModel, ExtractError> {
         let config = ModelConfig::read(self.dir)?;
         let of_config = config.as_ref().and_then(|config| {
@@ -249,22 +273,4 @@ fn side_of(pixels: &Declared) -> Option<u32> {
 /// The f64 with the shortest decimal form of an f32: 0.485, not 0.48500001430511475.
 fn shortest_f64(value: f32) -> f64 {
     value.to_string().parse().unwrap_or_else(|_| f64::from(value))
-}
-
-fn resample_of(name: ResampleName) -> Resample {
-    match name {
-        ResampleName::Nearest => Resample::Nearest,
-        ResampleName::Bilinear => Resample::Bilinear,
-        ResampleName::Bicubic => Resample::Bicubic,
-        ResampleName::Lanczos => Resample::Lanczos,
-    }
-}
-
-fn resample_name(resample: Resample) -> &'static str {
-    match resample {
-        Resample::Nearest => "nearest",
-        Resample::Bilinear => "bilinear",
-        Resample::Bicubic => "bicubic",
-        Resample::Lanczos => "lanczos",
-    }
 }

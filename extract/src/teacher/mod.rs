@@ -11,6 +11,7 @@
 //! Every setting is resolved from these files; `teacher.toml` overrides them value by value. Opening a teacher reads
 //! only the small files. Encoding prompts never loads the image model, and encoding images never loads the text model.
 
+mod folder;
 mod former_hash;
 mod image_settings;
 mod model_config;
@@ -24,6 +25,7 @@ mod sourced;
 mod text_settings;
 mod tokenizer;
 mod toml_file;
+mod unexported;
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +35,7 @@ use lgd_data::manifest::{ContentHash, Verify};
 pub use resolved::Resolved;
 pub(crate) use sentence::SentencePipeline;
 pub use settings::{ImageSettings, KnownModel, Pooling};
-pub use text_settings::{Clean, Padding, PaddingSide, TextPooling, TextSettings};
+pub use text_settings::{Clean, Padding, PaddingSide, TextPooling, TextSection, TextSettings};
 pub(crate) use tokenizer::{Demand, Family, PromptTokenizer, Tokens};
 
 use crate::device::Slot;
@@ -41,20 +43,18 @@ use crate::encoder::{EncoderOptions, ImageEncoder, Outputs, TextEncoder};
 use crate::error::ExtractError;
 use crate::lfs::refuse_pointer_file;
 use crate::runtime::Runtime;
+use folder::Folder;
 use image_settings::ImageSources;
 use models::{IMAGE_NAMES, Models, TEXT_NAMES, searched};
 pub(crate) use onnx::OnnxFile;
 use preprocessing::Preprocessing;
 use sourced::Sourced;
 pub use toml_file::TEACHER_TOML;
-use toml_file::{ImageToml, TeacherToml, TextToml};
+use toml_file::{ImageToml, TeacherToml};
 
-/// What a folder without a usable teacher lacks.
+/// What a folder must have to be a teacher.
 const FOLDER_HINT: &str = "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer, as \
      exporters write them, or with teacher.toml, which names them";
-
-/// Source of a model that `teacher.toml` does not name.
-const FOUND: &str = "found by its name and inputs";
 
 /// A teacher's settings. The image settings are resolved, and the models opened, on demand.
 #[derive(Clone, Debug)]
@@ -67,52 +67,52 @@ pub struct Teacher {
     models: Models,
     preprocessing: Preprocessing,
     text: Option<TextSettings>,
-    /// Where the text model's name comes from.
-    text_model_source: &'static str,
+    /// Sentences for the user about the folder.
+    notes: Vec<String>,
     /// Whether `teacher.toml` has a section `[text]`. Without one, a text model that is found may be incomplete.
     text_is_described: bool,
 }
 
 impl Teacher {
-    /// Finds the models in `dir`, and reads `teacher.toml` and the files that exporters write beside a model. Opens
-    /// no model.
+    /// Finds the teacher's folder at `path`, a folder or a repository in the cache of the Hugging Face Hub, and the
+    /// models in it, and reads `teacher.toml` and the files that exporters write beside a model. Opens no model.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherFile`] if a file cannot be read; [`ExtractError::TeacherSetting`] if a key is unknown,
-    /// a value is out of range, or there is neither `teacher.toml` nor a model.
-    pub fn open(dir: &Path) -> Result<Self, ExtractError> {
-        let path = dir.join(TEACHER_TOML);
-        let parsed = TeacherToml::read(&path)?;
+    /// [`ExtractError::TeacherFile`] if a file cannot be read; [`ExtractError::TeacherSetting`] if `path` is not a
+    /// folder, a key is unknown, a value is out of range, or there is neither `teacher.toml` nor a model.
+    pub fn open(path: &Path) -> Result<Self, ExtractError> {
+        let Folder { dir, name: folder_name, note } = Folder::of(path)?;
+        let parsed = TeacherToml::read(&dir.join(TEACHER_TOML))?;
         let described = parsed.is_some();
         let TeacherToml { name, image, text } = parsed.unwrap_or_default();
-        let mut models = Models::find(dir)?;
+        let mut models = Models::find(&dir)?;
         let text_is_described = text.is_some();
-        let text_is_named = text.as_ref().is_some_and(|text| text.model.is_some());
         models.share(
-            dir,
+            &dir,
             image.as_ref().and_then(|image| image.model.as_deref()),
             text.as_ref().and_then(|text| text.model.as_deref()),
         );
         if image.is_none() && text.is_none() && models.image.is_none() && models.text.is_none() {
-            let expected = format!("no {TEACHER_TOML} and no model: looked for {}", searched(IMAGE_NAMES));
-            return Err(ExtractError::setting(dir, format!("{expected}{}", models.others()), FOLDER_HINT));
+            return Err(no_teacher(&dir, &models));
         }
-        let preprocessing = Preprocessing::read(dir)?;
-        let folder_name = || dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        let preprocessing = Preprocessing::read(&dir)?;
+        if models.image.is_none() && !described {
+            preprocessing.require_pixels()?;
+        }
         let set_size = image.as_ref().and_then(|image| image.size);
         let image_size = set_size.or_else(|| preprocessing.size().ok().flatten().map(|size| size.value));
         let text = (text.is_some() || models.text.is_some())
-            .then(|| resolve_text(dir, text.unwrap_or_default(), &models, image_size));
+            .then(|| resolve_text(&dir, text.unwrap_or_default(), &models, image_size));
         Ok(Self {
-            name: name.unwrap_or_else(folder_name),
+            name: name.unwrap_or(folder_name),
             described,
             image,
             models,
             preprocessing,
             text,
-            text_model_source: if text_is_named { TEACHER_TOML } else { FOUND },
+            notes: note.into_iter().collect(),
             text_is_described,
-            dir: dir.to_owned(),
+            dir,
         })
     }
 
@@ -130,19 +130,20 @@ impl Teacher {
     /// not require them to be valid.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] if there is no image model, a value is out of range, a required value is
-    /// missing, files contradict each other, or the preprocessing that they describe cannot be followed.
+    /// [`ExtractError::NoModel`] if there is no image model; [`ExtractError::TeacherSetting`] if `teacher.toml` names one
+    /// that is not there, a value is out of range, a required value is missing, files contradict each other, or the
+    /// preprocessing that they describe cannot be followed.
     pub fn image(&self) -> Result<ImageSettings, ExtractError> {
         let none = ImageToml::default();
         let toml = self.image.as_ref().unwrap_or(&none);
-        let model = match (&toml.model, &self.models.image) {
-            (Some(model), _) => Sourced::new(model.clone(), TEACHER_TOML),
-            (None, Some(model)) => Sourced::new(model.clone(), FOUND),
-            (None, None) if self.image.is_some() && self.models.unused.is_empty() => {
+        let model = match &self.models.image {
+            Some(model) => model.clone(),
+            None if self.image.is_some() && self.models.unused.is_empty() => {
                 Sourced::new(PathBuf::from("image.onnx"), "assumed")
             }
-            (None, None) => return Err(self.no_model("image", IMAGE_NAMES)),
+            None => return Err(self.no_model("image", IMAGE_NAMES)),
         };
+        self.require_file("image", &self.dir.join(&model.value))?;
         let toml_path = self.dir.join(TEACHER_TOML);
         ImageSources {
             dir: &self.dir,
@@ -158,7 +159,7 @@ impl Teacher {
     /// Settings of the text model.
     ///
     /// # Errors
-    /// [`ExtractError::TeacherSetting`] if there is no text model.
+    /// [`ExtractError::NoModel`] if there is no text model.
     pub fn text(&self) -> Result<&TextSettings, ExtractError> {
         let text = self.text.as_ref().filter(|_| self.models.text.is_some());
         text.ok_or_else(|| self.no_model("text", TEXT_NAMES))
@@ -169,9 +170,8 @@ impl Teacher {
     /// # Errors
     /// Same as [`Teacher::text`].
     pub fn text_model(&self) -> Result<Resolved, ExtractError> {
-        let model = &self.text()?.model;
-        let model = model.strip_prefix(&self.dir).unwrap_or(model).display().to_string();
-        Ok(Resolved::new("model", model, self.text_model_source))
+        let model = self.models.text.as_ref().ok_or_else(|| self.no_model("text", TEXT_NAMES))?;
+        Ok(Resolved::new("model", model.value.display().to_string(), model.source.as_str()))
     }
 
     /// Whether the teacher has an image model.
@@ -184,25 +184,44 @@ impl Teacher {
         self.text.is_some()
     }
 
+    /// Sentences for the user about how the folder was found.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Models in the folder that are not used, relative to it, such as other precisions.
     pub fn unused_models(&self) -> &[PathBuf] {
         &self.models.unused
     }
 
-    fn no_model(&self, encoder: &str, names: &str) -> ExtractError {
+    fn no_model(&self, encoder: &'static str, names: &str) -> ExtractError {
+        let section = match (self.described, self.text.is_some() && encoder == "text") {
+            (_, true) => format!("[{encoder}] in {TEACHER_TOML} names no model, and "),
+            (true, false) => format!("{TEACHER_TOML} has no [{encoder}], and "),
+            (false, false) => String::new(),
+        };
         let reason = format!(
-            "{} and there is no {encoder} model: looked for {}{}",
-            if self.text.is_some() && encoder == "text" {
-                format!("[{encoder}] in {TEACHER_TOML} names no model,")
-            } else {
-                format!("there is no [{encoder}] in {TEACHER_TOML}")
-            },
+            "{section}there is no {encoder} model: looked for {}{}",
             searched(names),
             self.models.others()
         );
-        let align = if encoder == "text" { "; for a teacher without language see lgd align" } else { "" };
-        let hint = format!("name it in {TEACHER_TOML}: [{encoder}] model = \"FILE\"{align}");
-        ExtractError::setting(&self.dir, reason, hint)
+        ExtractError::NoModel { path: self.dir.clone(), encoder, reason }
+    }
+
+    /// Fails if the model that `teacher.toml` names is not there.
+    fn require_file(&self, section: &str, model: &Path) -> Result<(), ExtractError> {
+        let named = match section {
+            "image" => self.image.as_ref().is_some_and(|image| image.model.is_some()),
+            _ => self.text.as_ref().is_some_and(|text| text.set.model.is_some()),
+        };
+        if model.exists() || !named {
+            return Ok(());
+        }
+        let reason =
+            format!("[{section}] model: there is no file {}{}", model.display(), self.models.listed());
+        let hint =
+            format!("correct model in {TEACHER_TOML}, or remove the key to have the model found by its name");
+        Err(ExtractError::setting(&self.dir.join(TEACHER_TOML), reason, hint))
     }
 
     /// Hash of the text encoder, for a cache of images: `None` if there is none, or if nobody named it and it is
@@ -240,15 +259,17 @@ impl Teacher {
     }
 
     fn text_model_hash(&self) -> Result<ContentHash, ExtractError> {
+        let model = &self.text()?.model;
+        self.require_file("text", model)?;
         let mut hasher = blake3::Hasher::new();
-        hash_model(&mut hasher, &self.text()?.model)?;
+        hash_model(&mut hasher, model)?;
         Ok(hasher.finalize().into())
     }
 
     /// The bridge behind the text model.
     fn align(&self) -> Result<Option<Align>, ExtractError> {
-        let dir = self.text.as_ref().and_then(|text| text.align.as_deref());
-        Ok(dir.map(|dir| Align::open(dir, Verify::Full)).transpose()?)
+        let align = self.text.as_ref().and_then(|text| text.set.align.as_ref());
+        Ok(align.map(|align| Align::open(&self.dir.join(align), Verify::Full)).transpose()?)
     }
 
     /// The hash under which versions up to 0.1 recorded this text encoder, if they could have used it.
@@ -258,7 +279,7 @@ impl Teacher {
     pub fn former_text_hash(&self) -> Result<Option<ContentHash>, ExtractError> {
         let text = self.text()?;
         // Those versions knew no bridge.
-        if text.align.is_some() { Ok(None) } else { former_hash::former_hash(text) }
+        if text.set.align.is_some() { Ok(None) } else { former_hash::former_hash(text) }
     }
 
     /// Opens the image model on the first device of `options`.
@@ -333,21 +354,27 @@ fn hash_model(hasher: &mut blake3::Hasher, model: &Path) -> Result<(), ExtractEr
 }
 
 /// The settings of the text side. The tokenizer's files are read when the encoder is opened.
-fn resolve_text(dir: &Path, text: TextToml, models: &Models, image_size: Option<u32>) -> TextSettings {
-    TextSettings {
-        model: dir.join(text.model.or(models.text.clone()).unwrap_or_else(|| "text.onnx".into())),
-        dir: dir.to_owned(),
-        tokenizer: text.tokenizer.map(|tokenizer| dir.join(tokenizer)),
-        context_length: text.context_length,
-        padding: text.padding,
-        padding_side: text.padding_side,
-        pad_id: text.pad_id,
-        clean: text.clean,
-        input: text.input,
-        output: text.output,
-        pooling: text.pooling,
-        align: text.align.map(|align| dir.join(align)),
-        image_size,
+fn resolve_text(dir: &Path, set: TextSection, models: &Models, image_size: Option<u32>) -> TextSettings {
+    let model = models.text.as_ref().map_or(Path::new("text.onnx"), |model| &model.value);
+    TextSettings { model: dir.join(model), dir: dir.to_owned(), set, image_size }
+}
+
+/// The error for a folder without any model, with the way to one.
+fn no_teacher(dir: &Path, models: &Models) -> ExtractError {
+    let missing = format!("no {TEACHER_TOML} and no model: looked for {}", searched(IMAGE_NAMES));
+    match unexported::remedy(dir).filter(|_| models.unused.is_empty()) {
+        Some((weights, hint)) => {
+            let reason = format!(
+                "{missing}; the folder has {}, weights that were not exported to ONNX",
+                weights.join(", ")
+            );
+            ExtractError::setting(dir, reason, hint)
+        }
+        None if models.unused.is_empty() => ExtractError::setting(dir, missing, FOLDER_HINT),
+        None => {
+            let hint = format!("name one in {TEACHER_TOML}: [image] model = \"FILE\"");
+            ExtractError::setting(dir, format!("{missing}{}", models.others()), hint)
+        }
     }
 }
 

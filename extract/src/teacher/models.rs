@@ -11,6 +11,8 @@
 use std::path::{Path, PathBuf};
 
 use super::onnx::OnnxFile;
+use super::sourced::Sourced;
+use super::toml_file::TEACHER_TOML;
 use crate::error::ExtractError;
 
 /// Subfolder in which exporters put models.
@@ -43,10 +45,14 @@ const VARIANTS: &[&str] = &[
 /// The models of a folder. Paths are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Models {
-    pub image: Option<PathBuf>,
-    pub text: Option<PathBuf>,
+    /// The image model, and where its name comes from.
+    pub image: Option<Sourced<PathBuf>>,
+    /// The text model, and where its name comes from.
+    pub text: Option<Sourced<PathBuf>>,
     /// Other models, in order of their paths.
     pub unused: Vec<PathBuf>,
+    /// All models in the folder, in order of their paths.
+    all: Vec<PathBuf>,
 }
 
 impl Models {
@@ -67,13 +73,17 @@ impl Models {
             let in_folder = found.iter().find_map(|(above, _)| *above);
             in_folder.or_else(|| found.iter().find_map(|(_, below)| *below)).cloned()
         };
-        let (mut image, mut text) = (first(IMAGE), first(TEXT));
-        let either = first(&[EITHER]).or_else(|| match all.as_slice() {
-            [only] if !is_variant(only) => Some(only.clone()),
+        let by_name = |names: &[&str]| first(names).map(|path| Sourced::new(path, "found by its name"));
+        let (mut image, mut text) = (by_name(IMAGE), by_name(TEXT));
+        let either = first(&[EITHER]).map(|path| Sourced::new(path, "found by its name and inputs"));
+        let either = either.or_else(|| match all.as_slice() {
+            [only] if !is_variant(only) => {
+                Some(Sourced::new(only.clone(), "the only model; its inputs say which encoder it is"))
+            }
             _ => None,
         });
         if let Some(model) = either.filter(|_| image.is_none() || text.is_none()) {
-            let (pixels, tokens) = takes(&dir.join(&model));
+            let (pixels, tokens) = takes(&dir.join(&model.value));
             // A model whose inputs cannot be read is reported when it is opened.
             if image.is_none() && (pixels || !tokens && text.is_none()) {
                 image = Some(model.clone());
@@ -82,35 +92,52 @@ impl Models {
                 text = Some(model);
             }
         }
-        let unused = all.into_iter().filter(|path| ![&image, &text].contains(&&Some(path.clone()))).collect();
-        Ok(Self { image, text, unused })
+        Ok(Self { image, text, unused: Vec::new(), all }.with_unused())
     }
 
     /// Takes account of the models that `teacher.toml` names: they replace those found, and one that has both inputs
     /// serves as the other encoder if there is none.
     pub(crate) fn share(&mut self, dir: &Path, image: Option<&Path>, text: Option<&Path>) {
         let both = |model: &Path| takes(&dir.join(model)) == (true, true);
+        let shared = |model: &Path, section: &str| {
+            let source = format!("{TEACHER_TOML}: the model of [{section}] takes pixels and tokens");
+            Some(Sourced::new(model.to_owned(), source))
+        };
         if let Some(model) = image {
-            self.image = Some(model.to_owned());
+            self.image = Some(Sourced::new(model.to_owned(), TEACHER_TOML));
             if text.is_none() && self.text.is_none() && both(model) {
-                self.text = Some(model.to_owned());
+                self.text = shared(model, "image");
             }
         }
         if let Some(model) = text {
-            self.text = Some(model.to_owned());
+            self.text = Some(Sourced::new(model.to_owned(), TEACHER_TOML));
             if image.is_none() && self.image.is_none() && both(model) {
-                self.image = Some(model.to_owned());
+                self.image = shared(model, "text");
             }
         }
-        let used = [self.image.clone(), self.text.clone()];
-        self.unused.retain(|path| !used.contains(&Some(path.clone())));
+        *self = std::mem::take(self).with_unused();
     }
 
-    /// The unused models, for messages: "; there are a.onnx, b.onnx"; empty if there are none.
-    pub(crate) fn others(&self) -> String {
-        let names: Vec<String> = self.unused.iter().map(|path| path.display().to_string()).collect();
-        if names.is_empty() { String::new() } else { format!("; there are {}", names.join(", ")) }
+    fn with_unused(mut self) -> Self {
+        let used = [&self.image, &self.text].map(|model| model.as_ref().map(|model| &model.value));
+        self.unused = self.all.iter().filter(|path| !used.contains(&Some(*path))).cloned().collect();
+        self
     }
+
+    /// The unused models, for messages: "; the folder has a.onnx, b.onnx"; empty if there are none.
+    pub(crate) fn others(&self) -> String {
+        in_folder(&self.unused)
+    }
+
+    /// All models, for messages, in the form of [`Models::others`].
+    pub(crate) fn listed(&self) -> String {
+        in_folder(&self.all)
+    }
+}
+
+fn in_folder(models: &[PathBuf]) -> String {
+    let names: Vec<String> = models.iter().map(|path| path.display().to_string()).collect();
+    if names.is_empty() { String::new() } else { format!("; the folder has {}", names.join(", ")) }
 }
 
 /// Whether the model at `path` takes pixels, and whether it takes tokens; neither if it cannot be read.
@@ -157,9 +184,7 @@ fn is_variant(path: &Path) -> bool {
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> ExtractError {
-    let hint =
-        "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer";
-    ExtractError::TeacherFile { path: path.to_owned(), source, hint }
+    ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }
 }
 
 #[cfg(test)]
@@ -175,7 +200,8 @@ mod tests {
         }
         let found = Models::find(dir.path()).unwrap();
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        (found.image.map(text), found.text.map(text), found.unused.into_iter().map(text).collect())
+        let name = |model: Sourced<PathBuf>| text(model.value);
+        (found.image.map(name), found.text.map(name), found.unused.into_iter().map(text).collect())
     }
 
     #[test]
@@ -227,9 +253,26 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_folder_says_what_a_teacher_is() {
-        let text = Models::find(Path::new("/nowhere/at/all")).unwrap_err().to_string();
-        assert!(text.contains("/nowhere/at/all") && text.contains("hint: a teacher is a folder"), "{text}");
+    fn every_model_says_how_it_was_found() {
+        use Takes::{Both, Pixels, Tokens};
+        for (files, image, text) in [
+            (vec![("visual.onnx", Pixels), ("text.onnx", Tokens)], "found by its name", "found by its name"),
+            (
+                vec![("visual.onnx", Pixels), ("model.onnx", Tokens)],
+                "found by its name",
+                "found by its name and inputs",
+            ),
+            (vec![("clip.onnx", Both)], "the only model;", "the only model;"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, takes) in &files {
+                std::fs::write(dir.path().join(name), model_that_takes(*takes)).unwrap();
+            }
+            let found = Models::find(dir.path()).unwrap();
+            for (model, source) in [(found.image, image), (found.text, text)] {
+                assert!(model.unwrap().source.starts_with(source), "{files:?}");
+            }
+        }
     }
 
     #[test]
@@ -239,7 +282,7 @@ mod tests {
         std::fs::write(dir.path().join("other.onnx"), model_that_takes(Takes::Pixels)).unwrap();
         let found = Models::find(dir.path()).unwrap();
         assert_eq!((&found.image, &found.text), (&None, &None));
-        assert_eq!(found.others(), "; there are clip.onnx, other.onnx");
+        assert_eq!(found.others(), "; the folder has clip.onnx, other.onnx");
         for (image, text, expected) in [
             (Some("clip.onnx"), None, [Some("clip.onnx"), Some("clip.onnx")]),
             (None, Some("clip.onnx"), [Some("clip.onnx"), Some("clip.onnx")]),
@@ -248,7 +291,14 @@ mod tests {
         ] {
             let mut models = found.clone();
             models.share(dir.path(), image.map(Path::new), text.map(Path::new));
-            assert_eq!([models.image, models.text], expected.map(|name| name.map(PathBuf::from)));
+            let source = |model: &Sourced<PathBuf>, set: bool| match set {
+                true => assert_eq!(model.source, TEACHER_TOML),
+                false => assert!(model.source.contains("takes pixels and tokens"), "{}", model.source),
+            };
+            models.image.iter().for_each(|model| source(model, image.is_some()));
+            models.text.iter().for_each(|model| source(model, text.is_some()));
+            let got = [models.image, models.text].map(|model| model.map(|model| model.value));
+            assert_eq!(got, expected.map(|name| name.map(PathBuf::from)));
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Reads what an ONNX file declares, without ONNX Runtime: the graph's inputs and outputs, and the separate files that
-//! hold its weights.
+//! hold its weights, and the operators that compute its outputs.
 //!
 //! ```text
 //! ModelProto ─► GraphProto ─► ValueInfoProto: name, element type, shape of an input or output
@@ -22,6 +22,9 @@ const MAX_DEPTH: usize = 100;
 /// Maximum length of a key, location or declared input, bytes.
 const MAX_TEXT: usize = 1 << 16;
 
+/// Operators whose result holds the values of their first input, in the same order.
+const RESHAPING: &[&str] = &["Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
+
 /// Depth of the main graph: the model is at 0.
 const MAIN_GRAPH: usize = 1;
 
@@ -32,6 +35,16 @@ pub(crate) struct OnnxFile {
     pub inputs: Vec<Declared>,
     /// Files beside the model that hold weights, with the number of bytes that the model reads from each.
     pub weights: BTreeMap<String, u64>,
+    /// The nodes of the main graph, by the name of each of their results.
+    nodes: BTreeMap<String, Node>,
+}
+
+/// A node of the main graph.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Node {
+    operator: String,
+    /// Name of the first input; empty if there is none.
+    input: String,
 }
 
 /// An input of a model as its file declares it.
@@ -71,6 +84,18 @@ impl OnnxFile {
             matches!(input.element, Element::Float | Element::Byte)
                 && input.shape.as_ref().is_none_or(|shape| shape.len() == 4)
         })
+    }
+
+    /// The operator that computes the values of the output `name`; `None` if the file does not say it.
+    pub(crate) fn last_operator(&self, name: &str) -> Option<&str> {
+        let mut node = self.nodes.get(name)?;
+        for _ in 0..self.nodes.len() {
+            if !RESHAPING.contains(&node.operator.as_str()) {
+                break;
+            }
+            node = self.nodes.get(&node.input)?;
+        }
+        Some(&node.operator)
     }
 
     /// Whether an input takes token ids: one or two axes of integers.
@@ -122,6 +147,7 @@ fn read(model: impl Read + Seek, end: u64) -> io::Result<OnnxFile> {
         external: Vec::new(),
         inputs: Vec::new(),
         initializers: BTreeSet::new(),
+        nodes: BTreeMap::new(),
     };
     match walk.message(Message::Model, end, 0) {
         Err(error) if !matches!(error.kind(), InvalidData | UnexpectedEof) => return Err(error),
@@ -134,7 +160,7 @@ fn read(model: impl Read + Seek, end: u64) -> io::Result<OnnxFile> {
     }
     let mut inputs = walk.inputs;
     inputs.retain(|input| !walk.initializers.contains(&input.name));
-    Ok(OnnxFile { inputs, weights })
+    Ok(OnnxFile { inputs, weights, nodes: walk.nodes })
 }
 
 /// Where a tensor's values are.
@@ -153,6 +179,8 @@ struct Walk<R> {
     inputs: Vec<Declared>,
     /// Names of the main graph's initializers. Old models list them among the inputs.
     initializers: BTreeSet<String>,
+    /// Nodes of the main graph, by the names of their results.
+    nodes: BTreeMap<String, Node>,
 }
 
 impl<R: Read + Seek> Walk<R> {
@@ -163,6 +191,7 @@ impl<R: Read + Seek> Walk<R> {
         }
         let (before, mut external) = (self.external.len(), message != Message::Tensor);
         let mut entries = External::default();
+        let (mut node, mut results) = (Node::default(), Vec::new());
         while self.at < end {
             let tag = self.varint()?;
             let field = tag >> 3;
@@ -184,6 +213,13 @@ impl<R: Read + Seek> Walk<R> {
                             let name = self.text(length)?;
                             self.initializers.insert(name);
                         }
+                        (Message::Node, 1, _) if depth == MAIN_GRAPH + 1 && node.input.is_empty() => {
+                            node.input = self.text(length)?;
+                        }
+                        (Message::Node, 2, _) if depth == MAIN_GRAPH + 1 => results.push(self.text(length)?),
+                        (Message::Node, 4, _) if depth == MAIN_GRAPH + 1 => {
+                            node.operator = self.text(length)?
+                        }
                         (_, _, Some(Message::Entry)) => self.entry(inner, &mut entries)?,
                         (_, _, Some(child)) => self.message(child, inner, depth + 1)?,
                         _ => self.skip(length)?,
@@ -192,6 +228,7 @@ impl<R: Read + Seek> Walk<R> {
                 _ => return Err(malformed()),
             }
         }
+        self.nodes.extend(results.into_iter().map(|result| (result, node.clone())));
         if !entries.location.is_empty() {
             self.external.push(entries);
         }
@@ -460,6 +497,41 @@ pub(super) mod tests {
             Takes::Nothing => Vec::new(),
         };
         [number(1, 8), field(7, &[field(2, b"graph"), inputs].concat())].concat()
+    }
+
+    #[test]
+    fn the_operator_behind_an_output_is_found_through_those_that_only_reshape() {
+        let node = |operator: &str, inputs: &[&str], output: &str| {
+            let inputs: Vec<u8> = inputs.iter().flat_map(|name| field(1, name.as_bytes())).collect();
+            let parts =
+                [inputs, field(2, output.as_bytes()), field(3, b"name"), field(4, operator.as_bytes())];
+            field(1, &parts.concat())
+        };
+        let nodes = [
+            node("Gemm", &["pooled", "weight", "bias"], "logits"),
+            node("Softmax", &["logits"], "shares"),
+            node("Reshape", &["shares", "shape"], "rows"),
+            node("Cast", &["rows"], "probabilities"),
+            node("Identity", &["loop"], "loop"),
+            node("Identity", &["pixels"], "pixels_again"),
+        ];
+        // A branch of an If has names of its own.
+        let branch = field(6, &node("Softmax", &["x"], "logits"));
+        let nested = field(1, &[field(4, b"If"), field(5, &branch)].concat());
+        let graph = [nodes.concat(), nested].concat();
+        let model = [number(1, 8), field(7, &graph)].concat();
+        let end = u64::try_from(model.len()).unwrap();
+        let file = read(Cursor::new(model), end).unwrap();
+        for (output, operator) in [
+            ("probabilities", Some("Softmax")),
+            ("shares", Some("Softmax")),
+            ("logits", Some("Gemm")),
+            ("pixels_again", None),
+            ("absent", None),
+        ] {
+            assert_eq!(file.last_operator(output), operator, "{output}");
+        }
+        assert_eq!(file.last_operator("loop"), Some("Identity"));
     }
 
     /// What a model with these inputs and one initializer, "weight", declares.

@@ -19,7 +19,8 @@ const POOLING: &str = "1_Pooling/config.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
 
 /// Export that has every step in its graph.
-const WHOLE: &str = "export the whole model, with sentence_embedding as its output (optimum-cli export onnx --library sentence_transformers)";
+const WHOLE: &str = "export the whole model, with sentence_embedding as its output: optimum-cli export onnx --model FOLDER --library \
+                     sentence_transformers --task feature-extraction OUT";
 
 /// Older spellings of the modes.
 const LEGACY: [(&str, &str); 6] = [
@@ -57,7 +58,7 @@ impl SentencePipeline {
                 "Pooling" => found = pooling(&dir.join(text("path")).join("config.json"))?,
                 _ => {
                     let reason = format!(
-                        "the step {class:?} (folder {:?}) follows the transformer and is not in the model's hidden states",
+                        "the step {class:?} (folder {:?}) follows the transformer, and the model's hidden states lack it",
                         text("path")
                     );
                     return Err(ExtractError::setting(&path, reason, WHOLE));
@@ -77,8 +78,9 @@ impl SentencePipeline {
         let Some(name) = json.get("default_prompt_name").and_then(Value::as_str) else { return Ok(None) };
         let Some(prompt) = json.get("prompts").and_then(|prompts| prompts.get(name)).and_then(Value::as_str)
         else {
-            let reason = format!("default_prompt_name {name:?} is not the name of a text in prompts");
-            let hint = "add it to prompts, or set default_prompt_name to null to embed the texts alone";
+            let reason = format!("default_prompt_name = {name:?}: prompts has no text of this name");
+            let hint =
+                "add it to prompts in this file, or set default_prompt_name to null to embed the texts alone";
             return Err(ExtractError::setting(&path, reason, hint));
         };
         if prompt.is_empty() {

@@ -25,6 +25,18 @@ pub enum Pooling {
     Gap,
 }
 
+impl Pooling {
+    /// Its name in `teacher.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+            Self::Gap => "gap",
+        }
+    }
+}
+
 /// Inputs and outputs of the image model.
 #[derive(Clone, Debug)]
 pub struct ImageSettings {

@@ -26,7 +26,13 @@ fn a_minimal_teacher_opens_without_any_model_file() {
     assert_eq!(teacher.name(), "tiny");
     assert_eq!((image.size, image.resample, image.prefix_tokens), (Some(32), Resample::Bicubic, None));
     assert!(image.model.ends_with("image.onnx"));
-    assert!(teacher.text().unwrap_err().to_string().contains("there is no [text]"));
+    assert!(
+        teacher
+            .text()
+            .unwrap_err()
+            .to_string()
+            .contains("teacher.toml has no [text], and there is no text model")
+    );
 }
 
 #[test]
@@ -54,7 +60,7 @@ fn unknown_keys_and_wrong_values_name_the_file() {
         (format!("{MINIMAL}pooling = 'max'\n"), "pooling"),
         (format!("{MINIMAL}normalize = false\n"), "normalize"),
         (format!("{MINIMAL}pooling = 'cls'\nprefix_tokens = 5\n"), "prefix_tokens"),
-        (format!("{MINIMAL}token_grid = [2, 2]\n"), "token_grid only goes with tokens"),
+        (format!("{MINIMAL}token_grid = [2, 2]\n"), "token_grid has no effect without tokens"),
         (format!("{MINIMAL}tokens = 't'\ntoken_grid = [2, 0]\n"), "token_grid"),
         (format!("{MINIMAL}tokens = 't'\ntoken_grid = [4]\n"), "token_grid"),
         (MINIMAL.replace("size = 32", "size = 0"), "size = 0"),
@@ -62,13 +68,20 @@ fn unknown_keys_and_wrong_values_name_the_file() {
         (format!("{MINIMAL}center_fraction = 1.5\n"), "center_fraction = 1.5"),
         (format!("{MINIMAL}center_fraction = nan\n"), "center_fraction = NaN"),
         (MINIMAL.replace("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.0, 0.5]"), "std above 0"),
-        (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "together"),
-        ("[image]\nsize = 32\n".to_owned(), "hint: CLIP: mean"),
+        (MINIMAL.replace("std = [0.5, 0.5, 0.5]", ""), "mean is set without std"),
+        (
+            MINIMAL.replace("mean = [0.5, 0.5, 0.5]", "mean = [123.7, 116.3, 103.5]"),
+            "divide values of bytes by 255",
+        ),
+        ("[image]\nsize = 32\n".to_owned(), "CLIP: mean"),
         ("[text]\npooling = 'gap'\n".to_owned(), "gap"),
-        (format!("{MINIMAL}center_fraction = 0.9\nresize = 36\n"), "give one of them"),
+        (format!("{MINIMAL}center_fraction = 0.9\nresize = 36\n"), "expected one of them"),
         (format!("{MINIMAL}resize = 0\n"), "resize: expected 1 to 4096 pixels"),
         (format!("{MINIMAL}resize_mode = 'crop'\n"), "resize_mode"),
-        (MINIMAL.replace("size = 32", "resize = 36"), "resize goes with size"),
+        (
+            MINIMAL.replace("size = 32", "resize = 36"),
+            "resize is set, but the size of the input is not known",
+        ),
         ("[image\n".to_owned(), "TOML parse error"),
     ] {
         let text = message(&[(TEACHER_TOML, &toml)]);
@@ -98,7 +111,7 @@ fn odd_defaults_do_not_matter_where_teacher_toml_decides_or_no_image_is_encoded(
     assert_eq!((image.size, image.resample), (Some(32), Resample::Bilinear));
     let teacher = open(&[files[0], (TEACHER_TOML, "[image]\n[text]\nmodel = 'text.onnx'\n")]).unwrap();
     assert!(teacher.text().is_ok());
-    assert!(teacher.image().unwrap_err().to_string().contains("hint: give size in teacher.toml"));
+    assert!(teacher.image().unwrap_err().to_string().contains("hint: set size in teacher.toml"));
     let undecided = (TEACHER_TOML, full.replace("resize_mode = 'squash'\n", ""));
     let text = message(&[files[0], (undecided.0, undecided.1.as_str())]);
     assert!(text.contains("longest_edge") && text.contains("resize_mode = \"shortest\""), "{text}");
@@ -160,10 +173,7 @@ fn a_folder_without_teacher_toml_is_a_teacher_if_it_has_a_model() {
     let teacher = Teacher::open(dir.path()).unwrap();
     assert_eq!(teacher.unused_models(), [PathBuf::from("model_quantized.onnx")]);
     let text = teacher.image().unwrap_err().to_string();
-    assert!(
-        text.contains("mean and std are neither here nor in") && text.contains("hint: CLIP: mean"),
-        "{text}"
-    );
+    assert!(text.contains("mean and std are not known") && text.contains("CLIP: mean"), "{text}");
     write(
         "preprocessor_config.json",
         br#"{"image_processor_type": "CLIPImageProcessor", "size": 32, "crop_size": 32}"#,
@@ -183,7 +193,7 @@ fn a_folder_without_teacher_toml_is_a_teacher_if_it_has_a_model() {
     write(TEACHER_TOML, b"[text]\n");
     let text = Teacher::open(dir.path()).unwrap().image().unwrap_err().to_string();
     assert!(
-        text.contains("no image model") && text.contains("hint: name it in teacher.toml: [image] model"),
+        text.contains("there is no image model: looked for") && text.contains("model_quantized.onnx"),
         "{text}"
     );
 }
@@ -193,8 +203,127 @@ fn a_text_section_without_a_text_model_says_what_was_looked_for() {
     let toml = format!("{MINIMAL}[text]\n");
     let error = open(&[(TEACHER_TOML, &toml)]).unwrap().text_hash().unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, ExtractError::TeacherSetting { .. }), "{text}");
+    assert!(matches!(error, ExtractError::NoModel { encoder: "text", .. }), "{text}");
     assert!(text.contains("names no model, and there is no text model: looked for text.onnx"), "{text}");
+}
+
+#[test]
+fn a_model_that_teacher_toml_names_and_is_not_there_is_named_with_those_that_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    write("image.onnx", &model_that_takes(Takes::Pixels));
+    write("text_model.onnx", &model_that_takes(Takes::Tokens));
+    for (section, part) in
+        [("text", "[text] model: there is no file"), ("image", "[image] model: there is no file")]
+    {
+        write(TEACHER_TOML, format!("{MINIMAL}[{section}]\nmodel = 'absent.onnx'\n").as_bytes());
+        if section == "image" {
+            write(TEACHER_TOML, format!("{MINIMAL}model = 'absent.onnx'\n").as_bytes());
+        }
+        let teacher = Teacher::open(dir.path()).unwrap();
+        let error = if section == "text" { teacher.text_hash() } else { teacher.image_hash() };
+        let text = error.unwrap_err().to_string();
+        for expected in
+            [part, "absent.onnx", "the folder has image.onnx, text_model.onnx", "hint: correct model in"]
+        {
+            assert!(text.contains(expected), "{expected} is not in: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_weights_alone_says_how_to_export_them() {
+    for (weights, hint) in [
+        ("model.safetensors", "hint: export them: optimum-cli export onnx --model"),
+        ("pytorch_model.bin", "hint: export them: optimum-cli export onnx --model"),
+        ("open_clip_pytorch_model.bin", "hint: export them to ONNX with open_clip.create_model"),
+    ] {
+        let text = message(&[(weights, ""), ("config.json", r#"{"model_type": "siglip"}"#)]);
+        assert!(text.contains(weights) && text.contains("were not exported to ONNX"), "{text}");
+        assert!(text.contains(hint), "{text}");
+    }
+}
+
+#[test]
+fn a_repository_in_the_hubs_cache_is_opened_at_its_only_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = dir.path().join("models--facebook--dinov2-small");
+    let snapshot = repository.join("snapshots/ed25f3");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::write(snapshot.join("model.onnx"), model_that_takes(Takes::Pixels)).unwrap();
+    let teacher = Teacher::open(&repository).unwrap();
+    assert_eq!((teacher.name(), teacher.dir()), ("dinov2-small", snapshot.as_path()));
+    assert!(teacher.notes()[0].contains("snapshots/ed25f3"), "{:?}", teacher.notes());
+    let text = Teacher::open(&snapshot.join("model.onnx")).unwrap_err().to_string();
+    assert!(text.contains("this is a file") && text.contains("hint: give its folder"), "{text}");
+}
+
+#[test]
+fn models_in_a_subfolder_alone_point_to_the_files_above() {
+    let dir = tempfile::tempdir().unwrap();
+    let below = dir.path().join("onnx");
+    std::fs::create_dir(&below).unwrap();
+    std::fs::write(below.join("model.onnx"), model_that_takes(Takes::Pixels)).unwrap();
+    std::fs::write(dir.path().join("preprocessor_config.json"), "{}").unwrap();
+    let text = Teacher::open(&below).unwrap().image().unwrap_err().to_string();
+    assert!(
+        text.contains("hint: give the folder above") && text.contains("preprocessor_config.json"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_model_of_color_clusters_is_refused_by_its_name() {
+    for files in [
+        vec![(
+            "preprocessor_config.json",
+            r#"{"image_processor_type": "ImageGPTImageProcessor", "size": 32}"#,
+        )],
+        vec![("preprocessor_config.json", r#"{"clusters": [[0, 0, 0]]}"#)],
+        vec![
+            ("preprocessor_config.json", r#"{"size": 32}"#),
+            ("config.json", r#"{"model_type": "imagegpt"}"#),
+        ],
+    ] {
+        for takes in [Takes::Pixels, Takes::Tokens] {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, text) in &files {
+                std::fs::write(dir.path().join(name), text).unwrap();
+            }
+            std::fs::write(dir.path().join("model.onnx"), model_that_takes(takes)).unwrap();
+            let error = Teacher::open(dir.path()).and_then(|teacher| teacher.image());
+            let text = error.unwrap_err().to_string();
+            assert!(
+                text.contains("ImageGPT") && text.contains("replaces colors by numbers of clusters"),
+                "{text}"
+            );
+            assert!(text.contains("\nhint: use another teacher"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_keeps_pixels_in_bytes_is_followed_with_a_note() {
+    let normalization = |mean: f32, std: f32| {
+        let json = format!(
+            r#"{{"image_processor_type": "ViTImageProcessor", "size": 32, "do_rescale": false,
+                "image_mean": [{mean}, {mean}, {mean}], "image_std": [{std}, {std}, {std}]}}"#
+        );
+        let image = open(&[("preprocessor_config.json", &json), (TEACHER_TOML, "[image]\n")])
+            .unwrap()
+            .image()
+            .unwrap();
+        (image.normalization.std[0] * 255.0, image.notes)
+    };
+    let (std, notes) = normalization(0.5, 0.5);
+    assert!((std - 0.5).abs() < 1e-6, "{std}");
+    assert!(
+        notes[0].contains("the model gets values up to 509\nhint: if it takes pixels in 0..1"),
+        "{notes:?}"
+    );
+    for (mean, std) in [(127.5, 127.5), (123.68, 1.0), (0.0, 255.0)] {
+        assert!(normalization(mean, std).1.is_empty(), "{mean}, {std}");
+    }
 }
 
 #[test]
@@ -207,7 +336,7 @@ fn a_model_of_bytes_needs_no_normalization() {
     write(TEACHER_TOML, MINIMAL.as_bytes());
     let image = Teacher::open(dir.path()).unwrap().image().unwrap();
     assert!(
-        image.notes[0].contains("takes bytes (u8), 0 to 255: mean and std have no effect"),
+        image.notes[0].contains("takes bytes (u8), 0..255, so mean and std have no effect"),
         "{:?}",
         image.notes
     );

@@ -1,5 +1,5 @@
-//! The settings of a teacher's text side, as `teacher.toml` gives them. Missing values are resolved when the text
-//! encoder is opened: the rules are in `teacher/tokenizer/` and `encoder/text/`.
+//! The settings of a teacher's text side, as `teacher.toml` has them. Missing values are resolved when the text encoder
+//! is opened: the rules are in `teacher/tokenizer/` and `encoder/text/`.
 
 use std::path::PathBuf;
 
@@ -58,14 +58,49 @@ pub enum Clean {
     Siglip,
 }
 
-/// Inputs and outputs of the text model. `None` means resolved from the files beside the model and the model itself.
-#[derive(Clone, Debug)]
-pub struct TextSettings {
-    /// The ONNX model.
-    pub model: PathBuf,
-    /// Folder of the tokenizer's files and of `config.json`.
-    pub dir: PathBuf,
-    /// The tokenizer in the `tokenizers` library's JSON format; `None` means the one found in `dir`.
+impl TextPooling {
+    /// Its name in `teacher.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+            Self::Max => "max",
+            Self::LastToken => "lasttoken",
+        }
+    }
+}
+
+impl PaddingSide {
+    /// Its name in `teacher.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Right => "right",
+        }
+    }
+}
+
+impl Clean {
+    /// Its name in `teacher.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Whitespace => "whitespace",
+            Self::Lower => "lower",
+            Self::Canonicalize => "canonicalize",
+            Self::Siglip => "siglip",
+        }
+    }
+}
+
+/// The section `[text]` of `teacher.toml`. `None` means resolved from the files beside the model and the model itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextSection {
+    /// The ONNX model, relative to the teacher's folder.
+    pub model: Option<PathBuf>,
+    /// The tokenizer in the `tokenizers` library's JSON format, relative to the teacher's folder.
     pub tokenizer: Option<PathBuf>,
     /// Maximum number of tokens per prompt, special tokens included.
     pub context_length: Option<usize>,
@@ -85,6 +120,26 @@ pub struct TextSettings {
     pub pooling: Option<TextPooling>,
     /// Folder of a bridge, made by `lgd align`, that maps the embeddings to the space of the images'.
     pub align: Option<PathBuf>,
+    /// Must be true if given: embeddings are always stored as unit vectors.
+    pub normalize: Option<bool>,
+}
+
+/// Inputs and outputs of the text model.
+#[derive(Clone, Debug)]
+pub struct TextSettings {
+    /// The ONNX model.
+    pub model: PathBuf,
+    /// Folder of the tokenizer's files and of `config.json`.
+    pub dir: PathBuf,
+    /// The values that `teacher.toml` sets.
+    pub set: TextSection,
     /// Side of the images that the teacher takes, px, for a model that also has a pixel input.
     pub image_size: Option<u32>,
+}
+
+impl TextSettings {
+    /// The tokenizer that `teacher.toml` names; `None` means the one found in `dir`.
+    pub(crate) fn tokenizer(&self) -> Option<PathBuf> {
+        self.set.tokenizer.as_ref().map(|tokenizer| self.dir.join(tokenizer))
+    }
 }

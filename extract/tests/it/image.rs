@@ -148,10 +148,10 @@ fn unusable_models_name_the_file_what_was_expected_and_what_is_there() {
         ("linear", "output = 'features'", ["output 'features'", "image_embeds: f32[?, 4]"]),
         ("linear", "size = 16", ["16 x 16 px", "hint: set size = 8"]),
         ("linear", "layout = 'nhwc'", ["layout Nhwc", "f32[?, 3, 8, 8]"]),
-        ("linear", "pooling = 'mean'", ["Mean", "image_embeds: f32[?, 4]"]),
+        ("linear", "pooling = 'mean'", ["pooling = \"mean\"", "image_embeds: f32[?, 4]"]),
         ("free_size", "", ["fixed input size", "hint: set size"]),
         ("vague_outputs", "", ["a: f32[?, 3]", "b: f32[?, 3]"]),
-        ("tokens", "output = 'last_hidden_state'", ["[N, D]", "hint: set pooling = \"cls\" or \"mean\""]),
+        ("tokens", "output = 'last_hidden_state'", ["[N, D]", "hint: set pooling = \"cls\", or \"mean\""]),
         ("map", "", ["[N, D]", "pooling = \"gap\""]),
         (
             "tokens",
@@ -167,7 +167,7 @@ fn unusable_models_name_the_file_what_was_expected_and_what_is_there() {
         ("all_zero", "", ["zeros for every image", "hint: set [image] output"]),
         ("all_nan", "", ["not finite", "hint: set [image] output"]),
         ("linear", "prefix_tokens = 9", ["prefix_tokens = 9", "hint: remove prefix_tokens"]),
-        ("absent", "", ["cannot read", "hint: teacher.toml names"]),
+        ("absent", "", ["[image] model: there is no file", "hint: correct model in teacher.toml"]),
     ] {
         let text = open(model, keys).map(|_| ()).unwrap_err().to_string();
         for part in [&format!("{model}.onnx"), parts[0], parts[1]] {
@@ -199,7 +199,7 @@ fn a_gpu_is_never_replaced_by_the_processor() {
     for device in ["cuda:0", "tensorrt:0"] {
         let options = EncoderOptions { device: device.parse().unwrap(), ..EncoderOptions::default() };
         let error = open_with("linear", "", &options).map(|_| ()).unwrap_err();
-        assert!(matches!(error, ExtractError::DeviceUnavailable { .. }), "{error}");
+        assert!(matches!(error, ExtractError::DeviceNotBuilt { .. }), "{error}");
     }
 }
 

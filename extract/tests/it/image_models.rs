@@ -181,10 +181,13 @@ fn class_scores_come_with_a_warning() {
             r#"{"model_type": "resnet", "id2label": {"0": "a", "1": "b", "2": "c", "3": "d"}}"#,
             "class scores",
         ),
+        ("probabilities", "{}", "output0 is the result of Softmax: class probabilities"),
+        ("probabilities", r#"{"num_classes": 4}"#, "class probabilities"),
     ] {
         let encoder = open(model, &[("config.json", config)]).unwrap();
         let warning = &encoder.warnings()[0];
         assert!(warning.contains(part) && warning.contains("num_classes=0"), "{warning}");
+        assert_eq!(encoder.warnings().len(), 1, "{:?}", encoder.warnings());
     }
     assert!(open("output", &[("config.json", r#"{"num_classes": 0}"#)]).unwrap().warnings().is_empty());
 }

@@ -308,8 +308,7 @@ fn a_storage_that_fails_ends_the_run_and_rejects_nothing() {
         let first = builder(&extractor, &failing, 12, dir.path());
         let error = extractor.extract(&failing, &first, Partition::WHOLE, &Job::new()).unwrap_err();
         assert!(matches!(error, ExtractError::Storage { .. }), "{error}");
-        let text = error.to_string();
-        assert!(text.contains(&format!("{from:04}.ppm")) && text.contains("--resume"), "{text}");
+        assert!(error.to_string().contains(&format!("{from:04}.ppm")), "{error}");
         let missing = first.missing_shards(Partition::WHOLE).unwrap();
         assert_eq!(missing, (complete..8).collect::<Vec<_>>(), "failed at {from}");
         assert!(first.finalize(&[]).unwrap().is_none());

@@ -12,7 +12,7 @@ fn a_file_that_is_no_library_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("libonnxruntime.so");
     std::fs::write(&path, b"not a library").unwrap();
-    refused(&path, "not a usable ONNX Runtime library");
+    refused(&path, "expected the library of ONNX Runtime 1.24 or later");
 }
 
 #[test]
@@ -41,7 +41,6 @@ fn the_first_library_stays_and_another_is_a_conflict() {
 fn refused(path: &Path, part: &str) {
     let text = Runtime::load(Some(path)).unwrap_err().to_string();
     assert!(text.contains(&path.display().to_string()) && text.contains(part), "{text}");
-    assert!(text.lines().last().unwrap().starts_with("hint:"), "{text}");
 }
 
 /// Compiles a shared library with the C compiler that Rust uses for linking.

@@ -61,7 +61,7 @@ fn positions_count_up_and_types_are_zero() {
     );
     let of =
         |key: &str| encoder.resolved().iter().find(|setting| setting.key == key).map(Resolved::to_string);
-    assert_eq!(of("output").unwrap(), "output = \"sentence_embedding\" (by its name)");
+    assert_eq!(of("output").unwrap(), "output = \"sentence_embedding\" (its name)");
     assert_eq!(of("context_length").unwrap(), "context_length = 6 (tokenizer_config.json)");
 }
 

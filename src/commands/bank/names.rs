@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use lgd_bank::{
-    AlignedEncoder, BankReport, BankRequest, PromptEncoder, TargetOptions, Temperature, TextEncoderRule,
-    TopK, build_bank,
+    AlignedEncoder, BankReport, BankRequest, PromptCounts, PromptEncoder, TargetOptions, Temperature,
+    TextEncoderRule, TopK, build_bank,
 };
 use lgd_data::align::{Align, ImageSide};
 use lgd_data::bank::UnassignedSlots;
@@ -16,6 +16,7 @@ use lgd_extract::{Teacher, TextEncoder};
 use super::prompts::{self, Encoder};
 use crate::args::{BankArgs, CenterArg};
 use crate::commands::print_json;
+use crate::commands::teacher::{cut_prompts, open as open_teacher};
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
@@ -24,7 +25,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
     let categories = prompts::categories(categories, &args.prompts)?;
     let templates = prompts::templates(&args.prompts)?;
     let align = args.align.as_deref().map(|dir| Align::open(dir, Verify::Full)).transpose()?;
-    let teacher = Teacher::open(teacher)?;
+    let teacher = open_teacher(teacher)?;
     if let Some(align) = &align {
         if matches!(align.manifest().record.images, ImageSide::Head { .. }) {
             say(
@@ -35,6 +36,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         say("warning: the cache does not record its teacher's text encoder; only the widths can be compared");
     }
     let text = prompts::text_encoder(&teacher, &args.runtime)?;
+    let context = text.context_length();
     let mut text = Encoder { recorded_as: recorded_as(cache, &teacher, &text)?, text };
     let mut bridged;
     let encoder: &mut dyn PromptEncoder = match &align {
@@ -67,11 +69,12 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         let _progress = Progress::show("bank", "rows");
         build_bank(&request, encoder, &JOB)?
     };
-    summarize(&report, args);
+    summarize(&report, args, context);
     print_json(&report)
 }
 
-fn summarize(report: &BankReport, args: &BankArgs) {
+/// Prints what was built. `context` is the number of tokens that the text encoder takes.
+fn summarize(report: &BankReport, args: &BankArgs, context: usize) {
     let seconds = report.seconds;
     say(format_args!(
         "bank: {} categories x {} views in {:.2} s; prompts {:.2} s ({} encoded, {} reused); {}",
@@ -84,10 +87,8 @@ fn summarize(report: &BankReport, args: &BankArgs) {
         args.out.display(),
     ));
     if report.prompts.cut > 0 {
-        say(format_args!(
-            "note: {} of {} prompts were cut: they exceed the text encoder's context",
-            report.prompts.cut, report.prompts.distinct
-        ));
+        let PromptCounts { cut, distinct, .. } = report.prompts;
+        say(format_args!("note: {}", cut_prompts(cut, distinct, context)));
     }
     if !report.unassigned.is_empty() {
         let shown: Vec<&str> = report.unassigned.iter().take(10).map(String::as_str).collect();

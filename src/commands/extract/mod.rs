@@ -32,7 +32,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     set_threads(args.runtime.threads)?;
     require_apart(args)?;
     let source = open(args)?;
-    let teacher = Teacher::open(&args.teacher)?;
+    let teacher = super::teacher::open(&args.teacher)?;
     let (center, center_source) = center_view(args, &teacher.image()?).unzip();
     let plan = view_plan(args, center);
     let mut extractor = open_extractor(args, &teacher, source.as_ref())?;
@@ -56,13 +56,13 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let manifest = builder.finalize(&listed)?;
     summarize(&summary, manifest.as_ref(), args);
     if manifest.is_none() {
-        say("note: other parts of the cache are still to do; the last one to finish writes the manifest");
+        say("note: other parts of the cache are not complete; the last one writes the manifest");
     }
     print_json(&report::report(&summary, manifest.as_ref()))?;
     if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.rows == 0) {
         let rejects = args.output.out.join("rejects.jsonl");
         bail!(
-            "{}: not one of the {} samples can be used{}\nhint: {} says why for each",
+            "{}: none of the {} samples can be used{}\nhint: {} has the reason for each",
             args.images.display(),
             manifest.config.samples,
             first_reject(&rejects).map(|first| format!("; the first is {first}")).unwrap_or_default(),
@@ -98,7 +98,7 @@ fn open(args: &ExtractArgs) -> anyhow::Result<Box<dyn ImageSource>> {
 fn refuse_unread(args: &ExtractArgs) -> anyhow::Result<()> {
     if args.tokens_fit_views.is_some() && !matches!(args.tokens, Some(StoreTokens::Svd(_))) {
         bail!(
-            "--tokens-fit-views is a setting of --tokens svd:DIM\nhint: leave it out, or choose --tokens svd:DIM"
+            "--tokens-fit-views has no effect without --tokens svd:DIM\nhint: leave it out, or give --tokens svd:DIM"
         );
     }
     Ok(())
@@ -155,8 +155,8 @@ fn require_caption_width(
     let (expected, got) = (config.dim, captions.dim);
     if captions.text_encoder.is_some() {
         bail!(
-            "{}: the text encoder gives {got} values, the image encoder {expected}\nhint: captions need a text encoder that shares the \
-             image encoder's space",
+            "{}: the text encoder gives {got} values, the image encoder {expected}\nhint: leave out --captions, or use a teacher whose \
+             text encoder shares the image encoder's space",
             args.teacher.display()
         );
     }
@@ -184,13 +184,14 @@ fn summarize(summary: &ExtractSummary, manifest: Option<&CacheManifest>, args: &
     }
     if summary.cut_captions > 0 {
         say(format_args!(
-            "note: {} captions were longer than the text encoder's context, and were cut",
+            "note: {} captions are longer than the text encoder's context and are cut\nhint: shorten them, or, if the model takes \
+             more tokens, set context_length in teacher.toml",
             summary.cut_captions
         ));
     }
     if summary.transparent > 0 {
         say(format_args!(
-            "note: {} of {} images have transparent pixels; alpha is dropped, and the color stored under it is shown",
+            "note: {} of {} images have transparent pixels; alpha is dropped, and the stored colors are used",
             summary.transparent,
             summary.samples + summary.rejected
         ));
@@ -202,7 +203,7 @@ fn require_apart(args: &ExtractArgs) -> anyhow::Result<()> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if absolute(&args.output.out).starts_with(absolute(&args.images)) {
         bail!(
-            "{} lies in the images\nhint: give an output folder outside {}",
+            "{}: the output folder is in the folder of images, and a later run would list its files\nhint: give --out outside {}",
             args.output.out.display(),
             args.images.display()
         );
@@ -251,7 +252,8 @@ fn existing(args: &ExtractArgs, partition: Partition) -> anyhow::Result<Existing
         Existing::Refuse if partition.is_shared() => Existing::Resume,
         Existing::Overwrite if partition.is_shared() => {
             bail!(
-                "--overwrite would delete what the other parts have done\nhint: delete the old cache once, before the parts start"
+                "--overwrite with --partition would delete the shards of other parts\nhint: delete the old cache once, before the parts \
+                 start"
             )
         }
         existing => existing,

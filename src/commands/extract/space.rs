@@ -68,7 +68,7 @@ pub fn announce(
     if outputs > limit {
         bail!(
             "features and tokens of the whole cache need {}, more than --tokens-limit {} allows\nhint: give --tokens int8 or \
-             --tokens svd:DIM, or raise --tokens-limit",
+             --tokens svd:DIM, or a larger --tokens-limit",
             DecimalBytes(outputs),
             DecimalBytes(limit)
         );
@@ -103,8 +103,8 @@ fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
     match config.stored_views.filter(|stored| !sides.contains(&stored.size)) {
         _ if sides.is_empty() => say(format_args!("warning: {students}")),
         Some(stored) => say(format_args!(
-            "warning: {students}, the views are stored at {} px\nhint: hgkd will render its views from the images, unless --store-size \
-             is one that fits",
+            "warning: {students}, the views are stored at {} px, so training on the tokens renders views from the images\nhint: give \
+             a --store-size that fits",
             stored.size
         )),
         None => say(format_args!("note: {students}")),
@@ -121,7 +121,7 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
         per_sample: views,
         each,
         exact: true,
-        hint: "do without --features",
+        hint: "leave out --features",
         files: "views-",
     });
     let captions = outputs.captions.zip(config.captions.as_ref()).map(|(each, record)| Need {
@@ -131,7 +131,7 @@ fn needs(config: &CacheConfig, stored: Option<&StoredEstimate>, partition: Parti
         per_sample: 1,
         each,
         exact: true,
-        hint: "do without --captions",
+        hint: "leave out --captions",
         files: "captions-",
     });
     let stored = stored.zip(config.stored_views).map(|(stored, format)| Need {

@@ -49,6 +49,10 @@ pub fn measure(
     // Nothing reads this prompt cache again; one that cannot be deleted does no harm.
     let _ = std::fs::remove_dir_all(&prompts);
     let built = built?;
+    if built.prompts().cut > 0 {
+        let cut = built.prompts();
+        say(format_args!("note: {}", cut_prompts(cut.cut, cut.distinct, text.context_length())));
+    }
     let settings = teacher.image()?;
     let view = View::of_center(settings.center.unwrap_or_default());
     let score = {
@@ -56,7 +60,7 @@ pub fn measure(
         judge(source.as_ref(), &labels, image, &view, built.values())?
     };
     if score.unreadable > 0 {
-        say(format_args!("note: {} images could not be read and are left out", score.unreadable));
+        say(format_args!("note: {} images cannot be read and are skipped", score.unreadable));
     }
     let share = 100.0 * score.right as f64 / score.judged.max(1) as f64;
     let origin = settings.center_source.unwrap_or_else(|| "assumed".to_owned());
@@ -66,6 +70,14 @@ pub fn measure(
         categories.len(),
         view_text(&view, image.size()),
     ))
+}
+
+/// The note for prompts that are longer than the text encoder's context, of `context` tokens.
+pub(in crate::commands) fn cut_prompts(cut: usize, all: usize, context: usize) -> String {
+    format!(
+        "{cut} of {all} prompts are longer than the text encoder's context of {context} tokens and are cut\nhint: shorten the names \
+         or the templates, or, if the model takes more tokens, set context_length in teacher.toml"
+    )
 }
 
 fn view_text(view: &View, size: u32) -> String {
@@ -84,7 +96,7 @@ fn labels(
     let labels: BTreeSet<u32> = source.samples().iter().filter_map(|sample| sample.label).collect();
     if labels.is_empty() {
         bail!(
-            "{} has no labels\nhint: give a folder whose subfolders are named after the categories",
+            "{}: expected labeled images, got none with a label\nhint: give a folder whose subfolders are named after the categories",
             images.display()
         );
     }
@@ -111,7 +123,7 @@ fn labels(
                     images.display()
                 );
             }
-            say(format_args!("note: not in the category file, and left out: {unknown}"));
+            say(format_args!("note: classes that are not in the category file are skipped: {unknown}"));
         }
         Err(error) => return Err(error.into()),
     }
@@ -189,6 +201,10 @@ impl PromptEncoder for Prompts<'_> {
 
     fn encode(&mut self, prompts: &[String]) -> Result<Vec<f32>, EncodeFailure> {
         Ok(self.0.encode(prompts)?)
+    }
+
+    fn count_cut(&self, prompts: &[String]) -> Result<usize, EncodeFailure> {
+        Ok(self.0.count_cut(prompts)?)
     }
 
     fn tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, EncodeFailure> {

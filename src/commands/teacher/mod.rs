@@ -4,6 +4,8 @@
 
 mod accuracy;
 
+pub(super) use accuracy::cut_prompts;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -20,15 +22,17 @@ use crate::say::say;
 /// Runs `lgd teacher`.
 pub fn run(args: &TeacherArgs) -> anyhow::Result<Exit> {
     set_threads(args.runtime.threads)?;
-    let path = args.dir.join(TEACHER_TOML);
-    if args.write && !args.overwrite && path.exists() {
-        bail!("{} exists\nhint: --overwrite replaces it", path.display());
-    }
-    let teacher = Teacher::open(&args.dir)?;
+    let teacher = open(&args.dir)?;
+    // In a repository of the Hub's cache, the folder is a snapshot.
+    let path = teacher.dir().join(TEACHER_TOML);
+    refuse_existing(args, &path)?;
     if !teacher.unused_models().is_empty() {
         let names: Vec<String> =
             teacher.unused_models().iter().map(|path| path.display().to_string()).collect();
-        say(format_args!("note: not used: {}; name one in teacher.toml to use it", names.join(", ")));
+        say(format_args!(
+            "note: models that are not used: {}; to use one, set model in teacher.toml",
+            names.join(", ")
+        ));
     }
     let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
     let options = EncoderOptions {
@@ -57,10 +61,31 @@ pub fn run(args: &TeacherArgs) -> anyhow::Result<Exit> {
         (Some(images), Some(categories), Some(image), Some(text)) => {
             accuracy::measure(args, images, categories, &teacher, image, text)?;
         }
-        (Some(_), ..) => bail!("{}: --images needs an image and a text model", args.dir.display()),
+        (Some(_), ..) => bail!(
+            "{}: the accuracy needs an image model and a text model, the teacher has one of them\nhint: leave out --images; for \
+             a teacher without language fit a bridge with `lgd align`",
+            args.dir.display()
+        ),
         _ => {}
     }
     Ok(Exit::Done)
+}
+
+/// Opens the teacher at `path` and prints its notes.
+pub(super) fn open(path: &Path) -> anyhow::Result<Teacher> {
+    let teacher = Teacher::open(path)?;
+    for note in teacher.notes() {
+        say(format_args!("note: {note}"));
+    }
+    Ok(teacher)
+}
+
+/// Fails if `--write` would replace a file without `--overwrite`.
+fn refuse_existing(args: &TeacherArgs, path: &Path) -> anyhow::Result<()> {
+    if args.write && !args.overwrite && path.exists() {
+        bail!("{} exists\nhint: give --overwrite to replace it", path.display());
+    }
+    Ok(())
 }
 
 fn open_image(
@@ -114,8 +139,9 @@ fn compare_widths(
     {
         bail!(
             "{}: the image encoder gives {image} values, the text encoder {text}: they cannot be compared\nhint: export both encoders \
-             with their projections, or set output in teacher.toml; a teacher without language has no text model",
-            Path::new(&args.dir).display()
+             with their projections, or set output in teacher.toml; for a text encoder of another space, move it out of the \
+             folder and fit a bridge with `lgd align`",
+            args.dir.display()
         );
     }
     let widths: Vec<String> = [width(image, "image"), width(text, "text")].into_iter().flatten().collect();

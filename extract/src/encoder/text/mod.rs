@@ -73,7 +73,7 @@ impl TextEncoder {
             }
         };
         let model = Model::open(runtime, &settings.model, slot, Precision::Exact, options.threads)?;
-        let inputs = Inputs::of(&model, settings.input.as_deref(), settings.image_size)?;
+        let inputs = Inputs::of(&model, settings.set.input.as_deref(), settings.image_size)?;
         let tokenizer = PromptTokenizer::open(settings, inputs.demand())?;
         let output = output::choose(&model, settings, tokenizer.family())?;
         let batch = options.batch.unwrap_or(TEXT_BATCH).max(1);
@@ -236,7 +236,7 @@ fn hash(
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"lgd text encoder, resolved\n").update(model.as_bytes());
     tokenizer.hash_into(&mut hasher)?;
-    let used = (inputs.ids_name(), &output.port.name, output::pooling_name(output.pooling));
+    let used = (inputs.ids_name(), &output.port.name, output.pooling.name());
     hasher.update(format!(" input={} output={} pooling={}", used.0, used.1, used.2).as_bytes());
     Ok(hasher.finalize().into())
 }

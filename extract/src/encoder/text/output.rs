@@ -45,17 +45,17 @@ pub(super) fn choose(model: &Model, settings: &TextSettings, family: Family) -> 
             PROJECT,
         ));
     }
-    let note = (port.name == POOLER && family == Family::Other && settings.output.is_none()).then(|| {
+    let note = (port.name == POOLER && family == Family::Other && settings.set.output.is_none()).then(|| {
         format!(
-            "{}: {POOLER} is taken as the embedding; that of a CLIP text model comes before its projection and cannot be \
-             compared with images",
+            "{}: {POOLER} is assumed to be the embedding; that of a CLIP text model comes before its projection and cannot \
+             be compared with images\nhint: for a CLIP text model, {PROJECT}",
             model.path().display()
         )
     });
     let (pooling, pooling_from) = pooling(model, port, settings)?;
     let resolved = [
         Resolved::new("output", port.name.clone(), from),
-        Resolved::new("pooling", pooling_name(pooling), pooling_from),
+        Resolved::new("pooling", pooling.name(), pooling_from),
     ];
     Ok(Output { port: port.clone(), pooling, resolved, note })
 }
@@ -70,14 +70,14 @@ fn port<'m>(
 ) -> Result<(&'m Port, &'static str), ExtractError> {
     let outputs = model.outputs();
     let find = |name: &str| outputs.iter().find(|port| port.name == name);
-    if let Some(name) = &settings.output {
+    if let Some(name) = &settings.set.output {
         return Ok((named(model, name, "output")?, TOML));
     }
     if let [only] = outputs {
         return Ok((only, "the only output"));
     }
     if let Some(port) = EMBEDDINGS.iter().find_map(|name| find(name)) {
-        return Ok((port, "by its name"));
+        return Ok((port, "its name"));
     }
     let suffixed = |port: &&Port| {
         let name = port.name.to_lowercase();
@@ -86,14 +86,14 @@ fn port<'m>(
     };
     let suffixed: Vec<&Port> = outputs.iter().filter(suffixed).collect();
     if let [only] = suffixed.as_slice() {
-        return Ok((only, "by its name"));
+        return Ok((only, "its name"));
     }
     if let Some(port) = find(POOLER).filter(|_| family == Family::Siglip) {
         return Ok((port, "SigLIP's embedding"));
     }
-    let pools = settings.pooling.is_some() || SentencePipeline::read(&settings.dir)?.is_some();
+    let pools = settings.set.pooling.is_some() || SentencePipeline::read(&settings.dir)?.is_some();
     if let Some(port) = STATES.iter().find_map(|name| find(name)).filter(|_| pools) {
-        return Ok((port, "by its name"));
+        return Ok((port, "its name"));
     }
     let hint = match (find(POOLER), family) {
         (Some(_), Family::Clip) => PROJECT.to_owned(),
@@ -114,7 +114,7 @@ fn pooling(
     settings: &TextSettings,
 ) -> Result<(TextPooling, &'static str), ExtractError> {
     let expected = |what: &str, hint: &str| Err(model.mismatch(what, port.to_string(), hint));
-    match (port.shape.len(), settings.pooling) {
+    match (port.shape.len(), settings.set.pooling) {
         (2, None) => Ok((TextPooling::None, "the output is [N, D]")),
         (2, Some(TextPooling::None)) => Ok((TextPooling::None, TOML)),
         (3, Some(pooling)) if pooling != TextPooling::None => Ok((pooling, TOML)),
@@ -125,20 +125,10 @@ fn pooling(
                 "set pooling = \"mean\", \"cls\", \"max\" or \"lasttoken\" in teacher.toml, as the model was trained",
             ),
         },
-        (2 | 3, Some(_)) => expected(
-            "an output that goes with pooling",
-            "none takes [N, D]; cls, mean, max and lasttoken take [N, T, D]",
+        (2 | 3, Some(pooling)) => expected(
+            &format!("an output for pooling = \"{}\"", pooling.name()),
+            "correct pooling in teacher.toml: none takes [N, D]; cls, mean, max and lasttoken take [N, T, D]",
         ),
         _ => expected("an output of two or three axes, [N, D] or [N, T, D]", "set output in teacher.toml"),
-    }
-}
-
-pub(super) fn pooling_name(pooling: TextPooling) -> &'static str {
-    match pooling {
-        TextPooling::None => "none",
-        TextPooling::Cls => "cls",
-        TextPooling::Mean => "mean",
-        TextPooling::Max => "max",
-        TextPooling::LastToken => "lasttoken",
     }
 }

@@ -73,7 +73,7 @@ impl TextEncoder {
             Some((row, _)) => Err(ExtractError::inference(
                 self.model.path(),
                 format!(
-                    "in a batch of {rows}, row {row} has another vector than the same prompt in row {}",
+                    "the same prompt has different vectors in rows {row} and {} of a batch of {rows}",
                     row % 2
                 ),
             )),
@@ -88,7 +88,7 @@ impl TextEncoder {
             if let Ok(vectors) = self.try_rows(tokens, rows) {
                 self.rows = Rows::Exactly(rows);
                 self.notes.push(format!(
-                    "{}: the batch axis is free in name only; prompts are encoded in batches of {rows}",
+                    "{}: the batch axis is free in name only, so prompts are encoded in batches of {rows}",
                     self.model.path().display()
                 ));
                 return Ok(vectors);
@@ -111,7 +111,7 @@ impl TextEncoder {
         if first != second && cosine(&first, &second).is_none_or(|cosine| cosine < SAME) {
             return Ok(());
         }
-        let pooling = super::output::pooling_name(self.pooling);
+        let pooling = self.pooling.name();
         let names = self.selection.names().join(", ");
         let got = format!(
             "the same vector for {:?} and {:?} from {names} with pooling = \"{pooling}\" (outputs: {})",
@@ -119,9 +119,9 @@ impl TextEncoder {
             words[1],
             describe(self.model.outputs())
         );
-        let hint = "set output to the embedding (text_embeds, sentence_embedding; pooler_output for SigLIP), or pooling to the \
-                    one that the model was trained with; the first token of a causal text model such as CLIP's never sees \
-                    the words";
+        let hint = "set output in teacher.toml to the embedding (text_embeds, sentence_embedding; pooler_output for SigLIP), or \
+                    pooling to the one that the model was trained with; the first token of a causal text model such as CLIP's \
+                    does not depend on the words";
         Err(self.model.mismatch("different vectors for different prompts", got, hint))
     }
 }

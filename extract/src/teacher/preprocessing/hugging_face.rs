@@ -74,7 +74,7 @@ fn file(dir: &Path, path: &Path, json: Value) -> Result<PreprocessingFile, Extra
 }
 
 /// Name of the processor's class.
-fn class(file: &PreprocessingFile) -> Option<&str> {
+pub(super) fn class(file: &PreprocessingFile) -> Option<&str> {
     file.text("image_processor_type").or_else(|| file.text("feature_extractor_type"))
 }
 
@@ -97,6 +97,18 @@ pub(super) fn family(file: &PreprocessingFile) -> Option<&'static str> {
 pub(super) fn flips_channels(file: &PreprocessingFile) -> bool {
     let default = processor(file).is_some_and(|processor| processor.name == "MobileViT");
     file.value("do_flip_channel_order").map_or(default, |value| value == &Value::Bool(true))
+}
+
+/// Whether the processor replaces colors by numbers of clusters, as ImageGPT's does.
+pub(super) fn quantizes_colors(file: &PreprocessingFile) -> bool {
+    processor(file).is_some_and(|processor| processor.name == "ImageGPT")
+        || file.is_on("do_color_quantize")
+        || file.value("clusters").is_some_and(Value::is_array)
+}
+
+/// Whether the processor resizes no image.
+pub(super) fn keeps_size(file: &PreprocessingFile) -> bool {
+    !enabled(file, "do_resize")
 }
 
 fn enabled(file: &PreprocessingFile, step: &str) -> bool {
@@ -123,17 +135,19 @@ fn resample(file: &PreprocessingFile) -> Result<Option<Resample>, ExtractError> 
         return Ok(None);
     }
     let default = processor(file).and_then(|processor| processor.resample);
-    let Some(code) = file.value("resample") else { return Ok(default) };
-    match code.as_u64() {
-        Some(0) => Ok(Some(Resample::Nearest)),
-        Some(1) => Ok(Some(Resample::Lanczos)),
-        Some(2) => Ok(Some(Resample::Bilinear)),
-        Some(3) => Ok(Some(Resample::Bicubic)),
+    let Some(set) = file.value("resample") else { return Ok(default) };
+    let code = set.as_f64().or_else(|| set.as_str()?.parse().ok());
+    match (code, set.as_str()) {
+        (Some(0.0), _) => Ok(Some(Resample::Nearest)),
+        (Some(1.0), _) => Ok(Some(Resample::Lanczos)),
+        (Some(2.0), _) => Ok(Some(Resample::Bilinear)),
+        (Some(3.0), _) => Ok(Some(Resample::Bicubic)),
+        (None, Some(name)) => file.filter(name).map(Some),
         _ => file.refuse(
             format!(
-                "resample = {code}: expected a Pillow code, 0 nearest, 1 Lanczos, 2 bilinear or 3 bicubic"
+                "resample = {set}: expected a filter's name or Pillow's code, 0 nearest, 1 Lanczos, 2 bilinear or 3 bicubic"
             ),
-            "give resample in teacher.toml",
+            "set resample in teacher.toml",
         ),
     }
 }
@@ -145,6 +159,8 @@ fn normalization(file: &PreprocessingFile) -> Result<Option<Normalization>, Extr
         Some(factor) => factor,
         None => 1.0 / 255.0,
     };
+    let scaling =
+        if rescales { format!("rescale_factor = {factor}") } else { "do_rescale = false".to_owned() };
     // EfficientNet's processor subtracts 1 after rescaling.
     let offset = if rescales && file.is_on("rescale_offset") { 1.0 } else { 0.0 };
     let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
@@ -162,7 +178,8 @@ fn normalization(file: &PreprocessingFile) -> Result<Option<Normalization>, Extr
         let again = file.value("image_std").map_or(Ok([0.5; 3]), |std| file.triple(std))?;
         std = [0, 1, 2].map(|channel| std[channel] * again[channel]);
     }
-    Ok(Some(rescaled(mean, std, factor, offset)))
+    let scaling = format!("{scaling} scales pixels to 0..{}", (255e3 * factor).round() / 1e3);
+    file.of_unit_range(rescaled(mean, std, factor, offset), mean, std, &scaling).map(Some)
 }
 
 /// A resize before the crop.
@@ -241,7 +258,7 @@ fn refuse_unsupported(file: &PreprocessingFile) -> Result<(), ExtractError> {
         .filter(|key| key.starts_with("do_") && file.is_on(key))
         .find(|key| !KNOWN_STEPS.contains(&key.as_str()) && !HARMLESS_STEPS.contains(&key.as_str()));
     if let Some(step) = step {
-        return file.refuse_geometry(format!("{step} = true is a step that lgd does not have"));
+        return file.refuse_geometry(format!("{step} = true: lgd has no such step"));
     }
     if let Some((key, reason)) = UNSUPPORTED.iter().find(|(key, _)| file.is_on(key)) {
         return file.refuse_geometry(format!("{key} = {} {reason}", file.json[*key]));

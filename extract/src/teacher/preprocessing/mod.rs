@@ -19,7 +19,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use lgd_data::render::{Normalization, Resample};
-use lgd_data::view::CenterCrop;
+use lgd_data::view::{CENTER_FRACTION, CenterCrop};
 use serde_json::Value;
 
 use super::sourced::Sourced;
@@ -92,13 +92,22 @@ impl Preprocessing {
         let alike = |a: &CenterCrop, b: &CenterCrop| (a.fraction, a.resize) == (b.fraction, b.resize);
         let center =
             self.agreed("the resize and crop", "resize_mode and resize", |rules| rules.center, alike)?;
-        Ok(center.map(|center| {
-            let file = self.files.iter().find(|file| file.source == center.source);
-            match file.and_then(|file| (file.rules.assumption)(file)) {
-                Some(assumption) => Sourced::new(center.value, format!("{}; {assumption}", center.source)),
-                None => center,
-            }
+        let Some(center) = center else { return Ok(self.unresized()) };
+        let file = self.files.iter().find(|file| file.source == center.source);
+        Ok(Some(match file.and_then(|file| (file.rules.assumption)(file)) {
+            Some(assumption) => Sourced::new(center.value, format!("{}; {assumption}", center.source)),
+            None => center,
         }))
+    }
+
+    /// The crop that is assumed for a tool that does not resize: its model takes images of any size, lgd a square.
+    fn unresized(&self) -> Option<Sourced<CenterCrop>> {
+        let file = self.files.iter().find(|file| hugging_face::keeps_size(file))?;
+        let source = format!(
+            "{}; assumed {CENTER_FRACTION}: do_resize = false, so the tool resizes no image",
+            file.source
+        );
+        Some(Sourced::new(CenterCrop::default(), source))
     }
 
     /// The family of the model that the class of an image processor shows: "siglip" for `SiglipImageProcessorFast`.
@@ -121,6 +130,22 @@ impl Preprocessing {
         }
     }
 
+    /// Fails for a model that takes no pixels.
+    pub(crate) fn require_pixels(&self) -> Result<(), ExtractError> {
+        let quantizes = |file: &&PreprocessingFile| hugging_face::quantizes_colors(file);
+        match self.files.iter().find(quantizes) {
+            Some(file) => Err(ExtractError::setting(
+                &file.path,
+                format!(
+                    "{} replaces colors by numbers of clusters: expected a model of pixels",
+                    hugging_face::class(file).unwrap_or("this processor, ImageGPT's,")
+                ),
+                "use another teacher; there is no setting for this one",
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The value on which all files agree; `None` if no file gives one. `keys` of `teacher.toml` decide a conflict.
     fn agreed<T: Copy + Debug>(
         &self,
@@ -137,7 +162,7 @@ impl Preprocessing {
                 Some((one, from)) if !alike(&one, &value) => {
                     return Err(ExtractError::setting(
                         &file.path,
-                        format!("{what} is {value:?}, but {} says {one:?}", from.path.display()),
+                        format!("{what} is {value:?}, but {} has {one:?}", from.path.display()),
                         format!("decide in teacher.toml: set {keys}"),
                     ));
                 }
@@ -179,7 +204,7 @@ impl PreprocessingFile {
     fn refuse_geometry<T>(&self, reason: impl Into<String>) -> Result<T, ExtractError> {
         self.refuse(
             reason,
-            "say what to do instead in teacher.toml: resize_mode = \"shortest\", \"squash\" or \"longest\", and resize = pixels",
+            "set in teacher.toml what to do instead: resize_mode = \"shortest\", \"squash\" or \"longest\", and resize = pixels",
         )
     }
 
@@ -187,8 +212,8 @@ impl PreprocessingFile {
         match square(value) {
             Some(side) => Ok(side),
             None => self.refuse(
-                format!("the input size {value} is not that of a square"),
-                "give size in teacher.toml",
+                format!("expected the size of a square input, got {value}"),
+                "set size in teacher.toml",
             ),
         }
     }
@@ -204,23 +229,50 @@ impl PreprocessingFile {
             Some(triple) => Ok(triple),
             None => self.refuse(
                 format!("expected three numbers for mean or std, got {value}"),
-                "give mean and std in teacher.toml",
+                "set mean and std in teacher.toml",
             ),
         }
     }
 
-    /// Resampling filter for a tool's name.
+    /// Resampling filter for a tool's name, as Pillow, torchvision and their enums spell it: "bicubic",
+    /// "PIL.Image.BICUBIC", "InterpolationMode.BICUBIC".
     fn filter(&self, name: &str) -> Result<Resample, ExtractError> {
-        match name {
-            "nearest" => Ok(Resample::Nearest),
-            "lanczos" => Ok(Resample::Lanczos),
-            "bilinear" => Ok(Resample::Bilinear),
-            "bicubic" => Ok(Resample::Bicubic),
+        let bare = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase().replace('_', "-");
+        match bare.as_str() {
+            "nearest" | "nearest-exact" => Ok(Resample::Nearest),
+            "lanczos" | "antialias" => Ok(Resample::Lanczos),
+            "bilinear" | "linear" => Ok(Resample::Bilinear),
+            "bicubic" | "cubic" => Ok(Resample::Bicubic),
             _ => self.refuse(
-                format!("interpolation '{name}': expected nearest, bilinear, bicubic or lanczos"),
-                "give resample in teacher.toml",
+                format!("resampling filter '{name}': expected nearest, bilinear, bicubic or lanczos"),
+                "set resample in teacher.toml",
             ),
         }
+    }
+
+    /// Fails for a normalization that cannot be one of values in 0..1. `mean` and `std` are as the file has them, `scaling`
+    /// says what the file does to pixels before it.
+    fn of_unit_range(
+        &self,
+        normalization: Normalization,
+        mean: [f64; 3],
+        std: [f64; 3],
+        scaling: &str,
+    ) -> Result<Normalization, ExtractError> {
+        if is_of_unit_range(&normalization) {
+            return Ok(normalization);
+        }
+        let reason = format!("mean {mean:?} and std {std:?} are not those of pixels in 0..1, but {scaling}");
+        let by_255 = |values: [f64; 3]| values.map(|value| (value / 255.0 * 1e6).round() / 1e6);
+        let hint = match mean.iter().chain(&std).all(|value| (0.0..=255.0).contains(value)) {
+            true => format!(
+                "if they are of bytes, 0..255, set mean = {:?} and std = {:?} in teacher.toml",
+                by_255(mean),
+                by_255(std)
+            ),
+            false => "set mean and std of pixels in 0..1 in teacher.toml".to_owned(),
+        };
+        self.refuse(reason, &hint)
     }
 }
 
@@ -236,7 +288,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, Extract
     if bytes.trim_ascii().is_empty() {
         return Err(ExtractError::setting(
             path,
-            "the file is empty: expected JSON",
+            "expected JSON, the file is empty",
             "copy it again from the model's folder",
         ));
     }
@@ -294,13 +346,20 @@ fn square(value: &Value) -> Option<u32> {
     u32::try_from(side?).ok()
 }
 
-/// The normalization (byte x factor - offset - mean) / std, expressed for values in 0..1 instead of bytes.
+/// The normalization (byte x factor - offset - mean) / std, for values in 0..1 instead of bytes.
 fn rescaled(mean: [f64; 3], std: [f64; 3], factor: f64, offset: f64) -> Normalization {
     // Exactly 1/255 is by far the most common factor, and must not change the last bit.
     let scale = if (factor * 255.0 - 1.0).abs() < 1e-6 { 1.0 } else { 255.0 * factor };
     #[expect(clippy::cast_possible_truncation, reason = "the model's input is f32")]
     let narrow = |value: f64| (value / scale) as f32;
     Normalization { mean: mean.map(|value| narrow(value + offset)), std: std.map(narrow) }
+}
+
+/// Whether a normalization can be one of pixels in 0..1. A mean far outside that range is meant for bytes and would
+/// silently make a whole cache useless.
+pub(super) fn is_of_unit_range(normalization: &Normalization) -> bool {
+    normalization.mean.iter().all(|mean| mean.abs() <= 2.0)
+        && normalization.std.iter().all(|std| *std > 0.0 && *std <= 2.0)
 }
 
 /// A length in pixels, rounded down as by Python's `int` and `floor`; `None` if it is not a usable one.

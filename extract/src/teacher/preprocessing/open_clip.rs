@@ -63,10 +63,12 @@ fn resample(file: &PreprocessingFile) -> Result<Option<Resample>, ExtractError> 
 fn normalization(file: &PreprocessingFile) -> Result<Option<Normalization>, ExtractError> {
     match (setting(file, "mean"), setting(file, "std")) {
         (Some(mean), Some(std)) => {
-            Ok(Some(rescaled(file.triple(mean)?, file.triple(std)?, 1.0 / 255.0, 0.0)))
+            let (mean, std) = (file.triple(mean)?, file.triple(std)?);
+            let normalization = rescaled(mean, std, 1.0 / 255.0, 0.0);
+            file.of_unit_range(normalization, mean, std, "open_clip scales pixels to 0..1").map(Some)
         }
         (None, None) => Ok(file.json.get("preprocess_cfg").map(|_| Normalization::CLIP)),
-        _ => file.refuse("expected mean and std together", "give mean and std in teacher.toml"),
+        _ => file.refuse("expected mean and std together", "set mean and std in teacher.toml"),
     }
 }
 

@@ -182,6 +182,15 @@ pub(super) fn of_model_type(model_type: &str) -> Option<&'static str> {
         "flava" => "FlavaImageProcessor",
         "segformer" => "SegformerImageProcessor",
         "perceiver" => "PerceiverImageProcessor",
+        "imagegpt" => "ImageGPTImageProcessor",
+        "bridgetower" => "BridgeTowerImageProcessor",
+        "vilt" => "ViltImageProcessor",
+        "textnet" => "TextNetImageProcessor",
+        "glpn" => "GLPNImageProcessor",
+        "owlv2" => "Owlv2ImageProcessor",
+        "sam" => "SamImageProcessor",
+        "qwen2_vl" | "qwen2_5_vl" => "Qwen2VLImageProcessor",
+        "pix2struct" => "Pix2StructImageProcessor",
         _ => return None,
     })
 }

@@ -168,7 +168,7 @@ fn geometry_that_cannot_be_followed_is_refused_by_name() {
     ] {
         let text = hugging_face(&json).center().unwrap_err().to_string();
         assert!(
-            text.contains(part) && text.contains("hint: say what to do instead in teacher.toml"),
+            text.contains(part) && text.contains("hint: set in teacher.toml what to do instead"),
             "{json}: {text}"
         );
     }
@@ -199,7 +199,10 @@ fn steps_that_are_turned_off_do_not_count() {
         r#"{"do_resize": false, "size": 224, "do_normalize": false, "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5], "do_center_crop": false, "crop_size": 512}"#,
     );
-    assert_eq!((value(radio.size()), value(radio.center())), (None, None));
+    assert_eq!(value(radio.size()), None);
+    let center = radio.center().unwrap().unwrap();
+    assert_eq!(center.value, CenterCrop::default());
+    assert!(center.source.contains("assumed 0.875: do_resize = false"), "{}", center.source);
     assert_eq!(value(radio.normalization()), Some(Normalization { mean: [0.0; 3], std: [1.0; 3] }));
 
     let bytes = hugging_face(
@@ -215,6 +218,58 @@ fn pillow_codes_are_not_in_order_of_quality() {
         assert_eq!(value(hugging_face(&format!("{{\"resample\": {code}}}")).resample()), Some(filter));
     }
     assert!(hugging_face("{\"resample\": 5}").resample().is_err());
+}
+
+#[test]
+fn resampling_filters_are_read_by_every_name_that_tools_write() {
+    use Resample::{Bicubic, Bilinear, Lanczos, Nearest};
+    for (name, filter) in [
+        ("\"bicubic\"", Bicubic),
+        ("\"BICUBIC\"", Bicubic),
+        ("\"PIL.Image.BICUBIC\"", Bicubic),
+        ("\"Resampling.BILINEAR\"", Bilinear),
+        ("\"InterpolationMode.NEAREST_EXACT\"", Nearest),
+        ("\"nearest-exact\"", Nearest),
+        ("\"PIL.Image.Resampling.LANCZOS\"", Lanczos),
+        ("\"3\"", Bicubic),
+        ("3.0", Bicubic),
+    ] {
+        let found = hugging_face(&format!("{{\"resample\": {name}}}"));
+        assert_eq!(value(found.resample()), Some(filter), "{name}");
+    }
+    for name in ["\"box\"", "\"PIL.Image.HAMMING\"", "4", "[3]"] {
+        let text = hugging_face(&format!("{{\"resample\": {name}}}")).resample().unwrap_err().to_string();
+        assert!(text.contains(name.trim_matches('"')) && text.contains("hint: set resample in"), "{text}");
+    }
+}
+
+#[test]
+fn values_of_bytes_are_refused_unless_the_file_leaves_pixels_in_bytes() {
+    let imagenet = r#""image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]"#;
+    let text = hugging_face(&format!("{{{imagenet}}}")).normalization().unwrap_err().to_string();
+    for part in [
+        "preprocessor_config.json",
+        "rescale_factor = 0.00392",
+        "hint: if they are of bytes",
+        "set mean = [0.485, 0.456, 0.406] and std = [0.229, 0.224, 0.225] in teacher.toml",
+    ] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+    for scaling in [r#""do_rescale": false"#, r#""rescale_factor": 1.0"#] {
+        let found = value(hugging_face(&format!("{{{scaling}, {imagenet}}}")).normalization()).unwrap();
+        let expected = Normalization::IMAGENET;
+        let pairs = found.mean.iter().chain(&found.std).zip(expected.mean.iter().chain(&expected.std));
+        assert!(pairs.into_iter().all(|(got, expected)| (got - expected).abs() < 1e-6), "{found:?}");
+    }
+    let timm = r#"{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375]}}"#;
+    let open_clip = r#"{"preprocess_cfg": {"mean": [122, 116, 104], "std": [68, 66, 70]}}"#;
+    for (name, json, scaling) in
+        [("config.json", timm, "timm scales"), ("open_clip_config.json", open_clip, "open_clip scales")]
+    {
+        let text = read(&[(name, json)]).unwrap().normalization().unwrap_err().to_string();
+        assert!(text.contains(name) && text.contains(scaling), "{text}");
+    }
 }
 
 #[test]
@@ -252,12 +307,12 @@ fn odd_values_are_refused_when_they_are_asked_for_and_broken_files_at_once() {
     let hint = |error: ExtractError| error.to_string().lines().last().unwrap().to_owned();
     for size in [r#"{"height": 224, "width": 336}"#, r#"{"longest_edge": 224}"#, "[224]", "\"224\""] {
         let found = hugging_face(&format!("{{\"size\": {size}}}"));
-        assert_eq!(hint(found.size().unwrap_err()), "hint: give size in teacher.toml", "{size}");
+        assert_eq!(hint(found.size().unwrap_err()), "hint: set size in teacher.toml", "{size}");
         assert!(found.resample().unwrap().is_none() && found.normalization().unwrap().is_none());
     }
     let found = hugging_face(r#"{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1], "resample": 4}"#);
-    assert_eq!(hint(found.normalization().unwrap_err()), "hint: give mean and std in teacher.toml");
-    assert_eq!(hint(found.resample().unwrap_err()), "hint: give resample in teacher.toml");
+    assert_eq!(hint(found.normalization().unwrap_err()), "hint: set mean and std in teacher.toml");
+    assert_eq!(hint(found.resample().unwrap_err()), "hint: set resample in teacher.toml");
     assert!(read(&[("preprocessor_config.json", "{")]).is_err());
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n";
     let text = read(&[("preprocessor_config.json", pointer)]).unwrap_err().to_string();

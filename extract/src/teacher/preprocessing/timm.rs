@@ -50,7 +50,7 @@ fn size(file: &PreprocessingFile) -> Result<Option<u32>, ExtractError> {
         }
         _ => file.refuse(
             format!("input_size = {size}: expected three channels, then height and width"),
-            "give size in teacher.toml",
+            "set size in teacher.toml",
         ),
     }
 }
@@ -67,7 +67,9 @@ fn normalization(file: &PreprocessingFile) -> Result<Option<Normalization>, Extr
     let or = |key, default: [f32; 3]| {
         given(file, key).map_or(Ok(default.map(f64::from)), |value| file.triple(value))
     };
-    Ok(Some(rescaled(or("mean", default.mean)?, or("std", default.std)?, 1.0 / 255.0, 0.0)))
+    let (mean, std) = (or("mean", default.mean)?, or("std", default.std)?);
+    file.of_unit_range(rescaled(mean, std, 1.0 / 255.0, 0.0), mean, std, "timm scales pixels to 0..1")
+        .map(Some)
 }
 
 fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> {
@@ -76,7 +78,7 @@ fn center(file: &PreprocessingFile) -> Result<Option<CenterCrop>, ExtractError> 
         "squash" => ResizeMode::Squash,
         mode => {
             return file.refuse_geometry(format!(
-                "crop_mode '{mode}': expected center or squash; border pads with the mean color, which lgd does not do"
+                "crop_mode '{mode}': expected center or squash; border pads with the mean color, lgd with black"
             ));
         }
     };

@@ -65,17 +65,6 @@ impl Clean {
             Self::Siglip => collapsed(&unpunctuated(&text.to_lowercase())),
         })
     }
-
-    /// Its name in `teacher.toml`.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Whitespace => "whitespace",
-            Self::Lower => "lower",
-            Self::Canonicalize => "canonicalize",
-            Self::Siglip => "siglip",
-        }
-    }
 }
 
 /// open_clip's `basic_clean`.

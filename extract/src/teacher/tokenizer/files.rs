@@ -166,11 +166,11 @@ fn family(
 
 /// The files that define the tokenizer.
 fn find(settings: &TextSettings) -> Result<(Source, Vec<PathBuf>), ExtractError> {
-    if let Some(path) = &settings.tokenizer {
+    if let Some(path) = settings.tokenizer() {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if !path.is_file() {
-            let reason = format!("there is no such tokenizer; {}", found(&settings.dir));
-            return Err(ExtractError::setting(path, reason, "correct tokenizer in teacher.toml"));
+            let reason = format!("there is no such file, [text] tokenizer; {}", found(&settings.dir));
+            return Err(ExtractError::setting(&path, reason, "correct tokenizer in teacher.toml"));
         }
         return match name.as_ref() {
             VOCABULARY => Ok((Source::ClipVocabulary, vec![path.clone(), path.with_file_name(MERGES)])),
@@ -222,7 +222,19 @@ fn unreadable(dir: &Path) -> ExtractError {
     let siglip = json(&dir.join("tokenizer_config.json"))
         .is_ok_and(|config| class(&config) == "SiglipTokenizer")
         || ModelConfig::read(dir).ok().flatten().is_some_and(|model| model.is_family("siglip"));
-    let hint = if has("spiece.model") && siglip {
+    // transformers chooses the class by these files, and fails without them.
+    let classless = !has("tokenizer_config.json") && !has("config.json");
+    let hint = if has("vocab.txt") && classless {
+        let lower = !has_upper_case(&dir.join("vocab.txt"));
+        return refuse(
+            dir,
+            &format!(
+                "for a BERT model, write it with transformers, in this folder: python -c \"from transformers import BertTokenizerFast as \
+                 B; B('vocab.txt', do_lower_case={}).save_pretrained('.')\"",
+                if lower { "True" } else { "False" }
+            ),
+        );
+    } else if has("spiece.model") && siglip {
         // SigLIP's own class has no fast variant; T5's reads the same file, and teachers of this class are cleaned
         // as it does.
         "write it in this folder with transformers 4: pip install 'transformers<5' sentencepiece protobuf, then python -c \"from \
@@ -239,6 +251,17 @@ fn unreadable(dir: &Path) -> ExtractError {
     } else {
         "copy tokenizer.json of the model into the folder"
     };
-    let reason = format!("there is no tokenizer that can be read; {}", found(dir));
+    refuse(dir, hint)
+}
+
+fn refuse(dir: &Path, hint: &str) -> ExtractError {
+    let reason = format!("expected tokenizer.json or a vocabulary of CLIP; {}", found(dir));
     ExtractError::setting(&dir.join(TOKENIZER), reason, hint)
+}
+
+/// Whether a list of words has capital letters, other than in special tokens such as `[CLS]`. A model of lower case has
+/// none.
+fn has_upper_case(path: &Path) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().any(|word| !word.starts_with('[') && word.chars().any(char::is_uppercase))
 }

@@ -110,14 +110,14 @@ impl PromptTokenizer {
             broken(
                 self.path(),
                 format!(
-                    "the prompt {prompt:?} has the HTML entity {entity}\nhint: write the character itself"
+                    "the prompt {prompt:?} has the unknown HTML entity {entity}\nhint: write the character itself"
                 ),
             )
         })?;
         let encoding = self.tokenizer.encode(text, true).map_err(|error| broken(self.path(), error))?;
         let strip = |id: u32| if Some(id) == self.stripped { 0 } else { id };
         if encoding.is_empty() {
-            return Err(broken(self.path(), format!("the prompt {prompt:?} has no tokens at all")));
+            return Err(broken(self.path(), format!("the prompt {prompt:?} has no tokens")));
         }
         Ok(Tokens {
             ids: encoding.get_ids().iter().map(|&id| strip(id)).collect(),

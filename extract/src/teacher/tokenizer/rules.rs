@@ -44,7 +44,7 @@ pub(super) fn resolve(
     let mut notes = Vec::new();
     if let Some((name, prompt)) = &files.prompt {
         notes.push(format!(
-            "every prompt begins with {prompt:?}, as config_sentence_transformers.json says (default_prompt_name {name:?})"
+            "every prompt begins with {prompt:?}, default_prompt_name {name:?} in config_sentence_transformers.json"
         ));
     }
     check_open_clip(settings, &files)?;
@@ -57,15 +57,15 @@ pub(super) fn resolve(
         positions(&files).filter(|most| length_from == "tokenizer.json" && *most > context_length)
     {
         notes.push(format!(
-            "context_length = {context_length} is tokenizer.json's, although config.json gives the model {most} positions: \
-             longer prompts are cut unless context_length in teacher.toml says otherwise"
+            "tokenizer.json cuts prompts at {context_length} tokens, config.json gives the model {most} positions\nhint: for longer \
+             prompts, set context_length in teacher.toml"
         ));
     }
     let (padding, padding_from) = padding(settings, &files, demand, context_length)?;
     let (side, side_from) = side(settings, &files);
 
     let file_name = files.paths[0].file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let tokenizer_from = if settings.tokenizer.is_some() { TOML } else { "found in the folder" };
+    let tokenizer_from = if settings.set.tokenizer.is_some() { TOML } else { "found in the folder" };
     let mut resolved = vec![
         Resolved::new("tokenizer", file_name, tokenizer_from),
         Resolved::new("context_length", i64::try_from(context_length).unwrap_or(i64::MAX), length_from),
@@ -74,7 +74,7 @@ pub(super) fn resolve(
     let multiple = files.tokenizer.get_padding().and_then(|padding| padding.pad_to_multiple_of);
     let params = if padding.is_some() || multiple.is_some() {
         let (pad_id, from) = pad_id(settings, &files, demand)?;
-        resolved.push(Resolved::new("padding_side", side_name(side), side_from));
+        resolved.push(Resolved::new("padding_side", side.name(), side_from));
         resolved.push(Resolved::new("pad_id", i64::from(pad_id), from));
         Some(PaddingParams {
             strategy: padding.map_or(PaddingStrategy::BatchLongest, PaddingStrategy::Fixed),
@@ -119,7 +119,7 @@ fn context_length(
     demand: Demand,
 ) -> Result<Found<usize>, ExtractError> {
     let toml = settings.dir.join(TOML);
-    match (settings.context_length, demand.length) {
+    match (settings.set.context_length, demand.length) {
         (Some(set), Some(fixed)) if set != fixed => {
             let reason = format!("[text] context_length = {set}, but the model takes {fixed} tokens");
             return Err(ExtractError::setting(&toml, reason, format!("set context_length = {fixed}")));
@@ -166,7 +166,7 @@ fn context_length(
         }
         (Some(found), _) | (None, Some(found)) => Ok(found),
         (None, None) => family_length(files.family).map(|(length, from)| (length, from.to_owned())).ok_or_else(|| {
-            let reason = "[text] context_length is neither here, nor fixed by the model, nor in open_clip_config.json, \
+            let reason = "[text] context_length is not known: expected it here, in the model's shape, open_clip_config.json, \
                           tokenizer.json, tokenizer_config.json or config.json";
             ExtractError::setting(&toml, reason, "set context_length in teacher.toml, as the model was trained")
         }),
@@ -195,7 +195,8 @@ fn in_range(length: usize, path: &std::path::Path) -> Result<usize, ExtractError
     if (1..=MAX_CONTEXT).contains(&length) {
         return Ok(length);
     }
-    Err(ExtractError::setting(path, format!("[text] context_length = {length}: out of range"), ""))
+    let reason = format!("[text] context_length = {length}: expected 1 to {MAX_CONTEXT}");
+    Err(ExtractError::setting(path, reason, "set context_length in teacher.toml, as the model was trained"))
 }
 
 fn model_name(settings: &TextSettings) -> String {
@@ -220,7 +221,7 @@ fn padding(
     context: usize,
 ) -> Result<Found<Option<usize>>, ExtractError> {
     let by = |length: Option<usize>, from: &str| Ok((length, from.to_owned()));
-    match (settings.padding, demand.length) {
+    match (settings.set.padding, demand.length) {
         (Some(Padding::Longest), Some(length)) => {
             let reason = format!("[text] padding = \"longest\", but the model takes {length} tokens");
             let hint = "set padding = \"fixed\"";
@@ -248,7 +249,7 @@ fn padding(
 }
 
 fn side(settings: &TextSettings, files: &TokenizerFiles) -> Found<PaddingSide> {
-    if let Some(side) = settings.padding_side {
+    if let Some(side) = settings.set.padding_side {
         return (side, TOML.to_owned());
     }
     if let Some(padding) = files.tokenizer.get_padding() {
@@ -269,13 +270,6 @@ fn side(settings: &TextSettings, files: &TokenizerFiles) -> Found<PaddingSide> {
     }
 }
 
-fn side_name(side: PaddingSide) -> &'static str {
-    match side {
-        PaddingSide::Left => "left",
-        PaddingSide::Right => "right",
-    }
-}
-
 fn truncation_direction(files: &TokenizerFiles) -> TruncationDirection {
     let config = files.config.get("truncation_side").and_then(Value::as_str);
     match (files.tokenizer.get_truncation(), config) {
@@ -292,7 +286,7 @@ fn pad_id(
     files: &TokenizerFiles,
     demand: Demand,
 ) -> Result<Found<u32>, ExtractError> {
-    if let Some(id) = settings.pad_id {
+    if let Some(id) = settings.set.pad_id {
         return Ok((id, TOML.to_owned()));
     }
     // OpenAI's and open_clip's own tokenizer pads with 0, whatever token that is, and whatever files are beside it.
@@ -333,7 +327,8 @@ fn pad_id(
         .chain(masked.then_some(PIECE_PAD))
         .find_map(|token| Some((id(token)?, format!("the token {token}"))));
     named.ok_or_else(|| {
-        let reason = "[text] prompts are padded, but neither tokenizer.json nor the files beside it name the padding token";
+        let reason = "[text] the padding token is not known: prompts are padded, but tokenizer.json and the files beside it do not \
+                      name it";
         let hint = "copy tokenizer_config.json or special_tokens_map.json of the model beside tokenizer.json, or set pad_id in \
                     teacher.toml to the id that the model was trained with";
         ExtractError::setting(&settings.dir.join(TOML), reason, hint)
@@ -354,7 +349,7 @@ fn check_open_clip(settings: &TextSettings, files: &TokenizerFiles) -> Result<()
         Err(ExtractError::setting(
             &path,
             reason,
-            "use another text encoder, or remove the key to tokenize without it",
+            "use another text encoder, or remove the key from the file to tokenize without it",
         ))
     };
     let off = |value: &Value| value.is_null() || value == &Value::Bool(false) || value.as_str() == Some("");
@@ -371,7 +366,7 @@ fn check_open_clip(settings: &TextSettings, files: &TokenizerFiles) -> Result<()
 }
 
 fn clean(settings: &TextSettings, files: &TokenizerFiles) -> Result<Found<Clean>, ExtractError> {
-    if let Some(clean) = settings.clean {
+    if let Some(clean) = settings.set.clean {
         return Ok((clean, TOML.to_owned()));
     }
     if let Some(text_cfg) = &files.open_clip {
@@ -435,13 +430,13 @@ fn apply_lower_case(
         (Some(lower), Some(set)) if lower != set && !generic => {
             normalizer["lowercase"] = set.into();
             format!(
-                "{CONFIG} sets do_lower_case = {set} and tokenizer.json the opposite: {CONFIG} holds, as in transformers"
+                "{CONFIG} has do_lower_case = {set}, tokenizer.json the opposite: {CONFIG} decides, as in transformers"
             )
         }
         (Some(lower), Some(set)) if lower != set => {
             notes.push(format!(
-                "{CONFIG} sets do_lower_case = {set} and tokenizer.json the opposite: tokenizer.json holds, because no \
-                 class of tokenizer that reads do_lower_case is named"
+                "{CONFIG} has do_lower_case = {set}, tokenizer.json the opposite: tokenizer.json decides, because {CONFIG} names no \
+                 class that reads do_lower_case"
             ));
             return Ok(false);
         }
@@ -451,12 +446,12 @@ fn apply_lower_case(
             let steps: Vec<Value> = steps.into_iter().filter(|step| !step.is_null()).collect();
             normalizer = serde_json::json!({"type": "Sequence", "normalizers": steps});
             let origin = if sentence { "sentence_bert_config.json" } else { "Siglip2Tokenizer" };
-            format!("prompts are lowered, as {origin} requires; tokenizer.json does not do it")
+            format!("prompts are put in lower case, as {origin} requires, although tokenizer.json does not")
         }
         _ => {
             if config == Some(true) && !lowers && !lowercases(&normalizer) {
                 notes.push(format!(
-                    "{CONFIG} sets do_lower_case = true, but tokenizer.json does not lower: tokenizer.json holds, as in \
+                    "{CONFIG} has do_lower_case = true, tokenizer.json keeps upper case: tokenizer.json decides, as in \
                      transformers"
                 ));
             }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::teacher::{Padding, PaddingSide, TextSection};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 const FREE: Demand = Demand { length: None, mask: true };
@@ -15,18 +16,14 @@ fn settings(dir: &Path) -> TextSettings {
     TextSettings {
         model: dir.join("text.onnx"),
         dir: dir.to_owned(),
-        tokenizer: None,
-        context_length: None,
-        padding: None,
-        padding_side: None,
-        pad_id: None,
-        clean: None,
-        input: None,
-        output: None,
-        pooling: None,
-        align: None,
+        set: TextSection::default(),
         image_size: None,
     }
+}
+
+/// The settings of a folder whose `teacher.toml` sets these values.
+fn setting(dir: &Path, set: TextSection) -> TextSettings {
+    TextSettings { set, ..settings(dir) }
 }
 
 /// Tokens of the fixtures' texts by the tokenizer in `folder`, and those of the real tool.
@@ -55,7 +52,7 @@ fn clip_is_read_from_its_vocabulary() {
 fn do_lower_case_holds_as_in_transformers() {
     for folder in ["bert_lower", "bert_cased"] {
         let notes = compare(folder, FREE);
-        assert!(notes[0].starts_with("tokenizer_config.json sets do_lower_case"), "{notes:?}");
+        assert!(notes[0].starts_with("tokenizer_config.json has do_lower_case"), "{notes:?}");
     }
 }
 
@@ -154,13 +151,14 @@ fn padding_of_the_files_holds_unless_teacher_toml_decides() {
     assert_eq!(tokens.words, [false, false, true, true, true, true]);
 
     let dir = folder(&fixed);
-    let decided = TextSettings {
-        padding: Some(crate::teacher::Padding::Fixed),
-        padding_side: Some(crate::teacher::PaddingSide::Right),
+    let set = TextSection {
+        padding: Some(Padding::Fixed),
+        padding_side: Some(PaddingSide::Right),
         pad_id: Some(0),
         context_length: Some(7),
-        ..settings(dir.path())
+        ..TextSection::default()
     };
+    let decided = setting(dir.path(), set);
     let tokens = PromptTokenizer::open(&decided, FREE).unwrap().encode("cat dog").unwrap();
     assert_eq!(tokens.ids, [2, 7, 8, 3, 0, 0, 0]);
 
@@ -254,24 +252,25 @@ fn a_setting_without_effect_does_not_change_the_hash() {
         hasher.finalize()
     };
     let bare = settings(dir.path());
-    let spelled = TextSettings {
+    let set = TextSection {
         context_length: Some(8),
-        padding: Some(crate::teacher::Padding::Longest),
+        padding: Some(Padding::Longest),
         pad_id: Some(5),
         clean: Some(Clean::None),
-        ..bare.clone()
+        ..TextSection::default()
     };
-    assert_eq!(hash(&bare, FREE), hash(&spelled, FREE));
-    let spelled = TextSettings { padding: Some(crate::teacher::Padding::Fixed), pad_id: Some(0), ..spelled };
+    assert_eq!(hash(&bare, FREE), hash(&setting(dir.path(), set.clone()), FREE));
+    let set = TextSection { padding: Some(Padding::Fixed), pad_id: Some(0), ..set };
+    let spelled = setting(dir.path(), set);
     assert_eq!(hash(&bare, NO_MASK), hash(&spelled, NO_MASK));
     assert_ne!(hash(&bare, FREE), hash(&spelled, FREE));
     for other in [
-        TextSettings { context_length: Some(7), ..bare.clone() },
-        TextSettings { pad_id: Some(1), ..bare.clone() },
-        TextSettings { padding_side: Some(crate::teacher::PaddingSide::Left), ..bare.clone() },
-        TextSettings { clean: Some(Clean::Lower), ..bare.clone() },
+        TextSection { context_length: Some(7), ..TextSection::default() },
+        TextSection { pad_id: Some(1), ..TextSection::default() },
+        TextSection { padding_side: Some(PaddingSide::Left), ..TextSection::default() },
+        TextSection { clean: Some(Clean::Lower), ..TextSection::default() },
     ] {
-        assert_ne!(hash(&bare, NO_MASK), hash(&other, NO_MASK));
+        assert_ne!(hash(&bare, NO_MASK), hash(&setting(dir.path(), other), NO_MASK));
     }
 }
 
@@ -286,13 +285,24 @@ fn a_folder_without_a_tokenizer_says_what_to_do() {
     };
     for (files, part) in [
         (&[][..], "hint: copy tokenizer.json"),
-        (&["vocab.txt"][..], "AutoTokenizer"),
+        (&["vocab.txt"][..], "BertTokenizerFast as B; B('vocab.txt', do_lower_case=True)"),
+        (&["vocab.txt", "config.json"][..], "AutoTokenizer"),
         (&["spiece.model"][..], "AutoTokenizer"),
         (&["open_clip_config.json"][..], "bpe_simple_vocab_16e6.txt.gz"),
         (&["vocab.json", "merges.txt"][..], "no token <|startoftext|>"),
     ] {
         let text = refused(files);
         assert!(text.contains(part), "{files:?}: {text}");
+    }
+}
+
+#[test]
+fn the_recipe_for_a_list_of_words_keeps_their_case() {
+    for (words, lower) in [("[CLS]\n[SEP]\ncat\nétat", "True"), ("[CLS]\nCat\ncat", "False")] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("vocab.txt"), words).unwrap();
+        let text = PromptTokenizer::open(&settings(dir.path()), FREE).unwrap_err().to_string();
+        assert!(text.contains(&format!("do_lower_case={lower}")), "{text}");
     }
 }
 
@@ -314,14 +324,16 @@ fn a_padding_token_that_matters_is_not_guessed() {
     }
     assert!(open(&[tokenizer.clone(), class("")], NO_MASK).is_err());
     let dir = folder(&[tokenizer, class("")]);
-    let fixed = TextSettings { padding: Some(crate::teacher::Padding::Fixed), ..settings(dir.path()) };
+    let set = TextSection { padding: Some(Padding::Fixed), ..TextSection::default() };
+    let fixed = setting(dir.path(), set);
     assert_eq!(value(&PromptTokenizer::open(&fixed, FREE).unwrap(), "pad_id").0, "4", "behind a mask");
 }
 
 #[test]
 fn a_length_that_cannot_be_is_refused() {
     let dir = folder(&[("config.json", json!({"model_type": "bert", "max_position_embeddings": 10}))]);
-    let with = |length| TextSettings { context_length: Some(length), ..settings(dir.path()) };
+    let with =
+        |length| setting(dir.path(), TextSection { context_length: Some(length), ..TextSection::default() });
     for length in [3, 10] {
         PromptTokenizer::open(&with(length), FREE).unwrap();
     }
@@ -341,7 +353,7 @@ fn a_short_length_of_tokenizer_json_is_told() {
     let file = ("tokenizer.json", json!({"truncation": truncation}));
     let model = ("config.json", json!({"model_type": "bert", "max_position_embeddings": 10}));
     let notes = open(&[file.clone(), model], FREE).unwrap().notes().to_vec();
-    assert!(notes[0].contains("7 is tokenizer.json's, although config.json gives the model 10"), "{notes:?}");
+    assert!(notes[0].contains("cuts prompts at 7 tokens, config.json gives the model 10"), "{notes:?}");
     assert!(open(&[file], FREE).unwrap().notes().is_empty());
 }
 
@@ -373,7 +385,7 @@ fn the_default_prompt_of_sentence_transformers_begins_every_prompt() {
     assert_ne!(hash(&prompted), hash(&plain));
     assert_eq!((hash(&unused), unused.notes().len()), (hash(&plain), 0));
     let text = open(&[max, prompts(json!("passage"))], FREE).unwrap_err().to_string();
-    assert!(text.contains("default_prompt_name \"passage\"") && text.contains("hint: "), "{text}");
+    assert!(text.contains("default_prompt_name = \"passage\"") && text.contains("hint: "), "{text}");
 }
 
 #[test]
