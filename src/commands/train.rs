@@ -216,3 +216,29 @@ fn summarize(report: &TrainReport, args: &TrainArgs) {
         args.output.out.display(),
     ));
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    #[test]
+    fn the_default_batch_is_at_most_a_quarter_of_the_samples_in_whole_parts() {
+        let batch = |words: &[&str], samples| {
+            let line = ["lgd", "train", "--cache", "c", "--out", "o"].iter().chain(words);
+            let Command::Train(args) = Args::try_parse_from(line).unwrap().command else {
+                panic!("train is not train")
+            };
+            batch_for(&args, samples)
+        };
+        let by_samples = [(5, 2), (300, 75), (1023, 255), (1024, 256), (1_000_000, 256)];
+        for (samples, expected) in by_samples {
+            assert_eq!(batch(&[], samples), expected, "{samples} samples");
+        }
+        assert_eq!(batch(&["--batch-parts", "2"], 300), 74);
+        assert_eq!(batch(&["--batch-parts", "2"], 5), 4, "a part has at least two images");
+        assert_eq!(batch(&["--batch", "64"], 100), 64, "a given batch is kept");
+    }
+}
