@@ -40,9 +40,9 @@ pub struct TrainArgs {
     /// Number of epochs; 0 saves the untrained student.
     #[arg(long, default_value_t = 200)]
     pub epochs: u32,
-    /// Images per step.
-    #[arg(long, default_value_t = 256, value_parser = at_least_one)]
-    pub batch: usize,
+    /// Images per step. Default: 256, at most a quarter of the samples.
+    #[arg(long, value_parser = at_least_one)]
+    pub batch: Option<usize>,
     /// Learning rate after the warm-up. Default: 0.03 x batch / 256, for SGD only.
     #[arg(long)]
     pub lr: Option<f32>,

@@ -22,18 +22,25 @@ use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
 
+/// Images per step if neither `--batch` nor the number of samples says otherwise.
+const DEFAULT_BATCH: usize = 256;
+
 /// Most classes that a note lists.
 const CLASSES_SHOWN: usize = 10;
 
 /// Runs `lgd train`.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
-    let config = config(args)?;
-    config.validate()?;
+    // Wrong flags are found before the cache is read, which takes time.
+    config(args, args.batch.unwrap_or(DEFAULT_BATCH))?.validate()?;
     let cache = Cache::open(&args.cache, Verify::Full)?;
+    let samples = cache.manifest().samples();
+    let config = config(args, batch_for(args, samples))?;
+    config.validate()?;
     let banks = Banks::open(&args.bank)?;
     let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
     note(&origin, &config);
+    note_steps(&config, samples);
     note_untrained(&config, &cache)?;
     // Images that are never opened are not listed, since listing millions of them takes time.
     let images = args.images.as_deref().filter(|_| origin.stored().is_none());
@@ -64,6 +71,36 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     summarize(&report, args);
     print_json(&report)?;
     Ok(Exit::Done)
+}
+
+/// The batch: as given, or [`DEFAULT_BATCH`], but at most a quarter of the samples, so that an epoch of a small data set
+/// has several steps. A smaller batch still has whole parts of at least two images.
+fn batch_for(args: &TrainArgs, samples: usize) -> usize {
+    let (quarter, parts) = (samples / 4, args.batch_parts);
+    match args.batch {
+        Some(batch) => batch,
+        None if quarter >= DEFAULT_BATCH => DEFAULT_BATCH,
+        None => (quarter / parts).max(2) * parts,
+    }
+}
+
+/// Prints the steps of an epoch and the samples that each epoch drops, and whether the batch is large for so few samples.
+fn note_steps(config: &TrainConfig, samples: usize) {
+    let batch = config.batch;
+    let (steps, dropped) = (samples / batch, samples % batch);
+    // Runs without epochs or with a batch above the samples take no step; the latter fail with the reason.
+    if config.epochs == 0 || steps == 0 {
+        return;
+    }
+    let of_each = if dropped > 0 { ", others each time" } else { "" };
+    say(format_args!(
+        "note: an epoch has {steps} steps of {batch} images; it drops {dropped} of {samples} samples{of_each}"
+    ));
+    if batch > samples / 4 {
+        say(
+            "note: the batch is more than a quarter of the samples; a smaller --batch takes more steps per epoch",
+        );
+    }
 }
 
 /// Prints the classes that a classifier cannot learn, because no sample has them.
@@ -125,9 +162,9 @@ impl Banks {
     }
 }
 
-/// The paper's settings, overridden by those given on the command line.
-fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
-    let mut config = TrainConfig::new(args.student, args.size, args.epochs, args.batch, args.seed);
+/// The paper's settings for this batch, overridden by those given on the command line.
+fn config(args: &TrainArgs, batch: usize) -> anyhow::Result<TrainConfig> {
+    let mut config = TrainConfig::new(args.student, args.size, args.epochs, batch, args.seed);
     if let Some(lr) = args.lr {
         config.base_lr = lr;
         config.start_lr = TrainConfig::default_start_lr(lr);
@@ -178,4 +215,30 @@ fn summarize(report: &TrainReport, args: &TrainArgs) {
         100.0 * report.data_wait,
         args.output.out.display(),
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    #[test]
+    fn the_default_batch_is_at_most_a_quarter_of_the_samples_in_whole_parts() {
+        let batch = |words: &[&str], samples| {
+            let line = ["lgd", "train", "--cache", "c", "--out", "o"].iter().chain(words);
+            let Command::Train(args) = Args::try_parse_from(line).unwrap().command else {
+                panic!("train is not train")
+            };
+            batch_for(&args, samples)
+        };
+        let by_samples = [(5, 2), (300, 75), (1023, 255), (1024, 256), (1_000_000, 256)];
+        for (samples, expected) in by_samples {
+            assert_eq!(batch(&[], samples), expected, "{samples} samples");
+        }
+        assert_eq!(batch(&["--batch-parts", "2"], 300), 74);
+        assert_eq!(batch(&["--batch-parts", "2"], 5), 4, "a part has at least two images");
+        assert_eq!(batch(&["--batch", "64"], 100), 64, "a given batch is kept");
+    }
 }

@@ -131,8 +131,8 @@ fn what_would_be_ignored_or_makes_no_sense_is_refused() {
         desk.lgd(&format!("train --cache none --out run {words}")).ended(2, parts);
     };
     refused("--objective lgd,banana", &["banana", "lgd, seed, kdep"]);
-    refused("--objective lgd,lgd:2", &["lgd is named twice"]);
-    refused("--objective lgd,supervised", &["stands alone"]);
+    refused("--objective lgd,lgd:2", &["the objective lgd is listed twice"]);
+    refused("--objective lgd,supervised", &["cannot be combined"]);
     refused("--objective lgd:0", &["positive number"]);
     refused("--queue 100", &["--queue is a setting of seed", "the objective is lgd:1", "hint:"]);
     refused("--objective seed --alpha 0.5", &["--alpha is a setting of lgd"]);

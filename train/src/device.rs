@@ -29,7 +29,8 @@ impl TrainDevice {
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(TrainError::Device {
                 device: self.to_string(),
-                reason: "this lgd was built without the cargo feature cuda".to_owned(),
+                reason: "lgd was built without the cargo feature cuda\nhint: cargo build --release --features cuda"
+                    .to_owned(),
             }),
         }
     }

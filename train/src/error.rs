@@ -42,7 +42,7 @@ pub enum TrainError {
     },
     /// Gradients are to be clipped, but their norm is NaN or infinite. On the CPU, the parameters are unchanged. A GPU
     /// skips the step and reports the error some steps later.
-    #[error("the norm of the gradients of step {step} is {norm}, which cannot be clipped")]
+    #[error("the gradient norm of step {step} is {norm}, expected a finite number to clip")]
     GradientNorm {
         /// Step over all epochs, from 0.
         step: u64,
@@ -50,16 +50,18 @@ pub enum TrainError {
         norm: f64,
     },
     /// A saved state lacks an entry.
-    #[error("the saved state has no entry {name}\nhint: it was written by another configuration or version")]
+    #[error("the saved state lacks the entry {name}\nhint: another configuration or version wrote it")]
     MissingState {
         /// The entry.
         name: String,
     },
     /// A teacher's embedding equals the mean that the bank of names subtracts.
-    #[error("nothing is left of an embedding without the mean that the bank of names subtracts")]
+    #[error(
+        "a teacher embedding equals the mean that the bank of names subtracts, so the difference has no direction"
+    )]
     EqualsMean,
     /// A setting is out of range.
-    #[error("{name} is {value}, must be {range}")]
+    #[error("{name} is {value}, expected {range}")]
     Setting {
         /// The setting.
         name: &'static str,
@@ -69,7 +71,7 @@ pub enum TrainError {
         range: &'static str,
     },
     /// This build or this machine does not have the device.
-    #[error("the device {device} cannot be used: {reason}")]
+    #[error("cannot use device {device}: {reason}")]
     Device {
         /// The requested device.
         device: String,
@@ -77,7 +79,7 @@ pub enum TrainError {
         reason: String,
     },
     /// A device lacks memory for a buffer.
-    #[error("{device} is out of memory: {} MiB more were asked for", bytes.div_ceil(1 << 20))]
+    #[error("{device} is out of memory: a buffer of {} MiB does not fit", bytes.div_ceil(1 << 20))]
     OutOfMemory {
         /// The device.
         device: String,
@@ -85,10 +87,10 @@ pub enum TrainError {
         bytes: usize,
     },
     /// A result was requested before any forward pass, or twice.
-    #[error("no forward pass has run that this belongs to")]
+    #[error("no forward pass has run for this call")]
     NothingRan,
     /// A masked graph ran without a mask.
-    #[error("the graph is masked, but no mask was set")]
+    #[error("a masked graph ran without a mask")]
     NoMask,
     /// Rendering or normalizing pixels failed.
     #[error(transparent)]
@@ -128,7 +130,7 @@ impl TrainError {
 
 /// A setting of a run is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{setting} is {value}, must be {rule}")]
+#[error("{setting} is {value}, expected {rule}")]
 pub struct SettingError {
     /// The setting, as in `config.toml`.
     pub setting: &'static str,

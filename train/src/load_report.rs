@@ -34,7 +34,7 @@ pub struct ShapeMismatch {
 impl fmt::Display for ShapeMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, expected, got } = self;
-        write!(f, "{name}: expected {expected:?}, the file has {got:?}")
+        write!(f, "{name}: expected {expected:?}, got {got:?}")
     }
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for LoadReport {
         }
         let mismatched: Vec<String> = self.mismatched.iter().map(ToString::to_string).collect();
         for (what, names) in
-            [("left out", &self.unused), ("of another shape", &mismatched), ("new", &self.missing)]
+            [("unused", &self.unused), ("of another shape", &mismatched), ("not in the file", &self.missing)]
         {
             if !names.is_empty() {
                 let more =

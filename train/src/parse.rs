@@ -42,7 +42,7 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 /// # Errors
 /// Those of [`fraction`].
 pub fn bounded(text: &str, low: f64, high: f64) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    let value: f64 = text.parse().map_err(|_| format!("expected a number, got {text:?}"))?;
     if value >= low && value <= high {
         Ok(value)
     } else {

@@ -16,7 +16,7 @@ pub enum CudaError {
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// The GPU lacks memory.
-    #[error("the GPU is out of memory: {} MiB more were asked for", bytes.div_ceil(1 << 20))]
+    #[error("the GPU is out of memory: a buffer of {} MiB does not fit", bytes.div_ceil(1 << 20))]
     OutOfMemory {
         /// Bytes that were requested.
         bytes: usize,
@@ -26,7 +26,7 @@ pub enum CudaError {
     Driver(#[from] DriverError),
     /// A library cannot be used, most likely because it was not found.
     #[error(
-        "{library} cannot be used: {reason}\nhint: it must be on LD_LIBRARY_PATH; LGD_CUDA_VERBOSE=1 prints which files were not found"
+        "cannot use {library}: {reason}\nhint: add its folder to LD_LIBRARY_PATH; LGD_CUDA_VERBOSE=1 prints which files were not found"
     )]
     Library {
         /// Name and version.

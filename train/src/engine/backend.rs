@@ -18,11 +18,12 @@ use crate::rng::Stream;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Uses batch statistics, updates running statistics and saves tensors for the backward pass. Seed and step
-    /// determine every random draw.
+    /// determine every random draw. The step determines the batch's weight in the running statistics
+    /// ([`BatchNorm::momentum_at`]).
     Train {
         /// Seed of the run.
         seed: u64,
-        /// Number of the step, counted over the whole run.
+        /// Number of the forward pass, from 0, counted over the whole run.
         step: u64,
     },
     /// Uses running statistics, no dropout, and saves no tensors.

@@ -257,12 +257,12 @@ impl Backend for CpuBackend {
         let parameters = &self.state.parameters;
         let (gamma, beta) = (&parameters[norm.scale.indices()], &parameters[norm.shift.indices()]);
         let buffers = &mut self.state.buffers;
-        if self.mode == Mode::Inference {
+        let Mode::Train { step, .. } = self.mode else {
             let running = (&buffers[norm.mean.indices()], &buffers[norm.variance.indices()]);
             let computed = Normalization::inference(running, gamma, beta, norm.eps, norm.activation)?;
             self.saved[at.id].norm = Some(computed);
             return Ok(());
-        }
+        };
         let saved = &mut self.saved[at.id];
         if norm.masked {
             let mask = self.mask.as_ref().ok_or(TrainError::NoMask)?;
@@ -273,7 +273,7 @@ impl Backend for CpuBackend {
         }
         let computed = Normalization::training(&saved.moments, gamma, beta, norm.eps, norm.activation)?;
         let (mean, variance) = two(buffers, norm.mean, norm.variance);
-        batch_norm::update_running(&saved.moments, norm.momentum, mean, variance)?;
+        batch_norm::update_running(&saved.moments, norm.momentum_at(step), mean, variance)?;
         saved.moments.rows = 0;
         saved.norm = Some(computed);
         Ok(())

@@ -171,13 +171,24 @@ pub struct BatchNorm {
     pub variance: Range,
     /// Added to the variance.
     pub eps: f32,
-    /// Weight of a batch's statistics in the running ones, as in PyTorch.
+    /// Smallest weight of a batch's statistics in the running ones; PyTorch's momentum. See [`momentum_at`](Self::momentum_at).
     pub momentum: f32,
     /// Activation after the normalization.
     pub activation: Activation,
     /// Whether the statistics cover only the visible positions of the run's mask. The gradient of the value must then
     /// be zero at the hidden positions, so an [`Op::Mask`] or [`Op::FillMasked`] follows.
     pub masked: bool,
+}
+
+impl BatchNorm {
+    /// Weight of the batch's statistics in the running ones at forward pass `step`, from 0: the momentum, or
+    /// 1 / (step + 1) if that is larger. So the first batch replaces the initial values, and the running statistics are
+    /// the plain mean of the first batches (PyTorch's `momentum=None`) until the momentum forgets faster. With a
+    /// constant 0.01, the initial values still count 37% after 100 steps.
+    #[expect(clippy::cast_precision_loss, reason = "the quotient matters only in the first steps")]
+    pub fn momentum_at(&self, step: u64) -> f32 {
+        self.momentum.max(1.0 / (step as f32 + 1.0))
+    }
 }
 
 /// Parameters and shape of a dense layer.

@@ -23,7 +23,7 @@ use crate::student::{Architecture, DECODER, Head, Student, StudentConfig};
 #[non_exhaustive]
 pub enum WeightsFault {
     /// The file is of another kind.
-    #[error("this is {what}\nhint: {hint}")]
+    #[error("the file is {what}\nhint: {hint}")]
     Kind {
         /// What it is.
         what: &'static str,
@@ -32,13 +32,13 @@ pub enum WeightsFault {
     },
     /// The file is damaged, or has values of a kind that is not read.
     #[error(
-        "damaged or unusual weights: {0}\nhint: save them again, with torch.save(model.state_dict(), FILE) or as safetensors"
+        "cannot read the weights: {0}\nhint: save them again, with torch.save(model.state_dict(), FILE) or as safetensors"
     )]
     Damaged(String),
     /// A whole model was saved, which only its own code can read.
     #[error(
-        "it holds an object of {class}, whose code is not run\n\
-         hint: load it where it was made and save the tensors: torch.save(model.state_dict(), FILE), or as safetensors"
+        "the file holds an object of {class}; lgd runs no code from files\n\
+         hint: load it with the code that saved it, then save its tensors: torch.save(model.state_dict(), FILE), or as safetensors"
     )]
     Object {
         /// Python's name of the class or function.
@@ -46,8 +46,8 @@ pub enum WeightsFault {
     },
     /// An entry of the state dictionary is no plain tensor.
     #[error(
-        "{name} is made by {class}, which is not run\n\
-         hint: save plain tensors, of a model that is not quantized: torch.save(model.state_dict(), FILE), or as safetensors"
+        "only {class} can build the entry {name}; lgd runs no code from files\n\
+         hint: save plain tensors of a model that is not quantized: torch.save(model.state_dict(), FILE), or as safetensors"
     )]
     Entry {
         /// The entry.
@@ -57,13 +57,13 @@ pub enum WeightsFault {
     },
     /// A program of TorchScript.
     #[error(
-        "this is a TorchScript archive\n\
+        "the file is a TorchScript archive, expected a state dictionary\n\
          hint: save its tensors: torch.save(torch.jit.load(FILE).state_dict(), OTHER), or as safetensors"
     )]
     Script,
     /// No dictionary of tensors is found.
     #[error(
-        "no tensors, among the entries {keys}\nhint: save the state dictionary alone: torch.save(model.state_dict(), FILE)"
+        "the file has no tensors; its entries are {keys}\nhint: save the state dictionary alone: torch.save(model.state_dict(), FILE)"
     )]
     NoState {
         /// Keys of the dictionary.
@@ -71,7 +71,7 @@ pub enum WeightsFault {
     },
     /// Several networks, none of which is the obvious one.
     #[error(
-        "it holds several networks: {keys}\nhint: save the state dictionary of one of them: torch.save(checkpoint[KEY], FILE)"
+        "the file holds several networks: {keys}\nhint: save the state dictionary of one of them: torch.save(checkpoint[KEY], FILE)"
     )]
     SeveralStates {
         /// Their keys.
@@ -85,10 +85,10 @@ pub enum WeightsFault {
 /// First bytes of files of other kinds.
 const KINDS: [(&[u8], &str, &str); 5] = [
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "run `git lfs pull`"),
-    (b"\x89HDF", "an HDF5 file, as Keras writes it", "give PyTorch's weights, as safetensors"),
-    (b"\x1f\x8b", "gzip-compressed", "gunzip it first"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes it", "save the weights of a PyTorch model as safetensors"),
+    (b"\x1f\x8b", "a gzip file", "decompress it with gunzip"),
     (b"<", "a web page", "download the file itself"),
-    (b"\x08", "an ONNX file", "give the PyTorch weights that it was exported from, as safetensors"),
+    (b"\x08", "an ONNX file", "save the PyTorch weights that it was exported from as safetensors"),
 ];
 
 /// Loads the weights in the bytes of a file into a student, whose head may be another.
@@ -138,11 +138,8 @@ pub fn read(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, Vec<String>), Wei
     } else if let Some((_, what, hint)) = KINDS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
         return Err(WeightsFault::Kind { what, hint });
     } else {
-        let hint = "give safetensors, or a state dictionary that torch.save wrote";
-        return Err(WeightsFault::Kind {
-            what: "neither a safetensors file nor one that torch.save wrote",
-            hint,
-        });
+        let hint = "save the weights as safetensors, or with torch.save(model.state_dict(), FILE)";
+        return Err(WeightsFault::Kind { what: "neither a safetensors file nor one of torch.save", hint });
     };
     let entry = state.keys.join(".");
     let notes = match (entry.is_empty(), state.average) {
@@ -203,7 +200,7 @@ fn difference(report: &LoadReport, renamed: &Renamed, wanted: &[(&str, &[usize])
     let inside = |name: &&String| name.split('.').next().is_some_and(|module| modules.contains(module));
     let extra: Vec<&String> = report.unused.iter().filter(inside).collect();
     let first = extra.first()?;
-    Some(format!("it has {} tensors more in the backbone, such as {first}", extra.len()))
+    Some(format!("it has {} tensors in the backbone that the student lacks, such as {first}", extra.len()))
 }
 
 /// Whether the tensors are those of another architecture, at least of its backbone.

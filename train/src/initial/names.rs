@@ -69,7 +69,7 @@ pub(super) fn rename(
     }
     let mut notes = Vec::new();
     if !prefix.is_empty() {
-        notes.push(format!("prefix {prefix:?} taken off"));
+        notes.push(format!("prefix {prefix:?} removed"));
     }
     let mut tensors: BTreeMap<String, Tensor> = tensors
         .into_iter()

@@ -118,7 +118,7 @@ impl<'a> Machine<'a> {
             }
             self.step(opcode)?;
             if self.objects.len() > MOST_OBJECTS {
-                return Err(damaged(format!("a pickle of more than {MOST_OBJECTS} objects")));
+                return Err(damaged(format!("the pickle has more than {MOST_OBJECTS} objects")));
             }
         }
     }
@@ -177,13 +177,13 @@ impl<'a> Machine<'a> {
             b'R' | 0x81 => self.call(),
             0x92 => self.pop().and_then(|_| self.call()),
             b'b' => self.pop().map(drop),
-            other => Err(damaged(format!("the opcode 0x{other:02x}, which torch.save does not write"))),
+            other => Err(damaged(format!("unsupported pickle opcode 0x{other:02x}"))),
         }
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], WeightsFault> {
         let (taken, rest) =
-            self.rest.split_at_checked(count).ok_or_else(|| damaged("a pickle that is cut short"))?;
+            self.rest.split_at_checked(count).ok_or_else(|| damaged("the pickle is truncated"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -193,7 +193,7 @@ impl<'a> Machine<'a> {
         let mut bytes = [0; 8];
         bytes[..width].copy_from_slice(self.take(width)?);
         usize::try_from(u64::from_le_bytes(bytes))
-            .map_err(|_| damaged("a length beyond this machine's memory"))
+            .map_err(|_| damaged("a length exceeds this machine's memory"))
     }
 
     fn integer(&mut self, opcode: u8) -> Result<(), WeightsFault> {
@@ -236,24 +236,24 @@ impl<'a> Machine<'a> {
     }
 
     fn top(&self) -> Result<Id, WeightsFault> {
-        self.stack.last().copied().ok_or_else(|| damaged("a pickle with an empty stack"))
+        self.stack.last().copied().ok_or_else(|| damaged("the pickle pops an empty stack"))
     }
 
     fn pop(&mut self) -> Result<Id, WeightsFault> {
-        self.stack.pop().ok_or_else(|| damaged("a pickle with an empty stack"))
+        self.stack.pop().ok_or_else(|| damaged("the pickle pops an empty stack"))
     }
 
     /// The last `count` objects.
     fn last(&mut self, count: usize) -> Result<Vec<Id>, WeightsFault> {
         let from =
-            self.stack.len().checked_sub(count).ok_or_else(|| damaged("a pickle with an empty stack"))?;
+            self.stack.len().checked_sub(count).ok_or_else(|| damaged("the pickle pops an empty stack"))?;
         Ok(self.stack.split_off(from))
     }
 
     /// The objects since the last mark.
     fn marked(&mut self) -> Result<Vec<Id>, WeightsFault> {
         let from = self.marks.pop().filter(|from| *from <= self.stack.len());
-        Ok(self.stack.split_off(from.ok_or_else(|| damaged("a pickle without a mark"))?))
+        Ok(self.stack.split_off(from.ok_or_else(|| damaged("the pickle lacks a mark"))?))
     }
 
     fn put(&mut self, key: usize) -> Result<(), WeightsFault> {
@@ -263,7 +263,10 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, key: usize) -> Result<(), WeightsFault> {
-        let id = self.memo.get(&key).ok_or_else(|| damaged("a pickle that recalls nothing"))?;
+        let id = self
+            .memo
+            .get(&key)
+            .ok_or_else(|| damaged("the pickle reads a memo entry that it did not write"))?;
         self.stack.push(*id);
         Ok(())
     }
@@ -289,7 +292,7 @@ impl<'a> Machine<'a> {
             .rest
             .iter()
             .position(|byte| *byte == b'\n')
-            .ok_or_else(|| damaged("a pickle that is cut short"))?;
+            .ok_or_else(|| damaged("the pickle is truncated"))?;
         let line = String::from_utf8_lossy(self.take(end)?).into_owned();
         self.take(1)?;
         Ok(line)
@@ -307,7 +310,7 @@ impl<'a> Machine<'a> {
                 let name = format!("{module}.{name}");
                 self.push(Object::Global(name))
             }
-            _ => Err(damaged("a pickle that names something without a text")),
+            _ => Err(damaged("the pickle names a class by a value that is not text")),
         }
     }
 
@@ -319,7 +322,7 @@ impl<'a> Machine<'a> {
         match (part(1), part(2), part(4)) {
             (Some(Object::Global(kind)), Some(Object::Text(key)), Some(Object::Int(count))) => {
                 let kind = kind.rsplit('.').next().unwrap_or_default().to_owned();
-                let len = usize::try_from(*count).map_err(|_| damaged("a storage of negative length"))?;
+                let len = usize::try_from(*count).map_err(|_| damaged("a storage has a negative length"))?;
                 let storage = Storage { key: key.clone(), kind, len };
                 self.push(Object::Storage(storage))
             }
@@ -366,6 +369,6 @@ impl<'a> Machine<'a> {
             let (offset, shape, strides) = (count(offset)?, counts(shape)?, counts(strides)?);
             Some(TensorView { storage: storage.clone(), offset, shape, strides })
         };
-        view().map(Object::Tensor).ok_or_else(|| damaged("a tensor without storage, shape or strides"))
+        view().map(Object::Tensor).ok_or_else(|| damaged("a tensor lacks its storage, shape or strides"))
     }
 }

@@ -46,14 +46,14 @@ pub(super) fn archive(bytes: &[u8]) -> Result<State, WeightsFault> {
         return Err(WeightsFault::Script);
     }
     let found = names.iter().find_map(|name| name.strip_suffix("data.pkl"));
-    let root = found.ok_or(WeightsFault::Damaged("an archive without data.pkl".to_owned()))?;
+    let root = found.ok_or(WeightsFault::Damaged("the archive has no data.pkl".to_owned()))?;
     let mut read = |name: &str| {
         let mut content = Vec::new();
         archive.by_name(&format!("{root}{name}")).map_err(broken)?.read_to_end(&mut content)?;
         Ok::<_, WeightsFault>(content)
     };
     if names.contains(&format!("{root}byteorder")) && read("byteorder")? != b"little" {
-        return Err(WeightsFault::Damaged("big-endian values".to_owned()));
+        return Err(WeightsFault::Damaged("the values are big-endian, expected little-endian".to_owned()));
     }
     let content = read("data.pkl")?;
     let pickle = Pickle::read(&mut content.as_slice())?;
@@ -68,19 +68,19 @@ pub(super) fn legacy(bytes: &[u8]) -> Result<State, WeightsFault> {
     let pickle = Pickle::read(&mut rest)?;
     let keys = Pickle::read(&mut rest)?;
     let Object::Sequence(list) = keys.root() else {
-        return Err(WeightsFault::Damaged("no list of storages".to_owned()));
+        return Err(WeightsFault::Damaged("the list of storages is missing".to_owned()));
     };
     let kinds: HashMap<&str, &str> =
         pickle.storages().map(|storage| (storage.key.as_str(), storage.kind.as_str())).collect();
     let mut at = HashMap::new();
     for id in list {
         let Object::Text(key) = keys.get(*id) else { continue };
-        let cut = || WeightsFault::Damaged(format!("the storage {key} is cut short"));
+        let cut = || WeightsFault::Damaged(format!("the storage {key} is truncated"));
         let (count, values) = rest.split_first_chunk::<8>().ok_or_else(cut)?;
         let count = usize::try_from(i64::from_le_bytes(*count)).map_err(|_| cut())?;
         let kind = kinds
             .get(key.as_str())
-            .ok_or_else(|| WeightsFault::Damaged(format!("the storage {key} is unknown")))?;
+            .ok_or_else(|| WeightsFault::Damaged(format!("no tensor uses the storage {key}")))?;
         let len = count.checked_mul(Kind::of(kind)?.size()).ok_or_else(cut)?;
         let (values, after) = values.split_at_checked(len).ok_or_else(cut)?;
         at.insert(key.as_str(), values);
@@ -181,7 +181,9 @@ impl Kind {
             "IntStorage" => Ok(Self::Whole { size: 4 }),
             "ShortStorage" => Ok(Self::Whole { size: 2 }),
             "CharStorage" | "ByteStorage" | "BoolStorage" => Ok(Self::Whole { size: 1 }),
-            other => Err(WeightsFault::Damaged(format!("a {other}, whose values are not read"))),
+            other => Err(WeightsFault::Damaged(format!(
+                "unsupported storage {other}, expected floats or whole numbers"
+            ))),
         }
     }
 
@@ -224,7 +226,10 @@ fn convert<const SIZE: usize>(
 fn gather(name: &str, view: &TensorView, bytes: &[u8]) -> Result<Vec<f32>, WeightsFault> {
     let TensorView { storage, offset, shape, strides } = view;
     let outside = || {
-        WeightsFault::Damaged(format!("{name}: its shape {shape:?} does not fit its {} values", storage.len))
+        WeightsFault::Damaged(format!(
+            "{name}: the shape {shape:?} does not fit a storage of {} values",
+            storage.len
+        ))
     };
     let len = shape.iter().try_fold(1usize, |len, side| len.checked_mul(*side)).ok_or_else(outside)?;
     let sides = || shape.iter().zip(strides);

@@ -49,7 +49,7 @@ impl SettingGroup for CaptionSettings {
 impl Declared for Caption {
     const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "caption",
-        about: "contrast of images and their captions' embeddings within the batch",
+        about: "contrasts images with the embeddings of their captions within the batch",
         needs: &[Input::Captions],
         flags: &["--tau-caption"],
         outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },

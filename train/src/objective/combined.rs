@@ -41,13 +41,13 @@ impl Combined {
                 });
             }
             if combined.parts.iter().any(|part| part.name == name) {
-                let reason = format!("{name} is named twice");
+                let reason = format!("the objective {name} is listed twice");
                 return Err(ObjectiveError::Choice { reason }.into());
             }
             combined.parts.push(Part { name, weight: weight.into(), objective });
         }
         if combined.parts.is_empty() {
-            return Err(ObjectiveError::Choice { reason: "there is no objective".to_owned() }.into());
+            return Err(ObjectiveError::Choice { reason: "no objective is given".to_owned() }.into());
         }
         Ok(combined)
     }

@@ -15,7 +15,7 @@ pub enum ObjectiveError {
         known: String,
     },
     /// A choice of objectives that makes no sense.
-    #[error("{reason}\nhint: objectives are given as lgd,kdep:0.5, a weight after the colon")]
+    #[error("{reason}\nhint: write objectives as lgd,kdep:0.5, with a weight after the colon")]
     Choice {
         /// The reason.
         reason: String,
@@ -27,7 +27,7 @@ pub enum ObjectiveError {
         column: &'static str,
     },
     /// A part of a batch reaches past the end of its targets.
-    #[error("the batch has {rows} rows of targets, a part of it takes {len} from row {start} on")]
+    #[error("expected {len} rows of targets from row {start}, but the batch has {rows} rows")]
     MissingRows {
         /// First row of the part.
         start: usize,
@@ -37,7 +37,7 @@ pub enum ObjectiveError {
         rows: usize,
     },
     /// The classifier has no class for a label.
-    #[error("a label is {label}, but there are {classes} classes")]
+    #[error("expected labels below {classes}, the number of classes, got {label}")]
     Label {
         /// The label.
         label: u32,

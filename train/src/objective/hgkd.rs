@@ -77,7 +77,7 @@ impl SettingGroup for HgkdSettings {
 impl Declared for Hgkd {
     const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "hgkd",
-        about: "the teacher's patch tokens of the whole view, generated from a masked one, and its similarities to a queue of embeddings",
+        about: "predicts the teacher's patch tokens of the whole view from a masked one; matches its similarities to a queue of embeddings",
         needs: &[Input::Tokens],
         flags: &["--mask-ratio", "--beta", "--lambda-sim", "--queue"],
         outputs: WantedOutputs { embedding: true, tokens: true, ..WantedOutputs::NONE },

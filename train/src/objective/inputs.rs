@@ -165,7 +165,7 @@ pub enum InputError {
         input: Input,
     },
     /// The cache was extracted without a column that an objective needs.
-    #[error("{}: {of} needs {}, which the cache does not hold", cache.display(), column(*input))]
+    #[error("{}: {of} needs {}, which the cache lacks", cache.display(), column(*input))]
     NotCached {
         /// The objective.
         of: &'static str,
@@ -175,7 +175,7 @@ pub enum InputError {
         cache: PathBuf,
     },
     /// No chosen objective reads a bank that was given.
-    #[error("{input} is given, and the objective {chosen} does not use one")]
+    #[error("{input} is given, but the objective {chosen} reads none")]
     Unused {
         /// The input.
         input: Input,
@@ -183,13 +183,13 @@ pub enum InputError {
         chosen: String,
     },
     /// A bank of names and a setting of LGD contradict each other.
-    #[error("{}: the bank keeps categories that no view is assigned to, and weights by views count them 0 times", bank.display())]
+    #[error("{}: the bank keeps categories without assigned views, and weights by views would leave them out", bank.display())]
     KeptPrototypes {
         /// The bank's folder.
         bank: PathBuf,
     },
     /// A KDEP bank has targets of another width than the student's pooled feature.
-    #[error("{}: a target for {student} has width {got}, must be {expected}", bank.display())]
+    #[error("{}: the targets have width {got}, expected {expected}, the width of {student}'s pooled feature", bank.display())]
     TargetWidth {
         /// The bank's folder.
         bank: PathBuf,
@@ -203,7 +203,7 @@ pub enum InputError {
         features: usize,
     },
     /// Captions have another width than the embeddings that they are compared with.
-    #[error("{}: a caption embedding has width {got}, must be {expected}\nhint: captions must be encoded by the text encoder that shares the image encoder's space", cache.display())]
+    #[error("{}: the caption embeddings have width {got}, expected {expected}, the width of the image embeddings\nhint: extract with the text encoder that shares the image encoder's space", cache.display())]
     CaptionWidth {
         /// The cache's folder.
         cache: PathBuf,

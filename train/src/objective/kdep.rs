@@ -11,7 +11,7 @@ use crate::student::StudentOutput;
 impl Declared for Kdep {
     const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "kdep",
-        about: "the teacher's pooled feature, projected to the student's width; weight 20 for a supervised teacher",
+        about: "predicts the teacher's pooled feature, projected to the student's width; use weight 20 for a supervised teacher",
         needs: &[Input::Features],
         flags: &["--bank"],
         outputs: WantedOutputs { raw_pooled: true, ..WantedOutputs::NONE },

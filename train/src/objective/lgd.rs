@@ -72,7 +72,7 @@ impl SettingGroup for LgdSettings {
     fn check(&self) -> Result<(), SettingError> {
         let Self { alpha, vsb_momentum, .. } = *self;
         SettingError::first([
-            ("alpha", alpha.to_string(), (0.0..=1.0).contains(&alpha), "between 0 and 1"),
+            ("alpha", alpha.to_string(), (0.0..=1.0).contains(&alpha), "0 to 1"),
             (
                 "vsb_momentum",
                 vsb_momentum.to_string(),
@@ -153,7 +153,7 @@ impl FromStr for CategoryWeights {
 impl Declared for Lgd {
     const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "lgd",
-        about: "similarities to the categories' text and visual prototypes, as the teacher has them",
+        about: "matches the teacher's similarities to the categories' text and visual prototypes",
         needs: &[Input::Names],
         flags: &["--bank", "--alpha", "--tau-s", "--vsb", "--vsb-momentum", "--slots"],
         outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
@@ -402,7 +402,7 @@ impl Objective for Lgd {
 fn check(constants: &LgdConstants) -> Result<(), TrainError> {
     if !(0.0..=1.0).contains(&constants.alpha) {
         let value = constants.alpha.into();
-        return Err(TrainError::Setting { name: "alpha", value, range: "within 0 and 1" });
+        return Err(TrainError::Setting { name: "alpha", value, range: "0 to 1" });
     }
     check_temperature("the teacher's temperature", constants.teacher_temperature)?;
     check_temperature("the student's temperature", constants.student_temperature)

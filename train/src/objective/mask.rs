@@ -71,16 +71,12 @@ impl BatchMask {
         let cells = rows * columns;
         if cells < LEAST_CELLS {
             let value = if cells == 0 { 0.0 } else { 1.0 };
-            let range = "at least 2, so that one can be seen and one be hidden";
+            let range = "at least 2, one visible and one hidden";
             return Err(TrainError::Setting { name: "the number of cells of a masked image", value, range });
         }
         if !(0.0..=1.0).contains(&ratio) {
             let value = ratio.into();
-            return Err(TrainError::Setting {
-                name: "the share of hidden cells",
-                value,
-                range: "within 0 and 1",
-            });
+            return Err(TrainError::Setting { name: "the share of hidden cells", value, range: "0 to 1" });
         }
         let hidden = share(cells, ratio).clamp(1, cells - 1);
         let mut visible = vec![true; samples.len() * cells];

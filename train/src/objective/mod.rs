@@ -127,7 +127,8 @@ pub struct ObjectiveSpec {
     pub about: &'static str,
     /// Its inputs besides a cache's views and embeddings.
     pub needs: &'static [Input],
-    /// The flags of `lgd train` that it reads: its own settings and those of [`SharedSettings`], and `--bank`.
+    /// The flags of `lgd train` that it reads, for `lgd objectives`: its own settings, those of [`SharedSettings`], and
+    /// `--bank`. A test compares this list with the flags that clap defines.
     pub flags: &'static [&'static str],
     /// The student's outputs that its loss reads.
     #[serde(skip)]

@@ -217,13 +217,16 @@ impl FromStr for Objectives {
             let kind: ObjectiveKind = name.trim().parse()?;
             let weight = weight.map_or(Ok(kind.spec().default_weight), |text| weight_of(kind, text))?;
             if chosen.contain(kind) {
-                return Err(ObjectiveError::Choice { reason: format!("{kind} is named twice") });
+                return Err(ObjectiveError::Choice {
+                    reason: format!("the objective {kind} is listed twice"),
+                });
             }
             chosen.0.push(ObjectiveChoice { kind, weight });
         }
         if chosen.0.len() > 1 && chosen.contain(ObjectiveKind::Supervised) {
             let reason =
-                "supervised ends in a classifier, the others in an embedding: it stands alone".to_owned();
+                "supervised trains a classifier, the other objectives an embedding; it cannot be combined"
+                    .to_owned();
             return Err(ObjectiveError::Choice { reason });
         }
         Ok(chosen)
@@ -233,7 +236,7 @@ impl FromStr for Objectives {
 fn weight_of(kind: ObjectiveKind, text: &str) -> Result<f32, ObjectiveError> {
     let weight = text.trim().parse().ok().filter(|weight: &f32| weight.is_finite() && *weight > 0.0);
     weight.ok_or_else(|| ObjectiveError::Choice {
-        reason: format!("the weight of {kind} is {text:?}, must be a positive number"),
+        reason: format!("the weight of {kind} is {text:?}, expected a positive number"),
     })
 }
 
@@ -258,6 +261,7 @@ mod tests {
     use clap::Args;
 
     use super::*;
+    use crate::objective::IdleFlag;
 
     #[test]
     fn choices_are_read_and_written() {
@@ -273,8 +277,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let refusals = [
-            ("lgd,lgd:2", "twice"),
-            ("lgd,supervised", "stands alone"),
+            ("lgd,lgd:2", "listed twice"),
+            ("lgd,supervised", "cannot be combined"),
             ("lgd,banana", "lgd, seed"),
             ("", "unknown objective"),
             ("lgd:0", "positive"),
@@ -310,6 +314,12 @@ mod tests {
         let named = ObjectiveKind::ALL.iter().flat_map(|kind| kind.spec().flags).map(|&flag| flag.to_owned());
         let settings: BTreeSet<String> = named.filter(|flag| flag != "--bank").collect();
         assert_eq!(defined, settings);
+        let idle = ObjectiveSettings::default().idle();
+        assert!(!idle.is_empty(), "--vsb-momentum without --vsb ema");
+        for IdleFlag { flag, needs, .. } in idle {
+            let needs = needs.split_once(' ').map_or(needs, |(flag, _value)| flag);
+            assert!(defined.contains(flag) && defined.contains(needs), "{flag} or {needs} is no flag");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl SettingGroup for SeedSettings {
 impl Declared for Seed {
     const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "seed",
-        about: "similarities to a queue of past teacher embeddings, as the teacher has them; no text",
+        about: "matches the teacher's similarities to a queue of past teacher embeddings; no text",
         needs: &[],
         flags: &["--queue", "--tau-t", "--tau-s"],
         outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },

@@ -14,7 +14,7 @@ use crate::student::StudentOutput;
 impl Declared for Supervised {
     const SPEC: ObjectiveSpec = ObjectiveSpec {
         name: "supervised",
-        about: "cross-entropy with the labels, no teacher; stands alone",
+        about: "cross-entropy with the labels; no teacher; cannot be combined",
         needs: &[Input::Labels],
         flags: &[],
         outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },

@@ -47,11 +47,7 @@ impl EmaBank {
     ) -> Result<Self, TrainError> {
         if !(0.0..=1.0).contains(&momentum) {
             let value = momentum.into();
-            return Err(TrainError::Setting {
-                name: "the visual bank's momentum",
-                value,
-                range: "within 0 and 1",
-            });
+            return Err(TrainError::Setting { name: "the visual bank's momentum", value, range: "0 to 1" });
         }
         let mut rows = Vec::with_capacity(categories * dim);
         for (category, _) in (0u64..).zip(0..categories) {

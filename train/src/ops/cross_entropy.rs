@@ -21,15 +21,17 @@ pub(super) const LEFT_OUT: f32 = -1e30;
 /// If sizes disagree, no column is active, targets require a gradient, or a tensor is not contiguous f32.
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, active: Arc<[bool]>) -> Result<Tensor> {
     if targets.track_op() {
-        bail!("soft cross-entropy does not differentiate its targets: detach them");
+        bail!("soft cross-entropy has no gradient for its targets: detach them");
     }
     let (_, columns) = logits.dims2()?;
     if logits.dims() != targets.dims() || columns != active.len() {
         let (logits, targets, active) = (logits.dims(), targets.dims(), active.len());
-        bail!("soft cross-entropy of logits {logits:?} and targets {targets:?} with {active} columns");
+        bail!(
+            "soft cross-entropy: expected targets of shape {logits:?} and a flag per column, got targets {targets:?} and {active} flags"
+        );
     }
     if !active.contains(&true) {
-        bail!("soft cross-entropy without an active column");
+        bail!("soft cross-entropy: no column is active");
     }
     if let Device::Cpu = logits.device() {
         let targets = Owned::Dense(to_host(&targets.to_dtype(DType::F32)?)?);
@@ -60,7 +62,9 @@ pub fn soft_cross_entropy_top_k(logits: &Tensor, indices: &Tensor, probabilities
     let (target_rows, k) = indices.dims2()?;
     if target_rows != rows || indices.dims() != probabilities.dims() {
         let (logits, indices, p) = (logits.dims(), indices.dims(), probabilities.dims());
-        bail!("soft cross-entropy of logits {logits:?} and targets {indices:?} with probabilities {p:?}");
+        bail!(
+            "soft cross-entropy: expected a row of targets per row of logits {logits:?}, got indices {indices:?} and probabilities {p:?}"
+        );
     }
     if let Device::Cpu = logits.device() {
         let indices = indices.flatten_all()?.to_vec1::<u32>()?;
@@ -109,13 +113,15 @@ impl CustomOp1 for SoftCrossEntropy {
         let mut softmax = vec![0.0; logits.len()];
         let loss = rows::cross_entropy_forward(logits, self.targets.view(), &self.active, &mut softmax);
         if self.softmax.set(softmax).is_err() {
-            bail!("a soft cross-entropy was applied twice");
+            bail!("soft cross-entropy: the operation was applied twice");
         }
         Ok((CpuStorage::F32(vec![loss.map_err(wrap)?]), Shape::from(())))
     }
 
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
-        let Some(softmax) = self.softmax.get() else { bail!("a softmax is missing") };
+        let Some(softmax) = self.softmax.get() else {
+            bail!("soft cross-entropy: the backward pass ran before the forward pass")
+        };
         let dloss = dloss.to_scalar::<f32>()?;
         let mut gradient = vec![0.0; softmax.len()];
         rows::cross_entropy_backward(softmax, self.targets.view(), &self.active, dloss, &mut gradient)

@@ -10,8 +10,8 @@ use lgd_kernels::ShapeError;
 pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
-        (CpuStorage::F32(_), None) => bail!("the operation needs a contiguous tensor, got {layout:?}"),
-        _ => bail!("the operation needs f32 values"),
+        (CpuStorage::F32(_), None) => bail!("expected a contiguous tensor, got {layout:?}"),
+        _ => bail!("expected f32 values"),
     }
 }
 

@@ -12,7 +12,7 @@ use super::host::{host, slice, tensor, wrap};
 /// If sizes are zero or disagree, the bank requires a gradient, or, on the CPU, a tensor is not contiguous f32.
 pub fn similarity(x: &Tensor, bank: &Tensor) -> Result<Tensor> {
     if bank.track_op() {
-        bail!("similarities do not differentiate their bank: detach it");
+        bail!("similarities have no gradient for their bank: detach it");
     }
     match x.device() {
         Device::Cpu => x.apply_op2(bank, Similarity),
@@ -26,7 +26,7 @@ fn plan(x: &Shape, bank: &Shape) -> Result<Linear> {
     let (batch, inputs) = x.dims2()?;
     let (rows, dim) = bank.dims2()?;
     if inputs != dim {
-        bail!("a product of {x:?} with the transpose of {bank:?}");
+        bail!("similarities: expected rows and bank of the same width, got {x:?} and {bank:?}");
     }
     Linear::new(batch, inputs, rows).map_err(wrap)
 }

@@ -72,11 +72,15 @@ fn composed_reweighted(p: &Tensor, weights: &[f32]) -> Result<Tensor> {
 
 fn require_constant(tensor: &Tensor, weights: &[f32]) -> Result<()> {
     if tensor.track_op() {
-        bail!("a teacher's distribution is a constant: detach it");
+        bail!("a teacher's distribution has no gradient: detach it");
     }
     let (_, columns) = tensor.dims2()?;
     if columns != weights.len() {
-        bail!("distributions {:?} with {} weights", tensor.dims(), weights.len());
+        bail!(
+            "distributions {:?}: expected a weight per column, got {} weights",
+            tensor.dims(),
+            weights.len()
+        );
     }
     Ok(())
 }

@@ -10,14 +10,14 @@ use super::Architecture;
 #[non_exhaustive]
 pub enum StudentError {
     /// An objective needs an output that the student does not have.
-    #[error("the objective needs the student's output {output}, which this student does not have")]
+    #[error("the objective needs the output {output}, which this student lacks")]
     MissingOutput {
         /// The output.
         output: &'static str,
     },
     /// The images are not whole cells of the mask, or have a single cell.
     #[error(
-        "students that see masked images need sides that are multiples of 32, and two cells of 32 x 32 at least, got {height} x {width}\nhint: the smallest square is 64 x 64"
+        "expected images whose sides are multiples of 32, with at least two cells of 32 x 32 to mask, got {height} x {width}\nhint: the smallest square is 64 x 64"
     )]
     MaskedSize {
         /// Rows of pixels.

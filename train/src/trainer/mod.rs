@@ -2,6 +2,7 @@
 
 mod meter;
 mod session;
+mod statistics;
 mod train_loop;
 
 use std::fs;
@@ -165,6 +166,7 @@ pub fn train(
         running.restore(&mut session, &targets, &mut report)?;
         running.run(&mut session, &images, observe, &mut report)?;
         session.take_average()?;
+        statistics::reestimate(&mut session, &images, config, settings.threads)?;
         folder.finish(&session.student.to_safetensors(Default::default())?)?;
     }
     // Only the file has the losses of epochs from before the run was resumed.

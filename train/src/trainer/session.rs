@@ -10,7 +10,7 @@ use crate::loader::batches::Batch;
 use crate::objective::{BatchMask, Objective};
 use crate::optim::{OptimizerSettings, Schedule, ScheduleSettings};
 use crate::run::{RunError, TrainConfig};
-use crate::student::{Images, Mode, Student, StudentConfig};
+use crate::student::{Images, Mode, Student, StudentConfig, StudentOutput};
 
 /// The parts of a run that change from step to step.
 pub(super) struct Session {
@@ -76,17 +76,9 @@ impl Session {
         let rows = batch.rows.len() / self.parts;
         let mut losses = Vec::with_capacity(self.parts);
         for part in 0..self.parts {
-            let pixels = rows * self.side * self.side * 3;
-            let rgb = &batch.images[part * pixels..][..pixels];
-            let images = Images::Pixels { rgb, normalization: &self.normalization };
-            let number = u64::try_from(step * self.parts + part).unwrap_or(u64::MAX);
-            let mode = Mode::Train { seed: self.seed, step: number };
             let narrowed = if self.parts == 1 { None } else { Some(targets.narrow(part * rows, rows)?) };
             let targets = narrowed.as_ref().unwrap_or(&targets);
-            if let Some(mask) = &targets.mask {
-                self.student.set_mask(mask.visible(), mask.cells())?;
-            }
-            let output = self.student.forward(images, (rows, self.side, self.side), mode)?;
+            let output = self.forward(batch, part, targets.mask.as_ref(), step * self.parts + part)?;
             let loss = self.objective.loss(&output, targets)?;
             let share = (&loss.total / real(self.parts)).map_err(TrainError::from)?;
             self.student.backward(&share, part > 0)?;
@@ -102,6 +94,37 @@ impl Session {
         }
         self.objective.after_step(&batch.targets)?;
         Ok(loss)
+    }
+
+    /// Adds `batch` to the running statistics as the run's batch number `at`. Batch 0 replaces them. Nothing else changes.
+    pub(super) fn add_statistics(&mut self, batch: &Batch, at: usize) -> Result<(), RunError> {
+        let mask = self.mask(batch)?;
+        let rows = batch.rows.len() / self.parts;
+        for part in 0..self.parts {
+            let mask = mask.as_ref().map(|mask| mask.narrow(part * rows, rows)).transpose()?;
+            self.forward(batch, part, mask.as_ref(), at * self.parts + part)?;
+        }
+        Ok(())
+    }
+
+    /// The outputs for part `part` of `batch`, in training. `mask`: that of the part. `pass`: number of the forward pass
+    /// over all epochs.
+    fn forward(
+        &mut self,
+        batch: &Batch,
+        part: usize,
+        mask: Option<&BatchMask>,
+        pass: usize,
+    ) -> Result<StudentOutput, TrainError> {
+        let rows = batch.rows.len() / self.parts;
+        let pixels = rows * self.side * self.side * 3;
+        let rgb = &batch.images[part * pixels..][..pixels];
+        let images = Images::Pixels { rgb, normalization: &self.normalization };
+        let mode = Mode::Train { seed: self.seed, step: u64::try_from(pass).unwrap_or(u64::MAX) };
+        if let Some(mask) = mask {
+            self.student.set_mask(mask.visible(), mask.cells())?;
+        }
+        self.student.forward(images, (rows, self.side, self.side), mode)
     }
 
     /// The mask of a batch for a student with a decoder: a function of (seed, sample's number in the cache, epoch).

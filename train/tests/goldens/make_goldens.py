@@ -1,8 +1,9 @@
 """Writes the reference values that the tests of `lgd-train` compare with, from PyTorch and torchvision in f64.
 
-    python make_goldens.py [ops] [resnet18] [mobilenet_v2]
+    python make_goldens.py [ops] [running] [resnet18[=SEED]] [mobilenet_v2[=SEED]]
 
-needs torch, torchvision, numpy and safetensors; without arguments everything is written. Activations are stored NHWC, weights OIHW.
+needs torch, torchvision, numpy and safetensors; without arguments everything is written. Without SEED, a network's seed is chosen by
+PyTorch's own rounding, which depends on the machine: the fixtures hold resnet18=40 and mobilenet_v2=6. Activations are stored NHWC, weights OIHW.
 Whole networks take their weights from a formula (`Stream`, below) that the tests repeat, so that no weights are stored; of every
 gradient the fixture keeps all values if they are few, else a sample and projections onto random vectors.
 """
@@ -223,6 +224,25 @@ def write_ops():
     save_file(cases.tensors, HERE / "ops.safetensors", metadata={"cases": json.dumps(cases.parameters)})
 
 
+RUNNING_STEPS, RUNNING_MOMENTUM = 14, 0.1
+
+
+def write_running():
+    """Running statistics after each of several batches: their plain mean (PyTorch's momentum=None) as long as it forgets faster than
+    the momentum, then PyTorch's momentum."""
+    torch.manual_seed(2)
+    norm = torch.nn.BatchNorm2d(3, momentum=None).double()
+    tensors = {}
+    for step in range(RUNNING_STEPS):
+        if (step + 1) * RUNNING_MOMENTUM > 1:
+            norm.momentum = RUNNING_MOMENTUM
+        x = (torch.randn(2, 3, 2, 3) * (1 + step / 4) + step).to(torch.float32).double()
+        norm(x)
+        stored = {f"x{step}": nhwc(x), f"mean{step}": norm.running_mean, f"variance{step}": norm.running_var}
+        tensors |= {key: f32(value) for key, value in stored.items()}
+    save_file(tensors, HERE / "running.safetensors", metadata={"momentum": str(RUNNING_MOMENTUM)})
+
+
 # ---- whole networks: one training step with LGD --------------------------------------------------------------------------------
 
 BATCH, HEIGHT, WIDTH = 5, 48, 32
@@ -282,6 +302,10 @@ def formula(seed, name, shape):
 
 def build(name, seed, dtype):
     model = WithHead(name).to(dtype)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # The first batches are averaged; this is batch STEP, from 0.
+            module.momentum = max(module.momentum, 1 / (STEP + 1))
     with torch.no_grad():
         for key, tensor in model.named():
             tensor.copy_(formula(seed, key, tuple(tensor.shape)).to(dtype))
@@ -392,12 +416,14 @@ def choose_seed(name, tries=60, finalists=8):
     return min((max(gradient_errors(name, seed)[0].values()), margin, seed) for margin, seed in finalists)
 
 
-def write_network(name):
-    worst, margin, seed = choose_seed(name)
-    _, vanishing, (model, x, stored) = gradient_errors(name, seed)
+def write_network(name, seed=None):
+    if seed is None:
+        _, margin, seed = choose_seed(name)
+        print(f"{name}: nearest kink {margin:.1e}")
+    errors, vanishing, (model, x, stored) = gradient_errors(name, seed)
     gradients = {key: p.grad.clone() for key, p in learned(model).items()}
-    print(f"{name}: seed {seed}, nearest kink {margin:.1e}, {len(vanishing)} gradients vanish,")
-    print(f"    PyTorch's own f32 against f64: worst gradient error {worst:.1e}")
+    print(f"{name}: seed {seed}, {len(vanishing)} gradients vanish,")
+    print(f"    PyTorch's own f32 against f64: worst gradient error {max(errors.values()):.1e}")
     fixture = {key: f32(value) for key, value in stored.items()}
     for key, gradient in gradients.items():
         if key in vanishing:
@@ -420,6 +446,10 @@ def write_network(name):
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["ops", "resnet18", "mobilenet_v2"]
+    wanted = sys.argv[1:] or ["ops", "running", "resnet18", "mobilenet_v2"]
     for what in wanted:
-        write_ops() if what == "ops" else write_network(what)
+        name, _, seed = what.partition("=")
+        if name in ("ops", "running"):
+            {"ops": write_ops, "running": write_running}[name]()
+        else:
+            write_network(name, int(seed) if seed else None)

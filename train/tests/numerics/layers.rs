@@ -7,13 +7,14 @@ use lgd_train::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
 use serde_json::Value as Json;
 
 use crate::device::{Element, TestDevice, on_every_device};
-use crate::golden::{Golden, error};
+use crate::golden::{Golden, error, real};
 use crate::layer::{Layer, TRAIN};
 
 on_every_device!(
     layers_and_gradients_equal_pytorchs,
     gradients_equal_central_differences,
     running_statistics_move_as_pytorchs,
+    early_running_statistics_are_plain_means,
 );
 
 /// f32 sums of a few hundred terms.
@@ -383,4 +384,24 @@ fn running_statistics_move_as_pytorchs<D: TestDevice>() {
     layer.forward(&golden.values("running.x"), TRAIN);
     assert!(error(&layer.get("norm.running_mean"), &golden.values("running.mean")) < D::tolerance(1e-6));
     assert!(error(&layer.get("norm.running_var"), &golden.values("running.variance")) < D::tolerance(1e-6));
+}
+
+/// PyTorch's cumulative average, then its moving one.
+fn early_running_statistics_are_plain_means<D: TestDevice>() {
+    let golden = Golden::open("running");
+    let momentum: f32 = golden.metadata("momentum").parse().unwrap();
+    let mut layer = Layer::<D>::new(golden.get("x0").dims(), |builder, x| {
+        let spec = NormSpec { momentum, ..NormSpec::new(Activation::Identity) };
+        Ok(vec![builder.batch_norm(x, "norm", spec)?])
+    });
+    let steps = (0..).take_while(|step| golden.has(&format!("x{step}"))).count();
+    assert!(real(steps) > 1.0 / f64::from(momentum), "the moving average is reached");
+    for step in 0..steps {
+        let mode = Mode::Train { seed: 1, step: u64::try_from(step).unwrap() };
+        layer.forward(&golden.values(&format!("x{step}")), mode);
+        for (ours, theirs) in [("norm.running_mean", "mean"), ("norm.running_var", "variance")] {
+            let error = error(&layer.get(ours), &golden.values(&format!("{theirs}{step}")));
+            assert!(error < D::tolerance(1e-6), "{theirs} after batch {step}: {error:.1e}");
+        }
+    }
 }

@@ -152,7 +152,7 @@ fn a_report_names_what_did_not_fit<D: TestDevice>() {
     assert!(report.missing.contains(&"layer4.1.conv2.weight".to_owned()));
     assert!(!report.is_complete());
     let text = report.to_string();
-    assert!(text.contains("conv1.weight: expected [64, 3, 7, 7], the file has [64, 3, 3, 3]"), "{text}");
+    assert!(text.contains("conv1.weight: expected [64, 3, 7, 7], got [64, 3, 3, 3]"), "{text}");
     let now = student.tensors().unwrap();
     assert_eq!(values(&now["conv1.weight"]), values(&stem), "what does not fit stays as it was");
     assert!(values(&now["bn1.weight"]).iter().all(|v| *v == 0.5));

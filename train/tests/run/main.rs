@@ -11,4 +11,5 @@ mod objectives;
 mod parts;
 mod resuming;
 mod running;
+mod statistics;
 mod targets;

@@ -227,7 +227,7 @@ fn inputs_that_are_missing_or_that_nothing_reads_are_refused() {
     let error = refused("hgkd", &without);
     assert!(error.contains("hgkd needs the teacher's patch tokens"), "{error}");
     assert!(error.contains(&world.cache.dir().display().to_string()), "{error}");
-    assert!(refused("seed", &world.inputs(&world.images)).contains("does not use"));
+    assert!(refused("seed", &world.inputs(&world.images)).contains("reads none"));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn slots_that_the_bank_keeps_are_not_dropped_by_a_setting() {
 fn masked_images_need_two_cells() {
     let world = World::holding(9, everything);
     let inputs = TrainInputs { bank: None, ..world.inputs(&world.images) };
-    for (size, part) in [(32, "two cells of 32 x 32 at least, got 32 x 32"), (80, "multiples of 32")] {
+    for (size, part) in [(32, "two cells of 32 x 32 to mask, got 32 x 32"), (80, "multiples of 32")] {
         let config = TrainConfig { size, ..masked(1) };
         let error = go(&world, &inputs, &config, "run").unwrap_err();
         assert_eq!(error.kind(), FailureKind::Usage);

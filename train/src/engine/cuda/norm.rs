@@ -25,20 +25,23 @@ impl CudaBackend {
             None => gpu.alloc(Element::F32, len)?,
         };
         let parameters = norm_parameters(parameters, spec)?;
-        if *mode == Mode::Inference {
-            let of = |range: Range| buffers.as_slice().slice(range.indices());
-            let running = (of(spec.mean)?, of(spec.variance)?);
-            batch_norm::inference(gpu, running, &parameters, &mut values.as_mut())?;
-        } else {
-            let mask = match (spec.masked, mask) {
-                (false, _) => None,
-                (true, Some(mask)) => Some(mask.view(at.shape)),
-                (true, None) => return Err(TrainError::NoMask),
-            };
-            let (mean, variance) = buffers.as_mut().two(spec.mean.indices(), spec.variance.indices())?;
-            let running = Some(Running { mean, variance, momentum: spec.momentum });
-            let values = &mut values.as_mut();
-            batch_norm::training(gpu, x.values()?, &parameters, running, mask.as_ref(), values)?;
+        match *mode {
+            Mode::Inference => {
+                let of = |range: Range| buffers.as_slice().slice(range.indices());
+                let running = (of(spec.mean)?, of(spec.variance)?);
+                batch_norm::inference(gpu, running, &parameters, &mut values.as_mut())?;
+            }
+            Mode::Train { step, .. } => {
+                let mask = match (spec.masked, mask) {
+                    (false, _) => None,
+                    (true, Some(mask)) => Some(mask.view(at.shape)),
+                    (true, None) => return Err(TrainError::NoMask),
+                };
+                let (mean, variance) = buffers.as_mut().two(spec.mean.indices(), spec.variance.indices())?;
+                let running = Some(Running { mean, variance, momentum: spec.momentum_at(step) });
+                let values = &mut values.as_mut();
+                batch_norm::training(gpu, x.values()?, &parameters, running, mask.as_ref(), values)?;
+            }
         }
         saved[at.id].norm = Some(SavedNorm { spec: *spec, values, summed: false });
         Ok(())

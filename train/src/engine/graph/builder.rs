@@ -40,7 +40,7 @@ impl ConvSpec {
 pub struct NormSpec {
     /// Added to the variance.
     pub eps: f32,
-    /// Weight of a batch's statistics in the running ones, as in PyTorch.
+    /// Smallest weight of a batch's statistics in the running ones; PyTorch's momentum.
     pub momentum: f32,
     /// Activation after the normalization.
     pub activation: Activation,
