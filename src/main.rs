@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use say::say;
+use say::warn;
 
 /// Training allocates and frees large activations constantly. This allocator keeps the memory, which makes training
 /// 20-40% faster.
@@ -27,8 +27,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
+    say::set_quiet(args.quiet);
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
-        say(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
+        warn(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
     }
     match commands::run(args.command) {
         Ok(exit) => exit.into(),
@@ -45,7 +46,7 @@ fn on_interrupt() {
         std::process::exit(130);
     }
     progress::JOB.interrupt();
-    say("\nstopping at the next safe point; once more to stop at once");
+    warn("\nstopping at the next safe point; once more to stop at once");
 }
 
 /// Prints the causes on one line, outermost first, then the hint. Skips a cause that an outer message already
@@ -60,7 +61,7 @@ fn report(error: &anyhow::Error) {
         }
     }
     match hints::of_error(error) {
-        Some(hint) => say(format_args!("error: {text}\nhint: {hint}")),
-        None => say(format_args!("error: {text}")),
+        Some(hint) => warn(format_args!("error: {text}\nhint: {hint}")),
+        None => warn(format_args!("error: {text}")),
     }
 }

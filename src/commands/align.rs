@@ -13,7 +13,7 @@ use lgd_extract::Teacher;
 use lgd_train::eval::{CategoryKeys, EvalError, categories_of_labels};
 
 use super::bank::prompts::{self, Encoder};
-use super::{print_json, set_threads};
+use super::{print_report, set_threads};
 use crate::args::AlignArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
@@ -48,7 +48,7 @@ pub fn run(args: &AlignArgs) -> anyhow::Result<Exit> {
         build_align(&request, encoder, &JOB)?
     };
     summarize(&report, args);
-    print_json(&report)?;
+    print_report(&args.report, &report)?;
     Ok(Exit::Done)
 }
 

@@ -74,7 +74,7 @@ mod tests {
 
     fn typed(words: &[&str]) -> anyhow::Result<ObjectiveSettings> {
         let line = ["lgd", "train", "--cache", "c", "--out", "o"].iter().chain(words);
-        let Args { command } = Args::try_parse_from(line)?;
+        let Args { command, .. } = Args::try_parse_from(line)?;
         let Command::Train(args) = command else { panic!("train is not train") };
         settings(&args.objective)
     }

@@ -15,9 +15,9 @@ use lgd_extract::{Teacher, TextEncoder};
 
 use super::prompts::{self, Encoder};
 use crate::args::{BankArgs, CenterArg};
-use crate::commands::print_json;
+use crate::commands::print_report;
 use crate::progress::{JOB, Progress};
-use crate::say::say;
+use crate::say::{say, warn};
 
 /// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
 pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
             );
         }
     } else if cache.manifest().config.teacher.text_encoder.is_none() {
-        say(
+        warn(
             "warning: the cache does not know the text encoder of its teacher; only the widths can be compared",
         );
     }
@@ -73,7 +73,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         build_bank(&request, encoder, &JOB)?
     };
     summarize(&report, args);
-    print_json(&report)
+    print_report(&args.report, &report)
 }
 
 fn summarize(report: &BankReport, args: &BankArgs) {

@@ -16,7 +16,7 @@ use lgd_train::run::{RUN_VERSION, Run};
 use super::print;
 use crate::args::InspectArgs;
 use crate::exit::Exit;
-use crate::say::say;
+use crate::say::{say, warn};
 use summary::Summary;
 
 const MANIFESTS: [&str; 6] = ["cache.json", PLAN, "bank.json", "kdep.json", "align.json", "run.json"];
@@ -103,7 +103,7 @@ fn warn_about(cache: &Cache) {
         say(format_args!("note: {} is not read in place: {condition}", file.display()));
     }
     for absent in cache.absent_columns() {
-        say(format_args!("warning: {absent}"));
+        warn(format_args!("warning: {absent}"));
     }
 }
 
@@ -126,7 +126,7 @@ fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
     }
     let Some(last) = faults.pop() else { return Ok(words) };
     for fault in faults {
-        say(format_args!("error: {fault}"));
+        warn(format_args!("error: {fault}"));
     }
     Err(last.into())
 }

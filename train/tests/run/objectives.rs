@@ -13,7 +13,7 @@ use lgd_train::loader::labels::ClassRecord;
 use lgd_train::objective::{CategoryWeights, InputError};
 use lgd_train::run::{MetricsKind, MetricsLine, Run, RunError, TrainConfig};
 use lgd_train::student::Head;
-use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
+use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, Watch, train};
 
 use crate::artifacts::{bank, cache, everything, kdep_bank};
 use crate::fixture::{CLASSES, DIM, Images, World, config_for, masked, resuming};
@@ -337,7 +337,7 @@ fn labels_are_learned_only_where_every_sample_has_one() {
     let make = |images: &Images, name: &str| -> Cache { cache(&dir.path().join(name), images, 1) };
     let run = |cache: &Cache, images: &Images, name: &str| {
         let originals = Some(crate::fixture::originals(images));
-        let inputs = TrainInputs { cache, bank: None, kdep: None, originals };
+        let inputs = TrainInputs { cache, bank: None, kdep: None, originals, watch: Watch::default() };
         let dir = dir.path().join(name);
         train(&config_for("supervised", 0), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {})?;
         Ok::<_, RunError>(Run::open(&dir, Verify::Full).unwrap().manifest().classes.clone())
