@@ -58,7 +58,7 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
     let manifest = MANIFESTS.iter().find(|name| path.join(name).exists());
     let Some(&name) = manifest else { bail!("{}: no cache, bank, bridge or run\n{HINT}", path.display()) };
     if name == PLAN {
-        say("note: the extraction is not finished; go on with `lgd extract --resume`");
+        say("note: the extraction is not finished; continue with `lgd extract --resume`");
     }
     if args.json || name == PLAN {
         let file = path.join(name);

@@ -99,12 +99,15 @@ pub(super) fn held_out(
 ) -> Vec<usize> {
     let Some(holdout) = config.holdout else { return Vec::new() };
     let keys = &images.views().keys;
-    let wanted = holdout.wanted(keys.len());
-    if wanted > MAX_HELD_OUT {
-        (settings.noted)(&format!(
-            "{MAX_HELD_OUT} samples are held out, not {wanted}: more would only cost time"
-        ));
-    }
+    let (count, wanted) = (holdout.count(keys.len()), holdout.wanted(keys.len()));
+    let limited = match wanted > MAX_HELD_OUT {
+        true => format!(", not {wanted}, because more would only cost time"),
+        false => String::new(),
+    };
+    (settings.noted)(&format!(
+        "{count} of {} samples are held out and never trained on{limited}",
+        keys.len()
+    ));
     holdout.choose(keys)
 }
 
