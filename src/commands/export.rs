@@ -11,10 +11,9 @@ use lgd_data::manifest::{Verify, write_atomic};
 use lgd_train::export::{Dimension, Port, names_of, run_to_onnx};
 use serde::Serialize;
 
-use super::{open_run, print_report};
+use super::{open_run, print, print_json, wants_json};
 use crate::args::ExportArgs;
 use crate::exit::Exit;
-use crate::say::say;
 
 /// Description of the written file.
 #[derive(Serialize)]
@@ -38,13 +37,6 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
         fs::create_dir_all(parent).during("create the folder", parent)?;
     }
     write_atomic(&args.out, &model.bytes)?;
-    say(format_args!(
-        "export: {}, {}, from {} to {}",
-        args.out.display(),
-        DecimalBytes(u64::try_from(model.bytes.len()).unwrap_or(u64::MAX)),
-        ports(&model.inputs),
-        ports(&model.outputs)
-    ));
     let report = Report {
         out: &args.out,
         bytes: model.bytes.len(),
@@ -53,7 +45,13 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
         outputs: &model.outputs,
         names: names_of(&run, bank.as_ref()),
     };
-    print_report(&args.report, &report)?;
+    if wants_json(&args.report) {
+        print_json(&report)?;
+    } else {
+        let size = DecimalBytes(u64::try_from(report.bytes)?);
+        let (inputs, outputs) = (ports(report.inputs), ports(report.outputs));
+        print(&format!("export: {}, {size}, from {inputs} to {outputs}", args.out.display()))?;
+    }
     Ok(Exit::Done)
 }
 

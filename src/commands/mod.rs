@@ -51,7 +51,12 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Prints a command's report to standard output: as JSON into a file or pipe, and on a terminal only if asked to, because
 /// the summary on standard error says it in a few lines.
 fn print_report(args: &ReportArgs, report: &impl Serialize) -> anyhow::Result<()> {
-    if args.json || !std::io::stdout().is_terminal() { print_json(report) } else { Ok(()) }
+    if wants_json(args) { print_json(report) } else { Ok(()) }
+}
+
+/// Whether standard output gets a report as JSON.
+fn wants_json(args: &ReportArgs) -> bool {
+    args.json || !std::io::stdout().is_terminal()
 }
 
 /// Opens a finished run with the weights that were asked for, and says which are used if there is a choice.

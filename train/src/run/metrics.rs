@@ -99,7 +99,7 @@ pub enum ScoreKind {
 
 impl ScoreKind {
     /// The score in words.
-    pub fn describe(self, score: f64) -> String {
+    pub fn describe(self, score: f32) -> String {
         match self {
             Self::Agreement => format!("agreement {score:.1}%"),
             Self::Cosine => format!("cosine {score:.3}"),
@@ -109,15 +109,16 @@ impl ScoreKind {
     }
 }
 
-/// How good an epoch is. Larger is better; `tie` decides between equal scores.
+/// How good an epoch is. Larger is better; `tie` decides between equal scores. Both are f32, which `run.json` holds
+/// exactly: a parsed f64 may differ in its last bit, and a resumed run would choose another epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HoldoutScore {
     /// The figure.
     pub kind: ScoreKind,
     /// Its value.
-    pub score: f64,
+    pub score: f32,
     /// Decides between equal scores, which are common with few samples: the cosine, or 0.
-    pub tie: f64,
+    pub tie: f32,
 }
 
 impl HoldoutFigures {
@@ -130,7 +131,9 @@ impl HoldoutFigures {
             .or(self.cosine.map(|value| (ScoreKind::Cosine, value)))
             .or(self.labels.map(|value| (ScoreKind::Labels, value)))
             .or(self.knn.map(|value| (ScoreKind::Knn, value)))?;
-        Some(HoldoutScore { kind, score, tie: self.cosine.unwrap_or(0.0) })
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+        let rounded = |value: f64| value as f32;
+        Some(HoldoutScore { kind, score: rounded(score), tie: rounded(self.cosine.unwrap_or(0.0)) })
     }
 
     /// Every figure with its name, such as `agreement/animals`.
@@ -179,20 +182,19 @@ pub(crate) fn per_second(count: usize, seconds: f64) -> f64 {
 /// The losses of the first epoch and of the last one in the metrics file at `path`, which ended `epochs` epochs; `None`
 /// for an epoch that is not in it.
 pub(crate) fn epoch_losses(path: &Path, epochs: u32) -> Result<(Option<f64>, Option<f64>), ArtifactError> {
-    let lines = lines_of(path, |line| line.kind == MetricsKind::Epoch)?;
+    let text = read_lines(path)?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<MetricsLine>(line).ok());
+    let lines: Vec<MetricsLine> = lines.filter(|line| line.kind == MetricsKind::Epoch).collect();
     let of = |epoch: u32| lines.iter().find(|line| line.epoch == epoch).map(|line| line.loss);
     Ok((of(0), epochs.checked_sub(1).and_then(of)))
 }
 
-/// The lines of a metrics file that are `wanted`; none if the file does not exist. A process that is killed while it
-/// writes leaves an incomplete last line, which is left out.
-fn lines_of(path: &Path, wanted: impl Fn(&MetricsLine) -> bool) -> Result<Vec<MetricsLine>, ArtifactError> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        read => read.during("read", path)?,
-    };
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<MetricsLine>(line).ok());
-    Ok(lines.filter(wanted).collect())
+/// The text of a metrics file; empty if the file does not exist.
+fn read_lines(path: &Path) -> Result<String, ArtifactError> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.during("read", path),
+    }
 }
 
 /// The open metrics file, and the files that are derived from it.
@@ -202,6 +204,8 @@ pub(crate) struct MetricsFile {
     file: fs::File,
     table: PathBuf,
     events: EventFile,
+    /// All lines, for the table.
+    lines: Vec<MetricsLine>,
 }
 
 impl MetricsFile {
@@ -209,27 +213,33 @@ impl MetricsFile {
     /// be repeated. The derived files are made anew.
     pub(crate) fn open(dir: &Path, done: usize) -> Result<Self, ArtifactError> {
         let path = dir.join(METRICS);
-        let kept = lines_of(&path, |line| line.step <= done)?;
-        let mut text = String::new();
-        for line in &kept {
-            text.push_str(&encoded(&path, line)?);
+        let (mut kept, mut lines) = (String::new(), Vec::new());
+        for text in read_lines(&path)?.split_inclusive('\n') {
+            // A process that is killed while it writes leaves an incomplete last line.
+            let line = serde_json::from_str::<MetricsLine>(text).ok().filter(|line| line.step <= done);
+            if let Some(line) = line {
+                kept.push_str(text);
+                lines.push(line);
+            }
         }
-        write_atomic(&path, text.as_bytes())?;
+        write_atomic(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).during("open", &path)?;
         let mut events = EventFile::create(dir, now())?;
-        for line in &kept {
+        for line in &lines {
             events.push(line)?;
         }
-        let metrics = Self { path, file, table: dir.join(TABLE), events };
+        let metrics = Self { path, file, table: dir.join(TABLE), events, lines };
         metrics.write_table()?;
         Ok(metrics)
     }
 
     /// Appends a line. The table is written anew after an epoch.
     pub(crate) fn push(&mut self, line: &MetricsLine) -> Result<(), ArtifactError> {
-        let text = encoded(&self.path, line)?;
+        let mut text = serde_json::to_string(line).map_err(|error| ArtifactError::json(&self.path, error))?;
+        text.push('\n');
         self.file.write_all(text.as_bytes()).during("write", &self.path)?;
         self.events.push(line)?;
+        self.lines.push(line.clone());
         if line.kind == MetricsKind::Epoch { self.write_table() } else { Ok(()) }
     }
 
@@ -242,16 +252,15 @@ impl MetricsFile {
 
     /// Writes `metrics.csv`: one row per line, one column per number that any line has.
     fn write_table(&self) -> Result<(), ArtifactError> {
-        let lines = lines_of(&self.path, |_| true)?;
         let rows: Vec<BTreeMap<String, f64>> =
-            lines.iter().map(|line| line.scalars().into_iter().collect()).collect();
+            self.lines.iter().map(|line| line.scalars().into_iter().collect()).collect();
         let names: BTreeSet<&String> = rows.iter().flat_map(BTreeMap::keys).collect();
         let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
         let mut table = csv::Writer::from_writer(Vec::new());
         let fault = |error: csv::Error| ArtifactError::invalid(&self.table, error.to_string());
         let heading = ["kind", "epoch", "step", "time"].into_iter();
         table.write_record(heading.chain(names.iter().map(|name| name.as_str()))).map_err(fault)?;
-        for (line, row) in lines.iter().zip(&rows) {
+        for (line, row) in self.lines.iter().zip(&rows) {
             let kind = if line.kind == MetricsKind::Epoch { "epoch" } else { "step" };
             let fixed = [kind.to_owned(), line.epoch.to_string(), line.step.to_string(), number(line.time)];
             let values = names.iter().map(|name| number(row.get(*name).copied()));
@@ -260,12 +269,6 @@ impl MetricsFile {
         let bytes = table.into_inner().map_err(|error| fault(error.into_error().into()))?;
         write_atomic(&self.table, &bytes)
     }
-}
-
-/// A line as JSON, with its end.
-fn encoded(path: &Path, line: &MetricsLine) -> Result<String, ArtifactError> {
-    let text = serde_json::to_string(line).map_err(|error| ArtifactError::json(path, error))?;
-    Ok(text + "\n")
 }
 
 #[cfg(test)]
@@ -328,7 +331,9 @@ mod tests {
         let mut file = MetricsFile::open(dir.path(), 20).unwrap();
         file.push(&line(25)).unwrap();
         file.sync().unwrap();
-        let steps: Vec<usize> = lines_of(&path, |_| true).unwrap().iter().map(|line| line.step).collect();
+        let text = fs::read_to_string(&path).unwrap();
+        let steps: Vec<usize> =
+            text.lines().map(|line| serde_json::from_str::<MetricsLine>(line).unwrap().step).collect();
         assert_eq!(steps, [10, 20, 25]);
         let events = fs::read_dir(dir.path()).unwrap().filter(|entry| {
             entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("events.out.tfevents.")

@@ -101,9 +101,9 @@ pub struct BestRecord {
     /// The figure by which epochs are compared.
     pub score: ScoreKind,
     /// Its value.
-    pub value: f64,
+    pub value: f32,
     /// Decided between equal values: the cosine, or 0.
-    pub tie: f64,
+    pub tie: f32,
     /// The student's weights after that epoch.
     pub weights: FileEntry,
 }

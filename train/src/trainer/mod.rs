@@ -141,7 +141,7 @@ pub struct BestEpoch {
     /// The figure by which epochs are compared.
     pub score: ScoreKind,
     /// Its value.
-    pub value: f64,
+    pub value: f32,
 }
 
 /// Trains the student that `config` describes into the run folder `dir`. `observe` receives every line of

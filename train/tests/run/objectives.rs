@@ -383,7 +383,7 @@ fn resuming_with_another_bank_or_none_is_refused() {
     let other = lgd_data::bank::Bank::open(&world.path("other"), Verify::Full).unwrap();
     let inputs = TrainInputs { bank: Some(&other), ..world.inputs(&world.images) };
     let error = go(&world, &inputs, &config, "run").unwrap_err();
-    assert!(matches!(error, RunError::Artifact(ArtifactError::Mismatch { .. })), "{error}");
+    assert!(matches!(error, RunError::Differs { .. }), "{error}");
     for part in ["the hash of the bank differs", &world.bank.hash().to_string(), &other.hash().to_string()] {
         assert!(error.to_string().contains(part), "{error}");
     }
