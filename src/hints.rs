@@ -75,7 +75,7 @@ fn of_run(error: &RunError) -> Option<String> {
         RunError::Centering { .. } => {
             "make the bank from the run's own cache, with --center as in the run's own bank"
         }
-        RunError::NothingToMeasure { .. } => "leave out --holdout, or label the images",
+        RunError::NothingToMeasure { .. } => "leave out --holdout or --val-cache, or extract labeled images",
         RunError::Loader(LoaderError::Image { .. }) => {
             "the image was readable when the cache was made; restore it and continue with --resume"
         }

@@ -1,7 +1,6 @@
 //! Runs with other objectives than LGD: the inputs they need, the records they write, and the inputs they refuse.
 
 use candle_core::Device;
-use lgd_data::ArtifactError;
 use lgd_data::bank::UnassignedSlots;
 use lgd_data::cache::{Cache, TokenEncoding};
 use lgd_data::job::Job;
