@@ -100,9 +100,10 @@ pub(super) fn held_out(
     let Some(holdout) = config.holdout else { return Vec::new() };
     let keys = &images.views().keys;
     let (count, wanted) = (holdout.count(keys.len()), holdout.wanted(keys.len()));
-    let limited = match wanted > MAX_HELD_OUT {
-        true => format!(", not {wanted}, because more would only cost time"),
-        false => String::new(),
+    let limited = if wanted > MAX_HELD_OUT {
+        format!(", not {wanted}, because more would only cost time")
+    } else {
+        String::new()
     };
     (settings.noted)(&format!(
         "{count} of {} samples are held out and never trained on{limited}",
