@@ -90,10 +90,29 @@ fn of_run(error: &RunError) -> Option<String> {
             ));
         }
         RunError::Interrupted { dir, .. } => {
-            return Some(format!("{} holds a checkpoint; continue it with --resume", dir.display()));
+            return Some(format!("{} holds a checkpoint; continue with --resume", dir.display()));
         }
+        RunError::DamagedCheckpoint { earlier: Some(earlier), .. } => {
+            return Some(format!("delete this file to continue from {}", earlier.display()));
+        }
+        RunError::DamagedCheckpoint { earlier: None, .. } | RunError::NoCheckpoint { .. } => {
+            "start anew with --overwrite"
+        }
+        RunError::Occupied { .. } => {
+            "give --resume to continue, --overwrite to start anew, or another folder"
+        }
+        RunError::Locked { .. } => "wait for it or stop it, or give another folder",
+        RunError::Differs { .. } => {
+            "resume with the inputs and settings that the run was begun with, or give --overwrite or another folder"
+        }
+        RunError::Unfinished { .. } => "the run is not finished; continue with `lgd train --resume`",
+        RunError::NoBest { .. } => "leave --checkpoint out, or train with --holdout",
+        RunError::Centering { .. } => {
+            "make the bank from the run's own cache, with --center as in the run's own bank"
+        }
+        RunError::NothingToMeasure { .. } => "leave out --holdout or --val-cache, or extract labeled images",
         RunError::Loader(LoaderError::Image { .. }) => {
-            "the image was readable when the cache was made; restore it and continue it with --resume"
+            "the image was readable when the cache was made; restore it and continue with --resume"
         }
         RunError::NonFinite { .. } | RunError::Diverged { .. } => {
             "start anew with a lower learning rate, a longer warm-up or --clip-norm"
@@ -221,6 +240,21 @@ mod tests {
         let runs = [
             RunError::Loader(LoaderError::NeedsImages { cache: path(), size: 32, stored: None }),
             RunError::Interrupted { step: 3, dir: path() },
+            RunError::Occupied { dir: path(), what: "a run" },
+            RunError::Locked { dir: path() },
+            RunError::Differs {
+                path: path(),
+                what: "the hash of the cache".to_owned(),
+                expected: String::new(),
+                got: String::new(),
+            },
+            RunError::NoCheckpoint { path: path() },
+            RunError::DamagedCheckpoint { path: path(), reason: String::new(), earlier: None },
+            RunError::DamagedCheckpoint { path: path(), reason: String::new(), earlier: Some(path()) },
+            RunError::Unfinished { path: path() },
+            RunError::NoBest { dir: path() },
+            RunError::Centering { bank: path(), expected: String::new(), got: String::new() },
+            RunError::NothingToMeasure { cache: path(), reason: "" },
             RunError::Diverged { step: 3, name: "fc.weight".to_owned() },
             RunError::Train(TrainError::GradientNorm { step: 3, norm: f64::NAN }),
             RunError::Train(TrainError::OutOfMemory { device: "cuda:0".to_owned(), bytes: 1 << 30 }),

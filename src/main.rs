@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use say::say;
+use say::warn;
 
 /// Training allocates and frees large activations constantly. This allocator keeps the memory, which makes training
 /// 20-40% faster.
@@ -34,8 +34,9 @@ fn main() -> ExitCode {
             return exit::of_error(&error).into();
         }
     };
+    say::set_quiet(args.quiet);
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
-        say(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
+        warn(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
     }
     match commands::run(args.command) {
         Ok(exit) => exit.into(),
@@ -61,7 +62,7 @@ fn on_interrupt() {
         std::process::exit(130);
     }
     progress::JOB.interrupt();
-    say("\nstopping at the next safe point; once more to stop at once");
+    warn("\nstopping at the next safe point; once more to stop at once");
 }
 
 /// Prints the causes on one line, outermost first, then the hint. Skips a cause that an outer message already
@@ -75,5 +76,5 @@ fn report(error: &anyhow::Error) {
             text = format!("{text}: {cause}");
         }
     }
-    say(format_args!("error: {}", hints::with_hint(&text, hints::of_error(error))));
+    warn(format_args!("error: {}", hints::with_hint(&text, hints::of_error(error))));
 }

@@ -16,7 +16,18 @@ pub struct Job {
     rejected: AtomicU64,
     /// Start of work on the current stage.
     started: Mutex<Option<Instant>>,
+    /// Name and unit of the current stage, if it has its own.
+    stage: Mutex<Option<Stage>>,
     stop: AtomicBool,
+}
+
+/// A named stage of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// The plural of what it counts, such as "images".
+    pub unit: &'static str,
 }
 
 impl Job {
@@ -28,12 +39,28 @@ impl Job {
             skipped: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             started: Mutex::new(None),
+            stage: Mutex::new(None),
             stop: AtomicBool::new(false),
         }
     }
 
-    /// Starts a stage of `total` units and resets its progress.
+    /// Starts a stage of `total` units and resets its progress. The stage has the job's own name.
     pub fn begin(&self, total: u64) {
+        self.start(None, total);
+    }
+
+    /// Starts a stage of `total` units that has a name and a unit of its own.
+    pub fn begin_stage(&self, name: &'static str, unit: &'static str, total: u64) {
+        self.start(Some(Stage { name, unit }), total);
+    }
+
+    /// Name and unit of the current stage; `None` if they are the job's own.
+    pub fn stage(&self) -> Option<Stage> {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, stage: Option<Stage>, total: u64) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
         self.done.store(0, Ordering::Relaxed);
         self.skipped.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
@@ -115,6 +142,10 @@ mod tests {
 
         job.begin(2_000_000);
         assert_eq!((job.done(), job.rate()), (0, 0.0), "a new stage has done nothing yet");
+        job.begin_stage("kNN", "images", 10);
+        assert_eq!((job.stage(), job.total()), (Some(Stage { name: "kNN", unit: "images" }), 10));
+        job.begin(2_000_000);
+        assert_eq!(job.stage(), None);
         job.skip(1_000_000);
         assert_eq!((job.done(), job.total(), job.rate()), (1_000_000, 2_000_000, 0.0));
         job.advance(10);

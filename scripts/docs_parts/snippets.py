@@ -10,7 +10,7 @@ the teachers of its tests) and `third_party`, so the commands also work as print
 from an empty folder; every other page starts from a copy of what docs/first-hour.md left behind.
 
 A block fails if its exit code is not 0. Its output must equal the recorded one after both have been filtered: numbers
-with a decimal point, throughputs, hashes, sizes and counts of views per name are masked, because they depend on the
+with a decimal point, throughputs, remaining times, hashes, sizes and counts of views per name are masked, because they depend on the
 processor or on time; runs of blanks are one blank; the progress lines that `lgd` prints every 30 s are dropped. `...` in
 a recorded output stands for any text.
 """
@@ -38,7 +38,7 @@ FILTERS = [
     (PROGRESS, ""),
     (re.compile(r"\b[0-9a-f]{16,}\b"), "HASH"),
     (re.compile(r"\d[\d,]*\.\d+(?:e[+-]?\d+)?"), "NUMBER"),
-    (re.compile(r"\b\d+(?= (?:images|views)/s)|(?<=\blr )\d+\b"), "NUMBER"),
+    (re.compile(r"\b\d+(?= (?:images|views|img)/s)|(?<=\blr )\d+\b|(?<=\bwait )\d+(?=%)|(?<=\beta )\d+[smhd]"), "NUMBER"),
     (re.compile(r'("(?:count|bytes)": )\d+|\d[\d,]*(?= \([a-z])'), r"\1COUNT"),
     (re.compile(r"[ \t]+"), " "),
 ]

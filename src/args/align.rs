@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args as ClapArgs};
 use lgd_data::manifest::Existing;
 
-use super::{PromptArgs, RuntimeArgs};
+use super::{PromptArgs, ReportArgs, RuntimeArgs};
 
 /// Flags of `lgd align`.
 #[derive(ClapArgs)]
@@ -43,6 +43,9 @@ pub struct AlignArgs {
     /// Replace the bridge in the output folder.
     #[arg(long)]
     pub overwrite: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub report: ReportArgs,
 }
 
 impl AlignArgs {

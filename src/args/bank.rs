@@ -9,7 +9,7 @@ use lgd_data::manifest::Existing;
 use lgd_train::parse::{at_least_one, temperature};
 use lgd_train::student::Architecture;
 
-use super::{Args, PromptArgs, RuntimeArgs};
+use super::{Args, PromptArgs, ReportArgs, RuntimeArgs};
 
 /// Flags of `lgd bank`.
 #[derive(ClapArgs)]
@@ -76,6 +76,9 @@ pub struct BankArgs {
     /// Replace the bank in the output folder.
     #[arg(long)]
     pub overwrite: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub report: ReportArgs,
 }
 
 /// Source of the targets of `lgd bank`.

@@ -7,7 +7,7 @@ use lgd_data::source::KINDS;
 use lgd_train::eval::Protocol;
 use lgd_train::parse::fraction;
 
-use super::FieldArgs;
+use super::{CheckpointArgs, FieldArgs};
 
 /// Flags of `lgd eval`.
 #[derive(ClapArgs)]
@@ -15,6 +15,9 @@ pub struct EvalArgs {
     /// Run folder.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub checkpoint: CheckpointArgs,
     #[arg(long, value_name = "PATH", help = images_help())]
     #[allow(missing_docs, reason = "a doc comment here would replace the help text")]
     pub images: PathBuf,

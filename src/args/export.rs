@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use lgd_train::parse::at_least_one;
 
+use super::{CheckpointArgs, ReportArgs};
+
 /// Flags of `lgd export`.
 #[derive(ClapArgs)]
 pub struct ExportArgs {
@@ -23,7 +25,13 @@ pub struct ExportArgs {
     /// Fixed number of images per run of the model, as some mobile runtimes require. Default: any number.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub checkpoint: CheckpointArgs,
     /// Replace an existing file.
     #[arg(long)]
     pub overwrite: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub report: ReportArgs,
 }

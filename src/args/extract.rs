@@ -8,7 +8,7 @@ use lgd_data::source::KINDS;
 use lgd_data::view::Policy;
 use lgd_train::parse::{at_least_one, bounded, fraction};
 
-use super::{FieldArgs, OutputArgs, RuntimeArgs};
+use super::{FieldArgs, OutputArgs, ReportArgs, RuntimeArgs};
 
 /// Flags of `lgd extract`.
 #[derive(ClapArgs)]
@@ -96,6 +96,9 @@ pub struct ExtractArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub output: OutputArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub report: ReportArgs,
 }
 
 /// Storage format of `--store-views`.

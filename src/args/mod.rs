@@ -15,10 +15,11 @@ mod train;
 use std::path::PathBuf;
 
 use anyhow::bail;
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use lgd_data::manifest::Existing;
 use lgd_data::source::FieldNames;
 use lgd_extract::ExecutionDevice;
+use lgd_train::run::Checkpoint;
 
 pub use self::align::AlignArgs;
 pub use self::bank::{BankArgs, BankTarget, CenterArg};
@@ -42,6 +43,9 @@ pub struct Args {
     // Read before the arguments are parsed, by `config_file`.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
+    /// Print no progress, notes and summaries, only warnings and errors.
+    #[arg(long, global = true)]
+    pub quiet: bool,
 }
 
 const EXIT_CODES: &str = "\
@@ -122,6 +126,42 @@ impl OutputArgs {
             _ => Existing::Refuse,
         }
     }
+}
+
+/// The form of a command's report.
+#[derive(ClapArgs)]
+pub struct ReportArgs {
+    /// Print the JSON report on standard output even if that is a terminal. A file or a pipe always gets it.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The weights of a run that a command uses.
+#[derive(ClapArgs)]
+pub struct CheckpointArgs {
+    /// Weights to use: best (of the epoch with the best held-out score) or last. Default: best if the run held samples
+    /// out, else last.
+    #[arg(long, value_enum, hide_possible_values = true)]
+    checkpoint: Option<CheckpointArg>,
+}
+
+impl CheckpointArgs {
+    /// The weights that were asked for.
+    pub fn choice(&self) -> Option<Checkpoint> {
+        self.checkpoint.map(|checkpoint| match checkpoint {
+            CheckpointArg::Best => Checkpoint::Best,
+            CheckpointArg::Last => Checkpoint::Last,
+        })
+    }
+}
+
+/// Command-line names of [`Checkpoint`].
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CheckpointArg {
+    /// The epoch with the best held-out score.
+    Best,
+    /// The last step.
+    Last,
 }
 
 /// The ONNX Runtime library, its device and its threads.

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, ValueEnum};
 use lgd_data::source::KINDS;
 use lgd_train::device::TrainDevice;
+use lgd_train::loader::holdout::Holdout;
 use lgd_train::optim::ScheduleKind;
 use lgd_train::parse::{at_least_one, fraction};
 use lgd_train::student::Architecture;
 
 use super::optimizer::OptimizerArgs;
-use super::{ObjectiveArgs, OutputArgs, Reader, refuse_unread};
+use super::{ObjectiveArgs, OutputArgs, Reader, ReportArgs, refuse_unread};
 
 /// Flags of `lgd train`.
 #[derive(ClapArgs)]
@@ -82,6 +83,28 @@ pub struct TrainArgs {
     /// torch.save wrote (nothing in it is run).
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
+    /// Samples of the cache that are never trained on, as a share such as 2% or a number, at most 2,000. The same ones in
+    /// every run on the cache. After every epoch the student is compared with the teacher on them, and the best epoch's
+    /// weights are kept.
+    #[arg(long, value_name = "SHARE", conflicts_with = "val_cache")]
+    pub holdout: Option<Holdout>,
+    /// Images of a validation set, evaluated instead of held-out samples. Required unless --val-cache stores views of the
+    /// student's --size.
+    #[arg(long, value_name = "PATH", requires = "val_cache")]
+    pub val_images: Option<PathBuf>,
+    /// Cache of the validation set, by the same teacher.
+    #[arg(long, value_name = "DIR")]
+    pub val_cache: Option<PathBuf>,
+    /// Bank of names whose agreement and accuracy are measured on the held-out samples, besides that of --bank. May be
+    /// repeated.
+    #[arg(long, value_name = "DIR")]
+    pub val_bank: Vec<PathBuf>,
+    /// Stop after N epochs without a better held-out score.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub patience: Option<u32>,
+    /// Keep the latest training checkpoints of a finished run. They are deleted by default.
+    #[arg(long)]
+    pub keep_checkpoints: bool,
     /// Also save a checkpoint every N steps.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub checkpoint_steps: Option<usize>,
@@ -91,9 +114,25 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub output: OutputArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub report: ReportArgs,
 }
 
 impl TrainArgs {
+    /// Fails for settings of held-out samples without any.
+    ///
+    /// # Errors
+    /// A flag would have no effect.
+    pub fn require_held_out(&self) -> anyhow::Result<()> {
+        let held_out = self.holdout.is_some() || self.val_cache.is_some();
+        let owner = "--holdout or --val-cache";
+        refuse_unread(&[
+            Reader::new("--patience", self.patience.is_some(), held_out, owner),
+            Reader::new("--val-bank", !self.val_bank.is_empty(), held_out, owner),
+        ])
+    }
+
     /// The schedule of the learning rate.
     ///
     /// # Errors

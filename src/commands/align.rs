@@ -12,7 +12,7 @@ use lgd_data::manifest::Verify;
 use lgd_train::eval::{CategoryKeys, EvalError, categories_of_labels};
 
 use super::bank::prompts::{self, Encoder};
-use super::{print_json, set_threads};
+use super::{print_report, set_threads};
 use crate::args::AlignArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
@@ -46,7 +46,7 @@ pub fn run(args: &AlignArgs) -> anyhow::Result<Exit> {
         build_align(&request, encoder, &JOB)?
     };
     summarize(&report, args);
-    print_json(&report)?;
+    print_report(&args.report, &report)?;
     Ok(Exit::Done)
 }
 

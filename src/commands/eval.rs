@@ -11,7 +11,7 @@ use lgd_train::eval::{EvalInputs, EvalOptions, LabeledImages, ProbeSettings, Pro
 use lgd_train::run::Run;
 use lgd_train::student::Head;
 
-use super::{print, print_json, set_threads, source_notes, threads_or_all};
+use super::{open_run, print, print_json, set_threads, source_notes, threads_or_all};
 use crate::args::EvalArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
@@ -56,7 +56,7 @@ fn protocols(args: &EvalArgs, run: &Run) -> Vec<Protocol> {
 /// Runs `lgd eval`.
 pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
-    let run = Run::open(&args.run, Verify::Full)?;
+    let run = open_run(&args.run, &args.checkpoint)?;
     let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
     let fields = args.fields.names(None);
     let test = Labeled::open(&args.images, args.cache.as_deref(), &fields)?;

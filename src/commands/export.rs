@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use indicatif::DecimalBytes;
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::error::{IoContext, Remedy};
 use lgd_data::manifest::{Verify, write_atomic};
-use lgd_train::export::{Port, names_of, run_to_onnx};
-use lgd_train::run::Run;
+use lgd_train::export::{Dimension, Port, names_of, run_to_onnx};
 use serde::Serialize;
 
-use super::print_json;
+use super::{open_run, print, print_json, wants_json};
 use crate::args::ExportArgs;
 use crate::exit::Exit;
 
@@ -30,22 +30,42 @@ struct Report<'a> {
 /// Runs `lgd export`.
 pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     require_free(&args.out, args.overwrite)?;
-    let run = Run::open(&args.run, Verify::Full)?;
+    let run = open_run(&args.run, &args.checkpoint)?;
     let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
     let model = run_to_onnx(&run, bank.as_ref(), args.batch)?;
     if let Some(parent) = args.out.parent() {
         fs::create_dir_all(parent).during("create the folder", parent)?;
     }
     write_atomic(&args.out, &model.bytes)?;
-    print_json(&Report {
+    let report = Report {
         out: &args.out,
         bytes: model.bytes.len(),
         opset: model.opset,
         inputs: &model.inputs,
         outputs: &model.outputs,
         names: names_of(&run, bank.as_ref()),
-    })?;
+    };
+    if wants_json(&args.report) {
+        print_json(&report)?;
+    } else {
+        let size = DecimalBytes(u64::try_from(report.bytes)?);
+        let (inputs, outputs) = (ports(report.inputs), ports(report.outputs));
+        print(&format!("export: {}, {size}, from {inputs} to {outputs}", args.out.display()))?;
+    }
     Ok(Exit::Done)
+}
+
+/// Inputs or outputs in words, such as `images [batch, 3, 32, 32]`.
+fn ports(ports: &[Port]) -> String {
+    let size = |dimension: &Dimension| match dimension {
+        Dimension::Free(name) => (*name).to_owned(),
+        Dimension::Fixed(size) => size.to_string(),
+    };
+    let port = |port: &Port| {
+        let sizes: Vec<String> = port.shape.iter().map(size).collect();
+        format!("{} [{}]", port.name, sizes.join(", "))
+    };
+    ports.iter().map(port).collect::<Vec<_>>().join(", ")
 }
 
 /// Fails if the file exists and `overwrite` is not set, or if `out` is a folder.

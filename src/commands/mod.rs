@@ -13,15 +13,17 @@ mod objectives;
 mod teacher;
 mod train;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use lgd_data::cache::CacheManifest;
+use lgd_data::manifest::Verify;
 use lgd_data::source::Listing;
+use lgd_train::run::{Checkpoint, Run};
 use serde::Serialize;
 
-use crate::args::Command;
+use crate::args::{CheckpointArgs, Command, ReportArgs};
 use crate::exit::Exit;
 use crate::hints;
 use crate::say::say;
@@ -48,6 +50,35 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value)?;
     print(&text)
+}
+
+/// Prints a command's report to standard output: as JSON into a file or pipe, and on a terminal only if asked to, because
+/// the summary on standard error says it in a few lines.
+fn print_report(args: &ReportArgs, report: &impl Serialize) -> anyhow::Result<()> {
+    if wants_json(args) { print_json(report) } else { Ok(()) }
+}
+
+/// Whether standard output gets a report as JSON.
+fn wants_json(args: &ReportArgs) -> bool {
+    args.json || !std::io::stdout().is_terminal()
+}
+
+/// Opens a finished run with the weights that were asked for, and says which are used if there is a choice.
+fn open_run(dir: &Path, checkpoint: &CheckpointArgs) -> anyhow::Result<Run> {
+    let mut run = Run::open(dir, Verify::Full)?;
+    if let Some(checkpoint) = checkpoint.choice() {
+        run.select(checkpoint)?;
+    }
+    let (manifest, epochs) = (run.manifest(), run.epochs());
+    if let Some(best) = &manifest.best {
+        let score = best.score.describe(best.value);
+        let other = match run.checkpoint() {
+            Checkpoint::Best => format!("the best by held-out {score}; --checkpoint last selects the last"),
+            Checkpoint::Last => format!("the last; the best by held-out {score} is epoch {}", best.epoch + 1),
+        };
+        say(format_args!("note: weights of epoch {epochs} of {}, {other}", manifest.epochs()));
+    }
+    Ok(run)
 }
 
 /// Prints a line to standard output. A closed pipe, for example by `head`, is not an error: the work is done.

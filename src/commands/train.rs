@@ -1,25 +1,25 @@
 //! `lgd train`: trains a student from a cache and the inputs of its objectives.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::kdep::KdepBank;
 use lgd_data::manifest::Verify;
-use lgd_data::source::{CaptionColumn, open_with};
+use lgd_data::source::{CaptionColumn, ImageSource, open_with};
 use lgd_train::loader::labels::Labels;
 use lgd_train::loader::origin::{Originals, StoredUse, ViewOrigin};
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::optim::Unit;
 use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
-use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
+use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, Validation, Watch, train};
 
 use super::objectives::settings;
-use super::{print_json, set_threads, threads_or_all};
+use super::{print_report, set_threads, threads_or_all};
 use crate::args::TrainArgs;
 use crate::exit::Exit;
-use crate::progress::{JOB, Progress};
+use crate::progress::{JOB, Progress, time_left};
 use crate::say::say;
 
 /// Images per step if neither `--batch` nor the number of samples says otherwise.
@@ -31,6 +31,7 @@ const CLASSES_SHOWN: usize = 10;
 /// Runs `lgd train`.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     set_threads(args.threads)?;
+    args.require_held_out()?;
     // Wrong flags are found before the cache is read, which takes time.
     config(args, args.batch.unwrap_or(DEFAULT_BATCH))?.validate()?;
     let cache = Cache::open(&args.cache, Verify::Full)?;
@@ -38,25 +39,33 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
     let config = config(args, batch_for(args, samples))?;
     config.validate()?;
     let banks = Banks::open(&args.bank)?;
-    let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
-    note(&origin, &config);
+    let val_banks = args.val_bank.iter().map(|dir| Bank::open(dir, Verify::Full));
+    let val_banks = val_banks.collect::<Result<Vec<Bank>, _>>()?;
+    note(&ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views), &config);
     note_steps(&config, samples);
     note_untrained(&config, &cache)?;
-    // Images that are never opened are not listed, since listing millions of them takes time.
-    let images = args.images.as_deref().filter(|_| origin.stored().is_none());
-    let source = images.map(|path| {
-        let source = open_with(path, CaptionColumn::Ignore, &cache.manifest().config.fields);
-        source.with_context(|| format!("cannot list the images in {}", path.display()))
-    });
-    let source = source.transpose()?;
-    let originals = source.as_deref().zip(images).map(|(source, path)| Originals { source, path });
-    let inputs =
-        TrainInputs { cache: &cache, bank: banks.names.as_ref(), kdep: banks.kdep.as_ref(), originals };
+    let images = Shown::open(&cache, args.images.as_deref(), &config)?;
+    let val_cache = args.val_cache.as_deref().map(|dir| Cache::open(dir, Verify::Full)).transpose()?;
+    let val_images = val_cache.as_ref().map(|cache| Shown::open(cache, args.val_images.as_deref(), &config));
+    let val_images = val_images.transpose()?;
+    let validation = val_cache
+        .as_ref()
+        .zip(val_images.as_ref())
+        .map(|(cache, images)| Validation { cache, originals: images.originals() });
+    let inputs = TrainInputs {
+        cache: &cache,
+        bank: banks.names.as_ref(),
+        kdep: banks.kdep.as_ref(),
+        originals: images.originals(),
+        watch: Watch { banks: &val_banks, validation },
+    };
     let settings = LoopSettings {
         existing: args.output.existing(),
         checkpoint_steps: args.checkpoint_steps,
+        keep_checkpoints: args.keep_checkpoints,
         threads: threads_or_all(args.threads),
         device: args.device.open()?,
+        noted: |text| say(format_args!("note: {text}")),
         initialized: |path, loaded| say(format_args!("initial weights {}: {loaded}", path.display())),
         ..LoopSettings::default()
     };
@@ -64,12 +73,12 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
         let _progress = Progress::show("train", "steps");
         train(&config, &settings, &inputs, &args.output.out, &JOB, &mut |line| {
             if line.kind == MetricsKind::Epoch {
-                show_epoch(line, args.epochs);
+                say(epoch_line(line, args.epochs, &time_left()));
             }
         })?
     };
     summarize(&report, args);
-    print_json(&report)?;
+    print_report(&args.report, &report)?;
     Ok(Exit::Done)
 }
 
@@ -87,6 +96,7 @@ fn batch_for(args: &TrainArgs, samples: usize) -> usize {
 /// Prints the steps of an epoch and the samples that each epoch drops, and whether the batch is large for so few samples.
 fn note_steps(config: &TrainConfig, samples: usize) {
     let batch = config.batch;
+    let samples = samples - config.holdout.map_or(0, |holdout| holdout.count(samples));
     let (steps, dropped) = (samples / batch, samples % batch);
     // Runs without epochs or with a batch above the samples take no step; the latter fail with the reason.
     if config.epochs == 0 || steps == 0 {
@@ -100,6 +110,27 @@ fn note_steps(config: &TrainConfig, samples: usize) {
         say(
             "note: the batch is more than a quarter of the samples; a smaller --batch takes more steps per epoch",
         );
+    }
+}
+
+/// The images of a cache, unless its stored views are shown. Images that are never opened are not listed, since listing
+/// millions of them takes time.
+struct Shown<'a>(Option<(Box<dyn ImageSource>, &'a Path)>);
+
+impl<'a> Shown<'a> {
+    fn open(cache: &Cache, images: Option<&'a Path>, config: &TrainConfig) -> anyhow::Result<Self> {
+        let origin = ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views);
+        let images = images.filter(|_| origin.stored().is_none());
+        let source = images.map(|path| {
+            let source = open_with(path, CaptionColumn::Ignore, &cache.manifest().config.fields);
+            let source = source.with_context(|| format!("cannot list the images in {}", path.display()));
+            source.map(|source| (source, path))
+        });
+        Ok(Self(source.transpose()?))
+    }
+
+    fn originals(&self) -> Option<Originals<'_>> {
+        self.0.as_ref().map(|(source, path)| Originals { source: source.as_ref(), path })
     }
 }
 
@@ -187,42 +218,97 @@ fn config(args: &TrainArgs, batch: usize) -> anyhow::Result<TrainConfig> {
     config.objective.clone_from(&args.objective.objective);
     config.objective_settings = settings(&args.objective)?;
     config.init.clone_from(&args.init);
+    (config.holdout, config.patience) = (args.holdout, args.patience);
     config.stored_views = if args.ignore_stored_views { StoredUse::Ignored } else { StoredUse::Fitting };
     Ok(config)
 }
 
-fn show_epoch(line: &MetricsLine, epochs: u32) {
-    let parts: Vec<String> = line.parts.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-    say(format_args!(
-        "epoch {}/{epochs}: loss {:.4} ({}), lr {:.4}, {:.1} images/s, waiting for data {:.1}% of the time",
-        line.epoch + 1,
-        line.loss,
-        parts.join(", "),
-        line.lr,
-        line.images_per_second,
-        100.0 * line.data_wait
-    ));
+/// Widest line that fits a terminal of the usual width.
+const COLUMNS: usize = 80;
+
+/// An epoch in one line, `left` being the time that the run still takes.
+fn epoch_line(line: &MetricsLine, epochs: u32, left: &str) -> String {
+    let digits = if line.loss < 10.0 { 3 } else { 2 };
+    let mut parts =
+        vec![format!("epoch {}/{epochs}", line.epoch + 1), format!("loss {:.digits$}", line.loss)];
+    if let Some(figures) = &line.holdout {
+        parts.extend(figures.cosine.map(|cosine| format!("cos {cosine:.3}")));
+        let percent = figures.agreement.first().map(|bank| ("agree", bank.percent));
+        let percent = percent.or(figures.labels.map(|percent| ("right", percent)));
+        let percent = percent.or(figures.knn.map(|percent| ("knn", percent)));
+        parts.extend(percent.map(|(name, percent)| format!("{name} {percent:.1}%")));
+    }
+    parts.push(format!("{:.0} img/s", line.images_per_second));
+    parts.push(format!("wait {:.0}%", 100.0 * line.data_wait));
+    parts.push(format!("eta {left}"));
+    let text = parts.join("  ");
+    if text.len() > COLUMNS { parts.join(" ") } else { text }
 }
 
 fn summarize(report: &TrainReport, args: &TrainArgs) {
     let before = report.resumed_from.unwrap_or(0);
     let resumed = if before > 0 { format!(" after the {before} of an earlier run") } else { String::new() };
+    let held_out = match report.holdout_seconds {
+        seconds if seconds > 0.0 => {
+            format!(", evaluating held-out samples {:.1}%", 100.0 * seconds / report.seconds)
+        }
+        _ => String::new(),
+    };
     say(format_args!(
-        "train: {} steps{resumed} in {:.1} s, {:.1} images/s, waiting for data {:.1}% of the time; {}",
+        "train: {} steps{resumed} in {:.1} s, {:.1} images/s, waiting for data {:.1}% of the time{held_out}; {}",
         report.steps.saturating_sub(before),
         report.seconds,
         report.images_per_second,
         100.0 * report.data_wait,
         args.output.out.display(),
     ));
+    if let Some(epochs) = report.stopped_after {
+        let patience = args.patience.unwrap_or_default();
+        say(format_args!("stopped after epoch {epochs}: no better held-out score in {patience} epochs"));
+    }
+    if let Some(best) = &report.best {
+        say(format_args!("best: epoch {}, held-out {}", best.epoch + 1, best.score.describe(best.value)));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use lgd_train::run::{BankPercent, HoldoutFigures};
 
     use super::*;
     use crate::args::{Args, Command};
+
+    fn line(epoch: u32, images_per_second: f64, holdout: Option<HoldoutFigures>) -> MetricsLine {
+        MetricsLine {
+            kind: MetricsKind::Epoch,
+            epoch,
+            step: 0,
+            time: None,
+            lr: 0.1,
+            loss: 5.15171,
+            parts: Default::default(),
+            images_per_second,
+            data_wait: 0.123,
+            holdout,
+        }
+    }
+
+    #[test]
+    fn an_epoch_fits_a_line_of_a_terminal() {
+        let text = epoch_line(&line(1, 470.4, None), 20, "3m");
+        assert_eq!(text, "epoch 2/20  loss 5.152  470 img/s  wait 12%  eta 3m");
+        let figures = |cosine: f64, percent: f64| {
+            let agreement = vec![BankPercent { bank: "names".to_owned(), percent }];
+            Some(HoldoutFigures { cosine: Some(cosine), agreement, ..HoldoutFigures::default() })
+        };
+        let text = epoch_line(&line(19, 1470.4, figures(0.4123, 61.34)), 200, "12m");
+        assert_eq!(text, "epoch 20/200  loss 5.152  cos 0.412  agree 61.3%  1470 img/s  wait 12%  eta 12m");
+        let widest =
+            MetricsLine { loss: 12.3456, data_wait: 1.0, ..line(999, 12_345.0, figures(-0.5, 100.0)) };
+        let text = epoch_line(&widest, 1000, "99h");
+        assert_eq!(text.len(), COLUMNS, "{text}");
+    }
 
     #[test]
     fn the_default_batch_is_at_most_a_quarter_of_the_samples_in_whole_parts() {

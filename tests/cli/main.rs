@@ -16,3 +16,5 @@ mod pipeline;
 mod software_gpu;
 mod stored_views;
 mod teacher;
+mod terminal;
+mod watching;

@@ -25,7 +25,7 @@ use lgd_data::manifest::Verify;
 use lgd_train::objective::ObjectiveKind;
 use lgd_train::run::{Run, TrainConfig};
 use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfig};
-use lgd_train::trainer::{LoopSettings, TrainInputs, train};
+use lgd_train::trainer::{LoopSettings, TrainInputs, Watch, train};
 
 use crate::candle_student::CandleStudent;
 use crate::world::{DIM, NAMES, SIDE, bank, cache, noise, solid_image};
@@ -86,7 +86,8 @@ fn a_finished_run_scores_an_image_in_plain_candle() {
         objective: ObjectiveKind::Seed.to_string().parse().unwrap(),
         ..TrainConfig::new(Architecture::ResNet18, SIDE, 0, 8, 3)
     };
-    let inputs = TrainInputs { cache: &cache, bank: None, kdep: None, originals: None };
+    let inputs =
+        TrainInputs { cache: &cache, bank: None, kdep: None, originals: None, watch: Watch::default() };
     let run = dir.path().join("run");
     train(&config, &LoopSettings::default(), &inputs, &run, &Job::new(), &mut |_| {}).unwrap();
     let image = dir.path().join("image.ppm");

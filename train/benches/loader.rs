@@ -35,7 +35,7 @@ use lgd_train::loader::origin::{Originals, StoredUse};
 use lgd_train::loader::pixels::InputFormat;
 use lgd_train::objective::{ObjectiveKind, Objectives};
 use lgd_train::run::{MetricsKind, TrainConfig};
-use lgd_train::trainer::{LoopSettings, TrainInputs, train};
+use lgd_train::trainer::{LoopSettings, TrainInputs, Watch, train};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -110,7 +110,8 @@ fn train_from_cache(arguments: &[String]) -> Outcome<()> {
         ..TrainConfig::new(architecture.parse()?, size, 2, batch, 0)
     };
     let settings = LoopSettings { device: device.open()?, ..LoopSettings::default() };
-    let inputs = TrainInputs { cache: &cache, bank: None, kdep: None, originals: None };
+    let inputs =
+        TrainInputs { cache: &cache, bank: None, kdep: None, originals: None, watch: Watch::default() };
     let mut last = None;
     train(&config, &settings, &inputs, &dir.path().join("run"), &Job::new(), &mut |line| {
         if line.kind == MetricsKind::Epoch {

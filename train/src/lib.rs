@@ -17,7 +17,7 @@
 //! custom [`Objective`](objective::Objective), and a student that runs in plain Candle.
 //!
 //! ```text
-//! engine ◄── student ◄── objective ◄── loader ◄── run ◄── trainer, eval, export
+//! engine ◄── student ◄── objective ◄── loader ◄── run ◄── eval, export ◄── trainer
 //! ```
 //!
 //! An arrow points from a module to the module it uses. No module uses one to its right.

@@ -4,9 +4,9 @@ use lgd_bank::{BankError, KdepReport, KdepRequest, PowerTemperature, build_kdep}
 use lgd_data::cache::Cache;
 
 use crate::args::BankArgs;
-use crate::commands::print_json;
+use crate::commands::print_report;
 use crate::progress::{JOB, Progress};
-use crate::say::say;
+use crate::say::{say, warn};
 
 /// Builds a KDEP bank with targets of width `dim`.
 pub fn run(cache: &Cache, args: &BankArgs, dim: usize) -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ pub fn run(cache: &Cache, args: &BankArgs, dim: usize) -> anyhow::Result<()> {
         build_kdep(&request, &JOB)?
     };
     summarize(&report, args);
-    print_json(&report)
+    print_report(&args.report, &report)
 }
 
 fn summarize(report: &KdepReport, args: &BankArgs) {
@@ -44,7 +44,7 @@ fn summarize(report: &KdepReport, args: &BankArgs) {
         args.out.display(),
     ));
     if report.rank < report.dim {
-        say(format_args!(
+        warn(format_args!(
             "warning: only {} of the {} dimensions vary in the {} rows that the projection was fitted to",
             report.rank, report.dim, report.fitted_rows
         ));

@@ -15,10 +15,10 @@ use lgd_extract::{Teacher, TextEncoder};
 
 use super::prompts::{self, Encoder};
 use crate::args::{BankArgs, CenterArg};
-use crate::commands::print_json;
+use crate::commands::print_report;
 use crate::commands::teacher::{cut_prompts, open as open_teacher};
 use crate::progress::{JOB, Progress};
-use crate::say::say;
+use crate::say::{say, warn};
 
 /// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
 pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
@@ -33,7 +33,9 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
             );
         }
     } else if cache.manifest().config.teacher.text_encoder.is_none() {
-        say("warning: the cache does not record its teacher's text encoder; only the widths can be compared");
+        warn(
+            "warning: the cache does not record its teacher's text encoder; only the widths can be compared",
+        );
     }
     let text = prompts::text_encoder(&teacher, &args.runtime)?;
     let context = text.context_length();
@@ -70,7 +72,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         build_bank(&request, encoder, &JOB)?
     };
     summarize(&report, args, context);
-    print_json(&report)
+    print_report(&args.report, &report)
 }
 
 /// Prints what was built. `context` is the number of tokens that the text encoder takes.

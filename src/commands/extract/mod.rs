@@ -17,11 +17,11 @@ use lgd_extract::pipeline::{TokenStorage, ViewPlan};
 use lgd_extract::teacher::ImageSettings;
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
 
-use super::{kept_variance, print_json, set_threads, source_notes};
+use super::{kept_variance, print_report, set_threads, source_notes};
 use crate::args::{ExtractArgs, StoreTokens, StoreViews};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
-use crate::say::say;
+use crate::say::{say, warn};
 
 /// Default number of views that a projection is fitted to.
 const FIT_VIEWS: usize = 2048;
@@ -58,7 +58,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     if manifest.is_none() {
         say("note: other parts of the cache are not complete; the last one writes the manifest");
     }
-    print_json(&report::report(&summary, manifest.as_ref()))?;
+    print_report(&args.report, &report::report(&summary, manifest.as_ref()))?;
     if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.rows == 0) {
         let rejects = args.output.out.join("rejects.jsonl");
         bail!(
@@ -131,7 +131,7 @@ fn open_extractor(
     };
     let extractor = Extractor::open(teacher, &runtime, options)?;
     for warning in extractor.encoder().warnings() {
-        say(format_args!("warning: {warning}"));
+        warn(format_args!("warning: {warning}"));
     }
     if !args.captions {
         return Ok(extractor);

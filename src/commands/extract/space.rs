@@ -10,7 +10,7 @@ use lgd_data::manifest::Existing;
 use lgd_extract::pipeline::{OutputEstimate, StoredEstimate};
 use lgd_train::StudentSizes;
 
-use crate::say::say;
+use crate::say::{say, warn};
 
 /// One large part of a cache.
 struct Need {
@@ -101,8 +101,8 @@ fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
     let students = StudentSizes::of(tokens);
     let sides = students.sides();
     match config.stored_views.filter(|stored| !sides.contains(&stored.size)) {
-        _ if sides.is_empty() => say(format_args!("warning: {students}")),
-        Some(stored) => say(format_args!(
+        _ if sides.is_empty() => warn(format_args!("warning: {students}")),
+        Some(stored) => warn(format_args!(
             "warning: {students}, the views are stored at {} px, so training on the tokens renders views from the images\nhint: give \
              a --store-size that fits",
             stored.size

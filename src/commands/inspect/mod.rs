@@ -17,7 +17,7 @@ use super::print;
 use crate::args::InspectArgs;
 use crate::exit::Exit;
 use crate::hints;
-use crate::say::say;
+use crate::say::{say, warn};
 use summary::Summary;
 
 const MANIFESTS: [&str; 6] = ["cache.json", PLAN, "bank.json", "kdep.json", "align.json", "run.json"];
@@ -61,7 +61,7 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
         bail!("{} holds no cache, bank, bridge or run\n{HINT}", path.display())
     };
     if name == PLAN {
-        say("note: the extraction is not finished; continue it with `lgd extract --resume`");
+        say("note: the extraction is not finished; continue with `lgd extract --resume`");
     }
     if args.json || name == PLAN {
         let file = path.join(name);
@@ -106,7 +106,7 @@ fn warn_about(cache: &Cache) {
         say(format_args!("note: {} is not read in place: {condition}", file.display()));
     }
     for absent in cache.absent_columns() {
-        say(format_args!("warning: {absent}"));
+        warn(format_args!("warning: {absent}"));
     }
 }
 
@@ -129,7 +129,7 @@ fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
     }
     let Some(last) = faults.pop() else { return Ok(words) };
     for fault in faults {
-        say(format_args!("error: {}", hints::hinted(&fault)));
+        warn(format_args!("error: {}", hints::hinted(&fault)));
     }
     Err(last.into())
 }

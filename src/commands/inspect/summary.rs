@@ -9,6 +9,7 @@ use lgd_data::cache::{Cache, CacheConfig, CacheManifest, TeacherRecord};
 use lgd_data::kdep::{KdepManifest, KdepRecord};
 use lgd_data::manifest::ContentHash;
 use lgd_train::StudentSizes;
+use lgd_train::loader::holdout::Holdout;
 use lgd_train::run::RunManifest;
 use lgd_train::student::Head;
 
@@ -143,10 +144,10 @@ impl Summary {
         let RunManifest { config, cache, bank, kdep_bank, teacher, dim, samples, device, step, .. } =
             manifest;
         let steps = manifest.steps_per_epoch * config.epochs as usize;
-        let state = if manifest.complete {
-            "finished"
-        } else {
-            "not finished; continue it with `lgd train --resume`"
+        let state = match (manifest.complete, manifest.stopped_after) {
+            (true, None) => "finished".to_owned(),
+            (true, Some(epochs)) => format!("stopped after {epochs} epochs without a better held-out score"),
+            (false, _) => "not finished; continue with `lgd train --resume`".to_owned(),
         };
         let head = match manifest.head() {
             Head::Classifier { classes } => format!("a classifier of {classes}"),
@@ -176,6 +177,20 @@ impl Summary {
         ];
         lines.extend(bank.map(|hash| ("bank of names", hash.to_string())));
         lines.extend(kdep_bank.map(|hash| ("KDEP bank", hash.to_string())));
+        lines.extend(config.holdout.map(|holdout| {
+            (
+                "held out",
+                match holdout {
+                    Holdout::Percent(percent) => format!("{percent}% of the samples"),
+                    Holdout::Samples(samples) => format!("{} samples", count(samples)),
+                },
+            )
+        }));
+        lines.extend(manifest.validation.map(|hash| ("validation", hash.to_string())));
+        lines.extend(manifest.best.as_ref().map(|best| {
+            let (score, weights) = (best.score.describe(best.value), dir.join(&best.weights.name));
+            ("best", format!("epoch {}, {score}; {}", best.epoch + 1, weights.display()))
+        }));
         let files = manifest.files.iter().filter(|file| file.name.ends_with(".safetensors"));
         lines.extend(files.map(|file| {
             ("weights", format!("{}, {}", dir.join(&file.name).display(), DecimalBytes(file.bytes)))

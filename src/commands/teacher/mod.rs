@@ -17,7 +17,7 @@ use lgd_extract::{EncoderOptions, ImageEncoder, Runtime, Teacher, TextEncoder};
 use super::{print, set_threads};
 use crate::args::TeacherArgs;
 use crate::exit::Exit;
-use crate::say::say;
+use crate::say::{say, warn};
 
 /// Runs `lgd teacher`.
 pub fn run(args: &TeacherArgs) -> anyhow::Result<Exit> {
@@ -95,7 +95,7 @@ fn open_image(
 ) -> anyhow::Result<ImageEncoder> {
     let encoder = teacher.image_encoder(runtime, options)?;
     for warning in encoder.warnings() {
-        say(format_args!("warning: {warning}"));
+        warn(format_args!("warning: {warning}"));
     }
     Ok(encoder)
 }

@@ -1,5 +1,6 @@
 //! Weighted k nearest neighbors on frozen features.
 
+use lgd_data::job::Job;
 use rayon::prelude::*;
 
 use super::features::Features;
@@ -34,37 +35,66 @@ pub fn nearest_neighbors(
     test: &Matrix,
     settings: KnnSettings,
 ) -> Result<Vec<u32>, TrainError> {
-    let (train, test) = (train.normalized(), test.normalized());
+    predict((&train.normalized(), labels), &test.normalized(), settings, |_| None, |_| ())
+}
+
+/// Like [`nearest_neighbors`] of `rows` among `rows` themselves, where no row votes for itself.
+///
+/// # Errors
+/// If a matrix product fails.
+pub fn leave_one_out(
+    (rows, labels): (&Matrix, &[u32]),
+    settings: KnnSettings,
+) -> Result<Vec<u32>, TrainError> {
+    let rows = rows.normalized();
+    predict((&rows, labels), &rows, settings, Some, |_| ())
+}
+
+/// Predicts the class of each row of `test`. Both matrices have unit rows. `own`: the training row that must not vote for a
+/// test row. `progress` receives the number of test rows done since its last call.
+fn predict(
+    (train, labels): (&Matrix, &[u32]),
+    test: &Matrix,
+    settings: KnnSettings,
+    own: impl Fn(usize) -> Option<usize> + Sync,
+    progress: impl Fn(usize),
+) -> Result<Vec<u32>, TrainError> {
     let numbering = Numbering::of(labels);
     let (numbers, classes) = (numbering.numbers(labels), numbering.len());
     let right = train.tensor()?.t()?.contiguous()?;
     let mut predicted = Vec::with_capacity(test.rows());
     test.for_each_block(&right, |block| {
-        let rows = block.par_chunks_exact(train.rows().max(1));
-        let class = |similarities| numbering.label(vote(similarities, &numbers, classes, settings));
+        let first = predicted.len();
+        let rows = block.par_chunks_exact(train.rows().max(1)).enumerate();
+        let class = |(row, similarities)| {
+            let nearest = nearest(similarities, settings.neighbors, own(first + row));
+            numbering.label(vote(nearest, &numbers, classes, settings.temperature))
+        };
         predicted.par_extend(rows.map(class));
+        progress(predicted.len() - first);
     })?;
     Ok(predicted)
 }
 
-fn vote(similarities: &[f32], labels: &[u32], classes: usize, settings: KnnSettings) -> u32 {
+fn vote(nearest: Vec<(f32, usize)>, labels: &[u32], classes: usize, temperature: f32) -> u32 {
     let mut votes = vec![0.0; classes];
-    for (similarity, index) in nearest(similarities, settings.neighbors) {
+    for (similarity, index) in nearest {
         if let Some(vote) = usize::try_from(labels[index]).ok().and_then(|label| votes.get_mut(label)) {
             // Relative to the largest possible similarity, so that no temperature makes the exponential overflow.
-            *vote += ((similarity - 1.0) / settings.temperature).exp();
+            *vote += ((similarity - 1.0) / temperature).exp();
         }
     }
     argmax(&votes)
 }
 
-/// The `k` largest values and their positions, largest first. Of equal values, the earlier comes first.
-fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
+/// The `k` largest values and their positions, largest first, without the position `except`. Of equal values, the earlier
+/// comes first.
+fn nearest(similarities: &[f32], k: usize, except: Option<usize>) -> Vec<(f32, usize)> {
     let mut nearest: Vec<(f32, usize)> = Vec::with_capacity(k + 1);
     for (index, &similarity) in similarities.iter().enumerate() {
         let full = nearest.len() == k;
         // Most rows end here: they are not larger than the last of a full list.
-        if full && nearest.last().is_none_or(|(last, _)| similarity <= *last) {
+        if (full && nearest.last().is_none_or(|(last, _)| similarity <= *last)) || except == Some(index) {
             continue;
         }
         let position = nearest.partition_point(|(other, _)| *other >= similarity);
@@ -75,18 +105,24 @@ fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
 }
 
 /// Evaluates the student on pooled features, and the teacher on embeddings if both sets have them. `truth`: the
-/// training label of each test image.
+/// training label of each test image. `job` counts them.
 pub(super) fn judge(
     train: &Features,
     test: &Features,
     truth: &[u32],
     settings: KnnSettings,
+    job: &Job,
 ) -> Result<KnnReport, TrainError> {
+    let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
+    let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
+    let models = if teacher.is_some() { 2 } else { 1 };
+    job.begin_stage("kNN", "images", models * count(test.pooled.rows()));
     let score = |train_rows: &Matrix, test_rows: &Matrix| {
-        let predicted = nearest_neighbors((train_rows, &train.labels), test_rows, settings)?;
+        let (train_rows, test_rows) = (train_rows.normalized(), test_rows.normalized());
+        let progress = |rows| job.advance(count(rows));
+        let predicted = predict((&train_rows, &train.labels), &test_rows, settings, |_| None, progress)?;
         Ok::<_, TrainError>(top1(&predicted, truth))
     };
-    let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
     Ok(KnnReport {
         neighbors: settings.neighbors,
         temperature: settings.temperature,
@@ -101,9 +137,20 @@ mod tests {
 
     #[test]
     fn the_largest_come_first_and_earlier_ones_win_ties() {
-        let got = nearest(&[0.1, 0.9, 0.5, 0.9, 0.7], 3);
-        assert_eq!(got, [(0.9, 1), (0.9, 3), (0.7, 4)]);
-        assert_eq!(nearest(&[0.2], 3), [(0.2, 0)]);
+        let values = [0.1, 0.9, 0.5, 0.9, 0.7];
+        assert_eq!(nearest(&values, 3, None), [(0.9, 1), (0.9, 3), (0.7, 4)]);
+        assert_eq!(nearest(&values, 3, Some(1)), [(0.9, 3), (0.7, 4), (0.5, 2)]);
+        assert_eq!(nearest(&[0.2], 3, None), [(0.2, 0)]);
+    }
+
+    #[test]
+    fn no_row_votes_for_itself() {
+        // Each row is nearest to itself, then to a row of the other label.
+        let rows = Matrix::new(2, vec![1.0, 0.0, 1.0, 0.1, 0.0, 1.0, 0.1, 1.0]);
+        let settings = KnnSettings { neighbors: 1, ..KnnSettings::default() };
+        let labels = [0, 1, 0, 1];
+        assert_eq!(nearest_neighbors((&rows, &labels), &rows, settings).unwrap(), labels);
+        assert_eq!(leave_one_out((&rows, &labels), settings).unwrap(), [1, 0, 1, 0]);
     }
 
     #[test]

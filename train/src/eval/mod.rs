@@ -30,7 +30,7 @@ use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
 
-use crate::run::Run;
+use crate::run::{Run, RunManifest};
 use crate::student::Head;
 use crop::center_crops;
 use features::{Extraction, Features};
@@ -39,8 +39,9 @@ pub use classes::{
     CategoryKeys, LabelMap, categories_of_classes, categories_of_labels, categories_of_source, normalize_name,
 };
 pub use error::{EvalError, EvalInput};
-pub use knn::{KnnSettings, nearest_neighbors};
+pub use knn::{KnnSettings, leave_one_out, nearest_neighbors};
 pub use matrix::Matrix;
+pub(crate) use matrix::{argmax, top1};
 pub use probe::{Probe, ProbeSettings, linear_probe};
 pub use protocol::Protocol;
 pub use report::{
@@ -127,8 +128,8 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let train = needs_train.map(|protocol| training_images(inputs, protocol)).transpose()?;
     let (train, neighbors) = train.unzip();
     require_read(inputs, options)?;
-    for images in train.iter().chain([&inputs.test]) {
-        require_teacher(inputs.run, images)?;
+    for cache in train.iter().chain([&inputs.test]).filter_map(|images| images.cache) {
+        require_teacher(inputs.run.manifest(), inputs.run.dir(), cache)?;
     }
     let (of_test, of_train) = center_crops(inputs, train.as_ref(), options.center_fraction)?;
     let mut student = inputs.run.student(&Device::Cpu)?;
@@ -144,7 +145,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     let feature_seconds = start.elapsed().as_secs_f64();
 
     let mut report = EvalReport::new(inputs, &test, train.as_ref());
-    report.images_per_second = crate::trainer::per_second(total, feature_seconds);
+    report.images_per_second = crate::run::per_second(total, feature_seconds);
     if let (Some(bank), Some(truth), Some(embedding)) = (inputs.bank, truth, &test.head) {
         report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &truth.classes(&test.labels))?);
         report.notes.extend(truth.note);
@@ -158,7 +159,7 @@ pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Re
     if let (Some(train), Some(truth)) = (&train, neighbors) {
         let labels = truth.classes(&test.labels);
         if wants(Protocol::Knn) {
-            report.knn = Some(knn::judge(train, &test, &labels, options.knn)?);
+            report.knn = Some(knn::judge(train, &test, &labels, options.knn, job)?);
         }
         if wants(Protocol::Linear) {
             report.linear = judge_probes(train, (&test.pooled, &labels), options, job)?;
@@ -176,13 +177,15 @@ fn judge_probes(
     job: &Job,
 ) -> Result<Vec<ProbeReport>, EvalError> {
     let mut reports = Vec::with_capacity(options.fractions.len());
+    job.begin_stage("probe", "probes", u64::try_from(options.fractions.len()).unwrap_or(u64::MAX));
     for &fraction in &options.fractions {
         if job.interrupted() {
             return Err(EvalError::Interrupted);
         }
         let probe = linear_probe((&train.pooled, &train.labels), fraction, &options.probe)?;
         let predicted = probe.classify(test)?;
-        reports.push(ProbeReport::new(fraction, &probe, matrix::top1(&predicted, truth)));
+        reports.push(ProbeReport::new(fraction, &probe, top1(&predicted, truth)));
+        job.advance(1);
     }
     Ok(reports)
 }
@@ -242,13 +245,22 @@ fn training_images<'a>(
     Ok((train, labels))
 }
 
-/// Fails if a cache comes from another teacher than the run's.
-fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), EvalError> {
-    let Some(cache) = images.cache else { return Ok(()) };
-    let (expected, got) = (&run.manifest().teacher, &cache.manifest().config.teacher);
+/// Fails if `cache`, whose samples are evaluated, comes from another teacher than the run in `dir`.
+///
+/// # Errors
+/// [`ArtifactError::Mismatch`].
+pub(crate) fn require_teacher(run: &RunManifest, dir: &Path, cache: &Cache) -> Result<(), ArtifactError> {
+    let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
+        path: dir.to_owned(),
+        what: what.to_owned(),
+        expected,
+        got,
+        hint: "evaluate with the teacher that the student was trained from",
+    };
+    let (expected, got) = (&run.teacher, &cache.manifest().config.teacher);
     if expected.image_model != got.image_model {
         let what = "the image model of the evaluation cache";
-        return Err(mismatch(run, what, expected.image_model.to_string(), got.image_model.to_string()));
+        return Err(mismatch(what, expected.image_model.to_string(), got.image_model.to_string()));
     }
     // Names may differ between folders, and the text encoder is not used here.
     let comparable = |teacher: &TeacherRecord| TeacherRecord {
@@ -258,17 +270,11 @@ fn require_teacher(run: &Run, images: &LabeledImages<'_>) -> Result<(), EvalErro
     };
     if comparable(expected) != comparable(got) {
         let what = "the preparation or the output of the evaluation cache's teacher";
-        return Err(mismatch(run, what, format!("{expected:?}"), format!("{got:?}")));
+        return Err(mismatch(what, format!("{expected:?}"), format!("{got:?}")));
     }
-    if run.manifest().dim != cache.dim() {
+    if run.dim != cache.dim() {
         let what = "the width of the evaluation cache";
-        return Err(mismatch(run, what, run.manifest().dim.to_string(), cache.dim().to_string()));
+        return Err(mismatch(what, run.dim.to_string(), cache.dim().to_string()));
     }
     Ok(())
-}
-
-fn mismatch(run: &Run, what: &str, expected: String, got: String) -> EvalError {
-    let (path, what) = (run.dir().to_owned(), what.to_owned());
-    let hint = "evaluate with the teacher that the student was trained from";
-    ArtifactError::Mismatch { path, what, expected, got, hint }.into()
 }

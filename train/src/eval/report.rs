@@ -100,7 +100,7 @@ pub struct EvalReport {
     pub run: ContentHash,
     /// The student.
     pub student: Architecture,
-    /// Epochs it was trained.
+    /// Epochs after which its weights were taken.
     pub epochs: u32,
     /// Hash of the bank's manifest, if one was used.
     pub bank: Option<ContentHash>,
@@ -132,7 +132,7 @@ impl EvalReport {
         Self {
             run: inputs.run.hash(),
             student: manifest.config.student,
-            epochs: manifest.config.epochs,
+            epochs: inputs.run.epochs(),
             bank: inputs.bank.map(lgd_data::bank::Bank::hash),
             notes: Vec::new(),
             test: images_report(&inputs.test, test),

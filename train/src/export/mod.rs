@@ -145,7 +145,7 @@ pub fn run_to_onnx(run: &Run, bank: Option<&Bank>, batch: Option<usize>) -> Resu
         if !matches!(manifest.head(), Head::Projection { .. }) {
             return Err(ExportError::NoEmbedding);
         }
-        run.require_space_of(bank).map_err(RunError::from)?;
+        run.require_space_of(bank)?;
     }
     let format = manifest.input_format();
     let mut metadata = vec![

@@ -10,6 +10,8 @@
 //!
 //! Targets are gathered with the pixels, ahead of the step, because a row of patch tokens can be larger than its view.
 //!
+//! Held-out samples ([`super::holdout`]) are not part of any order.
+//!
 //! A bad image ends the run. Extraction would have rejected it, but here its row is already part of the bank and of the
 //! order. If it were skipped, the run would depend on when the file broke.
 
@@ -43,6 +45,8 @@ pub struct TrainingImages<'a> {
     origin: ViewOrigin,
     format: InputFormat,
     targets: Option<&'a TargetSource<'a>>,
+    /// The samples that are trained on, ascending; `None` for all.
+    trained: Option<Vec<usize>>,
 }
 
 /// The source of the pixels.
@@ -84,7 +88,7 @@ pub struct Batch {
     pub targets: TargetBatch,
 }
 
-/// The samples of a step: a range of an epoch's order, and the view shown of each.
+/// The samples of a step: a range of an epoch's order of the trained samples, and the view shown of each.
 struct StepSamples {
     epoch: u32,
     order: Arc<[usize]>,
@@ -120,7 +124,7 @@ impl<'a> TrainingImages<'a> {
             }
         };
         let views_per_sample = u32::from(config.views);
-        Ok(Self { views, views_per_sample, pixels, origin, format, targets: None })
+        Ok(Self { views, views_per_sample, pixels, origin, format, targets: None, trained: None })
     }
 
     /// Adds targets to the batches.
@@ -128,9 +132,21 @@ impl<'a> TrainingImages<'a> {
         Self { targets: Some(targets), ..self }
     }
 
-    /// Number of samples.
+    /// Excludes the samples `held_out`, ascending positions in the cache, from [`stream`](Self::stream).
+    pub fn without(mut self, held_out: &[usize]) -> Self {
+        let kept = (0..self.views.samples()).filter(|sample| held_out.binary_search(sample).is_err());
+        self.trained = Some(kept.collect());
+        self
+    }
+
+    /// Number of samples that are trained on.
     pub fn samples(&self) -> usize {
-        self.views.samples()
+        self.trained.as_ref().map_or(self.views.samples(), Vec::len)
+    }
+
+    /// Keys, labels and views of all samples in the cache.
+    pub fn views(&self) -> &CachedViews {
+        &self.views
     }
 
     /// The source of the pixels.
@@ -180,9 +196,10 @@ impl<'a> TrainingImages<'a> {
         let fill = |ticket: usize| {
             let step = plan.done + ticket;
             let StepSamples { epoch, order, first, view } = samples_of(step);
-            let samples = &order[first..first + plan.batch];
+            let trained = |&at: &usize| self.trained.as_ref().map_or(at, |trained| trained[at]);
+            let samples: Vec<usize> = order[first..first + plan.batch].iter().map(trained).collect();
             let mut images = blocks.take();
-            workers.install(|| self.fill(samples, view, &mut images))?;
+            workers.install(|| self.fill(&samples, view, &mut images))?;
             let rows: Vec<usize> = samples.iter().map(|&sample| self.views.row(sample, view)).collect();
             let targets = self.targets.map(|targets| targets.gather(&rows)).transpose()?.unwrap_or_default();
             let ends_epoch = (step + 1).is_multiple_of(steps.max(1));
@@ -195,6 +212,34 @@ impl<'a> TrainingImages<'a> {
         // in memory.
         ordered_map(count, LOOK_AHEAD, LOOK_AHEAD, fill, |results| {
             consume(&mut Batches { results, waited: Duration::ZERO })
+        })
+    }
+
+    /// Calls `visit` with view `view` of `samples`, positions in the cache, in their order: up to `batch` samples at a
+    /// time, and their pixels, RGB8 `[n, S, S, 3]`. `threads` threads decode and render.
+    ///
+    /// # Errors
+    /// [`LoaderError::Threads`], the error of the first bad image, and every error of `visit`.
+    pub fn visit<E: From<LoaderError>>(
+        &self,
+        samples: &[usize],
+        view: usize,
+        (batch, threads): (usize, usize),
+        mut visit: impl FnMut(&[usize], &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let batches: Vec<&[usize]> = samples.chunks(batch.max(1)).collect();
+        let blocks = BlockPool::new(batch.max(1).saturating_mul(self.format.numbers()));
+        let workers = workers(threads)?;
+        let fill = |ticket: usize| {
+            let mut images = blocks.take();
+            workers.install(|| self.fill(batches[ticket], view, &mut images))?;
+            Ok::<_, LoaderError>(images)
+        };
+        ordered_map(batches.len(), LOOK_AHEAD, LOOK_AHEAD, fill, |results| {
+            for (samples, images) in batches.iter().zip(results) {
+                visit(samples, &images?[..samples.len() * self.format.numbers()])?;
+            }
+            Ok(())
         })
     }
 

@@ -1,5 +1,6 @@
 //! From cached views to batches: the order of samples, and their pixels as the teacher saw them.
 //!
+//! - [`holdout`]: the samples that are never trained on;
 //! - [`order`]: the permutation of an epoch, a function of (seed, epoch) alone;
 //! - [`ordered`]: worker threads with a bounded look-ahead, whose results arrive in order;
 //! - [`origin`]: whether pixels come from the images or from the cache's stored views;
@@ -10,6 +11,7 @@
 pub mod batches;
 pub mod blocks;
 mod error;
+pub mod holdout;
 pub mod labels;
 pub mod matching;
 pub mod order;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RunError;
 use crate::error::SettingError;
+use crate::loader::holdout::Holdout;
 use crate::loader::origin::StoredUse;
 use crate::objective::{ObjectiveSettings, Objectives};
 use crate::optim::{OptimizerSettings, ScheduleKind, Unit};
@@ -62,6 +63,12 @@ pub struct TrainConfig {
     /// Initial weights, under torchvision's names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// Samples of the cache that are evaluated after every epoch and never trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holdout: Option<Holdout>,
+    /// Epochs without a better held-out score after which the run stops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
 }
 
 impl TrainConfig {
@@ -87,6 +94,8 @@ impl TrainConfig {
             seed,
             stored_views: StoredUse::default(),
             init: None,
+            holdout: None,
+            patience: None,
         }
     }
 
@@ -134,6 +143,12 @@ impl TrainConfig {
                 self.warmup_epochs <= self.epochs,
                 "at most the number of epochs",
             ),
+            (
+                "patience",
+                self.patience.map_or(String::new(), |epochs| epochs.to_string()),
+                self.patience != Some(0),
+                "at least 1 epoch",
+            ),
             // TOML has signed integers only.
             ("seed", self.seed.to_string(), i64::try_from(self.seed).is_ok(), "below 2^63"),
         ];
@@ -174,6 +189,7 @@ mod tests {
             ("base_lr", TrainConfig { base_lr: f32::NAN, ..valid.clone() }),
             ("warmup_epochs", TrainConfig { warmup_epochs: 5, ..valid.clone() }),
             ("seed", TrainConfig { seed: u64::MAX, ..valid.clone() }),
+            ("patience", TrainConfig { patience: Some(0), ..valid.clone() }),
             ("alpha", with(|settings| settings.lgd.alpha = 1.5)),
             ("student_temperature", with(|settings| settings.shared.student_temperature = 0.0)),
             ("vsb_momentum", with(|settings| settings.lgd.vsb_momentum = 1.0)),
@@ -200,6 +216,7 @@ mod tests {
         config.objective_settings.lgd.slots = CategoryWeights::Views;
         config.objective_settings.hgkd.mask_ratio = 0.7;
         config.stored_views = StoredUse::Ignored;
+        (config.holdout, config.patience) = (Some(Holdout::Percent(2.5)), Some(3));
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");
         let json = serde_json::to_string(&config).unwrap();

@@ -60,6 +60,78 @@ pub enum RunError {
         /// The reason.
         source: Box<InitialWeightsError>,
     },
+    /// The output folder already holds a run or other files.
+    #[error("{} already holds {what}", dir.display())]
+    Occupied {
+        /// The folder.
+        dir: PathBuf,
+        /// What it holds.
+        what: &'static str,
+    },
+    /// Another process trains in the folder.
+    #[error("{} already holds a run that another process is training", dir.display())]
+    Locked {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The run in the folder was begun with another input or setting.
+    #[error("{}: {what} differs: expected {expected}, got {got}", path.display())]
+    Differs {
+        /// The run's manifest.
+        path: PathBuf,
+        /// The input or setting.
+        what: String,
+        /// Its value in the run.
+        expected: String,
+        /// Its value now.
+        got: String,
+    },
+    /// None of the checkpoints that the run lists exists.
+    #[error("{}: neither this checkpoint nor an earlier one exists", path.display())]
+    NoCheckpoint {
+        /// The latest one.
+        path: PathBuf,
+    },
+    /// The latest checkpoint is damaged.
+    #[error("{}: damaged checkpoint: {reason}", path.display())]
+    DamagedCheckpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The damage.
+        reason: String,
+        /// The checkpoint before it, from which the run can continue if this one is deleted.
+        earlier: Option<PathBuf>,
+    },
+    /// The run is not finished.
+    #[error("{} is missing: the finished student", path.display())]
+    Unfinished {
+        /// The file of the student's weights.
+        path: PathBuf,
+    },
+    /// The run has no best weights.
+    #[error("{}: the run kept no best weights, because nothing was held out", dir.display())]
+    NoBest {
+        /// The run.
+        dir: PathBuf,
+    },
+    /// A bank subtracts another mean from embeddings than the run.
+    #[error("{}: the centering of embeddings differs: expected {expected}, got {got}", bank.display())]
+    Centering {
+        /// The bank.
+        bank: PathBuf,
+        /// The run's centering.
+        expected: String,
+        /// The bank's.
+        got: String,
+    },
+    /// No figure can be computed on the held-out samples.
+    #[error("{}: nothing can be measured on the held-out samples: {reason}", cache.display())]
+    NothingToMeasure {
+        /// Their cache.
+        cache: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
     /// The caller asked to stop.
     #[error("interrupted after step {step}")]
     Interrupted {
@@ -122,8 +194,19 @@ impl RunError {
             Self::Train(error) => error.kind(),
             Self::Input(error) => error.kind(),
             Self::Loader(error) => error.kind(),
-            Self::Setting(_) | Self::NonFinite { .. } | Self::Diverged { .. } => FailureKind::Usage,
-            Self::InitialWeights { .. } => FailureKind::Artifact,
+            Self::Setting(_)
+            | Self::NonFinite { .. }
+            | Self::Diverged { .. }
+            | Self::Occupied { .. }
+            | Self::Locked { .. }
+            | Self::NoBest { .. }
+            | Self::NothingToMeasure { .. } => FailureKind::Usage,
+            Self::InitialWeights { .. }
+            | Self::Differs { .. }
+            | Self::NoCheckpoint { .. }
+            | Self::DamagedCheckpoint { .. }
+            | Self::Unfinished { .. }
+            | Self::Centering { .. } => FailureKind::Artifact,
             Self::Interrupted { .. } => FailureKind::Interrupted,
         }
     }

@@ -11,9 +11,10 @@ use lgd_data::manifest::{
 };
 use serde_json::Value;
 
+use super::events::is_event_file;
 use super::{
-    CHECKPOINTS, CONFIG, CheckpointEntry, InitRecord, MANIFEST, METRICS, RUN_VERSION, RunManifest, STUDENT,
-    checkpoint_file,
+    BEST, BestRecord, CHECKPOINTS, CONFIG, CheckpointEntry, HoldoutScore, InitRecord, MANIFEST, METRICS,
+    RUN_VERSION, RunError, RunManifest, STUDENT, TABLE, best_file, checkpoint_file,
 };
 
 /// Number of checkpoints kept. If the latest is damaged, the one before it remains.
@@ -23,7 +24,7 @@ const KEPT: usize = 2;
 const LOCK: &str = ".lock";
 
 /// The files of a run besides its checkpoints, the manifest first.
-const OWN: [&str; 4] = [MANIFEST, CONFIG, METRICS, STUDENT];
+const OWN: [&str; 6] = [MANIFEST, CONFIG, METRICS, TABLE, STUDENT, BEST];
 
 /// Suffix of a file that has not been renamed to its final name yet.
 const TEMPORARY: &str = ".tmp";
@@ -39,7 +40,10 @@ pub(crate) struct RunFolder {
 
 impl RunFolder {
     /// Starts the run that `fresh` describes in `dir`, or resumes the one in it.
-    pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, ArtifactError> {
+    ///
+    /// # Errors
+    /// [`RunError::Occupied`], [`RunError::Locked`], [`RunError::Differs`], or an error of the files.
+    pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, RunError> {
         prepare_folder(dir, "run")?;
         let lock = lock(dir)?;
         if existing == Existing::Overwrite {
@@ -53,8 +57,7 @@ impl RunFolder {
         }
         if existing == Existing::Refuse && holds_files(dir)? {
             let what = if path.exists() { "a run" } else { "files" };
-            let (path, what, remedy) = (dir.to_owned(), what.to_owned(), Remedy::Resume);
-            return Err(ArtifactError::Occupied { path, what, remedy });
+            return Err(RunError::Occupied { dir: dir.to_owned(), what });
         }
         let config = dir.join(CONFIG);
         let text = toml::to_string(&fresh.config).map_err(|error| {
@@ -87,7 +90,8 @@ impl RunFolder {
         if !self.manifest.complete {
             return Ok(false);
         }
-        for file in &self.manifest.files {
+        let best = self.manifest.best.iter().map(|best| &best.weights);
+        for file in self.manifest.files.iter().chain(best) {
             let damage = file.verify(&self.dir, Verify::Full);
             if damage.is_err() && file.name == STUDENT && self.has_checkpoint() {
                 (self.manifest.complete, self.manifest.files) = (false, Vec::new());
@@ -96,6 +100,8 @@ impl RunFolder {
             }
             damage?;
         }
+        // A process may have been killed before it deleted the checkpoints.
+        self.remove_unlisted()?;
         Ok(true)
     }
 
@@ -107,16 +113,15 @@ impl RunFolder {
     /// Records the initial weights of the run.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] if the run started from other weights.
-    pub(crate) fn record_init(&mut self, record: InitRecord) -> Result<(), ArtifactError> {
+    /// [`RunError::Differs`] if the run started from other weights.
+    pub(crate) fn record_init(&mut self, record: InitRecord) -> Result<(), RunError> {
         let path = self.dir.join(MANIFEST);
         match &self.manifest.init {
-            Some(recorded) if recorded.blake3 != record.blake3 => Err(ArtifactError::Mismatch {
+            Some(recorded) if recorded.blake3 != record.blake3 => Err(RunError::Differs {
                 path,
                 what: "the hash of the initial weights".to_owned(),
                 expected: recorded.blake3.to_string(),
                 got: record.blake3.to_string(),
-                hint: "give the weights that the run was begun with, or start anew with --overwrite",
             }),
             Some(_) => Ok(()),
             None => {
@@ -132,34 +137,44 @@ impl RunFolder {
         self.dir.join(METRICS)
     }
 
-    /// The bytes of the latest checkpoint with its path, checked against its hash; `None` if the run has none yet. A
-    /// damaged checkpoint is an error. If it is deleted, the one before it is used.
-    pub(crate) fn latest_checkpoint(&self) -> Result<Option<(PathBuf, Vec<u8>)>, ArtifactError> {
+    /// The bytes of the latest checkpoint with its path, checked against its hash; `None` if the run has none yet. If it
+    /// is deleted, the one before it is used.
+    ///
+    /// # Errors
+    /// [`RunError::NoCheckpoint`], [`RunError::DamagedCheckpoint`].
+    pub(crate) fn latest_checkpoint(&self) -> Result<Option<(PathBuf, Vec<u8>)>, RunError> {
         let entries = &self.manifest.checkpoints;
-        let present = |entry: &&CheckpointEntry| self.dir.join(&entry.file.name).exists();
+        let path_of = |entry: &CheckpointEntry| self.dir.join(&entry.file.name);
+        let present = |entry: &&CheckpointEntry| path_of(entry).exists();
         let Some(latest) = entries.iter().rev().find(present) else {
             return match entries.last() {
                 None => Ok(None),
-                Some(entry) => {
-                    let path = self.dir.join(&entry.file.name);
-                    let reason = "neither this checkpoint nor an earlier one is there\nhint: start anew with --overwrite";
-                    Err(ArtifactError::invalid(&path, reason))
-                }
+                Some(entry) => Err(RunError::NoCheckpoint { path: path_of(entry) }),
             };
         };
-        let path = self.dir.join(&latest.file.name);
-        latest.file.verify(&self.dir, Verify::Full).map_err(|error| {
-            let earlier = entries.iter().rev().filter(present).find(|entry| entry.step < latest.step);
-            let remedy = earlier.map_or("start anew with --overwrite".to_owned(), |entry| {
-                format!("delete this file to go on from {}", self.dir.join(&entry.file.name).display())
-            });
-            ArtifactError::invalid(
-                &path,
-                format!("damaged checkpoint: {}\nhint: {remedy}", without_hint(&error)),
-            )
+        let path = path_of(latest);
+        latest.file.verify(&self.dir, Verify::Full).map_err(|error| RunError::DamagedCheckpoint {
+            path: path.clone(),
+            reason: without_hint(&error),
+            earlier: entries.iter().rev().filter(present).find(|entry| entry.step < latest.step).map(path_of),
         })?;
         let bytes = fs::read(&path).during("read", &path)?;
         Ok(Some((path, bytes)))
+    }
+
+    /// Writes the student of the best epoch so far. The next checkpoint lists it and deletes the one before.
+    pub(crate) fn save_best(
+        &mut self,
+        (epoch, step): (u32, usize),
+        score: HoldoutScore,
+        weights: &[u8],
+    ) -> Result<(), ArtifactError> {
+        let name = best_file(step);
+        write_atomic(&self.dir.join(&name), weights)?;
+        let weights = FileEntry::describe(&self.dir, &name)?;
+        let HoldoutScore { kind, score: value, tie } = score;
+        self.manifest.best = Some(BestRecord { epoch, step, score: kind, value, tie, weights });
+        Ok(())
     }
 
     /// Writes and lists a checkpoint, then deletes older ones.
@@ -177,38 +192,51 @@ impl RunFolder {
         self.remove_unlisted()
     }
 
-    /// Writes the finished student and lists every file.
-    pub(crate) fn finish(&mut self, weights: &[u8]) -> Result<(), ArtifactError> {
+    /// Writes the finished student and the best one, and lists every file. `epochs`: those that the run trained.
+    pub(crate) fn finish(&mut self, weights: &[u8], epochs: u32) -> Result<(), ArtifactError> {
         write_atomic(&self.dir.join(STUDENT), weights)?;
+        if let Some(best) = self.manifest.best.as_mut().filter(|best| best.weights.name != BEST) {
+            best.weights.verify(&self.dir, Verify::Full)?;
+            let path = self.dir.join(&best.weights.name);
+            write_atomic(&self.dir.join(BEST), &fs::read(&path).during("read", &path)?)?;
+            BEST.clone_into(&mut best.weights.name);
+        }
         let files = [CONFIG, METRICS, STUDENT].iter().map(|name| FileEntry::describe(&self.dir, name));
         self.manifest.files = files.collect::<Result<_, _>>()?;
+        self.manifest.stopped_after = (epochs < self.manifest.config.epochs).then_some(epochs);
         self.manifest.complete = true;
         write_json(&self.dir.join(MANIFEST), &self.manifest)?;
-        Ok(())
+        self.remove_unlisted()
     }
 
+    /// Deletes the checkpoints of a complete run.
+    pub(crate) fn remove_checkpoints(&mut self) -> Result<(), ArtifactError> {
+        self.manifest.checkpoints.clear();
+        write_json(&self.dir.join(MANIFEST), &self.manifest)?;
+        self.remove_unlisted()
+    }
+
+    /// Deletes checkpoints and best weights that the manifest does not list.
     fn remove_unlisted(&self) -> Result<(), ArtifactError> {
-        let listed = |path: &Path| {
-            self.manifest.checkpoints.iter().any(|entry| self.dir.join(&entry.file.name) == path)
-        };
-        remove_files(&self.dir.join(CHECKPOINTS), |path| is_checkpoint(path) && !listed(path))
+        let checkpoints = self.manifest.checkpoints.iter().map(|entry| &entry.file);
+        let best = self.manifest.best.iter().map(|best| &best.weights);
+        let listed: Vec<PathBuf> = checkpoints.chain(best).map(|file| self.dir.join(&file.name)).collect();
+        remove_files(&self.dir.join(CHECKPOINTS), |path| {
+            is_checkpoint(path) && !listed.iter().any(|listed| listed == path)
+        })
     }
 }
 
 /// Locks the folder for this process.
-fn lock(dir: &Path) -> Result<File, ArtifactError> {
+fn lock(dir: &Path) -> Result<File, RunError> {
     let path = dir.join(LOCK);
     let file = File::create(&path).during("create", &path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         // Some network file systems have no locks. An unguarded run is better than none.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(error)) => Err(error).during("lock", &path),
-        Err(TryLockError::WouldBlock) => Err(ArtifactError::Occupied {
-            path: dir.to_owned(),
-            what: "a run that another process is training".to_owned(),
-            remedy: Remedy::Other("wait for it, stop it, or choose another folder"),
-        }),
+        Err(TryLockError::Error(error)) => Ok(Err(error).during("lock", &path)?),
+        Err(TryLockError::WouldBlock) => Err(RunError::Locked { dir: dir.to_owned() }),
     }
 }
 
@@ -222,11 +250,16 @@ fn holds_files(dir: &Path) -> Result<bool, ArtifactError> {
     Ok(false)
 }
 
-/// Whether `path` has the name of a checkpoint or of one that was not finished: `.step-000000120.safetensors.XYZ.tmp`.
+/// Whether `path` has the name of a checkpoint or of best weights, or of an unfinished one:
+/// `.step-000000120.safetensors.XYZ.tmp`.
 fn is_checkpoint(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let finished = name.starts_with("step-") && name.ends_with(".safetensors");
-    finished || (name.starts_with(".step-") && name.ends_with(TEMPORARY))
+    ["step-", "best-"].iter().any(|kind| {
+        let finished = name.starts_with(kind) && name.ends_with(".safetensors");
+        finished
+            || (name.strip_prefix('.').is_some_and(|name| name.starts_with(kind))
+                && name.ends_with(TEMPORARY))
+    })
 }
 
 /// Whether `path` is named like an unfinished version of one of the run's other files: `.run.json.XYZ.tmp`.
@@ -240,14 +273,13 @@ fn without_hint(error: &ArtifactError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// `Err(Mismatch)` with the first difference between the recorded run and the wanted one.
-fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Result<(), ArtifactError> {
-    let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
+/// `Err(Differs)` with the first difference between the recorded run and the wanted one.
+fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Result<(), RunError> {
+    let mismatch = |what: &str, expected: String, got: String| RunError::Differs {
         path: path.to_owned(),
         what: what.to_owned(),
         expected,
         got,
-        hint: "resume with the inputs and settings of the run, overwrite it, or choose another folder",
     };
     if recorded.cache != wanted.cache {
         return Err(mismatch("the hash of the cache", recorded.cache.to_string(), wanted.cache.to_string()));
@@ -255,9 +287,10 @@ fn require_same(path: &Path, recorded: &RunManifest, wanted: &RunManifest) -> Re
     let banks = [
         ("the hash of the bank", recorded.bank, wanted.bank),
         ("the hash of the KDEP bank", recorded.kdep_bank, wanted.kdep_bank),
+        ("the hash of the validation cache", recorded.validation, wanted.validation),
     ];
     if let Some((what, expected, got)) = banks.into_iter().find(|(_, recorded, wanted)| recorded != wanted) {
-        let show = |hash: Option<ContentHash>| hash.map_or("no bank".to_owned(), |hash| hash.to_string());
+        let show = |hash: Option<ContentHash>| hash.map_or("none".to_owned(), |hash| hash.to_string());
         return Err(mismatch(what, show(expected), show(got)));
     }
     if recorded.device != wanted.device {
@@ -284,7 +317,7 @@ fn remove_run(dir: &Path) -> Result<(), ArtifactError> {
     for name in OWN {
         remove_if_there(&dir.join(name))?;
     }
-    remove_files(dir, is_unfinished)?;
+    remove_files(dir, |path| is_unfinished(path) || is_event_file(path))?;
     remove_files(&dir.join(CHECKPOINTS), is_checkpoint)
 }
 

@@ -4,16 +4,22 @@
 //! runs/NAME/run.json                                 manifest; replaced at every checkpoint
 //! runs/NAME/config.toml                              the resolved configuration, for people
 //! runs/NAME/metrics.jsonl                            one line per epoch, and one every 50 steps
+//! runs/NAME/metrics.csv                              the same as a table
+//! runs/NAME/events.out.tfevents.1764561600.lgd       the same for TensorBoard
 //! runs/NAME/checkpoints/step-000000120.safetensors   the two latest: parameters, buffers, optimizer, objective
+//! runs/NAME/checkpoints/best-000000080.safetensors   the student of the best epoch so far, if samples are held out
 //! runs/NAME/student.safetensors                      parameters and buffers of the finished student, torchvision's names
+//! runs/NAME/best.safetensors                         the same of the best epoch, if samples are held out
 //! ```
 //!
-//! `run.json` lists the lengths and hashes of the checkpoints and, in a complete run, of the other files. A checkpoint
-//! is written first, then listed, then the oldest of three is deleted. If the process is killed between any two of
-//! these steps, the run resumes from the checkpoints listed.
+//! `run.json` lists the lengths and hashes of the checkpoints and, in a complete run, of the other files. The table and the
+//! events are not listed: they are made from `metrics.jsonl`. A checkpoint is written first, then listed, then the oldest
+//! of three is deleted. If the process is killed between any two of these steps, the run resumes from the checkpoints
+//! listed. A complete run keeps no checkpoint unless asked to.
 
 mod config;
 mod error;
+mod events;
 mod folder;
 mod metrics;
 
@@ -32,8 +38,8 @@ use serde::{Deserialize, Serialize};
 pub use config::TrainConfig;
 pub use error::{InitialWeightsError, RunError};
 pub(crate) use folder::RunFolder;
-pub(crate) use metrics::{MetricsFile, epoch_losses};
-pub use metrics::{MetricsKind, MetricsLine};
+pub use metrics::{BankPercent, HoldoutFigures, HoldoutScore, MetricsKind, MetricsLine, ScoreKind};
+pub(crate) use metrics::{MetricsFile, epoch_losses, now, per_second};
 
 use crate::loader::labels::ClassRecord;
 use crate::loader::pixels::InputFormat;
@@ -45,11 +51,18 @@ pub const RUN_VERSION: u32 = 1;
 const MANIFEST: &str = "run.json";
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
+const TABLE: &str = "metrics.csv";
 const CHECKPOINTS: &str = "checkpoints";
 const STUDENT: &str = "student.safetensors";
+const BEST: &str = "best.safetensors";
 
 fn checkpoint_file(step: usize) -> String {
     format!("{CHECKPOINTS}/step-{step:09}.safetensors")
+}
+
+/// The best weights of an unfinished run.
+fn best_file(step: usize) -> String {
+    format!("{CHECKPOINTS}/best-{step:09}.safetensors")
 }
 
 /// The source of the initial weights.
@@ -76,6 +89,39 @@ pub struct CheckpointEntry {
     pub step: usize,
     /// The file.
     pub file: FileEntry,
+}
+
+/// The best epoch by its score on held-out samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestRecord {
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// Steps done at its end.
+    pub step: usize,
+    /// The figure by which epochs are compared.
+    pub score: ScoreKind,
+    /// Its value.
+    pub value: f32,
+    /// Decided between equal values: the cosine, or 0.
+    pub tie: f32,
+    /// The student's weights after that epoch.
+    pub weights: FileEntry,
+}
+
+impl BestRecord {
+    /// Whether `score` is better than this epoch's.
+    pub(crate) fn is_beaten_by(&self, score: HoldoutScore) -> bool {
+        score.score > self.value || (score.score == self.value && score.tie > self.tie)
+    }
+}
+
+/// Which weights of a finished run are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// Those of the epoch with the best score on held-out samples.
+    Best,
+    /// Those after the last step.
+    Last,
 }
 
 /// `run.json`.
@@ -125,6 +171,15 @@ pub struct RunManifest {
     pub step: usize,
     /// Whether the student is finished.
     pub complete: bool,
+    /// Hash of the manifest of the cache that is evaluated instead of held-out samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ContentHash>,
+    /// The best epoch so far, if samples are evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<BestRecord>,
+    /// Epochs of a run that stopped early, because its score had not improved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_after: Option<u32>,
     /// The file of initial weights, if there was one.
     pub init: Option<InitRecord>,
     /// The latest checkpoints, oldest first.
@@ -148,10 +203,48 @@ impl RunManifest {
         }
     }
 
+    /// Epochs that a finished run trained: as many as configured, or fewer if it stopped early.
+    pub fn epochs(&self) -> u32 {
+        self.stopped_after.unwrap_or(self.config.epochs)
+    }
+
     /// Size, filter and normalization of the student's input.
     pub fn input_format(&self) -> InputFormat {
         let TeacherRecord { resample, normalization, .. } = self.teacher;
         InputFormat { size: self.config.size, resample, normalization }
+    }
+
+    /// Checks that `bank` is in the space of the student's embedding.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Mismatch`] if the text encoder or the width differs; [`RunError::Centering`] if the centering does.
+    pub fn require_space_of(&self, bank: &Bank) -> Result<(), RunError> {
+        let record = &bank.manifest().record;
+        let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
+            path: bank.dir().to_owned(),
+            what: what.to_owned(),
+            expected,
+            got,
+            hint: "give a bank made with the text encoder of the run's own bank, or of its teacher",
+        };
+        // If the teacher came without a text encoder, there is nothing to compare with.
+        let known = [Some(record.text_encoder), record.cache_text_encoder];
+        if let Some(expected) = self.text_encoder.filter(|expected| !known.contains(&Some(*expected))) {
+            let (expected, got) = (expected.to_string(), record.text_encoder.to_string());
+            return Err(mismatch("the text encoder", expected, got).into());
+        }
+        if record.dim != self.dim {
+            let (expected, got) = (self.dim.to_string(), record.dim.to_string());
+            return Err(mismatch("the width of the embeddings", expected, got).into());
+        }
+        if record.center != self.centered {
+            let [expected, got] = [self.centered, record.center].map(|center| match center {
+                Some(center) => format!("{:?}, mean {}", center.side, center.mean),
+                None => "none".to_owned(),
+            });
+            return Err(RunError::Centering { bank: bank.dir().to_owned(), expected, got });
+        }
+        Ok(())
     }
 }
 
@@ -161,29 +254,53 @@ pub struct Run {
     dir: PathBuf,
     manifest: RunManifest,
     hash: ContentHash,
+    checkpoint: Checkpoint,
 }
 
 impl Run {
-    /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; those that exist are checked.
+    /// Opens the run in `dir` and checks its files. Checkpoints may have been deleted; those that exist are checked. Its
+    /// weights are those of the best epoch if samples were held out, else the last ones; [`select`](Self::select) changes
+    /// that.
     ///
     /// # Errors
-    /// If the run is not complete, or a file is missing or altered.
-    pub fn open(dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
+    /// [`RunError::Unfinished`], or [`RunError::Artifact`] if a file is missing or altered.
+    pub fn open(dir: &Path, depth: Verify) -> Result<Self, RunError> {
         let path = dir.join(MANIFEST);
         let (manifest, hash) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
         if !manifest.complete {
-            return Err(ArtifactError::Missing {
-                path: dir.join(STUDENT),
-                what: "the finished student",
-                hint: "the run was not finished; resume it",
-            });
+            return Err(RunError::Unfinished { path: dir.join(STUDENT) });
         }
         let checkpoints = manifest.checkpoints.iter().map(|checkpoint| &checkpoint.file);
         let checkpoints = checkpoints.filter(|file| dir.join(&file.name).exists());
-        for file in manifest.files.iter().chain(checkpoints) {
+        let best = manifest.best.iter().map(|best| &best.weights);
+        for file in manifest.files.iter().chain(best).chain(checkpoints) {
             file.verify(dir, depth)?;
         }
-        Ok(Self { dir: dir.to_owned(), manifest, hash })
+        let checkpoint = if manifest.best.is_some() { Checkpoint::Best } else { Checkpoint::Last };
+        Ok(Self { dir: dir.to_owned(), manifest, hash, checkpoint })
+    }
+
+    /// Selects the weights that [`weights`](Self::weights) and [`student`](Self::student) return.
+    ///
+    /// # Errors
+    /// [`RunError::NoBest`] if the best ones are selected and there are none.
+    pub fn select(&mut self, checkpoint: Checkpoint) -> Result<(), RunError> {
+        if checkpoint == Checkpoint::Best && self.manifest.best.is_none() {
+            return Err(RunError::NoBest { dir: self.dir.clone() });
+        }
+        self.checkpoint = checkpoint;
+        Ok(())
+    }
+
+    /// The selected weights.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.checkpoint
+    }
+
+    /// Epochs after which the selected weights were taken.
+    pub fn epochs(&self) -> u32 {
+        let best = self.manifest.best.as_ref().filter(|_| self.checkpoint == Checkpoint::Best);
+        best.map_or(self.manifest.epochs(), |best| best.epoch + 1)
     }
 
     /// The folder.
@@ -201,53 +318,20 @@ impl Run {
         self.hash
     }
 
-    /// The file of the finished weights.
+    /// The file of the selected weights.
     pub fn weights(&self) -> PathBuf {
-        self.dir.join(STUDENT)
+        self.dir.join(if self.checkpoint == Checkpoint::Best { BEST } else { STUDENT })
     }
 
     /// Checks that `bank` is in the space of the student's embedding.
     ///
     /// # Errors
-    /// [`ArtifactError::Mismatch`] if the text encoder, the width or the centering differs.
-    pub fn require_space_of(&self, bank: &Bank) -> Result<(), ArtifactError> {
-        let record = &bank.manifest().record;
-        let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
-            path: bank.dir().to_owned(),
-            what: what.to_owned(),
-            expected,
-            got,
-            hint: "give a bank made with the text encoder of the run's own bank, or of its teacher",
-        };
-        // If the teacher came without a text encoder, there is nothing to compare with.
-        let known = [Some(record.text_encoder), record.cache_text_encoder];
-        if let Some(expected) =
-            self.manifest.text_encoder.filter(|expected| !known.contains(&Some(*expected)))
-        {
-            let (expected, got) = (expected.to_string(), record.text_encoder.to_string());
-            return Err(mismatch("the text encoder", expected, got));
-        }
-        if record.dim != self.manifest.dim {
-            let (expected, got) = (self.manifest.dim.to_string(), record.dim.to_string());
-            return Err(mismatch("the width of the embeddings", expected, got));
-        }
-        if record.center != self.manifest.centered {
-            let [expected, got] = [self.manifest.centered, record.center].map(|center| match center {
-                Some(center) => format!("{:?}, mean {}", center.side, center.mean),
-                None => "none".to_owned(),
-            });
-            return Err(ArtifactError::Mismatch {
-                path: bank.dir().to_owned(),
-                what: "the centering of embeddings (--center)".to_owned(),
-                expected,
-                got,
-                hint: "make the bank from the run's own cache, with --center as in the run's own bank",
-            });
-        }
-        Ok(())
+    /// Those of [`RunManifest::require_space_of`].
+    pub fn require_space_of(&self, bank: &Bank) -> Result<(), RunError> {
+        self.manifest.require_space_of(bank)
     }
 
-    /// Loads the finished student onto `device`.
+    /// Loads the student with the selected weights onto `device`.
     ///
     /// # Errors
     /// If the weights are unreadable or belong to another student.

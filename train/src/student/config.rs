@@ -28,7 +28,7 @@ pub enum Head {
     },
 }
 
-/// Outputs in training besides the pooled feature and the head's output.
+/// Outputs besides the pooled feature and the head's output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extras {
     /// The pooled last map before its activation (KDEP; docs/methods.md section 2).
@@ -49,7 +49,7 @@ pub struct StudentConfig {
     pub regularization: Regularization,
     /// Seed of the initial weights.
     pub seed: u64,
-    /// Further outputs in training.
+    /// Further outputs.
     pub extras: Extras,
 }
 
@@ -58,7 +58,7 @@ pub struct StudentConfig {
 pub(super) enum Purpose {
     /// Every output that objectives read.
     Training,
-    /// Pooled feature and head, dense.
+    /// Pooled feature, head and, if the student has it, raw pooled feature, dense.
     Inference,
 }
 
@@ -135,6 +135,9 @@ impl StudentConfig {
     }
 
     fn extras(&self, purpose: Purpose) -> Extras {
-        if purpose == Purpose::Training { self.extras } else { Extras::default() }
+        match purpose {
+            Purpose::Training => self.extras,
+            Purpose::Inference => Extras { decoder: None, ..self.extras },
+        }
     }
 }

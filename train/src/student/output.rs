@@ -12,8 +12,7 @@ pub struct StudentOutput {
     pub pooled: Tensor,
     /// The head's output: L2-normalized embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
     pub embedding: Option<Tensor>,
-    /// Like `pooled`, but before the activation: `[B, d]`. Present in training if [`Extras::raw_pooled`](super::Extras)
-    /// is set.
+    /// Like `pooled`, but before the activation: `[B, d]`. Present if [`Extras::raw_pooled`](super::Extras) is set.
     pub raw_pooled: Option<Tensor>,
     /// The decoder's output: `[B, rows, columns, D]`. Present in training if the student has a decoder.
     pub tokens: Option<Tensor>,
@@ -31,7 +30,7 @@ impl StudentOutput {
     /// The pooled last map before its activation.
     ///
     /// # Errors
-    /// In inference, or if the student was created without it.
+    /// If the student was created without it.
     pub fn raw_pooled(&self) -> Result<&Tensor, StudentError> {
         self.raw_pooled.as_ref().ok_or(StudentError::MissingOutput { output: "raw_pooled" })
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::run::{MetricsKind, MetricsLine};
+use crate::run::{MetricsKind, MetricsLine, now, per_second};
 
 /// Sums since the start of an epoch, or since the previous line.
 #[derive(Debug)]
@@ -33,6 +33,11 @@ impl Meter {
         self.timed_steps += 1;
     }
 
+    /// Leaves `time`, which was not spent on steps, out of the throughput.
+    pub(super) fn pause(&mut self, time: Duration) {
+        self.began += time;
+    }
+
     /// The sums, for a checkpoint.
     pub(super) fn sums(&self) -> &[f64] {
         &self.sums
@@ -49,11 +54,13 @@ impl Meter {
             kind,
             epoch: at.epoch,
             step: at.step,
+            time: Some(now()),
             lr: at.lr,
             loss: mean(self.sums.get(1)),
             parts,
             images_per_second: per_second(self.timed_steps * at.batch, seconds),
             data_wait: share(waited.saturating_sub(self.waited_before), seconds),
+            holdout: None,
         }
     }
 }
@@ -65,12 +72,6 @@ pub(super) struct StepRecord {
     pub(super) step: usize,
     pub(super) lr: f64,
     pub(super) batch: usize,
-}
-
-/// Items per second; 0 if no time has passed.
-#[expect(clippy::cast_precision_loss, reason = "throughput needs no more than 53 bits")]
-pub(crate) fn per_second(count: usize, seconds: f64) -> f64 {
-    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
 }
 
 /// `waited` as a share of `seconds`; 0 if no time has passed.

@@ -1,5 +1,6 @@
 //! Trains a student: from a cache, images and the inputs of its objectives to a finished run.
 
+mod holdout;
 mod meter;
 mod session;
 mod statistics;
@@ -28,11 +29,13 @@ use crate::loader::targets::TargetSource;
 use crate::objective::{Inputs, Setup};
 use crate::run::{
     self, InitRecord, InitialWeightsError, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest,
-    TrainConfig,
+    ScoreKind, TrainConfig,
 };
 use crate::student::{DecoderConfig, Extras, Head, Student, StudentConfig};
-pub(crate) use meter::per_second;
+use holdout::HoldoutSet;
+pub use holdout::{Validation, Watch};
 use session::Session;
+use statistics::Last;
 use train_loop::TrainLoop;
 
 /// The inputs of a run.
@@ -46,6 +49,8 @@ pub struct TrainInputs<'a> {
     pub kdep: Option<&'a KdepBank>,
     /// The images that the cache was extracted from. Not needed if the cache stores views of the student's size.
     pub originals: Option<Originals<'a>>,
+    /// What to measure with after every epoch, if samples are held out or there is a validation set.
+    pub watch: Watch<'a>,
 }
 
 /// Settings of a training call. Of these, only the device changes the result.
@@ -63,6 +68,10 @@ pub struct LoopSettings {
     pub limits: DecodeLimits,
     /// The device that the student trains on.
     pub device: Device,
+    /// Whether a finished run keeps its latest training checkpoints.
+    pub keep_checkpoints: bool,
+    /// Called with every assumption about held-out samples, before the first step.
+    pub noted: fn(&str),
     /// Called with the file and the outcome when initial weights are loaded, before the first step.
     pub initialized: fn(&Path, &LoadReport),
 }
@@ -76,6 +85,8 @@ impl Default for LoopSettings {
             threads: thread::available_parallelism().map_or(1, usize::from),
             limits: DecodeLimits::default(),
             device: Device::Cpu,
+            keep_checkpoints: false,
+            noted: |_| {},
             initialized: |_, _| {},
         }
     }
@@ -90,6 +101,8 @@ pub struct TrainReport {
     pub epochs: u32,
     /// Samples in the cache.
     pub samples: usize,
+    /// Those that are held out and not trained on.
+    pub held_out: usize,
     /// Samples per step.
     pub batch: usize,
     /// The source of the pixels, in words.
@@ -108,12 +121,29 @@ pub struct TrainReport {
     pub images_per_second: f64,
     /// Share of the steps' time spent waiting for data, 0 to 1.
     pub data_wait: f64,
+    /// Seconds of this call spent on evaluating held-out samples.
+    pub holdout_seconds: f64,
+    /// The best epoch by its score on held-out samples, if there are some.
+    pub best: Option<BestEpoch>,
+    /// Epochs after which the run stopped early, because the score had not improved.
+    pub stopped_after: Option<u32>,
     /// Mean loss of the run's first epoch; `None` if the run has no epochs.
     pub first_epoch_loss: Option<f64>,
     /// Mean loss of its last epoch.
     pub last_epoch_loss: Option<f64>,
     /// The outcome of loading initial weights, if this call loaded some.
     pub init: Option<LoadReport>,
+}
+
+/// The best epoch of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct BestEpoch {
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// The figure by which epochs are compared.
+    pub score: ScoreKind,
+    /// Its value.
+    pub value: f32,
 }
 
 /// Trains the student that `config` describes into the run folder `dir`. `observe` receives every line of
@@ -131,6 +161,7 @@ pub fn train(
 ) -> Result<TrainReport, RunError> {
     let start = Instant::now();
     config.validate()?;
+    holdout::check(config, &inputs.watch)?;
     let setup = Setup {
         inputs: Inputs::open(inputs.cache, inputs.bank, inputs.kdep, &config.objective)?,
         settings: &config.objective_settings,
@@ -142,8 +173,11 @@ pub fn train(
     let student = headless(config, &setup.inputs)?;
     let objective = config.objective.build(&setup)?;
     let targets = TargetSource::open(setup.inputs, objective.columns())?;
-    let images = open_images(config, settings, inputs)?.with_targets(&targets);
+    let images = open_images(config, settings, inputs.cache, inputs.originals)?.with_targets(&targets);
+    let held_out = holdout::held_out(config, &images, settings);
+    let images = if held_out.is_empty() { images } else { images.without(&held_out) };
     let manifest = manifest(config, settings, inputs, &targets, &images)?;
+    let held_out = HoldoutSet::open(config, settings, inputs, (&images, held_out), &manifest, dir)?;
     let student = StudentConfig { head: manifest.head(), ..student };
     let mut session = Session::new(config, student, objective, inputs.cache, &settings.device)?;
     // A checkpoint holds everything. The file of initial weights may have been deleted since.
@@ -162,16 +196,26 @@ pub fn train(
         job.skip(job.total());
         report.resumed_from = Some(report.steps);
     } else {
-        let mut running = TrainLoop::open(config, settings, dir, &mut folder, job)?;
+        let mut running = TrainLoop::open(config, settings, dir, &mut folder, job, held_out)?;
         running.restore(&mut session, &targets, &mut report)?;
-        running.run(&mut session, &images, observe, &mut report)?;
+        let epochs = running.run(&mut session, &images, observe, &mut report)?;
         session.take_average()?;
-        statistics::reestimate(&mut session, &images, config, settings.threads)?;
-        folder.finish(&session.student.to_safetensors(Default::default())?)?;
+        let done = folder.manifest().steps_per_epoch * usize::try_from(epochs).unwrap_or(usize::MAX);
+        let last = Last { steps: done, batches: statistics::AT_THE_END };
+        statistics::reestimate(&mut session, &images, config, settings.threads, last)?;
+        folder.finish(&session.student.to_safetensors(Default::default())?, epochs)?;
+        if !settings.keep_checkpoints {
+            folder.remove_checkpoints()?;
+        }
     }
+    let run = folder.manifest();
+    (report.epochs, report.stopped_after) = (run.epochs(), run.stopped_after);
+    report.steps = run.steps_per_epoch * usize::try_from(run.epochs()).unwrap_or(usize::MAX);
+    report.best =
+        run.best.as_ref().map(|best| BestEpoch { epoch: best.epoch, score: best.score, value: best.value });
     // Only the file has the losses of epochs from before the run was resumed.
     (report.first_epoch_loss, report.last_epoch_loss) =
-        run::epoch_losses(&folder.metrics_path(), config.epochs)?;
+        run::epoch_losses(&folder.metrics_path(), run.epochs())?;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -192,15 +236,15 @@ fn headless(config: &TrainConfig, inputs: &Inputs<'_>) -> Result<StudentConfig, 
     Ok(student)
 }
 
-/// The views that the student is shown, without targets.
+/// The views of `cache` as the student is shown them, without targets.
 fn open_images<'a>(
     config: &TrainConfig,
     settings: &LoopSettings,
-    inputs: &TrainInputs<'a>,
+    cache: &Cache,
+    originals: Option<Originals<'a>>,
 ) -> Result<TrainingImages<'a>, RunError> {
-    let &TeacherRecord { resample, normalization, .. } = &inputs.cache.manifest().config.teacher;
+    let &TeacherRecord { resample, normalization, .. } = &cache.manifest().config.teacher;
     let format = InputFormat { size: config.size, resample, normalization };
-    let (cache, originals) = (inputs.cache, inputs.originals);
     Ok(TrainingImages::open(cache, originals, format, config.stored_views, settings.limits)?)
 }
 
@@ -226,11 +270,14 @@ fn manifest(
         teacher: teacher.clone(),
         center: inputs.cache.manifest().config.center,
         dim: inputs.cache.dim(),
-        samples: images.samples(),
+        samples: images.views().samples(),
         stored_views: images.origin().stored(),
         steps_per_epoch: images.steps_per_epoch(config.batch, config.epochs)?,
         step: 0,
         complete: false,
+        validation: inputs.watch.validation.map(|validation| validation.cache.hash()),
+        best: None,
+        stopped_after: None,
         init: None,
         checkpoints: Vec::new(),
         files: Vec::new(),
@@ -243,7 +290,8 @@ fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> T
     TrainReport {
         steps: steps_per_epoch * usize::try_from(config.epochs).unwrap_or(usize::MAX),
         epochs: config.epochs,
-        samples: images.samples(),
+        samples: images.views().samples(),
+        held_out: images.views().samples() - images.samples(),
         batch: config.batch,
         views: images.origin().to_string(),
         dropped_per_epoch: images.samples() - steps_per_epoch * config.batch,
@@ -253,6 +301,9 @@ fn begun(run: &RunManifest, images: &TrainingImages<'_>, student: &Student) -> T
         seconds: 0.0,
         images_per_second: 0.0,
         data_wait: 0.0,
+        holdout_seconds: 0.0,
+        best: None,
+        stopped_after: None,
         first_epoch_loss: None,
         last_epoch_loss: None,
         init: None,

@@ -136,6 +136,19 @@ impl Session {
         BatchMask::draw((self.seed, batch.epoch), &samples, (cells, cells), ratio).map(Some)
     }
 
+    /// Calls `visit` with the student as it would be finished now: with averaged weights if the run averages. The weights
+    /// and the statistics in training do not change.
+    pub(super) fn with_finished<R>(
+        &mut self,
+        visit: impl FnOnce(&mut Self) -> Result<R, RunError>,
+    ) -> Result<R, RunError> {
+        let trained = self.student.engine().state()?;
+        self.take_average()?;
+        let result = visit(self);
+        self.student.engine().load_state(&trained)?;
+        result
+    }
+
     /// Replaces the trained weights and buffers with their average. A run without averaging or without steps has none.
     pub(super) fn take_average(&mut self) -> Result<(), RunError> {
         let engine = self.student.engine();

@@ -5,14 +5,18 @@ use std::time::{Duration, Instant};
 
 use lgd_data::job::Job;
 
-use super::meter::{Meter, StepRecord, per_second, share};
+use super::holdout::HoldoutSet;
+use super::meter::{Meter, StepRecord, share};
 use super::session::{ReadLoss, Session, StepLoss, schedule};
+use super::statistics::{self, Last};
 use super::{LoopSettings, TrainReport};
 use crate::checkpoint::{self, Progress};
 use crate::loader::batches::{Batch, Batches, StreamPlan, TrainingImages};
 use crate::loader::targets::TargetSource;
 use crate::optim::Schedule;
-use crate::run::{MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig};
+use crate::run::{
+    HoldoutFigures, MetricsFile, MetricsKind, MetricsLine, RunError, RunFolder, TrainConfig, per_second,
+};
 
 /// Largest number of steps between two readings of losses, so that an infinite loss is noticed soon.
 const MAX_UNREAD: usize = 50;
@@ -32,6 +36,10 @@ pub(super) struct TrainLoop<'a> {
     epoch_loss: Vec<f64>,
     /// Losses that have not been read from the device.
     unread: Vec<(StepRecord, StepLoss)>,
+    /// Samples that are evaluated after every epoch.
+    held_out: Option<HoldoutSet<'a>>,
+    /// Time that their evaluation took.
+    evaluating: Duration,
 }
 
 /// The measurements of one call of the loop.
@@ -47,6 +55,7 @@ impl<'a> TrainLoop<'a> {
         dir: &'a Path,
         folder: &'a mut RunFolder,
         job: &'a Job,
+        held_out: Option<HoldoutSet<'a>>,
     ) -> Result<Self, RunError> {
         let schedule = schedule(config, folder.manifest().steps_per_epoch)?;
         Ok(Self {
@@ -60,6 +69,8 @@ impl<'a> TrainLoop<'a> {
             saved: None,
             epoch_loss: Vec::new(),
             unread: Vec::new(),
+            held_out,
+            evaluating: Duration::ZERO,
         })
     }
 
@@ -81,15 +92,15 @@ impl<'a> TrainLoop<'a> {
         Ok(())
     }
 
-    /// Runs the remaining steps.
+    /// Runs the remaining steps. Returns the epochs of the whole run, which are fewer than configured if it stopped early.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
         images: &TrainingImages<'_>,
         observe: &mut dyn FnMut(&MetricsLine),
         report: &mut TrainReport,
-    ) -> Result<(), RunError> {
-        let mut metrics = MetricsFile::open(&self.folder.metrics_path(), self.step)?;
+    ) -> Result<u32, RunError> {
+        let mut metrics = MetricsFile::open(self.dir, self.step)?;
         let plan = StreamPlan {
             batch: self.config.batch,
             epochs: self.config.epochs,
@@ -103,20 +114,37 @@ impl<'a> TrainLoop<'a> {
             Ok(())
         };
         let waited = images.stream(plan, self.settings.threads, |batches| {
-            self.steps(session, batches, &mut write)?;
+            self.steps(session, images, batches, &mut write)?;
             Ok::<_, RunError>(batches.waited())
         })?;
         metrics.sync()?;
-        let seconds = start.0.elapsed().as_secs_f64();
+        let seconds = start.0.elapsed().saturating_sub(self.evaluating).as_secs_f64();
+        report.holdout_seconds = self.evaluating.as_secs_f64();
         report.images = (self.step - start.1) * self.config.batch;
         report.images_per_second = per_second(report.images, seconds);
         report.data_wait = share(waited, seconds);
-        Ok(())
+        Ok(self.epochs_done().unwrap_or(self.config.epochs))
+    }
+
+    /// Epochs done; `None` in the middle of one, or in a run without steps.
+    fn epochs_done(&self) -> Option<u32> {
+        let per_epoch = self.folder.manifest().steps_per_epoch;
+        let whole = per_epoch > 0 && self.step.is_multiple_of(per_epoch);
+        whole.then(|| u32::try_from(self.step / per_epoch).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the held-out score has not improved for as many epochs as the run has patience.
+    fn is_out_of_patience(&self) -> bool {
+        let best = self.folder.manifest().best.as_ref();
+        let state = (self.config.patience, best, self.epochs_done());
+        let (Some(patience), Some(best), Some(done)) = state else { return false };
+        done.saturating_sub(best.epoch + 1) >= patience
     }
 
     fn steps(
         &mut self,
         session: &mut Session,
+        images: &TrainingImages<'_>,
         batches: &mut Batches<'_, '_>,
         write: &mut dyn FnMut(&MetricsLine) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
@@ -127,6 +155,9 @@ impl<'a> TrainLoop<'a> {
                 self.read_losses(&mut meters)?;
                 self.save(session, &meters.epoch)?;
                 return Err(RunError::Interrupted { step: self.step, dir: self.dir.to_owned() });
+            }
+            if self.is_out_of_patience() {
+                break;
             }
             let Some(batch) = batches.next_batch()? else { break };
             let ends_epoch = batch.ends_epoch;
@@ -142,7 +173,9 @@ impl<'a> TrainLoop<'a> {
                 meters.line = Meter::new(Vec::new(), batches.waited());
             }
             if ends_epoch {
-                write(&meters.epoch.line(MetricsKind::Epoch, taken, batches.waited()))?;
+                let mut line = meters.epoch.line(MetricsKind::Epoch, taken, batches.waited());
+                line.holdout = self.evaluate(session, images, &mut meters, taken.epoch)?;
+                write(&line)?;
                 meters.epoch = Meter::new(Vec::new(), batches.waited());
             }
             if ends_epoch || due {
@@ -150,6 +183,37 @@ impl<'a> TrainLoop<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Evaluates the held-out samples and keeps the student if it is the best so far.
+    fn evaluate(
+        &mut self,
+        session: &mut Session,
+        images: &TrainingImages<'_>,
+        meters: &mut Meters,
+        epoch: u32,
+    ) -> Result<Option<HoldoutFigures>, RunError> {
+        let Some(held_out) = &self.held_out else { return Ok(None) };
+        let start = Instant::now();
+        let (folder, step) = (&mut *self.folder, self.step);
+        let (config, threads) = (self.config, self.settings.threads);
+        let last = Last { steps: step, batches: statistics::in_between(folder.manifest().steps_per_epoch) };
+        let figures = session.with_finished(|session| {
+            statistics::reestimate(session, images, config, threads, last)?;
+            let student = &mut session.student;
+            let figures = held_out.evaluate(student, images)?;
+            let best = folder.manifest().best.as_ref();
+            let better = figures.score().filter(|score| best.is_none_or(|best| best.is_beaten_by(*score)));
+            if let Some(score) = better {
+                let weights = student.to_safetensors(Default::default())?;
+                folder.save_best((epoch, step), score, &weights)?;
+            }
+            Ok(figures)
+        })?;
+        let taken = start.elapsed();
+        self.evaluating += taken;
+        meters.line.pause(taken);
+        Ok(Some(figures))
     }
 
     fn take_step(&mut self, session: &mut Session, batch: &Batch) -> Result<StepRecord, RunError> {

@@ -266,10 +266,12 @@ fn check_raw<D: TestDevice>(architecture: Architecture) {
     assert_eq!(student.table(), plain.student.table(), "{architecture}");
     let inferred = [student, &mut plain.student].map(|student| {
         let output = student.forward(Images::Normalized(&images), shape, Mode::Inference).unwrap();
-        assert!(output.raw_pooled.is_none(), "inference does without");
-        values(&output.pooled)
+        (values(&output.pooled), output.raw_pooled.as_ref().map(values))
     });
-    assert!(inferred[0] == inferred[1], "{architecture}");
+    let [(pooled, Some(raw)), (theirs, None)] = &inferred else {
+        panic!("{architecture}: not as configured")
+    };
+    assert!(pooled == theirs && raw.len() == pooled.len() && raw != pooled, "{architecture}");
 }
 
 fn raw_features_of_resnets_equal_torchvisions<D: TestDevice>() {

@@ -13,7 +13,7 @@ use lgd_train::objective::ObjectiveKind;
 use lgd_train::rng::Stream;
 use lgd_train::run::TrainConfig;
 use lgd_train::student::Architecture;
-use lgd_train::trainer::{LoopSettings, TrainInputs};
+use lgd_train::trainer::{LoopSettings, TrainInputs, Watch};
 use tempfile::TempDir;
 
 use crate::artifacts::{bank, cache_holding};
@@ -143,6 +143,7 @@ impl World {
             bank: Some(&self.bank),
             kdep: None,
             originals: Some(originals(images)),
+            watch: Watch::default(),
         }
     }
 }
@@ -169,9 +170,15 @@ pub fn masked(epochs: u32) -> TrainConfig {
     TrainConfig { size: 64, base_lr: 0.005, ..config_for("hgkd", epochs) }
 }
 
-/// Settings for a folder that may hold an unfinished run.
+/// Settings for a folder that may hold an unfinished run. Checkpoints are kept, for tests to look at.
 pub fn resuming() -> LoopSettings {
-    LoopSettings { existing: Existing::Resume, threads: 2, log_steps: 2, ..LoopSettings::default() }
+    LoopSettings {
+        existing: Existing::Resume,
+        threads: 2,
+        log_steps: 2,
+        keep_checkpoints: true,
+        ..LoopSettings::default()
+    }
 }
 
 /// Leaves a file as a process leaves it that is killed while writing.

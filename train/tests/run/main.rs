@@ -5,6 +5,7 @@ mod artifacts;
 mod evaluation;
 mod fixture;
 mod goldens;
+mod holdout;
 mod initial;
 mod loading;
 mod objectives;

@@ -1,7 +1,6 @@
 //! Runs with other objectives than LGD: the inputs they need, the records they write, and the inputs they refuse.
 
 use candle_core::Device;
-use lgd_data::ArtifactError;
 use lgd_data::bank::UnassignedSlots;
 use lgd_data::cache::{Cache, TokenEncoding};
 use lgd_data::job::Job;
@@ -13,7 +12,7 @@ use lgd_train::loader::labels::ClassRecord;
 use lgd_train::objective::{CategoryWeights, InputError};
 use lgd_train::run::{MetricsKind, MetricsLine, Run, RunError, TrainConfig};
 use lgd_train::student::Head;
-use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
+use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, Watch, train};
 
 use crate::artifacts::{bank, cache, everything, kdep_bank};
 use crate::fixture::{CLASSES, DIM, Images, World, config_for, masked, resuming};
@@ -337,7 +336,7 @@ fn labels_are_learned_only_where_every_sample_has_one() {
     let make = |images: &Images, name: &str| -> Cache { cache(&dir.path().join(name), images, 1) };
     let run = |cache: &Cache, images: &Images, name: &str| {
         let originals = Some(crate::fixture::originals(images));
-        let inputs = TrainInputs { cache, bank: None, kdep: None, originals };
+        let inputs = TrainInputs { cache, bank: None, kdep: None, originals, watch: Watch::default() };
         let dir = dir.path().join(name);
         train(&config_for("supervised", 0), &resuming(), &inputs, &dir, &Job::new(), &mut |_| {})?;
         Ok::<_, RunError>(Run::open(&dir, Verify::Full).unwrap().manifest().classes.clone())
@@ -383,7 +382,7 @@ fn resuming_with_another_bank_or_none_is_refused() {
     let other = lgd_data::bank::Bank::open(&world.path("other"), Verify::Full).unwrap();
     let inputs = TrainInputs { bank: Some(&other), ..world.inputs(&world.images) };
     let error = go(&world, &inputs, &config, "run").unwrap_err();
-    assert!(matches!(error, RunError::Artifact(ArtifactError::Mismatch { .. })), "{error}");
+    assert!(matches!(error, RunError::Differs { .. }), "{error}");
     for part in ["the hash of the bank differs", &world.bank.hash().to_string(), &other.hash().to_string()] {
         assert!(error.to_string().contains(part), "{error}");
     }

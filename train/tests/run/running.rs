@@ -63,7 +63,7 @@ fn an_occupied_folder_is_refused_and_can_be_overwritten() {
         train(&config(0), &settings, &world.inputs(&world.images), &dir, &Job::new(), &mut |_| {})
     };
     let error = go(Existing::Refuse).unwrap_err();
-    assert!(matches!(error, RunError::Artifact(ArtifactError::Occupied { .. })), "{error}");
+    assert!(matches!(error, RunError::Occupied { what: "files", .. }), "{error}");
     assert_eq!(error.kind(), FailureKind::Usage);
     go(Existing::Overwrite).unwrap();
     assert!(go(Existing::Refuse).is_err());
@@ -71,7 +71,10 @@ fn an_occupied_folder_is_refused_and_can_be_overwritten() {
         "run.json",
         "config.toml",
         "metrics.jsonl",
+        "metrics.csv",
         "student.safetensors",
+        "best.safetensors",
+        "checkpoints/best-000000002.safetensors",
         "checkpoints/step-000000002.safetensors",
     ];
     files.iter().for_each(|name| leave_unfinished(&dir.join(name)));
@@ -109,10 +112,10 @@ fn damaged_weights_are_refused() {
     *flipped.last_mut().unwrap() ^= 1;
     fs::write(&path, flipped).unwrap();
     let error = Run::open(&dir, Verify::Full).unwrap_err();
-    assert!(matches!(error, ArtifactError::Hash { .. }), "{error}");
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Hash { .. })), "{error}");
     fs::write(&path, &good[..good.len() - 1]).unwrap();
     let error = Run::open(&dir, Verify::Length).unwrap_err();
-    assert!(matches!(error, ArtifactError::Length { .. }), "{error}");
+    assert!(matches!(error, RunError::Artifact(ArtifactError::Length { .. })), "{error}");
 }
 
 #[test]
@@ -125,8 +128,8 @@ fn an_unfinished_run_cannot_be_opened() {
         train(&config(1), &resuming(), &world.inputs(&world.images), &dir, &job, &mut |_| {}).unwrap_err();
     assert!(matches!(error, RunError::Interrupted { step: 0, .. }), "{error}");
     let error = Run::open(&dir, Verify::Full).unwrap_err();
-    assert!(matches!(error, ArtifactError::Missing { .. }), "{error}");
-    assert!(error.to_string().contains("--resume"));
+    assert!(matches!(error, RunError::Unfinished { .. }), "{error}");
+    assert_eq!(error.kind(), FailureKind::Artifact);
 }
 
 #[test]
