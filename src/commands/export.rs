@@ -1,4 +1,4 @@
-//! `lgd export`: writes a finished student as one ONNX file.
+//! `lgd export`: writes a finished student as one ONNX file, or as the weights of another framework.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,9 @@ use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{Verify, write_atomic};
-use lgd_train::export::{Port, names_of, run_to_onnx};
+use lgd_train::export::{
+    Layout, OnnxFormat, Port, Precision, WeightsFormat, names_of, run_to_layout, run_to_onnx,
+};
 use lgd_train::run::Run;
 use serde::Serialize;
 
@@ -15,9 +17,9 @@ use super::print_json;
 use crate::args::ExportArgs;
 use crate::exit::Exit;
 
-/// Description of the written file.
+/// Description of the written ONNX file.
 #[derive(Serialize)]
-struct Report<'a> {
+struct OnnxReport<'a> {
     out: &'a Path,
     bytes: usize,
     opset: i64,
@@ -27,36 +29,95 @@ struct Report<'a> {
     names: Option<Vec<String>>,
 }
 
+/// Description of the written weights.
+#[derive(Serialize)]
+struct LayoutReport<'a> {
+    out: &'a Path,
+    layout: String,
+    format: String,
+    files: Vec<&'static str>,
+    tensors: usize,
+    left_out: &'a [String],
+    settings: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [&'static str],
+}
+
 /// Runs `lgd export`.
 pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
-    require_free(&args.out, args.overwrite)?;
+    let is_folder = args.layout.is_some_and(Layout::is_folder);
+    require_free(&args.out, is_folder, args.overwrite)?;
     let run = Run::open(&args.run, Verify::Full)?;
-    let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
-    let model = run_to_onnx(&run, bank.as_ref(), args.batch)?;
-    if let Some(parent) = args.out.parent() {
-        fs::create_dir_all(parent).during("create the folder", parent)?;
+    match args.layout {
+        Some(layout) => write_layout(&run, &args.out, layout, args.format)?,
+        None => write_onnx(&run, args)?,
     }
-    write_atomic(&args.out, &model.bytes)?;
-    print_json(&Report {
+    Ok(Exit::Done)
+}
+
+fn write_onnx(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
+    let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
+    let precision = if args.f16 { Precision::F16 } else { Precision::F32 };
+    let format = OnnxFormat { batch: args.batch, input: args.input, precision, maps: args.maps };
+    let model = run_to_onnx(run, bank.as_ref(), args.size, format)?;
+    write(&args.out, &model.bytes)?;
+    print_json(&OnnxReport {
         out: &args.out,
         bytes: model.bytes.len(),
         opset: model.opset,
         inputs: &model.inputs,
         outputs: &model.outputs,
-        names: names_of(&run, bank.as_ref()),
-    })?;
-    Ok(Exit::Done)
+        names: names_of(run, bank.as_ref()),
+    })
 }
 
-/// Fails if the file exists and `overwrite` is not set, or if `out` is a folder.
-fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtifactError> {
+fn write_layout(run: &Run, out: &Path, layout: Layout, format: Option<WeightsFormat>) -> anyhow::Result<()> {
+    let format = format.unwrap_or(layout.default_format());
+    let written = run_to_layout(run, layout, format)?;
+    for file in &written.files {
+        let path = if layout.is_folder() { &out.join(file.name) } else { out };
+        write(path, &file.bytes)?;
+    }
+    let names = written.files.iter().map(|file| file.name).filter(|name| !name.is_empty());
+    let settings: Vec<String> =
+        written.settings.iter().map(|line| line.replace("FILE", &out.display().to_string())).collect();
+    print_json(&LayoutReport {
+        out,
+        layout: layout.to_string(),
+        format: format.to_string(),
+        files: names.collect(),
+        tensors: written.tensors,
+        left_out: &written.left_out,
+        settings: &settings,
+        notes: &written.notes,
+    })
+}
+
+/// Writes a file, and the folder that it is in.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).during("create the folder", parent)?;
+    }
+    write_atomic(path, bytes)
+}
+
+/// Fails if `out` is of the other kind, file or folder, or if it holds something and `overwrite` is not set.
+fn require_free(out: &Path, is_folder: bool, overwrite: bool) -> Result<(), ArtifactError> {
     let occupied =
         |what: &str, hint| Err(ArtifactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });
-    if out.is_dir() {
+    if is_folder && out.is_file() {
+        return occupied("a file", "give the name of a folder");
+    }
+    if !is_folder && out.is_dir() {
         return occupied("other files", "give the name of a file, such as student.onnx");
     }
-    if !overwrite && out.try_exists().during("look for", out)? {
-        return occupied("something", "give --overwrite, or another file");
+    let is_taken = if is_folder && out.is_dir() {
+        fs::read_dir(out).during("list", out)?.next().is_some()
+    } else {
+        out.try_exists().during("look for", out)?
+    };
+    if is_taken && !overwrite {
+        return occupied("something", "give --overwrite, or another path");
     }
     Ok(())
 }

@@ -15,6 +15,7 @@
 mod config;
 mod error;
 mod folder;
+mod metadata;
 mod metrics;
 
 use std::fs;

@@ -165,7 +165,7 @@ pub fn train(
         running.restore(&mut session, &targets, &mut report)?;
         running.run(&mut session, &images, observe, &mut report)?;
         session.take_average()?;
-        folder.finish(&session.student.to_safetensors(Default::default())?)?;
+        folder.finish(&session.student.to_safetensors(&folder.manifest().weights_metadata())?)?;
     }
     // Only the file has the losses of epochs from before the run was resumed.
     (report.first_epoch_loss, report.last_epoch_loss) =

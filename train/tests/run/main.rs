@@ -6,6 +6,7 @@ mod evaluation;
 mod fixture;
 mod goldens;
 mod initial;
+mod layouts;
 mod loading;
 mod objectives;
 mod parts;
