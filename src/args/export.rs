@@ -29,7 +29,7 @@ pub struct ExportArgs {
     /// Type and layout of the model's input `images`.
     #[arg(long, value_enum, default_value_t, conflicts_with = "layout")]
     pub input: OnnxInput,
-    /// Add the feature maps at strides 4, 8, 16 and 32 as outputs `map_4` to `map_32`, [batch, C, H, W].
+    /// Add the feature maps at strides 4, 8, 16 and 32 as outputs `map_04` to `map_32`, [batch, C, H, W].
     #[arg(long, conflicts_with = "layout")]
     pub maps: bool,
     /// Store weights and compute in f16, which halves the file. Inputs and outputs stay f32 (or u8).

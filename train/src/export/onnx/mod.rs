@@ -3,15 +3,16 @@
 //! ```text
 //! inference graph (engine/graph.rs), parameters ──► lower.rs, emit.rs: nodes and tensors ──► proto.rs: bytes
 //!
-//! images [N, 3, S, S], RGB from 0 to 1 ──► feature       [N, d]  pooled
-//!                                      ├─► embedding     [N, D]  unit vectors in the teacher's space
-//!                                      ├─► scores        [N, C]  cosines with the names of a bank
-//!                                      ├─► logits        [N, C]  instead of both, if the student learned labels
+//! images [N, 3, S, S], RGB from 0 to 1 ──► embedding     [N, D]  unit vectors in the teacher's space
+//!                                      ├─► feature       [N, d]  pooled
+//!                                      ├─► logits        [N, C]  instead of an embedding, if the student learned labels
+//!                                      ├─► map_04 to map_32  [N, c, S / stride, S / stride]  on request
 //!                                      ├─► probabilities [N, C]  softmax of scores / tau_student, or of the logits
-//!                                      └─► map_4 to map_32  [N, c, S / stride, S / stride]  on request
+//!                                      └─► scores        [N, C]  cosines with the names of a bank
 //! ```
 //!
-//! Nodes compute the outputs in the order in which the file declares them, which converters that number outputs keep.
+//! Outputs are declared in the order of their names. Converters that number outputs keep the declared order or sort the
+//! names, as TensorFlow does: both give the same numbers.
 
 mod emit;
 mod lower;
@@ -55,7 +56,8 @@ pub struct OnnxModel {
     pub opset: i64,
     /// `images`.
     pub inputs: Vec<Port>,
-    /// `feature`, the head's output, `scores`, `probabilities` and maps, as far as the student has them; f32.
+    /// `feature`, the head's output, `scores`, `probabilities` and maps, as far as the student has them, sorted by name;
+    /// f32.
     pub outputs: Vec<Port>,
 }
 
@@ -263,10 +265,11 @@ fn add_outputs(
         outputs.push(port("probabilities", &[width]));
     }
     for &(stride, map) in maps {
-        let (name, shape) = (format!("map_{stride}"), graph.nodes()[map.index()].shape);
+        let (name, shape) = (format!("map_{stride:02}"), graph.nodes()[map.index()].shape);
         lowering.map(map, &name)?;
         outputs.push(port(&name, &[shape.channels, shape.height, shape.width]));
     }
+    outputs.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(outputs)
 }
 
