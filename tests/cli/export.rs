@@ -191,8 +191,8 @@ fn a_finished_run_becomes_a_file_that_scores_names() {
     assert_eq!(report["inputs"][0]["shape"], serde_json::json!(["batch", 3, 32, 32]), "{report}");
     let names: Vec<&str> =
         report["outputs"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["feature", "embedding", "scores", "probabilities"]);
-    assert_eq!(report["outputs"][2]["shape"], serde_json::json!(["batch", 10]), "{report}");
+    assert_eq!(names, ["embedding", "feature", "probabilities", "scores"]);
+    assert_eq!(report["outputs"][3]["shape"], serde_json::json!(["batch", 10]), "{report}");
     assert_eq!(report["names"], serde_json::json!(CLASSES));
 
     let path = desk.path("new/student.onnx");
@@ -231,7 +231,7 @@ fn a_finished_run_becomes_a_file_that_scores_names() {
     assert!(occupied.stdout.is_empty());
     let fixed = desk.lgd(&format!("{export} --overwrite --batch 3")).ended(0, &[]).json();
     assert_eq!(fixed["inputs"][0]["shape"], serde_json::json!([3, 3, 32, 32]), "{fixed}");
-    assert_eq!(fixed["outputs"][2]["shape"], serde_json::json!([3, 10]), "{fixed}");
+    assert_eq!(fixed["outputs"][3]["shape"], serde_json::json!([3, 10]), "{fixed}");
     assert!(error(&scores(&path), &expected) < TOLERANCE);
     desk.lgd("export --run run --out new --overwrite")
         .ended(2, &["new already holds other files", "hint: give the name"]);
