@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use candle_core::Device;
-use lgd_data::render::Normalization;
+use lgd_data::image::DecodeLimits;
+use lgd_data::render::{Normalization, Resample, render};
+use lgd_data::view::{CenterCrop, View};
 use lgd_train::export::{OnnxFormat, OnnxInput, OnnxOptions, Precision, to_onnx};
 use lgd_train::initial;
 use lgd_train::student::{Architecture, Head, Images, Mode};
 
-use crate::common::{CLASSES, Desk};
+use crate::common::{CLASSES, Desk, root};
 use crate::export::{DIM, IMAGES, SIDE, TOLERANCE, error, images, noise, products, student, values};
 
 /// Runs `student.onnx` on the numbers in `images.bin` and writes each output to a file of its name. Arguments: NumPy's
