@@ -111,12 +111,25 @@ def transformers(export: Export, name: str, images: torch.Tensor) -> np.ndarray 
     return model.eval()(images).pooler_output.flatten(1).numpy()
 
 
+def candle(export: Export, name: str, images: torch.Tensor) -> np.ndarray | None:
+    if not name.startswith("resnet"):
+        return None
+    weights = export("candle")
+    given, out = weights.with_suffix(".images"), weights.with_suffix(".features")
+    images.numpy().astype("<f4").tofile(given)
+    manifest = Path(__file__).parent / "candle/Cargo.toml"
+    cargo = ["cargo", "run", "--quiet", "--release", "--manifest-path", manifest, "--target-dir", weights.parent / "target"]
+    subprocess.run([*cargo, "--", name, weights, given, str(images.shape[-1]), out], check=True)
+    return np.fromfile(out, "<f4").reshape(len(images), -1)
+
+
 FRAMEWORKS = {
     "torchvision": torchvision_model,
     "torchvision's detectors and segmenters": detectors,
     "torchvision's SSDLite": ssdlite,
     "timm": timm,
     "transformers": transformers,
+    "candle-transformers": candle,
 }
 
 
