@@ -8,7 +8,7 @@ use lgd_data::bank::Bank;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{Verify, write_atomic};
 use lgd_train::export::{
-    Layout, OnnxFormat, Port, Precision, WeightsFormat, names_of, run_to_layout, run_to_onnx,
+    FOLDER_FILES, Layout, OnnxFormat, Port, Precision, WeightsFormat, names_of, run_to_layout, run_to_onnx,
 };
 use lgd_train::run::Run;
 use serde::Serialize;
@@ -74,6 +74,14 @@ fn write_onnx(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
 fn write_layout(run: &Run, out: &Path, layout: Layout, format: Option<WeightsFormat>) -> anyhow::Result<()> {
     let format = format.unwrap_or(layout.default_format());
     let written = run_to_layout(run, layout, format)?;
+    if layout.is_folder() {
+        // A framework that finds two files of weights would take the older one.
+        let stale = FOLDER_FILES.iter().filter(|name| written.files.iter().all(|file| file.name != **name));
+        stale
+            .map(|name| out.join(name))
+            .filter(|path| path.exists())
+            .try_for_each(|path| fs::remove_file(&path).during("delete", &path))?;
+    }
     for file in &written.files {
         let path = if layout.is_folder() { &out.join(file.name) } else { out };
         write(path, &file.bytes)?;

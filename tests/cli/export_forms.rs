@@ -149,7 +149,7 @@ fn forms_compute_the_same() {
             let format = OnnxFormat { input, precision, maps: true, ..OnnxFormat::default() };
             let options = OnnxOptions {
                 format,
-                prototypes: Some((&embedding, DIM)),
+                prototypes: Some((&embedding[..], DIM)),
                 ..OnnxOptions::new(SIDE, normalization)
             };
             let onnx = to_onnx(&mut student, &options).unwrap();
@@ -239,6 +239,7 @@ fn a_run_is_written_for_other_frameworks() {
         .ended(2, &["out/timm already holds something", "hint: give --overwrite"]);
     desk.lgd("export --run run --layout timm --out out/timm --overwrite --format pth").ended(0, &[]);
     assert!(desk.path("out/timm/pytorch_model.bin").exists());
+    assert!(!desk.path("out/timm/model.safetensors").exists(), "older weights");
     desk.lgd("export --run run --layout timm --out run/run.json").ended(2, &["already holds a file"]);
 
     let report = desk.lgd("export --run run --layout detectron2 --out out/d2.pth").ended(0, &[]).json();

@@ -5,7 +5,7 @@ mod onnx;
 
 use thiserror::Error;
 
-pub use self::layout::{Layout, LayoutFile, LayoutFiles, WeightsFormat, named, run_to_layout};
+pub use self::layout::{FOLDER_FILES, Layout, LayoutFile, LayoutFiles, WeightsFormat, named, run_to_layout};
 pub use self::onnx::{
     Dimension, OnnxFormat, OnnxInput, OnnxModel, OnnxOptions, Port, Precision, names_of, run_to_onnx, to_onnx,
 };

@@ -20,6 +20,10 @@ use super::ExportError;
 use crate::run::{Run, RunManifest};
 use crate::safetensors_file::{self, Metadata};
 
+/// Files that the layouts of folders write, each some of them.
+pub const FOLDER_FILES: [&str; 4] =
+    ["model.safetensors", "pytorch_model.bin", "config.json", "preprocessor_config.json"];
+
 /// A framework whose names and files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Layout {
