@@ -125,7 +125,10 @@ pub fn run_to_layout(run: &Run, layout: Layout, format: WeightsFormat) -> Result
     let student = run.student(&Device::Cpu)?.encoder_tensors()?;
     let classes = manifest.classes.as_ref().map(|classes| classes.count);
     let described = Described { manifest, classes };
-    let tensors = named(layout, manifest.config.student, &student)?;
+    let mut tensors = named(layout, manifest.config.student, &student)?;
+    if layout.is_folder() {
+        tensors.extend(counters(&tensors)?);
+    }
     let left_out = student.keys().filter(|name| names::is_left_out(layout, manifest.config.student, name));
     let left_out = left_out.cloned().collect();
     let weights = weights(&tensors, format, &manifest.weights_metadata())?;
@@ -143,6 +146,12 @@ pub fn run_to_layout(run: &Run, layout: Layout, format: WeightsFormat) -> Result
         settings: settings::lines(layout, &described),
         notes: names::notes(layout, manifest.config.student, &student),
     })
+}
+
+/// PyTorch's counters of batches, which inference does not use: transformers reports their absence as missing weights.
+fn counters(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<(String, Tensor)>, ExportError> {
+    let norms = tensors.keys().filter_map(|name| name.strip_suffix("running_var"));
+    norms.map(|norm| Ok((format!("{norm}num_batches_tracked"), Tensor::new(0_i64, &Device::Cpu)?))).collect()
 }
 
 fn weights(

@@ -3,7 +3,7 @@
 //! ```text
 //! student/data.pkl     {name: tensor}: a plain dictionary, whose tensors `torch.load(weights_only=True)` rebuilds
 //! student/byteorder    little
-//! student/data/N       the values of tensor N, f32, at a multiple of 64 bytes
+//! student/data/N       the values of tensor N, f32 or i64, at a multiple of 64 bytes
 //! student/version      3
 //! ```
 //!
@@ -40,12 +40,24 @@ pub(super) fn to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, Ex
     add("data.pkl", &pickle(tensors)?).map_err(broken)?;
     add("byteorder", b"little").map_err(broken)?;
     for (number, tensor) in tensors.values().enumerate() {
-        let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        add(&format!("data/{number}"), &bytes).map_err(broken)?;
+        add(&format!("data/{number}"), &values(tensor)?).map_err(broken)?;
     }
     add("version", b"3\n").map_err(broken)?;
     Ok(archive.finish().map_err(broken)?.into_inner())
+}
+
+/// The bytes of a storage: i64 for counters, else f32.
+fn values(tensor: &Tensor) -> Result<Vec<u8>, ExportError> {
+    let flat = tensor.flatten_all()?;
+    Ok(match tensor.dtype() {
+        DType::I64 => flat.to_vec1::<i64>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        _ => flat
+            .to_dtype(DType::F32)?
+            .to_vec1::<f32>()?
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+    })
 }
 
 /// The dictionary, without the values.
@@ -57,7 +69,7 @@ fn pickle(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, ExportError> {
         // ((storage, offset, shape, strides, requires_grad, hooks)); the storage is named by a tuple.
         out.extend(b"((");
         text(&mut out, "storage")?;
-        global(&mut out, "torch", "FloatStorage");
+        global(&mut out, "torch", if tensor.dtype() == DType::I64 { "LongStorage" } else { "FloatStorage" });
         text(&mut out, &number.to_string())?;
         text(&mut out, "cpu")?;
         integer(&mut out, tensor.elem_count())?;
