@@ -39,7 +39,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         Some(ExportError::Run(error)) => return of_run(error),
         Some(ExportError::NoEmbedding) => return Some("export this one without --bank".to_owned()),
         Some(ExportError::NoLayout { .. }) => {
-            return Some("export it with --layout timm or torchvision, which have every student".to_owned());
+            return Some("export it with --layout timm, which transformers reads too, or torchvision: they have every student".to_owned());
         }
         Some(ExportError::NoFormat { .. }) => return Some("give --format pth".to_owned()),
         _ => {}
