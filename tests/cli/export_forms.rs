@@ -194,6 +194,42 @@ fn a_file_in_half_precision_is_half_as_large() {
     assert!(half.len() * 10 < single.len() * 6, "{} of {} bytes", half.len(), single.len());
 }
 
+/// The function `prepare` of docs/export.md with the metadata that it reads, and pixels of three images as it prepares them.
+const PREPARE: &str = "
+import numpy
+from PIL import Image, ImageOps
+crop, size, resample = {'fraction': 0.875}, 56, Image.Resampling.BICUBIC
+PREPARE
+noise = numpy.random.default_rng(0)
+wide = Image.fromarray(noise.integers(0, 256, (90, 131, 3), numpy.uint8))
+turned = Image.Exif()
+turned[0x0112] = 6
+wide.save('a.png')
+wide.transpose(Image.Transpose.ROTATE_90).crop((0, 0, 90, 117)).save('b.png')
+wide.save('c.png', exif=turned)
+for name in 'abc':
+    prepare(name + '.png').tofile(name + '.bin')
+";
+
+#[test]
+fn the_pages_preprocessing_is_that_of_eval() {
+    let page = fs::read_to_string(root().join("docs/export.md")).unwrap();
+    let start = page.find("def prepare(path):").unwrap();
+    let function = &page[start..start + page[start..].find("\n\n").unwrap()];
+    let desk = Desk::new();
+    desk.python(&PREPARE.replace("PREPARE", function)).ended(0, &[]);
+    for name in ["a", "b", "c"] {
+        let file = fs::read(desk.path(&format!("{name}.png"))).unwrap();
+        let image = lgd_data::image::decode(&file, &DecodeLimits::default()).unwrap();
+        let view = View::of_center(CenterCrop::shortest(0.875));
+        let here = render(&image, &view, 56, Resample::Bicubic).unwrap();
+        let there = fs::read(desk.path(&format!("{name}.bin"))).unwrap();
+        assert_eq!(there.len(), here.pixels().len());
+        let apart = there.iter().zip(here.pixels()).map(|(one, other)| one.abs_diff(*other)).max();
+        assert_eq!(apart, Some(0), "{name}");
+    }
+}
+
 const TRAIN: &str =
     "train --cache cache --images images --student STUDENT --size 32 --batch 8 --epochs 0 --out";
 
