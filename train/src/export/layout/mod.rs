@@ -100,7 +100,7 @@ pub struct LayoutFiles {
     pub left_out: Vec<String>,
     /// The form of the input, and the settings that the framework needs, as lines of its configuration.
     pub settings: Vec<String>,
-    /// What the framework's network has that the student lacks, and how it is filled.
+    /// What is to be done in the framework beyond loading the files.
     pub notes: Vec<&'static str>,
 }
 

@@ -43,13 +43,15 @@ pub(super) fn is_left_out(layout: Layout, architecture: Architecture, name: &str
     name_in(layout, architecture, name).is_none()
 }
 
-/// What the framework's network has that the student lacks.
+/// What is to be done in the framework beyond loading the file.
 pub(super) fn notes(
     layout: Layout,
     architecture: Architecture,
     student: &BTreeMap<String, Tensor>,
 ) -> Vec<&'static str> {
-    if lacks_conv_head(layout, architecture, student) {
+    if (layout, architecture) == (Layout::TorchvisionBody, Architecture::MobileNetV3Large) {
+        vec!["set the eps of FrozenBatchNorm2d to 1e-3: torchvision's Faster R-CNN leaves it at 1e-5"]
+    } else if lacks_conv_head(layout, architecture, student) {
         vec![
             "conv_head, which the student lacks, is the identity: take forward_features and the mean over its positions",
         ]
