@@ -170,11 +170,19 @@ impl Emitter {
         Ok(self.node("Div", name, &[x, &norm], Vec::new()))
     }
 
-    /// The softmax over each row of `x / temperature`.
-    pub(super) fn softmax(&mut self, x: &Named, temperature: f32, name: &str) -> Result<Named, ExportError> {
+    /// The softmax over the rows `[N, C]` of the pooled `x / temperature`.
+    pub(super) fn softmax(
+        &mut self,
+        x: &Named,
+        name: &str,
+        (batch, width): (Option<usize>, usize),
+        temperature: f32,
+    ) -> Result<(), ExportError> {
         let factor = self.scalar("inverse_temperature", 1.0 / temperature, x.precision)?;
-        let scaled = self.node("Mul", &format!("{name}.logits"), &[x, &factor], Vec::new());
-        Ok(self.node("Softmax", name, &[&scaled], vec![int("axis", 1)]))
+        let scaled = self.node("Mul", &format!("{name}.scaled"), &[x, &factor], Vec::new());
+        let rows = self.rows(&scaled, &format!("{name}.rows"), (batch, width))?;
+        self.node("Softmax", name, &[&rows], vec![int("axis", 1)]);
+        Ok(())
     }
 }
 

@@ -58,12 +58,14 @@ impl<'a> Lowering<'a> {
         Ok(lowering)
     }
 
-    /// Writes a pooled value as rows `[N, C]`, in f32, under the name of an output.
+    /// Writes a pooled value as rows `[N, C]`, in f32, under the name of an output. Returns the value itself: no output is
+    /// also an input, because converters to f16 and ncnn take those for two.
     pub(super) fn output(&mut self, value: Value, name: &str) -> Result<Named, ExportError> {
         let width = self.graph.nodes()[value.index()].shape.channels;
         let value = self.value(value)?;
         let value = self.emitter.cast(&value, &format!("{name}.f32"), Precision::F32);
-        self.emitter.rows(&value, name, (self.batch, width))
+        self.emitter.rows(&value, name, (self.batch, width))?;
+        Ok(value)
     }
 
     /// Writes a map `[N, C, H, W]`, in f32, under the name of an output.
@@ -76,8 +78,8 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// Writes the products of the pooled `value` with each row of `prototypes` `[C, D]` as an output. They are computed
-    /// as a dense layer, like any other here, so that no output is also an input: converters to f16 fail on those.
+    /// Writes the products of the pooled `value` with each row of `prototypes` `[C, D]` as an output, and returns them.
+    /// They are computed as a dense layer, like any other here.
     pub(super) fn scores(
         &mut self,
         value: Value,
@@ -89,7 +91,8 @@ impl<'a> Lowering<'a> {
         let weight = self.emitter.constant("prototypes", &[rows, dim, 1, 1], prototypes, value.precision)?;
         let pointwise = vec![ints("kernel_shape", &[1, 1])];
         let products = self.emitter.node("Conv", "products", &[&value, &weight], pointwise);
-        self.emitter.rows(&products, name, (self.batch, rows))
+        self.emitter.rows(&products, name, (self.batch, rows))?;
+        Ok(products)
     }
 
     /// The normalized images, NCHW.

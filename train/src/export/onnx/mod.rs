@@ -244,9 +244,9 @@ fn add_outputs(
     let mut outputs = Vec::new();
     let mut compared: Option<(Named, usize)> = None;
     for (name, &value) in ["feature"].into_iter().chain(last).zip(graph.outputs()) {
-        let (rows, width) = (lowering.output(value, name)?, graph.nodes()[value.index()].shape.channels);
+        let (value, width) = (lowering.output(value, name)?, graph.nodes()[value.index()].shape.channels);
         outputs.push(port(name, &[width]));
-        compared = (name == "logits").then_some((rows, width));
+        compared = (name == "logits").then_some((value, width));
     }
     if let Some((prototypes, width)) = options.prototypes {
         let (Head::Projection { dim }, Some(&embedding)) = (head, graph.outputs().get(1)) else {
@@ -261,7 +261,8 @@ fn add_outputs(
         outputs.push(port("scores", &[rows]));
     }
     if let Some((logits, width)) = compared {
-        lowering.emitter.softmax(&logits, options.temperature, "probabilities")?;
+        let shape = (options.format.batch, width);
+        lowering.emitter.softmax(&logits, "probabilities", shape, options.temperature)?;
         outputs.push(port("probabilities", &[width]));
     }
     for &(stride, map) in maps {
