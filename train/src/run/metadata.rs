@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::RunManifest;
 use crate::safetensors_file::Metadata;
@@ -31,15 +31,15 @@ impl RunManifest {
             ("lgd.version", env!("CARGO_PKG_VERSION").to_owned()),
             ("lgd.architecture", self.config.student.to_string()),
             ("lgd.size", size.to_string()),
-            ("lgd.crop", json!(crop).to_string()),
+            ("lgd.crop", json(&crop)),
             ("lgd.resample", format.resample.to_string()),
-            ("lgd.mean", json!(format.normalization.mean).to_string()),
-            ("lgd.std", json!(format.normalization.std).to_string()),
+            ("lgd.mean", json(&format.normalization.mean)),
+            ("lgd.std", json(&format.normalization.std)),
             ("lgd.teacher", self.teacher.name.clone()),
         ]);
         metadata.extend(self.score_temperature().map(|tau| ("lgd.tau_student", tau.to_string())));
         let classes = self.classes.as_ref().and_then(|classes| classes.names.as_ref());
-        metadata.extend(classes.map(|names| ("lgd.categories", json!(names).to_string())));
+        metadata.extend(classes.map(|names| ("lgd.categories", json(names))));
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
@@ -59,4 +59,9 @@ impl RunManifest {
             Head::Classifier { .. } => Some(1.0),
         }
     }
+}
+
+/// The text of numbers, names and a crop. A `serde_json::Value` would write f32 numbers with the digits of their f64.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }

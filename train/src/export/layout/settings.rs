@@ -34,7 +34,7 @@ pub(super) fn files(layout: Layout, described: &Described<'_>) -> Result<Vec<Lay
 pub(super) fn lines(layout: Layout, described: &Described<'_>) -> Vec<String> {
     let (input, architecture) = (described.input(), described.architecture());
     let (mean, std) = (input.normalization.mean, input.normalization.std);
-    let whites = |values: [f32; 3]| values.map(|value| f64::from(value * WHITE));
+    let whites = |values: [f32; 3]| values.map(|value| short(value) * f64::from(WHITE));
     let list = |values: [f64; 3]| values.map(|value| format!("{value:.3}")).join(", ");
     let (pixel_mean, pixel_std) = (list(whites(mean)), list(whites(std)));
     match layout {
@@ -87,6 +87,11 @@ impl Described<'_> {
     }
 }
 
+/// The f64 with the fewest digits that is `value` in f32: 0.485, not 0.48500001430511475.
+fn short(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 /// timm's `config.json`.
 fn timm(described: &Described<'_>) -> Value {
     let (input, crop, architecture) = (described.input(), described.crop(), described.architecture());
@@ -111,10 +116,10 @@ fn timm(described: &Described<'_>) -> Value {
             "input_size": [3, input.size, input.size],
             "fixed_input_size": false,
             "interpolation": input.resample.to_string(),
-            "crop_pct": crop.fraction,
+            "crop_pct": short(crop.fraction),
             "crop_mode": mode,
-            "mean": input.normalization.mean,
-            "std": input.normalization.std,
+            "mean": input.normalization.mean.map(short),
+            "std": input.normalization.std.map(short),
             "num_classes": classes,
             "first_conv": if is_resnet { "conv1" } else { "conv_stem" },
             "classifier": if is_resnet { "fc" } else { "classifier" },
@@ -211,8 +216,8 @@ fn processor(described: &Described<'_>) -> Option<Value> {
         "do_rescale": true,
         "rescale_factor": 1.0 / f64::from(WHITE),
         "do_normalize": true,
-        "image_mean": input.normalization.mean,
-        "image_std": input.normalization.std,
+        "image_mean": input.normalization.mean.map(short),
+        "image_std": input.normalization.std.map(short),
     }))
 }
 
