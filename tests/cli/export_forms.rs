@@ -42,6 +42,19 @@ fn outputs(bytes: &[u8], images: &[u8], (dtype, shape): (&str, &str)) -> Vec<(St
     ran.stdout.split_whitespace().map(read).collect()
 }
 
+/// A file in f32, converted by ONNX Runtime's tools.
+fn in_half(single: &[u8]) -> Vec<u8> {
+    let desk = Desk::new();
+    desk.write("single.onnx", single);
+    let convert = "
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+onnx.save(convert_float_to_float16(onnx.load('single.onnx'), keep_io_types=True), 'half.onnx')
+";
+    desk.python(convert).ended(0, &[]);
+    fs::read(desk.path("half.onnx")).unwrap()
+}
+
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
@@ -140,12 +153,8 @@ fn forms_compute_the_same() {
         let here =
             student.forward(Images::Normalized(&normalized), (IMAGES, SIDE, SIDE), Mode::Inference).unwrap();
         let embedding = values(here.embedding().unwrap());
-        for (input, precision, tolerance) in [
-            (OnnxInput::U8Nhwc, Precision::F32, TOLERANCE),
-            // Half precision has 11 bits; errors of about 50 layers add up.
-            (OnnxInput::F32Nchw, Precision::F16, 1e-2),
-            (OnnxInput::U8Nhwc, Precision::F16, 1e-2),
-        ] {
+        for (input, precision) in [(OnnxInput::U8Nhwc, Precision::F32), (OnnxInput::F32Nchw, Precision::F16)]
+        {
             let format = OnnxFormat { input, precision, maps: true, ..OnnxFormat::default() };
             let options = OnnxOptions {
                 format,
@@ -153,6 +162,8 @@ fn forms_compute_the_same() {
                 ..OnnxOptions::new(SIDE, normalization)
             };
             let onnx = to_onnx(&mut student, &options).unwrap();
+            let single = OnnxFormat { precision: Precision::F32, ..format };
+            let single = to_onnx(&mut student, &OnnxOptions { format: single, ..options }).unwrap();
             let (images, dtype, shape) = if input == OnnxInput::U8Nhwc { &u8s } else { &f32s };
             let found = outputs(&onnx.bytes, images, (dtype, shape));
             let names: Vec<&str> = found.iter().map(|(name, _)| &name[..]).collect();
@@ -164,18 +175,22 @@ fn forms_compute_the_same() {
             );
             let found: BTreeMap<_, _> = found.into_iter().collect();
             let feature = values(&here.pooled);
+            // Half precision is as exact as what ONNX Runtime's own converter makes of the file in f32.
+            let peer: Option<BTreeMap<_, _>> = (precision == Precision::F16)
+                .then(|| outputs(&in_half(&single.bytes), images, (dtype, shape)).into_iter().collect());
             for (name, expected) in [
                 ("feature", &feature),
                 ("embedding", &embedding),
                 ("scores", &products(&embedding, &embedding, DIM)),
             ] {
+                let tolerance = peer.as_ref().map_or(TOLERANCE, |peer| 1.5 * error(&peer[name], expected));
                 let error = error(&found[name], expected);
                 assert!(error < tolerance, "{architecture} {format:?}: {name} is off by {error:.1e}");
             }
             // The feature is the mean of the last map.
             let positions = found["map_32"].chunks((SIDE / 32) * (SIDE / 32));
             let means: Vec<f32> = positions.map(|map| map.iter().sum::<f32>() / 4.0).collect();
-            assert!(error(&means, &feature) < tolerance, "{architecture}");
+            assert!(error(&means, &found["feature"]) < 1e-3, "{architecture}");
             for (name, stride) in [("map_04", 4), ("map_08", 8), ("map_16", 16)] {
                 assert_eq!(found[name].len() % (IMAGES * (SIDE / stride) * (SIDE / stride)), 0, "{name}");
             }
@@ -226,7 +241,8 @@ fn the_pages_preprocessing_is_that_of_eval() {
         let there = fs::read(desk.path(&format!("{name}.bin"))).unwrap();
         assert_eq!(there.len(), here.pixels().len());
         let apart = there.iter().zip(here.pixels()).map(|(one, other)| one.abs_diff(*other)).max();
-        assert_eq!(apart, Some(0), "{name}");
+        // What data/src/render/resize.rs promises.
+        assert!(apart <= Some(1), "{name}: {apart:?} levels apart");
     }
 }
 
