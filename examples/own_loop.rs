@@ -52,7 +52,7 @@ fn main() -> Result<()> {
     for (step, loss) in losses.iter().enumerate() {
         writeln!(io::stdout(), "step {step}: loss {loss:.4}")?;
     }
-    fs::write(out, student.to_safetensors(Default::default())?).with_context(|| format!("write {out}"))
+    fs::write(out, student.to_safetensors(&Default::default())?).with_context(|| format!("write {out}"))
 }
 
 /// Trains a student on the views of `cache`; returns it with the loss of every step. `originals` is required unless

@@ -72,6 +72,10 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     match cause.downcast_ref() {
         Some(ExportError::Run(error)) => return of_run(error),
         Some(ExportError::NoEmbedding) => return Some("export this one without --bank".to_owned()),
+        Some(ExportError::NoLayout { .. }) => {
+            return Some("export it with --layout timm, which transformers reads too, or torchvision: they have every student".to_owned());
+        }
+        Some(ExportError::NoFormat { .. }) => return Some("give --format pth".to_owned()),
         _ => {}
     }
     match cause.downcast_ref() {
@@ -222,6 +226,8 @@ mod tests {
     use lgd_data::error::Remedy;
     use lgd_data::source::FieldKind;
     use lgd_data::view::CenterCrop;
+    use lgd_train::export::{Layout, WeightsFormat};
+    use lgd_train::student::Architecture;
 
     use super::*;
     use crate::args::Args;
@@ -285,8 +291,19 @@ mod tests {
         ];
         let runs = inputs.map(RunError::Input).chain(runs).map(anyhow::Error::from);
         let evals = evals.into_iter().chain(more).map(anyhow::Error::from);
+        let layout = Layout::Detectron2;
+        let exports = [
+            ExportError::NoEmbedding,
+            ExportError::NoLayout {
+                layout,
+                architecture: Architecture::MobileNetV2,
+                reason: "it has none",
+                known: vec![],
+            },
+            ExportError::NoFormat { layout, format: WeightsFormat::Safetensors },
+        ];
         let libraries = [data::examples(), extract::examples(), bank::examples()].into_iter().flatten();
-        runs.chain(evals).chain([ExportError::NoEmbedding.into()]).chain(libraries).collect()
+        runs.chain(evals).chain(exports.map(anyhow::Error::from)).chain(libraries).collect()
     }
 
     /// The flags of all commands, without dashes.

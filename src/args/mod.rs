@@ -70,7 +70,7 @@ pub enum Command {
     Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher for comparison.
     Eval(EvalArgs),
-    /// Export a finished student as one ONNX file.
+    /// Export a finished student as one ONNX file, or as weights for another framework.
     Export(ExportArgs),
     /// Summarize a cache, bank, bridge or run.
     Inspect(InspectArgs),

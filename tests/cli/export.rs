@@ -15,15 +15,15 @@ use lgd_train::student::{Architecture, Head, Images, Mode, Student, StudentConfi
 
 use crate::common::{CLASSES, Desk, third_party};
 
-const SIDE: usize = 64;
-const IMAGES: usize = 3;
-const DIM: usize = 24;
+pub const SIDE: usize = 64;
+pub const IMAGES: usize = 3;
+pub const DIM: usize = 24;
 
 /// The same tolerance as for students against torchvision, L2 over a tensor.
-const TOLERANCE: f64 = 1e-4;
+pub const TOLERANCE: f64 = 1e-4;
 
 /// Pseudorandom numbers in -1..1.
-fn noise(seed: usize) -> impl FnMut() -> f32 {
+pub fn noise(seed: usize) -> impl FnMut() -> f32 {
     let mut state = u32::try_from(seed).unwrap().wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
     move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -33,7 +33,7 @@ fn noise(seed: usize) -> impl FnMut() -> f32 {
 
 /// A student whose normalizations are not the identity, and whose convolutions keep the variance of their input, so that images
 /// are not all alike at its end, as they are to a network that was never trained.
-fn student(architecture: Architecture, head: Head) -> Student {
+pub fn student(architecture: Architecture, head: Head) -> Student {
     let mut student = Student::new(StudentConfig::new(architecture, head, 0), &Device::Cpu).unwrap();
     let mut tensors = student.tensors().unwrap();
     for (number, (name, tensor)) in tensors.iter_mut().enumerate() {
@@ -60,7 +60,7 @@ fn student(architecture: Architecture, head: Head) -> Student {
 }
 
 /// Images `[N, S, S, 3]`, normalized, and the same images from 0 to 1 as `[N, 3, S, S]`.
-fn images(side: usize, normalization: &Normalization) -> (Vec<f32>, Vec<f32>) {
+pub fn images(side: usize, normalization: &Normalization) -> (Vec<f32>, Vec<f32>) {
     let mut noise = noise(99);
     let nhwc: Vec<f32> = (0..IMAGES * side * side * 3).map(|_| 0.5 + 0.5 * noise()).collect();
     let mut nchw = Vec::with_capacity(nhwc.len());
@@ -72,12 +72,12 @@ fn images(side: usize, normalization: &Normalization) -> (Vec<f32>, Vec<f32>) {
     (nhwc.iter().enumerate().map(normalize).collect(), nchw)
 }
 
-fn values(tensor: &Tensor) -> Vec<f32> {
+pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Dot products of all `rows` with all `others`, both of width `dim`.
-fn products(rows: &[f32], others: &[f32], dim: usize) -> Vec<f32> {
+pub fn products(rows: &[f32], others: &[f32], dim: usize) -> Vec<f32> {
     let product = |row: &[f32], other: &[f32]| row.iter().zip(other).map(|(x, y)| x * y).sum();
     let all = rows.chunks(dim).flat_map(|row| others.chunks(dim).map(move |other| product(row, other)));
     all.collect()
@@ -104,7 +104,7 @@ fn run_onnx(
     (views.embeddings.into_values(), views.features.unwrap().into_values())
 }
 
-fn error(got: &[f32], expected: &[f32]) -> f64 {
+pub fn error(got: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let apart = norm(&mut got.iter().zip(expected).map(|(got, expected)| f64::from(got - expected)));
@@ -124,8 +124,7 @@ fn every_student_gives_in_onnx_runtime_what_it_gives_here() {
             let mut student = student(architecture, head);
             let embeds = matches!(head, Head::Projection { .. });
             let given = embeds.then_some((&prototypes[..], DIM));
-            let options =
-                OnnxOptions { size: SIDE, batch: None, normalization, prototypes: given, metadata: &[] };
+            let options = OnnxOptions { prototypes: given, ..OnnxOptions::new(SIDE, normalization) };
             let onnx = to_onnx(&mut student, &options).unwrap();
             fs::write(&model, &onnx.bytes).unwrap();
             let shape = (IMAGES, SIDE, SIDE);
@@ -167,7 +166,7 @@ const TRAIN: &str =
 fn has_metadata(file: &[u8], key: &str, value: &str) -> bool {
     let length = u8::try_from(value.len()).unwrap();
     assert!(length < 128, "two bytes of length");
-    let field = [key.as_bytes(), &[0x12, length], value.as_bytes()].concat();
+    let field = [b"lgd.", key.as_bytes(), &[0x12, length], value.as_bytes()].concat();
     file.windows(field.len()).any(|bytes| bytes == field)
 }
 
@@ -192,15 +191,27 @@ fn a_finished_run_becomes_a_file_that_scores_names() {
     assert_eq!(report["inputs"][0]["shape"], serde_json::json!(["batch", 3, 32, 32]), "{report}");
     let names: Vec<&str> =
         report["outputs"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["feature", "embedding", "scores"]);
-    assert_eq!(report["outputs"][2]["shape"], serde_json::json!(["batch", 10]), "{report}");
+    assert_eq!(names, ["embedding", "feature", "probabilities", "scores"]);
+    assert_eq!(report["outputs"][3]["shape"], serde_json::json!(["batch", 10]), "{report}");
     assert_eq!(report["names"], serde_json::json!(CLASSES));
 
     let path = desk.path("new/student.onnx");
     let file = fs::read(&path).unwrap();
     assert_eq!(report["bytes"], file.len());
-    assert!(has_metadata(&file, "names", &serde_json::to_string(&CLASSES).unwrap()));
-    assert!(has_metadata(&file, "resize", "bicubic") && has_metadata(&file, "student", "mobilenet_v2"));
+    for (key, value) in [
+        ("categories", &*serde_json::to_string(&CLASSES).unwrap()),
+        ("resample", "bicubic"),
+        ("architecture", "mobilenet_v2"),
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("size", "32"),
+        ("crop", r#"{"fraction":0.875,"resize":"shortest","rounding":"half-even"}"#),
+        ("mean", "[0.3,0.456,0.406]"),
+        ("std", "[0.4,0.224,0.225]"),
+        ("tau_student", "0.2"),
+        ("template", r#"["a photo of a {}."]"#),
+    ] {
+        assert!(has_metadata(&file, key, value), "{key}: {value}");
+    }
     let run = Run::open(&desk.path("run"), Verify::Full).unwrap();
     let bank = Bank::open(&desk.path("banks/ten"), Verify::Full).unwrap();
     assert!(has_metadata(&file, "run", &run.hash().to_string()));
@@ -220,7 +231,7 @@ fn a_finished_run_becomes_a_file_that_scores_names() {
     assert!(occupied.stdout.is_empty());
     let fixed = desk.lgd(&format!("{export} --overwrite --batch 3")).ended(0, &[]).json();
     assert_eq!(fixed["inputs"][0]["shape"], serde_json::json!([3, 3, 32, 32]), "{fixed}");
-    assert_eq!(fixed["outputs"][2]["shape"], serde_json::json!([3, 10]), "{fixed}");
+    assert_eq!(fixed["outputs"][3]["shape"], serde_json::json!([3, 10]), "{fixed}");
     assert!(error(&scores(&path), &expected) < TOLERANCE);
     desk.lgd("export --run run --out new --overwrite")
         .ended(2, &["new already holds other files", "hint: give the name"]);
@@ -233,7 +244,10 @@ fn names_need_an_embedding_of_their_space() {
     desk.lgd("export --run labels --bank banks/ten --out labels.onnx")
         .ended(2, &["a score for every name needs", "hint: export this one without --bank"]);
     let report = desk.lgd("export --run labels --out labels.onnx").ended(0, &[]).json();
-    assert_eq!(report["outputs"][1], serde_json::json!({"name": "logits", "shape": ["batch", 10]}));
+    for (at, name) in [(1, "logits"), (2, "probabilities")] {
+        let expected = serde_json::json!({"name": name, "dtype": "f32", "shape": ["batch", 10]});
+        assert_eq!(report["outputs"][at], expected);
+    }
     assert_eq!(report["names"], serde_json::json!(CLASSES));
 
     desk.lgd(&format!("{TRAIN} run --bank banks/ten")).ended(0, &[]);
@@ -268,6 +282,9 @@ fn a_student_without_a_head_gives_its_feature() {
     desk.lgd("bank --target kdep --cache cache --dim 1280 --out banks/kdep").ended(0, &[]);
     desk.lgd(&format!("{TRAIN} run --objective kdep --bank banks/kdep")).ended(0, &[]);
     let report = desk.lgd("export --run run --out student.onnx").ended(0, &[]).json();
-    assert_eq!(report["outputs"], serde_json::json!([{"name": "feature", "shape": ["batch", 1280]}]));
+    assert_eq!(
+        report["outputs"],
+        serde_json::json!([{"name": "feature", "dtype": "f32", "shape": ["batch", 1280]}])
+    );
     assert!(report.get("names").is_none(), "{report}");
 }

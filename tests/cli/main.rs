@@ -8,6 +8,7 @@ mod common;
 mod damage;
 mod evaluation;
 mod export;
+mod export_forms;
 mod kdep;
 mod objectives;
 mod optional;

@@ -65,7 +65,7 @@ fn the_student_in_plain_candle_is_the_one_that_trained() {
     assert!(student.load(&tensors).unwrap().is_complete());
     let output = student.forward(Images::Normalized(&pixels), (batch, side, side), Mode::Inference).unwrap();
 
-    let weights = student.to_safetensors(Default::default()).unwrap();
+    let weights = student.to_safetensors(&Default::default()).unwrap();
     let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap();
     let plain = CandleStudent::load(&weights, 24).unwrap();
     let images = Tensor::from_vec(pixels, (batch, side, side, 3), &Device::Cpu).unwrap();
@@ -146,6 +146,6 @@ fn a_loop_of_ones_own_trains_and_its_student_can_be_loaded() {
     let mut loaded = Student::new(initial, &Device::Cpu).unwrap();
     let head = |student: &mut Student| student.tensors().unwrap().remove("head.2.weight").unwrap();
     assert!(!agree(&head(&mut loaded), &head(&mut student)), "the head has not moved");
-    let report = loaded.load_safetensors(&student.to_safetensors(Default::default()).unwrap()).unwrap();
+    let report = loaded.load_safetensors(&student.to_safetensors(&Default::default()).unwrap()).unwrap();
     assert!(report.is_complete(), "{report:?}");
 }

@@ -37,6 +37,7 @@ pub mod optim;
 pub mod parse;
 pub mod rng;
 pub mod run;
+pub mod safetensors_file;
 pub mod student;
 mod student_sizes;
 pub mod trainer;

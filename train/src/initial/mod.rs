@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 
 use self::names::Renamed;
+pub(crate) use self::names::timm_name;
 use self::torch::LEGACY;
 use crate::load_report::LoadReport;
 use crate::run::InitialWeightsError;

@@ -115,7 +115,7 @@ fn prefixes<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
 
 /// timm's name of a tensor, for architectures that it names otherwise than torchvision. The pairs are compared with timm
 /// in `tests/run/initial.rs`.
-pub(super) fn timm_name(architecture: Architecture, name: &str) -> Option<String> {
+pub(crate) fn timm_name(architecture: Architecture, name: &str) -> Option<String> {
     // Blocks of each stage.
     let stages: &[usize] = match architecture {
         Architecture::MobileNetV2 => &[1, 2, 3, 4, 3, 3, 1],

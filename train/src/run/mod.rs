@@ -21,6 +21,7 @@ mod config;
 mod error;
 mod events;
 mod folder;
+mod metadata;
 mod metrics;
 
 use std::fs;

@@ -53,6 +53,9 @@ pub struct StudentConfig {
     pub extras: Extras,
 }
 
+/// Stride of the finest feature map that other networks build on.
+const LEAST_STRIDE: usize = 4;
+
 /// What a graph is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
@@ -60,6 +63,8 @@ pub(super) enum Purpose {
     Training,
     /// Pooled feature, head and, if the student has it, raw pooled feature, dense.
     Inference,
+    /// The same, then the feature maps from [`LEAST_STRIDE`] on.
+    Maps,
 }
 
 impl StudentConfig {
@@ -116,11 +121,20 @@ impl StudentConfig {
             }
         }
         outputs.extend(features.raw.map(|raw| builder.global_average_pool(raw)));
+        if purpose == Purpose::Maps {
+            outputs.extend(features.maps.iter().rev().take(self.map_strides().len()).rev());
+        }
         if let Some(decoder) = decoder {
             builder.dense();
             outputs.push(decoder::tokens(&mut builder, (&features.maps[..], backbone.strides), &decoder)?);
         }
         Ok(builder.finish(outputs))
+    }
+
+    /// Strides of the maps in a graph for [`Purpose::Maps`], ascending.
+    pub(super) fn map_strides(&self) -> Vec<usize> {
+        let strides = self.architecture.backbone().strides.iter().copied();
+        strides.filter(|stride| *stride >= LEAST_STRIDE).collect()
     }
 
     /// Assigns names to the outputs of a graph for `purpose`.

@@ -23,13 +23,14 @@ pub use self::error::{StudentError, UnknownArchitecture};
 pub use self::output::StudentOutput;
 #[cfg(feature = "cuda")]
 use crate::engine::CudaBackend;
-use crate::engine::graph::{Graph, Shape};
+use crate::engine::graph::{Graph, Shape, Value};
 use crate::engine::parameters::{Entry, State, Table};
 use crate::engine::{CpuBackend, Engine, Program, Tape};
 pub use crate::engine::{Images, Mode};
 use crate::error::TrainError;
 use crate::load_report::{LoadReport, ShapeMismatch};
 use crate::optim::Update;
+use crate::safetensors_file::{self, Metadata};
 
 /// A backbone, its head, their parameters, and the device that holds them.
 pub struct Student {
@@ -172,11 +173,20 @@ impl Student {
         self.engine.update(&self.table, update)
     }
 
-    /// The graph for inference on an image of `size` x `size` pixels. Its parameters have the positions of
-    /// [`table`](Self::table).
-    pub(crate) fn inference_graph(&self, size: usize) -> Result<Graph, TrainError> {
+    /// The graph for inference on an image of `size` x `size` pixels and, if `maps` are wanted, the feature maps at
+    /// strides 4 to 32 with their strides. Its parameters have the positions of [`table`](Self::table).
+    pub(crate) fn inference_graph(
+        &self,
+        size: usize,
+        maps: bool,
+    ) -> Result<(Graph, Vec<(usize, Value)>), TrainError> {
         let shape = Shape { batch: 1, height: size, width: size, channels: 3 };
-        Ok(self.config.graph(shape, Purpose::Inference)?.0)
+        let purpose = if maps { Purpose::Maps } else { Purpose::Inference };
+        let (graph, _) = self.config.graph(shape, purpose)?;
+        let strides = if maps { self.config.map_strides() } else { Vec::new() };
+        let first = graph.outputs().len() - strides.len();
+        let maps = strides.into_iter().zip(graph.outputs()[first..].iter().copied()).collect();
+        Ok((graph, maps))
     }
 
     fn run(
@@ -282,11 +292,12 @@ impl Student {
         self.load(&tensors.into_iter().collect())
     }
 
-    /// [`encoder_tensors`](Self::encoder_tensors) as the bytes of a safetensors file (f32, sorted by name, with `metadata` in the header).
+    /// [`encoder_tensors`](Self::encoder_tensors) as the bytes of a safetensors file (f32, sorted by name, with
+    /// `metadata` in the header).
     ///
     /// # Errors
     /// If the device cannot be read.
-    pub fn to_safetensors(&mut self, metadata: HashMap<String, String>) -> Result<Vec<u8>, TrainError> {
-        Ok(safetensors::serialize(self.encoder_tensors()?, Some(metadata))?)
+    pub fn to_safetensors(&mut self, metadata: &Metadata) -> Result<Vec<u8>, TrainError> {
+        safetensors_file::to_bytes(&self.encoder_tensors()?, metadata)
     }
 }

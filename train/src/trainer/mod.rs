@@ -203,7 +203,8 @@ pub fn train(
         let done = folder.manifest().steps_per_epoch * usize::try_from(epochs).unwrap_or(usize::MAX);
         let last = Last { steps: done, batches: statistics::AT_THE_END };
         statistics::reestimate(&mut session, &images, config, settings.threads, last)?;
-        folder.finish(&session.student.to_safetensors(Default::default())?, epochs)?;
+        let metadata = folder.manifest().weights_metadata();
+        folder.finish(&session.student.to_safetensors(&metadata)?, epochs)?;
         if !settings.keep_checkpoints {
             folder.remove_checkpoints()?;
         }

@@ -1,6 +1,6 @@
 //! Names, initial values and counts of parameters, and their round trip through safetensors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use lgd_train::error::TrainError;
@@ -118,8 +118,8 @@ fn all(student: &mut Student) -> Vec<(String, Vec<f32>)> {
 fn safetensors_bring_back_every_bit<D: TestDevice>() {
     for architecture in [Architecture::MobileNetV2, Architecture::MobileNetV3Large] {
         let (mut from, mut to) = (student::<D>(architecture, 1), student::<D>(architecture, 2));
-        let metadata = HashMap::from([("made_by".to_owned(), "a test".to_owned())]);
-        let bytes = from.to_safetensors(metadata).unwrap();
+        let metadata = BTreeMap::from([("made_by".to_owned(), "a test".to_owned())]);
+        let bytes = from.to_safetensors(&metadata).unwrap();
         let report = to.load_safetensors(&bytes).unwrap();
         assert!(report.is_complete() && report.unused.is_empty(), "{report}");
         assert_eq!(all(&mut from), all(&mut to));

@@ -7,6 +7,7 @@ mod fixture;
 mod goldens;
 mod holdout;
 mod initial;
+mod layouts;
 mod loading;
 mod objectives;
 mod parts;

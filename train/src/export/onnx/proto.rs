@@ -72,8 +72,6 @@ pub(super) struct NodeProto {
 pub(super) struct AttributeProto {
     #[prost(string, tag = "1")]
     pub name: String,
-    #[prost(float, optional, tag = "2")]
-    pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
@@ -83,7 +81,6 @@ pub(super) struct AttributeProto {
 }
 
 /// `AttributeProto.AttributeType`.
-pub(super) const FLOAT_ATTRIBUTE: i32 = 1;
 pub(super) const INT_ATTRIBUTE: i32 = 2;
 pub(super) const INTS_ATTRIBUTE: i32 = 7;
 
@@ -100,8 +97,11 @@ pub(super) struct TensorProto {
     pub raw_data: Option<Vec<u8>>,
 }
 
-/// `TensorProto.DataType`: f32.
-pub(super) const FLOAT_DATA: i32 = 1;
+/// `TensorProto.DataType`.
+pub(super) const F32_DATA: i32 = 1;
+pub(super) const U8_DATA: i32 = 2;
+pub(super) const I64_DATA: i32 = 7;
+pub(super) const F16_DATA: i32 = 10;
 
 /// An input or output of the graph.
 #[derive(Clone, PartialEq, Message)]
