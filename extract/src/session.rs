@@ -1,5 +1,6 @@
 //! An ONNX Runtime session: opens a model on a device and describes its inputs and outputs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -121,6 +122,14 @@ impl Model {
 
     pub(crate) fn outputs(&self) -> &[Port] {
         &self.outputs
+    }
+
+    /// The entries of the file's metadata.
+    pub(crate) fn metadata(&self) -> Result<BTreeMap<String, String>, ExtractError> {
+        let failed = |error: ort::Error| ExtractError::inference(&self.path, error);
+        let metadata = self.session.metadata().map_err(failed)?;
+        let keys = metadata.custom_keys().map_err(failed)?;
+        Ok(keys.into_iter().filter_map(|key| Some((key.clone(), metadata.custom(&key)?))).collect())
     }
 
     pub(crate) fn mismatch(

@@ -3,11 +3,14 @@
 
 mod align;
 mod bank;
+mod embed;
 mod eval;
 mod export;
 mod extract;
+mod model;
 mod objectives;
 mod optimizer;
+mod predict;
 mod teacher;
 mod train;
 
@@ -21,10 +24,13 @@ use lgd_extract::ExecutionDevice;
 
 pub use self::align::AlignArgs;
 pub use self::bank::{BankArgs, BankTarget, CenterArg};
+pub use self::embed::{EmbedArgs, Vectors};
 pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
+pub use self::model::{ImagesArgs, ModelArgs};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
+pub use self::predict::{OutputFormat, PredictArgs, table_format};
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;
 
@@ -59,6 +65,10 @@ pub enum Command {
     Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher for comparison.
     Eval(EvalArgs),
+    /// Name what is in images, with probabilities.
+    Predict(PredictArgs),
+    /// Write the student's features or embeddings of images to a file.
+    Embed(EmbedArgs),
     /// Export a finished student as one ONNX file.
     Export(ExportArgs),
     /// Summarize a cache, bank, bridge or run.

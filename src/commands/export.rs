@@ -49,11 +49,11 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
 }
 
 /// Fails if the file exists and `overwrite` is not set, or if `out` is a folder.
-fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtifactError> {
+pub(super) fn require_free(out: &Path, overwrite: bool) -> Result<(), ArtifactError> {
     let occupied =
         |what: &str, hint| Err(ArtifactError::Occupied { path: out.to_owned(), what: what.to_owned(), hint });
     if out.is_dir() {
-        return occupied("other files", "give the name of a file, such as student.onnx");
+        return occupied("other files", "give the name of a file in it");
     }
     if !overwrite && out.try_exists().during("look for", out)? {
         return occupied("something", "give --overwrite, or another file");

@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::details::Details;
 use super::features::Features;
-use super::matrix::{Matrix, argmax, top1};
 use super::numbering::Numbering;
 use super::report::KnnReport;
 use crate::error::TrainError;
+use crate::inference::{Matrix, argmax, top1};
 
 /// Settings of the vote; the defaults are the usual ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,24 +75,24 @@ fn nearest(similarities: &[f32], k: usize) -> Vec<(f32, usize)> {
     nearest
 }
 
-/// Evaluates the student on pooled features, and the teacher on embeddings if both sets have them. `truth`: the
-/// training label of each test image.
+/// Evaluates the student on pooled features (the rows), and the teacher on embeddings if both sets have them. `truth`: the
+/// training label of each test image; `word` names labels.
 pub(super) fn judge(
-    train: &Features,
-    test: &Features,
-    truth: &[u32],
+    (train, train_rows): (&Features, &Matrix),
+    (test, test_rows): (&Features, &Matrix),
+    (truth, word): (&[u32], &dyn Fn(u32) -> String),
     settings: KnnSettings,
 ) -> Result<KnnReport, TrainError> {
-    let score = |train_rows: &Matrix, test_rows: &Matrix| {
-        let predicted = nearest_neighbors((train_rows, &train.labels), test_rows, settings)?;
-        Ok::<_, TrainError>(top1(&predicted, truth))
-    };
+    let vote = |train_rows, test_rows| nearest_neighbors((train_rows, &train.labels), test_rows, settings);
+    let predicted = vote(train_rows, test_rows)?;
     let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
+    let teacher = teacher.map(|(train, test)| vote(train, test)).transpose()?;
     Ok(KnnReport {
         neighbors: settings.neighbors,
         temperature: settings.temperature,
-        student: score(&train.pooled, &test.pooled)?,
-        teacher: teacher.map(|(train, test)| score(train, test)).transpose()?,
+        student: top1(&predicted, truth),
+        teacher: teacher.map(|teacher| top1(&teacher, truth)),
+        details: Details::new(&predicted, truth, word),
     })
 }
 
