@@ -31,7 +31,7 @@ impl Extractor {
                 pooling: pooling_name(encoder.pooling()).to_owned(),
                 prefix_tokens: u32::try_from(encoder.prefix_tokens()).unwrap_or(u32::MAX),
                 text_encoder: self.text_encoder,
-                center: self.center,
+                center: Some(self.center),
             },
             dim: encoder.dim(),
             listing: self.listing(source),

@@ -62,8 +62,8 @@ pub struct Extractor {
     encoders: Vec<ImageEncoder>,
     options: ExtractOptions,
     name: String,
-    /// The teacher's own center crop.
-    center: Option<CenterCrop>,
+    /// The teacher's own center crop: by its files, else the default.
+    center: CenterCrop,
     image_model: ContentHash,
     text_encoder: Option<ContentHash>,
     captions: Option<CaptionEncoder>,
@@ -91,7 +91,7 @@ impl Extractor {
             captions: None,
             options,
             name: teacher.name().to_owned(),
-            center: settings.center,
+            center: settings.center.unwrap_or_default(),
             image_model: teacher.image_hash()?,
             text_encoder: teacher.text_identity()?,
         })

@@ -9,6 +9,7 @@ mod initial;
 mod loading;
 mod objectives;
 mod parts;
+mod prediction;
 mod resuming;
 mod running;
 mod targets;
