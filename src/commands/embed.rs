@@ -34,7 +34,8 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<Exit> {
     };
     let (numbers, rows, rejects) = {
         let _progress = Progress::show("embed", "images");
-        embed(student.as_mut(), kind, (&source, center), &options, &JOB)?
+        let feed = (&source as &dyn ImageSource, center);
+        embed(student.as_mut(), kind, feed, &options, &JOB)?
     };
     if !numbers.is_empty() {
         if let Some(parent) = args.out.parent() {

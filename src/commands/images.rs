@@ -1,7 +1,5 @@
 //! The images of `lgd predict` and `lgd embed`: listing, crop, rejects and exit code.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, bail};
 use lgd_data::cache::Reject;
 use lgd_data::image::DecodeLimits;
@@ -55,8 +53,7 @@ pub fn finish(args: &ImagesArgs, images: &dyn ImageSource, rejects: &[Reject]) -
         let detail = if detail.contains(key.as_str()) { detail.clone() } else { format!("{key}: {detail}") };
         say(format_args!("rejected ({reason}): {detail}"));
     }
-    let listed: BTreeSet<&str> = images.listing().rejected.iter().map(|entry| entry.key.as_str()).collect();
-    let (rejected, total) = (rejects.len(), images.samples().len() + listed.len());
+    let (rejected, total) = (rejects.len(), images.samples().len() + images.listing().rejected.len());
     if rejected > 0 {
         let more = if rejected > NAMED { format!("; the first {NAMED} are named") } else { String::new() };
         say(format_args!("note: {rejected} of {total} images were rejected{more}"));

@@ -4,10 +4,15 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use lgd_data::cache::Reject;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::AtomicFile;
+use lgd_data::source::ImageSource;
+use lgd_data::view::CenterCrop;
+use lgd_train::inference::{ImageModel, InferenceOptions};
 use lgd_train::predict::{
-    Classifier, PredictError, Prediction, PredictionRow, PredictionWriter, TableFormat, predict,
+    Classifier, ImageArguments, PredictError, Prediction, PredictionRow, PredictionWriter, TableFormat,
+    predict,
 };
 
 use super::export::require_free;
@@ -24,20 +29,20 @@ enum Sink<W: Write + Send> {
 
 impl<W: Write + Send> Sink<W> {
     fn new(format: OutputFormat, to: W, names: Vec<String>, top_k: usize) -> io::Result<Self> {
-        let table = |format| PredictionWriter::new(format, to, names.clone(), top_k, false).map(Self::Table);
-        match format {
-            OutputFormat::Csv => table(TableFormat::Csv),
-            OutputFormat::Json => table(TableFormat::Json),
-            OutputFormat::Parquet => table(TableFormat::Parquet),
-            OutputFormat::Text => Ok(Self::Text(to, names)),
-        }
+        let format = match format {
+            OutputFormat::Text => return Ok(Self::Text(to, names)),
+            OutputFormat::Csv => TableFormat::Csv,
+            OutputFormat::Json => TableFormat::Json,
+            OutputFormat::Parquet => TableFormat::Parquet,
+        };
+        PredictionWriter::new(format, to, names, top_k, false).map(Self::Table)
     }
 
     fn write(&mut self, Prediction { key, top }: &Prediction<'_>) -> io::Result<()> {
         match self {
             Self::Table(table) => table.write(PredictionRow { path: key, label: None, top }),
             Self::Text(to, names) => {
-                let name = |category| usize::try_from(category).ok().and_then(|at: usize| names.get(at));
+                let name = |category: u32| usize::try_from(category).ok().and_then(|at| names.get(at));
                 let words: Vec<String> = top
                     .iter()
                     .map(|one| {
@@ -58,54 +63,70 @@ impl<W: Write + Send> Sink<W> {
     }
 }
 
+/// The student, its names and the images.
+struct Work<'a> {
+    args: &'a PredictArgs,
+    source: ImageArguments,
+    student: Box<dyn ImageModel>,
+    classifier: Classifier,
+    center: CenterCrop,
+    options: InferenceOptions,
+}
+
+impl Work<'_> {
+    /// Predicts all images into `sink`. `to` names it in messages. Returns what the sink wrote to, and the rejects.
+    fn fill<W: Write + Send>(
+        &mut self,
+        mut sink: Sink<W>,
+        to: &str,
+    ) -> Result<(W, Vec<Reject>), PredictError> {
+        let failed = |source| PredictError::Write { to: to.to_owned(), source };
+        let feed = (&self.source as &dyn ImageSource, self.center);
+        let (student, classifier, top_k) = (self.student.as_mut(), &self.classifier, self.args.top_k);
+        let accept = &mut |prediction: Prediction<'_>| sink.write(&prediction).map_err(failed);
+        let rejects = predict(student, classifier, feed, top_k, &self.options, &JOB, accept)?;
+        Ok((sink.finish().map_err(failed)?, rejects))
+    }
+}
+
 /// Runs `lgd predict`.
 pub fn run(args: &PredictArgs) -> anyhow::Result<Exit> {
-    let format = args.output_format(io::stdout().is_terminal())?;
+    let terminal = io::stdout().is_terminal();
+    let format = args.output_format(terminal)?;
     if let Some(out) = &args.out {
         require_free(out, args.overwrite)?;
     }
     set_threads(args.model.threads)?;
     let source = images::open(&args.images)?;
-    let mut student = model::open(&args.model)?;
+    let student = model::open(&args.model)?;
     let bank = model::bank(args.bank.as_deref(), student.as_ref())?;
     let classifier = Classifier::of(student.as_ref(), bank.as_ref())?;
     let (center, options) =
         images::options(&args.images, student.as_ref(), args.model.threads, &classifier.notes);
     let names: Vec<String> = classifier.categories().names().into_iter().map(str::to_owned).collect();
-
-    let mut rejects = Vec::new();
-    let mut fill = |sink: &mut dyn FnMut(&Prediction<'_>) -> io::Result<()>, to: &str| {
-        let _progress =
-            (args.out.is_some() || !io::stdout().is_terminal()).then(|| Progress::show("predict", "images"));
-        let accept = &mut |prediction: Prediction<'_>| {
-            sink(&prediction).map_err(|source| PredictError::Write { to: to.to_owned(), source })
-        };
-        let feed = (&source as &dyn lgd_data::source::ImageSource, center);
-        rejects = predict(student.as_mut(), &classifier, feed, args.top_k, &options, &JOB, accept)?;
-        Ok::<_, PredictError>(())
-    };
-    match &args.out {
-        Some(out) => {
-            let mut sink = Sink::new(format, create(out)?, names, args.top_k).during("write", out)?;
-            fill(&mut |prediction| sink.write(prediction), &out.display().to_string())?;
-            sink.finish().during("write", out)?.commit()?;
-        }
-        None => {
-            let stdout = io::BufWriter::new(io::stdout());
-            let mut sink =
-                Sink::new(format, stdout, names, args.top_k).context("cannot write to standard output")?;
-            let filled = fill(&mut |prediction| sink.write(prediction), "standard output");
-            match filled.and_then(|()| {
-                let to = "standard output".to_owned();
-                sink.finish().map(drop).map_err(|source| PredictError::Write { to, source })
-            }) {
-                // A closed pipe, for example by `head`, is not an error: nobody reads the rest.
-                Err(PredictError::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {}
-                written => written?,
+    let mut work = Work { args, source, student, classifier, center, options };
+    let Some(out) = &args.out else {
+        // A bar would be drawn between the lines of a terminal.
+        let _progress = (!terminal).then(|| Progress::show("predict", "images"));
+        let stdout = io::BufWriter::new(io::stdout());
+        let sink = Sink::new(format, stdout, names, args.top_k).context("cannot write to standard output")?;
+        return match work.fill(sink, "standard output") {
+            Ok((_, rejects)) => images::finish(&args.images, &work.source, &rejects),
+            // A closed pipe, for example by `head`, is not an error: nobody reads the rest.
+            Err(PredictError::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+                Ok(Exit::Done)
             }
-        }
-    }
-    images::finish(&args.images, &source, &rejects)
+            Err(error) => Err(error.into()),
+        };
+    };
+    let sink = Sink::new(format, create(out)?, names, args.top_k).during("write", out)?;
+    let (file, rejects) = {
+        let _progress = Progress::show("predict", "images");
+        work.fill(sink, &out.display().to_string())?
+    };
+    let exit = images::finish(&args.images, &work.source, &rejects)?;
+    file.commit()?;
+    Ok(exit)
 }
 
 fn create(out: &Path) -> anyhow::Result<AtomicFile> {

@@ -26,7 +26,7 @@ fn untrained(world: &World) -> Run {
 }
 
 /// Evaluates the student of `run`.
-fn evaluate(
+pub fn evaluate(
     run: &Run,
     inputs: &EvalInputs<'_>,
     options: &EvalOptions,
