@@ -200,7 +200,7 @@ fn what_is_missing_or_does_not_belong_is_named() {
     assert!(matches!(error, EvalError::UntrainedClasses { .. }), "{error}");
 
     let empty = world.images.hooked(|_| Some(Vec::new()));
-    let inputs = EvalInputs { bank: Some(&world.bank), test: labeled(&empty), train: None, ..inputs };
+    let inputs = EvalInputs { bank: Some(&world.bank), test: labeled(&empty), train: None };
     let options = EvalOptions { protocols: vec![Protocol::ZeroShot], ..options };
     let error = evaluate(&run, &inputs, &options, &Job::new()).unwrap_err();
     assert!(matches!(error, EvalError::NoImages { images_listed: 9, .. }), "{error}");
