@@ -8,6 +8,7 @@ use lgd_extract::ExtractError;
 use lgd_train::error::FailureKind;
 use lgd_train::eval::EvalError;
 use lgd_train::export::ExportError;
+use lgd_train::predict::PredictError;
 use lgd_train::run::RunError;
 
 /// Outcome of a command.
@@ -61,7 +62,8 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     let run = cause.downcast_ref().map(RunError::kind);
     let eval = cause.downcast_ref().map(EvalError::kind);
     let export = cause.downcast_ref().map(ExportError::kind);
-    run.or(eval).or(export).map(|kind| match kind {
+    let predict = cause.downcast_ref().map(PredictError::kind);
+    run.or(eval).or(export).or(predict).map(|kind| match kind {
         FailureKind::Interrupted => Exit::Interrupted,
         FailureKind::Artifact => Exit::Artifact,
         FailureKind::Usage | FailureKind::Other => Exit::Usage,

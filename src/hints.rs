@@ -11,8 +11,10 @@ use lgd_data::source::Note;
 use lgd_train::error::TrainError;
 use lgd_train::eval::{EvalError, EvalInput, Protocol};
 use lgd_train::export::ExportError;
+use lgd_train::inference::OutputKind;
 use lgd_train::loader::LoaderError;
 use lgd_train::objective::{Input, InputError, ObjectiveError, ObjectiveKind};
+use lgd_train::predict::PredictError;
 use lgd_train::run::RunError;
 
 /// The hint for an error; `None` if there is none beyond that in its message.
@@ -48,6 +50,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref() {
         return of_eval(error);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return of_predict(error);
     }
     if let Some(error) = cause.downcast_ref() {
         return data::of_source(error);
@@ -165,6 +170,7 @@ fn of_input(error: &InputError) -> Option<String> {
 fn of_eval(error: &EvalError) -> Option<String> {
     let hint = match error {
         EvalError::Run(error) => return of_run(error),
+        EvalError::Predict(error) => return of_predict(error),
         EvalError::UnusedInput { input, .. } => {
             let reads = |protocol: &Protocol| match input {
                 EvalInput::TrainImages => protocol.reads_train(),
@@ -179,7 +185,7 @@ fn of_eval(error: &EvalError) -> Option<String> {
         }
         EvalError::UnmatchedClasses { categories, .. } => {
             return Some(format!(
-                "build a bank of these names, the categories are {}; or judge by other names with --protocol agreement",
+                "build a bank of these names, the categories are {}; or evaluate other names with --protocol agreement",
                 categories.join(", ")
             ));
         }
@@ -188,27 +194,42 @@ fn of_eval(error: &EvalError) -> Option<String> {
         }
         EvalError::UntrainedClasses { .. } => "add them to --train-images, or leave them out of --images",
         EvalError::UnknownClasses { known, .. } => {
-            return Some(format!("leave them out, or judge by --protocol knn; it tells apart {known}"));
+            return Some(format!(
+                "leave them out, or evaluate by --protocol knn; the student tells apart {known}"
+            ));
         }
         EvalError::MissingInput { input, .. } => match input {
+            EvalInput::Feature => "export it again: `lgd export` writes the output feature",
             EvalInput::Embedding => {
-                "judge this one by --protocol knn,linear, or labels where it has a classifier"
+                "evaluate it by --protocol knn,linear, or by labels if it has a classifier"
             }
             EvalInput::Classifier => {
-                "train with --objective supervised, or judge by zero-shot, knn or linear"
+                "train with --objective supervised, or evaluate by zero-shot, knn or linear"
             }
             EvalInput::Bank => "give --bank",
             EvalInput::TeacherEmbeddings => "give --cache",
             EvalInput::TrainImages => "give --train-images",
         },
         EvalError::NoCenterView { .. } => "extract the images with --with-center",
-        EvalError::CropsDiffer { .. } => {
-            "leave --center-fraction out where one set has a cache, or extract both with the same --center-fraction"
-        }
-        EvalError::NamedClasses { .. } => "give a list with numeric labels, or judge by --protocol knn",
+        EvalError::NamedClasses { .. } => "give a list with numeric labels, or evaluate by --protocol knn",
         EvalError::NumberedClasses { .. } => {
-            "give class folders or a list with these names, or judge by --protocol knn"
+            "give class folders or a list with these names, or evaluate by --protocol knn"
         }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn of_predict(error: &PredictError) -> Option<String> {
+    let hint = match error {
+        PredictError::NoBank { .. } => "give the folder that `lgd bank` made with --bank",
+        PredictError::UnusedBank { .. } => "leave --bank out; the student chooses among its own classes",
+        PredictError::NoNames { .. } => "`lgd embed` writes its features",
+        PredictError::NoOutput { kind: OutputKind::Embedding, .. } => "write its features: --what features",
+        PredictError::NoOutput { .. } => "write another output with --what",
+        PredictError::BankWidth { .. } => "give a bank made with the text encoder of the student's teacher",
+        PredictError::NameCount { .. } => "export the student again, and keep the metadata when converting",
+        PredictError::KeyLine { .. } => "rename the file, or end the name of --out in .parquet",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -225,7 +246,6 @@ mod tests {
     use lgd_data::ArtifactError;
     use lgd_data::error::Remedy;
     use lgd_data::source::FieldKind;
-    use lgd_data::view::CenterCrop;
     use lgd_train::export::{Layout, WeightsFormat};
     use lgd_train::student::Architecture;
 
@@ -266,6 +286,7 @@ mod tests {
             RunError::Train(TrainError::OutOfMemory { device: "cuda:0".to_owned(), bytes: 1 << 30 }),
         ];
         let evals = [
+            EvalInput::Feature,
             EvalInput::Embedding,
             EvalInput::Classifier,
             EvalInput::Bank,
@@ -276,12 +297,6 @@ mod tests {
         let more = [
             EvalError::UnusedInput { input: EvalInput::TrainImages, chosen: "zero-shot".to_owned() },
             EvalError::NoCenterView { cache: path() },
-            EvalError::CropsDiffer {
-                train_images: path(),
-                train: CenterCrop::shortest(0.5),
-                test_images: path(),
-                test: CenterCrop::default(),
-            },
             EvalError::UnmatchedClasses { images: path(), classes: vec![], categories: vec![] },
             EvalError::OutsidePositions { images: path(), classes: vec![], categories: 2, from_one: true },
             EvalError::UntrainedClasses { images: path(), train_images: path(), classes: vec![] },
@@ -289,6 +304,18 @@ mod tests {
             EvalError::NamedClasses { images: path(), classes: vec![], known: String::new() },
             EvalError::NumberedClasses { images: path(), known: String::new() },
         ];
+        let outputs = || "feature [8]".to_owned();
+        let predicts = [
+            PredictError::NoBank { path: path() },
+            PredictError::UnusedBank { path: path(), outputs: outputs() },
+            PredictError::NoNames { path: path(), outputs: outputs() },
+            PredictError::NoOutput { path: path(), kind: OutputKind::Embedding, outputs: outputs() },
+            PredictError::NoOutput { path: path(), kind: OutputKind::Feature, outputs: outputs() },
+            PredictError::BankWidth { bank: path(), expected: 8, got: 4 },
+            PredictError::NameCount { path: path(), kind: OutputKind::Scores, expected: 8, got: 4 },
+            PredictError::KeyLine { key: "a\nb".to_owned() },
+        ]
+        .map(anyhow::Error::from);
         let runs = inputs.map(RunError::Input).chain(runs).map(anyhow::Error::from);
         let evals = evals.into_iter().chain(more).map(anyhow::Error::from);
         let layout = Layout::Detectron2;
@@ -303,7 +330,7 @@ mod tests {
             ExportError::NoFormat { layout, format: WeightsFormat::Safetensors },
         ];
         let libraries = [data::examples(), extract::examples(), bank::examples()].into_iter().flatten();
-        runs.chain(evals).chain(exports.map(anyhow::Error::from)).chain(libraries).collect()
+        runs.chain(evals).chain(predicts).chain(exports.map(anyhow::Error::from)).chain(libraries).collect()
     }
 
     /// The flags of all commands, without dashes.

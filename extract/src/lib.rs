@@ -31,7 +31,7 @@
 //!
 //! - [`runtime`], [`device`]: the ONNX Runtime library, and the devices that models run on;
 //! - [`teacher`]: a folder with an image model, a text model, a tokenizer and their settings;
-//! - [`encoder`]: maps images or prompts to unit vectors;
+//! - [`encoder`]: maps images or prompts to unit vectors, and runs exported students;
 //! - [`pipeline`]: reads, decodes, renders, encodes and writes, with these stages overlapped through bounded queues.
 
 pub mod device;
@@ -44,7 +44,7 @@ mod session;
 pub mod teacher;
 
 pub use device::ExecutionDevice;
-pub use encoder::{EncoderOptions, ImageEncoder, TextEncoder};
+pub use encoder::{EncoderOptions, ImageEncoder, OnnxStudent, TextEncoder};
 pub use error::ExtractError;
 pub use pipeline::{ExtractOptions, ExtractSummary, Extractor};
 pub use runtime::Runtime;

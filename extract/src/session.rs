@@ -1,5 +1,6 @@
 //! An ONNX Runtime session: opens a model on a device and describes its inputs and outputs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -127,6 +128,14 @@ impl Model {
     /// What the file declares.
     pub(crate) fn file(&self) -> &OnnxFile {
         &self.file
+    }
+
+    /// The entries of the file's metadata.
+    pub(crate) fn metadata(&self) -> Result<BTreeMap<String, String>, ExtractError> {
+        let failed = |error: ort::Error| ExtractError::inference(&self.path, error);
+        let metadata = self.session.metadata().map_err(failed)?;
+        let keys = metadata.custom_keys().map_err(failed)?;
+        Ok(keys.into_iter().filter_map(|key| Some((key.clone(), metadata.custom(&key)?))).collect())
     }
 
     pub(crate) fn mismatch(

@@ -134,7 +134,8 @@ impl std::str::FromStr for StoreTokens {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+/// A share: 0 to 1.
+pub(super) fn share(text: &str) -> Result<f64, String> {
     bounded(text, 0.0, 1.0)
 }
 

@@ -3,11 +3,14 @@
 
 mod align;
 mod bank;
+mod embed;
 mod eval;
 mod export;
 mod extract;
+mod model;
 mod objectives;
 mod optimizer;
+mod predict;
 mod prompts;
 mod teacher;
 mod train;
@@ -23,10 +26,13 @@ use lgd_train::run::Checkpoint;
 
 pub use self::align::AlignArgs;
 pub use self::bank::{BankArgs, BankTarget, CenterArg};
+pub use self::embed::{EmbedArgs, Vectors};
 pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
+pub use self::model::{ImagesArgs, ModelArgs};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
+pub use self::predict::{OutputFormat, PredictArgs, table_format};
 pub use self::prompts::PromptArgs;
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;
@@ -70,6 +76,10 @@ pub enum Command {
     Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher for comparison.
     Eval(EvalArgs),
+    /// Name what is in images, with probabilities.
+    Predict(PredictArgs),
+    /// Write the student's features or embeddings of images to a file.
+    Embed(EmbedArgs),
     /// Export a finished student as one ONNX file, or as weights for another framework.
     Export(ExportArgs),
     /// Summarize a cache, bank, bridge or run.

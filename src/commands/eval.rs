@@ -1,18 +1,22 @@
 //! `lgd eval`: a student's figures by the selected protocols, and its teacher's if a cache is given.
 
 use std::path::Path;
+use std::{fs, io};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
-use lgd_data::manifest::Verify;
+use lgd_data::error::IoContext;
+use lgd_data::manifest::{AtomicFile, Verify};
 use lgd_data::source::{CaptionColumn, FieldNames, ImageSource, open_with};
-use lgd_train::eval::{EvalInputs, EvalOptions, LabeledImages, ProbeSettings, Protocol, evaluate};
-use lgd_train::run::Run;
-use lgd_train::student::Head;
+use lgd_train::eval::{
+    EvalInputs, EvalOptions, KnnSettings, LabeledImages, Predictions, ProbeSettings, Protocol, evaluate,
+};
+use lgd_train::inference::{ModelCard, OutputKind};
+use lgd_train::predict::{PredictionRow, PredictionWriter, TableFormat};
 
-use super::{open_run, print, print_json, set_threads, source_notes, threads_or_all};
-use crate::args::EvalArgs;
+use super::{model, print, print_json, set_threads, source_notes, threads_or_all};
+use crate::args::{EvalArgs, table_format};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
@@ -41,22 +45,25 @@ impl<'a> Labeled<'a> {
     }
 }
 
-/// The protocols given on the command line, else the run's default protocol.
-fn protocols(args: &EvalArgs, run: &Run) -> Vec<Protocol> {
+/// The protocols given on the command line, else the student's default protocol.
+fn protocols(args: &EvalArgs, student: &ModelCard) -> Vec<Protocol> {
     if !args.protocol.is_empty() {
         return args.protocol.clone();
     }
-    let (head, bank) = (run.manifest().head(), args.bank.is_some());
-    let suiting = Protocol::suiting(head, bank);
-    let want = if matches!(head, Head::Projection { .. }) && !bank { ", for want of a --bank" } else { "" };
-    say(format_args!("note: judged by {suiting}{want}; --protocol chooses another"));
+    let bank = args.bank.is_some();
+    let suiting = Protocol::suiting(student, bank);
+    let embeds = student.width(OutputKind::Embedding).is_some();
+    let reason =
+        if suiting == Protocol::Knn && embeds && !bank { ", because no --bank is given" } else { "" };
+    say(format_args!("note: evaluated by {suiting}{reason}; --protocol chooses another"));
     vec![suiting]
 }
 
 /// Runs `lgd eval`.
 pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
-    set_threads(args.threads)?;
-    let run = open_run(&args.run, &args.checkpoint)?;
+    let format = args.predictions.as_deref().map(table_format).transpose()?;
+    set_threads(args.model.threads)?;
+    let mut student = model::open(&args.model)?;
     let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
     let fields = args.fields.names(None);
     let test = Labeled::open(&args.images, args.cache.as_deref(), &fields)?;
@@ -65,25 +72,32 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         .as_deref()
         .map(|images| Labeled::open(images, args.train_cache.as_deref(), &fields))
         .transpose()?;
-    let inputs = EvalInputs {
-        run: &run,
-        bank: bank.as_ref(),
-        test: test.borrow(),
-        train: train.as_ref().map(Labeled::borrow),
-    };
+    let inputs =
+        EvalInputs { bank: bank.as_ref(), test: test.borrow(), train: train.as_ref().map(Labeled::borrow) };
     let options = EvalOptions {
-        protocols: protocols(args, &run),
+        protocols: protocols(args, student.card()),
         center_fraction: args.center_fraction,
-        threads: threads_or_all(args.threads),
+        knn: KnnSettings { neighbors: args.k, ..KnnSettings::default() },
+        fractions: args.fractions.clone(),
         probe: ProbeSettings { seed: args.seed, ..ProbeSettings::default() },
+        seeds: args.seeds,
+        threads: threads_or_all(args.model.threads),
         ..EvalOptions::default()
     };
+    let named = options.protocols.iter().any(|protocol| !protocol.reads_train());
+    if args.predictions.is_some() && !named {
+        bail!("--predictions needs names\nhint: add zero-shot, agreement or labels to --protocol");
+    }
     let report = {
         let _progress = Progress::show("eval", "images");
-        evaluate(&inputs, &options, &JOB)?
+        evaluate(student.as_mut(), &inputs, &options, &JOB)?
     };
     for note in &report.notes {
         say(format_args!("note: {note}"));
+    }
+    if let (Some(path), Some(format), Some(predictions)) = (&args.predictions, format, &report.predictions) {
+        write_predictions(path, format, predictions)?;
+        say(format_args!("predictions by {}: {}", predictions.protocol, path.display()));
     }
     if args.json {
         print_json(&report)?
@@ -91,4 +105,21 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         print(&report.to_table())?
     }
     Ok(Exit::Done)
+}
+
+/// Writes a row for every test image.
+fn write_predictions(path: &Path, format: TableFormat, predictions: &Predictions) -> anyhow::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).during("create the folder", parent)?;
+    }
+    let labels = predictions.rows.iter().any(|(_, label, _)| label.is_some());
+    let top_k = predictions.rows.first().map_or(1, |(.., top)| top.len());
+    let write = |file| -> io::Result<AtomicFile> {
+        let mut table = PredictionWriter::new(format, file, predictions.names.clone(), top_k, labels)?;
+        for (path, label, top) in &predictions.rows {
+            table.write(PredictionRow { path, label: label.as_deref(), top })?;
+        }
+        table.finish()
+    };
+    Ok(write(AtomicFile::create(path)?).during("write", path)?.commit()?)
 }

@@ -143,7 +143,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
 }
 
 /// Fails if `out` is of the other kind, file or folder, or if it holds something and `overwrite` is not set.
-fn require_free(out: &Path, is_folder: bool, overwrite: bool) -> Result<(), ArtifactError> {
+pub(super) fn require_free(out: &Path, is_folder: bool, overwrite: bool) -> Result<(), ArtifactError> {
     let occupied = |what: &str, way| {
         Err(ArtifactError::Occupied {
             path: out.to_owned(),

@@ -5,11 +5,15 @@
 mod align;
 mod bank;
 mod command_line;
+mod embed;
 mod eval;
 mod export;
 mod extract;
+mod images;
 mod inspect;
+mod model;
 mod objectives;
+mod predict;
 mod teacher;
 mod train;
 
@@ -38,6 +42,8 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Train(args) => train::run(&args),
         Command::Objectives(args) => objectives::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => inspect::verify(&args.path),

@@ -207,7 +207,7 @@ fn mistakes_that_would_spoil_results_in_silence_are_refused() {
     .ended(0, &[]);
     desk.lgd("extract --images images --teacher teacher --out drawn").ended(0, &[]);
     desk.lgd("eval --run runs/a --images images --cache drawn --bank banks/ten")
-        .ended(2, &["judged by zero-shot;", "--with-center"]);
+        .ended(2, &["evaluated by zero-shot;", "--with-center"]);
     let init = "train --cache cache --images images --bank banks/ten --size 32 --batch 16 --epochs 1 --out runs/b \
                 --student mobilenet_v2 --init runs/a/student.safetensors";
     desk.lgd(init).ended(3, &["student.safetensors", "of the", "mobilenet_v2"]);

@@ -21,7 +21,7 @@ fn desk(objective: &str) -> Desk {
 fn a_classifier_is_judged_by_its_labels_and_on_some_of_its_classes() {
     let desk = desk("supervised");
     let eval = "eval --run run --images images --json";
-    let report = desk.lgd(eval).ended(0, &["note: judged by labels; --protocol"]).json();
+    let report = desk.lgd(eval).ended(0, &["note: evaluated by labels; --protocol"]).json();
     assert_eq!((&report["labels"]["classes"], &report["test"]["images"]), (&10.into(), &20.into()));
     desk.lgd(&format!("{eval} --protocol zero-shot")).ended(2, &["zero-shot needs", "hint:", "labels"]);
 
@@ -38,9 +38,9 @@ fn an_embedding_without_a_bank_is_judged_by_its_neighbors() {
     let desk = desk("seed");
     let eval = "eval --run run --images images --json";
     let ran = desk.lgd(&format!("{eval} --train-images images"));
-    let report = ran.ended(0, &["note: judged by knn, for want of a --bank"]).json();
+    let report = ran.ended(0, &["note: evaluated by knn, because no --bank is given"]).json();
     assert!(report["knn"]["student"].is_number() && report["zero_shot"].is_null(), "{report}");
-    desk.lgd(eval).ended(2, &["for want of a --bank", "hint: give --train-images"]);
+    desk.lgd(eval).ended(2, &["because no --bank is given", "hint: give --train-images"]);
     desk.lgd(&format!("{eval} --bank cache")).ended(
         3,
         &["bank.json is missing: the manifest of a bank of names", "hint: the folder holds a cache"],

@@ -14,6 +14,7 @@ mod objectives;
 mod optional;
 mod parquet;
 mod pipeline;
+mod prediction;
 mod software_gpu;
 mod stored_views;
 mod teacher;

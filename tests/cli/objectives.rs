@@ -118,7 +118,7 @@ fn a_supervised_student_is_judged_by_its_own_classifier() {
     desk.lgd(zero_shot).ended(2, &["zero-shot needs", "hint:", "labels"]);
     // The test images need not cover all classes, and a supervised student needs no --protocol.
     std::fs::remove_dir_all(desk.path("test/truck")).unwrap();
-    desk.lgd("eval --run runs/labels --images test").ended(0, &["judged by labels"]);
+    desk.lgd("eval --run runs/labels --images test").ended(0, &["evaluated by labels"]);
     std::fs::rename(desk.path("test/ship"), desk.path("test/yacht")).unwrap();
     desk.lgd("eval --run runs/labels --images test").ended(2, &["not trained on these classes: yacht"]);
 }

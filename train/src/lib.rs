@@ -17,7 +17,7 @@
 //! custom [`Objective`](objective::Objective), and a student that runs in plain Candle.
 //!
 //! ```text
-//! engine ◄── student ◄── objective ◄── loader ◄── run ◄── eval, export ◄── trainer
+//! engine ◄── student ◄── objective ◄── loader ◄── run ◄── export, inference ◄── predict ◄── eval ◄── trainer
 //! ```
 //!
 //! An arrow points from a module to the module it uses. No module uses one to its right.
@@ -28,6 +28,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod inference;
 pub mod initial;
 pub mod load_report;
 pub mod loader;
@@ -35,6 +36,7 @@ pub mod objective;
 pub mod ops;
 pub mod optim;
 pub mod parse;
+pub mod predict;
 pub mod rng;
 pub mod run;
 pub mod safetensors_file;

@@ -104,6 +104,10 @@ pub struct TeacherRecord {
     pub prefix_tokens: u32,
     /// Hash of the text encoder that belongs to the image encoder. Banks made with another text encoder are refused.
     pub text_encoder: Option<ContentHash>,
+    /// The teacher's own center crop: by its files, else the default. Evaluations show it if view 0 of the training cache
+    /// is not the center view. Older caches do not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center: Option<CenterCrop>,
 }
 
 /// Every setting that determines the bytes of a cache.

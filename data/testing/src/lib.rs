@@ -32,6 +32,7 @@ pub fn teacher_record() -> TeacherRecord {
         pooling: "none".to_owned(),
         prefix_tokens: 0,
         text_encoder: None,
+        center: None,
     }
 }
 

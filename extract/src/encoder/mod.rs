@@ -1,4 +1,5 @@
-//! Encoders that map images or prompts to unit vectors, and images also to features and tokens in the same pass.
+//! Encoders that map images or prompts to unit vectors, and images also to features and tokens in the same pass;
+//! students in ONNX files.
 
 mod companions;
 mod embeddings;
@@ -9,6 +10,7 @@ mod image_resolved;
 mod output;
 mod pixels;
 mod ports;
+mod student;
 mod text;
 mod tokens;
 mod views;
@@ -16,6 +18,7 @@ mod views;
 pub use embeddings::{EmbeddingFault, Embeddings};
 pub use image::ImageEncoder;
 pub use pixels::{PixelBuffer, PixelType};
+pub use student::OnnxStudent;
 pub use text::{EncodedTexts, TextEncoder};
 pub use tokens::{TokenShape, Tokens};
 pub use views::{EncodedViews, Features, Outputs, ViewFault};

@@ -30,6 +30,7 @@ impl Extractor {
                 pooling: encoder.pooling().name().to_owned(),
                 prefix_tokens: u32::try_from(encoder.prefix_tokens()).unwrap_or(u32::MAX),
                 text_encoder: self.text_encoder,
+                center: Some(self.center),
             },
             dim: encoder.dim(),
             listing: self.listing(source),

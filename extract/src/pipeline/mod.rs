@@ -36,6 +36,7 @@ use lgd_data::job::Job;
 use lgd_data::manifest::ContentHash;
 use lgd_data::projection::Projection;
 use lgd_data::source::{Captions, ImageSource};
+use lgd_data::view::CenterCrop;
 
 use crate::device::Slot;
 use crate::encoder::{EncoderOptions, ImageEncoder, Outputs};
@@ -61,6 +62,8 @@ pub struct Extractor {
     encoders: Vec<ImageEncoder>,
     options: ExtractOptions,
     name: String,
+    /// The teacher's own center crop: by its files, else the default.
+    center: CenterCrop,
     image_model: ContentHash,
     text_encoder: Option<ContentHash>,
     captions: Option<CaptionEncoder>,
@@ -88,6 +91,7 @@ impl Extractor {
             captions: None,
             options,
             name: teacher.name().to_owned(),
+            center: settings.center.unwrap_or_default(),
             image_model: teacher.image_hash()?,
             text_encoder: teacher.text_identity()?,
         })

@@ -19,6 +19,8 @@ mod real_teacher;
 #[cfg(test)]
 mod runtime;
 #[cfg(test)]
+mod student;
+#[cfg(test)]
 mod text;
 #[cfg(test)]
 mod text_inputs;

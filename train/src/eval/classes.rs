@@ -154,7 +154,7 @@ impl<'a> Classes<'a> {
     }
 
     /// The class of a label, in words.
-    fn word(&self, label: u32) -> String {
+    pub(super) fn word(&self, label: u32) -> String {
         match self {
             Self::Names(names) => at(names, label).cloned().unwrap_or_else(|| label.to_string()),
             Self::Numbers(_) => self.number(label).to_string(),

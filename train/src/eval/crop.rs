@@ -1,34 +1,35 @@
-//! The center crop of evaluation images. Two sets that are compared use the same crop.
+//! The center crop of evaluation images. One rule holds with and without caches: the student is shown every image with
+//! the crop of its run.
 
 use lgd_data::view::CenterCrop;
 
 use super::{EvalError, EvalInputs, LabeledImages};
+use crate::inference::ImageModel;
 
-/// Center crops of the test and of the training images. A set with a cache uses its cache's crop. A set without one uses
-/// that of the other set's cache, else that of the run's cache, else [`CenterCrop::default`], with the fraction `asked`
-/// if there is one.
+/// The crop that all images are shown with: the model's; if it was not recorded, that of the test images' cache, else of
+/// the training images' cache, else [`CenterCrop::default`]. `asked` replaces the fraction.
 ///
 /// # Errors
-/// [`EvalError::NoCenterView`] if a cache has no center view; [`EvalError::CropsDiffer`] if the two crops differ.
-pub(super) fn center_crops(
+/// [`EvalError::NoCenterView`] if a cache has no center view.
+pub(super) fn center_crop(
+    model: &dyn ImageModel,
     inputs: &EvalInputs<'_>,
     train: Option<&LabeledImages<'_>>,
     asked: Option<f32>,
-) -> Result<(CenterCrop, CenterCrop), EvalError> {
-    let test = &inputs.test;
-    let (own, other) = (cached(test)?, train.map(cached).transpose()?.flatten());
-    let known = own.or(other).or(inputs.run.manifest().center).unwrap_or_default();
-    let uncached = CenterCrop { fraction: asked.unwrap_or(known.fraction), ..known };
-    let (of_test, of_train) = (own.unwrap_or(uncached), other.unwrap_or(uncached));
-    match train {
-        Some(images) if of_test != of_train => Err(EvalError::CropsDiffer {
-            train_images: images.images.to_owned(),
-            train: of_train,
-            test_images: test.images.to_owned(),
-            test: of_test,
-        }),
-        _ => Ok((of_test, of_train)),
-    }
+) -> Result<CenterCrop, EvalError> {
+    let (of_test, of_train) = (cached(&inputs.test)?, train.map(cached).transpose()?.flatten());
+    let known = model.card().center.or(of_test).or(of_train).unwrap_or_default();
+    Ok(CenterCrop { fraction: asked.unwrap_or(known.fraction), ..known })
+}
+
+/// A note if the teacher saw the images of a cache with another crop than the one that the student is shown.
+pub(super) fn other_crop(images: &LabeledImages<'_>, shown: CenterCrop) -> Option<String> {
+    let cache = images.cache?;
+    let crop = cache.manifest().config.center.filter(|crop| *crop != shown)?;
+    Some(format!(
+        "{}: the teacher's figures are those of center crop {crop}; the student is shown center crop {shown}",
+        cache.dir().display()
+    ))
 }
 
 /// The crop of a set's cache, if the set has a cache.

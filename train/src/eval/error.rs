@@ -4,13 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 
 use lgd_data::ArtifactError;
-use lgd_data::source::SourceError;
-use lgd_data::view::CenterCrop;
 use thiserror::Error;
 
 use super::Protocol;
 use crate::error::{FailureKind, TrainError};
+use crate::inference::InferenceError;
 use crate::loader::LoaderError;
+use crate::predict::PredictError;
 use crate::run::RunError;
 
 /// Why a student cannot be evaluated.
@@ -20,9 +20,12 @@ pub enum EvalError {
     /// The run, its student, a cache or a bank cannot be used.
     #[error(transparent)]
     Run(Box<RunError>),
-    /// The caller asked to stop. An evaluation saves nothing.
-    #[error("interrupted; an evaluation starts anew")]
-    Interrupted,
+    /// The student cannot be run on the images.
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
+    /// The student's outputs do not fit its names or the bank.
+    #[error(transparent)]
+    Predict(Box<PredictError>),
     /// A protocol lacks an input.
     #[error("{protocol} needs {input}")]
     MissingInput {
@@ -39,31 +42,11 @@ pub enum EvalError {
         /// The chosen protocols.
         chosen: String,
     },
-    /// An image cannot be read because the storage failed, not because the image is bad.
-    #[error(
-        "{source}\nhint: not the file but the storage seems to have failed: see to it, then evaluate again"
-    )]
-    Storage {
-        /// The first image that could not be read, and why.
-        source: SourceError,
-    },
     /// View 0 of an evaluation cache is an augmented view.
     #[error("{}: view 0 is an augmented view, not the center crop", cache.display())]
     NoCenterView {
         /// The cache.
         cache: PathBuf,
-    },
-    /// Training and test images would be shown at different crops, so their features could not be compared.
-    #[error("{}: the training images are shown at a center crop of {train}, the test images {} at {test}", train_images.display(), test_images.display())]
-    CropsDiffer {
-        /// The training images.
-        train_images: PathBuf,
-        /// Their crop.
-        train: CenterCrop,
-        /// The test images.
-        test_images: PathBuf,
-        /// Their crop.
-        test: CenterCrop,
     },
     /// Labels are needed, but no image has one.
     #[error("{}: none of the {count} images has a label, the first is {key}\nhint: put the images into one folder per class, add a label column to the list, or in archives a .cls beside each image", images.display())]
@@ -158,6 +141,8 @@ pub enum EvalError {
 /// An input that a protocol reads in addition to the test images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvalInput {
+    /// A student that gives its pooled feature.
+    Feature,
     /// A student with a projection to the teacher's space.
     Embedding,
     /// A student with a classifier.
@@ -173,8 +158,9 @@ pub enum EvalInput {
 impl fmt::Display for EvalInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Embedding => "a run whose student ends in an embedding",
-            Self::Classifier => "a run that ends in a classifier",
+            Self::Feature => "a student that gives its feature",
+            Self::Embedding => "a student that ends in an embedding",
+            Self::Classifier => "a student that ends in a classifier",
             Self::Bank => "a bank of names",
             Self::TeacherEmbeddings => "the teacher's embeddings of the images",
             Self::TrainImages => "a set of labeled training images",
@@ -187,8 +173,9 @@ impl EvalError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Run(error) => error.kind(),
-            Self::Storage { .. } | Self::NoImages { .. } => FailureKind::Artifact,
-            Self::Interrupted => FailureKind::Interrupted,
+            Self::Inference(error) => error.kind(),
+            Self::Predict(error) => error.kind(),
+            Self::NoImages { .. } => FailureKind::Artifact,
             _ => FailureKind::Usage,
         }
     }
@@ -209,6 +196,18 @@ impl From<ArtifactError> for EvalError {
 impl From<TrainError> for EvalError {
     fn from(error: TrainError) -> Self {
         RunError::from(error).into()
+    }
+}
+
+/// Artifact errors, numerical errors and those of inference keep their own variants, wherever they occur.
+impl From<PredictError> for EvalError {
+    fn from(error: PredictError) -> Self {
+        match error {
+            PredictError::Artifact(error) => error.into(),
+            PredictError::Train(error) => error.into(),
+            PredictError::Inference(error) => Self::Inference(error),
+            error => Self::Predict(Box::new(error)),
+        }
     }
 }
 

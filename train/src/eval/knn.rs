@@ -3,11 +3,12 @@
 use lgd_data::job::Job;
 use rayon::prelude::*;
 
+use super::details::Details;
 use super::features::Features;
-use super::matrix::{Matrix, argmax, top1};
 use super::numbering::Numbering;
 use super::report::KnnReport;
 use crate::error::TrainError;
+use crate::inference::{Matrix, argmax, top1};
 
 /// Settings of the vote; the defaults are the usual ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,30 +105,32 @@ fn nearest(similarities: &[f32], k: usize, except: Option<usize>) -> Vec<(f32, u
     nearest
 }
 
-/// Evaluates the student on pooled features, and the teacher on embeddings if both sets have them. `truth`: the
-/// training label of each test image. `job` counts them.
+/// Evaluates the student on pooled features (the rows), and the teacher on embeddings if both sets have them. `truth`: the
+/// training label of each test image; `word` names labels. `job` counts the images.
 pub(super) fn judge(
-    train: &Features,
-    test: &Features,
-    truth: &[u32],
+    (train, train_rows): (&Features, &Matrix),
+    (test, test_rows): (&Features, &Matrix),
+    (truth, word): (&[u32], &dyn Fn(u32) -> String),
     settings: KnnSettings,
     job: &Job,
 ) -> Result<KnnReport, TrainError> {
     let teacher = train.teacher.as_ref().zip(test.teacher.as_ref());
     let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
     let models = if teacher.is_some() { 2 } else { 1 };
-    job.begin_stage("kNN", "images", models * count(test.pooled.rows()));
-    let score = |train_rows: &Matrix, test_rows: &Matrix| {
+    job.begin_stage("kNN", "images", models * count(test_rows.rows()));
+    let vote = |train_rows: &Matrix, test_rows: &Matrix| {
         let (train_rows, test_rows) = (train_rows.normalized(), test_rows.normalized());
         let progress = |rows| job.advance(count(rows));
-        let predicted = predict((&train_rows, &train.labels), &test_rows, settings, |_| None, progress)?;
-        Ok::<_, TrainError>(top1(&predicted, truth))
+        predict((&train_rows, &train.labels), &test_rows, settings, |_| None, progress)
     };
+    let predicted = vote(train_rows, test_rows)?;
+    let teacher = teacher.map(|(train, test)| vote(train, test)).transpose()?;
     Ok(KnnReport {
         neighbors: settings.neighbors,
         temperature: settings.temperature,
-        student: score(&train.pooled, &test.pooled)?,
-        teacher: teacher.map(|(train, test)| score(train, test)).transpose()?,
+        student: top1(&predicted, truth),
+        teacher: teacher.map(|teacher| top1(&teacher, truth)),
+        details: Details::new(&predicted, truth, word),
     })
 }
 

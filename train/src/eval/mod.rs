@@ -1,28 +1,29 @@
-//! Evaluation of a finished student: zero-shot, agreement with the teacher, its own classifier, k nearest neighbors, linear probe.
+//! Evaluation of a student: zero-shot, agreement with the teacher, its own classifier, k nearest neighbors, linear probe.
 //!
 //! The backbone is frozen and in inference mode. Every image is shown once, as a center crop. If there is a cache of
-//! the same images, its view 0 is shown instead, and the teacher's embeddings of it are evaluated too.
+//! the same images, the teacher's embeddings of its view 0 are evaluated too.
 //!
-//! Results depend only on the run, the images and [`EvalOptions`], not on threads or chance.
+//! The student is a finished run or an exported file ([`ImageModel`]). Results depend only on the student, the images and
+//! [`EvalOptions`], not on threads or chance.
 
 mod classes;
 mod crop;
+mod details;
 mod error;
 mod features;
 mod knn;
 mod labels;
-mod matrix;
 mod numbering;
 mod probe;
 mod protocol;
 mod report;
+mod table;
 mod zero_shot;
 
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use candle_core::Device;
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, TeacherRecord};
@@ -30,22 +31,25 @@ use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::source::ImageSource;
 
-use crate::run::{Run, RunManifest};
-use crate::student::Head;
-use crop::center_crops;
-use features::{Extraction, Features};
+use crate::inference::{ImageModel, OutputKind, top1};
+use crate::predict::{Candidate, Categories, Classifier};
+use crate::run::RunManifest;
+use classes::Classes;
+use crop::{center_crop, other_crop};
+use features::{Features, ImagePlan};
 
+pub use crate::inference::Matrix;
 pub use classes::{
     CategoryKeys, LabelMap, categories_of_classes, categories_of_labels, categories_of_source, normalize_name,
 };
+pub use details::{ClassReport, Details, wilson};
 pub use error::{EvalError, EvalInput};
 pub use knn::{KnnSettings, leave_one_out, nearest_neighbors};
-pub use matrix::Matrix;
-pub(crate) use matrix::{argmax, top1};
 pub use probe::{Probe, ProbeSettings, linear_probe};
 pub use protocol::Protocol;
 pub use report::{
-    AgreementReport, EvalReport, ImagesReport, KnnReport, LabelsReport, ProbeReport, ZeroShotReport,
+    AgreementReport, EvalReport, ImagesReport, KnnReport, LabelsReport, Predictions, ProbeReport,
+    REPORT_SCHEMA, SeedReport, ZeroShotReport,
 };
 pub use zero_shot::classify;
 
@@ -56,15 +60,13 @@ pub struct LabeledImages<'a> {
     pub source: &'a dyn ImageSource,
     /// Their path, for messages.
     pub images: &'a Path,
-    /// A cache of the same images by the run's teacher: its view 0 is shown, and the teacher is evaluated too.
+    /// A cache of the same images by the student's teacher, whose embeddings of view 0 are evaluated too.
     pub cache: Option<&'a Cache>,
 }
 
-/// A finished run, and the images that it is evaluated on.
+/// The images that a student is evaluated on, and a bank.
 pub struct EvalInputs<'a> {
-    /// The finished run.
-    pub run: &'a Run,
-    /// A bank by the run's text encoder; zero-shot and agreement need one.
+    /// A bank by the student's text encoder. Agreement needs one, and zero-shot unless the student brings scores.
     pub bank: Option<&'a Bank>,
     /// The images that are classified.
     pub test: LabeledImages<'a>,
@@ -77,15 +79,17 @@ pub struct EvalInputs<'a> {
 pub struct EvalOptions {
     /// The protocols.
     pub protocols: Vec<Protocol>,
-    /// Replaces the fraction of the center crop of images without a cache. Their crop is that of the other images' cache,
-    /// else of the run's cache, else [`CenterCrop::default`](lgd_data::view::CenterCrop).
+    /// Replaces the fraction of the center crop that the student is shown. The crop is that of its run, else of a cache,
+    /// else [`CenterCrop::default`](lgd_data::view::CenterCrop).
     pub center_fraction: Option<f32>,
     /// Settings of the vote.
     pub knn: KnnSettings,
     /// Shares of the training labels, one probe for each.
     pub fractions: Vec<f64>,
-    /// Settings of the probe.
+    /// Settings of the probe; its seed is the first one.
     pub probe: ProbeSettings,
+    /// Number of seeds, from the probe's on, at least 1.
+    pub seeds: u32,
     /// Images per forward pass.
     pub batch: usize,
     /// Threads that decode and render.
@@ -102,6 +106,7 @@ impl Default for EvalOptions {
             knn: KnnSettings::default(),
             fractions: vec![0.01, 0.1, 1.0],
             probe: ProbeSettings::default(),
+            seeds: 1,
             batch: 64,
             threads: thread::available_parallelism().map_or(1, usize::from),
             limits: DecodeLimits::default(),
@@ -109,69 +114,167 @@ impl Default for EvalOptions {
     }
 }
 
-/// Evaluates a finished student. `job` counts images and may interrupt.
+/// What the chosen protocols need besides the images, checked before an image is opened.
+struct Prepared<'a> {
+    /// The names of zero-shot and agreement.
+    names: Option<Classifier>,
+    /// The category of each label, for zero-shot.
+    categories: Option<LabelMap>,
+    /// The bank of agreement.
+    compared: Option<&'a Bank>,
+    /// The student's own classifier, and its output for each label.
+    labels: Option<(Classifier, LabelMap)>,
+    /// The training images, and their label for each label of the test images.
+    train: Option<(LabeledImages<'a>, LabelMap)>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(
+        model: &dyn ImageModel,
+        inputs: &EvalInputs<'a>,
+        options: &EvalOptions,
+    ) -> Result<Self, EvalError> {
+        let wants = |protocol| options.protocols.contains(&protocol);
+        let mut names = None;
+        let mut categories = None;
+        if wants(Protocol::ZeroShot) {
+            let classifier = names_of(model, inputs, Protocol::ZeroShot)?;
+            categories = Some(zero_shot_categories(inputs, &classifier)?);
+            names = Some(classifier);
+        }
+        let mut compared = None;
+        if wants(Protocol::Agreement) {
+            let protocol = Protocol::Agreement;
+            let missing = |input| EvalError::MissingInput { protocol, input };
+            let classifier = names_of(model, inputs, protocol)?;
+            compared = Some(inputs.bank.ok_or_else(|| missing(EvalInput::Bank))?);
+            inputs.test.cache.ok_or_else(|| missing(EvalInput::TeacherEmbeddings))?;
+            names = Some(classifier);
+        }
+        let labels = wants(Protocol::Labels).then(|| -> Result<_, EvalError> {
+            let outputs = labels::outputs(model, inputs)?;
+            Ok((Classifier::of(model, None)?, outputs))
+        });
+        let needs_train = options.protocols.iter().copied().find(|protocol| protocol.reads_train());
+        let train = needs_train.map(|protocol| training_images(model, inputs, protocol)).transpose()?;
+        let prepared = Self { names, categories, compared, labels: labels.transpose()?, train };
+        require_read(inputs, options)?;
+        for images in prepared.train.iter().map(|(images, _)| images).chain([&inputs.test]) {
+            require_teacher(model, inputs.bank, images)?;
+        }
+        Ok(prepared)
+    }
+
+    /// The outputs that the protocols read.
+    fn outputs(&self, options: &EvalOptions) -> Vec<OutputKind> {
+        let classifiers = self.names.iter().chain(self.labels.iter().map(|(classifier, _)| classifier));
+        let mut outputs: Vec<OutputKind> = classifiers.map(Classifier::output).collect();
+        let reads_feature = options.protocols.iter().any(|protocol| protocol.reads_train());
+        outputs.extend(reads_feature.then_some(OutputKind::Feature));
+        outputs
+    }
+}
+
+/// Evaluates a student. `job` counts images and may interrupt.
 ///
 /// # Errors
-/// [`EvalError::MissingInput`] if a protocol lacks a bank, cache, training images or its head; [`EvalError::UnusedInput`] if no protocol
+/// [`EvalError::MissingInput`] if a protocol lacks a bank, cache, training images or an output; [`EvalError::UnusedInput`] if no protocol
 /// reads the bank or the training images; [`EvalError::Unlabeled`], [`EvalError::UnmatchedClasses`], [`EvalError::OutsidePositions`],
 /// [`EvalError::UnknownClasses`], [`EvalError::NamedClasses`], [`EvalError::NumberedClasses`], [`EvalError::UntrainedClasses`] and
 /// [`EvalError::ClassesDiffer`] if labels do not fit;
-/// [`EvalError::NoCenterView`] and [`EvalError::CropsDiffer`] if views do not fit; [`EvalError::Run`] if the bank or a
-/// cache comes from other encoders than the run's.
-pub fn evaluate(inputs: &EvalInputs<'_>, options: &EvalOptions, job: &Job) -> Result<EvalReport, EvalError> {
+/// [`EvalError::NoCenterView`] if a cache has no plain view; [`EvalError::Run`] if the bank or a
+/// cache comes from other encoders than the run's; [`EvalError::Inference`] if the student cannot be run.
+pub fn evaluate(
+    model: &mut dyn ImageModel,
+    inputs: &EvalInputs<'_>,
+    options: &EvalOptions,
+    job: &Job,
+) -> Result<EvalReport, EvalError> {
     let start = Instant::now();
-    let wants = |protocol| options.protocols.contains(&protocol);
-    let needs_train = options.protocols.iter().copied().find(|protocol| protocol.reads_train());
-    let truth = if wants(Protocol::ZeroShot) { Some(zero_shot_categories(inputs)?) } else { None };
-    let compared = if wants(Protocol::Agreement) { Some(compared_bank(inputs)?) } else { None };
-    let outputs = if wants(Protocol::Labels) { Some(labels::outputs(inputs)?) } else { None };
-    let train = needs_train.map(|protocol| training_images(inputs, protocol)).transpose()?;
-    let (train, neighbors) = train.unzip();
-    require_read(inputs, options)?;
-    for cache in train.iter().chain([&inputs.test]).filter_map(|images| images.cache) {
-        require_teacher(inputs.run.manifest(), inputs.run.dir(), cache)?;
-    }
-    let (of_test, of_train) = center_crops(inputs, train.as_ref(), options.center_fraction)?;
-    let mut student = inputs.run.student(&Device::Cpu)?;
-    let format = inputs.run.manifest().input_format();
-    let mut extraction = Extraction { student: &mut student, format, options, job };
-    let labels = options.protocols.iter().any(|&protocol| protocol != Protocol::Agreement);
-    let test_plan = extraction.plan(&inputs.test, labels, of_test)?;
-    let train_plan = train.as_ref().map(|images| extraction.plan(images, true, of_train)).transpose()?;
-    let total = test_plan.len() + train_plan.as_ref().map_or(0, |plan| plan.len());
+    let prepared = Prepared::new(model, inputs, options)?;
+    let train = prepared.train.as_ref().map(|(images, _)| images);
+    let crop = center_crop(model, inputs, train, options.center_fraction)?;
+    let labeled = options.protocols.iter().any(|&protocol| protocol != Protocol::Agreement);
+    let test_plan = ImagePlan::new(&inputs.test, labeled, crop)?;
+    let train_plan = train.map(|images| ImagePlan::new(images, true, crop)).transpose()?;
+    let total = test_plan.len() + train_plan.as_ref().map_or(0, ImagePlan::len);
     job.begin(u64::try_from(total).unwrap_or(u64::MAX));
-    let test = extraction.run(test_plan)?;
-    let train = train_plan.map(|plan| extraction.run(plan)).transpose()?;
+    let kept = prepared.outputs(options);
+    let test = test_plan.run(model, &kept, options, job)?;
+    let train_features =
+        train_plan.map(|plan| plan.run(model, &[OutputKind::Feature], options, job)).transpose()?;
     let feature_seconds = start.elapsed().as_secs_f64();
 
-    let mut report = EvalReport::new(inputs, &test, train.as_ref());
+    let mut report = EvalReport::new(model, inputs, options, &test, train_features.as_ref());
     report.images_per_second = crate::run::per_second(total, feature_seconds);
-    if let (Some(bank), Some(truth), Some(embedding)) = (inputs.bank, truth, &test.head) {
-        report.zero_shot = Some(zero_shot::judge(&test, embedding, bank, &truth.classes(&test.labels))?);
-        report.notes.extend(truth.note);
-    }
-    if let (Some(bank), Some(embedding), Some(teacher)) = (compared, &test.head, &test.teacher) {
-        report.agreement = Some(zero_shot::compare(embedding, teacher, bank)?);
-    }
-    if let (Some(outputs), Some(logits)) = (outputs, &test.head) {
-        report.labels = Some(labels::judge(logits, &outputs.classes(&test.labels)));
-    }
-    if let (Some(train), Some(truth)) = (&train, neighbors) {
-        let labels = truth.classes(&test.labels);
-        if wants(Protocol::Knn) {
-            report.knn = Some(knn::judge(train, &test, &labels, options.knn, job)?);
-        }
-        if wants(Protocol::Linear) {
-            report.linear = judge_probes(train, (&test.pooled, &labels), options, job)?;
-        }
-        report.notes.extend(truth.note);
+    report
+        .notes
+        .extend([Some(&inputs.test), train].into_iter().flatten().filter_map(|set| other_crop(set, crop)));
+    judge_names(&mut report, &prepared, inputs, &test)?;
+    if let (Some((train, truth)), Some(known)) = (&prepared.train, &train_features) {
+        judge_features(&mut report, (train, truth, known), &test, options, job)?;
     }
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
 
+/// Zero-shot, agreement and the student's own classifier.
+fn judge_names(
+    report: &mut EvalReport,
+    prepared: &Prepared<'_>,
+    inputs: &EvalInputs<'_>,
+    test: &Features,
+) -> Result<(), EvalError> {
+    if let Some(classifier) = &prepared.names {
+        let top = zero_shot::candidates(test, classifier)?;
+        if let Some(truth) = &prepared.categories {
+            let categories = truth.classes(&test.labels);
+            report.zero_shot = Some(zero_shot::judge(test, &top, (classifier, inputs.bank), &categories)?);
+            report.notes.extend(truth.note.clone());
+        }
+        if let (Some(bank), Some(teacher)) = (prepared.compared, &test.teacher) {
+            report.agreement = Some(zero_shot::compare(&top, teacher, bank)?);
+        }
+        report.notes.extend(classifier.notes.iter().cloned());
+        let protocol = if prepared.categories.is_some() { Protocol::ZeroShot } else { Protocol::Agreement };
+        report.predictions = Some(predictions(protocol, classifier, inputs, test, top));
+    }
+    if let Some((classifier, outputs)) = &prepared.labels {
+        let top = zero_shot::candidates(test, classifier)?;
+        report.labels = Some(labels::judge(&top, classifier, &outputs.classes(&test.labels)));
+        report
+            .predictions
+            .get_or_insert_with(|| predictions(Protocol::Labels, classifier, inputs, test, top));
+    }
+    Ok(())
+}
+
+/// kNN and the linear probes.
+fn judge_features(
+    report: &mut EvalReport,
+    (train, truth, known): (&LabeledImages<'_>, &LabelMap, &Features),
+    test: &Features,
+    options: &EvalOptions,
+    job: &Job,
+) -> Result<(), EvalError> {
+    let labels = truth.classes(&test.labels);
+    let kind = OutputKind::Feature;
+    let (Some(known_rows), Some(rows)) = (known.output(kind), test.output(kind)) else { return Ok(()) };
+    if options.protocols.contains(&Protocol::Knn) {
+        let classes = Classes::of(train.source.class_names());
+        let word = |label| classes.word(label);
+        let (known, test) = ((known, known_rows), (test, rows));
+        report.knn = Some(knn::judge(known, test, (&labels, &word), options.knn, job)?);
+    }
+    if options.protocols.contains(&Protocol::Linear) {
+        report.linear = judge_probes((known_rows, &known.labels), (rows, &labels), options, job)?;
+    }
+    report.notes.extend(truth.note.clone());
+    Ok(())
+}
+
 fn judge_probes(
-    train: &Features,
+    train: (&Matrix, &[u32]),
     (test, truth): (&Matrix, &[u32]),
     options: &EvalOptions,
     job: &Job,
@@ -179,15 +282,41 @@ fn judge_probes(
     let mut reports = Vec::with_capacity(options.fractions.len());
     job.begin_stage("probe", "probes", u64::try_from(options.fractions.len()).unwrap_or(u64::MAX));
     for &fraction in &options.fractions {
-        if job.interrupted() {
-            return Err(EvalError::Interrupted);
+        let (mut labels, mut seeds) = (0, Vec::new());
+        for number in 0..options.seeds.max(1) {
+            if job.interrupted() {
+                return Err(crate::inference::InferenceError::Interrupted.into());
+            }
+            let seed = options.probe.seed.wrapping_add(u64::from(number));
+            let settings = ProbeSettings { seed, ..options.probe.clone() };
+            let probe = linear_probe(train, fraction, &settings)?;
+            labels = probe.labels;
+            seeds.push(SeedReport::new(seed, &probe, top1(&probe.classify(test)?, truth)));
         }
-        let probe = linear_probe((&train.pooled, &train.labels), fraction, &options.probe)?;
-        let predicted = probe.classify(test)?;
-        reports.push(ProbeReport::new(fraction, &probe, top1(&predicted, truth)));
+        reports.push(ProbeReport::new(fraction, labels, truth.len(), seeds));
         job.advance(1);
     }
     Ok(reports)
+}
+
+/// The chosen names of every image.
+fn predictions(
+    protocol: Protocol,
+    classifier: &Classifier,
+    inputs: &EvalInputs<'_>,
+    test: &Features,
+    top: Vec<Vec<Candidate>>,
+) -> Predictions {
+    let (samples, classes) = (inputs.test.source.samples(), Classes::of(inputs.test.source.class_names()));
+    let row = |(&position, top): (&usize, Vec<Candidate>)| {
+        let sample = &samples[position];
+        (sample.key.clone(), sample.label.map(|label| classes.word(label)), top)
+    };
+    Predictions {
+        protocol,
+        names: classifier.categories().names().into_iter().map(str::to_owned).collect(),
+        rows: test.positions.iter().zip(top).map(row).collect(),
+    }
 }
 
 /// Fails if no protocol reads the bank or the training images: the report would name them as if they had an effect.
@@ -206,75 +335,101 @@ fn require_read(inputs: &EvalInputs<'_>, options: &EvalOptions) -> Result<(), Ev
     }
 }
 
-/// The category of each class of the test images.
-fn zero_shot_categories(inputs: &EvalInputs<'_>) -> Result<LabelMap, EvalError> {
-    let bank = bank_of_names(inputs, Protocol::ZeroShot)?;
-    categories_of_source(inputs.test.source, inputs.test.images, &bank.manifest().record.categories)
-}
-
-/// The bank over which student and teacher are compared.
-fn compared_bank<'a>(inputs: &EvalInputs<'a>) -> Result<&'a Bank, EvalError> {
-    let protocol = Protocol::Agreement;
-    let bank = bank_of_names(inputs, protocol)?;
-    if inputs.test.cache.is_none() {
-        return Err(EvalError::MissingInput { protocol, input: EvalInput::TeacherEmbeddings });
-    }
-    Ok(bank)
-}
-
-/// The bank for `protocol`, checked to be in the student's embedding space.
-fn bank_of_names<'a>(inputs: &EvalInputs<'a>, protocol: Protocol) -> Result<&'a Bank, EvalError> {
+/// The names of zero-shot and agreement: those of the bank, else those that the student brings.
+fn names_of(
+    model: &dyn ImageModel,
+    inputs: &EvalInputs<'_>,
+    protocol: Protocol,
+) -> Result<Classifier, EvalError> {
     let missing = |input| EvalError::MissingInput { protocol, input };
-    if !matches!(inputs.run.manifest().head(), Head::Projection { .. }) {
-        return Err(missing(EvalInput::Embedding));
+    let card = model.card();
+    let embeds = card.width(OutputKind::Embedding).is_some();
+    let scores =
+        [OutputKind::Scores, OutputKind::Probabilities].iter().any(|kind| card.width(*kind).is_some());
+    match inputs.bank {
+        Some(_) if !embeds => Err(missing(EvalInput::Embedding)),
+        None if card.classes.is_some() || !(embeds || scores) => Err(missing(EvalInput::Embedding)),
+        None if !scores => Err(missing(EvalInput::Bank)),
+        bank => Ok(Classifier::of(model, bank)?),
     }
-    let bank = inputs.bank.ok_or_else(|| missing(EvalInput::Bank))?;
-    inputs.run.require_space_of(bank)?;
-    Ok(bank)
+}
+
+/// The category of each class of the test images.
+fn zero_shot_categories(inputs: &EvalInputs<'_>, classifier: &Classifier) -> Result<LabelMap, EvalError> {
+    let (source, images) = (inputs.test.source, inputs.test.images);
+    match classifier.categories() {
+        Categories::Bank(categories) => categories_of_source(source, images, categories),
+        names @ Categories::Names(_) => categories_of_source(source, images, &names.names()),
+    }
 }
 
 /// The training images for `protocol`, and the training label of each label of the test images.
 fn training_images<'a>(
+    model: &dyn ImageModel,
     inputs: &EvalInputs<'a>,
     protocol: Protocol,
 ) -> Result<(LabeledImages<'a>, LabelMap), EvalError> {
-    let train = inputs.train.ok_or(EvalError::MissingInput { protocol, input: EvalInput::TrainImages })?;
+    let missing = |input| EvalError::MissingInput { protocol, input };
+    model.card().width(OutputKind::Feature).ok_or_else(|| missing(EvalInput::Feature))?;
+    let train = inputs.train.ok_or_else(|| missing(EvalInput::TrainImages))?;
     features::require_labels(&inputs.test)?;
     features::require_labels(&train)?;
     let labels = classes::labels_of_training(&inputs.test, &train)?;
     Ok((train, labels))
 }
 
+/// Fails if a cache comes from another teacher than the run's. An exported file does not record its teacher's model: then
+/// the cache must at least have the width of the bank.
+fn require_teacher(
+    model: &dyn ImageModel,
+    bank: Option<&Bank>,
+    images: &LabeledImages<'_>,
+) -> Result<(), EvalError> {
+    let Some(cache) = images.cache else { return Ok(()) };
+    if let Some(run) = model.run() {
+        return Ok(require_teacher_of(run.manifest(), run.dir(), cache)?);
+    }
+    match bank {
+        Some(bank) if bank.dim() != cache.dim() => {
+            let (expected, got) = (bank.dim().to_string(), cache.dim().to_string());
+            Err(mismatch(bank.dir(), WIDTH, expected, got).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Fails if `cache`, whose samples are evaluated, comes from another teacher than the run in `dir`.
 ///
 /// # Errors
 /// [`ArtifactError::Mismatch`].
-pub(crate) fn require_teacher(run: &RunManifest, dir: &Path, cache: &Cache) -> Result<(), ArtifactError> {
-    let mismatch = |what: &str, expected: String, got: String| ArtifactError::Mismatch {
-        path: dir.to_owned(),
-        what: what.to_owned(),
-        expected,
-        got,
-        hint: "evaluate with the teacher that the student was trained from",
-    };
+pub(crate) fn require_teacher_of(run: &RunManifest, dir: &Path, cache: &Cache) -> Result<(), ArtifactError> {
     let (expected, got) = (&run.teacher, &cache.manifest().config.teacher);
     if expected.image_model != got.image_model {
         let what = "the image model of the evaluation cache";
-        return Err(mismatch(what, expected.image_model.to_string(), got.image_model.to_string()));
+        return Err(mismatch(dir, what, expected.image_model.to_string(), got.image_model.to_string()));
     }
-    // Names may differ between folders, and the text encoder is not used here.
+    // Names may differ between folders, older caches do not record the crop, and the text encoder is not used here.
     let comparable = |teacher: &TeacherRecord| TeacherRecord {
         name: String::new(),
         text_encoder: None,
+        center: None,
         ..teacher.clone()
     };
     if comparable(expected) != comparable(got) {
         let what = "the preparation or the output of the evaluation cache's teacher";
-        return Err(mismatch(what, format!("{expected:?}"), format!("{got:?}")));
+        return Err(mismatch(dir, what, format!("{expected:?}"), format!("{got:?}")));
     }
     if run.dim != cache.dim() {
-        let what = "the width of the evaluation cache";
-        return Err(mismatch(what, run.dim.to_string(), cache.dim().to_string()));
+        return Err(mismatch(dir, WIDTH, run.dim.to_string(), cache.dim().to_string()));
     }
     Ok(())
+}
+
+/// What differs if a cache has another width than expected.
+const WIDTH: &str = "the width of the evaluation cache";
+
+fn mismatch(path: &Path, what: &str, expected: String, got: String) -> ArtifactError {
+    let (path, what) = (path.to_owned(), what.to_owned());
+    let hint = "evaluate with the teacher that the student was trained from";
+    ArtifactError::Mismatch { path, what, expected, got, hint }
 }

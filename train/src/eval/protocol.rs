@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::student::Head;
+use crate::inference::{ModelCard, OutputKind};
 
 /// An evaluation protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +45,18 @@ impl Protocol {
         matches!(self, Self::Knn | Self::Linear)
     }
 
-    /// Default protocol for a student with this head. `bank`: whether a bank of names is given.
-    pub fn suiting(head: Head, bank: bool) -> Self {
-        match head {
-            Head::Projection { .. } if bank => Self::ZeroShot,
-            Head::Classifier { .. } => Self::Labels,
-            Head::Projection { .. } | Head::None => Self::Knn,
+    /// Default protocol for a student. `bank`: whether a bank of names is given.
+    pub fn suiting(student: &ModelCard, bank: bool) -> Self {
+        let has = |kind| student.width(kind).is_some();
+        if student.classes.is_some() {
+            Self::Labels
+        } else if has(OutputKind::Scores)
+            || has(OutputKind::Probabilities)
+            || (bank && has(OutputKind::Embedding))
+        {
+            Self::ZeroShot
+        } else {
+            Self::Knn
         }
     }
 }
@@ -79,20 +85,43 @@ impl FromStr for Protocol {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use lgd_data::manifest::ContentHash;
+    use lgd_data::render::Resample;
+
     use super::*;
+    use crate::loader::labels::ClassRecord;
 
     #[test]
     fn every_student_has_a_protocol_that_can_judge_it() {
-        let (embedding, classifier) = (Head::Projection { dim: 8 }, Head::Classifier { classes: 3 });
-        for (head, bank, protocol) in [
-            (embedding, true, Protocol::ZeroShot),
-            (embedding, false, Protocol::Knn),
-            (classifier, true, Protocol::Labels),
-            (classifier, false, Protocol::Labels),
-            (Head::None, true, Protocol::Knn),
-            (Head::None, false, Protocol::Knn),
+        use OutputKind::{Embedding, Feature, Logits, Scores};
+        for (kinds, bank, protocol) in [
+            (&[Feature, Embedding][..], true, Protocol::ZeroShot),
+            (&[Feature, Embedding], false, Protocol::Knn),
+            (&[Feature, Embedding, Scores], false, Protocol::ZeroShot),
+            (&[Feature, Logits], true, Protocol::Labels),
+            (&[Feature, Logits], false, Protocol::Labels),
+            (&[Feature], true, Protocol::Knn),
+            (&[Feature], false, Protocol::Knn),
         ] {
-            assert_eq!(Protocol::suiting(head, bank), protocol, "{head:?}, {bank}");
+            let classes =
+                kinds.contains(&Logits).then(|| ClassRecord { count: 3, names: None, untrained: Vec::new() });
+            let student = ModelCard {
+                path: PathBuf::new(),
+                hash: ContentHash::of(b""),
+                student: None,
+                epochs: None,
+                size: 32,
+                resample: Resample::Bicubic,
+                center: None,
+                outputs: kinds.iter().map(|&kind| (kind, 3)).collect(),
+                temperature: None,
+                names: None,
+                classes,
+                notes: Vec::new(),
+            };
+            assert_eq!(Protocol::suiting(&student, bank), protocol, "{kinds:?}, {bank}");
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The outcome of an evaluation, as JSON and as a table.
-
-use std::fmt::Write;
+//! The outcome of an evaluation, as JSON. `table.rs` has it as text.
 
 use lgd_data::cache::Reject;
 use lgd_data::manifest::ContentHash;
 use serde::Serialize;
 
+use super::details::{Details, mean, wilson};
 use super::features::Features;
 use super::probe::Probe;
-use super::{EvalInputs, LabeledImages};
-use crate::student::Architecture;
+use super::{EvalInputs, EvalOptions, LabeledImages, Protocol};
+use crate::inference::ImageModel;
+use crate::predict::Candidate;
 
-/// Rejects that the table lists; the JSON lists all of them.
-const NAMED: usize = 5;
+/// Number of the layout of the JSON. It grows when a member is renamed, removed or gets another meaning.
+pub const REPORT_SCHEMA: u32 = 2;
 
 /// A set of images, and how they were shown.
 #[derive(Clone, Debug, Serialize)]
@@ -34,10 +34,13 @@ pub struct ZeroShotReport {
     pub categories: usize,
     /// The student's, 0 to 100.
     pub student: f64,
-    /// The teacher's, if its embeddings were given.
+    /// The teacher's, if its embeddings and a bank were given.
     pub teacher: Option<f64>,
     /// How often both choose the same category.
     pub agreement: Option<f64>,
+    /// The student's other figures.
+    #[serde(flatten)]
+    pub details: Details,
 }
 
 /// Percentage of images for which student and teacher choose the same category.
@@ -56,6 +59,9 @@ pub struct LabelsReport {
     pub classes: usize,
     /// The student's, 0 to 100.
     pub student: f64,
+    /// The student's other figures.
+    #[serde(flatten)]
+    pub details: Details,
 }
 
 /// Percentages of images that the neighbors' vote gets right.
@@ -69,41 +75,101 @@ pub struct KnnReport {
     pub student: f64,
     /// On the teacher's embeddings, if both caches were given.
     pub teacher: Option<f64>,
+    /// The student's other figures.
+    #[serde(flatten)]
+    pub details: Details,
 }
 
-/// One probe.
+/// The probes on one share of the labels, one per seed.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProbeReport {
     /// Share of the training labels.
     pub fraction: f64,
     /// Labels in that share.
     pub labels: usize,
-    /// Learning rate chosen, before the factor batch / 256.
-    pub learning_rate: f32,
-    /// Percentage right on the held-out labels that the learning rate was chosen on.
-    pub held_out: Option<f64>,
+    /// Percentage right on the test images, 0 to 100; the mean over the seeds.
+    pub student: f64,
+    /// Standard deviation over the seeds (with n - 1); none for one seed.
+    pub deviation: Option<f64>,
+    /// 95% confidence interval of the mean over the test images, in percent.
+    pub interval: [f64; 2],
+    /// Each seed's probe.
+    pub seeds: Vec<SeedReport>,
+}
+
+/// The probe of one seed.
+#[derive(Clone, Debug, Serialize)]
+pub struct SeedReport {
+    /// Seed of subset, order and initial weights.
+    pub seed: u64,
     /// Percentage right on the test images, 0 to 100.
     pub student: f64,
+    /// Learning rate chosen, before the factor batch / 256.
+    pub learning_rate: f32,
+    /// L2 penalty chosen.
+    pub l2: f32,
+    /// Percentage right on the held-out labels that both were chosen on.
+    pub held_out: Option<f64>,
+}
+
+impl SeedReport {
+    pub(super) fn new(seed: u64, probe: &Probe, student: f64) -> Self {
+        let Probe { learning_rate, l2, held_out, .. } = *probe;
+        Self { seed, student, learning_rate, l2, held_out }
+    }
 }
 
 impl ProbeReport {
-    pub(super) fn new(fraction: f64, probe: &Probe, student: f64) -> Self {
-        let Probe { labels, learning_rate, held_out, .. } = *probe;
-        Self { fraction, labels, learning_rate, held_out, student }
+    /// The report of at least one seed. `images`: test images.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "counts of images, far below 2^32"
+    )]
+    pub(super) fn new(fraction: f64, labels: usize, images: usize, seeds: Vec<SeedReport>) -> Self {
+        let figures: Vec<f64> = seeds.iter().map(|seed| seed.student).collect();
+        let student = mean(&figures);
+        let squares: f64 = figures.iter().map(|figure| (figure - student).powi(2)).sum();
+        let deviation = (figures.len() > 1).then(|| (squares / (figures.len() - 1) as f64).sqrt());
+        let right = (student / 100.0 * images as f64).round() as u32;
+        let interval = wilson(right, u32::try_from(images).unwrap_or(u32::MAX));
+        Self { fraction, labels, student, deviation, interval, seeds }
     }
+}
+
+/// The names that a student chose for the test images, by the first protocol that has probabilities.
+#[derive(Clone, Debug)]
+pub struct Predictions {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The names.
+    pub names: Vec<String>,
+    /// Each image: its key, its class in words if labels were needed, and its most probable names.
+    pub rows: Vec<(String, Option<String>, Vec<Candidate>)>,
 }
 
 /// The results of an evaluation.
 #[derive(Clone, Debug, Serialize)]
 pub struct EvalReport {
-    /// Hash of the run's manifest.
-    pub run: ContentHash,
-    /// The student.
-    pub student: Architecture,
-    /// Epochs after which its weights were taken.
-    pub epochs: u32,
+    /// [`REPORT_SCHEMA`].
+    pub schema: u32,
+    /// Version of the program.
+    pub version: &'static str,
+    /// The run folder, or the exported file.
+    pub model: String,
+    /// Hash of the run's manifest; none for an exported file.
+    pub run: Option<ContentHash>,
+    /// Hash of the exported file; none for a run.
+    pub onnx: Option<ContentHash>,
+    /// The student's architecture, if known.
+    pub student: Option<String>,
+    /// Epochs it was trained, if known.
+    pub epochs: Option<u32>,
     /// Hash of the bank's manifest, if one was used.
     pub bank: Option<ContentHash>,
+    /// First seed of the probes.
+    pub seed: u64,
     /// Assumptions, one sentence each.
     pub notes: Vec<String>,
     /// The images classified.
@@ -124,17 +190,32 @@ pub struct EvalReport {
     pub images_per_second: f64,
     /// Total seconds.
     pub seconds: f64,
+    /// The chosen names of every image, if a protocol has probabilities. Not part of the JSON.
+    #[serde(skip)]
+    pub predictions: Option<Predictions>,
 }
 
 impl EvalReport {
-    pub(super) fn new(inputs: &EvalInputs<'_>, test: &Features, train: Option<&Features>) -> Self {
-        let manifest = inputs.run.manifest();
+    pub(super) fn new(
+        model: &dyn ImageModel,
+        inputs: &EvalInputs<'_>,
+        options: &EvalOptions,
+        test: &Features,
+        train: Option<&Features>,
+    ) -> Self {
+        let card = model.card();
+        let is_run = model.run().is_some();
         Self {
-            run: inputs.run.hash(),
-            student: manifest.config.student,
-            epochs: inputs.run.epochs(),
+            schema: REPORT_SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            model: card.path.display().to_string(),
+            run: is_run.then_some(card.hash),
+            onnx: (!is_run).then_some(card.hash),
+            student: card.student.clone(),
+            epochs: card.epochs,
             bank: inputs.bank.map(lgd_data::bank::Bank::hash),
-            notes: Vec::new(),
+            seed: options.probe.seed,
+            notes: card.notes.clone(),
             test: images_report(&inputs.test, test),
             train: inputs.train.as_ref().zip(train).map(|(images, features)| images_report(images, features)),
             zero_shot: None,
@@ -144,6 +225,7 @@ impl EvalReport {
             linear: Vec::new(),
             images_per_second: 0.0,
             seconds: 0.0,
+            predictions: None,
         }
     }
 
@@ -151,73 +233,13 @@ impl EvalReport {
     pub fn rejected(&self) -> usize {
         self.test.rejects.len() + self.train.as_ref().map_or(0, |train| train.rejects.len())
     }
-
-    /// A plain-text table. Percentages have one decimal; the teacher's are shown if known.
-    pub fn to_table(&self) -> String {
-        let mut out = String::new();
-        let mut line = |text: String| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(out, "{text}");
-        };
-        line(format!("{} after {} epochs", self.student, self.epochs));
-        for (name, images) in [("test", Some(&self.test)), ("train", self.train.as_ref())] {
-            let Some(images) = images else { continue };
-            let rejects = if images.rejects.is_empty() {
-                String::new()
-            } else {
-                format!(", {} rejected", images.rejects.len())
-            };
-            line(format!("{name:<6}{} images{rejects} · {} · {}", images.images, images.view, images.path));
-            for reject in images.rejects.iter().take(NAMED) {
-                line(format!("      {}: {} ({})", reject.key, reject.reason, reject.detail));
-            }
-        }
-        line(String::new());
-        line(row("top-1, %", "student", "teacher", ""));
-        if let Some(ZeroShotReport { categories, student, teacher, agreement }) = &self.zero_shot {
-            let agreement =
-                agreement.map_or(String::new(), |share| format!(", same choice as the teacher {share:.1}"));
-            line(row(
-                "zero-shot",
-                &percent(Some(*student)),
-                &percent(*teacher),
-                &format!("{categories} categories{agreement}"),
-            ));
-        }
-        if let Some(AgreementReport { categories, student }) = &self.agreement {
-            let note = format!("{categories} categories, same choice as the teacher");
-            line(row("agreement", &percent(Some(*student)), "-", &note));
-        }
-        if let Some(LabelsReport { classes, student }) = &self.labels {
-            line(row("labels", &percent(Some(*student)), "-", &format!("{classes} classes")));
-        }
-        if let Some(KnnReport { neighbors, temperature, student, teacher }) = &self.knn {
-            let note = format!("k = {neighbors}, temperature {temperature}");
-            line(row("kNN", &percent(Some(*student)), &percent(*teacher), &note));
-        }
-        for ProbeReport { fraction, labels, learning_rate, student, .. } in &self.linear {
-            let name = format!("linear probe, {}% of labels", fraction * 100.0);
-            line(row(&name, &percent(Some(*student)), "-", &format!("{labels} labels, lr {learning_rate}")));
-        }
-        line(String::new());
-        line(format!("{:.1} s, {:.0} images/s", self.seconds, self.images_per_second));
-        out
-    }
 }
 
 fn images_report(images: &LabeledImages<'_>, features: &Features) -> ImagesReport {
     ImagesReport {
         path: images.images.display().to_string(),
-        images: features.pooled.rows(),
+        images: features.positions.len(),
         rejects: features.rejects.clone(),
         view: features.view.clone(),
     }
-}
-
-fn percent(value: Option<f64>) -> String {
-    value.map_or("-".to_owned(), |value| format!("{value:.1}"))
-}
-
-fn row(name: &str, student: &str, teacher: &str, note: &str) -> String {
-    format!("{name:<28}{student:>8}{teacher:>9}  {note}").trim_end().to_owned()
 }

@@ -2,10 +2,13 @@
 
 use lgd_data::bank::Bank;
 
+use super::EvalError;
+use super::details::{Details, KEPT, first};
 use super::features::Features;
-use super::matrix::{Matrix, argmax, top1};
 use super::report::{AgreementReport, ZeroShotReport};
 use crate::error::TrainError;
+use crate::inference::{Matrix, argmax, top1};
+use crate::predict::{Candidate, Classifier};
 
 /// Predicts the category of each row of `embeddings` (`[N, D]`): argmax of its products with `prototypes` (`[C, D]`),
 /// the first one in a tie (docs/methods.md section 1, "Evaluation").
@@ -19,44 +22,59 @@ pub fn classify(embeddings: &Matrix, prototypes: &Matrix) -> Result<Vec<u32>, Tr
     Ok(predicted)
 }
 
-/// Evaluates the student, whose embeddings of the test images are `embedding`, and the teacher if its embeddings were
-/// given. `truth`: the category of each image.
+/// The most probable names of each test image.
+pub(super) fn candidates(test: &Features, classifier: &Classifier) -> Result<Vec<Vec<Candidate>>, EvalError> {
+    let mut top = Vec::with_capacity(test.positions.len());
+    if let Some(outputs) = test.output(classifier.output()) {
+        classifier.for_each_row(outputs, |row| top.push(row.top(KEPT)))?;
+    }
+    Ok(top)
+}
+
+/// Evaluates the student, whose most probable names are `top`, and the teacher if its embeddings and a bank were given.
+/// `truth`: the category of each image.
 pub(super) fn judge(
     test: &Features,
-    embedding: &Matrix,
-    bank: &Bank,
+    top: &[Vec<Candidate>],
+    (classifier, bank): (&Classifier, Option<&Bank>),
     truth: &[u32],
-) -> Result<ZeroShotReport, TrainError> {
-    let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
-    let student = classify(embedding, &prototypes)?;
-    let teacher =
-        test.teacher.as_ref().map(|teacher| classify_teacher(teacher, bank, &prototypes)).transpose()?;
+) -> Result<ZeroShotReport, EvalError> {
+    let names = classifier.categories().names();
+    let student = first(top);
+    let teacher = test.teacher.as_ref().zip(bank);
+    let teacher = teacher.map(|(teacher, bank)| classify_teacher(teacher, bank)).transpose()?;
     Ok(ZeroShotReport {
-        categories: bank.categories(),
+        categories: names.len(),
         student: top1(&student, truth),
         teacher: teacher.as_ref().map(|teacher| top1(teacher, truth)),
         agreement: teacher.as_ref().map(|teacher| top1(&student, teacher)),
+        details: Details::of_candidates(top, truth, names.len(), |category| name(&names, category)),
     })
 }
 
 /// How often student and teacher choose the same category, over at least one row.
 pub(super) fn compare(
-    student: &Matrix,
+    top: &[Vec<Candidate>],
     teacher: &Matrix,
     bank: &Bank,
-) -> Result<AgreementReport, TrainError> {
-    let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
-    let teacher = classify_teacher(teacher, bank, &prototypes)?;
-    let student = classify(student, &prototypes)?;
-    Ok(AgreementReport { categories: bank.categories(), student: top1(&student, &teacher) })
+) -> Result<AgreementReport, EvalError> {
+    let teacher = classify_teacher(teacher, bank)?;
+    Ok(AgreementReport { categories: bank.categories(), student: top1(&first(top), &teacher) })
+}
+
+/// The name with this number.
+pub(super) fn name(names: &[&str], category: u32) -> String {
+    let name = usize::try_from(category).ok().and_then(|at| names.get(at));
+    name.map_or_else(|| category.to_string(), |name| (*name).to_owned())
 }
 
 /// [`classify`] for the teacher: its embeddings are centered if the bank is. The student has learned to give centered ones.
-fn classify_teacher(teacher: &Matrix, bank: &Bank, prototypes: &Matrix) -> Result<Vec<u32>, TrainError> {
-    let Some(center) = bank.center() else { return classify(teacher, prototypes) };
+fn classify_teacher(teacher: &Matrix, bank: &Bank) -> Result<Vec<u32>, TrainError> {
+    let prototypes = Matrix::new(bank.dim(), bank.tsb().to_vec());
+    let Some(center) = bank.center() else { return classify(teacher, &prototypes) };
     let mut values = teacher.values().to_vec();
     center.images(&mut values).map_err(|_| TrainError::EqualsMean)?;
-    classify(&Matrix::new(bank.dim(), values), prototypes)
+    classify(&Matrix::new(bank.dim(), values), &prototypes)
 }
 
 #[cfg(test)]

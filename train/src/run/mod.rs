@@ -137,6 +137,9 @@ pub struct RunManifest {
     /// Hash of the manifest of the bank of names, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bank: Option<ContentHash>,
+    /// Absolute path of the folder of the bank of names at training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bank_dir: Option<PathBuf>,
     /// Hash of the KDEP bank's manifest, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kdep_bank: Option<ContentHash>,
@@ -155,7 +158,7 @@ pub struct RunManifest {
     pub device: String,
     /// The teacher. The student's input is prepared like the teacher's.
     pub teacher: TeacherRecord,
-    /// Crop of the cache's center view, if the cache has one. Images without a cache are evaluated with it.
+    /// Crop of the cache's center view, else the teacher's own. Images are evaluated with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub center: Option<CenterCrop>,
     /// Width D of the embeddings.
@@ -322,6 +325,33 @@ impl Run {
     /// The file of the selected weights.
     pub fn weights(&self) -> PathBuf {
         self.dir.join(if self.checkpoint == Checkpoint::Best { BEST } else { STUDENT })
+    }
+
+    /// Opens the bank of names that the run was trained with, at its path at training; `None` if the run had none.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Missing`] if no bank is there, or an older run does not record the path;
+    /// [`ArtifactError::Mismatch`] if another bank is there. Also fails if the bank is damaged.
+    pub fn own_bank(&self, depth: Verify) -> Result<Option<Bank>, ArtifactError> {
+        let Some(expected) = self.manifest.bank else { return Ok(None) };
+        let Some(dir) = self.manifest.bank_dir.as_ref().filter(|dir| dir.exists()) else {
+            return Err(ArtifactError::Missing {
+                path: self.manifest.bank_dir.clone().unwrap_or_else(|| self.dir.clone()),
+                what: "the bank of names that the run was trained with",
+                hint: "give the bank's folder, or another bank of the same text encoder",
+            });
+        };
+        let bank = Bank::open(dir, depth)?;
+        if bank.hash() == expected {
+            return Ok(Some(bank));
+        }
+        Err(ArtifactError::Mismatch {
+            path: dir.clone(),
+            what: "the bank of names that the run was trained with".to_owned(),
+            expected: expected.to_string(),
+            got: bank.hash().to_string(),
+            hint: "the bank was made again; give it explicitly to use it",
+        })
     }
 
     /// Checks that `bank` is in the space of the student's embedding.

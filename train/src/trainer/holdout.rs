@@ -15,9 +15,9 @@ use lgd_data::render::Normalization;
 use super::{LoopSettings, TrainInputs, open_images};
 use crate::error::{SettingError, TrainError};
 use crate::eval::{
-    CategoryKeys, EvalError, KnnSettings, Matrix, argmax, categories_of_labels, classify, leave_one_out,
-    require_teacher, top1,
+    CategoryKeys, EvalError, KnnSettings, categories_of_labels, classify, leave_one_out, require_teacher_of,
 };
+use crate::inference::{Matrix, argmax, top1};
 use crate::loader::batches::TrainingImages;
 use crate::loader::holdout::{Holdout, MAX_HELD_OUT, smallest};
 use crate::loader::origin::Originals;
@@ -152,7 +152,7 @@ impl<'a> HoldoutSet<'a> {
             None if held_out.is_empty() => return Ok(None),
             None => (inputs.cache, None, held_out),
             Some(Validation { cache, originals }) => {
-                require_teacher(manifest, dir, cache)?;
+                require_teacher_of(manifest, dir, cache)?;
                 let opened = open_images(config, settings, cache, originals)?;
                 let samples = smallest(&opened.views().keys, MAX_HELD_OUT);
                 if samples.len() < opened.samples() {

@@ -7,7 +7,7 @@ mod statistics;
 mod train_loop;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
@@ -263,13 +263,14 @@ fn manifest(
         config: config.clone(),
         cache: inputs.cache.hash(),
         bank: inputs.bank.map(Bank::hash),
+        bank_dir: inputs.bank.map(|bank| absolute(bank.dir())),
         kdep_bank: inputs.kdep.map(KdepBank::hash),
         text_encoder: inputs.bank.map(|bank| bank.manifest().record.text_encoder).or(teacher.text_encoder),
         centered: inputs.bank.and_then(|bank| bank.manifest().record.center),
         classes: targets.classes().cloned(),
         device: if settings.device.is_cpu() { "cpu" } else { "cuda" }.to_owned(),
         teacher: teacher.clone(),
-        center: inputs.cache.manifest().config.center,
+        center: inputs.cache.manifest().config.center.or(teacher.center),
         dim: inputs.cache.dim(),
         samples: images.views().samples(),
         stored_views: images.origin().stored(),
@@ -283,6 +284,11 @@ fn manifest(
         checkpoints: Vec::new(),
         files: Vec::new(),
     })
+}
+
+/// The absolute path of a folder, or the path itself if the working directory is gone.
+fn absolute(dir: &Path) -> PathBuf {
+    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())
 }
 
 /// The report of a run before its first step in this call.

@@ -205,7 +205,7 @@ impl<'a> TrainLoop<'a> {
             let best = folder.manifest().best.as_ref();
             let better = figures.score().filter(|score| best.is_none_or(|best| best.is_beaten_by(*score)));
             if let Some(score) = better {
-                let weights = student.to_safetensors(Default::default())?;
+                let weights = student.to_safetensors(&folder.manifest().weights_metadata())?;
                 folder.save_best((epoch, step), score, &weights)?;
             }
             Ok(figures)

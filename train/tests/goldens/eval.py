@@ -61,7 +61,7 @@ def knn(train, labels, test, k, temperature):
     return predicted
 
 
-def probe(train, labels, test, rate, epochs, batch, momentum, deviation, seed):
+def probe(train, labels, test, rate, l2, epochs, batch, momentum, deviation, seed):
     mean, std = train.mean(0), train.std(0)
     scale = 1 / (std * math.sqrt(train.shape[1]))
     train, test = (train - mean) * scale, (test - mean) * scale
@@ -81,7 +81,7 @@ def probe(train, labels, test, rate, epochs, batch, momentum, deviation, seed):
             p /= p.sum(1, keepdims=True)
             p[np.arange(len(rows)), labels[rows]] -= 1
             p /= len(rows)
-            weight_v = momentum * weight_v + train[rows].T @ p
+            weight_v = momentum * weight_v + train[rows].T @ p + l2 * weight
             bias_v = momentum * bias_v + p.sum(0)
             weight -= lr * weight_v
             bias -= lr * bias_v
@@ -97,8 +97,12 @@ def main():
     train = (centers[labels] + generator.normal(size=(60, d))).astype(np.float32)
     test = (centers[truth] + generator.normal(size=(40, d))).astype(np.float32)
     wide = [x.astype(np.float64) for x in (train, test)]
-    settings = {"rate": 10.0, "epochs": 20, "batch": 16, "momentum": 0.9, "deviation": 0.01, "seed": 5}
-    predicted, weight, bias = probe(wide[0], labels, wide[1], **settings)
+    settings = {"rate": 10.0, "l2": 0.0, "epochs": 20, "batch": 16, "momentum": 0.9, "deviation": 0.01, "seed": 5}
+    probes = []
+    for l2 in (0.0, 0.01):
+        settings["l2"] = l2
+        predicted, weight, bias = probe(wide[0], labels, wide[1], **settings)
+        probes.append({**settings, "predicted": predicted, "weight": weight.ravel().tolist(), "bias": bias.tolist()})
     print(
         json.dumps(
             {
@@ -111,7 +115,7 @@ def main():
                     {"k": k, "temperature": t, "predicted": knn(wide[0], labels, wide[1], k, t)}
                     for k, t in [(1, 0.07), (5, 0.07), (20, 0.07), (20, 10.0)]
                 ],
-                "probe": {**settings, "predicted": predicted, "weight": weight.ravel().tolist(), "bias": bias.tolist()},
+                "probes": probes,
             }
         )
     )

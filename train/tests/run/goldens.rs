@@ -11,7 +11,7 @@ struct Golden {
     test: Vec<f32>,
     truth: Vec<u32>,
     knn: Vec<Knn>,
-    probe: Probe,
+    probes: Vec<Probe>,
 }
 
 #[derive(Deserialize)]
@@ -24,6 +24,7 @@ struct Knn {
 #[derive(Deserialize)]
 struct Probe {
     rate: f32,
+    l2: f32,
     epochs: u32,
     batch: usize,
     momentum: f32,
@@ -54,16 +55,20 @@ fn neighbors_vote_as_in_numpy() {
 #[test]
 fn a_probe_is_the_one_trained_in_numpy() {
     let (golden, train, test) = golden();
-    let Probe { rate, epochs, batch, momentum, deviation, seed, predicted, weight, bias } = golden.probe;
-    let settings = ProbeSettings { epochs, batch, momentum, deviation, learning_rates: vec![rate], seed };
-    let probe = linear_probe((&train, &golden.labels), 1.0, &settings).unwrap();
-    assert_eq!(probe.labels, golden.labels.len());
-    assert_eq!(probe.classify(&test).unwrap(), predicted);
-    for (got, expected) in [(probe.weights().0, weight), (probe.weights().1, bias)] {
-        let largest = expected.iter().map(|value| value.abs()).fold(0.0, f32::max);
-        let far = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert_eq!(got.len(), expected.len());
-        assert!(far < 1e-4 * largest, "off by {far} of {largest}");
+    assert_eq!(golden.probes.iter().map(|probe| probe.l2).collect::<Vec<_>>(), [0.0, 0.01]);
+    for Probe { rate, l2, epochs, batch, momentum, deviation, seed, predicted, weight, bias } in golden.probes
+    {
+        let (learning_rates, l2s) = (vec![rate], vec![l2]);
+        let settings = ProbeSettings { epochs, batch, momentum, deviation, learning_rates, l2: l2s, seed };
+        let probe = linear_probe((&train, &golden.labels), 1.0, &settings).unwrap();
+        assert_eq!((probe.labels, probe.l2), (golden.labels.len(), l2));
+        assert_eq!(probe.classify(&test).unwrap(), predicted);
+        for (got, expected) in [(probe.weights().0, weight), (probe.weights().1, bias)] {
+            let largest = expected.iter().map(|value| value.abs()).fold(0.0, f32::max);
+            let far = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert_eq!(got.len(), expected.len());
+            assert!(far < 1e-4 * largest, "off by {far} of {largest}");
+        }
     }
 }
 
@@ -91,6 +96,6 @@ fn the_chosen_rate_separates_what_can_be_separated() {
     assert!(probe.held_out.is_some());
     let predicted = probe.classify(&test).unwrap();
     let right = predicted.iter().zip(&golden.truth).filter(|(a, b)| a == b).count();
-    let numpy = golden.probe.predicted.iter().zip(&golden.truth).filter(|(a, b)| a == b).count();
+    let numpy = golden.probes[0].predicted.iter().zip(&golden.truth).filter(|(a, b)| a == b).count();
     assert!(right + 2 >= numpy, "{right} right, at a fixed rate {numpy}");
 }

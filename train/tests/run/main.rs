@@ -11,6 +11,7 @@ mod layouts;
 mod loading;
 mod objectives;
 mod parts;
+mod prediction;
 mod resuming;
 mod running;
 mod statistics;

@@ -6,7 +6,7 @@ use lgd_data::cache::{Cache, TokenEncoding};
 use lgd_data::job::Job;
 use lgd_data::manifest::{ContentHash, Verify};
 use lgd_train::error::FailureKind;
-use lgd_train::eval::{EvalError, EvalInputs, EvalOptions, EvalReport, LabeledImages, Protocol, evaluate};
+use lgd_train::eval::{EvalError, EvalInputs, EvalOptions, EvalReport, LabeledImages, Protocol};
 use lgd_train::loader::LoaderError;
 use lgd_train::loader::labels::ClassRecord;
 use lgd_train::objective::{CategoryWeights, InputError};
@@ -15,6 +15,7 @@ use lgd_train::student::Head;
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, Watch, train};
 
 use crate::artifacts::{bank, cache, everything, kdep_bank};
+use crate::evaluation::evaluate;
 use crate::fixture::{CLASSES, DIM, Images, World, config_for, masked, resuming};
 
 /// Trains in the folder `name`. Also returns the lines of `metrics.jsonl`.
@@ -38,9 +39,9 @@ fn open(world: &World, name: &str) -> Run {
 fn judge(run: &Run, protocol: Protocol, images: &Images, world: &World) -> Result<EvalReport, EvalError> {
     let test = LabeledImages { source: images, images: "images".as_ref(), cache: None };
     let bank = protocol.reads_bank().then_some(&world.bank);
-    let inputs = EvalInputs { run, bank, test, train: None };
+    let inputs = EvalInputs { bank, test, train: None };
     let options = EvalOptions { protocols: vec![protocol], batch: 8, threads: 2, ..EvalOptions::default() };
-    evaluate(&inputs, &options, &Job::new())
+    evaluate(run, &inputs, &options, &Job::new())
 }
 
 #[test]

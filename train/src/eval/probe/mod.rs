@@ -7,18 +7,19 @@
 //!
 //! - Features are standardized by the mean and standard deviation of all training features, which needs no labels, and
 //!   divided by sqrt(d). A row then has a mean square norm of 1, and a learning rate means the same at every width.
-//! - The learning rate is chosen from [`ProbeSettings::learning_rates`] on a held-out tenth of the *training* labels.
-//!   Then the classifier is trained again on all of them. The test images are used once, at the end.
+//! - Learning rate and L2 penalty are chosen from [`ProbeSettings`] on a held-out tenth of the *training* labels: every
+//!   learning rate without a penalty, and every penalty with the larger learning rates, because a penalized classifier
+//!   may converge. Then the classifier is trained again on all labels. The test images are used once, at the end.
 
 mod sgd;
 mod split;
 
 use candle_core::Device;
 
-use super::matrix::{Matrix, argmax, top1};
 use super::numbering::Numbering;
 use crate::error::TrainError;
-use sgd::{Classifier, Examples, fit};
+use crate::inference::{Matrix, argmax, top1};
+use sgd::{Classifier, Examples, Setting, fit};
 use split::{hold_out, stratified};
 
 /// Settings of the probe. Defaults follow docs/methods.md section 1.
@@ -34,6 +35,8 @@ pub struct ProbeSettings {
     pub deviation: f64,
     /// Candidate learning rates, each multiplied by batch / 256.
     pub learning_rates: Vec<f32>,
+    /// Candidate L2 penalties: multiples of the weights that are added to their gradients, biases excepted.
+    pub l2: Vec<f32>,
     /// Seed of subsets, order and initial weights.
     pub seed: u64,
 }
@@ -41,7 +44,8 @@ pub struct ProbeSettings {
 impl Default for ProbeSettings {
     fn default() -> Self {
         let learning_rates = vec![0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
-        Self { epochs: 100, batch: 256, momentum: 0.9, deviation: 0.01, learning_rates, seed: 0 }
+        let l2 = vec![0.0, 1e-5, 1e-4, 1e-3];
+        Self { epochs: 100, batch: 256, momentum: 0.9, deviation: 0.01, learning_rates, l2, seed: 0 }
     }
 }
 
@@ -55,7 +59,9 @@ pub struct Probe {
     pub labels: usize,
     /// The learning rate chosen, before the factor batch / 256.
     pub learning_rate: f32,
-    /// Percentage right on the held-out labels at that learning rate; `None` if there were too few labels to hold any
+    /// The L2 penalty chosen.
+    pub l2: f32,
+    /// Percentage right on the held-out labels with both; `None` if there were too few labels to hold any
     /// out.
     pub held_out: Option<f64>,
 }
@@ -92,36 +98,49 @@ pub fn linear_probe(
     let numbers = numbering.numbers(labels);
     let subset = stratified(labels, fraction, settings.seed);
     let examples = Examples { features: scaled.tensor()?, labels: &numbers, classes: numbering.len() };
-    let (learning_rate, held_out) = choose_rate(&examples, &scaled, &subset, settings)?;
-    let classifier = fit(&examples, &subset, &[learning_rate], settings)?.remove(0);
-    Ok(Probe { scaler, classifier, numbering, labels: subset.len(), learning_rate, held_out })
+    let (setting, held_out) = choose(&examples, &scaled, &subset, settings)?;
+    let classifier = fit(&examples, &subset, &[setting], settings)?.remove(0);
+    let Setting { learning_rate, l2 } = setting;
+    Ok(Probe { scaler, classifier, numbering, labels: subset.len(), learning_rate, l2, held_out })
 }
 
-/// The learning rate that is right most often on held-out labels. Ties go to the smaller loss, then to the smaller
-/// learning rate.
-fn choose_rate(
+/// The setting that is right most often on held-out labels. Ties go to the smaller loss, then to the earlier setting.
+fn choose(
     examples: &Examples<'_>,
     scaled: &Matrix,
     subset: &[usize],
     settings: &ProbeSettings,
-) -> Result<(f32, Option<f64>), TrainError> {
+) -> Result<(Setting, Option<f64>), TrainError> {
+    let candidates = candidates(settings);
     let rates = &settings.learning_rates;
-    let middle = rates.get(rates.len() / 2).copied().unwrap_or(1.0);
+    let middle = Setting {
+        learning_rate: rates.get(rates.len() / 2).copied().unwrap_or(1.0),
+        l2: settings.l2.first().copied().unwrap_or(0.0),
+    };
     let (kept, held) = hold_out(examples.labels, subset);
-    if held.is_empty() || rates.len() < 2 {
+    if held.is_empty() || candidates.len() < 2 {
         return Ok((middle, None));
     }
     let truth: Vec<u32> = held.iter().map(|&row| examples.labels[row]).collect();
     let rows: Vec<f32> = held.iter().flat_map(|&row| scaled.row(row).iter().copied()).collect();
     let rows = Matrix::new(scaled.width(), rows);
-    let mut best: Option<(f64, f64, f32)> = None;
-    for (&rate, classifier) in rates.iter().zip(fit(examples, &kept, rates, settings)?) {
+    let mut best: Option<(f64, f64, Setting)> = None;
+    for (&setting, classifier) in candidates.iter().zip(fit(examples, &kept, &candidates, settings)?) {
         let (accuracy, loss) = classifier.score(&rows, &truth)?;
         if best.is_none_or(|(top, least, _)| accuracy > top || (accuracy == top && loss < least)) {
-            best = Some((accuracy, loss, rate));
+            best = Some((accuracy, loss, setting));
         }
     }
-    Ok(best.map_or((middle, None), |(accuracy, _, rate)| (rate, Some(accuracy))))
+    Ok(best.map_or((middle, None), |(accuracy, _, setting)| (setting, Some(accuracy))))
+}
+
+/// Every learning rate with the first penalty, and the larger half of them with each other one.
+fn candidates(settings: &ProbeSettings) -> Vec<Setting> {
+    let (rates, l2) = (&settings.learning_rates, &settings.l2);
+    let all = rates.iter().map(|&learning_rate| (learning_rate, l2.first().copied().unwrap_or(0.0)));
+    let larger =
+        l2.iter().skip(1).flat_map(|&l2| rates[rates.len() / 2..].iter().map(move |&rate| (rate, l2)));
+    all.chain(larger).map(|(learning_rate, l2)| Setting { learning_rate, l2 }).collect()
 }
 
 /// Standardization by training statistics, divided by sqrt(d).

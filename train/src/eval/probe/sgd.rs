@@ -1,4 +1,4 @@
-//! SGD with momentum for linear classifiers, several learning rates at once.
+//! SGD with momentum for linear classifiers, several settings at once.
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -30,38 +30,50 @@ pub(super) struct Classifier {
     pub(super) bias: Vec<f32>,
 }
 
-/// Trains one classifier for each learning rate in `rates` on the rows `rows`, all from the same weights and on the
-/// same batches. The classifiers are columns of one matrix `[d, rates x classes]`. A product that is too thin for a
+/// How one of several classifiers is trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Setting {
+    /// Learning rate, before the factor batch / 256.
+    pub(super) learning_rate: f32,
+    /// L2 penalty: the multiple of the weights that is added to their gradients, as SGD's weight decay in PyTorch.
+    pub(super) l2: f32,
+}
+
+/// Trains one classifier for each of `chosen` on the rows `rows`, all from the same weights and on the
+/// same batches. The classifiers are columns of one matrix `[d, settings x classes]`. A product that is too thin for a
 /// GEMM with one classifier is worth one with several, and the features are gathered once. The classifiers do not
 /// influence each other.
 ///
-/// Initial weights are N(0, deviation), biases 0. The last batch of an epoch may be smaller. There is no weight decay.
+/// Initial weights are N(0, deviation), biases 0. The last batch of an epoch may be smaller. Biases are not penalized.
 pub(super) fn fit(
     examples: &Examples<'_>,
     rows: &[usize],
-    rates: &[f32],
+    chosen: &[Setting],
     settings: &ProbeSettings,
 ) -> Result<Vec<Classifier>, TrainError> {
     let d = examples.features.dim(1)?;
     let classes = examples.classes;
-    let columns = rates.len() * classes;
+    let columns = chosen.len() * classes;
     let batch = settings.batch.clamp(1, rows.len().max(1));
-    let mut state = State::new(d, classes, rates.len(), settings);
+    let mut state = State::new(d, classes, chosen.len(), settings);
     for epoch in 0..settings.epochs {
         let factor = decay(epoch, settings.epochs) * batch_share(batch);
-        let steps: Vec<f32> = rates.iter().map(|rate| rate * factor).collect();
+        let steps: Vec<Setting> = chosen
+            .iter()
+            .map(|setting| Setting { learning_rate: setting.learning_rate * factor, ..*setting })
+            .collect();
         let order = Stream::new(&[ORDER, settings.seed, u64::from(epoch)]).permutation(rows.len());
         for places in order.chunks(batch) {
-            let chosen: Vec<usize> = places.iter().map(|&place| rows[place]).collect();
-            let index: Vec<u32> = chosen.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
-            let index = Tensor::from_vec(index, chosen.len(), &Device::Cpu)?;
+            let drawn: Vec<usize> = places.iter().map(|&place| rows[place]).collect();
+            let index: Vec<u32> = drawn.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
+            let index = Tensor::from_vec(index, drawn.len(), &Device::Cpu)?;
             let features = examples.features.index_select(&index, 0)?;
             let weight = Tensor::from_slice(&state.weight, (d, columns), &Device::Cpu)?;
             let mut values = features.matmul(&weight)?.flatten_all()?.to_vec1::<f32>()?;
-            let labels: Vec<u32> = chosen.iter().map(|&row| examples.labels[row]).collect();
+            let labels: Vec<u32> = drawn.iter().map(|&row| examples.labels[row]).collect();
             logit_gradients(&mut values, &labels, &state.bias, classes);
             let bias_gradient = column_sums(&values, columns);
-            let gradient = Tensor::from_vec(values, (chosen.len(), columns), &Device::Cpu)?;
+            let gradient = Tensor::from_vec(values, (drawn.len(), columns), &Device::Cpu)?;
             let gradient = features.t()?.matmul(&gradient)?.flatten_all()?.to_vec1::<f32>()?;
             state.descend(&gradient, &bias_gradient, &steps, settings.momentum);
         }
@@ -136,22 +148,24 @@ impl State {
         Self { classes, weight, bias, weight_velocity, bias_velocity }
     }
 
-    /// v = momentum v + g; w -= lr v, with each classifier's own learning rate.
-    fn descend(&mut self, gradient: &[f32], bias_gradient: &[f32], rates: &[f32], momentum: f32) {
+    /// v = momentum v + g + l2 w; w -= lr v, with each classifier's own learning rate and penalty; biases without penalty.
+    fn descend(&mut self, gradient: &[f32], bias_gradient: &[f32], steps: &[Setting], momentum: f32) {
         let (classes, columns) = (self.classes, self.bias.len());
-        let update = |first: usize, weight: &mut [f32], velocity: &mut [f32], gradient: &[f32]| {
-            for (offset, ((weight, velocity), gradient)) in
-                weight.iter_mut().zip(velocity).zip(gradient).enumerate()
-            {
-                *velocity = momentum * *velocity + gradient;
-                *weight -= rates[(first + offset) % columns / classes] * *velocity;
-            }
-        };
-        update(0, &mut self.bias, &mut self.bias_velocity, bias_gradient);
+        let update =
+            |first: usize, weight: &mut [f32], velocity: &mut [f32], gradient: &[f32], penalty: f32| {
+                for (offset, ((weight, velocity), gradient)) in
+                    weight.iter_mut().zip(velocity).zip(gradient).enumerate()
+                {
+                    let Setting { learning_rate, l2 } = steps[(first + offset) % columns / classes];
+                    *velocity = momentum * *velocity + gradient + penalty * l2 * *weight;
+                    *weight -= learning_rate * *velocity;
+                }
+            };
+        update(0, &mut self.bias, &mut self.bias_velocity, bias_gradient, 0.0);
         let chunks = self.weight.par_chunks_mut(CHUNK).zip(self.weight_velocity.par_chunks_mut(CHUNK));
         chunks.zip(gradient.par_chunks(CHUNK)).enumerate().for_each(
             |(chunk, ((weight, velocity), gradient))| {
-                update(chunk * CHUNK, weight, velocity, gradient);
+                update(chunk * CHUNK, weight, velocity, gradient, 1.0);
             },
         );
     }
@@ -199,13 +213,14 @@ mod tests {
         let examples = Examples { features, labels: &labels, classes: 3 };
         let rows: Vec<usize> = (0..40).collect();
         let settings = ProbeSettings { epochs: 5, batch: 16, ..ProbeSettings::default() };
-        let together = fit(&examples, &rows, &[0.1, 1.0], &settings).unwrap();
-        for (rate, classifier) in [0.1, 1.0].into_iter().zip(together) {
-            let alone = fit(&examples, &rows, &[rate], &settings).unwrap().remove(0);
+        let both = [(0.1, 0.0), (1.0, 0.01)].map(|(learning_rate, l2)| Setting { learning_rate, l2 });
+        let together = fit(&examples, &rows, &both, &settings).unwrap();
+        for (setting, classifier) in both.into_iter().zip(together) {
+            let alone = fit(&examples, &rows, &[setting], &settings).unwrap().remove(0);
             let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             // A product of another width may be summed in another order.
-            assert!(far(&classifier.weight, &alone.weight) < 1e-5, "rate {rate}");
-            assert!(far(&classifier.bias, &alone.bias) < 1e-5, "rate {rate}");
+            assert!(far(&classifier.weight, &alone.weight) < 1e-5, "{setting:?}");
+            assert!(far(&classifier.bias, &alone.bias) < 1e-5, "{setting:?}");
         }
     }
 }

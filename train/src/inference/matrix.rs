@@ -1,4 +1,4 @@
-//! A matrix of f32 rows, and the operations of evaluation on it.
+//! A matrix of f32 rows, and the operations of evaluation and prediction on it.
 
 use candle_core::{Device, Tensor};
 
