@@ -8,6 +8,7 @@ mod export;
 mod extract;
 mod objectives;
 mod optimizer;
+mod report;
 mod teacher;
 mod train;
 
@@ -25,6 +26,7 @@ pub use self::eval::EvalArgs;
 pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
+pub use self::report::ReportArgs;
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;
 
@@ -61,6 +63,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Export a finished student as one ONNX file.
     Export(ExportArgs),
+    /// Write one HTML file about a run, cache or bank: curves, figures, pictures.
+    Report(ReportArgs),
     /// Summarize a cache, bank, bridge or run.
     Inspect(InspectArgs),
     /// Check every byte of a cache, bank, bridge or run against its manifest.

@@ -11,6 +11,7 @@ use lgd_train::eval::{EvalInputs, EvalOptions, LabeledImages, ProbeSettings, Pro
 use lgd_train::run::Run;
 use lgd_train::student::Head;
 
+use super::report::write_after_eval;
 use super::{print, print_json, set_threads, source_notes, threads_or_all};
 use crate::args::EvalArgs;
 use crate::exit::Exit;
@@ -90,5 +91,6 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     } else {
         print(&report.to_table())?
     }
+    write_after_eval(&args.run, &report);
     Ok(Exit::Done)
 }

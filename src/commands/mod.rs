@@ -9,6 +9,7 @@ mod export;
 mod extract;
 mod inspect;
 mod objectives;
+mod report;
 mod teacher;
 mod train;
 
@@ -35,6 +36,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Objectives(args) => objectives::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => inspect::verify(&args.path),
     }

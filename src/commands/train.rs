@@ -16,6 +16,7 @@ use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, train};
 
 use super::objectives::settings;
+use super::report::{RunInputs, write_after_training};
 use super::{print_json, set_threads, threads_or_all};
 use crate::args::TrainArgs;
 use crate::exit::Exit;
@@ -62,6 +63,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
         })?
     };
     summarize(&report, args);
+    write_after_training(
+        &args.output.out,
+        &RunInputs::of_training(&args.cache, &args.bank, args.images.as_deref()),
+    );
     print_json(&report)?;
     Ok(Exit::Done)
 }

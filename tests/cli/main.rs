@@ -13,6 +13,7 @@ mod objectives;
 mod optional;
 mod parquet;
 mod pipeline;
+mod report;
 mod software_gpu;
 mod stored_views;
 mod teacher;
