@@ -27,8 +27,8 @@ pub struct ReportArgs {
     /// JSON that `lgd extract` or `lgd bank` printed, for the times in it.
     #[arg(long, value_name = "FILE")]
     pub timings: Option<PathBuf>,
-    /// Worker threads. 0 means all cores.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// CPU threads; 0 means all cores.
+    #[arg(long, default_value_t = 0)]
     pub threads: usize,
 }
 

@@ -13,8 +13,8 @@ use crate::text::shortened;
 const NAME: usize = 16;
 /// Maps with at most this many names have numbers in their cells.
 const NUMBERED: usize = 14;
-/// Share of the full color above which text is white.
-const DARK: f64 = 0.5;
+/// Share of the full color above which white text has more contrast than dark text, in the light theme.
+const DARK: f64 = 0.75;
 
 /// A square table of values with a color for each.
 #[derive(Clone, Debug)]

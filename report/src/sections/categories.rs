@@ -92,10 +92,10 @@ impl<'a> Categories<'a> {
     ) -> Result<Vec<Section>, ReportError> {
         let mut sections = vec![
             Section::new("names", "Names", self.names()),
-            Section::new("similarity", "Similarity of names", similarity(self.bank)?),
+            Section::new("similarity", "Similar names", similarity(self.bank)?),
         ];
         if let Some((images, thumbnails)) = images {
-            sections.push(Section::new("pictures", "Images by name", self.pictures(images, thumbnails)));
+            sections.push(Section::new("pictures", "Pictures", self.pictures(images, thumbnails)));
         }
         Ok(sections)
     }

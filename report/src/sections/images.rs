@@ -71,7 +71,7 @@ impl<'a, 'b> Images<'a, 'b> {
         if self.thumbnails.exist() && self.images.views.samples() > 0 {
             sections.push(Section::new("views", "Views", self.views()));
         }
-        sections.push(Section::new("rejects", "Rejected and left aside", self.rejected()));
+        sections.push(Section::new("rejects", "Rejected", self.rejected()));
         sections.push(Section::new("neighbors", "Duplicates and outliers", self.neighbors()?));
         Ok(sections)
     }

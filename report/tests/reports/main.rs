@@ -5,6 +5,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use lgd_data::ArtifactError;
 use lgd_data::manifest::write_json;
 use lgd_report::{Inputs, ReportError, of_bank, of_cache, of_run};
 use serde_json::json;
@@ -175,7 +176,8 @@ fn an_altered_manifest_is_refused() {
     let path = run.join("run.json");
     let text = std::fs::read_to_string(&path).unwrap().replace("resnet18", "resnet34");
     std::fs::write(&path, text).unwrap();
-    assert!(of_run(&run, &Inputs::default()).unwrap_err().to_string().contains("hash"));
+    let error = of_run(&run, &Inputs::default()).unwrap_err();
+    assert!(matches!(error, ReportError::Artifact(ArtifactError::Hash { .. })), "{error}");
     std::fs::remove_file(&path).unwrap();
     write_json(&run.join("cache.json"), &json!({"format_version": 1})).unwrap();
     let error = of_run(&run, &Inputs::default()).unwrap_err().to_string();

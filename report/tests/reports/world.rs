@@ -75,7 +75,7 @@ impl World {
         fs::create_dir_all(&dir).unwrap();
         let manifest = json!({
             "format_version": 1,
-            "config": {"student": "resnet18", "size": 32, "epochs": epochs, "objective": {"lgd": 1.0}, "base_lr": 0.03},
+            "config": {"student": "resnet18", "size": 32, "epochs": epochs, "objective": "lgd:1", "base_lr": 0.03},
             "cache": self.cache.hash(), "bank": self.bank.hash(), "device": "cpu",
             "teacher": {"name": CODE, "image_model": ContentHash::of(b"model")},
             "samples": self.cache.manifest().samples(), "steps_per_epoch": 10, "step": 10 * epochs,
