@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use lgd_bank::{AlignError, BankError};
 use lgd_data::ArtifactError;
 use lgd_extract::ExtractError;
+use lgd_report::ReportError;
 use lgd_train::error::FailureKind;
 use lgd_train::eval::EvalError;
 use lgd_train::export::ExportError;
@@ -41,6 +42,9 @@ pub fn of_error(error: &anyhow::Error) -> Exit {
 /// one too.
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<ArtifactError>() {
+        return Some(of_artifact(error));
+    }
+    if let Some(ReportError::Artifact(error)) = cause.downcast_ref() {
         return Some(of_artifact(error));
     }
     match cause.downcast_ref() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args as ClapArgs};
 use lgd_data::manifest::Existing;
 
-use super::{PromptArgs, ReportArgs, RuntimeArgs};
+use super::{JsonArgs, PromptArgs, RuntimeArgs};
 
 /// Flags of `lgd align`.
 #[derive(ClapArgs)]
@@ -45,7 +45,7 @@ pub struct AlignArgs {
     pub overwrite: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
-    pub report: ReportArgs,
+    pub report: JsonArgs,
 }
 
 impl AlignArgs {

@@ -9,7 +9,7 @@ use lgd_data::manifest::Existing;
 use lgd_train::parse::{at_least_one, temperature};
 use lgd_train::student::Architecture;
 
-use super::{Args, PromptArgs, ReportArgs, RuntimeArgs};
+use super::{Args, JsonArgs, PromptArgs, RuntimeArgs};
 
 /// Flags of `lgd bank`.
 #[derive(ClapArgs)]
@@ -78,7 +78,7 @@ pub struct BankArgs {
     pub overwrite: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
-    pub report: ReportArgs,
+    pub report: JsonArgs,
 }
 
 /// Source of the targets of `lgd bank`.

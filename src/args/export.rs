@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use lgd_train::export::{Layout, OnnxInput, WeightsFormat};
 use lgd_train::parse::at_least_one;
 
-use super::{CheckpointArgs, ReportArgs};
+use super::{CheckpointArgs, JsonArgs};
 
 /// Flags of `lgd export`.
 #[derive(ClapArgs)]
@@ -51,5 +51,5 @@ pub struct ExportArgs {
     pub overwrite: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
-    pub report: ReportArgs,
+    pub report: JsonArgs,
 }

@@ -8,7 +8,7 @@ use lgd_data::source::KINDS;
 use lgd_data::view::Policy;
 use lgd_train::parse::{at_least_one, bounded, fraction};
 
-use super::{FieldArgs, OutputArgs, ReportArgs, RuntimeArgs};
+use super::{FieldArgs, JsonArgs, OutputArgs, RuntimeArgs};
 
 /// Flags of `lgd extract`.
 #[derive(ClapArgs)]
@@ -98,7 +98,7 @@ pub struct ExtractArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
-    pub report: ReportArgs,
+    pub report: JsonArgs,
 }
 
 /// Storage format of `--store-views`.

@@ -12,6 +12,7 @@ mod objectives;
 mod optimizer;
 mod predict;
 mod prompts;
+mod report;
 mod teacher;
 mod train;
 
@@ -34,6 +35,7 @@ pub use self::model::{ImagesArgs, ModelArgs};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
 pub use self::predict::{OutputFormat, PredictArgs, table_format};
 pub use self::prompts::PromptArgs;
+pub use self::report::ReportArgs;
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;
 
@@ -82,6 +84,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Export a finished student as one ONNX file, or as weights for another framework.
     Export(ExportArgs),
+    /// Write one HTML file about a run, cache or bank: curves, figures, pictures.
+    Report(ReportArgs),
     /// Summarize a cache, bank, bridge or run.
     Inspect(InspectArgs),
     /// Check every byte of a cache, bank, bridge or run against its manifest.
@@ -140,7 +144,7 @@ impl OutputArgs {
 
 /// The form of a command's report.
 #[derive(ClapArgs)]
-pub struct ReportArgs {
+pub struct JsonArgs {
     /// Print the JSON report on standard output even if that is a terminal. A file or a pipe always gets it.
     #[arg(long)]
     pub json: bool,

@@ -11,7 +11,7 @@ use lgd_train::parse::{at_least_one, fraction};
 use lgd_train::student::Architecture;
 
 use super::optimizer::OptimizerArgs;
-use super::{ObjectiveArgs, OutputArgs, Reader, ReportArgs, refuse_unread};
+use super::{JsonArgs, ObjectiveArgs, OutputArgs, Reader, refuse_unread};
 
 /// Flags of `lgd train`.
 #[derive(ClapArgs)]
@@ -116,7 +116,7 @@ pub struct TrainArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
-    pub report: ReportArgs,
+    pub report: JsonArgs,
 }
 
 impl TrainArgs {

@@ -15,6 +15,7 @@ use lgd_train::eval::{
 use lgd_train::inference::{ModelCard, OutputKind};
 use lgd_train::predict::{PredictionRow, PredictionWriter, TableFormat};
 
+use super::report::write_after_eval;
 use super::{model, print, print_json, set_threads, source_notes, threads_or_all};
 use crate::args::{EvalArgs, table_format};
 use crate::exit::Exit;
@@ -103,6 +104,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         print_json(&report)?
     } else {
         print(&report.to_table())?
+    }
+    if let Some(run) = &args.model.student.run {
+        write_after_eval(run, &report);
     }
     Ok(Exit::Done)
 }

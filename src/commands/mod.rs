@@ -14,6 +14,7 @@ mod inspect;
 mod model;
 mod objectives;
 mod predict;
+mod report;
 mod teacher;
 mod train;
 
@@ -27,7 +28,7 @@ use lgd_data::source::Listing;
 use lgd_train::run::{Checkpoint, Run};
 use serde::Serialize;
 
-use crate::args::{CheckpointArgs, Command, ReportArgs};
+use crate::args::{CheckpointArgs, Command, JsonArgs};
 use crate::exit::Exit;
 use crate::hints;
 use crate::say::say;
@@ -45,6 +46,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Predict(args) => predict::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => inspect::verify(&args.path),
         Command::Completions(args) => command_line::completions(&args),
@@ -60,12 +62,12 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Prints a command's report to standard output: as JSON into a file or pipe, and on a terminal only if asked to, because
 /// the summary on standard error says it in a few lines.
-fn print_report(args: &ReportArgs, report: &impl Serialize) -> anyhow::Result<()> {
+fn print_report(args: &JsonArgs, report: &impl Serialize) -> anyhow::Result<()> {
     if wants_json(args) { print_json(report) } else { Ok(()) }
 }
 
 /// Whether standard output gets a report as JSON.
-fn wants_json(args: &ReportArgs) -> bool {
+fn wants_json(args: &JsonArgs) -> bool {
     args.json || !std::io::stdout().is_terminal()
 }
 

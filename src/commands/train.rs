@@ -16,6 +16,7 @@ use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
 use lgd_train::trainer::{LoopSettings, TrainInputs, TrainReport, Validation, Watch, train};
 
 use super::objectives::settings;
+use super::report::{RunInputs, write_after_training};
 use super::{print_report, set_threads, threads_or_all};
 use crate::args::TrainArgs;
 use crate::exit::Exit;
@@ -78,6 +79,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
         })?
     };
     summarize(&report, args);
+    let written = RunInputs::of_training(&args.cache, &args.bank, args.images.as_deref());
+    write_after_training(&args.output.out, &written);
     print_report(&args.report, &report)?;
     Ok(Exit::Done)
 }

@@ -15,6 +15,7 @@ mod optional;
 mod parquet;
 mod pipeline;
 mod prediction;
+mod report;
 mod software_gpu;
 mod stored_views;
 mod teacher;
