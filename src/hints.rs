@@ -91,7 +91,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
 
 fn of_run(error: &RunError) -> Option<String> {
     let hint = match error {
-        RunError::Artifact(error) => return of_artifact(error),
+        RunError::Artifact(error) => return data::of_artifact(error),
         RunError::Input(error) => return of_input(error),
         RunError::Loader(LoaderError::NeedsImages { size, .. }) => {
             return Some(format!(
@@ -222,6 +222,7 @@ fn of_eval(error: &EvalError) -> Option<String> {
 
 fn of_predict(error: &PredictError) -> Option<String> {
     let hint = match error {
+        PredictError::Run(error) => return of_run(error),
         PredictError::NoBank { .. } => "give the folder that `lgd bank` made with --bank",
         PredictError::UnusedBank { .. } => "leave --bank out; the student chooses among its own classes",
         PredictError::NoNames { .. } => "`lgd embed` writes its features",

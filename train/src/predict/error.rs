@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::error::{FailureKind, TrainError};
 use crate::inference::{InferenceError, OutputKind};
+use crate::run::RunError;
 
 /// Why images cannot be predicted, or results cannot be written.
 #[derive(Debug, Error)]
@@ -19,6 +20,9 @@ pub enum PredictError {
     /// A bank or an output file cannot be used.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// The bank does not fit the run.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// A matrix product failed.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -97,6 +101,7 @@ impl PredictError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Inference(error) => error.kind(),
+            Self::Run(error) => error.kind(),
             Self::Artifact(error) => FailureKind::of_artifact(error),
             Self::Train(error) => error.kind(),
             Self::BankWidth { .. } | Self::Write { .. } | Self::NameCount { .. } => FailureKind::Artifact,

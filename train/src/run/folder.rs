@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lgd_data::ArtifactError;
-use lgd_data::error::{IoContext, Remedy};
+use lgd_data::error::IoContext;
 use lgd_data::manifest::{
     ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
 };

@@ -151,7 +151,7 @@ impl StudentConfig {
     fn extras(&self, purpose: Purpose) -> Extras {
         match purpose {
             Purpose::Training => self.extras,
-            Purpose::Inference => Extras { decoder: None, ..self.extras },
+            Purpose::Inference | Purpose::Maps => Extras { decoder: None, ..self.extras },
         }
     }
 }
