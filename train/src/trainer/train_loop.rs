@@ -197,7 +197,11 @@ impl<'a> TrainLoop<'a> {
         let start = Instant::now();
         let (folder, step) = (&mut *self.folder, self.step);
         let (config, threads) = (self.config, self.settings.threads);
-        let last = Last { steps: step, batches: statistics::in_between(folder.manifest().steps_per_epoch) };
+        // The last evaluation is of the finished student.
+        let per_epoch = folder.manifest().steps_per_epoch;
+        let is_last = epoch + 1 == config.epochs;
+        let batches = if is_last { statistics::AT_THE_END } else { statistics::in_between(per_epoch) };
+        let last = Last { steps: step, batches };
         let figures = session.with_finished(|session| {
             statistics::reestimate(session, images, config, threads, last)?;
             let student = &mut session.student;

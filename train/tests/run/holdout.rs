@@ -16,6 +16,7 @@ use lgd_train::error::FailureKind;
 use lgd_train::eval::{
     EvalInputs, EvalOptions, KnnSettings, LabeledImages, Matrix, Protocol, evaluate, leave_one_out,
 };
+use lgd_train::inference::RunModel;
 use lgd_train::loader::batches::TrainingImages;
 use lgd_train::loader::holdout::Holdout;
 use lgd_train::loader::origin::StoredUse;
@@ -133,18 +134,21 @@ fn the_last_figures_are_those_of_an_evaluation() {
     let inputs = TrainInputs { watch, ..world.inputs_for(&config, &world.images) };
     go(&config, &inputs, &dir).unwrap();
     let last = figures(&dir).pop().unwrap();
-    let mut run = Run::open(&dir, Verify::Full).unwrap();
-    assert_eq!(run.checkpoint(), Checkpoint::Best);
-    run.select(Checkpoint::Last).unwrap();
+    let open_last = || {
+        let mut run = Run::open(&dir, Verify::Full).unwrap();
+        assert_eq!(run.checkpoint(), Checkpoint::Best);
+        run.select(Checkpoint::Last).unwrap();
+        run
+    };
+    let (run, mut model) = (open_last(), RunModel::open(open_last()).unwrap());
     let inputs = EvalInputs {
-        run: &run,
         bank: Some(&world.bank),
         test: LabeledImages { source: &other, images: Path::new("images"), cache: Some(&val_cache) },
         train: None,
     };
     let protocols = vec![Protocol::ZeroShot, Protocol::Agreement];
     let options = EvalOptions { protocols, threads: 2, ..EvalOptions::default() };
-    let report = evaluate(&inputs, &options, &Job::new()).unwrap();
+    let report = evaluate(&mut model, &inputs, &options, &Job::new()).unwrap();
     assert_eq!((last.agreement.len(), last.agreement[0].bank.as_str()), (1, "bank"));
     assert_eq!(last.agreement[0].percent, report.agreement.unwrap().student);
     assert_eq!(last.zero_shot[0].percent, report.zero_shot.unwrap().student);
