@@ -226,16 +226,13 @@ impl<'a, 'b> Images<'a, 'b> {
         let surplus: usize = groups.iter().map(|group| group.len() - 1).sum();
         let rows = groups.iter().take(SHOWN).map(|group| {
             let labels: Vec<String> = group.iter().map(|&sample| self.images.class_of(sample)).collect();
-            let differ = labels.windows(2).any(|pair| pair[0] != pair[1]);
+            let differ =
+                if labels.windows(2).any(|pair| pair[0] != pair[1]) { "; labels differ" } else { "" };
             let keys: Vec<&str> = group.iter().take(4).map(|&sample| views.keys[sample].as_str()).collect();
             let more = if group.len() > keys.len() { ", …" } else { "" };
-            vec![
-                cell(format!("{}{more}", keys.join(", "))),
-                cell(count(group.len())),
-                cell(if differ { "differ" } else { "" }),
-            ]
+            vec![cell(format!("{}{more}{differ}", keys.join(", "))), cell(count(group.len()))]
         });
-        let columns = [Column::Words("images"), Column::Number("copies"), Column::Words("labels")];
+        let columns = [Column::Words("images"), Column::Number("copies")];
         html! {
             p { (counted(surplus, "image")) " repeat another's bytes, in " (counted(groups.len(), "group")) "." }
             (table("Images with the same bytes", &columns, rows.collect()))
