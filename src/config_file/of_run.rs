@@ -52,6 +52,8 @@ fn of_loop(config: &TrainConfig) -> Vec<Flag> {
         flags.push(Flag::switch("ignore-stored-views"));
     }
     flags.extend(config.init.as_ref().map(|path| Flag::new("init", path.display())));
+    flags.extend(config.holdout.map(|holdout| Flag::new("holdout", holdout)));
+    flags.extend(config.patience.map(|epochs| Flag::new("patience", epochs)));
     flags
 }
 

@@ -5,6 +5,7 @@ mod align;
 mod archives;
 mod bad_input;
 mod common;
+mod config;
 mod damage;
 mod evaluation;
 mod export;
