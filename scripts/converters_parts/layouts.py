@@ -75,7 +75,7 @@ def detectors(export: Export, name: str, images: torch.Tensor) -> np.ndarray:
         network.load_state_dict(state, strict=True)
         for layer in network.modules():
             # torchvision builds this detector with another eps than the network that its own weights come from.
-            if name == "mobilenet_v3_large" and isinstance(layer, FrozenBatchNorm2d):
+            if name == "mobilenet_v3_large" and isinstance(layer, (nn.BatchNorm2d, FrozenBatchNorm2d)):
                 layer.eps = 1e-3
         maps = network.eval()(images)
         # Segmenters dilate their last stages, so that only the finest maps can be compared with a plain network's.

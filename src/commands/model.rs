@@ -102,7 +102,7 @@ fn card(student: &OnnxStudent) -> anyhow::Result<ModelCard> {
     Ok(ModelCard {
         path: student.path().to_owned(),
         hash: student.hash(),
-        student: entry(student, &["lgd.student", "student"]).map(|(_, name)| name.to_owned()),
+        student: entry(student, &["lgd.architecture", "student"]).map(|(_, name)| name.to_owned()),
         epochs: None,
         size: student.size(),
         resample,

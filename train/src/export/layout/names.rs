@@ -50,7 +50,7 @@ pub(super) fn notes(
     student: &BTreeMap<String, Tensor>,
 ) -> Vec<&'static str> {
     if (layout, architecture) == (Layout::TorchvisionBody, Architecture::MobileNetV3Large) {
-        vec!["set the eps of FrozenBatchNorm2d to 1e-3: torchvision's Faster R-CNN leaves it at 1e-5"]
+        vec!["set the eps of the normalizations to 1e-3: torchvision builds Faster R-CNN with 1e-5"]
     } else if lacks_conv_head(layout, architecture, student) {
         vec![
             "conv_head, which the student lacks, is the identity: take forward_features and the mean over its positions",
