@@ -22,6 +22,19 @@ pub fn of_error(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(of_cause)
 }
 
+/// The causes of an error on one line, outermost first, then the hint. Skips a cause that an outer message already contains.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().trim_end().to_owned()) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    with_hint(&text, of_error(error))
+}
+
 /// An error's message, followed by its hint if there is one.
 pub fn hinted(error: &(dyn Error + 'static)) -> String {
     with_hint(&error.to_string(), of_cause(error))
@@ -364,7 +377,7 @@ mod tests {
     fn hints_name_flags_commands_and_scripts_that_exist() {
         for error in errors() {
             let hint = of_error(&error).unwrap_or_else(|| panic!("no hint for: {error}"));
-            let message = with_hint(&format!("{error:#}"), Some(hint.clone()));
+            let message = message(&error);
             assert_eq!(message.matches("hint: ").count(), 1, "{message}");
             require_real(&hint);
         }

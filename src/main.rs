@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
         Err(error) => {
-            report(&error);
+            warn(format_args!("error: {}", hints::message(&error)));
             return exit::of_error(&error).into();
         }
     };
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     match commands::run(args.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            report(&error);
+            warn(format_args!("error: {}", hints::message(&error)));
             exit::of_error(&error).into()
         }
     }
@@ -63,18 +63,4 @@ fn on_interrupt() {
     }
     progress::JOB.interrupt();
     warn("\nstopping at the next safe point; once more to stop at once");
-}
-
-/// Prints the causes on one line, outermost first, then the hint. Skips a cause that an outer message already
-/// contains.
-fn report(error: &anyhow::Error) {
-    let mut text = String::new();
-    for cause in error.chain().map(|cause| cause.to_string().trim_end().to_owned()) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    warn(format_args!("error: {}", hints::with_hint(&text, hints::of_error(error))));
 }
