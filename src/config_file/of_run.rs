@@ -30,10 +30,12 @@ fn of_loop(config: &TrainConfig) -> Vec<Flag> {
         Flag::new("batch-parts", config.batch_parts),
         Flag::new("seed", config.seed),
         Flag::new("lr", config.base_lr),
-        Flag::new("start-lr", config.start_lr),
         Flag::new("warmup-epochs", config.warmup_epochs),
         Flag::new("objective", &config.objective),
     ];
+    if config.warmup_epochs > 0 {
+        flags.push(Flag::new("start-lr", config.start_lr));
+    }
     match config.schedule {
         ScheduleKind::Cosine => {}
         ScheduleKind::Step { every, factor } => {
@@ -85,8 +87,9 @@ fn of_optimizer(config: &TrainConfig) -> Vec<Flag> {
 /// member of the file is called like its field, which is the id of its flag.
 fn of_objectives(config: &TrainConfig, table: &Table) -> Vec<Flag> {
     let command = ObjectiveSettings::augment_args(clap::Command::new("train"));
-    let defaults =
-        Table::try_from(&TrainConfig { objective_settings: ObjectiveSettings::default(), ..config.clone() });
+    let defaults = TrainConfig { objective_settings: ObjectiveSettings::default(), ..config.clone() };
+    // Through text, because numbers of the file were rounded to print as f32.
+    let defaults = toml::to_string(&defaults).ok().and_then(|text| text.parse::<Table>().ok());
     let defaults = defaults.unwrap_or_default();
     let changed =
         table.iter().filter(|&(key, value)| defaults.get(key).is_none_or(|default| default != value));

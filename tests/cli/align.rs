@@ -91,8 +91,10 @@ fn a_bridge_in_the_teachers_folder_needs_no_flag() {
         "words/teacher.toml",
         fs::read_to_string(desk.path("words/teacher.toml")).unwrap().replace("= 64", "= 32"),
     );
-    desk.lgd("bank --cache joint --categories names.txt --teacher words --out banks/shorter")
-        .ended(3, &["align.json: the text encoder differs", "align again"]);
+    desk.lgd("bank --cache joint --categories names.txt --teacher words --out banks/shorter").ended(
+        3,
+        &["align.json: the text encoder differs", "hint: use the teacher that the bridge was fitted with"],
+    );
 }
 
 #[test]
@@ -129,7 +131,7 @@ fn what_does_not_belong_together_is_refused() {
     let bank = "bank --cache cache --categories names.txt --out banks/ten";
     desk.write("words/teacher.toml", WORDS.replace("64", "16"));
     desk.lgd(&format!("{bank} --teacher words --align bridge"))
-        .ended(3, &["align.json: the text encoder differs", "`lgd align`"]);
+        .ended(3, &["align.json: the text encoder differs", "or fit a bridge with this one"]);
     desk.write("words/teacher.toml", WORDS);
     desk.lgd(&format!("{bank} --teacher words --align cache")).ended(3, &["the folder holds a cache"]);
     desk.tiny_teacher("others", "linear.onnx");

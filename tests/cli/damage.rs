@@ -129,7 +129,8 @@ fn a_killed_extraction_leaves_no_cache_and_resumes() {
     let extract = "extract --images images --teacher teacher --views 1 --shard-samples 64 --out";
     stop_once(&desk, &format!("{extract} cut"), "cut/views-00001.json", "KILL");
     assert!(!desk.path("cut/cache.json").exists());
-    desk.lgd("verify cut").ended(3, &["cache.json is missing", "--resume"]);
+    desk.lgd("verify cut")
+        .ended(3, &["cache.json is missing", "hint: the extraction was not finished; resume it"]);
     desk.lgd(&format!("{extract} cut --resume")).ended(0, &[]);
     desk.lgd(&format!("{extract} whole")).ended(0, &[]);
     let bytes = |folder: &str| fs::read(desk.path(folder).join("cache.json")).unwrap();

@@ -57,7 +57,7 @@ fn a_run_from_a_centered_bank_is_judged_by_a_bank_centered_alike() {
     let eval = "eval --run run --images images --cache cache --json --protocol zero-shot,agreement --bank";
     let report = desk.lgd(&format!("{eval} banks/centered")).ended(0, &[]).json();
     assert!(report["zero_shot"]["teacher"].is_number(), "{report}");
-    let apart = ["the centering of embeddings (--center)", "expected Both", "got none", "hint:"];
+    let apart = ["the centering of embeddings differs", "expected Both", "got none", "hint:"];
     desk.lgd(&format!("{eval} banks/ten")).ended(3, &apart);
     desk.lgd("export --run run --bank banks/ten --out student.onnx").ended(3, &apart[..1]);
     desk.lgd("export --run run --bank banks/centered --out student.onnx").ended(0, &[]);

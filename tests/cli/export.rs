@@ -252,7 +252,10 @@ fn names_need_an_embedding_of_their_space() {
 
     desk.lgd(&format!("{TRAIN} run --bank banks/ten")).ended(0, &[]);
     let settings = fs::read_to_string(desk.path("teacher/teacher.toml")).unwrap();
-    desk.write("teacher/teacher.toml", settings.replace("context_length = 64", "context_length = 32"));
+    desk.write("teacher/teacher.toml", settings.replace("align = \"bridge\"", ""));
+    desk.lgd("align --teacher teacher --categories names.txt --cache cache --out teacher/another")
+        .ended(0, &[]);
+    desk.write("teacher/teacher.toml", settings.replace("align = \"bridge\"", "align = \"another\""));
     let other =
         "bank --cache cache --teacher teacher --categories names.txt --other-text-encoder --out banks/other";
     desk.lgd(other).ended(0, &[]);

@@ -92,7 +92,7 @@ fn what_cannot_be_projected_is_refused_with_advice() {
         .ended(3, &["holds no features", "hint: extract it again with `lgd extract --features`"]);
     write_cache(&desk.path("cache"), Some(7));
     desk.lgd("bank --target kdep --cache cache --dim 29 --out banks/kdep")
-        .ended(2, &["to 1 to 28 dimensions, not to 29", "hint:"]);
+        .ended(2, &["to 1 to 28 dimensions, got 29", "hint:"]);
     desk.lgd("bank --target kdep --cache cache --dim 4 --pts-power 0.5 --out banks/kdep")
         .ended(2, &["from 1 to 100, got 0.5"]);
     write_cache(&desk.path("same"), Some(1));

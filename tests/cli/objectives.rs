@@ -1,5 +1,7 @@
 //! Selecting the objectives of a student.
 
+use std::fs;
+
 use crate::common::Desk;
 
 const TRAIN: &str =
@@ -31,7 +33,8 @@ fn objectives_are_listed() {
 fn seed_trains_without_text_and_without_a_bank() {
     let desk = desk();
     let seed = format!("{TRAIN} --objective seed --queue 12 --tau-t 0.05 --out runs/seed");
-    desk.lgd(&seed).ended(0, &["epoch 2/2", "seed "]);
+    desk.lgd(&seed).ended(0, &["epoch 2/2"]);
+    assert_eq!(losses(&desk, "runs/seed", "seed").len(), 2);
     let run = desk.lgd("inspect runs/seed --json").ended(0, &[]).json();
     assert_eq!((&run["config"]["objective"], &run["config"]["queue"]), (&"seed:1".into(), &12.into()));
     assert!(run.get("bank").is_none() && run.get("text_encoder").is_none(), "{run}");
@@ -41,14 +44,11 @@ fn seed_trains_without_text_and_without_a_bank() {
     desk.lgd(&format!("{eval} labels")).ended(2, &["labels needs", "hint:", "--objective supervised"]);
 }
 
-/// The numbers after `word` in the lines of finished epochs.
-fn losses(log: &str, word: &str) -> Vec<f64> {
-    let lines = log.lines().filter(|line| line.starts_with("epoch "));
-    let number = |line: &str| {
-        let rest = line.split(&format!("{word} ")).nth(1)?;
-        rest.split([',', ')']).next()?.parse().ok()
-    };
-    lines.filter_map(number).collect()
+/// A part of the loss in every epoch of a run.
+fn losses(desk: &Desk, run: &str, part: &str) -> Vec<f64> {
+    let text = fs::read_to_string(desk.path(run).join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == "epoch").filter_map(|line| line["parts"][part].as_f64()).collect()
 }
 
 #[test]
@@ -65,12 +65,12 @@ fn one_cache_serves_every_objective() {
     ));
     let log = ran.ended(0, &["epoch 4/4"]).stderr;
     for word in ["text", "visual", "kdep", "caption"] {
-        let found = losses(&log, word);
-        assert!(found.len() == 4 && found[3] < found[0], "{word}: {found:?} in\n{log}");
+        let found = losses(&desk, "runs/sum", word);
+        assert!(found.len() == 4 && found[3] < found[0], "{word}: {found:?}");
     }
     // At the first step the queue is empty and the loss is 0; later losses are not below that.
-    let found = losses(&log, "seed");
-    assert!(found.len() == 4 && found.iter().all(|loss| *loss > 0.0), "{found:?} in\n{log}");
+    let found = losses(&desk, "runs/sum", "seed");
+    assert!(found.len() == 4 && found.iter().all(|loss| *loss > 0.0), "{found:?}");
 
     assert!(!log.contains("contrasts"), "{log}");
     let parts = format!("{train} 0 --size 32 --objective caption --batch-parts 2 --out runs/parts");
@@ -80,13 +80,13 @@ fn one_cache_serves_every_objective() {
     let hgkd = format!("{train} 4 --objective hgkd --queue 16 --out runs/hgkd --size");
     desk.lgd(&format!("{hgkd} 32")).ended(2, &["got 32 x 32", "hint: the smallest square is 64 x 64"]);
     assert!(!desk.path("runs/hgkd").exists());
-    let log = desk.lgd(&format!("{hgkd} 64")).ended(0, &["epoch 4/4"]).stderr;
-    let found = losses(&log, "hgkd_similarity");
-    assert!(found.len() == 4 && found[3] < found[0], "{found:?} in\n{log}");
+    desk.lgd(&format!("{hgkd} 64")).ended(0, &["epoch 4/4"]);
+    let found = losses(&desk, "runs/hgkd", "hgkd_similarity");
+    assert!(found.len() == 4 && found[3] < found[0], "{found:?}");
     // The error of a decoder that outputs zeros is the share of the variance that 16 axes keep, about 0.38. Twenty
     // steps do not reduce it.
     for word in ["hgkd_hidden", "hgkd_visible"] {
-        let found = losses(&log, word);
+        let found = losses(&desk, "runs/hgkd", word);
         assert!(found.len() == 4 && found.iter().all(|loss| *loss > 0.2 && *loss < 0.5), "{word}: {found:?}");
     }
 
@@ -106,7 +106,8 @@ fn one_cache_serves_every_objective() {
 #[test]
 fn a_supervised_student_is_judged_by_its_own_classifier() {
     let desk = desk();
-    desk.lgd(&format!("{TRAIN} --objective supervised --out runs/labels")).ended(0, &["supervised "]);
+    desk.lgd(&format!("{TRAIN} --objective supervised --out runs/labels")).ended(0, &["epoch 2/2"]);
+    assert_eq!(losses(&desk, "runs/labels", "supervised").len(), 2);
     desk.images("test", 2, 1);
     let report =
         desk.lgd("eval --run runs/labels --images test --protocol labels --json").ended(0, &[]).json();

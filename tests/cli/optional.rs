@@ -110,7 +110,7 @@ fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
         (format!("{EXTRACT} {ALL} f16"), ["tokens.dim", "hint: resume with the settings"]),
         (
             format!("{EXTRACT} --features --tokens svd:2"),
-            ["captions differs", "hint: what a cache holds is chosen"],
+            ["captions differs", "hint: columns cannot be added to a cache"],
         ),
         (format!("{EXTRACT} --captions --tokens svd:2"), ["features", "null"]),
     ] {
@@ -170,7 +170,7 @@ fn what_cannot_be_cached_is_refused_before_the_start() {
         let hint = format!("hint: set [image] {key} in teacher.toml");
         desk.lgd(&format!("{EXTRACT} {flag} --out y")).ended(2, &["image_embeds", &hint]);
     }
-    desk.lgd(&format!("{EXTRACT} --captions --out y")).ended(2, &["there is no [text]"]);
+    desk.lgd(&format!("{EXTRACT} --captions --out y")).ended(2, &["teacher.toml has no [text]"]);
     assert!(!desk.path("y").exists());
 }
 
@@ -247,10 +247,8 @@ fn a_copy_without_files_that_nobody_needs_serves_everybody_else() {
     desk.lgd("inspect cache").ended(0, &["warning:", tokens, captions]).printed(&["2 x 2 x 2 of 4"]);
     let told = desk.lgd("inspect cache --json").ended(0, &[]);
     assert_eq!(told.json()["config"]["tokens"]["dim"], 2);
-    desk.lgd(&format!("{EXTRACT} {ALL} svd:2 --out cache --resume")).ended(
-        3,
-        &["is missing: the cache's tokens", "copy the file too, or extract again with --overwrite"],
-    );
+    desk.lgd(&format!("{EXTRACT} {ALL} svd:2 --out cache --resume"))
+        .ended(3, &["is missing: the cache's tokens", "copy the file too, or extract again"]);
     // Columns that exist are still checked, and each missing column is reported once.
     let both =
         ["error: ", "is missing: the cache's tokens", "\nerror: ", "captions-00000.parquet is missing"];

@@ -174,7 +174,7 @@ for output in model.graph.output:
     output.name = 'other_' + output.name
 onnx.save(model, 'renamed.onnx')
 half = onnx.load('student.onnx')
-for tensor in half.graph.initializer:
+for tensor in [one for one in half.graph.initializer if one.data_type == TensorProto.FLOAT]:
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype('float16'), tensor.name))
 for value in [*half.graph.input, *half.graph.output]:
     value.type.tensor_type.elem_type = TensorProto.FLOAT16

@@ -71,8 +71,7 @@ fn caches_and_banks_have_reports_and_other_folders_do_not() {
     desk.images("images", 0, 3);
     desk.write("images/cat/broken.png", b"\x89PNG\r\n\x1a\nnothing");
     desk.tiny_teacher("teacher", "linear.onnx");
-    let extract =
-        "extract --images images --teacher teacher --views 2 --with-center --features --max-rejects 1";
+    let extract = "extract --images images --teacher teacher --views 2 --with-center --max-rejects 1";
     let printed = desk.lgd(&format!("{extract} --out cache")).ended(0, &[]);
     desk.write("extract.json", printed.stdout);
     desk.lgd("report cache --images images --timings extract.json")

@@ -131,7 +131,8 @@ const LIST: Foreign = Foreign {
     what: "not a list of images that can be read",
     hint: "write a .csv file with the columns path[,label]",
 };
-const ONE_IMAGE: Foreign = Foreign { what: "a single image", hint: "give the folder that holds it" };
+pub(super) const ONE_IMAGE: Foreign =
+    Foreign { what: "a single image", hint: "give the folder that holds it" };
 
 /// Formats by the extension of their files.
 const BY_EXTENSION: [(&[&str], Foreign); 20] = [

@@ -270,6 +270,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether the path was refused as a source because it is a single file that is, or may be, an image.
+    pub fn is_one_image(&self) -> bool {
+        match self {
+            Self::Kind { .. } => true,
+            Self::Foreign { what, .. } => *what == foreign::ONE_IMAGE.what,
+            _ => false,
+        }
+    }
+
     /// Short, stable code for `rejects.jsonl`.
     pub fn reason(&self) -> &'static str {
         match self {

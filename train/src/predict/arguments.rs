@@ -39,7 +39,7 @@ impl ImageArguments {
             match open_with(path, CaptionColumn::Ignore, fields) {
                 Ok(source) => all.add_source(path, source),
                 // The name says nothing, so the content decides when the image is decoded.
-                Err(SourceError::Kind { .. }) if path.is_file() => all.add_file(path),
+                Err(error) if error.is_one_image() && path.is_file() => all.add_file(path),
                 Err(error) => return Err(error),
             }
         }

@@ -36,6 +36,9 @@ pub(super) fn reestimate(
 ) -> Result<(), RunError> {
     let TrainConfig { batch, epochs, seed, .. } = *config;
     let count = last.batches.min(last.steps);
+    // The stream ends with the last batch, so that none is read ahead in vain.
+    let per_epoch = images.steps_per_epoch(batch, epochs)?.max(1);
+    let epochs = u32::try_from(last.steps.div_ceil(per_epoch)).unwrap_or(epochs);
     let plan = StreamPlan { batch, epochs, seed, done: last.steps - count };
     images.stream(plan, threads, |batches| {
         for at in 0..count {

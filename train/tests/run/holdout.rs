@@ -75,11 +75,11 @@ fn held_out_samples_are_shown_but_never_trained_on() {
         let count = reads.iter().filter(|read| **read == index).count();
         if held_out.contains(&index) {
             assert_eq!(count, 5, "sample {index} is evaluated once per epoch");
-        } else {
-            assert!(count <= 5, "sample {index} is trained on at most once per epoch");
         }
     }
-    assert_eq!(reads.len(), 80 + 5 * 8);
+    // Ten steps; five evaluations; statistics from 2 batches after each epoch but the last, from all 10 after that, and
+    // for the finished student.
+    assert_eq!(reads.len(), 80 + 5 * 8 + (4 * 2 + 10 + 10) * 8);
 
     // A held-out image is compared with the cache like any other.
     let changed =
@@ -259,7 +259,7 @@ fn patience_ends_a_run_and_the_end_is_recorded() {
 
     let error = go(&TrainConfig { holdout: None, ..config }, &world.inputs(&world.images), &world.path("no"));
     let error = error.unwrap_err();
-    assert!(error.to_string().contains("patience is 2, must be absent if nothing is held out"), "{error}");
+    assert!(error.to_string().contains("patience is 2, expected absent if nothing is held out"), "{error}");
 }
 
 #[test]
@@ -308,8 +308,8 @@ fn a_checkpoint_that_was_deleted_with_its_epoch_changes_nothing() {
     let inputs = world.inputs(&world.images);
     go(&config, &inputs, &whole).unwrap();
     let reads = AtomicUsize::new(0);
-    // Four epochs read 16 + 8 images each. The fifth breaks off.
-    let dying = world.images.hooked(move |_| (reads.fetch_add(1, Ordering::SeqCst) == 111).then(Vec::new));
+    // Four epochs read 16 images to train on, 16 for statistics and 8 held-out ones each. The fifth breaks off.
+    let dying = world.images.hooked(move |_| (reads.fetch_add(1, Ordering::SeqCst) == 175).then(Vec::new));
     go(&config, &world.inputs(&dying), &parts).unwrap_err();
     let mut files: Vec<_> =
         fs::read_dir(parts.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -381,7 +381,7 @@ fn what_cannot_be_held_out_or_measured_is_refused() {
     assert_eq!(error.kind(), FailureKind::Usage);
     let error = go(&held(config_for("kdep", 1)), &inputs, &world.path("b")).unwrap_err();
     assert!(
-        error.to_string().contains("holdout is 8, must be absent if there is a validation set"),
+        error.to_string().contains("holdout is 8, expected absent if there is a validation set"),
         "{error}"
     );
     assert!(!world.path("b").exists());
