@@ -1,5 +1,7 @@
 //! Images in TAR archives, from extraction to evaluation.
 
+use std::fs;
+
 use crate::common::Desk;
 
 const TRAIN: &str =
@@ -20,7 +22,7 @@ fn an_archive_of_a_folder_is_as_good_as_the_folder() {
     for images in ["images", "images.tar"] {
         desk.lgd(&format!("{TRAIN} --images {images} --out runs/{images}")).ended(0, &["epoch 1/1"]);
     }
-    let weights = |run: &str| std::fs::read(desk.path(&format!("runs/{run}/student.safetensors"))).unwrap();
+    let weights = |run: &str| fs::read(desk.path(&format!("runs/{run}/student.safetensors"))).unwrap();
     assert_eq!(weights("images"), weights("images.tar"));
     let eval = "eval --run runs/images --json --protocol knn --images images.tar --train-images images.tar";
     let report = desk.lgd(eval).ended(0, &[]).json();

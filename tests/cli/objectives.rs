@@ -118,9 +118,9 @@ fn a_supervised_student_is_judged_by_its_own_classifier() {
     let zero_shot = "eval --run runs/labels --images test --protocol zero-shot";
     desk.lgd(zero_shot).ended(2, &["zero-shot needs", "hint:", "labels"]);
     // The test images need not cover all classes, and a supervised student needs no --protocol.
-    std::fs::remove_dir_all(desk.path("test/truck")).unwrap();
+    fs::remove_dir_all(desk.path("test/truck")).unwrap();
     desk.lgd("eval --run runs/labels --images test").ended(0, &["evaluated by labels"]);
-    std::fs::rename(desk.path("test/ship"), desk.path("test/yacht")).unwrap();
+    fs::rename(desk.path("test/ship"), desk.path("test/yacht")).unwrap();
     desk.lgd("eval --run runs/labels --images test").ended(2, &["not trained on these classes: yacht"]);
 }
 

@@ -1,5 +1,7 @@
 //! Images in Parquet files, from extraction to evaluation.
 
+use std::fs;
+
 use crate::common::Desk;
 
 /// Packs the folder `images` into two files as `datasets` does, in listing order.
@@ -58,14 +60,14 @@ fn a_file_that_is_damaged_ends_a_run_that_can_go_on() {
     desk.tiny_teacher("teacher", "linear.onnx");
     desk.python(PACK).ended(0, &[]);
     let file = desk.path("hub/train-00001-of-00002.parquet");
-    let whole = std::fs::read(&file).unwrap();
+    let whole = fs::read(&file).unwrap();
     let mut damaged = whole.clone();
     // Overwrites the header of the first page.
     damaged[4..40].fill(0xff);
-    std::fs::write(&file, damaged).unwrap();
+    fs::write(&file, damaged).unwrap();
     let extract = "extract --teacher teacher --views 1 --images hub --out cache";
     desk.lgd(extract).ended(3, &["cannot read hub/train-00001-of-00002.parquet"]);
-    std::fs::write(&file, whole).unwrap();
+    fs::write(&file, whole).unwrap();
     desk.lgd(&format!("{extract} --resume")).ended(0, &["20 samples"]);
     desk.bash("mv hub/train-00001-of-00002.parquet hub/test.parquet").ended(0, &[]);
     desk.lgd("extract --teacher teacher --views 1 --images hub --out other").ended(

@@ -100,12 +100,12 @@ fn accuracy(metrics: &Metrics) -> LineChart {
     for line in &mut chart.lines {
         line.name = format!("zero-shot, {}", line.name);
     }
-    let others: [(&str, fn(&MetricsLine) -> Option<f64>); 2] =
-        [("own classifier", MetricsLine::holdout_labels), ("kNN", MetricsLine::holdout_knn)];
-    for (name, value) in others {
+    let mut add = |name: &str, value: fn(&MetricsLine) -> Option<f64>| {
         let (points, color) = (metrics.series(Kind::Epoch, value), chart.lines.len());
         chart.lines.push(Line { name: name.to_owned(), points, behind: Vec::new(), color });
-    }
+    };
+    add("own classifier", MetricsLine::holdout_labels);
+    add("kNN", MetricsLine::holdout_knn);
     chart
 }
 

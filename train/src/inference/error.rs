@@ -24,7 +24,7 @@ pub enum InferenceError {
     )]
     Storage {
         /// The first image that could not be read, and why.
-        source: SourceError,
+        source: Box<SourceError>,
     },
     /// The model failed.
     #[error("{}: the model failed: {source}", path.display())]

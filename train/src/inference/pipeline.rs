@@ -110,7 +110,7 @@ impl<E: From<InferenceError>> Running<'_, E> {
                 }
                 // A failing storage also loses good images, and a figure without them would describe another set.
                 Err(PixelError::Source(source)) if source.is_storage_failure() => {
-                    return Err(InferenceError::Storage { source }.into());
+                    return Err(InferenceError::Storage { source: source.into() }.into());
                 }
                 // Unlike in training, nothing else depends on this image: it is counted, and the work continues.
                 Err(error) => self.reject(item, error.reason(), error.to_string()),

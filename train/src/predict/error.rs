@@ -22,7 +22,7 @@ pub enum PredictError {
     Artifact(#[from] ArtifactError),
     /// The bank does not fit the run.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
     /// A matrix product failed.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -94,6 +94,12 @@ pub enum PredictError {
         /// The error.
         source: io::Error,
     },
+}
+
+impl From<RunError> for PredictError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
 }
 
 impl PredictError {

@@ -240,15 +240,15 @@ fn stage_of(mut block: usize) -> Option<(usize, usize)> {
 
 /// detectron2: `res2` to `res5` behind a `stem`; normalizations are members of their convolutions.
 fn detectron2(name: &str) -> String {
-    let mut parts: Vec<String> = name.split('.').map(str::to_owned).collect();
-    for at in 0..parts.len() {
-        if let Some(number) = parts[at].strip_prefix("bn") {
-            parts[at] = format!("conv{number}.norm");
-        } else if let Some(stage) = parts[at].strip_prefix("layer").and_then(|stage| stage.parse::<u8>().ok())
-        {
-            parts[at] = format!("res{}", stage + 1);
+    let renamed = |part: &str| {
+        let stage = part.strip_prefix("layer").and_then(|stage| stage.parse::<u8>().ok());
+        match (part.strip_prefix("bn"), stage) {
+            (Some(number), _) => format!("conv{number}.norm"),
+            (None, Some(stage)) => format!("res{}", stage + 1),
+            (None, None) => part.to_owned(),
         }
-    }
+    };
+    let parts: Vec<String> = name.split('.').map(renamed).collect();
     let name = parts.join(".").replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm");
     if name.starts_with("res") { name } else { format!("stem.{name}") }
 }

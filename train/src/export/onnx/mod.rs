@@ -35,7 +35,7 @@ use self::proto::{
 use super::ExportError;
 use crate::engine::graph::{Graph, Value};
 use crate::error::TrainError;
-use crate::run::{Run, RunError};
+use crate::run::Run;
 use crate::safetensors_file::Metadata;
 use crate::student::{Head, Student};
 
@@ -165,7 +165,7 @@ pub fn run_to_onnx(
         if !matches!(manifest.head(), Head::Projection { .. }) {
             return Err(ExportError::NoEmbedding);
         }
-        run.require_space_of(bank).map_err(RunError::from)?;
+        run.require_space_of(bank)?;
     }
     let size = usize::try_from(size.unwrap_or(manifest.config.size)).unwrap_or(usize::MAX);
     let mut metadata = manifest.metadata(size);
