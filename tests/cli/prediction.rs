@@ -169,7 +169,7 @@ model = onnx.load('student.onnx')
 del model.metadata_props[:]
 onnx.save(model, 'bare.onnx')
 for node in model.graph.node:
-    node.output[:] = ['other_' + name if name in ('feature', 'embedding', 'scores') else name for name in node.output]
+    node.output[:] = ['other_' + name if name in ('feature', 'embedding', 'scores', 'probabilities') else name for name in node.output]
 for output in model.graph.output:
     output.name = 'other_' + output.name
 onnx.save(model, 'renamed.onnx')

@@ -90,6 +90,11 @@ fn caches_and_banks_have_reports_and_other_folders_do_not() {
     desk.lgd("report cache --eval extract.json").ended(2, &["--eval is not read", "hint:"]);
     desk.lgd("report cache --images nowhere").ended(2, &["cannot list the images in nowhere"]);
     desk.lgd("report images").ended(2, &["no run, cache or bank", "hint:"]);
+}
+
+#[test]
+fn a_kdep_bank_has_no_report() {
+    let desk = Desk::cache_of_everything();
     desk.lgd("bank --target kdep --cache cache --dim 2 --out kdep").ended(0, &[]);
     desk.lgd("report kdep").ended(2, &["has no report", "hint: `lgd inspect`"]);
 }

@@ -23,8 +23,19 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
 /// Fails unless `got` is within `tolerance` of `expected`, relative to the largest of the expected values.
 #[track_caller]
 pub fn close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
+    close_to_size(what, got, expected, largest(expected), tolerance);
+}
+
+/// The largest magnitude; positive.
+pub fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(1e-30f64, |size, v| size.max(v.abs()))
+}
+
+/// Fails unless `got` is within `tolerance` of `expected`, relative to `size`. The size of sums that may cancel is the sum of their
+/// terms' magnitudes: rounding errors grow with those, not with the result.
+#[track_caller]
+pub fn close_to_size(what: &str, got: &[f32], expected: &[f64], size: f64, tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: lengths");
-    let size = expected.iter().fold(1e-30f64, |size, v| size.max(v.abs()));
     for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
         let error = (f64::from(got) - expected).abs() / size;
         assert!(error <= tolerance, "{what}[{i}]: {got} instead of {expected}, error {error:e}");
