@@ -58,10 +58,10 @@ fn cosine(student: &mut Student, rgb: &[u8], format: &InputFormat) -> f32 {
     inference.iter().zip(&training).map(dot).sum::<f32>() / f32::from(u16::try_from(SAMPLES).unwrap())
 }
 
-fn check(ema: Option<f32>) {
+fn check(students: &[Architecture], ema: Option<f32>) {
     let world = World::new(SAMPLES);
     let (rgb, format) = pixels(&world);
-    for student in Architecture::ALL {
+    for &student in students {
         let mut config = TrainConfig { student, size: SIZE, batch: BATCH, ..config(EPOCHS) };
         config.optimizer.ema = ema;
         let cosine = cosine(&mut trained(&world, &config), &rgb, &format);
@@ -72,10 +72,10 @@ fn check(ema: Option<f32>) {
 
 #[test]
 fn after_fifty_steps_inference_computes_what_training_does() {
-    check(None);
+    check(&Architecture::ALL, None);
 }
 
 #[test]
 fn averaged_weights_have_statistics_of_their_own() {
-    check(Some(0.9));
+    check(&[Architecture::MobileNetV2, Architecture::MobileNetV3Large], Some(0.9));
 }
