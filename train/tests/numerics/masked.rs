@@ -207,7 +207,7 @@ fn the_decoder_is_dropped_and_the_encoder_stays<D: TestDevice>() {
         assert!(all.keys().any(|name| name.starts_with(DECODER) && name.ends_with("token")));
         assert!(all.keys().any(|name| name.starts_with(DECODER) && name.ends_with("running_mean")));
         let kept = masked.encoder_tensors().unwrap();
-        let mut plain = D::student(StudentConfig { extras: Extras::default(), ..config(architecture, None) });
+        let mut plain = student::<D>(architecture, None);
         let report = plain.load_safetensors(&masked.to_safetensors(&Default::default()).unwrap()).unwrap();
         assert!(report.is_complete() && report.unused.is_empty(), "{architecture}: {report}");
         assert_eq!(kept.keys().collect::<Vec<_>>(), plain.tensors().unwrap().keys().collect::<Vec<_>>());
