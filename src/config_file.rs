@@ -107,7 +107,13 @@ fn section(root: &Command, command: &Command, mut table: Table) -> anyhow::Resul
     }
     match table.remove(command.get_name()) {
         Some(Value::Table(keys)) => Ok(keys),
-        _ => Ok(Table::new()),
+        _ => {
+            say(format_args!(
+                "note: --config gives no flag: the file has no section [{}]",
+                command.get_name()
+            ));
+            Ok(Table::new())
+        }
     }
 }
 

@@ -10,7 +10,7 @@ const SCRIPT: &str = include_str!("sort.js");
 /// A figure at the top of the page.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tile {
-    /// What it is.
+    /// Name of the figure.
     pub label: String,
     /// The figure.
     pub value: String,

@@ -87,7 +87,7 @@ its last feature map (`tokens`). It takes images of any size: `size` in teacher.
 `bridge/` maps the sentence embeddings of MiniLM (384 values) to the space of the image embeddings. `lgd align` fitted it to
 `classifier.safetensors`, the rows of the image network's own classifier, whose names are in `classifier.txt`.
 
-The LICENSE files of the packages lie beside this one. `lgd teacher DIR --images FOLDER --categories FILE` measures the pair's
+The LICENSE files of the packages are in this folder. `lgd teacher DIR --images FOLDER --categories FILE` measures the pair's
 zero-shot accuracy.
 """
 

@@ -16,7 +16,7 @@ pub(super) fn flags(table: &Table) -> Option<anyhow::Result<Vec<Flag>>> {
     let is_run = ["base_lr", "lr_unit"].iter().all(|key| table.contains_key(*key));
     is_run.then(|| {
         let config: TrainConfig = table.clone().try_into().context("not the configuration of a run")?;
-        Ok([of_loop(&config), of_optimizer(&config), of_objectives(&config, table)].concat())
+        Ok([of_loop(&config), of_optimizer(&config), of_objectives(&config, table)?].concat())
     })
 }
 
@@ -85,17 +85,16 @@ fn of_optimizer(config: &TrainConfig) -> Vec<Flag> {
 
 /// Settings of objectives that differ from their defaults: a flag that no chosen objective reads would be refused. A
 /// member of the file is called like its field, which is the id of its flag.
-fn of_objectives(config: &TrainConfig, table: &Table) -> Vec<Flag> {
+fn of_objectives(config: &TrainConfig, table: &Table) -> anyhow::Result<Vec<Flag>> {
     let command = ObjectiveSettings::augment_args(clap::Command::new("train"));
     let defaults = TrainConfig { objective_settings: ObjectiveSettings::default(), ..config.clone() };
     // Through text, because numbers of the file were rounded to print as f32.
-    let defaults = toml::to_string(&defaults).ok().and_then(|text| text.parse::<Table>().ok());
-    let defaults = defaults.unwrap_or_default();
+    let defaults: Table = toml::from_str(&toml::to_string(&defaults)?)?;
     let changed =
         table.iter().filter(|&(key, value)| defaults.get(key).is_none_or(|default| default != value));
     let flag = |(key, value): (&String, &toml::Value)| {
         let arg = command.get_arguments().find(|arg| arg.get_id() == key.as_str())?;
         Some(Flag::new(arg.get_long()?, plain(value)?))
     };
-    changed.filter_map(flag).collect()
+    Ok(changed.filter_map(flag).collect())
 }

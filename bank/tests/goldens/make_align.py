@@ -2,7 +2,7 @@
 
     python3 make_align.py        needs numpy and safetensors
 
-`build` is the regression of scripts/teacher/build.py, which made the demo's teacher: that of `head` is what `lgd align --head --ridge 10` must give. The
+`build` is ridge regression by the normal equations with a given penalty: that of `head` is what `lgd align --head --ridge 10` must give. The
 other cases let 5-fold cross-validation over categories choose from the grid. For every case: the unit text embedding of each name (`texts`), a head or
 labeled images (`embeddings` in f16, two views per image, `labels`, -1 for none), the mean and the matrix, the penalty and its cosine, the cosine of every
 penalty, and the accuracies: plain, centered and by chance, each among the held-out categories of the fold and among all.
@@ -23,7 +23,7 @@ def unit(rows):
 
 
 def build(sentences, classifier, ridge):
-    """scripts/teacher/build.py: centered, normalized, ridge regression by the normal equations."""
+    """Centered, normalized, ridge regression by the normal equations."""
     mean = sentences.mean(axis=0)
     source = unit(sentences - mean)
     target = unit(classifier - classifier.mean(axis=0, dtype=np.float64))

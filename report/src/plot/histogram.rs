@@ -1,10 +1,9 @@
 //! Histograms.
 
-use plotters::chart::ChartBuilder;
 use plotters::element::Rectangle;
-use plotters::style::{Color, ShapeStyle};
+use plotters::style::Color;
 
-use super::{Frame, LABEL_SIZE, Plot, SCALE, font, units};
+use super::{Frame, LABEL_SIZE, Plot, axes, font, hair, units};
 use crate::error::ReportError;
 use crate::palette::{AXIS, GRID, LABEL, SERIES};
 use crate::text::{count, decimal, figure};
@@ -64,18 +63,7 @@ impl Histogram<'_> {
         (from, spread): (f64, f64),
     ) -> Result<(), String> {
         let most = bins.iter().copied().max().unwrap_or(1) as f64;
-        let mut chart = ChartBuilder::on(area)
-            .margin_top(units(8.0))
-            .margin_right(units(14.0))
-            .x_label_area_size(units(38.0))
-            .y_label_area_size(units(48.0))
-            .build_cartesian_2d(from..from + spread, 0.0..most * 1.06)
-            .map_err(|error| error.to_string())?;
-        let hair = |color: plotters::style::RGBColor| ShapeStyle {
-            color: color.into(),
-            filled: false,
-            stroke_width: SCALE,
-        };
+        let mut chart = axes(area, 14.0, (from, from + spread), (0.0, most * 1.06))?;
         chart
             .configure_mesh()
             .disable_x_mesh()

@@ -1,10 +1,9 @@
 //! Line charts.
 
-use plotters::chart::ChartBuilder;
 use plotters::element::{Circle, PathElement};
-use plotters::style::{Color, ShapeStyle};
+use plotters::style::Color;
 
-use super::{Frame, LABEL_SIZE, Plot, SCALE, font, units};
+use super::{Frame, LABEL_SIZE, Plot, SCALE, axes, font, hair, units};
 use crate::error::ReportError;
 use crate::palette::{AXIS, GRID, LABEL, SERIES};
 use crate::text::{decimal, figure};
@@ -89,18 +88,7 @@ impl LineChart {
         let last = all().map(|(x, _)| *x).fold(0.0, f64::max);
         let values = self.value_range(all().map(|(_, y)| *y));
         let step = (values.1 - values.0) / 5.0;
-        let mut chart = ChartBuilder::on(area)
-            .margin_top(units(8.0))
-            .margin_right(units(12.0))
-            .x_label_area_size(units(38.0))
-            .y_label_area_size(units(48.0))
-            .build_cartesian_2d(0.0..last.max(1.0), values.0..values.1)
-            .map_err(|error| error.to_string())?;
-        let hair = |color: plotters::style::RGBColor| ShapeStyle {
-            color: color.into(),
-            filled: false,
-            stroke_width: SCALE,
-        };
+        let mut chart = axes(area, 12.0, (0.0, last.max(1.0)), values)?;
         chart
             .configure_mesh()
             .disable_x_mesh()

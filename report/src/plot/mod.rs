@@ -8,11 +8,14 @@ mod histogram;
 mod lines;
 
 use maud::{Markup, PreEscaped, html};
+use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::prelude::SVGBackend;
 use plotters::style::text_anchor::Pos;
-use plotters::style::{Color, IntoFont, RGBColor, TextStyle};
+use plotters::style::{Color, IntoFont, RGBColor, ShapeStyle, TextStyle};
 
 use crate::error::ReportError;
 
@@ -29,6 +32,30 @@ const FONT_FACTOR: f64 = 1.24;
 
 /// An area that is drawn on.
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// A drawing with two linear axes.
+type Axes<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// Axes over the ranges `x` and `y`, with room for their labels and `right` CSS pixels at the right.
+fn axes<'a, 'b>(
+    area: &'a Area<'b>,
+    right: f64,
+    x: (f64, f64),
+    y: (f64, f64),
+) -> Result<Axes<'a, 'b>, String> {
+    ChartBuilder::on(area)
+        .margin_top(units(8.0))
+        .margin_right(units(right))
+        .x_label_area_size(units(38.0))
+        .y_label_area_size(units(48.0))
+        .build_cartesian_2d(x.0..x.1, y.0..y.1)
+        .map_err(|error| error.to_string())
+}
+
+/// The thinnest line, for axes and grids.
+fn hair(color: RGBColor) -> ShapeStyle {
+    ShapeStyle { color: color.into(), filled: false, stroke_width: SCALE }
+}
 
 /// The name and the size of a drawing.
 #[derive(Clone, Debug)]
