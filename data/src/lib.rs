@@ -48,6 +48,7 @@ pub mod kdep;
 pub mod manifest;
 mod mapped;
 mod open_files;
+mod parquet_file;
 mod positioned;
 pub mod projection;
 pub mod render;

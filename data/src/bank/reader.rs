@@ -1,12 +1,11 @@
 //! Reads a bank.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use safetensors::SafeTensors;
 
 use super::{BANK_VERSION, BankManifest, Center, MANIFEST, Storage};
@@ -14,6 +13,7 @@ use crate::cache::Cache;
 use crate::column::MappedColumn;
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
+use crate::parquet_file;
 use crate::target_files::MadeFrom;
 use crate::tensors::f32_tensor;
 
@@ -162,8 +162,7 @@ impl Bank {
 fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, ArtifactError> {
     let mut out = Vec::new();
     for path in paths {
-        let file = File::open(path).during("open", path)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).in_parquet(path)?;
+        let builder = parquet_file::reader(path)?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), ["pseudo_category"]);
         let reader = builder.with_projection(mask).build().in_parquet(path)?;
         for batch in reader {

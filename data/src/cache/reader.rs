@@ -1,10 +1,8 @@
 //! Reads a cache: the manifest, views into memory, and wide columns in place.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::cached_views::CachedViews;
 use super::captions::CAPTION;
@@ -13,8 +11,9 @@ use super::stored::StoredViews;
 use super::tokens::TokenColumn;
 use super::{CACHE_VERSION, CacheManifest, MANIFEST};
 use crate::column::MappedColumn;
-use crate::error::{ArtifactError, IoContext, ParquetContext};
+use crate::error::{ArtifactError, ParquetContext};
 use crate::manifest::{ContentHash, Verify, read_manifest};
+use crate::parquet_file;
 
 /// Name of the embedding column.
 const EMBEDDING: &str = "embedding";
@@ -166,8 +165,7 @@ impl Cache {
         let mut table = CachedViews { views_per_sample: self.views_per_sample(), ..CachedViews::default() };
         for shard in &self.manifest.shards {
             let path = self.dir.join(&shard.file.name);
-            let file = File::open(&path).during("open", &path)?;
-            let builder = ParquetRecordBatchReaderBuilder::try_new(file).in_parquet(&path)?;
+            let builder = parquet_file::reader(&path)?;
             let names = builder.schema().fields().iter().map(|field| field.name().clone());
             let wanted: Vec<String> = names.filter(|name| name != EMBEDDING && name != FEATURES).collect();
             let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.iter().map(String::as_str));

@@ -20,16 +20,15 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
-use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, Type as PhysicalType};
-use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::schema::types::ColumnDescriptor;
 
-use crate::error::{ArtifactError, IoContext, ParquetContext};
+use crate::error::{ArtifactError, ParquetContext};
 use crate::mapped::MappedFile;
+use crate::parquet_file;
 
 pub use item::{Item, RowKind};
 
@@ -91,11 +90,7 @@ impl<T: Item> MappedColumn<T> {
     fn append(&mut self, path: &Path, name: &str) -> Result<(), ArtifactError> {
         let file = MappedFile::open(path)?;
         // The length is checked first, because parsing an empty map fails with an obscure error.
-        let metadata = ParquetMetaDataReader::new()
-            .with_offset_index_policy(PageIndexPolicy::Optional)
-            .with_column_index_policy(PageIndexPolicy::Skip)
-            .parse_and_finish(&std::fs::File::open(path).during("open", path)?)
-            .in_parquet(path)?;
+        let metadata = parquet_file::metadata_with_offsets(path)?;
         let rows = usize::try_from(metadata.file_metadata().num_rows()).in_parquet(path)?;
         let leaf = leaf_index(&metadata, name)
             .ok_or_else(|| ArtifactError::invalid(path, format!("column {name:?} is missing")))?;
@@ -312,8 +307,7 @@ fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>,
 }
 
 fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtifactError> {
-    let bytes = Bytes::from(std::fs::read(path).during("read", path)?);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).in_parquet(path)?;
+    let builder = parquet_file::reader(path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [name]);
     let reader = builder.with_projection(mask).build().in_parquet(path)?;
     let mut out = Vec::new();

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::types::{UInt32Type, UInt64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Type as PhysicalType;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::ParquetMetaData;
 
 use super::super::views::primitive;
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
@@ -18,6 +17,7 @@ use crate::column::{group_pages, leaf_index, require_plain};
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::image::{DecodeLimits, decode};
 use crate::open_files::OpenFiles;
+use crate::parquet_file;
 use crate::positioned::read_exact_at;
 
 /// Maximum number of shard files that stay open. Some systems allow only 256 open files per process.
@@ -129,11 +129,7 @@ impl StoredViews {
 impl Shard {
     fn open(path: &Path, format: StoredFormat, first_row: usize) -> Result<Self, ArtifactError> {
         let file = File::open(path).during("open", path)?;
-        let metadata = ParquetMetaDataReader::new()
-            .with_offset_index_policy(PageIndexPolicy::Optional)
-            .with_column_index_policy(PageIndexPolicy::Skip)
-            .parse_and_finish(&file)
-            .in_parquet(path)?;
+        let metadata = parquet_file::metadata_with_offsets(path)?;
         let (checks, lengths) = small_columns(path, format)?;
         let starts = match format.encoding {
             Encoding::Raw => {
@@ -168,8 +164,7 @@ impl Shard {
 
 /// Reads the checks, and the lengths if they differ between rows.
 fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
-    let file = File::open(path).during("open", path)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).in_parquet(path)?;
+    let builder = parquet_file::reader(path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [CHECK, LENGTH]);
     let reader = builder.with_projection(mask).build().in_parquet(path)?;
     let (mut checks, mut lengths) = (Vec::new(), Vec::new());

@@ -6,21 +6,17 @@
 //! unless all images fit in the cache.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
-use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, BinaryArray, RecordBatch};
-use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{ChunkReader, Length};
 
-use crate::positioned::read_exact_at;
+use crate::parquet_file::SharedFile;
 
 /// Target size of the images in a block as stored in the file, in bytes.
 const BLOCK_BYTES: u64 = 4 << 20;
@@ -40,64 +36,6 @@ pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Resu
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
         Err(ParquetError::General("its lengths and offsets contradict each other".to_owned()))
     })
-}
-
-/// An open file that several threads may read at once, which the library's implementation for files does not allow.
-#[derive(Clone)]
-pub(super) struct SharedFile {
-    file: Arc<File>,
-    len: u64,
-}
-
-impl SharedFile {
-    pub(super) fn new(file: Arc<File>) -> io::Result<Self> {
-        let len = file.metadata()?.len();
-        Ok(Self { file, len })
-    }
-}
-
-impl Length for SharedFile {
-    fn len(&self) -> u64 {
-        self.len
-    }
-}
-
-impl ChunkReader for SharedFile {
-    type T = BufReader<FileTail>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(BufReader::new(FileTail { file: Arc::clone(&self.file), at: start, end: self.len }))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        let fits = u64::try_from(length).is_ok_and(|length| length <= self.len.saturating_sub(start));
-        if !fits {
-            let len = self.len;
-            return Err(ParquetError::EOF(format!(
-                "{length} bytes from byte {start} on, of a file of {len}"
-            )));
-        }
-        let mut bytes = vec![0; length];
-        read_exact_at(&self.file, &mut bytes, start)?;
-        Ok(bytes.into())
-    }
-}
-
-/// A file from a byte offset to its end.
-pub(super) struct FileTail {
-    file: Arc<File>,
-    at: u64,
-    end: u64,
-}
-
-impl Read for FileTail {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let read = left.min(out.len());
-        read_exact_at(&self.file, &mut out[..read], self.at)?;
-        self.at += u64::try_from(read).unwrap_or_default();
-        Ok(read)
-    }
 }
 
 /// Rows of one row group that are decoded together.

@@ -1,9 +1,7 @@
 //! Lists one Parquet file: its columns, labels and captions, and how to read its images.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use parquet::arrow::ProjectionMask;
@@ -16,9 +14,10 @@ use parquet::file::metadata::PageIndexPolicy;
 
 use super::super::labels::Label;
 use super::super::{CaptionColumn, Captions, FieldNames};
-use super::blocks::{self, BlockMap, SharedFile};
+use super::blocks::{self, BlockMap};
 use super::columns::{self, Columns};
 use super::{ParquetProblem, ParquetSourceError, values};
+use crate::parquet_file::SharedFile;
 
 /// A listed file whose images can be read.
 #[derive(Debug)]
@@ -57,8 +56,7 @@ impl ListedFile {
     ) -> Result<Self, ParquetSourceError> {
         let failed = |error, problem| ParquetSourceError::while_listing(&path, error, problem);
         let wrong = |problem| ParquetSourceError::unusable(&path, problem);
-        let open = || SharedFile::new(Arc::new(File::open(&path)?));
-        let opened = open().map_err(|error| ParquetSourceError::unreadable(&path, error.into()))?;
+        let opened = SharedFile::open(&path).map_err(|error| ParquetSourceError::unreadable(&path, error.into()))?;
         // Reads the types as stored, not the in-memory types of the writer.
         let options = ArrowReaderOptions::new()
             .with_skip_arrow_metadata(true)

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use arrow_array::Array;
 use rayon::prelude::*;
 
-use self::blocks::{DecodedBlocks, SharedFile};
+use self::blocks::DecodedBlocks;
 use self::columns::{Columns, LabelKind};
 use self::file::{ImageFile, ListedFile};
 use super::labels::{self, Label};
@@ -37,6 +37,7 @@ use super::{
     splits,
 };
 use crate::open_files::OpenFiles;
+use crate::parquet_file::SharedFile;
 
 pub use error::{ParquetProblem, ParquetSourceError};
 
