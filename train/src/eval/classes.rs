@@ -20,7 +20,8 @@ const SHOWN: usize = 20;
 /// Positions that a note lists.
 const NOTED: usize = 3;
 
-/// Composes letters (NFC, which file systems may undo), converts to lower case, replaces underscores and hyphens with spaces, and leaves one space between words.
+/// Normalizes a name for matching: NFC (file systems may decompose letters), lower case, underscores and hyphens as spaces,
+/// one space between words.
 pub fn normalize_name(name: &str) -> String {
     let blanks = name.nfc().collect::<String>().replace(['_', '-'], " ").to_lowercase();
     blanks.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -130,7 +131,7 @@ fn categories_by_name(labels: &BTreeSet<u32>, names: &[String], categories: &[Ca
     (found, note)
 }
 
-/// The category of each label, and what a reader should know.
+/// The category of each label, `None` if it has none, and a note on how classes were matched.
 type Found = (Vec<(u32, Option<u32>)>, Option<String>);
 
 /// The classes that labels stand for.
@@ -202,7 +203,7 @@ pub(super) fn labels_of(source: &dyn ImageSource) -> BTreeSet<u32> {
 pub struct LabelMap {
     /// Keyed by label.
     classes: BTreeMap<u32, u32>,
-    /// How labels were matched, if that needs to be said.
+    /// Note on an assumption made while matching.
     pub note: Option<String>,
 }
 
@@ -385,7 +386,7 @@ fn kind(images: &LabeledImages<'_>, labels: &BTreeSet<u32>) -> String {
     format!("{what} ({})", shown(&borrowed(&words)).join(", "))
 }
 
-/// The names as slices.
+/// Borrows every name.
 pub(super) fn borrowed(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
 }

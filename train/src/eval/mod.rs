@@ -299,7 +299,7 @@ fn judge_probes(
     Ok(reports)
 }
 
-/// The chosen names of every image.
+/// The names that `protocol` predicts for every image.
 fn predictions(
     protocol: Protocol,
     classifier: &Classifier,

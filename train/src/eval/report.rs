@@ -190,7 +190,7 @@ pub struct EvalReport {
     pub images_per_second: f64,
     /// Total seconds.
     pub seconds: f64,
-    /// The chosen names of every image, if a protocol has probabilities. Not part of the JSON.
+    /// The predicted names of every image, if a protocol has probabilities. Not part of the JSON.
     #[serde(skip)]
     pub predictions: Option<Predictions>,
 }
