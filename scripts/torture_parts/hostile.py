@@ -5,21 +5,14 @@ ONNX graphs are not among them: ONNX Runtime runs them as programs (SECURITY.md)
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import random
 import shutil
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-
+from .seeds import NAMES, TEMPLATES, archive, listing, pictures, table
 from .world import Tally, World, run
 
 #: Files per command where a command takes many.
@@ -59,66 +52,6 @@ def mutate(good: bytes, others: list[bytes], draw: random.Random) -> bytes:
     return bytes(bytes_)
 
 
-def pictures() -> dict[str, bytes]:
-    """A valid file of every format and of many of their kinds."""
-    draw = np.random.default_rng(0)
-    rgb = Image.fromarray(draw.integers(0, 256, (24, 20, 3)).astype("u1"))
-    files: dict[str, bytes] = {}
-
-    def save(name: str, image: Image.Image, **options: object) -> None:
-        stream = io.BytesIO()
-        image.save(stream, **options)
-        files[name] = stream.getvalue()
-
-    save("rgb.png", rgb, format="PNG")
-    save("palette.png", rgb.quantize(16), format="PNG")
-    save("deep.png", Image.fromarray(draw.integers(0, 65536, (9, 9)).astype("u2")), format="PNG")
-    save("baseline.jpg", rgb, format="JPEG", quality=80)
-    save("progressive.jpg", rgb, format="JPEG", progressive=True)
-    save("cmyk.jpg", rgb.convert("CMYK"), format="JPEG")
-    save("gray.jpg", rgb.convert("L"), format="JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
-    save("lossy.webp", rgb, format="WEBP")
-    save("lossless.webp", rgb.convert("RGBA"), format="WEBP", lossless=True)
-    save("frames.gif", rgb.quantize(8), format="GIF", save_all=True, append_images=[rgb.rotate(90).quantize(8)])
-    save("plain.bmp", rgb, format="BMP")
-    save("palette.bmp", rgb.quantize(16), format="BMP")
-    save("plain.ppm", rgb, format="PPM")
-    for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
-        save(f"{compression}.tiff", rgb, format="TIFF", compression=compression)
-    return files
-
-
-def archive() -> bytes:
-    """A small TAR archive with labels, captions, a long name and a PAX header."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for number, (name, bytes_) in enumerate(pictures().items()):
-            for member, content in ((f"{number:03}{Path(name).suffix}", bytes_), (f"{number:03}.cls", b"1"), (f"{number:03}.txt", b"a cat")):
-                entry = tarfile.TarInfo(member if number else "long" * 40 + member)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def table(compression: str) -> bytes:
-    """A small Parquet file with images, labels and captions."""
-    images = [{"bytes": bytes_, "path": name} for name, bytes_ in pictures().items()]
-    columns = {"image": images, "label": [number % 3 for number in range(len(images))], "caption": ["a cat"] * len(images)}
-    stream = io.BytesIO()
-    pq.write_table(pa.table(columns), stream, compression=compression, row_group_size=5)
-    return stream.getvalue()
-
-
-def listing(folder: Path, separator: str) -> bytes:
-    """A list of the pictures, some names in quotes."""
-    stream = io.StringIO()
-    rows = csv.writer(stream, delimiter=separator, lineterminator="\n")
-    rows.writerow(["path", "label"])
-    for number, name in enumerate(pictures()):
-        rows.writerow([str(folder / name), f"class {number % 3}" if number % 2 else 'say "cat", please'])
-    return stream.getvalue().encode()
-
-
 class Corpus:
     """Valid files, and for every kind of file the command that reads it."""
 
@@ -130,14 +63,6 @@ class Corpus:
         for name, bytes_ in self.pictures.items():
             (folder / name).write_bytes(bytes_)
         made = world.folder / "made"
-        names = {
-            "names.txt": "\n".join("cat dog ship frog".split()),
-            "names.csv": 'name,synonyms\n"cat",kitty\ndog,"hound; puppy"\n',
-            "names.json": json.dumps({"cat": ["kitty"], "dog": []}),
-            "index.json": json.dumps({"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}),
-            "names.jsonl": '{"name": "cat"}\n{"name": "dog"}\n',
-            "names.yaml": "- cat\n- dog\n",
-        }
         files: list[tuple[str, bytes, Callable[[Path, Path], list[str | Path]]]] = [
             ("images.tar", archive(), self._images),
             ("snappy.parquet", table("snappy"), self._images),
@@ -145,8 +70,8 @@ class Corpus:
             ("list.csv", listing(folder, ","), self._images),
             ("list.tsv", listing(folder, "\t"), self._images),
             ("list.jsonl", "".join(json.dumps({"path": str(folder / n), "label": 1}) + "\n" for n in self.pictures).encode(), self._images),
-            *((name, text.encode(), self._names) for name, text in names.items()),
-            ("templates.txt", b"a photo of a {}.\nthe {}\n", self._templates),
+            *((name, text.encode(), self._names) for name, text in NAMES.items()),
+            ("templates.txt", TEMPLATES.encode(), self._templates),
             ("tokenizer.json", (world.teacher / "tokenizer.json").read_bytes(), self._teacher),
             ("teacher.toml", (world.teacher / "teacher.toml").read_bytes(), self._teacher),
             ("cache.json", (made / "cache/cache.json").read_bytes(), self._artifact(made / "cache")),
