@@ -61,12 +61,21 @@ Exit codes: 0 done; 1 done, but more rejects than allowed; 2 usage or configurat
 3 a cache, bank, run or checkpoint that is bad, does not belong, or cannot be read or written;
 75 interrupted: run it again, extract and train with --resume.";
 
+/// Where a first teacher comes from, at the end of the help of the commands that need one.
+const WHERE_TEACHERS_COME_FROM: &str = "\
+Where a teacher comes from:
+  optimum-cli export onnx --model openai/clip-vit-base-patch32 --task zero-shot-image-classification models/clip
+  lgd teacher models/clip     # shows what lgd finds in the folder, and runs both encoders once
+OpenCLIP, timm, transformers.js and PyTorch: docs/teachers.md. A small one to try with: scripts/setup teacher";
+
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
     /// Show how a teacher's folder is understood, run both encoders once, and measure the teacher.
+    #[command(after_help = WHERE_TEACHERS_COME_FROM)]
     Teacher(TeacherArgs),
     /// Run the teacher once over K replayable views of every image and cache the embeddings.
+    #[command(after_help = WHERE_TEACHERS_COME_FROM)]
     Extract(ExtractArgs),
     /// Fit a bridge from any text encoder to a teacher that has no language.
     Align(AlignArgs),
