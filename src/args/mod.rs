@@ -34,7 +34,7 @@ pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
 pub use self::model::{ImagesArgs, ModelArgs};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
 pub use self::predict::{OutputFormat, PredictArgs, table_format};
-pub use self::prompts::PromptArgs;
+pub use self::prompts::{NameArgs, PromptArgs};
 pub use self::report::ReportArgs;
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use lgd_train::parse::at_least_one;
 
-use super::RuntimeArgs;
+use super::{NameArgs, RuntimeArgs};
 
 /// Flags of `lgd teacher`.
 #[derive(ClapArgs)]
@@ -27,12 +27,9 @@ pub struct TeacherArgs {
     /// Category names of the images, as for `lgd bank`.
     #[arg(long, value_name = "FILE", requires = "images")]
     pub categories: Option<PathBuf>,
-    /// Prompt template with {} for the name; may be repeated. Default: "a photo of a {}."
-    #[arg(long, value_name = "TEXT", conflicts_with = "templates", requires = "images")]
-    pub template: Vec<String>,
-    /// File of prompt templates, one per line.
-    #[arg(long, value_name = "FILE", requires = "images")]
-    pub templates: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub names: NameArgs,
     /// Images per encoder batch. Default: the model's fixed batch, else 32 on the CPU and 256 on a GPU.
     #[arg(long, value_parser = at_least_one)]
     pub batch: Option<usize>,

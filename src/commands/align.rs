@@ -24,8 +24,8 @@ const SHOWN: usize = 10;
 /// Runs `lgd align`.
 pub fn run(args: &AlignArgs) -> anyhow::Result<Exit> {
     set_threads(args.runtime.threads)?;
-    let categories = prompts::categories(&args.categories, &args.prompts)?;
-    let templates = prompts::templates(&args.prompts)?;
+    let categories = prompts::categories(&args.categories, &args.prompts.names)?;
+    let templates = prompts::templates(&args.prompts.names)?;
     let ridge = args.ridge.map(RidgePenalty::new).transpose()?;
     let source = Source::open(args, &categories)?;
     let teacher = super::teacher::open(&args.teacher)?;

@@ -22,8 +22,8 @@ use crate::say::{say, warn};
 
 /// Builds the bank of the names in the file `categories`, with the text encoder of `teacher`.
 pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) -> anyhow::Result<()> {
-    let categories = prompts::categories(categories, &args.prompts)?;
-    let templates = prompts::templates(&args.prompts)?;
+    let categories = prompts::categories(categories, &args.prompts.names)?;
+    let templates = prompts::templates(&args.prompts.names)?;
     let align = args.align.as_deref().map(|dir| Align::open(dir, Verify::Full)).transpose()?;
     let teacher = open_teacher(teacher)?;
     if let Some(align) = &align {

@@ -1,4 +1,4 @@
-//! Shared by `lgd bank` and `lgd align`: category files, templates, and the text encoder.
+//! Shared by `lgd bank`, `lgd align` and `lgd teacher`: category files, templates, and the text encoder.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use lgd_bank::{Categories, EncodeFailure, JsonEntries, NameForm, PromptEncoder, 
 use lgd_data::manifest::ContentHash;
 use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
 
-use crate::args::{PromptArgs, RuntimeArgs};
+use crate::args::{NameArgs, PromptArgs, RuntimeArgs};
 use crate::say::say;
 
 /// Reads a category file and prints what was assumed about it.
-pub fn categories(path: &Path, args: &PromptArgs) -> anyhow::Result<Categories> {
+pub fn categories(path: &Path, args: &NameArgs) -> anyhow::Result<Categories> {
     let options = ReadOptions {
         names: if args.verbatim { NameForm::Verbatim } else { NameForm::Normalized },
         entries: if args.json_prompts { JsonEntries::Prompts } else { JsonEntries::Synonyms },
@@ -23,7 +23,7 @@ pub fn categories(path: &Path, args: &PromptArgs) -> anyhow::Result<Categories> 
 }
 
 /// The templates of `--templates` or `--template`, else the default.
-pub fn templates(args: &PromptArgs) -> anyhow::Result<Templates> {
+pub fn templates(args: &NameArgs) -> anyhow::Result<Templates> {
     Ok(match &args.templates {
         Some(path) => Templates::read(path)?,
         None if args.template.is_empty() => Templates::default(),

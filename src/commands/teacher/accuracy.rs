@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use lgd_bank::{Categories, EncodeFailure, PromptEncoder, ReadOptions, Templates, build_tsb};
+use lgd_bank::{Categories, EncodeFailure, PromptEncoder, build_tsb};
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
 use lgd_data::manifest::ContentHash;
 use lgd_data::render::render;
@@ -15,6 +15,7 @@ use lgd_train::eval::{EvalError, categories_of_labels};
 use rayon::prelude::*;
 
 use crate::args::TeacherArgs;
+use crate::commands::bank::prompts;
 use crate::commands::print;
 use crate::progress::{JOB, Progress};
 use crate::say::say;
@@ -37,17 +38,13 @@ pub fn measure(
     text: &mut TextEncoder,
 ) -> anyhow::Result<()> {
     let source = open_source(images)?;
-    let categories = Categories::read(categories, ReadOptions::default())?;
+    let categories = prompts::categories(categories, &args.names)?;
     let labels = labels(source.as_ref(), &categories, images)?;
-    let templates = match &args.templates {
-        Some(path) => Templates::read(path)?,
-        None if args.template.is_empty() => Templates::default(),
-        None => Templates::new(args.template.clone())?,
-    };
-    let prompts = std::env::temp_dir().join(format!("lgd-teacher-{}", std::process::id()));
-    let built = build_tsb(&categories, &templates, &mut Prompts(text), &prompts, None, &JOB);
+    let templates = prompts::templates(&args.names)?;
+    let cached = std::env::temp_dir().join(format!("lgd-teacher-{}", std::process::id()));
+    let built = build_tsb(&categories, &templates, &mut Prompts(text), &cached, None, &JOB);
     // Nothing reads this prompt cache again; one that cannot be deleted does no harm.
-    let _ = std::fs::remove_dir_all(&prompts);
+    let _ = std::fs::remove_dir_all(&cached);
     let built = built?;
     if built.prompts().cut > 0 {
         let cut = built.prompts();
