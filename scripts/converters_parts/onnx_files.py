@@ -1,6 +1,6 @@
 """Converts ONNX files of `lgd export` with every converter and compares its outputs with ONNX Runtime's, by position.
 
-    python onnx_files.py SCRATCH FILE.onnx...
+    python onnx_files.py CONVERTER,... SCRATCH FILE.onnx...
 
 Runs in the environment of scripts/converters. The files have a fixed batch. Prints one line per file and converter.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,9 @@ def ncnn(path: Path, images: np.ndarray, scratch: Path) -> Outputs:
     copied.write_bytes(path.read_bytes())
     kind = {"float32": "f32", "uint8": "u8"}[images.dtype.name]
     shape = ",".join(str(side) for side in images.shape)
-    run(BIN / "pnnx", copied, f"inputshape=[{shape}]{kind}", "fp16=0", "device=cpu", cwd=scratch)
+    # The package imports PyTorch; the program inside does not need it.
+    pnnx = Path(find_spec("pnnx").origin).with_name("pnnx")
+    run(pnnx, copied, f"inputshape=[{shape}]{kind}", "fp16=0", "device=cpu", cwd=scratch)
     network = ncnn.Net()
     network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
     stem = copied.with_suffix("")
@@ -161,8 +163,7 @@ def compare(found: Outputs, expected: Outputs, names: list[str]) -> str:
 
 def main() -> int:
     """Convert and compare; 1 if anything differs."""
-    scratch, files = Path(sys.argv[1]).resolve(), [Path(name).resolve() for name in sys.argv[2:]]
-    chosen = os.environ.get("CONVERTERS", "").split(",") if os.environ.get("CONVERTERS") else list(CONVERTERS)
+    chosen, scratch, files = sys.argv[1].split(","), Path(sys.argv[2]).resolve(), [Path(name).resolve() for name in sys.argv[3:]]
     problems = 0
     for path in files:
         images = images_for(path)
