@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import cuda_stubs
@@ -23,12 +23,12 @@ def python_of(folder: Path) -> Path:
 
 def setup_venv() -> None:
     """numpy, onnx, ONNX Runtime, Pillow, pyarrow, polars, DuckDB and the other packages that scripts import."""
-    _environment("venv", VENV, REQUIREMENTS / "venv.txt")
+    environment("venv", VENV, [REQUIREMENTS / "venv.txt"])
 
 
 def setup_docs() -> None:
     """MkDocs with the Material theme, which `scripts/docs` builds the book with."""
-    _environment("docs", DOCS_VENV, REQUIREMENTS / "docs.txt")
+    environment("docs", DOCS_VENV, [REQUIREMENTS / "docs.txt"])
 
 
 def setup_torch() -> None:
@@ -38,11 +38,13 @@ def setup_torch() -> None:
     of CUDA libraries. Only the two that are called during import are installed; the others are stubs.
     """
 
-    def finish(folder: Path) -> None:
-        for stub in cuda_stubs.build(site_packages(folder)):
-            say("torch", f"writes a stub of {stub}")
+    environment("torch", TORCH_VENV, [REQUIREMENTS / "torch.txt"], stub_cuda)
 
-    _environment("torch", TORCH_VENV, REQUIREMENTS / "torch.txt", finish)
+
+def stub_cuda(folder: Path) -> None:
+    """Writes stubs of the CUDA libraries into an environment that has the packages of torch.txt."""
+    for stub in cuda_stubs.build(site_packages(folder)):
+        say("torch", f"writes a stub of {stub}")
 
 
 def site_packages(folder: Path) -> Path:
@@ -50,18 +52,20 @@ def site_packages(folder: Path) -> Path:
     return next(folder.glob("lib/python*/site-packages"))
 
 
-def _environment(part: str, folder: Path, requirements: Path, finish: Callable[[Path], None] | None = None) -> None:
+def environment(part: str, folder: Path, requirements: Sequence[Path], finish: Callable[[Path], None] | None = None) -> None:
+    """Makes an environment with the packages of requirements files with hashes, unless `folder` has them."""
     # A venv contains its own path and its Python: a moved checkout needs a new one.
-    mark = fingerprint(requirements, platform.python_version(), str(folder))
+    mark = fingerprint(*requirements, platform.python_version(), str(folder))
     if is_complete(folder, mark):
         return
 
     def fill(target: Path) -> None:
         venv.create(target, with_pip=False, symlinks=True)
-        pip_install(python_of(target), requirements)
+        for file in requirements:
+            pip_install(python_of(target), file)
         if finish is not None:
             finish(target)
 
     with timed(part):
-        say(part, f"installs {requirements.name} into {folder.relative_to(THIRD_PARTY.parent)}")
+        say(part, f"installs {', '.join(file.name for file in requirements)} into {folder.relative_to(THIRD_PARTY.parent)}")
         make_in_place(folder, mark, fill)
