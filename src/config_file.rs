@@ -49,9 +49,9 @@ impl Flag {
 /// The file cannot be read, is no TOML, or has a key that is no flag of the command or a value that no flag takes.
 pub fn expand(root: &Command, typed: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     let Some(file) = value_of(CONFIG, &typed) else { return Ok(typed) };
-    let named = |word: &OsString| word.to_str().and_then(|word| root.find_subcommand(word));
-    let found = typed.iter().enumerate().skip(1).find_map(|(at, word)| Some((at, named(word)?)));
-    let Some((at, command)) = found else { return Ok(typed) };
+    let Some((at, command)) = subcommand(root, &typed, 1) else { return Ok(typed) };
+    // `lgd plan train` takes the flags of `lgd train`.
+    let (at, command) = subcommand(command, &typed, at + 1).unwrap_or((at, command));
     let path = Path::new(&file);
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let table: Table = toml::from_str(&text).with_context(|| path.display().to_string())?;
@@ -74,6 +74,12 @@ pub fn expand(root: &Command, typed: Vec<OsString>) -> anyhow::Result<Vec<OsStri
     let mut expanded = typed;
     expanded.splice(at + 1..=at, words.into_iter().map(OsString::from));
     Ok(expanded)
+}
+
+/// The first word from `from` on that is a subcommand of `command`, and its position.
+fn subcommand<'a>(command: &'a Command, typed: &[OsString], from: usize) -> Option<(usize, &'a Command)> {
+    let named = |word: &OsString| word.to_str().and_then(|word| command.find_subcommand(word));
+    typed.iter().enumerate().skip(from).find_map(|(at, word)| Some((at, named(word)?)))
 }
 
 /// Whether an argument is the flag `--long`, with or without a value behind `=`.
@@ -229,6 +235,8 @@ mod tests {
         );
         assert_eq!(expanded(toml, "eval --run r").unwrap()[0], "--protocol=knn");
         assert_eq!(expanded(toml, "verify x").unwrap(), ["x"]);
+        let planned = ["--seconds=3", "train", "--bank=a", "--bank=b", "--student=resnet50"];
+        assert_eq!(expanded(toml, "plan --seconds=3 train --student=resnet50").unwrap(), planned);
     }
 
     #[test]

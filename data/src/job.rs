@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use serde::Serialize;
+
 /// Shared progress counters and the stop flag of a long job.
 ///
 /// Workers update the counters, the command line shows them, and a signal handler requests a stop.
@@ -19,6 +21,27 @@ pub struct Job {
     /// Name and unit of the current stage, if it has its own.
     stage: Mutex<Option<Stage>>,
     stop: AtomicBool,
+}
+
+/// Measured throughput: units of work and the time that they took together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Pace {
+    /// Number of units.
+    pub units: u64,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+impl Pace {
+    /// The pace of `units` since `started`.
+    pub fn since(started: Instant, units: usize) -> Self {
+        Self { units: u64::try_from(units).unwrap_or(u64::MAX), seconds: started.elapsed().as_secs_f64() }
+    }
+
+    /// Units per second; 0 if nothing was measured.
+    pub fn per_second(self) -> f64 {
+        if self.units == 0 { 0.0 } else { self.units as f64 / self.seconds.max(f64::EPSILON) }
+    }
 }
 
 /// A named stage of a job.

@@ -10,6 +10,7 @@ mod extract;
 mod model;
 mod objectives;
 mod optimizer;
+mod plan;
 mod predict;
 mod prompts;
 mod report;
@@ -33,6 +34,7 @@ pub use self::export::ExportArgs;
 pub use self::extract::{ExtractArgs, StoreTokens, StoreViews};
 pub use self::model::{ImagesArgs, ModelArgs};
 pub use self::objectives::{ObjectiveArgs, ObjectivesArgs};
+pub use self::plan::{PlanArgs, PlannedJob};
 pub use self::predict::{OutputFormat, PredictArgs, table_format};
 pub use self::prompts::{NameArgs, PromptArgs};
 pub use self::report::ReportArgs;
@@ -83,6 +85,8 @@ pub enum Command {
     Bank(BankArgs),
     /// Train a student from a cache with one or more objectives.
     Train(TrainArgs),
+    /// Say what an extraction or a training will take: time, disk, memory, and which stage limits it.
+    Plan(PlanArgs),
     /// List the training objectives.
     Objectives(ObjectivesArgs),
     /// Measure a student, and its teacher for comparison.

@@ -13,6 +13,7 @@ mod images;
 mod inspect;
 mod model;
 mod objectives;
+mod plan;
 mod predict;
 mod report;
 mod teacher;
@@ -41,6 +42,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Align(args) => align::run(&args),
         Command::Bank(args) => bank::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Objectives(args) => objectives::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Predict(args) => predict::run(&args),

@@ -29,38 +29,62 @@ const DEFAULT_BATCH: usize = 256;
 /// Most classes that a note lists.
 const CLASSES_SHOWN: usize = 10;
 
-/// Runs `lgd train`.
-pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
-    set_threads(args.threads)?;
-    args.require_held_out()?;
-    // Wrong flags are found before the cache is read, which takes time.
-    config(args, args.batch.unwrap_or(DEFAULT_BATCH))?.validate()?;
-    let cache = Cache::open(&args.cache, Verify::Full)?;
-    let samples = cache.manifest().samples();
-    let config = config(args, batch_for(args, samples))?;
-    config.validate()?;
-    let banks = Banks::open(&args.bank)?;
-    let val_banks = args.val_bank.iter().map(|dir| Bank::open(dir, Verify::Full));
-    let val_banks = val_banks.collect::<Result<Vec<Bank>, _>>()?;
-    note(&ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views), &config);
-    note_steps(&config, samples);
-    note_untrained(&config, &cache)?;
-    let images = Shown::open(&cache, args.images.as_deref(), &config)?;
-    let val_cache = args.val_cache.as_deref().map(|dir| Cache::open(dir, Verify::Full)).transpose()?;
-    let val_images = val_cache.as_ref().map(|cache| Shown::open(cache, args.val_images.as_deref(), &config));
-    let val_images = val_images.transpose()?;
-    let validation = val_cache
-        .as_ref()
-        .zip(val_images.as_ref())
-        .map(|(cache, images)| Validation { cache, originals: images.originals() });
-    let inputs = TrainInputs {
-        cache: &cache,
-        bank: banks.names.as_ref(),
-        kdep: banks.kdep.as_ref(),
-        originals: images.originals(),
-        watch: Watch { banks: &val_banks, validation },
-    };
-    let settings = LoopSettings {
+/// The inputs of a training, opened.
+pub(super) struct Opened<'a> {
+    pub(super) config: TrainConfig,
+    pub(super) cache: Cache,
+    pub(super) banks: Banks,
+    val_banks: Vec<Bank>,
+    images: Shown<'a>,
+    validation: Option<(Cache, Shown<'a>)>,
+}
+
+impl<'a> Opened<'a> {
+    /// Checks the flags, opens the inputs and prints what is easy to miss.
+    pub(super) fn open(args: &'a TrainArgs) -> anyhow::Result<Self> {
+        set_threads(args.threads)?;
+        args.require_held_out()?;
+        // Wrong flags are found before the cache is read, which takes time.
+        config(args, args.batch.unwrap_or(DEFAULT_BATCH))?.validate()?;
+        let cache = Cache::open(&args.cache, Verify::Full)?;
+        let samples = cache.manifest().samples();
+        let config = config(args, batch_for(args, samples))?;
+        config.validate()?;
+        let banks = Banks::open(&args.bank)?;
+        let val_banks = args.val_bank.iter().map(|dir| Bank::open(dir, Verify::Full));
+        let val_banks = val_banks.collect::<Result<Vec<Bank>, _>>()?;
+        note(&ViewOrigin::of(&cache.manifest().config, config.size, config.stored_views), &config);
+        note_steps(&config, samples);
+        note_untrained(&config, &cache)?;
+        let images = Shown::open(&cache, args.images.as_deref(), &config)?;
+        let validation = |dir| {
+            let cache = Cache::open(dir, Verify::Full)?;
+            let images = Shown::open(&cache, args.val_images.as_deref(), &config)?;
+            anyhow::Ok((cache, images))
+        };
+        let validation = args.val_cache.as_deref().map(validation).transpose()?;
+        Ok(Self { config, cache, banks, val_banks, images, validation })
+    }
+
+    pub(super) fn inputs(&self) -> TrainInputs<'_> {
+        let validation = self.validation.as_ref();
+        TrainInputs {
+            cache: &self.cache,
+            bank: self.banks.names.as_ref(),
+            kdep: self.banks.kdep.as_ref(),
+            originals: self.images.originals(),
+            watch: Watch {
+                banks: &self.val_banks,
+                validation: validation
+                    .map(|(cache, images)| Validation { cache, originals: images.originals() }),
+            },
+        }
+    }
+}
+
+/// The settings of the training call.
+pub(super) fn loop_settings(args: &TrainArgs) -> anyhow::Result<LoopSettings> {
+    Ok(LoopSettings {
         existing: args.output.existing(),
         checkpoint_steps: args.checkpoint_steps,
         keep_checkpoints: args.keep_checkpoints,
@@ -69,10 +93,16 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
         noted: |text| say(format_args!("note: {text}")),
         initialized: |path, loaded| say(format_args!("initial weights {}: {loaded}", path.display())),
         ..LoopSettings::default()
-    };
+    })
+}
+
+/// Runs `lgd train`.
+pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
+    let opened = Opened::open(args)?;
+    let settings = loop_settings(args)?;
     let report = {
         let _progress = Progress::show("train", "steps");
-        train(&config, &settings, &inputs, &args.output.out, &JOB, &mut |line| {
+        train(&opened.config, &settings, &opened.inputs(), &args.output.out, &JOB, &mut |line| {
             if line.kind == MetricsKind::Epoch {
                 say(epoch_line(line, args.epochs, &time_left()));
             }
@@ -174,9 +204,9 @@ fn note(origin: &ViewOrigin, config: &TrainConfig) {
 
 /// The banks of `--bank`, by kind.
 #[derive(Default)]
-struct Banks {
-    names: Option<Bank>,
-    kdep: Option<KdepBank>,
+pub(super) struct Banks {
+    pub(super) names: Option<Bank>,
+    pub(super) kdep: Option<KdepBank>,
 }
 
 impl Banks {

@@ -15,6 +15,7 @@ mod objectives;
 mod optional;
 mod parquet;
 mod pipeline;
+mod plan;
 mod prediction;
 mod report;
 mod software_gpu;

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::error::{ArtifactError, IoContext, Remedy};
 use crate::manifest::{
-    ContentHash, Existing, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic,
-    write_json, write_new, write_new_json,
+    ContentHash, Existing, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, require_kind,
+    write_atomic, write_json, write_new, write_new_json,
 };
 use crate::projection::Projection;
 use crate::source::LeftAside;
@@ -50,27 +50,43 @@ impl CacheBuilder {
         if existing == Existing::Overwrite {
             remove_cache(dir)?;
         }
-        match (recorded_config(dir)?, existing) {
-            (Some(_), Existing::Refuse) => {
-                let complete = dir.join(MANIFEST).exists();
-                let what = if complete { "a cache" } else { "an unfinished cache" };
-                let (path, what, remedy) = (dir.to_owned(), what.to_owned(), Remedy::Resume);
-                return Err(ArtifactError::Occupied { path, what, remedy });
-            }
-            (Some(recorded), _) => {
-                require_same(dir, &recorded, &config)?;
-                require_whole(dir)?;
-            }
-            (None, _) => {
-                let plan = Plan { format_version: config.format_version(), config: config.clone() };
-                write_new_json(&dir.join(PLAN), &plan)?;
-                // Another process may have started a cache here a moment ago, with other settings.
-                if let Some(recorded) = recorded_config(dir)? {
-                    require_same(dir, &recorded, &config)?;
-                }
-            }
+        if let Some(started) = Self::started(dir, &config, existing)? {
+            return Ok(started);
         }
-        Ok(Self { dir: dir.to_owned(), config, left_aside: LeftAside::default() })
+        let plan = Plan { format_version: config.format_version(), config: config.clone() };
+        write_new_json(&dir.join(PLAN), &plan)?;
+        // Another process may have started a cache here a moment ago, with other settings.
+        if let Some(recorded) = recorded_config(dir)? {
+            require_same(dir, &recorded, &config)?;
+        }
+        Ok(Self::new(dir, config))
+    }
+
+    fn new(dir: &Path, config: CacheConfig) -> Self {
+        Self { dir: dir.to_owned(), config, left_aside: LeftAside::default() }
+    }
+
+    /// The cache in `dir` that [`CacheBuilder::open`] would resume; `None` if it would start one. Writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`CacheBuilder::open`].
+    pub fn started(
+        dir: &Path,
+        config: &CacheConfig,
+        existing: Existing,
+    ) -> Result<Option<Self>, ArtifactError> {
+        require_kind(dir, "cache")?;
+        let recorded = if existing == Existing::Overwrite { None } else { recorded_config(dir)? };
+        let Some(recorded) = recorded else { return Ok(None) };
+        if existing == Existing::Refuse {
+            let complete = dir.join(MANIFEST).exists();
+            let what = if complete { "a cache" } else { "an unfinished cache" };
+            let (path, what, remedy) = (dir.to_owned(), what.to_owned(), Remedy::Resume);
+            return Err(ArtifactError::Occupied { path, what, remedy });
+        }
+        require_same(dir, &recorded, config)?;
+        require_whole(dir)?;
+        Ok(Some(Self::new(dir, recorded)))
     }
 
     /// Records in the manifest what the source left aside. It is no part of the configuration: system files may appear

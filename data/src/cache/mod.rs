@@ -48,9 +48,12 @@ pub use cached_views::CachedViews;
 pub use optional::{CaptionRecord, FeatureRecord, ProjectionEntry, TokenEncoding, TokenRecord};
 pub use reader::Cache;
 pub use sample::{CachedSample, SampleRows};
-pub use shard::ShardWriter;
+pub use shard::{GROUP_ROWS, ShardWriter};
 pub use stored::{Encoding, StoredFormat, StoredViews};
 pub use tokens::{TokenColumn, standardize};
+
+/// Size in bytes at which a row group of tokens or stored views ends. The writer keeps one in memory.
+pub const GROUP_BYTES: usize = 64 << 20;
 
 /// Newest cache format version that this program writes and reads. See [`CacheConfig::format_version`].
 pub const CACHE_VERSION: u32 = 2;

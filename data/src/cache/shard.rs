@@ -27,8 +27,11 @@ use crate::view::View;
 /// Minimum number of rows per batch. A batch holds whole samples.
 const BATCH_ROWS: usize = 1024;
 
-/// Batches per row group, which therefore has about 16,384 rows.
+/// Batches per row group.
 const GROUP_BATCHES: usize = 16;
+
+/// Rows of a row group of `views-*.parquet`, or a few more. The writer keeps one in memory.
+pub const GROUP_ROWS: usize = GROUP_BATCHES * BATCH_ROWS;
 
 /// The record that marks a shard as complete. It is written after the shard's files.
 #[derive(Serialize, Deserialize)]

@@ -38,6 +38,14 @@ const KINDS: [(&str, &str, &str); 6] = [
 /// [`ArtifactError::Io`].
 pub fn prepare_folder(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
     fs::create_dir_all(dir).during("create the folder", dir)?;
+    require_kind(dir, kind)
+}
+
+/// Like [`prepare_folder`], but creates nothing.
+///
+/// # Errors
+/// [`ArtifactError::Occupied`], as for [`prepare_folder`].
+pub fn require_kind(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
     match KINDS.iter().find(|(name, other, _)| *other != kind && dir.join(name).exists()) {
         Some((_, other, _)) => Err(ArtifactError::Occupied {
             path: dir.to_owned(),

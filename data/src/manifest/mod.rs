@@ -18,7 +18,7 @@ mod sealed;
 pub(crate) use atomic_file::write_new;
 pub use atomic_file::{AtomicFile, write_atomic};
 pub use file_entry::{FileEntry, Verify};
-pub use folder::{Existing, PLAN, prepare_folder};
+pub use folder::{Existing, PLAN, prepare_folder, require_kind};
 pub use hash::ContentHash;
 pub(crate) use sealed::{read_json, write_new_json};
 pub use sealed::{read_manifest, write_json};

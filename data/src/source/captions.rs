@@ -83,6 +83,19 @@ impl Captions {
         hasher.finalize().into()
     }
 
+    /// The captions of the samples at `positions`, in that order.
+    pub(super) fn select(&self, positions: &[usize]) -> Self {
+        match self {
+            Self::Texts(texts) => {
+                Self::Texts(positions.iter().map(|&position| texts[position].clone()).collect())
+            }
+            &Self::Embeddings { dim, ref values } => {
+                let rows = positions.iter().flat_map(|&position| &values[position * dim..][..dim]);
+                Self::Embeddings { dim, values: rows.copied().collect() }
+            }
+        }
+    }
+
     /// Appends the captions of more samples, which must have the same kind and width.
     pub(super) fn append(&mut self, more: Self) -> Result<(), CaptionFault> {
         match (self, more) {

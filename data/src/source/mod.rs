@@ -33,6 +33,7 @@ mod names;
 mod parquet;
 mod ranges;
 mod splits;
+mod subset;
 
 use std::fmt;
 use std::io;
@@ -47,6 +48,7 @@ pub use folder::ImageFolder;
 pub use labels::{LabelFault, class_numbers, position_limit};
 pub use listing::{LeftAside, Listing, Note, Rejected, Sample, listing_hash};
 pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
+pub use subset::Subset;
 
 use file::{is_fault_of_file, read_sample};
 

@@ -24,6 +24,7 @@ mod encode;
 mod estimate;
 mod feed;
 mod fit;
+mod measure;
 mod options;
 mod prepare;
 mod writer;
@@ -180,6 +181,7 @@ impl Extractor {
         self.check(source, builder.config())?;
         // This comes before the list of missing shards: shards made with another projection must be made again.
         let projection = self.projection(source, builder, partition, job)?;
+        let fitting = started.elapsed();
         let shards = builder.missing_shards(partition)?;
         let samples: usize = shards.iter().map(|&shard| builder.sample_range(shard).len()).sum();
         job.begin(u64::try_from(samples).unwrap_or(u64::MAX));
@@ -188,7 +190,7 @@ impl Extractor {
         } else {
             self.run(source, builder, projection.as_ref(), &shards, job)?
         };
-        summary.elapsed = started.elapsed();
+        (summary.fitting, summary.elapsed) = (fitting, started.elapsed());
         Ok(summary)
     }
 
@@ -212,6 +214,12 @@ impl Extractor {
         Ok(Some(builder.keep_projection(&fitted)?))
     }
 
+    /// Threads that read, and threads that decode and render.
+    fn prepare_threads(&self) -> (usize, usize) {
+        let ExtractOptions { read_threads, decode_threads, .. } = self.options;
+        (threads_or(read_threads, READ_THREADS), threads_or(decode_threads, cores()))
+    }
+
     fn run(
         &mut self,
         source: &dyn ImageSource,
@@ -221,13 +229,11 @@ impl Extractor {
         job: &Job,
     ) -> Result<ExtractSummary, ExtractError> {
         let config = builder.config();
-        let decoders = threads_or(self.options.decode_threads, cores());
-        let readers = threads_or(self.options.read_threads, READ_THREADS);
+        let threads = self.prepare_threads();
         let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);
-        let window = window(decoders, preparer.sample_bytes());
+        let window = window(threads.1, preparer.sample_bytes());
 
         let (to_readers, reader_tasks) = bounded(window);
-        let (to_decoders, decoder_tasks) = bounded(decoders);
         let (to_batcher, ordered) = bounded(window);
         let (to_encoders, batches) = bounded(self.encoders.len());
         let batch = self.encoder().batch();
@@ -240,14 +246,7 @@ impl Extractor {
 
         std::thread::scope(|scope| {
             scope.spawn(move || feed::feed(builder, shards, job, &to_readers, &to_batcher));
-            for _ in 0..readers {
-                let (tasks, decoders, preparer) = (reader_tasks.clone(), to_decoders.clone(), &preparer);
-                scope.spawn(move || prepare::read_all(preparer, &tasks, &decoders));
-            }
-            for _ in 0..decoders {
-                let (tasks, preparer, pool) = (decoder_tasks.clone(), &preparer, &pool);
-                scope.spawn(move || prepare::decode_all(preparer, &tasks, pool));
-            }
+            prepare::spawn(scope, &preparer, &pool, threads, &reader_tasks);
             for encoder in &mut self.encoders {
                 let (batches, used_buffers) = (batches.clone(), used_buffers.clone());
                 scope.spawn(move || encode::encode_all(encoder, projection, &batches, &used_buffers, job));
@@ -256,7 +255,7 @@ impl Extractor {
                 scope.spawn(move || captions::encode_all(encoder, source, builder, shards, &queue, job));
             }
             // The original handles would keep queues open after their workers have ended.
-            drop((reader_tasks, to_decoders, decoder_tasks, batches, used_buffers));
+            drop((reader_tasks, batches, used_buffers));
             let batcher = batcher::Batcher {
                 preparer: &preparer,
                 batch,

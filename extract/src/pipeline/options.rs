@@ -76,4 +76,8 @@ pub struct ExtractSummary {
     pub transparent: u64,
     /// Wall time.
     pub elapsed: Duration,
+    /// Part of the wall time that fitted the projection of the tokens.
+    pub fitting: Duration,
+    /// Time that the writer wrote, instead of waiting for the stages before it.
+    pub writing: Duration,
 }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use lgd_data::cache::{CacheConfig, ImageStamp, Reject, StoredFormat};
@@ -36,7 +37,7 @@ pub(super) struct Rendered {
 }
 
 /// A sample's file content on its way to a decoder.
-pub(super) struct DecodeTask {
+struct DecodeTask {
     sample: usize,
     bytes: Vec<u8>,
     reply: Sender<Prepared>,
@@ -221,8 +222,27 @@ impl<'a> Preparer<'a> {
     }
 }
 
+/// Spawns the threads that read, decode and render the samples of `tasks`: so many readers and so many decoders.
+pub(super) fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    preparer: &'scope Preparer<'scope>,
+    pool: &'scope BufferPool,
+    (readers, decoders): (usize, usize),
+    tasks: &Receiver<ReadTask>,
+) {
+    let (to_decoders, decoder_tasks) = bounded(decoders);
+    for _ in 0..readers {
+        let (tasks, decoders) = (tasks.clone(), to_decoders.clone());
+        scope.spawn(move || read_all(preparer, &tasks, &decoders));
+    }
+    for _ in 0..decoders {
+        let tasks = decoder_tasks.clone();
+        scope.spawn(move || decode_all(preparer, &tasks, pool));
+    }
+}
+
 /// Reads samples until there are no more tasks or all decoders have ended.
-pub(super) fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, decoders: &Sender<DecodeTask>) {
+fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, decoders: &Sender<DecodeTask>) {
     for ReadTask { sample, reply } in tasks {
         let sent = match preparer.read(sample) {
             Ok(bytes) => decoders.send(DecodeTask { sample, bytes, reply }).is_ok(),
@@ -236,7 +256,7 @@ pub(super) fn read_all(preparer: &Preparer<'_>, tasks: &Receiver<ReadTask>, deco
 }
 
 /// Decodes and renders samples until there are no more tasks.
-pub(super) fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, buffers: &BufferPool) {
+fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, buffers: &BufferPool) {
     let mut scratch = Vec::new();
     for DecodeTask { sample, bytes, reply } in tasks {
         // A decoder may panic on a damaged file; that must not end the run.

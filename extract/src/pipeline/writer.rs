@@ -1,6 +1,7 @@
 //! The last stage: writes embeddings and samples, in order, to shards.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use lgd_data::cache::{
@@ -40,15 +41,19 @@ pub(super) fn write_all(
             }
             (ShardPart::Batch { items, encoded }, Some(shard)) => {
                 let encoded = encoded.recv().map_err(|_| ExtractError::Interrupted)??;
+                let started = Instant::now();
                 shard.rows.append(encoded);
                 shard.write(items, &mut summary)?;
+                summary.writing += started.elapsed();
             }
             (ShardPart::End { items }, Some(shard)) => {
+                let started = Instant::now();
                 shard.write(items, &mut summary)?;
                 if let Some(shard) = current.take() {
                     shard.writer.finish()?;
                     summary.shards += 1;
                 }
+                summary.writing += started.elapsed();
             }
             (ShardPart::Failed(source), _) => return Err(ExtractError::Storage { source }),
             (_, None) => {}

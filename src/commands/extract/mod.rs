@@ -1,7 +1,7 @@
 //! `lgd extract`: makes a cache from images and a teacher.
 
 mod report;
-mod space;
+pub(super) mod space;
 
 use std::path::Path;
 
@@ -26,24 +26,40 @@ use crate::say::{say, warn};
 /// Default number of views that a projection is fitted to.
 const FIT_VIEWS: usize = 2048;
 
-/// Runs `lgd extract`.
-pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
+/// The inputs of an extraction, opened and checked.
+pub(super) struct Inputs {
+    pub(super) source: Box<dyn ImageSource>,
+    pub(super) extractor: Extractor,
+    pub(super) views: ViewPlan,
+    pub(super) config: CacheConfig,
+    pub(super) partition: Partition,
+    pub(super) existing: Existing,
+}
+
+/// Opens the inputs of an extraction, and prints what was assumed. The output folder is not touched.
+pub(super) fn open_inputs(args: &ExtractArgs) -> anyhow::Result<Inputs> {
     refuse_unread(args)?;
     set_threads(args.runtime.threads)?;
     require_apart(args)?;
     let source = open(args)?;
     let teacher = super::teacher::open(&args.teacher)?;
     let (center, center_source) = center_view(args, &teacher.image()?).unzip();
-    let plan = view_plan(args, center);
-    let mut extractor = open_extractor(args, &teacher, source.as_ref())?;
+    let views = view_plan(args, center);
+    let extractor = open_extractor(args, &teacher, source.as_ref())?;
     let partition = args.partition.unwrap_or(Partition::WHOLE);
     let shard_samples = extractor.aligned_shard_samples(args.shard_samples, args.views);
-    let config = extractor.cache_config(source.as_ref(), &plan, shard_samples);
+    let config = extractor.cache_config(source.as_ref(), &views, shard_samples);
     require_caption_width(args, source.as_ref(), &config)?;
     if let Some((crop, origin)) = center.zip(center_source) {
         say(format_args!("view 0: {}, {origin}", crop.describe(config.teacher.size)));
     }
     let existing = existing(args, partition)?;
+    Ok(Inputs { source, extractor, views, config, partition, existing })
+}
+
+/// Runs `lgd extract`.
+pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
+    let Inputs { source, mut extractor, config, partition, existing, .. } = open_inputs(args)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
     space::announce(&config, stored.as_ref(), partition, existing, args.tokens_limit, &args.output.out)?;
     let builder = CacheBuilder::open(&args.output.out, config, existing)?
@@ -73,7 +89,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
 }
 
 /// The key and the reason of the first row of `rejects.jsonl`.
-fn first_reject(path: &Path) -> Option<String> {
+pub(super) fn first_reject(path: &Path) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     let reject: serde_json::Value = serde_json::from_str(text.lines().next()?).ok()?;
     Some(format!("{}: {}", reject["key"].as_str()?, reject["detail"].as_str()?))

@@ -64,15 +64,7 @@ pub fn announce(
     if let Some(tokens) = &config.tokens {
         tell_students(config, tokens);
     }
-    let outputs = OutputEstimate::of(config, Partition::WHOLE).bytes();
-    if outputs > limit {
-        bail!(
-            "features and tokens of the whole cache need {}, more than --tokens-limit {} allows\nhint: give --tokens int8 or \
-             --tokens svd:DIM, or a larger --tokens-limit",
-            DecimalBytes(outputs),
-            DecimalBytes(limit)
-        );
-    }
+    require_limit(config, limit)?;
     let Some((free, last)) = free_bytes(out).zip(needs.last()) else { return Ok(()) };
     let bytes = needs.iter().map(Need::bytes).fold(0, u64::saturating_add);
     let exact = needs.iter().all(|need| need.exact);
@@ -96,8 +88,22 @@ pub fn announce(
     Ok(())
 }
 
+/// Fails if features and tokens of the whole cache take more than `limit` bytes.
+pub fn require_limit(config: &CacheConfig, limit: u64) -> anyhow::Result<()> {
+    let outputs = OutputEstimate::of(config, Partition::WHOLE).bytes();
+    if outputs > limit {
+        bail!(
+            "features and tokens of the whole cache need {}, more than --tokens-limit {} allows\nhint: give --tokens int8 or \
+             --tokens svd:DIM, or a larger --tokens-limit",
+            DecimalBytes(outputs),
+            DecimalBytes(limit)
+        );
+    }
+    Ok(())
+}
+
 /// Prints which students can be trained on the tokens. Warns if the stored views match none of them.
-fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
+pub fn tell_students(config: &CacheConfig, tokens: &TokenRecord) {
     let students = StudentSizes::of(tokens);
     let sides = students.sides();
     match config.stored_views.filter(|stored| !sides.contains(&stored.size)) {
@@ -172,16 +178,21 @@ fn already_stored(out: &Path, config: &CacheConfig, partition: Partition, needs:
 
 /// Bytes of the old files of the large parts, which are deleted before the first new file is written.
 fn to_be_deleted(out: &Path, needs: &[Need]) -> u64 {
+    bytes_of(out, &needs.iter().map(|need| need.files).collect::<Vec<_>>())
+}
+
+/// Bytes of the files in `out` whose names begin with one of `kinds`.
+pub fn bytes_of(out: &Path, kinds: &[&str]) -> u64 {
     let entries = fs::read_dir(out).into_iter().flatten().flatten();
     let ours = entries.filter(|entry| {
         let name = entry.file_name();
-        needs.iter().any(|need| name.to_string_lossy().starts_with(need.files))
+        kinds.iter().any(|kind| name.to_string_lossy().starts_with(kind))
     });
     ours.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 /// Free bytes on the disk of `out`, a folder that need not exist yet; `None` if the system cannot report them.
-fn free_bytes(out: &Path) -> Option<u64> {
+pub fn free_bytes(out: &Path) -> Option<u64> {
     let absolute = std::path::absolute(out).ok()?;
     let stat = absolute.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok())?;
     stat.f_bavail.checked_mul(stat.f_frsize)

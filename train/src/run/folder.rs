@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use lgd_data::ArtifactError;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{
-    ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
+    ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, require_kind, write_atomic,
+    write_json,
 };
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ use super::{
 };
 
 /// Number of checkpoints kept. If the latest is damaged, the one before it remains.
-const KEPT: usize = 2;
+pub(crate) const KEPT: usize = 2;
 
 /// An empty file, locked while the run is trained.
 const LOCK: &str = ".lock";
@@ -49,15 +50,8 @@ impl RunFolder {
         if existing == Existing::Overwrite {
             remove_run(dir)?;
         }
-        let path = dir.join(MANIFEST);
-        if path.exists() && existing == Existing::Resume {
-            let (manifest, _) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
-            require_same(&path, &manifest, &fresh)?;
+        if let Some(manifest) = Self::started(dir, &fresh, existing)? {
             return Ok(Self { dir: dir.to_owned(), manifest, _lock: lock });
-        }
-        if existing == Existing::Refuse && holds_files(dir)? {
-            let what = if path.exists() { "a run" } else { "files" };
-            return Err(RunError::Occupied { dir: dir.to_owned(), what });
         }
         let config = dir.join(CONFIG);
         let text = toml::to_string(&fresh.config).map_err(|error| {
@@ -66,8 +60,32 @@ impl RunFolder {
         write_atomic(&config, text.as_bytes())?;
         let checkpoints = dir.join(CHECKPOINTS);
         fs::create_dir_all(&checkpoints).during("create", &checkpoints)?;
-        write_json(&path, &fresh)?;
+        write_json(&dir.join(MANIFEST), &fresh)?;
         Ok(Self { dir: dir.to_owned(), manifest: fresh, _lock: lock })
+    }
+
+    /// The manifest of the run in `dir` that [`open`](Self::open) would resume; `None` if it would start the run `fresh`.
+    /// Writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), except for [`RunError::Locked`].
+    pub(crate) fn started(
+        dir: &Path,
+        fresh: &RunManifest,
+        existing: Existing,
+    ) -> Result<Option<RunManifest>, RunError> {
+        require_kind(dir, "run")?;
+        let path = dir.join(MANIFEST);
+        if path.exists() && existing == Existing::Resume {
+            let (manifest, _) = read_manifest::<RunManifest>(&path, RUN_VERSION, "the run's manifest")?;
+            require_same(&path, &manifest, fresh)?;
+            return Ok(Some(manifest));
+        }
+        if existing == Existing::Refuse && dir.exists() && holds_files(dir)? {
+            let what = if path.exists() { "a run" } else { "files" };
+            return Err(RunError::Occupied { dir: dir.to_owned(), what });
+        }
+        Ok(None)
     }
 
     /// The manifest as it is on disk.

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::TrainConfig;
 pub use error::{InitialWeightsError, RunError};
-pub(crate) use folder::RunFolder;
+pub(crate) use folder::{KEPT, RunFolder};
 pub use metrics::{BankPercent, HoldoutFigures, HoldoutScore, MetricsKind, MetricsLine, ScoreKind};
 pub(crate) use metrics::{MetricsFile, epoch_losses, now, per_second};
 

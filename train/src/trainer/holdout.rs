@@ -191,6 +191,11 @@ impl<'a> HoldoutSet<'a> {
         Ok(Some(set))
     }
 
+    /// Number of samples that are evaluated.
+    pub(super) fn samples(&self) -> usize {
+        self.samples.len()
+    }
+
     /// Adds the banks, if the student has an embedding to compare with them.
     fn open_banks(
         &mut self,

@@ -1,6 +1,7 @@
 //! Trains a student: from a cache, images and the inputs of its objectives to a finished run.
 
 mod holdout;
+mod measure;
 mod meter;
 mod session;
 mod statistics;
@@ -26,7 +27,7 @@ use crate::loader::batches::TrainingImages;
 use crate::loader::origin::Originals;
 use crate::loader::pixels::InputFormat;
 use crate::loader::targets::TargetSource;
-use crate::objective::{Inputs, Setup};
+use crate::objective::{Inputs, Objective, Setup};
 use crate::run::{
     self, InitRecord, InitialWeightsError, MetricsLine, RUN_VERSION, RunError, RunFolder, RunManifest,
     ScoreKind, TrainConfig,
@@ -34,6 +35,7 @@ use crate::run::{
 use crate::student::{DecoderConfig, Extras, Head, Student, StudentConfig};
 use holdout::HoldoutSet;
 pub use holdout::{Validation, Watch};
+pub use measure::{Measured, Rehearsal, rehearse};
 use session::Session;
 use statistics::Last;
 use train_loop::TrainLoop;
@@ -160,30 +162,9 @@ pub fn train(
     observe: &mut dyn FnMut(&MetricsLine),
 ) -> Result<TrainReport, RunError> {
     let start = Instant::now();
-    config.validate()?;
-    holdout::check(config, &inputs.watch)?;
-    let setup = Setup {
-        inputs: Inputs::open(inputs.cache, inputs.bank, inputs.kdep, &config.objective)?,
-        settings: &config.objective_settings,
-        student: config.student,
-        seed: config.seed,
-        device: &settings.device,
-    };
-    config.objective.check(&setup)?;
-    let student = headless(config, &setup.inputs)?;
-    let objective = config.objective.build(&setup)?;
-    let targets = TargetSource::open(setup.inputs, objective.columns())?;
-    let images = open_images(config, settings, inputs.cache, inputs.originals)?.with_targets(&targets);
-    let held_out = holdout::held_out(config, &images, settings);
-    let images = if held_out.is_empty() { images } else { images.without(&held_out) };
-    let manifest = manifest(config, settings, inputs, &targets, &images)?;
-    let held_out = HoldoutSet::open(config, settings, inputs, (&images, held_out), &manifest, dir)?;
-    let student = StudentConfig { head: manifest.head(), ..student };
-    let mut session = Session::new(config, student, objective, inputs.cache, &settings.device)?;
-    // A checkpoint holds everything. The file of initial weights may have been deleted since.
-    let goes_on = settings.existing == Existing::Resume && RunFolder::holds_checkpoint(dir);
-    let init = config.init.as_deref().filter(|_| !goes_on);
-    let init = init.map(|path| load_initial(&mut session.student, path)).transpose()?;
+    let Parts { student, objective, targets } = Parts::open(config, settings, inputs)?;
+    let ready = Ready::open(config, settings, inputs, dir, (student, objective), &targets)?;
+    let Ready { images, manifest, held_out, mut session, init } = ready;
     let mut report = begun(&manifest, &images, &session.student);
     let mut folder = RunFolder::open(dir, manifest, settings.existing)?;
     if let Some((record, loaded)) = init {
@@ -219,6 +200,74 @@ pub fn train(
         run::epoch_losses(&folder.metrics_path(), run.epochs())?;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// The parts of a run that its configuration and inputs determine.
+struct Parts<'a> {
+    /// The student without its head.
+    student: StudentConfig,
+    objective: Box<dyn Objective>,
+    targets: TargetSource<'a>,
+}
+
+impl<'a> Parts<'a> {
+    /// Checks the configuration and the inputs, and opens the columns that the objective reads.
+    fn open(
+        config: &TrainConfig,
+        settings: &LoopSettings,
+        inputs: &TrainInputs<'a>,
+    ) -> Result<Self, RunError> {
+        config.validate()?;
+        holdout::check(config, &inputs.watch)?;
+        let inputs = Inputs::open(inputs.cache, inputs.bank, inputs.kdep, &config.objective)?;
+        let setup = Setup {
+            inputs,
+            settings: &config.objective_settings,
+            student: config.student,
+            seed: config.seed,
+            device: &settings.device,
+        };
+        config.objective.check(&setup)?;
+        let student = headless(config, &inputs)?;
+        let objective = config.objective.build(&setup)?;
+        let targets = TargetSource::open(inputs, objective.columns())?;
+        Ok(Self { student, objective, targets })
+    }
+}
+
+/// A run that is ready to start. Its folder is not opened yet.
+struct Ready<'a> {
+    images: TrainingImages<'a>,
+    manifest: RunManifest,
+    held_out: Option<HoldoutSet<'a>>,
+    session: Session,
+    /// Initial weights that the student got.
+    init: Option<(InitRecord, LoadReport)>,
+}
+
+impl<'a> Ready<'a> {
+    /// Opens the images and makes the student. `dir`: the run folder, which is only read.
+    fn open(
+        config: &TrainConfig,
+        settings: &LoopSettings,
+        inputs: &TrainInputs<'a>,
+        dir: &Path,
+        (student, objective): (StudentConfig, Box<dyn Objective>),
+        targets: &'a TargetSource<'a>,
+    ) -> Result<Self, RunError> {
+        let images = open_images(config, settings, inputs.cache, inputs.originals)?.with_targets(targets);
+        let held_out = holdout::held_out(config, &images, settings);
+        let images = if held_out.is_empty() { images } else { images.without(&held_out) };
+        let manifest = manifest(config, settings, inputs, targets, &images)?;
+        let held_out = HoldoutSet::open(config, settings, inputs, (&images, held_out), &manifest, dir)?;
+        let student = StudentConfig { head: manifest.head(), ..student };
+        let mut session = Session::new(config, student, objective, inputs.cache, &settings.device)?;
+        // A checkpoint holds everything. The file of initial weights may have been deleted since.
+        let goes_on = settings.existing == Existing::Resume && RunFolder::holds_checkpoint(dir);
+        let init = config.init.as_deref().filter(|_| !goes_on);
+        let init = init.map(|path| load_initial(&mut session.student, path)).transpose()?;
+        Ok(Self { images, manifest, held_out, session, init })
+    }
 }
 
 /// The student of a run without its head, with the outputs that the chosen objectives read. Reads only the cache's

@@ -7,15 +7,15 @@ use arrow_array::ArrayRef;
 use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, UInt32Builder, UInt64Builder};
 use arrow_schema::{DataType, Field};
 
+use super::super::GROUP_BYTES;
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
 use crate::error::{ArtifactError, ParquetContext};
 use crate::table::{GroupLimit, TableWriter};
 
 /// Approximate size of a data page in bytes.
 const PAGE_BYTES: usize = 1 << 20;
-/// Minimum sizes of a batch and of a row group in bytes.
+/// Minimum size of a batch in bytes.
 const BATCH_BYTES: usize = 4 << 20;
-const GROUP_BYTES: usize = 64 << 20;
 /// Maximum number of JPEG views per page.
 const JPEG_PAGE_ROWS: usize = 64;
 

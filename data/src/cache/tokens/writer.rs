@@ -7,6 +7,7 @@ use arrow_array::ArrayRef;
 use arrow_array::builder::{FixedSizeBinaryBuilder, Float16Builder};
 use arrow_schema::{DataType, Field};
 
+use super::super::GROUP_BYTES;
 use super::super::optional::{TokenEncoding, TokenRecord};
 use super::{SCALE, TOKENS, push_halves, push_int8};
 use crate::error::{ArtifactError, ParquetContext};
@@ -14,9 +15,8 @@ use crate::table::{GroupLimit, TableWriter, list_field};
 
 /// Approximate size of a data page in bytes.
 const PAGE_BYTES: usize = 1 << 20;
-/// Minimum sizes of a batch and of a row group in bytes.
+/// Minimum size of a batch in bytes.
 const BATCH_BYTES: usize = 4 << 20;
-const GROUP_BYTES: usize = 64 << 20;
 
 /// A `tokens-*.parquet` file under construction.
 pub(in crate::cache) struct TokenWriter {
