@@ -119,7 +119,7 @@ pub fn build_bank(
     }
     let categories = request.categories;
     let storage = storage(categories.len(), request.targets.top_k);
-    BankWriter::check(request.out, request.existing)?;
+    let folder = BankWriter::claim(request.out, request.existing)?;
 
     let started = Instant::now();
     let center =
@@ -130,7 +130,7 @@ pub fn build_bank(
     let prompts = started.elapsed().as_secs_f64();
 
     // An old bank is replaced only now: encoding the prompts may fail, and then the old bank must survive.
-    let writer = BankWriter::create(request.out, categories.len(), storage, request.existing)?;
+    let writer = BankWriter::create_in(folder, categories.len(), storage)?;
     let mut shards = Shards::new(&writer, embeddings.shard_rows());
     let targets = build_targets(embeddings, &tsb, center, &request.targets, request.out, &mut shards, job)?;
     let started = Instant::now();

@@ -119,6 +119,12 @@ pub enum ArtifactError {
         /// The rule and the offending value, with the row if there is one.
         reason: String,
     },
+    /// Another process writes to the output folder.
+    #[error("{} is being written by another process\nhint: wait until it has ended, or choose another folder", path.display())]
+    Busy {
+        /// Path of the folder.
+        path: PathBuf,
+    },
     /// The output folder already contains something.
     #[error("{} already holds {what}\nhint: {remedy}", path.display())]
     Occupied {

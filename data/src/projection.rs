@@ -18,7 +18,7 @@ use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
 
 use crate::error::{ArtifactError, IoContext};
-use crate::manifest::{ContentHash, write_atomic};
+use crate::manifest::{ContentHash, FileEntry, write_atomic};
 
 /// Number of rows that are widened to f64 and multiplied at a time.
 const SUM_ROWS: usize = 512;
@@ -295,11 +295,11 @@ impl Projection {
     }
 
     /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`,
-    /// `total` f64 `[1]`.
+    /// `total` f64 `[1]`. Returns the file's manifest entry.
     ///
     /// # Errors
     /// [`ArtifactError`] on I/O; an old file is then unchanged.
-    pub fn save(&self, path: &Path) -> Result<(), ArtifactError> {
+    pub fn save(&self, path: &Path) -> Result<FileEntry, ArtifactError> {
         write_atomic(path, &self.to_bytes(path, None)?)
     }
 

@@ -335,6 +335,7 @@ fn a_cache_may_be_copied_without_what_nobody_needs() {
     let config = CacheConfig { captions: Some(captions()), ..projected() };
     let builder = CacheBuilder::open(dir.path(), config.clone(), Existing::Refuse).unwrap();
     builder.keep_projection(&projection(8, 3)).unwrap();
+    drop(builder);
     write_cache(dir.path(), &config, 1);
     for (name, what, reader) in [
         ("tokens.safetensors", "the cache's tokens", "only the objective hgkd needs them"),
@@ -496,6 +497,7 @@ fn projected_tokens_have_one_projection_whoever_fits_it() {
     assert!(first != second);
     assert!(builder.keep_projection(&first).unwrap() == first);
     assert!(builder.keep_projection(&second).unwrap() == first, "the first one stays");
+    drop(builder);
     let cache = write_cache(dir.path(), &projected(), 2);
     let entry = cache.manifest().token_projection.clone().unwrap();
     assert_eq!(entry.file.name, "tokens.safetensors");
@@ -542,6 +544,7 @@ fn a_projection_that_another_cache_has_left_is_not_taken_over() {
     let builder = CacheBuilder::open(dir.path(), other, Existing::Refuse).unwrap();
     builder.keep_projection(&projection(8, 3)).unwrap();
     fs::remove_file(dir.path().join("extract.json")).unwrap();
+    drop(builder);
     let builder = CacheBuilder::open(dir.path(), projected(), Existing::Refuse).unwrap();
     for taken in [builder.projection().map(drop), builder.keep_projection(&projection(8, 5)).map(drop)] {
         let error = taken.unwrap_err();
@@ -554,6 +557,7 @@ fn a_projection_that_another_cache_has_left_is_not_taken_over() {
     fs::remove_file(&path).unwrap();
     let kept = builder.keep_projection(&projection(8, 5)).unwrap();
     assert!(builder.projection().unwrap() == Some(kept));
+    drop(builder);
     let mut manifest = write_cache(dir.path(), &projected(), 1).manifest().clone();
     // Files of earlier versions do not name their cache. The manifest pins the projection of a finished cache.
     projection(8, 5).save(&path).unwrap();

@@ -125,5 +125,6 @@ fn write_predictions(path: &Path, format: TableFormat, predictions: &Predictions
         }
         table.finish()
     };
-    Ok(write(AtomicFile::create(path)?).during("write", path)?.commit()?)
+    write(AtomicFile::create(path)?).during("write", path)?.commit()?;
+    Ok(())
 }

@@ -16,6 +16,7 @@ mod optional;
 mod parquet;
 mod pipeline;
 mod prediction;
+mod races;
 mod report;
 mod software_gpu;
 mod stored_views;

@@ -173,7 +173,7 @@ pub fn build_align(
     encoder: &mut dyn PromptEncoder,
     job: &Job,
 ) -> Result<AlignReport, AlignError> {
-    Align::check(request.out, request.existing)?;
+    let folder = Align::claim(request.out, request.existing)?;
     let categories = request.categories;
     let mut seconds = AlignSeconds::default();
     let started = Instant::now();
@@ -220,7 +220,7 @@ pub fn build_align(
         cross_validated: request.ridge.is_none(),
         held_out,
     };
-    Align::write(request.out, record, &bridge, request.existing)?;
+    Align::write(&folder, record, &bridge)?;
     Ok(AlignReport {
         categories: pairs.names.len(),
         left_out: (0..names.len())

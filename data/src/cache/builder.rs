@@ -16,8 +16,8 @@ use super::{
 };
 use crate::error::{ArtifactError, IoContext, Remedy};
 use crate::manifest::{
-    ContentHash, Existing, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, write_atomic,
-    write_json, write_new, write_new_json,
+    ContentHash, Existing, FileEntry, FolderLock, PLAN, Verify, prepare_folder, read_json, read_manifest,
+    write_atomic, write_json, write_new, write_new_json,
 };
 use crate::projection::Projection;
 use crate::source::LeftAside;
@@ -35,21 +35,40 @@ pub struct CacheBuilder {
     dir: PathBuf,
     config: CacheConfig,
     left_aside: LeftAside,
+    /// Held as long as this value.
+    _locks: Vec<FolderLock>,
 }
 
 impl CacheBuilder {
-    /// Starts or resumes the cache in `dir`.
+    /// Starts or resumes the cache in `dir`, which no other process may write to at the same time.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds a complete or unfinished cache and `existing` is
+    /// The errors of [`CacheBuilder::open_part`].
+    pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtifactError> {
+        Self::open_part(dir, config, existing, Partition::WHOLE)
+    }
+
+    /// Starts or resumes the cache in `dir`. Other processes may make other parts of it at the same time.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Busy`] if another process makes the same part or the whole cache; [`ArtifactError::Occupied`] if `dir` holds a complete or unfinished cache and `existing` is
     /// [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration;
     /// [`ArtifactError::Missing`] or [`ArtifactError::Length`] if the cache to resume is complete but a file has since
     /// been deleted or truncated.
-    pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtifactError> {
-        prepare_folder(dir, "cache")?;
+    pub fn open_part(
+        dir: &Path,
+        config: CacheConfig,
+        existing: Existing,
+        partition: Partition,
+    ) -> Result<Self, ArtifactError> {
+        fs::create_dir_all(dir).during("create the folder", dir)?;
         if existing == Existing::Overwrite {
+            let _alone = FolderLock::exclusive(dir)?;
+            prepare_folder(dir, "cache")?;
             remove_cache(dir)?;
         }
+        let locks = lock(dir, partition)?;
+        prepare_folder(dir, "cache")?;
         match (recorded_config(dir)?, existing) {
             (Some(_), Existing::Refuse) => {
                 let complete = dir.join(MANIFEST).exists();
@@ -70,7 +89,7 @@ impl CacheBuilder {
                 }
             }
         }
-        Ok(Self { dir: dir.to_owned(), config, left_aside: LeftAside::default() })
+        Ok(Self { dir: dir.to_owned(), config, left_aside: LeftAside::default(), _locks: locks })
     }
 
     /// Records in the manifest what the source left aside. It is no part of the configuration: system files may appear
@@ -228,7 +247,6 @@ impl CacheBuilder {
             lines.push_str(&line);
             lines.push('\n');
         }
-        write_atomic(&self.dir.join(REJECTS), lines.as_bytes())?;
         let manifest = CacheManifest {
             format_version: self.config.format_version(),
             config: self.config.clone(),
@@ -236,7 +254,7 @@ impl CacheBuilder {
             rejected: rejects.len(),
             left_aside: self.left_aside.clone(),
             shards,
-            rejects: FileEntry::describe(&self.dir, REJECTS)?,
+            rejects: write_atomic(&self.dir.join(REJECTS), lines.as_bytes())?,
             token_projection: self.projection_entry()?,
         };
         write_json(&self.dir.join(MANIFEST), &manifest)?;
@@ -273,6 +291,15 @@ impl CacheBuilder {
         let _ = remove_matching(&self.dir, is_temporary);
         let _ = fs::remove_file(self.dir.join(PLAN));
     }
+}
+
+/// The locks of a process that makes `partition` of the cache in `dir`.
+fn lock(dir: &Path, partition: Partition) -> Result<Vec<FolderLock>, ArtifactError> {
+    if !partition.is_shared() {
+        return Ok(vec![FolderLock::exclusive(dir)?]);
+    }
+    let part = format!("{}-of-{}", partition.index, partition.of);
+    Ok(vec![FolderLock::shared(dir)?, FolderLock::of_part(dir, &part)?])
 }
 
 /// The manifest of the cache in `dir`, or `None` if the cache is not complete.

@@ -20,7 +20,7 @@ use super::{
     shard_file, shard_record, token_file,
 };
 use crate::error::ArtifactError;
-use crate::manifest::{ContentHash, FileEntry, write_json};
+use crate::manifest::{ContentHash, write_json};
 use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::view::View;
 
@@ -210,30 +210,16 @@ impl ShardWriter {
         if self.columns.pending > 0 {
             self.flush()?;
         }
-        self.table.finish()?;
-        let (dir, shard) = (&self.dir, self.shard);
-        let pixels = self.pixels.map(|pixels| {
-            pixels.finish()?;
-            FileEntry::describe(dir, &pixel_file(shard))
-        });
-        let tokens = self.tokens.map(|tokens| {
-            tokens.finish()?;
-            FileEntry::describe(dir, &token_file(shard))
-        });
-        let captions = self.captions.map(|captions| {
-            captions.finish()?;
-            FileEntry::describe(dir, &caption_file(shard))
-        });
         let entry = ShardEntry {
-            file: FileEntry::describe(dir, &shard_file(shard))?,
+            file: self.table.finish()?,
             samples: self.rows / usize::from(self.config.views),
             rows: self.rows,
-            pixels: pixels.transpose()?,
-            tokens: tokens.transpose()?,
-            captions: captions.transpose()?,
+            pixels: self.pixels.map(PixelWriter::finish).transpose()?,
+            tokens: self.tokens.map(TokenWriter::finish).transpose()?,
+            captions: self.captions.map(CaptionWriter::finish).transpose()?,
         };
         let record = ShardRecord { config: self.pin, entry, rejects: self.rejects };
-        write_json(&dir.join(shard_record(shard)), &record)?;
+        write_json(&self.dir.join(shard_record(self.shard)), &record)?;
         Ok(())
     }
 }

@@ -46,7 +46,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let existing = existing(args, partition)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
     space::announce(&config, stored.as_ref(), partition, existing, args.tokens_limit, &args.output.out)?;
-    let builder = CacheBuilder::open(&args.output.out, config, existing)?
+    let builder = CacheBuilder::open_part(&args.output.out, config, existing, partition)?
         .with_left_aside(source.listing().left_aside.clone());
     let summary = {
         let _progress = Progress::show("extract", "samples");

@@ -198,13 +198,13 @@ pub fn train(
     } else {
         let mut running = TrainLoop::open(config, settings, dir, &mut folder, job, held_out)?;
         running.restore(&mut session, &targets, &mut report)?;
-        let epochs = running.run(&mut session, &images, observe, &mut report)?;
+        let (metrics, epochs) = running.run(&mut session, &images, observe, &mut report)?;
         session.take_average()?;
         let done = folder.manifest().steps_per_epoch * usize::try_from(epochs).unwrap_or(usize::MAX);
         let last = Last { steps: done, batches: statistics::AT_THE_END };
         statistics::reestimate(&mut session, &images, config, settings.threads, last)?;
         let metadata = folder.manifest().weights_metadata();
-        folder.finish(&session.student.to_safetensors(&metadata)?, epochs)?;
+        folder.finish(&session.student.to_safetensors(&metadata)?, metrics, epochs)?;
         if !settings.keep_checkpoints {
             folder.remove_checkpoints()?;
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lgd_data::job::Job;
+use lgd_data::manifest::FileEntry;
 
 use super::holdout::HoldoutSet;
 use super::meter::{Meter, StepRecord, share};
@@ -92,14 +93,15 @@ impl<'a> TrainLoop<'a> {
         Ok(())
     }
 
-    /// Runs the remaining steps. Returns the epochs of the whole run, which are fewer than configured if it stopped early.
+    /// Runs the remaining steps. Returns the entry of the metrics file, and the epochs of the whole run, which are fewer
+    /// than configured if it stopped early.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
         images: &TrainingImages<'_>,
         observe: &mut dyn FnMut(&MetricsLine),
         report: &mut TrainReport,
-    ) -> Result<u32, RunError> {
+    ) -> Result<(FileEntry, u32), RunError> {
         let mut metrics = MetricsFile::open(self.dir, self.step)?;
         let plan = StreamPlan {
             batch: self.config.batch,
@@ -117,13 +119,13 @@ impl<'a> TrainLoop<'a> {
             self.steps(session, images, batches, &mut write)?;
             Ok::<_, RunError>(batches.waited())
         })?;
-        metrics.sync()?;
+        let written = metrics.sync()?;
         let seconds = start.0.elapsed().saturating_sub(self.evaluating).as_secs_f64();
         report.holdout_seconds = self.evaluating.as_secs_f64();
         report.images = (self.step - start.1) * self.config.batch;
         report.images_per_second = per_second(report.images, seconds);
         report.data_wait = share(waited, seconds);
-        Ok(self.epochs_done().unwrap_or(self.config.epochs))
+        Ok((written, self.epochs_done().unwrap_or(self.config.epochs)))
     }
 
     /// Epochs done; `None` in the middle of one, or in a run without steps.

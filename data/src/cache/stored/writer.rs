@@ -9,6 +9,7 @@ use arrow_schema::{DataType, Field};
 
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
 use crate::error::{ArtifactError, ParquetContext};
+use crate::manifest::FileEntry;
 use crate::table::{GroupLimit, TableWriter};
 
 /// Approximate size of a data page in bytes.
@@ -84,7 +85,7 @@ impl PixelWriter {
     }
 
     /// Completes the file and moves it to its final name.
-    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
+    pub(in crate::cache) fn finish(mut self) -> Result<FileEntry, ArtifactError> {
         if self.pending > 0 {
             self.flush()?;
         }

@@ -56,7 +56,8 @@ impl ListedFile {
     ) -> Result<Self, ParquetSourceError> {
         let failed = |error, problem| ParquetSourceError::while_listing(&path, error, problem);
         let wrong = |problem| ParquetSourceError::unusable(&path, problem);
-        let opened = SharedFile::open(&path).map_err(|error| ParquetSourceError::unreadable(&path, error.into()))?;
+        let opened =
+            SharedFile::open(&path).map_err(|error| ParquetSourceError::unreadable(&path, error.into()))?;
         // Reads the types as stored, not the in-memory types of the writer.
         let options = ArrowReaderOptions::new()
             .with_skip_arrow_metadata(true)
