@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
+use lgd_data::exit_on_lost_pages;
 use lgd_data::manifest::on_unguarded;
 use say::warn;
 
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
             dir.display()
         ));
     });
+    if let Err(error) = exit_on_lost_pages(exit::Exit::Artifact as i32) {
+        warn(format_args!("warning: a file that is shortened while it is read will not be named: {error}"));
+    }
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
         warn(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
     }

@@ -10,7 +10,7 @@ use lgd_data::bank::{
 };
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
-use lgd_data::manifest::{ContentHash, Existing};
+use lgd_data::manifest::{ContentHash, Existing, Verify};
 use serde::Serialize;
 
 use crate::categories::Categories;
@@ -136,6 +136,7 @@ pub fn build_bank(
     let started = Instant::now();
     shards.finish()?;
 
+    request.cache.require_unchanged(Verify::Length)?;
     let record = record(request, encoder, &tsb, center, &targets);
     let unassigned = record.unassigned.clone();
     let (shards, rows) = (embeddings.shard_rows().len(), EmbeddingRows::rows(embeddings));

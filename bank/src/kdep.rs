@@ -19,7 +19,7 @@ use lgd_data::cache::Cache;
 use lgd_data::column::MappedColumn;
 use lgd_data::job::Job;
 use lgd_data::kdep::{KdepRecord, KdepWriter, TargetScale};
-use lgd_data::manifest::Existing;
+use lgd_data::manifest::{Existing, Verify};
 use lgd_data::projection::{MomentSums, Projection, ProjectionError};
 use lgd_data::strided::StridedViews;
 use rayon::prelude::*;
@@ -132,6 +132,7 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
     seconds.targets = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
+    request.cache.require_unchanged(Verify::Length)?;
     let record = record(request, sample, &projection, (explained, scale));
     let (rank, explained_variance) = (record.rank, record.explained_variance);
     writer.finish(record, &projection, features.shard_rows().len(), rows)?;

@@ -334,11 +334,15 @@ impl Projection {
 
     /// Like [`Projection::load`]; also returns the owner from the file's metadata.
     pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
-        let bytes = std::fs::read(path).during("read", path)?;
+        Self::of_bytes(&std::fs::read(path).during("read", path)?, path)
+    }
+
+    /// Parses the bytes of a file. `path` is used for errors.
+    pub(crate) fn of_bytes(bytes: &[u8], path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
         let invalid = |error| ArtifactError::tensors(path, error);
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
         let owner = header.metadata().as_ref().and_then(|metadata| metadata.get(OWNER)?.parse().ok());
-        let file = SafeTensors::deserialize(&bytes).map_err(invalid)?;
+        let file = SafeTensors::deserialize(bytes).map_err(invalid)?;
         let bytes = |name: &str, dtype: Dtype, shape: &[usize]| {
             let tensor = file.tensor(name);
             let tensor = tensor.map_err(invalid)?;

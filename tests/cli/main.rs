@@ -4,6 +4,7 @@
 mod align;
 mod archives;
 mod bad_input;
+mod changed_files;
 mod common;
 mod config;
 mod damage;

@@ -25,7 +25,7 @@ use lgd_data::align::{Align, AlignRecord, Bridge, HeldOut, ImageSide};
 use lgd_data::bank::CenteredSide;
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
-use lgd_data::manifest::Existing;
+use lgd_data::manifest::{Existing, Verify};
 use serde::Serialize;
 
 use crate::categories::Categories;
@@ -204,7 +204,9 @@ pub fn build_align(
     let started = Instant::now();
     let held_out = match request.images {
         ImageTargets::Cache { cache, .. } => {
-            folds::classify_images(&folds, cache.embeddings(), &targets.images, best, job)?
+            let held_out = folds::classify_images(&folds, cache.embeddings(), &targets.images, best, job)?;
+            cache.require_unchanged(Verify::Length)?;
+            held_out
         }
         ImageTargets::Head(_) => folds::classify_names(&folds, &pairs, best)?,
     };

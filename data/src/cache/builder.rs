@@ -318,7 +318,9 @@ fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
 fn require_whole(dir: &Path) -> Result<(), ArtifactError> {
     let Some(manifest) = finished(dir)? else { return Ok(()) };
     manifest.shards.iter().try_for_each(|shard| shard.file.verify(dir, Verify::Length))?;
-    COLUMNS.iter().try_for_each(|column| column.verify(dir, &manifest, Verify::Length))
+    COLUMNS
+        .iter()
+        .try_for_each(|column| column.verify(&manifest, |file| file.verify(dir, Verify::Length)).map(drop))
 }
 
 /// The configuration of the complete or unfinished cache in `dir`; `None` if there is no cache.

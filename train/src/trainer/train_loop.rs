@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lgd_data::job::Job;
-use lgd_data::manifest::FileEntry;
+use lgd_data::manifest::{FileEntry, Verify};
 
 use super::holdout::HoldoutSet;
 use super::meter::{Meter, StepRecord, share};
 use super::session::{ReadLoss, Session, StepLoss, schedule};
 use super::statistics::{self, Last};
-use super::{LoopSettings, TrainReport};
+use super::{LoopSettings, TrainInputs, TrainReport};
 use crate::checkpoint::{self, Progress};
 use crate::loader::batches::{Batch, Batches, StreamPlan, TrainingImages};
 use crate::loader::targets::TargetSource;
@@ -27,6 +27,7 @@ pub(super) struct TrainLoop<'a> {
     config: &'a TrainConfig,
     settings: &'a LoopSettings,
     dir: &'a Path,
+    inputs: &'a TrainInputs<'a>,
     folder: &'a mut RunFolder,
     job: &'a Job,
     schedule: Schedule,
@@ -53,7 +54,7 @@ impl<'a> TrainLoop<'a> {
     pub(super) fn open(
         config: &'a TrainConfig,
         settings: &'a LoopSettings,
-        dir: &'a Path,
+        (dir, inputs): (&'a Path, &'a TrainInputs<'a>),
         folder: &'a mut RunFolder,
         job: &'a Job,
         held_out: Option<HoldoutSet<'a>>,
@@ -63,6 +64,7 @@ impl<'a> TrainLoop<'a> {
             config,
             settings,
             dir,
+            inputs,
             folder,
             job,
             schedule,
@@ -248,6 +250,8 @@ impl<'a> TrainLoop<'a> {
         if self.saved == Some(self.step) {
             return Ok(());
         }
+        // A checkpoint must not contain what the student learned from changed files.
+        self.inputs.require_unchanged(Verify::Length)?;
         let progress = Progress { step: self.step, epoch_loss: epoch.sums().to_vec() };
         let bytes = checkpoint::encode(&mut session.stateful(), &progress)?;
         self.folder.save_checkpoint(self.step, &bytes)?;

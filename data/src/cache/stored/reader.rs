@@ -16,8 +16,9 @@ use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
 use crate::column::{group_pages, leaf_index, require_plain};
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::image::{DecodeLimits, decode};
+use crate::manifest::VerifiedFile;
 use crate::open_files::OpenFiles;
-use crate::parquet_file;
+use crate::parquet_file::{self, SharedFile};
 use crate::positioned::read_exact_at;
 
 /// Maximum number of shard files that stay open. Some systems allow only 256 open files per process.
@@ -54,20 +55,21 @@ struct Shard {
 
 impl StoredViews {
     /// Opens the shard files and checks their row counts.
-    pub(in crate::cache) fn open(
+    pub(in crate::cache) fn open<'a>(
         format: StoredFormat,
-        files: impl IntoIterator<Item = (PathBuf, usize)>,
+        files: impl IntoIterator<Item = (&'a VerifiedFile, usize)>,
     ) -> Result<Self, ArtifactError> {
         let open = OpenFiles::new(OPEN_SHARDS);
         let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), open, rows: 0 };
-        for (path, rows) in files {
-            views.pixel_bytes = format.pixel_bytes().in_parquet(&path)?;
+        for (verified, rows) in files {
+            let (path, file) = (verified.path(), SharedFile::of(verified)?);
+            views.pixel_bytes = format.pixel_bytes().in_parquet(path)?;
             // The Parquet library trusts lengths in footers and pages, and panics on some invalid ones.
-            let shard = catch_unwind(|| Shard::open(&path, format, views.rows))
-                .unwrap_or_else(|_| Err(ArtifactError::invalid(&path, "the file is damaged")))?;
+            let shard = catch_unwind(|| Shard::open(&file, path, format, views.rows))
+                .unwrap_or_else(|_| Err(ArtifactError::invalid(path, "the file is damaged")))?;
             if shard.starts.len() != rows || shard.checks.len() != rows {
                 let got = shard.starts.len();
-                return Err(ArtifactError::invalid(&path, format!("expected {rows} rows, got {got}")));
+                return Err(ArtifactError::invalid(path, format!("expected {rows} rows, got {got}")));
             }
             views.rows += rows;
             views.shards.push(shard);
@@ -127,18 +129,23 @@ impl StoredViews {
 }
 
 impl Shard {
-    fn open(path: &Path, format: StoredFormat, first_row: usize) -> Result<Self, ArtifactError> {
-        let file = File::open(path).during("open", path)?;
-        let metadata = parquet_file::metadata_with_offsets(path)?;
-        let (checks, lengths) = small_columns(path, format)?;
+    fn open(
+        file: &SharedFile,
+        path: &Path,
+        format: StoredFormat,
+        first_row: usize,
+    ) -> Result<Self, ArtifactError> {
+        let metadata = parquet_file::metadata_with_offsets(file, path)?;
+        let (checks, lengths) = small_columns(file, path, format)?;
+        let file = file.file();
         let starts = match format.encoding {
             Encoding::Raw => {
                 let width = format.pixel_bytes().in_parquet(path)?;
-                starts(path, &file, &metadata, PIXELS, &|_| Some(width))
+                starts(path, file, &metadata, PIXELS, &|_| Some(width))
             }
             Encoding::Jpeg { .. } => {
                 let length = |row: usize| usize::try_from(*lengths.get(row)?).ok()?.checked_add(PREFIX);
-                starts(path, &file, &metadata, JPEG, &length)
+                starts(path, file, &metadata, JPEG, &length)
             }
         };
         Ok(Self { path: path.to_owned(), first_row, checks, starts: starts?, lengths })
@@ -163,8 +170,12 @@ impl Shard {
 }
 
 /// Reads the checks, and the lengths if they differ between rows.
-fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
-    let builder = parquet_file::reader(path)?;
+fn small_columns(
+    file: &SharedFile,
+    path: &Path,
+    format: StoredFormat,
+) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
+    let builder = parquet_file::reader(file, path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [CHECK, LENGTH]);
     let reader = builder.with_projection(mask).build().in_parquet(path)?;
     let (mut checks, mut lengths) = (Vec::new(), Vec::new());
