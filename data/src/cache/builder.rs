@@ -67,6 +67,7 @@ impl CacheBuilder {
             prepare_folder(dir, "cache")?;
             remove_cache(dir)?;
         }
+        let mut config = config.with_row_key();
         let locks = lock(dir, partition)?;
         prepare_folder(dir, "cache")?;
         match (recorded_config(dir)?, existing) {
@@ -77,7 +78,7 @@ impl CacheBuilder {
                 return Err(ArtifactError::Occupied { path, what, remedy });
             }
             (Some(recorded), _) => {
-                require_same(dir, &recorded, &config)?;
+                config = require_same(dir, recorded, config)?;
                 require_whole(dir)?;
             }
             (None, _) => {
@@ -85,7 +86,7 @@ impl CacheBuilder {
                 write_new_json(&dir.join(PLAN), &plan)?;
                 // Another process may have started a cache here a moment ago, with other settings.
                 if let Some(recorded) = recorded_config(dir)? {
-                    require_same(dir, &recorded, &config)?;
+                    config = require_same(dir, recorded, config)?;
                 }
             }
         }
@@ -336,13 +337,19 @@ fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtifactError> {
     Ok(None)
 }
 
-/// Fails and names the first field in which the two configurations differ.
-fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Result<(), ArtifactError> {
+/// Returns the recorded configuration, or fails and names the first field in which the wanted one differs. The key of the
+/// row checks is no setting: an older version recorded none, and finished shards have the recorded one.
+fn require_same(
+    dir: &Path,
+    recorded: CacheConfig,
+    wanted: CacheConfig,
+) -> Result<CacheConfig, ArtifactError> {
+    let wanted = CacheConfig { row_key: recorded.row_key, ..wanted };
     if recorded == wanted {
-        return Ok(());
+        return Ok(recorded);
     }
-    let json = |config| serde_json::to_value(config).unwrap_or_default();
-    let (what, expected, got) = first_difference("", &json(recorded), &json(wanted)).unwrap_or_default();
+    let json = |config: &CacheConfig| serde_json::to_value(config).unwrap_or_default();
+    let (what, expected, got) = first_difference("", &json(&recorded), &json(&wanted)).unwrap_or_default();
     // A difference inside one of these, such as another width, has a longer name.
     let hint = if ["captions", "features", "stored_views", "tokens"].contains(&what.as_str()) {
         "columns cannot be added to a cache: overwrite it, or choose another folder"

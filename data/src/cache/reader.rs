@@ -146,15 +146,18 @@ impl Cache {
         COLUMNS.iter().filter_map(absent).collect()
     }
 
-    /// The stored views, if the cache has them. Opening verifies that their files exist and have the right lengths.
+    /// The stored views, if the cache has them. Opening verifies that their files exist and have the right lengths. In a cache
+    /// of format version 1 or 2, whose rows do not name their cache, it verifies every byte.
     ///
     /// # Errors
     /// [`ArtifactError`] if a file is missing, unreadable or not laid out for reading in place.
     pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtifactError> {
         let Some(format) = self.manifest.config.stored_views else { return Ok(None) };
-        let files = self.checked(&STORED_VIEWS, Verify::Length)?;
+        let key = self.manifest.config.row_key;
+        let depth = if key.is_some() { Verify::Length } else { Verify::Full };
+        let files = self.checked(&STORED_VIEWS, depth)?;
         let rows = self.manifest.shards.iter().map(|shard| shard.rows);
-        StoredViews::open(format, files.iter().zip(rows)).map(Some)
+        StoredViews::open(format, key, files.iter().zip(rows)).map(Some)
     }
 
     /// Hashes the files of the stored views in one pass over all their bytes. Reading single views does not require

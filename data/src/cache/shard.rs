@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::captions::CaptionWriter;
 use super::optional::FEATURES;
-use super::stored::PixelWriter;
+use super::stored::{PixelWriter, RowChecks};
 use super::tokens::TokenWriter;
 use super::views::{self, ViewBuilder};
 use super::{
@@ -97,8 +97,10 @@ impl ShardWriter {
         shard: usize,
     ) -> Result<Self, ArtifactError> {
         let path = dir.join(shard_file(shard));
-        let pixels =
-            config.stored_views.map(|format| PixelWriter::create(&dir.join(pixel_file(shard)), format));
+        let pixels = config.stored_views.map(|format| {
+            let checks = RowChecks::new(config.row_key, shard);
+            PixelWriter::create(&dir.join(pixel_file(shard)), format, checks)
+        });
         let tokens = config.tokens.as_ref();
         let tokens = tokens.map(|record| TokenWriter::create(&dir.join(token_file(shard)), record));
         let captions = config.captions.as_ref();

@@ -12,11 +12,11 @@ use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::super::views::primitive;
-use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
+use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, RowChecks, StoredFormat};
 use crate::column::{group_pages, leaf_index, require_plain};
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::image::{DecodeLimits, decode};
-use crate::manifest::VerifiedFile;
+use crate::manifest::{ContentHash, VerifiedFile};
 use crate::open_files::OpenFiles;
 use crate::parquet_file::{self, SharedFile};
 use crate::positioned::read_exact_at;
@@ -46,6 +46,7 @@ pub struct StoredViews {
 struct Shard {
     path: PathBuf,
     first_row: usize,
+    row_checks: RowChecks,
     checks: Vec<u64>,
     /// Offset of each row's bytes in the file.
     starts: Vec<u64>,
@@ -54,19 +55,21 @@ struct Shard {
 }
 
 impl StoredViews {
-    /// Opens the shard files and checks their row counts.
+    /// Opens the shard files and checks their row counts. `key`: that of the row checks.
     pub(in crate::cache) fn open<'a>(
         format: StoredFormat,
+        key: Option<ContentHash>,
         files: impl IntoIterator<Item = (&'a VerifiedFile, usize)>,
     ) -> Result<Self, ArtifactError> {
         let open = OpenFiles::new(OPEN_SHARDS);
         let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), open, rows: 0 };
-        for (verified, rows) in files {
+        for (number, (verified, rows)) in files.into_iter().enumerate() {
             let (path, file) = (verified.path(), SharedFile::of(verified)?);
             views.pixel_bytes = format.pixel_bytes().in_parquet(path)?;
             // The Parquet library trusts lengths in footers and pages, and panics on some invalid ones.
-            let shard = catch_unwind(|| Shard::open(&file, path, format, views.rows))
-                .unwrap_or_else(|_| Err(ArtifactError::invalid(path, "the file is damaged")))?;
+            let shard =
+                catch_unwind(|| Shard::open(&file, path, format, (views.rows, RowChecks::new(key, number))))
+                    .unwrap_or_else(|_| Err(ArtifactError::invalid(path, "the file is damaged")))?;
             if shard.starts.len() != rows || shard.checks.len() != rows {
                 let got = shard.starts.len();
                 return Err(ArtifactError::invalid(path, format!("expected {rows} rows, got {got}")));
@@ -133,7 +136,7 @@ impl Shard {
         file: &SharedFile,
         path: &Path,
         format: StoredFormat,
-        first_row: usize,
+        (first_row, row_checks): (usize, RowChecks),
     ) -> Result<Self, ArtifactError> {
         let metadata = parquet_file::metadata_with_offsets(file, path)?;
         let (checks, lengths) = small_columns(file, path, format)?;
@@ -148,17 +151,17 @@ impl Shard {
                 starts(path, file, &metadata, JPEG, &length)
             }
         };
-        Ok(Self { path: path.to_owned(), first_row, checks, starts: starts?, lengths })
+        Ok(Self { path: path.to_owned(), first_row, row_checks, checks, starts: starts?, lengths })
     }
 
     /// Reads the bytes of row `at` of the shard's file and compares them with their check. `row` is the row number in
     /// the cache, for errors.
     fn fetch(&self, file: &File, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
         read_exact_at(file, out, self.starts[at]).during("read", &self.path)?;
-        if check_of(out) == self.checks[at] {
+        if self.row_checks.of(at, out) == self.checks[at] {
             return Ok(());
         }
-        Err(self.damaged(row, "its bytes have another hash than when they were written"))
+        Err(self.damaged(row, "its bytes are not those that were written for this row of this cache"))
     }
 
     fn damaged(&self, row: usize, reason: &str) -> ArtifactError {

@@ -7,7 +7,7 @@ use arrow_array::ArrayRef;
 use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, UInt32Builder, UInt64Builder};
 use arrow_schema::{DataType, Field};
 
-use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
+use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, RowChecks, StoredFormat};
 use crate::error::{ArtifactError, ParquetContext};
 use crate::manifest::FileEntry;
 use crate::table::{GroupLimit, TableWriter};
@@ -33,10 +33,16 @@ pub(in crate::cache) struct PixelWriter {
     views: Views,
     /// Total size in bytes of the views in the open batch.
     pending: usize,
+    checks: RowChecks,
+    rows: usize,
 }
 
 impl PixelWriter {
-    pub(in crate::cache) fn create(path: &Path, format: StoredFormat) -> Result<Self, ArtifactError> {
+    pub(in crate::cache) fn create(
+        path: &Path,
+        format: StoredFormat,
+        checks: RowChecks,
+    ) -> Result<Self, ArtifactError> {
         let mut fields = vec![Field::new(CHECK, DataType::UInt64, false)];
         let (views, page_rows) = match format.encoding {
             Encoding::Raw => {
@@ -53,7 +59,7 @@ impl PixelWriter {
             }
         };
         let table = TableWriter::with_page_rows(path, fields, GroupLimit::Bytes(GROUP_BYTES), page_rows)?;
-        Ok(Self { table, check: UInt64Builder::new(), views, pending: 0 })
+        Ok(Self { table, check: UInt64Builder::new(), views, pending: 0, checks, rows: 0 })
     }
 
     /// Appends an encoded view.
@@ -66,7 +72,8 @@ impl PixelWriter {
                 bytes.append_value(view);
             }
         }
-        self.check.append_value(check_of(view));
+        self.check.append_value(self.checks.of(self.rows, view));
+        self.rows += 1;
         self.pending += view.len();
         if self.pending >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
