@@ -120,11 +120,11 @@ fn find(address: usize) -> Option<&'static Entry> {
 ///
 /// # Errors
 /// The system's error, if the handler cannot be installed.
+#[expect(unsafe_code, reason = "installing a signal handler is a call of the C library")]
 pub fn exit_on_lost_pages(code: i32) -> io::Result<()> {
     EXIT_CODE.store(code, Ordering::Relaxed);
     let mut earlier = MaybeUninit::<libc::sigaction>::zeroed();
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_bus_error;
-    #[expect(unsafe_code, reason = "installing a signal handler is a call of the C library")]
     // SAFETY: `sigaction` consists of integers and function pointers that may be zero, so the zeroed values are valid. The
     // handler has the signature that SA_SIGINFO asks for, and calls only what a handler may call.
     let earlier = unsafe {
@@ -142,8 +142,8 @@ pub fn exit_on_lost_pages(code: i32) -> io::Result<()> {
 }
 
 /// Ends the process if a map lost the page; otherwise leaves the signal to the earlier action.
+#[expect(unsafe_code, reason = "the address, the exit and the earlier action are the C library's")]
 extern "C" fn on_bus_error(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
-    #[expect(unsafe_code, reason = "the address is in a structure of the C library")]
     // SAFETY: the system passes a valid structure to a handler installed with SA_SIGINFO, and SIGBUS has an address.
     let address = unsafe { (*info).si_addr() }.addr();
     if let Some(entry) = find(address) {
@@ -153,14 +153,12 @@ extern "C" fn on_bus_error(_signal: c_int, info: *mut libc::siginfo_t, _context:
         print(b"\nerror: ");
         print(&path[..length]);
         print(b" was shortened while it was in use, or its disk failed\nhint: keep artifacts as they are while a command reads them; restore the file, then resume or start again\n");
-        #[expect(unsafe_code, reason = "only the C library has an exit that runs no code of the program")]
         // SAFETY: `_exit` may be called in a handler, and does not return.
         unsafe {
             libc::_exit(EXIT_CODE.load(Ordering::Relaxed));
         }
     }
     if let Some(earlier) = EARLIER.get() {
-        #[expect(unsafe_code, reason = "installing a signal handler is a call of the C library")]
         // SAFETY: the action is the one that the system returned. When the handler returns, the instruction runs again and
         // the earlier action takes the signal.
         unsafe {
@@ -170,8 +168,8 @@ extern "C" fn on_bus_error(_signal: c_int, info: *mut libc::siginfo_t, _context:
 }
 
 /// Writes to standard error. Nothing can be done about an error.
+#[expect(unsafe_code, reason = "only the C library's call may be made in a handler")]
 fn print(bytes: &[u8]) {
-    #[expect(unsafe_code, reason = "only the C library's call may be made in a handler")]
     // SAFETY: the pointer and the length are those of a slice.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
 }
