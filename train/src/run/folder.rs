@@ -40,13 +40,10 @@ impl RunFolder {
     /// Starts the run that `fresh` describes in `dir`, or resumes the one in it.
     ///
     /// # Errors
-    /// [`RunError::Occupied`], [`RunError::Locked`], [`RunError::Differs`], or an error of the files.
+    /// [`RunError::Occupied`], [`RunError::Differs`], or an error of the files.
     pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, RunError> {
         fs::create_dir_all(dir).during("create the folder", dir)?;
-        let lock = FolderLock::exclusive(dir).map_err(|error| match error {
-            ArtifactError::Busy { path } => RunError::Locked { dir: path },
-            error => error.into(),
-        })?;
+        let lock = FolderLock::exclusive(dir)?;
         prepare_folder(dir, "run")?;
         if existing == Existing::Overwrite {
             remove_run(dir)?;
