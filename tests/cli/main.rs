@@ -18,6 +18,7 @@ mod parquet;
 mod pipeline;
 mod prediction;
 mod races;
+mod repair;
 mod report;
 mod software_gpu;
 mod stored_views;

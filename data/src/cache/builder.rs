@@ -5,10 +5,11 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::optional::COLUMNS;
+use super::condition::{Condition, is_damage, not_the_same};
 use super::shard::{ShardRecord, ShardWriter};
 use super::{
     CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, ProjectionEntry, REJECTS, Reject,
@@ -24,9 +25,9 @@ use crate::source::LeftAside;
 
 /// Contents of `extract.json`.
 #[derive(Serialize, Deserialize)]
-struct Plan {
+pub(super) struct Plan {
     format_version: u32,
-    config: CacheConfig,
+    pub(super) config: CacheConfig,
 }
 
 /// A cache under construction. Several processes may build one folder together, each with its own [`Partition`].
@@ -35,6 +36,9 @@ pub struct CacheBuilder {
     dir: PathBuf,
     config: CacheConfig,
     left_aside: LeftAside,
+    /// The manifest, if the cache was complete when it was opened.
+    complete: Option<CacheManifest>,
+    condition: Arc<Condition>,
     /// Held as long as this value.
     _locks: Vec<FolderLock>,
 }
@@ -48,13 +52,12 @@ impl CacheBuilder {
         Self::open_part(dir, config, existing, Partition::WHOLE)
     }
 
-    /// Starts or resumes the cache in `dir`. Other processes may make other parts of it at the same time.
+    /// Starts or resumes the cache in `dir`. Other processes may make other parts of it at the same time. Damaged shards of
+    /// a complete cache are made again, to the same bytes.
     ///
     /// # Errors
     /// [`ArtifactError::Busy`] if another process makes the same part or the whole cache; [`ArtifactError::Occupied`] if `dir` holds a complete or unfinished cache and `existing` is
-    /// [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration;
-    /// [`ArtifactError::Missing`] or [`ArtifactError::Length`] if the cache to resume is complete but a file has since
-    /// been deleted or truncated.
+    /// [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration.
     pub fn open_part(
         dir: &Path,
         config: CacheConfig,
@@ -79,7 +82,6 @@ impl CacheBuilder {
             }
             (Some(recorded), _) => {
                 config = require_same(dir, recorded, config)?;
-                require_whole(dir)?;
             }
             (None, _) => {
                 let plan = Plan { format_version: config.format_version(), config: config.clone() };
@@ -90,7 +92,14 @@ impl CacheBuilder {
                 }
             }
         }
-        Ok(Self { dir: dir.to_owned(), config, left_aside: LeftAside::default(), _locks: locks })
+        Ok(Self {
+            dir: dir.to_owned(),
+            config,
+            left_aside: LeftAside::default(),
+            complete: finished(dir)?,
+            condition: Arc::default(),
+            _locks: locks,
+        })
     }
 
     /// Records in the manifest what the source left aside. It is no part of the configuration: system files may appear
@@ -117,20 +126,37 @@ impl CacheBuilder {
         start..(start + self.config.shard_samples).min(self.config.samples)
     }
 
-    /// Incomplete shards of `partition`, in ascending order.
+    /// Shards of `partition` that are incomplete or damaged, in ascending order. The bytes of finished shards are hashed, once
+    /// per process.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a shard record cannot be read.
+    /// [`ArtifactError`] if a file cannot be read.
     pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtifactError> {
         let mut missing = Vec::new();
         let pin = self.pin()?;
         for shard in (0..self.config.shards()).filter(|&shard| partition.contains(shard)) {
-            if self.record(shard, pin)?.is_none() {
+            let entry = match &self.complete {
+                Some(manifest) => manifest.shards.get(shard).cloned(),
+                None => self.record(shard, pin)?.map(|record| record.entry),
+            };
+            let sound = entry.map(|entry| self.condition.is_sound(&self.dir, shard, &entry));
+            if !sound.transpose()?.unwrap_or(false) {
                 missing.push(shard);
             }
         }
         // Checked last: another process may meanwhile have written the manifest and removed the records.
-        if self.dir.join(MANIFEST).exists() { Ok(Vec::new()) } else { Ok(missing) }
+        let finished_since = self.complete.is_none() && self.dir.join(MANIFEST).exists();
+        if finished_since { Ok(Vec::new()) } else { Ok(missing) }
+    }
+
+    /// The first fault of each shard that was finished, and that [`CacheBuilder::missing_shards`] found to be damaged.
+    pub fn damage(&self) -> Vec<String> {
+        self.condition.damage()
+    }
+
+    /// Whether the cache was complete when it was opened.
+    pub fn is_complete(&self) -> bool {
+        self.complete.is_some()
     }
 
     /// Starts writing one shard.
@@ -144,14 +170,16 @@ impl CacheBuilder {
             what: "the projection of the tokens",
             hint: "",
         })?;
-        ShardWriter::create(&self.dir, &self.config, pin, shard)
+        let expected = self.complete.as_ref().and_then(|manifest| manifest.shards.get(shard));
+        ShardWriter::create(&self.dir, &self.config, pin, (shard, expected), &self.condition)
     }
 
     fn projection_path(&self) -> PathBuf {
         self.dir.join(TOKEN_PROJECTION)
     }
 
-    /// The token projection. `None` if the tokens are not projected or no process has fitted the projection yet.
+    /// The token projection. `None` if the tokens are not projected, if no process has fitted the projection yet, or if that
+    /// of a complete cache is damaged.
     ///
     /// # Errors
     /// [`ArtifactError`] if the file cannot be read, does not fit the tokens of this cache, or belongs to another
@@ -162,6 +190,12 @@ impl CacheBuilder {
         else {
             return Ok(None);
         };
+        if let Some(entry) = self.recorded_projection() {
+            match entry.verify(&self.dir, Verify::Full) {
+                Err(error) if is_damage(&error) => return Ok(None),
+                verified => verified?,
+            }
+        }
         let (found, owner) = Projection::load_owned(&path)?;
         let (expected, got) = ((record.teacher_dim, record.dim), (found.width(), found.dim()));
         if expected != got {
@@ -201,8 +235,23 @@ impl CacheBuilder {
     /// The errors of [`CacheBuilder::projection`]; [`ArtifactError`] if the file cannot be written.
     pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtifactError> {
         let path = self.projection_path();
-        write_new(&path, &fitted.to_bytes(&path, Some(self.config.hash()))?)?;
+        let bytes = fitted.to_bytes(&path, Some(self.config.hash()))?;
+        match self.recorded_projection() {
+            None => write_new(&path, &bytes)?,
+            Some(expected) => {
+                let got = FileEntry { blake3: ContentHash::of(&bytes), ..expected.clone() };
+                if got != *expected {
+                    return Err(not_the_same(&self.dir, expected, &got));
+                }
+                write_atomic(&path, &bytes)?;
+            }
+        }
         self.projection().map(|kept| kept.unwrap_or_else(|| fitted.clone()))
+    }
+
+    /// The entry of the projection in the manifest of a complete cache.
+    fn recorded_projection(&self) -> Option<&FileEntry> {
+        Some(&self.complete.as_ref()?.token_projection.as_ref()?.file)
     }
 
     /// The manifest entry of the projection.
@@ -227,11 +276,15 @@ impl CacheBuilder {
     }
 
     /// Writes the manifest if every shard is complete, whichever process wrote it. Returns `None` if shards are
-    /// missing. `listed` are the samples that were rejected when the images were listed.
+    /// missing or damaged. `listed` are the samples that were rejected when the images were listed.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O, or if a shard record was altered.
+    /// [`ArtifactError`] on I/O, or if the list of rejects of a complete cache is damaged and cannot be made again.
     pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtifactError> {
+        if let Some(manifest) = &self.complete {
+            self.restore_rejects(&manifest.rejects, listed)?;
+            return Ok(Some(manifest.clone()));
+        }
         let mut shards = Vec::with_capacity(self.config.shards());
         let mut rejects = listed.to_vec();
         let pin = self.pin()?;
@@ -241,13 +294,13 @@ impl CacheBuilder {
             shards.push(record.entry);
             rejects.extend(record.rejects);
         }
-        let mut lines = String::new();
-        for reject in &rejects {
-            let line = serde_json::to_string(reject)
-                .map_err(|error| ArtifactError::json(&self.dir.join(REJECTS), error))?;
-            lines.push_str(&line);
-            lines.push('\n');
+        // Those of other parts are hashed only now that all shards are there.
+        for (shard, entry) in shards.iter().enumerate() {
+            if !self.condition.is_sound(&self.dir, shard, entry)? {
+                return finished(&self.dir);
+            }
         }
+        let lines = self.lines(&rejects)?;
         let manifest = CacheManifest {
             format_version: self.config.format_version(),
             config: self.config.clone(),
@@ -263,22 +316,48 @@ impl CacheBuilder {
         Ok(Some(manifest))
     }
 
-    /// The record of a shard, if it contains `pin` and the shard's files are complete.
-    fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtifactError> {
-        let Some((record, _)) = read_json::<ShardRecord>(&self.dir.join(shard_record(shard)))? else {
-            return Ok(None);
-        };
-        if Some(record.config) != pin {
-            return Ok(None);
+    /// The content of `rejects.jsonl`.
+    fn lines(&self, rejects: &[Reject]) -> Result<String, ArtifactError> {
+        let mut lines = String::new();
+        for reject in rejects {
+            let line = serde_json::to_string(reject)
+                .map_err(|error| ArtifactError::json(&self.dir.join(REJECTS), error))?;
+            lines.push_str(&line);
+            lines.push('\n');
         }
-        let checked = record.entry.file.verify(&self.dir, Verify::Length);
-        let checked = checked.and_then(|()| {
-            record.entry.optional_files().try_for_each(|file| file.verify(&self.dir, Verify::Length))
-        });
-        match checked {
+        Ok(lines)
+    }
+
+    /// Writes the list of rejects of a complete cache again if it is damaged. This is possible if all of them were found
+    /// when the images were listed: shards do not keep their rejects.
+    fn restore_rejects(&self, entry: &FileEntry, listed: &[Reject]) -> Result<(), ArtifactError> {
+        let Err(damage) = entry.verify(&self.dir, Verify::Full) else { return Ok(()) };
+        let lines = self.lines(listed)?;
+        if !is_damage(&damage) || ContentHash::of(lines.as_bytes()) != entry.blake3 {
+            return Err(damage);
+        }
+        write_atomic(&self.dir.join(REJECTS), lines.as_bytes())?;
+        Ok(())
+    }
+
+    /// The record of a shard, if it contains `pin` and the shard's files have their lengths. A damaged record or shard is
+    /// noted.
+    fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtifactError> {
+        let record = match read_json::<ShardRecord>(&self.dir.join(shard_record(shard))) {
+            Err(error) if is_damage(&error) => {
+                self.condition.damaged(shard, &error);
+                None
+            }
+            read => read?.map(|(record, _)| record).filter(|record| Some(record.config) == pin),
+        };
+        let Some(record) = record else { return Ok(None) };
+        match record.entry.files().try_for_each(|file| file.verify(&self.dir, Verify::Length)) {
             Ok(()) => Ok(Some(record)),
             // A file of the shard was deleted or truncated after it was written: extract the shard again.
-            Err(ArtifactError::Missing { .. } | ArtifactError::Length { .. }) => Ok(None),
+            Err(error) if is_damage(&error) => {
+                self.condition.damaged(shard, &error);
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -312,16 +391,6 @@ fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     let (manifest, _) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
     manifest.validate(&path)?;
     Ok(Some(manifest))
-}
-
-/// Fails if a file of a complete cache is missing or truncated. Its shard records are gone, so the shard would not be
-/// extracted again.
-fn require_whole(dir: &Path) -> Result<(), ArtifactError> {
-    let Some(manifest) = finished(dir)? else { return Ok(()) };
-    manifest.shards.iter().try_for_each(|shard| shard.file.verify(dir, Verify::Length))?;
-    COLUMNS
-        .iter()
-        .try_for_each(|column| column.verify(&manifest, |file| file.verify(dir, Verify::Length)).map(drop))
 }
 
 /// The configuration of the complete or unfinished cache in `dir`; `None` if there is no cache.

@@ -21,6 +21,7 @@ mod builder;
 mod cached_views;
 mod captions;
 mod center;
+mod condition;
 mod optional;
 mod reader;
 mod sample;
@@ -45,6 +46,7 @@ use crate::view::{CenterCrop, Policy};
 
 pub use builder::CacheBuilder;
 pub use cached_views::CachedViews;
+pub use condition::CacheSurvey;
 pub use optional::{CaptionRecord, FeatureRecord, ProjectionEntry, TokenEncoding, TokenRecord};
 pub use reader::Cache;
 pub use sample::{CachedSample, SampleRows};
@@ -244,9 +246,11 @@ pub struct ShardEntry {
 }
 
 impl ShardEntry {
-    /// The optional files: all but the first.
-    fn optional_files(&self) -> impl Iterator<Item = &FileEntry> {
-        [&self.pixels, &self.tokens, &self.captions].into_iter().flatten()
+    /// All files.
+    fn files(&self) -> impl Iterator<Item = &FileEntry> {
+        [Some(&self.file), self.pixels.as_ref(), self.tokens.as_ref(), self.captions.as_ref()]
+            .into_iter()
+            .flatten()
     }
 }
 
