@@ -91,7 +91,7 @@ fn of_bank(error: &BankError) -> Option<Exit> {
 
 fn of_artifact(error: &ArtifactError) -> Exit {
     match error {
-        ArtifactError::Occupied { .. } => Exit::Usage,
+        ArtifactError::Occupied { .. } | ArtifactError::Busy { .. } => Exit::Usage,
         _ => Exit::Artifact,
     }
 }

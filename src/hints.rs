@@ -123,7 +123,6 @@ fn of_run(error: &RunError) -> Option<String> {
         RunError::Occupied { .. } => {
             "give --resume to continue, --overwrite to start anew, or another folder"
         }
-        RunError::Locked { .. } => "wait for it or stop it, or give another folder",
         RunError::Differs { .. } => {
             "resume with the inputs and settings that the run was begun with, or give --overwrite or another folder"
         }
@@ -281,7 +280,6 @@ mod tests {
             RunError::Loader(LoaderError::NeedsImages { cache: path(), size: 32, stored: None }),
             RunError::Interrupted { step: 3, dir: path() },
             RunError::Occupied { dir: path(), what: "a run" },
-            RunError::Locked { dir: path() },
             RunError::Differs {
                 path: path(),
                 what: "the hash of the cache".to_owned(),

@@ -19,6 +19,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
+use lgd_data::exit_on_lost_pages;
+use lgd_data::manifest::on_unguarded;
 use say::warn;
 
 /// Training allocates and frees large activations constantly. This allocator keeps the memory, which makes training
@@ -35,6 +37,15 @@ fn main() -> ExitCode {
         }
     };
     say::set_quiet(args.quiet);
+    on_unguarded(|dir| {
+        say::say(format_args!(
+            "note: {}: this file system has no locks, so do not let two commands write to the folder at the same time",
+            dir.display()
+        ));
+    });
+    if let Err(error) = exit_on_lost_pages(exit::Exit::Artifact as i32) {
+        warn(format_args!("warning: a file that is shortened while it is read will not be named: {error}"));
+    }
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
         warn(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
     }

@@ -10,7 +10,7 @@ use lgd_data::bank::{
 };
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
-use lgd_data::manifest::{ContentHash, Existing};
+use lgd_data::manifest::{ContentHash, Existing, Verify};
 use serde::Serialize;
 
 use crate::categories::Categories;
@@ -119,7 +119,7 @@ pub fn build_bank(
     }
     let categories = request.categories;
     let storage = storage(categories.len(), request.targets.top_k);
-    BankWriter::check(request.out, request.existing)?;
+    let folder = BankWriter::claim(request.out, request.existing)?;
 
     let started = Instant::now();
     let center =
@@ -130,12 +130,13 @@ pub fn build_bank(
     let prompts = started.elapsed().as_secs_f64();
 
     // An old bank is replaced only now: encoding the prompts may fail, and then the old bank must survive.
-    let writer = BankWriter::create(request.out, categories.len(), storage, request.existing)?;
+    let writer = BankWriter::create_in(folder, categories.len(), storage)?;
     let mut shards = Shards::new(&writer, embeddings.shard_rows());
     let targets = build_targets(embeddings, &tsb, center, &request.targets, request.out, &mut shards, job)?;
     let started = Instant::now();
     shards.finish()?;
 
+    request.cache.require_unchanged(Verify::Length)?;
     let record = record(request, encoder, &tsb, center, &targets);
     let unassigned = record.unassigned.clone();
     let (shards, rows) = (embeddings.shard_rows().len(), EmbeddingRows::rows(embeddings));

@@ -19,7 +19,7 @@ use lgd_data::cache::Cache;
 use lgd_data::column::MappedColumn;
 use lgd_data::job::Job;
 use lgd_data::kdep::{KdepRecord, KdepWriter, TargetScale};
-use lgd_data::manifest::Existing;
+use lgd_data::manifest::{Existing, Verify};
 use lgd_data::projection::{MomentSums, Projection, ProjectionError};
 use lgd_data::strided::StridedViews;
 use rayon::prelude::*;
@@ -108,7 +108,7 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
     if rows == 0 {
         return Err(BankError::NoRows);
     }
-    KdepWriter::check(request.out, request.existing)?;
+    let folder = KdepWriter::claim(request.out, request.existing)?;
     let sample = Sample::new(request.fit_rows.unwrap_or(rows), rows, request.cache.views_per_sample());
     job.begin(as_units(sample.rows()).saturating_add(as_units(rows)));
 
@@ -123,7 +123,7 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
 
     // An old bank is replaced only now: the fit may fail, and then the old bank must survive.
     let started = Instant::now();
-    let writer = KdepWriter::create(request.out, dim, request.existing)?;
+    let writer = KdepWriter::create_in(folder, dim)?;
     let in_part = sample.rows() < rows;
     let pass = Pass { features, projection: &projection, pts: request.pts, in_part, writer: &writer, job };
     let sums = pass.run()?;
@@ -132,6 +132,7 @@ pub fn build_kdep(request: &KdepRequest<'_>, job: &Job) -> Result<KdepReport, Ba
     seconds.targets = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
+    request.cache.require_unchanged(Verify::Length)?;
     let record = record(request, sample, &projection, (explained, scale));
     let (rank, explained_variance) = (record.rank, record.explained_variance);
     writer.finish(record, &projection, features.shard_rows().len(), rows)?;

@@ -375,8 +375,8 @@ fn a_bridge_is_kept_unless_it_is_to_be_replaced_and_damage_is_found() {
     let head = head(dir.path(), &rows, 8);
     align(dir.path(), (&texts, 8), ImageTargets::Head(&head), None).unwrap();
     let out = dir.path().join("align");
-    assert!(matches!(Align::check(&out, Existing::Refuse), Err(ArtifactError::Occupied { .. })));
-    Align::check(&out, Existing::Overwrite).unwrap();
+    assert!(matches!(Align::claim(&out, Existing::Refuse), Err(ArtifactError::Occupied { .. })));
+    Align::claim(&out, Existing::Overwrite).unwrap();
     let path = out.join("align.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

@@ -119,6 +119,20 @@ pub enum ArtifactError {
         /// The rule and the offending value, with the row if there is one.
         reason: String,
     },
+    /// A file changed after it was verified and while it was in use.
+    #[error("{} {change} while it was in use\nhint: keep artifacts as they are while a command reads them; restore the file, then resume or start again", path.display())]
+    Changed {
+        /// Path of the file.
+        path: PathBuf,
+        /// How it changed.
+        change: String,
+    },
+    /// Another process writes to the output folder.
+    #[error("{} is being written by another process\nhint: wait until it has ended, or choose another folder", path.display())]
+    Busy {
+        /// Path of the folder.
+        path: PathBuf,
+    },
     /// The output folder already contains something.
     #[error("{} already holds {what}\nhint: {remedy}", path.display())]
     Occupied {

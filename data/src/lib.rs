@@ -45,6 +45,7 @@ pub mod error;
 pub mod image;
 pub mod job;
 pub mod kdep;
+mod lost_pages;
 pub mod manifest;
 mod mapped;
 mod open_files;
@@ -60,3 +61,4 @@ mod tensors;
 pub mod view;
 
 pub use error::ArtifactError;
+pub use lost_pages::exit_on_lost_pages;

@@ -15,25 +15,32 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{ArtifactError, IoContext, ParquetContext};
+use crate::manifest::VerifiedFile;
 use crate::positioned::read_exact_at;
 
-/// Opens a file for the Arrow reader.
+/// Prepares a file for the Arrow reader. `path` is used for errors.
 ///
 /// # Errors
-/// [`ArtifactError`] if the file cannot be opened, or is not a Parquet file.
-pub(crate) fn reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<SharedFile>, ArtifactError> {
-    ParquetRecordBatchReaderBuilder::try_new(SharedFile::open(path).during("open", path)?).in_parquet(path)
+/// [`ArtifactError`] if it is not a Parquet file.
+pub(crate) fn reader(
+    file: &SharedFile,
+    path: &Path,
+) -> Result<ParquetRecordBatchReaderBuilder<SharedFile>, ArtifactError> {
+    ParquetRecordBatchReaderBuilder::try_new(file.clone()).in_parquet(path)
 }
 
 /// Reads a file's metadata and, if the file has one, the index of its pages.
 ///
 /// # Errors
-/// [`ArtifactError`] if the file cannot be opened, or is not a Parquet file.
-pub(crate) fn metadata_with_offsets(path: &Path) -> Result<ParquetMetaData, ArtifactError> {
+/// [`ArtifactError`] if it is not a Parquet file.
+pub(crate) fn metadata_with_offsets(
+    file: &SharedFile,
+    path: &Path,
+) -> Result<ParquetMetaData, ArtifactError> {
     ParquetMetaDataReader::new()
         .with_offset_index_policy(PageIndexPolicy::Optional)
         .with_column_index_policy(PageIndexPolicy::Skip)
-        .parse_and_finish(&SharedFile::open(path).during("open", path)?)
+        .parse_and_finish(file)
         .in_parquet(path)
 }
 
@@ -47,6 +54,15 @@ pub(crate) struct SharedFile {
 impl SharedFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Self::new(Arc::new(File::open(path)?))
+    }
+
+    /// A verified file.
+    pub(crate) fn of(file: &VerifiedFile) -> Result<Self, ArtifactError> {
+        Self::new(Arc::new(file.open()?)).during("read", file.path())
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     pub(crate) fn new(file: Arc<File>) -> io::Result<Self> {

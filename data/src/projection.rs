@@ -18,7 +18,7 @@ use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
 
 use crate::error::{ArtifactError, IoContext};
-use crate::manifest::{ContentHash, write_atomic};
+use crate::manifest::{ContentHash, FileEntry, write_atomic};
 
 /// Number of rows that are widened to f64 and multiplied at a time.
 const SUM_ROWS: usize = 512;
@@ -295,11 +295,11 @@ impl Projection {
     }
 
     /// Writes the projection as safetensors: `mean` f32 `[D]`, `components` f32 `[d, D]`, `variances` f64 `[d]`,
-    /// `total` f64 `[1]`.
+    /// `total` f64 `[1]`. Returns the file's manifest entry.
     ///
     /// # Errors
     /// [`ArtifactError`] on I/O; an old file is then unchanged.
-    pub fn save(&self, path: &Path) -> Result<(), ArtifactError> {
+    pub fn save(&self, path: &Path) -> Result<FileEntry, ArtifactError> {
         write_atomic(path, &self.to_bytes(path, None)?)
     }
 
@@ -334,11 +334,15 @@ impl Projection {
 
     /// Like [`Projection::load`]; also returns the owner from the file's metadata.
     pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
-        let bytes = std::fs::read(path).during("read", path)?;
+        Self::of_bytes(&std::fs::read(path).during("read", path)?, path)
+    }
+
+    /// Parses the bytes of a file. `path` is used for errors.
+    pub(crate) fn of_bytes(bytes: &[u8], path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
         let invalid = |error| ArtifactError::tensors(path, error);
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
         let owner = header.metadata().as_ref().and_then(|metadata| metadata.get(OWNER)?.parse().ok());
-        let file = SafeTensors::deserialize(&bytes).map_err(invalid)?;
+        let file = SafeTensors::deserialize(bytes).map_err(invalid)?;
         let bytes = |name: &str, dtype: Dtype, shape: &[usize]| {
             let tensor = file.tensor(name);
             let tensor = tensor.map_err(invalid)?;

@@ -15,7 +15,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersi
 use parquet::schema::types::ColumnPath;
 
 use crate::error::{ArtifactError, ParquetContext};
-use crate::manifest::AtomicFile;
+use crate::manifest::{AtomicFile, FileEntry};
 
 /// Name of the items of a list column in the Parquet specification.
 const ITEM: &str = "element";
@@ -157,8 +157,8 @@ impl TableWriter {
         written.in_parquet(self.path())
     }
 
-    /// Writes the footer and moves the file to its final name.
-    pub(crate) fn finish(self) -> Result<(), ArtifactError> {
+    /// Writes the footer and moves the file to its final name. Returns the file's manifest entry.
+    pub(crate) fn finish(self) -> Result<FileEntry, ArtifactError> {
         let path = self.path().to_owned();
         self.writer.into_inner().in_parquet(&path)?.commit()
     }

@@ -1,12 +1,14 @@
 //! The parts that all kinds of banks share: the files `targets-00000.parquet` etc., with one row per cache row, and the
 //! record of the cache that the bank was made from.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::Cache;
-use crate::error::{ArtifactError, IoContext, Remedy};
-use crate::manifest::{ContentHash, Existing, FileEntry, prepare_folder};
+use crate::error::{ArtifactError, IoContext};
+use crate::manifest::{ContentHash, FileEntry};
 
 /// The cache that a bank was made from, as recorded in the bank's manifest.
 pub(crate) struct MadeFrom {
@@ -43,22 +45,6 @@ pub(crate) fn target_file(shard: usize) -> String {
     format!("targets-{shard:05}.parquet")
 }
 
-/// Checks that a `kind` of bank with this manifest may be written to `dir`. Creates `dir` if it does not exist and
-/// changes nothing else.
-pub(crate) fn check_folder(
-    dir: &Path,
-    kind: &str,
-    manifest: &str,
-    existing: Existing,
-) -> Result<(), ArtifactError> {
-    prepare_folder(dir, kind)?;
-    if dir.join(manifest).exists() && existing != Existing::Overwrite {
-        let (path, what, remedy) = (dir.to_owned(), format!("a {kind}"), Remedy::Overwrite);
-        return Err(ArtifactError::Occupied { path, what, remedy });
-    }
-    Ok(())
-}
-
 /// Deletes the manifest of the bank in `dir`, then its targets and the temporary files of an interrupted job.
 pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactError> {
     let manifest = dir.join(manifest);
@@ -77,7 +63,29 @@ pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactErr
     Ok(())
 }
 
-/// Manifest entries of the first `shards` target files.
-pub(crate) fn describe(dir: &Path, shards: usize) -> Result<Vec<FileEntry>, ArtifactError> {
-    (0..shards).map(|shard| FileEntry::describe(dir, &target_file(shard))).collect()
+/// The finished target files of a bank under construction. Shards may be finished by several threads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FinishedTargets(Arc<Mutex<BTreeMap<usize, FileEntry>>>);
+
+impl FinishedTargets {
+    /// Adds the file of a cache shard, with the entry of the bytes written.
+    pub(crate) fn add(&self, shard: usize, file: FileEntry) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, file);
+    }
+
+    /// Manifest entries of the first `shards` target files of the bank in `dir`.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Missing`] if one was not written.
+    pub(crate) fn entries(&self, dir: &Path, shards: usize) -> Result<Vec<FileEntry>, ArtifactError> {
+        let finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = |shard| {
+            finished.get(&shard).cloned().ok_or_else(|| ArtifactError::Missing {
+                path: dir.join(target_file(shard)),
+                what: "the targets of a shard, which were not written",
+                hint: "",
+            })
+        };
+        (0..shards).map(entry).collect()
+    }
 }

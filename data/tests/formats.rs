@@ -127,6 +127,36 @@ fn an_occupied_folder_is_refused_and_a_resumed_one_must_match() {
 }
 
 #[test]
+fn finished_shards_with_a_flipped_bit_or_a_damaged_record_are_made_again_and_never_sealed() {
+    let whole = tempfile::tempdir().unwrap();
+    write_cache(whole.path());
+    for file in ["views-00000.parquet", "views-00000.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = CacheBuilder::open(dir.path(), config(), Existing::Refuse).unwrap();
+        write_shard(&builder, 0);
+        write_shard(&builder, 1);
+        drop(builder);
+        let mut bytes = fs::read(dir.path().join(file)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(dir.path().join(file), bytes).unwrap();
+        let survey = Cache::survey(dir.path()).unwrap();
+        assert!(!survey.complete && survey.finished == 2 && survey.damage.len() == 1, "{survey:?}");
+        assert!(survey.damage[0].to_string().contains(file));
+        let builder = CacheBuilder::open(dir.path(), config(), Existing::Resume).unwrap();
+        assert!(builder.finalize(&[]).unwrap().is_none(), "{file}: sealed");
+        assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), [0], "{file}");
+        assert!(builder.damage()[0].contains(file), "{:?}", builder.damage());
+        write_shard(&builder, 0);
+        assert!(builder.finalize(&[]).unwrap().is_some() && builder.damage().is_empty());
+        for name in ["cache.json", "views-00000.parquet", "views-00001.parquet"] {
+            let bytes = |dir: &Path| fs::read(dir.join(name)).unwrap();
+            assert!(bytes(whole.path()) == bytes(dir.path()), "{file}: {name}");
+        }
+    }
+}
+
+#[test]
 fn a_shard_that_was_cut_before_the_manifest_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let builder = CacheBuilder::open(dir.path(), config(), Existing::Refuse).unwrap();

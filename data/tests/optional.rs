@@ -335,6 +335,7 @@ fn a_cache_may_be_copied_without_what_nobody_needs() {
     let config = CacheConfig { captions: Some(captions()), ..projected() };
     let builder = CacheBuilder::open(dir.path(), config.clone(), Existing::Refuse).unwrap();
     builder.keep_projection(&projection(8, 3)).unwrap();
+    drop(builder);
     write_cache(dir.path(), &config, 1);
     for (name, what, reader) in [
         ("tokens.safetensors", "the cache's tokens", "only the objective hgkd needs them"),
@@ -352,10 +353,14 @@ fn a_cache_may_be_copied_without_what_nobody_needs() {
         }
         let absent: Vec<String> = cache.absent_columns().iter().map(ToString::to_string).collect();
         assert_eq!(absent, [text.as_str()]);
-        // Resuming requires the complete cache, and no shard of a finished cache is extracted again.
-        let error = CacheBuilder::open(dir.path(), config.clone(), Existing::Resume).unwrap_err();
-        assert_eq!(error.to_string(), text);
         assert!(text.contains("copy the file too, or extract again"), "{text}");
+        // Resuming makes again what is missing, and nothing else.
+        let builder = CacheBuilder::open(dir.path(), config.clone(), Existing::Resume).unwrap();
+        let shard: Vec<usize> = (1..3).filter(|shard| name.contains(&format!("-0000{shard}"))).collect();
+        assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), shard, "{name}");
+        assert_eq!(builder.damage().len(), shard.len());
+        assert_eq!(builder.projection().unwrap().is_none(), name == "tokens.safetensors");
+        drop(builder);
         fs::write(&path, whole).unwrap();
         assert!(cache.absent_columns().is_empty());
         CacheBuilder::open(dir.path(), config.clone(), Existing::Resume).unwrap();
@@ -363,8 +368,20 @@ fn a_cache_may_be_copied_without_what_nobody_needs() {
     let views = dir.path().join("views-00001.parquet");
     let whole = fs::read(&views).unwrap();
     fs::write(&views, &whole[1..]).unwrap();
-    let error = CacheBuilder::open(dir.path(), config, Existing::Resume).unwrap_err();
-    assert!(matches!(error, ArtifactError::Length { .. }), "{error}");
+    let builder = CacheBuilder::open(dir.path(), config.clone(), Existing::Resume).unwrap();
+    assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), [1]);
+    assert!(builder.damage()[0].contains("views-00001.parquet: expected"), "{:?}", builder.damage());
+    // Made again with other bytes, it does not replace the damaged one.
+    let writer = builder.shard_writer(1).unwrap();
+    let error = writer.finish().unwrap_err().to_string();
+    assert!(error.contains("made again, differs") && error.contains("hint:"), "{error}");
+    assert!(fs::read(&views).unwrap() == whole[1..]);
+    write_shard(&builder, 1);
+    assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), [0; 0]);
+    assert!(builder.finalize(&[]).unwrap().is_some() && fs::read(&views).unwrap() == whole);
+    drop(builder);
+    let left = fs::read_dir(dir.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+    assert_eq!(left.count(), 0);
 }
 
 #[test]
@@ -496,6 +513,7 @@ fn projected_tokens_have_one_projection_whoever_fits_it() {
     assert!(first != second);
     assert!(builder.keep_projection(&first).unwrap() == first);
     assert!(builder.keep_projection(&second).unwrap() == first, "the first one stays");
+    drop(builder);
     let cache = write_cache(dir.path(), &projected(), 2);
     let entry = cache.manifest().token_projection.clone().unwrap();
     assert_eq!(entry.file.name, "tokens.safetensors");
@@ -542,6 +560,7 @@ fn a_projection_that_another_cache_has_left_is_not_taken_over() {
     let builder = CacheBuilder::open(dir.path(), other, Existing::Refuse).unwrap();
     builder.keep_projection(&projection(8, 3)).unwrap();
     fs::remove_file(dir.path().join("extract.json")).unwrap();
+    drop(builder);
     let builder = CacheBuilder::open(dir.path(), projected(), Existing::Refuse).unwrap();
     for taken in [builder.projection().map(drop), builder.keep_projection(&projection(8, 5)).map(drop)] {
         let error = taken.unwrap_err();
@@ -554,6 +573,7 @@ fn a_projection_that_another_cache_has_left_is_not_taken_over() {
     fs::remove_file(&path).unwrap();
     let kept = builder.keep_projection(&projection(8, 5)).unwrap();
     assert!(builder.projection().unwrap() == Some(kept));
+    drop(builder);
     let mut manifest = write_cache(dir.path(), &projected(), 1).manifest().clone();
     // Files of earlier versions do not name their cache. The manifest pins the projection of a finished cache.
     projection(8, 5).save(&path).unwrap();

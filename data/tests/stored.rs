@@ -10,7 +10,7 @@ use lgd_data::cache::{
     StoredFormat,
 };
 use lgd_data::image::{DecodeLimits, RgbImage, decode};
-use lgd_data::manifest::{Existing, Verify};
+use lgd_data::manifest::{Existing, Verify, write_json};
 use lgd_data::render::{RenderError, Resample, render};
 use lgd_data::view::{Policy, View};
 use lgd_testing::cache_config;
@@ -310,4 +310,66 @@ fn an_opened_cache_holds_no_file_open_until_it_is_read() {
         stored.read_into(row, &mut out).unwrap();
     }
     assert_eq!(open_below(&root), 2);
+}
+
+/// Swaps the contents of two files.
+fn swap(a: &Path, b: &Path) {
+    let (of_a, of_b) = (fs::read(a).unwrap(), fs::read(b).unwrap());
+    fs::write(a, of_b).unwrap();
+    fs::write(b, of_a).unwrap();
+}
+
+#[test]
+fn rows_of_another_shard_cache_or_position_are_refused() {
+    for format in [RAW, JPEG] {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write_cache(dir.path(), format, 1);
+        let builder = CacheBuilder::open(
+            other.path(),
+            CacheConfig { seed: 8, ..config(Some(format)) },
+            Existing::Refuse,
+        )
+        .unwrap();
+        builder
+            .missing_shards(Partition::WHOLE)
+            .unwrap()
+            .into_iter()
+            .for_each(|shard| write_shard(&builder, shard));
+        assert_eq!(builder.finalize(&[]).unwrap().unwrap().format_version, 3);
+        let [first, second] = [0, 1].map(|shard| dir.path().join(format!("pixels-{shard:05}.parquet")));
+        for (a, b) in [(&first, &second), (&first, &other.path().join("pixels-00000.parquet"))] {
+            swap(a, b);
+            if fs::metadata(a).unwrap().len() == fs::metadata(b).unwrap().len() {
+                let stored = Cache::open(dir.path(), Verify::Full).unwrap().stored_views().unwrap().unwrap();
+                let error = stored.read_into(0, &mut vec![0; BYTES]).unwrap_err().to_string();
+                assert!(error.contains("not those that were written for this row of this cache"), "{error}");
+            } else {
+                let error = Cache::open(dir.path(), Verify::Full).unwrap().stored_views().unwrap_err();
+                assert!(matches!(error, ArtifactError::Length { .. }), "{error}");
+            }
+            swap(a, b);
+        }
+        let stored = Cache::open(dir.path(), Verify::Full).unwrap().stored_views().unwrap().unwrap();
+        stored.read_into(0, &mut vec![0; BYTES]).unwrap();
+    }
+}
+
+#[test]
+fn older_caches_are_finished_and_read_and_hashed_before_use() {
+    let (dir, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let plan = serde_json::json!({ "format_version": 1, "config": config(Some(RAW)) });
+    write_json(&dir.path().join("extract.json"), &plan).unwrap();
+    let cache = write_cache(dir.path(), RAW, 2);
+    assert_eq!((cache.manifest().format_version, cache.manifest().config.row_key), (1, None));
+    let views = cache.stored_views().unwrap().unwrap();
+    let newer = write_cache(new.path(), RAW, 1).stored_views().unwrap().unwrap();
+    let (mut a, mut b) = (vec![0; BYTES], vec![1; BYTES]);
+    for row in 0..views.rows() {
+        views.read_into(row, &mut a).unwrap();
+        newer.read_into(row, &mut b).unwrap();
+        assert!(a == b, "row {row}");
+    }
+    swap(&dir.path().join("pixels-00000.parquet"), &dir.path().join("pixels-00001.parquet"));
+    let error = Cache::open(dir.path(), Verify::Length).unwrap().stored_views().unwrap_err();
+    assert!(matches!(error, ArtifactError::Hash { .. } | ArtifactError::Length { .. }), "{error}");
 }

@@ -218,8 +218,11 @@ pub struct InspectArgs {
 /// Arguments of `lgd verify`.
 #[derive(ClapArgs)]
 pub struct VerifyArgs {
-    /// Cache, bank, bridge or run folder.
+    /// Cache, bank, bridge or run folder, finished or not.
     pub path: PathBuf,
+    /// Check every file of a cache, list all that are damaged, and print the command that makes them again.
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// Arguments of `lgd completions`.

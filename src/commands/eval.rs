@@ -93,6 +93,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
         let _progress = Progress::show("eval", "images");
         evaluate(student.as_mut(), &inputs, &options, &JOB)?
     };
+    let caches =
+        [Some(&test), train.as_ref()].into_iter().flatten().filter_map(|images| images.cache.as_ref());
+    caches.into_iter().try_for_each(|cache| cache.require_unchanged(Verify::Length))?;
     for note in &report.notes {
         say(format_args!("note: {note}"));
     }
@@ -125,5 +128,6 @@ fn write_predictions(path: &Path, format: TableFormat, predictions: &Predictions
         }
         table.finish()
     };
-    Ok(write(AtomicFile::create(path)?).during("write", path)?.commit()?)
+    write(AtomicFile::create(path)?).during("write", path)?.commit()?;
+    Ok(())
 }

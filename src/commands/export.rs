@@ -7,7 +7,7 @@ use indicatif::DecimalBytes;
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::error::{IoContext, Remedy};
-use lgd_data::manifest::{Verify, write_atomic};
+use lgd_data::manifest::{FolderLock, LOCK, Verify, write_atomic};
 use lgd_train::export::{
     Dimension, FOLDER_FILES, Layout, OnnxFormat, Port, Precision, names_of, run_to_layout, run_to_onnx,
 };
@@ -95,7 +95,12 @@ fn write_layout(run: &Run, args: &ExportArgs, layout: Layout) -> anyhow::Result<
     let out = args.out.as_path();
     let format = args.format.unwrap_or(layout.default_format());
     let written = run_to_layout(run, layout, format)?;
+    let mut lock = None;
     if layout.is_folder() {
+        fs::create_dir_all(out).during("create the folder", out)?;
+        lock = Some(FolderLock::exclusive(out)?);
+        // Another export may have filled the folder in the meantime.
+        require_free(out, true, args.overwrite)?;
         // A framework that finds two files of weights would take the older one.
         let stale = FOLDER_FILES.iter().filter(|name| written.files.iter().all(|file| file.name != **name));
         stale
@@ -107,6 +112,7 @@ fn write_layout(run: &Run, args: &ExportArgs, layout: Layout) -> anyhow::Result<
         let path = if layout.is_folder() { &out.join(file.name) } else { out };
         write(path, &file.bytes)?;
     }
+    drop(lock);
     let names = written.files.iter().map(|file| file.name).filter(|name| !name.is_empty());
     let settings: Vec<String> =
         written.settings.iter().map(|line| line.replace("FILE", &out.display().to_string())).collect();
@@ -139,7 +145,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).during("create the folder", parent)?;
     }
-    write_atomic(path, bytes)
+    write_atomic(path, bytes)?;
+    Ok(())
 }
 
 /// Fails if `out` is of the other kind, file or folder, or if it holds something and `overwrite` is not set.
@@ -158,7 +165,8 @@ pub(super) fn require_free(out: &Path, is_folder: bool, overwrite: bool) -> Resu
         return occupied("other files", "give the name of a file, such as student.onnx");
     }
     let is_taken = if is_folder && out.is_dir() {
-        fs::read_dir(out).during("list", out)?.next().is_some()
+        let names = fs::read_dir(out).during("list", out)?.map(|entry| entry.map(|entry| entry.file_name()));
+        names.collect::<Result<Vec<_>, _>>().during("list", out)?.iter().any(|name| name != LOCK)
     } else {
         out.try_exists().during("look for", out)?
     };

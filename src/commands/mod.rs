@@ -18,6 +18,7 @@ mod predict;
 mod report;
 mod teacher;
 mod train;
+mod verify;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -50,7 +51,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Export(args) => export::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::inspect(&args),
-        Command::Verify(args) => inspect::verify(&args.path),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions(args) => command_line::completions(&args),
         Command::Manual(args) => command_line::manual(&args.out),
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use lgd_data::bank::Bank;
 use lgd_data::cache::Cache;
 use lgd_data::kdep::KdepBank;
-use lgd_data::manifest::{ContentHash, Verify, read_manifest, write_atomic};
+use lgd_data::manifest::{ContentHash, FolderLock, Verify, read_manifest, write_atomic};
 use lgd_data::source::{CaptionColumn, ImageSource, open_with};
 use lgd_report::{Inputs, of_bank, of_cache, of_run};
 use lgd_train::run::{RUN_VERSION, RunManifest};
@@ -72,9 +72,11 @@ pub fn write_after_eval(dir: &Path, eval: &impl Serialize) {
 
 fn write_for_run(dir: &Path, name: &str, kept: anyhow::Result<Vec<u8>>) {
     let written = || -> anyhow::Result<()> {
+        let _lock = FolderLock::exclusive(dir)?;
         write_atomic(&dir.join(name), &kept?)?;
         let html = of_run(dir, &Opened::for_run(dir, &RunInputs::default())?.inputs())?;
-        Ok(write_atomic(&dir.join(REPORT), html.as_bytes())?)
+        write_atomic(&dir.join(REPORT), html.as_bytes())?;
+        Ok(())
     };
     match written() {
         Ok(()) => say(format_args!("report: {}", dir.join(REPORT).display())),

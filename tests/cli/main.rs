@@ -4,6 +4,7 @@
 mod align;
 mod archives;
 mod bad_input;
+mod changed_files;
 mod common;
 mod config;
 mod damage;
@@ -17,6 +18,8 @@ mod parquet;
 mod pipeline;
 mod plan;
 mod prediction;
+mod races;
+mod repair;
 mod report;
 mod software_gpu;
 mod stored_views;

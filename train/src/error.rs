@@ -170,7 +170,7 @@ impl FailureKind {
     /// The kind of an artifact's error. A folder that is in the way is a usage error, not a damaged artifact.
     pub fn of_artifact(error: &ArtifactError) -> Self {
         match error {
-            ArtifactError::Occupied { .. } => Self::Usage,
+            ArtifactError::Occupied { .. } | ArtifactError::Busy { .. } => Self::Usage,
             _ => Self::Artifact,
         }
     }

@@ -25,7 +25,7 @@ use lgd_data::align::{Align, AlignRecord, Bridge, HeldOut, ImageSide};
 use lgd_data::bank::CenteredSide;
 use lgd_data::cache::Cache;
 use lgd_data::job::Job;
-use lgd_data::manifest::Existing;
+use lgd_data::manifest::{Existing, Verify};
 use serde::Serialize;
 
 use crate::categories::Categories;
@@ -173,7 +173,7 @@ pub fn build_align(
     encoder: &mut dyn PromptEncoder,
     job: &Job,
 ) -> Result<AlignReport, AlignError> {
-    Align::check(request.out, request.existing)?;
+    let folder = Align::claim(request.out, request.existing)?;
     let categories = request.categories;
     let mut seconds = AlignSeconds::default();
     let started = Instant::now();
@@ -204,7 +204,9 @@ pub fn build_align(
     let started = Instant::now();
     let held_out = match request.images {
         ImageTargets::Cache { cache, .. } => {
-            folds::classify_images(&folds, cache.embeddings(), &targets.images, best, job)?
+            let held_out = folds::classify_images(&folds, cache.embeddings(), &targets.images, best, job)?;
+            cache.require_unchanged(Verify::Length)?;
+            held_out
         }
         ImageTargets::Head(_) => folds::classify_names(&folds, &pairs, best)?,
     };
@@ -220,7 +222,7 @@ pub fn build_align(
         cross_validated: request.ridge.is_none(),
         held_out,
     };
-    Align::write(request.out, record, &bridge, request.existing)?;
+    Align::write(&folder, record, &bridge)?;
     Ok(AlignReport {
         categories: pairs.names.len(),
         left_out: (0..names.len())

@@ -9,9 +9,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::{ALIGN_VERSION, AlignManifest, AlignRecord, Bridge, ImageSide};
 use crate::cache::Cache;
-use crate::error::{ArtifactError, IoContext, Remedy};
+use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{
-    ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, write_atomic, write_json,
+    ClaimedFolder, ContentHash, Existing, Verify, read_manifest, write_atomic, write_json,
 };
 use crate::tensors::f32_tensor;
 
@@ -33,31 +33,25 @@ impl Align {
         dir.join(MANIFEST).exists()
     }
 
-    /// Checks that a bridge may be written to `dir`. Creates `dir` if it does not exist and changes nothing else.
+    /// Locks `dir` for a bridge. Creates `dir` if it does not exist and changes nothing else.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds another kind of artifact, or a bridge and `existing` is not
-    /// [`Existing::Overwrite`].
-    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
-        prepare_folder(dir, "bridge")?;
-        if Self::is_align(dir) && existing != Existing::Overwrite {
-            let (path, what, remedy) = (dir.to_owned(), "a bridge".to_owned(), Remedy::Overwrite);
-            return Err(ArtifactError::Occupied { path, what, remedy });
-        }
-        Ok(())
+    /// [`ArtifactError::Busy`] if another process writes to `dir`; [`ArtifactError::Occupied`] if `dir` holds another
+    /// kind of artifact, or a bridge and `existing` is not [`Existing::Overwrite`].
+    pub fn claim(dir: &Path, existing: Existing) -> Result<ClaimedFolder, ArtifactError> {
+        ClaimedFolder::claim(dir, "bridge", MANIFEST, existing)
     }
 
-    /// Writes a bridge to `dir`. Deletes an old one first.
+    /// Writes a bridge to a claimed folder. Deletes an old one first.
     ///
     /// # Errors
-    /// The errors of [`Align::check`]; [`ArtifactError`] on I/O.
+    /// [`ArtifactError`] on I/O.
     pub fn write(
-        dir: &Path,
+        folder: &ClaimedFolder,
         record: AlignRecord,
         bridge: &Bridge,
-        existing: Existing,
     ) -> Result<AlignManifest, ArtifactError> {
-        Self::check(dir, existing)?;
+        let dir = folder.dir();
         let manifest = dir.join(MANIFEST);
         if manifest.exists() {
             fs::remove_file(&manifest).during("delete", &manifest)?;
@@ -73,8 +67,7 @@ impl Align {
                 safetensors::serialize(views, None::<HashMap<String, String>>)
             })
             .map_err(|error| ArtifactError::tensors(&path, error))?;
-        write_atomic(&path, &file)?;
-        let tensors = FileEntry::describe(dir, TENSORS)?;
+        let tensors = write_atomic(&path, &file)?;
         let value = AlignManifest { format_version: ALIGN_VERSION, record, tensors };
         write_json(&manifest, &value)?;
         Ok(value)

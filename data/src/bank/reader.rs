@@ -1,6 +1,5 @@
 //! Reads a bank.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
@@ -11,9 +10,9 @@ use safetensors::SafeTensors;
 use super::{BANK_VERSION, BankManifest, Center, MANIFEST, Storage};
 use crate::cache::Cache;
 use crate::column::MappedColumn;
-use crate::error::{ArtifactError, IoContext, ParquetContext};
-use crate::manifest::{ContentHash, Verify, read_manifest};
-use crate::parquet_file;
+use crate::error::{ArtifactError, ParquetContext};
+use crate::manifest::{ContentHash, FilesInUse, VerifiedFile, Verify, read_manifest};
+use crate::parquet_file::{self, SharedFile};
 use crate::target_files::MadeFrom;
 use crate::tensors::f32_tensor;
 
@@ -23,6 +22,9 @@ pub struct Bank {
     dir: PathBuf,
     manifest: BankManifest,
     hash: ContentHash,
+    in_use: FilesInUse,
+    /// Target files, one per shard of the cache.
+    targets: Vec<VerifiedFile>,
     tsb: Vec<f32>,
     vsb: Vec<f32>,
     center: Option<Center>,
@@ -44,12 +46,11 @@ impl Bank {
                 "expected categories, a width and entries above 0 in the manifest",
             ));
         }
-        manifest.prototypes.verify(dir, depth)?;
-        for shard in &manifest.targets {
-            shard.verify(dir, depth)?;
-        }
-        let path = dir.join(&manifest.prototypes.name);
-        let bytes = fs::read(&path).during("read", &path)?;
+        let in_use = FilesInUse::default();
+        let prototypes = in_use.verify(&manifest.prototypes, dir, depth)?;
+        let targets = manifest.targets.iter().map(|shard| in_use.verify(shard, dir, depth));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let (path, bytes) = (prototypes.path().to_owned(), prototypes.read()?);
         let file = SafeTensors::deserialize(&bytes).map_err(|error| ArtifactError::tensors(&path, error))?;
         let shape = [manifest.record.categories.len(), manifest.record.dim];
         let tsb = f32_tensor(&path, &file, "tsb", &shape)?;
@@ -67,7 +68,7 @@ impl Bank {
                 Some(center)
             }
         };
-        Ok(Self { dir: dir.to_owned(), manifest, hash, tsb, vsb, center })
+        Ok(Self { dir: dir.to_owned(), manifest, hash, in_use, targets, tsb, vsb, center })
     }
 
     /// Fails unless the bank was made from `cache`.
@@ -82,6 +83,14 @@ impl Bank {
             hint: "the bank belongs to another cache; build it again from this one",
         };
         made_from.require(cache)
+    }
+
+    /// Fails if a file has changed since the bank was opened. [`Verify::Full`] also hashes those files again that were hashed.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Changed`], which names the file; [`ArtifactError::Io`].
+    pub fn require_unchanged(&self, depth: Verify) -> Result<(), ArtifactError> {
+        self.in_use.require_unchanged(depth)
     }
 
     /// Folder of the bank.
@@ -129,22 +138,20 @@ impl Bank {
     /// # Errors
     /// [`ArtifactError`] if a shard is unreadable or the row count differs from the manifest's.
     pub fn targets(&self) -> Result<Targets, ArtifactError> {
-        let shards = self.manifest.targets.iter();
-        let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
-        let slots = self.categories();
+        let (files, slots) = (&self.targets, self.categories());
         let open = |name: &str, slots: usize| match self.manifest.record.storage {
             Storage::Dense => {
-                let column = MappedColumn::open(&paths, &format!("{name}_distribution"), slots)?;
+                let column = MappedColumn::open_verified(files, &format!("{name}_distribution"), slots)?;
                 Ok::<_, ArtifactError>(DistributionColumn { slots, values: Values::Dense(column) })
             }
             Storage::TopK { k } => {
-                let index = MappedColumn::open(&paths, &format!("{name}_index"), k)?;
-                let probability = MappedColumn::open(&paths, &format!("{name}_probability"), k)?;
+                let index = MappedColumn::open_verified(files, &format!("{name}_index"), k)?;
+                let probability = MappedColumn::open_verified(files, &format!("{name}_probability"), k)?;
                 Ok(DistributionColumn { slots, values: Values::TopK { k, index, probability } })
             }
         };
         let targets = Targets {
-            pseudo_category: pseudo_categories(&paths, slots)?,
+            pseudo_category: pseudo_categories(files, slots)?,
             text: open("text", slots)?,
             visual: open("visual", slots + 1)?,
         };
@@ -159,10 +166,11 @@ impl Bank {
     }
 }
 
-fn pseudo_categories(paths: &[PathBuf], categories: usize) -> Result<Vec<u32>, ArtifactError> {
+fn pseudo_categories(files: &[VerifiedFile], categories: usize) -> Result<Vec<u32>, ArtifactError> {
     let mut out = Vec::new();
-    for path in paths {
-        let builder = parquet_file::reader(path)?;
+    for file in files {
+        let path = file.path();
+        let builder = parquet_file::reader(&SharedFile::of(file)?, path)?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), ["pseudo_category"]);
         let reader = builder.with_projection(mask).build().in_parquet(path)?;
         for batch in reader {

@@ -1,7 +1,7 @@
 //! Writes a bank.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float16Array, Int32Array};
@@ -12,9 +12,9 @@ use safetensors::tensor::TensorView;
 
 use super::{BANK_VERSION, BankManifest, BankRecord, Center, MANIFEST, PROTOTYPES, Storage};
 use crate::error::ArtifactError;
-use crate::manifest::{Existing, FileEntry, write_atomic, write_json};
+use crate::manifest::{ClaimedFolder, Existing, write_atomic, write_json};
 use crate::table::{GroupLimit, TableWriter, list_field};
-use crate::target_files::{self, target_file};
+use crate::target_files::{self, FinishedTargets, target_file};
 
 /// Minimum number of rows per row group.
 const GROUP_ROWS: usize = 16_384;
@@ -36,34 +36,46 @@ pub enum Distribution<'a> {
 /// A bank under construction.
 #[derive(Debug)]
 pub struct BankWriter {
-    dir: PathBuf,
+    folder: ClaimedFolder,
     storage: Storage,
     categories: usize,
+    finished: FinishedTargets,
 }
 
 impl BankWriter {
-    /// Checks that a bank may be written to `dir`. Creates `dir` if it does not exist and changes nothing else.
+    /// Locks `dir` for a bank. Creates `dir` if it does not exist and changes nothing else.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds another kind of artifact, or a bank and `existing` is not
-    /// [`Existing::Overwrite`].
-    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
-        target_files::check_folder(dir, "bank", MANIFEST, existing)
+    /// [`ArtifactError::Busy`] if another process writes to `dir`; [`ArtifactError::Occupied`] if `dir` holds another
+    /// kind of artifact, or a bank and `existing` is not [`Existing::Overwrite`].
+    pub fn claim(dir: &Path, existing: Existing) -> Result<ClaimedFolder, ArtifactError> {
+        ClaimedFolder::claim(dir, "bank", MANIFEST, existing)
     }
 
-    /// Starts a bank of `categories` categories in `dir`. Deletes an old bank.
+    /// Claims `dir` and starts a bank of `categories` categories in it. Deletes an old bank.
     ///
     /// # Errors
-    /// The errors of [`BankWriter::check`]; [`ArtifactError::Io`].
+    /// The errors of [`BankWriter::claim`] and [`BankWriter::create_in`].
     pub fn create(
         dir: &Path,
         categories: usize,
         storage: Storage,
         existing: Existing,
     ) -> Result<Self, ArtifactError> {
-        Self::check(dir, existing)?;
-        target_files::clear_folder(dir, MANIFEST)?;
-        Ok(Self { dir: dir.to_owned(), storage, categories })
+        Self::create_in(Self::claim(dir, existing)?, categories, storage)
+    }
+
+    /// Starts a bank of `categories` categories in a claimed folder. Deletes an old bank.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn create_in(
+        folder: ClaimedFolder,
+        categories: usize,
+        storage: Storage,
+    ) -> Result<Self, ArtifactError> {
+        target_files::clear_folder(folder.dir(), MANIFEST)?;
+        Ok(Self { folder, storage, categories, finished: FinishedTargets::default() })
     }
 
     /// Storage format of the distributions.
@@ -76,13 +88,15 @@ impl BankWriter {
     /// # Errors
     /// [`ArtifactError`] if the file cannot be created.
     pub fn shard(&self, shard: usize) -> Result<TargetShardWriter, ArtifactError> {
-        TargetShardWriter::create(&self.dir.join(target_file(shard)), self.categories, self.storage)
+        let path = self.folder.dir().join(target_file(shard));
+        let (table, widths) = target_table(&path, self.categories, self.storage)?;
+        Ok(TargetShardWriter { table, widths, shard, finished: self.finished.clone() })
     }
 
     /// Writes the prototypes (`tsb` and `vsb`, each `[C, D]`), the center and the manifest, which lists `shards` target files.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O, or if a shape contradicts `record`.
+    /// [`ArtifactError`] on I/O, if a shape contradicts `record`, or if a target file is missing.
     pub fn finish(
         self,
         record: BankRecord,
@@ -91,7 +105,8 @@ impl BankWriter {
         shards: usize,
         rows: usize,
     ) -> Result<BankManifest, ArtifactError> {
-        let path = self.dir.join(PROTOTYPES);
+        let dir = self.folder.dir();
+        let path = dir.join(PROTOTYPES);
         let shape = vec![record.categories.len(), record.dim];
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let (tsb, vsb) = (bytes(tsb), bytes(vsb));
@@ -111,15 +126,15 @@ impl BankWriter {
             .collect::<Result<Vec<_>, _>>()
             .and_then(|views| safetensors::serialize(views, None::<HashMap<String, String>>))
             .map_err(|error| ArtifactError::tensors(&path, error))?;
-        write_atomic(&path, &file)?;
+        let targets = self.finished.entries(dir, shards)?;
         let manifest = BankManifest {
             format_version: BANK_VERSION,
             record,
             rows,
-            prototypes: FileEntry::describe(&self.dir, PROTOTYPES)?,
-            targets: target_files::describe(&self.dir, shards)?,
+            prototypes: write_atomic(&path, &file)?,
+            targets,
         };
-        write_json(&self.dir.join(MANIFEST), &manifest)?;
+        write_json(&dir.join(MANIFEST), &manifest)?;
         Ok(manifest)
     }
 }
@@ -129,29 +144,36 @@ pub struct TargetShardWriter {
     table: TableWriter,
     /// Stored entries per row of the text and the visual distribution.
     widths: [usize; 2],
+    shard: usize,
+    finished: FinishedTargets,
+}
+
+/// Starts a target file at `path`. Returns it with the stored entries per row of the text and the visual distribution.
+fn target_table(
+    path: &Path,
+    categories: usize,
+    storage: Storage,
+) -> Result<(TableWriter, [usize; 2]), ArtifactError> {
+    let list = |name, item, width| list_field(path, name, item, width);
+    let mut fields = vec![Field::new("pseudo_category", DataType::Int32, false)];
+    let widths = match storage {
+        Storage::Dense => {
+            fields.push(list("text_distribution", DataType::Float16, categories)?);
+            fields.push(list("visual_distribution", DataType::Float16, categories + 1)?);
+            [categories, categories + 1]
+        }
+        Storage::TopK { k } => {
+            fields.push(list("text_index", DataType::Int32, k)?);
+            fields.push(list("text_probability", DataType::Float16, k)?);
+            fields.push(list("visual_index", DataType::Int32, k)?);
+            fields.push(list("visual_probability", DataType::Float16, k)?);
+            [k, k]
+        }
+    };
+    Ok((TableWriter::create(path, fields, GroupLimit::Rows(GROUP_ROWS))?, widths))
 }
 
 impl TargetShardWriter {
-    fn create(path: &Path, categories: usize, storage: Storage) -> Result<Self, ArtifactError> {
-        let list = |name, item, width| list_field(path, name, item, width);
-        let mut fields = vec![Field::new("pseudo_category", DataType::Int32, false)];
-        let widths = match storage {
-            Storage::Dense => {
-                fields.push(list("text_distribution", DataType::Float16, categories)?);
-                fields.push(list("visual_distribution", DataType::Float16, categories + 1)?);
-                [categories, categories + 1]
-            }
-            Storage::TopK { k } => {
-                fields.push(list("text_index", DataType::Int32, k)?);
-                fields.push(list("text_probability", DataType::Float16, k)?);
-                fields.push(list("visual_index", DataType::Int32, k)?);
-                fields.push(list("visual_probability", DataType::Float16, k)?);
-                [k, k]
-            }
-        };
-        Ok(Self { table: TableWriter::create(path, fields, GroupLimit::Rows(GROUP_ROWS))?, widths })
-    }
-
     /// Appends rows: their pseudo-categories and both distributions.
     ///
     /// # Errors
@@ -180,7 +202,8 @@ impl TargetShardWriter {
     /// # Errors
     /// [`ArtifactError`] on I/O; the file then does not exist.
     pub fn finish(self) -> Result<(), ArtifactError> {
-        self.table.finish()
+        self.finished.add(self.shard, self.table.finish()?);
+        Ok(())
     }
 }
 

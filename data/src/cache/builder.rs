@@ -5,10 +5,11 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::optional::COLUMNS;
+use super::condition::{Condition, is_damage, not_the_same};
 use super::shard::{ShardRecord, ShardWriter};
 use super::{
     CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, ProjectionEntry, REJECTS, Reject,
@@ -16,17 +17,17 @@ use super::{
 };
 use crate::error::{ArtifactError, IoContext, Remedy};
 use crate::manifest::{
-    ContentHash, Existing, FileEntry, PLAN, Verify, prepare_folder, read_json, read_manifest, require_kind,
-    write_atomic, write_json, write_new, write_new_json,
+    ContentHash, Existing, FileEntry, FolderLock, PLAN, Verify, prepare_folder, read_json, read_manifest,
+    require_kind, write_atomic, write_json, write_new, write_new_json,
 };
 use crate::projection::Projection;
 use crate::source::LeftAside;
 
 /// Contents of `extract.json`.
 #[derive(Serialize, Deserialize)]
-struct Plan {
+pub(super) struct Plan {
     format_version: u32,
-    config: CacheConfig,
+    pub(super) config: CacheConfig,
 }
 
 /// A cache under construction. Several processes may build one folder together, each with its own [`Partition`].
@@ -35,58 +36,99 @@ pub struct CacheBuilder {
     dir: PathBuf,
     config: CacheConfig,
     left_aside: LeftAside,
+    /// The manifest, if the cache was complete when it was opened.
+    complete: Option<CacheManifest>,
+    condition: Arc<Condition>,
+    /// Held as long as this value.
+    _locks: Vec<FolderLock>,
 }
 
 impl CacheBuilder {
-    /// Starts or resumes the cache in `dir`.
+    /// Starts or resumes the cache in `dir`, which no other process may write to at the same time.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds a complete or unfinished cache and `existing` is
-    /// [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration;
-    /// [`ArtifactError::Missing`] or [`ArtifactError::Length`] if the cache to resume is complete but a file has since
-    /// been deleted or truncated.
+    /// The errors of [`CacheBuilder::open_part`].
     pub fn open(dir: &Path, config: CacheConfig, existing: Existing) -> Result<Self, ArtifactError> {
-        prepare_folder(dir, "cache")?;
+        Self::open_part(dir, config, existing, Partition::WHOLE)
+    }
+
+    /// Starts or resumes the cache in `dir`. Other processes may make other parts of it at the same time. Damaged shards of
+    /// a complete cache are made again, to the same bytes.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Busy`] if another process makes the same part or the whole cache; [`ArtifactError::Occupied`] if `dir` holds a complete or unfinished cache and `existing` is
+    /// [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration.
+    pub fn open_part(
+        dir: &Path,
+        config: CacheConfig,
+        existing: Existing,
+        partition: Partition,
+    ) -> Result<Self, ArtifactError> {
+        fs::create_dir_all(dir).during("create the folder", dir)?;
         if existing == Existing::Overwrite {
+            let _alone = FolderLock::exclusive(dir)?;
+            prepare_folder(dir, "cache")?;
             remove_cache(dir)?;
         }
-        if let Some(started) = Self::started(dir, &config, existing)? {
-            return Ok(started);
+        let config = config.with_row_key();
+        let locks = lock(dir, partition)?;
+        prepare_folder(dir, "cache")?;
+        if let Some(recorded) = Self::recorded(dir, &config, existing)? {
+            return Self::new(dir, recorded, locks);
         }
         let plan = Plan { format_version: config.format_version(), config: config.clone() };
         write_new_json(&dir.join(PLAN), &plan)?;
         // Another process may have started a cache here a moment ago, with other settings.
-        if let Some(recorded) = recorded_config(dir)? {
-            require_same(dir, &recorded, &config)?;
-        }
-        Ok(Self::new(dir, config))
+        let config = match recorded_config(dir)? {
+            Some(recorded) => require_same(dir, recorded, config)?,
+            None => config,
+        };
+        Self::new(dir, config, locks)
     }
 
-    fn new(dir: &Path, config: CacheConfig) -> Self {
-        Self { dir: dir.to_owned(), config, left_aside: LeftAside::default() }
-    }
-
-    /// The cache in `dir` that [`CacheBuilder::open`] would resume; `None` if it would start one. Writes nothing.
+    /// The cache in `dir` that [`CacheBuilder::open`] would resume; `None` if it would start one. Writes nothing, and keeps
+    /// no other process from writing.
     ///
     /// # Errors
-    /// Those of [`CacheBuilder::open`].
+    /// Those of [`CacheBuilder::open`], except for [`ArtifactError::Busy`].
     pub fn started(
         dir: &Path,
         config: &CacheConfig,
         existing: Existing,
     ) -> Result<Option<Self>, ArtifactError> {
         require_kind(dir, "cache")?;
-        let recorded = if existing == Existing::Overwrite { None } else { recorded_config(dir)? };
-        let Some(recorded) = recorded else { return Ok(None) };
-        if existing == Existing::Refuse {
-            let complete = dir.join(MANIFEST).exists();
-            let what = if complete { "a cache" } else { "an unfinished cache" };
-            let (path, what, remedy) = (dir.to_owned(), what.to_owned(), Remedy::Resume);
-            return Err(ArtifactError::Occupied { path, what, remedy });
+        let recorded = Self::recorded(dir, &config.clone().with_row_key(), existing)?;
+        recorded.map(|recorded| Self::new(dir, recorded, Vec::new())).transpose()
+    }
+
+    /// The configuration of the cache in `dir` that is to be resumed.
+    fn recorded(
+        dir: &Path,
+        wanted: &CacheConfig,
+        existing: Existing,
+    ) -> Result<Option<CacheConfig>, ArtifactError> {
+        let Some(recorded) = recorded_config(dir)? else { return Ok(None) };
+        match existing {
+            Existing::Overwrite => Ok(None),
+            Existing::Resume => require_same(dir, recorded, wanted.clone()).map(Some),
+            Existing::Refuse => {
+                let complete = dir.join(MANIFEST).exists();
+                let what = if complete { "a cache" } else { "an unfinished cache" };
+                let (path, what, remedy) = (dir.to_owned(), what.to_owned(), Remedy::Resume);
+                Err(ArtifactError::Occupied { path, what, remedy })
+            }
         }
-        require_same(dir, &recorded, config)?;
-        require_whole(dir)?;
-        Ok(Some(Self::new(dir, recorded)))
+    }
+
+    fn new(dir: &Path, config: CacheConfig, locks: Vec<FolderLock>) -> Result<Self, ArtifactError> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            config,
+            left_aside: LeftAside::default(),
+            complete: finished(dir)?,
+            condition: Arc::default(),
+            _locks: locks,
+        })
     }
 
     /// Records in the manifest what the source left aside. It is no part of the configuration: system files may appear
@@ -113,20 +155,37 @@ impl CacheBuilder {
         start..(start + self.config.shard_samples).min(self.config.samples)
     }
 
-    /// Incomplete shards of `partition`, in ascending order.
+    /// Shards of `partition` that are incomplete or damaged, in ascending order. The bytes of finished shards are hashed, once
+    /// per process.
     ///
     /// # Errors
-    /// [`ArtifactError`] if a shard record cannot be read.
+    /// [`ArtifactError`] if a file cannot be read.
     pub fn missing_shards(&self, partition: Partition) -> Result<Vec<usize>, ArtifactError> {
         let mut missing = Vec::new();
         let pin = self.pin()?;
         for shard in (0..self.config.shards()).filter(|&shard| partition.contains(shard)) {
-            if self.record(shard, pin)?.is_none() {
+            let entry = match &self.complete {
+                Some(manifest) => manifest.shards.get(shard).cloned(),
+                None => self.record(shard, pin)?.map(|record| record.entry),
+            };
+            let sound = entry.map(|entry| self.condition.is_sound(&self.dir, shard, &entry));
+            if !sound.transpose()?.unwrap_or(false) {
                 missing.push(shard);
             }
         }
         // Checked last: another process may meanwhile have written the manifest and removed the records.
-        if self.dir.join(MANIFEST).exists() { Ok(Vec::new()) } else { Ok(missing) }
+        let finished_since = self.complete.is_none() && self.dir.join(MANIFEST).exists();
+        if finished_since { Ok(Vec::new()) } else { Ok(missing) }
+    }
+
+    /// The first fault of each shard that was finished, and that [`CacheBuilder::missing_shards`] found to be damaged.
+    pub fn damage(&self) -> Vec<String> {
+        self.condition.damage()
+    }
+
+    /// Whether the cache was complete when it was opened.
+    pub fn is_complete(&self) -> bool {
+        self.complete.is_some()
     }
 
     /// Starts writing one shard.
@@ -140,14 +199,16 @@ impl CacheBuilder {
             what: "the projection of the tokens",
             hint: "",
         })?;
-        ShardWriter::create(&self.dir, &self.config, pin, shard)
+        let expected = self.complete.as_ref().and_then(|manifest| manifest.shards.get(shard));
+        ShardWriter::create(&self.dir, &self.config, pin, (shard, expected), &self.condition)
     }
 
     fn projection_path(&self) -> PathBuf {
         self.dir.join(TOKEN_PROJECTION)
     }
 
-    /// The token projection. `None` if the tokens are not projected or no process has fitted the projection yet.
+    /// The token projection. `None` if the tokens are not projected, if no process has fitted the projection yet, or if that
+    /// of a complete cache is damaged.
     ///
     /// # Errors
     /// [`ArtifactError`] if the file cannot be read, does not fit the tokens of this cache, or belongs to another
@@ -158,6 +219,12 @@ impl CacheBuilder {
         else {
             return Ok(None);
         };
+        if let Some(entry) = self.recorded_projection() {
+            match entry.verify(&self.dir, Verify::Full) {
+                Err(error) if is_damage(&error) => return Ok(None),
+                verified => verified?,
+            }
+        }
         let (found, owner) = Projection::load_owned(&path)?;
         let (expected, got) = ((record.teacher_dim, record.dim), (found.width(), found.dim()));
         if expected != got {
@@ -197,8 +264,23 @@ impl CacheBuilder {
     /// The errors of [`CacheBuilder::projection`]; [`ArtifactError`] if the file cannot be written.
     pub fn keep_projection(&self, fitted: &Projection) -> Result<Projection, ArtifactError> {
         let path = self.projection_path();
-        write_new(&path, &fitted.to_bytes(&path, Some(self.config.hash()))?)?;
+        let bytes = fitted.to_bytes(&path, Some(self.config.hash()))?;
+        match self.recorded_projection() {
+            None => write_new(&path, &bytes)?,
+            Some(expected) => {
+                let got = FileEntry { blake3: ContentHash::of(&bytes), ..expected.clone() };
+                if got != *expected {
+                    return Err(not_the_same(&self.dir, expected, &got));
+                }
+                write_atomic(&path, &bytes)?;
+            }
+        }
         self.projection().map(|kept| kept.unwrap_or_else(|| fitted.clone()))
+    }
+
+    /// The entry of the projection in the manifest of a complete cache.
+    fn recorded_projection(&self) -> Option<&FileEntry> {
+        Some(&self.complete.as_ref()?.token_projection.as_ref()?.file)
     }
 
     /// The manifest entry of the projection.
@@ -223,11 +305,15 @@ impl CacheBuilder {
     }
 
     /// Writes the manifest if every shard is complete, whichever process wrote it. Returns `None` if shards are
-    /// missing. `listed` are the samples that were rejected when the images were listed.
+    /// missing or damaged. `listed` are the samples that were rejected when the images were listed.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O, or if a shard record was altered.
+    /// [`ArtifactError`] on I/O, or if the list of rejects of a complete cache is damaged and cannot be made again.
     pub fn finalize(&self, listed: &[Reject]) -> Result<Option<CacheManifest>, ArtifactError> {
+        if let Some(manifest) = &self.complete {
+            self.restore_rejects(&manifest.rejects, listed)?;
+            return Ok(Some(manifest.clone()));
+        }
         let mut shards = Vec::with_capacity(self.config.shards());
         let mut rejects = listed.to_vec();
         let pin = self.pin()?;
@@ -237,14 +323,13 @@ impl CacheBuilder {
             shards.push(record.entry);
             rejects.extend(record.rejects);
         }
-        let mut lines = String::new();
-        for reject in &rejects {
-            let line = serde_json::to_string(reject)
-                .map_err(|error| ArtifactError::json(&self.dir.join(REJECTS), error))?;
-            lines.push_str(&line);
-            lines.push('\n');
+        // Those of other parts are hashed only now that all shards are there.
+        for (shard, entry) in shards.iter().enumerate() {
+            if !self.condition.is_sound(&self.dir, shard, entry)? {
+                return finished(&self.dir);
+            }
         }
-        write_atomic(&self.dir.join(REJECTS), lines.as_bytes())?;
+        let lines = self.lines(&rejects)?;
         let manifest = CacheManifest {
             format_version: self.config.format_version(),
             config: self.config.clone(),
@@ -252,7 +337,7 @@ impl CacheBuilder {
             rejected: rejects.len(),
             left_aside: self.left_aside.clone(),
             shards,
-            rejects: FileEntry::describe(&self.dir, REJECTS)?,
+            rejects: write_atomic(&self.dir.join(REJECTS), lines.as_bytes())?,
             token_projection: self.projection_entry()?,
         };
         write_json(&self.dir.join(MANIFEST), &manifest)?;
@@ -260,22 +345,49 @@ impl CacheBuilder {
         Ok(Some(manifest))
     }
 
-    /// The record of a shard, if it contains `pin` and the shard's files are complete.
-    fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtifactError> {
-        let Some((record, _)) = read_json::<ShardRecord>(&self.dir.join(shard_record(shard)))? else {
-            return Ok(None);
-        };
-        if Some(record.config) != pin {
-            return Ok(None);
+    /// The content of `rejects.jsonl`.
+    fn lines(&self, rejects: &[Reject]) -> Result<String, ArtifactError> {
+        let mut lines = String::new();
+        for reject in rejects {
+            let line = serde_json::to_string(reject)
+                .map_err(|error| ArtifactError::json(&self.dir.join(REJECTS), error))?;
+            lines.push_str(&line);
+            lines.push('\n');
         }
-        let checked = record.entry.file.verify(&self.dir, Verify::Length);
-        let checked = checked.and_then(|()| {
-            record.entry.optional_files().try_for_each(|file| file.verify(&self.dir, Verify::Length))
-        });
-        match checked {
+        Ok(lines)
+    }
+
+    /// Writes the list of rejects of a complete cache again if it is damaged. This is possible if all of them were found
+    /// when the images were listed: shards do not keep their rejects.
+    fn restore_rejects(&self, entry: &FileEntry, listed: &[Reject]) -> Result<(), ArtifactError> {
+        let Err(damage) = entry.verify(&self.dir, Verify::Full) else { return Ok(()) };
+        let lines = self.lines(listed)?;
+        if !is_damage(&damage) || ContentHash::of(lines.as_bytes()) != entry.blake3 {
+            return Err(damage);
+        }
+        write_atomic(&self.dir.join(REJECTS), lines.as_bytes())?;
+        Ok(())
+    }
+
+    /// The record of a shard, if it contains `pin` and the shard's files have their lengths. A damaged record or shard is
+    /// noted.
+    fn record(&self, shard: usize, pin: Option<ContentHash>) -> Result<Option<ShardRecord>, ArtifactError> {
+        let record = match read_json::<ShardRecord>(&self.dir.join(shard_record(shard))) {
+            Err(error) if is_damage(&error) => {
+                self.condition.damaged(shard, &error);
+                None
+            }
+            read => read?.map(|(record, _)| record).filter(|record| Some(record.config) == pin),
+        };
+        let Some(record) = record else { return Ok(None) };
+        let whole = record.entry.files().try_for_each(|file| file.verify(&self.dir, Verify::Length));
+        match whole {
             Ok(()) => Ok(Some(record)),
             // A file of the shard was deleted or truncated after it was written: extract the shard again.
-            Err(ArtifactError::Missing { .. } | ArtifactError::Length { .. }) => Ok(None),
+            Err(error) if is_damage(&error) => {
+                self.condition.damaged(shard, &error);
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -291,6 +403,15 @@ impl CacheBuilder {
     }
 }
 
+/// The locks of a process that makes `partition` of the cache in `dir`.
+fn lock(dir: &Path, partition: Partition) -> Result<Vec<FolderLock>, ArtifactError> {
+    if !partition.is_shared() {
+        return Ok(vec![FolderLock::exclusive(dir)?]);
+    }
+    let part = format!("{}-of-{}", partition.index, partition.of);
+    Ok(vec![FolderLock::shared(dir)?, FolderLock::of_part(dir, &part)?])
+}
+
 /// The manifest of the cache in `dir`, or `None` if the cache is not complete.
 fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     let path = dir.join(MANIFEST);
@@ -300,14 +421,6 @@ fn finished(dir: &Path) -> Result<Option<CacheManifest>, ArtifactError> {
     let (manifest, _) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
     manifest.validate(&path)?;
     Ok(Some(manifest))
-}
-
-/// Fails if a file of a complete cache is missing or truncated. Its shard records are gone, so the shard would not be
-/// extracted again.
-fn require_whole(dir: &Path) -> Result<(), ArtifactError> {
-    let Some(manifest) = finished(dir)? else { return Ok(()) };
-    manifest.shards.iter().try_for_each(|shard| shard.file.verify(dir, Verify::Length))?;
-    COLUMNS.iter().try_for_each(|column| column.verify(dir, &manifest, Verify::Length))
 }
 
 /// The configuration of the complete or unfinished cache in `dir`; `None` if there is no cache.
@@ -323,13 +436,19 @@ fn recorded_config(dir: &Path) -> Result<Option<CacheConfig>, ArtifactError> {
     Ok(None)
 }
 
-/// Fails and names the first field in which the two configurations differ.
-fn require_same(dir: &Path, recorded: &CacheConfig, wanted: &CacheConfig) -> Result<(), ArtifactError> {
+/// Returns the recorded configuration, or fails and names the first field in which the wanted one differs. The key of the
+/// row checks is no setting: an older version recorded none, and finished shards have the recorded one.
+fn require_same(
+    dir: &Path,
+    recorded: CacheConfig,
+    wanted: CacheConfig,
+) -> Result<CacheConfig, ArtifactError> {
+    let wanted = CacheConfig { row_key: recorded.row_key, ..wanted };
     if recorded == wanted {
-        return Ok(());
+        return Ok(recorded);
     }
-    let json = |config| serde_json::to_value(config).unwrap_or_default();
-    let (what, expected, got) = first_difference("", &json(recorded), &json(wanted)).unwrap_or_default();
+    let json = |config: &CacheConfig| serde_json::to_value(config).unwrap_or_default();
+    let (what, expected, got) = first_difference("", &json(&recorded), &json(&wanted)).unwrap_or_default();
     // A difference inside one of these, such as another width, has a longer name.
     let hint = if ["captions", "features", "stored_views", "tokens"].contains(&what.as_str()) {
         "columns cannot be added to a cache: overwrite it, or choose another folder"

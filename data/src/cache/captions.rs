@@ -13,6 +13,7 @@ use arrow_schema::DataType;
 use super::append_halves;
 use super::optional::CaptionRecord;
 use crate::error::ArtifactError;
+use crate::manifest::FileEntry;
 use crate::table::{GroupLimit, TableWriter, list_field};
 
 /// Name of the caption column.
@@ -52,7 +53,7 @@ impl CaptionWriter {
     }
 
     /// Completes the file and moves it to its final name.
-    pub(super) fn finish(mut self) -> Result<(), ArtifactError> {
+    pub(super) fn finish(mut self) -> Result<FileEntry, ArtifactError> {
         if self.pending > 0 {
             self.flush()?;
         }

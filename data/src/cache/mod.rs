@@ -21,6 +21,7 @@ mod builder;
 mod cached_views;
 mod captions;
 mod center;
+mod condition;
 mod optional;
 mod reader;
 mod sample;
@@ -45,6 +46,7 @@ use crate::view::{CenterCrop, Policy};
 
 pub use builder::CacheBuilder;
 pub use cached_views::CachedViews;
+pub use condition::CacheSurvey;
 pub use optional::{CaptionRecord, FeatureRecord, ProjectionEntry, TokenEncoding, TokenRecord};
 pub use reader::Cache;
 pub use sample::{CachedSample, SampleRows};
@@ -56,7 +58,7 @@ pub use tokens::{TokenColumn, standardize};
 pub const GROUP_BYTES: usize = 64 << 20;
 
 /// Newest cache format version that this program writes and reads. See [`CacheConfig::format_version`].
-pub const CACHE_VERSION: u32 = 2;
+pub const CACHE_VERSION: u32 = 3;
 
 const MANIFEST: &str = "cache.json";
 const REJECTS: &str = "rejects.jsonl";
@@ -148,6 +150,10 @@ pub struct CacheConfig {
     /// Size and encoding of the stored views, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_views: Option<StoredFormat>,
+    /// Key of the row checks of stored views: the hash of all other settings, which [`CacheBuilder`] sets. Caches of format
+    /// versions 1 and 2 have none; their checks cover a row's bytes alone, so a row of another cache or shard passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_key: Option<ContentHash>,
     /// The teacher's pooled features, if the cache has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<FeatureRecord>,
@@ -166,10 +172,21 @@ impl CacheConfig {
         ContentHash::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Format version of a cache with this configuration. It is 2 if view 0 has another resize or offset than
-    /// torchvision's, which programs that read version 1 would ignore.
+    /// Format version of a cache with this configuration. It is 3 if the row checks of stored views have a key, which
+    /// programs that read versions 1 and 2 would ignore. It is 2 if view 0 has another resize or offset than torchvision's.
     pub fn format_version(&self) -> u32 {
-        if self.other_center().is_some() { 2 } else { 1 }
+        match self.row_key {
+            Some(_) => 3,
+            None if self.other_center().is_some() => 2,
+            None => 1,
+        }
+    }
+
+    /// The configuration with the key of its row checks, if it stores views.
+    fn with_row_key(mut self) -> Self {
+        self.row_key = None;
+        self.row_key = self.stored_views.map(|_| self.hash());
+        self
     }
 
     /// The crop of view 0 if its resize or offset is not torchvision's.
@@ -232,16 +249,18 @@ pub struct ShardEntry {
 }
 
 impl ShardEntry {
-    /// The optional files: all but the first.
-    fn optional_files(&self) -> impl Iterator<Item = &FileEntry> {
-        [&self.pixels, &self.tokens, &self.captions].into_iter().flatten()
+    /// All files.
+    fn files(&self) -> impl Iterator<Item = &FileEntry> {
+        [Some(&self.file), self.pixels.as_ref(), self.tokens.as_ref(), self.captions.as_ref()]
+            .into_iter()
+            .flatten()
     }
 }
 
 /// Contents of `cache.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheManifest {
-    /// Format version, 1 or 2. See [`CacheConfig::format_version`].
+    /// Format version, 1 to 3. See [`CacheConfig::format_version`].
     pub format_version: u32,
     /// Inputs and settings.
     pub config: CacheConfig,

@@ -10,13 +10,12 @@
 //! may omit them.
 
 use std::fmt;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::{CacheManifest, ShardEntry};
 use crate::error::ArtifactError;
-use crate::manifest::{ContentHash, FileEntry, Verify};
+use crate::manifest::{ContentHash, FileEntry};
 
 /// Name of the feature column: f16 `[F]`, not normalized.
 pub(super) const FEATURES: &str = "features";
@@ -65,15 +64,16 @@ impl ColumnFiles {
         cache.shards.iter().filter_map(self.of_shard)
     }
 
-    /// Verifies all files of this column in `dir`: one per shard, and the one that all shards share, if there is one.
-    pub(super) fn verify(
+    /// Verifies all files of this column with `verify`: one per shard, and the one that all shards share, if there is one.
+    /// Returns what it returned for those of the shards.
+    pub(super) fn verify<T>(
         &self,
-        dir: &Path,
         cache: &CacheManifest,
-        depth: Verify,
-    ) -> Result<(), ArtifactError> {
-        let mut files = self.of_shards(cache).chain((self.of_cache)(cache));
-        files.try_for_each(|file| file.verify(dir, depth)).map_err(|error| match error {
+        verify: impl Fn(&FileEntry) -> Result<T, ArtifactError>,
+    ) -> Result<Vec<T>, ArtifactError> {
+        let shards = self.of_shards(cache).map(&verify).collect::<Result<Vec<_>, _>>();
+        let shared = (self.of_cache)(cache).map(&verify).transpose();
+        shards.and_then(|shards| shared.map(|_| shards)).map_err(|error| match error {
             ArtifactError::Missing { path, .. } => {
                 ArtifactError::Missing { path, what: self.what, hint: self.hint }
             }

@@ -12,8 +12,8 @@ use super::tokens::TokenColumn;
 use super::{CACHE_VERSION, CacheManifest, MANIFEST};
 use crate::column::MappedColumn;
 use crate::error::{ArtifactError, ParquetContext};
-use crate::manifest::{ContentHash, Verify, read_manifest};
-use crate::parquet_file;
+use crate::manifest::{ContentHash, FilesInUse, VerifiedFile, Verify, read_manifest};
+use crate::parquet_file::{self, SharedFile};
 
 /// Name of the embedding column.
 const EMBEDDING: &str = "embedding";
@@ -25,6 +25,9 @@ pub struct Cache {
     manifest: CacheManifest,
     hash: ContentHash,
     depth: Verify,
+    in_use: FilesInUse,
+    /// Files of views, embeddings and features, one per shard.
+    shards: Vec<VerifiedFile>,
     embeddings: MappedColumn<f32>,
 }
 
@@ -41,15 +44,22 @@ impl Cache {
         let (manifest, hash) = read_manifest::<CacheManifest>(&path, CACHE_VERSION, "the cache's manifest")?;
         manifest.validate(&path)?;
         manifest.rejects.verify(dir, depth)?;
-        for shard in &manifest.shards {
-            shard.file.verify(dir, depth)?;
-        }
-        let shards = manifest.shards.iter();
-        let paths: Vec<PathBuf> = shards.map(|shard| dir.join(&shard.file.name)).collect();
-        let embeddings = MappedColumn::open(&paths, EMBEDDING, manifest.config.dim)?;
+        let in_use = FilesInUse::default();
+        let shards = manifest.shards.iter().map(|shard| in_use.verify(&shard.file, dir, depth));
+        let shards = shards.collect::<Result<Vec<_>, _>>()?;
+        let embeddings = MappedColumn::open_verified(&shards, EMBEDDING, manifest.config.dim)?;
         let rows: Vec<usize> = manifest.shards.iter().map(|shard| shard.rows).collect();
-        embeddings.require_rows(&paths, &rows)?;
-        Ok(Self { dir: dir.to_owned(), manifest, hash, depth, embeddings })
+        embeddings.require_rows(&rows)?;
+        Ok(Self { dir: dir.to_owned(), manifest, hash, depth, in_use, shards, embeddings })
+    }
+
+    /// Fails if a file that was verified since the cache was opened has changed: replaced, deleted, written to, or of another
+    /// length. [`Verify::Full`] also hashes those files again that were hashed.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Changed`], which names the file; [`ArtifactError::Io`].
+    pub fn require_unchanged(&self, depth: Verify) -> Result<(), ArtifactError> {
+        self.in_use.require_unchanged(depth)
     }
 
     /// Folder of the cache.
@@ -93,9 +103,7 @@ impl Cache {
     /// [`ArtifactError`] if a file is unreadable or has no such column.
     pub fn features(&self) -> Result<Option<MappedColumn<f32>>, ArtifactError> {
         let Some(record) = &self.manifest.config.features else { return Ok(None) };
-        let paths: Vec<PathBuf> =
-            self.manifest.shards.iter().map(|shard| self.dir.join(&shard.file.name)).collect();
-        MappedColumn::open(&paths, FEATURES, record.dim).map(Some)
+        MappedColumn::open_verified(&self.shards, FEATURES, record.dim).map(Some)
     }
 
     /// The teacher's patch tokens, if the cache has them. Opening verifies their files and that of their projection to
@@ -105,9 +113,9 @@ impl Cache {
     /// [`ArtifactError`] if a file is missing, altered, unreadable or inconsistent.
     pub fn tokens(&self) -> Result<Option<TokenColumn>, ArtifactError> {
         let Some(record) = &self.manifest.config.tokens else { return Ok(None) };
-        let paths = self.checked(&TOKENS, self.depth)?;
+        let files = self.checked(&TOKENS, self.depth)?;
         let rows: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.rows).collect();
-        TokenColumn::open(record, &paths, &rows).map(Some)
+        TokenColumn::open(record, &files, &rows).map(Some)
     }
 
     /// The text embeddings of the captions, `[samples, D]`, if the cache has them: f16 on disk, L2-normalized. Row
@@ -118,33 +126,38 @@ impl Cache {
     /// [`ArtifactError`] if a file is missing, altered, unreadable or inconsistent.
     pub fn captions(&self) -> Result<Option<MappedColumn<f32>>, ArtifactError> {
         let Some(record) = &self.manifest.config.captions else { return Ok(None) };
-        let paths = self.checked(&CAPTIONS, self.depth)?;
+        let files = self.checked(&CAPTIONS, self.depth)?;
         let samples: Vec<usize> = self.manifest.shards.iter().map(|shard| shard.samples).collect();
-        let column = MappedColumn::open(&paths, CAPTION, record.dim)?;
-        column.require_rows(&paths, &samples)?;
+        let column = MappedColumn::open_verified(&files, CAPTION, record.dim)?;
+        column.require_rows(&samples)?;
         Ok(Some(column))
     }
 
-    /// Verifies the files of a column and returns the paths of its shard files.
-    fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<PathBuf>, ArtifactError> {
-        column.verify(&self.dir, &self.manifest, depth)?;
-        Ok(column.of_shards(&self.manifest).map(|file| self.dir.join(&file.name)).collect())
+    /// Verifies the files of a column and returns those of its shards.
+    fn checked(&self, column: &ColumnFiles, depth: Verify) -> Result<Vec<VerifiedFile>, ArtifactError> {
+        column.verify(&self.manifest, |file| self.in_use.verify(file, &self.dir, depth))
     }
 
     /// The first error of each column whose files the manifest lists but which are missing or have the wrong length.
     pub fn absent_columns(&self) -> Vec<ArtifactError> {
-        COLUMNS.iter().filter_map(|column| self.checked(column, Verify::Length).err()).collect()
+        let absent = |column: &ColumnFiles| {
+            column.verify(&self.manifest, |file| file.verify(&self.dir, Verify::Length)).err()
+        };
+        COLUMNS.iter().filter_map(absent).collect()
     }
 
-    /// The stored views, if the cache has them. Opening verifies that their files exist and have the right lengths.
+    /// The stored views, if the cache has them. Opening verifies that their files exist and have the right lengths. In a cache
+    /// of format version 1 or 2, whose rows do not name their cache, it verifies every byte.
     ///
     /// # Errors
     /// [`ArtifactError`] if a file is missing, unreadable or not laid out for reading in place.
     pub fn stored_views(&self) -> Result<Option<StoredViews>, ArtifactError> {
         let Some(format) = self.manifest.config.stored_views else { return Ok(None) };
-        let paths = self.checked(&STORED_VIEWS, Verify::Length)?;
+        let key = self.manifest.config.row_key;
+        let depth = if key.is_some() { Verify::Length } else { Verify::Full };
+        let files = self.checked(&STORED_VIEWS, depth)?;
         let rows = self.manifest.shards.iter().map(|shard| shard.rows);
-        StoredViews::open(format, paths.into_iter().zip(rows)).map(Some)
+        StoredViews::open(format, key, files.iter().zip(rows)).map(Some)
     }
 
     /// Hashes the files of the stored views in one pass over all their bytes. Reading single views does not require
@@ -163,15 +176,15 @@ impl Cache {
     /// [`ArtifactError`] if a shard is unreadable, or a row breaks the row law or holds an invalid view.
     pub fn views(&self) -> Result<CachedViews, ArtifactError> {
         let mut table = CachedViews { views_per_sample: self.views_per_sample(), ..CachedViews::default() };
-        for shard in &self.manifest.shards {
-            let path = self.dir.join(&shard.file.name);
-            let builder = parquet_file::reader(&path)?;
+        for shard in &self.shards {
+            let path = shard.path();
+            let builder = parquet_file::reader(&SharedFile::of(shard)?, path)?;
             let names = builder.schema().fields().iter().map(|field| field.name().clone());
             let wanted: Vec<String> = names.filter(|name| name != EMBEDDING && name != FEATURES).collect();
             let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.iter().map(String::as_str));
-            let reader = builder.with_projection(mask).build().in_parquet(&path)?;
+            let reader = builder.with_projection(mask).build().in_parquet(path)?;
             for batch in reader {
-                table.append(&path, &batch.in_parquet(&path)?)?;
+                table.append(path, &batch.in_parquet(path)?)?;
             }
         }
         Ok(table)

@@ -11,8 +11,9 @@ use arrow_schema::{DataType, Field};
 use serde::{Deserialize, Serialize};
 
 use super::captions::CaptionWriter;
+use super::condition::{Condition, Remade};
 use super::optional::FEATURES;
-use super::stored::PixelWriter;
+use super::stored::{PixelWriter, RowChecks};
 use super::tokens::TokenWriter;
 use super::views::{self, ViewBuilder};
 use super::{
@@ -20,7 +21,7 @@ use super::{
     shard_file, shard_record, token_file,
 };
 use crate::error::ArtifactError;
-use crate::manifest::{ContentHash, FileEntry, write_json};
+use crate::manifest::{ContentHash, write_json};
 use crate::table::{GroupLimit, TableWriter, list_field};
 use crate::view::View;
 
@@ -45,6 +46,9 @@ pub(super) struct ShardRecord {
 /// A shard under construction. It becomes part of the cache when [`ShardWriter::finish`] succeeds.
 pub struct ShardWriter {
     dir: PathBuf,
+    /// If the shard is one of a complete cache, and is made again.
+    remade: Option<Remade>,
+    condition: Arc<Condition>,
     shard: usize,
     table: TableWriter,
     pixels: Option<PixelWriter>,
@@ -92,22 +96,29 @@ fn fields(path: &Path, config: &CacheConfig) -> Result<Vec<Field>, ArtifactError
 }
 
 impl ShardWriter {
-    /// Starts a shard whose record will contain the hash `pin`.
+    /// Starts a shard of the cache in `home`, whose record will contain the hash `pin`. `expected`: its entry in the manifest
+    /// of a complete cache.
     pub(super) fn create(
-        dir: &Path,
+        home: &Path,
         config: &CacheConfig,
         pin: ContentHash,
-        shard: usize,
+        (shard, expected): (usize, Option<&ShardEntry>),
+        condition: &Arc<Condition>,
     ) -> Result<Self, ArtifactError> {
+        let remade = expected.map(|entry| Remade::create(home, shard, entry.clone())).transpose()?;
+        let dir = remade.as_ref().map_or(home, Remade::dir);
         let path = dir.join(shard_file(shard));
-        let pixels =
-            config.stored_views.map(|format| PixelWriter::create(&dir.join(pixel_file(shard)), format));
+        let pixels = config.stored_views.map(|format| {
+            let checks = RowChecks::new(config.row_key, shard);
+            PixelWriter::create(&dir.join(pixel_file(shard)), format, checks)
+        });
         let tokens = config.tokens.as_ref();
         let tokens = tokens.map(|record| TokenWriter::create(&dir.join(token_file(shard)), record));
         let captions = config.captions.as_ref();
         let captions = captions.map(|record| CaptionWriter::create(&dir.join(caption_file(shard)), record));
         Ok(Self {
             dir: dir.to_owned(),
+            condition: Arc::clone(condition),
             shard,
             table: TableWriter::create(&path, fields(&path, config)?, GroupLimit::Batches(GROUP_BATCHES))?,
             pixels: pixels.transpose()?,
@@ -118,6 +129,7 @@ impl ShardWriter {
             columns: Columns::default(),
             rows: 0,
             rejects: Vec::new(),
+            remade,
         })
     }
 
@@ -205,38 +217,32 @@ impl ShardWriter {
         self.table.write(arrays)
     }
 
-    /// Completes the shard: flushes the files, moves them to their final names, then writes the record.
+    /// Completes the shard: flushes the files, moves them to their final names, then writes the record. A complete cache has
+    /// no records; the files of a shard that is made again replace the damaged ones.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O; the shard then does not exist.
+    /// [`ArtifactError`] on I/O; the shard then does not exist. [`ArtifactError::Mismatch`] if a shard of a complete cache was
+    /// made again with other bytes; the cache is then unchanged.
     pub fn finish(mut self) -> Result<(), ArtifactError> {
         if self.columns.pending > 0 {
             self.flush()?;
         }
-        self.table.finish()?;
-        let (dir, shard) = (&self.dir, self.shard);
-        let pixels = self.pixels.map(|pixels| {
-            pixels.finish()?;
-            FileEntry::describe(dir, &pixel_file(shard))
-        });
-        let tokens = self.tokens.map(|tokens| {
-            tokens.finish()?;
-            FileEntry::describe(dir, &token_file(shard))
-        });
-        let captions = self.captions.map(|captions| {
-            captions.finish()?;
-            FileEntry::describe(dir, &caption_file(shard))
-        });
         let entry = ShardEntry {
-            file: FileEntry::describe(dir, &shard_file(shard))?,
+            file: self.table.finish()?,
             samples: self.rows / usize::from(self.config.views),
             rows: self.rows,
-            pixels: pixels.transpose()?,
-            tokens: tokens.transpose()?,
-            captions: captions.transpose()?,
+            pixels: self.pixels.map(PixelWriter::finish).transpose()?,
+            tokens: self.tokens.map(TokenWriter::finish).transpose()?,
+            captions: self.captions.map(CaptionWriter::finish).transpose()?,
         };
-        let record = ShardRecord { config: self.pin, entry, rejects: self.rejects };
-        write_json(&dir.join(shard_record(shard)), &record)?;
+        match self.remade {
+            Some(remade) => remade.install(&entry)?,
+            None => {
+                let record = ShardRecord { config: self.pin, entry, rejects: self.rejects };
+                write_json(&self.dir.join(shard_record(self.shard)), &record)?;
+            }
+        }
+        self.condition.made(self.shard);
         Ok(())
     }
 }

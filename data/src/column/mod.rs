@@ -26,9 +26,10 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::schema::types::ColumnDescriptor;
 
-use crate::error::{ArtifactError, ParquetContext};
+use crate::error::{ArtifactError, IoContext, ParquetContext};
+use crate::manifest::VerifiedFile;
 use crate::mapped::MappedFile;
-use crate::parquet_file;
+use crate::parquet_file::{self, SharedFile};
 
 pub use item::{Item, RowKind};
 
@@ -57,6 +58,7 @@ pub struct MappedColumn<T> {
     pages: Vec<Page>,
     storages: Vec<Backing>,
     shard_rows: Vec<usize>,
+    paths: Vec<PathBuf>,
     not_in_place: Vec<(PathBuf, String)>,
     item: PhantomData<T>,
 }
@@ -67,9 +69,29 @@ impl<T: Item> MappedColumn<T> {
     /// # Errors
     /// [`ArtifactError`] if a file cannot be read, the column is missing or has another type, or `width` is 0.
     pub fn open(paths: &[PathBuf], name: &str, width: usize) -> Result<Self, ArtifactError> {
+        let files = paths.iter().map(|path| (path.as_path(), SharedFile::open(path).during("open", path)));
+        Self::of_files(files, name, width)
+    }
+
+    /// Like [`MappedColumn::open`], of verified files.
+    ///
+    /// # Errors
+    /// Those of [`MappedColumn::open`]; [`ArtifactError::Changed`] if a file is no longer what was verified.
+    pub(crate) fn open_verified(
+        files: &[VerifiedFile],
+        name: &str,
+        width: usize,
+    ) -> Result<Self, ArtifactError> {
+        Self::of_files(files.iter().map(|file| (file.path(), SharedFile::of(file))), name, width)
+    }
+
+    fn of_files<'a>(
+        files: impl Iterator<Item = (&'a Path, Result<SharedFile, ArtifactError>)>,
+        name: &str,
+        width: usize,
+    ) -> Result<Self, ArtifactError> {
         let row_bytes = width.checked_mul(T::BYTES).filter(|&bytes| bytes > 0).ok_or_else(|| {
-            let path = paths.first().map_or(Path::new(name), PathBuf::as_path);
-            ArtifactError::invalid(path, format!("column {name:?} cannot have {width} items per row"))
+            ArtifactError::invalid(Path::new(name), format!("a column cannot have {width} items per row"))
         })?;
         let mut column = Self {
             width,
@@ -78,19 +100,19 @@ impl<T: Item> MappedColumn<T> {
             pages: Vec::new(),
             storages: Vec::new(),
             shard_rows: Vec::new(),
+            paths: Vec::new(),
             not_in_place: Vec::new(),
             item: PhantomData,
         };
-        for path in paths {
-            column.append(path, name)?;
+        for (path, file) in files {
+            column.append(path, &file?, name)?;
         }
         Ok(column)
     }
 
-    fn append(&mut self, path: &Path, name: &str) -> Result<(), ArtifactError> {
-        let file = MappedFile::open(path)?;
-        // The length is checked first, because parsing an empty map fails with an obscure error.
-        let metadata = parquet_file::metadata_with_offsets(path)?;
+    fn append(&mut self, path: &Path, shared: &SharedFile, name: &str) -> Result<(), ArtifactError> {
+        let file = MappedFile::of(shared.file(), path)?;
+        let metadata = parquet_file::metadata_with_offsets(shared, path)?;
         let rows = usize::try_from(metadata.file_metadata().num_rows()).in_parquet(path)?;
         let leaf = leaf_index(&metadata, name)
             .ok_or_else(|| ArtifactError::invalid(path, format!("column {name:?} is missing")))?;
@@ -104,7 +126,7 @@ impl<T: Item> MappedColumn<T> {
             }
             Err(condition) => {
                 self.pages.push(Page { first_row: self.rows, storage, value_start: 0 });
-                let bytes = decode_all::<T>(path, name, self.width)?;
+                let bytes = decode_all::<T>(shared, path, name, self.width)?;
                 if Some(bytes.len()) != rows.checked_mul(self.row_bytes) {
                     let got = bytes.len();
                     let reason = format!(
@@ -119,6 +141,7 @@ impl<T: Item> MappedColumn<T> {
         }
         self.rows += rows;
         self.shard_rows.push(rows);
+        self.paths.push(path.to_owned());
         Ok(())
     }
 
@@ -142,9 +165,9 @@ impl<T: Item> MappedColumn<T> {
         &self.not_in_place
     }
 
-    /// Fails unless each shard, read from the file in `paths`, has its `expected` row count.
-    pub(crate) fn require_rows(&self, paths: &[PathBuf], expected: &[usize]) -> Result<(), ArtifactError> {
-        let shards = paths.iter().zip(expected).zip(&self.shard_rows);
+    /// Fails unless each shard has its `expected` row count.
+    pub(crate) fn require_rows(&self, expected: &[usize]) -> Result<(), ArtifactError> {
+        let shards = self.paths.iter().zip(expected).zip(&self.shard_rows);
         match shards.into_iter().find(|((_, expected), got)| expected != got) {
             Some(((path, expected), got)) => {
                 Err(ArtifactError::invalid(path, format!("expected {expected} rows, got {got}")))
@@ -299,15 +322,25 @@ pub(crate) fn group_pages(
 }
 
 /// Decodes a whole column through the ordinary Arrow reader and returns the bytes of its items.
-fn decode_all<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtifactError> {
+fn decode_all<T: Item>(
+    file: &SharedFile,
+    path: &Path,
+    name: &str,
+    width: usize,
+) -> Result<Vec<u8>, ArtifactError> {
     // The Parquet library trusts lengths and dictionary indices in pages, and panics on some invalid ones.
-    catch_unwind(|| decode_batches::<T>(path, name, width)).unwrap_or_else(|_| {
+    catch_unwind(|| decode_batches::<T>(file, path, name, width)).unwrap_or_else(|_| {
         Err(ArtifactError::invalid(path, format!("the pages of column {name:?} are damaged")))
     })
 }
 
-fn decode_batches<T: Item>(path: &Path, name: &str, width: usize) -> Result<Vec<u8>, ArtifactError> {
-    let builder = parquet_file::reader(path)?;
+fn decode_batches<T: Item>(
+    file: &SharedFile,
+    path: &Path,
+    name: &str,
+    width: usize,
+) -> Result<Vec<u8>, ArtifactError> {
+    let builder = parquet_file::reader(file, path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [name]);
     let reader = builder.with_projection(mask).build().in_parquet(path)?;
     let mut out = Vec::new();

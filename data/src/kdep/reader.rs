@@ -6,7 +6,7 @@ use super::{COLUMN, KDEP_VERSION, KdepManifest, MANIFEST};
 use crate::cache::Cache;
 use crate::column::MappedColumn;
 use crate::error::ArtifactError;
-use crate::manifest::{ContentHash, Verify, read_manifest};
+use crate::manifest::{ContentHash, FilesInUse, VerifiedFile, Verify, read_manifest};
 use crate::projection::Projection;
 use crate::target_files::MadeFrom;
 
@@ -16,6 +16,9 @@ pub struct KdepBank {
     dir: PathBuf,
     manifest: KdepManifest,
     hash: ContentHash,
+    in_use: FilesInUse,
+    /// Target files, one per shard of the cache.
+    targets: Vec<VerifiedFile>,
     projection: Projection,
 }
 
@@ -33,19 +36,19 @@ impl KdepBank {
         let path = dir.join(MANIFEST);
         let (manifest, hash) =
             read_manifest::<KdepManifest>(&path, KDEP_VERSION, "the KDEP bank's manifest")?;
-        manifest.projection.verify(dir, depth)?;
-        for shard in &manifest.targets {
-            shard.verify(dir, depth)?;
-        }
-        let path = dir.join(&manifest.projection.name);
-        let projection = Projection::load(&path)?;
+        let in_use = FilesInUse::default();
+        let file = in_use.verify(&manifest.projection, dir, depth)?;
+        let targets = manifest.targets.iter().map(|shard| in_use.verify(shard, dir, depth));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let path = file.path().to_owned();
+        let (projection, _) = Projection::of_bytes(&file.read()?, &path)?;
         let expected = (manifest.record.features, manifest.record.dim);
         let got = (projection.width(), projection.dim());
         if got != expected {
             let reason = format!("expected a projection from {} to {}, got {got:?}", expected.0, expected.1);
             return Err(ArtifactError::invalid(&path, reason));
         }
-        Ok(Self { dir: dir.to_owned(), manifest, hash, projection })
+        Ok(Self { dir: dir.to_owned(), manifest, hash, in_use, targets, projection })
     }
 
     /// Fails unless the bank was made from `cache`.
@@ -60,6 +63,14 @@ impl KdepBank {
             hint: "the KDEP bank belongs to another cache; build it again from this one",
         };
         made_from.require(cache)
+    }
+
+    /// Fails if a file has changed since the bank was opened. [`Verify::Full`] also hashes those files again that were hashed.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Changed`], which names the file; [`ArtifactError::Io`].
+    pub fn require_unchanged(&self, depth: Verify) -> Result<(), ArtifactError> {
+        self.in_use.require_unchanged(depth)
     }
 
     /// Folder of the bank.
@@ -92,9 +103,7 @@ impl KdepBank {
     /// # Errors
     /// [`ArtifactError`] if a shard is unreadable or the row count differs from the manifest's.
     pub fn targets(&self) -> Result<MappedColumn<f32>, ArtifactError> {
-        let shards = self.manifest.targets.iter();
-        let paths: Vec<PathBuf> = shards.map(|shard| self.dir.join(&shard.name)).collect();
-        let targets = MappedColumn::open(&paths, COLUMN, self.dim())?;
+        let targets = MappedColumn::open_verified(&self.targets, COLUMN, self.dim())?;
         let (expected, got) = (self.manifest.rows, targets.rows());
         if expected != got {
             let reason = format!("expected {expected} target rows, got {got}");

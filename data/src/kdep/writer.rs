@@ -1,6 +1,6 @@
 //! Writes a KDEP bank.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow_array::Float16Array;
 use arrow_schema::DataType;
@@ -8,10 +8,10 @@ use half::f16;
 
 use super::{COLUMN, KDEP_VERSION, KdepManifest, KdepRecord, MANIFEST, PROJECTION};
 use crate::error::ArtifactError;
-use crate::manifest::{Existing, FileEntry, write_json};
+use crate::manifest::{ClaimedFolder, Existing, write_json};
 use crate::projection::Projection;
 use crate::table::{GroupLimit, TableWriter, list_field};
-use crate::target_files::{self, target_file};
+use crate::target_files::{self, FinishedTargets, target_file};
 
 /// Minimum number of bytes per row group. It bounds the memory of a writer; each thread has its own.
 const GROUP_BYTES: usize = 8 << 20;
@@ -19,28 +19,36 @@ const GROUP_BYTES: usize = 8 << 20;
 /// A KDEP bank under construction.
 #[derive(Debug)]
 pub struct KdepWriter {
-    dir: PathBuf,
+    folder: ClaimedFolder,
     dim: usize,
+    finished: FinishedTargets,
 }
 
 impl KdepWriter {
-    /// Checks that a KDEP bank may be written to `dir`. Creates `dir` if it does not exist and changes nothing else.
+    /// Locks `dir` for a KDEP bank. Creates `dir` if it does not exist and changes nothing else.
     ///
     /// # Errors
-    /// [`ArtifactError::Occupied`] if `dir` holds another kind of artifact, or a KDEP bank and `existing` is not
-    /// [`Existing::Overwrite`].
-    pub fn check(dir: &Path, existing: Existing) -> Result<(), ArtifactError> {
-        target_files::check_folder(dir, "KDEP bank", MANIFEST, existing)
+    /// [`ArtifactError::Busy`] if another process writes to `dir`; [`ArtifactError::Occupied`] if `dir` holds another
+    /// kind of artifact, or a KDEP bank and `existing` is not [`Existing::Overwrite`].
+    pub fn claim(dir: &Path, existing: Existing) -> Result<ClaimedFolder, ArtifactError> {
+        ClaimedFolder::claim(dir, "KDEP bank", MANIFEST, existing)
     }
 
-    /// Starts a bank of targets of width `dim` in `dir`. Deletes an old bank.
+    /// Claims `dir` and starts a bank of targets of width `dim` in it. Deletes an old bank.
     ///
     /// # Errors
-    /// The errors of [`KdepWriter::check`]; [`ArtifactError::Io`].
+    /// The errors of [`KdepWriter::claim`] and [`KdepWriter::create_in`].
     pub fn create(dir: &Path, dim: usize, existing: Existing) -> Result<Self, ArtifactError> {
-        Self::check(dir, existing)?;
-        target_files::clear_folder(dir, MANIFEST)?;
-        Ok(Self { dir: dir.to_owned(), dim })
+        Self::create_in(Self::claim(dir, existing)?, dim)
+    }
+
+    /// Starts a bank of targets of width `dim` in a claimed folder. Deletes an old bank.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn create_in(folder: ClaimedFolder, dim: usize) -> Result<Self, ArtifactError> {
+        target_files::clear_folder(folder.dir(), MANIFEST)?;
+        Ok(Self { folder, dim, finished: FinishedTargets::default() })
     }
 
     /// Starts the target file of one cache shard. Shards may be written concurrently and in any order.
@@ -48,13 +56,17 @@ impl KdepWriter {
     /// # Errors
     /// [`ArtifactError`] if the file cannot be created.
     pub fn shard(&self, shard: usize) -> Result<KdepShardWriter, ArtifactError> {
-        KdepShardWriter::create(&self.dir.join(target_file(shard)), self.dim)
+        let (path, dim) = (self.folder.dir().join(target_file(shard)), self.dim);
+        let field = list_field(&path, COLUMN, DataType::Float16, dim)?;
+        let group_rows = GROUP_BYTES.div_ceil((dim * size_of::<f16>()).max(1));
+        let table = TableWriter::create(&path, vec![field], GroupLimit::Rows(group_rows))?;
+        Ok(KdepShardWriter { table, dim, shard, finished: self.finished.clone() })
     }
 
     /// Writes the projection and the manifest, which lists `shards` target files with a total of `rows` rows.
     ///
     /// # Errors
-    /// [`ArtifactError`] on I/O.
+    /// [`ArtifactError`] on I/O, or if a target file is missing.
     pub fn finish(
         self,
         record: KdepRecord,
@@ -62,15 +74,16 @@ impl KdepWriter {
         shards: usize,
         rows: usize,
     ) -> Result<KdepManifest, ArtifactError> {
-        projection.save(&self.dir.join(PROJECTION))?;
+        let dir = self.folder.dir();
+        let targets = self.finished.entries(dir, shards)?;
         let manifest = KdepManifest {
             format_version: KDEP_VERSION,
             record,
             rows,
-            projection: FileEntry::describe(&self.dir, PROJECTION)?,
-            targets: target_files::describe(&self.dir, shards)?,
+            projection: projection.save(&dir.join(PROJECTION))?,
+            targets,
         };
-        write_json(&self.dir.join(MANIFEST), &manifest)?;
+        write_json(&dir.join(MANIFEST), &manifest)?;
         Ok(manifest)
     }
 }
@@ -79,15 +92,11 @@ impl KdepWriter {
 pub struct KdepShardWriter {
     table: TableWriter,
     dim: usize,
+    shard: usize,
+    finished: FinishedTargets,
 }
 
 impl KdepShardWriter {
-    fn create(path: &Path, dim: usize) -> Result<Self, ArtifactError> {
-        let field = list_field(path, COLUMN, DataType::Float16, dim)?;
-        let group_rows = GROUP_BYTES.div_ceil((dim * size_of::<f16>()).max(1));
-        Ok(Self { table: TableWriter::create(path, vec![field], GroupLimit::Rows(group_rows))?, dim })
-    }
-
     /// Appends rows, `[n, d]`.
     ///
     /// # Errors
@@ -106,6 +115,7 @@ impl KdepShardWriter {
     /// # Errors
     /// [`ArtifactError`] on I/O; the file then does not exist.
     pub fn finish(self) -> Result<(), ArtifactError> {
-        self.table.finish()
+        self.finished.add(self.shard, self.table.finish()?);
+        Ok(())
     }
 }

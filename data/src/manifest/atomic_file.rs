@@ -1,5 +1,8 @@
 //! Atomic files: written next to their final name, flushed and renamed, then their folder is flushed. A file is either
 //! missing or complete.
+//!
+//! The bytes are hashed on their way to the disk. A manifest therefore lists what was written, and not what another
+//! process has put under the name since.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -8,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::{ContentHash, FileEntry};
 use crate::error::{ArtifactError, IoContext};
 
 /// A random number that identifies this process among all processes that write to a folder. A process id is not enough:
@@ -22,10 +26,37 @@ fn draw() -> u64 {
 /// A file that appears under its name only when [`AtomicFile::commit`] succeeds.
 #[derive(Debug)]
 pub struct AtomicFile {
-    writer: BufWriter<File>,
+    writer: BufWriter<HashedFile>,
     temporary: PathBuf,
     path: PathBuf,
     committed: bool,
+}
+
+/// A file that hashes what is written to it.
+#[derive(Debug)]
+struct HashedFile {
+    file: File,
+    hasher: blake3::Hasher,
+}
+
+impl HashedFile {
+    /// The manifest entry of the bytes written so far.
+    fn entry(&self, path: &Path) -> FileEntry {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        FileEntry { name, bytes: self.hasher.count(), blake3: ContentHash::from(self.hasher.finalize()) }
+    }
+}
+
+impl Write for HashedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl AtomicFile {
@@ -39,8 +70,11 @@ impl AtomicFile {
         // Several processes may write the same name. Each needs its own file until the rename.
         let (process, count) = (*PROCESS, COUNTER.fetch_add(1, Ordering::Relaxed));
         let temporary = path.with_file_name(format!(".{name}.{process:016x}-{count}.tmp"));
-        let file = File::create(&temporary).during("create", &temporary)?;
-        let writer = BufWriter::with_capacity(1 << 20, file);
+        // `create_new` neither empties a file nor follows a link that somebody has put under this name.
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
+        let file = file.during("create", &temporary)?;
+        let hashed = HashedFile { file, hasher: blake3::Hasher::new() };
+        let writer = BufWriter::with_capacity(1 << 20, hashed);
         Ok(Self { writer, temporary, path: path.to_owned(), committed: false })
     }
 
@@ -49,15 +83,30 @@ impl AtomicFile {
         &self.path
     }
 
-    /// Flushes the file to disk, renames it, and flushes the folder.
+    /// Flushes the file to disk, renames it, and flushes the folder. Returns the manifest entry of the written bytes.
     ///
     /// # Errors
     /// [`ArtifactError::Io`]; the file then does not exist, as if it had never been started.
-    pub fn commit(mut self) -> Result<(), ArtifactError> {
+    pub fn commit(mut self) -> Result<FileEntry, ArtifactError> {
         self.write_out()?;
         fs::rename(&self.temporary, &self.path).during("rename", &self.path)?;
         self.committed = true;
-        self.flush_folder()
+        self.flush_folder()?;
+        Ok(self.writer.get_ref().entry(&self.path))
+    }
+
+    /// Like [`AtomicFile::commit`], but the file stays open, and more can be written to its end.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`]; the file then does not exist.
+    pub fn commit_growing(mut self) -> Result<GrowingFile, ArtifactError> {
+        self.write_out()?;
+        let HashedFile { file, hasher } = self.writer.get_ref();
+        let file = file.try_clone().during("open", &self.path)?;
+        let grown =
+            GrowingFile { written: HashedFile { file, hasher: hasher.clone() }, path: self.path.clone() };
+        self.commit()?;
+        Ok(grown)
     }
 
     /// Like [`AtomicFile::commit`], but keeps an existing file of that name: the first of several writers wins.
@@ -95,7 +144,7 @@ impl AtomicFile {
 
     fn write_out(&mut self) -> Result<(), ArtifactError> {
         self.writer.flush().during("write", &self.path)?;
-        self.writer.get_ref().sync_all().during("flush", &self.path)
+        self.writer.get_ref().file.sync_all().during("flush", &self.path)
     }
 
     fn flush_folder(&self) -> Result<(), ArtifactError> {
@@ -125,11 +174,39 @@ impl Drop for AtomicFile {
     }
 }
 
-/// Replaces the file at `path` atomically by one with content `bytes`.
+/// A file under its final name that is written to its end, such as a log.
+#[derive(Debug)]
+pub struct GrowingFile {
+    written: HashedFile,
+    path: PathBuf,
+}
+
+impl GrowingFile {
+    /// Flushes the file to disk. Returns the manifest entry of the bytes written so far.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub fn sync(&self) -> Result<FileEntry, ArtifactError> {
+        self.written.file.sync_all().during("flush", &self.path)?;
+        Ok(self.written.entry(&self.path))
+    }
+}
+
+impl Write for GrowingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.written.flush()
+    }
+}
+
+/// Replaces the file at `path` atomically by one with content `bytes`. Returns its manifest entry.
 ///
 /// # Errors
 /// [`ArtifactError::Io`]; an old file is then unchanged.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<FileEntry, ArtifactError> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes).during("write", path)?;
     file.commit()
@@ -144,6 +221,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::Verify;
     use super::*;
 
     type Commit = fn(AtomicFile) -> Result<(), ArtifactError>;
@@ -157,9 +235,30 @@ mod tests {
         drop(file);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
-        write_atomic(&path, b"whole").unwrap();
+        let entry = write_atomic(&path, b"whole").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(
+            entry,
+            FileEntry { name: "a.bin".to_owned(), bytes: 5, blake3: ContentHash::of(b"whole") }
+        );
+    }
+
+    #[test]
+    fn the_entry_is_that_of_the_bytes_written_and_links_are_replaced_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a"), dir.path().join("other"));
+        fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"mine").unwrap();
+        file.flush().unwrap();
+        // Another process writes under the temporary name.
+        fs::write(&file.temporary, "theirs").unwrap();
+        let entry = file.commit().unwrap();
+        assert_eq!((entry.bytes, entry.blake3), (4, ContentHash::of(b"mine")));
+        assert!(matches!(entry.verify(dir.path(), Verify::Full), Err(ArtifactError::Length { .. })));
+        assert_eq!(fs::read(&other).unwrap(), b"precious");
     }
 
     #[test]

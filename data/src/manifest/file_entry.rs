@@ -1,11 +1,11 @@
 //! Manifest entries of files, and verification of the files.
 
+use std::fs;
 use std::path::Path;
-use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::ContentHash;
+use super::{ContentHash, VerifiedFile};
 use crate::error::{ArtifactError, IoContext};
 
 /// One file of an artifact, as its manifest lists it.
@@ -35,25 +35,7 @@ impl FileEntry {
     /// # Errors
     /// [`ArtifactError::Missing`], [`ArtifactError::Length`] or [`ArtifactError::Hash`].
     pub fn verify(&self, dir: &Path, depth: Verify) -> Result<(), ArtifactError> {
-        let path = dir.join(&self.name);
-        let length = match fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let hint = "the folder is incomplete; copy it again, or make it again";
-                return Err(ArtifactError::Missing { path, what: "a file listed in the manifest", hint });
-            }
-            Err(error) => return Err(error).during("read", &path),
-        };
-        if length != self.bytes {
-            return Err(ArtifactError::Length { path, expected: self.bytes, got: length });
-        }
-        if depth == Verify::Full {
-            let got = ContentHash::of_file(&path)?;
-            if got != self.blake3 {
-                return Err(ArtifactError::Hash { path, expected: self.blake3, got });
-            }
-        }
-        Ok(())
+        VerifiedFile::verify(self, dir, depth).map(drop)
     }
 }
 

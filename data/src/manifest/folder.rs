@@ -1,8 +1,9 @@
 //! Artifact folders: which kind of artifact a folder holds, and whether another may be written to it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::FolderLock;
 use crate::error::{ArtifactError, IoContext, Remedy};
 
 /// What to do if the output folder already holds a complete or unfinished artifact of the same kind.
@@ -53,6 +54,43 @@ pub fn require_kind(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
             remedy: Remedy::Other("choose another folder"),
         }),
         None => Ok(()),
+    }
+}
+
+/// A folder that this process alone writes to, and may write a certain kind of artifact to.
+#[derive(Debug)]
+pub struct ClaimedFolder {
+    dir: PathBuf,
+    /// Held as long as this value.
+    _lock: FolderLock,
+}
+
+impl ClaimedFolder {
+    /// Locks the folder `dir` for a `kind` of artifact with this manifest. Creates `dir` if it does not exist and changes
+    /// nothing else.
+    ///
+    /// # Errors
+    /// Those of [`prepare_folder`] and [`FolderLock::exclusive`]; [`ArtifactError::Occupied`] if `dir` holds such an
+    /// artifact and `existing` is not [`Existing::Overwrite`].
+    pub(crate) fn claim(
+        dir: &Path,
+        kind: &str,
+        manifest: &str,
+        existing: Existing,
+    ) -> Result<Self, ArtifactError> {
+        fs::create_dir_all(dir).during("create the folder", dir)?;
+        let lock = FolderLock::exclusive(dir)?;
+        prepare_folder(dir, kind)?;
+        if dir.join(manifest).exists() && existing != Existing::Overwrite {
+            let (path, what, remedy) = (dir.to_owned(), format!("a {kind}"), Remedy::Overwrite);
+            return Err(ArtifactError::Occupied { path, what, remedy });
+        }
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
+    }
+
+    /// Path of the folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 }
 

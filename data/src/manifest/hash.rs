@@ -1,12 +1,14 @@
 //! The hash that identifies artifacts, listings and models.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ArtifactError, IoContext};
+use crate::mapped::MappedFile;
 
 /// A BLAKE3 hash of 32 bytes, written as lower-case hexadecimal in text and JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,8 +25,14 @@ impl ContentHash {
     /// # Errors
     /// [`ArtifactError::Io`] if the file cannot be read.
     pub fn of_file(path: &Path) -> Result<Self, ArtifactError> {
+        Self::of_open_file(&File::open(path).during("open", path)?, path)
+    }
+
+    /// Like [`ContentHash::of_file`], of a file that is open. `path` is used for errors.
+    pub(crate) fn of_open_file(file: &File, path: &Path) -> Result<Self, ArtifactError> {
+        let mapped = MappedFile::of(file, path)?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).during("hash", path)?;
+        hasher.update_rayon(mapped.bytes());
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 

@@ -7,18 +7,24 @@
 //! - `atomic_file`: [`AtomicFile`], a file that appears under its name when it is complete;
 //! - `file_entry`: [`FileEntry`], the manifest entry of a file, and its verification;
 //! - `sealed`: writing and reading manifests that end in their own hash;
+//! - `files_in_use`: verified files that must stay as they are while a command reads them;
+//! - `folder_lock`: [`FolderLock`], by which a folder has one writer at a time;
 //! - `folder`: which kind of artifact a folder holds, and how to treat an existing one ([`Existing`]).
 
 mod atomic_file;
 mod file_entry;
+mod files_in_use;
 mod folder;
+mod folder_lock;
 mod hash;
 mod sealed;
 
 pub(crate) use atomic_file::write_new;
-pub use atomic_file::{AtomicFile, write_atomic};
+pub use atomic_file::{AtomicFile, GrowingFile, write_atomic};
 pub use file_entry::{FileEntry, Verify};
-pub use folder::{Existing, PLAN, prepare_folder, require_kind};
+pub(crate) use files_in_use::{FilesInUse, VerifiedFile};
+pub use folder::{ClaimedFolder, Existing, PLAN, prepare_folder, require_kind};
+pub use folder_lock::{FolderLock, LOCK, on_unguarded};
 pub use hash::ContentHash;
 pub(crate) use sealed::{read_json, write_new_json};
 pub use sealed::{read_manifest, write_json};

@@ -22,8 +22,7 @@ const SEAL: (&[u8], &[u8]) = (b",\n  \"blake3\": \"", b"\"\n}\n");
 /// [`ArtifactError::Io`] or [`ArtifactError::Json`].
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<ContentHash, ArtifactError> {
     let text = seal(path, value)?;
-    write_atomic(path, &text)?;
-    Ok(ContentHash::of(&text))
+    Ok(write_atomic(path, &text)?.blake3)
 }
 
 /// Like [`write_json`], but keeps an existing file: the first of several writers wins.

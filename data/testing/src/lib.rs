@@ -55,6 +55,7 @@ pub fn cache_config(dim: usize, samples: usize) -> CacheConfig {
         shard_samples: 40,
         device: "cpu".to_owned(),
         stored_views: None,
+        row_key: None,
         features: None,
         tokens: None,
         captions: None,

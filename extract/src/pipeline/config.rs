@@ -45,6 +45,7 @@ impl Extractor {
             shard_samples,
             device: device_kind(&self.options.encoder.device).to_owned(),
             stored_views: plan.stored,
+            row_key: None,
             features: self.feature_record(),
             tokens: self.token_record(),
             captions: self.captions.as_ref().map(CaptionEncoder::record),

@@ -157,7 +157,7 @@ impl Extractor {
         Some(estimate::estimate(&preparer, config, format, partition))
     }
 
-    /// Makes the shards of `partition` that the cache lacks. `job` counts samples.
+    /// Makes the shards of `partition` that the cache lacks or that are damaged. `job` counts samples.
     ///
     /// A sample is rejected, with a reason, if it cannot be read or decoded, or if the embedding, feature or tokens
     /// of one of its views are NaN, zero or out of range; the run continues. If tokens are projected and no part has
@@ -206,7 +206,8 @@ impl Extractor {
         let wanted = config.tokens.as_ref().filter(|tokens| tokens.encoding == TokenEncoding::Projected);
         let kept = builder.projection()?;
         let Some(record) = wanted.filter(|_| kept.is_none()) else { return Ok(kept) };
-        if builder.missing_shards(partition)?.is_empty() {
+        // A complete cache has a projection, so that of this one is damaged and made again, to the same bytes.
+        if !builder.is_complete() && builder.missing_shards(partition)?.is_empty() {
             return Ok(None);
         }
         let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);

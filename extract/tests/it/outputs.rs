@@ -297,6 +297,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
             }
             assert!(!contents(dir.path()).keys().any(|name| name.ends_with(".tmp")));
             extractor.extract(&source, &first, Partition::WHOLE, &Job::new()).unwrap();
+            drop(first);
             finalize(&extractor, &source, dir.path());
             assert_same(
                 &contents(dir.path()),
@@ -326,6 +327,7 @@ fn a_part_uses_the_projection_that_another_has_kept() {
     // A lost projection is fitted again, with the same bits.
     std::fs::remove_file(dir.path().join("cache.json")).unwrap();
     std::fs::remove_file(dir.path().join("tokens.safetensors")).unwrap();
+    drop(builder);
     let mut third = extractor(&source, SVD, 2);
     let again = self::builder(&third, &source, dir.path());
     assert_eq!(third.extract(&source, &again, Partition::WHOLE, &Job::new()).unwrap().shards, 3);
@@ -456,6 +458,7 @@ fn a_cache_begun_with_other_outputs_or_captions_is_refused() {
     let mut changed: Vec<String> = TEXTS.iter().cycle().take(9).map(|&text| text.to_owned()).collect();
     changed[5].push_str(" of");
     let changed = images(9, |_| false).captioned(Captions::Texts(changed));
+    let mut differing = Vec::new();
     for (mut other, source, what) in [
         (extractor(&changed, TokenStorage::F16, 1), &changed, "listing"),
         (extractor(&images(9, |_| false), TokenStorage::F16, 1), &source, "listing"),
@@ -466,7 +469,10 @@ fn a_cache_begun_with_other_outputs_or_captions_is_refused() {
             matches!(&error, ExtractError::CacheMismatch { what: found, .. } if *found == what),
             "{what}: {error}"
         );
-        let config = other.cache_config(source, &PLAN, 12);
+        differing.push(other.cache_config(source, &PLAN, 12));
+    }
+    drop(builder);
+    for config in differing {
         let error = CacheBuilder::open(dir.path(), config, Existing::Resume).unwrap_err().to_string();
         assert!(error.contains("differs"), "{error}");
     }

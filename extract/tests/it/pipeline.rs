@@ -313,6 +313,7 @@ fn a_storage_that_fails_ends_the_run_and_rejects_nothing() {
         assert_eq!(missing, (complete..8).collect::<Vec<_>>(), "failed at {from}");
         assert!(first.finalize(&[]).unwrap().is_none());
         extractor.extract(&source, &first, Partition::WHOLE, &Job::new()).unwrap();
+        drop(first);
         finalize(&extractor, &source, 12, dir.path());
         assert_same(&contents(dir.path()), &reference, &format!("failed at {from}"));
     }
@@ -337,6 +338,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
         let missing = first.missing_shards(Partition::WHOLE).unwrap().len();
         let summary = extractor.extract(&source, &first, Partition::WHOLE, &Job::new()).unwrap();
         assert_eq!(summary.shards, missing);
+        drop(first);
         finalize(&extractor, &source, 12, dir.path());
         assert_same(&contents(dir.path()), &reference, &format!("interrupted after {after}"));
     }

@@ -62,8 +62,13 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     let Inputs { source, mut extractor, config, partition, existing, .. } = open_inputs(args)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
     space::announce(&config, stored.as_ref(), partition, existing, args.tokens_limit, &args.output.out)?;
-    let builder = CacheBuilder::open(&args.output.out, config, existing)?
+    let builder = CacheBuilder::open_part(&args.output.out, config, existing, partition)?
         .with_left_aside(source.listing().left_aside.clone());
+    // Finished shards are hashed here, before the encoder runs.
+    builder.missing_shards(partition)?;
+    for damage in builder.damage() {
+        say(format_args!("note: a finished shard is damaged and is extracted again: {damage}"));
+    }
     let summary = {
         let _progress = Progress::show("extract", "samples");
         extractor.extract(source.as_ref(), &builder, partition, &JOB)?

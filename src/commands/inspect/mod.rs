@@ -1,4 +1,4 @@
-//! `lgd inspect` and `lgd verify`, for all kinds of artifact folders.
+//! `lgd inspect`, for all kinds of artifact folders.
 
 mod summary;
 
@@ -6,52 +6,22 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use lgd_data::align::{ALIGN_VERSION, Align};
-use lgd_data::bank::{BANK_VERSION, Bank};
+use lgd_data::align::ALIGN_VERSION;
+use lgd_data::bank::BANK_VERSION;
 use lgd_data::cache::Cache;
-use lgd_data::kdep::{KDEP_VERSION, KdepBank};
+use lgd_data::kdep::KDEP_VERSION;
 use lgd_data::manifest::{PLAN, Verify, read_manifest};
-use lgd_train::run::{RUN_VERSION, Run};
+use lgd_train::run::RUN_VERSION;
 
 use super::print;
 use crate::args::InspectArgs;
 use crate::exit::Exit;
-use crate::hints;
 use crate::say::{say, warn};
 use summary::Summary;
 
 const MANIFESTS: [&str; 6] = ["cache.json", PLAN, "bank.json", "kdep.json", "align.json", "run.json"];
-const HINT: &str = "hint: give a folder with a cache.json, bank.json, kdep.json, align.json or run.json";
-
-/// An opened artifact folder. Its manifest's name determines the kind.
-enum Artifact {
-    Cache(Box<Cache>),
-    Bank(Bank),
-    Kdep(KdepBank),
-    Align(Align),
-    Run(Box<Run>),
-}
-
-impl Artifact {
-    fn open(path: &Path, depth: Verify) -> anyhow::Result<Self> {
-        if path.join("cache.json").exists() || path.join(PLAN).exists() {
-            return Ok(Self::Cache(Box::new(Cache::open(path, depth)?)));
-        }
-        if path.join("bank.json").exists() {
-            return Ok(Self::Bank(Bank::open(path, depth)?));
-        }
-        if KdepBank::is_kdep(path) {
-            return Ok(Self::Kdep(KdepBank::open(path, depth)?));
-        }
-        if Align::is_align(path) {
-            return Ok(Self::Align(Align::open(path, depth)?));
-        }
-        if path.join("run.json").exists() {
-            return Ok(Self::Run(Box::new(Run::open(path, depth)?)));
-        }
-        bail!("{} holds no cache, bank, bridge or run\n{HINT}", path.display())
-    }
-}
+pub(super) const HINT: &str =
+    "hint: give a folder with a cache.json, bank.json, kdep.json, align.json or run.json";
 
 /// Prints a summary of an artifact, or its manifest. Works for unfinished artifacts too.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
@@ -108,54 +78,4 @@ fn warn_about(cache: &Cache) {
     for absent in cache.absent_columns() {
         warn(format_args!("warning: {absent}"));
     }
-}
-
-/// Verifies every byte of the cache's optional columns and describes them. The returned text, unless empty, ends in a
-/// comma and a space. A missing or damaged column does not stop the verification of the others.
-fn verify_optional(cache: &Cache) -> anyhow::Result<String> {
-    let stored = cache.manifest().config.stored_views;
-    let columns = [
-        cache.verify_stored_views().map(|()| stored.map(|format| format!("views stored ({format}), "))),
-        cache.features().map(|found| found.map(|features| format!("features of {}, ", features.width()))),
-        cache.tokens().map(|found| found.map(|tokens| format!("tokens ({}), ", tokens.record()))),
-        cache.captions().map(|found| found.map(|captions| format!("{} captions, ", captions.rows()))),
-    ];
-    let (mut words, mut faults) = (String::new(), Vec::new());
-    for column in columns {
-        match column {
-            Ok(found) => words.extend(found),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    let Some(last) = faults.pop() else { return Ok(words) };
-    for fault in faults {
-        warn(format_args!("error: {}", hints::hinted(&fault)));
-    }
-    Err(last.into())
-}
-
-/// Checks every byte of an artifact against its manifest.
-pub fn verify(path: &Path) -> anyhow::Result<Exit> {
-    let summary = match Artifact::open(path, Verify::Full)? {
-        Artifact::Cache(cache) => {
-            let samples = cache.views()?.samples();
-            let optional = verify_optional(&cache)?;
-            format!("{samples} samples, {} rows, {optional}hash {}", cache.rows(), cache.hash())
-        }
-        Artifact::Bank(bank) => {
-            let rows = bank.targets()?.pseudo_category.len();
-            format!("{} categories, {rows} rows, hash {}", bank.categories(), bank.hash())
-        }
-        Artifact::Kdep(bank) => {
-            let rows = bank.targets()?.rows();
-            format!("KDEP targets of width {}, {rows} rows, hash {}", bank.dim(), bank.hash())
-        }
-        Artifact::Align(align) => {
-            let bridge = align.bridge();
-            format!("a bridge of {} to {} values, hash {}", bridge.text_dim(), bridge.dim(), align.hash())
-        }
-        Artifact::Run(run) => format!("step {}", run.manifest().step),
-    };
-    print(&format!("{}: intact; {summary}", path.display()))?;
-    Ok(Exit::Done)
 }

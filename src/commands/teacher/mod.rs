@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::bail;
-use lgd_data::manifest::write_atomic;
+use lgd_data::manifest::{FolderLock, write_atomic};
 use lgd_extract::teacher::{Resolved, TEACHER_TOML};
 use lgd_extract::{EncoderOptions, ImageEncoder, Runtime, Teacher, TextEncoder};
 
@@ -25,6 +25,7 @@ pub fn run(args: &TeacherArgs) -> anyhow::Result<Exit> {
     let teacher = open(&args.dir)?;
     // In a repository of the Hub's cache, the folder is a snapshot.
     let path = teacher.dir().join(TEACHER_TOML);
+    let _lock = args.write.then(|| FolderLock::exclusive(teacher.dir())).transpose()?;
     refuse_existing(args, &path)?;
     if !teacher.unused_models().is_empty() {
         let names: Vec<String> =

@@ -90,7 +90,8 @@ fn create(
 ) -> Result<(), PredictError> {
     let mut file = AtomicFile::create(path)?;
     write(&mut file).map_err(|source| PredictError::Write { to: path.display().to_string(), source })?;
-    Ok(file.commit()?)
+    file.commit()?;
+    Ok(())
 }
 
 /// Header of a NumPy file of little-endian f32 `[rows, width]` in C order.

@@ -68,12 +68,6 @@ pub enum RunError {
         /// What it holds.
         what: &'static str,
     },
-    /// Another process trains in the folder.
-    #[error("{} already holds a run that another process is training", dir.display())]
-    Locked {
-        /// The folder.
-        dir: PathBuf,
-    },
     /// The run in the folder was begun with another input or setting.
     #[error("{}: {what} differs: expected {expected}, got {got}", path.display())]
     Differs {
@@ -198,7 +192,6 @@ impl RunError {
             | Self::NonFinite { .. }
             | Self::Diverged { .. }
             | Self::Occupied { .. }
-            | Self::Locked { .. }
             | Self::NoBest { .. }
             | Self::NothingToMeasure { .. } => FailureKind::Usage,
             Self::InitialWeights { .. }

@@ -65,7 +65,7 @@ impl EventFile {
             }
         }
         let path = dir.join(format!("{PREFIX}{time:010.0}.lgd"));
-        let file = OpenOptions::new().create(true).append(true).open(&path).during("create", &path)?;
+        let file = OpenOptions::new().create_new(true).append(true).open(&path).during("create", &path)?;
         let mut events = Self { path, file };
         let version = Some("brain.Event:2".to_owned());
         events.write(&Event { wall_time: time, step: 0, file_version: version, summary: None })?;

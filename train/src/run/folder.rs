@@ -1,14 +1,14 @@
 //! Writes a run folder: starting, resuming, checkpoints, completion.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use lgd_data::ArtifactError;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{
-    ContentHash, Existing, FileEntry, Verify, prepare_folder, read_manifest, require_kind, write_atomic,
-    write_json,
+    ContentHash, Existing, FileEntry, FolderLock, LOCK, Verify, prepare_folder, read_manifest, require_kind,
+    write_atomic, write_json,
 };
 use serde_json::Value;
 
@@ -20,9 +20,6 @@ use super::{
 
 /// Number of checkpoints kept. If the latest is damaged, the one before it remains.
 pub(crate) const KEPT: usize = 2;
-
-/// An empty file, locked while the run is trained.
-const LOCK: &str = ".lock";
 
 /// The files of a run besides its checkpoints, the manifest first.
 const OWN: [&str; 6] = [MANIFEST, CONFIG, METRICS, TABLE, STUDENT, BEST];
@@ -36,28 +33,25 @@ pub(crate) struct RunFolder {
     dir: PathBuf,
     manifest: RunManifest,
     /// Held as long as this value. Two trainings in one folder would delete each other's checkpoints.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl RunFolder {
     /// Starts the run that `fresh` describes in `dir`, or resumes the one in it.
     ///
     /// # Errors
-    /// [`RunError::Occupied`], [`RunError::Locked`], [`RunError::Differs`], or an error of the files.
+    /// [`RunError::Occupied`], [`RunError::Differs`], or an error of the files.
     pub(crate) fn open(dir: &Path, fresh: RunManifest, existing: Existing) -> Result<Self, RunError> {
+        fs::create_dir_all(dir).during("create the folder", dir)?;
+        let lock = FolderLock::exclusive(dir)?;
         prepare_folder(dir, "run")?;
-        let lock = lock(dir)?;
         if existing == Existing::Overwrite {
             remove_run(dir)?;
         }
         if let Some(manifest) = Self::started(dir, &fresh, existing)? {
             return Ok(Self { dir: dir.to_owned(), manifest, _lock: lock });
         }
-        let config = dir.join(CONFIG);
-        let text = toml::to_string(&fresh.config).map_err(|error| {
-            ArtifactError::invalid(&config, format!("cannot be written as TOML: {error}"))
-        })?;
-        write_atomic(&config, text.as_bytes())?;
+        write_config(dir, &fresh)?;
         let checkpoints = dir.join(CHECKPOINTS);
         fs::create_dir_all(&checkpoints).during("create", &checkpoints)?;
         write_json(&dir.join(MANIFEST), &fresh)?;
@@ -188,8 +182,8 @@ impl RunFolder {
         weights: &[u8],
     ) -> Result<(), ArtifactError> {
         let name = best_file(step);
-        write_atomic(&self.dir.join(&name), weights)?;
-        let weights = FileEntry::describe(&self.dir, &name)?;
+        let written = write_atomic(&self.dir.join(&name), weights)?;
+        let weights = FileEntry { name, ..written };
         let HoldoutScore { kind, score: value, tie } = score;
         self.manifest.best = Some(BestRecord { epoch, step, score: kind, value, tie, weights });
         Ok(())
@@ -198,8 +192,8 @@ impl RunFolder {
     /// Writes and lists a checkpoint, then deletes older ones.
     pub(crate) fn save_checkpoint(&mut self, step: usize, bytes: &[u8]) -> Result<(), ArtifactError> {
         let name = checkpoint_file(step);
-        write_atomic(&self.dir.join(&name), bytes)?;
-        let entry = CheckpointEntry { step, file: FileEntry::describe(&self.dir, &name)? };
+        let written = write_atomic(&self.dir.join(&name), bytes)?;
+        let entry = CheckpointEntry { step, file: FileEntry { name, ..written } };
         // If the run continues from an earlier checkpoint, later ones may still be listed.
         self.manifest.checkpoints.retain(|entry| entry.step < step);
         self.manifest.checkpoints.push(entry);
@@ -210,17 +204,26 @@ impl RunFolder {
         self.remove_unlisted()
     }
 
-    /// Writes the finished student and the best one, and lists every file. `epochs`: those that the run trained.
-    pub(crate) fn finish(&mut self, weights: &[u8], epochs: u32) -> Result<(), ArtifactError> {
-        write_atomic(&self.dir.join(STUDENT), weights)?;
+    /// Writes the finished student and the best one, and lists every file. `metrics`: the entry of the metrics file.
+    /// `epochs`: those that the run trained.
+    pub(crate) fn finish(
+        &mut self,
+        weights: &[u8],
+        metrics: FileEntry,
+        epochs: u32,
+    ) -> Result<(), ArtifactError> {
+        let student = write_atomic(&self.dir.join(STUDENT), weights)?;
         if let Some(best) = self.manifest.best.as_mut().filter(|best| best.weights.name != BEST) {
-            best.weights.verify(&self.dir, Verify::Full)?;
             let path = self.dir.join(&best.weights.name);
-            write_atomic(&self.dir.join(BEST), &fs::read(&path).during("read", &path)?)?;
-            BEST.clone_into(&mut best.weights.name);
+            let bytes = fs::read(&path).during("read", &path)?;
+            let (expected, got) = (best.weights.blake3, ContentHash::of(&bytes));
+            if got != expected {
+                return Err(ArtifactError::Hash { path, expected, got });
+            }
+            best.weights = write_atomic(&self.dir.join(BEST), &bytes)?;
         }
-        let files = [CONFIG, METRICS, STUDENT].iter().map(|name| FileEntry::describe(&self.dir, name));
-        self.manifest.files = files.collect::<Result<_, _>>()?;
+        // Written again: an earlier process may have written it, and its hash is not recorded before the end.
+        self.manifest.files = vec![write_config(&self.dir, &self.manifest)?, metrics, student];
         self.manifest.stopped_after = (epochs < self.manifest.config.epochs).then_some(epochs);
         self.manifest.complete = true;
         write_json(&self.dir.join(MANIFEST), &self.manifest)?;
@@ -245,17 +248,12 @@ impl RunFolder {
     }
 }
 
-/// Locks the folder for this process.
-fn lock(dir: &Path) -> Result<File, RunError> {
-    let path = dir.join(LOCK);
-    let file = File::create(&path).during("create", &path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        // Some network file systems have no locks. An unguarded run is better than none.
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(error)) => Ok(Err(error).during("lock", &path)?),
-        Err(TryLockError::WouldBlock) => Err(RunError::Locked { dir: dir.to_owned() }),
-    }
+/// Writes the configuration of a run for people.
+fn write_config(dir: &Path, run: &RunManifest) -> Result<FileEntry, ArtifactError> {
+    let path = dir.join(CONFIG);
+    let text = toml::to_string(&run.config)
+        .map_err(|error| ArtifactError::invalid(&path, format!("cannot be written as TOML: {error}")))?;
+    write_atomic(&path, text.as_bytes())
 }
 
 /// Whether `dir` holds any file except the lock.

@@ -2,14 +2,14 @@
 //! TensorBoard's event file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lgd_data::ArtifactError;
 use lgd_data::error::IoContext;
-use lgd_data::manifest::write_atomic;
+use lgd_data::manifest::{AtomicFile, FileEntry, GrowingFile, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use super::events::EventFile;
@@ -201,7 +201,7 @@ fn read_lines(path: &Path) -> Result<String, ArtifactError> {
 #[derive(Debug)]
 pub(crate) struct MetricsFile {
     path: PathBuf,
-    file: fs::File,
+    file: GrowingFile,
     table: PathBuf,
     events: EventFile,
     /// All lines, for the table.
@@ -222,8 +222,9 @@ impl MetricsFile {
                 lines.push(line);
             }
         }
-        write_atomic(&path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(&path).during("open", &path)?;
+        let mut file = AtomicFile::create(&path)?;
+        file.write_all(kept.as_bytes()).during("write", &path)?;
+        let file = file.commit_growing()?;
         let mut events = EventFile::create(dir, now())?;
         for line in &lines {
             events.push(line)?;
@@ -243,11 +244,11 @@ impl MetricsFile {
         if line.kind == MetricsKind::Epoch { self.write_table() } else { Ok(()) }
     }
 
-    /// Flushes the files to the disk.
-    pub(crate) fn sync(&self) -> Result<(), ArtifactError> {
+    /// Flushes the files to the disk. Returns the manifest entry of `metrics.jsonl`.
+    pub(crate) fn sync(&self) -> Result<FileEntry, ArtifactError> {
         self.write_table()?;
         self.events.sync()?;
-        self.file.sync_all().during("flush", &self.path)
+        self.file.sync()
     }
 
     /// Writes `metrics.csv`: one row per line, one column per number that any line has.
@@ -267,7 +268,8 @@ impl MetricsFile {
             table.write_record(fixed.into_iter().chain(values)).map_err(fault)?;
         }
         let bytes = table.into_inner().map_err(|error| fault(error.into_error().into()))?;
-        write_atomic(&self.table, &bytes)
+        write_atomic(&self.table, &bytes)?;
+        Ok(())
     }
 }
 

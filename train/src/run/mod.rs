@@ -284,6 +284,20 @@ impl Run {
         Ok(Self { dir: dir.to_owned(), manifest, hash, checkpoint })
     }
 
+    /// Verifies the checkpoints and the best weights of the unfinished run in `dir`. Returns the steps done at its latest
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// [`RunError::Artifact`] if a file is missing or altered.
+    pub fn verify_unfinished(dir: &Path) -> Result<usize, RunError> {
+        let (manifest, _) =
+            read_manifest::<RunManifest>(&dir.join(MANIFEST), RUN_VERSION, "the run's manifest")?;
+        let checkpoints = manifest.checkpoints.iter().map(|checkpoint| &checkpoint.file);
+        let best = manifest.best.iter().map(|best| &best.weights);
+        checkpoints.chain(best).try_for_each(|file| file.verify(dir, Verify::Full))?;
+        Ok(manifest.step)
+    }
+
     /// Selects the weights that [`weights`](Self::weights) and [`student`](Self::student) return.
     ///
     /// # Errors

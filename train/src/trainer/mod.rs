@@ -13,12 +13,13 @@ use std::thread;
 use std::time::Instant;
 
 use candle_core::Device;
+use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, TeacherRecord, TokenRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
 use lgd_data::kdep::KdepBank;
-use lgd_data::manifest::{ContentHash, Existing};
+use lgd_data::manifest::{ContentHash, Existing, Verify};
 use serde::Serialize;
 
 use crate::initial;
@@ -53,6 +54,18 @@ pub struct TrainInputs<'a> {
     pub originals: Option<Originals<'a>>,
     /// What to measure with after every epoch, if samples are held out or there is a validation set.
     pub watch: Watch<'a>,
+}
+
+impl TrainInputs<'_> {
+    /// Fails if a file that the run reads has changed since it was verified. [`Verify::Full`] also hashes those files again
+    /// that were hashed.
+    fn require_unchanged(&self, depth: Verify) -> Result<(), ArtifactError> {
+        self.cache.require_unchanged(depth)?;
+        self.bank.map_or(Ok(()), |bank| bank.require_unchanged(depth))?;
+        self.kdep.map_or(Ok(()), |bank| bank.require_unchanged(depth))?;
+        self.watch.banks.iter().try_for_each(|bank| bank.require_unchanged(depth))?;
+        self.watch.validation.map_or(Ok(()), |validation| validation.cache.require_unchanged(depth))
+    }
 }
 
 /// Settings of a training call. Of these, only the device changes the result.
@@ -177,15 +190,17 @@ pub fn train(
         job.skip(job.total());
         report.resumed_from = Some(report.steps);
     } else {
-        let mut running = TrainLoop::open(config, settings, dir, &mut folder, job, held_out)?;
+        let mut running = TrainLoop::open(config, settings, (dir, inputs), &mut folder, job, held_out)?;
         running.restore(&mut session, &targets, &mut report)?;
-        let epochs = running.run(&mut session, &images, observe, &mut report)?;
+        let (metrics, epochs) = running.run(&mut session, &images, observe, &mut report)?;
         session.take_average()?;
         let done = folder.manifest().steps_per_epoch * usize::try_from(epochs).unwrap_or(usize::MAX);
         let last = Last { steps: done, batches: statistics::AT_THE_END };
         statistics::reestimate(&mut session, &images, config, settings.threads, last)?;
         let metadata = folder.manifest().weights_metadata();
-        folder.finish(&session.student.to_safetensors(&metadata)?, epochs)?;
+        // What was verified at the start must have been true to the end. Otherwise the run is not sealed.
+        inputs.require_unchanged(Verify::Full)?;
+        folder.finish(&session.student.to_safetensors(&metadata)?, metrics, epochs)?;
         if !settings.keep_checkpoints {
             folder.remove_checkpoints()?;
         }

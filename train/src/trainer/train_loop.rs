@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lgd_data::job::Job;
+use lgd_data::manifest::{FileEntry, Verify};
 
 use super::holdout::HoldoutSet;
 use super::meter::{Meter, StepRecord, share};
 use super::session::{ReadLoss, Session, StepLoss, schedule};
 use super::statistics::{self, Last};
-use super::{LoopSettings, TrainReport};
+use super::{LoopSettings, TrainInputs, TrainReport};
 use crate::checkpoint::{self, Progress};
 use crate::loader::batches::{Batch, Batches, StreamPlan, TrainingImages};
 use crate::loader::targets::TargetSource;
@@ -26,6 +27,7 @@ pub(super) struct TrainLoop<'a> {
     config: &'a TrainConfig,
     settings: &'a LoopSettings,
     dir: &'a Path,
+    inputs: &'a TrainInputs<'a>,
     folder: &'a mut RunFolder,
     job: &'a Job,
     schedule: Schedule,
@@ -52,7 +54,7 @@ impl<'a> TrainLoop<'a> {
     pub(super) fn open(
         config: &'a TrainConfig,
         settings: &'a LoopSettings,
-        dir: &'a Path,
+        (dir, inputs): (&'a Path, &'a TrainInputs<'a>),
         folder: &'a mut RunFolder,
         job: &'a Job,
         held_out: Option<HoldoutSet<'a>>,
@@ -62,6 +64,7 @@ impl<'a> TrainLoop<'a> {
             config,
             settings,
             dir,
+            inputs,
             folder,
             job,
             schedule,
@@ -92,14 +95,15 @@ impl<'a> TrainLoop<'a> {
         Ok(())
     }
 
-    /// Runs the remaining steps. Returns the epochs of the whole run, which are fewer than configured if it stopped early.
+    /// Runs the remaining steps. Returns the entry of the metrics file, and the epochs of the whole run, which are fewer
+    /// than configured if it stopped early.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
         images: &TrainingImages<'_>,
         observe: &mut dyn FnMut(&MetricsLine),
         report: &mut TrainReport,
-    ) -> Result<u32, RunError> {
+    ) -> Result<(FileEntry, u32), RunError> {
         let mut metrics = MetricsFile::open(self.dir, self.step)?;
         let plan = StreamPlan {
             batch: self.config.batch,
@@ -117,13 +121,13 @@ impl<'a> TrainLoop<'a> {
             self.steps(session, images, batches, &mut write)?;
             Ok::<_, RunError>(batches.waited())
         })?;
-        metrics.sync()?;
+        let written = metrics.sync()?;
         let seconds = start.0.elapsed().saturating_sub(self.evaluating).as_secs_f64();
         report.holdout_seconds = self.evaluating.as_secs_f64();
         report.images = (self.step - start.1) * self.config.batch;
         report.images_per_second = per_second(report.images, seconds);
         report.data_wait = share(waited, seconds);
-        Ok(self.epochs_done().unwrap_or(self.config.epochs))
+        Ok((written, self.epochs_done().unwrap_or(self.config.epochs)))
     }
 
     /// Epochs done; `None` in the middle of one, or in a run without steps.
@@ -246,6 +250,8 @@ impl<'a> TrainLoop<'a> {
         if self.saved == Some(self.step) {
             return Ok(());
         }
+        // A checkpoint must not contain what the student learned from changed files.
+        self.inputs.require_unchanged(Verify::Length)?;
         let progress = Progress { step: self.step, epoch_loss: epoch.sums().to_vec() };
         let bytes = checkpoint::encode(&mut session.stateful(), &progress)?;
         self.folder.save_checkpoint(self.step, &bytes)?;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cache/pixels-00000.parquet   row for row with views-00000.parquet; only in a cache that stores its views
-//!     check: u64               first 64 bits of the BLAKE3 hash of the row's bytes, little-endian
+//!     check: u64               first 64 bits of the keyed BLAKE3 hash of shard u64, row in the shard u64, and the row's bytes;
+//!                              all little-endian. The key is `row_key` of the cache's configuration
 //!     raw:   pixels            fixed-size binary, RGB8 [S, S, 3]
 //!     jpeg:  length: u32       bytes of the file
 //!            jpeg: binary      a baseline JPEG of S x S pixels, full chroma resolution
@@ -11,7 +12,8 @@
 //! The wide column is written PLAIN, uncompressed and required. A row is then a slice of the file at an offset that
 //! follows from the footer (see [`crate::column`]), and a reader copies it straight into the batch. The files can be
 //! far larger than memory, so training does not hash them before it starts. Instead, every row is compared with its
-//! check when it is read. `lgd verify` hashes these files like any other.
+//! check when it is read. A row of another cache, shard or position does not pass. Caches of format versions 1 and 2 have no
+//! key; their check is that of the bytes alone, so their files are hashed before use. `lgd verify` hashes these files like any other.
 
 mod reader;
 mod writer;
@@ -103,8 +105,32 @@ impl StoredFormat {
     }
 }
 
-/// The check of a row: the first 64 bits of the hash of its bytes.
-fn check_of(bytes: &[u8]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *ContentHash::of(bytes).as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+/// Computes the checks of a shard's rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowChecks {
+    /// The cache's `row_key`; `None` before format version 3.
+    key: Option<ContentHash>,
+    shard: usize,
+}
+
+impl RowChecks {
+    pub(super) fn new(key: Option<ContentHash>, shard: usize) -> Self {
+        Self { key, shard }
+    }
+
+    /// The check of row `row` of the shard with content `bytes`.
+    fn of(self, row: usize, bytes: &[u8]) -> u64 {
+        let hash = match self.key {
+            None => blake3::hash(bytes),
+            Some(key) => {
+                let mut hasher = blake3::Hasher::new_keyed(key.as_bytes());
+                for number in [self.shard, row] {
+                    hasher.update(&u64::try_from(number).unwrap_or(u64::MAX).to_le_bytes());
+                }
+                hasher.update(bytes).finalize()
+            }
+        };
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
 }

@@ -12,12 +12,13 @@ use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::super::views::primitive;
-use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
+use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, RowChecks, StoredFormat};
 use crate::column::{group_pages, leaf_index, require_plain};
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::image::{DecodeLimits, decode};
+use crate::manifest::{ContentHash, VerifiedFile};
 use crate::open_files::OpenFiles;
-use crate::parquet_file;
+use crate::parquet_file::{self, SharedFile};
 use crate::positioned::read_exact_at;
 
 /// Maximum number of shard files that stay open. Some systems allow only 256 open files per process.
@@ -45,6 +46,7 @@ pub struct StoredViews {
 struct Shard {
     path: PathBuf,
     first_row: usize,
+    row_checks: RowChecks,
     checks: Vec<u64>,
     /// Offset of each row's bytes in the file.
     starts: Vec<u64>,
@@ -53,21 +55,24 @@ struct Shard {
 }
 
 impl StoredViews {
-    /// Opens the shard files and checks their row counts.
-    pub(in crate::cache) fn open(
+    /// Opens the shard files and checks their row counts. `key`: that of the row checks.
+    pub(in crate::cache) fn open<'a>(
         format: StoredFormat,
-        files: impl IntoIterator<Item = (PathBuf, usize)>,
+        key: Option<ContentHash>,
+        files: impl IntoIterator<Item = (&'a VerifiedFile, usize)>,
     ) -> Result<Self, ArtifactError> {
         let open = OpenFiles::new(OPEN_SHARDS);
         let mut views = Self { format, pixel_bytes: 0, shards: Vec::new(), open, rows: 0 };
-        for (path, rows) in files {
-            views.pixel_bytes = format.pixel_bytes().in_parquet(&path)?;
+        for (number, (verified, rows)) in files.into_iter().enumerate() {
+            let (path, file) = (verified.path(), SharedFile::of(verified)?);
+            views.pixel_bytes = format.pixel_bytes().in_parquet(path)?;
             // The Parquet library trusts lengths in footers and pages, and panics on some invalid ones.
-            let shard = catch_unwind(|| Shard::open(&path, format, views.rows))
-                .unwrap_or_else(|_| Err(ArtifactError::invalid(&path, "the file is damaged")))?;
+            let shard =
+                catch_unwind(|| Shard::open(&file, path, format, (views.rows, RowChecks::new(key, number))))
+                    .unwrap_or_else(|_| Err(ArtifactError::invalid(path, "the file is damaged")))?;
             if shard.starts.len() != rows || shard.checks.len() != rows {
                 let got = shard.starts.len();
-                return Err(ArtifactError::invalid(&path, format!("expected {rows} rows, got {got}")));
+                return Err(ArtifactError::invalid(path, format!("expected {rows} rows, got {got}")));
             }
             views.rows += rows;
             views.shards.push(shard);
@@ -127,31 +132,36 @@ impl StoredViews {
 }
 
 impl Shard {
-    fn open(path: &Path, format: StoredFormat, first_row: usize) -> Result<Self, ArtifactError> {
-        let file = File::open(path).during("open", path)?;
-        let metadata = parquet_file::metadata_with_offsets(path)?;
-        let (checks, lengths) = small_columns(path, format)?;
+    fn open(
+        file: &SharedFile,
+        path: &Path,
+        format: StoredFormat,
+        (first_row, row_checks): (usize, RowChecks),
+    ) -> Result<Self, ArtifactError> {
+        let metadata = parquet_file::metadata_with_offsets(file, path)?;
+        let (checks, lengths) = small_columns(file, path, format)?;
+        let file = file.file();
         let starts = match format.encoding {
             Encoding::Raw => {
                 let width = format.pixel_bytes().in_parquet(path)?;
-                starts(path, &file, &metadata, PIXELS, &|_| Some(width))
+                starts(path, file, &metadata, PIXELS, &|_| Some(width))
             }
             Encoding::Jpeg { .. } => {
                 let length = |row: usize| usize::try_from(*lengths.get(row)?).ok()?.checked_add(PREFIX);
-                starts(path, &file, &metadata, JPEG, &length)
+                starts(path, file, &metadata, JPEG, &length)
             }
         };
-        Ok(Self { path: path.to_owned(), first_row, checks, starts: starts?, lengths })
+        Ok(Self { path: path.to_owned(), first_row, row_checks, checks, starts: starts?, lengths })
     }
 
     /// Reads the bytes of row `at` of the shard's file and compares them with their check. `row` is the row number in
     /// the cache, for errors.
     fn fetch(&self, file: &File, at: usize, row: usize, out: &mut [u8]) -> Result<(), ArtifactError> {
         read_exact_at(file, out, self.starts[at]).during("read", &self.path)?;
-        if check_of(out) == self.checks[at] {
+        if self.row_checks.of(at, out) == self.checks[at] {
             return Ok(());
         }
-        Err(self.damaged(row, "its bytes have another hash than when they were written"))
+        Err(self.damaged(row, "its bytes are not those that were written for this row of this cache"))
     }
 
     fn damaged(&self, row: usize, reason: &str) -> ArtifactError {
@@ -163,8 +173,12 @@ impl Shard {
 }
 
 /// Reads the checks, and the lengths if they differ between rows.
-fn small_columns(path: &Path, format: StoredFormat) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
-    let builder = parquet_file::reader(path)?;
+fn small_columns(
+    file: &SharedFile,
+    path: &Path,
+    format: StoredFormat,
+) -> Result<(Vec<u64>, Vec<u32>), ArtifactError> {
+    let builder = parquet_file::reader(file, path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), [CHECK, LENGTH]);
     let reader = builder.with_projection(mask).build().in_parquet(path)?;
     let (mut checks, mut lengths) = (Vec::new(), Vec::new());

@@ -8,8 +8,9 @@ use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, UInt32Builder,
 use arrow_schema::{DataType, Field};
 
 use super::super::GROUP_BYTES;
-use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, StoredFormat, check_of};
+use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, RowChecks, StoredFormat};
 use crate::error::{ArtifactError, ParquetContext};
+use crate::manifest::FileEntry;
 use crate::table::{GroupLimit, TableWriter};
 
 /// Approximate size of a data page in bytes.
@@ -32,10 +33,16 @@ pub(in crate::cache) struct PixelWriter {
     views: Views,
     /// Total size in bytes of the views in the open batch.
     pending: usize,
+    checks: RowChecks,
+    rows: usize,
 }
 
 impl PixelWriter {
-    pub(in crate::cache) fn create(path: &Path, format: StoredFormat) -> Result<Self, ArtifactError> {
+    pub(in crate::cache) fn create(
+        path: &Path,
+        format: StoredFormat,
+        checks: RowChecks,
+    ) -> Result<Self, ArtifactError> {
         let mut fields = vec![Field::new(CHECK, DataType::UInt64, false)];
         let (views, page_rows) = match format.encoding {
             Encoding::Raw => {
@@ -52,7 +59,7 @@ impl PixelWriter {
             }
         };
         let table = TableWriter::with_page_rows(path, fields, GroupLimit::Bytes(GROUP_BYTES), page_rows)?;
-        Ok(Self { table, check: UInt64Builder::new(), views, pending: 0 })
+        Ok(Self { table, check: UInt64Builder::new(), views, pending: 0, checks, rows: 0 })
     }
 
     /// Appends an encoded view.
@@ -65,7 +72,8 @@ impl PixelWriter {
                 bytes.append_value(view);
             }
         }
-        self.check.append_value(check_of(view));
+        self.check.append_value(self.checks.of(self.rows, view));
+        self.rows += 1;
         self.pending += view.len();
         if self.pending >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
@@ -84,7 +92,7 @@ impl PixelWriter {
     }
 
     /// Completes the file and moves it to its final name.
-    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
+    pub(in crate::cache) fn finish(mut self) -> Result<FileEntry, ArtifactError> {
         if self.pending > 0 {
             self.flush()?;
         }

@@ -6,6 +6,7 @@ use super::super::optional::{TokenEncoding, TokenRecord};
 use super::{SCALE, TOKENS};
 use crate::column::{Item, MappedColumn};
 use crate::error::ArtifactError;
+use crate::manifest::VerifiedFile;
 
 /// The tokens of a cache, numbered like the cache rows.
 #[derive(Debug)]
@@ -20,14 +21,15 @@ impl TokenColumn {
     /// Opens the shard files, which must have the row counts `rows`.
     pub(in crate::cache) fn open(
         record: &TokenRecord,
-        paths: &[PathBuf],
+        files: &[VerifiedFile],
         rows: &[usize],
     ) -> Result<Self, ArtifactError> {
         let int8 = record.encoding == TokenEncoding::Int8;
         let width = if int8 { record.width() } else { 2 * record.width() };
-        let tokens = MappedColumn::open(paths, TOKENS, width)?;
-        tokens.require_rows(paths, rows)?;
-        let scales = if int8 { Some(MappedColumn::open(paths, SCALE, record.count())?) } else { None };
+        let tokens = MappedColumn::open_verified(files, TOKENS, width)?;
+        tokens.require_rows(rows)?;
+        let scales =
+            if int8 { Some(MappedColumn::open_verified(files, SCALE, record.count())?) } else { None };
         Ok(Self { record: record.clone(), tokens, scales })
     }
 

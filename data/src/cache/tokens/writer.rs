@@ -11,6 +11,7 @@ use super::super::GROUP_BYTES;
 use super::super::optional::{TokenEncoding, TokenRecord};
 use super::{SCALE, TOKENS, push_halves, push_int8};
 use crate::error::{ArtifactError, ParquetContext};
+use crate::manifest::FileEntry;
 use crate::table::{GroupLimit, TableWriter, list_field};
 
 /// Approximate size of a data page in bytes.
@@ -78,7 +79,7 @@ impl TokenWriter {
     }
 
     /// Completes the file and moves it to its final name.
-    pub(in crate::cache) fn finish(mut self) -> Result<(), ArtifactError> {
+    pub(in crate::cache) fn finish(mut self) -> Result<FileEntry, ArtifactError> {
         if self.pending > 0 {
             self.flush()?;
         }
