@@ -45,7 +45,7 @@ pub(crate) fn target_file(shard: usize) -> String {
     format!("targets-{shard:05}.parquet")
 }
 
-/// Deletes the manifest of the bank in `dir`, then its targets and the temporary files of an interrupted job.
+/// Deletes the manifest of the bank in `dir`, then its targets.
 pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactError> {
     let manifest = dir.join(manifest);
     if manifest.exists() {
@@ -55,8 +55,7 @@ pub(crate) fn clear_folder(dir: &Path, manifest: &str) -> Result<(), ArtifactErr
     for entry in fs::read_dir(dir).during("list", dir)? {
         let path = entry.during("list", dir)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = name.starts_with(".targets-") && name.ends_with(".tmp");
-        if temporary || (name.starts_with("targets-") && name.ends_with(".parquet")) {
+        if name.starts_with("targets-") && name.ends_with(".parquet") {
             fs::remove_file(&path).during("delete", &path)?;
         }
     }

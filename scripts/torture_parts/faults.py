@@ -99,7 +99,7 @@ class Faults:
             return "an unfinished artifact is called intact", recipe
         if not job.folder and out.exists() and difference(out, job.reference):
             return "an unfinished file has its final name", recipe
-        again = job.resume if job.resume and out.exists() else job.overwrite if out.exists() else []
+        again = (job.resume or job.overwrite) if out.exists() else []
         ended = run(job.command(out, *again))
         if ended.code != 0 and "finished" not in ended.output:
             return f"cannot go on: {ended.output[-400:]}", recipe

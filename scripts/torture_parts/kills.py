@@ -22,7 +22,7 @@ def strike(world: World, job: Job, draw: random.Random, name: str) -> list[tuple
         which = pick_signal(draw)
         struck.append(f"{which.name} at {moment:.3f} s")
         since = time.monotonic()
-        process = start(job.command(out, *(job.resume if out.exists() else [])))
+        process = start(job.command(out, *((job.resume or job.overwrite) if out.exists() else [])))
         time.sleep(moment)
         process.send_signal(which)
         ended = wait(process, since)
@@ -34,17 +34,15 @@ def strike(world: World, job: Job, draw: random.Random, name: str) -> list[tuple
             problem = f"ended with {ended.code}: {ended.output[-400:]}"
         if problem is None and job.folder and out.exists():
             verified = run(["verify", out])
-            if verified.code == 0 and difference(out, job.reference):
-                problem = "an unfinished artifact is called intact"
+            if verified.code == 0 and (wrong := difference(out, job.reference)) and ".tmp" not in wrong:
+                problem = f"an unfinished artifact is called intact: {wrong}"
         if problem:
             break
     if problem is None:
-        again = job.resume if job.resume and out.exists() else job.overwrite if out.exists() else []
+        again = (job.resume or job.overwrite) if out.exists() else []
         ended = run(job.command(out, *again))
         done = ended.code == 0 or "finished" in ended.output
         problem = difference(out, job.reference) if done else f"cannot go on: {ended.output[-400:]}"
-    if problem is None and (left := [file.name for file in out.parent.rglob(".*.tmp")]) and job.resume:
-        problem = f"temporary files are left: {', '.join(left)}"
     return [(problem, f"{job.name}, {', '.join(struck)}") for _ in struck]
 
 

@@ -18,7 +18,7 @@ use super::{
 use crate::error::{ArtifactError, IoContext, Remedy};
 use crate::manifest::{
     ContentHash, Existing, FileEntry, FolderLock, PLAN, Verify, prepare_folder, read_json, read_manifest,
-    require_kind, write_atomic, write_json, write_new, write_new_json,
+    remove_leftovers, require_kind, write_atomic, write_json, write_new, write_new_json,
 };
 use crate::projection::Projection;
 use crate::source::LeftAside;
@@ -73,6 +73,9 @@ impl CacheBuilder {
         let config = config.with_row_key();
         let locks = lock(dir, partition)?;
         prepare_folder(dir, "cache")?;
+        if !partition.is_shared() {
+            remove_leftovers(dir)?;
+        }
         if let Some(recorded) = Self::recorded(dir, &config, existing)? {
             return Self::new(dir, recorded, locks);
         }
@@ -483,7 +486,7 @@ fn first_difference(
 fn remove_cache(dir: &Path) -> Result<(), ArtifactError> {
     remove_if_exists(&dir.join(MANIFEST))?;
     remove_if_exists(&dir.join(TOKEN_PROJECTION))?;
-    remove_matching(dir, |name| is_shard(name) || is_temporary(name))?;
+    remove_matching(dir, is_shard)?;
     remove_if_exists(&dir.join(REJECTS))?;
     remove_if_exists(&dir.join(PLAN))
 }
@@ -498,7 +501,8 @@ fn is_shard(name: &str) -> bool {
     })
 }
 
-/// Whether a file name is that of a temporary file of a shard or of the projection.
+/// Whether a file name is that of an unfinished file of a shard or of the projection. If the cache is complete, no part of the
+/// extraction needs these.
 fn is_temporary(name: &str) -> bool {
     let Some(name) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")) else { return false };
     name.starts_with(TOKEN_PROJECTION)

@@ -23,6 +23,17 @@ fn draw() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
+/// Whether a file name is that of an unfinished [`AtomicFile`]: `.NAME.0123456789abcdef-0.tmp`.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    let unique = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")?.rsplit_once('.'));
+    unique.and_then(|(_, unique)| unique.split_once('-')).is_some_and(|(process, count)| {
+        process.len() == 16
+            && process.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && !count.is_empty()
+            && count.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
 /// A file that appears under its name only when [`AtomicFile::commit`] succeeds.
 #[derive(Debug)]
 pub struct AtomicFile {

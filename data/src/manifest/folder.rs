@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::FolderLock;
+use super::atomic_file::is_unfinished;
 use crate::error::{ArtifactError, IoContext, Remedy};
 
 /// What to do if the output folder already holds a complete or unfinished artifact of the same kind.
@@ -57,6 +58,21 @@ pub fn require_kind(dir: &Path, kind: &str) -> Result<(), ArtifactError> {
     }
 }
 
+/// Deletes the unfinished files that killed processes left in `dir`. Only a process that has locked the folder against all
+/// others may do so.
+///
+/// # Errors
+/// [`ArtifactError::Io`].
+pub fn remove_leftovers(dir: &Path) -> Result<(), ArtifactError> {
+    for entry in fs::read_dir(dir).during("list", dir)? {
+        let path = entry.during("list", dir)?.path();
+        if path.file_name().is_some_and(|name| is_unfinished(&name.to_string_lossy())) {
+            fs::remove_file(&path).during("delete", &path)?;
+        }
+    }
+    Ok(())
+}
+
 /// A folder that this process alone writes to, and may write a certain kind of artifact to.
 #[derive(Debug)]
 pub struct ClaimedFolder {
@@ -85,6 +101,7 @@ impl ClaimedFolder {
             let (path, what, remedy) = (dir.to_owned(), format!("a {kind}"), Remedy::Overwrite);
             return Err(ArtifactError::Occupied { path, what, remedy });
         }
+        remove_leftovers(dir)?;
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 

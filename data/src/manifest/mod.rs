@@ -23,7 +23,7 @@ pub(crate) use atomic_file::write_new;
 pub use atomic_file::{AtomicFile, GrowingFile, write_atomic};
 pub use file_entry::{FileEntry, Verify};
 pub(crate) use files_in_use::{FilesInUse, VerifiedFile};
-pub use folder::{ClaimedFolder, Existing, PLAN, prepare_folder, require_kind};
+pub use folder::{ClaimedFolder, Existing, PLAN, prepare_folder, remove_leftovers, require_kind};
 pub use folder_lock::{FolderLock, LOCK, on_unguarded};
 pub use hash::ContentHash;
 pub(crate) use sealed::{read_json, write_new_json};

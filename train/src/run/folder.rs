@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use lgd_data::ArtifactError;
 use lgd_data::error::IoContext;
 use lgd_data::manifest::{
-    ContentHash, Existing, FileEntry, FolderLock, LOCK, Verify, prepare_folder, read_manifest, require_kind,
-    write_atomic, write_json,
+    ContentHash, Existing, FileEntry, FolderLock, LOCK, Verify, prepare_folder, read_manifest,
+    remove_leftovers, require_kind, write_atomic, write_json,
 };
 use serde_json::Value;
 
@@ -45,6 +45,7 @@ impl RunFolder {
         fs::create_dir_all(dir).during("create the folder", dir)?;
         let lock = FolderLock::exclusive(dir)?;
         prepare_folder(dir, "run")?;
+        remove_leftovers(dir)?;
         if existing == Existing::Overwrite {
             remove_run(dir)?;
         }
@@ -278,12 +279,6 @@ fn is_checkpoint(path: &Path) -> bool {
     })
 }
 
-/// Whether `path` is named like an unfinished version of one of the run's other files: `.run.json.XYZ.tmp`.
-fn is_unfinished(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    OWN.iter().any(|file| name.starts_with(&format!(".{file}.")) && name.ends_with(TEMPORARY))
-}
-
 /// The first line of a message, without its hint, which does not apply to a checkpoint.
 fn without_hint(error: &ArtifactError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
@@ -333,7 +328,7 @@ fn remove_run(dir: &Path) -> Result<(), ArtifactError> {
     for name in OWN {
         remove_if_there(&dir.join(name))?;
     }
-    remove_files(dir, |path| is_unfinished(path) || is_event_file(path))?;
+    remove_files(dir, is_event_file)?;
     remove_files(&dir.join(CHECKPOINTS), is_checkpoint)
 }
 
