@@ -291,7 +291,7 @@ fn encodings_and_line_ends_do_not_count() {
     refused("a.csv", "name\ncat\n\ndog\n", &["a.csv:3", "empty"]);
     refused("a.txt", b"caf\xe9\ncat\n", &["not UTF-8", "iconv"]);
     refused("a.csv", b"PK\x03\x04", &["spreadsheet"]);
-    refused("a.csv", "name\n\"cat\ndog\n", &["unclosed quote"]);
+    refused("a.csv", "name\n\"cat\ndog\n", &["a.csv:2", "not closed in its line"]);
     refused("a.txt", "cat\u{2028}dog\n", &["control"]);
     refused("a.txt", "cafÃ©\n", &["encoding"]);
 }

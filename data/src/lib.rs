@@ -39,8 +39,10 @@
 
 pub mod align;
 pub mod bank;
+pub mod budget;
 pub mod cache;
 pub mod column;
+pub mod contained;
 pub mod error;
 pub mod image;
 pub mod job;
@@ -49,9 +51,11 @@ mod lost_pages;
 pub mod manifest;
 mod mapped;
 mod open_files;
+pub mod ordinary;
 mod parquet_file;
 mod positioned;
 pub mod projection;
+pub mod quotes;
 pub mod render;
 pub mod source;
 pub mod strided;

@@ -7,6 +7,10 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::io::Errno;
+
+use crate::ordinary;
+
 /// Open files by number. The most recently opened files stay open. A usage order would not help: rows are drawn from
 /// all shards, so no shard is more likely than another to be read next.
 #[derive(Debug)]
@@ -35,7 +39,15 @@ impl OpenFiles {
             return Ok(Arc::clone(file));
         }
         // Opened without the lock, because opening is slow on a network share. Opening the same file twice is harmless.
-        let file = Arc::new(File::open(path)?);
+        let file = ordinary::open(path).or_else(|error| {
+            // The process may open fewer files than the pool keeps.
+            if Errno::from_io_error(&error) != Some(Errno::MFILE) {
+                return Err(error);
+            }
+            *self.lock() = Open::default();
+            ordinary::open(path)
+        })?;
+        let file = Arc::new(file);
         self.keep(number, &file);
         Ok(file)
     }

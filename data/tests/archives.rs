@@ -39,6 +39,23 @@ fn shards(shards: &[(&str, &[(&str, &str)])]) -> TempDir {
 }
 
 #[test]
+fn long_names_and_attributes_are_bounded() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("a.tar");
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink, tar::EntryType::XHeader] {
+        let mut header = Header::new_gnu();
+        header.set_path("././@LongLink").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(9 << 30);
+        header.set_cksum();
+        fs::write(&path, header.as_bytes()).unwrap();
+        fs::File::options().append(true).open(&path).unwrap().set_len(10 << 30).unwrap();
+        let error = message(open_source(&path));
+        assert!(error.contains("have more than 1048576 bytes, the limit\nhint: "), "{kind:?}: {error}");
+    }
+}
+
+#[test]
 fn every_format_of_tar_is_read_alike() {
     let long = format!("b/{}3.jpg", "one-of-four-folders-on-the-way/".repeat(4));
     for format in ["ustar", "gnu", "pax"] {

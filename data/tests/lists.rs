@@ -68,6 +68,45 @@ fn separators_are_found_in_the_first_lines() {
 }
 
 #[test]
+fn a_stray_quote_is_an_error_with_its_line() {
+    for (name, text, line, what) in [
+        // Up to the next quote, or to the end of the file.
+        ("a.csv", "path,label\na.jpg,cat\nb.jpg,\"cat\nc.jpg,dog\nd.jpg,dog\n", 3, "is not closed"),
+        ("a.csv", "path,label\n\"a.jpg,cat\nb.jpg,dog\nc.jpg,\"dog\n", 2, "text follows the double quote"),
+        ("a.csv", "\"a.jpg,cat\nb.jpg,dog\n\"c.jpg,dog\n", 1, "text follows the double quote"),
+        ("a.csv", "a.jpg,\"cat\nb.jpg,dog\"\nc.jpg,dog\n", 1, "goes on in the next line"),
+        ("a.csv", "path,label\nimg1,cat\nimg2,\"cat\nimg3,dog\"\nimg4,dog\n", 3, "goes on in the next line"),
+        ("a.csv", "path,label\na.jpg,cat\n\"b.jpg\nc.jpg\",dog\n", 3, "goes on in the next line"),
+        ("a.csv", "path,\"label\na.jpg,cat\nb.jpg\",dog\n", 1, "goes on in the next line"),
+        (
+            "a.csv",
+            "path,text,label\na.jpg,\"x,cat\nb.jpg,y\",dog\nc.jpg,z,dog\n",
+            2,
+            "goes on in the next line",
+        ),
+        ("a.csv", "text,path,label\n\"x,a.jpg,cat\ny,b.jpg,dog\",c.jpg,dog\n", 2, "goes on in the next line"),
+        ("a.csv", "path,text\nimg1,\"x\nimg2,y\"\nimg3,z\n", 2, "goes on in the next line"),
+        ("a.tsv", "path\tlabel\r\na.jpg\tcat\r\nb.jpg\t\"cat\r\nc.jpg\tdog\r\n", 3, "is not closed"),
+        ("a.txt", "path;label\ra.jpg;cat\rb.jpg;\"cat\rc.jpg;dog\r", 3, "is not closed"),
+        ("a.csv", "path,label\na.jpg,\"cat\" \"dog\"\n", 2, "text follows the double quote"),
+    ] {
+        let error = message(list(name, text));
+        assert!(error.contains(&format!("line {line}: ")) && error.contains(what), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn quotes_around_whole_cells_and_within_texts_are_read() {
+    let text =
+        "path,label,text\na.jpg,\"cat\",\"a \"\"big\"\" cat,\non two lines\"\n\"b,c.jpg\" ,dog,5\" disk\n";
+    let source = list("a.csv", text).unwrap();
+    assert_eq!(listed(&*source), [("a.jpg", Some(0)), ("b,c.jpg", Some(1))]);
+    assert_eq!(notes(&*source), ["texts in quotes have several lines, first in the row of line 2"]);
+    let json = "{\"path\": \"a.jpg\", \"text\": \"x\\nb.jpg\"}\n";
+    assert_eq!(listed(&*list("a.jsonl", json).unwrap()), [("a.jpg", None)]);
+}
+
+#[test]
 fn lines_are_counted_whatever_ends_them() {
     for end in ["\n", "\r\n", "\r"] {
         for (name, row) in [("a.csv", "a.png,-5"), ("a.txt", "a.png -5")] {

@@ -49,6 +49,52 @@ fn folder(names: &[&str]) -> TempDir {
     root
 }
 
+/// A column of `rows` equal values, which the file holds once.
+fn repeated(value: &[u8], rows: usize) -> ArrayRef {
+    let values: ArrayRef = Arc::new(BinaryArray::from_vec(vec![value]));
+    let keys = arrow_array::Int32Array::from(vec![0; rows]);
+    Arc::new(arrow_array::DictionaryArray::try_new(keys, values).unwrap())
+}
+
+fn one_dictionary() -> WriterProperties {
+    let properties = WriterProperties::builder().set_dictionary_page_size_limit(64 << 20);
+    properties.set_compression(Compression::ZSTD(ZstdLevel::default())).build()
+}
+
+#[test]
+fn repeated_values_take_little_memory() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("a.parquet");
+    let large = vec![7; 1 << 20];
+    write_with(&path, vec![("image", repeated(&large, 3000))], one_dictionary());
+    assert!(path.metadata().unwrap().len() < 20_000);
+    let source = open(&path);
+    for row in [0, 1500, 2999] {
+        assert_eq!(source.read(row, 1 << 20).unwrap(), large);
+    }
+    // The highest memory so far.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
+    assert!(peak < 800_000, "{peak} kB");
+}
+
+#[test]
+fn files_that_decode_to_far_more_than_they_hold_are_refused() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("a.parquet");
+    let label = repeated(&vec![b'x'; 1 << 20], 1000);
+    write_with(&path, vec![("image", repeated(b"image", 1000)), ("label", label)], one_dictionary());
+    let error = message(open_source(&path));
+    assert!(
+        error.contains("column label has more than 67236864 bytes in its 1000 rows: this is more than"),
+        "{error}"
+    );
+    write_with(&path, vec![("image", repeated(b"image", 5_000_000))], one_dictionary());
+    let error = message(open_source(&path));
+    assert!(error.contains("it has 5000000 rows in ") && error.contains("\nhint: "), "{error}");
+}
+
 #[test]
 fn a_folder_of_the_hub_has_its_images_labels_and_names() {
     let root = tempdir().unwrap();

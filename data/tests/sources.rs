@@ -88,6 +88,43 @@ fn links_are_followed_once_and_odd_entries_are_rejected() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_listed_ends_the_listing() {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    // A link that may be a class folder on a disk that is gone.
+    let root = folder(&["a/1.png", "b/1.png"]);
+    symlink("nowhere", root.path().join("c")).unwrap();
+    let error = message(open_source(root.path()));
+    assert!(error.contains("cannot list") && error.contains("/c: ") && error.contains("\nhint: "), "{error}");
+    fs::remove_file(root.path().join("c")).unwrap();
+    // Folders deeper than are entered.
+    let deep = "d/".repeat(70);
+    fs::create_dir_all(root.path().join(&deep)).unwrap();
+    let error = message(open_source(root.path()));
+    assert!(error.contains("cannot list") && error.contains("more than 64 folders deep"), "{error}");
+    fs::remove_dir_all(root.path().join("d")).unwrap();
+    for mode in [0o000, 0o400] {
+        fs::set_permissions(root.path().join("b"), fs::Permissions::from_mode(mode)).unwrap();
+        let opened = open_source(root.path());
+        let free = root.path().join("b/1.png").metadata().is_ok();
+        fs::set_permissions(root.path().join("b"), fs::Permissions::from_mode(0o755)).unwrap();
+        match opened {
+            // The superuser may read everything.
+            Ok(source) => assert!(free && source.samples().len() == 2),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!free && error.contains("cannot list") && error.contains("/b: "), "{error}");
+            }
+        }
+    }
+    // Every file in a folder whose name is not UTF-8 is a reject.
+    let odd = root.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+    fs::create_dir(&odd).unwrap();
+    ["1.png", "2.png"].iter().for_each(|name| fs::write(odd.join(name), "x").unwrap());
+    assert_eq!(open(root.path()).listing().rejected.len(), 2);
+}
+
+#[test]
 fn reading_is_limited_and_names_the_file() {
     let root = folder(&["a/1.png"]);
     let source = open(root.path());

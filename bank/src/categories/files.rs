@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(refusal("a.txt", "cat\n\ndog\n"), (2, Problem::EmptyName));
         assert_eq!(refusal("a.txt", "cat\n_\n"), (2, Problem::EmptyName));
         assert_eq!(refusal("a.txt", "hot dog\ncat\nhot_dog \n"), (3, duplicate("hot dog", 0, true)));
-        assert_eq!(refusal("a.csv", "name\ncat\n\"two\nlines\"\ncat\n"), (5, duplicate("cat", 0, false)));
+        assert_eq!(refusal("a.csv", "name\ncat\n\"two, lines\"\ncat\n"), (4, duplicate("cat", 0, false)));
         assert_eq!(refusal("a.csv", "cat,tom\n,kitten\n"), (2, Problem::EmptyName));
         assert_eq!(
             refusal("a.json", "{\n \"cat\": [\"a\\\"[\"],\n \"dog\": [],\n \"cat \": []\n}"),
@@ -119,6 +119,29 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_stray_quote_is_an_error_with_its_line() {
+        for (name, text, at, what) in [
+            ("a.csv", "name\n\"cat\ndog\nbird\n", 2, "is not closed in its line"),
+            ("a.csv", "name\ncat\n\"dog\nbird\n\"fish\nant\n", 3, "is not closed in its line"),
+            ("a.csv", "cat\n\"dog\",hound\n\"two\nlines\"\n", 3, "is not closed in its line"),
+            ("a.csv", "name\ncat\n\"dog", 3, "goes on to the end of the file"),
+            ("a.csv", "name\n\"cat\" tom\ndog\n", 2, "text follows the double quote"),
+            ("a.tsv", "name\tid\n\"cat\t0\n\ndog\t1\n", 2, "is not closed in its line"),
+            ("a.txt", "name;id\n\"cat;0\ndog;1\n", 2, "is not closed in its line"),
+        ] {
+            match parse(name, text, ReadOptions::default()) {
+                Err(CategoryError::Syntax { line, source, .. }) => {
+                    assert_eq!(line, at, "{text:?}");
+                    assert!(source.to_string().contains(what), "{text:?}: {source}");
+                }
+                other => panic!("{text:?}: {other:?}"),
+            }
+        }
+        let text = "name\nnail of 5\" length\n\"a \"\"big\"\" nail\"\n";
+        assert_eq!(names("a.csv", text), ["nail of 5\" length", "a \"big\" nail"]);
     }
 
     #[test]

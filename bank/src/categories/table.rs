@@ -1,5 +1,7 @@
 //! Tables of names: CSV, TSV, lists with semicolons, and JSON lists of lists or objects.
 
+use lgd_data::quotes::Quotes;
+
 use super::draft::{Draft, Entry, Fault};
 use super::form::{self, NameForm};
 use super::header::{DOUBTFUL, Role, differs, is_header, role};
@@ -138,8 +140,9 @@ pub(super) fn file(text: &str, usual: u8, form: NameForm) -> Result<Draft, Fault
     // Spreadsheets leave rows of separators at the end.
     let end = text.trim_end_matches(|c: char| c.is_whitespace() || [',', ';', '|'].contains(&c)).len();
     let end = end + text[end..].find('\n').unwrap_or(text.len() - end);
-    let (mut lines, mut comments, mut quoted) = (Vec::new(), 0, false);
+    let (mut lines, mut comments, mut quotes) = (Vec::new(), 0, Quotes::new(usual));
     for (number, line) in (1..).zip(text[..end].split('\n')) {
+        let quoted = quotes.within().is_some();
         if !quoted && line.trim().is_empty() && end > 0 {
             return Err(Fault::Entry(number, Problem::EmptyName));
         }
@@ -147,7 +150,10 @@ pub(super) fn file(text: &str, usual: u8, form: NameForm) -> Result<Draft, Fault
         let comment = !quoted && form == NameForm::Normalized && lines::is_comment(line);
         comments += usize::from(comment);
         lines.push(if comment { "" } else { line });
-        quoted ^= line.bytes().filter(|byte| *byte == b'"').count() % 2 == 1;
+        for byte in line.bytes().chain([b'\n']) {
+            // A fault is told below too.
+            let _ = quotes.push(byte);
+        }
     }
     let mut draft = delimited(&lines.join("\n"), usual, Others::Synonyms)?;
     draft.told.splice(0..0, lines::told_comments(comments));
@@ -164,9 +170,9 @@ pub(super) fn delimited(text: &str, usual: u8, others: Others) -> Result<Draft, 
         _ => (None, text, 0),
     };
     let delimiter = declared.unwrap_or_else(|| delimiter(body, usual));
-    if let Some(line) = open_quote(body) {
-        let message = "unclosed quote\nhint: close it; within a quoted cell, write a quote twice";
-        return Err(Fault::syntax(line + skipped, message));
+    if let Some((line, what)) = stray_quote(body, delimiter) {
+        let hint = "close the quote in its line; within a quoted cell, write a quote twice; no cell has several lines";
+        return Err(Fault::syntax(line.saturating_add(skipped), format!("{what}\nhint: {hint}")));
     }
     // The reader counts blank lines, which stand for comments, to the record behind them.
     let blank: Vec<bool> = body.split('\n').map(|line| line.trim().is_empty()).collect();
@@ -217,11 +223,19 @@ fn delimiter(text: &str, usual: u8) -> u8 {
     found.or_else(|| candidates.into_iter().find(present)).unwrap_or(usual)
 }
 
-/// The line of the last quote, if there is an odd number of them.
-fn open_quote(text: &str) -> Option<usize> {
-    let odd = text.bytes().filter(|byte| *byte == b'"').count() % 2 == 1;
-    let last = odd.then(|| text.rfind('"'))??;
-    Some(1 + text[..last].matches('\n').count())
+/// The first double quote that does not enclose one cell of one line: its line, and what is wrong.
+fn stray_quote(text: &str, delimiter: u8) -> Option<(usize, String)> {
+    let mut quotes = Quotes::new(delimiter);
+    let place = |line: u64| usize::try_from(line).unwrap_or(usize::MAX);
+    for byte in text.bytes() {
+        if let (b'\n', Some(line)) = (byte, quotes.within()) {
+            return Some((place(line), "a double quote is not closed in its line".to_owned()));
+        }
+        if let Err(fault) = quotes.push(byte) {
+            return Some((place(fault.line()), fault.to_string()));
+        }
+    }
+    quotes.finish().err().map(|fault| (place(fault.line()), fault.to_string()))
 }
 
 /// The columns that are read.

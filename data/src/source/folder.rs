@@ -11,9 +11,10 @@
 //! - Files of systems, hidden files and files of other kinds are counted and left aside. A first-level folder that holds
 //!   such files and no images is no class.
 //! - Symbolic links are followed. A folder that contains a link to itself is entered once, and the link is rejected.
+//! - A folder that cannot be listed ends the listing: how many images it holds is unknown. So does an entry that may be such
+//!   a folder, because it cannot be examined and is not named like an image. A single file that cannot be read is rejected.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -24,6 +25,7 @@ use super::{
     CaptionColumn, FieldNames, ImageSource, Listing, Rejected, SourceError, archive, clutter, foreign,
     is_fault_of_file, names, read_sample,
 };
+use crate::ordinary;
 
 /// Maximum depth below the root.
 const MAX_DEPTH: usize = 64;
@@ -39,7 +41,8 @@ impl ImageFolder {
     /// Lists the files below `root`.
     ///
     /// # Errors
-    /// [`SourceError::Io`] if the folder cannot be read; [`SourceError::NoImages`] if it holds no files that may be images,
+    /// [`SourceError::Io`] if the folder cannot be read; [`SourceError::Unlisted`] if one below cannot;
+    /// [`SourceError::NoImages`] if it holds no files that may be images,
     /// or [`SourceError::Foreign`] if it holds files of another format; [`SourceError::NoCaptions`] and
     /// [`SourceError::NoField`] if it lacks what is asked for.
     pub fn open(root: &Path, captions: CaptionColumn, fields: &FieldNames) -> Result<Self, SourceError> {
@@ -51,13 +54,8 @@ impl ImageFolder {
         for name in entries {
             let path = root.join(&name);
             if is_folder(&path)? {
-                match name.to_str() {
-                    Some(name) => drop(walk.part.folders.insert(format!("{name}/"))),
-                    None => {
-                        walk.reject(&name, "not-utf8", "the name is not UTF-8");
-                        continue;
-                    }
-                }
+                // Each file in a folder whose name is not UTF-8 is rejected below.
+                walk.part.folders.extend(name.to_str().map(|name| format!("{name}/")));
             }
             walk.visit(&path, name, &chain)?;
         }
@@ -93,7 +91,7 @@ impl Walk {
         // `metadata` follows links, so a dangling link is an error here.
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
-            Err(error) => return self.unreadable(path, &key, error),
+            Err(error) => return self.unexamined(path, &key, error),
         };
         if metadata.is_dir() {
             return self.enter(path, &key, chain);
@@ -153,7 +151,7 @@ impl Walk {
                 let mut content = Vec::new();
                 match self.wanted.bytes(&key) {
                     Some(bytes) if bytes > 0 => {
-                        File::open(&path)?.take(bytes as u64 + 1).read_to_end(&mut content)?
+                        ordinary::open(&path)?.take(bytes as u64 + 1).read_to_end(&mut content)?
                     }
                     _ => 0,
                 };
@@ -182,33 +180,35 @@ impl Walk {
         SourceError::NoImages { path: root.to_owned(), hint }
     }
 
-    /// Rejects an entry that cannot be read. If the storage is at fault, the whole listing fails, because omitting a
-    /// folder would drop its class.
-    fn unreadable(&mut self, path: &Path, key: &OsString, error: io::Error) -> Result<(), SourceError> {
+    /// Rejects an entry that cannot be examined, such as a dangling link, if it is named like an image. The listing fails
+    /// if the storage is at fault, or if the entry may be a folder, the images of which would be lost.
+    fn unexamined(&mut self, path: &Path, key: &OsString, error: io::Error) -> Result<(), SourceError> {
         if !is_fault_of_file(&error) {
             return Err(SourceError::io(path, error));
+        }
+        // Without the right to search a folder, none of its entries can be examined.
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            let folder = path.parent().filter(|_| !path.is_symlink()).unwrap_or(path);
+            return Err(SourceError::Unlisted { path: folder.to_owned(), source: error });
+        }
+        if !names::is_image(&names::file_name(path)) {
+            return Err(SourceError::Unlisted { path: path.to_owned(), source: error });
         }
         self.reject(key, "unreadable", &error.to_string());
         Ok(())
     }
 
     fn enter(&mut self, path: &Path, key: &OsString, chain: &[PathBuf]) -> Result<(), SourceError> {
-        let canonical = match fs::canonicalize(path) {
-            Ok(canonical) => canonical,
-            Err(error) => return self.unreadable(path, key, error),
-        };
+        let unlisted = |source| SourceError::Unlisted { path: path.to_owned(), source };
+        let canonical = fs::canonicalize(path).map_err(unlisted)?;
         if chain.contains(&canonical) {
             self.reject(key, "link-cycle", "a link to a folder that contains it");
             return Ok(());
         }
         if chain.len() > MAX_DEPTH {
-            self.reject(key, "too-deep", "more than 64 folders deep");
-            return Ok(());
+            return Err(unlisted(io::Error::other(format!("it is more than {MAX_DEPTH} folders deep"))));
         }
-        let names = match self.visible_entries(path) {
-            Ok(names) => names,
-            Err(error) => return self.unreadable(path, key, error),
-        };
+        let names = self.visible_entries(path).map_err(unlisted)?;
         let mut chain = chain.to_vec();
         chain.push(canonical);
         for name in names {

@@ -1,8 +1,8 @@
 //! Sources of images: a folder of class folders, TAR archives, Parquet files, or a CSV list.
 //!
 //! An [`ImageSource`] has a [`Listing`], which is filled once when the source is opened, and a method that reads the
-//! encoded bytes of a sample. An entry that cannot be listed, such as an unreadable folder or a name that is not UTF-8,
-//! is recorded as [`Rejected`] and affects neither the samples nor the run.
+//! encoded bytes of a sample. A single file that cannot be listed, such as one whose name is not UTF-8, is recorded as
+//! [`Rejected`] and affects neither the samples nor the run. A folder that cannot be listed is an error.
 //!
 //! # Adding a source
 //!
@@ -130,6 +130,17 @@ pub enum SourceError {
     #[error("cannot read {}: {source}", path.display())]
     Io {
         /// Path of the file or folder.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: io::Error,
+    },
+    /// A folder among the images, or an entry that may be one, cannot be listed, so its images are unknown.
+    #[error(
+        "cannot list {}: {source}\nhint: make it readable, move it elsewhere to go on without it, or give a .csv list of the images",
+        path.display()
+    )]
+    Unlisted {
+        /// Path of the folder or entry.
         path: PathBuf,
         /// Error of the operating system.
         source: io::Error,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::clutter;
+use super::{SourceError, clutter};
 
 /// File extensions of images.
 const IMAGES: [&str; 34] = [
@@ -165,16 +165,26 @@ pub(super) fn among_no_images(folder: &Path, belongs: impl Fn(&str) -> bool) -> 
     Ok(other.filter(|_| found))
 }
 
-/// Whether a folder holds a file with an image's name, at most three folders down. A folder that cannot be read holds
-/// none; it is reported when it is listed.
-pub(super) fn holds_images(folder: &Path) -> bool {
-    fn within(folder: &Path, depth: usize) -> bool {
-        fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
-            let path = entry.path();
+/// Whether a folder holds a file with an image's name, at most three folders down.
+///
+/// # Errors
+/// [`SourceError::Unlisted`] for a folder that cannot be read.
+pub(super) fn holds_images(folder: &Path) -> Result<bool, SourceError> {
+    fn within(folder: &Path, depth: usize) -> Result<bool, SourceError> {
+        let unlisted = |source| SourceError::Unlisted { path: folder.to_owned(), source };
+        for entry in fs::read_dir(folder).map_err(unlisted)? {
+            let path = entry.map_err(unlisted)?.path();
             let name = file_name(&path);
-            clutter::kind(&name).is_none()
-                && (if path.is_dir() { depth > 0 && within(&path, depth - 1) } else { is_image(&name) })
-        })
+            let found = match path.is_dir() {
+                _ if clutter::kind(&name).is_some() => false,
+                true => depth > 0 && within(&path, depth - 1)?,
+                false => is_image(&name),
+            };
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
     within(folder, 3)
 }

@@ -387,7 +387,7 @@ impl ImageEncoder {
             inputs.push(companion.feed(batch).map_err(failed)?);
         }
         self.model.run(inputs, &self.selection, |outputs| {
-            take(outputs, rows, &embedding, features.as_ref(), tokens)
+            take(outputs, [batch, rows], &embedding, features.as_ref(), tokens)
                 .map_err(|reason| ExtractError::inference(&path, reason))
         })
     }
@@ -434,18 +434,18 @@ fn selection(
     Selection::of(model, &names)
 }
 
-/// Pools the outputs selected by [`selection`].
+/// Pools the outputs selected by [`selection`] for the first `rows` of `batch` images.
 fn take(
     outputs: &[Tensor<'_>],
-    rows: usize,
+    [batch, rows]: [usize; 2],
     embedding: &PoolingPlan,
     features: Option<&PoolingPlan>,
     tokens: Option<TokenPlan>,
 ) -> Result<RawViews, String> {
     let mut outputs = outputs.iter();
     let mut next = || outputs.next().ok_or_else(|| "the model returned too few outputs".to_owned());
-    let (vectors, dim) = embedding.apply(next()?, rows)?;
-    let features = features.map(|plan| plan.apply(next()?, rows)).transpose()?;
-    let tokens = tokens.map(|plan| plan.apply(next()?, rows)).transpose()?;
+    let (vectors, dim) = embedding.apply(next()?, batch, rows)?;
+    let features = features.map(|plan| plan.apply(next()?, batch, rows)).transpose()?;
+    let tokens = tokens.map(|plan| plan.apply(next()?, batch, rows)).transpose()?;
     Ok(RawViews { vectors, dim, features, tokens })
 }

@@ -86,6 +86,18 @@ pub(crate) fn pooling_for(
     }
 }
 
+/// Fails if an output does not have one row per image of the batch.
+pub(crate) fn require_rows(tensor: &Tensor<'_>, batch: usize) -> Result<(), String> {
+    match tensor.shape.first() {
+        Some(&rows) if rows != batch => Err(format!(
+            "the output has shape {:?}, {rows} rows for a batch of {batch}\nhint: export a model whose outputs have one row per \
+             image",
+            tensor.shape
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// How a run's output is pooled.
 pub(crate) struct PoolingPlan {
     pub pooling: Pooling,
@@ -96,8 +108,18 @@ pub(crate) struct PoolingPlan {
 }
 
 impl PoolingPlan {
-    /// Pools the first `rows` rows and returns their vectors and width.
-    pub(crate) fn apply(&self, tensor: &Tensor<'_>, rows: usize) -> Result<(Vec<f32>, usize), String> {
+    /// Pools the first `rows` rows of a run of `batch` images and returns their vectors and width.
+    ///
+    /// # Errors
+    /// The shape that was expected and the one that the output has. An output of more rows than the batch is refused too:
+    /// which of them belong to which image is unknown.
+    pub(crate) fn apply(
+        &self,
+        tensor: &Tensor<'_>,
+        batch: usize,
+        rows: usize,
+    ) -> Result<(Vec<f32>, usize), String> {
+        require_rows(tensor, batch)?;
         let data = tensor.to_f32();
         let wrong = |what: &str| format!("the output has shape {:?}, expected {what}", tensor.shape);
         match (self.pooling, tensor.shape.as_slice()) {

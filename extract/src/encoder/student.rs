@@ -50,8 +50,6 @@ impl OnnxStudent {
         known: &[&str],
         size_key: &str,
     ) -> Result<Self, ExtractError> {
-        let unreadable = |source| ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" };
-        std::fs::metadata(path).map_err(unreadable)?;
         let model = Model::open(runtime, path, Slot::Cpu, Precision::Exact, options.threads)?;
         let metadata = model.metadata()?;
         let input = ports::choose_input(&model, None)?.clone();
@@ -182,11 +180,18 @@ impl OnnxStudent {
 /// The first `wanted` of `batch` rows.
 fn rows(tensor: &Tensor<'_>, batch: usize, wanted: usize) -> Result<Vec<f32>, String> {
     let values = tensor.to_f32();
-    // Converters may keep axes of length 1 behind the two of rows and values, or drop that of a batch of one.
-    if batch == 0 || values.is_empty() || !values.len().is_multiple_of(batch) {
-        return Err(format!("expected {batch} rows, got an output of shape {:?}", tensor.shape));
+    // Converters may keep axes of length 1 behind the axis of rows, or drop that of a batch of one.
+    let width = match *tensor.shape.as_slice() {
+        [width] if batch == 1 => Some(width),
+        [rows, ref axes @ ..] if rows == batch && axes.iter().filter(|size| **size != 1).count() <= 1 => {
+            Some(axes.iter().product())
+        }
+        _ => None,
+    };
+    match width {
+        Some(width) if batch > 0 && width > 0 => Ok(values[..width * wanted].to_vec()),
+        _ => Err(format!("expected {batch} rows of vectors, got an output of shape {:?}", tensor.shape)),
     }
-    Ok(values[..values.len() / batch * wanted].to_vec())
 }
 
 /// Side of the input: the fixed one, else the recorded one.
@@ -208,4 +213,27 @@ fn side(
         let hint = "export it with a fixed size, or keep the metadata when converting";
         model.mismatch("an input of a fixed size", input.to_string(), hint)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_has_one_row_per_image() {
+        let values: Vec<f32> = (0_u8..12).map(f32::from).collect();
+        let first =
+            |shape: &[usize], batch, wanted| rows(&Tensor::of(shape.to_vec(), &values), batch, wanted);
+        assert_eq!(first(&[4, 3], 4, 2).unwrap(), values[..6]);
+        assert_eq!(first(&[4, 3, 1, 1], 4, 1).unwrap(), values[..3]);
+        assert_eq!(first(&[4, 1, 3], 4, 4).unwrap(), values);
+        assert_eq!(first(&[12], 1, 1).unwrap(), values);
+        assert_eq!(first(&[1, 12], 1, 1).unwrap(), values);
+        for (shape, batch) in
+            [(&[4, 3][..], 2), (&[2, 6], 4), (&[2, 6], 1), (&[12], 2), (&[2, 2, 3], 2), (&[12, 1], 1)]
+        {
+            let error = first(shape, batch, 1).unwrap_err();
+            assert!(error.contains(&format!("expected {batch} rows")), "{error}");
+        }
+    }
 }

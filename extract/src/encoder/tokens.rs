@@ -5,7 +5,7 @@ use lgd_data::projection::Projection;
 use lgd_data::render::PixelLayout;
 use rayon::prelude::*;
 
-use super::output::require_float;
+use super::output::{require_float, require_rows};
 use crate::error::ExtractError;
 use crate::session::{Model, Port, Tensor};
 
@@ -57,13 +57,19 @@ impl TokenPlan {
         ))
     }
 
-    /// Tokens of the first `rows` images, `[rows, T, D]`, not yet standardized, and their shape.
-    pub(crate) fn apply(&self, tensor: &Tensor<'_>, rows: usize) -> Result<(Vec<f32>, TokenShape), String> {
+    /// Tokens of the first `rows` of `batch` images, `[rows, T, D]`, not yet standardized, and their shape.
+    pub(crate) fn apply(
+        &self,
+        tensor: &Tensor<'_>,
+        batch: usize,
+        rows: usize,
+    ) -> Result<(Vec<f32>, TokenShape), String> {
+        require_rows(tensor, batch)?;
         let data = tensor.to_f32();
         let wrong =
             |what: String| format!("the tokens' output has shape {:?}, expected {what}", tensor.shape);
         match *tensor.shape.as_slice() {
-            [n, tokens, dim] if n >= rows && tokens > self.prefix_tokens && dim > 0 => {
+            [_, tokens, dim] if tokens > self.prefix_tokens && dim > 0 => {
                 let count = tokens - self.prefix_tokens;
                 let shape = self.grid(count, dim).map_err(wrong)?;
                 let mut patches = Vec::with_capacity(rows * shape.width());
@@ -72,7 +78,7 @@ impl TokenPlan {
                 }
                 Ok((patches, shape))
             }
-            [n, a, b, c] if n >= rows && a * b * c > 0 => {
+            [_, a, b, c] if a * b * c > 0 => {
                 let (grid, dim) = match self.layout {
                     PixelLayout::Nchw => ([b, c], a),
                     PixelLayout::Nhwc => ([a, b], c),

@@ -109,6 +109,20 @@ fn tokens_come_from_sequences_and_from_maps_of_either_layout() {
 }
 
 #[test]
+fn an_output_of_more_rows_than_images_is_refused() {
+    let embeds = "output = 'embeds'\n";
+    assert_eq!(encode("twice", embeds).embeddings.rows(), 2);
+    for keys in [
+        "output = 'image_embeds'".to_owned(),
+        format!("{embeds}features = 'features'"),
+        format!("{embeds}tokens = 'tokens'"),
+    ] {
+        let error = open("twice", &keys).unwrap_err().to_string();
+        assert!(error.contains("4 rows for a batch of 2\nhint: export a model"), "{keys}: {error}");
+    }
+}
+
+#[test]
 fn outputs_that_cannot_be_used_say_what_is_there() {
     let embedding = "output = 'image_embeds'\n";
     for (keys, parts) in [

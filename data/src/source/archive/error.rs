@@ -87,6 +87,14 @@ pub enum ArchiveProblem {
         /// Offset of the first byte after the end mark.
         at: u64,
     },
+    /// The headers of a member are too large.
+    #[error(
+        "the name and attributes of a member have more than {limit} bytes, the limit\nhint: make the archive again, without extended attributes"
+    )]
+    Headers {
+        /// Limit, in bytes.
+        limit: u64,
+    },
     /// Two members have the same name.
     #[error("{member} is in the archive twice\nhint: make the archive again, without appending to it")]
     Duplicate {

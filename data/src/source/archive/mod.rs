@@ -83,7 +83,7 @@ pub(super) fn archives_of(folder: &Path) -> Result<ArchiveSet, SourceError> {
         if let Some(kind) = clutter::kind(&name) {
             set.left_aside.add(kind, 1);
         } else if path.is_dir() {
-            if names::holds_images(&path) {
+            if names::holds_images(&path)? {
                 return Ok(ArchiveSet::default());
             }
             set.left_aside.add("without images", 1);

@@ -1,9 +1,11 @@
 //! Scans one TAR archive: reads the headers of its members.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::rc::Rc;
 
 use tar::{Archive, Entry, EntryType};
 
@@ -12,9 +14,40 @@ use super::super::fields::{Added, Wanted};
 use super::super::names::is_image;
 use super::super::{Rejected, clutter};
 use super::{ArchiveError, ArchiveProblem};
+use crate::ordinary;
 
 /// Size of a block of an archive, in bytes.
 const BLOCK: u64 = 512;
+
+/// Maximum size of what precedes a member: its header, its name if that is long, and its attributes. The archive's reader
+/// holds them in memory.
+const HEADER_BYTES: u64 = 1 << 20;
+
+/// An archive of which a bounded number of bytes is read at a time.
+struct Headers {
+    file: File,
+    /// Number of bytes that may still be read; `None` for any number.
+    left: Rc<Cell<Option<u64>>>,
+}
+
+impl Read for Headers {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let Some(left) = self.left.get() else { return self.file.read(out) };
+        if left == 0 && !out.is_empty() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
+        let read = self.file.read(&mut out[..most])?;
+        self.left.set(Some(left.saturating_sub(read as u64)));
+        Ok(read)
+    }
+}
+
+impl Seek for Headers {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
 
 /// Position of a member's bytes in the archive.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,19 +68,25 @@ type Scan = Part<Extent>;
 pub(super) fn scan(path: &Path, wanted: &Wanted) -> Result<Scan, ArchiveError> {
     let io = |error| ArchiveError::io(path, error);
     let wrong = |problem| ArchiveError::unusable(path, problem);
-    let file = File::open(path).map_err(io)?;
+    let file = ordinary::open(path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
-    let mut archive = Archive::new(file);
+    let left = Rc::new(Cell::new(None));
+    let mut archive = Archive::new(Headers { file, left: Rc::clone(&left) });
     let mut members = Members { found: Scan::default(), extents: HashMap::new(), wanted };
     let (mut sound, mut members_end) = (false, 0);
     // Errors without an OS error number come from the TAR parser.
-    let failed = |error: io::Error, sound: bool| match error.raw_os_error() {
-        Some(_) => io(error),
-        None if sound => wrong(ArchiveProblem::Damaged(error)),
-        None => wrong(ArchiveProblem::Syntax(error)),
+    let failed = |error: io::Error, sound: bool| match (error.raw_os_error(), error.kind()) {
+        (None, io::ErrorKind::FileTooLarge) => wrong(ArchiveProblem::Headers { limit: HEADER_BYTES }),
+        (None, io::ErrorKind::OutOfMemory) | (Some(_), _) => io(error),
+        _ if sound => wrong(ArchiveProblem::Damaged(error)),
+        _ => wrong(ArchiveProblem::Syntax(error)),
     };
-    for entry in archive.entries_with_seek().map_err(|error| failed(error, sound))? {
+    let mut entries = archive.entries_with_seek().map_err(|error| failed(error, sound))?;
+    loop {
+        left.set(Some(HEADER_BYTES));
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry.map_err(|error| failed(error, sound))?;
+        left.set(None);
         sound = true;
         let end = entry.raw_file_position().saturating_add(entry.size());
         // The size of a sparse file includes its holes, which the archive does not store.
@@ -58,12 +97,13 @@ pub(super) fn scan(path: &Path, wanted: &Wanted) -> Result<Scan, ArchiveError> {
         members_end = end_of(&entry, end);
         members.add(&mut entry).map_err(|error| failed(error, sound))?.map_err(wrong)?;
     }
-    require_end(archive.into_inner(), members_end, len).map_err(io)?.map_err(wrong)?;
+    drop(entries);
+    require_end(archive.into_inner().file, members_end, len).map_err(io)?.map_err(wrong)?;
     Ok(members.found)
 }
 
 /// The end of a member with its padding, as a byte offset. `end` is that of its content.
-fn end_of(entry: &Entry<'_, File>, end: u64) -> u64 {
+fn end_of(entry: &Entry<'_, Headers>, end: u64) -> u64 {
     let stored = match entry.header().entry_type() {
         EntryType::GNUSparse => {
             entry.header().entry_size().unwrap_or_default().saturating_add(entry.raw_file_position())
@@ -102,7 +142,7 @@ struct Members<'a> {
 
 impl Members<'_> {
     /// Adds a member to the contents.
-    fn add(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<(), ArchiveProblem>> {
+    fn add(&mut self, entry: &mut Entry<'_, Headers>) -> io::Result<Result<(), ArchiveProblem>> {
         let kind = entry.header().entry_type();
         let Some(name) = self.name(&entry.path_bytes(), kind.is_dir()) else { return Ok(Ok(())) };
         if kind.is_dir() {
@@ -139,7 +179,7 @@ impl Members<'_> {
     fn add_image(
         &mut self,
         name: String,
-        entry: &mut Entry<'_, File>,
+        entry: &mut Entry<'_, Headers>,
     ) -> io::Result<Result<(), ArchiveProblem>> {
         let extent = match self.extent(entry)? {
             Ok(extent) => extent,
@@ -178,7 +218,7 @@ impl Members<'_> {
 
     /// The position of an image's bytes, or the reason that they cannot be read in place. A hard link has the position
     /// of its target, an earlier member.
-    fn extent(&mut self, entry: &mut Entry<'_, File>) -> io::Result<Result<Extent, &'static str>> {
+    fn extent(&mut self, entry: &mut Entry<'_, Headers>) -> io::Result<Result<Extent, &'static str>> {
         let extent = Extent { offset: entry.raw_file_position(), size: entry.size() };
         Ok(match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous if has_holes(entry)? => Err(HOLES),
@@ -198,7 +238,7 @@ impl Members<'_> {
 const HOLES: &str = "a sparse file in an archive";
 
 /// Whether a member is a sparse file as `tar --format=posix` writes it. Its bytes begin with a map of the holes.
-fn has_holes(entry: &mut Entry<'_, File>) -> io::Result<bool> {
+fn has_holes(entry: &mut Entry<'_, Headers>) -> io::Result<bool> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(false) };
     for extension in extensions {
         if extension?.key_bytes().starts_with(b"GNU.sparse.") {

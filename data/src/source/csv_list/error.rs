@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::{CaptionFault, FieldKind, LabelFault};
+use crate::quotes::QuoteFault;
 
 /// An unusable row of a CSV list.
 #[derive(Debug, thiserror::Error)]
@@ -129,9 +130,13 @@ pub enum RowProblem {
         /// Start of the first line.
         got: String,
     },
-    /// A cell contains rows of the list.
+    /// A double quote does not enclose one cell.
+    #[error("{0}\nhint: close the quote, or double it if it is part of the text, in a cell in quotes")]
+    Quote(#[source] QuoteFault),
+    /// A quoted cell goes on over the end of its line, and paths, labels and headers do not, or what follows is a row.
     #[error(
-        "a double quote is not closed, so the cell contains the following rows\nhint: close the quote, or double it if it is part of the text"
+        "a cell in double quotes goes on in the next line, so it may contain further rows\n\
+         hint: close the quote in its line; only texts that are no paths, labels or headers may have several lines"
     )]
     OpenQuote,
     /// A line is not a JSON object.

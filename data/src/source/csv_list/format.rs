@@ -1,12 +1,12 @@
 //! Detects how the rows of a list are written: separated by a character or by spaces, or as JSON objects.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
 use super::super::{Note, SourceError, names};
 use super::header::{is_label_word, is_path_word};
 use super::{RowProblem, wrong};
+use crate::ordinary;
 
 /// Bytes at the start of a list that decide its format.
 const HEAD: u64 = 1 << 16;
@@ -38,7 +38,7 @@ impl Format {
     pub(super) fn of(path: &Path) -> Result<Self, SourceError> {
         let io = |error| SourceError::io(path, error);
         let mut head = Vec::new();
-        BufReader::new(File::open(path).map_err(io)?).take(HEAD).read_to_end(&mut head).map_err(io)?;
+        BufReader::new(ordinary::open(path).map_err(io)?).take(HEAD).read_to_end(&mut head).map_err(io)?;
         if BYTE_ORDER_MARKS_16.iter().any(|mark| head.starts_with(mark)) {
             return Err(wrong(path, (1, RowProblem::Utf16)));
         }

@@ -13,6 +13,9 @@
 //! - Rows whose column `split`, or one with a similar name, marks several splits are refused; a note names splits among the
 //!   first folders of the paths.
 //! - Labels are either all numbers or all names ([`labels`]). An empty label, NaN and -1 mean "no label".
+//! - A cell in double quotes ends in its line. Only texts that are no paths, labels, splits or headers may have several
+//!   lines, which a note says; if one of these lines looks like a row, the list is refused. So is every list with a quote
+//!   that is not closed, or with text behind a closing one ([`quotes`](crate::quotes)).
 //! - Blanks around values and a leading byte order mark are removed. Empty lines are skipped.
 //! - A missing image file is rejected when it is read. An invalid row is an error that names its line.
 
@@ -45,6 +48,11 @@ const LISTS: [&str; 6] = ["csv", "tsv", "txt", "lst", "jsonl", "ndjson"];
 
 /// Names of lists in a folder of images.
 const METADATA: [&str; 2] = ["metadata.csv", "metadata.jsonl"];
+
+/// Whether a cell has the end of a line in it, which only a quoted one can have.
+fn has_line_end(cell: &[u8]) -> bool {
+    cell.iter().any(|byte| matches!(byte, b'\n' | b'\r'))
+}
 
 /// Whether `name` is the file name of a list.
 pub(super) fn is_list(name: &str) -> bool {
@@ -239,6 +247,10 @@ struct Rows {
     backslashes: Option<bool>,
     /// The column that marks the split of each row and its index, if there is one.
     split: Option<(usize, SplitColumn)>,
+    /// The byte between cells that may be in quotes.
+    separator: Option<u8>,
+    /// The first line whose row has a text of several lines.
+    first_of_lines: Option<u64>,
     notes: Vec<Note>,
 }
 
@@ -254,6 +266,10 @@ impl Rows {
             first = records.next()?;
         }
         let Some((line, first)) = first else { return Ok(list) };
+        list.separator = records.separator();
+        if list.separator.is_some() && first.iter().any(has_line_end) {
+            return Err(wrong(path, (line, RowProblem::OpenQuote)));
+        }
         let mut second = records.next()?;
         let columns = Columns::of(&first, second.as_ref().map(|(_, record)| record), fields, captions)
             .map_err(|problem| wrong(path, (line, problem)))?;
@@ -271,10 +287,15 @@ impl Rows {
         while let Some((line, record)) = records.next()? {
             list.add(line, &record, &columns).map_err(|problem| wrong(path, (line, problem)))?;
         }
+        if let Some(line) = list.first_of_lines {
+            list.notes
+                .push(format!("texts in quotes have several lines, first in the row of line {line}").into());
+        }
         Ok(list)
     }
 
     fn add(&mut self, line: u64, record: &ByteRecord, columns: &Columns) -> Result<(), RowProblem> {
+        self.require_lines(line, record, columns)?;
         columns.require(record)?;
         if let Some((column, split)) = &mut self.split {
             let got = record.get(*column).map(String::from_utf8_lossy).unwrap_or_default();
@@ -308,6 +329,32 @@ impl Rows {
             push_caption(captions, &key, record.get(column).unwrap_or_default())?;
         }
         self.rows.push(Row { line, key, label });
+        Ok(())
+    }
+
+    /// Fails if a quoted cell goes on over the end of a line and may contain rows: one with a path, a label or a split, or
+    /// a text of which a further line has an image in the column of paths. Paths without the ending of an image have no such
+    /// mark; then a further line with as many cells as a row is one.
+    fn require_lines(&mut self, line: u64, record: &ByteRecord, columns: &Columns) -> Result<(), RowProblem> {
+        let Some(separator) = self.separator else { return Ok(()) };
+        let is_image = |cell: &[u8]| names::is_image(String::from_utf8_lossy(cell).trim().trim_matches('"'));
+        let marked = record.get(columns.path).is_some_and(is_image);
+        let is_row = |line: &[u8]| {
+            let mut cells = line.split(|byte| *byte == separator);
+            match marked {
+                true => cells.nth(columns.path).is_some_and(is_image),
+                false => cells.count() >= columns.count,
+            }
+        };
+        let split = self.split.as_ref().map(|(column, _)| *column);
+        let short = |column: usize| [Some(columns.path), columns.label, split].contains(&Some(column));
+        for (column, cell) in record.iter().enumerate().filter(|(_, cell)| has_line_end(cell)) {
+            let mut further = cell.split(|byte| matches!(byte, b'\n' | b'\r')).skip(1);
+            if short(column) || columns.header.is_none() || further.any(is_row) {
+                return Err(RowProblem::OpenQuote);
+            }
+            self.first_of_lines.get_or_insert(line);
+        }
         Ok(())
     }
 

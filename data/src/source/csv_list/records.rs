@@ -8,9 +8,11 @@ use std::path::Path;
 use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
 use serde_json::{Map, Value};
 
-use super::super::{SourceError, names};
+use super::super::SourceError;
 use super::format::{Format, split_at_space};
 use super::{RowProblem, wrong};
+use crate::ordinary;
+use crate::quotes::{QuoteFault, Quotes};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -39,12 +41,20 @@ impl<'a> Records<'a> {
             Format::Separated(separator) => {
                 let mut options = ReaderBuilder::new();
                 options.has_headers(false).flexible(true).trim(Trim::All).delimiter(separator);
-                Rows::Separated { reader: options.from_reader(Counted::new(bytes)), separator }
+                Rows::Separated { reader: options.from_reader(Counted::new(bytes, separator)), separator }
             }
             Format::Spaces => Rows::Lines(spaced(path, bytes)?.into_iter()),
             Format::Json => Rows::Json { bytes, line: 0, keys: keys(path)?, header: true },
         };
         Ok(Self { path, rows })
+    }
+
+    /// The byte between cells, if cells may be in quotes.
+    pub(super) fn separator(&self) -> Option<u8> {
+        match self.rows {
+            Rows::Separated { separator, .. } => Some(separator),
+            Rows::Lines(_) | Rows::Json { .. } => None,
+        }
     }
 
     /// The next record and the number of the line that it starts on.
@@ -54,22 +64,22 @@ impl<'a> Records<'a> {
     pub(super) fn next(&mut self) -> Result<Option<(u64, ByteRecord)>, SourceError> {
         let path = self.path;
         match &mut self.rows {
-            Rows::Separated { reader, separator } => {
+            Rows::Separated { reader, .. } => {
                 let mut record = ByteRecord::new();
                 let start = reader.position().byte();
                 let read = reader.read_byte_record(&mut record);
-                let line = reader.get_mut().line_from(start);
-                let problem = match read {
-                    Ok(false) => return Ok(None),
-                    Ok(true) => {
-                        if !record.iter().any(|cell| swallows_rows(cell, *separator)) {
-                            return Ok(Some((line, record)));
-                        }
-                        (line, RowProblem::OpenQuote)
-                    }
-                    Err(error) => (line, RowProblem::Syntax(error)),
-                };
-                Err(wrong(path, problem))
+                let end = reader.position().byte();
+                let bytes = reader.get_mut();
+                let line = bytes.line_from(start);
+                // The reader is ahead of the record, and what is wrong further on is told when it is reached.
+                if let Some((_, fault)) = bytes.fault.filter(|(at, _)| *at < end) {
+                    return Err(wrong(path, (fault.line(), RowProblem::Quote(fault))));
+                }
+                match read {
+                    Ok(false) => Ok(None),
+                    Ok(true) => Ok(Some((line, record))),
+                    Err(error) => Err(wrong(path, (line, RowProblem::Syntax(error)))),
+                }
             }
             Rows::Lines(lines) => Ok(lines.next()),
             Rows::Json { keys, header: header @ true, .. } => {
@@ -98,11 +108,22 @@ struct Counted {
     line: u64,
     /// Offsets and numbers of the lines that are not empty and belong to no earlier record.
     lines: VecDeque<(u64, u64)>,
+    quotes: Quotes,
+    /// The first stray quote, and the offset of the byte that shows it.
+    fault: Option<(u64, QuoteFault)>,
 }
 
 impl Counted {
-    fn new(bytes: Bytes) -> Self {
-        Self { bytes, read: 0, last: b'\n', line: 1, lines: VecDeque::new() }
+    fn new(bytes: Bytes, separator: u8) -> Self {
+        let (lines, quotes) = (VecDeque::new(), Quotes::new(separator));
+        Self { bytes, read: 0, last: b'\n', line: 1, lines, quotes, fault: None }
+    }
+
+    /// Notes the first fault, at the last byte read.
+    fn note(&mut self, found: Result<(), QuoteFault>) {
+        if let (Err(fault), None) = (found, self.fault) {
+            self.fault = Some((self.read.saturating_sub(1), fault));
+        }
     }
 
     /// The number of the first line that is not empty and starts at `offset` or later.
@@ -127,6 +148,14 @@ impl Read for Counted {
             }
             self.last = byte;
             self.read += 1;
+            if self.fault.is_none() {
+                let found = self.quotes.push(byte);
+                self.note(found);
+            }
+        }
+        if read == 0 && !out.is_empty() {
+            let end = self.quotes.finish();
+            self.note(end);
         }
         Ok(read)
     }
@@ -154,7 +183,7 @@ fn spaced(path: &Path, mut bytes: Bytes) -> Result<Vec<(u64, ByteRecord)>, Sourc
 /// Opens the file behind its byte order mark.
 fn bytes(path: &Path) -> Result<Bytes, SourceError> {
     let io = |error| SourceError::io(path, error);
-    let mut file = BufReader::new(File::open(path).map_err(io)?);
+    let mut file = BufReader::new(ordinary::open(path).map_err(io)?);
     let mut start = Vec::new();
     file.by_ref().take(3).read_to_end(&mut start).map_err(io)?;
     if start == BYTE_ORDER_MARK {
@@ -198,15 +227,4 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::String(text)) => text.trim().to_owned(),
         Some(value) => value.to_string(),
     }
-}
-
-/// Whether a cell contains rows of the list, because its opening quote is not closed in its own row.
-fn swallows_rows(cell: &[u8], separator: u8) -> bool {
-    let mut lines = cell.split(|byte| *byte == b'\n');
-    lines.next();
-    lines.any(|line| {
-        let mut cells = line.split(|byte| *byte == separator);
-        let first = cells.next().map(String::from_utf8_lossy);
-        cells.next().is_some() && first.is_some_and(|first| names::is_image(first.trim().trim_matches('"')))
-    })
 }

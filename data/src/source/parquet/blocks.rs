@@ -7,7 +7,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::cast::AsArray;
@@ -16,7 +15,16 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 
+use super::pages::ChunkPages;
+use crate::budget::Budget;
+use crate::contained::contained;
 use crate::parquet_file::SharedFile;
+
+/// Maximum size of the images of a block that are taken from a dictionary, in bytes, unless one image alone is larger.
+const REPEATED_BYTES: u64 = 64 << 20;
+
+/// Memory of all threads that decode blocks, in bytes.
+const DECODING_BYTES: u64 = 2 << 30;
 
 /// Target size of the images in a block as stored in the file, in bytes.
 const BLOCK_BYTES: u64 = 4 << 20;
@@ -31,9 +39,14 @@ const KEPT_BYTES: usize = 256 << 20;
 /// Maximum number of readers kept for the next block. Each holds a decompressed page.
 const WAITING: usize = 4;
 
+/// Maximum size of the pages of the readers kept, in bytes, unless one page alone is larger.
+const WAITING_BYTES: u64 = 512 << 20;
+
+static DECODING: Budget = Budget::new(DECODING_BYTES);
+
 /// Calls `read` and converts a panic of the Parquet library on a damaged file to an error.
 pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+    contained(read).unwrap_or_else(|_| {
         Err(ParquetError::General("its lengths and offsets contradict each other".to_owned()))
     })
 }
@@ -52,6 +65,8 @@ pub(super) struct Block {
 pub(super) struct BlockMap {
     groups: Vec<Group>,
     rows: usize,
+    /// Size of the largest page, in bytes.
+    largest: u64,
 }
 
 #[derive(Debug)]
@@ -62,13 +77,19 @@ struct Group {
 }
 
 impl BlockMap {
-    /// Divides the row groups by the average size of the images in column `leaf`.
+    /// Divides the row groups by the average size of the images in column `leaf`, whose pages are described by `pages`,
+    /// one for each row group.
     ///
     /// # Errors
     /// A message if the row counts in the file's footer contradict each other.
-    pub(super) fn new(metadata: &ArrowReaderMetadata, leaf: usize) -> Result<Self, String> {
+    pub(super) fn new(
+        metadata: &ArrowReaderMetadata,
+        leaf: usize,
+        pages: &[ChunkPages],
+    ) -> Result<Self, String> {
         let metadata = metadata.metadata();
-        let mut map = Self { groups: Vec::with_capacity(metadata.num_row_groups()), rows: 0 };
+        let largest = pages.iter().map(|pages| pages.largest).max().unwrap_or(0);
+        let mut map = Self { groups: Vec::with_capacity(metadata.num_row_groups()), rows: 0, largest };
         for (number, group) in metadata.row_groups().iter().enumerate() {
             let column = group.column(leaf);
             let rows = usize::try_from(group.num_rows()).ok();
@@ -82,7 +103,10 @@ impl BlockMap {
             };
             let bytes = u64::try_from(column.uncompressed_size()).unwrap_or_default();
             let blocks = usize::try_from(bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX).max(1);
-            let block_rows = rows.div_ceil(blocks).clamp(1, BLOCK_ROWS);
+            // Every row may be the longest image of the dictionary.
+            let dictionary = pages.get(number).map_or(0, |pages| pages.dictionary);
+            let repeated = REPEATED_BYTES.checked_div(dictionary).and_then(|rows| usize::try_from(rows).ok());
+            let block_rows = rows.div_ceil(blocks).min(repeated.unwrap_or(usize::MAX)).clamp(1, BLOCK_ROWS);
             map.groups.push(Group { first_row: map.rows, rows, block_rows });
             map.rows = next_row;
         }
@@ -91,6 +115,11 @@ impl BlockMap {
             true => Ok(map),
             false => Err(format!("{} rows in its row groups, expected {expected}", map.rows)),
         }
+    }
+
+    /// Size of the largest page, in bytes.
+    pub(super) fn largest(&self) -> u64 {
+        self.largest
     }
 
     /// Number of rows in the file.
@@ -159,6 +188,8 @@ struct Waiting {
     group: usize,
     row: usize,
     blocks: Blocks,
+    /// Size of the largest page, in bytes.
+    page: u64,
 }
 
 /// A decoded block. It is locked during decoding, so that no other thread decodes it too.
@@ -186,10 +217,11 @@ impl Default for DecodedBlocks {
 
 impl DecodedBlocks {
     /// Returns the images of a block from the cache, from a reader positioned at the block, or from a new reader made
-    /// by `open`.
+    /// by `open`. `page`: size of the file's largest page, in bytes.
     pub(super) fn get(
         &self,
         key: Key,
+        page: u64,
         open: impl FnOnce(&Block) -> Result<Blocks, ParquetError>,
     ) -> Result<BinaryArray, ParquetError> {
         let slot = Arc::clone(lock(&self.decoded).slots.entry(key.clone()).or_default());
@@ -199,6 +231,8 @@ impl DecodedBlocks {
         }
         let (file, block) = &key;
         let waiting = self.waiting_at(*file, block);
+        // A page, and its images in a block of their own.
+        let memory = DECODING.take(page.saturating_mul(2).saturating_add(REPEATED_BYTES));
         let decoded = guarded(|| {
             let mut blocks = waiting.map_or_else(|| open(block), Ok)?;
             let Block { group, rows, .. } = block;
@@ -207,9 +241,10 @@ impl DecodedBlocks {
                 || ParquetError::General(format!("row group {group} does not have its rows {rows:?}"));
             Ok((decoded.ok_or_else(short)?, blocks))
         });
+        drop(memory);
         let (decoded, blocks) = decoded?;
         if !block.last {
-            self.wait(Waiting { file: *file, group: block.group, row: block.rows.end, blocks });
+            self.wait(Waiting { file: *file, group: block.group, row: block.rows.end, blocks, page });
         }
         *images = Some(decoded.clone());
         drop(images);
@@ -227,7 +262,8 @@ impl DecodedBlocks {
     fn wait(&self, reader: Waiting) {
         let mut waiting = lock(&self.waiting);
         waiting.push_back(reader);
-        if waiting.len() > WAITING {
+        let bytes = |waiting: &VecDeque<Waiting>| waiting.iter().map(|reader| reader.page).sum::<u64>();
+        while waiting.len() > WAITING || waiting.len() > 1 && bytes(&waiting) > WAITING_BYTES {
             waiting.pop_front();
         }
     }
@@ -277,7 +313,7 @@ mod tests {
 
         fn get(&self, row: usize) {
             let block = Block { group: 0, rows: row..row + 1, last: row + 1 == self.rows };
-            let images = self.kept.get((0, block), |block| {
+            let images = self.kept.get((0, block), 1000, |block| {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 let decoded = Arc::clone(&self.decoded);
                 Ok(Box::new((block.rows.start..self.rows).map(move |row| {
@@ -338,11 +374,11 @@ mod tests {
         let kept = DecodedBlocks::default();
         let key = (0, Block { group: 0, rows: 0..1, last: true });
         let broken = || ParquetError::General("broken".to_owned());
-        assert!(kept.get(key.clone(), |_| Err(broken())).is_err());
-        assert!(kept.get(key.clone(), |_| Ok(Box::new([Err(broken())].into_iter()))).is_err());
+        assert!(kept.get(key.clone(), 1, |_| Err(broken())).is_err());
+        assert!(kept.get(key.clone(), 1, |_| Ok(Box::new([Err(broken())].into_iter()))).is_err());
         let two = BinaryArray::from_vec(vec![b"1", b"2"]);
-        assert!(kept.get(key.clone(), |_| Ok(Box::new([Ok(two)].into_iter()))).is_err(), "another length");
+        assert!(kept.get(key.clone(), 1, |_| Ok(Box::new([Ok(two)].into_iter()))).is_err(), "another length");
         let one = BinaryArray::from_vec(vec![b"1"]);
-        assert_eq!(kept.get(key, |_| Ok(Box::new([Ok(one.clone())].into_iter()))).unwrap(), one);
+        assert_eq!(kept.get(key, 1, |_| Ok(Box::new([Ok(one.clone())].into_iter()))).unwrap(), one);
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use parquet::errors::ParquetError;
 
 use super::super::{CaptionFault, FieldKind, LabelFault};
+use super::pages::Excess;
 
 /// An error of the Parquet library, or the error that it wraps.
 type Cause = Box<dyn Error + Send + Sync>;
@@ -71,6 +72,9 @@ impl ParquetSourceError {
         problem: fn(Cause) -> ParquetProblem,
     ) -> Self {
         let cause = unwrapped(error);
+        if let Some(Excess(what)) = cause.downcast_ref() {
+            return Self::unusable(path, ParquetProblem::Excess(what.clone()));
+        }
         let failed = |cause: &io::Error| cause.raw_os_error().is_some();
         if !cause.downcast_ref().is_some_and(failed) {
             return Self::unusable(path, problem(cause));
@@ -111,6 +115,11 @@ pub enum ParquetProblem {
     /// The footer is valid, but pages are damaged.
     #[error("damaged: {0}\nhint: copy the file again")]
     Damaged(#[source] Cause),
+    /// The file decodes to more than is read of any file.
+    #[error(
+        "{0}: this is more than is read\nhint: if the file is what it should be, write it again as several files, with pages of a few MB"
+    )]
+    Excess(String),
     /// This program does not read the compression of a column.
     #[error(
         "column {column} is compressed with {codec}, which is not supported\nhint: write the file with snappy, zstd or gzip"

@@ -19,6 +19,7 @@ mod blocks;
 mod columns;
 mod error;
 mod file;
+mod pages;
 mod values;
 
 use std::collections::BTreeMap;
@@ -215,7 +216,7 @@ impl ImageSource for ParquetFiles {
         let ImageRow { file: number, row } = self.rows[index];
         let file = &self.files[number];
         let (block, at) = file.blocks.find(row);
-        let images = self.decoded.get((number, block), |block| {
+        let images = self.decoded.get((number, block), file.blocks.largest(), |block| {
             let open = SharedFile::new(self.open.get(number, &file.path)?)?;
             blocks::decode_from(open, &file.metadata, file.leaf, block)
         });

@@ -4,10 +4,11 @@
 use std::io::Read;
 use std::path::Path;
 
+use lgd_data::ordinary;
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
 
-use super::broken;
+use super::{bounds, broken, parse};
 use crate::error::ExtractError;
 
 /// Start and end of a text; the end also stands for unknown symbols.
@@ -81,7 +82,7 @@ fn build(path: &Path, vocab: Map<String, Value>, merges: Vec<&str>) -> Result<To
                   "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
                   "merges": merges},
     });
-    Tokenizer::from_bytes(file.to_string()).map_err(|error| broken(path, error))
+    parse(path, file.to_string().as_bytes())
 }
 
 /// The characters that stand for bytes: printable bytes for themselves first, then the others from U+0100 on.
@@ -96,14 +97,17 @@ fn byte_symbols() -> impl Iterator<Item = char> {
 /// Reads a text file, which may be gzipped.
 fn read(path: &Path) -> Result<String, ExtractError> {
     let failed = |source| ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" };
-    let bytes = std::fs::read(path).map_err(failed)?;
-    let mut text = String::new();
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        flate2::read::GzDecoder::new(&*bytes).read_to_string(&mut text).map_err(failed)?;
-    } else {
-        bytes.as_slice().read_to_string(&mut text).map_err(failed)?;
+    let bytes = ordinary::read(path, bounds::MAX_BYTES).map_err(failed)?;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return String::from_utf8(bytes).map_err(|error| broken(path, error));
     }
-    Ok(text)
+    let mut text = String::new();
+    let unpacked = flate2::read::GzDecoder::new(&*bytes);
+    unpacked.take(bounds::MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    match u64::try_from(text.len()) {
+        Ok(length) if length <= bounds::MAX_BYTES => Ok(text),
+        _ => Err(broken(path, format!("unpacked, it has more than {} bytes, the limit", bounds::MAX_BYTES))),
+    }
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@
 
 use std::path::{Path, PathBuf};
 
+use lgd_data::ordinary;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{broken, clip};
+use super::{bounds, broken, clip, parse};
 use crate::error::ExtractError;
 use crate::lfs::refuse_pointer_file;
 use crate::teacher::model_config::ModelConfig;
@@ -78,7 +79,13 @@ impl TokenizerFiles {
         let (source, paths) = find(settings)?;
         paths.iter().try_for_each(|path| refuse_pointer_file(path))?;
         let tokenizer = match source {
-            Source::Json => Tokenizer::from_file(&paths[0]).map_err(|error| broken(&paths[0], error))?,
+            Source::Json => {
+                let unreadable =
+                    |source| ExtractError::TeacherFile { path: paths[0].clone(), source, hint: "" };
+                let bytes = ordinary::read(&paths[0], bounds::MAX_BYTES).map_err(unreadable)?;
+                bounds::check(&bytes).map_err(|reason| broken(&paths[0], reason))?;
+                parse(&paths[0], &bytes)?
+            }
             Source::ClipVocabulary => clip::from_vocabulary(&paths[0], &paths[1])?,
             Source::ClipMerges => clip::from_merges(&paths[0])?,
         };
@@ -262,6 +269,6 @@ fn refuse(dir: &Path, hint: &str) -> ExtractError {
 /// Whether a list of words has capital letters, other than in special tokens such as `[CLS]`. A model of lower case has
 /// none.
 fn has_upper_case(path: &Path) -> bool {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = ordinary::read_text(path, bounds::MAX_BYTES).unwrap_or_default();
     text.lines().any(|word| !word.starts_with('[') && word.chars().any(char::is_uppercase))
 }

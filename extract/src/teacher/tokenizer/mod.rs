@@ -3,6 +3,7 @@
 //! The tokenizer's files say how long prompts may be, how they are padded and how their text is cleaned; a value in
 //! `teacher.toml` has priority. [`PromptTokenizer`] holds the resolved rules and lists where each came from.
 
+mod bounds;
 mod clean;
 mod clip;
 mod files;
@@ -17,6 +18,7 @@ use super::{Clean, Resolved, TextSettings};
 use crate::error::{Cause, ExtractError};
 pub(crate) use files::Family;
 use files::TokenizerFiles;
+use lgd_data::contained::contained;
 use lgd_data::manifest::ContentHash;
 
 /// More special tokens than any tokenizer adds to a prompt.
@@ -114,7 +116,12 @@ impl PromptTokenizer {
                 ),
             )
         })?;
-        let encoding = self.tokenizer.encode(text, true).map_err(|error| broken(self.path(), error))?;
+        let encoding = match contained(|| self.tokenizer.encode(text, true)) {
+            Ok(encoding) => encoding.map_err(|error| broken(self.path(), error))?,
+            Err(panic) => {
+                return Err(broken(self.path(), format!("it fails with the prompt {prompt:?}: {panic}")));
+            }
+        };
         let strip = |id: u32| if Some(id) == self.stripped { 0 } else { id };
         if encoding.is_empty() {
             return Err(broken(self.path(), format!("the prompt {prompt:?} has no tokens")));
@@ -180,6 +187,14 @@ impl PromptTokenizer {
 /// The error of a tokenizer that is damaged or fails.
 fn broken(path: &Path, error: impl Into<Cause>) -> ExtractError {
     ExtractError::Tokenizer { path: path.to_owned(), source: error.into() }
+}
+
+/// Parses the content of a `tokenizer.json`, for which the tokenizer's library may panic.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ExtractError> {
+    match contained(|| Tokenizer::from_bytes(bytes)) {
+        Ok(tokenizer) => tokenizer.map_err(|error| broken(path, error)),
+        Err(panic) => Err(broken(path, panic)),
+    }
 }
 
 /// Whether prompts are padded to one length.

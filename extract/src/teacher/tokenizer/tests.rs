@@ -42,6 +42,31 @@ fn compare(folder: &str, demand: Demand) -> Vec<String> {
 }
 
 #[test]
+fn a_damaged_tokenizer_is_an_error_of_its_file() {
+    let whole =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizer.json"))
+            .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    for text in [
+        "[".repeat(100_000),
+        whole.replace("\"padding\": null", "\"padding\": {\"strategy\": {\"Fixed\": 1000000000000}, \"direction\": \"Right\", \"pad_to_multiple_of\": null, \"pad_id\": 0, \"pad_type_id\": 0, \"pad_token\": \"[PAD]\"}"),
+        // The library panics: no merge has this prefix.
+        r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": "prefix", "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}"#
+            .to_owned(),
+        whole[..whole.len() / 2].to_owned(),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let error = bounds::check(&bytes).map_err(|reason| broken(&path, reason)).and_then(|()| parse(&path, &bytes));
+        assert!(matches!(error, Err(ExtractError::Tokenizer { .. })), "{error:?}");
+    }
+}
+
+#[test]
 fn clip_is_read_from_its_vocabulary() {
     let sixteen = Demand { length: Some(16), mask: false };
     assert_eq!(compare("clip_vocab", sixteen), [""; 0]);
