@@ -383,8 +383,8 @@ impl CacheBuilder {
             read => read?.map(|(record, _)| record).filter(|record| Some(record.config) == pin),
         };
         let Some(record) = record else { return Ok(None) };
-        let whole = record.entry.files().try_for_each(|file| file.verify(&self.dir, Verify::Length));
-        match whole {
+        let checked = record.entry.files().try_for_each(|file| file.verify(&self.dir, Verify::Length));
+        match checked {
             Ok(()) => Ok(Some(record)),
             // A file of the shard was deleted or truncated after it was written: extract the shard again.
             Err(error) if is_damage(&error) => {

@@ -163,9 +163,8 @@ impl FilesInUse {
     ) -> Result<VerifiedFile, ArtifactError> {
         let file = VerifiedFile::verify(entry, dir, depth)?;
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match files.get(&entry.name) {
-            Some(earlier) => earlier.compare(&file.identity)?,
-            None => {}
+        if let Some(earlier) = files.get(&entry.name) {
+            earlier.compare(&file.identity)?;
         }
         if depth == Verify::Full || !files.contains_key(&entry.name) {
             files.insert(entry.name.clone(), file.clone());

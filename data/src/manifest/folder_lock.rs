@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -27,10 +28,11 @@ use crate::error::{ArtifactError, IoContext};
 /// Name of the lock file.
 pub const LOCK: &str = ".lock";
 
-/// Called for every folder that cannot be locked.
+/// Called with the first folder that cannot be locked.
 static UNGUARDED: OnceLock<fn(&Path)> = OnceLock::new();
+static NOTIFIED: AtomicBool = AtomicBool::new(false);
 
-/// Sets the function that is called with every folder whose file system has no locks. Only the first call counts.
+/// Sets the function that is called with the first folder whose file system has no locks. Only the first call counts.
 pub fn on_unguarded(notify: fn(&Path)) {
     // A second call has no effect, by definition.
     let _ = UNGUARDED.set(notify);
@@ -78,7 +80,8 @@ impl FolderLock {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Err(ArtifactError::Busy { path: dir.to_owned() }),
                 Err(error) if has_no_locks(error) => {
-                    if let Some(notify) = UNGUARDED.get() {
+                    if let Some(notify) = UNGUARDED.get().filter(|_| !NOTIFIED.swap(true, Ordering::Relaxed))
+                    {
                         notify(dir);
                     }
                     return Ok(Self { path, file, guards: false });
@@ -96,7 +99,7 @@ impl Drop for FolderLock {
     fn drop(&mut self) {
         // Deleted only under an exclusive lock: other holders of a shared lock still need the name. If that fails, a later
         // holder deletes the file, and nothing depends on it.
-        let alone = self.guards && lock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        let alone = !self.guards || lock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
         if alone && is_at(&self.file, &self.path).unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
         }
@@ -155,7 +158,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::thread;
 
     use super::*;

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lgd_data::cache::{Encoding, StoredFormat};
+use lgd_data::cache::{Cache, Encoding, StoredFormat};
 use lgd_data::image::DecodeLimits;
+use lgd_data::manifest::Verify;
 use lgd_data::render::{Normalization, Resample};
 use lgd_train::error::FailureKind;
 use lgd_train::loader::LoaderError;
@@ -245,7 +246,7 @@ fn stored_views_of_another_size_need_the_images_and_say_so() {
 
 #[test]
 fn a_damaged_stored_view_ends_the_run_with_its_row() {
-    let world = World::storing(18, Some(RAW));
+    let mut world = World::storing(18, Some(RAW));
     let path = world.path("cache/pixels-00000.parquet");
     let mut bytes = std::fs::read(&path).unwrap();
     let expected = stored_batches(&world, StoredUse::Fitting, 1).unwrap();
@@ -256,6 +257,9 @@ fn a_damaged_stored_view_ends_the_run_with_its_row() {
     let at = bytes.windows(64).position(|window| window == needle).unwrap();
     bytes[at + 40] ^= 4;
     std::fs::write(&path, bytes).unwrap();
+    let error = stored_batches(&world, StoredUse::Fitting, 2).unwrap_err().to_string();
+    assert!(error.contains("pixels-00000.parquet was written to while it was in use"), "{error}");
+    world.cache = Cache::open(&world.path("cache"), Verify::Full).unwrap();
     let error = stored_batches(&world, StoredUse::Fitting, 2).unwrap_err();
     let text = error.to_string();
     assert!(
