@@ -225,15 +225,14 @@ impl Left {
 
     /// Positions of `count` samples in the listing, or of all that are left: evenly spaced runs, ascending.
     fn positions(&self, count: usize, side: Side) -> Vec<usize> {
-        let (count, all) = (count.min(self.samples), self.samples);
+        let count = count.min(self.samples);
+        let gaps = self.samples - count;
         let runs = (0..RUNS).flat_map(|run| {
-            let stretch = run * all / RUNS..(run + 1) * all / RUNS;
-            let length = (run + 1) * count / RUNS - run * count / RUNS;
-            let first = stretch.start..stretch.start + length.min(stretch.len());
-            match side {
-                Side::First => first,
-                Side::Last => stretch.end - first.len()..stretch.end,
-            }
+            let before = match side {
+                Side::First => run * gaps / RUNS,
+                Side::Last => (run + 1) * gaps / RUNS,
+            };
+            before + run * count / RUNS..before + (run + 1) * count / RUNS
         });
         // Only the last shard of the listing may have fewer samples.
         runs.map(|at| self.shards[at / self.shard_samples] * self.shard_samples + at % self.shard_samples)
@@ -292,7 +291,11 @@ fn measure(
         rejected: manifest.rejected,
         samples: count,
         stages,
-        throughput: Throughput::new(whole, &parts),
+        // In the first part, the pipeline fills.
+        throughput: match parts.as_slice() {
+            [_, rest @ ..] if rest.len() > 1 => Throughput::of(rest),
+            _ => Throughput::new(whole, &parts),
+        },
         fitting: summary.fitting.as_secs_f64() * more,
         seconds: started.elapsed().as_secs_f64(),
     })
