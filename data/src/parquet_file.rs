@@ -15,6 +15,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{ArtifactError, IoContext, ParquetContext};
+use crate::ordinary;
 use crate::positioned::read_exact_at;
 
 /// Opens a file for the Arrow reader.
@@ -46,7 +47,7 @@ pub(crate) struct SharedFile {
 
 impl SharedFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Self::new(Arc::new(File::open(path)?))
+        Self::new(Arc::new(ordinary::open(path)?))
     }
 
     pub(crate) fn new(file: Arc<File>) -> io::Result<Self> {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ArtifactError, IoContext};
+use crate::ordinary;
 
 /// A BLAKE3 hash of 32 bytes, written as lower-case hexadecimal in text and JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +25,8 @@ impl ContentHash {
     /// [`ArtifactError::Io`] if the file cannot be read.
     pub fn of_file(path: &Path) -> Result<Self, ArtifactError> {
         let mut hasher = blake3::Hasher::new();
+        // A map of a FIFO or a device would wait for its end.
+        ordinary::open(path).during("hash", path)?;
         hasher.update_mmap_rayon(path).during("hash", path)?;
         Ok(Self(*hasher.finalize().as_bytes()))
     }
