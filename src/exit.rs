@@ -21,7 +21,7 @@ pub enum Exit {
     Rejects = 1,
     /// Invalid usage, configuration or input.
     Usage = 2,
-    /// A cache, bank, run or checkpoint is damaged, does not match, or cannot be read or written.
+    /// A cache, bank, run, checkpoint or tokenizer is damaged, does not match, or cannot be read or written.
     Artifact = 3,
     /// Interrupted. The same command with `--resume` continues.
     Interrupted = 75,
@@ -35,6 +35,13 @@ impl From<Exit> for ExitCode {
 
 /// The exit code of a failed command.
 pub fn of_error(error: &anyhow::Error) -> Exit {
+    // A model that was stopped fails wherever it runs.
+    let stopped = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref().is_some_and(ExtractError::is_interrupted)
+    };
+    if error.chain().any(stopped) {
+        return Exit::Interrupted;
+    }
     error.chain().find_map(of_cause).unwrap_or(Exit::Usage)
 }
 
@@ -48,11 +55,12 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(of_artifact(error));
     }
     match cause.downcast_ref() {
-        Some(ExtractError::Interrupted) => return Some(Exit::Interrupted),
         Some(ExtractError::Artifact(error)) => return Some(of_artifact(error)),
-        Some(ExtractError::CacheMismatch { .. } | ExtractError::Storage { .. }) => {
-            return Some(Exit::Artifact);
-        }
+        Some(
+            ExtractError::CacheMismatch { .. }
+            | ExtractError::Storage { .. }
+            | ExtractError::Tokenizer { .. },
+        ) => return Some(Exit::Artifact),
         _ => {}
     }
     match cause.downcast_ref() {

@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod config_file;
+mod escape;
 mod exit;
 #[cfg(test)]
 mod flags_page;
@@ -16,6 +17,7 @@ mod progress;
 mod say;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 
@@ -27,6 +29,9 @@ use say::warn;
 /// 20-40% faster.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long a model may go on after an interrupt. Within it, a batch ends, and the encoder between batches.
+const GRACE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let args = match parse() {
@@ -73,5 +78,9 @@ fn on_interrupt() {
         std::process::exit(130);
     }
     progress::JOB.interrupt();
+    std::thread::spawn(|| {
+        std::thread::sleep(GRACE);
+        lgd_extract::stop::stop_models();
+    });
     warn("\nstopping at the next safe point; once more to stop at once");
 }

@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::ProgressBar;
 
+use crate::escape::escaped;
+
 static QUIET: AtomicBool = AtomicBool::new(false);
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
@@ -27,10 +29,10 @@ pub fn say(line: impl Display) {
     }
 }
 
-/// Prints a warning or an error. A closed standard error is not an error.
+/// Prints a warning or an error, without control characters from names and files. A closed standard error is not an error.
 pub fn warn(line: impl Display) {
     let print = || {
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+        let _ = writeln!(std::io::stderr().lock(), "{}", escaped(&line.to_string()));
     };
     match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
         Some(bar) => bar.suspend(print),

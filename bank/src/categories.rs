@@ -39,7 +39,7 @@ mod suspect;
 mod table;
 mod yaml;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use draft::Entry;
@@ -190,12 +190,13 @@ impl Collector {
             });
         }
         let mut phrases = if prompts.is_empty() { vec![name.clone()] } else { Vec::new() };
+        let mut known: HashSet<String> = phrases.iter().cloned().collect();
         for synonym in synonyms {
             let synonym = self.form.apply(synonym);
             if synonym.trim().is_empty() {
                 return Err(Problem::EmptyEntry { name });
             }
-            if !phrases.contains(&synonym) {
+            if known.insert(synonym.clone()) {
                 phrases.push(synonym);
             }
         }

@@ -1,8 +1,12 @@
 //! Text files as editors, spreadsheets and exporters write them: byte-order marks, UTF-16, any line ends.
 
 use std::char::{REPLACEMENT_CHARACTER, decode_utf16};
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use lgd_data::ordinary;
+
+/// Maximum size of a file, in bytes.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// First bytes of files that are no text, what they are, and what to do.
 const BINARY: [(&[u8], &str, &str); 11] = [
@@ -83,7 +87,8 @@ pub enum TextFileError {
 /// # Errors
 /// [`TextFileError`].
 pub(crate) fn read(path: &Path) -> Result<String, TextFileError> {
-    let bytes = fs::read(path).map_err(|source| TextFileError::Io { path: path.to_owned(), source })?;
+    let bytes = ordinary::read(path, MAX_BYTES)
+        .map_err(|source| TextFileError::Io { path: path.to_owned(), source })?;
     decode(&bytes).map_err(|fault| TextFileError::Text { path: path.to_owned(), fault })
 }
 

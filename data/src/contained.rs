@@ -39,7 +39,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::panic, reason = "this is what is contained")]
     fn a_panic_is_an_error() {
         assert_eq!(contained(|| 3), Ok(3));
         assert_eq!(contained(|| -> u8 { panic!("at {}", 5) }), Err("at 5".to_owned()));

@@ -1,14 +1,14 @@
 //! Progress of a running job, and requests to stop it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use serde::Serialize;
 
 /// Shared progress counters and the stop flag of a long job.
 ///
-/// Workers update the counters, the command line shows them, and a signal handler requests a stop.
+/// Workers update the counters, the command line shows them, and the thread that handles signals requests a stop.
 #[derive(Debug, Default)]
 pub struct Job {
     total: AtomicU64,
@@ -21,6 +21,8 @@ pub struct Job {
     /// Name and unit of the current stage, if it has its own.
     stage: Mutex<Option<Stage>>,
     stop: AtomicBool,
+    /// Flags that a stop request sets.
+    flags: Mutex<Vec<Weak<AtomicBool>>>,
 }
 
 /// Measured throughput: units of work and the time that they took together.
@@ -64,6 +66,7 @@ impl Job {
             started: Mutex::new(None),
             stage: Mutex::new(None),
             stop: AtomicBool::new(false),
+            flags: Mutex::new(Vec::new()),
         }
     }
 
@@ -132,9 +135,20 @@ impl Job {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// Requests the workers to stop at the next safe point. It can be called from a signal handler.
+    /// Requests the workers to stop at the next safe point.
     pub fn interrupt(&self) {
+        let flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
         self.stop.store(true, Ordering::Relaxed);
+        flags.iter().filter_map(Weak::upgrade).for_each(|flag| flag.store(true, Ordering::Relaxed));
+    }
+
+    /// A flag that is set once a stop was requested, for what outlives a reference to the job.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        let mut flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
+        let flag = Arc::new(AtomicBool::new(self.interrupted()));
+        flags.retain(|flag| flag.strong_count() > 0);
+        flags.push(Arc::downgrade(&flag));
+        flag
     }
 
     /// Whether a stop was requested.
@@ -153,6 +167,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_stop_request_sets_every_flag() {
+        let job = Job::new();
+        let flag = job.stop_flag();
+        assert!(!flag.load(Ordering::Relaxed));
+        job.interrupt();
+        assert!(flag.load(Ordering::Relaxed) && job.interrupted() && job.stop_flag().load(Ordering::Relaxed));
+    }
 
     #[test]
     fn the_rate_is_that_of_this_stage_and_of_this_process() {

@@ -16,6 +16,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::manifest::VerifiedFile;
+use crate::ordinary;
 use crate::positioned::read_exact_at;
 
 /// Prepares a file for the Arrow reader. `path` is used for errors.
@@ -53,7 +54,7 @@ pub(crate) struct SharedFile {
 
 impl SharedFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Self::new(Arc::new(File::open(path)?))
+        Self::new(Arc::new(ordinary::open(path)?))
     }
 
     /// A verified file.

@@ -1,8 +1,9 @@
 //! Recognizes git-lfs pointers: small text files that stand for large ones in a repository cloned without its content.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+use lgd_data::ordinary;
 
 use crate::error::ExtractError;
 
@@ -26,6 +27,6 @@ pub(crate) fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ExtractErr
 /// Fails if the file at `path` is a pointer. A file that cannot be read is none.
 pub(crate) fn refuse_pointer_file(path: &Path) -> Result<(), ExtractError> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut bytes));
+    let read = ordinary::open(path).and_then(|file| file.take(64).read_to_end(&mut bytes));
     if read.is_ok() { refuse_pointer(path, &bytes) } else { Ok(()) }
 }

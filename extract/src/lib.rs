@@ -41,6 +41,7 @@ mod lfs;
 pub mod pipeline;
 pub mod runtime;
 mod session;
+pub mod stop;
 pub mod teacher;
 
 pub use device::ExecutionDevice;

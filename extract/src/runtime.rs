@@ -1,9 +1,9 @@
 //! Finds and loads the ONNX Runtime library, once per process.
 //!
-//! The library is not linked. It is searched for at an explicitly given path, then at `ORT_DYLIB_PATH`, then in
-//! `third_party/onnxruntime/` of the working directory, then beside the executable and in `third_party/onnxruntime/`
-//! there and up to two folders above, then in the package `onnxruntime` of the Python environment that the executable is
-//! installed in, then of the activated one.
+//! The library is not linked. It is searched for at an explicitly given path, then at `ORT_DYLIB_PATH`, then beside the
+//! executable, then in the package `onnxruntime` of the Python environment that the executable is installed in, then of
+//! the activated one. A library runs with the user's rights, so none is ever taken from the working directory, which may
+//! hold somebody else's files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -21,6 +21,18 @@ static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 pub struct Runtime {
     environment: Environment,
     path: PathBuf,
+    origin: Origin,
+}
+
+/// How the library was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// By a path that the user gave.
+    Named,
+    /// Beside the executable.
+    Beside,
+    /// In a package of a Python environment.
+    Package,
 }
 
 impl Runtime {
@@ -31,7 +43,8 @@ impl Runtime {
     /// Runtime or its version is too old, [`ExtractError::RuntimeConflict`] if another library is loaded.
     pub fn load(explicit: Option<&Path>) -> Result<Self, ExtractError> {
         let environment_variable = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
-        let path = locate(explicit, environment_variable.as_deref().map(Path::new), &default_paths())?;
+        let (path, origin) =
+            locate(explicit, environment_variable.as_deref().map(Path::new), &default_paths())?;
         let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(runtime) = &*loaded {
             if explicit.is_some() && runtime.path != path {
@@ -48,7 +61,7 @@ impl Runtime {
             .map_err(|error| load_error(error.into()))?;
         // What fails is returned and reported once; the log would repeat it for every shape that is tried.
         environment.set_log_level(LogLevel::Fatal);
-        let runtime = Self { environment, path };
+        let runtime = Self { environment, path, origin };
         *loaded = Some(runtime.clone());
         Ok(runtime)
     }
@@ -58,32 +71,38 @@ impl Runtime {
         &self.path
     }
 
+    /// What the user should know about the choice of the library, if it was found where nobody put it for this program.
+    pub fn note(&self) -> Option<String> {
+        let path = self.path.display();
+        (self.origin == Origin::Package)
+            .then(|| format!("ONNX Runtime is the one of a Python package, {path}"))
+    }
+
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
     }
 }
 
 /// Paths that are tried if none is given.
-fn default_paths() -> Vec<PathBuf> {
-    let below = Path::new("third_party").join("onnxruntime");
-    let mut folders = Vec::new();
-    if let Ok(working) = std::env::current_dir() {
-        folders.push(working.join(&below));
-    }
-    if let Some(beside) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
-        folders.push(beside.to_owned());
-        // For a build in target/release, this finds the library that scripts/setup puts in the repository root.
-        folders.extend(beside.ancestors().take(3).map(|folder| folder.join(&below)));
-    }
-    let mut paths: Vec<PathBuf> = folders.into_iter().map(|folder| folder.join(library_name())).collect();
+fn default_paths() -> Vec<(PathBuf, Origin)> {
+    let executable = std::env::current_exe().ok();
+    let beside = executable.as_deref().and_then(Path::parent);
+    let mut paths: Vec<(PathBuf, Origin)> =
+        beside.iter().map(|folder| (folder.join(library_name()), Origin::Beside)).collect();
     // bin/ on Unix, Scripts on Windows.
-    let installed = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
+    let installed = beside.and_then(Path::parent).map(Path::to_owned);
     let activated =
         ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    for prefix in installed.into_iter().chain(activated) {
-        paths.extend(python_libraries(&prefix));
-    }
+    paths.extend(package_paths(installed.into_iter().chain(activated)));
     paths
+}
+
+/// The libraries in the packages of these Python environments. A relative path of an environment would be one in the
+/// working directory.
+fn package_paths(prefixes: impl Iterator<Item = PathBuf>) -> Vec<(PathBuf, Origin)> {
+    let libraries =
+        prefixes.filter(|prefix| prefix.is_absolute()).flat_map(|prefix| python_libraries(&prefix));
+    libraries.map(|path| (path, Origin::Package)).collect()
 }
 
 /// ONNX Runtime's library in the Python packages of an environment: `capi/libonnxruntime.so.1.24.1` on Linux.
@@ -115,13 +134,16 @@ fn python_libraries(prefix: &Path) -> Vec<PathBuf> {
 fn locate(
     explicit: Option<&Path>,
     variable: Option<&Path>,
-    defaults: &[PathBuf],
-) -> Result<PathBuf, ExtractError> {
-    let tried = explicit.or(variable).map_or_else(|| defaults.to_vec(), |named| vec![named.to_owned()]);
-    match tried.iter().find_map(|path| path.canonicalize().ok().filter(|path| path.is_file())) {
-        Some(path) => Ok(path),
-        None => Err(ExtractError::RuntimeMissing { tried }),
-    }
+    defaults: &[(PathBuf, Origin)],
+) -> Result<(PathBuf, Origin), ExtractError> {
+    let named = explicit.or(variable).map(|named| vec![(named.to_owned(), Origin::Named)]);
+    let tried = named.as_deref().unwrap_or(defaults);
+    let found = tried.iter().find_map(|(path, origin)| {
+        path.canonicalize().ok().filter(|path| path.is_file()).map(|path| (path, *origin))
+    });
+    found.ok_or_else(|| ExtractError::RuntimeMissing {
+        tried: tried.iter().map(|(path, _)| path.clone()).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -135,10 +157,10 @@ mod tests {
         let (named, default) = (root.join("named.so"), root.join(library_name()));
         std::fs::write(&named, b"").unwrap();
         std::fs::write(&default, b"").unwrap();
-        let paths = [default.clone()];
-        assert_eq!(locate(Some(&named), Some(&default), &paths).unwrap(), named);
-        assert_eq!(locate(None, Some(&named), &paths).unwrap(), named);
-        assert_eq!(locate(None, None, &paths).unwrap(), default);
+        let paths = [(default.clone(), Origin::Beside)];
+        assert_eq!(locate(Some(&named), Some(&default), &paths).unwrap(), (named.clone(), Origin::Named));
+        assert_eq!(locate(None, Some(&named), &paths).unwrap(), (named.clone(), Origin::Named));
+        assert_eq!(locate(None, None, &paths).unwrap(), (default, Origin::Beside));
         let absent = root.join("absent.so");
         assert!(locate(Some(&absent), Some(&named), &paths).is_err());
         assert!(locate(None, Some(&absent), &paths).is_err());
@@ -165,9 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn no_library_of_the_working_directory_is_tried() {
+        let working = std::env::current_dir().unwrap();
+        let beside = std::env::current_exe().unwrap();
+        let below =
+            |path: &Path| path.starts_with(&working) && Some(path.parent().unwrap()) != beside.parent();
+        let paths = default_paths();
+        assert!(paths.iter().all(|(path, _)| path.is_absolute()), "{paths:?}");
+        let mut kept = paths.iter().filter(|(_, origin)| *origin == Origin::Beside);
+        assert!(kept.all(|(path, _)| !below(path)), "{paths:?}");
+        assert_eq!(package_paths(["", ".", "venv"].into_iter().map(PathBuf::from)), []);
+    }
+
+    #[test]
     fn a_missing_library_is_named_with_its_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let text = locate(None, None, &[dir.path().join(library_name())]).unwrap_err().to_string();
+        let tried = [(dir.path().join(library_name()), Origin::Beside)];
+        let text = locate(None, None, &tried).unwrap_err().to_string();
         assert!(text.contains(&dir.path().join(library_name()).display().to_string()), "{text}");
     }
 }

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use lgd_data::ordinary;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
+use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
 
 use crate::device::{Precision, Slot};
 use crate::error::{Cause, ExtractError};
 use crate::lfs::refuse_pointer_file;
 use crate::runtime::Runtime;
+use crate::stop::{StoppableOptions, register_load, stopped};
 use crate::teacher::OnnxFile;
 
 /// An input or output of a model. A dimension that is not fixed is `None`.
@@ -107,7 +110,12 @@ impl Model {
                 }
             })?;
         }
-        let session = builder.commit_from_file(path).map_err(failed)?;
+        register_load(builder.canceler());
+        let loaded = builder.commit_from_file(path);
+        if stopped() {
+            return Err(ExtractError::Interrupted);
+        }
+        let session = loaded.map_err(failed)?;
         let inputs = session.inputs().iter().map(Port::new).collect();
         let outputs = session.outputs().iter().map(Port::new).collect();
         Ok(Self { session, path: path.to_owned(), inputs, outputs, file })
@@ -160,7 +168,13 @@ impl Model {
         take: impl FnOnce(&[Tensor<'_>]) -> Result<T, ExtractError>,
     ) -> Result<T, ExtractError> {
         let path = &self.path;
-        let outputs = self.session.run_with_options(inputs, &selection.options).map_err(|error| {
+        if stopped() {
+            return Err(ExtractError::Interrupted);
+        }
+        let outputs = self.session.run_with_options(inputs, selection.options.get()).map_err(|error| {
+            if stopped() {
+                return ExtractError::Interrupted;
+            }
             let source = one_line(error);
             ExtractError::Inference { path: path.clone(), hint: run_hint(&source.to_string()), source }
         })?;
@@ -179,7 +193,6 @@ impl Model {
 /// with its weights is a git-lfs pointer, or such a file is missing or shorter than the model says.
 fn check_files(path: &Path) -> Result<OnnxFile, ExtractError> {
     let unreadable = |source| ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" };
-    std::fs::metadata(path).map_err(unreadable)?;
     refuse_pointer_file(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let file = OnnxFile::read(path).map_err(unreadable)?;
@@ -190,7 +203,7 @@ fn check_files(path: &Path) -> Result<OnnxFile, ExtractError> {
             "the exporter wrote {location} together with the model: copy it to {} under this name",
             weights.parent().unwrap_or(folder).display()
         );
-        match std::fs::metadata(&weights) {
+        match ordinary::open(&weights).and_then(|file| file.metadata()) {
             Ok(found) if found.len() >= needed => {}
             Ok(found) => {
                 let reason = format!(
@@ -259,7 +272,7 @@ fn configure(runtime: &Runtime, slot: Slot, threads: usize) -> ort::Result<Sessi
 /// that is rarely used is better exported as a separate model.
 pub(crate) struct Selection {
     names: Vec<String>,
-    options: RunOptions<HasSelectedOutputs>,
+    options: Arc<StoppableOptions>,
 }
 
 impl std::fmt::Debug for Selection {
@@ -275,7 +288,7 @@ impl Selection {
         let once = outputs.iter().enumerate().filter(|(at, name)| !outputs[..*at].contains(name));
         let selector = once.fold(OutputSelector::no_default(), |selector, (_, name)| selector.with(*name));
         let names = outputs.iter().map(|&name| name.to_owned()).collect();
-        Ok(Self { names, options: options.with_outputs(selector) })
+        Ok(Self { names, options: StoppableOptions::new(options.with_outputs(selector)) })
     }
 
     /// Names of the selected outputs.

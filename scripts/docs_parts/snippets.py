@@ -1,6 +1,6 @@
 """Runs the fenced blocks of the pages and compares their output with the recorded one.
 
-    ```sh run          bash, with target/release and third_party/venv/bin on PATH
+    ```sh run          bash, with target/release and third_party/venv/bin on PATH, and ORT_DYLIB_PATH set
     ```python run      the Python of third_party/venv
     ```torch run       the Python of third_party/torch-venv, which has PyTorch and torchvision
     ```text output     stdout and stderr of the block before it
@@ -129,7 +129,8 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
     python = {"python": VENV / "python", "torch": TORCH_VENV / "python"}.get(block.kind)
     command = ["bash", "-euo", "pipefail", "-c", block.body] if python is None else [python, "-c", block.body]
     path = f"{ROOT / 'target/release'}:{VENV}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "LC_ALL": "C.UTF-8", "RUST_BACKTRACE": "0"}
+    runtime = str(ROOT / "third_party/onnxruntime/libonnxruntime.so")
+    environment = os.environ | {"PATH": path, "LC_ALL": "C.UTF-8", "RUST_BACKTRACE": "0", "ORT_DYLIB_PATH": runtime}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     return subprocess.run(command, cwd=folder, env=environment, text=True, check=False, **pipes)
 

@@ -19,6 +19,7 @@ from cifar10 import CLASSES, images_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LGD = ROOT / "target/release/lgd"
+os.environ.setdefault("ORT_DYLIB_PATH", str(ROOT / "third_party/onnxruntime/libonnxruntime.so"))
 HELD_OUT_PER_CLASS = 500
 TRAIN_PER_CLASS = 5000
 INTERRUPTED = 75

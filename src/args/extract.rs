@@ -82,7 +82,7 @@ pub struct ExtractArgs {
     #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
     pub shard_samples: usize,
     /// Threads that decode and render; 0 means all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = crate::args::threads)]
     pub decode_threads: usize,
     /// Process only part i of n of the shards, i from 0 to n - 1. All parts share the output folder.
     #[arg(long, value_name = "I/N")]

@@ -194,16 +194,25 @@ enum CheckpointArg {
 /// The ONNX Runtime library, its device and its threads.
 #[derive(ClapArgs)]
 pub struct RuntimeArgs {
-    /// ONNX Runtime shared library. Default: ORT_DYLIB_PATH, then third_party/onnxruntime.
+    /// ONNX Runtime shared library. Default: ORT_DYLIB_PATH, then beside lgd, then Python's onnxruntime.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
     /// Device of the encoders: cpu, cuda:0,1 or tensorrt:0.
     #[arg(long, default_value = "cpu")]
     pub device: ExecutionDevice,
     /// CPU threads; 0 means all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
 }
+
+/// Parses a number of threads. The system refuses far larger numbers in the middle of the work.
+pub fn threads(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| format!("expected a number of threads, got {text}"))?;
+    if number > MAX_THREADS { Err(format!("expected at most {MAX_THREADS} threads")) } else { Ok(number) }
+}
+
+/// More threads than any processor has.
+const MAX_THREADS: usize = 1024;
 
 /// Flags of `lgd inspect`.
 #[derive(ClapArgs)]

@@ -17,11 +17,11 @@ pub struct ModelArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub checkpoint: CheckpointArgs,
-    /// With --onnx: ONNX Runtime shared library. Default: ORT_DYLIB_PATH, then third_party/onnxruntime.
+    /// With --onnx: ONNX Runtime shared library. Default: ORT_DYLIB_PATH, then beside lgd, then Python's onnxruntime.
     #[arg(long, value_name = "FILE", requires = "onnx")]
     pub onnxruntime: Option<PathBuf>,
     /// CPU threads; 0 means all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = crate::args::threads, default_value_t = 0)]
     pub threads: usize,
 }
 

@@ -28,7 +28,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     pub timings: Option<PathBuf>,
     /// CPU threads; 0 means all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = crate::args::threads, default_value_t = 0)]
     pub threads: usize,
 }
 

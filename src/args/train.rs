@@ -109,7 +109,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub checkpoint_steps: Option<usize>,
     /// CPU threads; 0 means all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = crate::args::threads, default_value_t = 0)]
     pub threads: usize,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]

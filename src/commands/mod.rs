@@ -27,13 +27,24 @@ use anyhow::Context;
 use lgd_data::cache::CacheManifest;
 use lgd_data::manifest::Verify;
 use lgd_data::source::Listing;
+use lgd_extract::Runtime;
 use lgd_train::run::{Checkpoint, Run};
 use serde::Serialize;
 
 use crate::args::{CheckpointArgs, Command, JsonArgs};
+use crate::escape::escaped;
 use crate::exit::Exit;
 use crate::hints;
 use crate::say::say;
+
+/// Loads ONNX Runtime from `explicit` or where it is found, and prints which one if nobody chose it.
+fn runtime(explicit: Option<&Path>) -> anyhow::Result<Runtime> {
+    let runtime = Runtime::load(explicit)?;
+    if let Some(note) = runtime.note() {
+        say(format_args!("note: {note}"));
+    }
+    Ok(runtime)
+}
 
 /// Runs a command.
 pub fn run(command: Command) -> anyhow::Result<Exit> {
@@ -92,9 +103,10 @@ fn open_run(dir: &Path, checkpoint: &CheckpointArgs) -> anyhow::Result<Run> {
     Ok(run)
 }
 
-/// Prints a line to standard output. A closed pipe, for example by `head`, is not an error: the work is done.
+/// Prints a line to standard output, without control characters from names and files. A closed pipe, for example by `head`,
+/// is not an error: the work is done.
 fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
+    match writeln!(std::io::stdout().lock(), "{}", escaped(text)) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         printed => printed.context("cannot write to standard output"),
     }

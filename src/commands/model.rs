@@ -23,7 +23,7 @@ pub fn open(args: &ModelArgs) -> anyhow::Result<Box<dyn ImageModel>> {
     match (&args.student.run, &args.student.onnx) {
         (Some(run), _) => Ok(Box::new(RunModel::open(super::open_run(run, &args.checkpoint)?)?)),
         (None, Some(file)) => {
-            let runtime = Runtime::load(args.onnxruntime.as_deref())?;
+            let runtime = super::runtime(args.onnxruntime.as_deref())?;
             let options = EncoderOptions { threads: args.threads, ..EncoderOptions::default() };
             Ok(Box::new(ExportedModel::open(&runtime, file, &options)?))
         }

@@ -7,13 +7,13 @@ pub(super) fn of_extract(error: &ExtractError) -> Option<String> {
     let hint = match error {
         ExtractError::RuntimeMissing { .. } => {
             return Some(format!(
-                "run `scripts/setup runtime`, or `pip install onnxruntime` in the Python environment of lgd, or give the full path of {} with \
-                 --onnxruntime or in ORT_DYLIB_PATH",
+                "give the path of {} with --onnxruntime or in ORT_DYLIB_PATH (in a checkout, `scripts/setup runtime` writes it to \
+                 third_party/onnxruntime), or `pip install onnxruntime` in the Python environment of lgd",
                 library_name()
             ));
         }
         ExtractError::RuntimeLoad { .. } => {
-            "run `scripts/setup runtime`, or give another library with --onnxruntime"
+            "give another library with --onnxruntime; `scripts/setup runtime` fetches one"
         }
         ExtractError::RuntimeConflict { .. } => "start another process for the other library",
         ExtractError::DeviceNotBuilt { feature, .. } => {

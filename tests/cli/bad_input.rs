@@ -7,6 +7,27 @@ use crate::common::{CLASSES, Desk, third_party};
 const EXTRACT: &str = "extract --images images --teacher teacher --out cache";
 
 #[test]
+fn a_library_in_the_working_folder_is_not_loaded() {
+    let desk = Desk::new();
+    let planted = ["third_party/onnxruntime/libonnxruntime.so", "libonnxruntime.so"];
+    planted.iter().for_each(|name| drop(desk.write(name, "not a library")));
+    let capi = "lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.1.24.1";
+    desk.write(capi, "not a library");
+    let mut command = desk.command();
+    command.arg("teacher").arg(third_party("teacher"));
+    for name in ["ORT_DYLIB_PATH", "CONDA_PREFIX"] {
+        command.env_remove(name);
+    }
+    for environment in ["", "."] {
+        let output = command.env("VIRTUAL_ENV", environment).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("ONNX Runtime was not found: looked for "), "{text}");
+        assert!(!text.contains(&desk.path("").display().to_string()), "{text}");
+        assert_eq!(output.status.code(), Some(2), "{text}");
+    }
+}
+
+#[test]
 fn bad_images_are_rejected_once_and_counted() {
     let desk = Desk::new();
     desk.images("images", 0, 2);

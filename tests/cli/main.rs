@@ -11,6 +11,7 @@ mod damage;
 mod evaluation;
 mod export;
 mod export_forms;
+mod hostile;
 mod kdep;
 mod objectives;
 mod optional;

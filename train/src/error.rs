@@ -89,6 +89,9 @@ pub enum TrainError {
     /// A result was requested before any forward pass, or twice.
     #[error("no forward pass has run for this call")]
     NothingRan,
+    /// A pass was stopped on request. The parameters and running statistics are those before it.
+    #[error("the pass was stopped")]
+    Stopped,
     /// A masked graph ran without a mask.
     #[error("a masked graph ran without a mask")]
     NoMask,
@@ -119,6 +122,7 @@ impl TrainError {
     /// The kind of failure.
     pub fn kind(&self) -> FailureKind {
         match self {
+            Self::Stopped => FailureKind::Interrupted,
             Self::GradientNorm { .. }
             | Self::Student(StudentError::MaskedSize { .. } | StudentError::TokenGrid { .. }) => {
                 FailureKind::Usage

@@ -2,7 +2,7 @@
 
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
-use super::{DecodeError, DecodeLimits, Decoded, RgbImage, check_dimensions};
+use super::{DecodeError, DecodeLimits, Decoded, RgbImage, admit};
 
 /// Offset of the flags in the header, and of what follows the header.
 const FLAGS: usize = 10;
@@ -44,7 +44,7 @@ fn decode_frame(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, DecodeEr
     // A frame that is larger than the screen enlarges it.
     let width = width.max(u32::from(frame.left) + u32::from(frame.width));
     let height = height.max(u32::from(frame.top) + u32::from(frame.height));
-    check_dimensions(width, height, limits)?;
+    let _memory = admit(width, height, limits)?;
     let mut indices = vec![0; decoder.buffer_size()];
     decoder.read_into_buffer(&mut indices).map_err(decode_error)?;
 

@@ -47,7 +47,6 @@ pub use jpeg::{EncodeError, encode as encode_jpeg};
 
 use std::fmt;
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::error::{LimitErrorKind, UnsupportedErrorKind};
 use image::metadata::Orientation;
@@ -55,12 +54,21 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 
 use format::Format;
 
+use crate::budget::{Budget, Permit};
+use crate::contained::contained;
+
 /// Longest accepted side, in pixels: JPEG's own limit. Sides up to this length are exact in the `f32` of a stored crop
 /// box.
 pub const MAX_SIDE: u32 = 65_535;
 
 /// Bytes that a decoder may allocate per allowed pixel: RGBA, or RGB and the decoder's own buffer.
 const BYTES_PER_PIXEL: u64 = 4;
+/// Bytes per pixel while an image is decoded: up to 8 of the decoder's output, as many for its orientation.
+const PEAK_PER_PIXEL: u64 = 16;
+/// Memory of all threads that decode images, in bytes. A larger image is decoded while no other is.
+pub const DECODING_BYTES: u64 = 2 << 30;
+static MEMORY: Budget = Budget::new(DECODING_BYTES);
+
 /// Bytes that a decoder may allocate in addition to the pixels.
 const DECODER_OVERHEAD: u64 = 1 << 20;
 
@@ -171,7 +179,7 @@ pub fn decode_with_transparency(bytes: &[u8], limits: &DecodeLimits) -> Result<D
         return Err(DecodeError::TooManyBytes { bytes: length, limit: limits.max_bytes });
     }
     // A panic of a decoder on a damaged file must not end the run.
-    catch_unwind(AssertUnwindSafe(|| match format::detect(bytes) {
+    contained(|| match format::detect(bytes) {
         Format::Jpeg => jpeg::decode(bytes, limits),
         Format::Gif => gif::decode(bytes, limits),
         Format::WebP => webp::decode(bytes, limits),
@@ -183,7 +191,7 @@ pub fn decode_with_transparency(bytes: &[u8], limits: &DecodeLimits) -> Result<D
         Format::LfsPointer => Err(DecodeError::LfsPointer),
         Format::NotAnImage(name) => Err(DecodeError::NotAnImage(name)),
         Format::Unknown => Err(DecodeError::UnknownFormat),
-    }))
+    })
     .unwrap_or_else(|_| Err(DecodeError::corrupt("the decoder panicked")))
 }
 
@@ -195,7 +203,7 @@ fn decode_other(bytes: &[u8], format: ImageFormat, limits: &DecodeLimits) -> Res
     reader.limits(allowed);
     let mut decoder = reader.into_decoder().map_err(|error| decode_error(error, (0, 0), limits))?;
     let (width, height) = decoder.dimensions();
-    check_dimensions(width, height, limits)?;
+    let _memory = admit(width, height, limits)?;
     if decoder.total_bytes() > alloc_limit(limits) {
         return Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels });
     }
@@ -229,7 +237,8 @@ fn is_transparent(image: &DynamicImage) -> bool {
     }
 }
 
-fn check_dimensions(width: u32, height: u32, limits: &DecodeLimits) -> Result<(), DecodeError> {
+/// Checks the sides in an image's header, and waits for the memory that decoding takes.
+fn admit(width: u32, height: u32, limits: &DecodeLimits) -> Result<Permit<'static>, DecodeError> {
     if width == 0 || height == 0 {
         Err(DecodeError::NoPixels)
     } else if u64::from(width) * u64::from(height) > limits.max_pixels {
@@ -237,7 +246,7 @@ fn check_dimensions(width: u32, height: u32, limits: &DecodeLimits) -> Result<()
     } else if width > MAX_SIDE || height > MAX_SIDE {
         Err(DecodeError::SideTooLong { width, height })
     } else {
-        Ok(())
+        Ok(MEMORY.take(u64::from(width) * u64::from(height) * PEAK_PER_PIXEL))
     }
 }
 
@@ -249,8 +258,14 @@ fn alloc_limit(limits: &DecodeLimits) -> u64 {
 fn decode_error(error: ImageError, (width, height): (u32, u32), limits: &DecodeLimits) -> DecodeError {
     match error {
         ImageError::Limits(error) => match error.kind() {
-            LimitErrorKind::DimensionError | LimitErrorKind::InsufficientMemory => {
+            // The sides are not known before the header is read.
+            LimitErrorKind::DimensionError | LimitErrorKind::InsufficientMemory
+                if width > 0 && height > 0 =>
+            {
                 DecodeError::TooManyPixels { width, height, limit: limits.max_pixels }
+            }
+            LimitErrorKind::DimensionError | LimitErrorKind::InsufficientMemory => {
+                DecodeError::corrupt("its header asks for more memory than any image within the limits")
             }
             _ => DecodeError::Unsupported(error.to_string()),
         },

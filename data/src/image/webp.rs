@@ -6,7 +6,7 @@ use std::io::Cursor;
 use image::{DynamicImage, RgbImage as RgbBuffer, RgbaImage as RgbaBuffer};
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::{DecodeError, DecodeLimits, Decoded, check_dimensions, finish, orientation};
+use super::{DecodeError, DecodeLimits, Decoded, admit, finish, orientation};
 
 const ALPHA: u8 = 0x10;
 const ANIMATION: u8 = 0x02;
@@ -29,7 +29,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, Dec
     let reduced = container.reduced()?;
     let mut decoder = WebPDecoder::new(Cursor::new(reduced)).map_err(decode_error)?;
     let (width, height) = decoder.dimensions();
-    check_dimensions(width, height, limits)?;
+    let _memory = admit(width, height, limits)?;
     if let Some(canvas) = container.canvas().filter(|&canvas| canvas != (width, height)) {
         return Err(DecodeError::corrupt(format!(
             "an image of {width} x {height} on a canvas of {canvas:?}"

@@ -5,16 +5,15 @@
 //! before it stores results. A file that was replaced, shortened or written to is then an error that names it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::OFlags;
-
 use super::{ContentHash, FileEntry, Verify};
 use crate::error::{ArtifactError, IoContext};
+use crate::ordinary;
 
 /// What tells a file from another, or from the same one after a change, without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +63,7 @@ impl VerifiedFile {
     /// [`ArtifactError::Missing`], [`ArtifactError::Length`], [`ArtifactError::Hash`] or [`ArtifactError::Io`].
     pub(crate) fn verify(entry: &FileEntry, dir: &Path, depth: Verify) -> Result<Self, ArtifactError> {
         let path = dir.join(&entry.name);
-        let file = match open(&path) {
+        let file = match ordinary::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let hint = "the folder is incomplete; copy it again, or make it again";
@@ -92,7 +91,7 @@ impl VerifiedFile {
     /// # Errors
     /// [`ArtifactError::Changed`] if it is no longer what was verified; [`ArtifactError::Io`].
     pub(crate) fn open(&self) -> Result<File, ArtifactError> {
-        let file = open(&self.path).during("open", &self.path)?;
+        let file = ordinary::open(&self.path).during("open", &self.path)?;
         self.compare(&Identity::of(&file.metadata().during("read", &self.path)?))?;
         Ok(file)
     }
@@ -134,11 +133,6 @@ impl VerifiedFile {
             error => error,
         })
     }
-}
-
-/// Opens a file for reading. Unlike an ordinary call, it does not wait at a pipe.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
 }
 
 fn require_hash(file: &File, path: &Path, expected: ContentHash) -> Result<(), ArtifactError> {
@@ -184,7 +178,7 @@ impl FilesInUse {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::FileTimes;
+    use std::fs::{FileTimes, OpenOptions};
 
     use super::super::write_atomic;
     use super::*;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ArtifactError, IoContext};
 use crate::mapped::MappedFile;
+use crate::ordinary;
 
 /// A BLAKE3 hash of 32 bytes, written as lower-case hexadecimal in text and JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +26,8 @@ impl ContentHash {
     /// # Errors
     /// [`ArtifactError::Io`] if the file cannot be read.
     pub fn of_file(path: &Path) -> Result<Self, ArtifactError> {
-        Self::of_open_file(&File::open(path).during("open", path)?, path)
+        // A map of a FIFO or a device would wait for its end.
+        Self::of_open_file(&ordinary::open(path).during("open", path)?, path)
     }
 
     /// Like [`ContentHash::of_file`], of a file that is open. `path` is used for errors.

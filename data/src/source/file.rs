@@ -1,12 +1,13 @@
 //! Reads the file of a sample and distinguishes bad files from failed storage.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use super::{Listing, SourceError};
+use crate::ordinary;
 
 /// Reads the file of sample `index` below `root`.
 pub(super) fn read_sample(
@@ -18,13 +19,13 @@ pub(super) fn read_sample(
     let path = root.join(&listing.sample(index)?.key);
     let too_many = || SourceError::TooManyBytes { path: path.clone(), limit: max_bytes };
     let read = || -> io::Result<Option<Vec<u8>>> {
-        let file = File::open(&path)?;
+        let file = ordinary::open(&path)?;
         let length = file.metadata()?.len();
         if length > max_bytes {
             return Ok(None);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        // The limit also applies while reading: a file may grow, and a device has no length.
+        // The limit also applies while reading: a file may grow.
         file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(Some(bytes).filter(|bytes| u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes)))
     };

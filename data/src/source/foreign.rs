@@ -1,10 +1,10 @@
 //! Recognizes data sets in formats that are not read, so that they are refused by name and with the way out.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::{SourceError, names};
+use crate::ordinary;
 
 /// A format that is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +204,7 @@ pub(super) fn of_content(head: &[u8]) -> Option<Foreign> {
 /// The system's error if the file cannot be opened.
 pub(super) fn of_file(path: &Path) -> io::Result<Option<Foreign>> {
     let mut head = Vec::new();
-    File::open(path)?.take(64).read_to_end(&mut head)?;
+    ordinary::open(path)?.take(64).read_to_end(&mut head)?;
     let name = names::file_name(path);
     let by_name = || match names::is_image(&name) {
         true => Some(ONE_IMAGE),
@@ -223,7 +223,7 @@ pub(super) fn of_file(path: &Path) -> io::Result<Option<Foreign>> {
 /// [`SourceError::Foreign`]. A file that cannot be opened is left to its reader, which names it too.
 pub(super) fn require_content(path: &Path) -> Result<(), SourceError> {
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    let read = ordinary::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
     match of_content(&head).filter(|_| read.is_ok()) {
         Some(foreign) => Err(foreign.refuse(path)),
         None => Ok(()),

@@ -90,7 +90,7 @@ pub(super) enum Label {
 pub enum LabelFault {
     /// A negative number other than -1, a fraction, or a number that is too large.
     #[error(
-        "label {got:?} is not a class: expected a whole number from 0 to 4294967295, -1 for no label, or a name"
+        "label {got:?} is not a class: expected a whole number from 0 to 2147483647, -1 for no label, or a name"
     )]
     Number {
         /// The label.
@@ -157,7 +157,8 @@ impl Label {
     )]
     pub(super) fn of_number(number: f64) -> Result<Self, LabelFault> {
         let label = number as u32;
-        if f64::from(label) == number {
+        // The cache stores labels as i32.
+        if f64::from(label) == number && label <= i32::MAX.cast_unsigned() {
             Ok(Self::Number(label))
         } else if number.is_nan() || number == -1.0 {
             Ok(Self::None)
@@ -284,7 +285,7 @@ mod tests {
     #[test]
     fn texts_are_numbers_names_or_nothing() {
         for (text, number) in
-            [("0", 0), (" 7 ", 7), ("7.0", 7), ("7.", 7), ("007", 7), ("4294967295", u32::MAX)]
+            [("0", 0), (" 7 ", 7), ("7.0", 7), ("7.", 7), ("007", 7), ("2147483647", 0x7fff_ffff)]
         {
             assert_eq!(Label::of_text(text), Ok(Label::Number(number)), "{text}");
         }
@@ -312,7 +313,9 @@ mod tests {
         ] {
             assert_eq!(Label::of_text(text), Ok(Label::Name(text.to_owned())), "{text}");
         }
-        for text in ["-2", "-100", "0.5", "4294967296", "-0.5", "20190501123456789"] {
+        for text in
+            ["-2", "-100", "0.5", "2147483648", "4294967295", "4294967296", "-0.5", "20190501123456789"]
+        {
             let fault = Label::of_text(text).unwrap_err();
             assert!(matches!(&fault, LabelFault::Number { got } if got == text), "{text}: {fault}");
         }

@@ -52,6 +52,9 @@ use sourced::Sourced;
 pub use toml_file::TEACHER_TOML;
 use toml_file::{ImageToml, TeacherToml};
 
+/// Maximum size of a file with settings, in bytes.
+pub(crate) const MAX_SETTINGS_BYTES: u64 = 64 << 20;
+
 /// What a folder must have to be a teacher.
 const FOLDER_HINT: &str = "a teacher is a folder with an image model and, if it knows language, a text model and its tokenizer, as \
      exporters write them, or with teacher.toml, which names them";

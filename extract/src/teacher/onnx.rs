@@ -12,9 +12,10 @@
 //! A model is up to 2 GB, mostly weights, so only these fields are read; the others are skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
+
+use lgd_data::ordinary;
 
 /// Maximum nesting of messages, the limit of Protocol Buffers itself.
 const MAX_DEPTH: usize = 100;
@@ -73,7 +74,7 @@ impl OnnxFile {
     /// Reads the file at `path`. A file that is not a model declares nothing: ONNX Runtime will report what is wrong
     /// with it.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = ordinary::open(path)?;
         let end = file.metadata()?.len();
         read(file, end)
     }

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use lgd_data::ordinary;
 use lgd_data::render::{MAX_SIZE, Resample};
 use lgd_data::view::ResizeMode;
 use serde::Deserialize;
 
+use super::MAX_SETTINGS_BYTES;
 use super::settings::Pooling;
 use super::text_settings::TextSection;
 use crate::error::ExtractError;
@@ -54,7 +56,7 @@ pub(crate) enum LayoutName {
 impl TeacherToml {
     /// Reads the file and checks everything that needs no other file. Returns `None` if there is no such file.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, ExtractError> {
-        let text = match std::fs::read_to_string(path) {
+        let text = match ordinary::read_text(path, MAX_SETTINGS_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),

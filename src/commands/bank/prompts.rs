@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lgd_bank::{Categories, EncodeFailure, JsonEntries, NameForm, PromptEncoder, ReadOptions, Templates};
 use lgd_data::manifest::ContentHash;
-use lgd_extract::{EncoderOptions, Runtime, Teacher, TextEncoder};
+use lgd_extract::{EncoderOptions, Teacher, TextEncoder};
 
 use crate::args::{NameArgs, PromptArgs, RuntimeArgs};
 use crate::say::say;
@@ -38,7 +38,7 @@ pub fn folder(args: &PromptArgs, out: &Path) -> PathBuf {
 
 /// Opens the text encoder of `teacher` and prints what was assumed about it.
 pub fn text_encoder(teacher: &Teacher, runtime: &RuntimeArgs) -> anyhow::Result<TextEncoder> {
-    let library = Runtime::load(runtime.onnxruntime.as_deref())?;
+    let library = crate::commands::runtime(runtime.onnxruntime.as_deref())?;
     let options = EncoderOptions { device: runtime.device.clone(), batch: None, threads: runtime.threads };
     let text = teacher.text_encoder(&library, &options)?;
     for note in text.notes() {

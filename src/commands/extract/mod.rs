@@ -15,7 +15,7 @@ use lgd_data::source::{CaptionColumn, ImageSource, Rejected, open_with};
 use lgd_data::view::{CENTER_FRACTION, CenterCrop};
 use lgd_extract::pipeline::{TokenStorage, ViewPlan};
 use lgd_extract::teacher::ImageSettings;
-use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Runtime, Teacher};
+use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Teacher};
 
 use super::{kept_variance, print_report, set_threads, source_notes};
 use crate::args::{ExtractArgs, StoreTokens, StoreViews};
@@ -131,7 +131,7 @@ fn open_extractor(
     teacher: &Teacher,
     source: &dyn ImageSource,
 ) -> anyhow::Result<Extractor> {
-    let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
+    let runtime = super::runtime(args.runtime.onnxruntime.as_deref())?;
     let options = ExtractOptions {
         encoder: EncoderOptions {
             device: args.runtime.device.clone(),

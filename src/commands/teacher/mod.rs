@@ -35,7 +35,7 @@ pub fn run(args: &TeacherArgs) -> anyhow::Result<Exit> {
             names.join(", ")
         ));
     }
-    let runtime = Runtime::load(args.runtime.onnxruntime.as_deref())?;
+    let runtime = super::runtime(args.runtime.onnxruntime.as_deref())?;
     let options = EncoderOptions {
         device: args.runtime.device.clone(),
         batch: args.batch,

@@ -334,6 +334,12 @@ pub trait Backend {
     fn state(&mut self) -> Result<State>;
     /// Loads parameters and buffers; fails if a length differs.
     fn load_state(&mut self, state: &State) -> Result<()>;
+    /// The running statistics, if training passes can be undone on this device: they are the only state that a pass changes.
+    fn running(&self) -> Option<Vec<f32>> {
+        None
+    }
+    /// Replaces the running statistics by those of [`running`](Self::running).
+    fn restore_running(&mut self, _running: Vec<f32>) {}
     /// Gradients of the parameters, flat, on the host.
     fn gradients(&mut self) -> Result<Vec<f32>>;
     /// The optimizer's state, on the host.

@@ -523,6 +523,14 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn running(&self) -> Option<Vec<f32>> {
+        Some(self.state.buffers.clone())
+    }
+
+    fn restore_running(&mut self, running: Vec<f32>) {
+        self.state.buffers = running;
+    }
+
     fn gradients(&mut self) -> Result<Vec<f32>> {
         Ok(self.gradients.clone())
     }

@@ -22,6 +22,7 @@ mod program;
 mod tape;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
 
@@ -69,6 +70,10 @@ pub trait Engine: Send {
     /// # Errors
     /// An error of the device.
     fn unchecked_norm(&mut self) -> Result<Option<Tensor>>;
+    /// Watches a flag during the training passes that follow, or none: once it is set, they fail with
+    /// [`TrainError::Stopped`](crate::error::TrainError::Stopped), and the running statistics are those at this call. A device
+    /// that cannot undo a pass does not watch.
+    fn watch(&mut self, stop: Option<Arc<AtomicBool>>);
     /// Parameters and buffers, on the host.
     ///
     /// # Errors
@@ -133,6 +138,10 @@ where
 
     fn unchecked_norm(&mut self) -> Result<Option<Tensor>> {
         self.backend_mut().unchecked_norm()
+    }
+
+    fn watch(&mut self, stop: Option<Arc<AtomicBool>>) {
+        Self::watch(self, stop);
     }
 
     fn state(&mut self) -> Result<State> {

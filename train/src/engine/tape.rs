@@ -7,6 +7,7 @@
 mod backward;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use lgd_kernels::geometry::expect_eq;
@@ -24,12 +25,20 @@ pub struct Tape<B: Backend> {
     program: Option<Arc<Program>>,
     values: Vec<Option<B::Buffer>>,
     images_gradient: Option<B::Buffer>,
+    watched: Option<Watched>,
+}
+
+/// A flag that stops training passes.
+struct Watched {
+    stop: Arc<AtomicBool>,
+    /// The running statistics before the passes.
+    running: Vec<f32>,
 }
 
 impl<B: Backend> Tape<B> {
     /// A tape that has run nothing yet.
     pub fn new(backend: B) -> Self {
-        Self { backend, program: None, values: Vec::new(), images_gradient: None }
+        Self { backend, program: None, values: Vec::new(), images_gradient: None, watched: None }
     }
 
     /// The backend.
@@ -40,6 +49,24 @@ impl<B: Backend> Tape<B> {
     /// The backend, for state and updates.
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
+    }
+
+    /// See [`Engine::watch`](super::Engine::watch).
+    pub fn watch(&mut self, stop: Option<Arc<AtomicBool>>) {
+        let running = stop.as_ref().and_then(|_| self.backend.running());
+        self.watched = stop.zip(running).map(|(stop, running)| Watched { stop, running });
+    }
+
+    /// Fails if the watched flag is set, and undoes what the passes changed.
+    fn require_going_on(&mut self) -> Result<()> {
+        if !self.watched.as_ref().is_some_and(|watched| watched.stop.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
+        if let Some(watched) = self.watched.take() {
+            self.backend.restore_running(watched.running);
+        }
+        self.release();
+        Err(TrainError::Stopped)
     }
 
     /// Computes the outputs of `program` for `images`. In training, keeps the values that the backward pass reads.
@@ -54,6 +81,9 @@ impl<B: Backend> Tape<B> {
         self.values.resize_with(graph.nodes.len(), || None);
         self.backend.begin_forward(graph, mode);
         for id in 0..graph.nodes.len() {
+            if mode != Mode::Inference {
+                self.require_going_on()?;
+            }
             self.values[id] = self.compute(program, id, images, mode)?;
             if mode == Mode::Inference {
                 program.last_read_by(id).for_each(|read| self.drop_value(read));
@@ -87,13 +117,19 @@ impl<B: Backend> Tape<B> {
     pub fn backward(&mut self, outputs: &[Option<Tensor>], accumulate: bool) -> Result<()> {
         let program = self.program.take().ok_or(TrainError::NothingRan)?;
         self.backend.begin_backward(accumulate)?;
+        let stop = self.watched.as_ref().map(|watched| Arc::clone(&watched.stop));
         let mut pass = Backward::new(&mut self.backend, &program, &mut self.values);
         for (output, gradient) in program.graph.outputs.iter().zip(outputs) {
             if let Some(gradient) = gradient {
                 pass.load(*output, gradient)?;
             }
         }
-        self.images_gradient = pass.run()?;
+        match pass.run(stop.as_deref()) {
+            Ok(gradient) => self.images_gradient = gradient,
+            // Fails, because the flag is set.
+            Err(TrainError::Stopped) => self.require_going_on()?,
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use safetensors::SafeTensors;
 use self::names::Renamed;
 pub(crate) use self::names::timm_name;
 use self::torch::LEGACY;
+use crate::error::TrainError;
 use crate::load_report::LoadReport;
 use crate::run::InitialWeightsError;
 use crate::student::{Architecture, DECODER, Head, Student, StudentConfig};
@@ -36,6 +37,17 @@ pub enum WeightsFault {
         "cannot read the weights: {0}\nhint: save them again, with torch.save(model.state_dict(), FILE) or as safetensors"
     )]
     Damaged(String),
+    /// A layer's values are of a type that is not read.
+    #[error(
+        "{name} holds values of {got}, expected f16, bf16, f32 or f64\n\
+         hint: give the float weights of a model that is not quantized"
+    )]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        got: String,
+    },
     /// A whole model was saved, which only its own code can read.
     #[error(
         "the file holds an object of {class}; lgd runs no code from files\n\
@@ -118,8 +130,14 @@ pub fn load(student: &mut Student, bytes: &[u8]) -> Result<LoadReport, InitialWe
             notes: notes.join(", "),
         });
     }
-    if let Some(name) = report.applied.iter().find(|name| !is_finite(&renamed.tensors[*name])) {
-        return Err(InitialWeightsError::NotFinite { name: name.clone() });
+    for name in &report.applied {
+        let values = values(&renamed.tensors[name])?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(InitialWeightsError::NotFinite { name: name.clone() });
+        }
+        if name.ends_with("running_var") && values.iter().any(|value| *value < 0.0) {
+            return Err(InitialWeightsError::NegativeVariance { name: name.clone() });
+        }
     }
     report.notes = notes;
     Ok(report)
@@ -161,7 +179,10 @@ fn safe_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, WeightsFault> 
             safetensors::Dtype::BF16 => DType::BF16,
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::F64 => DType::F64,
-            // Counters. A layer in a type that is not read is missing below.
+            _ if is_layer(name) => {
+                return Err(WeightsFault::Type { name: name.to_owned(), got: format!("{:?}", view.dtype()) });
+            }
+            // Counters.
             _ => continue,
         };
         let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu);
@@ -231,7 +252,11 @@ fn is_counter(name: &str) -> bool {
     name.ends_with("num_batches_tracked")
 }
 
-fn is_finite(tensor: &Tensor) -> bool {
-    let values = tensor.to_dtype(DType::F32).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>());
-    values.is_ok_and(|values| values.iter().all(|value| value.is_finite()))
+/// Whether a name is that of a layer's values, which are floats.
+fn is_layer(name: &str) -> bool {
+    ["weight", "bias", "running_mean", "running_var"].contains(&name.rsplit('.').next().unwrap_or(name))
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>, TrainError> {
+    Ok(tensor.to_dtype(DType::F32).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>())?)
 }

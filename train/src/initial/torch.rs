@@ -13,8 +13,8 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use zip::ZipArchive;
 
-use super::WeightsFault;
 use super::pickle::{Object, Pickle, Storage, TensorView};
+use super::{WeightsFault, is_layer};
 
 /// First bytes of the older format: a pickle of its magic number.
 pub(super) const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
@@ -132,6 +132,10 @@ fn state<'a>(
         match value {
             Object::Tensor(view) => {
                 if let Kind::Whole { .. } = Kind::of(&view.storage.kind)? {
+                    if is_layer(name) {
+                        let got = view.storage.kind.trim_end_matches("Storage").to_owned();
+                        return Err(WeightsFault::Type { name: name.to_owned(), got });
+                    }
                     continue;
                 }
                 let values = gather(name, view, &read(&view.storage)?)?;

@@ -90,6 +90,12 @@ pub enum LoaderError {
         /// The largest number of outputs that a classifier may have for these labels.
         limit: usize,
     },
+    /// Labels are to be learned, but all are the same.
+    #[error("{}: all samples are of one class, so there is nothing to learn from the labels\nhint: label the images with two classes or more", cache.display())]
+    OneClass {
+        /// The cache.
+        cache: PathBuf,
+    },
     /// Labels are to be learned, but some samples have none.
     #[error("{}: {missing} of the {samples} samples have no label, the first is {key}\nhint: label every image, in class folders or in the label column of a list; leave out images without a label, such as those labeled -1", cache.display())]
     MissingLabels {
@@ -114,6 +120,7 @@ impl LoaderError {
             Self::NeedsImages { .. }
             | Self::TooFewSamples { .. }
             | Self::SparseLabels { .. }
+            | Self::OneClass { .. }
             | Self::MissingLabels { .. } => FailureKind::Usage,
             Self::MissingSample { .. } | Self::ImageChanged { .. } | Self::Image { .. } => {
                 FailureKind::Artifact

@@ -49,7 +49,7 @@ impl Labels {
     ///
     /// # Errors
     /// [`LoaderError::MissingLabels`] if a sample has none; [`LoaderError::SparseLabels`] if most numbers up to the largest label are not
-    /// labels; [`LoaderError::Artifact`] if a shard is unreadable.
+    /// labels; [`LoaderError::OneClass`] if there is nothing to tell apart; [`LoaderError::Artifact`] if a shard is unreadable.
     pub fn read(cache: &Cache) -> Result<Self, LoaderError> {
         let views = cache.views()?;
         let of_sample: Vec<u32> = views.labels.iter().flatten().copied().collect();
@@ -70,6 +70,9 @@ impl Labels {
                 distinct,
                 limit,
             });
+        }
+        if count < 2 {
+            return Err(LoaderError::OneClass { cache: cache.dir().to_owned() });
         }
         let untrained = (0..).take(count).filter(|label| !occurring.contains(label)).collect();
         Ok(Self { of_sample, classes: ClassRecord { count, names, untrained } })

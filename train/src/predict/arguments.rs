@@ -1,9 +1,9 @@
 //! Files, folders and other sources of images, given one after the other, as one source.
 
-use std::fs::File;
-use std::io::Read;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use lgd_data::ordinary;
 use lgd_data::source::{
     CaptionColumn, FieldNames, ImageSource, Listing, Rejected, Sample, SourceError, open_with,
 };
@@ -91,12 +91,8 @@ impl ImageSource for ImageArguments {
 
 /// The content of a file of at most `max_bytes` bytes.
 fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
-    let failed = |source| SourceError::Io { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let mut file = File::open(path).map_err(failed)?.take(max_bytes.saturating_add(1));
-    file.read_to_end(&mut bytes).map_err(failed)?;
-    match u64::try_from(bytes.len()) {
-        Ok(length) if length <= max_bytes => Ok(bytes),
-        _ => Err(SourceError::TooManyBytes { path: path.to_owned(), limit: max_bytes }),
-    }
+    ordinary::read(path, max_bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => SourceError::TooManyBytes { path: path.to_owned(), limit: max_bytes },
+        _ => SourceError::Io { path: path.to_owned(), source: error },
+    })
 }

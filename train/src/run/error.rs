@@ -166,6 +166,14 @@ pub enum InitialWeightsError {
         /// The tensor.
         name: String,
     },
+    /// A variance is negative.
+    #[error(
+        "{name} holds negative variances\nhint: the file is damaged or was not saved by a training; give other weights"
+    )]
+    NegativeVariance {
+        /// The tensor.
+        name: String,
+    },
 }
 
 fn after(notes: &str) -> String {

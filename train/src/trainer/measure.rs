@@ -204,7 +204,7 @@ impl Rehearsed<'_> {
         self.require_uninterrupted()?;
         #[expect(clippy::cast_possible_truncation, reason = "the optimizer computes in f32")]
         let lr = self.schedule.lr(self.stream.done + at) as f32;
-        session.step(batch, self.stream.done + at, lr)
+        session.step(batch, self.stream.done + at, lr, &self.job.stop_flag())
     }
 
     /// Waits for the device by reading the loss of its last step.

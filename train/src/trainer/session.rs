@@ -1,5 +1,8 @@
 //! Student, objective and optimizer of one run, and the step that updates them.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use candle_core::{Device, Tensor};
 use lgd_data::cache::Cache;
 use lgd_data::render::Normalization;
@@ -69,8 +72,22 @@ impl Session {
         Stateful { student: &mut self.student, optimizer: &self.optimizer, objective: &mut *self.objective }
     }
 
-    /// Takes one step on `batch`, at learning rate `lr`. `step`: number of the step over all epochs.
-    pub(super) fn step(&mut self, batch: &Batch, step: usize, lr: f32) -> Result<StepLoss, RunError> {
+    /// Takes one step on `batch`, at learning rate `lr`. `step`: number of the step over all epochs. If `stop` is set before
+    /// the update, the step fails with [`TrainError::Stopped`] and changes nothing; GPUs take the whole step.
+    pub(super) fn step(
+        &mut self,
+        batch: &Batch,
+        step: usize,
+        lr: f32,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<StepLoss, RunError> {
+        self.student.engine().watch(Some(Arc::clone(stop)));
+        let loss = self.watched_step(batch, step, lr);
+        self.student.engine().watch(None);
+        loss
+    }
+
+    fn watched_step(&mut self, batch: &Batch, step: usize, lr: f32) -> Result<StepLoss, RunError> {
         let mut targets = batch.targets.to_device(&self.device)?;
         targets.mask = self.mask(batch)?;
         let rows = batch.rows.len() / self.parts;

@@ -1,6 +1,8 @@
 //! The loop over steps and epochs: metrics, checkpoints, interruption.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use lgd_data::job::Job;
@@ -12,6 +14,7 @@ use super::session::{ReadLoss, Session, StepLoss, schedule};
 use super::statistics::{self, Last};
 use super::{LoopSettings, TrainInputs, TrainReport};
 use crate::checkpoint::{self, Progress};
+use crate::error::TrainError;
 use crate::loader::batches::{Batch, Batches, StreamPlan, TrainingImages};
 use crate::loader::targets::TargetSource;
 use crate::optim::Schedule;
@@ -42,6 +45,8 @@ pub(super) struct TrainLoop<'a> {
     held_out: Option<HoldoutSet<'a>>,
     /// Time that their evaluation took.
     evaluating: Duration,
+    /// Set once the job is interrupted.
+    stop: Arc<AtomicBool>,
 }
 
 /// The measurements of one call of the loop.
@@ -74,6 +79,7 @@ impl<'a> TrainLoop<'a> {
             unread: Vec::new(),
             held_out,
             evaluating: Duration::ZERO,
+            stop: job.stop_flag(),
         })
     }
 
@@ -165,7 +171,10 @@ impl<'a> TrainLoop<'a> {
             }
             let Some(batch) = batches.next_batch()? else { break };
             let ends_epoch = batch.ends_epoch;
-            let taken = self.take_step(session, &batch)?;
+            let taken = match self.take_step(session, &batch) {
+                Err(RunError::Train(TrainError::Stopped)) => continue,
+                taken => taken?,
+            };
             let logs = self.settings.log_steps > 0 && self.step.is_multiple_of(self.settings.log_steps);
             let due =
                 self.settings.checkpoint_steps.is_some_and(|every| self.step.is_multiple_of(every.max(1)));
@@ -228,7 +237,7 @@ impl<'a> TrainLoop<'a> {
         let epoch = batch.epoch;
         let lr = self.schedule.lr(self.step);
         #[expect(clippy::cast_possible_truncation, reason = "the optimizer computes in f32")]
-        let loss = session.step(batch, self.step, lr as f32)?;
+        let loss = session.step(batch, self.step, lr as f32, &self.stop)?;
         self.step += 1;
         self.job.advance(1);
         let taken = StepRecord { epoch, step: self.step, lr, batch: self.config.batch };

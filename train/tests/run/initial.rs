@@ -54,6 +54,23 @@ fn same(one: &Tensor, other: &Tensor) -> bool {
 }
 
 #[test]
+fn values_that_no_training_has_are_named() {
+    let whole = weights(Architecture::ResNet18, Head::Projection { dim: 8 });
+    let with = |name: &str, change: fn(&Tensor) -> candle_core::Result<Tensor>| {
+        let mut tensors = whole.clone();
+        let changed = change(&tensors[name]).unwrap();
+        tensors.insert(name.to_owned(), changed);
+        refusal(&tensors)
+    };
+    let error = with("bn1.running_var", |tensor| tensor.affine(-1.0, 0.0));
+    assert!(error.starts_with("bn1.running_var holds negative variances\nhint: "), "{error}");
+    let error = with("layer1.0.conv1.weight", |tensor| tensor.affine(f64::NAN, 0.0));
+    assert!(error.starts_with("layer1.0.conv1.weight holds values that are not finite"), "{error}");
+    let error = with("layer1.0.conv1.weight", |tensor| tensor.to_dtype(DType::I64));
+    assert!(error.starts_with("layer1.0.conv1.weight holds values of I64, expected f16"), "{error}");
+}
+
+#[test]
 fn every_student_takes_timms_names() {
     let pairs: BTreeMap<String, Vec<(String, Vec<usize>, String)>> =
         serde_json::from_slice(&golden("names.json")).unwrap();

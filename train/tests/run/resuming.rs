@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use candle_core::Device;
 use lgd_data::job::Job;
-use lgd_train::error::FailureKind;
+use lgd_train::error::{FailureKind, TrainError};
 use lgd_train::loader::LoaderError;
 use lgd_train::objective::{CategoryWeights, VisualMode};
 use lgd_train::run::{MetricsKind, MetricsLine, RunError, TrainConfig};
-use lgd_train::student::Architecture;
+use lgd_train::student::{Architecture, Head, Images as Pixels, Mode, Student, StudentConfig};
 use lgd_train::trainer::{LoopSettings, TrainReport, train};
 
 use crate::artifacts::{bank, cache, everything};
@@ -65,6 +67,29 @@ fn cases() -> [TrainConfig; 5] {
         queue(online(config_for("lgd:0.5,seed", 3))),
         queue(masked(3)),
     ]
+}
+
+#[test]
+fn a_pass_that_is_stopped_changes_nothing() {
+    let config = StudentConfig::new(Architecture::ResNet18, Head::Projection { dim: 8 }, 1);
+    let mut student = Student::new(config, &Device::Cpu).unwrap();
+    let before = student.engine().state().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let images: Vec<f32> = (0_u16..2 * 32 * 32 * 3).map(|value| f32::from(value % 17)).collect();
+    let mode = Mode::Train { seed: 0, step: 0 };
+    let forward = |student: &mut Student| student.forward(Pixels::Normalized(&images), (2, 32, 32), mode);
+    student.engine().watch(Some(Arc::clone(&stop)));
+    let output = forward(&mut student).unwrap();
+    assert_ne!(student.engine().state().unwrap().buffers, before.buffers);
+    stop.store(true, Ordering::Relaxed);
+    let loss = output.embedding().unwrap().sum_all().unwrap();
+    assert!(matches!(student.backward(&loss, false), Err(TrainError::Stopped)));
+    assert_eq!(student.engine().state().unwrap(), before);
+    student.engine().watch(Some(stop));
+    assert!(matches!(forward(&mut student), Err(TrainError::Stopped)));
+    assert_eq!(student.engine().state().unwrap(), before);
+    student.engine().watch(None);
+    forward(&mut student).unwrap();
 }
 
 #[test]

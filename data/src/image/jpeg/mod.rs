@@ -11,7 +11,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::color::ycbcr_to_rgb;
-use super::{DecodeError, DecodeLimits, Decoded, RgbImage, check_dimensions, finish};
+use super::{DecodeError, DecodeLimits, Decoded, RgbImage, admit, finish};
 use header::Space;
 
 /// The error of [`encode`].
@@ -37,7 +37,7 @@ pub fn encode(image: &RgbImage, quality: u8) -> Result<Vec<u8>, EncodeError> {
 
 pub(super) fn decode(file: &[u8], limits: &DecodeLimits) -> Result<Decoded, DecodeError> {
     let jpeg = header::rewrite(file)?;
-    check_dimensions(jpeg.width, jpeg.height, limits)?;
+    let _memory = admit(jpeg.width, jpeg.height, limits)?;
     let pixels = decode_strictly(&jpeg.bytes, jpeg.space).map_err(decode_error)?;
     let buffer = RgbBuffer::from_raw(jpeg.width, jpeg.height, pixels)
         .ok_or_else(|| DecodeError::corrupt("unexpected channels"))?;

@@ -15,7 +15,7 @@ use tiff::tags::{ByteOrder, CompressionMethod, Tag};
 use tiff::{TiffError, TiffFormatError};
 
 use super::color::{cmyk_to_rgb, unmultiply, ycbcr_to_rgb};
-use super::{DecodeError, DecodeLimits, Decoded, alloc_limit, check_dimensions, finish};
+use super::{DecodeError, DecodeLimits, Decoded, admit, alloc_limit, finish};
 use samples::{Layout, Levels};
 
 type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
@@ -43,7 +43,7 @@ enum Extra {
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, DecodeError> {
     let mut decoder = open(bytes, limits)?;
     let (width, height) = decoder.dimensions().map_err(explain)?;
-    check_dimensions(width, height, limits)?;
+    let _memory = admit(width, height, limits)?;
     compression(&mut decoder)?; // before other peculiarities of old files
     let photometric = photometric(&mut decoder)?;
     if matches!(photometric, Photometric::BlackIsZero) {

@@ -97,7 +97,6 @@ pub(super) fn scan(path: &Path, wanted: &Wanted) -> Result<Scan, ArchiveError> {
         members_end = end_of(&entry, end);
         members.add(&mut entry).map_err(|error| failed(error, sound))?.map_err(wrong)?;
     }
-    drop(entries);
     require_end(archive.into_inner().file, members_end, len).map_err(io)?.map_err(wrong)?;
     Ok(members.found)
 }

@@ -25,7 +25,7 @@ pub(super) struct Records<'a> {
 }
 
 enum Rows {
-    Separated { reader: Reader<Counted>, separator: u8 },
+    Separated { reader: Box<Reader<Counted>>, separator: u8 },
     Lines(std::vec::IntoIter<(u64, ByteRecord)>),
     Json { bytes: Bytes, line: u64, keys: Vec<String>, header: bool },
 }
@@ -41,7 +41,10 @@ impl<'a> Records<'a> {
             Format::Separated(separator) => {
                 let mut options = ReaderBuilder::new();
                 options.has_headers(false).flexible(true).trim(Trim::All).delimiter(separator);
-                Rows::Separated { reader: options.from_reader(Counted::new(bytes, separator)), separator }
+                Rows::Separated {
+                    reader: Box::new(options.from_reader(Counted::new(bytes, separator))),
+                    separator,
+                }
             }
             Format::Spaces => Rows::Lines(spaced(path, bytes)?.into_iter()),
             Format::Json => Rows::Json { bytes, line: 0, keys: keys(path)?, header: true },

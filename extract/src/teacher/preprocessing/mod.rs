@@ -18,10 +18,12 @@ mod timm;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+use lgd_data::ordinary;
 use lgd_data::render::{Normalization, Resample};
 use lgd_data::view::{CENTER_FRACTION, CenterCrop};
 use serde_json::Value;
 
+use super::MAX_SETTINGS_BYTES;
 use super::sourced::Sourced;
 use crate::error::ExtractError;
 use crate::lfs::refuse_pointer;
@@ -278,7 +280,7 @@ impl PreprocessingFile {
 
 /// Reads a JSON file and returns its path and content; `None` if it does not exist.
 pub(crate) fn read_json(path: &Path) -> Result<Option<(PathBuf, Value)>, ExtractError> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match ordinary::read(path, MAX_SETTINGS_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ExtractError::TeacherFile { path: path.to_owned(), source, hint: "" }),

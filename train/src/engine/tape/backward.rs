@@ -1,5 +1,7 @@
 //! The backward pass: gradients of values, which several values may share, from the outputs to the images.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::Tensor;
 use lgd_kernels::{Activation, GradientTarget};
 
@@ -45,10 +47,13 @@ impl<'t, B: Backend> Backward<'t, B> {
     }
 
     /// Computes all gradients and returns every value to the backend. Returns the gradient of the images, if there is
-    /// one.
-    pub(super) fn run(mut self) -> Result<Option<B::Buffer>> {
+    /// one. Ends between two values with [`TrainError::Stopped`] if `stop` is set.
+    pub(super) fn run(mut self, stop: Option<&AtomicBool>) -> Result<Option<B::Buffer>> {
         let mut images = None;
         for id in (0..self.program.graph.nodes.len()).rev() {
+            if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return Err(TrainError::Stopped);
+            }
             if let Some(dy) = self.gradients.of[id].take() {
                 images = self.differentiate(id, dy)?;
             }
