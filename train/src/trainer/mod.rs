@@ -193,14 +193,19 @@ pub fn train(
         let mut running = TrainLoop::open(config, settings, (dir, inputs), &mut folder, job, held_out)?;
         running.restore(&mut session, &targets, &mut report)?;
         let (metrics, epochs) = running.run(&mut session, &images, observe, &mut report)?;
-        session.take_average()?;
-        let done = folder.manifest().steps_per_epoch * usize::try_from(epochs).unwrap_or(usize::MAX);
-        let last = Last { steps: done, batches: statistics::AT_THE_END };
-        statistics::reestimate(&mut session, &images, config, settings.threads, last)?;
-        let metadata = folder.manifest().weights_metadata();
+        let student = match running.take_finished() {
+            Some(student) => student,
+            None => {
+                session.take_average()?;
+                let done = folder.manifest().steps_per_epoch * usize::try_from(epochs).unwrap_or(usize::MAX);
+                let last = Last { steps: done, batches: statistics::AT_THE_END };
+                statistics::reestimate(&mut session, &images, config, settings.threads, last)?;
+                session.student.to_safetensors(&folder.manifest().weights_metadata())?
+            }
+        };
         // What was verified at the start must have been true to the end. Otherwise the run is not sealed.
         inputs.require_unchanged(Verify::Full)?;
-        folder.finish(&session.student.to_safetensors(&metadata)?, metrics, epochs)?;
+        folder.finish(&student, metrics, epochs)?;
         if !settings.keep_checkpoints {
             folder.remove_checkpoints()?;
         }

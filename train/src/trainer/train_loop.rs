@@ -45,6 +45,10 @@ pub(super) struct TrainLoop<'a> {
     held_out: Option<HoldoutSet<'a>>,
     /// Time that their evaluation took.
     evaluating: Duration,
+    /// Time that the statistics of the finished student took, which a run without held-out samples estimates too.
+    finishing: Duration,
+    /// The finished student as a file, if it was evaluated.
+    finished: Option<Vec<u8>>,
     /// Set once the job is interrupted.
     stop: Arc<AtomicBool>,
 }
@@ -79,6 +83,8 @@ impl<'a> TrainLoop<'a> {
             unread: Vec::new(),
             held_out,
             evaluating: Duration::ZERO,
+            finishing: Duration::ZERO,
+            finished: None,
             stop: job.stop_flag(),
         })
     }
@@ -99,6 +105,11 @@ impl<'a> TrainLoop<'a> {
         report.resumed_from = Some(progress.step);
         self.job.skip(u64::try_from(progress.step).unwrap_or(u64::MAX));
         Ok(())
+    }
+
+    /// The finished student as a file, if its last epoch was evaluated by this process.
+    pub(super) fn take_finished(&mut self) -> Option<Vec<u8>> {
+        self.finished.take()
     }
 
     /// Runs the remaining steps. Returns the entry of the metrics file, and the epochs of the whole run, which are fewer
@@ -128,7 +139,7 @@ impl<'a> TrainLoop<'a> {
             Ok::<_, RunError>(batches.waited())
         })?;
         let written = metrics.sync()?;
-        let seconds = start.0.elapsed().saturating_sub(self.evaluating).as_secs_f64();
+        let seconds = start.0.elapsed().saturating_sub(self.evaluating + self.finishing).as_secs_f64();
         report.holdout_seconds = self.evaluating.as_secs_f64();
         report.images = (self.step - start.1) * self.config.batch;
         report.images_per_second = per_second(report.images, seconds);
@@ -215,9 +226,14 @@ impl<'a> TrainLoop<'a> {
         let is_last = epoch + 1 == config.epochs;
         let batches = if is_last { statistics::AT_THE_END } else { statistics::in_between(per_epoch) };
         let last = Last { steps: step, batches };
+        let (finishing, finished) = (&mut self.finishing, &mut self.finished);
         let figures = session.with_finished(|session| {
             statistics::reestimate(session, images, config, threads, last)?;
             let student = &mut session.student;
+            if is_last {
+                *finished = Some(student.to_safetensors(&folder.manifest().weights_metadata())?);
+                *finishing += start.elapsed();
+            }
             let figures = held_out.evaluate(student, images)?;
             let best = folder.manifest().best.as_ref();
             let better = figures.score().filter(|score| best.is_none_or(|best| best.is_beaten_by(*score)));
@@ -228,7 +244,7 @@ impl<'a> TrainLoop<'a> {
             Ok(figures)
         })?;
         let taken = start.elapsed();
-        self.evaluating += taken;
+        self.evaluating += if is_last { taken.saturating_sub(self.finishing) } else { taken };
         meters.line.pause(taken);
         Ok(Some(figures))
     }
