@@ -41,8 +41,9 @@ proptest! {
         for job in &other {
             prop_assert_eq!(draw(job), forward[job]);
         }
-        let distinct = jobs.iter().filter(|job| forward[job] == forward[&jobs[0]]).count();
-        prop_assert_eq!(distinct, 1, "views of different keys differ");
+        // Boxes are whole numbers, so two of crop-flip's views may be equal by chance.
+        let equal = jobs.iter().filter(|job| forward[job] == forward[&jobs[0]]).count();
+        prop_assert!(equal <= 2, "views of different keys and numbers differ, {} are equal", equal);
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn a_data_set_of_the_hub_is_as_good_as_its_folder() {
 }
 
 #[test]
-fn a_file_that_is_damaged_ends_a_run_that_can_go_on() {
+fn a_damaged_file_is_named_before_anything_is_written() {
     let desk = Desk::new();
     desk.images("images", 0, 2);
     desk.tiny_teacher("teacher", "linear.onnx");
@@ -66,9 +66,10 @@ fn a_file_that_is_damaged_ends_a_run_that_can_go_on() {
     damaged[4..40].fill(0xff);
     fs::write(&file, damaged).unwrap();
     let extract = "extract --teacher teacher --views 1 --images hub --out cache";
-    desk.lgd(extract).ended(3, &["cannot read hub/train-00001-of-00002.parquet"]);
+    desk.lgd(extract).ended(2, &["hub/train-00001-of-00002.parquet: damaged", "hint: copy the file again"]);
+    assert!(!desk.path("cache").exists());
     fs::write(&file, whole).unwrap();
-    desk.lgd(&format!("{extract} --resume")).ended(0, &["20 samples"]);
+    desk.lgd(extract).ended(0, &["20 samples"]);
     desk.bash("mv hub/train-00001-of-00002.parquet hub/test.parquet").ended(0, &[]);
     desk.lgd("extract --teacher teacher --views 1 --images hub --out other").ended(
         2,
