@@ -234,11 +234,13 @@ impl MetricsFile {
         Ok(metrics)
     }
 
-    /// Appends a line. The table is written anew after an epoch.
+    /// Appends a line and flushes it to the disk. The table is written anew after an epoch.
     pub(crate) fn push(&mut self, line: &MetricsLine) -> Result<(), ArtifactError> {
         let mut text = serde_json::to_string(line).map_err(|error| ArtifactError::json(&self.path, error))?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).during("write", &self.path)?;
+        // A checkpoint may follow. After a loss of power it must not be of steps whose lines are lost.
+        self.file.sync()?;
         self.events.push(line)?;
         self.lines.push(line.clone());
         if line.kind == MetricsKind::Epoch { self.write_table() } else { Ok(()) }
