@@ -71,7 +71,7 @@ impl Runtime {
         &self.path
     }
 
-    /// What the user should know about the choice of the library, if it was found where nobody put it for this program.
+    /// A note with the library's path if it belongs to a Python package, which the user may not expect.
     pub fn note(&self) -> Option<String> {
         let path = self.path.display();
         (self.origin == Origin::Package)

@@ -37,7 +37,7 @@ use crate::exit::Exit;
 use crate::hints;
 use crate::say::say;
 
-/// Loads ONNX Runtime from `explicit` or where it is found, and prints which one if nobody chose it.
+/// Loads ONNX Runtime from `explicit` or its usual places, and prints the path if it is a Python package's.
 fn runtime(explicit: Option<&Path>) -> anyhow::Result<Runtime> {
     let runtime = Runtime::load(explicit)?;
     if let Some(note) = runtime.note() {

@@ -56,8 +56,8 @@ impl CacheBuilder {
     /// a complete cache are made again, to the same bytes.
     ///
     /// # Errors
-    /// [`ArtifactError::Busy`] if another process makes the same part or the whole cache; [`ArtifactError::Occupied`] if `dir` holds a complete or unfinished cache and `existing` is
-    /// [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration.
+    /// [`ArtifactError::Busy`] if another process makes the same part or the whole cache; [`ArtifactError::Occupied`] if
+    /// `dir` holds a complete or unfinished cache and `existing` is [`Existing::Refuse`]; [`ArtifactError::Mismatch`] if the cache to resume has another configuration.
     pub fn open_part(
         dir: &Path,
         config: CacheConfig,

@@ -192,7 +192,7 @@ impl TrainPlan {
         self.warn();
     }
 
-    /// Warns of what the measured batches do not show.
+    /// Warns of costs that the measured batches do not show.
     fn warn(&self) {
         warn_of_memory(self.memory_bytes, self.available_memory_bytes);
         let reads: u64 = self.reads.iter().map(|read| read.bytes).sum();

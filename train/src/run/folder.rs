@@ -63,7 +63,7 @@ impl RunFolder {
     /// Writes nothing.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open), except for [`RunError::Locked`].
+    /// Those of [`open`](Self::open), except for [`ArtifactError::Busy`].
     pub(crate) fn started(
         dir: &Path,
         fresh: &RunManifest,

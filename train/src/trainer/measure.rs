@@ -104,12 +104,14 @@ pub fn rehearse(
     })
 }
 
-/// Images besides those of the `left` steps: those evaluated after every epoch, the batches for their statistics, and the
-/// batches for the finished student's.
+/// Images besides those of the `left` steps: those evaluated after every epoch, the batches for their statistics except after
+/// the last, and the batches for the finished student's.
 fn forward_images(config: &TrainConfig, per_epoch: usize, left: usize, evaluated: usize) -> usize {
     let epochs = left.div_ceil(per_epoch.max(1));
     let statistics = in_between(per_epoch) * config.batch;
-    let evaluations = if evaluated > 0 { epochs * (evaluated + statistics) } else { 0 };
+    // The last evaluation is of the finished student, whose statistics are estimated once.
+    let in_between = epochs.saturating_sub(1) * statistics;
+    let evaluations = if evaluated > 0 { epochs * evaluated + in_between } else { 0 };
     if left == 0 { 0 } else { evaluations + AT_THE_END.min(left) * config.batch }
 }
 
@@ -238,8 +240,12 @@ mod tests {
         let config = TrainConfig::new(Architecture::ResNet18, 32, 3, 10, 0);
         assert_eq!(forward_images(&config, 200, 0, 50), 0, "nothing is left");
         assert_eq!(forward_images(&config, 200, 600, 0), 32 * 10, "the finished student's statistics");
-        assert_eq!(forward_images(&config, 200, 600, 50), 3 * (50 + 2 * 10) + 32 * 10);
-        assert_eq!(forward_images(&config, 200, 401, 50), 3 * (50 + 2 * 10) + 32 * 10, "in the last but two");
+        assert_eq!(forward_images(&config, 200, 600, 50), 3 * 50 + 2 * (2 * 10) + 32 * 10);
+        assert_eq!(
+            forward_images(&config, 200, 401, 50),
+            3 * 50 + 2 * (2 * 10) + 32 * 10,
+            "in the last but two"
+        );
         assert_eq!(forward_images(&config, 5, 5, 0), 5 * 10, "no more batches than there are steps");
     }
 }

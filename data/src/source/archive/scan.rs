@@ -19,7 +19,7 @@ use crate::ordinary;
 /// Size of a block of an archive, in bytes.
 const BLOCK: u64 = 512;
 
-/// Maximum size of what precedes a member: its header, its name if that is long, and its attributes. The archive's reader
+/// Maximum size of a member's header, its name if that is long, and its attributes together, in bytes. The archive's reader
 /// holds them in memory.
 const HEADER_BYTES: u64 = 1 << 20;
 

@@ -64,7 +64,7 @@ pub(super) fn of_chunk(
     let (start, length) = column.byte_range();
     let end = start.saturating_add(length);
     let offsets = metadata.metadata().page_index().and_then(|index| index.offset_index(group, leaf));
-    // Where there is an index, pages are read by it. The dictionary is in front of them.
+    // If there is an index, pages are read by it. The dictionary is in front of them.
     let indexed = offsets.map(|index| index.page_locations().iter().map(|page| page.offset));
     let mut indexed: Option<VecDeque<u64>> =
         indexed.map(|offsets| offsets.filter_map(|offset| u64::try_from(offset).ok()).collect());
