@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE = 64
+SIDE = 96
 OBJECTS = (1, 2)
-OBJECT_SIDE = (28, 40)
+OBJECT_SIDE = (40, 64)
 # Share of the smaller box that another may cover.
 OVERLAP = 0.2
 BACKGROUND = 0

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use lgd_data::cache::Partition;
 use lgd_data::source::KINDS;
 use lgd_data::view::Policy;
 use lgd_train::parse::{at_least_one, bounded, fraction};
 
-use super::{FieldArgs, JsonArgs, OutputArgs, RuntimeArgs};
+use super::{FieldArgs, JsonArgs, OutputArgs, PartitionArg, RuntimeArgs};
 
 /// Flags of `lgd extract`.
 #[derive(ClapArgs)]
@@ -84,9 +83,10 @@ pub struct ExtractArgs {
     /// Threads that decode and render; 0 means all cores.
     #[arg(long, default_value_t = 0, value_parser = crate::args::threads)]
     pub decode_threads: usize,
-    /// Process only part i of n of the shards, i from 0 to n - 1. All parts share the output folder.
+    /// Process only part I of N of the shards, I from 0 to N - 1. All parts share the output folder. `auto` takes both from
+    /// the variables of Slurm, Kubernetes (as auto/N), AWS Batch, torchrun or mpirun.
     #[arg(long, value_name = "I/N")]
-    pub partition: Option<Partition>,
+    pub partition: Option<PartitionArg>,
     /// Share of rejected samples above which the exit code is 1.
     #[arg(long, default_value_t = 0.01, value_parser = share)]
     pub max_rejects: f64,

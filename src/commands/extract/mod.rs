@@ -18,7 +18,7 @@ use lgd_extract::teacher::ImageSettings;
 use lgd_extract::{EncoderOptions, ExtractOptions, ExtractSummary, Extractor, Teacher};
 
 use super::{kept_variance, print_report, set_threads, source_notes};
-use crate::args::{ExtractArgs, StoreTokens, StoreViews};
+use crate::args::{ExtractArgs, PartitionArg, StoreTokens, StoreViews};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::{say, warn};
@@ -46,7 +46,7 @@ pub(super) fn open_inputs(args: &ExtractArgs) -> anyhow::Result<Inputs> {
     let (center, center_source) = center_view(args, &teacher.image()?).unzip();
     let views = view_plan(args, center);
     let extractor = open_extractor(args, &teacher, source.as_ref())?;
-    let partition = args.partition.unwrap_or(Partition::WHOLE);
+    let partition = args.partition.map_or(Ok(Partition::WHOLE), PartitionArg::resolve)?;
     let shard_samples = extractor.aligned_shard_samples(args.shard_samples, args.views);
     let config = extractor.cache_config(source.as_ref(), &views, shard_samples);
     require_caption_width(args, source.as_ref(), &config)?;
@@ -266,12 +266,13 @@ fn center_view(args: &ExtractArgs, image: &ImageSettings) -> Option<(CenterCrop,
     })
 }
 
-/// The policy for the output folder. All parts of a shared cache run the same command, so a started cache is
-/// expected.
+/// The policy for the output folder. All parts of a shared cache run the same command, and a scheduler starts a task again, so
+/// a started cache is expected.
 fn existing(args: &ExtractArgs, partition: Partition) -> anyhow::Result<Existing> {
+    let shared = partition.is_shared() || matches!(args.partition, Some(PartitionArg::Auto(_)));
     Ok(match args.output.existing() {
-        Existing::Refuse if partition.is_shared() => Existing::Resume,
-        Existing::Overwrite if partition.is_shared() => {
+        Existing::Refuse if shared => Existing::Resume,
+        Existing::Overwrite if shared => {
             bail!(
                 "--overwrite with --partition would delete the shards of other parts\nhint: delete the old cache once, before the parts \
                  start"

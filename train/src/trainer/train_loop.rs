@@ -1,5 +1,6 @@
 //! The loop over steps and epochs: metrics, checkpoints, interruption.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -238,7 +239,11 @@ impl<'a> TrainLoop<'a> {
             let best = folder.manifest().best.as_ref();
             let better = figures.score().filter(|score| best.is_none_or(|best| best.is_beaten_by(*score)));
             if let Some(score) = better {
-                let weights = student.to_safetensors(&folder.manifest().weights_metadata())?;
+                // The finished student is already a file.
+                let weights = match &*finished {
+                    Some(weights) => Cow::Borrowed(weights.as_slice()),
+                    None => Cow::Owned(student.to_safetensors(&folder.manifest().weights_metadata())?),
+                };
                 folder.save_best((epoch, step), score, &weights)?;
             }
             Ok(figures)
