@@ -82,7 +82,7 @@ pub(crate) fn train(
     let teacher = &cache.manifest().config.teacher;
     let format =
         InputFormat { size: settings.size, resample: teacher.resample, normalization: teacher.normalization };
-    let targets = TargetSource::open(setup.inputs, objective.columns())?;
+    let targets = TargetSource::open(setup.inputs, objective.columns(), None)?;
     let images = TrainingImages::open(cache, originals, format, StoredUse::Fitting, DecodeLimits::default())?
         .with_targets(&targets);
     let plan = StreamPlan { batch: settings.batch, epochs: settings.epochs, seed: SEED, done: 0 };

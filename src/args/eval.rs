@@ -30,14 +30,14 @@ pub struct EvalArgs {
     /// Cache of the training images, made with --with-center, for the teacher's kNN.
     #[arg(long, value_name = "DIR", requires_all = ["cache", "train_images"])]
     pub train_cache: Option<PathBuf>,
-    /// Bank with the category names, for zero-shot and agreement. Any bank of the same text encoder works. An exported file
-    /// brings the names of its own.
+    /// Bank with the category names, for zero-shot and agreement. Any bank of the same text encoder works. Default: the bank
+    /// that the run was trained with; an exported file brings the names of its own.
     #[arg(long, value_name = "DIR")]
     pub bank: Option<PathBuf>,
     /// What to measure, separated by commas: zero-shot, agreement (how often the student's choice among the bank's
     /// names equals the teacher's, without labels), labels (a supervised student's own classifier), knn, linear.
-    /// Default: labels if the student ends in a classifier, zero-shot if it ends in an embedding and --bank is given,
-    /// else knn.
+    /// Default: labels if the student ends in a classifier, zero-shot if it ends in an embedding and there is a bank (the
+    /// run's own only without --train-images), else knn.
     #[arg(long, value_delimiter = ',')]
     pub protocol: Vec<Protocol>,
     /// Share of the resized side that the center crop keeps. Default: that of the training cache, which run and exported

@@ -12,7 +12,7 @@ use lgd_data::source::{CaptionColumn, FieldNames, ImageSource, open_with};
 use lgd_train::eval::{
     EvalInputs, EvalOptions, KnnSettings, LabeledImages, Predictions, ProbeSettings, Protocol, evaluate,
 };
-use lgd_train::inference::{ModelCard, OutputKind};
+use lgd_train::inference::{ImageModel, ModelCard, OutputKind};
 use lgd_train::predict::{PredictionRow, PredictionWriter, TableFormat};
 
 use super::report::write_after_eval;
@@ -46,12 +46,27 @@ impl<'a> Labeled<'a> {
     }
 }
 
+/// The bank of names: the one given, else the run's own if a protocol reads a bank, or if nothing says what to measure.
+fn bank(args: &EvalArgs, student: &dyn ImageModel) -> anyhow::Result<Option<Bank>> {
+    let reads_bank = match args.protocol.as_slice() {
+        [] => args.train_images.is_none() && student.card().classes.is_none(),
+        chosen => chosen.iter().any(|protocol| protocol.reads_bank()),
+    };
+    if args.bank.is_none() && !reads_bank {
+        return Ok(None);
+    }
+    let bank = model::bank(args.bank.as_deref(), student)?;
+    if let Some(own) = bank.as_ref().filter(|_| args.bank.is_none()) {
+        say(format_args!("note: the names are those of {}, the run's own bank", own.dir().display()));
+    }
+    Ok(bank)
+}
+
 /// The protocols given on the command line, else the student's default protocol.
-fn protocols(args: &EvalArgs, student: &ModelCard) -> Vec<Protocol> {
+fn protocols(args: &EvalArgs, student: &ModelCard, bank: bool) -> Vec<Protocol> {
     if !args.protocol.is_empty() {
         return args.protocol.clone();
     }
-    let bank = args.bank.is_some();
     let suiting = Protocol::suiting(student, bank);
     let embeds = student.width(OutputKind::Embedding).is_some();
     let reason =
@@ -65,7 +80,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let format = args.predictions.as_deref().map(table_format).transpose()?;
     set_threads(args.model.threads)?;
     let mut student = model::open(&args.model)?;
-    let bank = args.bank.as_deref().map(|dir| Bank::open(dir, Verify::Full)).transpose()?;
+    let bank = bank(args, student.as_ref())?;
     let fields = args.fields.names(None);
     let test = Labeled::open(&args.images, args.cache.as_deref(), &fields)?;
     let train = args
@@ -76,7 +91,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let inputs =
         EvalInputs { bank: bank.as_ref(), test: test.borrow(), train: train.as_ref().map(Labeled::borrow) };
     let options = EvalOptions {
-        protocols: protocols(args, student.card()),
+        protocols: protocols(args, student.card(), bank.is_some()),
         center_fraction: args.center_fraction,
         knn: KnnSettings { neighbors: args.k, ..KnnSettings::default() },
         fractions: args.fractions.clone(),

@@ -167,19 +167,19 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Prints the classes that a classifier cannot learn, because no sample has them.
+/// Prints the classes that a classifier cannot learn, because no sample that is trained on has them.
 fn note_untrained(config: &TrainConfig, cache: &Cache) -> anyhow::Result<()> {
     if !config.objective.contain(ObjectiveKind::Supervised) {
         return Ok(());
     }
-    let labels = Labels::read(cache).map_err(RunError::from)?;
+    let labels = Labels::read(cache, config.holdout).map_err(RunError::from)?;
     let untrained = labels.classes().untrained_words();
     if !untrained.is_empty() {
         let (count, names) = (untrained.len(), untrained.iter().take(CLASSES_SHOWN).cloned());
         let names: Vec<String> = names.collect();
         let more = if count > CLASSES_SHOWN { ", …" } else { "" };
         say(format_args!(
-            "note: {count} classes have no sample, so the student cannot learn them: {}{more}",
+            "note: {count} classes have no sample to train on, so the student cannot learn them: {}{more}",
             names.join(", ")
         ));
     }

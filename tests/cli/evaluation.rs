@@ -48,6 +48,36 @@ fn an_embedding_without_a_bank_is_judged_by_its_neighbors() {
 }
 
 #[test]
+fn a_run_is_judged_by_the_names_it_was_trained_with() {
+    let desk = Desk::cache_and_bank();
+    desk.lgd(&format!("{TRAIN} --bank banks/ten --out run")).ended(0, &[]);
+    let eval = "eval --run run --images images --json";
+    let told = ["note: the names are those of", "banks/ten, the run's own bank", "evaluated by zero-shot;"];
+    let report = desk.lgd(eval).ended(0, &told).json();
+    let given = desk.lgd(&format!("{eval} --bank banks/ten")).ended(0, &[]).json();
+    assert_eq!((&report["zero_shot"], &report["bank"]), (&given["zero_shot"], &given["bank"]));
+    desk.lgd(&format!("{eval} --protocol zero-shot")).ended(0, &told[..2]);
+    let neighbors = "note: evaluated by knn, because no --bank is given";
+    desk.lgd(&format!("{eval} --train-images images")).ended(0, &[neighbors]);
+
+    fs::rename(desk.path("banks/ten"), desk.path("banks/moved")).unwrap();
+    desk.lgd(eval).ended(3, &["the bank of names that the run was trained with", "hint: give the bank's folder"]);
+    desk.lgd(&format!("{eval} --bank banks/moved")).ended(0, &[]);
+}
+
+#[test]
+fn a_class_whose_samples_are_all_held_out_is_not_learned() {
+    let desk = desk("supervised");
+    let train = TRAIN.replace("--batch 8", "--batch 2");
+    let told = "classes have no sample to train on, so the student cannot learn them: ";
+    desk.lgd(&format!("{train} --objective supervised --holdout 15 --out held")).ended(0, &[told]);
+    let run: serde_json::Value =
+        serde_json::from_slice(&fs::read(desk.path("held/run.json")).unwrap()).unwrap();
+    let untrained = run["classes"]["untrained"].as_array().unwrap().len();
+    assert!((5..10).contains(&untrained), "{untrained} of 10 classes, with 5 samples left");
+}
+
+#[test]
 fn a_run_from_a_centered_bank_is_judged_by_a_bank_centered_alike() {
     let desk = Desk::cache_and_bank();
     let bank = "bank --cache cache --teacher teacher --categories names.txt";
@@ -83,7 +113,7 @@ pathlib.Path('some.txt').write_text('\\n'.join(some))
     let told = "note: images: the classes are named by numbers: labels are the numbers 0 to 16";
     desk.lgd("extract --images images --teacher teacher --out cache").ended(0, &[told]);
     desk.lgd(&format!("{TRAIN} --objective supervised --out run"))
-        .ended(0, &["note: 7 classes have no sample, so the student cannot learn them: 3, 4, 5, 6, 7, 8, 9"]);
+        .ended(0, &["note: 7 classes have no sample to train on, so the student cannot learn them: 3, 4, 5, 6, 7, 8, 9"]);
     let report = |images: &str, protocol: &str| {
         let eval = format!("eval --run run --json --images {images} --protocol {protocol}");
         desk.lgd(&eval).ended(0, &[]).json()

@@ -7,6 +7,7 @@ use lgd_data::source::position_limit;
 use serde::{Deserialize, Serialize};
 
 use super::LoaderError;
+use super::holdout::Holdout;
 
 /// The classes of a classifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,12 +46,13 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Reads the labels of `cache`. The classes are its class names, or the numbers up to the largest label.
+    /// Reads the labels of `cache`. The classes are its class names, or the numbers up to the largest label. Classes of which
+    /// `holdout` leaves no sample are untrained.
     ///
     /// # Errors
     /// [`LoaderError::MissingLabels`] if a sample has none; [`LoaderError::SparseLabels`] if most numbers up to the largest label are not
     /// labels; [`LoaderError::OneClass`] if there is nothing to tell apart; [`LoaderError::Artifact`] if a shard is unreadable.
-    pub fn read(cache: &Cache) -> Result<Self, LoaderError> {
+    pub fn read(cache: &Cache, holdout: Option<Holdout>) -> Result<Self, LoaderError> {
         let views = cache.views()?;
         let of_sample: Vec<u32> = views.labels.iter().flatten().copied().collect();
         if of_sample.len() < views.samples() {
@@ -60,8 +62,7 @@ impl Labels {
         let names = cache.manifest().config.class_names.clone();
         let named = names.as_ref().map_or(0, Vec::len);
         let count = named.max(usize::try_from(largest).unwrap_or(usize::MAX).saturating_add(1));
-        let occurring: BTreeSet<u32> = of_sample.iter().copied().collect();
-        let distinct = occurring.len();
+        let distinct = of_sample.iter().collect::<BTreeSet<_>>().len();
         let limit = position_limit(distinct);
         if count > named.max(limit) {
             return Err(LoaderError::SparseLabels {
@@ -74,7 +75,11 @@ impl Labels {
         if count < 2 {
             return Err(LoaderError::OneClass { cache: cache.dir().to_owned() });
         }
-        let untrained = (0..).take(count).filter(|label| !occurring.contains(label)).collect();
+        let held_out = holdout.map_or_else(Vec::new, |holdout| holdout.choose(&views.keys));
+        let is_trained = |sample: &usize| held_out.binary_search(sample).is_err();
+        let trained: BTreeSet<u32> =
+            (0..of_sample.len()).filter(is_trained).map(|sample| of_sample[sample]).collect();
+        let untrained = (0..).take(count).filter(|label| !trained.contains(label)).collect();
         Ok(Self { of_sample, classes: ClassRecord { count, names, untrained } })
     }
 

@@ -25,12 +25,16 @@ pub struct TargetSource<'a> {
 }
 
 impl<'a> TargetSource<'a> {
-    /// Opens the columns `wanted`.
+    /// Opens the columns `wanted`. `holdout`: the samples that are not trained on.
     ///
     /// # Errors
     /// [`LoaderError::Artifact`] if a shard is unreadable; [`LoaderError::Input`] if `inputs` lack a column; the errors
     /// of [`Labels::read`].
-    pub fn open(inputs: Inputs<'a>, wanted: TargetColumns) -> Result<Self, LoaderError> {
+    pub fn open(
+        inputs: Inputs<'a>,
+        wanted: TargetColumns,
+        holdout: Option<Holdout>,
+    ) -> Result<Self, LoaderError> {
         let cache = inputs.cache();
         let of_bank = wanted.text_distribution || wanted.visual_distribution || wanted.pseudo_category;
         let tokens =
@@ -45,7 +49,7 @@ impl<'a> TargetSource<'a> {
             kdep: wanted.kdep.then(|| Ok::<_, LoaderError>(inputs.features()?.targets()?)).transpose()?,
             tokens: wanted.tokens.then(tokens).transpose()?,
             captions: wanted.caption.then(captions).transpose()?,
-            labels: wanted.label.then(|| Labels::read(cache)).transpose()?,
+            labels: wanted.label.then(|| Labels::read(cache, holdout)).transpose()?,
         })
     }
 

@@ -250,7 +250,7 @@ impl<'a> Parts<'a> {
         config.objective.check(&setup)?;
         let student = headless(config, &inputs)?;
         let objective = config.objective.build(&setup)?;
-        let targets = TargetSource::open(inputs, objective.columns())?;
+        let targets = TargetSource::open(inputs, objective.columns(), config.holdout)?;
         Ok(Self { student, objective, targets })
     }
 }

@@ -49,7 +49,7 @@ fn batches_come_with_the_targets_of_their_rows() {
     let world = World::new(18);
     let inputs = Inputs::open(&world.cache, None, None, &"seed".parse().unwrap()).unwrap();
     let wanted = TargetColumns { embedding: true, rows: true, ..Default::default() };
-    let source = TargetSource::open(inputs, wanted).unwrap();
+    let source = TargetSource::open(inputs, wanted, None).unwrap();
     let images = open(&world, &world.images).unwrap().with_targets(&source);
     let checked = images.stream(PLAN, 2, |stream| {
         let mut checked = 0;

@@ -23,7 +23,7 @@ fn every_row_gets_its_own_feature_tokens_and_caption() {
     let objectives = "kdep,hgkd,caption".parse().unwrap();
     let inputs = Inputs::open(&world.cache, None, Some(&bank), &objectives).unwrap();
     let wanted = TargetColumns { kdep: true, tokens: true, caption: true, rows: true, ..Default::default() };
-    let source = TargetSource::open(inputs, wanted).unwrap();
+    let source = TargetSource::open(inputs, wanted, None).unwrap();
     let batch = source.gather(&ROWS).unwrap();
     let expected = |row: &dyn Fn(usize) -> usize, count: usize| -> Vec<f32> {
         ROWS.iter().flat_map(|&at| values(row(at), count)).collect()
@@ -77,6 +77,6 @@ fn columns_that_the_cache_lacks_or_has_in_another_width_are_refused_with_its_pat
         TargetColumns { kdep: true, ..Default::default() },
         TargetColumns { pseudo_category: true, ..Default::default() },
     ] {
-        assert!(TargetSource::open(inputs, wanted).is_err(), "{wanted:?}");
+        assert!(TargetSource::open(inputs, wanted, None).is_err(), "{wanted:?}");
     }
 }
