@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lgd_bank::{Categories, NameForm, ReadOptions, Templates};
+use lgd_data::cache::Cache;
 use lgd_data::column::MappedColumn;
 use lgd_data::image::DecodeLimits;
-use lgd_data::manifest::Verify;
+use lgd_data::manifest::{Verify, write_json};
 use lgd_data::source::{CaptionColumn, FieldNames};
 use lgd_train::checkpoint::{Progress, Stateful, encode, restore};
 use lgd_train::objective::{Seed, SeedConstants, TeacherQueue};
@@ -148,19 +149,31 @@ pub fn tokenizer(bytes: &[u8]) {
     let _ = teacher.text().expect("there is a text model").tokenize("a photo of a cat");
 }
 
-/// Manifests; the first byte selects the kind.
+/// Manifests; the first byte selects the kind. Whoever can write a folder can write a manifest that ends in its own hash, so
+/// JSON gets one.
 pub fn manifests(bytes: &[u8]) {
     let Some((&kind, bytes)) = bytes.split_first() else { return };
     let dir = folder().join("artifact");
     fs::create_dir_all(&dir).expect("/dev/shm is writable");
-    let name = ["cache.json", "bank.json", "kdep.json", "run.json"][usize::from(kind) % 4];
-    fs::write(dir.join(name), bytes).expect("/dev/shm is writable");
-    match kind % 4 {
-        0 => drop(lgd_data::cache::Cache::open(&dir, Verify::Length)),
+    let kind = usize::from(kind) % 5;
+    let path = dir.join(["cache.json", "bank.json", "kdep.json", "run.json", "extract.json"][kind]);
+    match serde_json::from_slice::<serde_json::Value>(bytes) {
+        Ok(value) => {
+            write_json(&path, &value).expect("/dev/shm is writable");
+        }
+        Err(_) => fs::write(&path, bytes).expect("/dev/shm is writable"),
+    }
+    match kind {
+        0 => drop((Cache::open(&dir, Verify::Length), Cache::survey(&dir))),
         1 => drop(lgd_data::bank::Bank::open(&dir, Verify::Length)),
         2 => drop(lgd_data::kdep::KdepBank::open(&dir, Verify::Length)),
-        _ => drop(lgd_train::run::Run::open(&dir, Verify::Length)),
+        3 => drop((
+            lgd_train::run::Run::open(&dir, Verify::Length),
+            lgd_train::run::Run::verify_unfinished(&dir),
+        )),
+        _ => drop(Cache::survey(&dir)),
     }
+    fs::remove_file(path).expect("/dev/shm is writable");
 }
 
 /// Embedding columns of a cache, mapped or decoded.

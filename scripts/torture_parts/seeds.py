@@ -179,13 +179,15 @@ def checkpoint() -> bytes:
 
 
 def of_targets() -> dict[str, dict[str, bytes]]:
-    """The seeds of every fuzz target, by file name. A first byte selects the kind of file where a target has several."""
+    """The seeds of fuzz targets, by file name. A first byte selects the kind of file where a target has several.
+
+    Those of manifests are kept in fuzz/corpus: real ones, without their hash.
+    """
     lists = {"list.csv": listing(Path("images"), ","), "list.tsv": listing(Path("images"), "\t")}
     lists["list.jsonl"] = b'{"path": "a.png", "label": "cat"}\n{"path": "b.png", "label": 3}\n'
     lists["list.txt"] = b"a.png 0\nb.png 1\n"
     forms = {"txt": 0, "csv": 1, "json": 2, "jsonl": 3, "yaml": 4}
     names = {name: bytes([forms[name.split(".")[1]]]) + text.encode() for name, text in NAMES.items()}
-    manifests = {name: bytes([kind]) + b'{"format_version": 1, "blake3": "00"}' for kind, name in enumerate(["cache", "bank", "kdep", "run"])}
     return {
         "images": pictures(),
         "tar": {"images.tar": archive()},
@@ -194,7 +196,6 @@ def of_targets() -> dict[str, dict[str, bytes]]:
         "categories": names,
         "templates": {"templates.txt": TEMPLATES.encode()},
         "teacher": {name: bytes([kind]) + text.encode() for kind, (name, text) in enumerate(TEACHER.items())},
-        "manifests": manifests,
         "tokenizer": tokenizers(),
         "checkpoints": {"queue.safetensors": checkpoint()},
         "columns": {"views.parquet": columns()},

@@ -14,7 +14,7 @@ fn sigterm_ends_a_training_within_seconds_in_the_middle_of_a_step() {
     desk.tiny_teacher("teacher", "linear.onnx");
     desk.lgd("extract --images images --teacher teacher --out cache").ended(0, &[]);
     // One step takes far longer than the test waits.
-    let train = "train --cache cache --images images --objective seed --student resnet34 --size 448 --batch 40 --batch-parts 10 --epochs 1 --out run";
+    let train = "train --cache cache --images images --objective seed --student resnet18 --size 448 --batch 40 --batch-parts 20 --epochs 1 --out run";
     let mut command = desk.command();
     command.args(train.split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
@@ -23,7 +23,7 @@ fn sigterm_ends_a_training_within_seconds_in_the_middle_of_a_step() {
         assert!(started.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(20));
     }
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(2));
     assert!(child.try_wait().unwrap().is_none(), "it trains");
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     let asked = Instant::now();

@@ -44,10 +44,10 @@ fn a_full_disk_leaves_the_old_file_or_none() {
         // A limit on file size, in blocks of 1,024 bytes, makes writes fail as on a full disk.
         let limited = format!("trap '' XFSZ; ulimit -f 1; lgd {line}");
         let list = if file.ends_with(".npy") { vec!["features.keys.txt".to_owned()] } else { Vec::new() };
-        desk.bash(&limited).ended(3, &["hint: make room"]);
+        desk.bash(&limited).ended(3, &["cannot write", "File too large"]);
         assert_eq!(names(&desk), [""; 0], "{file}");
         desk.write(file, "old");
-        desk.bash(&limited).ended(3, &["hint: make room"]);
+        desk.bash(&limited).ended(3, &["cannot write", "File too large"]);
         assert_eq!(names(&desk), [file], "{file}");
         assert_eq!(fs::read_to_string(desk.path(file)).unwrap(), "old", "{file}");
         desk.lgd(line).ended(0, &[]);
