@@ -39,7 +39,6 @@ pub(super) struct Inputs {
 /// Opens the inputs of an extraction, and prints what was assumed. The output folder is not touched.
 pub(super) fn open_inputs(args: &ExtractArgs) -> anyhow::Result<Inputs> {
     refuse_unread(args)?;
-    set_threads(args.runtime.threads)?;
     require_apart(args)?;
     let source = open(args)?;
     let teacher = super::teacher::open(&args.teacher)?;
@@ -84,6 +83,7 @@ pub(super) fn make(args: &ExtractArgs) -> anyhow::Result<(ExtractSummary, Option
 
 /// Runs `lgd extract`.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
+    set_threads(args.runtime.threads)?;
     let (summary, manifest) = make(args)?;
     print_report(&args.report, &report::report(&summary, manifest.as_ref()))?;
     if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.rows == 0) {
