@@ -258,6 +258,17 @@ fn configurations_and_annotations_hold_names() {
 }
 
 #[test]
+fn a_hundred_thousand_synonyms_take_no_time() {
+    let synonyms: Vec<String> = (0..100_000).map(|number| format!("\"synonym {number}\"")).collect();
+    let file = format!("{{\"cat\": [{}], \"dog\": []}}", synonyms.join(","));
+    let started = std::time::Instant::now();
+    assert_eq!(read("a.json", &file, VERBATIM).unwrap().as_slice()[0].phrases().len(), 100_001);
+    refused("a.json", &file, &["100000 synonyms"]);
+    // Comparing all pairs takes minutes.
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+}
+
+#[test]
 fn yaml_lists_of_names_are_read_or_refused() {
     let yolo = "path: ../data # root\ntrain: images/train\nnc: 2\n\nnames:\n  0: person\n  1: 'traffic light' # red\n";
     noted("data.yaml", yolo, &["person", "traffic light"], "numbered from 0");

@@ -10,11 +10,12 @@
 //! bounds. Every product and the decomposition ([`lgd_linalg`]) run on one thread each.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use thiserror::Error;
 
 use crate::error::{ArtifactError, IoContext};
@@ -39,6 +40,13 @@ const ROUNDING: f64 = 1e-13;
 
 /// Metadata key for the hash of the configuration that a projection was fitted for.
 const OWNER: &str = "config";
+
+/// Tensor with the BLAKE3 hash of the whole file, u8 `[32]`, which counts as zeros in it. Files with an owner have one: until
+/// the owner is complete, no manifest lists them.
+const SEAL: &str = "blake3";
+
+/// Length of a BLAKE3 hash in bytes.
+const HASH_BYTES: usize = 32;
 
 /// Why rows have no principal axes.
 #[derive(Debug, Error)]
@@ -303,25 +311,52 @@ impl Projection {
         write_atomic(path, &self.to_bytes(path, None)?)
     }
 
-    /// The bytes that [`Projection::save`] writes, with `owner` in the metadata if there is one. `path` is used for
-    /// errors.
+    /// The bytes that [`Projection::save`] writes. If there is an `owner`, it is in the metadata, and the file holds its own
+    /// hash. `path` is used for errors.
     pub(crate) fn to_bytes(&self, path: &Path, owner: Option<ContentHash>) -> Result<Vec<u8>, ArtifactError> {
         let (width, dim) = (self.width(), self.dim());
         let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let f64s = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let tensors = [
+        let mut tensors = vec![
             ("mean", Dtype::F32, vec![width], f32s(&self.mean)),
             ("components", Dtype::F32, vec![dim, width], f32s(&self.components)),
             ("variances", Dtype::F64, vec![dim], f64s(&self.variances)),
             ("total", Dtype::F64, vec![1], f64s(&[self.total])),
         ];
+        if owner.is_some() {
+            tensors.push((SEAL, Dtype::U8, vec![HASH_BYTES], vec![0; HASH_BYTES]));
+        }
         let invalid = |error| ArtifactError::tensors(path, error);
         let views = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)));
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(invalid)?;
         let metadata = owner.map(|owner| HashMap::from([(OWNER.to_owned(), owner.to_string())]));
-        safetensors::serialize(views, metadata).map_err(invalid)
+        let mut bytes = safetensors::serialize(views, metadata).map_err(invalid)?;
+        if let Some(seal) = seal_of(&bytes).map_err(invalid)? {
+            let hash = ContentHash::of(&bytes);
+            bytes[seal].copy_from_slice(hash.as_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// Fails if `bytes` are not a file with an owner as it was written. `path` is used for errors.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Hash`], [`ArtifactError::Invalid`] or [`ArtifactError::Tensors`].
+    pub(crate) fn require_sealed(bytes: &[u8], path: &Path) -> Result<(), ArtifactError> {
+        let seal = seal_of(bytes).map_err(|error| ArtifactError::tensors(path, error))?;
+        let unsealed =
+            || ArtifactError::invalid(path, format!("expected the file's own hash in the tensor {SEAL}"));
+        let (before, rest) = bytes.split_at(seal.ok_or_else(unsealed)?.start);
+        let (hash, after) = rest.split_first_chunk::<HASH_BYTES>().ok_or_else(unsealed)?;
+        let (expected, zeros) = (blake3::Hash::from_bytes(*hash).into(), [0; HASH_BYTES]);
+        let got = ContentHash::of(&[before, &zeros, after].concat());
+        if got == expected {
+            Ok(())
+        } else {
+            Err(ArtifactError::Hash { path: path.to_owned(), expected, got })
+        }
     }
 
     /// Reads a projection that [`Projection::save`] wrote.
@@ -329,15 +364,10 @@ impl Projection {
     /// # Errors
     /// [`ArtifactError`] if the file cannot be read, or a tensor is missing or has the wrong type or shape.
     pub fn load(path: &Path) -> Result<Self, ArtifactError> {
-        Self::load_owned(path).map(|(projection, _)| projection)
+        Self::of_bytes(&std::fs::read(path).during("read", path)?, path).map(|(projection, _)| projection)
     }
 
-    /// Like [`Projection::load`]; also returns the owner from the file's metadata.
-    pub(crate) fn load_owned(path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
-        Self::of_bytes(&std::fs::read(path).during("read", path)?, path)
-    }
-
-    /// Parses the bytes of a file. `path` is used for errors.
+    /// Parses the bytes of a file; also returns the owner from its metadata. `path` is used for errors.
     pub(crate) fn of_bytes(bytes: &[u8], path: &Path) -> Result<(Self, Option<ContentHash>), ArtifactError> {
         let invalid = |error| ArtifactError::tensors(path, error);
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
@@ -363,6 +393,16 @@ impl Projection {
         };
         Ok((projection, owner))
     }
+}
+
+/// Where a file has its own hash; `None` if it has none.
+fn seal_of(bytes: &[u8]) -> Result<Option<Range<usize>>, SafeTensorError> {
+    let (header, metadata) = SafeTensors::read_metadata(bytes)?;
+    let Some(info) = metadata.info(SEAL) else { return Ok(None) };
+    // The library has checked that header and data are in the file.
+    let data = size_of::<u64>() + header;
+    let seal = data + info.data_offsets.0..data + info.data_offsets.1;
+    Ok(Some(seal).filter(|seal| seal.len() == HASH_BYTES))
 }
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {

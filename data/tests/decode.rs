@@ -358,3 +358,26 @@ proptest! {
         check(&bytes)?;
     }
 }
+
+/// The largest size in memory that this process has had, in bytes.
+fn peak_resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn threads_that_decode_large_images_share_one_budget_of_memory() {
+    // By its budget, an image of 81 million pixels is decoded alone. It takes about 0.4 GB.
+    let side = 9000;
+    let mut bytes = format!("P5 {side} {side} 255\n").into_bytes();
+    bytes.resize(bytes.len() + side * side, 7);
+    let before = peak_resident();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(decoded(&bytes).unwrap().pixels()[0], 7));
+        }
+    });
+    let more = peak_resident() - before;
+    assert!(more < 1_300_000_000, "eight threads took {more} bytes");
+}

@@ -549,7 +549,7 @@ fn shards_made_with_another_projection_are_made_again() {
     assert_eq!(builder.missing_shards(Partition::WHOLE).unwrap(), [0, 1, 2]);
     projection(9, 5).save(&dir.path().join("tokens.safetensors")).unwrap();
     let error = builder.projection().unwrap_err().to_string();
-    assert!(error.contains("from 37 to 8, got 37 to 9"), "{error}");
+    assert!(error.contains("projection was fitted for"), "{error}");
 }
 
 #[test]

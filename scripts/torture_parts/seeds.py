@@ -115,14 +115,79 @@ def weights() -> bytes:
     return len(header).to_bytes(8, "little") + header + bytes(24)
 
 
+def tokenizers() -> dict[str, bytes]:
+    """A tokenizer of every model that the library knows, with a part of every kind around it."""
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "a", "photo", "of", "cat", "##s", "at"])}
+    letters = {letter: number for number, letter in enumerate(["<unk>", *"acfhopt", "ph", "ca", "cat</w>"])}
+    special = {"id": 0, "content": "[PAD]", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    around = {
+        "added_tokens": [special],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[PAD]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"[PAD]": {"id": "[PAD]", "ids": [0], "tokens": ["[PAD]"]}},
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 8},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        },
+    }
+    replace = {"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}
+    split = {"type": "Split", "pattern": {"Regex": "[a-z]+"}, "behavior": "Isolated", "invert": False}
+    models = {
+        "word-level": ({"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"}, {}),
+        "word-piece": (
+            {"type": "WordPiece", "vocab": words, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
+            around,
+        ),
+        "bpe": (
+            {"type": "BPE", "vocab": letters, "merges": ["p h", "c a"], "unk_token": "<unk>", "end_of_word_suffix": "</w>"},
+            {"normalizer": replace, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}},
+        ),
+        "unigram": (
+            {"type": "Unigram", "vocab": [["<unk>", 0.0], ["\u2581a", -1.0], ["cat", -2.0]], "unk_id": 0, "byte_fallback": False},
+            {"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}},
+        ),
+    }
+    return {f"{name}.json": json.dumps({"version": "1.0", "model": model, **more}).encode() for name, (model, more) in models.items()}
+
+
+def checkpoint() -> bytes:
+    """The entries of a checkpoint other than the student's: three rows in a queue of eight, at step 3."""
+    entries = {
+        "loop/epoch_loss": ("F64", np.array([1.0, 2.5])),
+        "loop/step": ("I64", np.array([3])),
+        "objective/queue.next": ("U32", np.array([3], "u4")),
+        "objective/queue.rows": ("U32", np.array([5, 0, 2], "u4")),
+    }
+    header, data = {}, b""
+    for name, (dtype, values) in entries.items():
+        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [len(data), len(data) + values.nbytes]}
+        data += values.tobytes()
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
 def of_targets() -> dict[str, dict[str, bytes]]:
-    """The seeds of every fuzz target, by file name. A first byte selects the kind of file where a target has several."""
+    """The seeds of fuzz targets, by file name. A first byte selects the kind of file where a target has several.
+
+    Those of manifests are kept in fuzz/corpus: real ones, without their hash.
+    """
     lists = {"list.csv": listing(Path("images"), ","), "list.tsv": listing(Path("images"), "\t")}
     lists["list.jsonl"] = b'{"path": "a.png", "label": "cat"}\n{"path": "b.png", "label": 3}\n'
     lists["list.txt"] = b"a.png 0\nb.png 1\n"
     forms = {"txt": 0, "csv": 1, "json": 2, "jsonl": 3, "yaml": 4}
     names = {name: bytes([forms[name.split(".")[1]]]) + text.encode() for name, text in NAMES.items()}
-    manifests = {name: bytes([kind]) + b'{"format_version": 1, "blake3": "00"}' for kind, name in enumerate(["cache", "bank", "kdep", "run"])}
     return {
         "images": pictures(),
         "tar": {"images.tar": archive()},
@@ -131,7 +196,8 @@ def of_targets() -> dict[str, dict[str, bytes]]:
         "categories": names,
         "templates": {"templates.txt": TEMPLATES.encode()},
         "teacher": {name: bytes([kind]) + text.encode() for kind, (name, text) in enumerate(TEACHER.items())},
-        "manifests": manifests,
+        "tokenizer": tokenizers(),
+        "checkpoints": {"queue.safetensors": checkpoint()},
         "columns": {"views.parquet": columns()},
         "weights": {"one.safetensors": weights()},
     }

@@ -231,9 +231,19 @@ pub struct InspectArgs {
 pub struct VerifyArgs {
     /// Cache, bank, bridge or run folder, finished or not.
     pub path: PathBuf,
-    /// Check every file of a cache, list all that are damaged, and print the command that makes them again.
+    /// Check every file of a cache and list all that are damaged or missing. With --images and --teacher, make them again;
+    /// else print the command that does.
     #[arg(long)]
     pub repair: bool,
+    /// With --repair: the images that the cache was made from.
+    #[arg(long, value_name = "PATH", requires = "repair", requires = "teacher")]
+    pub images: Option<PathBuf>,
+    /// With --repair: the teacher that the cache was made with.
+    #[arg(long, value_name = "DIR", requires = "images")]
+    pub teacher: Option<PathBuf>,
+    /// With --repair: ONNX Runtime shared library. Default: as for lgd extract.
+    #[arg(long, value_name = "FILE", requires = "images")]
+    pub onnxruntime: Option<PathBuf>,
 }
 
 /// Arguments of `lgd completions`.

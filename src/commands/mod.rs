@@ -32,7 +32,7 @@ use lgd_train::run::{Checkpoint, Run};
 use serde::Serialize;
 
 use crate::args::{CheckpointArgs, Command, JsonArgs};
-use crate::escape::escaped;
+use crate::escape::{escaped, json_escaped};
 use crate::exit::Exit;
 use crate::hints;
 use crate::say::say;
@@ -71,7 +71,7 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
 /// Prints `value` as indented JSON to standard output.
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value)?;
-    print(&text)
+    print(&json_escaped(&text))
 }
 
 /// Prints a command's report to standard output: as JSON into a file or pipe, and on a terminal only if asked to, because

@@ -18,6 +18,7 @@ use lgd_train::predict::{
 use super::export::require_free;
 use super::{images, model, set_threads};
 use crate::args::{OutputFormat, PredictArgs};
+use crate::escape::escaped;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 
@@ -50,7 +51,7 @@ impl<W: Write + Send> Sink<W> {
                         format!("{name} {:.1}%", 100.0 * one.probability)
                     })
                     .collect();
-                writeln!(to, "{key}: {}", words.join(", "))
+                writeln!(to, "{}", escaped(&format!("{key}: {}", words.join(", "))))
             }
         }
     }

@@ -1,8 +1,10 @@
 //! `lgd verify`, for all kinds of artifact folders, finished or not.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::bail;
+use clap::Parser;
 use lgd_data::align::Align;
 use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, CacheConfig, CacheSurvey, Encoding, TokenEncoding};
@@ -12,8 +14,9 @@ use lgd_data::view::Policy;
 use lgd_train::run::{Run, RunError};
 
 use super::inspect::HINT;
-use super::print;
-use crate::args::VerifyArgs;
+use super::{extract, print};
+use crate::args::{Args, Command, VerifyArgs};
+use crate::escape::shell_word;
 use crate::exit::Exit;
 use crate::hints;
 use crate::say::{say, warn};
@@ -53,7 +56,13 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
     let path = &args.path;
     let is_unfinished_cache = !path.join("cache.json").exists() && path.join(PLAN).exists();
     if is_unfinished_cache || (args.repair && path.join("cache.json").exists()) {
-        return survey(path);
+        return survey(args);
+    }
+    if args.images.is_some() {
+        bail!(
+            "{}: only a cache is made again from images\nhint: leave out --images and --teacher",
+            path.display()
+        );
     }
     match verify(path) {
         Err(error) if args.repair => {
@@ -99,39 +108,76 @@ fn verify(path: &Path) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Checks every file of a cache, finished or not, and says how to make the damaged ones again.
-fn survey(path: &Path) -> anyhow::Result<Exit> {
-    let CacheSurvey { config, complete, finished, damage } = Cache::survey(path)?;
+/// Checks every file of a cache, finished or not, and makes the damaged and missing ones if the images and the teacher are
+/// given. Else, it prints the command that does.
+fn survey(args: &VerifyArgs) -> anyhow::Result<Exit> {
+    let path = &args.path;
+    let survey = Cache::survey(path)?;
+    let exit = tell(path, &survey)?;
+    let made_of = args.images.as_deref().zip(args.teacher.as_deref());
+    let CacheSurvey { config, damage, .. } = survey;
+    let words = command(path, &config, made_of);
+    let line: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+    let line = line.join(" ");
+    let does =
+        if damage.is_empty() { "the missing shards" } else { "these shards again, to the same bytes," };
+    match made_of {
+        _ if exit == Exit::Done => Ok(exit),
+        None => {
+            say(format_args!("hint: this makes {does} and keeps the others: {line}"));
+            Ok(exit)
+        }
+        Some(_) => {
+            say(format_args!("note: this makes {does} and keeps the others: {line}"));
+            let onnxruntime =
+                args.onnxruntime.iter().flat_map(|path| ["--onnxruntime".into(), word_of(path)]);
+            let Command::Extract(extract) =
+                Args::try_parse_from(words.into_iter().chain(onnxruntime))?.command
+            else {
+                bail!("{line}: expected a command that extracts")
+            };
+            extract::make(&extract)?;
+            tell(path, &Cache::survey(path)?)
+        }
+    }
+}
+
+/// Prints the state of a cache and its damage.
+fn tell(path: &Path, survey: &CacheSurvey) -> anyhow::Result<Exit> {
+    let CacheSurvey { config, complete, finished, damage } = survey;
     let state = match complete {
         true => "complete".to_owned(),
         false => format!("unfinished; {finished} of {} shards are finished", config.shards()),
     };
     let intact = if damage.is_empty() { ", intact" } else { "" };
     print(&format!("{}: {state}{intact}", path.display()))?;
-    if complete && damage.is_empty() {
-        return Ok(Exit::Done);
-    }
-    for error in &damage {
+    for error in damage {
         let message = error.to_string();
         warn(format_args!("error: {}", message.lines().next().unwrap_or_default()));
     }
-    let does =
-        if damage.is_empty() { "the missing shards" } else { "these shards again, to the same bytes," };
-    say(format_args!("hint: this makes {does} and keeps the others: {}", command(path, &config)));
-    Ok(if damage.is_empty() { Exit::Interrupted } else { Exit::Artifact })
+    Ok(match (damage.is_empty(), complete) {
+        (false, _) => Exit::Artifact,
+        (true, false) => Exit::Interrupted,
+        (true, true) => Exit::Done,
+    })
 }
 
-/// The command that continues or repairs the cache in `path`. A cache does not record the paths of its images and teacher.
-fn command(path: &Path, config: &CacheConfig) -> String {
-    let mut flags = vec![format!("--views {}", config.views), format!("--seed {}", config.seed)];
+/// The command that continues or repairs the cache in `path`, word by word. A cache does not record the paths of its images
+/// and teacher, `made_of`.
+fn command(path: &Path, config: &CacheConfig, made_of: Option<(&Path, &Path)>) -> Vec<OsString> {
+    let (images, teacher) = made_of.unwrap_or((Path::new("IMAGES"), Path::new("TEACHER")));
+    let mut words: Vec<OsString> = ["lgd", "extract", "--images"].map(OsString::from).into();
+    words.extend([word_of(images), "--teacher".into(), word_of(teacher)]);
+    let mut add = |flags: &str| words.extend(flags.split(' ').map(OsString::from));
+    add(&format!("--views {} --seed {}", config.views, config.seed));
     if let Some(center) = config.center {
-        flags.push(format!("--with-center --center-fraction {}", center.fraction));
+        add(&format!("--with-center --center-fraction {}", center.fraction));
     }
     if config.policy != Policy::MocoV2 {
-        flags.push(format!("--policy {}", config.policy.name()));
+        add(&format!("--policy {}", config.policy.name()));
     }
     if let Some(stored) = config.stored_views {
-        flags.push(match stored.encoding {
+        add(&match stored.encoding {
             Encoding::Raw => format!("--store-views raw --store-size {}", stored.size),
             Encoding::Jpeg { quality } => {
                 format!("--store-views jpeg --store-size {} --store-quality {quality}", stored.size)
@@ -139,10 +185,10 @@ fn command(path: &Path, config: &CacheConfig) -> String {
         });
     }
     if config.features.is_some() {
-        flags.push("--features".to_owned());
+        add("--features");
     }
     if let Some(tokens) = &config.tokens {
-        flags.push(match (tokens.encoding, tokens.fit_views) {
+        add(&match (tokens.encoding, tokens.fit_views) {
             (TokenEncoding::F16, _) => "--tokens f16".to_owned(),
             (TokenEncoding::Int8, _) => "--tokens int8".to_owned(),
             (TokenEncoding::Projected, views) => {
@@ -151,24 +197,27 @@ fn command(path: &Path, config: &CacheConfig) -> String {
         });
     }
     if config.captions.is_some() {
-        flags.push("--captions".to_owned());
+        add("--captions");
+    }
+    add(&format!("--batch {} --shard-samples {}", config.batch, config.shard_samples));
+    if config.device != "cpu" {
+        add(&format!("--device {}:0", config.device));
     }
     for (flag, field) in [
         ("--image-field", &config.fields.image),
         ("--label-field", &config.fields.label),
         ("--caption-field", &config.fields.caption),
     ] {
-        flags.extend(field.as_ref().map(|name| format!("{flag} {name}")));
+        words.extend(field.iter().flat_map(|name| [OsString::from(flag), name.into()]));
     }
-    flags.push(format!("--batch {} --shard-samples {}", config.batch, config.shard_samples));
-    if config.device != "cpu" {
-        flags.push(format!("--device {}:0", config.device));
-    }
-    format!(
-        "lgd extract --images IMAGES --teacher TEACHER {} --out {} --resume",
-        flags.join(" "),
-        path.display()
-    )
+    words.extend(["--out".into(), word_of(path), "--resume".into()]);
+    words
+}
+
+/// A path as a word that is not taken for a flag.
+fn word_of(path: &Path) -> OsString {
+    let is_flag = path.as_os_str().as_encoded_bytes().starts_with(b"-");
+    if is_flag { Path::new(".").join(path).into() } else { path.into() }
 }
 
 /// Verifies every byte of the cache's optional columns and describes them. The returned text, unless empty, ends in a

@@ -79,7 +79,12 @@ impl Desk {
 
     /// Runs `lgd` in this folder with the words of `line` as arguments.
     pub fn lgd(&self, line: &str) -> Ran {
-        Ran::new(&self.command().args(line.split_whitespace()).output().unwrap())
+        self.lgd_of(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs `lgd` in this folder with these arguments.
+    pub fn lgd_of(&self, words: &[&str]) -> Ran {
+        Ran::new(&self.command().args(words).output().unwrap())
     }
 
     pub fn command(&self) -> Command {

@@ -127,6 +127,29 @@ fn parts_and_a_resumed_run_make_the_same_cache_and_a_changed_one_is_refused() {
 }
 
 #[test]
+fn a_damaged_projection_of_an_unfinished_cache_is_found_and_fitted_again() {
+    let desk = desk();
+    let extract = format!("{EXTRACT} {ALL} svd:2");
+    desk.lgd(&format!("{extract} --out whole")).ended(0, &[]);
+    desk.lgd(&format!("{extract} --out out --partition 0/2")).ended(0, &[]);
+    let path = desk.path("out/tokens.safetensors");
+    let sound = fs::read(&path).unwrap();
+    desk.lgd("verify out").ended(75, &[]).printed(&["intact"]);
+    for at in (0..sound.len()).step_by(13) {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1 << (at % 8);
+        fs::write(&path, damaged).unwrap();
+        desk.lgd("verify out").ended(3, &["error: out/tokens.safetensors", "hint: this makes"]);
+    }
+    desk.lgd(&format!("{extract} --out out --resume"))
+        .ended(0, &["note: damaged, and made again: out/tokens.safetensors"]);
+    for name in ["cache.json", "tokens.safetensors", "tokens-00000.parquet", "tokens-00001.parquet"] {
+        let bytes = |dir: &str| fs::read(desk.path(dir).join(name)).unwrap();
+        assert!(bytes("whole") == bytes("out"), "{name}");
+    }
+}
+
+#[test]
 fn parts_that_start_together_make_the_same_bytes() {
     let desk = desk();
     let extract = format!("{EXTRACT} {ALL} svd:2");

@@ -47,7 +47,7 @@ fn a_resumed_extraction_makes_damaged_shards_again() {
                 .ended(3, &["error: out/", file, "hint: this makes these shards again"])
                 .printed(&["unfinished; 3 of 5 shards are finished"]);
             desk.lgd(&format!("{EXTRACT} --out out --resume"))
-                .ended(0, &["note: a finished shard is damaged and is extracted again: out/", file]);
+                .ended(0, &["note: damaged, and made again: out/", file]);
             assert!(files(&out) == files(&desk.path("whole")), "case {number}");
             fs::remove_dir_all(out).unwrap();
         }
@@ -77,6 +77,52 @@ fn a_damaged_complete_cache_is_repaired_to_the_same_bytes_by_the_printed_command
     assert!(ran.stderr.contains("extract: 16 samples"), "two shards of eight samples: {}", ran.stderr);
     assert!(files(&desk.path("out")) == files(&desk.path("whole")));
     desk.lgd("verify out").ended(0, &[]).printed(&["intact"]);
+}
+
+#[test]
+fn a_cache_is_repaired_in_place_if_the_inputs_are_given() {
+    let desk = desk();
+    // Every path has a space, a quote and a sign that the shell reads.
+    let [images, teacher, out] = ["im 'ages", "teach $er", "my cache; x"].map(str::to_owned);
+    fs::rename(desk.path("images"), desk.path(&images)).unwrap();
+    fs::rename(desk.path("teacher"), desk.path(&teacher)).unwrap();
+    copy(&desk.path("whole"), &desk.path(&out));
+    let verify = |words: &[&str]| desk.lgd_of(&[&["verify", &out, "--repair"], words].concat());
+    let inputs = ["--images", &images, "--teacher", &teacher];
+    let intact = format!("{out}: complete, intact");
+    verify(&inputs).ended(0, &[]).printed(&[&intact]);
+
+    flip_a_bit(&desk.path(&out).join("views-00001.parquet"));
+    fs::remove_file(desk.path(&out).join("pixels-00003.parquet")).unwrap();
+    let ran = verify(&[]).ended(3, &["views-00001.parquet: expected", "pixels-00003.parquet is missing"]);
+    let command =
+        ran.stderr.lines().find_map(|line| line.split_once("keeps the others: ")).unwrap().1.to_owned();
+    let ran = verify(&inputs).ended(0, &["note: this makes these shards again", "extract: 16 samples"]);
+    assert!(ran.stdout.ends_with(&format!("{intact}\n")) && !ran.stdout.contains('{'), "{}", ran.stdout);
+    assert!(files(&desk.path(&out)) == files(&desk.path("whole")));
+
+    // The printed command is one that a shell can run.
+    fs::remove_file(desk.path(&out).join("views-00000.parquet")).unwrap();
+    let command = command.replace("IMAGES", r#""im 'ages""#).replace("TEACHER", "'teach $er'");
+    desk.bash(&command).ended(0, &["extract: 8 samples"]);
+    assert!(files(&desk.path(&out)) == files(&desk.path("whole")));
+
+    // An unfinished cache is finished.
+    fs::remove_dir_all(desk.path(&out)).unwrap();
+    let named = EXTRACT.split(' ').map(|word| match word {
+        "images" => images.as_str(),
+        "teacher" => teacher.as_str(),
+        word => word,
+    });
+    let words: Vec<&str> = named.chain(["--out", &out, "--partition", "0/2"]).collect();
+    desk.lgd_of(&words).ended(0, &[]);
+    verify(&inputs).ended(0, &["note: this makes the missing shards"]).printed(&[&intact]);
+    assert!(files(&desk.path(&out)) == files(&desk.path("whole")));
+
+    desk.lgd_of(&["verify", &out, "--images", &images, "--teacher", &teacher]).ended(2, &["--repair"]);
+    verify(&["--images", &images]).ended(2, &["--teacher"]);
+    desk.lgd_of(&["verify", &teacher, "--repair", "--images", &images, "--teacher", &teacher])
+        .ended(2, &["only a cache is made again", "hint: leave out"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Condition, is_damage, not_the_same};
+use super::condition::{Condition, is_damage, not_the_same, unlisted_projection};
 use super::shard::{ShardRecord, ShardWriter};
 use super::{
     CACHE_VERSION, CacheConfig, CacheManifest, MANIFEST, Partition, ProjectionEntry, REJECTS, Reject,
@@ -181,7 +181,8 @@ impl CacheBuilder {
         if finished_since { Ok(Vec::new()) } else { Ok(missing) }
     }
 
-    /// The first fault of each shard that was finished, and that [`CacheBuilder::missing_shards`] found to be damaged.
+    /// The fault of the tokens' projection, and the first one of each shard that was finished, if
+    /// [`CacheBuilder::missing_shards`] found them damaged.
     pub fn damage(&self) -> Vec<String> {
         self.condition.damage()
     }
@@ -210,8 +211,8 @@ impl CacheBuilder {
         self.dir.join(TOKEN_PROJECTION)
     }
 
-    /// The token projection. `None` if the tokens are not projected, if no process has fitted the projection yet, or if that
-    /// of a complete cache is damaged.
+    /// The token projection. `None` if the tokens are not projected, if no process has fitted the projection yet, or if its
+    /// file is damaged.
     ///
     /// # Errors
     /// [`ArtifactError`] if the file cannot be read, does not fit the tokens of this cache, or belongs to another
@@ -222,42 +223,33 @@ impl CacheBuilder {
         else {
             return Ok(None);
         };
-        if let Some(entry) = self.recorded_projection() {
-            match entry.verify(&self.dir, Verify::Full) {
-                Err(error) if is_damage(&error) => return Ok(None),
-                verified => verified?,
+        // Another process may meanwhile have completed the cache, and its manifest then lists the file.
+        let listed = match self.recorded_projection() {
+            Some(entry) => Some(entry.clone()),
+            None => {
+                finished(&self.dir)?.and_then(|manifest| manifest.token_projection).map(|entry| entry.file)
             }
-        }
-        let (found, owner) = Projection::load_owned(&path)?;
+        };
+        let found = match listed {
+            Some(entry) => entry.verify(&self.dir, Verify::Full).and_then(|()| Projection::load(&path)),
+            None => unlisted_projection(&path, &self.config),
+        };
+        let found = match found {
+            Err(error) if is_damage(&error) => {
+                self.condition.projection_damaged(&error);
+                return Ok(None);
+            }
+            found => found?,
+        };
         let (expected, got) = ((record.teacher_dim, record.dim), (found.width(), found.dim()));
-        if expected != got {
-            let reason = format!(
-                "expected a projection from {} to {}, got {} to {}",
-                expected.0, expected.1, got.0, got.1
-            );
-            return Err(ArtifactError::invalid(
-                &path,
-                reason + "\nhint: overwrite the cache, or choose another folder",
-            ));
+        if expected == got {
+            return Ok(Some(found));
         }
-        self.require_own(path, owner)?;
-        Ok(Some(found))
-    }
-
-    /// Fails if the projection in the folder belongs to another cache. The manifest of a complete cache covers its
-    /// projection.
-    fn require_own(&self, path: PathBuf, owner: Option<ContentHash>) -> Result<(), ArtifactError> {
-        let config = self.config.hash();
-        if owner == Some(config) || self.dir.join(MANIFEST).exists() {
-            return Ok(());
-        }
-        Err(ArtifactError::Mismatch {
-            path,
-            what: "the hash of the configuration that the projection was fitted for".to_owned(),
-            expected: config.to_string(),
-            got: owner.map_or_else(|| "none".to_owned(), |owner| owner.to_string()),
-            hint: "another extraction left it: delete the file to fit it again, overwrite the cache, or choose another folder",
-        })
+        let reason = format!(
+            "expected a projection from {} to {}, got {} to {}",
+            expected.0, expected.1, got.0, got.1
+        );
+        Err(ArtifactError::invalid(&path, reason + "\nhint: overwrite the cache, or choose another folder"))
     }
 
     /// Stores `fitted` for all processes that build this cache, unless another process stored a projection first.
@@ -269,6 +261,8 @@ impl CacheBuilder {
         let path = self.projection_path();
         let bytes = fitted.to_bytes(&path, Some(self.config.hash()))?;
         match self.recorded_projection() {
+            // A damaged one is replaced.
+            None if path.exists() && self.projection()?.is_none() => drop(write_atomic(&path, &bytes)?),
             None => write_new(&path, &bytes)?,
             Some(expected) => {
                 let got = FileEntry { blake3: ContentHash::of(&bytes), ..expected.clone() };
@@ -294,13 +288,13 @@ impl CacheBuilder {
     }
 
     /// The hash that a shard record must contain: the configuration's, combined with the projection's if tokens are
-    /// projected. `None` if the projection has not been fitted yet.
+    /// projected. `None` if the projection has not been fitted yet or is damaged.
     fn pin(&self) -> Result<Option<ContentHash>, ArtifactError> {
         let config = self.config.hash();
         if !self.config.projects() {
             return Ok(Some(config));
         }
-        if !self.projection_path().exists() {
+        if self.projection()?.is_none() {
             return Ok(None);
         }
         let projection = ContentHash::of_file(&self.projection_path())?;

@@ -10,9 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::builder::Plan;
 use super::shard::ShardRecord;
-use super::{CACHE_VERSION, Cache, CacheConfig, CacheManifest, MANIFEST, ShardEntry, shard_record};
+use super::{
+    CACHE_VERSION, Cache, CacheConfig, CacheManifest, MANIFEST, ShardEntry, TOKEN_PROJECTION, shard_record,
+};
 use crate::error::{ArtifactError, IoContext};
 use crate::manifest::{FileEntry, PLAN, Verify, read_json, read_manifest};
+use crate::projection::Projection;
 
 /// Whether `error` means that a file is not what was written, and not that it cannot be read at all.
 pub(super) fn is_damage(error: &ArtifactError) -> bool {
@@ -22,6 +25,7 @@ pub(super) fn is_damage(error: &ArtifactError) -> bool {
             | ArtifactError::Length { .. }
             | ArtifactError::Hash { .. }
             | ArtifactError::Json { .. }
+            | ArtifactError::Tensors { .. }
             | ArtifactError::Invalid { .. }
     )
 }
@@ -36,6 +40,8 @@ struct Known {
     sound: BTreeSet<usize>,
     /// The first fault of each shard that was finished, and is damaged.
     damage: BTreeMap<usize, String>,
+    /// The fault of the tokens' projection.
+    projection: Option<String>,
 }
 
 impl Condition {
@@ -65,10 +71,14 @@ impl Condition {
 
     /// Records that a finished shard is damaged.
     pub(super) fn damaged(&self, shard: usize, error: &ArtifactError) {
-        let message = error.to_string().lines().next().unwrap_or_default().to_owned();
         let mut known = self.lock();
         known.sound.remove(&shard);
-        known.damage.insert(shard, message);
+        known.damage.insert(shard, first_line(error));
+    }
+
+    /// Records that the tokens' projection is damaged.
+    pub(super) fn projection_damaged(&self, error: &ArtifactError) {
+        self.lock().projection = Some(first_line(error));
     }
 
     /// Records that this process has written a shard.
@@ -78,14 +88,46 @@ impl Condition {
         known.damage.remove(&shard);
     }
 
-    /// The first fault of each damaged shard.
+    /// The fault of a damaged projection, and the first one of each damaged shard.
     pub(super) fn damage(&self) -> Vec<String> {
-        self.lock().damage.values().cloned().collect()
+        let known = self.lock();
+        known.projection.iter().chain(known.damage.values()).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The message without its hint.
+fn first_line(error: &ArtifactError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Reads the projection of an unfinished cache with this configuration. No manifest lists the file, but it holds its own hash.
+///
+/// # Errors
+/// [`ArtifactError::Mismatch`] if another cache has left the file; [`is_damage`] holds for the errors of a damaged one;
+/// [`ArtifactError::Io`].
+pub(super) fn unlisted_projection(path: &Path, config: &CacheConfig) -> Result<Projection, ArtifactError> {
+    let bytes = fs::read(path).during("read", path)?;
+    let sealed = match Projection::require_sealed(&bytes, path) {
+        Err(error @ ArtifactError::Hash { .. }) => return Err(error),
+        // A file of another cache, or of an earlier version, may have no hash.
+        sealed => sealed,
+    };
+    let (found, owner) = Projection::of_bytes(&bytes, path)?;
+    let config = config.hash();
+    if owner == Some(config) {
+        return sealed.map(|()| found);
+    }
+    Err(ArtifactError::Mismatch {
+        path: path.to_owned(),
+        what: "the hash of the configuration that the projection was fitted for".to_owned(),
+        expected: config.to_string(),
+        got: owner.map_or_else(|| "none".to_owned(), |owner| owner.to_string()),
+        hint: "another extraction left it: delete the file to fit it again, overwrite the cache, or choose another folder",
+    })
 }
 
 /// The folder in which a shard of a complete cache is made again. It is deleted when it is dropped.
@@ -197,6 +239,10 @@ impl Cache {
                     collect(Err(error), &mut damage)?;
                 }
             }
+        }
+        let projection = dir.join(TOKEN_PROJECTION);
+        if config.projects() && projection.exists() {
+            collect(unlisted_projection(&projection, &config).map(drop), &mut damage)?;
         }
         Ok(CacheSurvey { config, complete: false, finished, damage })
     }

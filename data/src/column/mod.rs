@@ -16,7 +16,6 @@ mod item;
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
@@ -26,6 +25,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::schema::types::ColumnDescriptor;
 
+use crate::contained::contained;
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::manifest::VerifiedFile;
 use crate::mapped::MappedFile;
@@ -329,7 +329,7 @@ fn decode_all<T: Item>(
     width: usize,
 ) -> Result<Vec<u8>, ArtifactError> {
     // The Parquet library trusts lengths and dictionary indices in pages, and panics on some invalid ones.
-    catch_unwind(|| decode_batches::<T>(file, path, name, width)).unwrap_or_else(|_| {
+    contained(|| decode_batches::<T>(file, path, name, width)).unwrap_or_else(|_| {
         Err(ArtifactError::invalid(path, format!("the pages of column {name:?} are damaged")))
     })
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! FOLDER/.lock             held by the only writer, or shared by the parts of an extraction
 //! FOLDER/.lock-1-of-4      held by part 1 of 4 of an extraction
+//! FOLDER/.lock-x.npy       held by the only writer of x.npy and the file beside it
 //! ```
 //!
 //! The lock is the system's lock on the open file (`flock`), not the file itself: it ends with the process, however the
@@ -64,6 +65,19 @@ impl FolderLock {
     /// Locks part `name` of `dir` against other writers of the same part.
     pub(crate) fn of_part(dir: &Path, name: &str) -> Result<Self, ArtifactError> {
         Self::acquire(dir, &format!("{LOCK}-{name}"), FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Locks a file that may not exist yet, and what is written with it, against other writers that lock it.
+    ///
+    /// # Errors
+    /// Those of [`FolderLock::exclusive`], of the folder that the file is in.
+    pub fn of_file(path: &Path) -> Result<Self, ArtifactError> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self::of_part(dir, &name).map_err(|error| match error {
+            ArtifactError::Busy { .. } => ArtifactError::Busy { path: path.to_owned() },
+            error => error,
+        })
     }
 
     fn acquire(dir: &Path, name: &str, operation: FlockOperation) -> Result<Self, ArtifactError> {

@@ -1,11 +1,11 @@
 //! Prepares the pixels of a sample's K views: reads and decodes the image once, then draws and renders each view.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use lgd_data::cache::{CacheConfig, ImageStamp, Reject, StoredFormat};
+use lgd_data::contained::contained;
 use lgd_data::image::{DecodeLimits, Decoded, RgbImage, decode, decode_with_transparency};
 use lgd_data::render::{Normalization, PixelLayout, RenderError, Resample, render};
 use lgd_data::source::{ImageSource, SourceError};
@@ -208,7 +208,7 @@ impl<'a> Preparer<'a> {
             Some(pixels)
         };
         // As in `decode_all`, a panic in a decoder must not end the run.
-        catch_unwind(AssertUnwindSafe(render_one)).ok().flatten()
+        contained(render_one).ok().flatten()
     }
 
     /// Bytes of view `index` of a sample as encoded by `format`; `None` if the sample is unusable.
@@ -260,9 +260,8 @@ fn decode_all(preparer: &Preparer<'_>, tasks: &Receiver<DecodeTask>, buffers: &B
     let mut scratch = Vec::new();
     for DecodeTask { sample, bytes, reply } in tasks {
         // A decoder may panic on a damaged file; that must not end the run.
-        let prepared =
-            catch_unwind(AssertUnwindSafe(|| preparer.prepare(sample, &bytes, buffers, &mut scratch)))
-                .unwrap_or_else(|_| Err(preparer.reject(sample, "panic", "the decoder panicked".to_owned())));
+        let prepared = contained(|| preparer.prepare(sample, &bytes, buffers, &mut scratch))
+            .unwrap_or_else(|_| Err(preparer.reject(sample, "panic", "the decoder panicked".to_owned())));
         if reply.send(prepared.map_err(Unprepared::Rejected)).is_err() {
             return;
         }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Demand, PromptTokenizer};
+use crate::error::ExtractError;
+
 /// How an output with several vectors per prompt is reduced to one vector. Padding never counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,6 +141,16 @@ pub struct TextSettings {
 }
 
 impl TextSettings {
+    /// The tokens of `prompt`, for a model that takes a mask and prompts of any length. Needs no ONNX Runtime.
+    ///
+    /// # Errors
+    /// [`ExtractError`] if the tokenizer's files are missing, damaged or contradict each other, or if the prompt has no
+    /// tokens.
+    pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>, ExtractError> {
+        let demand = Demand { length: None, mask: true };
+        PromptTokenizer::open(self, demand)?.encode(prompt).map(|tokens| tokens.ids)
+    }
+
     /// The tokenizer that `teacher.toml` names; `None` means the one found in `dir`.
     pub(crate) fn tokenizer(&self) -> Option<PathBuf> {
         self.set.tokenizer.as_ref().map(|tokenizer| self.dir.join(tokenizer))

@@ -39,7 +39,6 @@ pub(super) struct Inputs {
 /// Opens the inputs of an extraction, and prints what was assumed. The output folder is not touched.
 pub(super) fn open_inputs(args: &ExtractArgs) -> anyhow::Result<Inputs> {
     refuse_unread(args)?;
-    set_threads(args.runtime.threads)?;
     require_apart(args)?;
     let source = open(args)?;
     let teacher = super::teacher::open(&args.teacher)?;
@@ -57,8 +56,8 @@ pub(super) fn open_inputs(args: &ExtractArgs) -> anyhow::Result<Inputs> {
     Ok(Inputs { source, extractor, views, config, partition, existing })
 }
 
-/// Runs `lgd extract`.
-pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
+/// Makes what the output folder lacks, and prints a summary. The manifest is `None` if other parts are not complete.
+pub(super) fn make(args: &ExtractArgs) -> anyhow::Result<(ExtractSummary, Option<CacheManifest>)> {
     let Inputs { source, mut extractor, config, partition, existing, .. } = open_inputs(args)?;
     let stored = extractor.estimate_stored(source.as_ref(), &config, partition);
     space::announce(&config, stored.as_ref(), partition, existing, args.tokens_limit, &args.output.out)?;
@@ -67,7 +66,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     // Finished shards are hashed here, before the encoder runs.
     builder.missing_shards(partition)?;
     for damage in builder.damage() {
-        say(format_args!("note: a finished shard is damaged and is extracted again: {damage}"));
+        say(format_args!("note: damaged, and made again: {damage}"));
     }
     let summary = {
         let _progress = Progress::show("extract", "samples");
@@ -79,6 +78,13 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
     if manifest.is_none() {
         say("note: other parts of the cache are not complete; the last one writes the manifest");
     }
+    Ok((summary, manifest))
+}
+
+/// Runs `lgd extract`.
+pub fn run(args: &ExtractArgs) -> anyhow::Result<Exit> {
+    set_threads(args.runtime.threads)?;
+    let (summary, manifest) = make(args)?;
     print_report(&args.report, &report::report(&summary, manifest.as_ref()))?;
     if let Some(manifest) = manifest.as_ref().filter(|manifest| manifest.rows == 0) {
         let rejects = args.output.out.join("rejects.jsonl");

@@ -15,6 +15,7 @@ use lgd_train::run::RUN_VERSION;
 
 use super::print;
 use crate::args::InspectArgs;
+use crate::escape::json_escaped;
 use crate::exit::Exit;
 use crate::say::{say, warn};
 use summary::Summary;
@@ -36,7 +37,7 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
     if args.json || name == PLAN {
         let file = path.join(name);
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        print(text.trim_end())?;
+        print(&json_escaped(text.trim_end()))?;
     } else {
         print(&summary(path, name)?.to_string())?;
     }

@@ -18,7 +18,7 @@ use super::watch::{Watch, available_memory};
 use super::{memory_row, row, warn_of_memory};
 use crate::args::ExtractArgs;
 use crate::commands::extract::{Inputs, first_reject, open_inputs, space};
-use crate::commands::print_report;
+use crate::commands::{print_report, set_threads};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::{say, warn};
@@ -95,6 +95,7 @@ struct Measured {
 
 /// Plans `lgd extract`.
 pub fn run(args: &ExtractArgs, budget: Duration) -> anyhow::Result<Exit> {
+    set_threads(args.runtime.threads)?;
     let (watch, opening) = (Watch::start(), Instant::now());
     let mut inputs = open_inputs(args)?;
     let opening = opening.elapsed().as_secs_f64();

@@ -2,7 +2,7 @@
 //!
 //! | file | vectors | keys of the images |
 //! |---|---|---|
-//! | `x.npy` | f32 `[N, width]`, C order | `x.keys.txt`, one per line |
+//! | `x.npy` | f32 `[N, width]`, C order | `x.keys.txt`, one per line, written before `x.npy` |
 //! | `x.parquet` | column `feature` or `embedding`, fixed-size list of f32 | column `path` |
 //! | `x.safetensors` | tensor `feature` or `embedding`, f32 `[N, width]` | metadata entry `keys`, a JSON list |
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
-use lgd_data::manifest::AtomicFile;
+use lgd_data::manifest::{AtomicFile, FolderLock};
 use parquet::arrow::ArrowWriter;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -55,7 +55,7 @@ impl VectorFormat {
 ///
 /// # Errors
 /// [`PredictError::KeyLine`] if a list of keys cannot hold a key; [`PredictError::Write`] and
-/// [`PredictError::Artifact`] if a file cannot be written.
+/// [`PredictError::Artifact`] if a file cannot be written, or if another process writes an array and its list there.
 pub fn write_vectors(
     path: &Path,
     format: VectorFormat,
@@ -69,29 +69,48 @@ pub fn write_vectors(
             }
             let list = path.with_extension("keys.txt");
             let lines: String = keys.iter().flat_map(|key| [key, "\n"]).collect();
-            create(&list, |file| file.write_all(lines.as_bytes()))?;
-            create(path, |file| {
+            // The array of one writer must not stand beside the list of another, nor a new list beside an old array.
+            let _lock = FolderLock::of_file(path)?;
+            let keys = filled(&list, |file| file.write_all(lines.as_bytes()))?;
+            let array = filled(path, |file| {
                 file.write_all(&npy_header(vectors.rows(), vectors.width()))?;
                 write_values(file, vectors.values())
             })?;
+            remove_if_there(path)?;
+            keys.commit()?;
+            array.commit()?;
             Ok(Some(list))
         }
-        VectorFormat::Parquet => create(path, |file| write_parquet(file, kind, keys, vectors)).map(|()| None),
+        VectorFormat::Parquet => {
+            filled(path, |file| write_parquet(file, kind, keys, vectors))?.commit()?;
+            Ok(None)
+        }
         VectorFormat::Safetensors => {
-            create(path, |file| write_safetensors(file, kind, keys, vectors)).map(|()| None)
+            filled(path, |file| write_safetensors(file, kind, keys, vectors))?.commit()?;
+            Ok(None)
         }
     }
 }
 
-/// Writes a file that appears when it is complete.
-fn create(
+/// A file with content, which appears when it is committed.
+fn filled(
     path: &Path,
     write: impl FnOnce(&mut AtomicFile) -> std::io::Result<()>,
-) -> Result<(), PredictError> {
+) -> Result<AtomicFile, PredictError> {
     let mut file = AtomicFile::create(path)?;
-    write(&mut file).map_err(|source| PredictError::Write { to: path.display().to_string(), source })?;
-    file.commit()?;
-    Ok(())
+    write(&mut file).and_then(|()| file.flush()).map_err(|source| failed(path, source))?;
+    Ok(file)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), PredictError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn failed(path: &Path, source: std::io::Error) -> PredictError {
+    PredictError::Write { to: path.display().to_string(), source }
 }
 
 /// Header of a NumPy file of little-endian f32 `[rows, width]` in C order.
@@ -148,6 +167,8 @@ fn write_safetensors(
 
 #[cfg(test)]
 mod tests {
+    use lgd_data::ArtifactError;
+
     use super::*;
 
     #[test]
@@ -157,6 +178,35 @@ mod tests {
         assert_eq!(usize::from(u16::from_le_bytes([header[8], header[9]])), header.len() - 10);
         let text = String::from_utf8_lossy(&header[10..]).into_owned();
         assert!(text.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 512), }"), "{text}");
+    }
+
+    #[test]
+    fn an_array_and_its_list_have_one_writer_and_stand_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npy");
+        let write = |keys: &[&str]| {
+            let rows = Matrix::new(1, vec![1.0; keys.len()]);
+            write_vectors(&path, VectorFormat::Npy, OutputKind::Feature, (keys, &rows))
+        };
+        write(&["a", "b"]).unwrap();
+        let lock = FolderLock::of_file(&path).unwrap();
+        let error = write(&["c"]).unwrap_err();
+        assert!(
+            matches!(&error, PredictError::Artifact(ArtifactError::Busy { path: busy }) if *busy == path),
+            "{error}"
+        );
+        drop(lock);
+        // Without its array, a list is not mistaken for that of an older one.
+        std::fs::create_dir(dir.path().join("b.keys.txt")).unwrap();
+        std::fs::write(dir.path().join("b.npy"), "old").unwrap();
+        let rows = Matrix::new(1, vec![1.0]);
+        let failed =
+            write_vectors(&dir.path().join("b.npy"), VectorFormat::Npy, OutputKind::Feature, (&["a"], &rows));
+        assert!(failed.is_err() && !dir.path().join("b.npy").exists());
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["a.keys.txt", "a.npy", "b.keys.txt"]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Range;
-use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use arrow_array::types::{UInt32Type, UInt64Type};
@@ -14,6 +13,7 @@ use parquet::file::metadata::ParquetMetaData;
 use super::super::views::primitive;
 use super::{CHECK, Encoding, JPEG, LENGTH, PIXELS, RowChecks, StoredFormat};
 use crate::column::{group_pages, leaf_index, require_plain};
+use crate::contained::contained;
 use crate::error::{ArtifactError, IoContext, ParquetContext};
 use crate::image::{DecodeLimits, decode};
 use crate::manifest::{ContentHash, VerifiedFile};
@@ -68,7 +68,7 @@ impl StoredViews {
             views.pixel_bytes = format.pixel_bytes().in_parquet(path)?;
             // The Parquet library trusts lengths in footers and pages, and panics on some invalid ones.
             let shard =
-                catch_unwind(|| Shard::open(&file, path, format, (views.rows, RowChecks::new(key, number))))
+                contained(|| Shard::open(&file, path, format, (views.rows, RowChecks::new(key, number))))
                     .unwrap_or_else(|_| Err(ArtifactError::invalid(path, "the file is damaged")))?;
             if shard.starts.len() != rows || shard.checks.len() != rows {
                 let got = shard.starts.len();
