@@ -88,6 +88,11 @@ impl Numbers {
 }
 
 fn damaged_files_never_panic(properties: WriterPropertiesBuilder, reads_in_place: bool) {
+    // A panic of the Parquet library is an error of the file, and nothing is printed. The first read keeps this hook.
+    static PRINTED: AtomicUsize = AtomicUsize::new(0);
+    set_hook(Box::new(|_| {
+        PRINTED.fetch_add(1, Ordering::Relaxed);
+    }));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("column.parquet");
     write(&path, properties);
@@ -95,11 +100,6 @@ fn damaged_files_never_panic(properties: WriterPropertiesBuilder, reads_in_place
     assert_eq!(read(&path).unwrap(), (expected, reads_in_place));
     let whole = fs::read(&path).unwrap();
     let (mut errors, mut panics) = (0, Vec::new());
-    // A panic of the Parquet library is an error of the file, and nothing is printed.
-    static PRINTED: AtomicUsize = AtomicUsize::new(0);
-    set_hook(Box::new(|_| {
-        PRINTED.fetch_add(1, Ordering::Relaxed);
-    }));
     for seed in 0..MUTATIONS {
         fs::write(&path, Numbers(seed).damage(&whole)).unwrap();
         match catch_unwind(AssertUnwindSafe(|| read(&path))) {
