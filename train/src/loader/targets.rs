@@ -6,6 +6,7 @@ use lgd_data::cache::{Cache, TokenColumn};
 use lgd_data::column::MappedColumn;
 
 use super::LoaderError;
+use super::holdout::Holdout;
 use super::labels::{ClassRecord, Labels};
 use crate::error::TrainError;
 use crate::objective::{Input, Inputs, TargetBatch, TargetColumns};
