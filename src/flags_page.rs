@@ -70,8 +70,9 @@ fn section(command: &mut Command) -> String {
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").trim();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let args =
-        command.get_arguments().filter(|arg| !["help", "version", "config", "store_cache", "store_limit"].contains(&arg.get_id().as_str()));
+    let args = command.get_arguments().filter(|arg| {
+        !["help", "version", "config", "store_cache", "store_limit"].contains(&arg.get_id().as_str())
+    });
     let rows: String = args.map(row).collect();
     format!(
         "\n## lgd {name}\n\n{about}.\n\n```text\n{usage}\n```\n\n| flag | default | meaning |\n|---|---|---|\n{rows}",

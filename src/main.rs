@@ -22,9 +22,9 @@ use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
+use exit::Exit;
 use lgd_data::exit_on_lost_pages;
 use lgd_data::manifest::on_unguarded;
-use exit::Exit;
 use say::warn;
 
 /// Training allocates and frees large activations constantly. This allocator keeps the memory, which makes training

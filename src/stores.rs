@@ -3,7 +3,7 @@
 
 mod paths;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::ArgMatches;
@@ -11,8 +11,8 @@ use lgd_store::{Access, Output, Session, Settings, is_url};
 use lgd_train::objective::{Input, Objectives};
 
 use crate::args::{
-    AlignArgs, BankArgs, BankTarget, Command, EmbedArgs, EvalArgs, ExportArgs, ExtractArgs, ModelArgs, PlannedJob,
-    PredictArgs, ReportArgs, StoreArgs, TrainArgs,
+    AlignArgs, BankArgs, BankTarget, Command, EmbedArgs, EvalArgs, ExportArgs, ExtractArgs, ModelArgs,
+    PlannedJob, PredictArgs, ReportArgs, StoreArgs, TrainArgs,
 };
 use crate::progress::JOB;
 use crate::say::say;
@@ -52,7 +52,11 @@ pub struct Stores {
 ///
 /// # Errors
 /// A flag that takes no URL has one; an input cannot be fetched; an output is already there.
-pub fn resolve(matches: &ArgMatches, args: &StoreArgs, command: &mut Command) -> anyhow::Result<Option<Stores>> {
+pub fn resolve(
+    matches: &ArgMatches,
+    args: &StoreArgs,
+    command: &mut Command,
+) -> anyhow::Result<Option<Stores>> {
     if !require_supported(matches, "lgd")? {
         return Ok(None);
     }
@@ -135,13 +139,17 @@ impl Stores {
                 }
                 self.fresh(&mut args.path)
             }
-            Command::Teacher(_) | Command::Objectives(_) | Command::Completions(_) | Command::Manual(_) => Ok(()),
+            Command::Teacher(_) | Command::Objectives(_) | Command::Completions(_) | Command::Manual(_) => {
+                Ok(())
+            }
         }
     }
 
     fn extract(&mut self, args: &mut ExtractArgs, makes: bool) -> anyhow::Result<()> {
         if args.partition.is_some() && is_url(&args.output.out) {
-            bail!("--partition with a URL as --out: the parts would not find each other's shards\nhint: give a shared folder as --out");
+            bail!(
+                "--partition with a URL as --out: the parts would not find each other's shards\nhint: give a shared folder as --out"
+            );
         }
         self.images(&mut args.images, Access::InOrder)?;
         self.output(&mut args.output.out, "cache.json", args.output.overwrite, makes)
@@ -212,7 +220,10 @@ impl Stores {
 
     fn export(&mut self, args: &mut ExportArgs) -> anyhow::Result<()> {
         if is_url(&args.out) && args.layout.is_some_and(|layout| layout.is_folder()) {
-            bail!("{}: this --layout is a folder\nhint: give a local --out, and copy the folder", args.out.display());
+            bail!(
+                "{}: this --layout is a folder\nhint: give a local --out, and copy the folder",
+                args.out.display()
+            );
         }
         self.artifact(&mut args.run, &CHECKPOINTS)?;
         self.artifacts(&mut args.bank, &[])?;

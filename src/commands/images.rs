@@ -19,9 +19,8 @@ const NAMED: usize = 20;
 
 /// Lists the images, and prints notes about their sources.
 pub fn open(args: &ImagesArgs) -> anyhow::Result<ImageArguments> {
-    let images =
-        ImageArguments::open(&args.images, &args.fields.names(None), stores::named)
-            .context("cannot list the images")?;
+    let images = ImageArguments::open(&args.images, &args.fields.names(None), stores::named)
+        .context("cannot list the images")?;
     for (number, source) in images.sources() {
         if let Some(path) = args.images.get(number) {
             source_notes(path, source.listing());

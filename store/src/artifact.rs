@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -95,15 +96,14 @@ pub(crate) async fn fetch(
     loop {
         let io = |error| StoreError::io("create the folder", &dir, error);
         fs::create_dir_all(&dir).map_err(io)?;
-        // Another process may have deleted the folder in the meantime, to make room.
-        let Ok(lock) = FolderLock::shared(&dir) else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
-        // Only one process fetches; the others find the files.
-        let Ok(_fetching) = FolderLock::of_part(&dir, "fetch") else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
+        // The second lock: only one process fetches, and the others find the files.
+        let locks = FolderLock::shared(&dir).and_then(|lock| Ok((lock, FolderLock::of_part(&dir, "fetch")?)));
+        let (lock, _fetching) = match locks {
+            Err(error) if passes(&error) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            locks => locks?,
         };
         let is_here = |entry: &FileEntry| {
             let length = dir.join(&entry.name).metadata().map(|metadata| metadata.len());
@@ -127,6 +127,15 @@ pub(crate) async fn fetch(
     }
 }
 
+/// Whether a lock failed because another process fetches the artifact, or deletes it to make room.
+fn passes(error: &ArtifactError) -> bool {
+    match error {
+        ArtifactError::Busy { .. } => true,
+        ArtifactError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
 /// The manifest below the URL; complete, because its last field is the hash of the rest.
 async fn sealed_manifest(remote: &Remote) -> Result<Found, StoreError> {
     let mut attempt = 0;
@@ -144,7 +153,12 @@ async fn sealed_manifest(remote: &Remote) -> Result<Found, StoreError> {
     }
 }
 
-async fn fetch_files(remote: &Remote, found: &Found, files: &[&FileEntry], dir: &Path) -> Result<(), StoreError> {
+async fn fetch_files(
+    remote: &Remote,
+    found: &Found,
+    files: &[&FileEntry],
+    dir: &Path,
+) -> Result<(), StoreError> {
     let version = version_folder(found.hash());
     let own_folder = remote.head(&format!("{version}/{}", found.name)).await?.is_some();
     let fetch = |entry: &FileEntry| {
@@ -156,7 +170,12 @@ async fn fetch_files(remote: &Remote, found: &Found, files: &[&FileEntry], dir: 
 }
 
 /// Fetches a file, compares its hash, and then gives it its name.
-async fn fetch_verified(remote: &Remote, object: &str, entry: &FileEntry, path: &Path) -> Result<(), StoreError> {
+async fn fetch_verified(
+    remote: &Remote,
+    object: &str,
+    entry: &FileEntry,
+    path: &Path,
+) -> Result<(), StoreError> {
     let io = |error| StoreError::io("write", path, error);
     let dir = path.parent().unwrap_or(path);
     fs::create_dir_all(dir).map_err(io)?;
@@ -205,7 +224,8 @@ mod tests {
 
     #[test]
     fn the_files_of_a_manifest_are_found_at_any_depth_except_skipped_ones() {
-        let entry = |name: &str| serde_json::json!({"name": name, "bytes": 3, "blake3": ContentHash::of(b"abc")});
+        let entry =
+            |name: &str| serde_json::json!({"name": name, "bytes": 3, "blake3": ContentHash::of(b"abc")});
         let manifest = serde_json::json!({
             "config": {"name": "a", "bytes": 3},
             "shards": [{"file": entry("views-00000.parquet"), "pixels": entry("pixels-00000.parquet")}],
@@ -222,7 +242,9 @@ mod tests {
 
     #[test]
     fn names_stay_inside_the_folder() {
-        for (name, inside) in [("a", true), ("a/b", true), ("", false), ("../a", false), ("/a", false), ("a/../../b", false)] {
+        for (name, inside) in
+            [("a", true), ("a/b", true), ("", false), ("../a", false), ("/a", false), ("a/../../b", false)]
+        {
             assert_eq!(is_inside(name), inside, "{name:?}");
         }
     }

@@ -105,9 +105,8 @@ impl HttpConnector for Connector {
             .read_timeout(SILENCE)
             .https_only(!plain)
             .redirect(Policy::custom(|attempt| {
-                let stays = attempt.previous().first().is_some_and(|first| {
-                    first.origin() == attempt.url().origin()
-                });
+                let stays =
+                    attempt.previous().first().is_some_and(|first| first.origin() == attempt.url().origin());
                 match stays && attempt.previous().len() <= REDIRECTS {
                     true => attempt.follow(),
                     false if stays => attempt.error("too many redirects"),

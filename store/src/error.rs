@@ -43,7 +43,9 @@ pub enum StoreError {
         hint: &'static str,
     },
     /// An object changed while a command used it.
-    #[error("{url} changed while it was in use: {change}\nhint: keep objects as they are while a command reads them; start again")]
+    #[error(
+        "{url} changed while it was in use: {change}\nhint: keep objects as they are while a command reads them; start again"
+    )]
     Changed {
         /// The URL.
         url: String,
@@ -51,7 +53,9 @@ pub enum StoreError {
         change: String,
     },
     /// The bytes that arrived are not those that the manifest lists.
-    #[error("{url}: expected BLAKE3 hash {expected}, got {got}\nhint: the object is damaged, or belongs to another manifest; store the artifact again")]
+    #[error(
+        "{url}: expected BLAKE3 hash {expected}, got {got}\nhint: the object is damaged, or belongs to another manifest; store the artifact again"
+    )]
     Hash {
         /// The URL.
         url: String,

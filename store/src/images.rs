@@ -65,7 +65,12 @@ impl Images {
 
     /// Lists the images at the URL into `dir`, an empty folder. Returns the local path that stands for the URL, and the
     /// remote that stands for `dir`'s only folder.
-    pub(crate) async fn list(&self, remote: Remote, access: Access, dir: &Path) -> Result<PathBuf, StoreError> {
+    pub(crate) async fn list(
+        &self,
+        remote: Remote,
+        access: Access,
+        dir: &Path,
+    ) -> Result<PathBuf, StoreError> {
         let (remote, below, objects) = find(remote).await?;
         let root = dir.join(remote.url.name());
         let total = objects.iter().filter(|(name, _)| ARCHIVES.iter().any(|ending| name.ends_with(ending)));
@@ -85,7 +90,8 @@ impl Images {
     /// Opens the object that a stand-in stands for; `None` for any other path.
     pub(crate) fn open(&self, path: &Path) -> Option<io::Result<File>> {
         let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
-        let found = sets.iter().find_map(|set| Some((Arc::clone(set), path.strip_prefix(&set.root).ok()?.to_str()?)));
+        let found =
+            sets.iter().find_map(|set| Some((Arc::clone(set), path.strip_prefix(&set.root).ok()?.to_str()?)));
         let (set, name) = found?;
         drop(sets);
         let at = set.objects.binary_search_by(|(object, _)| (**object).cmp(name)).ok()?;
@@ -158,7 +164,10 @@ async fn find(remote: Remote) -> Result<(Remote, String, Vec<(Box<str>, Pin)>), 
         }
         let objects = remote.list().await?;
         if objects.is_empty() {
-            return Err(StoreError::Missing { url: url.shown.clone(), hint: "\nhint: no object has this key or begins with it; check bucket and key" });
+            return Err(StoreError::Missing {
+                url: url.shown.clone(),
+                hint: "\nhint: no object has this key or begins with it; check bucket and key",
+            });
         }
         return Ok((remote, String::new(), objects));
     };
@@ -167,7 +176,8 @@ async fn find(remote: Remote) -> Result<(Remote, String, Vec<(Box<str>, Pin)>), 
     if is_list && !url.lists() {
         return Err(StoreError::Url {
             url: url.shown.clone(),
-            problem: "a list on a web server is not read, because the images beside it cannot be listed".to_owned(),
+            problem: "a list on a web server is not read, because the images beside it cannot be listed"
+                .to_owned(),
             hint: "give an archive or a Parquet file, or copy the list and its images",
         });
     }
@@ -183,7 +193,8 @@ async fn find(remote: Remote) -> Result<(Remote, String, Vec<(Box<str>, Pin)>), 
 fn split(mut remote: Remote, folder: usize) -> (Remote, String) {
     let rest = remote.url.key[folder..].trim_start_matches('/').to_owned();
     remote.url.key.truncate(folder);
-    let shown = remote.url.shown.rfind(&rest).map(|at| remote.url.shown[..at].trim_end_matches('/').to_owned());
+    let shown =
+        remote.url.shown.rfind(&rest).map(|at| remote.url.shown[..at].trim_end_matches('/').to_owned());
     remote.url.shown = shown.unwrap_or_else(|| remote.url.shown.clone());
     (remote, rest)
 }
@@ -194,7 +205,8 @@ async fn heads(remote: &Remote, wanted: HashSet<String>) -> Result<Vec<(Box<str>
         let meta = remote.head(&name).await?;
         Ok::<_, StoreError>(meta.map(|meta| (name.into_boxed_str(), Pin::of(&meta))))
     };
-    let found: Vec<_> = stream::iter(wanted.into_iter().map(head)).buffer_unordered(REQUESTS).try_collect().await?;
+    let found: Vec<_> =
+        stream::iter(wanted.into_iter().map(head)).buffer_unordered(REQUESTS).try_collect().await?;
     let mut objects: Vec<_> = found.into_iter().flatten().collect();
     objects.sort_unstable_by(|(a, _): &(Box<str>, Pin), (b, _)| a.cmp(b));
     Ok(objects)
@@ -223,7 +235,9 @@ fn stand_in(root: &Path, objects: &[(Box<str>, Pin)], remote: &Remote) -> Result
         if pin.bytes == 0 && path.is_dir() {
             continue;
         }
-        File::create_new(&path).and_then(|file| file.set_len(pin.bytes)).map_err(|error| failed(name, error))?;
+        File::create_new(&path)
+            .and_then(|file| file.set_len(pin.bytes))
+            .map_err(|error| failed(name, error))?;
     }
     Ok(())
 }

@@ -45,12 +45,19 @@ impl Output {
     ///
     /// # Errors
     /// [`StoreError::Occupied`] if there is an output already that `overwrite` does not allow to replace.
-    pub(crate) async fn begin(remote: Remote, form: Form, path: PathBuf, overwrite: bool) -> Result<Self, StoreError> {
-        let occupied = |what: String, hint| StoreError::Occupied { url: remote.url.shown.clone(), what, hint };
+    pub(crate) async fn begin(
+        remote: Remote,
+        form: Form,
+        path: PathBuf,
+        overwrite: bool,
+    ) -> Result<Self, StoreError> {
+        let occupied =
+            |what: String, hint| StoreError::Occupied { url: remote.url.shown.clone(), what, hint };
         let before = match form {
-            Form::File => remote.head("").await?.map(|meta| {
-                (UpdateVersion { e_tag: meta.e_tag, version: meta.version }, None)
-            }),
+            Form::File => remote
+                .head("")
+                .await?
+                .map(|meta| (UpdateVersion { e_tag: meta.e_tag, version: meta.version }, None)),
             Form::Folder(manifest) => {
                 let found = manifests(&remote).await?;
                 if let Some(other) = found.iter().find(|found| found.name != manifest) {
@@ -100,7 +107,10 @@ impl Output {
     }
 
     fn lost(&self) -> StoreError {
-        StoreError::Lost { url: self.remote.url.shown.clone(), kept: self.path.parent().unwrap_or(&self.path).to_owned() }
+        StoreError::Lost {
+            url: self.remote.url.shown.clone(),
+            kept: self.path.parent().unwrap_or(&self.path).to_owned(),
+        }
     }
 
     async fn store_file(&self) -> Result<(), StoreError> {

@@ -13,9 +13,8 @@ static SECRETS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let word = |word: &&str| name.contains(*word);
         STORES.iter().any(|store| name.starts_with(store)) && SECRET_WORDS.iter().any(|one| word(&one))
     };
-    let variables = std::env::vars_os().filter_map(|(name, value)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    });
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let secrets = variables.filter(|(name, value)| is_secret(name) && value.len() >= SHORTEST);
     // A path, as in AWS_SHARED_CREDENTIALS_FILE, is no credential.
     secrets.map(|(_, value)| value).filter(|value| !value.starts_with('/')).collect()

@@ -1,7 +1,7 @@
 //! What a command does with URLs, and the folder on this machine.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,9 @@ use crate::url::{Scheme, StoreUrl};
 
 const OUT: &str = "out";
 const JOBS: &str = "jobs";
+
+/// Longest time until a command has locked its folder.
+const BEGINNING: Duration = Duration::from_secs(60);
 
 /// Pause between two questions whether to stop.
 const STOP_PAUSE: Duration = Duration::from_millis(50);
@@ -179,7 +182,12 @@ impl Session {
     ///
     /// # Errors
     /// [`StoreError::Occupied`]; [`StoreError::Url`] for a web server; any error of the store.
-    pub fn output_folder(&mut self, url: &Path, manifest: &'static str, overwrite: bool) -> Result<Output, StoreError> {
+    pub fn output_folder(
+        &mut self,
+        url: &Path,
+        manifest: &'static str,
+        overwrite: bool,
+    ) -> Result<Output, StoreError> {
         self.output(url, Form::Folder(manifest), overwrite)
     }
 
@@ -275,14 +283,23 @@ impl Session {
         Ok(Remote::new(url, store, Arc::clone(&self.permits)))
     }
 
-    fn run<T>(&self, remote: &Remote, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    fn run<T>(
+        &self,
+        remote: &Remote,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.runtime.block_on(until_stopped(self.settings.stop, &remote.url.shown, work))
     }
 }
 
 /// Deletes the stand-ins of commands that were killed.
 fn remove_abandoned(jobs: &Path) {
-    for job in fs::read_dir(jobs).into_iter().flatten().flatten() {
+    // A command that has just begun may not have locked its folder yet.
+    let is_old = |job: &DirEntry| {
+        let modified = job.metadata().and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > BEGINNING))
+    };
+    for job in fs::read_dir(jobs).into_iter().flatten().flatten().filter(is_old) {
         // The lock file is deleted with its folder; what cannot be deleted only takes space.
         if let Ok(_lock) = FolderLock::exclusive(&job.path()) {
             let _ = fs::remove_dir_all(job.path());

@@ -29,7 +29,8 @@ impl FromStr for Limit {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || format!("expected a size such as 64GB, got {text:?}");
-        let digits = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+        let digits =
+            text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
         let number: f64 = text[..digits].parse().map_err(|_| wrong())?;
         let unit = match text[digits..].trim().to_ascii_uppercase().as_str() {
             "B" => 1.0,
@@ -43,7 +44,11 @@ impl FromStr for Limit {
         if !(1.0..=1e18).contains(&bytes) {
             return Err(wrong());
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range checked above")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "in the range checked above"
+        )]
         let bytes = bytes as u64;
         Ok(Self(bytes))
     }
@@ -89,13 +94,19 @@ impl Shelf {
 
     /// Where a version of an object is kept.
     pub(crate) fn object(&self, remote: &Remote, name: &str, pin: &Pin) -> PathBuf {
-        let identity = format!("{}\0{}\0{name}\0{}\0{}", remote.url.origin(), remote.url.key, pin.bytes, pin.tag);
+        let identity =
+            format!("{}\0{}\0{name}\0{}\0{}", remote.url.origin(), remote.url.key, pin.bytes, pin.tag);
         let hash = ContentHash::of(identity.as_bytes()).to_string();
         self.dir.join(OBJECTS).join(&hash[..2]).join(hash)
     }
 
     /// Opens a version of an object; fetches it first if it is not here.
-    pub(crate) async fn open_object(&self, remote: &Remote, name: &str, pin: &Pin) -> Result<File, StoreError> {
+    pub(crate) async fn open_object(
+        &self,
+        remote: &Remote,
+        name: &str,
+        pin: &Pin,
+    ) -> Result<File, StoreError> {
         let path = self.object(remote, name, pin);
         if let Some(file) = held(&path, pin.bytes)? {
             return Ok(file);
@@ -162,7 +173,8 @@ impl Shelf {
     }
 
     fn items(&self) -> Vec<Item> {
-        let entries = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let entries =
+            |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
         let item = |path: PathBuf, bytes, is_artifact| {
             let used = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
             Some(Item { path, used, bytes, is_artifact })
@@ -173,7 +185,8 @@ impl Shelf {
             item(path, bytes, false)
         });
         let artifacts = entries(self.dir.join(ARTIFACTS)).filter_map(|path| {
-            let nested = entries(path.clone()).flat_map(|path| if path.is_dir() { entries(path).collect() } else { vec![path] });
+            let nested = entries(path.clone())
+                .flat_map(|path| if path.is_dir() { entries(path).collect() } else { vec![path] });
             let bytes = nested.map(|path| length(&path)).sum();
             item(path, bytes, true)
         });
@@ -220,7 +233,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_their_units() {
-        for (text, bytes) in [("64GB", 64_000_000_000), ("1.5 tb", 1_500_000_000_000), ("500 MB", 500_000_000), ("7B", 7)] {
+        for (text, bytes) in
+            [("64GB", 64_000_000_000), ("1.5 tb", 1_500_000_000_000), ("500 MB", 500_000_000), ("7B", 7)]
+        {
             assert_eq!(text.parse(), Ok(Limit(bytes)), "{text}");
         }
         for text in ["", "64", "GB", "-1GB", "0GB", "1e3GB", "1.2.3MB", "64 GiBs", "9999999TB"] {
@@ -247,7 +262,10 @@ mod tests {
         let old = put("objects/00/old", 20, 700);
         let new = put("objects/01/new", 10, 0);
         let lock = FolderLock::exclusive(locked.parent().unwrap()).unwrap();
-        File::open(locked.parent().unwrap()).unwrap().set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH)).unwrap();
+        File::open(locked.parent().unwrap())
+            .unwrap()
+            .set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH))
+            .unwrap();
         shelf.make_room("s3://b/k", 10).unwrap();
         assert!([&locked, &free, &old, &new].iter().all(|path| path.exists()), "everything fits");
         shelf.make_room("s3://b/k", 25).unwrap();

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    UpdateVersion,
 };
 use tokio::sync::Semaphore;
 
@@ -77,7 +78,11 @@ impl Remote {
         Self { url, store, permits }
     }
 
-    fn failed<'a>(&'a self, action: &'static str, name: &'a str) -> impl Fn(object_store::Error) -> StoreError + 'a {
+    fn failed<'a>(
+        &'a self,
+        action: &'static str,
+        name: &'a str,
+    ) -> impl Fn(object_store::Error) -> StoreError + 'a {
         move |error| StoreError::remote(action, &self.url.shown_of(name), &error)
     }
 
@@ -88,7 +93,8 @@ impl Remote {
             let head = match self.store.head(&key).await {
                 // A signed URL is often signed for GET alone.
                 Err(error) if self.url.scheme == Scheme::Http && !is_missing(&error) => {
-                    let options = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+                    let options =
+                        GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
                     self.store.get_opts(&key, options).await.map(|got| got.meta)
                 }
                 head => head,
@@ -138,7 +144,11 @@ impl Remote {
     }
 
     /// The bytes of a small object with its version; `None` if there is no such object.
-    pub(crate) async fn read(&self, name: &str, most: u64) -> Result<Option<(Vec<u8>, UpdateVersion)>, StoreError> {
+    pub(crate) async fn read(
+        &self,
+        name: &str,
+        most: u64,
+    ) -> Result<Option<(Vec<u8>, UpdateVersion)>, StoreError> {
         let key = self.url.key_of(name)?;
         let url = || self.url.shown_of(name);
         attempts(|| async {
@@ -167,9 +177,8 @@ impl Remote {
             return Ok(());
         }
         let key = &self.url.key_of(name)?;
-        let fetch = move |range: Range<u64>| {
-            attempts(move || self.fetch_range(key, name, pin, range.clone(), to))
-        };
+        let fetch =
+            move |range: Range<u64>| attempts(move || self.fetch_range(key, name, pin, range.clone(), to));
         if pin.bytes <= PART {
             return fetch(0..pin.bytes).await;
         }
@@ -278,7 +287,9 @@ impl Remote {
             let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
             match self.store.put_opts(&key, payload.clone(), options).await {
                 Ok(_) => Ok(true),
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    Ok(false)
+                }
                 Err(error) => Err(self.failed("write", name)(error)),
             }
         })
@@ -307,7 +318,9 @@ fn require_bytes(expected: u64, got: u64, url: impl Fn() -> String) -> Result<()
 }
 
 /// Repeats what fails for a reason that may pass.
-async fn attempts<T, F: Future<Output = Result<T, StoreError>>>(once: impl Fn() -> F) -> Result<T, StoreError> {
+async fn attempts<T, F: Future<Output = Result<T, StoreError>>>(
+    once: impl Fn() -> F,
+) -> Result<T, StoreError> {
     let begin = Instant::now();
     let mut attempt = 0;
     loop {

@@ -40,7 +40,9 @@ pub fn is_url(path: &Path) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     let known = ["s3", "gs", "az", "http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     // A single slash is what is left of a URL that another program normalized as a path.
-    scheme.len() > 1 && scheme.bytes().all(letter) && (rest.starts_with("//") || known && rest.starts_with('/'))
+    scheme.len() > 1
+        && scheme.bytes().all(letter)
+        && (rest.starts_with("//") || known && rest.starts_with('/'))
 }
 
 impl StoreUrl {
@@ -51,7 +53,8 @@ impl StoreUrl {
     pub(crate) fn parse(path: &Path) -> Result<Self, StoreError> {
         let text = path.to_str().unwrap_or_default();
         let shown = redacted(text).trim_end_matches('/').to_owned();
-        let wrong = |problem: &str, hint| StoreError::Url { url: shown.clone(), problem: problem.to_owned(), hint };
+        let wrong =
+            |problem: &str, hint| StoreError::Url { url: shown.clone(), problem: problem.to_owned(), hint };
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(wrong("a URL has two slashes behind its scheme", "write it as s3://bucket/key"));
         };
@@ -137,7 +140,17 @@ mod tests {
 
     #[test]
     fn urls_are_told_from_paths() {
-        for text in ["s3://b/k", "S3://b", "gs://b", "az://c/k", "http://h", "https://h/p", "hf://x", "s3:/b/k", "file:///x"] {
+        for text in [
+            "s3://b/k",
+            "S3://b",
+            "gs://b",
+            "az://c/k",
+            "http://h",
+            "https://h/p",
+            "hf://x",
+            "s3:/b/k",
+            "file:///x",
+        ] {
             assert!(is_url(Path::new(text)), "{text}");
         }
         for text in ["s3", "a/s3://b", "./s3:/b", "c:/x", "images:/x", "images/{000..127}.tar", "a:b", ""] {
@@ -151,9 +164,14 @@ mod tests {
         let url = parse("s3://bucket/a/b c/?x/").unwrap();
         assert_eq!((&*url.base, &*url.key, url.name()), ("bucket", "a/b c/?x", "?x"));
         let url = parse("https://me:pw@host:81/a/b.tar?sig=1").unwrap();
-        assert_eq!((&*url.base, &*url.key, url.query.as_deref()), ("https://me:pw@host:81", "a/b.tar", Some("sig=1")));
+        assert_eq!(
+            (&*url.base, &*url.key, url.query.as_deref()),
+            ("https://me:pw@host:81", "a/b.tar", Some("sig=1"))
+        );
         assert_eq!(url.shown, "https://***@host:81/a/b.tar?***");
-        assert!(!url.origin().contains("pw") && !format!("{}{}", url.shown_of("x"), url.name()).contains("pw"));
+        assert!(
+            !url.origin().contains("pw") && !format!("{}{}", url.shown_of("x"), url.name()).contains("pw")
+        );
         assert_eq!(parse("s3://bucket").unwrap().name(), "bucket");
         for (text, part) in [
             ("hf://datasets/x", "hint: give a local path"),
@@ -164,7 +182,10 @@ mod tests {
             ("s3://bucket/a//b", "empty part"),
         ] {
             let message = parse(text).unwrap_err().to_string();
-            assert!(message.contains(part) && message.contains("hint:") && !message.contains("secret"), "{message}");
+            assert!(
+                message.contains(part) && message.contains("hint:") && !message.contains("secret"),
+                "{message}"
+            );
         }
     }
 }

@@ -31,7 +31,12 @@ fn assert_stored(desk: &Desk, server: &Server, prefix: &str, local: &str, manife
         stored.into_iter().partition(|(name, _)| name.contains('/'));
     assert_eq!(plain.keys().collect::<Vec<_>>(), [manifest]);
     let strip = |(name, content): (String, Vec<u8>)| {
-        (name.strip_prefix(&format!("{folder}/")).unwrap_or_else(|| panic!("{name} of another version")).to_owned(), content)
+        (
+            name.strip_prefix(&format!("{folder}/"))
+                .unwrap_or_else(|| panic!("{name} of another version"))
+                .to_owned(),
+            content,
+        )
     };
     let versioned: BTreeMap<_, _> = versioned.into_iter().map(strip).collect();
     assert_eq!(versioned[manifest], plain[manifest]);
@@ -67,21 +72,29 @@ fn every_stage_by_url_ends_in_the_bytes_of_the_local_run() {
     let proxy = Proxy::start(server.port, |_, _| Fault::None);
     let lgd = |line: &str| lgd_at(&desk, &proxy.url(), line);
     let train = "--student resnet18 --size 32 --batch 16 --epochs 1 --lr 0.01";
-    desk.lgd(&format!("train --cache cache --images images --bank banks/ten {train} --out runs/a")).ended(0, &[]);
+    desk.lgd(&format!("train --cache cache --images images --bank banks/ten {train} --out runs/a"))
+        .ended(0, &[]);
     server.upload(&desk.path("images"), "images");
     lgd("plan --seconds 1 extract --images s3://bucket/images --teacher teacher --views 2 --out s3://bucket/cache")
         .ended(0, &[]);
     lgd("extract --images s3://bucket/images --teacher teacher --views 2 --with-center --out s3://bucket/cache")
         .ended(0, &["s3://bucket/cache"]);
     assert_stored(&desk, &server, "cache", "cache", "cache.json", &[]);
-    lgd("bank --cache s3://bucket/cache --teacher teacher --categories names.txt --out s3://bucket/banks/ten")
-        .ended(0, &["fetched s3://bucket/cache: "]);
+    lgd(
+        "bank --cache s3://bucket/cache --teacher teacher --categories names.txt --out s3://bucket/banks/ten",
+    )
+    .ended(0, &["fetched s3://bucket/cache: "]);
     assert_stored(&desk, &server, "banks/ten", "banks/ten", "bank.json", &[]);
     let inputs = "--cache s3://bucket/cache --images s3://bucket/images --bank s3://bucket/banks/ten";
     let before = proxy.requests("GET /bucket/images/").len();
-    let ran = lgd(&format!("train {inputs} {train} --out s3://bucket/runs/a")).ended(0, &["stored s3://bucket/runs/a"]);
+    let ran = lgd(&format!("train {inputs} {train} --out s3://bucket/runs/a"))
+        .ended(0, &["stored s3://bucket/runs/a"]);
     assert!(!ran.stderr.contains("fetched s3://bucket/cache"), "{}", ran.stderr);
-    assert_eq!(proxy.requests("GET /bucket/images/").len(), before, "the images were fetched by the extraction");
+    assert_eq!(
+        proxy.requests("GET /bucket/images/").len(),
+        before,
+        "the images were fetched by the extraction"
+    );
     // These have times, or the places of the inputs.
     let other = ["run.json", "metrics", "events", "inputs.json", "report.html"];
     assert_stored(&desk, &server, "runs/a", "runs/a", "run.json", &other);
@@ -137,12 +150,14 @@ fn archives_are_fetched_ahead_into_a_folder_that_stays_small() {
     let expected = files(&desk.path("local"));
     let bytes: u64 = files(&desk.path("tars")).values().map(|tar| tar.len() as u64).sum();
     for (name, images) in [("a", "s3://bucket/tars"), ("b", "s3://bucket/tars/part-{0..3}.tar")] {
-        lgd(&format!("{EXTRACT} --images {images} --out {name} --store-limit {}B", bytes * 3 / 4)).ended(0, &[]);
+        lgd(&format!("{EXTRACT} --images {images} --out {name} --store-limit {}B", bytes * 3 / 4))
+            .ended(0, &[]);
         assert!(expected == files(&desk.path(name)), "{images}");
         let kept: u64 = files(&desk.path("store/objects")).values().map(|file| file.len() as u64).sum();
         assert!(kept <= bytes * 3 / 4, "{kept} of {bytes} bytes are kept");
     }
-    lgd(&format!("{EXTRACT} --images s3://bucket/tars/part-{{0..5}}.tar --out c")).ended(2, &["2 of the 6 files", "part-4.tar"]);
+    lgd(&format!("{EXTRACT} --images s3://bucket/tars/part-{{0..5}}.tar --out c"))
+        .ended(2, &["2 of the 6 files", "part-4.tar"]);
     let train = "train --cache local --student mobilenet_v2 --size 32 --batch 8 --epochs 1 --objective seed --out run";
     lgd(&format!("{train} --images s3://bucket/tars --store-limit {}B", bytes * 3 / 4))
         .ended(2, &["s3://bucket/tars takes", "--store-limit"]);
@@ -169,7 +184,8 @@ fn lists_tables_and_single_images_are_read_by_url() {
     server.upload(&desk.path("all"), "all");
     for name in ["images.parquet", "list.csv"] {
         desk.lgd(&format!("{EXTRACT} --images all/{name} --out {name}-local")).ended(0, &[]);
-        lgd_at(&desk, &server.url(), &format!("{EXTRACT} --images s3://bucket/all/{name} --out {name}-url")).ended(0, &[]);
+        lgd_at(&desk, &server.url(), &format!("{EXTRACT} --images s3://bucket/all/{name} --out {name}-url"))
+            .ended(0, &[]);
         let [local, url] = ["local", "url"].map(|kind| files(&desk.path(&format!("{name}-{kind}"))));
         assert!(local == url, "{name}");
     }
@@ -194,11 +210,16 @@ fn bad_answers_are_repeated_and_change_no_byte() {
             if *times <= 2 { bad.clone() } else { Fault::None }
         });
         let out = format!("s3://bucket/out-{round}");
-        lgd_at(&desk, &proxy.url(), &format!("{EXTRACT} --images s3://bucket/tars --out {out} --store-cache {round}"))
-            .ended(0, &[]);
+        lgd_at(
+            &desk,
+            &proxy.url(),
+            &format!("{EXTRACT} --images s3://bucket/tars --out {out} --store-cache {round}"),
+        )
+        .ended(0, &[]);
         assert_stored(&desk, &server, &format!("out-{round}"), "local", "cache.json", &[]);
         // A copied folder is read, too.
-        lgd_at(&desk, &proxy.url(), &format!("inspect s3://bucket/local --store-cache {round}")).ended(0, &[]);
+        lgd_at(&desk, &proxy.url(), &format!("inspect s3://bucket/local --store-cache {round}"))
+            .ended(0, &[]);
         let (_, artifacts) = fetched(&desk, &round.to_string());
         assert_eq!(artifacts, 1, "{fault:?}");
         for (name, content) in &expected {
@@ -217,22 +238,33 @@ fn nothing_is_half_taken_when_every_answer_is_bad() {
     server.upload(&desk.path("local"), "local");
     for (round, fault) in [Fault::Drop, Fault::Half, Fault::Flip].into_iter().enumerate() {
         let bad = fault.clone();
-        let proxy = Proxy::start(server.port, move |_, line| match line.contains("views-") || line.contains(".tar") {
-            true => bad.clone(),
-            false => Fault::None,
+        let proxy = Proxy::start(server.port, move |_, line| {
+            match line.contains("views-") || line.contains(".tar") {
+                true => bad.clone(),
+                false => Fault::None,
+            }
         });
         let store = format!("--store-cache {round}");
-        lgd_at(&desk, &proxy.url(), &format!("inspect s3://bucket/local {store}")).ended(3, &["s3://bucket/local/views-0000"]);
+        lgd_at(&desk, &proxy.url(), &format!("inspect s3://bucket/local {store}"))
+            .ended(3, &["s3://bucket/local/views-0000"]);
         let (objects, artifacts) = fetched(&desk, &round.to_string());
         assert_eq!((objects, artifacts), (0, 0), "{fault:?}");
         if fault != Fault::Flip {
             lgd_at(&desk, &proxy.url(), &format!("{EXTRACT} --images s3://bucket/tars --out out {store}"))
                 .ended(3, &["s3://bucket/tars/part-"]);
-            assert!(!desk.path("out/cache.json").exists() && fetched(&desk, &round.to_string()).0 == 0, "{fault:?}");
-            lgd_at(&desk, &proxy.url(), &format!("{EXTRACT} --images tars --out s3://bucket/o{round} {store}"))
-                .ended(3, &[&format!("s3://bucket/o{round}/")]);
+            assert!(
+                !desk.path("out/cache.json").exists() && fetched(&desk, &round.to_string()).0 == 0,
+                "{fault:?}"
+            );
+            lgd_at(
+                &desk,
+                &proxy.url(),
+                &format!("{EXTRACT} --images tars --out s3://bucket/o{round} {store}"),
+            )
+            .ended(3, &[&format!("s3://bucket/o{round}/")]);
             assert!(!server.keys(&format!("o{round}")).contains(&"cache.json".to_owned()), "{fault:?}");
-            lgd_at(&desk, &server.url(), &format!("inspect s3://bucket/o{round} {store}")).ended(3, &["does not exist"]);
+            lgd_at(&desk, &server.url(), &format!("inspect s3://bucket/o{round} {store}"))
+                .ended(3, &["does not exist"]);
             // The local output waits in the store's folder; the same command stores it.
             let again = format!("{EXTRACT} --images tars --out s3://bucket/o{round} --resume {store}");
             lgd_at(&desk, &server.url(), &again).ended(0, &[]);
@@ -265,9 +297,17 @@ fn of_two_writers_one_fails_and_the_other_is_whole() {
     assert_stored(&desk, &server, "out", "local", "cache.json", &[]);
 
     lgd_at(&desk, &server.url(), &winner).ended(2, &["already holds", "--overwrite"]);
-    lgd_at(&desk, &server.url(), &format!("{EXTRACT} --images tars --seed 2 --out s3://bucket/out --overwrite"))
-        .ended(0, &[]);
-    let versions = server.keys("out").iter().filter_map(|key| Some(key.split_once('/')?.0.to_owned())).collect::<Vec<_>>();
+    lgd_at(
+        &desk,
+        &server.url(),
+        &format!("{EXTRACT} --images tars --seed 2 --out s3://bucket/out --overwrite"),
+    )
+    .ended(0, &[]);
+    let versions = server
+        .keys("out")
+        .iter()
+        .filter_map(|key| Some(key.split_once('/')?.0.to_owned()))
+        .collect::<Vec<_>>();
     assert!(versions.windows(2).all(|two| two[0] == two[1]), "the replaced files are gone: {versions:?}");
     lgd_at(&desk, &server.url(), "verify s3://bucket/out").ended(0, &[]);
     let bank = "bank --cache local --target kdep --dim 2 --out s3://bucket/out";
@@ -279,13 +319,17 @@ fn objects_that_change_and_manifests_that_lie_are_named() {
     let desk = archives();
     let server = Server::s3();
     server.upload(&desk.path("tars"), "tars");
-    let changes = Proxy::start(server.port, |_, line| match line.starts_with("GET /bucket/tars/part-1.tar") {
-        true => Fault::Late(Duration::from_secs(3)),
-        false => Fault::None,
-    });
+    let changes =
+        Proxy::start(server.port, |_, line| match line.starts_with("GET /bucket/tars/part-1.tar") {
+            true => Fault::Late(Duration::from_secs(3)),
+            false => Fault::None,
+        });
     let mut command = desk.command();
     command.args(format!("{EXTRACT} --images s3://bucket/tars --out out --store-cache store").split(' '));
-    command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_ENDPOINT_URL", changes.url());
+    command
+        .env("AWS_ACCESS_KEY_ID", KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .env("AWS_ENDPOINT_URL", changes.url());
     let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     while changes.requests("GET /bucket/tars/part-1.tar").is_empty() {
         thread::sleep(Duration::from_millis(20));
@@ -309,17 +353,23 @@ fn web_servers_are_read_and_redirects_to_other_hosts_are_not_followed() {
     let web = Server::web(&desk.path(""));
     let lgd = |line: &str| lgd_at(&desk, "http://127.0.0.1:9", line);
     let expected = files(&desk.path("local"));
-    let secret = format!("http://me:pass-word@127.0.0.1:{}/tars/part-{{0..3}}.tar?sig=signed-query", web.port);
+    let secret =
+        format!("http://me:pass-word@127.0.0.1:{}/tars/part-{{0..3}}.tar?sig=signed-query", web.port);
     let ran = lgd(&format!("{EXTRACT} --images {secret} --out out")).ended(0, &[]);
     assert!(expected == files(&desk.path("out")));
-    lgd(&format!("{EXTRACT} --images {secret} --out {}", secret.replace("part", "x"))).ended(2, &["only read"]);
-    let wrong = lgd(&format!("{EXTRACT} --images {secret} --nonsense {secret} --out out2")).ended(2, &["***"]);
-    let gone = lgd(&format!("{EXTRACT} --images {} --out out3", secret.replace("part", "gone"))).ended(2, &["4 of the 4"]);
+    lgd(&format!("{EXTRACT} --images {secret} --out {}", secret.replace("part", "x")))
+        .ended(2, &["only read"]);
+    let wrong =
+        lgd(&format!("{EXTRACT} --images {secret} --nonsense {secret} --out out2")).ended(2, &["***"]);
+    let gone = lgd(&format!("{EXTRACT} --images {} --out out3", secret.replace("part", "gone")))
+        .ended(2, &["4 of the 4"]);
     for text in [&ran.stderr, &ran.stdout, &wrong.stderr, &gone.stderr] {
         assert!(!text.contains("pass-word") && !text.contains("signed-query"), "{text}");
     }
     for (name, content) in files(&desk.path("")) {
-        let found = [&b"pass-word"[..], b"signed-query"].iter().any(|secret| content.windows(secret.len()).any(|bytes| bytes == *secret));
+        let found = [&b"pass-word"[..], b"signed-query"]
+            .iter()
+            .any(|secret| content.windows(secret.len()).any(|bytes| bytes == *secret));
         assert!(!found, "{name} has a password or a signature");
     }
     let url = format!("http://127.0.0.1:{}", web.port);
@@ -342,7 +392,11 @@ fn web_servers_are_read_and_redirects_to_other_hosts_are_not_followed() {
 fn urls_that_mean_nothing_are_refused_by_name() {
     let desk = archives();
     for (line, code, parts) in [
-        ("extract --images tars --teacher s3://bucket/teacher --out c", 2, &["--teacher", "takes no URL"][..]),
+        (
+            "extract --images tars --teacher s3://bucket/teacher --out c",
+            2,
+            &["--teacher", "takes no URL"][..],
+        ),
         ("extract --images hf://data/x --teacher teacher --out c", 2, &["hf://data/x", "s3://"]),
         ("extract --images s3:/bucket/x --teacher teacher --out c", 2, &["two slashes"]),
         ("extract --images tars --teacher teacher --out s3://bucket", 2, &["whole bucket"]),

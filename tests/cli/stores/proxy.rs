@@ -82,12 +82,16 @@ fn serve(mut client: TcpStream, server: u16, fault: impl Fn(&str) -> Fault) -> s
     let fault = fault(head.lines().next().unwrap_or_default());
     match &fault {
         Fault::Status500 => {
-            return client.write_all(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return client.write_all(
+                b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            );
         }
         Fault::Drop => return Ok(()),
         Fault::Late(time) => thread::sleep(*time),
         Fault::Redirect(to) => {
-            let answer = format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let answer = format!(
+                "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
             return client.write_all(answer.as_bytes());
         }
         _ => {}
@@ -95,14 +99,19 @@ fn serve(mut client: TcpStream, server: u16, fault: impl Fn(&str) -> Fault) -> s
     let mut upstream = TcpStream::connect(("127.0.0.1", server))?;
     let closing: Vec<&str> =
         head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:")).collect();
-    upstream.write_all((closing.join("\r\n").trim_end().to_owned() + "\r\nConnection: close\r\n\r\n").as_bytes())?;
+    upstream.write_all(
+        (closing.join("\r\n").trim_end().to_owned() + "\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
     upstream.write_all(&body)?;
     let (head, mut body) = head_of(&mut upstream)?;
     upstream.read_to_end(&mut body)?;
     let half = body.len() / 2;
     let mut head = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:")).fold(
         String::new(),
-        |all, line| match line.to_ascii_lowercase().starts_with("content-length:") && fault == Fault::Half && half > 0 {
+        |all, line| match line.to_ascii_lowercase().starts_with("content-length:")
+            && fault == Fault::Half
+            && half > 0
+        {
             true => format!("{all}Content-Length: {half}\r\n"),
             false => format!("{all}{line}\r\n"),
         },
@@ -141,5 +150,8 @@ fn head_of(stream: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
 }

@@ -156,7 +156,12 @@ pub fn lgd_at(desk: &Desk, endpoint: &str, line: &str) -> Ran {
     command.envs(credentials).env("AWS_ENDPOINT_URL", endpoint).env("AWS_REGION", "us-east-1");
     let ran = Ran::new(&command.output().unwrap());
     for secret in [KEY, SECRET, TOKEN] {
-        assert!(!format!("{}{}", ran.stdout, ran.stderr).contains(secret), "{line}: {}{}", ran.stdout, ran.stderr);
+        assert!(
+            !format!("{}{}", ran.stdout, ran.stderr).contains(secret),
+            "{line}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
     }
     ran
 }
