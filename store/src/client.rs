@@ -1,5 +1,6 @@
 //! Connections: one client per bucket or host, with bounded retries, on a runtime that stays inside this crate.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use object_store::client::{ClientConfigKey, HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 
 use crate::error::StoreError;
@@ -44,28 +46,29 @@ pub(crate) fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
             if names_plain_endpoint() {
                 builder = builder.with_allow_http(true);
             }
-            builder.with_http_connector(Connector).build().map(|store| Arc::new(store) as _)
+            builder.with_http_connector(Connector::default()).build().map(|store| Arc::new(store) as _)
         }
         Scheme::Gs => GoogleCloudStorageBuilder::from_env()
             .with_bucket_name(&url.base)
             .with_retry(retry)
-            .with_http_connector(Connector)
+            .with_http_connector(Connector::default())
             .build()
             .map(|store| Arc::new(store) as _),
         Scheme::Az => MicrosoftAzureBuilder::from_env()
             .with_container_name(&url.base)
             .with_retry(retry)
-            .with_http_connector(Connector)
+            .with_http_connector(Connector::default())
             .build()
             .map(|store| Arc::new(store) as _),
         Scheme::Http => {
             let query = url.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
             let options = ClientOptions::new().with_allow_http(url.base.starts_with("http://"));
+            let (base, authorization) = url.without_user();
             HttpBuilder::new()
-                .with_url(format!("{}/{query}", url.base))
+                .with_url(format!("{base}/{query}"))
                 .with_retry(retry)
                 .with_client_options(options)
-                .with_http_connector(Connector)
+                .with_http_connector(Connector { authorization })
                 .build()
                 .map(|store| Arc::new(store) as _)
         }
@@ -83,8 +86,17 @@ fn names_plain_endpoint() -> bool {
 }
 
 /// Makes clients whose requests stay on their host.
-#[derive(Debug)]
-struct Connector;
+#[derive(Default)]
+struct Connector {
+    /// Value of the header `Authorization`, for a web server.
+    authorization: Option<String>,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector")
+    }
+}
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -99,7 +111,14 @@ impl HttpConnector for Connector {
         };
         // Another part of the process may have chosen a provider already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut headers = HeaderMap::new();
+        if let Some(authorization) = &self.authorization {
+            let mut value = HeaderValue::from_str(authorization).map_err(|error| failed(error.into()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
         let client = reqwest::Client::builder()
+            .default_headers(headers)
             .user_agent(concat!("lgd/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(connect_time)
             .read_timeout(SILENCE)

@@ -154,7 +154,9 @@ async fn find(remote: Remote) -> Result<(Remote, String, Vec<(Box<str>, Pin)>), 
         };
         return Ok((remote, pattern, objects));
     }
-    let object = if url.key.is_empty() { None } else { remote.head("").await? };
+    // A web server answers the name of a folder with a page.
+    let is_folder = url.key.is_empty() || !url.lists() && !url.name().contains('.');
+    let object = if is_folder { None } else { remote.head("").await? };
     let Some(meta) = object else {
         if !url.lists() {
             return Err(StoreError::Missing {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use object_store::path::Path as Key;
 
 use crate::error::StoreError;
@@ -128,6 +130,15 @@ impl StoreUrl {
         format!("{:?} {host}", self.scheme)
     }
 
+    /// The base without its user, and the value of the header `Authorization` that the user stands for.
+    pub(crate) fn without_user(&self) -> (String, Option<String>) {
+        let split = self.base.split_once("://").and_then(|(scheme, rest)| {
+            let (user, host) = rest.rsplit_once('@')?;
+            Some((format!("{scheme}://{host}"), Some(format!("Basic {}", STANDARD.encode(user)))))
+        });
+        split.unwrap_or_else(|| (self.base.clone(), None))
+    }
+
     /// Whether the store lists what is below a prefix. A plain web server does not.
     pub(crate) fn lists(&self) -> bool {
         self.scheme != Scheme::Http
@@ -169,6 +180,7 @@ mod tests {
             ("https://me:pw@host:81", "a/b.tar", Some("sig=1"))
         );
         assert_eq!(url.shown, "https://***@host:81/a/b.tar?***");
+        assert_eq!(url.without_user(), ("https://host:81".to_owned(), Some("Basic bWU6cHc=".to_owned())));
         assert!(
             !url.origin().contains("pw") && !format!("{}{}", url.shown_of("x"), url.name()).contains("pw")
         );
