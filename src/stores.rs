@@ -3,7 +3,7 @@
 
 mod paths;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::ArgMatches;
@@ -12,7 +12,7 @@ use lgd_train::objective::{Input, Objectives};
 
 use crate::args::{
     AlignArgs, BankArgs, BankTarget, Command, EmbedArgs, EvalArgs, ExportArgs, ExtractArgs, ModelArgs,
-    PlannedJob, PredictArgs, ReportArgs, StoreArgs, TrainArgs,
+    PlannedJob, PredictArgs, PromptArgs, ReportArgs, StoreArgs, TrainArgs,
 };
 use crate::progress::JOB;
 use crate::say::say;
@@ -158,6 +158,7 @@ impl Stores {
     fn align(&mut self, args: &mut AlignArgs) -> anyhow::Result<()> {
         self.artifacts(&mut args.cache, &OPTIONAL)?;
         self.file(&mut args.categories)?;
+        self.keep_prompts(&mut args.prompts, &args.out);
         self.output(&mut args.out, "align.json", args.overwrite, true)
     }
 
@@ -169,7 +170,15 @@ impl Stores {
         self.artifact(&mut args.cache, &OPTIONAL)?;
         self.artifacts(&mut args.align, &[])?;
         args.categories.iter_mut().try_for_each(|path| self.file(path))?;
+        self.keep_prompts(&mut args.prompts, &args.out);
         self.output(&mut args.out, manifest, args.overwrite, true)
+    }
+
+    /// Keeps the prompt embeddings beside the fetched files: those beside an output are deleted with the local one.
+    fn keep_prompts(&self, args: &mut PromptArgs, out: &Path) {
+        if is_url(out) && args.prompts.is_none() {
+            args.prompts = Some(self.session.dir().join("prompts"));
+        }
     }
 
     fn train(&mut self, args: &mut TrainArgs, makes: bool) -> anyhow::Result<()> {

@@ -248,6 +248,11 @@ impl Session {
         Ok(())
     }
 
+    /// The folder of fetched files, for what a command keeps beside its output.
+    pub fn dir(&self) -> &Path {
+        &self.settings.dir
+    }
+
     /// Local paths and the URLs that they stand for, for messages.
     pub fn names(&self) -> &[Named] {
         &self.names
