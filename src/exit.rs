@@ -6,6 +6,7 @@ use lgd_bank::{AlignError, BankError};
 use lgd_data::ArtifactError;
 use lgd_extract::ExtractError;
 use lgd_report::ReportError;
+use lgd_store::StoreError;
 use lgd_train::error::FailureKind;
 use lgd_train::eval::EvalError;
 use lgd_train::export::ExportError;
@@ -51,6 +52,9 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<ArtifactError>() {
         return Some(of_artifact(error));
     }
+    if let Some(error) = store_error(cause) {
+        return Some(of_store(error));
+    }
     if let Some(ReportError::Artifact(error)) = cause.downcast_ref() {
         return Some(of_artifact(error));
     }
@@ -80,6 +84,20 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         FailureKind::Artifact => Exit::Artifact,
         FailureKind::Usage | FailureKind::Other => Exit::Usage,
     })
+}
+
+/// The error of an object store that `cause` is, or that a read of a file returned.
+fn store_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
+    let of_read = || cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref();
+    cause.downcast_ref().or_else(of_read)
+}
+
+fn of_store(error: &StoreError) -> Exit {
+    match error {
+        StoreError::Interrupted { .. } => Exit::Interrupted,
+        error if error.is_usage() => Exit::Usage,
+        _ => Exit::Artifact,
+    }
 }
 
 fn of_bank(error: &BankError) -> Option<Exit> {

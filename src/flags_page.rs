@@ -37,6 +37,16 @@ lr-per-step = true                      # a switch
 `lgd train --config runs/first/config.toml` repeats the settings of a run; give its cache, images, banks and another `--out` beside it.
 Paths are relative to the current folder. `lgd` prints the flags that it took from the file.
 
+## URLs
+
+Caches, banks, bridges, runs and images may be URLs: `s3://`, `gs://`, `az://`, `https://`. [Object stores](object-stores.md) has the details. Two
+flags of every command belong to them:
+
+| flag | default | meaning |
+|---|---|---|
+| `--store-cache <DIR>` | `lgd/store` in `XDG_CACHE_HOME`, else in `~/.cache` | Folder for what is fetched from URLs |
+| `--store-limit <SIZE>` | `64GB` | Size up to which fetched files stay in `--store-cache`. The longest unused are deleted first |
+
 ## Completion and manual pages
 
 ```sh
@@ -60,8 +70,9 @@ fn section(command: &mut Command) -> String {
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").trim();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let args =
-        command.get_arguments().filter(|arg| !["help", "version", "config"].contains(&arg.get_id().as_str()));
+    let args = command.get_arguments().filter(|arg| {
+        !["help", "version", "config", "store_cache", "store_limit"].contains(&arg.get_id().as_str())
+    });
     let rows: String = args.map(row).collect();
     format!(
         "\n## lgd {name}\n\n{about}.\n\n```text\n{usage}\n```\n\n| flag | default | meaning |\n|---|---|---|\n{rows}",

@@ -15,12 +15,14 @@ mod flags_page;
 mod hints;
 mod progress;
 mod say;
+mod stores;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
+use exit::Exit;
 use lgd_data::exit_on_lost_pages;
 use lgd_data::manifest::on_unguarded;
 use say::warn;
@@ -34,8 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const GRACE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    let args = match parse() {
-        Ok(args) => args,
+    let (matches, args) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => {
             warn(format_args!("error: {}", hints::message(&error)));
             return exit::of_error(&error).into();
@@ -48,13 +50,13 @@ fn main() -> ExitCode {
             dir.display()
         ));
     });
-    if let Err(error) = exit_on_lost_pages(exit::Exit::Artifact as i32) {
+    if let Err(error) = exit_on_lost_pages(Exit::Artifact as i32) {
         warn(format_args!("warning: a file that is shortened while it is read will not be named: {error}"));
     }
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
         warn(format_args!("warning: an interrupt will not be handled gracefully: {error}"));
     }
-    match commands::run(args.command) {
+    match run(&matches, args) {
         Ok(exit) => exit.into(),
         Err(error) => {
             warn(format_args!("error: {}", hints::message(&error)));
@@ -64,12 +66,33 @@ fn main() -> ExitCode {
 }
 
 /// The arguments, with those of `--config`. A wrong argument ends the process, as clap does it.
-fn parse() -> anyhow::Result<args::Args> {
+fn parse() -> anyhow::Result<(ArgMatches, args::Args)> {
     let mut root = args::Args::command();
     root.build();
     let words = config_file::expand(&root, std::env::args_os().collect())?;
-    let matches = args::Args::command().get_matches_from(words);
-    Ok(args::Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    let matches = args::Args::command().try_get_matches_from(words).unwrap_or_else(|error| end(&error));
+    let args = args::Args::from_arg_matches(&matches).unwrap_or_else(|error| end(&error));
+    Ok((matches, args))
+}
+
+/// Ends the process with clap's message. One that quotes a URL is shown without credentials.
+fn end(error: &clap::Error) -> ! {
+    let text = error.to_string();
+    if error.use_stderr() && text.contains("://") {
+        warn(text.trim_end());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
+}
+
+/// Fetches inputs that are URLs, runs the command, and stores outputs that are URLs.
+fn run(matches: &ArgMatches, mut args: args::Args) -> anyhow::Result<Exit> {
+    let stores = stores::resolve(matches, &args.store, &mut args.command)?;
+    let exit = commands::run(args.command)?;
+    if let Some(stores) = stores.filter(|_| matches!(exit, Exit::Done | Exit::Rejects)) {
+        stores.store()?;
+    }
+    Ok(exit)
 }
 
 /// The first interrupt asks the job to stop at the next safe point. The second ends the process at once.

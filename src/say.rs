@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use indicatif::ProgressBar;
 
 use crate::escape::escaped;
+use crate::stores::shown;
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
@@ -32,7 +33,7 @@ pub fn say(line: impl Display) {
 /// Prints a warning or an error, without control characters from names and files. A closed standard error is not an error.
 pub fn warn(line: impl Display) {
     let print = || {
-        let _ = writeln!(std::io::stderr().lock(), "{}", escaped(&line.to_string()));
+        let _ = writeln!(std::io::stderr().lock(), "{}", escaped(&shown(&line.to_string())));
     };
     match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
         Some(bar) => bar.suspend(print),

@@ -48,7 +48,9 @@ impl OpenFiles {
             ordinary::open(path)
         })?;
         let file = Arc::new(file);
-        self.keep(number, &file);
+        if !ordinary::is_stand_in(path) {
+            self.keep(number, &file);
+        }
         Ok(file)
     }
 

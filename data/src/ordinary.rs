@@ -2,13 +2,35 @@
 //!
 //! Opening a FIFO waits for a writer, and reading a device may never end or have effects of its own. Both can stand under
 //! the name of an image or a model.
+//!
+//! A program may list files that are elsewhere, such as in an object store, by stand-ins: files with the right names and
+//! lengths in a folder of its own. [`set_stand_ins`] then opens the real files in their place.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
+
+/// Opens the file that a stand-in stands for; `None` if the path is no stand-in.
+pub type OpenStandIn = Box<dyn Fn(&Path) -> Option<io::Result<File>> + Send + Sync>;
+
+/// The folder of stand-ins, and what opens them.
+static STAND_INS: OnceLock<(PathBuf, OpenStandIn)> = OnceLock::new();
+
+/// Lets `open` open the files below `dir`. Only the first call of a process counts.
+pub fn set_stand_ins(dir: PathBuf, open: OpenStandIn) {
+    // A second call has no effect, by definition.
+    let _ = STAND_INS.set((dir, open));
+}
+
+/// Whether a file would be opened by [`set_stand_ins`]. Such a file is opened anew for each use: an open file that is
+/// deleted in the meantime still takes space.
+pub(crate) fn is_stand_in(path: &Path) -> bool {
+    STAND_INS.get().is_some_and(|(dir, _)| path.starts_with(dir))
+}
 
 /// Opens an ordinary file for reading. Follows links.
 ///
@@ -16,6 +38,9 @@ use rustix::fs::OFlags;
 /// The system's error; [`io::ErrorKind::InvalidInput`] for a FIFO, a device or a socket, and
 /// [`io::ErrorKind::IsADirectory`] for a folder.
 pub fn open(path: &Path) -> io::Result<File> {
+    if let Some(opened) = STAND_INS.get().filter(|_| is_stand_in(path)).and_then(|(_, open)| open(path)) {
+        return opened;
+    }
     require(&path.metadata()?)?;
     // What was an ordinary file a moment ago may be a FIFO by now, which is then opened without waiting.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);

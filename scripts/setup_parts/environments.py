@@ -1,4 +1,5 @@
-"""The Python environments: `venv` for the demo and tests, `torch-venv` for goldens and peers, `docs-venv` for the book."""
+"""The Python environments: `venv` for the demo and tests, `torch-venv` for goldens and peers, `docs-venv` for the book, `moto-venv`
+for the tests of object stores."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from .packages import pip_install
 VENV = THIRD_PARTY / "venv"
 TORCH_VENV = THIRD_PARTY / "torch-venv"
 DOCS_VENV = THIRD_PARTY / "docs-venv"
+MOTO_VENV = THIRD_PARTY / "moto-venv"
 
 
 def python_of(folder: Path) -> Path:
@@ -29,6 +31,11 @@ def setup_venv() -> None:
 def setup_docs() -> None:
     """MkDocs with the Material theme, which `scripts/docs` builds the book with."""
     environment("docs", DOCS_VENV, [REQUIREMENTS / "docs.txt"])
+
+
+def setup_moto() -> None:
+    """moto, an S3-compatible server, which the tests of object stores start on loopback."""
+    environment("moto", MOTO_VENV, [REQUIREMENTS / "moto.txt"])
 
 
 def setup_torch() -> None:

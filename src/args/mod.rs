@@ -15,6 +15,7 @@ mod plan;
 mod predict;
 mod prompts;
 mod report;
+mod store;
 mod teacher;
 mod train;
 
@@ -40,6 +41,7 @@ pub use self::plan::{PlanArgs, PlannedJob};
 pub use self::predict::{OutputFormat, PredictArgs, table_format};
 pub use self::prompts::{NameArgs, PromptArgs};
 pub use self::report::ReportArgs;
+pub use self::store::StoreArgs;
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;
 
@@ -58,6 +60,9 @@ pub struct Args {
     /// Print no progress, notes and summaries, only warnings and errors.
     #[arg(long, global = true)]
     pub quiet: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub store: StoreArgs,
 }
 
 const EXIT_CODES: &str = "\

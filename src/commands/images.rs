@@ -12,14 +12,15 @@ use super::{source_notes, threads_or_all};
 use crate::args::ImagesArgs;
 use crate::exit::Exit;
 use crate::say::say;
+use crate::stores;
 
 /// Rejects that are named one by one.
 const NAMED: usize = 20;
 
 /// Lists the images, and prints notes about their sources.
 pub fn open(args: &ImagesArgs) -> anyhow::Result<ImageArguments> {
-    let images =
-        ImageArguments::open(&args.images, &args.fields.names(None)).context("cannot list the images")?;
+    let images = ImageArguments::open(&args.images, &args.fields.names(None), stores::named)
+        .context("cannot list the images")?;
     for (number, source) in images.sources() {
         if let Some(path) = args.images.get(number) {
             source_notes(path, source.listing());

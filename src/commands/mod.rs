@@ -36,6 +36,7 @@ use crate::escape::{escaped, json_escaped};
 use crate::exit::Exit;
 use crate::hints;
 use crate::say::say;
+use crate::stores::shown;
 
 /// Loads ONNX Runtime from `explicit` or its usual places, and prints the path if it is a Python package's.
 fn runtime(explicit: Option<&Path>) -> anyhow::Result<Runtime> {
@@ -106,7 +107,7 @@ fn open_run(dir: &Path, checkpoint: &CheckpointArgs) -> anyhow::Result<Run> {
 /// Prints a line to standard output, without control characters from names and files. A closed pipe, for example by `head`,
 /// is not an error: the work is done.
 fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{}", escaped(text)) {
+    match writeln!(std::io::stdout().lock(), "{}", escaped(&shown(text))) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         printed => printed.context("cannot write to standard output"),
     }

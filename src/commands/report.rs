@@ -18,6 +18,7 @@ use super::{print, set_threads};
 use crate::args::ReportArgs;
 use crate::exit::Exit;
 use crate::say::say;
+use crate::stores;
 
 /// File name of a report in the folder that it describes.
 const REPORT: &str = "report.html";
@@ -45,14 +46,16 @@ impl RunInputs {
     /// The inputs of a training: of `banks`, the bank of names.
     pub fn of_training(cache: &Path, banks: &[PathBuf], images: Option<&Path>) -> Self {
         let bank = banks.iter().find(|dir| !KdepBank::is_kdep(dir)).map(PathBuf::as_path);
-        let kept = |path: Option<&Path>| path.and_then(|path| std::path::absolute(path).ok());
+        let kept = |path: Option<&Path>| path.map(stores::recorded);
         Self { cache: kept(Some(cache)), bank: kept(bank), images: kept(images) }
     }
 
     /// The inputs that `dir` keeps; none if the file is missing or unreadable.
     fn kept(dir: &Path) -> Self {
         let text = fs::read(dir.join(INPUTS)).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+        let Self { cache, bank, images } = serde_json::from_slice(&text).unwrap_or_default();
+        let [cache, bank, images] = [cache, bank, images].map(|path| path.map(stores::local));
+        Self { cache, bank, images }
     }
 }
 
@@ -71,6 +74,10 @@ pub fn write_after_eval(dir: &Path, eval: &impl Serialize) {
 }
 
 fn write_for_run(dir: &Path, name: &str, kept: anyhow::Result<Vec<u8>>) {
+    if stores::is_fetched(dir) {
+        say("note: nothing is written to a fetched run; keep this evaluation for `lgd report --eval`");
+        return;
+    }
     let written = || -> anyhow::Result<()> {
         let _lock = FolderLock::exclusive(dir)?;
         write_atomic(&dir.join(name), &kept?)?;

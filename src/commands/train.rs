@@ -22,6 +22,7 @@ use crate::args::TrainArgs;
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress, time_left};
 use crate::say::say;
+use crate::stores;
 
 /// Images per step if neither `--batch` nor the number of samples says otherwise.
 const DEFAULT_BATCH: usize = 256;
@@ -91,6 +92,7 @@ pub(super) fn loop_settings(args: &TrainArgs) -> anyhow::Result<LoopSettings> {
         threads: threads_or_all(args.threads),
         device: args.device.open()?,
         noted: |text| say(format_args!("note: {text}")),
+        recorded: stores::recorded,
         initialized: |path, loaded| say(format_args!("initial weights {}: {loaded}", path.display())),
         ..LoopSettings::default()
     })

@@ -27,6 +27,7 @@ mod repair;
 mod report;
 mod software_gpu;
 mod stored_views;
+mod stores;
 mod teacher;
 mod terminal;
 mod watching;

@@ -58,12 +58,18 @@ impl FolderLock {
     }
 
     /// Locks `dir` against [`FolderLock::exclusive`] writers, together with others that share it.
-    pub(crate) fn shared(dir: &Path) -> Result<Self, ArtifactError> {
+    ///
+    /// # Errors
+    /// Those of [`FolderLock::exclusive`].
+    pub fn shared(dir: &Path) -> Result<Self, ArtifactError> {
         Self::acquire(dir, LOCK, FlockOperation::NonBlockingLockShared)
     }
 
     /// Locks part `name` of `dir` against other writers of the same part.
-    pub(crate) fn of_part(dir: &Path, name: &str) -> Result<Self, ArtifactError> {
+    ///
+    /// # Errors
+    /// Those of [`FolderLock::exclusive`].
+    pub fn of_part(dir: &Path, name: &str) -> Result<Self, ArtifactError> {
         Self::acquire(dir, &format!("{LOCK}-{name}"), FlockOperation::NonBlockingLockExclusive)
     }
 

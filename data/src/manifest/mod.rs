@@ -27,4 +27,4 @@ pub use folder::{ClaimedFolder, Existing, PLAN, prepare_folder, remove_leftovers
 pub use folder_lock::{FolderLock, LOCK, on_unguarded};
 pub use hash::ContentHash;
 pub(crate) use sealed::{read_json, write_new_json};
-pub use sealed::{read_manifest, write_json};
+pub use sealed::{read_manifest, require_sealed, write_json};

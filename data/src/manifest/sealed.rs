@@ -41,8 +41,11 @@ fn seal(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ArtifactError> {
     Ok(text)
 }
 
-/// Fails if the last field of the JSON is not the hash of the bytes before it.
-fn check_seal(path: &Path, text: &[u8]) -> Result<(), ArtifactError> {
+/// Checks that the last field of a manifest is the hash of the bytes before it. `path` is used for errors.
+///
+/// # Errors
+/// [`ArtifactError::Hash`], or [`ArtifactError::Invalid`] if there is no such field.
+pub fn require_sealed(path: &Path, text: &[u8]) -> Result<(), ArtifactError> {
     let unsealed = || {
         ArtifactError::invalid(
             path,
@@ -64,7 +67,7 @@ fn check_seal(path: &Path, text: &[u8]) -> Result<(), ArtifactError> {
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, ContentHash)>, ArtifactError> {
     let Some(bytes) = read_if_exists(path)? else { return Ok(None) };
     let value = parse(path, &bytes)?;
-    check_seal(path, &bytes)?;
+    require_sealed(path, &bytes)?;
     Ok(Some((value, ContentHash::of(&bytes))))
 }
 
@@ -94,7 +97,7 @@ pub fn read_manifest<T: DeserializeOwned>(
     if !(1..=version).contains(&format_version) {
         return Err(ArtifactError::Version { path: path.to_owned(), expected: version, got: format_version });
     }
-    check_seal(path, &bytes)?;
+    require_sealed(path, &bytes)?;
     Ok((parse(path, &bytes)?, ContentHash::of(&bytes)))
 }
 

@@ -48,6 +48,7 @@ pub use folder::ImageFolder;
 pub use labels::{LabelFault, class_numbers, position_limit};
 pub use listing::{LeftAside, Listing, Note, Rejected, Sample, listing_hash};
 pub use parquet::{ParquetFiles, ParquetProblem, ParquetSourceError};
+pub use ranges::expand as expand_range;
 pub use subset::Subset;
 
 use file::{is_fault_of_file, read_sample};

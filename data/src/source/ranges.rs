@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 /// Maximum number of paths that one pattern may stand for.
 const MOST: usize = 1_000_000;
 
-/// The paths that a pattern with braces stands for, in order. `None` if `path` has no pair of braces that holds a range
-/// or a set, or stands for too many paths.
-pub(super) fn expand(path: &Path) -> Option<Vec<PathBuf>> {
+/// The paths that a pattern with braces stands for, in order, such as `shards-{000..127}.tar`. `None` if `path` has no pair
+/// of braces that holds a range or a set, or stands for too many paths.
+pub fn expand(path: &Path) -> Option<Vec<PathBuf>> {
     let mut paths = Vec::new();
     // WebDataset separates several patterns by two colons.
     for pattern in path.to_str()?.split("::") {

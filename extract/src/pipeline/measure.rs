@@ -55,7 +55,7 @@ impl Extractor {
         config: &CacheConfig,
         job: &Job,
     ) -> Result<Pace, ExtractError> {
-        let preparer = Preparer::new(source, config, self.encoder(), self.options.limits);
+        let preparer = Preparer::new(source, config, self.encoder(), &self.options);
         let (threads, samples) = (self.prepare_threads(), source.samples().len());
         let window = window(threads.1, preparer.sample_bytes());
         let (to_readers, tasks) = bounded(window);

@@ -153,7 +153,7 @@ impl Extractor {
         partition: Partition,
     ) -> Option<StoredEstimate> {
         let format = config.stored_views?;
-        let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);
+        let preparer = prepare::Preparer::new(source, config, self.encoder(), &self.options);
         Some(estimate::estimate(&preparer, config, format, partition))
     }
 
@@ -210,7 +210,7 @@ impl Extractor {
         if !builder.is_complete() && builder.missing_shards(partition)?.is_empty() {
             return Ok(None);
         }
-        let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);
+        let preparer = prepare::Preparer::new(source, config, self.encoder(), &self.options);
         let fitted = fit::fit(&mut self.encoders[0], &preparer, record, config.views, job)?;
         Ok(Some(builder.keep_projection(&fitted)?))
     }
@@ -231,7 +231,7 @@ impl Extractor {
     ) -> Result<ExtractSummary, ExtractError> {
         let config = builder.config();
         let threads = self.prepare_threads();
-        let preparer = prepare::Preparer::new(source, config, self.encoder(), self.options.limits);
+        let preparer = prepare::Preparer::new(source, config, self.encoder(), &self.options);
         let window = window(threads.1, preparer.sample_bytes());
 
         let (to_readers, reader_tasks) = bounded(window);

@@ -42,6 +42,9 @@ pub struct ExtractOptions {
     pub features: bool,
     /// Storage format of the teacher's tokens; `None` if they are not cached.
     pub tokens: Option<TokenStorage>,
+    /// Rewrites the details of rejects before they are stored, such as paths that mean nothing later; `None` stores them as
+    /// they are.
+    pub rewrite_details: Option<fn(&str) -> String>,
 }
 
 /// The views that a cache holds.

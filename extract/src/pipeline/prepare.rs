@@ -12,6 +12,7 @@ use lgd_data::source::{ImageSource, SourceError};
 use lgd_data::view::{CenterCrop, Policy, View};
 
 use super::feed::ReadTask;
+use super::options::ExtractOptions;
 use crate::encoder::{ImageEncoder, PixelBuffer, PixelType};
 use crate::error::ExtractError;
 
@@ -58,6 +59,7 @@ pub(super) struct Preparer<'a> {
     pixel_type: PixelType,
     image_len: usize,
     stored: Option<StoredFormat>,
+    rewrite_details: Option<fn(&str) -> String>,
     /// Number of images with transparency among those prepared.
     transparent: AtomicU64,
 }
@@ -67,11 +69,11 @@ impl<'a> Preparer<'a> {
         source: &'a dyn ImageSource,
         config: &CacheConfig,
         encoder: &ImageEncoder,
-        limits: DecodeLimits,
+        options: &ExtractOptions,
     ) -> Self {
         Self {
             source,
-            limits,
+            limits: options.limits,
             views: config.views,
             center: config.center,
             policy: config.policy,
@@ -83,6 +85,7 @@ impl<'a> Preparer<'a> {
             pixel_type: encoder.pixel_type(),
             image_len: encoder.image_len(),
             stored: config.stored_views,
+            rewrite_details: options.rewrite_details,
             transparent: AtomicU64::new(0),
         }
     }
@@ -118,6 +121,7 @@ impl<'a> Preparer<'a> {
     }
 
     fn reject(&self, sample: usize, reason: &str, detail: String) -> Reject {
+        let detail = self.rewrite_details.map_or_else(|| detail.clone(), |rewrite| rewrite(&detail));
         Reject { key: self.source.samples()[sample].key.clone(), reason: reason.to_owned(), detail }
     }
 

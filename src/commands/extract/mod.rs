@@ -22,6 +22,7 @@ use crate::args::{ExtractArgs, PartitionArg, StoreTokens, StoreViews};
 use crate::exit::Exit;
 use crate::progress::{JOB, Progress};
 use crate::say::{say, warn};
+use crate::stores;
 
 /// Default number of views that a projection is fitted to.
 const FIT_VIEWS: usize = 2048;
@@ -147,6 +148,7 @@ fn open_extractor(
         decode_threads: if args.decode_threads == 0 { args.runtime.threads } else { args.decode_threads },
         limits: DecodeLimits::default(),
         features: args.features,
+        rewrite_details: Some(stores::shown),
         tokens: args.tokens.map(|tokens| match tokens {
             StoreTokens::F16 => TokenStorage::F16,
             StoreTokens::Int8 => TokenStorage::Int8,
@@ -240,7 +242,7 @@ fn require_apart(args: &ExtractArgs) -> anyhow::Result<()> {
 
 /// Converts an entry that could not be listed to a reject of the cache.
 fn listed_reject(entry: &Rejected) -> Reject {
-    Reject { key: entry.key.clone(), reason: entry.reason.to_owned(), detail: entry.detail.clone() }
+    Reject { key: entry.key.clone(), reason: entry.reason.to_owned(), detail: stores::shown(&entry.detail) }
 }
 
 fn view_plan(args: &ExtractArgs, center: Option<CenterCrop>) -> ViewPlan {

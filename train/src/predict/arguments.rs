@@ -29,31 +29,35 @@ enum Images {
 
 impl ImageArguments {
     /// Opens all `paths`: image files, and sources of images as [`open_with`] takes them, with the fields `fields`. A file
-    /// that is no list, archive or table is an image, whatever its name.
+    /// that is no list, archive or table is an image, whatever its name. The keys begin with what `named` returns for a path.
     ///
     /// # Errors
     /// The errors of [`open_with`], for the first argument that is not there or cannot be listed.
-    pub fn open(paths: &[PathBuf], fields: &FieldNames) -> Result<Self, SourceError> {
+    pub fn open(
+        paths: &[PathBuf],
+        fields: &FieldNames,
+        named: impl Fn(&Path) -> PathBuf,
+    ) -> Result<Self, SourceError> {
         let mut all = Self { listing: Listing::default(), parts: Vec::new() };
         for path in paths {
             match open_with(path, CaptionColumn::Ignore, fields) {
-                Ok(source) => all.add_source(path, source),
+                Ok(source) => all.add_source(&named(path), source),
                 // The name says nothing, so the content decides when the image is decoded.
-                Err(error) if error.is_one_image() && path.is_file() => all.add_file(path),
+                Err(error) if error.is_one_image() && path.is_file() => all.add_file(path, &named(path)),
                 Err(error) => return Err(error),
             }
         }
         Ok(all)
     }
 
-    fn add_file(&mut self, path: &Path) {
+    fn add_file(&mut self, path: &Path, name: &Path) {
         let first = self.listing.samples.len();
-        self.listing.samples.push(Sample { key: path.display().to_string(), label: None });
+        self.listing.samples.push(Sample { key: name.display().to_string(), label: None });
         self.parts.push(Part { first, images: Images::File(path.to_owned()) });
     }
 
-    fn add_source(&mut self, path: &Path, source: Box<dyn ImageSource>) {
-        let key = |key: &str| path.join(key).display().to_string();
+    fn add_source(&mut self, name: &Path, source: Box<dyn ImageSource>) {
+        let key = |key: &str| name.join(key).display().to_string();
         let first = self.listing.samples.len();
         let listing = source.listing();
         let samples = listing.samples.iter().map(|sample| Sample { key: key(&sample.key), label: None });

@@ -89,6 +89,8 @@ pub struct LoopSettings {
     pub noted: fn(&str),
     /// Called with the file and the outcome when initial weights are loaded, before the first step.
     pub initialized: fn(&Path, &LoadReport),
+    /// Returns what the run records as the place of its bank: for a local folder, its absolute path.
+    pub recorded: fn(&Path) -> PathBuf,
 }
 
 impl Default for LoopSettings {
@@ -103,6 +105,7 @@ impl Default for LoopSettings {
             keep_checkpoints: false,
             noted: |_| {},
             initialized: |_, _| {},
+            recorded: absolute,
         }
     }
 }
@@ -332,7 +335,7 @@ fn manifest(
         config: config.clone(),
         cache: inputs.cache.hash(),
         bank: inputs.bank.map(Bank::hash),
-        bank_dir: inputs.bank.map(|bank| absolute(bank.dir())),
+        bank_dir: inputs.bank.map(|bank| (settings.recorded)(bank.dir())),
         kdep_bank: inputs.kdep.map(KdepBank::hash),
         text_encoder: inputs.bank.map(|bank| bank.manifest().record.text_encoder).or(teacher.text_encoder),
         centered: inputs.bank.and_then(|bank| bank.manifest().record.center),

@@ -1,7 +1,7 @@
 //! Prediction: probabilities, rejects, the run's own bank, and images from several arguments.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lgd_data::ArtifactError;
 use lgd_data::bank::Bank;
@@ -233,7 +233,7 @@ fn several_arguments_are_one_source_and_a_bad_file_is_a_reject() {
     // Neither an image nor anything else: the content decides, not the name.
     let broken = write("broken", b"not an image");
     let paths = [one, path("folder"), broken];
-    let images = ImageArguments::open(&paths, &FieldNames::default()).unwrap();
+    let images = ImageArguments::open(&paths, &FieldNames::default(), Path::to_owned).unwrap();
     let mut model = Colors::new();
     let (rows, rejects) = predicted(&mut model, None, &images, 1);
     let expected = [("one.ppm", 0), ("folder/a/x.ppm", 1), ("folder/b/y.ppm", 0)];
@@ -242,7 +242,7 @@ fn several_arguments_are_one_source_and_a_bad_file_is_a_reject() {
     assert_eq!(got, expected);
     assert_eq!(rejects, [path("broken").display().to_string()]);
     assert_eq!(images.sources().map(|(number, _)| number).collect::<Vec<_>>(), [1]);
-    assert!(ImageArguments::open(&[path("absent.jpg")], &FieldNames::default()).is_err());
+    assert!(ImageArguments::open(&[path("absent.jpg")], &FieldNames::default(), Path::to_owned).is_err());
     assert!(images.read(4, 10).is_err() && images.read(0, 10).is_err());
 }
 
