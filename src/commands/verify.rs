@@ -127,6 +127,8 @@ fn command(path: &Path, config: &CacheConfig) -> String {
     if let Some(center) = config.center {
         flags.push(format!("--with-center --center-fraction {}", center.fraction));
     }
+    // The manifest does not say whether this is the teacher's own filter; given, it is the same.
+    flags.push(format!("--resample {}", config.teacher.resample));
     if config.policy != Policy::MocoV2 {
         flags.push(format!("--policy {}", config.policy.name()));
     }

@@ -140,6 +140,7 @@ fn open_extractor(
         },
         decode_threads: if args.decode_threads == 0 { args.runtime.threads } else { args.decode_threads },
         limits: DecodeLimits::default(),
+        resample: args.resample,
         features: args.features,
         tokens: args.tokens.map(|tokens| match tokens {
             StoreTokens::F16 => TokenStorage::F16,
