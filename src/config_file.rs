@@ -1,4 +1,5 @@
-//! `--config FILE`: flags of a command from a TOML file. Flags on the command line win.
+//! `--config FILE`: flags of a command from a TOML file, and the flags of a `--recipe`. Flags on the command line win, then
+//! those of the file.
 //!
 //! ```toml
 //! [train]                 # optional: without sections, all keys belong to the command that reads the file
@@ -13,23 +14,27 @@
 mod of_run;
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use anyhow::{Context, bail};
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, Command, ValueEnum};
 use toml::{Table, Value};
 
+use crate::recipe::Recipe;
 use crate::say::say;
 
-/// Name of the flag.
+/// Names of the flags.
 const CONFIG: &str = "config";
+const RECIPE: &str = "recipe";
 
 /// A flag and its values; no value for a switch.
 #[derive(Clone, Debug, PartialEq)]
-struct Flag {
-    long: String,
-    values: Vec<String>,
+pub struct Flag {
+    /// Its name without dashes.
+    pub long: String,
+    /// Its values.
+    pub values: Vec<String>,
 }
 
 impl Flag {
@@ -42,38 +47,77 @@ impl Flag {
     }
 }
 
-/// `typed`, the arguments of the process, with those of `--config FILE` in front of the command's own; unchanged without
-/// the flag.
+/// `typed`, the arguments of the process, with those of `--config FILE` and `--recipe NAME` in front of the command's own;
+/// unchanged without these flags. A flag is taken from the command line, else from the file, else from the recipe.
 ///
 /// # Errors
-/// The file cannot be read, is no TOML, or has a key that is no flag of the command or a value that no flag takes.
+/// The file cannot be read, is no TOML, or has a key that is no flag of the command or a value that no flag takes. The
+/// recipe has no value for this student.
 pub fn expand(root: &Command, typed: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-    let Some(file) = value_of(CONFIG, &typed) else { return Ok(typed) };
+    if ![CONFIG, RECIPE].iter().any(|long| is_typed(long, &typed)) {
+        return Ok(typed);
+    }
     let Some((at, command)) = subcommand(root, &typed, 1) else { return Ok(typed) };
     // `lgd plan train` takes the flags of `lgd train`.
     let (at, command) = subcommand(command, &typed, at + 1).unwrap_or((at, command));
-    let path = Path::new(&file);
+    let (mut given, mut complete) = (Vec::new(), false);
+    let mut words = Vec::new();
+    if let Some(file) = value_of(CONFIG, &typed) {
+        let path = Path::new(&file);
+        (given, complete) = of_file(root, command, path)?;
+        given.retain(|flag| !is_typed(&flag.long, &typed));
+        words = told(&path.display(), &given);
+    }
+    let recipe = value_of(RECIPE, &typed).and_then(|name| name.into_string().ok());
+    let recipe = recipe.or_else(|| given.iter().find(|flag| flag.long == RECIPE)?.values.first().cloned());
+    // clap refuses an unknown name, and a command that has no recipes.
+    let recipe = recipe.and_then(|name| Recipe::from_str(&name, false).ok());
+    if let Some(recipe) = recipe.filter(|_| has_flag(command, RECIPE)) {
+        if complete {
+            bail!(
+                "the configuration of a run is complete, and leaves nothing to a recipe\nhint: leave out --config or --recipe"
+            );
+        }
+        let flags = recipe.flags(command, &given, &typed)?;
+        let told = told(&format_args!("the recipe {recipe}"), &flags);
+        words.splice(0..0, told);
+    }
+    let mut expanded = typed;
+    expanded.splice(at + 1..=at, words.into_iter().map(OsString::from));
+    Ok(expanded)
+}
+
+/// The flags of a file, and whether it is the configuration of a run, which has all of them.
+fn of_file(root: &Command, command: &Command, path: &Path) -> anyhow::Result<(Vec<Flag>, bool)> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let table: Table = toml::from_str(&text).with_context(|| path.display().to_string())?;
-    let flags = match of_run::flags(&table) {
-        Some(flags) if command.get_name() == "train" => flags?,
+    match of_run::flags(&table) {
+        Some(flags) if command.get_name() == "train" => Ok((flags?, true)),
         Some(_) => {
             bail!("{}: this is the configuration of a run, which only `lgd train` reads", path.display())
         }
         None => {
             let table = section(root, command, table).with_context(|| path.display().to_string())?;
             let flags = table.iter().map(|(key, value)| flag(command, key, value));
-            flags.collect::<anyhow::Result<Vec<_>>>().with_context(|| path.display().to_string())?.concat()
+            let flags =
+                flags.collect::<anyhow::Result<Vec<_>>>().with_context(|| path.display().to_string())?;
+            Ok((flags.concat(), false))
         }
-    };
-    let is_typed = |flag: &Flag| typed.iter().any(|word| is_flag(word, &flag.long));
-    let words: Vec<String> = flags.into_iter().filter(|flag| !is_typed(flag)).flat_map(words).collect();
-    if !words.is_empty() {
-        say(format_args!("note: {} gives {}", path.display(), words.join(" ")));
     }
-    let mut expanded = typed;
-    expanded.splice(at + 1..=at, words.into_iter().map(OsString::from));
-    Ok(expanded)
+}
+
+/// The flags as arguments, after a note about their origin.
+fn told(origin: &dyn fmt::Display, flags: &[Flag]) -> Vec<String> {
+    let words: Vec<String> = flags.iter().cloned().flat_map(words).collect();
+    if !words.is_empty() {
+        say(format_args!("note: {origin} gives {}", words.join(" ")));
+    }
+    words
+}
+
+/// Whether a command has the flag `--long`.
+fn has_flag(command: &Command, long: &str) -> bool {
+    command.get_arguments().any(|arg| arg.get_long() == Some(long))
 }
 
 /// The first word from `from` on that is a subcommand of `command`, and its position.
@@ -89,8 +133,13 @@ fn is_flag(word: &OsStr, long: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
 }
 
+/// Whether the flag `--long` is among `words`.
+pub fn is_typed(long: &str, words: &[OsString]) -> bool {
+    words.iter().any(|word| is_flag(word, long))
+}
+
 /// The value of the flag `--long` among `words`.
-fn value_of(long: &str, words: &[OsString]) -> Option<OsString> {
+pub fn value_of(long: &str, words: &[OsString]) -> Option<OsString> {
     let at = words.iter().position(|word| is_flag(word, long))?;
     match words[at].to_str().and_then(|word| word.split_once('=')) {
         Some((_, value)) => Some(value.into()),
@@ -124,7 +173,10 @@ fn section(root: &Command, command: &Command, mut table: Table) -> anyhow::Resul
 }
 
 /// The flags that a key stands for: none for a switch that is off, several for one that may be repeated.
-fn flag(command: &Command, key: &str, value: &Value) -> anyhow::Result<Vec<Flag>> {
+///
+/// # Errors
+/// The key is no flag of the command, or the flag does not take the value.
+pub fn flag(command: &Command, key: &str, value: &Value) -> anyhow::Result<Vec<Flag>> {
     let long = key.replace('_', "-");
     let known = |arg: &&Arg| arg.get_long().is_some_and(|name| ![CONFIG, "help", "version"].contains(&name));
     let args: Vec<&Arg> = command.get_arguments().filter(known).collect();
@@ -237,6 +289,26 @@ mod tests {
         assert_eq!(expanded(toml, "verify x").unwrap(), ["x"]);
         let planned = ["--seconds=3", "train", "--bank=a", "--bank=b", "--student=resnet50"];
         assert_eq!(expanded(toml, "plan --seconds=3 train --student=resnet50").unwrap(), planned);
+    }
+
+    #[test]
+    fn a_recipe_gives_way_to_the_file_and_the_file_to_typed_flags() {
+        let toml = "[train]\nepochs = 7\nbatch = 64\nrecipe = 'lgd'\n";
+        let got = expanded(toml, "train --batch 32").unwrap();
+        let count = |start: &str| got.iter().filter(|word| word.starts_with(start)).count();
+        assert_eq!((count("--epochs"), count("--batch")), (1, 1), "{got:?}");
+        assert!(
+            got.contains(&"--epochs=7".to_owned()) && got.ends_with(&["--batch".into(), "32".into()]),
+            "{got:?}"
+        );
+        assert!(got.contains(&"--cosine-from=start".to_owned()) && got.contains(&"--vsb=ema".to_owned()));
+        let planned = expanded(toml, "plan --seconds=3 train --recipe seed").unwrap();
+        assert!(
+            planned.contains(&"--queue-fill=random".to_owned()) && !planned.contains(&"--vsb=ema".to_owned())
+        );
+        assert_eq!(planned[0], "--seconds=3");
+        let unknown = expanded(toml, "train --recipe none").unwrap();
+        assert!(!unknown.iter().any(|word| word.starts_with("--vsb")), "clap refuses the name: {unknown:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod exit;
 mod flags_page;
 mod hints;
 mod progress;
+mod recipe;
 mod say;
 mod stores;
 

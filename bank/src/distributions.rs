@@ -18,7 +18,7 @@ const DENSE_CATEGORIES: usize = 256;
 
 /// Storage of the distributions over `categories` categories.
 pub(crate) fn storage(categories: usize, top_k: TopK) -> Storage {
-    if categories <= DENSE_CATEGORIES {
+    if categories <= DENSE_CATEGORIES || top_k == TopK::ALL {
         Storage::Dense
     } else {
         Storage::TopK { k: top_k.get().min(categories) }

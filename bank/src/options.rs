@@ -1,5 +1,8 @@
 //! Validated option types.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::error::BankError;
 use crate::kernel::Isa;
 
@@ -32,7 +35,7 @@ impl Temperature {
     }
 }
 
-/// Number of entries stored per top-K distribution, at least 1.
+/// Number of entries stored per distribution over many categories: at least 1, or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopK(usize);
 
@@ -44,6 +47,9 @@ impl Default for TopK {
 }
 
 impl TopK {
+    /// Every entry: distributions are stored whole, at 2 bytes per entry.
+    pub const ALL: Self = Self(usize::MAX);
+
     /// Validates a number of entries.
     ///
     /// # Errors
@@ -58,6 +64,22 @@ impl TopK {
     /// The number of entries, K.
     pub fn get(self) -> usize {
         self.0
+    }
+}
+
+impl fmt::Display for TopK {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::ALL { f.write_str("all") } else { write!(f, "{}", self.0) }
+    }
+}
+
+impl FromStr for TopK {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || text.parse().ok().and_then(|number| Self::new(number).ok());
+        let entries = if text == "all" { Some(Self::ALL) } else { number() };
+        entries.ok_or_else(|| format!("expected all or a number of entries from 1, got {text:?}"))
     }
 }
 

@@ -22,7 +22,8 @@ struct Case {
     resample: Resample,
     r#box: Option<[f32; 4]>,
     center: Option<f32>,
-    jitter: Option<[f32; 4]>,
+    jitter: Option<(f32, f32, f32, Option<f32>)>,
+    lighting: Option<[f32; 3]>,
     order: Option<u8>,
     #[serde(default)]
     gray: bool,
@@ -38,14 +39,15 @@ impl Case {
             (None, Some(fraction)) => Crop::Center(CenterCrop::shortest(fraction)),
             _ => panic!("{}: one of box and center", self.name),
         };
-        let jitter = self.jitter.map(|[brightness, contrast, saturation, hue]| Jitter {
+        let jitter = self.jitter.map(|(brightness, contrast, saturation, hue)| Jitter {
             brightness,
             contrast,
             saturation,
             hue,
             order: JitterOrder::new(self.order.unwrap()).unwrap(),
         });
-        View { crop, flip: self.flip, jitter, gray: self.gray, blur_sigma: self.blur }
+        let (flip, gray, lighting) = (self.flip, self.gray, self.lighting);
+        View { crop, flip, jitter, lighting, gray, blur_sigma: self.blur }
     }
 }
 
@@ -57,7 +59,7 @@ fn distance_of(case: &Case) -> Distance {
 
 fn cases(prefixes: &[&str]) -> Vec<Case> {
     let all: Vec<Case> = serde_json::from_slice(&golden("cases.json")).unwrap();
-    assert_eq!(all.len(), 54, "all cases are there");
+    assert_eq!(all.len(), 57, "all cases are there");
     all.into_iter().filter(|case| prefixes.iter().any(|prefix| case.name.starts_with(prefix))).collect()
 }
 
@@ -79,8 +81,11 @@ fn check(prefixes: &[&str], expected: usize, max: u8, mean: f64, share: f64) {
 #[test]
 fn color_gray_flip_and_blur_equal_pillow_bit_for_bit() {
     check(
-        &["copy", "jitter-", "colors-", "order-", "gray", "flip", "blur-0", "blur-2", "blur-7", "blur-6"],
-        28,
+        &[
+            "copy", "jitter-", "colors-", "order-", "gray", "flip", "blur-0", "blur-2", "blur-7", "blur-6",
+            "lighting",
+        ],
+        31,
         0,
         0.0,
         0.0,

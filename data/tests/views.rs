@@ -111,7 +111,11 @@ fn frequencies_and_ranges_are_mocos() {
         ("blur", share(&|v| v.blur_sigma.is_some()), 0.5),
         ("blur above its middle", share(&|v| v.blur_sigma.is_some_and(|s| s > 1.05)), 0.25),
         ("darker", share(&|v| v.jitter.is_some_and(|j| j.brightness < 1.0)), 0.4),
-        ("hue above half its range", share(&|v| v.jitter.is_some_and(|j| j.hue > 0.05)), 0.2),
+        (
+            "hue above half its range",
+            share(&|v| v.jitter.and_then(|j| j.hue).is_some_and(|hue| hue > 0.05)),
+            0.2,
+        ),
         ("first order", share(&|v| v.jitter.is_some_and(|j| j.order.index() == 0)), 0.8 / 24.0),
     ] {
         assert!((got - expected).abs() < 0.023, "{name}: {got}, expected {expected}");
@@ -120,7 +124,7 @@ fn frequencies_and_ranges_are_mocos() {
         for factor in [jitter.brightness, jitter.contrast, jitter.saturation] {
             assert!((0.6..=1.4).contains(&factor), "{factor}");
         }
-        assert!((-0.1..=0.1).contains(&jitter.hue), "{}", jitter.hue);
+        assert!(jitter.hue.is_some_and(|hue| (-0.1..=0.1).contains(&hue)), "{:?}", jitter.hue);
     }
 }
 
@@ -151,7 +155,7 @@ fn views_that_do_not_fit_are_errors() {
         assert!(render(&plain(8, 6), &view, 4, Resample::Bilinear).is_err(), "{view:?}");
     }
     let order = JitterOrder::new(0).unwrap();
-    let jitter = Jitter { brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: 0.0, order };
+    let jitter = Jitter { brightness: 1.0, contrast: 1.0, saturation: 1.0, hue: None, order };
     let jittered = |jitter| View { jitter: Some(jitter), ..base };
     for (field, view) in [
         ("crop fraction", View::of_center(CenterCrop::shortest(100.5))),
@@ -161,7 +165,9 @@ fn views_that_do_not_fit_are_errors() {
         ("brightness", jittered(Jitter { brightness: -0.1, ..jitter })),
         ("contrast", jittered(Jitter { contrast: f32::NAN, ..jitter })),
         ("saturation", jittered(Jitter { saturation: 1e9, ..jitter })),
-        ("hue", jittered(Jitter { hue: 0.6, ..jitter })),
+        ("lighting", View { lighting: Some([0.0, f32::NAN, 0.0]), ..base }),
+        ("lighting", View { lighting: Some([0.0, 0.0, -1.5]), ..base }),
+        ("hue", jittered(Jitter { hue: Some(0.6), ..jitter })),
     ] {
         let error = view.validate(8, 6).unwrap_err().to_string();
         assert!(error.contains(field), "{error}");

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args as ClapArgs, CommandFactory, ValueEnum};
+use lgd_bank::TopK;
 use lgd_data::bank::CenteredSide;
 use lgd_data::manifest::Existing;
 use lgd_train::parse::{at_least_one, temperature};
 use lgd_train::student::Architecture;
 
-use super::{Args, JsonArgs, PromptArgs, RuntimeArgs};
+use super::{Args, JsonArgs, PromptArgs, RecipeArgs, RuntimeArgs};
 
 /// Flags of `lgd bank`.
 #[derive(ClapArgs)]
@@ -29,6 +30,9 @@ pub struct BankArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub prompts: PromptArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub recipe: RecipeArgs,
     /// Subtract the mean of the cache's embeddings before similarities are computed: from the embeddings of images, of
     /// texts, or both. Runs that train on the bank do the same. Default: nothing is subtracted.
     #[arg(long, value_enum, value_name = "SIDE", conflicts_with = "dim")]
@@ -36,9 +40,10 @@ pub struct BankArgs {
     /// Temperature of the teacher's distributions. CLIP's logit scale of 100 corresponds to 0.01.
     #[arg(long, default_value_t = 0.01, value_parser = temperature, conflicts_with = "dim")]
     pub tau_t: f32,
-    /// Entries stored per distribution if there are more than 256 categories.
-    #[arg(long, default_value_t = 64, value_parser = at_least_one, conflicts_with = "dim")]
-    pub top_k: usize,
+    /// Entries stored per distribution if there are more than 256 categories, 6 bytes each: a number, or all, 2 bytes per
+    /// category.
+    #[arg(long, value_name = "K", default_value_t = TopK::default(), conflicts_with = "dim")]
+    pub top_k: TopK,
     /// Keep categories without views in the visual distributions. Default: they are masked.
     #[arg(long, conflicts_with = "dim")]
     pub keep_unassigned: bool,

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use lgd_data::render::Resample;
 use lgd_data::source::KINDS;
 use lgd_train::eval::{EvalOptions, KnnSettings, Protocol};
 use lgd_train::parse::{at_least_one, bounded, fraction};
 
-use super::{FieldArgs, ModelArgs};
+use super::{FieldArgs, ModelArgs, RecipeArgs};
 
 /// Flags of `lgd eval`.
 #[derive(ClapArgs)]
@@ -21,6 +22,9 @@ pub struct EvalArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub fields: FieldArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub recipe: RecipeArgs,
     /// Cache of the test images, made with --with-center. Adds the teacher's figures to the student's.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -44,6 +48,10 @@ pub struct EvalArgs {
     /// file record; an older run that does not takes that of --cache, else of --train-cache, else 0.875.
     #[arg(long, value_parser = fraction)]
     pub center_fraction: Option<f32>,
+    /// Filter of the resize: nearest, bilinear, bicubic or lanczos. Default: that of the training cache, which run and
+    /// exported file record.
+    #[arg(long, value_name = "FILTER")]
+    pub resample: Option<Resample>,
     /// knn: number of nearest training images that vote.
     #[arg(long, value_name = "K", default_value_t = KnnSettings::default().neighbors, value_parser = at_least_one)]
     pub k: usize,

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use lgd_data::render::Resample;
 use lgd_data::source::KINDS;
 use lgd_data::view::Policy;
 use lgd_train::parse::{at_least_one, bounded, fraction};
 
-use super::{FieldArgs, JsonArgs, OutputArgs, PartitionArg, RuntimeArgs};
+use super::{FieldArgs, JsonArgs, OutputArgs, PartitionArg, RecipeArgs, RuntimeArgs};
 
 /// Flags of `lgd extract`.
 #[derive(ClapArgs)]
@@ -25,6 +26,9 @@ pub struct ExtractArgs {
     /// Teacher folder, as an exporter wrote it or with teacher.toml.
     #[arg(long, value_name = "DIR")]
     pub teacher: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub recipe: RecipeArgs,
     /// Views per image, K.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub views: u16,
@@ -35,7 +39,12 @@ pub struct ExtractArgs {
     /// teacher's files, else 0.875 (torchvision's 224 of 256; CLIP's is 1).
     #[arg(long, value_parser = fraction, requires = "with_center")]
     pub center_fraction: Option<f32>,
-    /// Policy of the other views: moco-v2 (crop, color, gray, blur, flip) or crop-flip.
+    /// Filter of every resize, for the teacher and the students: nearest, bilinear, bicubic or lanczos. Default: the
+    /// teacher's.
+    #[arg(long, value_name = "FILTER")]
+    pub resample: Option<Resample>,
+    /// Policy of the other views: moco-v2 (crop, color, gray, blur, flip), crop-flip or kdep (crop from 0.08, flip,
+    /// slight color, PCA lighting).
     #[arg(long, default_value = "moco-v2")]
     pub policy: Policy,
     /// Seed of the views.

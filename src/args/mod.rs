@@ -44,6 +44,7 @@ pub use self::report::ReportArgs;
 pub use self::store::StoreArgs;
 pub use self::teacher::TeacherArgs;
 pub use self::train::TrainArgs;
+use crate::recipe::Recipe;
 
 /// Cache a vision teacher once, aim it at any category names in seconds, train small students from the cache.
 #[derive(Parser)]
@@ -160,6 +161,16 @@ impl OutputArgs {
             _ => Existing::Refuse,
         }
     }
+}
+
+/// The published settings of a method.
+#[derive(ClapArgs)]
+pub struct RecipeArgs {
+    /// Published settings of a method: lgd (200 epochs), lgd-90, kdep or seed. They stand in for flags that are given neither
+    /// here nor by --config; a note lists them.
+    // Read before the arguments are parsed, by `config_file`.
+    #[arg(long, value_enum, value_name = "NAME", hide_possible_values = true)]
+    recipe: Option<Recipe>,
 }
 
 /// The form of a command's report.

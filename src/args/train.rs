@@ -6,12 +6,12 @@ use clap::{Args as ClapArgs, ValueEnum};
 use lgd_data::source::KINDS;
 use lgd_train::device::TrainDevice;
 use lgd_train::loader::holdout::Holdout;
-use lgd_train::optim::ScheduleKind;
+use lgd_train::optim::{CosineFrom, ScheduleKind};
 use lgd_train::parse::{at_least_one, fraction};
 use lgd_train::student::Architecture;
 
 use super::optimizer::OptimizerArgs;
-use super::{JsonArgs, ObjectiveArgs, OutputArgs, Reader, refuse_unread};
+use super::{JsonArgs, ObjectiveArgs, OutputArgs, Reader, RecipeArgs, refuse_unread};
 
 /// Flags of `lgd train`.
 #[derive(ClapArgs)]
@@ -32,6 +32,9 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a doc comment here would become help text")]
     pub objective: ObjectiveArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a doc comment here would become help text")]
+    pub recipe: RecipeArgs,
     /// Architecture of the student.
     #[arg(long, value_enum, default_value_t = Architecture::ResNet18)]
     pub student: Architecture,
@@ -57,6 +60,10 @@ pub struct TrainArgs {
     /// Learning rate after the warm-up: cosine (to zero), step or constant.
     #[arg(long, value_enum, default_value_t = ScheduleArg::Cosine)]
     schedule: ScheduleArg,
+    /// With --schedule cosine: epoch from which it is counted: start (of the run, as published: the first learning rate after
+    /// the warm-up is then below --lr) or warmup (its end) [default: warmup].
+    #[arg(long, value_enum, value_name = "EPOCH", hide_possible_values = true)]
+    cosine_from: Option<CosineFromArg>,
     /// With --schedule step: epochs between two drops [default: 30].
     #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
     drop_every: Option<u32>,
@@ -139,12 +146,16 @@ impl TrainArgs {
     /// A flag is a setting of another schedule, and would have no effect.
     pub fn schedule(&self) -> anyhow::Result<ScheduleKind> {
         let step = self.schedule == ScheduleArg::Step;
+        let cosine = self.schedule == ScheduleArg::Cosine;
         refuse_unread(&[
+            Reader::new("--cosine-from", self.cosine_from.is_some(), cosine, "--schedule cosine"),
             Reader::new("--drop-every", self.drop_every.is_some(), step, "--schedule step"),
             Reader::new("--drop-factor", self.drop_factor.is_some(), step, "--schedule step"),
         ])?;
         Ok(match self.schedule {
-            ScheduleArg::Cosine => ScheduleKind::Cosine,
+            ScheduleArg::Cosine => ScheduleKind::Cosine {
+                from: self.cosine_from.map_or(CosineFrom::default(), CosineFromArg::resolved),
+            },
             ScheduleArg::Step => ScheduleKind::Step {
                 every: self.drop_every.unwrap_or(30),
                 factor: self.drop_factor.unwrap_or(0.1),
@@ -163,6 +174,24 @@ enum ScheduleArg {
     Step,
     /// The base learning rate until the end.
     Constant,
+}
+
+/// Command-line names of [`CosineFrom`].
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CosineFromArg {
+    /// The start of the run.
+    Start,
+    /// The end of the warm-up.
+    Warmup,
+}
+
+impl CosineFromArg {
+    fn resolved(self) -> CosineFrom {
+        match self {
+            Self::Start => CosineFrom::Start,
+            Self::Warmup => CosineFrom::Warmup,
+        }
+    }
 }
 
 /// Help of `--images`.

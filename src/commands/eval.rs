@@ -93,6 +93,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let options = EvalOptions {
         protocols: protocols(args, student.card(), bank.is_some()),
         center_fraction: args.center_fraction,
+        resample: args.resample,
         knn: KnnSettings { neighbors: args.k, ..KnnSettings::default() },
         fractions: args.fractions.clone(),
         probe: ProbeSettings { seed: args.seed, ..ProbeSettings::default() },

@@ -41,7 +41,7 @@ pub fn options(
         say(format_args!("note: {note}"));
     }
     let threads = threads_or_all(threads);
-    (center, InferenceOptions { batch: args.batch, threads, limits: DecodeLimits::default() })
+    (center, InferenceOptions { batch: args.batch, threads, limits: DecodeLimits::default(), resample: None })
 }
 
 /// Names and counts the rejects, and returns the exit code.

@@ -27,6 +27,9 @@ use crate::stores;
 /// Images per step if neither `--batch` nor the number of samples says otherwise.
 const DEFAULT_BATCH: usize = 256;
 
+/// The flag of the queue's length.
+const QUEUE: &str = "--queue";
+
 /// Most classes that a note lists.
 const CLASSES_SHOWN: usize = 10;
 
@@ -49,7 +52,8 @@ impl<'a> Opened<'a> {
         config(args, args.batch.unwrap_or(DEFAULT_BATCH))?.validate()?;
         let cache = Cache::open(&args.cache, Verify::Full)?;
         let samples = cache.manifest().samples();
-        let config = config(args, batch_for(args, samples))?;
+        let mut config = config(args, batch_for(args, samples))?;
+        config.objective_settings.shared.queue = queue_for(args, samples);
         config.validate()?;
         let banks = Banks::open(&args.bank)?;
         let val_banks = args.val_bank.iter().map(|dir| Bank::open(dir, Verify::Full));
@@ -126,6 +130,17 @@ fn batch_for(args: &TrainArgs, samples: usize) -> usize {
         None if quarter >= DEFAULT_BATCH => DEFAULT_BATCH,
         None => (quarter / parts).max(2) * parts,
     }
+}
+
+/// The queue: as given, or the default, but at most a quarter of the samples, so that an entry is rarely one of the batch's
+/// own samples. Objectives without a queue keep the default.
+fn queue_for(args: &TrainArgs, samples: usize) -> usize {
+    let queue = args.objective.settings.shared.queue;
+    let reads = args.objective.objective.kinds().any(|kind| kind.spec().flags.contains(&QUEUE));
+    if !reads || args.objective.typed.iter().any(|flag| flag == QUEUE) {
+        return queue;
+    }
+    queue.min((samples / 4).max(1))
 }
 
 /// Prints the steps of an epoch and the samples that each epoch drops, and whether the batch is large for so few samples.
@@ -308,7 +323,7 @@ fn summarize(report: &TrainReport, args: &TrainArgs) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
     use lgd_train::run::{BankPercent, HoldoutFigures};
 
     use super::*;
@@ -361,5 +376,66 @@ mod tests {
         assert_eq!(batch(&["--batch-parts", "2"], 300), 74);
         assert_eq!(batch(&["--batch-parts", "2"], 5), 4, "a part has at least two images");
         assert_eq!(batch(&["--batch", "64"], 100), 64, "a given batch is kept");
+    }
+
+    /// The published settings, resolved: docs/methods.md sections 1, 2 and 4.
+    #[test]
+    fn recipes_resolve_to_the_published_settings() {
+        use lgd_train::objective::{ObjectiveSettings, QueueFill, VisualMode};
+        use lgd_train::optim::{CosineFrom, ScheduleKind};
+        use lgd_train::student::Architecture::{MobileNetV2, ResNet18};
+
+        let resolved = |words: &str| {
+            let mut root = Args::command();
+            root.build();
+            let line = format!("lgd train --cache c --out o {words}");
+            let words = crate::config_file::expand(&root, line.split(' ').map(Into::into).collect()).unwrap();
+            let Command::Train(args) = Args::try_parse_from(words).unwrap().command else {
+                panic!("train is not train")
+            };
+            config(&args, args.batch.unwrap()).unwrap()
+        };
+        let mut lgd = TrainConfig::new(ResNet18, 224, 200, 2048, 0);
+        (lgd.base_lr, lgd.start_lr, lgd.warmup_epochs, lgd.batch_parts) = (0.03 * 8.0, 0.03, 5, 8);
+        lgd.schedule = ScheduleKind::Cosine { from: CosineFrom::Start };
+        lgd.objective_settings.lgd.vsb = VisualMode::Ema;
+        assert_eq!(resolved("--recipe lgd"), lgd);
+        assert_eq!(resolved("--recipe lgd-90"), TrainConfig { epochs: 90, ..lgd.clone() });
+        let flat = resolved("--recipe lgd --batch 256");
+        assert_eq!((flat.base_lr, flat.start_lr, flat.batch_parts), (0.03, 0.03, 1));
+
+        let mut kdep = TrainConfig::new(ResNet18, 224, 90, 512, 0);
+        (kdep.base_lr, kdep.start_lr, kdep.warmup_epochs, kdep.batch_parts) = (0.3, 0.03, 0, 4);
+        kdep.schedule = ScheduleKind::Step { every: 30, factor: 0.1 };
+        kdep.optimizer.weight_decay = 5e-4;
+        kdep.objective = "kdep:3".parse().unwrap();
+        assert_eq!(resolved("--recipe kdep"), kdep);
+        let other = resolved("--recipe kdep --student mobilenet_v2");
+        let base_lr = 0.1;
+        assert_eq!(other, TrainConfig { student: MobileNetV2, base_lr, ..kdep });
+
+        let mut seed = TrainConfig::new(ResNet18, 224, 200, 256, 0);
+        (seed.start_lr, seed.warmup_epochs, seed.schedule) = (0.03, 5, lgd.schedule);
+        seed.objective = "seed".parse().unwrap();
+        seed.objective_settings = ObjectiveSettings::default();
+        seed.objective_settings.shared.queue_fill = QueueFill::Random;
+        assert_eq!(resolved("--recipe seed"), seed);
+    }
+
+    #[test]
+    fn the_default_queue_is_at_most_a_quarter_of_the_samples_if_it_is_read() {
+        let queue = |words: &[&str], samples| {
+            let line = ["lgd", "train", "--cache", "c", "--out", "o"].iter().chain(words);
+            let Command::Train(args) = Args::try_parse_from(line).unwrap().command else {
+                panic!("train is not train")
+            };
+            queue_for(&args, samples)
+        };
+        for objective in ["seed", "compress", "hgkd", "lgd,seed:0.5"] {
+            let words = ["--objective", objective];
+            assert_eq!([3, 400, 1_000_000].map(|samples| queue(&words, samples)), [1, 100, 65_536]);
+        }
+        assert_eq!(queue(&["--objective", "seed", "--queue", "300"], 400), 300, "a given queue is kept");
+        assert_eq!(queue(&[], 400), 65_536, "lgd has no queue");
     }
 }

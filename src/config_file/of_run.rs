@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Args as _;
 use lgd_train::loader::origin::StoredUse;
 use lgd_train::objective::ObjectiveSettings;
-use lgd_train::optim::{Rule, ScheduleKind, Unit};
+use lgd_train::optim::{CosineFrom, Rule, ScheduleKind, Unit};
 use lgd_train::run::TrainConfig;
 use toml::Table;
 
@@ -37,7 +37,8 @@ fn of_loop(config: &TrainConfig) -> Vec<Flag> {
         flags.push(Flag::new("start-lr", config.start_lr));
     }
     match config.schedule {
-        ScheduleKind::Cosine => {}
+        ScheduleKind::Cosine { from: CosineFrom::Warmup } => {}
+        ScheduleKind::Cosine { from: CosineFrom::Start } => flags.push(Flag::new("cosine-from", "start")),
         ScheduleKind::Step { every, factor } => {
             flags.extend([
                 Flag::new("schedule", "step"),
@@ -90,8 +91,11 @@ fn of_objectives(config: &TrainConfig, table: &Table) -> anyhow::Result<Vec<Flag
     let defaults = TrainConfig { objective_settings: ObjectiveSettings::default(), ..config.clone() };
     // Through text, because numbers of the file were rounded to print as f32.
     let defaults: Table = toml::from_str(&toml::to_string(&defaults)?)?;
-    let changed =
-        table.iter().filter(|&(key, value)| defaults.get(key).is_none_or(|default| default != value));
+    // The default queue depends on the samples, so that of a run is given if it is read.
+    let reads_queue = config.objective.kinds().any(|kind| kind.spec().flags.contains(&"--queue"));
+    let changed = table.iter().filter(|&(key, value)| {
+        defaults.get(key).is_none_or(|default| default != value) || (key == "queue" && reads_queue)
+    });
     let flag = |(key, value): (&String, &toml::Value)| {
         let arg = command.get_arguments().find(|arg| arg.get_id() == key.as_str())?;
         Some(Flag::new(arg.get_long()?, plain(value)?))

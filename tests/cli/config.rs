@@ -40,6 +40,39 @@ fn a_file_has_flags_of_several_commands() {
 }
 
 #[test]
+fn a_recipe_gives_published_settings() {
+    let desk = Desk::new();
+    desk.images("images", 0, 1);
+    desk.tiny_teacher("tiny", "linear.onnx");
+    let told = "note: the recipe lgd gives --policy=moco-v2 --resample=bilinear --center-fraction=0.875";
+    desk.lgd("extract --recipe lgd --images images --teacher tiny --with-center --out cache")
+        .ended(0, &[told]);
+    let manifest: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(desk.path("cache/cache.json")).unwrap()).unwrap();
+    let recorded = (&manifest["config"]["teacher"]["resample"], &manifest["config"]["center_fraction"]);
+    assert_eq!(recorded, (&"bilinear".into(), &0.875.into()));
+
+    let train = "train --cache cache --images images --size 32 --batch 4 --epochs 1 --warmup-epochs 0";
+    let given = ["the recipe seed gives --objective=seed", "--queue-fill=random", "--cosine-from=start"];
+    desk.lgd(&format!("{train} --recipe seed --queue 5 --out run")).ended(0, &given);
+    let config = fs::read_to_string(desk.path("run/config.toml")).unwrap();
+    assert!(config.contains("queue_fill = \"random\"") && config.contains("from = \"start\""), "{config}");
+    desk.lgd("train --recipe seed --config run/config.toml --cache cache --out other")
+        .ended(2, &["the configuration of a run is complete", "hint: leave out --config or --recipe"]);
+    desk.lgd(&format!("plan {train} --recipe kdep --student resnet50 --out other"))
+        .ended(2, &["the recipe kdep has --lr for mobilenet_v2 and resnet18 only", "hint: give --lr"]);
+    desk.lgd(&format!("{train} --recipe none --out other")).ended(2, &["invalid value 'none'"]);
+
+    let views = "extract --policy kdep --images images --teacher tiny --out slight";
+    desk.lgd(views).ended(0, &[]);
+    desk.lgd("verify slight").ended(0, &[]);
+    desk.lgd(
+        &format!("{train} --cache slight --objective compress --out again").replace("--cache cache", ""),
+    )
+    .ended(0, &["epoch 1/1"]);
+}
+
+#[test]
 fn shells_and_manuals_know_the_commands() {
     let desk = Desk::new();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {

@@ -64,6 +64,14 @@ impl Stream {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// A random unit vector of `dim` values.
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the intent")]
+    pub fn unit_vector(&mut self, dim: usize) -> Vec<f32> {
+        let row: Vec<f64> = (0..dim).map(|_| self.normal()).collect();
+        let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+        row.iter().map(|v| (v / norm) as f32).collect()
+    }
+
     /// Standard normal (Box and Muller's first value of a pair).
     pub fn normal(&mut self) -> f64 {
         // 1 - u lies in (0, 1], so its logarithm is finite.

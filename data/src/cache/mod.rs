@@ -194,6 +194,11 @@ impl CacheConfig {
         self.center.filter(|crop| !crop.is_torchvisions())
     }
 
+    /// The columns of views that not every cache has.
+    fn optional_views(&self) -> views::Optional {
+        views::Optional { center: self.other_center().is_some(), lighting: self.policy.lights() }
+    }
+
     /// Describes the first invalid number.
     fn fault(&self) -> Option<&'static str> {
         let positive = [

@@ -86,7 +86,7 @@ fn fields(path: &Path, config: &CacheConfig) -> Result<Vec<Field>, ArtifactError
         Field::new("height", DataType::UInt32, false),
         Field::new("content", DataType::UInt64, false),
     ];
-    fields.extend(views::fields(config.other_center().is_some()));
+    fields.extend(views::fields(config.optional_views()));
     fields.push(Field::new("norm", DataType::Float32, false));
     fields.push(list_field(path, "embedding", DataType::Float16, config.dim)?);
     if let Some(features) = &config.features {
@@ -208,7 +208,7 @@ impl ShardWriter {
             Arc::new(columns.height.finish()),
             Arc::new(columns.content.finish()),
         ];
-        arrays.extend(columns.views.finish(self.config.other_center().is_some()));
+        arrays.extend(columns.views.finish(self.config.optional_views()));
         arrays.push(Arc::new(columns.norm.finish()));
         arrays.push(self.table.lists(columns.embedding.finish(), self.config.dim)?);
         if let Some(features) = &self.config.features {

@@ -17,11 +17,26 @@ use crate::view::{CenterCrop, Crop, CropRounding, Jitter, JitterOrder, ResizeMod
 /// Columns for the resize and the rounding of a center crop.
 const RESIZE: &str = "center_resize";
 const ROUNDING: &str = "center_rounding";
+/// Columns for the lighting, by channel.
+const LIGHTING: [&str; 3] = ["light_r", "light_g", "light_b"];
+
+/// The fault of a row with some of them.
+const PARTLY: &str = "columns that belong together are only partly set";
+
+/// The columns of views that not every cache has.
+#[derive(Clone, Copy)]
+pub(super) struct Optional {
+    /// Those of a center crop with another resize or rounding than torchvision's.
+    pub(super) center: bool,
+    /// Those of the lighting.
+    pub(super) lighting: bool,
+}
 
 /// The columns of a view. Either the four `crop_*` columns or `center_fraction` is set. The five jitter columns are
-/// either all set or all null. If the cache's center crop is `other` than torchvision's, two more columns are set
-/// wherever `center_fraction` is.
-pub(super) fn fields(other: bool) -> Vec<Field> {
+/// either all set or all null, except that `hue` is null if the hue is not changed. If the cache's center crop is other
+/// than torchvision's, two more columns are set wherever `center_fraction` is. Three more are set or null together if the
+/// policy changes the lighting.
+pub(super) fn fields(optional: Optional) -> Vec<Field> {
     let f32 = |name: &str| Field::new(name, DataType::Float32, true);
     let flag = |name: &str| Field::new(name, DataType::Boolean, false);
     let mut fields = vec![
@@ -39,8 +54,11 @@ pub(super) fn fields(other: bool) -> Vec<Field> {
         flag("grey"),
         f32("blur_sigma"),
     ];
-    if other {
+    if optional.center {
         fields.extend([RESIZE, ROUNDING].map(|name| Field::new(name, DataType::Utf8, true)));
+    }
+    if optional.lighting {
+        fields.extend(LIGHTING.map(f32));
     }
     fields
 }
@@ -57,6 +75,7 @@ pub(super) struct ViewBuilder {
     blur: Float32Builder,
     resize: StringBuilder,
     rounding: StringBuilder,
+    lighting: [Float32Builder; 3],
 }
 
 impl ViewBuilder {
@@ -72,17 +91,22 @@ impl ViewBuilder {
             builder.append_option(crop.map(|crop| crop[at]));
         }
         self.flip.append_value(view.flip);
-        let jitter =
-            view.jitter.map(|jitter| [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue]);
+        let jitter = view.jitter.map(|jitter| {
+            let factors = [jitter.brightness, jitter.contrast, jitter.saturation].map(Some);
+            [factors[0], factors[1], factors[2], jitter.hue]
+        });
         for (at, builder) in self.jitter.iter_mut().enumerate() {
-            builder.append_option(jitter.map(|jitter| jitter[at]));
+            builder.append_option(jitter.and_then(|jitter| jitter[at]));
+        }
+        for (at, builder) in self.lighting.iter_mut().enumerate() {
+            builder.append_option(view.lighting.map(|shift| shift[at]));
         }
         self.order.append_option(view.jitter.map(|jitter| jitter.order.index()));
         self.gray.append_value(view.gray);
         self.blur.append_option(view.blur_sigma);
     }
 
-    pub(super) fn finish(&mut self, other: bool) -> Vec<ArrayRef> {
+    pub(super) fn finish(&mut self, optional: Optional) -> Vec<ArrayRef> {
         let mut arrays: Vec<ArrayRef> = vec![Arc::new(self.center.finish())];
         arrays.extend(self.crop.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef));
         arrays.push(Arc::new(self.flip.finish()));
@@ -91,8 +115,12 @@ impl ViewBuilder {
         arrays.push(Arc::new(self.gray.finish()));
         arrays.push(Arc::new(self.blur.finish()));
         let (resize, rounding) = (self.resize.finish(), self.rounding.finish());
-        if other {
+        if optional.center {
             arrays.extend([resize, rounding].map(|names| Arc::new(names) as ArrayRef));
+        }
+        let lighting = self.lighting.each_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef);
+        if optional.lighting {
+            arrays.extend(lighting);
         }
         arrays
     }
@@ -109,6 +137,8 @@ pub(super) struct ViewArrays<'a> {
     blur: &'a Float32Array,
     /// Resize and rounding, if the shard has these columns.
     geometry: Option<[&'a StringArray; 2]>,
+    /// The lighting, if the shard has these columns.
+    lighting: Option<[&'a Float32Array; 3]>,
 }
 
 impl<'a> ViewArrays<'a> {
@@ -122,6 +152,8 @@ impl<'a> ViewArrays<'a> {
             let array = column(path, batch, name)?;
             array.as_string_opt::<i32>().ok_or_else(|| wrong_type(path, name, array.data_type()))
         };
+        let [light_r, light_g, light_b] = LIGHTING;
+        let has_lighting = LIGHTING.iter().any(|name| batch.column_by_name(name).is_some());
         let has_geometry = [RESIZE, ROUNDING].iter().any(|name| batch.column_by_name(name).is_some());
         Ok(Self {
             center: f32("center_fraction")?,
@@ -132,6 +164,7 @@ impl<'a> ViewArrays<'a> {
             gray: flag("grey")?,
             blur: f32("blur_sigma")?,
             geometry: if has_geometry { Some([text(RESIZE)?, text(ROUNDING)?]) } else { None },
+            lighting: if has_lighting { Some([f32(light_r)?, f32(light_g)?, f32(light_b)?]) } else { None },
         })
     }
 
@@ -141,15 +174,27 @@ impl<'a> ViewArrays<'a> {
         let all = |arrays: &[&Float32Array; 4]| match arrays.map(value) {
             [Some(a), Some(b), Some(c), Some(d)] => Ok(Some([a, b, c, d])),
             [None, None, None, None] => Ok(None),
-            _ => Err("columns that belong together are only partly set"),
+            _ => Err(PARTLY),
+        };
+        let three = |arrays: [Option<f32>; 3]| match arrays {
+            [Some(a), Some(b), Some(c)] => Ok(Some([a, b, c])),
+            [None, None, None] => Ok(None),
+            _ => Err(PARTLY),
         };
         let crop = match (value(self.center), all(&self.crop)?) {
             (Some(fraction), None) => Crop::Center(self.center_crop(row, fraction)?),
             (None, Some([x, y, w, h])) => Crop::Box { x, y, w, h },
             _ => return Err("exactly one of center_fraction and crop_x, crop_y, crop_w, crop_h must be set"),
         };
-        let jitter = match (all(&self.jitter)?, self.order.is_valid(row)) {
-            (Some([brightness, contrast, saturation, hue]), true) => {
+        let lighting = self.lighting.map_or(Ok(None), |shift| three(shift.map(value)))?;
+        let [brightness, contrast, saturation, hue] = self.jitter.map(value);
+        let factors = three([brightness, contrast, saturation])?;
+        // Only views with lighting leave the hue as it is: elsewhere a missing hue is a damaged row.
+        if hue.is_some() != factors.is_some() && (hue.is_some() || lighting.is_none()) {
+            return Err(PARTLY);
+        }
+        let jitter = match (factors, self.order.is_valid(row)) {
+            (Some([brightness, contrast, saturation]), true) => {
                 let order =
                     JitterOrder::new(self.order.value(row)).map_err(|_| "jitter_order is not below 24")?;
                 Some(Jitter { brightness, contrast, saturation, hue, order })
@@ -158,7 +203,8 @@ impl<'a> ViewArrays<'a> {
             _ => return Err("jitter factors and jitter_order must be set together"),
         };
         let blur_sigma = value(self.blur);
-        Ok(View { crop, flip: self.flip.value(row), jitter, gray: self.gray.value(row), blur_sigma })
+        let (flip, gray) = (self.flip.value(row), self.gray.value(row));
+        Ok(View { crop, flip, jitter, lighting, gray, blur_sigma })
     }
 
     fn center_crop(&self, row: usize, fraction: f32) -> Result<CenterCrop, &'static str> {

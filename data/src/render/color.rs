@@ -30,6 +30,12 @@ pub(super) fn gray(pixels: &mut [u8]) {
     for_each_block(pixels, Gray);
 }
 
+/// Adds `shift` x 255 to the channels, rounded to whole levels (halves to even) and clamped. PyTorch's `Lighting` adds to
+/// floats, without rounding.
+pub(super) fn lighting(pixels: &mut [u8], shift: [f32; 3]) {
+    for_each_block(pixels, Lighting { levels: shift.map(|shift| 255.0 * shift) });
+}
+
 /// Adds `turns` x 255, truncated to a whole number, to the 8-bit hue, modulo 256.
 pub(super) fn hue(pixels: &mut [u8], turns: f32) {
     for_each_block(pixels, Hue { shift: hue_shift(turns) });
@@ -127,6 +133,25 @@ impl BlockOp for Gray {
             gray[lane] = luma(r[lane], g[lane], b[lane]) as u8;
         }
         Channels { r: gray, g: gray, b: gray }.store(block);
+    }
+}
+
+/// Adds a number of levels to each channel.
+struct Lighting {
+    levels: [f32; 3],
+}
+
+impl BlockOp for Lighting {
+    #[inline(always)]
+    fn apply(&self, block: &mut Block) {
+        let mut channels = Channels::split(block);
+        let Channels { r, g, b } = &mut channels;
+        for (values, levels) in [r, g, b].into_iter().zip(self.levels) {
+            for value in values.iter_mut() {
+                *value = truncated((f32::from(*value) + levels).round_ties_even().clamp(0.0, 255.0));
+            }
+        }
+        channels.store(block);
     }
 }
 

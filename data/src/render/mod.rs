@@ -1,7 +1,7 @@
 //! Renders (image, view, size) to the pixels that a network sees, and normalizes pixels to floats.
 //!
 //! One function serves the teacher during extraction and the student during training. The steps, in MoCo-v2's order:
-//! crop, resize, color jitter in the stored order, gray, blur, flip. Each step follows the arithmetic of Pillow and
+//! crop, resize, color jitter in the stored order, lighting, gray, blur, flip. Each step follows the arithmetic of Pillow and
 //! torchvision. Its module states how closely it matches, and `tests/render_goldens.rs` tests that against recorded
 //! renderings.
 //!
@@ -16,6 +16,7 @@ mod resize;
 
 use std::error::Error;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,14 +42,38 @@ pub enum Resample {
     Lanczos,
 }
 
-impl fmt::Display for Resample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Resample {
+    /// All filters.
+    pub const ALL: [Self; 4] = [Self::Nearest, Self::Bilinear, Self::Bicubic, Self::Lanczos];
+
+    /// Name in manifests and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Nearest => "nearest",
             Self::Bilinear => "bilinear",
             Self::Bicubic => "bicubic",
             Self::Lanczos => "lanczos",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Resample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The error of parsing a [`Resample`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown filter \"{0}\"\nhint: use nearest, bilinear, bicubic or lanczos")]
+pub struct UnknownResample(String);
+
+impl FromStr for Resample {
+    type Err = UnknownResample;
+
+    fn from_str(name: &str) -> Result<Self, UnknownResample> {
+        let found = Self::ALL.into_iter().find(|filter| filter.name() == name);
+        found.ok_or_else(|| UnknownResample(name.to_owned()))
     }
 }
 
@@ -109,6 +134,9 @@ pub fn render_into(
     if let Some(jitter) = &view.jitter {
         apply_jitter(out, jitter);
     }
+    if let Some(shift) = view.lighting {
+        color::lighting(out, shift);
+    }
     if view.gray {
         color::gray(out);
     }
@@ -144,7 +172,7 @@ fn apply_jitter(pixels: &mut [u8], jitter: &Jitter) {
             JitterStep::Brightness => color::brightness(pixels, jitter.brightness),
             JitterStep::Contrast => color::contrast(pixels, jitter.contrast),
             JitterStep::Saturation => color::saturation(pixels, jitter.saturation),
-            JitterStep::Hue => color::hue(pixels, jitter.hue),
+            JitterStep::Hue => jitter.hue.into_iter().for_each(|turns| color::hue(pixels, turns)),
         }
     }
 }

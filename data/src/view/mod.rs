@@ -12,7 +12,7 @@
 //! read as little-endian `u64`s. A uniform number in [0, 1) is the upper 53 bits times 2^-53. Numbers are consumed in
 //! the order of the code in [`Policy::draw`]. `tests/views.rs` freezes the results for fixed keys.
 //!
-//! The distributions are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
+//! The distributions of `moco-v2` are those of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
 //! `RandomHorizontalFlip`, and of MoCo-v2's Gaussian blur (docs/methods.md section 1, "View").
 
 mod center;
@@ -34,12 +34,23 @@ pub const REFERENCE_SIZE: u32 = 224;
 pub const CENTER_FRACTION: f32 = 0.875;
 
 const SCALE: (f64, f64) = (0.2, 1.0);
+/// KDEP's, torchvision's default (docs/methods.md section 2).
+const KDEP_SCALE: (f64, f64) = (0.08, 1.0);
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
 const CROP_ATTEMPTS: usize = 10;
 const BRIGHTNESS: f64 = 0.4;
 const CONTRAST: f64 = 0.4;
 const SATURATION: f64 = 0.4;
 const HUE: f64 = 0.1;
+/// KDEP's brightness, contrast and saturation; the hue is not changed.
+const KDEP_COLOR: f64 = 0.1;
+/// Standard deviation of the coefficients of KDEP's lighting.
+const LIGHTING: f64 = 0.05;
+/// Principal axes of the colors of ImageNet's pixels in 0..1, columns by variance, and the axes' weights (AlexNet's, as KDEP
+/// and many others have them).
+const COLOR_AXES: [[f64; 3]; 3] =
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]];
+const COLOR_WEIGHTS: [f64; 3] = [0.2175, 0.0188, 0.0045];
 const JITTER_PROBABILITY: f64 = 0.8;
 const GRAY_PROBABILITY: f64 = 0.2;
 const BLUR_PROBABILITY: f64 = 0.5;
@@ -125,8 +136,8 @@ pub struct Jitter {
     pub contrast: f32,
     /// Factor on the distance from the pixel's own gray, 1 = unchanged.
     pub saturation: f32,
-    /// Hue rotation in turns, [-0.5, 0.5].
-    pub hue: f32,
+    /// Hue rotation in turns, [-0.5, 0.5]; `None` skips the step, which also rounds colors.
+    pub hue: Option<f32>,
     /// Order of the four changes.
     pub order: JitterOrder,
 }
@@ -140,6 +151,8 @@ pub struct View {
     pub flip: bool,
     /// Color factors, if the colors are changed.
     pub jitter: Option<Jitter>,
+    /// Added to every pixel's red, green and blue in 0..1 after the color factors, if the lighting is changed.
+    pub lighting: Option<[f32; 3]>,
     /// Whether the colors are reduced to gray (three equal channels).
     pub gray: bool,
     /// Standard deviation of the Gaussian blur, in pixels at [`REFERENCE_SIZE`]. It is scaled by size / 224 when
@@ -196,7 +209,8 @@ impl View {
 
     /// A center crop, otherwise unaltered.
     pub fn of_center(crop: CenterCrop) -> Self {
-        Self { crop: Crop::Center(crop), flip: false, jitter: None, gray: false, blur_sigma: None }
+        let crop = Crop::Center(crop);
+        Self { crop, flip: false, jitter: None, lighting: None, gray: false, blur_sigma: None }
     }
 
     /// Checks that an untrusted view can be rendered from an image of `width` x `height` pixels.
@@ -220,7 +234,10 @@ impl View {
             in_range("brightness", jitter.brightness, 0.0, MAX_FACTOR)?;
             in_range("contrast", jitter.contrast, 0.0, MAX_FACTOR)?;
             in_range("saturation", jitter.saturation, 0.0, MAX_FACTOR)?;
-            in_range("hue", jitter.hue, -0.5, 0.5)?;
+            in_range("hue", jitter.hue.unwrap_or(0.0), -0.5, 0.5)?;
+        }
+        for shift in self.lighting.into_iter().flatten() {
+            in_range("lighting", shift, -1.0, 1.0)?;
         }
         match self.blur_sigma {
             Some(sigma) => in_range("blur sigma", sigma, 0.0, 224.0),
@@ -241,34 +258,48 @@ pub enum Policy {
     MocoV2,
     /// Random resized crop and flip only.
     CropFlip,
+    /// KDEP's: random resized crop from 0.08, flip, slight color changes, PCA lighting (docs/methods.md section 2).
+    Kdep,
 }
 
 impl Policy {
     /// All policies.
-    pub const ALL: [Self; 2] = [Self::MocoV2, Self::CropFlip];
+    pub const ALL: [Self; 3] = [Self::MocoV2, Self::CropFlip, Self::Kdep];
 
     /// Name used in manifests and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::MocoV2 => "moco-v2",
             Self::CropFlip => "crop-flip",
+            Self::Kdep => "kdep",
         }
+    }
+
+    /// Whether its views change the lighting, and so have columns for that.
+    pub(crate) fn lights(self) -> bool {
+        self == Self::Kdep
     }
 
     /// Draws view `index` of the sample `key`, whose oriented image has `width` x `height` pixels, both above 0. This
     /// is a pure function of its arguments: the number of workers and the order of calls do not matter.
     pub fn draw(self, seed: u64, key: &str, index: u16, width: u32, height: u32) -> View {
         let mut stream = Stream::new(seed, key, index);
-        let crop = random_resized_crop(&mut stream, width, height);
+        let scale = if self == Self::Kdep { KDEP_SCALE } else { SCALE };
+        let crop = random_resized_crop(&mut stream, scale, width, height);
         let flip = stream.chance(FLIP_PROBABILITY);
+        let plain = View { crop, flip, jitter: None, lighting: None, gray: false, blur_sigma: None };
         match self {
-            Self::CropFlip => View { crop, flip, jitter: None, gray: false, blur_sigma: None },
+            Self::CropFlip => plain,
             Self::MocoV2 => {
                 let jitter = random_jitter(&mut stream);
                 let gray = stream.chance(GRAY_PROBABILITY);
                 let blurred = stream.chance(BLUR_PROBABILITY);
                 let sigma = stream.uniform_f32(BLUR_SIGMA.0, BLUR_SIGMA.1);
-                View { crop, flip, jitter, gray, blur_sigma: blurred.then_some(sigma) }
+                View { jitter, gray, blur_sigma: blurred.then_some(sigma), ..plain }
+            }
+            Self::Kdep => {
+                let jitter = slight_jitter(&mut stream);
+                View { jitter: Some(jitter), lighting: Some(random_lighting(&mut stream)), ..plain }
             }
         }
     }
@@ -282,7 +313,7 @@ impl fmt::Display for Policy {
 
 /// The error of parsing a [`Policy`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown view policy \"{0}\"\nhint: use moco-v2 or crop-flip")]
+#[error("unknown view policy \"{0}\"\nhint: use moco-v2, crop-flip or kdep")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for Policy {
@@ -297,10 +328,10 @@ impl FromStr for Policy {
 }
 
 /// torchvision's `RandomResizedCrop.get_params`, with Python's rounding of halves to even.
-fn random_resized_crop(stream: &mut Stream, width: u32, height: u32) -> Crop {
+fn random_resized_crop(stream: &mut Stream, scale: (f64, f64), width: u32, height: u32) -> Crop {
     let (full_w, full_h) = (f64::from(width), f64::from(height));
     for _ in 0..CROP_ATTEMPTS {
-        let area = full_w * full_h * stream.uniform(SCALE.0, SCALE.1);
+        let area = full_w * full_h * stream.uniform(scale.0, scale.1);
         let ratio = stream.uniform(RATIO.0.ln(), RATIO.1.ln()).exp();
         let w = (area * ratio).sqrt().round_ties_even();
         let h = (area / ratio).sqrt().round_ties_even();
@@ -335,10 +366,30 @@ fn random_jitter(stream: &mut Stream) -> Option<Jitter> {
         brightness: stream.uniform_f32(1.0 - BRIGHTNESS, 1.0 + BRIGHTNESS),
         contrast: stream.uniform_f32(1.0 - CONTRAST, 1.0 + CONTRAST),
         saturation: stream.uniform_f32(1.0 - SATURATION, 1.0 + SATURATION),
-        hue: stream.uniform_f32(-HUE, HUE),
+        hue: Some(stream.uniform_f32(-HUE, HUE)),
         order: JitterOrder(stream.below_u8(JitterOrder::COUNT)),
     };
     applied.then_some(jitter)
+}
+
+/// KDEP's color changes, which every view has.
+fn slight_jitter(stream: &mut Stream) -> Jitter {
+    let mut factor = || stream.uniform_f32(1.0 - KDEP_COLOR, 1.0 + KDEP_COLOR);
+    let (brightness, contrast, saturation) = (factor(), factor(), factor());
+    Jitter {
+        brightness,
+        contrast,
+        saturation,
+        hue: None,
+        order: JitterOrder(stream.below_u8(JitterOrder::COUNT)),
+    }
+}
+
+/// A random multiple of each axis of [`COLOR_AXES`], by channel.
+#[expect(clippy::cast_possible_truncation, reason = "rounding to the stored precision is the purpose")]
+fn random_lighting(stream: &mut Stream) -> [f32; 3] {
+    let weights = COLOR_WEIGHTS.map(|weight| weight * LIGHTING * stream.normal());
+    COLOR_AXES.map(|axes| axes.iter().zip(weights).map(|(axis, weight)| axis * weight).sum::<f64>() as f32)
 }
 
 #[cfg(test)]

@@ -37,6 +37,13 @@ impl Stream {
         self.uniform(low, high) as f32
     }
 
+    /// Draws a standard normal number (Box and Muller's first value of a pair).
+    pub(super) fn normal(&mut self) -> f64 {
+        // 1 - u lies in (0, 1], so its logarithm is finite.
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
     /// Returns true with this probability.
     pub(super) fn chance(&mut self, probability: f64) -> bool {
         self.unit() < probability

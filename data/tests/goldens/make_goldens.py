@@ -156,9 +156,13 @@ def reference(image, view, size, resample):
     else:
         image = F.center_crop(F.resize(image, round(size / view["center"]), filter_), [size, size])
     if "jitter" in view:
-        factors = [f32(v) for v in view["jitter"]]
+        # A hue of None is one that ColorJitter does not change.
+        factors = [None if v is None else f32(v) for v in view["jitter"]]
         for step in permutations()[view["order"]]:
-            image = ADJUST[step](image, factors[step])
+            image = image if factors[step] is None else ADJUST[step](image, factors[step])
+    if "lighting" in view:
+        levels = np.asarray(image, np.float32) + np.float32(255) * np.asarray(view["lighting"], np.float32)
+        image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
     if view.get("gray"):
         image = F.rgb_to_grayscale(image, 3)
     if "blur" in view:
@@ -200,6 +204,11 @@ def render_cases():
     for sigma in [0.5, 1.0, 2.0]:
         view = {"box": [0, 0, 113, 113], "blur": sigma * 224 / 113}
         yield f"blur-torchvision-{sigma}", landscape, {**view, "true_gaussian": True}, 113, "bilinear"
+    # Shifts of -1.5 to 3 standard deviations, and one that leaves the range of levels.
+    slight = {"jitter": (1.07, 0.93, 1.1, None), "order": 13}
+    yield "lighting", landscape, {**exact, "lighting": (0.0187, -0.0093, 0.0041)}, 64, "bilinear"
+    yield "lighting-colors", "colors.png", {"box": [0, 0, 64, 64], "lighting": (-0.12, 0.3, 0.001)}, 64, "bilinear"
+    yield "lighting-kdep", portrait, {**exact, **slight, "lighting": (-0.006, -0.0058, -0.0061), "flip": True}, 64, "bilinear"
     everything = {"jitter": (0.8, 1.3, 0.7, 0.09), "order": 9, "blur": 1.6, "flip": True}
     yield "everything", landscape, {"box": [11, 7, 120, 97], **everything}, 96, "bilinear"
     yield "everything-gray", portrait, {"box": [2, 31, 99, 108], **everything, "gray": True}, 96, "bicubic"

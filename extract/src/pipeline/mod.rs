@@ -76,7 +76,8 @@ impl Extractor {
     /// # Errors
     /// [`ExtractError`] if a device cannot be used or the model does not match the teacher's settings.
     pub fn open(teacher: &Teacher, runtime: &Runtime, options: ExtractOptions) -> Result<Self, ExtractError> {
-        let settings = teacher.image()?;
+        let mut settings = teacher.image()?;
+        settings.resample = options.resample.unwrap_or(settings.resample);
         let outputs = Outputs { features: options.features, tokens: options.tokens.is_some() };
         let open = |(slot, threads)| {
             let options = EncoderOptions { threads, ..options.encoder.clone() };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lgd_data::cache::StoredFormat;
 use lgd_data::image::DecodeLimits;
+use lgd_data::render::Resample;
 use lgd_data::view::{CenterCrop, Policy};
 
 use crate::encoder::EncoderOptions;
@@ -27,7 +28,7 @@ pub enum TokenStorage {
     },
 }
 
-/// Options of an extraction. Only the device and the batch size can change the embeddings.
+/// Options of an extraction. Only the device, the batch size and the filter can change the embeddings.
 #[derive(Clone, Debug, Default)]
 pub struct ExtractOptions {
     /// Device, batch size and threads of the encoder.
@@ -38,6 +39,8 @@ pub struct ExtractOptions {
     pub read_threads: usize,
     /// Limits beyond which an image is rejected.
     pub limits: DecodeLimits,
+    /// Filter of every resize in place of the teacher's.
+    pub resample: Option<Resample>,
     /// Whether the teacher's features are also cached.
     pub features: bool,
     /// Storage format of the teacher's tokens; `None` if they are not cached.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lgd_bank::{
     AlignedEncoder, BankReport, BankRequest, PromptCounts, PromptEncoder, TargetOptions, Temperature,
-    TextEncoderRule, TopK, build_bank,
+    TextEncoderRule, build_bank,
 };
 use lgd_data::align::{Align, ImageSide};
 use lgd_data::bank::UnassignedSlots;
@@ -63,7 +63,7 @@ pub fn run(cache: &Cache, args: &BankArgs, categories: &Path, teacher: &Path) ->
         center: args.center.map(CenterArg::side),
         targets: TargetOptions {
             temperature: Temperature::new(args.tau_t)?,
-            top_k: TopK::new(args.top_k)?,
+            top_k: args.top_k,
             unassigned: if args.keep_unassigned { UnassignedSlots::Kept } else { UnassignedSlots::Masked },
         },
     };

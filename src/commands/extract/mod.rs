@@ -147,6 +147,7 @@ fn open_extractor(
         },
         decode_threads: if args.decode_threads == 0 { args.runtime.threads } else { args.decode_threads },
         limits: DecodeLimits::default(),
+        resample: args.resample,
         features: args.features,
         rewrite_details: Some(stores::shown),
         tokens: args.tokens.map(|tokens| match tokens {

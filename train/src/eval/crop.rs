@@ -1,6 +1,7 @@
-//! The center crop of evaluation images. One rule holds with and without caches: the student is shown every image with
+//! The center crop and the filter of evaluation images. One rule holds with and without caches: the student is shown every image with
 //! the crop of its run.
 
+use lgd_data::render::Resample;
 use lgd_data::view::CenterCrop;
 
 use super::{EvalError, EvalInputs, LabeledImages};
@@ -30,6 +31,18 @@ pub(super) fn other_crop(images: &LabeledImages<'_>, shown: CenterCrop) -> Optio
         "{}: the teacher's figures are those of center crop {crop}; the student is shown center crop {shown}",
         cache.dir().display()
     ))
+}
+
+/// A note if the teacher saw the images of a cache through another filter than the student is shown them with.
+pub(super) fn other_filter(images: &LabeledImages<'_>, shown: Resample) -> Option<String> {
+    let cache = images.cache?;
+    let filter = cache.manifest().config.teacher.resample;
+    (filter != shown).then(|| {
+        format!(
+            "{}: the teacher's figures are those of the filter {filter}; the student is shown {shown}",
+            cache.dir().display()
+        )
+    })
 }
 
 /// The crop of a set's cache, if the set has a cache.

@@ -123,17 +123,17 @@ impl<'a> ImagePlan<'a> {
             kept.iter().map(|&(_, kind, width)| (kind, Matrix::new(width, Vec::new()))).collect();
         let mut used = Vec::with_capacity(items.len());
         let feed = Feed { source: images.source, items: &items };
-        let EvalOptions { batch, threads, limits, .. } = *options;
-        let failed =
-            infer(model, feed, &InferenceOptions { batch, threads, limits }, job, &mut |batch: Batch| {
-                for (at, kind, _) in &kept {
-                    if let Some(rows) = outputs.get_mut(kind) {
-                        rows.extend(&batch.outputs[*at]);
-                    }
+        let EvalOptions { batch, threads, limits, resample, .. } = *options;
+        let fed = InferenceOptions { batch, threads, limits, resample };
+        let failed = infer(model, feed, &fed, job, &mut |batch: Batch| {
+            for (at, kind, _) in &kept {
+                if let Some(rows) = outputs.get_mut(kind) {
+                    rows.extend(&batch.outputs[*at]);
                 }
-                used.extend(batch.items);
-                Ok::<_, EvalError>(())
-            })?;
+            }
+            used.extend(batch.items);
+            Ok::<_, EvalError>(())
+        })?;
         rejects.extend(failed);
         if used.is_empty() {
             let listed = images.source.samples().len();

@@ -29,13 +29,14 @@ use lgd_data::bank::Bank;
 use lgd_data::cache::{Cache, TeacherRecord};
 use lgd_data::image::DecodeLimits;
 use lgd_data::job::Job;
+use lgd_data::render::Resample;
 use lgd_data::source::ImageSource;
 
 use crate::inference::{ImageModel, OutputKind, top1};
 use crate::predict::{Candidate, Categories, Classifier};
 use crate::run::RunManifest;
 use classes::Classes;
-use crop::{center_crop, other_crop};
+use crop::{center_crop, other_crop, other_filter};
 use features::{Features, ImagePlan};
 
 pub use crate::inference::Matrix;
@@ -82,6 +83,8 @@ pub struct EvalOptions {
     /// Replaces the fraction of the center crop that the student is shown. The crop is that of its run, else of a cache,
     /// else [`CenterCrop::default`](lgd_data::view::CenterCrop).
     pub center_fraction: Option<f32>,
+    /// Replaces the filter that the student's images are resized with, which is that of its run.
+    pub resample: Option<Resample>,
     /// Settings of the vote.
     pub knn: KnnSettings,
     /// Shares of the training labels, one probe for each.
@@ -103,6 +106,7 @@ impl Default for EvalOptions {
         Self {
             protocols: vec![Protocol::ZeroShot, Protocol::Knn, Protocol::Linear],
             center_fraction: None,
+            resample: None,
             knn: KnnSettings::default(),
             fractions: vec![0.01, 0.1, 1.0],
             probe: ProbeSettings::default(),
@@ -207,9 +211,16 @@ pub fn evaluate(
 
     let mut report = EvalReport::new(model, inputs, options, &test, train_features.as_ref());
     report.images_per_second = crate::run::per_second(total, feature_seconds);
-    report
-        .notes
-        .extend([Some(&inputs.test), train].into_iter().flatten().filter_map(|set| other_crop(set, crop)));
+    let sets = || [Some(&inputs.test), train].into_iter().flatten();
+    report.notes.extend(sets().filter_map(|set| other_crop(set, crop)));
+    let trained = model.card().resample;
+    let filter = options.resample.unwrap_or(trained);
+    report.notes.extend(sets().filter_map(|set| other_filter(set, filter)));
+    if filter != trained {
+        report
+            .notes
+            .push(format!("the images are resized with {filter}; the student was trained with {trained}"));
+    }
     judge_names(&mut report, &prepared, inputs, &test)?;
     if let (Some((train, truth)), Some(known)) = (&prepared.train, &train_features) {
         judge_features(&mut report, (train, truth, known), &test, options, job)?;

@@ -4,7 +4,7 @@
 use lgd_data::cache::{ImageStamp, Reject};
 use lgd_data::image::{DecodeLimits, RgbImage};
 use lgd_data::job::Job;
-use lgd_data::render::Normalization;
+use lgd_data::render::{Normalization, Resample};
 use lgd_data::source::ImageSource;
 use lgd_data::view::View;
 
@@ -44,6 +44,8 @@ pub struct InferenceOptions {
     pub threads: usize,
     /// Limits of decoding an image.
     pub limits: DecodeLimits,
+    /// Filter of the resize in place of the model's.
+    pub resample: Option<Resample>,
 }
 
 /// The outputs of a batch.
@@ -70,7 +72,8 @@ pub fn infer<E: From<InferenceError>>(
 ) -> Result<Vec<Reject>, E> {
     let card = model.card();
     // Only side and filter are used here: the model normalizes.
-    let format = InputFormat { size: card.size, resample: card.resample, normalization: Normalization::CLIP };
+    let resample = options.resample.unwrap_or(card.resample);
+    let format = InputFormat { size: card.size, resample, normalization: Normalization::CLIP };
     let batch = options.batch.max(1);
     let load = |ticket: usize| {
         let item = &feed.items[ticket];

@@ -79,7 +79,7 @@ impl Declared for Hgkd {
         name: "hgkd",
         about: "predicts the teacher's patch tokens of the whole view from a masked one; matches its similarities to a queue of embeddings",
         needs: &[Input::Tokens],
-        flags: &["--mask-ratio", "--beta", "--lambda-sim", "--queue"],
+        flags: &["--mask-ratio", "--beta", "--lambda-sim", "--queue", "--queue-fill"],
         outputs: WantedOutputs { embedding: true, tokens: true, ..WantedOutputs::NONE },
         default_weight: 1.0,
         source: "H-GKD, arXiv 2309.09571",

@@ -14,6 +14,7 @@
 
 mod caption;
 mod combined;
+mod compress;
 mod error;
 mod hgkd;
 mod inputs;
@@ -35,13 +36,14 @@ use serde::Serialize;
 
 pub use self::caption::{Caption, CaptionSettings};
 pub use self::combined::Combined;
+pub use self::compress::{Compress, CompressSettings};
 pub use self::error::ObjectiveError;
 pub use self::hgkd::{Hgkd, HgkdSettings};
 pub use self::inputs::{Input, InputError, Inputs};
 pub use self::kdep::Kdep;
 pub use self::lgd::{CategoryWeights, Lgd, LgdConstants, LgdSettings, VisualMode};
 pub use self::mask::BatchMask;
-pub use self::queue::TeacherQueue;
+pub use self::queue::{QueueFill, TeacherQueue};
 pub use self::registry::{ObjectiveChoice, Objectives, Setup};
 pub use self::seed::{Seed, SeedConstants, SeedSettings};
 pub use self::settings::{IdleFlag, SettingGroup, SharedSettings};
@@ -56,6 +58,8 @@ registry::objectives! {
     Lgd: Lgd, lgd: LgdSettings;
     /// Similarities to a queue of teacher embeddings.
     Seed: Seed, seed: SeedSettings;
+    /// Distributions over a queue of teacher embeddings.
+    Compress: Compress, compress: CompressSettings;
     /// The teacher's pooled features.
     Kdep: Kdep;
     /// The teacher's patch tokens, from masked images.

@@ -4,8 +4,8 @@
 //! p = softmax([1, t . Q^T] / tau_t)      logits = [s . t, s . Q^T] / tau_s      L = -(1/B) Σ_b Σ_k p[b,k] log_softmax(logits)[b,k]
 //! ```
 //!
-//! over the filled part of a queue Q of the last K teacher embeddings. A batch is added after its step. The queue is
-//! empty at the first step, whose loss is 0.
+//! over the filled part of a queue Q of the last K teacher embeddings. Entries of a view's own sample are left out: they
+//! would be a second positive. A batch is added after its step. The loss of a step with an empty queue is 0.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ use crate::ops;
 use crate::parse;
 use crate::student::StudentOutput;
 
-/// Settings that only this objective reads; `--queue` and `--tau-s` are shared.
+/// Settings that only this objective reads; `--queue`, `--queue-fill` and `--tau-s` are shared.
 #[derive(Debug, Clone, Copy, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SeedSettings {
@@ -53,7 +53,7 @@ impl Declared for Seed {
         name: "seed",
         about: "matches the teacher's similarities to a queue of past teacher embeddings; no text",
         needs: &[],
-        flags: &["--queue", "--tau-t", "--tau-s"],
+        flags: &["--queue", "--queue-fill", "--tau-t", "--tau-s"],
         outputs: WantedOutputs { embedding: true, ..WantedOutputs::NONE },
         default_weight: 1.0,
         source: "SEED, arXiv 2101.04731",
@@ -103,16 +103,11 @@ impl Seed {
     }
 }
 
-/// `positive` `[B, 1]`, then the similarities of `x` to the queue, divided by a temperature.
-fn logits(
-    positive: Tensor,
-    x: &Tensor,
-    queue: Option<&Tensor>,
-    temperature: f32,
-) -> Result<Tensor, TrainError> {
+/// `positive` `[B, 1]`, then the similarities to the queue, divided by a temperature.
+fn logits(positive: Tensor, queue: Option<Tensor>, temperature: f32) -> Result<Tensor, TrainError> {
     let logits = match queue {
         None => positive,
-        Some(queue) => Tensor::cat(&[&positive, &ops::similarity(x, queue)?], 1)?,
+        Some(queue) => Tensor::cat(&[&positive, &queue], 1)?,
     };
     Ok((logits / f64::from(temperature))?)
 }
@@ -125,12 +120,13 @@ impl Objective for Seed {
     fn loss(&self, output: &StudentOutput, targets: &TargetBatch) -> Result<Loss, TrainError> {
         let (s, t) = (output.embedding()?, targets.embedding()?);
         expect_dims("teacher embeddings", t, s.dims())?;
-        let queue = self.queue.tensor()?;
+        let own = self.queue.own_entries(targets.rows()?, s.dims()[0])?;
+        let similarities = |x: &Tensor| self.queue.similarities(x, own.as_ref());
         let one = Tensor::ones((s.dims()[0], 1), s.dtype(), s.device())?;
-        let teacher = logits(one, t, queue.as_ref(), self.constants.teacher_temperature)?;
+        let teacher = logits(one, similarities(t)?, self.constants.teacher_temperature)?;
         let p = ops::softmax(&teacher, &vec![1.0; 1 + self.queue.filled()])?;
         let positive = s.mul(t)?.sum_keepdim(D::Minus1)?;
-        let student = logits(positive, s, queue.as_ref(), self.constants.student_temperature)?;
+        let student = logits(positive, similarities(s)?, self.constants.student_temperature)?;
         let total = ops::soft_cross_entropy(&student, &p, vec![true; 1 + self.queue.filled()].into())?;
         Ok(Loss { parts: vec![("seed", total.detach())], total })
     }

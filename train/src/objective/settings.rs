@@ -6,6 +6,7 @@
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::queue::QueueFill;
 use crate::error::SettingError;
 use crate::parse;
 
@@ -41,13 +42,19 @@ pub struct SharedSettings {
     /// lgd, seed: temperature of the student's logits.
     #[arg(long = "tau-s", value_name = "TAU_S", default_value_t = SHARED.student_temperature, value_parser = parse::temperature)]
     pub student_temperature: f32,
-    /// seed, hgkd: teacher embeddings in the queue; at most as many as the cache has.
+    /// seed, compress, hgkd: teacher embeddings in the queue; at most as many as the cache has. The default is at most a
+    /// quarter of the samples.
     #[arg(long, value_name = "K", default_value_t = SHARED.queue, value_parser = parse::at_least_one)]
     pub queue: usize,
+    /// seed, compress, hgkd: the queue at the first step: empty, or random (full of random unit vectors, as published for
+    /// seed and compress).
+    #[arg(long, value_name = "START", default_value_t = SHARED.queue_fill)]
+    pub queue_fill: QueueFill,
 }
 
 /// The papers' settings (docs/methods.md sections 1 and 4).
-const SHARED: SharedSettings = SharedSettings { student_temperature: 0.2, queue: 65_536 };
+const SHARED: SharedSettings =
+    SharedSettings { student_temperature: 0.2, queue: 65_536, queue_fill: QueueFill::Empty };
 
 impl Default for SharedSettings {
     fn default() -> Self {
@@ -57,7 +64,7 @@ impl Default for SharedSettings {
 
 impl SettingGroup for SharedSettings {
     fn check(&self) -> Result<(), SettingError> {
-        let Self { student_temperature, queue } = *self;
+        let Self { student_temperature, queue, .. } = *self;
         SettingError::first([
             positive("student_temperature", student_temperature),
             ("queue", queue.to_string(), queue > 0, "at least 1"),

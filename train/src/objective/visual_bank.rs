@@ -52,9 +52,7 @@ impl EmaBank {
         let mut rows = Vec::with_capacity(categories * dim);
         for (category, _) in (0u64..).zip(0..categories) {
             let mut stream = Stream::new(&[seed, BANK_STREAM, category]);
-            let row: Vec<f64> = (0..dim).map(|_| stream.normal()).collect();
-            let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
-            rows.extend(row.iter().map(|v| single(v / norm)));
+            rows.extend(stream.unit_vector(dim));
         }
         Ok(Self { momentum, categories, dim, rows, seen: vec![false; categories] })
     }

@@ -9,8 +9,9 @@ use lgd_kernels::rows::{self, Targets};
 use super::host::{slice, tensor, wrap};
 use super::to_host;
 
-/// Logit of columns that are left out, if log-softmax is composed: its `exp` is 0, and 0 times it is 0.
-pub(super) const LEFT_OUT: f32 = -1e30;
+/// Logit of columns that are left out, if log-softmax is composed or rows leave out different columns: its `exp` is 0, and 0
+/// times it is 0.
+pub(crate) const LEFT_OUT: f32 = -1e30;
 
 /// Mean over the rows of `-Σ_k p log_softmax(z)`: logits `z` and targets `p` `[B, K]`, a scalar (docs/methods.md section 1).
 ///

@@ -15,6 +15,7 @@ pub(crate) mod host;
 mod similarity;
 mod softmax;
 
+pub(crate) use cross_entropy::LEFT_OUT;
 pub use cross_entropy::{soft_cross_entropy, soft_cross_entropy_top_k};
 pub use similarity::similarity;
 pub use softmax::{reweighted, softmax};

@@ -5,7 +5,7 @@ mod schedule;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::schedule::{Schedule, ScheduleKind, ScheduleSettings, Unit};
+pub use self::schedule::{CosineFrom, Schedule, ScheduleKind, ScheduleSettings, Unit};
 pub use crate::engine::optimizer::{Group, OptimizerState, Rule, Update};
 use crate::engine::optimizer::{require_positive, require_share};
 use crate::engine::parameters::{Entry, Role, Table};

@@ -9,7 +9,11 @@ use crate::error::{Result, TrainError};
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ScheduleKind {
     /// Half a cosine to zero.
-    Cosine,
+    Cosine {
+        /// Where it begins. Configurations from before there was a choice mean the end of the warm-up.
+        #[serde(default, skip_serializing_if = "CosineFrom::is_warmup")]
+        from: CosineFrom,
+    },
     /// The learning rate is multiplied by `factor` every `every` epochs after the warm-up.
     Step {
         /// Epochs between two drops.
@@ -19,6 +23,28 @@ pub enum ScheduleKind {
     },
     /// The base learning rate until the end.
     Constant,
+}
+
+impl ScheduleKind {
+    /// The default: a cosine from the end of the warm-up.
+    pub const DEFAULT: Self = Self::Cosine { from: CosineFrom::Warmup };
+}
+
+/// Epoch from which a cosine is counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CosineFrom {
+    /// The start of the run, as in the paper: the first learning rate after the warm-up is below the base.
+    Start,
+    /// The end of the warm-up.
+    #[default]
+    Warmup,
+}
+
+impl CosineFrom {
+    fn is_warmup(&self) -> bool {
+        *self == Self::Warmup
+    }
 }
 
 /// When the learning rate changes.
@@ -54,10 +80,11 @@ pub struct ScheduleSettings {
 ///
 /// Let `W` of `E` epochs be warm-up, and `e` epochs be done (whole epochs, or with a fraction for [`Unit::Step`]):
 /// - `e < W`: `start + (base - start) * e / W`
-/// - cosine: `base / 2 * (1 + cos(pi * (e - W) / (E - W)))`
+/// - cosine from the warm-up: `base / 2 * (1 + cos(pi * (e - W) / (E - W)))`
+/// - cosine from the start: `base / 2 * (1 + cos(pi * e / E))`
 /// - steps: `base * factor^floor((e - W) / every)`
 ///
-/// Epoch `e = W` is the first at the base learning rate. A cosine reaches zero at `e = E`, which is never trained.
+/// Epoch `e = W` is the first at the base learning rate, except with a cosine from the start. A cosine reaches zero at `e = E`, which is never trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule(ScheduleSettings);
 
@@ -111,9 +138,11 @@ impl Schedule {
             ScheduleKind::Step { every, factor } => {
                 base * f64::from(factor).powf(((done - warmup) / f64::from(every)).floor())
             }
-            ScheduleKind::Cosine => {
-                let span = f64::from(epochs.saturating_sub(warmup_epochs).max(1));
-                base / 2.0 * (1.0 + (std::f64::consts::PI * ((done - warmup) / span).min(1.0)).cos())
+            ScheduleKind::Cosine { from } => {
+                let first = if from == CosineFrom::Start { 0 } else { warmup_epochs };
+                let span = f64::from(epochs.saturating_sub(first).max(1));
+                let share = ((done - f64::from(first)) / span).min(1.0);
+                base / 2.0 * (1.0 + (std::f64::consts::PI * share).cos())
             }
         }
     }
@@ -135,7 +164,7 @@ mod tests {
             warmup_epochs: 5,
             epochs: 200,
             steps_per_epoch: 10,
-            kind: ScheduleKind::Cosine,
+            kind: ScheduleKind::DEFAULT,
             unit: Unit::Epoch,
         }
     }
@@ -150,6 +179,32 @@ mod tests {
         assert!((schedule.lr(10 * middle) - 0.18).abs() < 1e-12, "cos(pi/3) is a half");
         assert!(schedule.lr(1999) > 0.0 && schedule.lr(1999) < 2e-5);
         assert!(schedule.lr(2000).abs() < 1e-12);
+    }
+
+    /// The rates of LGD's own schedule for 10 epochs with 2 of warm-up at 8 x 0.03, computed from its formula.
+    #[test]
+    fn a_cosine_from_the_start_includes_the_warm_up() {
+        let kind = ScheduleKind::Cosine { from: CosineFrom::Start };
+        let settings =
+            ScheduleSettings { kind, warmup_epochs: 2, epochs: 10, steps_per_epoch: 1, ..settings() };
+        let schedule = Schedule::new(settings).unwrap();
+        let expected = [0.03, 0.135, 0.217_082_039, 0.190_534_230, 0.157_082_039, 0.12];
+        for (epoch, lr) in expected.into_iter().enumerate() {
+            assert!((schedule.lr(epoch) - lr).abs() < 1e-8, "epoch {epoch}: {}", schedule.lr(epoch));
+        }
+        assert!((schedule.lr(2) / 0.24 - 0.904_508_497).abs() < 1e-8);
+        assert!(schedule.lr(10).abs() < 1e-12);
+    }
+
+    /// A configuration of before has no `from`, and is written as before.
+    #[test]
+    fn a_cosine_from_the_warm_up_is_written_as_it_always_was() {
+        let before = r#"{"kind":"cosine"}"#;
+        assert_eq!(serde_json::to_string(&ScheduleKind::DEFAULT).unwrap(), before);
+        assert_eq!(serde_json::from_str::<ScheduleKind>(before).unwrap(), ScheduleKind::DEFAULT);
+        let start = ScheduleKind::Cosine { from: CosineFrom::Start };
+        let text = serde_json::to_string(&start).unwrap();
+        assert_eq!(serde_json::from_str::<ScheduleKind>(&text).unwrap(), start, "{text}");
     }
 
     #[test]

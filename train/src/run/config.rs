@@ -85,7 +85,7 @@ impl TrainConfig {
             base_lr,
             start_lr: Self::default_start_lr(base_lr),
             warmup_epochs: WARMUP_EPOCHS.min(epochs / 4),
-            schedule: ScheduleKind::Cosine,
+            schedule: ScheduleKind::DEFAULT,
             lr_unit: Unit::Epoch,
             optimizer: OptimizerSettings::default(),
             batch_parts: 1,
@@ -161,7 +161,8 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objective::{CategoryWeights, VisualMode};
+    use crate::objective::{CategoryWeights, QueueFill, VisualMode};
+    use crate::optim::CosineFrom;
 
     #[test]
     fn defaults_are_the_papers_and_valid() {
@@ -195,6 +196,7 @@ mod tests {
             ("vsb_momentum", with(|settings| settings.lgd.vsb_momentum = 1.0)),
             ("teacher_temperature", with(|settings| settings.seed.teacher_temperature = -1.0)),
             ("queue", with(|settings| settings.shared.queue = 0)),
+            ("compress_temperature", with(|settings| settings.compress.compress_temperature = 0.0)),
             ("caption_temperature", with(|settings| settings.caption.caption_temperature = f32::NAN)),
             ("mask_ratio", with(|settings| settings.hgkd.mask_ratio = 1.0)),
             ("mask_ratio", with(|settings| settings.hgkd.mask_ratio = 0.0)),
@@ -215,6 +217,8 @@ mod tests {
         config.objective_settings.lgd.vsb = VisualMode::Ema;
         config.objective_settings.lgd.slots = CategoryWeights::Views;
         config.objective_settings.hgkd.mask_ratio = 0.7;
+        config.objective_settings.shared.queue_fill = QueueFill::Random;
+        config.schedule = ScheduleKind::Cosine { from: CosineFrom::Start };
         config.stored_views = StoredUse::Ignored;
         (config.holdout, config.patience) = (Some(Holdout::Percent(2.5)), Some(3));
         let text = toml::to_string(&config).unwrap();
@@ -233,6 +237,8 @@ mod tests {
             "slots",
             "teacher_temperature",
             "queue",
+            "queue_fill",
+            "compress_temperature",
             "caption_temperature",
             "mask_ratio",
             "beta",

@@ -15,7 +15,9 @@ from safetensors.numpy import save_file
 
 HERE = pathlib.Path(__file__).parent
 B, C, D, WIDTH, QUEUE, CLASSES = 6, 7, 16, 10, 9, 5
-ALPHA, TAU_T, TAU_S, TAU_CAPTION = 0.3, 0.05, 0.2, 0.07
+ALPHA, TAU_T, TAU_S, TAU_CAPTION, TAU_COMPRESS = 0.3, 0.05, 0.2, 0.07, 0.04
+# Rows of the batch, and the entries of the queue that are of the same samples, in the cases `_own`.
+OWN = [(0, 0), (3, 5)]
 COUNTS = torch.tensor([4, 0, 1, 30, 7, 0, 12])
 # The paper's weights would hide a part that is missing: these are all different.
 LGD, SEED, KDEP = 1.5, 0.25, 3.0
@@ -79,12 +81,31 @@ def lgd(i, s, counts, online):
     return ALPHA * visual + (1 - ALPHA) * text, {"text": text, "visual": visual}
 
 
-def seed(i, s, filled):
-    queue = i.queue[:filled]
-    teacher = torch.cat([torch.ones(B, 1).double(), i.t @ queue.T], 1)
-    student = torch.cat([(s * i.t).sum(-1, keepdim=True), s @ queue.T], 1)
+def left_out(filled, own):
+    """Added to similarities to the queue: entries of a row's own sample get no probability."""
+    offsets = torch.zeros(B, filled).double()
+    for row, entry in own:
+        offsets[row, entry] = -1e30
+    return offsets
+
+
+def seed(i, s, filled, own=()):
+    queue, offsets = i.queue[:filled], left_out(filled, own)
+    teacher = torch.cat([torch.ones(B, 1).double(), i.t @ queue.T + offsets], 1)
+    student = torch.cat([(s * i.t).sum(-1, keepdim=True), s @ queue.T + offsets], 1)
     loss = soft_cross_entropy(student / TAU_S, torch.softmax(teacher / TAU_T, -1))
     return loss, {"seed": loss}
+
+
+def compress(i, s, filled, own=()):
+    """CompRess with one queue: KL(teacher | student) of the distributions over the queue of teacher embeddings."""
+    if filled == 0:
+        return (s * 0).sum(), {"compress": (s * 0).sum()}
+    queue, offsets = i.queue[:filled], left_out(filled, own)
+    target = torch.softmax((i.t @ queue.T + offsets) / TAU_COMPRESS, -1)
+    log_student = F.log_softmax((s @ queue.T + offsets) / TAU_COMPRESS, -1)
+    loss = F.kl_div(log_student, target, reduction="batchmean")
+    return loss, {"compress": loss}
 
 
 def kdep(i, raw):
@@ -120,6 +141,11 @@ def main():
         "seed": lambda s, raw: seed(i, s, QUEUE),
         "seed_partly_filled": lambda s, raw: seed(i, s, 4),
         "seed_empty": lambda s, raw: seed(i, s, 0),
+        "seed_own": lambda s, raw: seed(i, s, QUEUE, OWN),
+        "compress": lambda s, raw: compress(i, s, QUEUE),
+        "compress_partly_filled": lambda s, raw: compress(i, s, 4),
+        "compress_empty": lambda s, raw: compress(i, s, 0),
+        "compress_own": lambda s, raw: compress(i, s, QUEUE, OWN),
         "kdep": lambda s, raw: kdep(i, raw),
         "caption": lambda s, raw: caption(i, s),
         "supervised": lambda s, raw: supervised(i, s),

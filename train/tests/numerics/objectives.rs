@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor, Var};
 use lgd_train::error::TrainError;
 use lgd_train::objective::{
-    BatchMask, Caption, Combined, Kdep, Lgd, LgdConstants, Objective, ObjectiveError, ObjectiveKind,
-    Objectives, Seed, SeedConstants, Supervised, TargetBatch, TargetColumns, TeacherQueue, VisualBank,
+    BatchMask, Caption, Combined, Compress, Kdep, Lgd, LgdConstants, Objective, ObjectiveError,
+    ObjectiveKind, Objectives, Seed, SeedConstants, Supervised, TargetBatch, TargetColumns, TeacherQueue,
+    VisualBank,
 };
 use lgd_train::student::{StudentError, StudentOutput};
 
@@ -27,6 +28,12 @@ on_every_f32_device!(
 /// Relative error, L2.
 const TOLERANCE: f64 = 2e-6;
 const TAU_T: f32 = 0.05;
+/// Cache rows of the batch.
+const ROWS: std::ops::Range<u32> = 100..106;
+/// Rows in the queue.
+const ENTRIES: [u32; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+/// Rows in the queue of the cases `_own`: entries 0 and 5 are those of rows 0 and 3 of the batch.
+const OWN: [u32; 9] = [100, 1, 2, 3, 4, 103, 6, 7, 8];
 
 fn whole(golden: &Golden, name: &str) -> Vec<u32> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
@@ -42,6 +49,7 @@ fn targets(golden: &Golden) -> TargetBatch {
         kdep: tensor("kdep"),
         caption: tensor("caption"),
         label: Some(whole(golden, "label")),
+        rows: Some(ROWS.collect()),
         ..TargetBatch::default()
     }
 }
@@ -62,19 +70,27 @@ fn lgd(golden: &Golden, online: bool, by_views: bool) -> Box<dyn Objective> {
     Box::new(if by_views { lgd.counting_views(&counts).unwrap() } else { lgd })
 }
 
-fn seed(golden: &Golden, filled: usize) -> Box<dyn Objective> {
+/// The first embeddings of the golden's queue, as those of these cache rows.
+fn queue(golden: &Golden, rows: &[u32]) -> TeacherQueue {
     let queue = golden.get("queue");
     let mut memory = TeacherQueue::new(queue.dims()[0], queue.dims()[1], queue.device()).unwrap();
-    let rows: Vec<u32> = (0..).take(filled).collect();
-    memory.push(&rows, &queue.narrow(0, 0, filled).unwrap()).unwrap();
+    memory.push(rows, &queue.narrow(0, 0, rows.len()).unwrap()).unwrap();
+    memory
+}
+
+fn seed(golden: &Golden, rows: &[u32]) -> Box<dyn Objective> {
     let settings = SeedConstants { teacher_temperature: TAU_T, ..SeedConstants::default() };
-    Box::new(Seed::new(settings, memory).unwrap())
+    Box::new(Seed::new(settings, queue(golden, rows)).unwrap())
+}
+
+fn compress(golden: &Golden, rows: &[u32]) -> Box<dyn Objective> {
+    Box::new(Compress::new(0.04, queue(golden, rows)).unwrap())
 }
 
 fn combined(golden: &Golden) -> Box<dyn Objective> {
     let parts: [(_, _, Box<dyn Objective>); 3] = [
         ("lgd", 1.5, lgd(golden, false, false)),
-        ("seed", 0.25, seed(golden, 9)),
+        ("seed", 0.25, seed(golden, &ENTRIES)),
         ("kdep", 3.0, Box::new(Kdep)),
     ];
     Box::new(Combined::new(parts).unwrap())
@@ -87,9 +103,14 @@ fn cases(golden: &Golden) -> Vec<(&'static str, Box<dyn Objective>)> {
         ("lgd_views", lgd(golden, false, true)),
         ("lgd_balanced_online", lgd(golden, true, false)),
         ("lgd_views_online", lgd(golden, true, true)),
-        ("seed", seed(golden, 9)),
-        ("seed_partly_filled", seed(golden, 4)),
-        ("seed_empty", seed(golden, 0)),
+        ("seed", seed(golden, &ENTRIES)),
+        ("seed_partly_filled", seed(golden, &ENTRIES[..4])),
+        ("seed_empty", seed(golden, &[])),
+        ("seed_own", seed(golden, &OWN)),
+        ("compress_own", compress(golden, &OWN)),
+        ("compress", compress(golden, &ENTRIES)),
+        ("compress_partly_filled", compress(golden, &ENTRIES[..4])),
+        ("compress_empty", compress(golden, &[])),
         ("kdep", Box::new(Kdep)),
         ("caption", Box::new(Caption::new(0.07).unwrap())),
         ("supervised", Box::new(Supervised)),
@@ -142,7 +163,7 @@ fn losses_and_gradients_are_pytorchs<D: TestDevice>() {
 fn no_two_objectives_have_a_term_of_the_same_name<D: TestDevice>() {
     let golden = Golden::on::<D>("objectives");
     let mut owner = BTreeMap::new();
-    let covered = ["lgd_balanced", "seed", "kdep", "caption", "supervised"];
+    let covered = ["lgd_balanced", "seed", "compress", "kdep", "caption", "supervised"];
     // H-GKD needs a mask and tokens. `hgkd.rs` checks its terms, whose names all start with `hgkd`.
     assert_eq!(covered.len() + 1, ObjectiveKind::ALL.len(), "an objective is missing here");
     for (case, objective) in cases(&golden).iter().filter(|(case, _)| covered.contains(case)) {
@@ -190,6 +211,8 @@ fn targets_of_another_shape_are_refused<D: TestDevice>() {
 fn settings_out_of_range_are_refused<D: TestDevice>() {
     let golden = Golden::on::<D>("objectives");
     assert!(Caption::new(0.0).is_err() && Caption::new(f32::NAN).is_err());
+    let compress = |temperature| Compress::new(temperature, TeacherQueue::new(3, 4, &D::device()).unwrap());
+    assert!(compress(0.0).is_err() && compress(f32::NAN).is_err() && compress(0.04).is_ok());
     let queue = || TeacherQueue::new(3, 4, &D::device()).unwrap();
     let wrong = |teacher_temperature, student_temperature| {
         Seed::new(SeedConstants { teacher_temperature, student_temperature }, queue()).is_err()
@@ -225,8 +248,8 @@ fn a_combination_keeps_its_parts_states_apart<D: TestDevice>() {
     let parts = || -> [(_, _, Box<dyn Objective>); 3] {
         [
             ("lgd", 1.0, lgd(&golden, true, false)),
-            ("seed", 1.0, seed(&golden, 4)),
-            ("b", 1.0, seed(&golden, 9)),
+            ("seed", 1.0, seed(&golden, &ENTRIES[..4])),
+            ("b", 1.0, seed(&golden, &ENTRIES)),
         ]
     };
     let objective = Combined::new(parts()).unwrap();

@@ -15,6 +15,8 @@ on_every_f32_device!(
     it_agrees_with_a_plain_queue_whatever_the_batches,
     it_comes_back_from_a_checkpoint_in_the_same_order,
     a_long_queue_is_read_in_pieces,
+    a_random_queue_is_full_and_comes_back_at_every_step,
+    entries_of_own_samples_are_left_out,
     what_does_not_fit_is_refused,
 );
 
@@ -135,6 +137,82 @@ fn a_long_queue_is_read_in_pieces<D: TestDevice>() {
     assert_eq!(entries(&back), entries(&queue));
     assert_eq!(pieces.iter().sum::<usize>(), 9_001);
     assert!(pieces.iter().all(|len| *len <= 4096), "{pieces:?}");
+}
+
+/// Row of an entry that is still random, in the state.
+const NO_ROW: u32 = u32::MAX;
+
+fn a_random_queue_is_full_and_comes_back_at_every_step<D: TestDevice>() {
+    let new = || TeacherQueue::new(5, DIM, &D::device()).unwrap().at_random(7).unwrap();
+    let rows = |queue: &TeacherQueue| queue.state().unwrap()["queue.rows"].to_vec1::<u32>().unwrap();
+    let contents = |queue: &TeacherQueue| values(&queue.tensor().unwrap().unwrap());
+    let start = contents(&new());
+    for vector in start.chunks(DIM) {
+        assert!((vector.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-6, "{vector:?}");
+    }
+    assert_ne!(start[..DIM], start[DIM..2 * DIM]);
+    let other = TeacherQueue::new(5, DIM, &D::device()).unwrap().at_random(8).unwrap();
+    assert_ne!(contents(&other), start, "the seed decides");
+    let mut queue = new();
+    assert_eq!((queue.filled(), rows(&queue)), (5, vec![NO_ROW; 5]));
+    let after = [
+        vec![10, 11, NO_ROW, NO_ROW, NO_ROW],
+        vec![10, 11, 12, 13, NO_ROW],
+        vec![15, 11, 12, 13, 14],
+        vec![15, 16, 17, 13, 14],
+    ];
+    for (first, expected) in (10..).step_by(2).zip(after) {
+        push(&mut queue, first..first + 2);
+        assert_eq!(rows(&queue), expected);
+        let known = expected.iter().filter(|row| **row != NO_ROW).count();
+        assert_eq!(contents(&queue)[..DIM * known], values(&embeddings(&expected[..known])));
+        assert_eq!(contents(&queue)[DIM * known..], start[DIM * known..]);
+        // The restored queue was used before, and goes on like the other.
+        let mut back = new();
+        push(&mut back, 1..9);
+        back.restore(&queue.state().unwrap(), &mut read).unwrap();
+        assert_eq!((rows(&back), contents(&back)), (rows(&queue), contents(&queue)));
+        let mut goes_on = new();
+        goes_on.restore(&queue.state().unwrap(), &mut read).unwrap();
+        push(&mut goes_on, [90, 91, 92]);
+        push(&mut back, [90, 91, 92]);
+        assert_eq!(rows(&goes_on), rows(&back));
+    }
+    let u32s = |values: &[u32]| Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
+    let state = |rows: &[u32], next: u32| {
+        BTreeMap::from([("queue.rows".to_owned(), u32s(rows)), ("queue.next".to_owned(), u32s(&[next]))])
+    };
+    let mixed = [NO_ROW, 3, NO_ROW, NO_ROW, NO_ROW];
+    for (rows, next) in [(&mixed[..], 0), (&[1, 2][..], 2), (&[1, NO_ROW, NO_ROW, NO_ROW, NO_ROW][..], 2)] {
+        assert!(new().restore(&state(rows, next), &mut read).is_err(), "{rows:?} {next}");
+    }
+    let mut empty = TeacherQueue::new(5, DIM, &D::device()).unwrap();
+    let error = empty.restore(&new().state().unwrap(), &mut read).unwrap_err().to_string();
+    assert!(error.starts_with("queue.rows"), "{error}");
+}
+
+/// Two views per sample: rows 4 and 5 are of sample 2.
+fn entries_of_own_samples_are_left_out<D: TestDevice>() {
+    let queue = || TeacherQueue::new(6, DIM, &D::device()).unwrap().with_views(2);
+    let mut filled = queue();
+    push(&mut filled, [4, 9, 0, 5]);
+    assert!(filled.own_entries(&[2, 6], 2).unwrap().is_none());
+    let own = filled.own_entries(&[4, 2, 1], 3).unwrap().unwrap();
+    assert_eq!(own.dims(), [3, 4]);
+    let left_out: Vec<bool> = values(&own).iter().map(|offset| *offset < -1e20).collect();
+    let expected = [true, false, false, true, false, false, false, false, false, false, true, false];
+    assert_eq!(left_out, expected);
+    assert!(values(&own).iter().zip(expected).all(|(offset, out)| out || *offset == 0.0));
+    assert!(filled.own_entries(&[4], 2).is_err(), "a row is missing");
+    assert!(queue().own_entries(&[4], 1).unwrap().is_none(), "an empty queue has no entry");
+    let random = queue().at_random(0).unwrap();
+    assert!(random.own_entries(&[NO_ROW], 1).unwrap().is_none(), "a random entry is nobody's");
+    let x = embeddings(&[4, 2, 1]).to_device(&D::device()).unwrap();
+    let similarities = filled.similarities(&x, Some(&own)).unwrap().unwrap();
+    let plain = filled.similarities(&x, None).unwrap().unwrap();
+    for ((with, without), out) in values(&similarities).iter().zip(values(&plain)).zip(expected) {
+        assert!(if out { *with < -1e20 } else { *with == without }, "{with} {without}");
+    }
 }
 
 fn what_does_not_fit_is_refused<D: TestDevice>() {
