@@ -31,7 +31,7 @@ fn run_of(world: &World, name: &str, tau: f32) -> Run {
 }
 
 fn options() -> InferenceOptions {
-    InferenceOptions { batch: 4, threads: 2, limits: DecodeLimits::default() }
+    InferenceOptions { batch: 4, threads: 2, limits: DecodeLimits::default(), resample: None }
 }
 
 /// Keys and candidates of all images, and the keys of the rejects.
