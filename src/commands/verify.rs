@@ -174,7 +174,7 @@ fn command(path: &Path, config: &CacheConfig, made_of: Option<(&Path, &Path)>) -
         add(&format!("--with-center --center-fraction {}", center.fraction));
     }
     // The manifest does not say whether this is the teacher's own filter; given, it is the same.
-    flags.push(format!("--resample {}", config.teacher.resample));
+    add(&format!("--resample {}", config.teacher.resample));
     if config.policy != Policy::MocoV2 {
         add(&format!("--policy {}", config.policy.name()));
     }

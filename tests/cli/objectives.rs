@@ -131,7 +131,7 @@ fn what_would_be_ignored_or_makes_no_sense_is_refused() {
     let refused = |words: &str, parts: &[&str]| {
         desk.lgd(&format!("train --cache none --out run {words}")).ended(2, parts);
     };
-    refused("--objective lgd,banana", &["banana", "lgd, seed, kdep"]);
+    refused("--objective lgd,banana", &["banana", "lgd, seed, compress, kdep"]);
     refused("--objective lgd,lgd:2", &["the objective lgd is listed twice"]);
     refused("--objective lgd,supervised", &["cannot be combined"]);
     refused("--objective lgd:0", &["positive number"]);

@@ -299,5 +299,9 @@ fn a_configuration_of_an_earlier_version_is_read_and_written_with_the_same_membe
     settings.seed.teacher_temperature = 0.05;
     assert_eq!(config, expected);
     let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
-    assert_eq!(table(&toml::to_string(&config).unwrap()), table(OLD));
+    let mut written = table(&toml::to_string(&config).unwrap());
+    for later in ["queue_fill", "compress_temperature"] {
+        assert!(written.remove(later).is_some(), "{later}");
+    }
+    assert_eq!(written, table(OLD));
 }
