@@ -39,7 +39,8 @@ impl PartitionArg {
             Self::Given(partition) => return Ok(partition),
             Self::Auto(of) => of,
         };
-        let (partition, place) = scheduled(of, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
+        let (partition, place) =
+            scheduled(of, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
         say(format_args!("note: --partition auto is {}/{} by {}", place.index, place.of, place.variables));
         Ok(partition)
     }
@@ -119,12 +120,15 @@ fn slurm_array(read: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<P
     const ID: &str = "SLURM_ARRAY_TASK_ID";
     let Some(id) = number(ID, read)? else { return Ok(None) };
     let rest = |name| -> anyhow::Result<usize> {
-        number(name, read)?.with_context(|| format!("--partition auto: {ID} is set, but not {name}\nhint: give --partition I/N"))
+        number(name, read)?.with_context(|| {
+            format!("--partition auto: {ID} is set, but not {name}\nhint: give --partition I/N")
+        })
     };
     let (first, last, of) =
         (rest("SLURM_ARRAY_TASK_MIN")?, rest("SLURM_ARRAY_TASK_MAX")?, rest("SLURM_ARRAY_TASK_COUNT")?);
     let step = last.saturating_sub(first).checked_div(of.saturating_sub(1)).unwrap_or(1).max(1);
-    let regular = first + step * of.saturating_sub(1) == last && id >= first && (id - first).is_multiple_of(step);
+    let regular =
+        first + step * of.saturating_sub(1) == last && id >= first && (id - first).is_multiple_of(step);
     if !regular {
         bail!(
             "--partition auto: the {of} tasks of the array, {first} to {last}, have gaps, so a task does not know its place\nhint: \
@@ -171,7 +175,8 @@ mod tests {
     /// The part under `variables`, "NAME=VALUE" separated by blanks.
     fn part(of: Option<usize>, variables: &str) -> Result<(usize, usize), String> {
         let read = |name: &str| {
-            let found = variables.split(' ').filter_map(|entry| entry.split_once('=')).find(|entry| entry.0 == name);
+            let found =
+                variables.split(' ').filter_map(|entry| entry.split_once('=')).find(|entry| entry.0 == name);
             found.map(|entry| entry.1.to_owned())
         };
         scheduled(of, &read).map(|(_, place)| (place.index, place.of)).map_err(|error| format!("{error:#}"))
@@ -180,7 +185,9 @@ mod tests {
     #[test]
     fn every_scheduler_names_its_part() {
         let slurm = |id: usize, first: usize, last: usize, count: usize| {
-            format!("SLURM_ARRAY_TASK_ID={id} SLURM_ARRAY_TASK_MIN={first} SLURM_ARRAY_TASK_MAX={last} SLURM_ARRAY_TASK_COUNT={count}")
+            format!(
+                "SLURM_ARRAY_TASK_ID={id} SLURM_ARRAY_TASK_MIN={first} SLURM_ARRAY_TASK_MAX={last} SLURM_ARRAY_TASK_COUNT={count}"
+            )
         };
         assert_eq!(part(None, &slurm(3, 1, 6, 6)), Ok((2, 6)), "--array=1-6");
         assert_eq!(part(None, &slurm(8, 0, 12, 4)), Ok((2, 4)), "--array=0-12:4");
@@ -193,7 +200,11 @@ mod tests {
         let srun = "SLURM_PROCID=2 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=3";
         assert_eq!(part(None, srun), Ok((2, 3)));
         assert_eq!(part(None, &format!("{srun} RANK=5 WORLD_SIZE=12")), Ok((5, 12)), "torchrun under srun");
-        assert_eq!(part(None, &format!("{srun} {}", slurm(1, 0, 1, 2))), Ok((5, 6)), "srun in a task of an array");
+        assert_eq!(
+            part(None, &format!("{srun} {}", slurm(1, 0, 1, 2))),
+            Ok((5, 6)),
+            "srun in a task of an array"
+        );
         // In a batch script, which is one process for all of the job's tasks.
         assert_eq!(part(None, &format!("SLURM_PROCID=0 SLURM_NTASKS=4 {}", slurm(1, 0, 1, 2))), Ok((1, 2)));
     }

@@ -61,7 +61,8 @@ fn a_run_is_judged_by_the_names_it_was_trained_with() {
     desk.lgd(&format!("{eval} --train-images images")).ended(0, &[neighbors]);
 
     fs::rename(desk.path("banks/ten"), desk.path("banks/moved")).unwrap();
-    desk.lgd(eval).ended(3, &["the bank of names that the run was trained with", "hint: give the bank's folder"]);
+    desk.lgd(eval)
+        .ended(3, &["the bank of names that the run was trained with", "hint: give the bank's folder"]);
     desk.lgd(&format!("{eval} --bank banks/moved")).ended(0, &[]);
 }
 

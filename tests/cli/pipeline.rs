@@ -91,7 +91,8 @@ fn partitions_of_a_shared_cache_make_the_same_bytes_as_one_run() {
         desk.lgd(&format!("{extract} --partition {part}/3 --out parts --decode-threads 1")).ended(0, &[]);
     }
     // The last part as task 2 of a Slurm array of tasks 1 to 3.
-    let array = "SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=3 SLURM_ARRAY_TASK_COUNT=3 SLURM_ARRAY_TASK_ID=2";
+    let array =
+        "SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=3 SLURM_ARRAY_TASK_COUNT=3 SLURM_ARRAY_TASK_ID=2";
     desk.bash(&format!("{array} lgd {extract} --partition auto --out parts"))
         .ended(0, &["note: --partition auto is 1/3 by SLURM_ARRAY_TASK_ID"]);
     for entry in fs::read_dir(desk.path("whole")).unwrap() {
