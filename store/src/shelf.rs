@@ -189,19 +189,19 @@ impl Shelf {
     /// [`StoreError::TooLarge`] if they do not fit although all that can be deleted was.
     pub(crate) async fn reserve(&self, url: &str, bytes: u64) -> Result<Reservation<'_>, StoreError> {
         loop {
-            let arriving = self.space().arriving;
-            if self.has_room(bytes) {
-                return Ok(Reservation { shelf: self, bytes, is_kept: false });
+            match self.take_room(bytes) {
+                Ok(()) => return Ok(Reservation { shelf: self, bytes, is_kept: false }),
+                Err(arriving) if arriving > 0 && bytes <= self.limit => tokio::time::sleep(PAUSE).await,
+                Err(_) => {
+                    return Err(StoreError::TooLarge { url: url.to_owned(), bytes, limit: self.limit });
+                }
             }
-            if arriving == 0 || bytes > self.limit {
-                return Err(StoreError::TooLarge { url: url.to_owned(), bytes, limit: self.limit });
-            }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Whether `bytes` more fit, which are then counted as arriving. Deletes the longest unused if need be.
-    fn has_room(&self, bytes: u64) -> bool {
+    /// Counts `bytes` more as arriving if they fit, for which it deletes the longest unused if need be. Else returns how many
+    /// are arriving.
+    fn take_room(&self, bytes: u64) -> Result<(), u64> {
         let mut space = self.space();
         let fits =
             |used: u64, arriving: u64| used.saturating_add(arriving).saturating_add(bytes) <= self.limit;
@@ -224,11 +224,11 @@ impl Shelf {
             }
             space.used = Some(used);
         }
-        let fits = space.used.is_some_and(|used| fits(used, space.arriving));
-        if fits {
-            space.arriving += bytes;
+        if !space.used.is_some_and(|used| fits(used, space.arriving)) {
+            return Err(space.arriving);
         }
-        fits
+        space.arriving += bytes;
+        Ok(())
     }
 
     fn items(&self) -> Vec<Item> {
