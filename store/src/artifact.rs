@@ -112,8 +112,9 @@ pub(crate) async fn fetch(
         let missing: Vec<&FileEntry> = listed.values().filter(|entry| !is_here(entry)).collect();
         let bytes = missing.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add);
         if !missing.is_empty() {
-            shelf.make_room(&remote.url.shown, bytes)?;
+            let room = shelf.reserve(&remote.url.shown, bytes).await?;
             fetch_files(remote, &found, &missing, &dir).await?;
+            room.keep();
         }
         // Last, so that a folder with a manifest is complete.
         let manifest = dir.join(found.name);
@@ -183,7 +184,8 @@ async fn fetch_verified(
     loop {
         let temporary = NamedTempFile::new_in(dir).map_err(io)?;
         remote.fetch(object, &Pin::of_any_version(entry.bytes), temporary.as_file()).await?;
-        let got = ContentHash::of_file(temporary.path())?;
+        // Not on all threads: the command has not chosen their number yet.
+        let got = temporary.reopen().and_then(ContentHash::of_reader).map_err(io)?;
         attempt += 1;
         if got == entry.blake3 {
             temporary.as_file().sync_all().map_err(io)?;

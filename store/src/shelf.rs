@@ -5,8 +5,8 @@ use std::fs::{self, File, FileTimes};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use lgd_data::manifest::{ContentHash, FolderLock};
 use tempfile::NamedTempFile;
@@ -16,6 +16,12 @@ use crate::transfer::{Pin, Remote};
 
 const OBJECTS: &str = "objects";
 const ARTIFACTS: &str = "artifacts";
+
+/// Pause between two looks at what is arriving.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Age of an unfinished file that nobody writes to any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Objects from this length on are flushed to the disk before they get their name.
 const FLUSHED: u64 = 1 << 20;
@@ -59,11 +65,43 @@ impl FromStr for Limit {
 pub(crate) struct Shelf {
     dir: PathBuf,
     limit: u64,
-    /// Bytes in the folder, as far as known: of this process exactly, of others as of the last look; `None` before the
-    /// first.
-    used: Mutex<Option<u64>>,
+    space: Mutex<Space>,
     /// One lock per object that is being fetched.
     pending: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The bytes of the folder.
+#[derive(Debug, Default)]
+struct Space {
+    /// Bytes on the disk: of this process exactly, of others as of the last look; `None` before the first.
+    used: Option<u64>,
+    /// Bytes that this process is fetching.
+    arriving: u64,
+}
+
+/// Room for something that is being fetched.
+#[derive(Debug)]
+pub(crate) struct Reservation<'a> {
+    shelf: &'a Shelf,
+    bytes: u64,
+    is_kept: bool,
+}
+
+impl Reservation<'_> {
+    /// Notes that it is on the disk now.
+    pub(crate) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut space = self.shelf.space();
+        space.arriving -= self.bytes;
+        if let Some(used) = space.used.as_mut().filter(|_| self.is_kept) {
+            *used += self.bytes;
+        }
+    }
 }
 
 /// Something that can be deleted to make room.
@@ -80,7 +118,7 @@ impl Shelf {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(|error| StoreError::io("create the folder", path, error))?;
         }
-        Ok(Self { dir: dir.to_owned(), limit, used: Mutex::default(), pending: Mutex::default() })
+        Ok(Self { dir: dir.to_owned(), limit, space: Mutex::default(), pending: Mutex::default() })
     }
 
     pub(crate) fn limit(&self) -> u64 {
@@ -122,12 +160,12 @@ impl Shelf {
         opened
     }
 
-    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>> {
+    fn pending(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch(&self, remote: &Remote, name: &str, pin: &Pin, path: &Path) -> Result<File, StoreError> {
-        self.make_room(&remote.url.shown_of(name), pin.bytes)?;
+        let room = self.reserve(&remote.url.shown_of(name), pin.bytes).await?;
         let dir = path.parent().unwrap_or(path);
         let io = |error| StoreError::io("write", path, error);
         fs::create_dir_all(dir).map_err(io)?;
@@ -136,39 +174,60 @@ impl Shelf {
         if pin.bytes >= FLUSHED {
             temporary.as_file().sync_all().map_err(io)?;
         }
-        temporary.persist(path).map_err(|error| io(error.error))
+        let file = temporary.persist(path).map_err(|error| io(error.error))?;
+        room.keep();
+        Ok(file)
     }
 
-    /// Deletes the longest unused until there is room for `bytes` more.
+    fn space(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves room for `bytes` more: deletes the longest unused, and waits for what is arriving.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] if they do not fit although all that can be deleted was.
-    pub(crate) fn make_room(&self, url: &str, bytes: u64) -> Result<(), StoreError> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = used.as_mut().filter(|known| known.saturating_add(bytes) <= self.limit) {
-            *known += bytes;
-            return Ok(());
-        }
-        let mut items = self.items();
-        let mut total: u64 = items.iter().map(|item| item.bytes).sum();
-        if total.saturating_add(bytes) > self.limit {
-            items.sort_unstable_by_key(|item| item.used);
-            // A tenth more, so that not every object looks through the folder.
-            let goal = self.limit.saturating_sub(bytes).saturating_sub(self.limit / 10);
-            for item in items {
-                if total <= goal {
-                    break;
-                }
-                if item.delete() {
-                    total -= item.bytes;
+    pub(crate) async fn reserve(&self, url: &str, bytes: u64) -> Result<Reservation<'_>, StoreError> {
+        loop {
+            match self.take_room(bytes) {
+                Ok(()) => return Ok(Reservation { shelf: self, bytes, is_kept: false }),
+                Err(arriving) if arriving > 0 && bytes <= self.limit => tokio::time::sleep(PAUSE).await,
+                Err(_) => {
+                    return Err(StoreError::TooLarge { url: url.to_owned(), bytes, limit: self.limit });
                 }
             }
         }
-        if total.saturating_add(bytes) > self.limit {
-            *used = Some(total);
-            return Err(StoreError::TooLarge { url: url.to_owned(), bytes, limit: self.limit });
+    }
+
+    /// Counts `bytes` more as arriving if they fit, for which it deletes the longest unused if need be. Else returns how many
+    /// are arriving.
+    fn take_room(&self, bytes: u64) -> Result<(), u64> {
+        let mut space = self.space();
+        let fits =
+            |used: u64, arriving: u64| used.saturating_add(arriving).saturating_add(bytes) <= self.limit;
+        if !space.used.is_some_and(|used| fits(used, space.arriving)) {
+            let mut items = self.items();
+            let mut used: u64 = items.iter().map(|item| item.bytes).sum();
+            if !fits(used, space.arriving) {
+                items.sort_unstable_by_key(|item| item.used);
+                // A tenth more, so that not every object looks through the folder.
+                let needed = space.arriving.saturating_add(bytes).saturating_add(self.limit / 10);
+                let goal = self.limit.saturating_sub(needed);
+                for item in items {
+                    if used <= goal {
+                        break;
+                    }
+                    if item.delete() {
+                        used -= item.bytes;
+                    }
+                }
+            }
+            space.used = Some(used);
         }
-        *used = Some(total + bytes);
+        if !space.used.is_some_and(|used| fits(used, space.arriving)) {
+            return Err(space.arriving);
+        }
+        space.arriving += bytes;
         Ok(())
     }
 
@@ -182,7 +241,7 @@ impl Shelf {
         let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
         let objects = entries(self.dir.join(OBJECTS)).flat_map(&entries).filter_map(|path| {
             let bytes = length(&path);
-            item(path, bytes, false)
+            item(path, bytes, false).filter(|item| !item.is_arriving())
         });
         let artifacts = entries(self.dir.join(ARTIFACTS)).filter_map(|path| {
             let nested = entries(path.clone())
@@ -195,6 +254,12 @@ impl Shelf {
 }
 
 impl Item {
+    /// Whether it is an object that a process may still be fetching, which has a hidden name.
+    fn is_arriving(&self) -> bool {
+        let is_hidden = self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        is_hidden && self.used.elapsed().is_ok_and(|age| age < ABANDONED)
+    }
+
     /// Whether it could be deleted: an artifact that a process uses stays.
     fn delete(&self) -> bool {
         if !self.is_artifact {
@@ -227,8 +292,6 @@ pub(crate) fn touch(file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -257,6 +320,8 @@ mod tests {
             }
             path
         };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        let room = |bytes| runtime.block_on(shelf.reserve("s3://b/k", bytes)).map(Reservation::keep);
         let locked = put("artifacts/a/cache.json", 30, 900);
         let free = put("artifacts/b/cache.json", 30, 800);
         let old = put("objects/00/old", 20, 700);
@@ -266,15 +331,15 @@ mod tests {
             .unwrap()
             .set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH))
             .unwrap();
-        shelf.make_room("s3://b/k", 10).unwrap();
+        room(10).unwrap();
         assert!([&locked, &free, &old, &new].iter().all(|path| path.exists()), "everything fits");
-        shelf.make_room("s3://b/k", 25).unwrap();
+        room(25).unwrap();
         assert!(locked.exists() && !free.exists() && old.exists() && new.exists());
-        let error = shelf.make_room("s3://b/k", 71).unwrap_err().to_string();
+        let error = room(71).unwrap_err().to_string();
         assert!(error.contains("71 bytes") && error.contains("--store-limit"), "{error}");
         assert!(locked.exists() && !old.exists() && !new.exists());
         drop(lock);
-        shelf.make_room("s3://b/k", 71).unwrap();
+        room(71).unwrap();
         assert!(!locked.exists());
     }
 }

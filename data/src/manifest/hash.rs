@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -28,6 +29,16 @@ impl ContentHash {
     pub fn of_file(path: &Path) -> Result<Self, ArtifactError> {
         // A map of a FIFO or a device would wait for its end.
         Self::of_open_file(&ordinary::open(path).during("open", path)?, path)
+    }
+
+    /// Returns the hash of all that `reader` reads. Unlike [`ContentHash::of_file`], it starts no threads.
+    ///
+    /// # Errors
+    /// The reader's error.
+    pub fn of_reader(reader: impl Read) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(hasher.finalize().into())
     }
 
     /// Like [`ContentHash::of_file`], of a file that is open. `path` is used for errors.
