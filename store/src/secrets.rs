@@ -10,8 +10,8 @@ const SECRET_WORDS: [&str; 6] = ["KEY", "SECRET", "TOKEN", "PASSWORD", "SAS", "C
 static SECRETS: LazyLock<Vec<String>> = LazyLock::new(|| {
     const SHORTEST: usize = 6;
     let is_secret = |name: &str| {
-        let word = |word: &&str| name.contains(*word);
-        STORES.iter().any(|store| name.starts_with(store)) && SECRET_WORDS.iter().any(|one| word(one))
+        STORES.iter().any(|store| name.starts_with(store))
+            && SECRET_WORDS.iter().any(|word| name.contains(word))
     };
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

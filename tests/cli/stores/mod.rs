@@ -162,8 +162,10 @@ fn archives_are_fetched_ahead_into_a_folder_that_stays_small() {
     lgd(&format!("{train} --images s3://bucket/tars --store-limit {}B", bytes * 3 / 4))
         .ended(2, &["s3://bucket/tars takes", "--store-limit"]);
     lgd(&format!("{train} --images s3://bucket/tars")).ended(0, &[]);
-    lgd(&format!("{EXTRACT} --images s3://bucket/tars/part-0.tar --out d --store-limit 1KB"))
-        .ended(2, &["part-0.tar takes", "--store-limit"]);
+    lgd(&format!(
+        "{EXTRACT} --images s3://bucket/tars/part-0.tar --out d --store-cache small --store-limit 1KB"
+    ))
+    .ended(2, &["part-0.tar takes", "--store-limit"]);
 }
 
 #[test]
