@@ -103,7 +103,7 @@ fn damaged_stored_views_are_found_and_banks_do_not_need_them() {
             desk.lgd(command).ended(3, &["pixels-00000.parquet is missing: the cache's stored views", hint]);
         }
         let extract = format!("{EXTRACT} --store-views {encoding} --store-size 32 --out cache --resume");
-        desk.lgd(&extract).ended(0, &["extracted again: cache/pixels-00000.parquet is missing"]);
+        desk.lgd(&extract).ended(0, &["made again: cache/pixels-00000.parquet is missing"]);
         assert!(fs::read(&path).unwrap() == whole, "made again, it has the same bytes");
         fs::remove_file(&path).unwrap();
         desk.lgd(&bank).ended(0, &[]);
