@@ -6,7 +6,7 @@
 //!   manifest ([`Session::artifact`]);
 //! - images are listed once. Their files are fetched when they are opened, and a few ahead ([`Session::images`]);
 //! - an output artifact is made in a local folder, then its files are stored, then its manifest, which fails if
-//!   another writer was faster ([`Session::output`]).
+//!   another writer was faster ([`Session::output_folder`]).
 //!
 //! ```text
 //! DIR/objects/3f/3f9a…      one fetched object: an image, an archive, a Parquet file
