@@ -63,8 +63,7 @@ impl Images {
         Self { sets: RwLock::default(), shelf, runtime }
     }
 
-    /// Lists the images at the URL into `dir`, an empty folder. Returns the local path that stands for the URL, and the
-    /// remote that stands for `dir`'s only folder.
+    /// Lists the images at the URL into `dir`, an empty folder. Returns the local path that stands for the URL.
     pub(crate) async fn list(
         &self,
         remote: Remote,
@@ -126,7 +125,7 @@ impl Images {
             let (set, shelf) = (Arc::clone(set), Arc::clone(&self.shelf));
             self.runtime.spawn(async move {
                 let (name, pin) = &set.objects[number];
-                // Who opens the object tries again, and reports the error.
+                // The command tries again when it opens the object, and reports the error.
                 let _ = shelf.open_object(&set.remote, name, pin).await;
             });
         }

@@ -41,7 +41,7 @@ pub fn is_url(path: &Path) -> bool {
     let Some((scheme, rest)) = path.to_str().and_then(|text| text.split_once(':')) else { return false };
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     let known = ["s3", "gs", "az", "http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    // A single slash is what is left of a URL that another program normalized as a path.
+    // A single slash remains if another program normalized a URL as a path.
     scheme.len() > 1
         && scheme.bytes().all(letter)
         && (rest.starts_with("//") || known && rest.starts_with('/'))

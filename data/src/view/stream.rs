@@ -39,7 +39,7 @@ impl Stream {
 
     /// Draws a standard normal number (Box and Muller's first value of a pair).
     pub(super) fn normal(&mut self) -> f64 {
-        // 1 - u lies in (0, 1], so its logarithm is finite.
+        // 1 - u is in (0, 1], so its logarithm is finite.
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
