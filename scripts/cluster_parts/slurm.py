@@ -87,6 +87,10 @@ class Slurm:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         return done.stdout
 
+    def order(self, *command: str) -> str:
+        """What a command prints that must succeed."""
+        return subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
     def until(self, what: str, condition: Callable[[], object], seconds: float = WAIT) -> None:
         """Wait for a condition."""
         end = time.monotonic() + seconds
