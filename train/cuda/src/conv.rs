@@ -173,7 +173,8 @@ fn problem(conv: &Conv, pass: Pass, element: Element, result: Element, accumulat
         w: [conv.out_channels, s.channels / conv.groups, s.kernel.0, s.kernel.1],
         y: [s.batch, conv.out_channels, s.out_height, s.out_width],
         stride: s.window.stride,
-        padding: s.window.padding,
+        before: [s.window.padding; 2],
+        after: s.padding_after().into(),
         dilation: s.window.dilation,
         accumulate,
     }

@@ -27,6 +27,7 @@ pub fn supports(s: &Sliding) -> bool {
         && matches!(side, 3 | 5)
         && matches!(window.stride, 1 | 2)
         && window.padding == side / 2
+        && s.padding_after() == (side / 2, side / 2)
         && window.dilation == 1
 }
 

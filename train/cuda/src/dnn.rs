@@ -59,7 +59,10 @@ pub(crate) struct Problem {
     /// NCHW dimensions; memory is NHWC.
     pub(crate) y: [usize; 4],
     pub(crate) stride: usize,
-    pub(crate) padding: usize,
+    /// Zeros before the rows and the columns.
+    pub(crate) before: [usize; 2],
+    /// Zeros after them.
+    pub(crate) after: [usize; 2],
     pub(crate) dilation: usize,
     /// Whether to add to the result's memory instead of writing it.
     pub(crate) accumulate: bool,
@@ -386,20 +389,19 @@ fn data_type(element: Element) -> Result<sys::cudnnDataType_t> {
 }
 
 fn window(p: &Problem) -> Result<Descriptor> {
-    let both = |value: usize| Ok::<_, CudaError>([long(value)?; 2]);
     let window = Descriptor::new(Object::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?;
     let float = [sys::cudnnDataType_t::CUDNN_DATA_FLOAT];
     window.set(Name::CUDNN_ATTR_CONVOLUTION_COMP_TYPE, Kind::CUDNN_TYPE_DATA_TYPE, &float)?;
     let mode = [sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION];
     window.set(Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE, Kind::CUDNN_TYPE_CONVOLUTION_MODE, &mode)?;
     window.set(Name::CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, Kind::CUDNN_TYPE_INT64, &[2_i64])?;
-    for (name, value) in [
-        (Name::CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, p.padding),
-        (Name::CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, p.padding),
-        (Name::CUDNN_ATTR_CONVOLUTION_DILATIONS, p.dilation),
-        (Name::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, p.stride),
+    for (name, [rows, columns]) in [
+        (Name::CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, p.before),
+        (Name::CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, p.after),
+        (Name::CUDNN_ATTR_CONVOLUTION_DILATIONS, [p.dilation; 2]),
+        (Name::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, [p.stride; 2]),
     ] {
-        window.set(name, Kind::CUDNN_TYPE_INT64, &both(value)?)?;
+        window.set(name, Kind::CUDNN_TYPE_INT64, &[long(rows)?, long(columns)?])?;
     }
     window.finalize()?;
     Ok(window)

@@ -67,7 +67,7 @@ pub fn expect_positive(what: &'static str, value: usize) -> Result<()> {
 pub struct Window {
     /// Step between windows, at least 1.
     pub stride: usize,
-    /// Zeros added on each side.
+    /// Zeros added on each side; for [`Sliding::same`], before the first value.
     pub padding: usize,
     /// Step between the taps of one window, at least 1.
     pub dilation: usize,
@@ -126,6 +126,38 @@ impl Sliding {
         Ok(Self { batch, height, width, channels, kernel, window, out_height, out_width })
     }
 
+    /// TensorFlow's "same" windows of `side` x `side` taps: `ceil(size / stride)` positions along each axis, and as many zeros before
+    /// the input as after it, or one more after it.
+    ///
+    /// # Errors
+    /// A zero dimension, or axes that need different padding before them.
+    pub fn same(input: (usize, usize, usize, usize), side: usize, stride: usize) -> Result<Self> {
+        let (batch, height, width, channels) = input;
+        expect_positive("batch", batch)?;
+        expect_positive("height", height)?;
+        expect_positive("width", width)?;
+        expect_positive("channels", channels)?;
+        expect_positive("side of the window", side)?;
+        expect_positive("stride", stride)?;
+        let (out_height, out_width) = (height.div_ceil(stride), width.div_ceil(stride));
+        let before =
+            |size: usize, positions: usize| ((positions - 1) * stride + side).saturating_sub(size) / 2;
+        let (rows, columns) = (before(height, out_height), before(width, out_width));
+        expect_eq("zeros before the columns, as before the rows", rows, columns)?;
+        let window = Window { stride, padding: rows, dilation: 1 };
+        Ok(Self { batch, height, width, channels, kernel: (side, side), window, out_height, out_width })
+    }
+
+    /// Zeros after the rows and after the columns: as many as before them, or more if the last window reaches further.
+    pub fn padding_after(&self) -> (usize, usize) {
+        let Window { stride, padding, dilation } = self.window;
+        let after = |size: usize, taps: usize, positions: usize| {
+            let end = (positions - 1) * stride + (taps - 1) * dilation + 1;
+            end.saturating_sub(size + padding).max(padding)
+        };
+        (after(self.height, self.kernel.0, self.out_height), after(self.width, self.kernel.1, self.out_width))
+    }
+
     /// Number of output positions over the whole batch.
     pub fn out_pixels(&self) -> usize {
         self.batch * self.out_height * self.out_width
@@ -167,6 +199,27 @@ mod tests {
         let window = Window { stride: 2, padding: 3, dilation: 1 };
         let s = Sliding::new((2, 32, 33, 3), (7, 7), window).unwrap();
         assert_eq!((s.out_height, s.out_width), (16, 17));
+    }
+
+    /// TensorFlow's rule, by hand: out = ceil(n / s), padding max((out - 1) s + k - n, 0), of which the smaller half is before.
+    #[test]
+    fn same_windows_are_tensorflows() {
+        let cases = [
+            ((224, 3, 2), (112, 0, 1)),
+            ((56, 5, 2), (28, 1, 2)),
+            ((7, 3, 2), (4, 1, 1)),
+            ((14, 5, 1), (14, 2, 2)),
+        ];
+        for ((size, side, stride), (positions, before, after)) in cases {
+            let s = Sliding::same((1, size, size, 1), side, stride).unwrap();
+            let found = (s.out_height, s.out_width, s.window.padding, s.padding_after());
+            assert_eq!(found, (positions, positions, before, (after, after)), "{size}, {side}, {stride}");
+        }
+        let window = Window { stride: 2, padding: 1, dilation: 1 };
+        assert_eq!(Sliding::new((1, 8, 8, 1), (3, 3), window).unwrap().padding_after(), (1, 1), "PyTorch's");
+        let uneven = Sliding::same((1, 8, 7, 1), 3, 2);
+        let what = "zeros before the columns, as before the rows";
+        assert_eq!(uneven, Err(ShapeError::Mismatch { what, expected: 0, got: 1 }));
     }
 
     #[test]

@@ -23,6 +23,8 @@ struct Case {
     window: (usize, usize, usize),
     filters: usize,
     groups: usize,
+    /// Whether padding is TensorFlow's, whatever the window says.
+    same: bool,
 }
 
 impl Case {
@@ -40,18 +42,22 @@ impl Case {
             window: (stride, kernel / 2, 1),
             filters,
             groups: 1,
+            same: false,
         }
     }
 
     fn conv(&self) -> Result<Conv, ShapeError> {
         let (stride, padding, dilation) = self.window;
-        let sliding = Sliding::new(self.input, self.kernel, Window { stride, padding, dilation })?;
+        let sliding = match self.same {
+            true => Sliding::same(self.input, self.kernel.0, stride)?,
+            false => Sliding::new(self.input, self.kernel, Window { stride, padding, dilation })?,
+        };
         Conv::new(sliding, self.filters, self.groups)
     }
 }
 
 /// Shapes that cover edge cases: parities, widths next to a vector's, single pixels, each kernel, dilation, groups.
-const CASES: [Case; 33] = [
+const CASES: [Case; 37] = [
     Case::square(1, 1, 1, 1, 1, 1),
     Case::square(2, 9, 5, 7, 1, 1),
     Case::square(3, 12, 64, 64, 1, 1),
@@ -85,6 +91,10 @@ const CASES: [Case; 33] = [
     Case { groups: 4, ..Case::square(2, 8, 64, 128, 1, 1) },
     Case { groups: 4, kernel: (1, 4), window: (1, 3, 1), ..Case::square(1, 3, 16, 4, 1, 1) },
     Case::square(1, 5, 6, 47, 3, 2),
+    Case { same: true, ..Case::square(2, 32, 3, 32, 3, 2) },
+    Case { same: true, ..Case::square(2, 8, 16, 24, 5, 2) },
+    Case { same: true, ..Case::square(1, 9, 17, 20, 3, 2) },
+    Case { same: true, groups: 2, ..Case::square(2, 10, 8, 12, 2, 1) },
 ];
 
 /// Numbers between -1 and 1 that depend on `seed` only.
@@ -359,6 +369,7 @@ fn cases() -> impl Strategy<Value = (Case, Option<Activation>, bool)> {
                 window: if same { (window.0 % 2 + 1, 1, 1) } else { window },
                 filters: filters.div_ceil(groups) * groups,
                 groups,
+                same: false,
             };
             (case, activation, accumulate)
         },

@@ -8,7 +8,7 @@ mod builder;
 use lgd_kernels::conv::Conv;
 use lgd_kernels::{Activation, Sliding, linear};
 
-pub use self::builder::{Builder, ConvSpec, LinearKind, NormSpec};
+pub use self::builder::{Builder, ConvInitial, ConvSpec, LinearKind, NormSpec};
 use super::parameters::Range;
 
 /// A batch of NHWC values; the values of dense layers have a height and width of 1.

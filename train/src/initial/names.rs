@@ -116,13 +116,21 @@ fn prefixes<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
 /// timm's name of a tensor, for architectures that it names otherwise than torchvision. The pairs are compared with timm
 /// in `tests/run/initial.rs`.
 pub(crate) fn timm_name(architecture: Architecture, name: &str) -> Option<String> {
+    let is_efficientnet =
+        matches!(architecture, Architecture::EfficientNetB0 | Architecture::EfficientNetB0Lgd);
     // Blocks of each stage.
     let stages: &[usize] = match architecture {
         Architecture::MobileNetV2 => &[1, 2, 3, 4, 3, 3, 1],
         Architecture::MobileNetV3Large => &[1, 2, 3, 4, 2, 3],
-        Architecture::EfficientNetB0 => &[1, 2, 2, 3, 3, 4, 1],
-        Architecture::ResNet18 | Architecture::ResNet34 | Architecture::ResNet50 => return None,
+        Architecture::EfficientNetB0 | Architecture::EfficientNetB0Lgd => &[1, 2, 2, 3, 3, 4, 1],
+        Architecture::ResNet18
+        | Architecture::ResNet34
+        | Architecture::ResNet50
+        | Architecture::MobileNetV3LargeLgd => return None,
     };
+    if let Some(part) = name.strip_prefix("fc.") {
+        return Some(format!("classifier.{part}"));
+    }
     if let Some(rest) = name.strip_prefix("classifier.") {
         return match rest.split_once('.')? {
             ("0", part) => Some(format!("conv_head.{part}")),
@@ -131,8 +139,7 @@ pub(crate) fn timm_name(architecture: Architecture, name: &str) -> Option<String
     }
     let (number, rest) = name.strip_prefix("features.")?.split_once('.')?;
     let number: usize = number.parse().ok()?;
-    let groups =
-        if architecture == Architecture::EfficientNetB0 { stages.len() } else { stages.iter().sum() };
+    let groups = if is_efficientnet { stages.len() } else { stages.iter().sum() };
     let outer = |conv: &str, norm: &str| match rest.split_once('.')? {
         ("0", part) => Some(format!("{conv}.{part}")),
         (_, part) => Some(format!("{norm}.{part}")),
@@ -146,7 +153,7 @@ pub(crate) fn timm_name(architecture: Architecture, name: &str) -> Option<String
             _ => outer("conv_head", "bn2"),
         };
     }
-    let (stage, block, layer) = if architecture == Architecture::EfficientNetB0 {
+    let (stage, block, layer) = if is_efficientnet {
         let (block, layer) = rest.split_once(".block.")?;
         (number - 1, block.parse().ok()?, layer)
     } else {

@@ -31,7 +31,8 @@ pub enum Head {
 /// Outputs besides the pooled feature and the head's output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// The pooled last map before its activation (KDEP; docs/methods.md section 2).
+    /// The pooled feature before its last activation, which in most backbones is that of the last map (KDEP;
+    /// docs/methods.md section 2).
     pub raw_pooled: bool,
     /// The teacher's tokens of a masked view (H-GKD; docs/methods.md section 3). The whole network is then sparse in
     /// training.
@@ -104,23 +105,30 @@ impl StudentConfig {
             decoder.expect_size(shape)?;
             images = builder.sparse(images);
         }
-        let last = if raw_pooled { LastMap::Split } else { LastMap::Activated };
         let depth = self.regularization.stochastic_depth;
         let backbone = self.architecture.backbone();
+        let split = raw_pooled && backbone.neck.is_none();
+        let last = if split { LastMap::Split } else { LastMap::Activated };
         let features = (backbone.features)(&mut builder, images, last, depth)?;
-        let pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
+        let mut pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
+        let mut raw = None;
+        if let Some(activation) = backbone.neck {
+            let linear = builder.linear(pooled, "neck.0", backbone.feature_dim, backbone.projection)?;
+            pooled = builder.activate(linear, activation);
+            raw = Some(linear).filter(|_| raw_pooled);
+        }
         let dropout = self.regularization.dropout;
         let mut outputs = vec![pooled];
         match self.head {
             Head::None => {}
             Head::Projection { dim } => {
-                outputs.push(head::projection(&mut builder, pooled, dim, dropout)?);
+                outputs.push(head::projection(&mut builder, pooled, (dim, backbone.projection), dropout)?);
             }
             Head::Classifier { classes } => {
                 outputs.push((backbone.classifier)(&mut builder, pooled, classes, dropout)?);
             }
         }
-        outputs.extend(features.raw.map(|raw| builder.global_average_pool(raw)));
+        outputs.extend(features.raw.map(|raw| builder.global_average_pool(raw)).or(raw));
         if purpose == Purpose::Maps {
             outputs.extend(features.maps.iter().rev().take(self.map_strides().len()).rev());
         }

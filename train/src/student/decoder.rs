@@ -15,7 +15,7 @@
 use lgd_kernels::{Activation, ShapeError, Window};
 
 use super::StudentError;
-use crate::engine::graph::{Builder, ConvSpec, NormSpec, Shape, Value};
+use crate::engine::graph::{Builder, ConvInitial, ConvSpec, NormSpec, Shape, Value};
 use crate::error::TrainError;
 
 /// Prefix of the names of the decoder's parameters and buffers.
@@ -105,7 +105,8 @@ pub(super) fn tokens(
     let width = builder.shape(decoded).channels;
     // No normalization follows. With torchvision's weights, few outputs would start far larger than the tokens, whose
     // variance is 1.
-    let small = ConvSpec { deviation: Some(0.02), ..ConvSpec::dense(config.dim, 1, 1) };
+    let small =
+        ConvSpec { initial: ConvInitial::Normal { deviation: 0.02 }, ..ConvSpec::dense(config.dim, 1, 1) };
     let tokens = builder.conv(decoded, &name, small)?;
     Ok(builder.bias(tokens, &name, width)?)
 }

@@ -117,8 +117,8 @@ fn maps(architecture: Architecture) -> (usize, &'static [usize]) {
         Architecture::ResNet18 | Architecture::ResNet34 => (4, &[64, 128, 256, 512]),
         Architecture::ResNet50 => (4, &[256, 512, 1024, 2048]),
         Architecture::MobileNetV2 => (2, &[16, 24, 32, 96, 1280]),
-        Architecture::MobileNetV3Large => (2, &[16, 24, 40, 112, 960]),
-        Architecture::EfficientNetB0 => (2, &[16, 24, 40, 112, 1280]),
+        Architecture::MobileNetV3Large | Architecture::MobileNetV3LargeLgd => (2, &[16, 24, 40, 112, 960]),
+        Architecture::EfficientNetB0 | Architecture::EfficientNetB0Lgd => (2, &[16, 24, 40, 112, 1280]),
     }
 }
 

@@ -3,7 +3,8 @@
     python raw_pooled.py
 
 needs torch, torchvision, numpy and safetensors, and the student_*.safetensors of students.py, whose networks, weights and images these
-are. KDEP's students are pooled before ReLU (ResNets: of the sum of the last block), ReLU6, hard-swish or SiLU. For each network NAME:
+are. KDEP's students are pooled before ReLU (ResNets: of the sum of the last block), ReLU6, hard-swish or SiLU;
+mobilenet_v3_large_lgd gives what enters its last hard-swish, after the pool. For each network NAME:
 
     NAME.raw.*                  [batch, d], batch statistics
     NAME.gradient.TENSOR.*      of the sum of its product with spread(seed, "upstream", [batch, d], 1.0), for the first convolution, the
@@ -28,6 +29,8 @@ def ends(student):
             (f"conv{last}.weight", f"bn{last}.weight", f"bn{last}.bias")]  # fmt: skip
     last = len(student.net.features) - 1
     names = [f"features.{last}.0.weight", f"features.{last}.1.weight", f"features.{last}.1.bias"]
+    if student.name == "mobilenet_v3_large_lgd":
+        return student.net.neck[1], ["features.0.0.weight", names[0], "neck.0.weight", "neck.0.bias"]
     return student.net.features[-1][2], ["features.0.0.weight", *names]
 
 
@@ -43,7 +46,7 @@ def main():
         activation.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
         student.net.train()
         student.pooled(student.images)
-        raw = maps[-1].mean((2, 3))
+        raw = maps[-1].mean((2, 3)) if maps[-1].dim() == 4 else maps[-1]
         (raw * spread(seed, "upstream", tuple(raw.shape), 1.0).double()).sum().backward()
         brief = lambda key, tensor: summary(seed, key, tensor, full=32, directions=4, picks=16)
         found = brief("raw", raw)

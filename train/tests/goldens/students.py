@@ -1,6 +1,7 @@
 """Writes what the students must compute, from torchvision in f64: student_NAME.safetensors, one file for each architecture.
 
     python students.py [resnet18] [resnet34] [resnet50] [mobilenet_v2] [mobilenet_v3_large] [efficientnet_b0]
+                       [mobilenet_v3_large_lgd] [efficientnet_b0_lgd]
 
 needs torch, torchvision, numpy and safetensors; without arguments all are written. Prints for each how far PyTorch's own f32 is
 from its f64.
@@ -13,14 +14,16 @@ make_goldens.py), but for two kinds, so that f32 differs from f64 in its last di
 - The last normalization's weight of each residual branch, `DAMPING` times the formula's: at random weights every normalized
   layer amplifies what was rounded before it, and deep networks lose two digits that way.
 
-The network: `torchvision.models.NAME(num_classes=10)`, dropout and stochastic depth 0. Every tensor under torchvision's name:
+The network: `torchvision.models.NAME(num_classes=10)`, dropout and stochastic depth 0. Those that end in _lgd are torchvision's,
+rebuilt into the published forms (`published`). Every tensor under torchvision's name:
 
     "given.TENSOR" where the file has it, else formula(seed, TENSOR, shape in torchvision's order, OIHW),
     that times DAMPING if metadata's JSON list "damped" holds TENSOR
 
 Input: spread(seed, "images", [batch, height, width, 3], 2.0), thus NHWC. seed, batch, height, width: metadata.
 Upstream gradient of the pooled feature: spread(seed, "upstream", [batch, width of the feature], 1.0); the functional is their
-product, summed. The pooled feature is what the classifier takes before dropout (960 wide in mobilenet_v3_large).
+product, summed. The pooled feature is what the classifier takes before dropout (960 wide in mobilenet_v3_large, 1280 in
+mobilenet_v3_large_lgd).
 
 The file, f32 throughout:
 
@@ -51,8 +54,9 @@ from make_goldens import HERE, f32, spread, summary
 from safetensors.numpy import save_file
 
 BATCH, SIDE, CLASSES, INFERRED = 8, 64, 10, 2
-WIDTHS = {"efficientnet_b0": 96}
+WIDTHS = {"efficientnet_b0": 96, "efficientnet_b0_lgd": 96}
 NAMES = ["resnet18", "resnet34", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0"]
+NAMES += ["mobilenet_v3_large_lgd", "efficientnet_b0_lgd"]
 REACH = 0.1
 DAMPING = 0.25
 LEAST_POOL_GAP = 1e-5
@@ -78,12 +82,57 @@ def formula(seed, name, shape):
     return spread(seed, name, shape, 0.3, 0.0 if name.endswith("bias") else 1.0)
 
 
+class Same(torch.nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding."""
+
+    def forward(self, x):
+        sides = []
+        for axis in (3, 2):
+            size, taps, stride = x.shape[axis], self.kernel_size[axis - 2], self.stride[axis - 2]
+            total = max((-(-size // stride) - 1) * stride + taps - size, 0)
+            sides += [total // 2, total - total // 2]
+        return torch.nn.functional.conv2d(torch.nn.functional.pad(x, sides), self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+class GateFirst(torchvision.ops.SqueezeExcitation):
+    """Squeeze-and-excitation before the activation of the convolution that it follows.
+
+    A gate is positive, so it moves no value across a kink at 0. Values beyond hard-swish's kinks at 3 are rare here.
+    """
+
+    def forward(self, x):
+        return self.after(super().forward(x))
+
+
+def published(name, classes=CLASSES):
+    """The network that SEED's and LGD's code trains, with torchvision's names where it has the layer."""
+    net = getattr(torchvision.models, name.removesuffix("_lgd"))(num_classes=classes)
+    epsilon, momentum = (1e-3, 0.01) if name == "efficientnet_b0_lgd" else (1e-5, 0.1)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps, module.momentum = epsilon, momentum
+        if isinstance(module, torch.nn.Conv2d) and name == "efficientnet_b0_lgd":
+            module.__class__ = Same
+    net.neck, net.classifier, net.fc = torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(1280, classes)
+    net.forward = lambda images: net.fc(net.neck(net.features(images).mean((2, 3))))
+    if name == "efficientnet_b0_lgd":
+        return net
+    for block in net.features[1:-1]:
+        gate = next((at for at, part in enumerate(block.block) if isinstance(part, torchvision.ops.SqueezeExcitation)), None)
+        if gate is not None:
+            block.block[gate].__class__ = GateFirst
+            block.block[gate].after, block.block[gate - 1][2] = block.block[gate - 1][2], torch.nn.Identity()
+    net.neck = torch.nn.Sequential(torch.nn.Linear(960, 1280), torch.nn.Hardswish())
+    return net
+
+
 class Student:
     """A torchvision network in some precision, with the weights of the formula."""
 
     def __init__(self, name, seed, dtype, given):
         self.name, self.seed, self.dtype = name, seed, dtype
-        self.net = getattr(torchvision.models, name)(num_classes=CLASSES).to(dtype)
+        make = published if name.endswith("_lgd") else lambda name: getattr(torchvision.models, name)(num_classes=CLASSES)
+        self.net = make(name).to(dtype)
         self.damped = damped(self.net)
         for module in self.net.modules():
             if isinstance(module, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
@@ -111,10 +160,10 @@ class Student:
         if self.name.startswith("resnet"):
             x = n.maxpool(n.relu(n.bn1(n.conv1(images))))
             return n.layer4(n.layer3(n.layer2(n.layer1(x)))).mean((2, 3))
-        return n.features(images).mean((2, 3))
+        return getattr(n, "neck", torch.nn.Identity())(n.features(images).mean((2, 3)))
 
     def classify(self, pooled):
-        return self.net.fc(pooled) if self.name.startswith("resnet") else self.net.classifier(pooled)
+        return self.net.fc(pooled) if hasattr(self.net, "fc") else self.net.classifier(pooled)
 
     def gradients(self):
         """(Pooled features, gradients) of one forward and backward pass with batch statistics."""
@@ -123,6 +172,13 @@ class Student:
         upstream = spread(self.seed, "upstream", tuple(pooled.shape), 1.0).to(self.dtype)
         (pooled * upstream).sum().backward()
         return pooled.detach(), {key: p.grad.double() for key, p in self.learned().items()}
+
+
+def kinks_of(module):
+    """The kinks of an activation, or of the one behind a gate, in what the module is given."""
+    if isinstance(module, GateFirst):
+        return (0.0,) if isinstance(module.after, torch.nn.ReLU) else ()
+    return KINKS.get(type(module), ())
 
 
 def widest_gap(values, kinks):
@@ -158,7 +214,7 @@ def move_biases(student):
     def shift(module, inputs):
         x, bias = inputs[0], last[0]
         columns = x.transpose(0, 1).flatten(1).numpy()
-        found = [widest_gap(column, KINKS[type(module)]) for column in columns]
+        found = [widest_gap(column, kinks_of(module)) for column in columns]
         new = (bias.numpy() + np.array([delta for delta, _ in found])).astype(np.float32)
         delta = torch.from_numpy(new).double() - bias
         bias.copy_(torch.from_numpy(new))
@@ -166,10 +222,11 @@ def move_biases(student):
         distances.append(min(distance for _, distance in found))
         return x + delta.reshape(1, -1, *[1] * (x.dim() - 2))
 
+    behind = {id(module.after) for module in student.net.modules() if isinstance(module, GateFirst)}
     for module in student.net.modules():
-        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.Conv2d)):
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.Conv2d, torch.nn.Linear)):
             module.register_forward_hook(remember)
-        if type(module) in KINKS:
+        if kinks_of(module) and id(module) not in behind:
             module.register_forward_pre_hook(shift)
     with torch.no_grad():
         student.net.train()

@@ -3,7 +3,7 @@
 use lgd_kernels::conv::{self, Conv};
 use lgd_kernels::{Activation, Operand, ShapeError, Sliding, Window, Workspace};
 use lgd_train::engine::Mode;
-use lgd_train::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use lgd_train::engine::graph::{Builder, ConvInitial, ConvSpec, LinearKind, NormSpec, Value};
 use serde_json::Value as Json;
 
 use crate::device::{Element, TestDevice, on_every_device};
@@ -109,8 +109,7 @@ impl Case<'_> {
 
     fn conv(&self, builder: &mut Builder, x: Value, groups: usize) -> Result<Value, ShapeError> {
         let dims = self.dims("w0");
-        let spec =
-            ConvSpec { outputs: dims[0], side: dims[2], window: self.window(), groups, deviation: None };
+        let spec = ConvSpec { window: self.window(), groups, ..ConvSpec::dense(dims[0], dims[2], 1) };
         builder.conv(x, "conv", spec)
     }
 
@@ -122,13 +121,7 @@ impl Case<'_> {
             "depthwise" => self.conv(builder, x, channels),
             "conv_transpose" => {
                 let dims = self.dims("w0");
-                let spec = ConvSpec {
-                    outputs: dims[1],
-                    side: dims[2],
-                    window: self.window(),
-                    groups: 1,
-                    deviation: None,
-                };
+                let spec = ConvSpec { window: self.window(), ..ConvSpec::dense(dims[1], dims[2], 1) };
                 let y = builder.conv_transpose(x, "up", spec)?;
                 builder.bias(y, "up", channels)
             }
@@ -141,9 +134,15 @@ impl Case<'_> {
             }
             "squeeze_excitation" => {
                 let pooled = builder.global_average_pool(x);
-                let squeezed = builder.linear(pooled, "fc1", self.dims("w0")[0], LinearKind::Pointwise)?;
+                let squeezed = builder.linear(
+                    pooled,
+                    "fc1",
+                    self.dims("w0")[0],
+                    LinearKind::Pointwise(ConvInitial::FanOut),
+                )?;
                 let squeezed = builder.activate(squeezed, self.activation("activation"));
-                let gate = builder.linear(squeezed, "fc2", channels, LinearKind::Pointwise)?;
+                let gate =
+                    builder.linear(squeezed, "fc2", channels, LinearKind::Pointwise(ConvInitial::FanOut))?;
                 let gate = builder.activate(gate, self.activation("gate"));
                 builder.scale(x, gate)
             }

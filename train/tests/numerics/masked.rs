@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use lgd_kernels::Activation;
 use lgd_train::StudentSizes;
-use lgd_train::engine::graph::{ConvSpec, LinearKind, NormSpec};
+use lgd_train::engine::graph::{ConvInitial, ConvSpec, LinearKind, NormSpec};
 use lgd_train::error::TrainError;
 use lgd_train::student::{
     Architecture, DECODER, DecoderConfig, Extras, Head, Images, Mode, Regularization, Student, StudentConfig,
@@ -305,7 +305,7 @@ fn means_of_sparse_networks_are_over_visible_positions<D: TestDevice>() {
         with_mask(Layer::<D>::new(&[2, 4, 4, 6], |b, x| {
             let x = if sparse { b.sparse(x) } else { x };
             let pooled = b.global_average_pool(x);
-            let gate = b.linear(pooled, "gate", 6, LinearKind::Pointwise)?;
+            let gate = b.linear(pooled, "gate", 6, LinearKind::Pointwise(ConvInitial::FanOut))?;
             let gate = b.activate(gate, Activation::Sigmoid);
             let y = b.scale(x, gate)?;
             Ok(vec![b.global_average_pool(y), y])

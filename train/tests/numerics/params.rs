@@ -51,7 +51,19 @@ fn check_initial(architecture: Architecture, name: &str, tensor: &Tensor) {
     let values = values(tensor);
     let all = |expected: f32| assert!(values.iter().all(|v| *v == expected), "{name}");
     let resnet = architecture.name().starts_with("resnet");
+    let pytorchs = architecture == Architecture::EfficientNetB0Lgd;
     match tensor.dims() {
+        // PyTorch's defaults. Biases of one layer are too few to estimate their deviation.
+        [_, inputs, rows, columns] if pytorchs => {
+            assert_uniform(name, &values, 1.0 / real(inputs * rows * columns).sqrt());
+        }
+        [_, inputs] if pytorchs => assert_uniform(name, &values, 1.0 / real(*inputs).sqrt()),
+        [_] if pytorchs && (name.contains(".fc") || name == "fc.bias") => {
+            assert!(values.iter().any(|value| *value != 0.0), "{name}");
+        }
+        [_, _, 1, 1] if architecture == Architecture::MobileNetV3LargeLgd && name.contains(".fc") => {
+            assert_normal(name, &values, 0.01);
+        }
         [out, _, rows, columns] => assert_normal(name, &values, (2.0 / real(out * rows * columns)).sqrt()),
         [_, inputs] if resnet || name.starts_with("head.") => {
             assert_uniform(name, &values, 1.0 / real(*inputs).sqrt());
@@ -60,7 +72,7 @@ fn check_initial(architecture: Architecture, name: &str, tensor: &Tensor) {
             assert_uniform(name, &values, 1.0 / real(*outputs).sqrt());
         }
         [_, _] => assert_normal(name, &values, 0.01),
-        _ if name == "fc.bias" || name.starts_with("head.") => {
+        _ if resnet && name == "fc.bias" || name.starts_with("head.") => {
             assert_uniform(name, &values, 1.0 / real(architecture.feature_dim()).sqrt());
         }
         _ if name.ends_with("running_var") => all(1.0),
@@ -71,7 +83,8 @@ fn check_initial(architecture: Architecture, name: &str, tensor: &Tensor) {
 
 #[test]
 fn initial_values_and_counts_are_torchvisions() {
-    let counts = [11_689_512, 21_797_672, 25_557_032, 3_504_872, 5_483_032, 5_288_548];
+    // Those of the published forms are of `goldens/students.py`: the same layers.
+    let counts = [11_689_512, 21_797_672, 25_557_032, 3_504_872, 5_483_032, 5_288_548, 5_483_032, 5_288_548];
     assert_eq!(counts.len(), Architecture::ALL.len());
     for (architecture, count) in Architecture::ALL.into_iter().zip(counts) {
         let mut student = with_head::<Cpu>(architecture, Head::Classifier { classes: 1000 }, 4);
@@ -95,6 +108,19 @@ fn the_projection_starts_as_pytorchs_layers() {
     }
     let other = with_head::<Cpu>(Architecture::ResNet18, Head::Projection { dim: 16 }, 5).tensors().unwrap();
     assert_ne!(values(&other["conv1.weight"]), values(&student.tensors().unwrap()["conv1.weight"]));
+}
+
+/// LGD's code initializes every dense layer of MobileNets so, and then puts the first layer of the projection before the last.
+#[test]
+fn the_projection_of_mobilenets_ends_as_lgds() {
+    use Architecture::{MobileNetV2, MobileNetV3Large, MobileNetV3LargeLgd};
+    for architecture in [MobileNetV2, MobileNetV3Large, MobileNetV3LargeLgd] {
+        let tensors = student::<Cpu>(architecture, 4).tensors().unwrap();
+        let bound = 1.0 / real(architecture.feature_dim()).sqrt();
+        assert_uniform("head.0.weight", &values(&tensors["head.0.weight"]), bound);
+        assert_normal("head.2.weight", &values(&tensors["head.2.weight"]), 0.01);
+        assert!(values(&tensors["head.2.bias"]).iter().all(|value| *value == 0.0), "{architecture}");
+    }
 }
 
 #[test]

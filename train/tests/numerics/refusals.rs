@@ -1,7 +1,7 @@
 //! Shapes that do not match are errors, and a NaN is not hidden.
 
 use lgd_kernels::{Activation, ShapeError, Window};
-use lgd_train::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Shape, Value};
+use lgd_train::engine::graph::{Builder, ConvInitial, ConvSpec, LinearKind, NormSpec, Shape, Value};
 use lgd_train::engine::{Backend, Mode};
 use lgd_train::error::TrainError;
 
@@ -23,7 +23,7 @@ fn refused(build: impl FnOnce(&mut Builder, Value) -> Result<Value, ShapeError>)
 }
 
 fn conv(outputs: usize, side: usize, window: Window, groups: usize) -> bool {
-    refused(|b, x| b.conv(x, "conv", ConvSpec { outputs, side, window, groups, deviation: None }))
+    refused(|b, x| b.conv(x, "conv", ConvSpec { window, groups, ..ConvSpec::dense(outputs, side, 1) }))
 }
 
 const UNIT: Window = Window { stride: 1, padding: 0, dilation: 1 };
@@ -44,7 +44,7 @@ fn zero_sizes_are_refused() {
     assert!(refused(|b, x| b.max_pool(x, 0, UNIT)), "an empty window");
     let spec = |outputs, side, stride| {
         let window = Window { stride, padding: 0, dilation: 1 };
-        ConvSpec { outputs, side, window, groups: 1, deviation: None }
+        ConvSpec { window, ..ConvSpec::dense(outputs, side, 1) }
     };
     assert!(!refused(|b, x| b.conv_transpose(x, "up", spec(3, 2, 2))));
     for wrong in [spec(0, 2, 2), spec(3, 0, 2), spec(3, 2, 0)] {
@@ -69,8 +69,7 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(refused(|b, x| { b.max_pool(x, 2, Window { padding: 2, ..UNIT }) }), "windows without a pixel");
     assert!(refused(|b, x| b.linear(x, "linear", 3, LinearKind::Dense)), "a dense layer on positions");
     assert!(refused(|b, x| b.l2_normalize(x)), "rows with positions");
-    let up =
-        ConvSpec { outputs: 3, side: 2, window: Window { padding: 9, ..UNIT }, groups: 1, deviation: None };
+    let up = ConvSpec { window: Window { padding: 9, ..UNIT }, ..ConvSpec::dense(3, 2, 1) };
     assert!(refused(|b, x| b.conv_transpose(x, "up", up)), "padding that leaves nothing");
     assert!(refused(|b, x| b.conv_transpose(x, "up", ConvSpec { groups: 2, window: UNIT, ..up })), "groups");
     assert!(
@@ -92,7 +91,7 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(
         refused(|b, x| {
             let pooled = b.global_average_pool(x);
-            let gate = b.linear(pooled, "gate", 5, LinearKind::Pointwise)?;
+            let gate = b.linear(pooled, "gate", 5, LinearKind::Pointwise(ConvInitial::FanOut))?;
             b.scale(x, gate)
         }),
         "a gate of other channels"

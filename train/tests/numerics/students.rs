@@ -1,4 +1,4 @@
-//! Every student against torchvision in f64 (`goldens/students.py`): names, inference, the whole gradient, running
+//! Every student against torchvision, and against the published forms rebuilt from it, in f64 (`goldens/students.py`): names, inference, the whole gradient, running
 //! statistics. Also properties of all students.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,9 +25,19 @@ on_every_f32_device!(
     mobilenet_v2_equals_torchvisions,
     mobilenet_v3_large_equals_torchvisions,
     efficientnet_b0_equals_torchvisions,
+    mobilenet_v3_large_lgd_equals_the_published_one,
+    efficientnet_b0_lgd_equals_the_published_one,
 );
 on_every_device!(resnets_work, mobile_students_work, every_draw_follows_seed_and_step);
 
+/// The architectures that are not ResNets.
+const MOBILE: [Architecture; 5] = [
+    Architecture::MobileNetV2,
+    Architecture::MobileNetV3Large,
+    Architecture::EfficientNetB0,
+    Architecture::MobileNetV3LargeLgd,
+    Architecture::EfficientNetB0Lgd,
+];
 const CLASSES: usize = 10;
 const INFERRED: usize = 2;
 const DAMPING: f64 = 0.25;
@@ -229,9 +239,7 @@ fn open_masked_resnets_equal_torchvisions<D: TestDevice>() {
 }
 
 fn open_masked_mobile_students_equal_torchvisions<D: TestDevice>() {
-    [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
-        .into_iter()
-        .for_each(check_open::<D>);
+    MOBILE.into_iter().for_each(check_open::<D>);
 }
 
 /// The feature before the last activation, and its gradient in the layers where that is special: the first, the last,
@@ -281,9 +289,7 @@ fn raw_features_of_resnets_equal_torchvisions<D: TestDevice>() {
 }
 
 fn raw_features_of_mobile_students_equal_torchvisions<D: TestDevice>() {
-    [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
-        .into_iter()
-        .for_each(check_raw::<D>);
+    MOBILE.into_iter().for_each(check_raw::<D>);
 }
 
 fn resnet18_equals_torchvisions<D: TestDevice>() {
@@ -308,6 +314,14 @@ fn mobilenet_v3_large_equals_torchvisions<D: TestDevice>() {
 
 fn efficientnet_b0_equals_torchvisions<D: TestDevice>() {
     check::<D>(Architecture::EfficientNetB0);
+}
+
+fn mobilenet_v3_large_lgd_equals_the_published_one<D: TestDevice>() {
+    check::<D>(Architecture::MobileNetV3LargeLgd);
+}
+
+fn efficientnet_b0_lgd_equals_the_published_one<D: TestDevice>() {
+    check::<D>(Architecture::EfficientNetB0Lgd);
 }
 
 /// Properties of every architecture, checked on one student each: creating one takes longer than running it.
@@ -357,9 +371,7 @@ fn resnets_work<D: TestDevice>() {
 }
 
 fn mobile_students_work<D: TestDevice>() {
-    [Architecture::MobileNetV2, Architecture::MobileNetV3Large, Architecture::EfficientNetB0]
-        .into_iter()
-        .for_each(check_workings::<D>);
+    MOBILE.into_iter().for_each(check_workings::<D>);
 }
 
 fn every_draw_follows_seed_and_step<D: TestDevice>() {

@@ -2,7 +2,7 @@
 
 use lgd_data::render::{Normalization, PixelLayout};
 use lgd_kernels::{Activation, ShapeError, Window};
-use lgd_train::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use lgd_train::engine::graph::{Builder, ConvInitial, ConvSpec, LinearKind, NormSpec, Value};
 use lgd_train::engine::{Images, Mode};
 use lgd_train::error::TrainError;
 
@@ -25,16 +25,20 @@ const DIMS: [usize; 4] = [3, 6, 6, 5];
 /// A node that reads a value of eight channels.
 type Reader = fn(&mut Builder, Value) -> Result<Value, ShapeError>;
 
-const READERS: [(&str, Reader); 13] = [
+const READERS: [(&str, Reader); 15] = [
     ("conv1", |b, x| b.conv(x, "next", ConvSpec::dense(7, 1, 1))),
     ("conv3", |b, x| b.conv(x, "next", ConvSpec::dense(7, 3, 1))),
     ("conv3 stride 2", |b, x| b.conv(x, "next", ConvSpec::dense(7, 3, 2))),
     ("conv3 groups", |b, x| b.conv(x, "next", ConvSpec { groups: 2, ..ConvSpec::dense(6, 3, 1) })),
     ("depthwise3", |b, x| b.conv(x, "next", ConvSpec::depthwise(8, 3, 1))),
     ("depthwise5 stride 2", |b, x| b.conv(x, "next", ConvSpec::depthwise(8, 5, 2))),
+    ("same3 stride 2", |b, x| b.conv(x, "next", ConvSpec { same: true, ..ConvSpec::dense(7, 3, 2) })),
+    ("same depthwise5 stride 2", |b, x| {
+        b.conv(x, "next", ConvSpec { same: true, ..ConvSpec::depthwise(8, 5, 2) })
+    }),
     ("transpose", |b, x| {
         let window = Window { stride: 2, padding: 1, dilation: 1 };
-        b.conv_transpose(x, "next", ConvSpec { outputs: 3, side: 4, window, groups: 1, deviation: None })
+        b.conv_transpose(x, "next", ConvSpec { window, ..ConvSpec::dense(3, 4, 2) })
     }),
     ("bias", |b, x| b.bias(x, "next", 8)),
     ("pool", |b, x| b.max_pool(x, 3, Window { stride: 2, padding: 1, dilation: 1 })),
@@ -43,7 +47,7 @@ const READERS: [(&str, Reader); 13] = [
     ("dropout", |b, x| Ok(b.dropout(x, 17, 0.4))),
     ("squeeze", |b, x| {
         let pooled = b.global_average_pool(x);
-        let gate = b.linear(pooled, "gate", 8, LinearKind::Pointwise)?;
+        let gate = b.linear(pooled, "gate", 8, LinearKind::Pointwise(ConvInitial::FanOut))?;
         let gate = b.activate(gate, Activation::Sigmoid);
         b.scale(x, gate)
     }),
@@ -104,7 +108,7 @@ fn tangle(b: &mut Builder, x: Value) -> Result<Vec<Value>, ShapeError> {
     let sum = b.add(sum, again, Activation::Identity)?;
     let raw = b.add(sum, stem, Activation::Identity)?;
     let pooled = b.global_average_pool(raw);
-    let gate = b.linear(pooled, "gate", 6, LinearKind::Pointwise)?;
+    let gate = b.linear(pooled, "gate", 6, LinearKind::Pointwise(ConvInitial::FanOut))?;
     let gate = b.activate(gate, Activation::Sigmoid);
     let gated = b.scale(raw, gate)?;
     let biased = b.bias(gated, "biased", 6)?;
@@ -159,13 +163,8 @@ fn accumulated_gradients_add_up<D: TestDevice>() {
     let build = |b: &mut Builder, x| {
         let mut outputs = tangle(b, x)?;
         let raw = outputs[3];
-        let spec = ConvSpec {
-            outputs: 4,
-            side: 2,
-            window: Window { stride: 2, padding: 0, dilation: 1 },
-            groups: 1,
-            deviation: None,
-        };
+        let window = Window { stride: 2, padding: 0, dilation: 1 };
+        let spec = ConvSpec { window, ..ConvSpec::dense(4, 2, 2) };
         outputs[0] = b.conv_transpose(raw, "up", spec)?;
         Ok(outputs)
     };

@@ -74,7 +74,9 @@ fn values_that_no_training_has_are_named() {
 fn every_student_takes_timms_names() {
     let pairs: BTreeMap<String, Vec<(String, Vec<usize>, String)>> =
         serde_json::from_slice(&golden("names.json")).unwrap();
-    for architecture in Architecture::ALL {
+    let known = |architecture: &Architecture| pairs.contains_key(architecture.name());
+    assert_eq!(pairs.len() + 1, Architecture::ALL.len(), "timm has no mobilenet_v3_large_lgd");
+    for architecture in Architecture::ALL.into_iter().filter(known) {
         let head = Head::Classifier { classes: 1000 };
         let expected = weights(architecture, head);
         let pairs = &pairs[architecture.name()];

@@ -124,6 +124,18 @@ fn unusual_windows() {
 }
 
 #[test]
+fn tensorflows_padding() {
+    for kernel in [3, 5] {
+        for size in [2, 7, 8, 28] {
+            for channels in [24, 5] {
+                let s = Sliding::same((2, size, size, channels), kernel, 2).unwrap();
+                check(&s, Some(Activation::Silu));
+            }
+        }
+    }
+}
+
+#[test]
 fn rectangular_kernels() {
     let window = lgd_kernels::Window { stride: 1, padding: 1, dilation: 1 };
     for kernel in [(1, 3), (3, 1), (5, 3), (3, 5)] {

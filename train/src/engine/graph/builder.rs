@@ -7,7 +7,7 @@ use lgd_kernels::{Activation, ShapeError, Sliding, Window, linear};
 use super::{BatchNorm, Convolution, Dense, Dropout, Graph, Node, Op, Shape, Value};
 use crate::engine::parameters::{Initial, Layout, ParameterSpec, Range, Role, Table};
 
-/// Channels, side, stride and groups of a convolution. Default padding: half the side, so that the output has `size / stride` positions.
+/// Channels, side, stride and groups of a convolution.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvSpec {
     /// Output channels.
@@ -16,22 +16,49 @@ pub struct ConvSpec {
     pub side: usize,
     /// Stride, padding, dilation.
     pub window: Window,
+    /// Whether the stride alone counts, and padding is TensorFlow's "same" ([`Sliding::same`]).
+    pub same: bool,
     /// Groups.
     pub groups: usize,
-    /// Standard deviation of the initial weights. Default: torchvision's, `sqrt(2 / (outputs * side^2))`.
-    pub deviation: Option<f64>,
+    /// Initial weights.
+    pub initial: ConvInitial,
+}
+
+/// Initial weights of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub enum ConvInitial {
+    /// torchvision's: normal, standard deviation `sqrt(2 / (outputs * side^2))`.
+    FanOut,
+    /// PyTorch's default: uniform within `1 / sqrt(inputs of a filter)`.
+    FanIn,
+    /// Normal.
+    Normal {
+        /// Standard deviation.
+        deviation: f64,
+    },
 }
 
 impl ConvSpec {
-    /// A dense convolution.
+    /// A dense convolution. Its padding is half the side, so the output has `size / stride` positions.
     pub fn dense(outputs: usize, side: usize, stride: usize) -> Self {
         let window = Window { stride, padding: side / 2, dilation: 1 };
-        Self { outputs, side, window, groups: 1, deviation: None }
+        Self { outputs, side, window, same: false, groups: 1, initial: ConvInitial::FanOut }
     }
 
     /// One filter per channel.
     pub fn depthwise(channels: usize, side: usize, stride: usize) -> Self {
         Self { groups: channels, ..Self::dense(channels, side, stride) }
+    }
+}
+
+impl ConvInitial {
+    /// Initial weights of filters with `taps` taps from and to this many channels.
+    fn weights(self, (inputs, outputs): (usize, usize), taps: usize) -> Initial {
+        match self {
+            Self::FanOut => Initial::Normal { deviation: (2.0 / real(outputs * taps)).sqrt() },
+            Self::FanIn => Initial::Uniform { bound: 1.0 / real(inputs * taps).sqrt() },
+            Self::Normal { deviation } => Initial::Normal { deviation },
+        }
     }
 }
 
@@ -128,11 +155,7 @@ impl Builder {
             shape: vec![spec.outputs, inner, spec.side, spec.side],
             layout: Layout::Filters,
             role: Role::Weight,
-            initial: Initial::Normal {
-                deviation: spec
-                    .deviation
-                    .unwrap_or_else(|| (2.0 / real(spec.outputs * spec.side * spec.side)).sqrt()),
-            },
+            initial: spec.initial.weights((inner, spec.outputs), spec.side * spec.side),
         })?;
         let out = Shape {
             batch: shape.batch,
@@ -275,9 +298,12 @@ impl Builder {
                 let bound = 1.0 / real(outputs).sqrt();
                 (vec![outputs, inputs], Initial::Uniform { bound }, Initial::Constant(0.0))
             }
-            LinearKind::Pointwise => {
-                let deviation = (2.0 / real(outputs)).sqrt();
-                (vec![outputs, inputs, 1, 1], Initial::Normal { deviation }, Initial::Constant(0.0))
+            LinearKind::Pointwise(initial) => {
+                let bias = match initial {
+                    ConvInitial::FanIn => Initial::Uniform { bound },
+                    ConvInitial::FanOut | ConvInitial::Normal { .. } => Initial::Constant(0.0),
+                };
+                (vec![outputs, inputs, 1, 1], initial.weights((inputs, outputs), 1), bias)
             }
         };
         let weight = self.table.parameter(ParameterSpec {
@@ -366,7 +392,7 @@ impl Builder {
     }
 }
 
-/// Kind of a dense layer in torchvision: selects the shape of its weights and their initial values.
+/// Kind of a dense layer: selects the shape of its weights and their initial values.
 #[derive(Debug, Clone, Copy)]
 pub enum LinearKind {
     /// PyTorch's `Linear` with its default initialization.
@@ -378,11 +404,14 @@ pub enum LinearKind {
     },
     /// A `Linear` with weights uniform within `1 / sqrt(outputs)` and no initial bias, as in EfficientNet.
     ClassifierUniform,
-    /// A 1x1 convolution with bias on pooled values, as in squeeze-and-excitation.
-    Pointwise,
+    /// A 1x1 convolution with bias on pooled values, as in squeeze-and-excitation. The bias starts at 0, but for PyTorch's default.
+    Pointwise(ConvInitial),
 }
 
 fn sliding(shape: Shape, spec: ConvSpec) -> Result<Sliding> {
+    if spec.same {
+        return Sliding::same(shape.dims(), spec.side, spec.window.stride);
+    }
     Sliding::new(shape.dims(), (spec.side, spec.side), spec.window)
 }
 

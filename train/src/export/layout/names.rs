@@ -62,8 +62,14 @@ pub(super) fn notes(
 
 fn expect_known(layout: Layout, architecture: Architecture) -> Result<(), ExportError> {
     let mobile = [&RESNETS[..], &[Architecture::MobileNetV2]].concat();
+    let torchvisions =
+        [&mobile[..], &[Architecture::MobileNetV3Large, Architecture::EfficientNetB0]].concat();
+    let timms = [&torchvisions[..], &[Architecture::EfficientNetB0Lgd]].concat();
     let (known, reason) = match layout {
-        Layout::Torchvision | Layout::TorchvisionBody | Layout::Timm => return Ok(()),
+        Layout::Torchvision | Layout::TorchvisionBody => {
+            (torchvisions, "its network orders layers or pads otherwise")
+        }
+        Layout::Timm => (timms, "its network gates after the activation"),
         Layout::Huggingface | Layout::Mmdet => (mobile, "its network pads otherwise, or it has none"),
         Layout::Candle => (RESNETS.to_vec(), "its network pads otherwise, or it has none"),
         Layout::Detectron2 => (RESNETS.to_vec(), "it has no such network"),

@@ -98,6 +98,8 @@ fn timm(described: &Described<'_>) -> Value {
     let name = match architecture {
         Architecture::MobileNetV2 => "mobilenetv2_100",
         Architecture::MobileNetV3Large => "mobilenetv3_large_100",
+        // With TensorFlow's padding and eps.
+        Architecture::EfficientNetB0Lgd => "tf_efficientnet_b0",
         other => other.name(),
     };
     let is_resnet = name.starts_with("resnet");

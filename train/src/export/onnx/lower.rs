@@ -223,10 +223,11 @@ impl<'a> Lowering<'a> {
 
 fn window(sliding: &Sliding) -> Result<Vec<AttributeProto>, ExportError> {
     let (rows, columns) = sliding.kernel;
+    let (before, after) = (sliding.window.padding, sliding.padding_after());
     Ok(vec![
         ints("kernel_shape", &[number(rows)?, number(columns)?]),
         ints("strides", &[number(sliding.window.stride)?; 2]),
-        ints("pads", &[number(sliding.window.padding)?; 4]),
+        ints("pads", &[number(before)?, number(before)?, number(after.0)?, number(after.1)?]),
         ints("dilations", &[number(sliding.window.dilation)?; 2]),
     ])
 }

@@ -2,7 +2,7 @@
 
 use lgd_kernels::{Activation, ShapeError};
 
-use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use crate::engine::graph::{Builder, ConvInitial, ConvSpec, LinearKind, NormSpec, Value};
 
 /// Whether the last map is also needed before its activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,19 +63,20 @@ pub(super) fn last_conv_norm_group(
     Ok(FeatureMaps { maps, raw })
 }
 
-/// Squeeze-and-excitation (Hu et al., arXiv 1709.01507) with torchvision's `{name}.fc1` and `{name}.fc2`: `x * gate(fc2(inner(fc1(mean(x)))))`.
+/// Squeeze-and-excitation (Hu et al., arXiv 1709.01507) with torchvision's `{name}.fc1` and `{name}.fc2`: `x *
+/// gate(fc2(inner(fc1(mean(x)))))`.
 pub(super) fn squeeze_excite(
     builder: &mut Builder,
     x: Value,
     name: &str,
-    squeezed: usize,
+    (squeezed, initial): (usize, ConvInitial),
     (inner, gate): (Activation, Activation),
 ) -> Result<Value, ShapeError> {
     let channels = builder.shape(x).channels;
     let pooled = builder.global_average_pool(x);
-    let hidden = builder.linear(pooled, &format!("{name}.fc1"), squeezed, LinearKind::Pointwise)?;
+    let hidden = builder.linear(pooled, &format!("{name}.fc1"), squeezed, LinearKind::Pointwise(initial))?;
     let hidden = builder.activate(hidden, inner);
-    let logits = builder.linear(hidden, &format!("{name}.fc2"), channels, LinearKind::Pointwise)?;
+    let logits = builder.linear(hidden, &format!("{name}.fc2"), channels, LinearKind::Pointwise(initial))?;
     let gates = builder.activate(logits, gate);
     builder.scale(x, gates)
 }

@@ -13,11 +13,16 @@ pub(super) const MOBILENET_V2: Backbone = Backbone {
     strides: &[2, 4, 8, 16, 32],
     regularization: Regularization { dropout: 0.2, stochastic_depth: 0.0 },
     features: |builder, images, last, _| features(builder, images, last),
+    neck: None,
+    projection: NORMAL,
     classifier: |builder, pooled, classes, dropout| {
-        let kind = LinearKind::Classifier { deviation: 0.01 };
-        head::dropped_linear(builder, pooled, ("classifier.1", kind), classes, dropout)
+        head::dropped_linear(builder, pooled, ("classifier.1", NORMAL), classes, dropout)
     },
 };
+
+/// How torchvision initializes every dense layer of its MobileNets, and LGD the last one of the projection.
+pub(super) const NORMAL: LinearKind = LinearKind::Classifier { deviation: DEVIATION };
+pub(super) const DEVIATION: f64 = 0.01;
 
 /// Expansion, output channels, blocks and first stride of each group of blocks.
 const GROUPS: [(usize, usize, usize, usize); 7] = [

@@ -15,16 +15,16 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use lgd_kernels::ShapeError;
+use lgd_kernels::{Activation, ShapeError};
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::blocks::{FeatureMaps, LastMap};
 use super::UnknownArchitecture;
-use crate::engine::graph::{Builder, Value};
+use crate::engine::graph::{Builder, LinearKind, Value};
 
 /// The definition of an architecture: name, sizes and layers.
 pub(super) struct Backbone {
-    /// torchvision's name.
+    /// torchvision's name. With `_lgd` at its end: the form in which LGD and SEED published it.
     pub name: &'static str,
     /// Width `d` of the pooled feature.
     pub feature_dim: usize,
@@ -34,6 +34,10 @@ pub(super) struct Backbone {
     pub regularization: Regularization,
     /// Builds the feature maps of images. The number is the stochastic depth, which only EfficientNet uses.
     pub features: fn(&mut Builder, Value, LastMap, f32) -> Result<FeatureMaps, ShapeError>,
+    /// The activation of a dense layer `neck.0` from the pooled last map to the pooled feature, if there is one.
+    pub neck: Option<Activation>,
+    /// Kind of the neck and of the projection's last layer (docs/methods.md section 1).
+    pub projection: LinearKind,
     /// Builds torchvision's classifier on a pooled feature, for a number of classes and a probability of dropout.
     pub classifier: fn(&mut Builder, Value, usize, f32) -> Result<Value, ShapeError>,
 }
@@ -74,10 +78,14 @@ architectures! {
     MobileNetV3Large: mobilenet_v3::MOBILENET_V3_LARGE;
     /// torchvision's `efficientnet_b0`.
     EfficientNetB0: efficientnet::EFFICIENTNET_B0;
+    /// MobileNetV3-Large as LGD and SEED published it.
+    MobileNetV3LargeLgd: mobilenet_v3::MOBILENET_V3_LARGE_LGD;
+    /// EfficientNet-B0 as LGD and SEED published it.
+    EfficientNetB0Lgd: efficientnet::EFFICIENTNET_B0_LGD;
 }
 
 impl Architecture {
-    /// torchvision's name.
+    /// torchvision's name, for the published forms with `_lgd` at its end.
     pub fn name(self) -> &'static str {
         self.backbone().name
     }
@@ -150,7 +158,7 @@ mod tests {
     #[test]
     fn backbones_have_the_sizes_that_they_declare() {
         for architecture in Architecture::ALL {
-            let Backbone { feature_dim, strides, features, .. } = architecture.backbone();
+            let Backbone { feature_dim, strides, features, neck, .. } = architecture.backbone();
             let shape = Shape { batch: 1, height: 64, width: 128, channels: 3 };
             let (mut builder, images) = Builder::new(shape).unwrap();
             let maps = features(&mut builder, images, LastMap::Activated, 0.0).unwrap().maps;
@@ -161,7 +169,8 @@ mod tests {
                 strides.iter().map(|&stride| (stride, stride)).collect::<Vec<_>>(),
                 "{architecture}"
             );
-            assert_eq!(sides.last().map(|map| map.channels), Some(*feature_dim), "{architecture}");
+            let channels = sides.last().map(|map| map.channels);
+            assert_eq!(channels == Some(*feature_dim), neck.is_none(), "{architecture}");
             assert_eq!(strides.last(), Some(&COARSEST), "{architecture}: the mask's cells");
         }
     }
@@ -174,10 +183,8 @@ mod tests {
             assert_eq!(serde_json::from_str::<Architecture>(&json).unwrap(), architecture);
         }
         let error = "resnet19".parse::<Architecture>().unwrap_err().to_string();
-        assert!(
-            error
-                .ends_with("resnet18, resnet34, resnet50, mobilenet_v2, mobilenet_v3_large, efficientnet_b0"),
-            "{error}"
-        );
+        let torchvisions = "resnet18, resnet34, resnet50, mobilenet_v2, mobilenet_v3_large, efficientnet_b0";
+        let published = "mobilenet_v3_large_lgd, efficientnet_b0_lgd";
+        assert!(error.ends_with(&format!("{torchvisions}, {published}")), "{error}");
     }
 }

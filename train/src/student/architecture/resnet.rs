@@ -27,6 +27,8 @@ pub(super) const RESNET50: Backbone = Backbone {
     strides: &[4, 8, 16, 32],
     regularization: Regularization::NONE,
     features: |builder, images, last, _| features(builder, images, last, Block::Bottleneck, [3, 4, 6, 3]),
+    neck: None,
+    projection: LinearKind::Dense,
     classifier: |builder, pooled, classes, dropout| {
         head::dropped_linear(builder, pooled, ("fc", LinearKind::Dense), classes, dropout)
     },

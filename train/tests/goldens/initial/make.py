@@ -4,7 +4,7 @@
 
 needs torch, torchvision, timm and safetensors.
 
-- names.json: for each student, its tensors in timm's order: [timm's name, timm's shape, torchvision's name]. Both networks are
+- names.json: for each student that timm has, its tensors in timm's order: [timm's name, timm's shape, torchvision's name]. Both networks are
   run with the same weights (and one epsilon of the normalizations) and must agree, which proves the pairs.
 - *.pth, *.pt: what torch.save wrote, in several forms. tensors.safetensors: the values of those that are state dictionaries,
   in f32.
@@ -15,12 +15,16 @@ import argparse
 import collections
 import json
 import os
+import sys
 from pathlib import Path
 
 import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from students import published  # noqa: E402
 
 HERE = Path(__file__).parent
 PAIRS = {
@@ -30,6 +34,7 @@ PAIRS = {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
     "efficientnet_b0": "efficientnet_b0",
+    "efficientnet_b0_lgd": "tf_efficientnet_b0",
 }
 
 
@@ -38,7 +43,8 @@ def names():
     for ours, theirs in PAIRS.items():
         torch.manual_seed(0)
         source = timm.create_model(theirs, pretrained=False).eval()
-        target = getattr(torchvision.models, ours)(weights=None).eval()
+        target = published(ours, 1000) if ours.endswith("_lgd") else getattr(torchvision.models, ours)(weights=None)
+        target.eval()
         for module in [*source.modules(), *target.modules()]:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 1e-5

@@ -32,7 +32,16 @@ pub(super) fn convolutions(lab: &mut Lab) -> Result<(), CudaError> {
         ((1, 5, 5, 8), (8, 5, 1), (1, 2, 1)),
         ((1, 1, 1, 64), (40, 1, 1), (1, 0, 1)),
     ];
-    shapes.into_iter().try_for_each(|shape| convolution(lab, shape, None))
+    for shape in shapes {
+        let (_, (outputs, _, groups), _) = shape;
+        convolution(lab, geometry(shape)?, (outputs, groups), None)?;
+    }
+    // TensorFlow's padding: more zeros after the input than before it.
+    for (channels, size, side, groups) in [(3, 32, 3, 1), (16, 8, 5, 1), (8, 12, 3, 8), (24, 6, 5, 24)] {
+        let s = Sliding::same((2, size, size, channels), side, 2)?;
+        convolution(lab, s, (channels.next_multiple_of(8), groups), None)?;
+    }
+    Ok(())
 }
 
 pub(super) fn depthwise(lab: &mut Lab) -> Result<(), CudaError> {
@@ -42,8 +51,8 @@ pub(super) fn depthwise(lab: &mut Lab) -> Result<(), CudaError> {
                 [(1, (7, 8)), (1, (3, 2)), (1, (37, 9)), (2, (9, 6)), (2, (8, 7)), (2, (41, 11))]
             {
                 let shape = ((2, height, width, channels), (channels, side, channels), (stride, side / 2, 1));
-                convolution(lab, shape, None)?;
-                convolution(lab, shape, Some(Activation::Relu6))?;
+                convolution(lab, geometry(shape)?, (channels, channels), None)?;
+                convolution(lab, geometry(shape)?, (channels, channels), Some(Activation::Relu6))?;
             }
         }
     }
@@ -51,9 +60,12 @@ pub(super) fn depthwise(lab: &mut Lab) -> Result<(), CudaError> {
 }
 
 /// Forward and both gradients, written and added; depthwise convolutions also through a normalization.
-fn convolution(lab: &mut Lab, shape: Shape, norm: Option<Activation>) -> Result<(), CudaError> {
-    let (_, (outputs, _, groups), _) = shape;
-    let s = geometry(shape)?;
+fn convolution(
+    lab: &mut Lab,
+    s: Sliding,
+    (outputs, groups): (usize, usize),
+    norm: Option<Activation>,
+) -> Result<(), CudaError> {
     let conv = Conv::new(s, outputs, groups)?;
     let (x, w, dy) = (lab.random(s.in_len()), lab.random(conv.weight_len()), lab.random(conv.out_len()));
     let (old_dx, old_dw) = (lab.random(x.len()), lab.uniform(w.len(), -1.0, 1.0));
@@ -67,7 +79,7 @@ fn convolution(lab: &mut Lab, shape: Shape, norm: Option<Activation>) -> Result<
     });
     let (on_x, on_w, on_dy) = (lab.up(&x)?, lab.up(&w)?, lab.up(&dy)?);
     let operand = Operand { data: on_x.as_slice(), norm: norm.map(|_| kept.view()) };
-    let name = |what: &str| format!("{what} {shape:?}{}", if norm.is_some() { " normalized" } else { "" });
+    let name = |what: &str| format!("{what} {s:?}{}", if norm.is_some() { " normalized" } else { "" });
 
     let mut on_y = lab.room(dy.len())?;
     conv::forward(&mut lab.gpu, &conv, operand, on_w.as_slice(), &mut on_y.as_mut())?;
