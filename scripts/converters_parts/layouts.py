@@ -4,8 +4,7 @@
 
 Runs in the environment of scripts/converters, with torch, torchvision, timm and transformers. IMAGES: a folder of the runs' images.
 Noise in their place would not do: a network that was trained for five steps makes huge features of it, and small rounding errors large.
-Prints one line per run and
-framework. MMDetection and detectron2 are not installed from the registry; tests compare their names
+Prints one line per run and framework. MMDetection and detectron2 are not installed from the registry; tests compare their names
 (train/tests/goldens/layouts).
 """
 

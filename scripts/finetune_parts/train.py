@@ -22,8 +22,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 BATCH, MOMENTUM, WEIGHT_DECAY = 64, 0.9, 5e-4
-# A third of the epochs at each learning rate.
-DROPS, DROP = 3, 0.1
+# The learning rate drops after a third and two thirds of the epochs.
+DROPS, DROP = (1 / 3, 2 / 3), 0.1
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,12 @@ def fine_tune(student: Student, settings: dict, seed: int) -> dict:
     torch.manual_seed(seed)
     started = time.monotonic()
     train, test = images(settings, student)
+    if len(train) < BATCH:
+        raise SystemExit(f"{len(train)} images are less than a batch of {BATCH}")
     network = student.network(len(train.classes), settings["start"]).to(settings["device"])
     optimizer = torch.optim.SGD(network.parameters(), settings["lr"], MOMENTUM, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(settings["epochs"] // DROPS, 1), DROP)
+    drops = [round(settings["epochs"] * part) for part in DROPS]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, DROP)
     batches = DataLoader(train, BATCH, shuffle=True, num_workers=settings["threads"], drop_last=True)
     for epoch in range(settings["epochs"]):
         network.train()

@@ -166,7 +166,7 @@ fn dim_help() -> String {
             None => widths.push((width, vec![student.name()])),
         }
     }
-    let list = widths.iter().map(|(width, names)| format!("{}: {width}", names.join(" and ")));
+    let list = widths.iter().map(|(width, names)| format!("{}: {width}", names.join(", ")));
     let list = list.collect::<Vec<_>>().join("; ");
     format!(
         "With --target kdep: width of the targets, that of the student's pooled feature. {list}. At most the width of the cached features"

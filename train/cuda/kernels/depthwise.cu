@@ -1,4 +1,5 @@
-// Depthwise convolution, NHWC, filters [C][K][K], K = 3 or 5, stride 1 or 2, padding K / 2, no dilation.
+// Depthwise convolution, NHWC, filters [C][K][K], K = 3 or 5, stride 1 or 2, no dilation. Padding: K / 2; at stride 2 also K / 2 - 1
+// before the input and K / 2 after it.
 //
 // A thread takes a strip of COLUMNS neighboring outputs and moves down `run` rows of it for V channels. It loads and
 // normalizes each input row once, and adds its contributions to a ring of partial sums, one for each output row in
@@ -70,7 +71,7 @@ __device__ void forward(const T *x, Norm norm, const T *w, Sliding s, int run, i
     for (u32 number = blockIdx.y * blockDim.y + threadIdx.y; number < tiles; number += gridDim.y * blockDim.y) {
         const Tile tile = tile_at(number, strips, runs, run);
         const int count = min(run, s.out_height - tile.y);
-        const int rows = (count - 1) * S + K, top = tile.y * S - K / 2, left = tile.x * S - K / 2;
+        const int rows = (count - 1) * S + K, top = tile.y * S - s.padding, left = tile.x * S - s.padding;
         const T *from = x + (tile.image * s.height + top) * s.width * s.channels + c;
         T *to = y + ((tile.image * s.out_height + tile.y) * s.out_width + tile.x) * s.channels + c;
         float sums[SLOTS][COLUMNS][V] = {};
@@ -123,13 +124,13 @@ __device__ void forward(const T *x, Norm norm, const T *w, Sliding s, int run, i
 }
 
 // The gradient of the input at stride 2. Row `oy` of dy belongs to input rows 2 * oy - P .. 2 * oy - P + K - 1.
-template <typename T, int V, int K>
+template <typename T, int V, int K, int P>
 __device__ void backward_input(const T *dy, const T *w, Sliding s, int run, T *dx, int accumulate) {
     const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V;
     if (c >= s.channels) return;
     float filters[K * K][V];
     load_filters<T, V, K>(w, c, false, filters);
-    constexpr int P = K / 2, SLOTS = K + 1, TURN = SLOTS / 2;
+    constexpr int SLOTS = K + 1, TURN = SLOTS / 2;
     // Columns of dy under a strip that starts at an even column x, counted from x / 2.
     constexpr int FIRST = -((K - 1 - P) / 2), LAST = (COLUMNS - 1 + P) / 2, SPAN = LAST - FIRST + 1;
     // The run's first row (even), counted from the first input row that contributes to dy's first row.
@@ -198,7 +199,7 @@ __device__ void backward_filters(const T *x, Norm norm, const T *dy, Sliding s, 
         for (u32 number = blockIdx.y * blockDim.y + threadIdx.y; number < tiles; number += gridDim.y * blockDim.y) {
             const Tile tile = tile_at(number, strips, runs, run);
             const int count = min(run, s.out_height - tile.y);
-            const int rows = (count - 1) * S + K, top = tile.y * S - K / 2, left = tile.x * S - K / 2;
+            const int rows = (count - 1) * S + K, top = tile.y * S - s.padding, left = tile.x * S - s.padding;
             const T *from = x + (tile.image * s.height + top) * s.width * s.channels + c;
             const T *gradient = dy + ((tile.image * s.out_height + tile.y) * s.out_width) * s.channels + c;
             Raw ring[SLOTS][COLUMNS] = {};
@@ -270,12 +271,13 @@ extern "C" __global__ void depthwise_finish(const float *partial, int parts, int
         const T *x, Norm norm, const T *dy, Sliding s, int run, float *partial) {                                      \
         backward_filters<T, V, K, S>(x, norm, dy, s, run, partial);                                                    \
     }
-#define BACKWARD_INPUT(T, V, K)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(BLOCK)                                                              \
-        depthwise_backward_input_##K##_##T##_##V(const T *dy, const T *w, Sliding s, int run, T *dx, int accumulate) { \
-        backward_input<T, V, K>(dy, w, s, run, dx, accumulate);                                                        \
+#define BACKWARD_INPUT(T, V, K, P)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(BLOCK) depthwise_backward_input_##K##_##P##_##T##_##V(              \
+        const T *dy, const T *w, Sliding s, int run, T *dx, int accumulate) {                                          \
+        backward_input<T, V, K, P>(dy, w, s, run, dx, accumulate);                                                     \
     }
-#define KERNELS(T, V, K) PASSES(T, V, K, 1) PASSES(T, V, K, 2) BACKWARD_INPUT(T, V, K)
-// All values of a thread are in registers: more taps leave room for fewer channels.
-#define BOTH(T) KERNELS(T, 4, 3) KERNELS(T, 1, 3) KERNELS(T, 2, 5) KERNELS(T, 1, 5)
+// All values of a thread are in registers: more taps leave room for fewer channels. HALF and LESS: the two paddings.
+#define KERNELS(T, V, K, HALF, LESS)                                                                                   \
+    PASSES(T, V, K, 1) PASSES(T, V, K, 2) BACKWARD_INPUT(T, V, K, HALF) BACKWARD_INPUT(T, V, K, LESS)
+#define BOTH(T) KERNELS(T, 4, 3, 1, 0) KERNELS(T, 1, 3, 1, 0) KERNELS(T, 2, 5, 2, 1) KERNELS(T, 1, 5, 2, 1)
 BOTH(f32) BOTH(f16) BOTH(bf16)

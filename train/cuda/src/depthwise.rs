@@ -1,4 +1,5 @@
-//! Depthwise convolution: 3x3 and 5x5, stride 1 or 2, padding half the kernel; filters `[C][K][K]`.
+//! Depthwise convolution: 3x3 and 5x5, stride 1 or 2, padding half the kernel on both sides, or TensorFlow's; filters
+//! `[C][K][K]`.
 //!
 //! Other shapes go through cuDNN as grouped convolutions (see [`crate::conv`]).
 
@@ -26,7 +27,8 @@ pub fn supports(s: &Sliding) -> bool {
     s.kernel.0 == s.kernel.1
         && matches!(side, 3 | 5)
         && matches!(window.stride, 1 | 2)
-        && window.padding == side / 2
+        // At stride 2, TensorFlow's padding has one zero less before the input than after it.
+        && (window.padding == side / 2 || window.stride == 2 && window.padding + 1 == side / 2)
         && s.padding_after() == (side / 2, side / 2)
         && window.dilation == 1
 }
@@ -119,8 +121,12 @@ pub fn backward_data(
     dx: &mut SliceMut<'_>,
     accumulate: bool,
 ) -> Result<()> {
-    let kernel =
-        name(s, [FORWARD[0], "depthwise_backward_input_3", FORWARD[2], "depthwise_backward_input_5"])?;
+    let is_even = s.window.padding == s.kernel.0 / 2;
+    let (three, five) = match is_even {
+        true => ("depthwise_backward_input_3_1", "depthwise_backward_input_5_2"),
+        false => ("depthwise_backward_input_3_0", "depthwise_backward_input_5_1"),
+    };
+    let kernel = name(s, [FORWARD[0], three, FORWARD[2], five])?;
     check(s, dx.len(), weights.len(), dy.len())?;
     let element = dy.element();
     expect_element("depthwise filters", element, weights.element())?;

@@ -216,6 +216,8 @@ fn difference(report: &LoadReport, renamed: &Renamed, wanted: &[(&str, &[usize])
         return Some(format!("{} has shape {:?}, expected {:?}", first.name, first.got, first.expected));
     }
     let mut modules: BTreeSet<&str> = backbone.iter().filter_map(|name| name.split('.').next()).collect();
+    // A student without a neck has another network than one with it.
+    modules.insert("neck");
     if renamed.timm {
         modules.extend(["blocks", "conv_stem", "bn1", "bn2"]);
     }

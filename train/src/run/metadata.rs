@@ -3,7 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `lgd.version` | version of `lgd` that wrote the file |
-//! | `lgd.architecture` | torchvision's name of the backbone |
+//! | `lgd.architecture` | name of the backbone, that of `--student` |
 //! | `lgd.size` | side of the square input, pixels |
 //! | `lgd.crop` | JSON of [`CenterCrop`](lgd_data::view::CenterCrop): the crop that `lgd eval` shows the student |
 //! | `lgd.resample` | filter of the resize |

@@ -21,7 +21,7 @@ pub enum Head {
         /// Dimensions of the teacher's embeddings.
         dim: usize,
     },
-    /// torchvision's classifier, under its names.
+    /// The architecture's classifier: torchvision's, under its names.
     Classifier {
         /// Classes.
         classes: usize,
@@ -107,16 +107,18 @@ impl StudentConfig {
         }
         let depth = self.regularization.stochastic_depth;
         let backbone = self.architecture.backbone();
+        // The raw feature is the pool of the last map before its activation, or what enters the activation of a neck.
         let split = raw_pooled && backbone.neck.is_none();
         let last = if split { LastMap::Split } else { LastMap::Activated };
         let features = (backbone.features)(&mut builder, images, last, depth)?;
-        let mut pooled = builder.global_average_pool(features.maps[features.maps.len() - 1]);
-        let mut raw = None;
-        if let Some(activation) = backbone.neck {
-            let linear = builder.linear(pooled, "neck.0", backbone.feature_dim, backbone.projection)?;
-            pooled = builder.activate(linear, activation);
-            raw = Some(linear).filter(|_| raw_pooled);
-        }
+        let pool = builder.global_average_pool(features.maps[features.maps.len() - 1]);
+        let (pooled, linear) = match backbone.neck {
+            Some(activation) => {
+                let linear = builder.linear(pool, "neck.0", backbone.feature_dim, backbone.projection)?;
+                (builder.activate(linear, activation), Some(linear))
+            }
+            None => (pool, None),
+        };
         let dropout = self.regularization.dropout;
         let mut outputs = vec![pooled];
         match self.head {
@@ -128,7 +130,9 @@ impl StudentConfig {
                 outputs.push((backbone.classifier)(&mut builder, pooled, classes, dropout)?);
             }
         }
-        outputs.extend(features.raw.map(|raw| builder.global_average_pool(raw)).or(raw));
+        if raw_pooled {
+            outputs.extend(features.raw.map(|raw| builder.global_average_pool(raw)).or(linear));
+        }
         if purpose == Purpose::Maps {
             outputs.extend(features.maps.iter().rev().take(self.map_strides().len()).rev());
         }

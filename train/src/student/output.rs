@@ -7,12 +7,12 @@ use super::StudentError;
 /// A student's outputs for a batch. In training they are variables that objectives differentiate.
 #[derive(Debug, Clone)]
 pub struct StudentOutput {
-    /// The last feature map after its activation, averaged over its positions: `[B, d]`. On masked images, over the
-    /// visible positions only.
+    /// The feature `[B, d]`: the last map after its activation, averaged over its positions, then the neck if there is one. On
+    /// masked images, averaged over the visible positions only.
     pub pooled: Tensor,
     /// The head's output: L2-normalized embedding in the teacher's space `[B, D]`, or logits `[B, classes]`.
     pub embedding: Option<Tensor>,
-    /// Like `pooled`, but before the activation: `[B, d]`. Present if [`Extras::raw_pooled`](super::Extras) is set.
+    /// Like `pooled`, but before its last activation: `[B, d]`. Present if [`Extras::raw_pooled`](super::Extras) is set.
     pub raw_pooled: Option<Tensor>,
     /// The decoder's output: `[B, rows, columns, D]`. Present in training if the student has a decoder.
     pub tokens: Option<Tensor>,
@@ -27,7 +27,7 @@ impl StudentOutput {
         self.embedding.as_ref().ok_or(StudentError::MissingOutput { output: "embedding" })
     }
 
-    /// The pooled last map before its activation.
+    /// The pooled feature before its last activation.
     ///
     /// # Errors
     /// If the student was created without it.

@@ -1,5 +1,5 @@
-//! Every student against torchvision, and against the published forms rebuilt from it, in f64 (`goldens/students.py`): names, inference, the whole gradient, running
-//! statistics. Also properties of all students.
+//! Every student against torchvision, and against the published forms rebuilt from it, in f64 (`goldens/students.py`):
+//! names, inference, the whole gradient, running statistics. Also properties of all students.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -16,7 +16,7 @@ pub struct ConvSpec {
     pub side: usize,
     /// Stride, padding, dilation.
     pub window: Window,
-    /// Whether the stride alone counts, and padding is TensorFlow's "same" ([`Sliding::same`]).
+    /// TensorFlow's "same" padding ([`Sliding::same`]); the window's padding and dilation are ignored.
     pub same: bool,
     /// Groups.
     pub groups: usize,
@@ -167,7 +167,7 @@ impl Builder {
     }
 
     /// Transposed convolution, as PyTorch's `ConvTranspose2d` without bias: weight `{name}.weight` `[in, out, kh, kw]`, output side
-    /// `(side - 1) * stride - 2 * padding + kernel`.
+    /// `(side - 1) * stride - 2 * padding + kernel`, PyTorch's initial weights. `same` and `initial` of the specification are ignored.
     ///
     /// # Errors
     /// Padding that leaves no output, groups, or a parameter of that name.
@@ -184,7 +184,7 @@ impl Builder {
             width: side(shape.width),
             channels: spec.outputs,
         };
-        let sliding = sliding(out, spec)?;
+        let sliding = Sliding::new(out.dims(), (spec.side, spec.side), spec.window)?;
         expect_eq("rows of a transposed convolution", shape.height, sliding.out_height)?;
         expect_eq("columns of a transposed convolution", shape.width, sliding.out_width)?;
         let weight = self.table.parameter(ParameterSpec {
@@ -404,7 +404,8 @@ pub enum LinearKind {
     },
     /// A `Linear` with weights uniform within `1 / sqrt(outputs)` and no initial bias, as in EfficientNet.
     ClassifierUniform,
-    /// A 1x1 convolution with bias on pooled values, as in squeeze-and-excitation. The bias starts at 0, but for PyTorch's default.
+    /// A 1x1 convolution with bias on pooled values, as in squeeze-and-excitation. The bias starts at 0; with
+    /// [`ConvInitial::FanIn`], uniform within `1 / sqrt(inputs)`.
     Pointwise(ConvInitial),
 }
 

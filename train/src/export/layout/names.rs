@@ -62,14 +62,17 @@ pub(super) fn notes(
 
 fn expect_known(layout: Layout, architecture: Architecture) -> Result<(), ExportError> {
     let mobile = [&RESNETS[..], &[Architecture::MobileNetV2]].concat();
-    let torchvisions =
-        [&mobile[..], &[Architecture::MobileNetV3Large, Architecture::EfficientNetB0]].concat();
-    let timms = [&torchvisions[..], &[Architecture::EfficientNetB0Lgd]].concat();
+    let all_but = |out: &[Architecture]| -> Vec<Architecture> {
+        Architecture::ALL.into_iter().filter(|one| !out.contains(one)).collect()
+    };
     let (known, reason) = match layout {
         Layout::Torchvision | Layout::TorchvisionBody => {
-            (torchvisions, "its network orders layers or pads otherwise")
+            let published = [Architecture::MobileNetV3LargeLgd, Architecture::EfficientNetB0Lgd];
+            (all_but(&published), "its network orders layers or pads otherwise")
         }
-        Layout::Timm => (timms, "its network gates after the activation"),
+        Layout::Timm => {
+            (all_but(&[Architecture::MobileNetV3LargeLgd]), "its MobileNetV3 gates after the activation")
+        }
         Layout::Huggingface | Layout::Mmdet => (mobile, "its network pads otherwise, or it has none"),
         Layout::Candle => (RESNETS.to_vec(), "its network pads otherwise, or it has none"),
         Layout::Detectron2 => (RESNETS.to_vec(), "it has no such network"),

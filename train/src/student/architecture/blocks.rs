@@ -4,6 +4,12 @@ use lgd_kernels::{Activation, ShapeError};
 
 use crate::engine::graph::{Builder, ConvInitial, ConvSpec, LinearKind, NormSpec, Value};
 
+/// Standard deviation of the initial weights of dense layers in MobileNets: torchvision's, and LGD's.
+pub(super) const DEVIATION: f64 = 0.01;
+
+/// A dense layer of a MobileNet.
+pub(super) const NORMAL: LinearKind = LinearKind::Classifier { deviation: DEVIATION };
+
 /// Whether the last map is also needed before its activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::student) enum LastMap {
@@ -63,8 +69,8 @@ pub(super) fn last_conv_norm_group(
     Ok(FeatureMaps { maps, raw })
 }
 
-/// Squeeze-and-excitation (Hu et al., arXiv 1709.01507) with torchvision's `{name}.fc1` and `{name}.fc2`: `x *
-/// gate(fc2(inner(fc1(mean(x)))))`.
+/// Squeeze-and-excitation (Hu et al., arXiv 1709.01507) with torchvision's `{name}.fc1` and `{name}.fc2`:
+/// `x * gate(fc2(inner(fc1(mean(x)))))`.
 pub(super) fn squeeze_excite(
     builder: &mut Builder,
     x: Value,

@@ -2,9 +2,9 @@
 
 use lgd_kernels::{Activation, ShapeError};
 
-use super::blocks::{FeatureMaps, LastMap, conv_norm, conv_norm_group, last_conv_norm_group};
+use super::blocks::{FeatureMaps, LastMap, NORMAL, conv_norm, conv_norm_group, last_conv_norm_group};
 use super::{Backbone, Regularization};
-use crate::engine::graph::{Builder, ConvSpec, LinearKind, NormSpec, Value};
+use crate::engine::graph::{Builder, ConvSpec, NormSpec, Value};
 use crate::student::head;
 
 pub(super) const MOBILENET_V2: Backbone = Backbone {
@@ -19,10 +19,6 @@ pub(super) const MOBILENET_V2: Backbone = Backbone {
         head::dropped_linear(builder, pooled, ("classifier.1", NORMAL), classes, dropout)
     },
 };
-
-/// How torchvision initializes every dense layer of its MobileNets, and LGD the last one of the projection.
-pub(super) const NORMAL: LinearKind = LinearKind::Classifier { deviation: DEVIATION };
-pub(super) const DEVIATION: f64 = 0.01;
 
 /// Expansion, output channels, blocks and first stride of each group of blocks.
 const GROUPS: [(usize, usize, usize, usize); 7] = [

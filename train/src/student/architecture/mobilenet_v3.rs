@@ -3,9 +3,9 @@
 use lgd_kernels::{Activation, ShapeError};
 
 use super::blocks::{
-    FeatureMaps, LastMap, conv_norm_group, divisible_by_8, last_conv_norm_group, squeeze_excite,
+    DEVIATION, FeatureMaps, LastMap, NORMAL, conv_norm_group, divisible_by_8, last_conv_norm_group,
+    squeeze_excite,
 };
-use super::mobilenet_v2::{DEVIATION, NORMAL};
 use super::{Backbone, Regularization};
 use crate::engine::graph::{Builder, ConvInitial, ConvSpec, NormSpec, Value};
 use crate::student::head::{DROPOUT_STREAM, dropped_linear};

@@ -38,7 +38,7 @@ pub(super) struct Backbone {
     pub neck: Option<Activation>,
     /// Kind of the neck and of the projection's last layer (docs/methods.md section 1).
     pub projection: LinearKind,
-    /// Builds torchvision's classifier on a pooled feature, for a number of classes and a probability of dropout.
+    /// Builds the classifier on a pooled feature, for a number of classes and a probability of dropout.
     pub classifier: fn(&mut Builder, Value, usize, f32) -> Result<Value, ShapeError>,
 }
 

@@ -36,11 +36,6 @@ pub(super) fn convolutions(lab: &mut Lab) -> Result<(), CudaError> {
         let (_, (outputs, _, groups), _) = shape;
         convolution(lab, geometry(shape)?, (outputs, groups), None)?;
     }
-    // TensorFlow's padding: more zeros after the input than before it.
-    for (channels, size, side, groups) in [(3, 32, 3, 1), (16, 8, 5, 1), (8, 12, 3, 8), (24, 6, 5, 24)] {
-        let s = Sliding::same((2, size, size, channels), side, 2)?;
-        convolution(lab, s, (channels.next_multiple_of(8), groups), None)?;
-    }
     Ok(())
 }
 
@@ -53,6 +48,12 @@ pub(super) fn depthwise(lab: &mut Lab) -> Result<(), CudaError> {
                 let shape = ((2, height, width, channels), (channels, side, channels), (stride, side / 2, 1));
                 convolution(lab, geometry(shape)?, (channels, channels), None)?;
                 convolution(lab, geometry(shape)?, (channels, channels), Some(Activation::Relu6))?;
+            }
+            // TensorFlow's padding: more zeros after the input than before it.
+            for size in [8, 2, 42] {
+                let s = Sliding::same((2, size, size, channels), side, 2)?;
+                convolution(lab, s, (channels, channels), None)?;
+                convolution(lab, s, (channels, channels), Some(Activation::Silu))?;
             }
         }
     }
