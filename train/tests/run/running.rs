@@ -21,7 +21,7 @@ fn a_run_leaves_what_its_documentation_says() {
     let settings = LoopSettings { existing: Existing::Refuse, ..resuming() };
     let job = Job::new();
     // With so few steps, a warm-up would hide the effect.
-    let config = TrainConfig { warmup_epochs: 0, ..config(4) };
+    let config = TrainConfig { warmup_epochs: 0, base_lr: 0.01, ..config(4) };
     let report = train(&config, &settings, &world.inputs(&world.images), &dir, &job, &mut |line| {
         lines.push(line.clone())
     });
