@@ -9,6 +9,7 @@ use lgd_data::job::Job;
 use lgd_data::manifest::{Existing, Verify};
 use lgd_train::error::FailureKind;
 use lgd_train::run::{MetricsKind, MetricsLine, Run, RunError, TrainConfig};
+use lgd_train::student::Architecture;
 use lgd_train::trainer::{LoopSettings, train};
 
 use crate::fixture::{World, config, leave_unfinished, resuming};
@@ -21,7 +22,7 @@ fn a_run_leaves_what_its_documentation_says() {
     let settings = LoopSettings { existing: Existing::Refuse, ..resuming() };
     let job = Job::new();
     // With so few steps, a warm-up would hide the effect.
-    let config = TrainConfig { warmup_epochs: 0, base_lr: 0.01, ..config(4) };
+    let config = TrainConfig { student: Architecture::ResNet18, warmup_epochs: 0, ..config(4) };
     let report = train(&config, &settings, &world.inputs(&world.images), &dir, &job, &mut |line| {
         lines.push(line.clone())
     });
